@@ -1,0 +1,56 @@
+"""The command line: each command parses, calls the library, and prints through `console`."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Annotated, Any
+
+import typer
+import typer.core
+
+from finetune.cli.console import output
+from finetune.errors import FinetuneError
+
+COMMANDS = ("train", "predict")
+"""Modules of this package, in the order of the help; each has ``register(app)``."""
+
+
+class ErrorBoundary(typer.core.TyperGroup):
+    """Turns what a person can mend into one line and an exit code; a bug keeps its traceback."""
+
+    def invoke(self, ctx: typer.Context) -> Any:
+        """Runs the chosen command; exits 1 on a FinetuneError, 130 when interrupted."""
+        try:
+            return super().invoke(ctx)
+        except FinetuneError as error:
+            output.error(str(error))
+            raise typer.Exit(1) from error
+        except KeyboardInterrupt as error:
+            output.error("Interrupted.")
+            raise typer.Exit(130) from error
+
+
+app = typer.Typer(
+    cls=ErrorBoundary,
+    name="finetune",
+    help="Turn your own photos into a classifier that you can trust.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say only results and errors.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Answer yes to every question.")]
+
+for _name in COMMANDS:
+    importlib.import_module(f"finetune.cli.{_name}").register(app)
+
+
+def main() -> None:
+    """Entry point of the ``finetune`` command.
+
+    Exit codes: 0 done, 1 a FinetuneError, 2 wrong usage, 130 interrupted.
+    """
+    app()

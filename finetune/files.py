@@ -1,0 +1,125 @@
+"""Files that are either whole or not there: atomic writes, folder names, the cache folder."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import re
+import tempfile
+import unicodedata
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from finetune.errors import StorageError
+
+HIDDEN_FOLDER = ".finetune"
+"""Name of the folder in which a collection keeps its catalog and caches."""
+
+
+@contextlib.contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turns an OSError while writing `path` into a StorageError that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            what = "the disk is full. Free some space and run the same command again"
+        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            what = "no permission to write there. Choose another folder"
+        else:
+            what = error.strerror or str(error)
+        raise StorageError(f"Could not write {path}: {what}. Older files are intact.") from error
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> Path:
+    """Writes a file through a neighbour that replaces it only once it is whole and on disk.
+
+    Args:
+        path: The file to write. Its folder is made when missing.
+        write: Called with the open binary file.
+
+    Returns:
+        `path`.
+
+    Raises:
+        StorageError: The disk is full or the folder cannot be written; the old file is intact.
+    """
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(name, 0o666 & ~_umask())
+            os.replace(name, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(name)
+            raise
+        _sync_folder(path.parent)
+    return path
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Writes UTF-8 text atomically and returns `path`; raises StorageError."""
+    return write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def write_json(path: Path, value: object) -> Path:
+    """Writes `value` as indented UTF-8 JSON atomically and returns `path`; raises StorageError."""
+    return write_text(path, json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Returns the value in a JSON file; OSError and ValueError pass through to the caller."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def safe_name(text: str, *, fallback: str = "unnamed") -> str:
+    """Returns `text` as one file name that every common file system takes.
+
+    Any script is kept; path separators, control characters and the characters that Windows
+    refuses become ``_``.
+
+    Example:
+        >>> safe_name("gulls/Larus argentatus?")
+        'gulls_Larus argentatus_'
+    """
+    name = unicodedata.normalize("NFC", text)
+    name = re.sub(r'[\x00-\x1f<>:"/\\|?*]', "_", name).strip(" .")
+    if re.fullmatch(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?", name):
+        name = f"_{name}"
+    while len(name.encode()) > 200:
+        name = name[:-1]
+    return name or fallback
+
+
+def user_cache_folder() -> Path:
+    """Returns the folder for caches that belong to no collection; `FINETUNE_CACHE` overrides it."""
+    override = os.environ.get("FINETUNE_CACHE")
+    if override:
+        return Path(override)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "finetune"
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes a rename durable; a no-op where folders cannot be opened (Windows)."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
