@@ -99,6 +99,17 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AugmentationConfig:
+    """What is done to the training photos; single numbers are in the section [recipe]."""
+
+    augment: str | None = option(
+        None,
+        "none, light, standard, mobius, strong, or a pipeline file; "
+        "not set: none for head, standard for full.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
     """The loop: what trains, for how long, how fast."""
 
@@ -147,13 +158,19 @@ class MachineConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """All that decides what a run becomes."""
+    """All that decides what a run becomes.
+
+    `recipe` holds the numbers that a person has set over those of the augmentation recipe; their
+    names and bounds are those of `augmentation.recipes.Recipe`.
+    """
 
     collection: CollectionConfig = field(default_factory=CollectionConfig)
     pixels: PixelsConfig = field(default_factory=PixelsConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     machine: MachineConfig = field(default_factory=MachineConfig)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -180,6 +197,8 @@ def settings(config_type: type = TrainConfig) -> Iterator[Setting]:
     concerns = get_type_hints(config_type)
     for concern in fields(config_type):
         concern_type = concerns[concern.name]
+        if not dataclasses.is_dataclass(concern_type):
+            continue
         hints = get_type_hints(concern_type)
         for item in fields(concern_type):
             yield Setting(
@@ -213,7 +232,11 @@ def resolve(
     by_name = {setting.name: setting for setting in settings()}
     values: dict[str, dict[str, Any]] = {setting.concern: {} for setting in by_name.values()}
     found = []
+    recipe: dict[str, Any] = {}
     for section, content in (from_file or {}).items():
+        if section == "recipe" and isinstance(content, Mapping):
+            recipe = dict(content)
+            continue
         if section not in values or not isinstance(content, Mapping):
             found.append(f"unknown section [{section}]{_nearest(section, values)}")
             continue
@@ -234,7 +257,8 @@ def resolve(
         else:
             values[setting.concern][name] = _convert(setting, value)
     concerns = get_type_hints(TrainConfig)
-    config = TrainConfig(**{name: concerns[name](**given) for name, given in values.items()})
+    concern_values = {name: concerns[name](**given) for name, given in values.items()}
+    config = TrainConfig(**concern_values, recipe=recipe)
     found.extend(problems(config))
     if found:
         raise ConfigError("; ".join(found) + ".")

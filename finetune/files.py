@@ -34,15 +34,11 @@ def storage_errors(path: Path) -> Iterator[None]:
         raise StorageError(f"Could not write {path}: {what}. Older files are intact.") from error
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> Path:
-    """Writes a file through a neighbour that replaces it only once it is whole and on disk.
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields a neighbour of `path` to write to; it replaces `path` once it is whole and on disk.
 
-    Args:
-        path: The file to write. Its folder is made when missing.
-        write: Called with the open binary file.
-
-    Returns:
-        `path`.
+    When the block fails, the neighbour is removed and `path` is what it was before.
 
     Raises:
         StorageError: The disk is full or the folder cannot be written; the old file is intact.
@@ -50,10 +46,10 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> Path:
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        os.close(handle)
         try:
-            with os.fdopen(handle, "wb") as file:
-                write(file)
-                file.flush()
+            yield Path(name)
+            with open(name, "rb+") as file:  # noqa: PTH123 - a plain descriptor is what fsync wants
                 os.fsync(file.fileno())
             os.chmod(name, 0o666 & ~_umask())
             os.replace(name, path)
@@ -62,6 +58,20 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> Path:
                 os.unlink(name)
             raise
         _sync_folder(path.parent)
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> Path:
+    """Writes a file through `replacing` and returns its path.
+
+    Args:
+        path: The file to write. Its folder is made when missing.
+        write: Called with the open binary file.
+
+    Raises:
+        StorageError: As `replacing`.
+    """
+    with replacing(path) as part, part.open("wb") as file:
+        write(file)
     return path
 
 

@@ -1,0 +1,119 @@
+"""Photos with their targets, as working-size uint8 squares, one batch at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from finetune.data.cache import PixelCache
+from finetune.errors import DecodeError
+from finetune.photos.crop import Crop, load_square
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sample:
+    """One photo as training sees it.
+
+    Attributes:
+        path: Where it is, relative to the dataset's root.
+        digest: Its content.
+        crop: The square to take of it, or None for the policy of the spec.
+        target: Index of its label.
+    """
+
+    path: str
+    digest: str
+    crop: Crop | None
+    target: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Photos of one step.
+
+    Attributes:
+        images: ``(B, 3, S, S) uint8`` in channels_last memory.
+        targets: ``(B,) int64``.
+        indices: ``(B,) int64`` positions in the dataset; augmentation is drawn from them.
+    """
+
+    images: Tensor
+    targets: Tensor
+    indices: Tensor
+
+    def pin_memory(self) -> Batch:
+        """Returns the batch in page-locked memory; torch's loader calls this by name."""
+        return Batch(self.images.pin_memory(), self.targets.pin_memory(), self.indices.pin_memory())
+
+
+class PhotoDataset(torch.utils.data.Dataset[Batch]):
+    """Squares of photos from the cache, or decoded where the cache does not hold them.
+
+    It is asked for whole batches (``__getitems__``), and pickles to the workers of a loader with
+    no open file.
+
+    Args:
+        root: Folder that the samples' paths are relative to.
+        samples: The photos.
+        cache: Where their squares are; also says size, fit and interpolation.
+    """
+
+    def __init__(self, root: Path, samples: Sequence[Sample], cache: PixelCache) -> None:
+        self.root = root
+        self.samples = tuple(samples)
+        self.cache = cache
+        self.targets = np.array([sample.target for sample in samples], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], int, int]:
+        """Returns ``(image (S, S, 3) uint8, target, index)``."""
+        image = np.empty((1, self.cache.size, self.cache.size, 3), np.uint8)
+        self._fill(image[0], self.samples[index])
+        return image[0], int(self.targets[index]), index
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        """Returns the photos at `indices` as one batch."""
+        size = self.cache.size
+        images = np.empty((len(indices), size, size, 3), np.uint8)
+        for image, index in zip(images, indices, strict=True):
+            self._fill(image, self.samples[index])
+        order = torch.as_tensor(np.asarray(indices, dtype=np.int64))
+        return Batch(
+            torch.from_numpy(images).permute(0, 3, 1, 2),  # (B, 3, S, S), channels_last for free
+            torch.from_numpy(self.targets[np.asarray(indices, dtype=np.int64)]),
+            order,
+        )
+
+    @property
+    def cached(self) -> bool:
+        """Whether every square is in the cache, so that no loader worker has anything to do."""
+        records = self.cache.records
+        return all(self.cache.key(s.digest, s.crop) in records for s in self.samples)
+
+    def _fill(self, image: NDArray[np.uint8], sample: Sample) -> None:
+        key = self.cache.key(sample.digest, sample.crop)
+        if key in self.cache.records:
+            self.cache.records.read([key], out=image[None])
+            return
+        path = self.root / sample.path
+        try:
+            image[:] = load_square(
+                path,
+                size=self.cache.size,
+                fit=self.cache.fit,
+                crop=sample.crop,
+                interpolation=self.cache.interpolation,
+            )
+        except DecodeError as error:
+            raise DecodeError(
+                path, f"{error.reason}; it could be opened when the photos were scanned"
+            ) from error
+        self.cache.records.put(key, image)

@@ -1,0 +1,84 @@
+"""Batches in an order that depends on (seed, epoch) alone, and can be entered at any step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from finetune.data.dataset import Batch, PhotoDataset
+
+
+def epoch_order(count: int, *, seed: int, epoch: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Returns the order of `count` photos in an epoch: a permutation drawn from (seed, epoch)."""
+    return np.random.default_rng((seed, epoch, 0x0D0E)).permutation(count)
+
+
+def steps_per_epoch(count: int, batch_size: int) -> int:
+    """Returns the number of steps in which `count` photos are seen once."""
+    return max(1, math.ceil(count / batch_size))
+
+
+def epoch_batches(
+    count: int, batch_size: int, *, seed: int, epoch: int
+) -> list[np.ndarray[Any, np.dtype[np.int64]]]:
+    """Returns the photos of each step of an epoch.
+
+    The steps differ by one photo at most, so that no step is left with a single photo, of which
+    batch norm could make nothing.
+    """
+    order = epoch_order(count, seed=seed, epoch=epoch)
+    return np.array_split(order, steps_per_epoch(count, batch_size))
+
+
+def load_batches(
+    dataset: PhotoDataset,
+    batches: list[np.ndarray[Any, np.dtype[np.int64]]],
+    *,
+    workers: int = 0,
+    pin: bool = False,
+) -> Iterator[Batch]:
+    """Yields the given batches of a dataset in order.
+
+    Workers are started only where photos have to be decoded: reading squares from the cache is
+    quicker in this process than handing them over from another.
+    """
+    if dataset.cached:
+        workers = 0
+    plan = [[int(index) for index in batch] for batch in batches]
+    if workers == 0 and not pin:
+        for indices in plan:
+            yield dataset.__getitems__(indices)
+        return
+    yield from DataLoader(
+        dataset,
+        batch_sampler=plan,
+        num_workers=workers,
+        collate_fn=_as_it_is,
+        pin_memory=pin,
+        worker_init_fn=_start_worker,
+        prefetch_factor=2 if workers else None,
+    )
+
+
+def evaluation_batches(
+    count: int, batch_size: int
+) -> list[np.ndarray[Any, np.dtype[np.int64]]]:
+    """Returns all photos in their own order, in steps of `batch_size`."""
+    return [np.arange(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    return batch
+
+
+def _start_worker(_: int) -> None:
+    import cv2
+
+    # Each worker is one core's worth of work; OpenCV's own threads would fight over the cores.
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)

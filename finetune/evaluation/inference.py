@@ -1,0 +1,59 @@
+"""Runs a network over photos: logits, in the photos' own order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from finetune.augmentation.gpu import centre
+from finetune.photos.spec import InputSpec
+
+if TYPE_CHECKING:
+    from finetune.data.dataset import PhotoDataset
+
+BATCH_SIZE = 32
+
+Progress = Callable[[int, int], None]
+
+
+@torch.inference_mode()
+def logits_of(module: nn.Module, spec: InputSpec, images: Tensor) -> Tensor:
+    """Returns logits ``(B, labels) float32`` of working squares ``(B, 3, S, S) uint8``.
+
+    The one way from a working square to logits: training's evaluation and prediction share it. The
+    network must be in eval mode.
+    """
+    device = next(module.parameters()).device
+    images = images.to(device, non_blocking=True)
+    pixels = centre(images, spec.size, spec.mean, spec.std, whiten=spec.whiten)
+    logits: Tensor = module(pixels.contiguous(memory_format=torch.channels_last))
+    return logits.float()
+
+
+def predict_dataset(
+    module: nn.Module,
+    spec: InputSpec,
+    dataset: PhotoDataset,
+    *,
+    workers: int = 0,
+    progress: Progress | None = None,
+) -> NDArray[np.float32]:
+    """Returns logits ``(N, labels) float32`` of a dataset, in its order."""
+    from finetune.data.loaders import evaluation_batches, load_batches
+
+    rows = []
+    done = 0
+    steps = evaluation_batches(len(dataset), BATCH_SIZE)
+    for batch in load_batches(dataset, steps, workers=workers):
+        rows.append(logits_of(module, spec, batch.images).cpu().numpy())
+        done += len(batch.targets)
+        if progress:
+            progress(done, len(dataset))
+    if not rows:
+        return np.zeros((0, module.num_classes), np.float32)
+    return np.concatenate(rows)

@@ -1,0 +1,122 @@
+"""Features of a frozen backbone, computed once a photo and kept on disk."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from finetune.augmentation.gpu import centre
+from finetune.data.dataset import PhotoDataset
+from finetune.data.loaders import evaluation_batches, load_batches
+from finetune.data.records import RecordStore, record_key
+from finetune.models.heads import backbone_parameters
+from finetune.photos.spec import InputSpec
+
+BATCH_SIZE = 32
+
+Progress = Callable[[int, int], None]
+
+
+def features_of(module: nn.Module, images: Tensor) -> Tensor:
+    """Returns what the head sees, ``(B, F)``, of normalised images ``(B, 3, S, S)``."""
+    maps = module.forward_features(images)  # type: ignore[operator]
+    features: Tensor = module.forward_head(maps, pre_logits=True)  # type: ignore[operator]
+    return features
+
+
+def weights_digest(module: nn.Module) -> str:
+    """Returns a short digest of a backbone's tensors, the head left out."""
+    digest = hashlib.blake2b(digest_size=8)
+    buffers = ((name, value) for name, value in module.named_buffers())
+    for name, value in sorted([*backbone_parameters(module), *buffers], key=lambda item: item[0]):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+class FeatureCache:
+    """Features of one backbone at one input size, on disk.
+
+    Args:
+        folder: Holds one store a backbone; may be deleted at any time.
+        module: The backbone, in eval mode on its device.
+        spec: What it expects of its pixels.
+    """
+
+    def __init__(self, folder: Path, module: nn.Module, spec: InputSpec) -> None:
+        self.module = module
+        self.spec = spec
+        self._device = next(module.parameters()).device
+        with torch.inference_mode():
+            probe = torch.zeros(1, 3, spec.size, spec.size, device=self._device)
+            width = features_of(module.eval(), probe).shape[1]
+        name = f"features-{weights_digest(module)}-{spec.size}"
+        self.records = RecordStore(
+            folder / name, shape=(width,), dtype=np.float32, limit_bytes=float("inf")
+        )
+        self._spec_key = record_key(*sorted(spec.to_dict().items()), self._device.type)
+
+    def keys(self, dataset: PhotoDataset) -> list[bytes]:
+        """Returns the keys of a dataset's features, in its order."""
+        cache = dataset.cache
+        return [
+            record_key(self._spec_key.hex(), cache.key(sample.digest, sample.crop).hex())
+            for sample in dataset.samples
+        ]
+
+    def fill(self, dataset: PhotoDataset, *, workers: int = 0, progress: Progress | None = None) -> int:
+        """Computes the features that are not there yet; returns how many that were."""
+        keys = self.keys(dataset)
+        missing = np.array([i for i, key in enumerate(keys) if key not in self.records], dtype=int)
+        done = 0
+        steps = evaluation_batches(len(missing), BATCH_SIZE)
+        batches = load_batches(dataset, [missing[step] for step in steps], workers=workers)
+        for batch in batches:
+            features = self.compute(batch.images)
+            for index, feature in zip(batch.indices.tolist(), features, strict=True):
+                self.records.put(keys[index], feature)
+            done += len(features)
+            if progress:
+                progress(done, len(missing))
+        self.records.flush()
+        return done
+
+    @torch.inference_mode()
+    def compute(self, images: Tensor) -> NDArray[np.float32]:
+        """Returns features ``(B, F) float32`` of working squares ``(B, 3, S, S) uint8``."""
+        spec = self.spec
+        images = images.to(self._device, non_blocking=True)
+        pixels = centre(images, spec.size, spec.mean, spec.std, whiten=spec.whiten)
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        array: NDArray[np.float32] = features_of(self.module, pixels).float().cpu().numpy()
+        return array
+
+    def close(self) -> None:
+        """Writes what is still in memory and lets go of the files."""
+        self.records.close()
+
+    def read(self, keys: Sequence[bytes]) -> Tensor:
+        """Returns features ``(len(keys), F) float32``."""
+        return torch.from_numpy(self.records.read(keys))
+
+
+def standardisation(
+    read: Callable[[Sequence[bytes]], Tensor], keys: Sequence[bytes], chunk: int = 1024
+) -> tuple[Tensor, Tensor]:
+    """Returns mean ``(F,)`` and standard deviation ``(F,)`` of features, read in chunks."""
+    total: Any = 0.0
+    squares: Any = 0.0
+    for start in range(0, len(keys), chunk):
+        part = read(keys[start : start + chunk]).double()
+        total = total + part.sum(0)
+        squares = squares + part.square().sum(0)
+    mean = total / len(keys)
+    variance = (squares / len(keys) - mean.square()).clamp_min(0)
+    return mean.float(), variance.sqrt().float()

@@ -1,0 +1,146 @@
+"""Where pretrained weights come from: this machine, the hub, or a person's own file."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import torch
+from torch import Tensor
+
+from finetune.errors import ModelError, WeightsUnavailable
+
+CONNECT_TIMEOUT_SECONDS = 3.0
+_FILE_NAMES = ("model.safetensors", "pytorch_model.bin")
+
+
+def weights_on_this_machine(pretrained_cfg: Any) -> Path | None:
+    """Returns the weights file of a timm `pretrained_cfg` if this machine has it, else None.
+
+    Looks where timm and huggingface_hub keep their downloads and makes no connection.
+    """
+    if pretrained_cfg.file:
+        packaged = Path(pretrained_cfg.file)
+        return packaged if packaged.is_file() else None
+    if pretrained_cfg.hf_hub_id:
+        from huggingface_hub import try_to_load_from_cache
+
+        repository, _, revision = pretrained_cfg.hf_hub_id.partition("@")
+        names = (pretrained_cfg.hf_hub_filename,) if pretrained_cfg.hf_hub_filename else _FILE_NAMES
+        for name in names:
+            found = try_to_load_from_cache(repository, name, revision=revision or None)
+            if isinstance(found, str):
+                return Path(found)
+    if pretrained_cfg.url:
+        from timm.models._hub import get_cache_dir
+
+        file = Path(get_cache_dir()) / Path(urlparse(pretrained_cfg.url).path).name
+        return file if file.is_file() else None
+    return None
+
+
+def require_reachable_hub(model: str, pretrained_cfg: Any) -> None:
+    """Raises WeightsUnavailable at once where a download would only time out.
+
+    huggingface_hub tries for most of a minute before it gives up on a machine without a network;
+    one connection attempt of a few seconds tells the same.
+    """
+    if not (pretrained_cfg.hf_hub_id or pretrained_cfg.url):
+        raise WeightsUnavailable(
+            f"There are no pretrained weights of {model}. "
+            "Give a file with --weights FILE, or start from scratch with --weights none."
+        )
+    from huggingface_hub import constants
+
+    if pretrained_cfg.hf_hub_id and constants.HF_HUB_OFFLINE:
+        raise unavailable(model, "HF_HUB_OFFLINE is set")
+    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY")):
+        return
+    address = urlparse(constants.ENDPOINT if pretrained_cfg.hf_hub_id else pretrained_cfg.url)
+    host = address.hostname or ""
+    port = address.port or (80 if address.scheme == "http" else 443)
+    try:
+        socket.create_connection((host, port), timeout=CONNECT_TIMEOUT_SECONDS).close()
+    except OSError as error:
+        raise unavailable(model, f"{host} cannot be reached") from error
+
+
+def unavailable(model: str, reason: str) -> WeightsUnavailable:
+    """Returns the error that says why `model` has no weights here and what to do instead."""
+    return WeightsUnavailable(
+        f"The pretrained weights of {model} are not on this machine and cannot be had: {reason}. "
+        "Connect once so that they are kept, give a file with --weights FILE, use the embedded "
+        "backbone with --model finetune_small, or start from scratch with --weights none."
+    )
+
+
+@contextmanager
+def quiet_hub() -> Iterator[None]:
+    """Keeps huggingface_hub's and timm's own log lines out of a person's terminal."""
+    loggers = [logging.getLogger(name) for name in ("huggingface_hub", "timm")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Returns the tensors of a .safetensors file, or of a .pth read without running any code.
+
+    Training wrappers (``{"state_dict": ...}``, ``{"model": ...}``) and the ``module.`` prefix of
+    data-parallel training are taken off.
+
+    Raises:
+        ModelError: No such file, not a weights file, or a pickle that wants to run code.
+    """
+    if not path.is_file():
+        raise ModelError(f"--weights {path}: there is no such file.")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    return _read_pickle(path)
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return dict(load_file(path))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ModelError(f"--weights {path} is not a safetensors file: {error}.") from error
+
+
+def _read_pickle(path: Path) -> dict[str, Tensor]:
+    import pickle
+
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ModelError(
+            f"--weights {path} was refused: it is not a plain file of tensors, and opening it could "
+            "run code. Nothing was run. Ask for a .safetensors file of the same weights."
+        ) from error
+    except (OSError, RuntimeError, EOFError, ValueError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise ModelError(f"--weights {path} is not a weights file: {first}.") from error
+    for wrapper in ("state_dict_ema", "model_ema", "state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
+            break
+    if not isinstance(content, dict) or not any(isinstance(v, Tensor) for v in content.values()):
+        raise ModelError(f"--weights {path} holds no named tensors.")
+    return {
+        str(name).removeprefix("module."): value
+        for name, value in content.items()
+        if isinstance(value, Tensor)
+    }

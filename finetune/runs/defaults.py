@@ -1,0 +1,66 @@
+"""What a training does where a person has not said: decided for this machine, and said aloud."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from finetune.augmentation.recipes import Recipe, named
+from finetune.config import ModelConfig, TrainConfig
+from finetune.errors import ConfigError
+from finetune.models import factory
+from finetune.training.machine import choose_device
+
+DEFAULT_EPOCHS = {"head": 25, "full": 12}
+DEFAULT_LR = {"head": 0.003, "full": 0.001}
+DEFAULT_RECIPE = {"head": "none", "full": "standard"}
+
+
+def with_defaults(config: TrainConfig) -> tuple[TrainConfig, list[str]]:
+    """Returns the config with every "not set" that training must know decided, and why.
+
+    Raises:
+        ConfigError: Settings that contradict one another.
+        DeviceError: The device is not there.
+    """
+    notes = []
+    model = config.model
+    if model.model is None:
+        model = ModelConfig(model=factory.DEFAULT_MODEL, weights=model.weights)
+    training = config.training
+    device = choose_device(config.machine.device)
+    scratch = model.weights == factory.FROM_SCRATCH
+    if training.mode is None:
+        if scratch:
+            mode, why = "full", "no pretrained weights: the full network trains"
+        elif device.type == "cpu":
+            mode, why = "head", "on the CPU the head trains; add --mode full for the full network"
+        else:
+            mode, why = "full", f"on {device.type} the full network trains"
+        notes.append(f"Mode {mode}: {why}.")
+    else:
+        mode = training.mode
+    if mode == "head" and scratch:
+        raise ConfigError(
+            "--mode head with --weights none would train a head on a backbone that knows nothing; "
+            "use --mode full."
+        )
+    training = dataclasses.replace(
+        training,
+        mode=mode,
+        epochs=training.epochs or DEFAULT_EPOCHS[mode],
+        lr=training.lr or DEFAULT_LR[mode],
+    )
+    augmentation = dataclasses.replace(
+        config.augmentation, augment=config.augmentation.augment or DEFAULT_RECIPE[mode]
+    )
+    done = dataclasses.replace(config, model=model, training=training, augmentation=augmentation)
+    return done, notes
+
+
+def recipe_of(config: TrainConfig) -> Recipe:
+    """Returns the augmentation recipe of a config, with a person's own numbers in it.
+
+    Raises:
+        AugmentError: There is no such recipe, or a number of it cannot work.
+    """
+    return named(config.augmentation.augment or "none", config.recipe)

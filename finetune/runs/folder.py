@@ -1,0 +1,200 @@
+"""A run's folder: the names of what is in it, and how one is made, found and opened."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finetune.errors import RunError
+from finetune.files import read_json, safe_name, storage_errors, write_json
+
+RUNS_FOLDER = Path("runs")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A folder that holds all that a model is.
+
+    Attributes:
+        path: The folder.
+    """
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return self.path.name
+
+    @property
+    def config_file(self) -> Path:
+        """Resolved settings, versions, seed, device."""
+        return self.path / "config.json"
+
+    @property
+    def labels_file(self) -> Path:
+        """The labels in the order of the network's outputs."""
+        return self.path / "labels.json"
+
+    @property
+    def split_file(self) -> Path:
+        """Path, digest, label, group and part of every photo."""
+        return self.path / "split.csv"
+
+    @property
+    def preprocessing_file(self) -> Path:
+        """The InputSpec."""
+        return self.path / "preprocessing.json"
+
+    @property
+    def model_file(self) -> Path:
+        """The network's tensors."""
+        return self.path / "model.safetensors"
+
+    @property
+    def timm_folder(self) -> Path:
+        """The same for plain timm: ``timm.create_model("local-dir:RUN/timm")``."""
+        return self.path / "timm"
+
+    @property
+    def calibration_file(self) -> Path:
+        """Temperature and unknown threshold."""
+        return self.path / "calibration.json"
+
+    @property
+    def metrics_file(self) -> Path:
+        """Figures of each part."""
+        return self.path / "metrics.json"
+
+    @property
+    def predictions_file(self) -> Path:
+        """What was said of each photo."""
+        return self.path / "predictions.csv"
+
+    @property
+    def confusion_file(self) -> Path:
+        """Confusion matrix of the best part there is."""
+        return self.path / "confusion_matrix.csv"
+
+    @property
+    def log_file(self) -> Path:
+        """One JSON object an epoch."""
+        return self.path / "log.jsonl"
+
+    @property
+    def last_checkpoint(self) -> Path:
+        """Where ``--resume`` goes on."""
+        return self.path / "checkpoints" / "last.safetensors"
+
+    @property
+    def best_checkpoint(self) -> Path:
+        """Weights of the best epoch."""
+        return self.path / "checkpoints" / "best.safetensors"
+
+    def read(self, file: Path) -> Any:
+        """Returns the value of one of the run's JSON files.
+
+        Raises:
+            RunError: The file is missing or damaged.
+        """
+        try:
+            return read_json(file)
+        except FileNotFoundError as error:
+            raise RunError(
+                f"{self.path} has no {file.name}: it is no finished run. "
+                f"If it was interrupted, go on with: finetune train --resume {self.path}"
+            ) from error
+        except (OSError, ValueError) as error:
+            raise RunError(f"{file} cannot be read: {error}.") from error
+
+    def log(self, event: dict[str, Any]) -> None:
+        """Appends one event to the log."""
+        with storage_errors(self.log_file), self.log_file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(event, ensure_ascii=False) + "\n")
+
+    def read_log(self) -> Iterator[dict[str, Any]]:
+        """Yields the events of the log; a line that was cut off by a kill is passed over."""
+        if not self.log_file.is_file():
+            return
+        for line in self.log_file.read_text(encoding="utf-8").splitlines():
+            try:
+                yield json.loads(line)
+            except ValueError:
+                continue
+
+
+def create_run(name: str | None, default_name: str, runs: Path = RUNS_FOLDER) -> RunFolder:
+    """Makes a new run folder: ``runs/name``, or ``runs/default_name`` with a number if need be.
+
+    Raises:
+        RunError: `name` is there already; a run is never overwritten.
+        StorageError: The folder cannot be made.
+    """
+    if name is not None:
+        path = Path(name) if len(Path(name).parts) > 1 else runs / safe_name(name)
+        with storage_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                path.mkdir()
+            except FileExistsError as error:
+                raise RunError(
+                    f"--run {name}: {path} exists, and a run is never overwritten. Choose another "
+                    f"name, or go on with it: finetune train --resume {path}"
+                ) from error
+        return RunFolder(path)
+    base = safe_name(default_name)
+    with storage_errors(runs / base):
+        runs.mkdir(parents=True, exist_ok=True)
+        for number in range(1, 10_000):
+            path = runs / (base if number == 1 else f"{base}-{number}")
+            try:
+                path.mkdir()
+                return RunFolder(path)
+            except FileExistsError:
+                continue
+    raise RunError(f"{runs} holds too many runs named {base}. Give a name with --run.")
+
+
+def open_run(path: Path) -> RunFolder:
+    """Returns the run in `path`.
+
+    Raises:
+        RunError: There is no such folder, or it is no run.
+    """
+    if not path.is_dir():
+        raise RunError(f"{path} is not a folder, so it is no run. See your runs with: ls runs")
+    run = RunFolder(path)
+    if not run.config_file.is_file():
+        raise RunError(
+            f"{path} is no run: it has no config.json. Make one with: finetune train PHOTOS"
+        )
+    return run
+
+
+def find_run(name: str | None, runs: Path = RUNS_FOLDER) -> RunFolder:
+    """Returns the run called `name` (a path, or a folder of `runs`), or the newest finished one.
+
+    Raises:
+        RunError: There is none.
+    """
+    if name is not None:
+        path = Path(name)
+        return open_run(path if path.exists() or len(path.parts) > 1 else runs / name)
+    finished = sorted(
+        (file for file in runs.glob("*/model.safetensors")),
+        key=lambda file: file.stat().st_mtime_ns,
+    )
+    if not finished:
+        raise RunError(
+            f"There is no finished run in {runs.absolute()}. Train one with: finetune train PHOTOS, "
+            "or name one with --run."
+        )
+    return RunFolder(finished[-1].parent)
+
+
+def write_labels(run: RunFolder, labels: tuple[str, ...]) -> None:
+    """Writes the label order; the only place where it is kept."""
+    write_json(run.labels_file, list(labels))

@@ -1,0 +1,60 @@
+"""Trains a head on features that a frozen backbone gives once."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+from safetensors.torch import load_file
+
+from finetune.models.features import FeatureCache, standardisation
+from finetune.models.heads import FeatureHead, write_head
+from finetune.runs.job import Job, Outcome
+from finetune.training.engine import fit
+from finetune.training.material import FeatureMaterial, head_logits
+from finetune.training.optim import make_optimizer, parameter_groups
+from finetune.training.state import TrainState
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+def train_on_features(job: Job, accelerator: Accelerator, stop: Callable[[], bool]) -> Outcome:
+    """Returns the network with a head that was trained on its features of the job's photos."""
+    device = accelerator.device
+    module = job.loaded.module.to(device).eval()
+    loading = job.loading(device)
+    datasets = job.datasets()
+    with contextlib.closing(FeatureCache(job.home, module, job.spec)) as features:
+        for part, photos in datasets.items():
+            features.fill(
+                photos, workers=loading.workers, progress=job.progress(f"Features of {part}")
+            )
+        mean, std = standardisation(features.read, features.keys(datasets["train"]))
+        head = FeatureHead(mean, std, len(job.parts.labels)).to(device)
+        groups = parameter_groups(
+            head.parameters(),
+            part="head",
+            lr=job.lr,
+            weight_decay=job.config.training.weight_decay,
+        )
+        state = TrainState(head, make_optimizer(groups))
+        if job.run.last_checkpoint.is_file():
+            state.load(job.run.last_checkpoint)
+        material = FeatureMaterial(
+            head, features, datasets["train"], datasets["validation"], loading=loading
+        )
+        finished = fit(state, material, job.plan(), accelerator, listen=job.log, stop=stop)
+        if job.run.best_checkpoint.is_file():
+            head.load_state_dict(load_file(job.run.best_checkpoint))
+        weight, bias = head.folded()
+        write_head(module, weight.to(device), bias.to(device))
+        classifier = module.get_classifier()  # type: ignore[operator]
+        logits = {
+            part: np.asarray(head_logits(classifier, features, features.keys(photos)))
+            for part, photos in datasets.items()
+            if part != "train" and len(photos)
+        }
+    return Outcome(module=module, logits=logits, position=state.position, finished=finished)

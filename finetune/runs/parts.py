@@ -1,0 +1,166 @@
+"""From a collection to what trains, what chooses and what is tested."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetune.config import CollectionConfig
+from finetune.data.dataset import Sample
+from finetune.errors import CollectionError, RunError
+from finetune.photos.collection import Collection, Part, Photo
+from finetune.photos.labels import check_labels, label_index
+from finetune.photos.split import SplitRow, split_groups
+
+PARTS: tuple[Part, ...] = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """A collection, split.
+
+    Attributes:
+        root: The folder that the samples' paths are relative to.
+        labels: In class order.
+        samples: The photos of each part, by path; a part may be empty, save train and validation.
+        rows: What split.csv says of every photo.
+        notes: What a person must know of how it came about.
+    """
+
+    root: Path
+    labels: tuple[str, ...]
+    samples: Mapping[Part, tuple[Sample, ...]]
+    rows: tuple[SplitRow, ...]
+    notes: tuple[str, ...]
+
+
+def split_collection(collection: Collection, config: CollectionConfig, *, seed: int) -> Parts:
+    """Returns the parts of a collection: its own folders where it comes with them, else a split.
+
+    Raises:
+        CollectionError: Too few labels, or too few photos of one.
+    """
+    notes = []
+    usable, left_out = _without_conflicts(collection)
+    notes.extend(left_out)
+    usable = check_labels(usable, min_photos=config.min_photos)
+    photos = usable.photos
+    groups = group_keys(photos, config)
+    names = [photo.labels[0] for photo in photos]
+    parts: list[Part]
+    if usable.has_parts:
+        parts = [photo.part or "train" for photo in photos]
+        found = Counter(parts)
+        notes.append(
+            "The collection comes in parts of its own, which are kept: "
+            + ", ".join(f"{found[part]:,} {part}" for part in PARTS if found[part])
+            + "."
+        )
+        if not found["validation"]:
+            parts = _carve_validation(names, groups, parts, config, seed)
+            notes.append("There is no validation folder; a share of train is used for it.")
+    else:
+        parts = split_groups(
+            names, groups, validation=config.validation, test=config.test, seed=seed
+        )
+    rows = tuple(
+        SplitRow(path=p.path, digest=p.digest, labels=p.labels, group=str(group), part=part)
+        for p, group, part in zip(photos, groups, parts, strict=True)
+    )
+    return _parts(usable.root, photos, rows, tuple(sorted(set(names))), tuple(notes))
+
+
+def replay_split(collection: Collection, rows: Sequence[SplitRow], labels: tuple[str, ...]) -> Parts:
+    """Returns the parts that a split.csv describes.
+
+    Raises:
+        RunError: A photo of it is gone or has changed; the message names the first.
+    """
+    by_path = {photo.path: photo for photo in collection.photos}
+    photos = []
+    for row in rows:
+        photo = by_path.get(row.path)
+        if photo is None or photo.digest != row.digest:
+            what = "is gone" if photo is None else "has changed"
+            raise RunError(
+                f"{collection.root / row.path} {what} since the run began, so it cannot go on "
+                "exactly. Put the photo back, or start a new run."
+            )
+        photos.append(photo)
+    return _parts(collection.root, photos, tuple(rows), labels, ())
+
+
+def group_keys(photos: Sequence[Photo], config: CollectionConfig) -> list[str]:
+    """Returns for each photo the key of what must stay on its side of the split."""
+    return [photo.digest for photo in photos]
+
+
+def _parts(
+    root: Path,
+    photos: Sequence[Photo],
+    rows: tuple[SplitRow, ...],
+    labels: tuple[str, ...],
+    notes: tuple[str, ...],
+) -> Parts:
+    index = label_index(labels)
+    samples: dict[Part, list[Sample]] = {part: [] for part in PARTS}
+    for photo, row in zip(photos, rows, strict=True):
+        samples[row.part].append(
+            Sample(
+                path=photo.path,
+                digest=photo.digest,
+                crop=photo.crop,
+                target=index[row.labels[0]],
+            )
+        )
+    for part in ("train", "validation"):
+        if not samples[part]:  # type: ignore[index]
+            raise CollectionError(
+                f"{root}: no photo is left for {part}. Add photos, or change --validation and "
+                "--test."
+            )
+    done = {part: tuple(sorted(samples[part], key=lambda s: s.path)) for part in PARTS}
+    return Parts(root=root, labels=labels, samples=done, rows=rows, notes=notes)
+
+
+def _without_conflicts(collection: Collection) -> tuple[Collection, list[str]]:
+    """Leaves out photos that one label cannot be said of: several labels, or two for one content."""
+    import dataclasses
+
+    labels_of: dict[str, set[str]] = {}
+    for photo in collection.photos:
+        labels_of.setdefault(photo.digest, set()).update(photo.labels)
+    kept = tuple(p for p in collection.photos if len(labels_of[p.digest]) <= 1)
+    lost = [p for p in collection.photos if len(labels_of[p.digest]) > 1]
+    if not lost:
+        return collection, []
+    first = lost[0]
+    names = " and ".join(f"'{label}'" for label in sorted(labels_of[first.digest]))
+    note = (
+        f"{len(lost)} {'photo is' if len(lost) == 1 else 'photos are'} under more than one label "
+        f"and left out, {first.path} ({names}) among them. Settle them with: finetune annotate"
+    )
+    return dataclasses.replace(collection, photos=kept), [note]
+
+
+def _carve_validation(
+    names: Sequence[str],
+    groups: Sequence[str],
+    parts: Sequence[Part],
+    config: CollectionConfig,
+    seed: int,
+) -> list[Part]:
+    where = [i for i, part in enumerate(parts) if part == "train"]
+    carved = split_groups(
+        [names[i] for i in where],
+        [groups[i] for i in where],
+        validation=config.validation,
+        test=0,
+        seed=seed,
+    )
+    result = list(parts)
+    for i, part in zip(where, carved, strict=True):
+        result[i] = part
+    return result

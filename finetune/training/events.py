@@ -1,0 +1,74 @@
+"""What a training tells whoever listens: the command line's progress bar, a notebook, a log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Note:
+    """Something that a person must know: a default that was chosen, a thing done instead."""
+
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progressed:
+    """Part of a stage before or after training is done: scanning, features, evaluation."""
+
+    stage: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepDone:
+    """A few steps have been made; the means are over the epoch so far.
+
+    Attributes:
+        epoch: From 1.
+        epochs: In all.
+        step: Steps made in all epochs.
+        steps: Steps of all epochs.
+        loss: Mean training loss in nats.
+        accuracy: Share of training photos that were right.
+        lr: Learning rate of the head.
+        images_per_second: Rate of the epoch so far.
+        seconds_left: Until the last step at that rate.
+    """
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    loss: float
+    accuracy: float
+    lr: float
+    images_per_second: float
+    seconds_left: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochDone:
+    """An epoch has ended and its validation photos have been looked at; a line of ``log.jsonl``."""
+
+    epoch: int
+    epochs: int
+    step: int
+    train_loss: float
+    train_accuracy: float
+    validation_loss: float
+    validation_accuracy: float
+    lr: float
+    images_per_second: float
+    seconds: float
+    best: bool
+
+
+Event = Note | Progressed | StepDone | EpochDone
+Listener = Callable[[Event], None]
+
+
+def ignore(event: Event) -> None:
+    """Listens to nothing."""
