@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 import typer.core
@@ -20,6 +20,7 @@ class ErrorBoundary(typer.core.TyperGroup):
 
     def invoke(self, ctx: typer.Context) -> Any:
         """Runs the chosen command; exits 1 on a FinetuneError, 130 when interrupted."""
+        output.listen_to_library()
         try:
             return super().invoke(ctx)
         except FinetuneError as error:
@@ -40,9 +41,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say only results and errors.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Answer yes to every question.")]
 
 for _name in COMMANDS:
     importlib.import_module(f"finetune.cli.{_name}").register(app)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
@@ -20,6 +22,12 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
+
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say only results and errors.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Answer yes to every question.")]
 
 
 class Advance(Protocol):
@@ -36,6 +44,17 @@ class Output:
     json: bool = False
     stdout: Console = field(default_factory=lambda: Console(highlight=False))
     stderr: Console = field(default_factory=lambda: Console(stderr=True, highlight=False))
+
+    def listen_to_library(self) -> None:
+        """Shows what the library logs as warnings; once, however often it is called."""
+        logger = logging.getLogger("finetune")
+        if not any(isinstance(handler, _Notes) for handler in logger.handlers):
+            logger.addHandler(_Notes(self))
+            logger.propagate = False
+
+    def plain(self, text: str) -> Text:
+        """Returns text for a table's cell in which no markup is read."""
+        return Text(text)
 
     def print(self, *parts: object) -> None:
         """Prints a result to stdout; nothing under --json, where only `document` speaks."""
@@ -82,6 +101,17 @@ class Output:
         ) as bars:
             task = bars.add_task(what, total=None)
             yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
+class _Notes(logging.Handler):
+    """Says the library's warnings on stderr."""
+
+    def __init__(self, target: Output) -> None:
+        super().__init__(logging.WARNING)
+        self._target = target
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._target.warn(record.getMessage())
 
 
 def make_table(*columns: str, title: str | None = None, right: tuple[str, ...] = ()) -> Table:

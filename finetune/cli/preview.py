@@ -1,0 +1,159 @@
+"""``finetune preview``: look at an augmentation before training with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from finetune.cli.console import output
+from finetune.errors import AugmentError, CollectionError, ConfigError
+
+
+def preview(
+    photos: Annotated[
+        Path | None,
+        typer.Argument(help="A folder of photos, or one photo. [default: ./photos, else .]"),
+    ] = None,
+    augment: Annotated[
+        str, typer.Option(help="none, light, standard, mobius, strong, or a pipeline file (.yaml).")
+    ] = "standard",
+    presets: Annotated[
+        bool, typer.Option("--presets", help="Show the eight named Möbius maps instead.")
+    ] = False,
+    rows: Annotated[int, typer.Option(help="How many photos.", min=1, max=50)] = 4,
+    draws: Annotated[int, typer.Option(help="How many draws of each.", min=1, max=50)] = 8,
+    size: Annotated[int, typer.Option(help="Side of a tile in pixels.", min=16, max=1024)] = 224,
+    seed: Annotated[int, typer.Option(help="Seed of every draw.", min=0)] = 0,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="NAME=VALUE", help="A number of the recipe: --set mobius_bound=1.5"
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="A TOML file whose [recipe] has numbers of the recipe.")
+    ] = None,
+    out: Annotated[
+        Path, typer.Option("--output", "-o", help="The picture; the page is put beside it.")
+    ] = Path("preview.png"),
+    save_pipeline: Annotated[
+        Path | None,
+        typer.Option(help="Also write the recipe as an albumentations file (.yaml) to edit."),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say only the results.")] = False,
+) -> None:
+    """Draw a contact sheet of what an augmentation makes of your photos (PNG and HTML)."""
+    output.json, output.quiet = json, quiet
+    numbers = _numbers(config, set_ or [])
+    from finetune.augmentation import sheet
+    from finetune.augmentation.gpu import BatchAugment
+    from finetune.augmentation.pipeline import augmentation
+    from finetune.augmentation.recipes import RECIPES, named, to_dict
+    from finetune.photos.spec import InputSpec
+
+    spec = InputSpec(size=size)
+    chosen = None if presets else augmentation(augment, spec, seed=seed, overrides=numbers)
+    if save_pipeline is not None and augment not in RECIPES:
+        raise AugmentError(f"--save-pipeline writes down a recipe; {augment} is a file already.")
+    names, pixels = _load(photos, rows, spec.working_size)
+    if chosen is None:
+        drawn = sheet.preset_sheet(pixels, names=names, size=size)
+    else:
+        title = f"--augment {augment}, seed {seed}"
+        drawn = sheet.draw_sheet(chosen, pixels, names=names, epochs=draws, title=title)
+    facts = to_dict(chosen.recipe) if isinstance(chosen, BatchAugment) else {}
+    png = sheet.write_png(drawn, out.with_suffix(".png"))
+    page = sheet.write_html(
+        drawn, out.with_suffix(".html"), facts={key: _text(value) for key, value in facts.items()}
+    )
+    written: dict[str, Any] = {"png": str(png), "html": str(page), "photos": list(names)}
+    output.text(str(png))
+    output.text(str(page))
+    if save_pipeline is not None:
+        from finetune.augmentation.cpu import compose, write_pipeline
+
+        write_pipeline(compose(named(augment, numbers), size=size), save_pipeline)
+        written["pipeline"] = str(save_pipeline)
+        output.text(str(save_pipeline))
+    output.document(written)
+
+
+def register(app: typer.Typer) -> None:
+    """Adds ``preview``."""
+    app.command()(preview)
+
+
+def _numbers(config: Path | None, pairs: list[str]) -> dict[str, Any]:
+    """Returns the recipe's numbers of a file, with those of --set laid over them."""
+    from finetune.config import read_toml
+
+    numbers: dict[str, Any] = {}
+    if config is not None:
+        section = read_toml(config).get("recipe", {})
+        if not isinstance(section, dict):
+            raise ConfigError(f"--config {config}: [recipe] is not a section.")
+        numbers.update(section)
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise ConfigError(f"--set {pair} is not NAME=VALUE, such as mobius_bound=1.5.")
+        numbers[name.strip().replace("-", "_")] = _value(value.strip())
+    return numbers
+
+
+def _value(text: str) -> Any:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _load(photos: Path | None, rows: int, side: int) -> tuple[tuple[str, ...], Any]:
+    """Returns names and squares of photos spread over the folders; unreadable ones are left out."""
+    import numpy as np
+
+    from finetune.errors import DecodeError
+    from finetune.photos.crop import load_square
+
+    root = photos or (Path("photos") if Path("photos").is_dir() else Path())
+    names: list[str] = []
+    squares = []
+    for path in _spread(root):
+        try:
+            squares.append(load_square(path, size=side))
+        except DecodeError as error:
+            output.warn(f"{path} is left out: {error.reason}.")
+            continue
+        names.append(path.name if path == root else str(path.relative_to(root)))
+        if len(names) == rows:
+            break
+    if not names:
+        raise CollectionError(f"There are no photos in {root} that can be opened.")
+    return tuple(names), np.stack(squares)
+
+
+def _spread(root: Path) -> list[Path]:
+    """The photos of a folder, one of each sub-folder in turn, so that a few show many labels."""
+    from finetune.photos.walk import find_photos
+
+    if root.is_file():
+        return [root]
+    if not root.is_dir():
+        raise CollectionError(f"There is no folder or photo {root}.")
+    folders: dict[str, list[Path]] = {}
+    for file in find_photos(root).files:
+        path = root / file.path
+        folders.setdefault(str(path.parent), []).append(path)
+    # The middle one of a folder first: names that sort first are often odd ones out.
+    ordered = [paths[len(paths) // 2 :] + paths[: len(paths) // 2] for paths in folders.values()]
+    longest = max(map(len, ordered), default=0)
+    return [paths[place] for place in range(longest) for paths in ordered if place < len(paths)]
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value).lower()

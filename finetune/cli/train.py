@@ -1,0 +1,153 @@
+"""``finetune train``: from a folder of photos to a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from finetune.cli.console import Json, Quiet, make_table, output
+from finetune.cli.options import photos_folder, with_settings
+from finetune.config import TrainConfig, read_toml, resolve
+from finetune.errors import ConfigError
+from finetune.files import read_json
+
+if TYPE_CHECKING:
+    from finetune.runs.train import RunResult
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command("train")(with_settings(train))
+
+
+def train(
+    *,
+    photos: Annotated[
+        Path | None,
+        typer.Argument(help="Folder with one folder of photos a label; not given: ./photos."),
+    ] = None,
+    run: Annotated[
+        str | None, typer.Option("--run", help="Name of the run; not set: date, model and mode.")
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", help="Settings from a TOML file, or a run's config.json."),
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option("--resume", help="Go on with this interrupted run.")
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    flags: dict[str, Any],
+    recipe: dict[str, Any],
+) -> None:
+    """Train a classifier on your photos.
+
+    The photos lie in one folder a label, or in train/ val/ test/ folders of such. What comes out
+    is a folder in ./runs that holds all that the model is.
+    """
+    output.json, output.quiet = json, quiet
+    if resume is not None:
+        _refuse_with_resume(photos, run, config, flags, recipe)
+    else:
+        settings = _settings(config, flags, recipe)
+    # Checked before torch is loaded: a typing mistake is answered at once.
+    from finetune.cli.watching import TrainingView
+    from finetune.runs import train as library
+
+    with TrainingView(output) as view:
+        if resume is not None:
+            result = library.resume(resume, listen=view)
+        else:
+            result = library.train(photos_folder(photos), settings, run=run, listen=view)
+    output.document(
+        {
+            "run": str(result.run.path),
+            "metrics": result.metrics,
+            "best_epoch": result.best_epoch,
+            "seconds": round(result.seconds, 3),
+            "interrupted": result.interrupted,
+        }
+    )
+    _show(result)
+    if result.interrupted:
+        raise typer.Exit(130)
+
+
+def _settings(
+    config: Path | None, flags: dict[str, Any], recipe: dict[str, Any]
+) -> TrainConfig:
+    from_file: dict[str, Any] = {}
+    if config is not None:
+        from_file = _read_config(config)
+    if recipe:
+        from_file["recipe"] = {**from_file.get("recipe", {}), **recipe}
+    return resolve(from_file, flags)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    if path.suffix != ".json":
+        return read_toml(path)
+    try:
+        content = read_json(path)
+        settings: dict[str, Any] = content["settings"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"--config {path} is not the config.json of a run.") from error
+    return settings
+
+
+def _refuse_with_resume(
+    photos: Path | None,
+    run: str | None,
+    config: Path | None,
+    flags: dict[str, Any],
+    recipe: dict[str, Any],
+) -> None:
+    given = [f"--{name.replace('_', '-')}" for name in (*flags, *recipe)]
+    given += ["PHOTOS"] * (photos is not None) + ["--run"] * (run is not None)
+    given += ["--config"] * (config is not None)
+    if given:
+        raise ConfigError(
+            f"--resume goes on with the settings of the run; leave out {', '.join(given)}."
+        )
+
+
+def _show(result: RunResult) -> None:
+    from finetune.cli.watching import duration
+
+    part = "test" if "test" in result.metrics else "validation"
+    metrics = result.metrics[part]
+    low, high = metrics["top1_interval"]
+    table = make_table("part", "photos", "right", "95 % interval", "balanced", "log loss", "ECE")
+    for name, figures in result.metrics.items():
+        low, high = figures["top1_interval"]
+        table.add_row(
+            name,
+            f"{figures['photos']:,}",
+            f"{figures['top1']:.1%}",
+            f"{low:.1%} to {high:.1%}",
+            f"{figures['balanced_accuracy']:.1%}",
+            f"{figures['log_loss']:.3f}",
+            f"{figures['ece']:.3f}",
+        )
+    output.print(table)
+    weak = sorted(
+        (
+            (figures["recall"], label, figures["photos"])
+            for label, figures in metrics["labels"].items()
+            if figures["recall"] is not None and figures["recall"] < 1
+        ),
+    )[:3]
+    if weak:
+        named = ", ".join(f"{label} ({recall:.0%} of {count})" for recall, label, count in weak)
+        output.text(f"Found least often on {part}: {named}")
+    state = "Interrupted after" if result.interrupted else "Done in"
+    output.text(f"{state} {duration(result.seconds)}; the model is in {result.run.path}")
+    follow = (
+        f"finetune train --resume {result.run.path}"
+        if result.interrupted
+        else "finetune predict photo.jpg"
+    )
+    output.text(f"Next: {follow}")
