@@ -123,9 +123,7 @@ class TrainingConfig:
         1, "Full mode: epochs in which only the new head trains, at the start.", minimum=0
     )
     batch_size: int = option(32, "Photos a step.", minimum=1)
-    lr: float | None = option(
-        None, "Learning rate of the head; not set: 0.003 for head, 0.001 for full.", above=0
-    )
+    lr: float | None = option(None, "Learning rate of the head; not set: 0.001.", above=0)
     backbone_lr_scale: float = option(
         0.1, "Full mode: learning rate of the backbone as a share of the head's.", minimum=0
     )
@@ -144,9 +142,7 @@ class TrainingConfig:
 class MachineConfig:
     """Device, precision and chance."""
 
-    device: str | None = option(
-        None, "cpu, cuda, cuda:1, mps; not set: the best that is there."
-    )
+    device: str | None = option(None, "cpu, cuda, cuda:1, mps; not set: the best that is there.")
     precision: Precision | None = option(
         None, "fp32, bf16 or fp16; not set: bf16 on CUDA, fp32 elsewhere."
     )
@@ -201,9 +197,7 @@ def settings(config_type: type = TrainConfig) -> Iterator[Setting]:
             continue
         hints = get_type_hints(concern_type)
         for item in fields(concern_type):
-            yield Setting(
-                concern.name, item.name, hints[item.name], item.default, **item.metadata
-            )
+            yield Setting(concern.name, item.name, hints[item.name], item.default, **item.metadata)
 
 
 def problems(config: TrainConfig) -> list[str]:
@@ -320,12 +314,13 @@ def _value_problems(setting: Setting, value: Any) -> list[str]:
     if wrong_bool or not isinstance(value, kinds[expected]):
         words = {int: "a whole number", float: "a number", bool: "true or false"}
         return [f"{setting.flag} {value!r} is not {words.get(expected, 'text')}"]
+    number: Any = value
     # Written as "not (value >= bound)" so that NaN fails every bound.
-    if setting.above is not None and not value > setting.above:
+    if setting.above is not None and not number > setting.above:
         return [f"{setting.flag} {value} must be greater than {setting.above:g}"]
-    if setting.minimum is not None and not value >= setting.minimum:
+    if setting.minimum is not None and not number >= setting.minimum:
         return [f"{setting.flag} {value} must be at least {setting.minimum:g}"]
-    if setting.maximum is not None and not value <= setting.maximum:
+    if setting.maximum is not None and not number <= setting.maximum:
         return [f"{setting.flag} {value} must be at most {setting.maximum:g}"]
     if isinstance(value, float) and not abs(value) < float("inf"):
         return [f"{setting.flag} {value} is not a finite number"]

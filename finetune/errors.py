@@ -1,17 +1,17 @@
 """Every way in which finetune refuses or fails, as one tree.
 
-    FinetuneError                 base of all; the command line prints its text as one line and exits 1
+    FinetuneError                 base of all; the command line prints it and exits 1
     ├── ConfigError               settings that cannot work; names every bad one in one message
     ├── PhotoError
     │   ├── DecodeError           one photo could not be opened: .path, .reason
-    │   └── CollectionError       the collection cannot be used: empty, one label, a label too small ...
-    │       └── CatalogError      the catalog cannot be opened: newer schema, locked, read-only folder
+    │   └── CollectionError       the collection cannot be used: empty, one label ...
+    │       └── CatalogError      its catalog cannot be opened: newer schema, locked, read-only
     ├── AugmentError              an augmentation recipe or pipeline file that does not work
     ├── ModelError                unknown model, weights that do not fit, a refused weights file
-    │   └── WeightsUnavailable    pretrained weights are neither on this machine nor to be had
-    ├── DeviceError               a device that is asked for and not there, or that ran out of memory
-    ├── RunError                  a folder that is not a run, a run that exists already, nothing to resume
-    ├── StorageError              a file could not be written (disk full, no permission); nothing old is lost
+    │   └── WeightsUnavailable    pretrained weights are neither here nor to be had
+    ├── DeviceError               a device that is not there, or that ran out of memory
+    ├── RunError                  no run, one that exists already, nothing to resume
+    ├── StorageError              a file could not be written; nothing old is lost
     └── MissingExtra              an optional package is needed: says which extra to install
 
 A message says which file, label or flag, what was found, and what to do next.

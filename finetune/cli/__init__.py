@@ -18,7 +18,7 @@ COMMANDS = ("train", "predict")
 class ErrorBoundary(typer.core.TyperGroup):
     """Turns what a person can mend into one line and an exit code; a bug keeps its traceback."""
 
-    def invoke(self, ctx: typer.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:
         """Runs the chosen command; exits 1 on a FinetuneError, 130 when interrupted."""
         output.listen_to_library()
         try:

@@ -24,7 +24,6 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say only results and errors.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Answer yes to every question.")]
@@ -33,7 +32,9 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Answer yes to every ques
 class Advance(Protocol):
     """What a library function calls as its `progress`: how many are done, of how many."""
 
-    def __call__(self, done: int, total: int) -> None: ...
+    def __call__(self, done: int, total: int) -> None:
+        """Takes how many are done."""
+        ...
 
 
 @dataclass

@@ -61,12 +61,12 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
 def _parameter(setting: Setting) -> inspect.Parameter:
     allowed = choices(setting.type)
     kind = str if allowed else strip_none(setting.type)
-    shown = str(setting.default) if setting.default is not None else False
+    shown = "" if setting.default is None else f" (default: {setting.default})"
     info = typer.Option(
         _flag(setting.flag, kind),
-        help=setting.help,
+        help=setting.help + shown,
         metavar="|".join(allowed) if allowed else None,
-        show_default=shown,
+        show_default=False,
         rich_help_panel=_PANELS[setting.concern],
     )
     return _keyword(setting.name, kind, info)

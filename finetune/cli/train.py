@@ -76,9 +76,7 @@ def train(
         raise typer.Exit(130)
 
 
-def _settings(
-    config: Path | None, flags: dict[str, Any], recipe: dict[str, Any]
-) -> TrainConfig:
+def _settings(config: Path | None, flags: dict[str, Any], recipe: dict[str, Any]) -> TrainConfig:
     from_file: dict[str, Any] = {}
     if config is not None:
         from_file = _read_config(config)

@@ -9,7 +9,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from finetune.cli.console import Output
 from finetune.training.events import EpochDone, Event, Note, Progressed, StepDone
 
-_HEADER = f"{'epoch':>9}  {'train loss':>10}  {'train':>7}  {'val loss':>8}  {'val':>7}  {'time':>7}"
+_HEADER = (
+    f"{'epoch':>9}  {'train loss':>10}  {'train':>7}  {'val loss':>8}  {'val':>7}  {'time':>7}"
+)
 
 
 class TrainingView:
@@ -36,7 +38,10 @@ class TrainingView:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._bars.stop()
 

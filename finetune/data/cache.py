@@ -1,4 +1,4 @@
-"""The cache of decoded working-size pixels: what costs most is done once a photo, not once an epoch.
+"""The cache of decoded working-size pixels: what costs most is done once a photo.
 
 A record is one ``(S, S, 3) uint8`` square, found by the photo's content, its crop and how it was
 made square. 10,000 photos at 256 pixels take 1.97 GB.
@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from finetune.config import Fit
 from finetune.data.records import RecordStore, record_key
-from finetune.photos.spec import InputSpec
 from finetune.photos.crop import Crop
+from finetune.photos.spec import InputSpec
 
 VERSION = 1
 """Raised whenever `photos.crop.load_square` gives other pixels than before."""

@@ -52,7 +52,7 @@ class Batch:
         return Batch(self.images.pin_memory(), self.targets.pin_memory(), self.indices.pin_memory())
 
 
-class PhotoDataset(torch.utils.data.Dataset[Batch]):
+class PhotoDataset(torch.utils.data.Dataset[tuple[NDArray[np.uint8], int, int]]):
     """Squares of photos from the cache, or decoded where the cache does not hold them.
 
     It is asked for whole batches (``__getitems__``), and pickles to the workers of a loader with

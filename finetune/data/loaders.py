@@ -65,14 +65,14 @@ def load_batches(
     )
 
 
-def evaluation_batches(
-    count: int, batch_size: int
-) -> list[np.ndarray[Any, np.dtype[np.int64]]]:
+def evaluation_batches(count: int, batch_size: int) -> list[np.ndarray[Any, np.dtype[np.int64]]]:
     """Returns all photos in their own order, in steps of `batch_size`."""
-    return [np.arange(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
+    return [
+        np.arange(start, min(start + batch_size, count)) for start in range(0, count, batch_size)
+    ]
 
 
-def _as_it_is(batch: Batch) -> Batch:
+def _as_it_is(batch: Any) -> Any:
     return batch
 
 

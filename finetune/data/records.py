@@ -75,7 +75,10 @@ class RecordStore:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -122,7 +125,7 @@ class RecordStore:
             if waiting is not None:
                 out[row] = waiting
             else:
-                self._read_slot(self._slots[key], memoryview(flat[row]))  # type: ignore[arg-type]
+                self._read_slot(self._slots[key], memoryview(flat[row]))
         return out
 
     def __getstate__(self) -> dict[str, Any]:
@@ -200,7 +203,7 @@ class RecordStore:
         with _opened(self.folder / "records.bin") as file:
             os.lseek(file, self._count * self.record_bytes, os.SEEK_SET)
             for key in fresh:
-                _write_all(file, memoryview(self._waiting[key].reshape(-1).view(np.uint8)))
+                _write_all(file, self._waiting[key].reshape(-1).view(np.uint8).data)
             os.fsync(file)
         with _opened(self.folder / "keys.bin") as file:
             # A key that a killed process wrote in part is written over.

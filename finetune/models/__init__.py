@@ -1,0 +1,1 @@
+"""Networks: any of timm's, our own, their weights, heads and features."""

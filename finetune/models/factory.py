@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import finetune.models.registry  # noqa: F401 - registers finetune's own networks with timm
 from finetune.config import Fit
-from finetune.errors import ModelError
+from finetune.errors import ModelError, WeightsUnavailable
 from finetune.models import weights as weights_files
 from finetune.photos.spec import InputSpec
 
@@ -101,7 +101,9 @@ def replace_head(loaded: LoadedModel, labels: int, *, seed: int) -> str | None:
         if loaded.origin != "from scratch":
             _draw_head(loaded.module)
     if loaded.own_head and found:
-        return f"The head of {loaded.origin} ({found} outputs) was dropped for a new one ({labels})."
+        return (
+            f"The head of {loaded.origin} ({found} outputs) was dropped for a new one ({labels})."
+        )
     return None
 
 
@@ -146,7 +148,9 @@ def rebuild(name: str, labels: int, size: int, state: dict[str, Tensor]) -> nn.M
     try:
         module.load_state_dict(state)
     except RuntimeError as error:
-        raise ModelError(f"The weights of this run do not fit {name}: {_first_keys(error)}") from error
+        raise ModelError(
+            f"The weights of this run do not fit {name}: {_first_keys(error)}"
+        ) from error
     return module
 
 
@@ -155,13 +159,14 @@ def _build(name: str, request: ModelRequest, **extra: Any) -> nn.Module:
     fixed = bool(config and config.fixed_input_size)
     if fixed and request.size and request.size != config.input_size[-1]:
         extra["img_size"] = request.size
-    return timm.create_model(name, **extra)
+    module: nn.Module = timm.create_model(name, **extra)
+    return module
 
 
 def _pretrained(name: str, request: ModelRequest) -> tuple[nn.Module, str]:
     config = timm.get_pretrained_cfg(name)
     if config is None:
-        raise weights_files.WeightsUnavailable(
+        raise WeightsUnavailable(
             f"There are no pretrained weights of {name}. "
             "Give a file with --weights FILE, or start from scratch with --weights none."
         )

@@ -37,7 +37,7 @@ def weights_digest(module: nn.Module) -> str:
     buffers = ((name, value) for name, value in module.named_buffers())
     for name, value in sorted([*backbone_parameters(module), *buffers], key=lambda item: item[0]):
         digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -71,7 +71,9 @@ class FeatureCache:
             for sample in dataset.samples
         ]
 
-    def fill(self, dataset: PhotoDataset, *, workers: int = 0, progress: Progress | None = None) -> int:
+    def fill(
+        self, dataset: PhotoDataset, *, workers: int = 0, progress: Progress | None = None
+    ) -> int:
         """Computes the features that are not there yet; returns how many that were."""
         keys = self.keys(dataset)
         missing = np.array([i for i, key in enumerate(keys) if key not in self.records], dtype=int)

@@ -127,8 +127,8 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ModelError(
-            f"--weights {path} was refused: it is not a plain file of tensors, and opening it could "
-            "run code. Nothing was run. Ask for a .safetensors file of the same weights."
+            f"--weights {path} was refused: it is not a plain file of tensors, and opening it "
+            "could run code. Nothing was run. Ask for a .safetensors file of the same weights."
         ) from error
     except (OSError, RuntimeError, EOFError, ValueError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -139,7 +139,7 @@ class Predictor:
         return self._answers([_name_of(photo)], pixels[None])[0]
 
     def predict_batch(self, photos: Sequence[Any]) -> list[PhotoPrediction]:
-        """Returns one prediction a photo, in their order; a bad photo's status says what is wrong."""
+        """Returns one prediction a photo, in their order; a bad one has its reason."""
         return list(self.predict_stream(photos))
 
     def predict_stream(
@@ -151,7 +151,9 @@ class Predictor:
         """
         steps = [photos[i : i + batch_size] for i in range(0, len(photos), batch_size)]
         with ThreadPoolExecutor(max_workers=2, thread_name_prefix="decode") as pool:
-            ahead = [pool.submit(self._pixels_or_reason, photo) for photo in steps[0]] if steps else []
+            ahead = (
+                [pool.submit(self._pixels_or_reason, photo) for photo in steps[0]] if steps else []
+            )
             for number, step in enumerate(steps):
                 decoded = [future.result() for future in ahead]
                 if number + 1 < len(steps):
@@ -177,7 +179,7 @@ class Predictor:
         buffer = io.BytesIO()
         # A PIL image takes the files' own way through the one decoder, losslessly.
         photo.save(buffer, format="PNG" if photo.mode != "CMYK" else "TIFF")
-        return load_square(buffer.getvalue(), **how)  # type: ignore[arg-type]
+        return load_square(buffer.getvalue(), **how)
 
     def logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Returns logits ``(B, labels)`` of working squares ``(B, S, S, 3) uint8``."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 
 from finetune.augmentation.recipes import Recipe, named
-from finetune.config import ModelConfig, TrainConfig
+from finetune.config import Mode, ModelConfig, TrainConfig
 from finetune.errors import ConfigError
 from finetune.models import factory
 from finetune.training.machine import choose_device
 
 DEFAULT_EPOCHS = {"head": 25, "full": 12}
-DEFAULT_LR = {"head": 0.003, "full": 0.001}
+DEFAULT_LR = 0.001
 DEFAULT_RECIPE = {"head": "none", "full": "standard"}
 
 
@@ -29,6 +29,7 @@ def with_defaults(config: TrainConfig) -> tuple[TrainConfig, list[str]]:
     training = config.training
     device = choose_device(config.machine.device)
     scratch = model.weights == factory.FROM_SCRATCH
+    mode: Mode
     if training.mode is None:
         if scratch:
             mode, why = "full", "no pretrained weights: the full network trains"
@@ -48,7 +49,7 @@ def with_defaults(config: TrainConfig) -> tuple[TrainConfig, list[str]]:
         training,
         mode=mode,
         epochs=training.epochs or DEFAULT_EPOCHS[mode],
-        lr=training.lr or DEFAULT_LR[mode],
+        lr=training.lr or DEFAULT_LR,
     )
     augmentation = dataclasses.replace(
         config.augmentation, augment=config.augmentation.augment or DEFAULT_RECIPE[mode]

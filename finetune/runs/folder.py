@@ -189,8 +189,8 @@ def find_run(name: str | None, runs: Path = RUNS_FOLDER) -> RunFolder:
     )
     if not finished:
         raise RunError(
-            f"There is no finished run in {runs.absolute()}. Train one with: finetune train PHOTOS, "
-            "or name one with --run."
+            f"There is no finished run in {runs.absolute()}. Train one with: "
+            "finetune train PHOTOS, or name one with --run."
         )
     return RunFolder(finished[-1].parent)
 

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors.torch import load_file
 
 from finetune.models.features import FeatureCache, standardisation
 from finetune.models.heads import FeatureHead, write_head
+from finetune.photos.collection import Part
 from finetune.runs.job import Job, Outcome
 from finetune.training.engine import fit
 from finetune.training.material import FeatureMaterial, head_logits
@@ -52,7 +54,7 @@ def train_on_features(job: Job, accelerator: Accelerator, stop: Callable[[], boo
         weight, bias = head.folded()
         write_head(module, weight.to(device), bias.to(device))
         classifier = module.get_classifier()  # type: ignore[operator]
-        logits = {
+        logits: dict[Part, NDArray[np.float32]] = {
             part: np.asarray(head_logits(classifier, features, features.keys(photos)))
             for part, photos in datasets.items()
             if part != "train" and len(photos)

@@ -1,17 +1,20 @@
-"""Trains on augmented photos: the full network, or a head on a backbone that sees each view anew."""
+"""Trains on augmented photos: the full network, or its head alone."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file
 
 from finetune.augmentation.gpu import BatchAugment
 from finetune.evaluation.inference import predict_dataset
 from finetune.models.factory import rebuild
 from finetune.models.heads import backbone_parameters, head_parameters
+from finetune.photos.collection import Part
 from finetune.runs.job import Job, Outcome
 from finetune.training.engine import fit
 from finetune.training.material import PhotoMaterial
@@ -28,7 +31,7 @@ def train_on_photos(job: Job, accelerator: Accelerator, stop: Callable[[], bool]
     training = job.config.training
     module = job.loaded.module.to(device)
     if device.type != "mps":
-        module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        module = module.to(memory_format=torch.channels_last)
     groups = parameter_groups(
         head_parameters(module), part="head", lr=job.lr, weight_decay=training.weight_decay
     )
@@ -72,8 +75,8 @@ def train_on_photos(job: Job, accelerator: Accelerator, stop: Callable[[], bool]
     )
     trained = trained.to(device).eval()
     if device.type != "mps":
-        trained = trained.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    logits = {
+        trained = trained.to(memory_format=torch.channels_last)
+    logits: dict[Part, NDArray[np.float32]] = {
         part: predict_dataset(
             trained,
             spec,

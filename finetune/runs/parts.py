@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -72,7 +73,9 @@ def split_collection(collection: Collection, config: CollectionConfig, *, seed: 
     return _parts(usable.root, photos, rows, tuple(sorted(set(names))), tuple(notes))
 
 
-def replay_split(collection: Collection, rows: Sequence[SplitRow], labels: tuple[str, ...]) -> Parts:
+def replay_split(
+    collection: Collection, rows: Sequence[SplitRow], labels: tuple[str, ...]
+) -> Parts:
     """Returns the parts that a split.csv describes.
 
     Raises:
@@ -116,7 +119,7 @@ def _parts(
             )
         )
     for part in ("train", "validation"):
-        if not samples[part]:  # type: ignore[index]
+        if not samples[part]:
             raise CollectionError(
                 f"{root}: no photo is left for {part}. Add photos, or change --validation and "
                 "--test."
@@ -126,9 +129,7 @@ def _parts(
 
 
 def _without_conflicts(collection: Collection) -> tuple[Collection, list[str]]:
-    """Leaves out photos that one label cannot be said of: several labels, or two for one content."""
-    import dataclasses
-
+    """Leaves out photos with several labels, and contents that are filed under several."""
     labels_of: dict[str, set[str]] = {}
     for photo in collection.photos:
         labels_of.setdefault(photo.digest, set()).update(photo.labels)

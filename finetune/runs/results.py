@@ -45,7 +45,7 @@ def write_results(run: RunFolder, name: str, parts: Parts, outcome: Outcome) -> 
     targets = {part: _targets(parts, part) for part in outcome.logits}
     temperature = fit_temperature(outcome.logits["validation"], targets["validation"])
     write_json(run.calibration_file, _calibration(outcome, targets, temperature))
-    metrics = {
+    metrics: dict[str, Any] = {
         part: evaluate_logits(logits, targets[part], parts.labels, temperature=temperature)
         for part, logits in outcome.logits.items()
     }
@@ -62,9 +62,7 @@ def write_results(run: RunFolder, name: str, parts: Parts, outcome: Outcome) -> 
     ]
     write_predictions(run.predictions_file, predictions)
     judged: Part = "test" if "test" in outcome.logits else "validation"
-    matrix = confusion_matrix(
-        targets[judged], outcome.logits[judged].argmax(1), len(parts.labels)
-    )
+    matrix = confusion_matrix(targets[judged], outcome.logits[judged].argmax(1), len(parts.labels))
     write_confusion_csv(run.confusion_file, matrix, parts.labels)
     write_json(run.metrics_file, metrics)
     return metrics
@@ -74,9 +72,7 @@ def _targets(parts: Parts, part: Part) -> np.ndarray[Any, np.dtype[np.int64]]:
     return np.array([sample.target for sample in parts.samples[part]], dtype=np.int64)
 
 
-def _calibration(
-    outcome: Outcome, targets: dict[Part, Any], temperature: float
-) -> dict[str, Any]:
+def _calibration(outcome: Outcome, targets: dict[Part, Any], temperature: float) -> dict[str, Any]:
     logits = outcome.logits["validation"]
     scores = familiarity(logits, score="energy", temperature=temperature)
     right = logits.argmax(1) == targets["validation"]

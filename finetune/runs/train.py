@@ -232,10 +232,13 @@ def _scan(root: Path, config: TrainConfig, cache: PixelCache, listen: Listener) 
     if collection.problems:
         first = collection.problems[0]
         count = len(collection.problems)
-        what = "1 file is no usable photo" if count == 1 else f"{count:,} files are no usable photos"
+        what = (
+            "1 file is no usable photo" if count == 1 else f"{count:,} files are no usable photos"
+        )
         listen(
-            Note(text=f"{what} and left out: {first.path} ({first.reason})"
-                 + (", ... See them all with: finetune scan" if count > 1 else ".")
+            Note(
+                text=f"{what} and left out: {first.path} ({first.reason})"
+                + (", ... See them all with: finetune scan" if count > 1 else ".")
             )
         )
     return collection

@@ -38,7 +38,9 @@ def choose_device(asked: str | None) -> torch.device:
                 "without CUDA. Leave --device out to use what is there."
             )
         if (device.index or 0) >= count:
-            raise DeviceError(f"--device {asked}: this machine has {count} CUDA devices, from cuda:0.")
+            raise DeviceError(
+                f"--device {asked}: this machine has {count} CUDA devices, from cuda:0."
+            )
     elif device.type == "mps" and not torch.backends.mps.is_available():
         raise DeviceError("--device mps: there is none on this machine. Leave --device out.")
     elif device.type not in ("cpu", "cuda", "mps"):

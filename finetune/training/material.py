@@ -76,9 +76,7 @@ class PhotoMaterial:
     def batches(self, epoch: int, first_step: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields inputs ``(B, 3, S, S)`` and targets ``(B,)`` on the device."""
         loading = self.loading
-        plan = epoch_batches(
-            len(self.train), loading.batch_size, seed=loading.seed, epoch=epoch
-        )
+        plan = epoch_batches(len(self.train), loading.batch_size, seed=loading.seed, epoch=epoch)
         pin = loading.device.type == "cuda"
         for batch in load_batches(self.train, plan[first_step:], workers=loading.workers, pin=pin):
             images = batch.images.to(loading.device, non_blocking=True)
@@ -159,5 +157,3 @@ def judge(logits: Tensor, targets: Tensor) -> tuple[float, float]:
     loss = functional.cross_entropy(logits.double(), targets)
     accuracy = (logits.argmax(1) == targets).double().mean()
     return float(loss), float(accuracy)
-
-
