@@ -122,7 +122,7 @@ class Predictor:
         module = rebuild(description["model"], len(labels), spec.size, state)
         unknown = calibration.get("unknown")
         return cls(
-            module.to(device).to(memory_format=torch.channels_last),  # type: ignore[call-overload]
+            module.to(device).to(memory_format=torch.channels_last),
             spec,
             labels,
             temperature=float(calibration["temperature"]),
@@ -167,15 +167,19 @@ class Predictor:
             DecodeError: The photo cannot be opened.
         """
         spec = self.spec
-        how = {"size": spec.working_size, "fit": spec.fit, "interpolation": spec.interpolation}
+        how: dict[str, Any] = {
+            "size": spec.working_size,
+            "fit": spec.fit,
+            "interpolation": spec.interpolation,
+        }
         if isinstance(photo, np.ndarray):
             if photo.ndim != 3 or photo.shape[2] != 3 or photo.dtype != np.uint8:
                 raise DecodeError(None, f"pixels must be (H, W, 3) uint8, not {photo.shape}")
-            return square(photo, **how)  # type: ignore[arg-type]
+            return square(photo, **how)
         if isinstance(photo, (str, Path)):
-            return load_square(Path(photo), **how)  # type: ignore[arg-type]
+            return load_square(Path(photo), **how)
         if isinstance(photo, (bytes, bytearray, memoryview)):
-            return load_square(bytes(photo), **how)  # type: ignore[arg-type]
+            return load_square(bytes(photo), **how)
         buffer = io.BytesIO()
         # A PIL image takes the files' own way through the one decoder, losslessly.
         photo.save(buffer, format="PNG" if photo.mode != "CMYK" else "TIFF")

@@ -1,0 +1,291 @@
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+
+from finetune.errors import ModelError, WeightsUnavailable
+from finetune.models import factory, weights
+from finetune.models.factory import ModelRequest, create, input_spec, rebuild, replace_head
+from finetune.models.features import features_of, standardisation, weights_digest
+from finetune.models.heads import (
+    FeatureHead,
+    backbone_parameters,
+    head_parameters,
+    set_backbone_frozen,
+    write_head,
+)
+
+TINY = "test_resnet"
+
+
+def test_weights_from_a_file_are_those_of_the_file(tiny_weights: Path) -> None:
+    loaded = create(ModelRequest(name=TINY, weights=str(tiny_weights)))
+    note = replace_head(loaded, 3, seed=0)
+    assert note == f"The head of {tiny_weights} (1000 outputs) was dropped for a new one (3)."
+    state, expected = loaded.module.state_dict(), load_file(tiny_weights)
+    head = {"fc.weight", "fc.bias"}
+    assert all(torch.equal(state[name], expected[name]) for name in set(expected) - head)
+    assert state["fc.weight"].shape[0] == 3
+
+
+def test_a_head_of_the_right_width_is_kept(tmp_path: Path) -> None:
+    module = timm.create_model(TINY, num_classes=3)
+    save_file(module.state_dict(), tmp_path / "w.safetensors")
+    loaded = create(ModelRequest(name=TINY, weights=str(tmp_path / "w.safetensors")))
+    note = replace_head(loaded, 3, seed=0)
+    assert note is not None
+    assert note.endswith("has one output a label (3) and was kept.")
+    assert torch.equal(loaded.module.get_classifier().weight, module.get_classifier().weight)
+
+
+def test_a_file_without_a_head_fits(tmp_path: Path) -> None:
+    module = timm.create_model(TINY, num_classes=0)
+    save_file(module.state_dict(), tmp_path / "w.safetensors")
+    loaded = create(ModelRequest(name=TINY, weights=str(tmp_path / "w.safetensors")))
+    assert replace_head(loaded, 4, seed=0) is None
+    assert loaded.module(torch.zeros(1, 3, 64, 64)).shape == (1, 4)
+
+
+@pytest.mark.parametrize("wrapper", [None, "state_dict", "model"])
+def test_a_pth_file_is_read_with_its_wrapping(tmp_path: Path, wrapper: str | None) -> None:
+    state = {f"module.{k}": v for k, v in timm.create_model(TINY).state_dict().items()}
+    torch.save({wrapper: state, "epoch": 3} if wrapper else state, tmp_path / "w.pth")
+    loaded = create(ModelRequest(name=TINY, weights=str(tmp_path / "w.pth")))
+    assert torch.equal(
+        loaded.module.get_classifier().weight, state["module.fc.weight"]
+    )
+
+
+class Bomb:
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> object:
+        return (Path.touch, (self.file,))
+
+
+def test_a_malicious_pickle_is_refused_and_nothing_runs(tmp_path: Path) -> None:
+    trace = tmp_path / "executed"
+    path = tmp_path / "evil.pth"
+    torch.save({"state_dict": Bomb(trace)}, path)
+    with pytest.raises(ModelError) as error:
+        create(ModelRequest(name=TINY, weights=str(path)))
+    assert str(error.value) == (
+        f"--weights {path} was refused: it is not a plain file of tensors, and opening it could "
+        "run code. Nothing was run. Ask for a .safetensors file of the same weights."
+    )
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pth"])
+def test_a_file_that_holds_no_weights_is_refused(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(b"hello")
+    with pytest.raises(ModelError, match=f"--weights .*{name}"):
+        create(ModelRequest(name=TINY, weights=str(path)))
+    with pytest.raises(ModelError, match="there is no such file"):
+        create(ModelRequest(name=TINY, weights=str(tmp_path / "none.pth")))
+    torch.save({"a": 1}, tmp_path / "n.pth")
+    with pytest.raises(ModelError, match="holds no named tensors"):
+        create(ModelRequest(name=TINY, weights=str(tmp_path / "n.pth")))
+
+
+def test_weights_of_another_architecture_name_the_keys(tiny_weights: Path) -> None:
+    with pytest.raises(ModelError) as error:
+        create(ModelRequest(name="test_vit", weights=str(tiny_weights)))
+    text = str(error.value)
+    assert text.startswith(f"--weights {tiny_weights} does not fit test_vit: Missing key(s)")
+    assert '"cls_token"' in text
+    assert "Unexpected key(s)" in text
+    assert "\n" not in text
+    assert len(text) < 800
+
+
+def test_an_unknown_model_offers_the_nearest() -> None:
+    with pytest.raises(ModelError) as error:
+        create(ModelRequest(name="resnt50"))
+    assert str(error.value).startswith(
+        "--model resnt50: there is no such model; did you mean resnet50"
+    )
+    with pytest.raises(ModelError, match="see: finetune models"):
+        create(ModelRequest(name="qqqqqqqqqq"))
+
+
+def test_offline_the_hub_is_not_asked_and_the_way_out_is_named() -> None:
+    with pytest.raises(WeightsUnavailable) as error:
+        create(ModelRequest(name="resnet50"))
+    assert str(error.value) == (
+        "The pretrained weights of resnet50 are not on this machine and cannot be had: "
+        "HF_HUB_OFFLINE is set. Connect once so that they are kept, give a file with --weights "
+        "FILE, use the embedded backbone with --model finetune_small, or start from scratch with "
+        "--weights none."
+    )
+
+
+def test_a_hub_out_of_reach_is_told_by_one_quick_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import huggingface_hub.constants
+
+    asked = []
+
+    def refuse(address: tuple[str, int], timeout: float) -> socket.socket:
+        asked.append((address, timeout))
+        raise OSError("unreachable")
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    with pytest.raises(WeightsUnavailable, match="cannot be reached"):
+        create(ModelRequest(name="resnet50"))
+    assert len(asked) == 1
+    assert asked[0][1] == weights.CONNECT_TIMEOUT_SECONDS
+
+
+def test_pretrained_weights_come_through_timms_own_loading(
+    tmp_path: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A stand-in for the download: what huggingface_hub would have fetched, lying in the cache.
+    asked = []
+
+    def cached(repository: str, file: str, **_: object) -> str | None:
+        asked.append((repository, file))
+        return str(tiny_weights) if file == "model.safetensors" else None
+
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", cached)
+    loaded = create(ModelRequest(name=TINY))
+    assert asked[0] == ("timm/test_resnet.r160_in1k", "model.safetensors")
+    assert loaded.origin == "timm/test_resnet.r160_in1k"
+    expected = load_file(tiny_weights)
+    state = loaded.module.state_dict()
+    assert all(torch.equal(state[name], expected[name]) for name in expected)
+    assert replace_head(loaded, 2, seed=0) is None
+
+
+def test_the_download_itself_is_timms(
+    tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import timm.models._builder as builder
+
+    monkeypatch.setattr(weights, "require_reachable_hub", lambda name, config: None)
+    monkeypatch.setattr(
+        builder, "load_state_dict_from_hf", lambda *a, **k: load_file(tiny_weights)
+    )
+    loaded = create(ModelRequest(name=TINY))
+    assert torch.equal(loaded.module.state_dict()["fc.bias"], load_file(tiny_weights)["fc.bias"])
+
+
+def test_a_download_that_fails_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    import timm.models._builder as builder
+
+    def fail(*_: object, **__: object) -> None:
+        raise ConnectionError("connection reset\nmore text")
+
+    monkeypatch.setattr(weights, "require_reachable_hub", lambda name, config: None)
+    monkeypatch.setattr(builder, "load_state_dict_from_hf", fail)
+    with pytest.raises(WeightsUnavailable, match=r"cannot be had: connection reset\. Connect once"):
+        create(ModelRequest(name=TINY))
+
+
+def test_an_architecture_without_pretrained_weights_says_so() -> None:
+    with pytest.raises(WeightsUnavailable, match="There are no pretrained weights of"):
+        create(ModelRequest(name=WITHOUT_WEIGHTS))
+
+
+WITHOUT_WEIGHTS = next(
+    name
+    for name in timm.list_models("resnet*", include_tags=False)
+    if not (c := timm.get_pretrained_cfg(name)).hf_hub_id and not c.url and not c.file
+)
+
+
+def test_from_scratch_depends_on_the_seed_alone() -> None:
+    one, two = (create(ModelRequest(name=TINY, weights="none", seed=3)) for _ in range(2))
+    other = create(ModelRequest(name=TINY, weights="none", seed=4))
+    for a, b in zip(one.module.parameters(), two.module.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert not torch.equal(
+        next(one.module.parameters()), next(other.module.parameters())
+    )
+
+
+def test_creating_leaves_the_global_generator_alone(tiny_weights: Path) -> None:
+    before = torch.get_rng_state()
+    replace_head(create(ModelRequest(name=TINY, weights=str(tiny_weights))), 3, seed=1)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_the_spec_is_the_models_own_unless_told() -> None:
+    config = timm.get_pretrained_cfg("vit_small_patch16_224")
+    spec = input_spec("vit_small_patch16_224")
+    assert (spec.size, spec.mean, spec.crop_pct) == (224, tuple(config.mean), config.crop_pct)
+    assert input_spec("resnet50", size=96).size == 96
+
+
+def test_a_fixed_size_transformer_takes_another_size() -> None:
+    loaded = create(ModelRequest(name="test_vit", weights="none", size=96))
+    assert loaded.spec.size == 96
+    assert loaded.module(torch.zeros(1, 3, 96, 96)).shape[0] == 1
+    again = rebuild("test_vit", 1000, 96, loaded.module.state_dict())
+    assert again(torch.zeros(1, 3, 96, 96)).shape == (1, 1000)
+
+
+def test_tensors_of_another_network_do_not_rebuild() -> None:
+    with pytest.raises(ModelError, match="The weights of this run do not fit test_resnet"):
+        rebuild(TINY, 3, 64, timm.create_model("test_vit").state_dict())
+
+
+def test_a_frozen_backbone_keeps_its_norms_still() -> None:
+    module = timm.create_model(TINY, num_classes=2)
+    set_backbone_frozen(module, True)
+    before = {k: v.clone() for k, v in module.state_dict().items()}
+    module(torch.randn(4, 3, 64, 64)).sum().backward()
+    assert all(torch.equal(before[k], v) for k, v in module.state_dict().items())
+    assert all(p.grad is None for _, p in backbone_parameters(module))
+    assert all(p.grad is not None for p in head_parameters(module))
+    set_backbone_frozen(module, False)
+    module(torch.randn(4, 3, 64, 64))
+    assert any(not torch.equal(before[k], v) for k, v in module.state_dict().items())
+
+
+def test_a_folded_head_equals_the_standardised_one() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(40, 6, generator=generator) * torch.tensor([1e-3, 1, 10, 100, 0, 5]) + 7
+    mean, std = standardisation(lambda keys: x[[k[0] for k in keys]], [bytes([i]) for i in range(40)], 7)
+    assert torch.allclose(mean, x.double().mean(0).float())
+    assert torch.allclose(std, x.double().std(0, unbiased=False).float(), atol=1e-6)
+    head = FeatureHead(mean, std, 3)
+    torch.nn.init.normal_(head.linear.weight, generator=generator)
+    weight, bias = head.folded()
+    expected = head(x)
+    got = x.double() @ weight.double().T + bias.double()
+    assert torch.allclose(expected.double(), got, atol=1e-3, rtol=1e-4)
+
+
+def test_features_through_the_head_are_the_networks_answer() -> None:
+    module = timm.create_model(TINY, num_classes=5).eval()
+    images = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        assert torch.allclose(module.get_classifier()(features_of(module, images)), module(images))
+
+
+def test_the_backbones_digest_leaves_the_head_out() -> None:
+    module = timm.create_model(TINY, num_classes=5)
+    first = weights_digest(module)
+    write_head(module, torch.ones(5, module.num_features), torch.zeros(5))
+    assert weights_digest(module) == first
+    with torch.no_grad():
+        next(p for _, p in backbone_parameters(module)).add_(1)
+    assert weights_digest(module) != first
+    with pytest.raises(ModelError):
+        write_head(module, torch.ones(4, module.num_features), torch.zeros(4))
+
+
+def test_the_default_model_is_resnet50() -> None:
+    assert factory.DEFAULT_MODEL == "resnet50"

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from finetune.errors import StorageError
+from finetune.files import replacing, safe_name, write_atomically, write_json, write_text
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
+    target = tmp_path / "model.bin"
+    target.write_bytes(b"old")
+
+    def fill_the_disk(file: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(StorageError) as error:
+        write_atomically(target, fill_the_disk)
+    assert str(error.value) == (
+        f"Could not write {target}: the disk is full. Free some space and run the same command "
+        "again. Older files are intact."
+    )
+    assert target.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["model.bin"]
+
+
+def test_no_permission_is_said(tmp_path: Path) -> None:
+    def refuse(file: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    with pytest.raises(StorageError, match="no permission to write there. Choose another folder"):
+        write_atomically(tmp_path / "x", refuse)
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path) -> None:
+    target = write_text(tmp_path / "a.txt", "old")
+    with pytest.raises(KeyboardInterrupt), replacing(target) as part:
+        part.write_text("half")
+        raise KeyboardInterrupt
+    assert target.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_written_files_have_the_permissions_of_ordinary_ones(tmp_path: Path) -> None:
+    ordinary = tmp_path / "ordinary"
+    ordinary.write_text("x")
+    ours = write_text(tmp_path / "ours", "x")
+    assert ours.stat().st_mode == ordinary.stat().st_mode
+
+
+def test_json_keeps_every_script(tmp_path: Path) -> None:
+    file = write_json(tmp_path / "deep" / "labels.json", ["カワセミ", "naïve"])
+    assert "カワセミ" in file.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("gulls/Larus?", "gulls_Larus_"),
+        ("カワセミ", "カワセミ"),
+        ("..", "unnamed"),
+        ("CON", "_CON"),
+        ("a\x00b", "a_b"),
+        (" dot. ", "dot"),
+    ],
+)
+def test_safe_names_work_on_every_file_system(text: str, name: str) -> None:
+    assert safe_name(text) == name
+
+
+def test_safe_names_are_short_enough() -> None:
+    assert len(safe_name("カ" * 300).encode()) <= 200
