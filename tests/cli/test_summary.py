@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from finetune.cli import ErrorBoundary
+from finetune.cli.summary import register
+
+runner = CliRunner()
+
+
+@pytest.fixture
+def app() -> typer.Typer:
+    app = typer.Typer(cls=ErrorBoundary)
+    register(app)
+    app.command()(_other)
+    return app
+
+
+def _other() -> None:
+    """A second command, so that the first keeps its name."""
+
+
+def test_the_table_has_a_line_a_layer_and_the_totals(app):
+    result = runner.invoke(app, ["summary", "vgg19_mnist", "--size", "28", "--channels", "1"])
+    assert result.exit_code == 0
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert lines[0] == ["vgg19_mnist,", "input", "1x28x28,", "10", "labels"]
+    assert ["features.0", "Conv2d", "3x3", "1", "64", "64x28x28", "640", "451,584"] in lines
+    assert ["neck.1", "Linear", "512", "4,096", "4096", "2,101,248", "2,097,152"] in lines
+    assert lines[-2][:2] == ["total", "43,012,802"]
+    assert result.stdout.splitlines()[-1] == (
+        "42,998,096 weights and 14,706 biases and norms; 42,988,096 weights before the last layer."
+    )
+
+
+def test_attention_is_named_where_it_is_counted(app):
+    result = runner.invoke(app, ["summary", "vit_tiny_patch16_224", "--labels", "4"])
+    assert result.stdout.splitlines()[-1] == (
+        f"{12 * 2 * 197 * 197 * 192:,} of the multiply-adds are products of maps, as in attention."
+    )
+
+
+def test_json_is_one_document(app):
+    result = runner.invoke(app, ["summary", "mnist_experts_cnn", "--channels", "1", "--json"])
+    value = json.loads(result.stdout)
+    assert value["model"] == "mnist_experts_cnn"
+    assert value["input"] == [1, 28, 28]
+    assert value["parameters"] == 3_274_634
+    assert value["rows"][0]["kernel"] == "5x5"
+
+
+def test_an_unknown_model_is_one_line_and_exit_code_1(app):
+    result = runner.invoke(app, ["summary", "resnet19"])
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert result.stderr.startswith("Error: --model resnet19: there is no such model; did you mean")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_size_of_zero_is_wrong_usage(app):
+    assert runner.invoke(app, ["summary", "resnet18", "--size", "0"]).exit_code == 2
