@@ -43,7 +43,7 @@ def predict_dataset(
     workers: int = 0,
     progress: Progress | None = None,
 ) -> NDArray[np.float32]:
-    """Returns logits ``(N, labels) float32`` of a dataset, in its order."""
+    """Returns logits ``(N, labels) float32`` of a dataset, in its order; it has one photo at least."""
     from finetune.data.loaders import evaluation_batches, load_batches
 
     rows = []
@@ -54,6 +54,4 @@ def predict_dataset(
         done += len(batch.targets)
         if progress:
             progress(done, len(dataset))
-    if not rows:
-        return np.zeros((0, module.num_classes), np.float32)
     return np.concatenate(rows)

@@ -1,0 +1,135 @@
+"""The confusion matrix: which label is taken for which, as an array and as a spreadsheet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from finetune.errors import RunError
+from finetune.evaluation.probabilities import Integers
+from finetune.evaluation.spreadsheet import guard, read_csv, unguard, write_csv
+
+CORNER = "truth \\ predicted"
+
+
+def confusion_matrix(targets: ArrayLike, predicted: ArrayLike, label_count: int) -> Integers:
+    """Returns how often each label (row) was taken for each label (column).
+
+    Args:
+        targets: ``(N,)`` true indices.
+        predicted: ``(N,)`` predicted indices.
+        label_count: C; labels that occur in neither keep their empty row and column.
+
+    Returns:
+        ``(C, C) int64``; the sum is N, the diagonal is what was right.
+
+    Example:
+        >>> confusion_matrix([0, 0, 1], [0, 1, 1], 2).tolist()
+        [[1, 1], [0, 1]]
+    """
+    cells = np.asarray(targets, dtype=np.int64) * label_count + np.asarray(predicted, np.int64)
+    counts = np.bincount(cells, minlength=label_count * label_count)
+    return counts.reshape(label_count, label_count).astype(np.int64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelCounts:
+    """What precision, recall and F1 are made of, ``(..., C)`` each.
+
+    Attributes:
+        hits: Photos of the label that were given it.
+        photos: Photos of the label.
+        said: Photos that were given the label.
+    """
+
+    hits: Integers
+    photos: Integers
+    said: Integers
+
+
+def count_labels(matrix: Integers) -> LabelCounts:
+    """Returns the counts of each label of a ``(C, C)`` confusion matrix."""
+    return LabelCounts(
+        hits=np.diagonal(matrix).copy(), photos=matrix.sum(axis=1), said=matrix.sum(axis=0)
+    )
+
+
+def resample_labels(matrix: Integers, *, resamples: int, rng: np.random.Generator) -> LabelCounts:
+    """Returns the counts of each label when the photos are drawn again with replacement.
+
+    Drawing photos is drawing the matrix's cells from a multinomial; only cells with photos are
+    drawn, so that a resample costs at most a number a photo, however many labels there are.
+
+    Args:
+        matrix: ``(C, C)`` counts with at least one photo.
+        resamples: R, how many times the photos are drawn.
+        rng: The source of chance.
+
+    Returns:
+        Counts of the shape ``(R, C)``.
+    """
+    truth, predicted = np.nonzero(matrix)
+    shares = matrix[truth, predicted] / matrix.sum()
+    drawn = rng.multinomial(int(matrix.sum()), shares, size=resamples)  # (R, cells)
+    labels = np.arange(len(matrix))
+    return LabelCounts(
+        hits=_sum_cells(np.where(truth == predicted, drawn, 0), truth, labels),
+        photos=_sum_cells(drawn, truth, labels),
+        said=_sum_cells(drawn, predicted, labels),
+    )
+
+
+def _sum_cells(drawn: Integers, label_of_cell: Integers, labels: Integers) -> Integers:
+    """Returns ``(R, C)`` sums of ``(R, cells)`` counts over the cells of each label."""
+    order = np.argsort(label_of_cell, kind="stable")
+    running = np.zeros((len(drawn), len(order) + 1), dtype=np.int64)
+    np.cumsum(drawn[:, order], axis=1, out=running[:, 1:])
+    ends = np.searchsorted(label_of_cell[order], labels, side="right")
+    sums: Integers = np.diff(running[:, ends], axis=1, prepend=0)
+    return sums
+
+
+def write_confusion_csv(path: Path, matrix: Integers, labels: Sequence[str]) -> Path:
+    """Writes the matrix with labels on both axes, to be opened in a spreadsheet.
+
+    Raises:
+        StorageError: The file could not be written; an older one is intact.
+    """
+    names = [guard(label) for label in labels]
+    rows = [[name, *map(str, counts)] for name, counts in zip(names, matrix.tolist(), strict=True)]
+    return write_csv(path, [[CORNER, *names], *rows])
+
+
+def read_confusion_csv(path: Path) -> tuple[Integers, list[str]]:
+    """Returns the ``(C, C)`` matrix and the labels of a file that `write_confusion_csv` wrote.
+
+    Raises:
+        RunError: The file is missing or is no such matrix.
+    """
+    try:
+        header, *rows = read_csv(path)
+        labels = [unguard(cell) for cell in header[1:]]
+        counts = [[int(cell) for cell in row[1:]] for row in rows]
+        matrix = np.asarray(counts, dtype=np.int64).reshape(len(labels), len(labels))
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"{path} is not a confusion matrix: {error}. Write it again with finetune evaluate."
+        ) from error
+    return matrix, labels
+
+
+def worst_confusions(matrix: Integers, *, limit: int) -> list[tuple[int, int, int]]:
+    """Returns the most frequent mistakes as (truth, predicted, photos), most frequent first.
+
+    Equal counts come in the order of the labels.
+    """
+    wrong = matrix.copy()
+    np.fill_diagonal(wrong, 0)
+    flat = wrong.ravel()
+    order = np.argsort(-flat, kind="stable")[:limit]
+    size = len(matrix)
+    return [(int(i) // size, int(i) % size, int(flat[i])) for i in order if flat[i] > 0]

@@ -1,0 +1,130 @@
+"""Do probabilities keep their word: log loss, Brier score, calibration errors, reliability bins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from finetune.evaluation.probabilities import Floats, check, log_softmax
+
+BINS = 15
+"""Bins of the calibration errors, as in Guo et al. (2017)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReliabilityBin:
+    """Photos whose confidence lies in ``(low, high]``; means are None where there are none."""
+
+    low: float
+    high: float
+    photos: int
+    confidence: float | None
+    accuracy: float | None
+
+
+def log_loss(logits: ArrayLike, targets: ArrayLike) -> float:
+    """Returns the mean negative log probability of the truth, in nats.
+
+    Taken from logits by `log_softmax`, so that a confident mistake costs what it should and not
+    what is left of it after clipping probabilities.
+    """
+    values, indices = check(logits, targets)
+    return float(-log_softmax(values)[np.arange(len(indices)), indices].mean())
+
+
+def brier(probabilities: ArrayLike, targets: ArrayLike) -> float:
+    """Returns the multi-class Brier score ``mean(sum_c (p_c - [c = target])²)``, 0 to 2.
+
+    Brier (1950); two labels give twice the score that is usual for a yes/no forecast.
+    """
+    values, indices = check(probabilities, targets)
+    wrong = values.copy()
+    wrong[np.arange(len(indices)), indices] -= 1.0
+    return float((wrong**2).sum(axis=1).mean())
+
+
+def confidence_and_correct(probabilities: ArrayLike, targets: ArrayLike) -> tuple[Floats, Floats]:
+    """Returns each photo's greatest probability and whether it is right (1.0 or 0.0), ``(N,)``."""
+    values, indices = check(probabilities, targets)
+    return values.max(axis=1), (values.argmax(axis=1) == indices).astype(np.float64)
+
+
+def reliability_bins(
+    probabilities: ArrayLike, targets: ArrayLike, *, bins: int = BINS
+) -> list[ReliabilityBin]:
+    """Returns mean confidence and accuracy in bins of equal width, ``(k/bins, (k+1)/bins]``."""
+    return bin_confidence(*confidence_and_correct(probabilities, targets), bins=bins)
+
+
+def bin_confidence(
+    confidence: ArrayLike, correct: ArrayLike, *, bins: int = BINS
+) -> list[ReliabilityBin]:
+    """Returns the same from each photo's confidence and whether it is right, ``(N,)`` each."""
+    values, right = np.asarray(confidence, np.float64), np.asarray(correct, np.float64)
+    edges = np.linspace(0.0, 1.0, bins + 1)
+    # side="left" makes each bin open below and closed above; softmax may round a hair past 1.
+    place = np.clip(np.searchsorted(edges, values, side="left") - 1, 0, bins - 1)
+    counts = np.bincount(place, minlength=bins)
+    sums = np.bincount(place, weights=values, minlength=bins)
+    hits = np.bincount(place, weights=right, minlength=bins)
+    return [
+        ReliabilityBin(
+            low=float(edges[k]),
+            high=float(edges[k + 1]),
+            photos=int(counts[k]),
+            confidence=float(sums[k] / counts[k]) if counts[k] else None,
+            accuracy=float(hits[k] / counts[k]) if counts[k] else None,
+        )
+        for k in range(bins)
+    ]
+
+
+def expected_calibration_error(
+    probabilities: ArrayLike, targets: ArrayLike, *, bins: int = BINS
+) -> float:
+    """Returns ECE: ``sum_b n_b/N · |accuracy_b - confidence_b|`` over bins of equal width.
+
+    Guo et al., "On Calibration of Modern Neural Networks" (2017), eq. 3.
+    """
+    return calibration_gap(reliability_bins(probabilities, targets, bins=bins))
+
+
+def calibration_gap(bins: list[ReliabilityBin]) -> float:
+    """Returns the mean gap between confidence and accuracy over bins, weighted by photos."""
+    total = sum(item.photos for item in bins)
+    return sum(
+        item.photos / total * abs(item.accuracy - item.confidence)
+        for item in bins
+        if item.accuracy is not None and item.confidence is not None
+    )
+
+
+def adaptive_calibration_error(
+    probabilities: ArrayLike, targets: ArrayLike, *, bins: int = BINS
+) -> float:
+    """Returns ECE over bins of equal numbers of photos, by confidence.
+
+    Nguyen & O'Connor (2015); Nixon et al. (2019) name it adaptive. Photos are sorted by
+    confidence and cut as ``numpy.array_split`` cuts; with fewer photos than bins each photo is a
+    bin. Photos of equal confidence count as equally often right, so that their order is nothing.
+    """
+    confidence, correct = confidence_and_correct(probabilities, targets)
+    order = np.argsort(confidence, kind="stable")
+    confidence, correct = confidence[order], share_among_ties(confidence[order], correct[order])
+    error = 0.0
+    for part in np.array_split(np.arange(len(order)), min(bins, len(order))):
+        error += len(part) / len(order) * abs(correct[part].mean() - confidence[part].mean())
+    return float(error)
+
+
+def share_among_ties(sorted_scores: Floats, values: Floats) -> Floats:
+    """Returns values with each run of equal scores replaced by its mean.
+
+    It is what a random order among ties gives on average, and depends on no order.
+    """
+    starts = np.flatnonzero(np.r_[True, sorted_scores[1:] != sorted_scores[:-1]])
+    lengths = np.diff(np.r_[starts, len(sorted_scores)])
+    means: Floats = np.repeat(np.add.reduceat(values, starts) / lengths, lengths)
+    return means

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import csv
+
+import numpy as np
+import pytest
+from sklearn import metrics as reference
+
+from finetune.errors import RunError
+from finetune.evaluation.confusion import (
+    confusion_matrix,
+    count_labels,
+    read_confusion_csv,
+    resample_labels,
+    worst_confusions,
+    write_confusion_csv,
+)
+
+LABELS = ["カワセミ", "=HYPERLINK(1)", '<b>"gull", herring</b>', "rook\nnest", "-1"]
+
+
+def test_matrix_equals_scikit_learns(case):
+    logits, targets = case
+    labels = logits.shape[1]
+    ours = confusion_matrix(targets, logits.argmax(axis=1), labels)
+    theirs = reference.confusion_matrix(targets, logits.argmax(axis=1), labels=range(labels))
+    np.testing.assert_array_equal(ours, theirs)
+
+
+def test_file_gives_matrix_and_labels_back(tmp_path):
+    matrix = np.arange(25).reshape(5, 5)
+    path = write_confusion_csv(tmp_path / "confusion_matrix.csv", matrix, LABELS)
+    read, labels = read_confusion_csv(path)
+    np.testing.assert_array_equal(read, matrix)
+    assert labels == LABELS
+
+
+def test_file_opens_in_a_spreadsheet_with_labels_on_both_axes(tmp_path):
+    path = write_confusion_csv(tmp_path / "c.csv", np.eye(5, dtype=np.int64), LABELS)
+    assert path.read_bytes().startswith(b"\xef\xbb\xbf")  # else Excel garbles Japanese
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows[0] == ["truth \\ predicted", "カワセミ", "'=HYPERLINK(1)", *LABELS[2:4], "'-1"]
+    assert [row[0] for row in rows[1:]] == rows[0][1:]
+    assert rows[1][1:] == ["1", "0", "0", "0", "0"]
+
+
+def test_a_file_that_is_no_matrix_is_refused(tmp_path):
+    path = tmp_path / "confusion_matrix.csv"
+    path.write_text("truth,a,b\na,1\n")
+    with pytest.raises(RunError, match=r"is not a confusion matrix: .* with finetune evaluate\."):
+        read_confusion_csv(path)
+    with pytest.raises(RunError, match=r"is not a confusion matrix: .*No such file"):
+        read_confusion_csv(tmp_path / "missing.csv")
+    path.write_text("")
+    with pytest.raises(RunError, match="is not a confusion matrix"):
+        read_confusion_csv(path)
+
+
+def test_worst_confusions_come_most_frequent_first():
+    matrix = np.array([[9, 2, 0], [5, 9, 2], [0, 0, 9]])
+    assert worst_confusions(matrix, limit=2) == [(1, 0, 5), (0, 1, 2)]
+    assert worst_confusions(matrix, limit=9) == [(1, 0, 5), (0, 1, 2), (1, 2, 2)]
+
+
+def test_counts_are_the_sums_of_the_matrix():
+    counts = count_labels(np.array([[3, 1, 0], [2, 5, 0], [0, 4, 0]]))
+    assert counts.hits.tolist() == [3, 5, 0]
+    assert counts.photos.tolist() == [4, 7, 4]
+    assert counts.said.tolist() == [5, 10, 0]
+
+
+def test_a_resample_of_cells_is_a_resample_of_photos():
+    truth = np.repeat([0, 1, 3], [30, 90, 5])
+    said = np.r_[np.zeros(20), np.ones(10 + 80), np.full(10, 3), np.zeros(5)].astype(int)
+    rng = np.random.default_rng(0)
+    picks = rng.integers(0, 125, (4000, 125))
+    expected = {"hits": [], "photos": [], "said": []}
+    for pick in picks:
+        t, s = truth[pick], said[pick]
+        expected["hits"].append(np.bincount(t[t == s], minlength=4))
+        expected["photos"].append(np.bincount(t, minlength=4))
+        expected["said"].append(np.bincount(s, minlength=4))
+    again = resample_labels(
+        confusion_matrix(truth, said, 4), resamples=4000, rng=np.random.default_rng(1)
+    )
+    for name, values in expected.items():
+        ours, theirs = getattr(again, name), np.array(values)
+        assert ours.shape == (4000, 4)
+        np.testing.assert_allclose(ours.mean(axis=0), theirs.mean(axis=0), atol=0.4)
+        np.testing.assert_allclose(ours.std(axis=0), theirs.std(axis=0), rtol=0.05, atol=0.02)
+    np.testing.assert_array_equal(again.photos.sum(axis=1), 125)
+    assert (again.photos[:, 2] == 0).all()

@@ -1,0 +1,193 @@
+"""Against scikit-learn, which is a test dependency only, and against formulas written out."""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+
+import numpy as np
+import pytest
+from sklearn import metrics as reference
+
+from finetune.errors import ModelError
+from finetune.evaluation.metrics import evaluate_logits, top_k_accuracies
+from finetune.evaluation.probabilities import softmax
+
+LABELS = [f"label {k:02d}" for k in range(40)]
+
+
+def evaluate(logits, targets, **more):
+    return evaluate_logits(logits, targets, LABELS[: logits.shape[1]], **more)
+
+
+def same(ours, theirs):
+    """None is our JSON for an undefined value, NaN is scikit-learn's."""
+    if ours is None:
+        return bool(np.isnan(theirs))
+    return abs(ours - float(theirs)) <= 1e-9
+
+
+@pytest.fixture(autouse=True)
+def _let_scikit_learn_warn():
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="sklearn")
+        yield
+
+
+def test_accuracies_equal_scikit_learns(case):
+    logits, targets = case
+    ours, predicted = evaluate(logits, targets), logits.argmax(axis=1)
+    assert same(ours["top1"], reference.accuracy_score(targets, predicted))
+    assert same(ours["balanced_accuracy"], reference.balanced_accuracy_score(targets, predicted))
+    assert same(ours["macro_f1"], reference.f1_score(targets, predicted, average="macro"))
+    assert same(ours["weighted_f1"], reference.f1_score(targets, predicted, average="weighted"))
+    assert same(ours["kappa"], reference.cohen_kappa_score(targets, predicted))
+
+
+def test_each_labels_scores_equal_scikit_learns(case):
+    logits, targets = case
+    labels, classes = evaluate(logits, targets)["labels"], range(logits.shape[1])
+    precision, recall, f1, photos = reference.precision_recall_fscore_support(
+        targets, logits.argmax(axis=1), labels=classes, zero_division=np.nan
+    )
+    for c in classes:
+        mine = labels[LABELS[c]]
+        assert same(mine["precision"], precision[c])
+        assert same(mine["recall"], recall[c])
+        assert same(mine["f1"], f1[c])
+        assert mine["photos"] == photos[c]
+        assert mine["predicted"] == (logits.argmax(axis=1) == c).sum()
+
+
+def test_top_k_equals_scikit_learns_with_its_tie_order_turned_round(case):
+    logits, targets = case
+    labels = logits.shape[1]
+    if labels < 3:
+        pytest.skip("scikit-learn takes two labels as one score")
+    ours = top_k_accuracies(logits, targets)
+    # scikit-learn gives ties to the last column, we to the first.
+    for k in range(1, min(5, labels - 1) + 1):
+        theirs = reference.top_k_accuracy_score(
+            labels - 1 - targets, logits[:, ::-1], k=k, labels=range(labels)
+        )
+        assert same(ours[k - 1], theirs)
+    assert ours[labels - 1 :] == [1.0] * (5 - min(labels - 1, 5))
+
+
+def test_top1_says_the_label_that_argmax_says_where_logits_tie():
+    assert top_k_accuracies([[1.0, 1.0, 0.0]] * 2, [0, 1])[:2] == [0.5, 1.0]
+
+
+def test_scores_of_probabilities_equal_scikit_learns(case):
+    logits, targets = case
+    ours, classes = evaluate(logits, targets), list(range(logits.shape[1]))
+    probabilities = softmax(logits)
+    assert same(ours["log_loss"], reference.log_loss(targets, probabilities, labels=classes))
+    one_hot = np.eye(len(classes))[targets]
+    by_formula = sum(math.fsum(row) for row in (probabilities - one_hot) ** 2) / len(targets)
+    assert same(ours["brier"], by_formula)
+    if len(classes) == 2:
+        yes = reference.brier_score_loss(targets, probabilities[:, 1], pos_label=1)
+        assert same(ours["brier"], 2 * yes)
+    present = one_hot.any(axis=0)
+    each = [
+        reference.average_precision_score(one_hot[:, c], probabilities[:, c])
+        for c in np.flatnonzero(present)
+    ]
+    assert same(ours["mean_average_precision"], np.mean(each))
+    mine = [ours["labels"][LABELS[c]]["average_precision"] for c in classes]
+    assert [value is not None for value in mine] == present.tolist()
+    np.testing.assert_allclose([v for v in mine if v is not None], each, atol=1e-9)
+
+
+def test_calibrated_scores_are_those_of_divided_logits():
+    logits, targets = np.random.default_rng(3).normal(size=(50, 4)), np.arange(50) % 4
+    ours = evaluate(logits, targets, temperature=2.5)
+    divided = evaluate(logits / 2.5, targets)
+    for name in ("log_loss", "brier", "ece", "adaptive_ece", "aurc", "coverage", "reliability"):
+        assert ours[name] == divided[name]
+    plain = evaluate(logits, targets)
+    assert ours["uncalibrated"]["ece"] == plain["ece"]
+    assert ours["uncalibrated"]["log_loss"] == plain["log_loss"]
+    assert ours["top1"] == plain["top1"]
+
+
+def test_log_loss_of_a_sure_mistake_is_not_clipped():
+    assert evaluate(np.array([[800.0, 0.0]]), np.array([1]))["log_loss"] == 800.0
+
+
+def test_one_label_is_always_right_and_has_no_kappa():
+    ours = evaluate(np.array([[0.3], [2.0]]), np.array([0, 0]))
+    assert ours["top1"] == ours["top5"] == ours["balanced_accuracy"] == ours["macro_f1"] == 1.0
+    assert ours["log_loss"] == ours["brier"] == ours["ece"] == ours["aurc"] == 0.0
+    assert ours["kappa"] is None
+
+
+def test_a_label_without_photos_has_no_recall_and_does_not_count_in_means():
+    logits = np.array([[2.0, 1.0, 0.0], [2.0, 3.0, 0.0]])
+    ours = evaluate(logits, np.array([0, 0]))
+    absent, never_said = ours["labels"]["label 01"], ours["labels"]["label 02"]
+    assert absent["recall"] is None
+    assert absent["recall_interval"] is None
+    assert absent["precision"] == 0.0
+    assert absent["f1"] == 0.0
+    assert never_said["precision"] is None
+    assert never_said["f1"] is None
+    assert ours["balanced_accuracy"] == 0.5
+    assert ours["macro_f1"] == pytest.approx((2 / 3 + 0.0) / 2, abs=1e-12)
+
+
+def test_metrics_are_json_without_nan(case):
+    text = json.dumps(evaluate(*case), allow_nan=False)
+    assert json.loads(text)["photos"] == len(case[1])
+
+
+def test_intervals_hold_their_value_and_repeat_with_the_seed(case):
+    ours = evaluate(*case)
+    low, high = ours["top1_interval"]
+    assert 0 <= low <= ours["top1"] <= high <= 1
+    for name in ("balanced_accuracy", "macro_f1"):
+        low, high = ours[f"{name}_interval"]
+        assert 0 <= low <= high <= 1
+    assert evaluate(*case) == ours
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_half_precision_logits_are_computed_in_double(dtype):
+    logits = np.array([[1.5, 0.25], [0.5, -1.0]], dtype=dtype)
+    expected = np.mean([math.log1p(math.exp(-1.25)), math.log1p(math.exp(1.5))])
+    assert evaluate(logits, np.array([0, 1]))["log_loss"] == pytest.approx(expected, abs=1e-15)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_diverged_network_is_said_so(value):
+    logits = np.zeros((3, 2))
+    logits[1, 0] = value
+    with pytest.raises(ModelError) as caught:
+        evaluate(logits, np.array([0, 1, 0]))
+    assert str(caught.value) == (
+        "The network's answers for 1 of 3 photos are not finite numbers: "
+        "the training has diverged. Train again with a lower --lr."
+    )
+
+
+@pytest.mark.parametrize(
+    ("logits", "targets", "message"),
+    [
+        (np.zeros((0, 2)), np.zeros(0, int), "there are no photos to evaluate"),
+        (np.zeros(3), np.zeros(3, int), r"scores must have the shape \(N, C\), not \(3,\)"),
+        (np.zeros((3, 2)), np.zeros(2, int), r"3 rows of scores, but targets have shape \(2,\)"),
+        (np.zeros((1, 2)), np.array([2]), r"targets must lie in 0\.\.1"),
+        (np.zeros((1, 2)), np.array([-1]), r"targets must lie in 0\.\.1"),
+        (np.zeros((1, 2)), np.array([0.0]), "targets must be whole numbers, not float64"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused(logits, targets, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate_logits(logits, targets, ["a", "b"])
+
+
+def test_labels_must_name_every_column():
+    with pytest.raises(ValueError, match="2 columns of logits, but 1 labels"):
+        evaluate_logits([[0.0, 1.0]], [0], ["a"])
