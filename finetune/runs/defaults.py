@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from finetune.augmentation.pipeline import is_pipeline_file
 from finetune.augmentation.recipes import Recipe, named
 from finetune.config import Mode, ModelConfig, TrainConfig
 from finetune.errors import ConfigError
@@ -58,10 +59,13 @@ def with_defaults(config: TrainConfig) -> tuple[TrainConfig, list[str]]:
     return done, notes
 
 
-def recipe_of(config: TrainConfig) -> Recipe:
-    """Returns the augmentation recipe of a config, with a person's own numbers in it.
+def recipe_of(config: TrainConfig) -> Recipe | None:
+    """Returns the augmentation recipe of a config, or None where it names a pipeline file.
 
     Raises:
-        AugmentError: There is no such recipe, or a number of it cannot work.
+        AugmentError: There is no such recipe or file, or a number of it cannot work.
     """
-    return named(config.augmentation.augment or "none", config.recipe)
+    name = config.augmentation.augment or "none"
+    if is_pipeline_file(name):
+        return None
+    return named(name, config.recipe)

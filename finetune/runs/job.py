@@ -38,7 +38,7 @@ class Job:
         config: Settings with nothing left undecided.
         loaded: The network with its new head.
         spec: What the network expects of its pixels.
-        recipe: Augmentation.
+        recipe: Augmentation, or None where a pipeline file is named.
         parts: The split collection.
         cache: Working squares of its photos.
         home: Folder of the collection's caches.
@@ -49,7 +49,7 @@ class Job:
     config: TrainConfig
     loaded: LoadedModel
     spec: InputSpec
-    recipe: Recipe
+    recipe: Recipe | None
     parts: Parts
     cache: PixelCache
     home: Path

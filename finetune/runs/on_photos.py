@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
-from finetune.augmentation.gpu import BatchAugment
+from finetune.augmentation.pipeline import augmentation
 from finetune.evaluation.inference import predict_dataset
 from finetune.models.factory import rebuild
 from finetune.models.heads import backbone_parameters, head_parameters
@@ -56,8 +56,11 @@ def train_on_photos(job: Job, accelerator: Accelerator, stop: Callable[[], bool]
         spec,
         datasets["train"],
         datasets["validation"],
-        augment=BatchAugment(
-            job.recipe, size=spec.size, mean=spec.mean, std=spec.std, seed=loading.seed
+        augment=augmentation(
+            job.config.augmentation.augment or "none",
+            spec,
+            seed=loading.seed,
+            overrides=job.config.recipe,
         ),
         frozen_epochs=job.epochs if job.mode == "head" else head_epochs,
         loading=loading,

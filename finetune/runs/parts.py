@@ -12,7 +12,10 @@ from finetune.config import CollectionConfig
 from finetune.data.dataset import Sample
 from finetune.errors import CollectionError, RunError
 from finetune.photos.collection import Collection, Part, Photo
+from finetune.photos.grouping import photo_groups
 from finetune.photos.labels import check_labels, label_index
+from finetune.photos.leakage import SplitProof, prove_split
+from finetune.photos.shortfall import shortfalls
 from finetune.photos.split import SplitRow, split_groups
 
 PARTS: tuple[Part, ...] = ("train", "validation", "test")
@@ -27,6 +30,7 @@ class Parts:
         labels: In class order.
         samples: The photos of each part, by path; a part may be empty, save train and validation.
         rows: What split.csv says of every photo.
+        proof: What was counted to prove the split; None for one that was read back.
         notes: What a person must know of how it came about.
     """
 
@@ -34,11 +38,24 @@ class Parts:
     labels: tuple[str, ...]
     samples: Mapping[Part, tuple[Sample, ...]]
     rows: tuple[SplitRow, ...]
+    proof: SplitProof | None
     notes: tuple[str, ...]
 
 
-def split_collection(collection: Collection, config: CollectionConfig, *, seed: int) -> Parts:
+def split_collection(
+    collection: Collection,
+    config: CollectionConfig,
+    *,
+    seed: int,
+    said: Mapping[str, str] | None = None,
+) -> Parts:
     """Returns the parts of a collection: its own folders where it comes with them, else a split.
+
+    Args:
+        collection: What a scan found.
+        config: Shares, and what must stay together.
+        seed: Chooses among equally good splits.
+        said: A person's groups: name by digest.
 
     Raises:
         CollectionError: Too few labels, or too few photos of one.
@@ -48,18 +65,13 @@ def split_collection(collection: Collection, config: CollectionConfig, *, seed: 
     notes.extend(left_out)
     usable = check_labels(usable, min_photos=config.min_photos)
     photos = usable.photos
-    groups = group_keys(photos, config)
+    groups = photo_groups(photos, group_by=config.group_by, said=said)
     names = [photo.labels[0] for photo in photos]
     parts: list[Part]
     if usable.has_parts:
         parts = [photo.part or "train" for photo in photos]
-        found = Counter(parts)
-        notes.append(
-            "The collection comes in parts of its own, which are kept: "
-            + ", ".join(f"{found[part]:,} {part}" for part in PARTS if found[part])
-            + "."
-        )
-        if not found["validation"]:
+        notes.append("The collection comes in parts of its own, which are kept.")
+        if "validation" not in parts:
             parts = _carve_validation(names, groups, parts, config, seed)
             notes.append("There is no validation folder; a share of train is used for it.")
     else:
@@ -70,7 +82,13 @@ def split_collection(collection: Collection, config: CollectionConfig, *, seed: 
         SplitRow(path=p.path, digest=p.digest, labels=p.labels, group=str(group), part=part)
         for p, group, part in zip(photos, groups, parts, strict=True)
     )
-    return _parts(usable.root, photos, rows, tuple(sorted(set(names))), tuple(notes))
+    if not usable.has_parts:
+        short = shortfalls(names, groups, parts, validation=config.validation, test=config.test)
+        notes.extend(str(item) for item in short)
+    proof = prove_split(photos, groups, parts)
+    notes.append(_in_words(proof, parts))
+    split = _parts(usable.root, photos, rows, tuple(sorted(set(names))))
+    return dataclasses.replace(split, proof=proof, notes=tuple(notes))
 
 
 def replay_split(
@@ -92,12 +110,7 @@ def replay_split(
                 "exactly. Put the photo back, or start a new run."
             )
         photos.append(photo)
-    return _parts(collection.root, photos, tuple(rows), labels, ())
-
-
-def group_keys(photos: Sequence[Photo], config: CollectionConfig) -> list[str]:
-    """Returns for each photo the key of what must stay on its side of the split."""
-    return [photo.digest for photo in photos]
+    return _parts(collection.root, photos, tuple(rows), labels)
 
 
 def _parts(
@@ -105,7 +118,6 @@ def _parts(
     photos: Sequence[Photo],
     rows: tuple[SplitRow, ...],
     labels: tuple[str, ...],
-    notes: tuple[str, ...],
 ) -> Parts:
     index = label_index(labels)
     samples: dict[Part, list[Sample]] = {part: [] for part in PARTS}
@@ -125,7 +137,19 @@ def _parts(
                 "--test."
             )
     done = {part: tuple(sorted(samples[part], key=lambda s: s.path)) for part in PARTS}
-    return Parts(root=root, labels=labels, samples=done, rows=rows, notes=notes)
+    return Parts(root=root, labels=labels, samples=done, rows=rows, proof=None, notes=())
+
+
+def _in_words(proof: SplitProof, parts: Sequence[Part]) -> str:
+    counts = Counter(parts)
+    shown = ", ".join(f"{counts[part]:,} {part}" for part in PARTS if counts[part])
+    if proof.holds:
+        return f"Split: {shown}. No near-duplicates on both sides ({proof.groups:,} groups)."
+    leaks = sum(proof.leaks.values())
+    return (
+        f"Split: {shown}. {leaks} held-out {'photo has' if leaks == 1 else 'photos have'} a "
+        "near-duplicate in train, so the figures are flattered. See: finetune split"
+    )
 
 
 def _without_conflicts(collection: Collection) -> tuple[Collection, list[str]]:

@@ -33,7 +33,7 @@ from finetune.runs.folder import RUNS_FOLDER, RunFolder, create_run, open_run, w
 from finetune.runs.job import Job
 from finetune.runs.on_features import train_on_features
 from finetune.runs.on_photos import train_on_photos
-from finetune.runs.parts import replay_split, split_collection
+from finetune.runs.parts import Parts, replay_split, split_collection
 from finetune.runs.results import write_results
 from finetune.training.events import Listener, Note, Progressed, ignore
 from finetune.training.interrupt import interruption
@@ -101,7 +101,7 @@ def train(
             seed=config.machine.seed,
         )
     )
-    spec = dataclasses.replace(loaded.spec, whiten=recipe.whiten)
+    spec = dataclasses.replace(loaded.spec, whiten=recipe is not None and recipe.whiten)
     home = collection_home(root, config.collection.catalog)
     with contextlib.closing(_pixel_cache(home, spec, config)) as cache:
         collection = _scan(root, config, cache, listen)
@@ -117,7 +117,7 @@ def train(
         write_labels(folder, parts.labels)
         write_json(folder.preprocessing_file, spec.to_dict())
         save_tensors(_start_file(folder), loaded.module.state_dict(), {})
-        description = _describe(config, loaded, root, started)
+        description = _describe(config, loaded, parts, started)
         # Last, since a folder counts as a run from the moment that it has this file.
         write_json(folder.config_file, description)
         return _execute(
@@ -263,13 +263,13 @@ def _forget_unfinished_epochs(run: RunFolder) -> None:
 def _describe(
     config: TrainConfig,
     loaded: factory.LoadedModel,
-    root: Path,
+    parts: Parts,
     started: datetime.datetime,
 ) -> dict[str, Any]:
     import timm
 
     return {
-        "photos": str(root.absolute()),
+        "photos": str(parts.root.absolute()),
         "model": loaded.name,
         "weights": loaded.origin,
         "started": started.isoformat(timespec="seconds"),
@@ -281,5 +281,6 @@ def _describe(
         },
         "device": str(choose_device(config.machine.device)),
         "settings": to_dict(config),
+        "split": dataclasses.asdict(parts.proof) if parts.proof else None,
         "finished": False,
     }

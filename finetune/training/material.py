@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from finetune.augmentation.gpu import BatchAugment
+from finetune.augmentation.pipeline import PipelineAugment
 from finetune.data.dataset import PhotoDataset
 from finetune.data.loaders import epoch_batches, evaluation_batches, load_batches
 from finetune.evaluation.inference import predict_dataset
@@ -55,7 +56,7 @@ class PhotoMaterial:
         train: PhotoDataset,
         validation: PhotoDataset,
         *,
-        augment: BatchAugment,
+        augment: BatchAugment | PipelineAugment,
         frozen_epochs: int,
         loading: Loading,
     ) -> None:
