@@ -58,19 +58,20 @@ def predict(
     output.document([answer.to_dict(top) for answer in answers])
     if len(answers) <= _FEW:
         for answer in answers:
-            _show_one(answer, top)
+            show_photo(answer, top)
     else:
         _show_many(answers)
     if any(answer.status != "ok" for answer in answers):
         raise typer.Exit(1)
 
 
-def _show_one(answer: PhotoPrediction, top: int) -> None:
+def show_photo(answer: PhotoPrediction, top: int) -> None:
+    """Prints a photo's ranked labels with bars, or why it cannot be opened."""
     output.text(f"\n{answer.photo}")
     if answer.status != "ok":
         output.text(f"  cannot be opened: {answer.status}")
         return
-    table = make_table("", "label", "probability", "", right=("", "probability"))
+    table = make_table("#", "label", "probability", " ", right=("#", "probability"))
     for rank, item in enumerate(answer.ranked[:top], start=1):
         table.add_row(
             str(rank), output.plain(item.label), f"{item.probability:.1%}", bar(item.probability)

@@ -71,7 +71,7 @@ def train(
             "interrupted": result.interrupted,
         }
     )
-    _show(result)
+    show_result(result)
     if result.interrupted:
         raise typer.Exit(130)
 
@@ -112,12 +112,12 @@ def _refuse_with_resume(
         )
 
 
-def _show(result: RunResult) -> None:
+def show_result(result: RunResult, *, follow: bool = True) -> None:
+    """Prints what a training came to, and what to do next unless `follow` is False."""
     from finetune.cli.watching import duration
 
     part = "test" if "test" in result.metrics else "validation"
     metrics = result.metrics[part]
-    low, high = metrics["top1_interval"]
     table = make_table("part", "photos", "right", "95 % interval", "balanced", "log loss", "ECE")
     for name, figures in result.metrics.items():
         low, high = figures["top1_interval"]
@@ -143,9 +143,11 @@ def _show(result: RunResult) -> None:
         output.text(f"Found least often on {part}: {named}")
     state = "Interrupted after" if result.interrupted else "Done in"
     output.text(f"{state} {duration(result.seconds)}; the model is in {result.run.path}")
-    follow = (
+    if not follow:
+        return
+    command = (
         f"finetune train --resume {result.run.path}"
         if result.interrupted
         else "finetune predict photo.jpg"
     )
-    output.text(f"Next: {follow}")
+    output.text(f"Next: {command}")

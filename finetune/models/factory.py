@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import finetune.models.registry  # noqa: F401 - registers finetune's own networks with timm
 from finetune.config import Fit
 from finetune.errors import ModelError, WeightsUnavailable
+from finetune.models import embedded_backbone
 from finetune.models import weights as weights_files
 from finetune.photos.spec import InputSpec
 
@@ -105,6 +106,35 @@ def replace_head(loaded: LoadedModel, labels: int, *, seed: int) -> str | None:
             f"The head of {loaded.origin} ({found} outputs) was dropped for a new one ({labels})."
         )
     return None
+
+
+def choose_model() -> tuple[str, str | None]:
+    """Returns the model to use where none is named, and what a person must be told about it.
+
+    It is `DEFAULT_MODEL` where its weights are on this machine or can be had, else the embedded
+    backbone, which comes with the package.
+    """
+    config = timm.get_pretrained_cfg(DEFAULT_MODEL)
+    if weights_files.weights_on_this_machine(config) is not None:
+        return DEFAULT_MODEL, None
+    try:
+        weights_files.require_reachable_hub(DEFAULT_MODEL, config)
+    except WeightsUnavailable:
+        megabytes = embedded_backbone.WEIGHTS.stat().st_size / 1e6
+        note = (
+            f"The weights of {DEFAULT_MODEL} cannot be reached; using the embedded backbone "
+            f"{embedded_backbone.NAME} ({megabytes:.1f} MB{_measured()}). Better ones: connect "
+            "once, or name a file with --model NAME --weights FILE."
+        )
+        return embedded_backbone.NAME, note
+    return DEFAULT_MODEL, None
+
+
+def _measured() -> str:
+    """Says how good the embedded backbone is, as its provenance has it."""
+    probes = embedded_backbone.provenance().get("linear_probe", {})
+    shown = ", ".join(f"{share:.0%} on {name}" for name, share in probes.items())
+    return f"; linear probe {shown}" if shown else ""
 
 
 def check_name(name: str) -> str:

@@ -130,7 +130,7 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
             f"--weights {path} was refused: it is not a plain file of tensors, and opening it "
             "could run code. Nothing was run. Ask for a .safetensors file of the same weights."
         ) from error
-    except Exception as error:  # noqa: BLE001 - arbitrary bytes raise anything in an unpickler
+    except Exception as error:  # arbitrary bytes make an unpickler raise anything at all
         raise ModelError(f"--weights {path} is not a weights file.") from error
     for wrapper in ("state_dict_ema", "model_ema", "state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):

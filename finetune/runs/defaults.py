@@ -26,7 +26,11 @@ def with_defaults(config: TrainConfig) -> tuple[TrainConfig, list[str]]:
     notes = []
     model = config.model
     if model.model is None:
-        model = ModelConfig(model=factory.DEFAULT_MODEL, weights=model.weights)
+        name, note = (
+            factory.choose_model() if model.weights is None else (factory.DEFAULT_MODEL, None)
+        )
+        notes.extend([note] if note else [])
+        model = ModelConfig(model=name, weights=model.weights)
     training = config.training
     device = choose_device(config.machine.device)
     scratch = model.weights == factory.FROM_SCRATCH

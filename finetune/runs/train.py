@@ -24,6 +24,7 @@ from finetune.errors import RunError
 from finetune.files import write_json, write_text
 from finetune.models import factory
 from finetune.models.heads import has_linear_head
+from finetune.photos.catalog import open_catalog
 from finetune.photos.collection import Collection
 from finetune.photos.scan import scan
 from finetune.photos.spec import InputSpec
@@ -35,7 +36,7 @@ from finetune.runs.on_features import train_on_features
 from finetune.runs.on_photos import train_on_photos
 from finetune.runs.parts import Parts, replay_split, split_collection
 from finetune.runs.results import write_results
-from finetune.training.events import Listener, Note, Progressed, ignore
+from finetune.training.events import Event, Listener, Note, Progressed, ignore
 from finetune.training.interrupt import interruption
 from finetune.training.machine import choose_device, make_accelerator
 from finetune.training.state import read_position, save_tensors
@@ -88,9 +89,16 @@ def train(
     """
     started = datetime.datetime.now()
     root = Path(photos)
+    said: list[str] = []
+
+    def tell(event: Event) -> None:
+        if isinstance(event, Note):
+            said.append(event.text)
+        listen(event)
+
     config, notes = with_defaults(config or TrainConfig())
     for note in notes:
-        listen(Note(text=note))
+        tell(Note(text=note))
     recipe = recipe_of(config)
     loaded = factory.create(
         factory.ModelRequest(
@@ -104,20 +112,24 @@ def train(
     spec = dataclasses.replace(loaded.spec, whiten=recipe is not None and recipe.whiten)
     home = collection_home(root, config.collection.catalog)
     with contextlib.closing(_pixel_cache(home, spec, config)) as cache:
-        collection = _scan(root, config, cache, listen)
-        parts = split_collection(collection, config.collection, seed=config.machine.seed)
+        collection = _scan(root, config, cache, tell)
+        with open_catalog(root, config.collection.catalog) as catalog:
+            groups = catalog.groups()
+        parts = split_collection(
+            collection, config.collection, seed=config.machine.seed, said=groups
+        )
         for note in parts.notes:
-            listen(Note(text=note))
+            tell(Note(text=note))
         note_on_head = factory.replace_head(loaded, len(parts.labels), seed=config.machine.seed)
         if note_on_head:
-            listen(Note(text=note_on_head))
+            tell(Note(text=note_on_head))
         default_name = f"{started:%Y-%m-%d}-{loaded.name}-{config.training.mode}"
         folder = create_run(run, default_name, runs)
         write_split(folder.split_file, parts.rows)
         write_labels(folder, parts.labels)
         write_json(folder.preprocessing_file, spec.to_dict())
         save_tensors(_start_file(folder), loaded.module.state_dict(), {})
-        description = _describe(config, loaded, parts, started)
+        description = _describe(config, loaded, parts, started) | {"notes": said}
         # Last, since a folder counts as a run from the moment that it has this file.
         write_json(folder.config_file, description)
         return _execute(

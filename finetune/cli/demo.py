@@ -1,0 +1,80 @@
+"""``finetune demo``: from nothing to a prediction, on photos that are drawn on the spot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from finetune.cli.console import Json, Quiet, output
+from finetune.errors import ConfigError
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command("demo")(demo)
+
+
+def demo(
+    folder: Annotated[Path, typer.Argument(help="Where photos and run go; made new.")] = Path(
+        "finetune-demo"
+    ),
+    photos: Annotated[int, typer.Option("--photos", help="Photos a species.", min=6)] = 40,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of every random choice.")] = 0,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Draw a small collection of bird photos, train on it, and predict photos it has not seen.
+
+    Needs no network and nothing of yours. The collection has the flaws of a real one: sideways
+    photos, bursts, one photo under two labels, one broken file.
+    """
+    output.json, output.quiet = json, quiet
+    if folder.exists() and any(folder.iterdir() if folder.is_dir() else [folder]):
+        raise ConfigError(
+            f"{folder} exists and is not empty. Name another folder: finetune demo FOLDER"
+        )
+    from finetune.aviary import draw_collection, draw_unseen
+
+    output.say(f"Drawing an aviary into {folder / 'photos'}")
+    with output.progress("Drawing") as advance:
+        aviary = draw_collection(
+            folder / "photos", photos_per_species=photos, seed=seed, progress=advance
+        )
+        unseen = draw_unseen(folder / "unseen", count=8, seed=seed)
+    from finetune.cli.train import show_result
+    from finetune.cli.watching import TrainingView
+    from finetune.config import resolve
+    from finetune.runs.train import train
+
+    config = resolve({}, {"model": "finetune_small", "seed": seed})
+    with TrainingView(output) as view:
+        result = train(folder / "photos", config, run="demo", runs=folder / "runs", listen=view)
+    show_result(result, follow=False)
+    from finetune.cli.predict import show_photo
+    from finetune.prediction.predictor import Predictor
+
+    predictor = Predictor.load(result.run)
+    answers = predictor.predict_batch([folder / "unseen" / photo.path for photo in unseen])
+    right = sum(a.label == photo.species for a, photo in zip(answers, unseen, strict=True))
+    output.text(f"\nOf {len(unseen)} birds drawn afresh, {right} are named rightly. One of them:")
+    show_photo(answers[0], top=5)
+    output.text(f"In truth: {unseen[0].species}")
+    output.text(
+        f"\nPhotos    {folder / 'photos'} ({len(aviary.photos)} in {len(aviary.labels)} folders)"
+    )
+    output.text(f"Model     {result.run.path}")
+    output.text(f"Next      cd {folder} && finetune predict unseen")
+    output.document(
+        {
+            "photos": str(folder / "photos"),
+            "run": str(result.run.path),
+            "metrics": result.metrics,
+            "seconds": round(result.seconds, 3),
+            "unseen": [
+                {**answer.to_dict(5), "truth": photo.species}
+                for answer, photo in zip(answers, unseen, strict=True)
+            ],
+        }
+    )
