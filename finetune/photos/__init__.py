@@ -1,0 +1,1 @@
+"""Photos on disk: opening, finding, remembering, comparing, cropping and splitting them."""

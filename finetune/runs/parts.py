@@ -47,7 +47,6 @@ def split_collection(
     config: CollectionConfig,
     *,
     seed: int,
-    said: Mapping[str, str] | None = None,
 ) -> Parts:
     """Returns the parts of a collection: its own folders where it comes with them, else a split.
 
@@ -55,7 +54,6 @@ def split_collection(
         collection: What a scan found.
         config: Shares, and what must stay together.
         seed: Chooses among equally good splits.
-        said: A person's groups: name by digest.
 
     Raises:
         CollectionError: Too few labels, or too few photos of one.
@@ -65,6 +63,7 @@ def split_collection(
     notes.extend(left_out)
     usable = check_labels(usable, min_photos=config.min_photos)
     photos = usable.photos
+    said = {photo.digest: photo.group for photo in photos if photo.group}
     groups = photo_groups(photos, group_by=config.group_by, said=said)
     names = [photo.labels[0] for photo in photos]
     parts: list[Part]

@@ -24,7 +24,6 @@ from finetune.errors import RunError
 from finetune.files import write_json, write_text
 from finetune.models import factory
 from finetune.models.heads import has_linear_head
-from finetune.photos.catalog import open_catalog
 from finetune.photos.collection import Collection
 from finetune.photos.scan import scan
 from finetune.photos.spec import InputSpec
@@ -113,11 +112,7 @@ def train(
     home = collection_home(root, config.collection.catalog)
     with contextlib.closing(_pixel_cache(home, spec, config)) as cache:
         collection = _scan(root, config, cache, tell)
-        with open_catalog(root, config.collection.catalog) as catalog:
-            groups = catalog.groups()
-        parts = split_collection(
-            collection, config.collection, seed=config.machine.seed, said=groups
-        )
+        parts = split_collection(collection, config.collection, seed=config.machine.seed)
         for note in parts.notes:
             tell(Note(text=note))
         note_on_head = factory.replace_head(loaded, len(parts.labels), seed=config.machine.seed)

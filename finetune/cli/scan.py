@@ -1,0 +1,137 @@
+"""``finetune scan``: what is in a folder of photos, and what is wrong with it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from finetune.cli.console import make_table, output
+from finetune.cli.options import photos_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from finetune.photos.collection import Collection
+    from finetune.photos.findings import Finding
+    from finetune.photos.label_summary import LabelRow
+
+_EXAMPLES = 3
+
+
+def scan_command(
+    photos: Annotated[
+        Path | None,
+        typer.Argument(
+            help="A folder with one sub-folder of photos for each label.", show_default=False
+        ),
+    ] = None,
+    catalog: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where the catalog is kept, instead of PHOTOS/.finetune.", show_default=False
+        ),
+    ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write a page with pictures of all findings to this file.", show_default=False
+        ),
+    ] = None,
+    max_distance_bits: Annotated[
+        int,
+        typer.Option(
+            help="How many of 64 bits the hashes of near-duplicates may differ by.", min=0, max=20
+        ),
+    ] = 8,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document on stdout.")
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Say only results and errors.")
+    ] = False,
+) -> None:
+    """Look through a collection: labels, duplicates, doubtful labels, bad photos.
+
+    Only new and changed photos are read. Nothing is changed but the catalog.
+    """
+    output.json, output.quiet = json, quiet
+    from finetune.photos.contact_sheet import write_contact_sheet
+    from finetune.photos.findings import find_trouble
+    from finetune.photos.grouping import photo_groups
+    from finetune.photos.label_summary import summarise_labels
+    from finetune.photos.scan import scan
+
+    root = photos_folder(photos)
+    with output.progress("Reading photos") as progress:
+        collection = scan(root, catalog=catalog, progress=progress)
+    said = {photo.digest: photo.group for photo in collection.photos if photo.group}
+    rows = summarise_labels(collection, photo_groups(collection.photos, said=said))
+    findings = find_trouble(collection, max_distance_bits=max_distance_bits)
+    if html is not None:
+        with output.progress("Drawing pictures") as progress:
+            write_contact_sheet(html, collection, rows, findings, progress=progress)
+        output.say(f"Wrote {html}")
+    output.document(_document(collection, rows, findings, html))
+    _print(collection, rows, findings)
+
+
+def _print(collection: Collection, rows: Sequence[LabelRow], findings: Sequence[Finding]) -> None:
+    from finetune.photos.contact_sheet import side_range
+
+    numbers = ("photos", "groups", "scenes", "bad")
+    table = make_table("label", *numbers, "shorter side", right=numbers)
+    for row in rows:
+        cells = [f"{getattr(row, name):,}" for name in numbers]
+        table.add_row(_plain(row.label or "(no label)"), *cells, side_range(row))
+    if len(rows) > 1:
+        table.add_section()
+        total = [f"{sum(getattr(row, name) for row in rows):,}" for name in numbers]
+        table.add_row("all", *total, "")
+    output.print(table)
+    if not findings:
+        output.text("\nNothing to report.")
+    for finding in findings:
+        output.print(f"\n[bold]{_plain(finding.title)}[/]")
+        output.text(f"  {finding.advice}")
+        for item in finding.items[:_EXAMPLES]:
+            output.text(f"  - {_line(item.paths, item.note)}")
+        rest = len(finding.items) - _EXAMPLES
+        if rest > 0:
+            output.text(f"  - and {rest:,} more")
+
+
+def _line(paths: Sequence[str], note: str) -> str:
+    shown = ", ".join(paths[:4]) + (f", and {len(paths) - 4:,} more" if len(paths) > 4 else "")
+    return f"{shown}: {note}" if shown and note else shown or note
+
+
+def _document(
+    collection: Collection,
+    rows: Sequence[LabelRow],
+    findings: Sequence[Finding],
+    html: Path | None,
+) -> dict[str, Any]:
+    return {
+        "root": str(collection.root),
+        "photos": len(collection.photos),
+        "has_parts": collection.has_parts,
+        "labels": [asdict(row) for row in rows],
+        "problems": [{"path": bad.path, "reason": bad.reason} for bad in collection.problems],
+        "findings": [asdict(finding) for finding in findings],
+        "html": None if html is None else str(html),
+    }
+
+
+def _plain(text: str) -> str:
+    """Returns text that the table shows as it is, brackets included."""
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def register(app: typer.Typer) -> None:
+    """Adds ``scan`` to the program."""
+    app.command("scan")(scan_command)

@@ -1,0 +1,160 @@
+"""What a person's photos are: readable photos with their labels, and the files that are not."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finetune.photos.crop import Crop
+from finetune.photos.hashing import PhotoHashes
+from finetune.photos.quality import Quality
+
+Part = Literal["train", "validation", "test"]
+"""One side of a split."""
+
+HASH_KINDS = ("perceptual", "average", "difference", "wavelet")
+"""The hashes that a photo has, in the order in which they are packed."""
+
+_PACKED = struct.Struct("<8Q")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Photo:
+    """One file that can be opened. Takes about 1 kB, so that 10,000 of them are no burden.
+
+    Attributes:
+        path: Path below the collection's root, with ``/``, spelled as on disk.
+        digest: BLAKE2b-128 of the file's content, 32 hexadecimal digits; equal for exact copies.
+        labels: Labels in NFC: a person's word where there is one, else the folder's; empty for a
+            photo that lies directly in the root.
+        part: The ready part (``train/``, ``val/``, ``test/``) that the photo lies in, else None.
+        width: Width in pixels, upright, at full size.
+        height: Height in pixels, upright, at full size.
+        taken_at: Local time of the exposure in ISO form, from EXIF; None when unknown.
+        camera: Maker and model from EXIF; None when unknown.
+        crop: The square that a person or a proposal chose; None for none.
+        group: The group that a person put the photo in; None for none.
+        packed_hashes: 64 bytes, read by `hashes` and `mirror_hashes`; None when there are none.
+        quality: Brightness, contrast and sharpness; None when not measured.
+        file_bytes: Size of the file.
+    """
+
+    path: str
+    digest: str
+    labels: tuple[str, ...] = ()
+    part: Part | None = None
+    width: int
+    height: int
+    taken_at: str | None = None
+    camera: str | None = None
+    crop: Crop | None = None
+    group: str | None = None
+    packed_hashes: bytes | None = None
+    quality: Quality | None = None
+    file_bytes: int = 0
+
+    @property
+    def hashes(self) -> PhotoHashes | None:
+        """The four hashes of the photo, or None."""
+        return None if self.packed_hashes is None else unpack_hashes(self.packed_hashes)[0]
+
+    @property
+    def mirror_hashes(self) -> PhotoHashes | None:
+        """The four hashes of the photo's mirror image, or None."""
+        return None if self.packed_hashes is None else unpack_hashes(self.packed_hashes)[1]
+
+    @property
+    def folder(self) -> str:
+        """The path of the photo's folder below the root; empty for the root itself."""
+        return self.path.rpartition("/")[0]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Problem:
+    """A file that looks like a photo by its name and cannot be used.
+
+    Attributes:
+        path: Path below the collection's root, with ``/``.
+        reason: A few words: ``truncated``, ``not a photo``, ``too many pixels`` ...
+    """
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collection:
+    """A person's photos as one scan found them.
+
+    Attributes:
+        root: The folder that paths are relative to.
+        photos: The readable ones, sorted by path.
+        problems: The others, sorted by path.
+    """
+
+    root: Path
+    photos: tuple[Photo, ...]
+    problems: tuple[Problem, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        """Every label that a photo has, sorted."""
+        return tuple(sorted({label for photo in self.photos for label in photo.labels}))
+
+    @cached_property
+    def has_parts(self) -> bool:
+        """Whether the collection came in ready train, validation and test folders."""
+        return any(photo.part is not None for photo in self.photos)
+
+    def path_of(self, photo: Photo | Problem) -> Path:
+        """Returns where on disk a photo of this collection is."""
+        return self.root / photo.path
+
+
+def pack_hashes(hashes: PhotoHashes, mirrored: PhotoHashes) -> bytes:
+    """Returns the hashes of a photo and of its mirror image as 64 bytes."""
+    return _PACKED.pack(
+        *(getattr(hashes, kind) for kind in HASH_KINDS),
+        *(getattr(mirrored, kind) for kind in HASH_KINDS),
+    )
+
+
+def unpack_hashes(packed: bytes) -> tuple[PhotoHashes, PhotoHashes]:
+    """Returns the hashes of a photo and of its mirror image; the inverse of `pack_hashes`."""
+    numbers = _PACKED.unpack(packed)
+    return (
+        PhotoHashes(**dict(zip(HASH_KINDS, numbers[:4], strict=True))),
+        PhotoHashes(**dict(zip(HASH_KINDS, numbers[4:], strict=True))),
+    )
+
+
+def hash_array(
+    photos: Sequence[Photo], kind: str = "perceptual", *, mirrored: bool = False
+) -> NDArray[np.uint64]:
+    """Returns one kind of hash of many photos as ``(N,) uint64``, in their order.
+
+    Args:
+        photos: Photos that all have hashes.
+        kind: One of `HASH_KINDS`.
+        mirrored: Give the hashes of their mirror images instead.
+
+    Raises:
+        ValueError: A photo has no hashes; the message names it.
+    """
+    packed = []
+    for photo in photos:
+        if photo.packed_hashes is None:
+            raise ValueError(f"{photo.path} has no hashes")
+        packed.append(photo.packed_hashes)
+    numbers = np.frombuffer(b"".join(packed), dtype="<u8").reshape(-1, 8)
+    return numbers[:, HASH_KINDS.index(kind) + 4 * mirrored].astype(np.uint64)

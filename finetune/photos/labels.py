@@ -1,0 +1,164 @@
+"""Labels as text and as numbers: one spelling each, enough photos each, one fixed order."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import unicodedata
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finetune.errors import CollectionError
+from finetune.photos.collection import Collection, Photo
+
+logger = logging.getLogger(__name__)
+
+
+def nfc(text: str) -> str:
+    r"""Returns text in Unicode's composed form (NFC), the one spelling in which labels compare.
+
+    macOS writes the folder ガ as カ and a sound mark; both are one label.
+
+    Example:
+        >>> nfc("カ\u3099")
+        'ガ'
+    """
+    return unicodedata.normalize("NFC", text)
+
+
+def label_of_folder(folder: str) -> str | None:
+    """Returns the label of the photos in a folder below the root, or None for the root itself."""
+    return nfc(folder) if folder else None
+
+
+def photo_counts(photos: Sequence[Photo]) -> dict[str, int]:
+    """Returns how many photos each label has, sorted by label; a photo counts for each of its."""
+    counts = Counter(label for photo in photos for label in photo.labels)
+    return dict(sorted(counts.items()))
+
+
+def label_index(labels: Sequence[str]) -> dict[str, int]:
+    """Returns each label's index in the class order."""
+    return {label: index for index, label in enumerate(labels)}
+
+
+def targets_of(photos: Sequence[Photo], labels: Sequence[str]) -> NDArray[np.int64]:
+    """Returns the class indices ``(N,) int64`` of photos that have one label each.
+
+    Raises:
+        CollectionError: A photo has no label, several, or one that is not in `labels`.
+    """
+    index = label_index(labels)
+    targets = np.empty(len(photos), dtype=np.int64)
+    for row, photo in enumerate(photos):
+        if len(photo.labels) != 1:
+            found = ", ".join(map(repr, photo.labels)) or "none"
+            raise CollectionError(
+                f"{photo.path} has {len(photo.labels)} labels ({found}) where one is needed."
+            )
+        if photo.labels[0] not in index:
+            raise CollectionError(f"{photo.path} has the unknown label {photo.labels[0]!r}.")
+        targets[row] = index[photo.labels[0]]
+    return targets
+
+
+def check_labels(collection: Collection, *, min_photos: int | None = None) -> Collection:
+    """Returns the photos of a collection that a classifier can be trained on.
+
+    Photos without a label are left out, and so are labels below `min_photos`; both are said with
+    ``logging.warning``.
+
+    Args:
+        collection: What a scan found.
+        min_photos: Leave out labels with fewer photos; None raises for a label that has too few.
+
+    Raises:
+        CollectionError: There is no label or only one, a label has too few photos, or a label has
+            no photo in the ready training part. The message names all such labels.
+    """
+    labelled = tuple(photo for photo in collection.photos if photo.labels)
+    if not labelled:
+        raise CollectionError(
+            f"The photos in {collection.root} have no labels. "
+            "Put them into one folder for each label, or label them with: finetune annotate"
+        )
+    unlabelled = len(collection.photos) - len(labelled)
+    if unlabelled:
+        logger.warning(
+            "%s no label and %s left out.",
+            _count(unlabelled, "photo has", "photos have"),
+            "is" if unlabelled == 1 else "are",
+        )
+    counts = photo_counts(labelled)
+    if min_photos is not None:
+        small = {label: count for label, count in counts.items() if count < min_photos}
+        if small:
+            logger.warning(
+                "Left out by --min-photos %d: %s.", min_photos, _named(small, connect=" with ")
+            )
+        labelled = without_labels(labelled, small)
+        counts = {label: count for label, count in counts.items() if label not in small}
+    if len(counts) < 2:
+        found = "no label" if not counts else f"only the label {next(iter(counts))!r}"
+        raise CollectionError(
+            f"{collection.root} has {found} to learn; a classifier needs 2 or more. "
+            "Add a folder of photos of something else."
+        )
+    if collection.has_parts:
+        _check_training_part(collection, labelled, counts)
+    else:
+        _check_sizes(counts)
+    return dataclasses.replace(collection, photos=labelled)
+
+
+def without_labels(photos: Sequence[Photo], labels: Mapping[str, object]) -> tuple[Photo, ...]:
+    """Returns photos with these labels taken off, without those that have no other label."""
+    kept = []
+    for photo in photos:
+        rest = tuple(label for label in photo.labels if label not in labels)
+        if rest:
+            same = len(rest) == len(photo.labels)
+            kept.append(photo if same else dataclasses.replace(photo, labels=rest))
+    return tuple(kept)
+
+
+def _check_sizes(counts: Mapping[str, int]) -> None:
+    single = [repr(label) for label, count in counts.items() if count < 2]
+    if len(single) == 1:
+        raise CollectionError(
+            f"Label {single[0]} has 1 photo; a split into train and validation needs 2. "
+            "Add a photo, or leave the label out with --min-photos 2."
+        )
+    if single:
+        raise CollectionError(
+            f"Labels {', '.join(single)} have 1 photo each; a split into train and validation "
+            "needs 2. Add photos, or leave these labels out with --min-photos 2."
+        )
+
+
+def _check_training_part(
+    collection: Collection, photos: Sequence[Photo], counts: Mapping[str, int]
+) -> None:
+    trained = {label for photo in photos if photo.part == "train" for label in photo.labels}
+    untrained = [label for label in counts if label not in trained]
+    if untrained:
+        names = ", ".join(map(repr, untrained))
+        several = len(untrained) > 1
+        raise CollectionError(
+            f"{'Labels' if several else 'Label'} {names} {'have' if several else 'has'} no photo "
+            f"in the train folder of {collection.root}. Add some, or take the "
+            f"{'labels' if several else 'label'} out of the other folders."
+        )
+
+
+def _named(counts: Mapping[str, int], *, connect: str) -> str:
+    return ", ".join(
+        f"{label!r}{connect}{_count(count, 'photo', 'photos')}" for label, count in counts.items()
+    )
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number:,} {one if number == 1 else many}"

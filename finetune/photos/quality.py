@@ -1,0 +1,110 @@
+"""What can be measured of a photo without knowing its subject: light, contrast, sharpness."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+MEASURED_SIDE_PIXELS = 256
+"""Sharpness is measured at this shorter side, so that photos of any size compare."""
+
+
+DARK, BRIGHT = 0.08, 0.92
+"""Mean grey levels beyond which a photo counts as too dark or too bright."""
+
+PLAIN_CONTRAST = 0.03
+"""Below this contrast a photo shows next to nothing: a covered lens, fog."""
+
+BLURRED_SHARPNESS = 0.02
+"""Below this sharpness a photo counts as blurred. Of 450 sampled web photos the least sharp has
+0.026; a Gaussian blur of one pixel at the measured side brings three of four below 0.02."""
+
+TINY_SIDE_PIXELS = 64
+"""A photo with a shorter side below this has lost what a network could see."""
+
+LONG_RATIO = 3.0
+"""Of a photo that is longer than this times its width, a square shows too small a part."""
+
+Fault = Literal["dark", "bright", "plain", "blurred", "tiny", "long"]
+"""What can be wrong with a photo that can be opened."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Quality:
+    """Figures of one photo, each in [0, 1].
+
+    Attributes:
+        brightness: Mean grey level.
+        contrast: Standard deviation of the grey levels, as a share of the most there can be (0.5).
+        sharpness: Energy of the finest detail as a share of what white noise would have; 0 for a
+            plain image. See `measure`.
+    """
+
+    brightness: float
+    contrast: float
+    sharpness: float
+
+
+def small_grey(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Returns an image in grey, averaged down by a whole factor to `MEASURED_SIDE_PIXELS` or more.
+
+    Args:
+        image: ``(H, W, 3)`` RGB or ``(H, W)`` grey ``uint8``.
+
+    Returns:
+        ``(h, w) uint8``.
+    """
+    # Grey first: averaging one channel costs a third of averaging three.
+    grey = Image.fromarray(image).convert("L")
+    factor = min(grey.size) // MEASURED_SIDE_PIXELS
+    return np.asarray(grey.reduce(factor) if factor > 1 else grey)
+
+
+def measure(image: NDArray[np.uint8]) -> Quality:
+    """Returns the figures of an image.
+
+    Sharpness is the root of the mean squared Laplacian over that of white noise with the same
+    variance (the 4-neighbour Laplacian of white noise has 20 times its variance). Dividing by the
+    photo's own variance keeps it from measuring contrast instead.
+
+    Args:
+        image: ``(H, W, 3)`` RGB or ``(H, W)`` grey ``uint8``; `small_grey` of it is measured.
+    """
+    levels = small_grey(image).astype(np.float32) / 255
+    variance = float(levels.var())
+    sharpness = 0.0
+    if min(levels.shape) >= 3 and variance > 1e-6:
+        inner = levels[1:-1, 1:-1]
+        laplacian = (
+            levels[:-2, 1:-1] + levels[2:, 1:-1] + levels[1:-1, :-2] + levels[1:-1, 2:] - 4 * inner
+        )
+        sharpness = min(1.0, float(np.sqrt(np.square(laplacian).mean() / (20 * variance))))
+    return Quality(
+        brightness=float(levels.mean()), contrast=min(1.0, variance**0.5 * 2), sharpness=sharpness
+    )
+
+
+def faults(quality: Quality | None, width: int, height: int) -> tuple[Fault, ...]:
+    """Returns what is wrong with a photo of these figures and this full size.
+
+    A plain photo is not called blurred as well: there is nothing in it that could be sharp.
+    """
+    found: list[Fault] = []
+    if quality is not None:
+        if quality.brightness < DARK:
+            found.append("dark")
+        elif quality.brightness > BRIGHT:
+            found.append("bright")
+        if quality.contrast < PLAIN_CONTRAST:
+            found.append("plain")
+        elif quality.sharpness < BLURRED_SHARPNESS and min(width, height) >= TINY_SIDE_PIXELS:
+            found.append("blurred")
+    if min(width, height) < TINY_SIDE_PIXELS:
+        found.append("tiny")
+    if max(width, height) > LONG_RATIO * min(width, height):
+        found.append("long")
+    return tuple(found)

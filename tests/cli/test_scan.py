@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer
+from PIL import Image
+from typer.testing import CliRunner
+
+from finetune.cli import ErrorBoundary
+from finetune.cli.scan import register
+
+
+@pytest.fixture
+def run():
+    app = typer.Typer(cls=ErrorBoundary)
+    register(app)
+    app.command("other")(lambda: None)
+    runner = CliRunner()
+
+    def call(*arguments: str | Path):
+        return runner.invoke(app, ["scan", *map(str, arguments)])
+
+    return call
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    root = tmp_path / "photos"
+    rng = np.random.default_rng(0)
+    for label in ("gull", "[heron]"):
+        (root / label).mkdir(parents=True)
+        for number in range(12):
+            coarse = Image.fromarray(rng.integers(0, 255, (12, 16, 3), np.uint8))
+            image = coarse.resize((160, 120), Image.Resampling.BICUBIC)
+            noise = rng.integers(-20, 20, (120, 160, 3))
+            pixels = np.clip(np.asarray(image) + noise, 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(root / label / f"{number}.jpg")
+    (root / "gull" / "bad.jpg").write_bytes(b"rubbish")
+    (root / "gull" / "copy.jpg").write_bytes((root / "[heron]" / "0.jpg").read_bytes())
+    return root
+
+
+def test_table_and_findings_are_printed(run, photos):
+    result = run(photos)
+    assert result.exit_code == 0, result.output
+    lines = [line.rstrip() for line in result.stdout.splitlines()]
+    assert [line.split()[:6] for line in lines[:4]] == [
+        ["label", "photos", "groups", "scenes", "bad", "shorter"],
+        ["[heron]", "12", "0", "12", "0", "120"],
+        ["gull", "13", "0", "13", "1", "120"],
+        ["all", "25", "0", "25", "1"],
+    ]
+    assert lines[4:] == [
+        "",
+        "1 photo is under two labels.",
+        "  One of the labels is wrong, or both fit: decide with 'finetune annotate', or delete the "
+        "wrong file.",
+        "  - [heron]/0.jpg, gull/copy.jpg: [heron] (1), gull (1)",
+        "",
+        "1 file cannot be opened.",
+        "  They are left out of everything. Export them again, or delete them.",
+        "  - gull/bad.jpg: not a photo",
+        "",
+        "1 file is a copy.",
+        "  When finetune splits, copies stay together. To clear them out: "
+        "'finetune duplicates --quarantine DIR'.",
+        "  - [heron]/0.jpg, gull/copy.jpg",
+    ]
+
+
+def test_json_is_one_document(run, photos, tmp_path):
+    result = run(photos, "--json", "--html", tmp_path / "sheet.html")
+    document = json.loads(result.stdout)
+    assert document["photos"] == 25
+    assert document["has_parts"] is False
+    assert document["labels"][1] == {
+        "label": "gull",
+        "photos": 13,
+        "groups": 0,
+        "scenes": 13,
+        "bad": 1,
+        "smallest_side": 120,
+        "median_side": 120,
+        "largest_side": 120,
+    }
+    assert document["problems"] == [{"path": "gull/bad.jpg", "reason": "not a photo"}]
+    assert [finding["kind"] for finding in document["findings"]] == [
+        "two_labels",
+        "unreadable",
+        "exact_duplicates",
+    ]
+    assert document["findings"][0]["items"][0]["paths"] == ["[heron]/0.jpg", "gull/copy.jpg"]
+    assert document["html"] == str(tmp_path / "sheet.html")
+
+
+def test_page_is_written_and_said(run, photos, tmp_path):
+    result = run(photos, "--html", tmp_path / "sheet.html")
+    assert "<img" in (tmp_path / "sheet.html").read_text(encoding="utf-8")
+    assert f"Wrote {tmp_path / 'sheet.html'}" in result.stderr
+
+
+def test_catalog_goes_where_it_is_told(run, photos, tmp_path):
+    assert run(photos, "--catalog", tmp_path / "mine.sqlite3").exit_code == 0
+    assert (tmp_path / "mine.sqlite3").is_file()
+    assert not (photos / ".finetune").exists()
+
+
+def test_photos_folder_is_the_default(run, photos, monkeypatch):
+    monkeypatch.chdir(photos.parent)
+    assert "gull" in run().stdout
+    monkeypatch.chdir(photos)
+    assert "gull" in run().stdout
+
+
+def test_distance_changes_what_counts_as_nearly_the_same(run, photos):
+    image = Image.open(photos / "gull" / "0.jpg")
+    image.rotate(2, resample=Image.Resampling.BICUBIC).save(photos / "gull" / "turned.jpg")
+    kinds = []
+    for bits in ("0", "12"):
+        document = json.loads(run(photos, "--json", "--max-distance-bits", bits).stdout)
+        kinds.append({finding["kind"] for finding in document["findings"]})
+    assert "near_duplicates" not in kinds[0]
+    assert "near_duplicates" in kinds[1]
+
+
+def test_missing_folder_is_one_line_and_exit_code_one(run, tmp_path):
+    result = run(tmp_path / "nowhere")
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert result.stderr.strip() == (
+        f"Error: There is no folder {tmp_path / 'nowhere'}. "
+        "Give a folder with one sub-folder of photos for each label."
+    )
+
+
+def test_good_collection_has_nothing_to_report(run, photos):
+    (photos / "gull" / "bad.jpg").unlink()
+    (photos / "gull" / "copy.jpg").unlink()
+    assert run(photos).stdout.rstrip().endswith("Nothing to report.")
