@@ -35,7 +35,9 @@ def draw_photo(label: int, number: int, size: tuple[int, int] = (80, 60)) -> Ima
     shapes = [
         lambda: draw.ellipse((x - reach, y - reach, x + reach, y + reach), fill=colour),
         lambda: draw.rectangle((x - reach, y - 4, x + reach, y + 4), fill=colour),
-        lambda: draw.polygon([(x, y - reach), (x + reach, y + reach), (x - reach, y + reach)], colour),
+        lambda: draw.polygon(
+            [(x, y - reach), (x + reach, y + reach), (x - reach, y + reach)], colour
+        ),
         lambda: draw.rectangle((x - 4, y - reach, x + 4, y + reach), fill=colour),
     ]
     shapes[label % 4]()

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.table import Table
 
 from finetune.cli.console import Json, Quiet, make_table, output
 from finetune.cli.options import photos_folder, with_settings
@@ -52,7 +53,7 @@ def train(
     if resume is not None:
         _refuse_with_resume(photos, run, config, flags, recipe)
     else:
-        settings = _settings(config, flags, recipe)
+        settings = settings_of(config, flags, recipe)
     # Checked before torch is loaded: a typing mistake is answered at once.
     from finetune.cli.watching import TrainingView
     from finetune.runs import train as library
@@ -76,7 +77,8 @@ def train(
         raise typer.Exit(130)
 
 
-def _settings(config: Path | None, flags: dict[str, Any], recipe: dict[str, Any]) -> TrainConfig:
+def settings_of(config: Path | None, flags: dict[str, Any], recipe: dict[str, Any]) -> TrainConfig:
+    """Returns the checked settings of a command: defaults, then a file, then the flags."""
     from_file: dict[str, Any] = {}
     if config is not None:
         from_file = _read_config(config)
@@ -118,19 +120,7 @@ def show_result(result: RunResult, *, follow: bool = True) -> None:
 
     part = "test" if "test" in result.metrics else "validation"
     metrics = result.metrics[part]
-    table = make_table("part", "photos", "right", "95 % interval", "balanced", "log loss", "ECE")
-    for name, figures in result.metrics.items():
-        low, high = figures["top1_interval"]
-        table.add_row(
-            name,
-            f"{figures['photos']:,}",
-            f"{figures['top1']:.1%}",
-            f"{low:.1%} to {high:.1%}",
-            f"{figures['balanced_accuracy']:.1%}",
-            f"{figures['log_loss']:.3f}",
-            f"{figures['ece']:.3f}",
-        )
-    output.print(table)
+    output.print(metrics_table(result.metrics))
     weak = sorted(
         (
             (figures["recall"], label, figures["photos"])
@@ -151,3 +141,24 @@ def show_result(result: RunResult, *, follow: bool = True) -> None:
         else "finetune predict photo.jpg"
     )
     output.text(f"Next: {command}")
+
+
+def metrics_table(metrics: dict[str, Any]) -> Table:
+    """Returns a row a part with what matters most of its figures."""
+    numbers = ("photos", "right", "balanced", "log loss", "ECE")
+    table = make_table(
+        "part", "photos", "right", "95 % interval", "balanced", "log loss", "ECE", right=numbers
+    )
+    for name, figures in metrics.items():
+        low, high = figures["top1_interval"]
+        balanced = figures["balanced_accuracy"]
+        table.add_row(
+            output.plain(name),
+            f"{figures['photos']:,}",
+            f"{figures['top1']:.1%}",
+            f"{low:.1%} to {high:.1%}",
+            "" if balanced is None else f"{balanced:.1%}",
+            f"{figures['log_loss']:.3f}",
+            f"{figures['ece']:.3f}",
+        )
+    return table

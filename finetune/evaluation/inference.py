@@ -22,17 +22,27 @@ Progress = Callable[[int, int], None]
 
 
 @torch.inference_mode()
-def logits_of(module: nn.Module, spec: InputSpec, images: Tensor) -> Tensor:
+def logits_of(module: nn.Module, spec: InputSpec, images: Tensor, *, tta: bool = False) -> Tensor:
     """Returns logits ``(B, labels) float32`` of working squares ``(B, 3, S, S) uint8``.
 
     The one way from a working square to logits: training's evaluation and prediction share it. The
     network must be in eval mode.
+
+    Args:
+        module: The network.
+        spec: What it expects of its pixels.
+        images: Working squares, on any device.
+        tta: Average the logits of each square and its mirror image (test-time augmentation).
     """
     device = next(module.parameters()).device
     images = images.to(device, non_blocking=True)
     pixels = centre(images, spec.size, spec.mean, spec.std, whiten=spec.whiten)
-    logits: Tensor = module(pixels.contiguous(memory_format=torch.channels_last))
-    return logits.float()
+    pixels = pixels.contiguous(memory_format=torch.channels_last)
+    logits: Tensor = module(pixels).float()
+    if tta:
+        mirrored = pixels.flip(3).contiguous(memory_format=torch.channels_last)
+        logits = (logits + module(mirrored).float()) / 2
+    return logits
 
 
 def predict_dataset(
@@ -41,6 +51,7 @@ def predict_dataset(
     dataset: PhotoDataset,
     *,
     workers: int = 0,
+    tta: bool = False,
     progress: Progress | None = None,
 ) -> NDArray[np.float32]:
     """Returns logits ``(N, labels) float32`` of a dataset, in its order; it has one photo at least."""
@@ -50,7 +61,7 @@ def predict_dataset(
     done = 0
     steps = evaluation_batches(len(dataset), BATCH_SIZE)
     for batch in load_batches(dataset, steps, workers=workers):
-        rows.append(logits_of(module, spec, batch.images).cpu().numpy())
+        rows.append(logits_of(module, spec, batch.images, tta=tta).cpu().numpy())
         done += len(batch.targets)
         if progress:
             progress(done, len(dataset))

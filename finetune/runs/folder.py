@@ -90,6 +90,11 @@ class RunFolder:
         return self.path / "checkpoints" / "last.safetensors"
 
     @property
+    def start_checkpoint(self) -> Path:
+        """The network before its first step, which a resume and a head need."""
+        return self.path / "checkpoints" / "start.safetensors"
+
+    @property
     def best_checkpoint(self) -> Path:
         """Weights of the best epoch."""
         return self.path / "checkpoints" / "best.safetensors"

@@ -123,7 +123,7 @@ def train(
         write_split(folder.split_file, parts.rows)
         write_labels(folder, parts.labels)
         write_json(folder.preprocessing_file, spec.to_dict())
-        save_tensors(_start_file(folder), loaded.module.state_dict(), {})
+        save_tensors(folder.start_checkpoint, loaded.module.state_dict(), {})
         description = _describe(config, loaded, parts, started) | {"notes": said}
         # Last, since a folder counts as a run from the moment that it has this file.
         write_json(folder.config_file, description)
@@ -163,7 +163,7 @@ def resume(run: Path | str, *, listen: Listener = ignore) -> RunResult:
     spec = InputSpec.from_dict(folder.read(folder.preprocessing_file))
     loaded = factory.LoadedModel(
         factory.rebuild(
-            description["model"], len(labels), spec.size, load_file(_start_file(folder))
+            description["model"], len(labels), spec.size, load_file(folder.start_checkpoint)
         ),
         description["model"],
         spec,
@@ -249,10 +249,6 @@ def _scan(root: Path, config: TrainConfig, cache: PixelCache, listen: Listener) 
             )
         )
     return collection
-
-
-def _start_file(run: RunFolder) -> Path:
-    return run.last_checkpoint.with_name("start.safetensors")
 
 
 def _forget_unfinished_epochs(run: RunFolder) -> None:

@@ -38,9 +38,12 @@ def test_every_setting_has_exactly_one_option_with_its_help() -> None:
     command = next(c for c in app.registered_commands if c.name == "train")
     import typer
 
-    options = {p.name: p for p in typer.main.get_command_from_info(
-        command, pretty_exceptions_short=False, rich_markup_mode=None
-    ).params}
+    options = {
+        p.name: p
+        for p in typer.main.get_command_from_info(
+            command, pretty_exceptions_short=False, rich_markup_mode=None
+        ).params
+    }
     for setting in settings():
         option = options[setting.name]
         assert option.opts == [setting.flag]
@@ -49,7 +52,9 @@ def test_every_setting_has_exactly_one_option_with_its_help() -> None:
 
 
 def test_train_then_predict_with_no_further_word(
-    make_photos: Callable[..., Path], tmp_path: Path, flags: list[str],
+    make_photos: Callable[..., Path],
+    tmp_path: Path,
+    flags: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     make_photos({"ant": 8, "カワセミ": 8})
@@ -67,20 +72,24 @@ def test_train_then_predict_with_no_further_word(
 
 
 def test_train_json_is_one_document(
-    make_photos: Callable[..., Path], tmp_path: Path, flags: list[str],
+    make_photos: Callable[..., Path],
+    tmp_path: Path,
+    flags: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     photos = make_photos({"a": 8, "b": 8})
     monkeypatch.chdir(tmp_path)
     result = run("train", photos, *flags, "--json", "--quiet", "--run", "mine")
     document = json.loads(result.stdout)
-    assert document["run"] == os.path.join("runs", "mine")
+    assert document["run"] == str(Path("runs", "mine"))
     assert document["metrics"]["validation"]["photos"] > 0
     assert result.stderr == ""
 
 
 def test_settings_come_from_a_file_and_from_a_run(
-    make_photos: Callable[..., Path], tmp_path: Path, flags: list[str],
+    make_photos: Callable[..., Path],
+    tmp_path: Path,
+    flags: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     photos = make_photos({"a": 6, "b": 6})
@@ -114,7 +123,9 @@ def test_resume_takes_no_settings() -> None:
 
 
 def test_folders_that_are_no_collection(
-    make_photos: Callable[..., Path], tmp_path: Path, flags: list[str],
+    make_photos: Callable[..., Path],
+    tmp_path: Path,
+    flags: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -186,7 +197,9 @@ def test_predict_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_bad_photo_among_good_ones_is_named_and_the_exit_code_is_1(
-    make_photos: Callable[..., Path], tmp_path: Path, flags: list[str],
+    make_photos: Callable[..., Path],
+    tmp_path: Path,
+    flags: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     make_photos({"a": 6, "b": 6})
@@ -200,11 +213,18 @@ def test_a_bad_photo_among_good_ones_is_named_and_the_exit_code_is_1(
     assert many.stdout.count("photos/") == 12
     assert "cannot be opened: not a photo" in many.stdout
     answers = json.loads(run("predict", "photos", "bad.jpg", "--json", code=1).stdout)
-    assert answers[-1] == {"photo": "bad.jpg", "status": "not a photo", "ranked": [], "unknown": False}
+    assert answers[-1] == {
+        "photo": "bad.jpg",
+        "status": "not a photo",
+        "ranked": [],
+        "unknown": False,
+    }
 
 
 def test_markup_in_names_is_shown_as_it_is(
-    make_photos: Callable[..., Path], tmp_path: Path, flags: list[str],
+    make_photos: Callable[..., Path],
+    tmp_path: Path,
+    flags: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     make_photos({"[red]fox[/red]": 6, "b": 6})

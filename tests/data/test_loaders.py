@@ -59,9 +59,7 @@ def test_the_order_depends_on_seed_and_epoch_alone() -> None:
 def test_pixels_are_those_of_load_square_cached_or_not(dataset: PhotoDataset) -> None:
     size = SPEC.working_size
     assert size == 40
-    expected = [
-        load_square(dataset.root / s.path, size=size, crop=s.crop) for s in dataset.samples
-    ]
+    expected = [load_square(dataset.root / s.path, size=size, crop=s.crop) for s in dataset.samples]
     for _ in ("decoded", "cached"):
         batch = dataset.__getitems__([3, 0, 8])
         assert batch.images.shape == (3, 3, size, size)

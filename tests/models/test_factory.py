@@ -56,9 +56,7 @@ def test_a_pth_file_is_read_with_its_wrapping(tmp_path: Path, wrapper: str | Non
     state = {f"module.{k}": v for k, v in timm.create_model(TINY).state_dict().items()}
     torch.save({wrapper: state, "epoch": 3} if wrapper else state, tmp_path / "w.pth")
     loaded = create(ModelRequest(name=TINY, weights=str(tmp_path / "w.pth")))
-    assert torch.equal(
-        loaded.module.get_classifier().weight, state["module.fc.weight"]
-    )
+    assert torch.equal(loaded.module.get_classifier().weight, state["module.fc.weight"])
 
 
 class Bomb:
@@ -168,15 +166,11 @@ def test_pretrained_weights_come_through_timms_own_loading(
     assert replace_head(loaded, 2, seed=0) is None
 
 
-def test_the_download_itself_is_timms(
-    tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_download_itself_is_timms(tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import timm.models._builder as builder
 
     monkeypatch.setattr(weights, "require_reachable_hub", lambda name, config: None)
-    monkeypatch.setattr(
-        builder, "load_state_dict_from_hf", lambda *a, **k: load_file(tiny_weights)
-    )
+    monkeypatch.setattr(builder, "load_state_dict_from_hf", lambda *a, **k: load_file(tiny_weights))
     loaded = create(ModelRequest(name=TINY))
     assert torch.equal(loaded.module.state_dict()["fc.bias"], load_file(tiny_weights)["fc.bias"])
 
@@ -210,9 +204,7 @@ def test_from_scratch_depends_on_the_seed_alone() -> None:
     other = create(ModelRequest(name=TINY, weights="none", seed=4))
     for a, b in zip(one.module.parameters(), two.module.parameters(), strict=True):
         assert torch.equal(a, b)
-    assert not torch.equal(
-        next(one.module.parameters()), next(other.module.parameters())
-    )
+    assert not torch.equal(next(one.module.parameters()), next(other.module.parameters()))
 
 
 def test_creating_leaves_the_global_generator_alone(tiny_weights: Path) -> None:
@@ -257,7 +249,9 @@ def test_a_frozen_backbone_keeps_its_norms_still() -> None:
 def test_a_folded_head_equals_the_standardised_one() -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(40, 6, generator=generator) * torch.tensor([1e-3, 1, 10, 100, 0, 5]) + 7
-    mean, std = standardisation(lambda keys: x[[k[0] for k in keys]], [bytes([i]) for i in range(40)], 7)
+    mean, std = standardisation(
+        lambda keys: x[[k[0] for k in keys]], [bytes([i]) for i in range(40)], 7
+    )
     assert torch.allclose(mean, x.double().mean(0).float())
     assert torch.allclose(std, x.double().std(0, unbiased=False).float(), atol=1e-6)
     head = FeatureHead(mean, std, 3)

@@ -28,8 +28,12 @@ def trained(
         for number in range(8):
             draw(index, number).save(root / "photos" / label / f"{number}.png")
     flags = {
-        "model": "test_resnet", "weights": str(tiny_weights), "size": 48, "device": "cpu",
-        "epochs": 2, "mode": "head",
+        "model": "test_resnet",
+        "weights": str(tiny_weights),
+        "size": 48,
+        "device": "cpu",
+        "epochs": 2,
+        "mode": "head",
     }
     run = train(root / "photos", resolve({}, flags), run="r", runs=root).run.path
     return run, root / "photos"

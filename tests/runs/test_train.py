@@ -49,8 +49,16 @@ def test_a_run_holds_all_that_a_model_is(
     assert result.run.path == run
     assert not result.interrupted
     assert {p.name for p in run.iterdir()} == {
-        "config.json", "labels.json", "split.csv", "preprocessing.json", "model.safetensors",
-        "timm", "calibration.json", "metrics.json", "predictions.csv", "confusion_matrix.csv",
+        "config.json",
+        "labels.json",
+        "split.csv",
+        "preprocessing.json",
+        "model.safetensors",
+        "timm",
+        "calibration.json",
+        "metrics.json",
+        "predictions.csv",
+        "confusion_matrix.csv",
         "log.jsonl",
     }
     assert json.loads((run / "labels.json").read_text(encoding="utf-8")) == list(COUNTS)
@@ -93,8 +101,8 @@ def test_prediction_agrees_with_evaluation_and_with_plain_timm(
         assert answer.ranked[0].probability == pytest.approx(float(row["probability"]), abs=1e-4)
         working = round(spec["size"] / spec["crop_pct"])
         pixels = load_square(
-                photos / row["path"], size=working, interpolation=spec["interpolation"]
-            )
+            photos / row["path"], size=working, interpolation=spec["interpolation"]
+        )
         margin = (working - spec["size"]) // 2
         middle = pixels[margin : margin + spec["size"], margin : margin + spec["size"]]
         x = (middle / 255 - np.array(spec["mean"])) / np.array(spec["std"])
@@ -106,7 +114,11 @@ def test_prediction_agrees_with_evaluation_and_with_plain_timm(
 
 def test_the_head_learns_what_can_be_learnt(tmp_path: Path, tiny_settings: Settings) -> None:
     rng = np.random.default_rng(0)
-    for label, colour in {"red": (200, 40, 40), "green": (40, 170, 60), "blue": (50, 60, 210)}.items():
+    for label, colour in {
+        "red": (200, 40, 40),
+        "green": (40, 170, 60),
+        "blue": (50, 60, 210),
+    }.items():
         (tmp_path / "photos" / label).mkdir(parents=True)
         for number in range(20):
             noise = rng.integers(-30, 30, (40, 60, 3))
@@ -141,7 +153,8 @@ from pathlib import Path
 from finetune import train
 from finetune.config import resolve
 from finetune.training.events import EpochDone
-photos, runs, flags, sign, epoch = Path(sys.argv[1]), Path(sys.argv[2]), *map(json.loads, sys.argv[3:])
+photos, runs = Path(sys.argv[1]), Path(sys.argv[2])
+flags, sign, epoch = map(json.loads, sys.argv[3:])
 from finetune.training import engine
 done, steps, plain = [], [0], engine.cross_entropy
 def counted(*args, **keywords):
@@ -165,7 +178,16 @@ def test_a_killed_run_resumes_to_the_same_bytes(
     runs = tmp_path / "runs"
     whole = train(photos, resolve({}, flags), run="whole", runs=runs)
     child = subprocess.run(
-        [sys.executable, "-c", CHILD, str(photos), str(runs), json.dumps(flags), str(int(sign)), "3"],
+        [
+            sys.executable,
+            "-c",
+            CHILD,
+            str(photos),
+            str(runs),
+            json.dumps(flags),
+            str(int(sign)),
+            "3",
+        ],
         capture_output=True,
         text=True,
         timeout=120,
@@ -256,14 +278,19 @@ def test_a_photo_under_two_labels_is_left_out_and_said(
     notes: list[str] = []
     config = resolve({}, {**tiny_settings, "mode": "head", "epochs": 1})
     train(
-        photos, config, run="r", runs=tmp_path,
+        photos,
+        config,
+        run="r",
+        runs=tmp_path,
         listen=lambda e: notes.append(e.text) if isinstance(e, Note) else None,
     )
     assert (
         "2 photos are under more than one label and left out, ant/003.jpg ('ant' and 'bee') among "
         "them. Settle them with: finetune annotate"
     ) in notes
-    assert any(n.startswith("1 file is no usable photo and left out: bee/broken.jpg (") for n in notes)
+    assert any(
+        n.startswith("1 file is no usable photo and left out: bee/broken.jpg (") for n in notes
+    )
     text = (tmp_path / "r/split.csv").read_text(encoding="utf-8")
     assert "003.jpg" not in text.replace("bee/003.jpg", "").replace("カワセミ/003.jpg", "")
     assert "twice" not in text

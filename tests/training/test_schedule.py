@@ -10,11 +10,7 @@ from finetune.training.schedule import Schedule
 def test_the_rate_follows_the_formula() -> None:
     schedule = Schedule(steps=100, warmup=0.1)
     for step in range(100):
-        expected = (
-            (step + 1) / 10
-            if step < 10
-            else (1 + math.cos(math.pi * (step - 10) / 90)) / 2
-        )
+        expected = (step + 1) / 10 if step < 10 else (1 + math.cos(math.pi * (step - 10) / 90)) / 2
         assert schedule.head(step) == pytest.approx(expected, abs=1e-12)
         assert schedule.backbone(step) == schedule.head(step)
 

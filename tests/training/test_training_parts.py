@@ -29,7 +29,8 @@ def test_loss_is_the_formula() -> None:
     expected = -(q * log_p).sum(1).mean()
     hard = cross_entropy(torch.tensor(logits), torch.tensor(targets), label_smoothing=smoothing)
     soft = cross_entropy(
-        torch.tensor(logits), torch.tensor(np.eye(5, dtype=np.float32)[targets]),
+        torch.tensor(logits),
+        torch.tensor(np.eye(5, dtype=np.float32)[targets]),
         label_smoothing=smoothing,
     )
     assert float(hard) == pytest.approx(expected, abs=1e-6)

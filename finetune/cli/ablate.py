@@ -1,0 +1,77 @@
+"""``finetune ablate``: what an augmentation is worth on your own photos."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from finetune.cli.console import Json, Quiet, make_table, output
+from finetune.cli.options import photos_folder, with_settings
+from finetune.cli.train import settings_of
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command("ablate")(with_settings(ablate))
+
+
+def ablate(
+    *,
+    photos: Annotated[
+        Path | None, typer.Argument(help="As for train; not given: ./photos.")
+    ] = None,
+    seeds: Annotated[
+        int, typer.Option("--seeds", help="Trainings with each augmentation.", min=1)
+    ] = 3,
+    run: Annotated[
+        Path | None, typer.Option("--run", help="Folder for the runs; not set: runs/ablation.")
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", help="Settings from a TOML file, or a run's config.json."),
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    flags: dict[str, Any],
+    recipe: dict[str, Any],
+) -> None:
+    """Train with each of several augmentations under the same budget, and compare them.
+
+    --augment takes a list: none,standard,mobius. Whether Möbius maps help is not known in general:
+    this measures it on your photos, with the spread over seeds and a paired test.
+    """
+    output.json, output.quiet = json, quiet
+    augments = (flags.pop("augment", None) or "none,standard,mobius").split(",")
+    settings = settings_of(config, flags, recipe)
+    from finetune.cli.watching import TrainingView, duration
+    from finetune.runs import ablate as library
+
+    with TrainingView(output) as view:
+        ablation = library.ablate(
+            photos_folder(photos),
+            settings,
+            [name.strip() for name in augments],
+            seeds=seeds,
+            folder=run,
+            listen=view,
+        )
+    output.document(library.to_dict(ablation))
+    table = make_table("augmentation", "right", "spread", "time", right=("right", "spread", "time"))
+    for arm in ablation.arms:
+        spread = "" if arm.spread is None else f"± {100 * arm.spread:.1f}"
+        table.add_row(output.plain(arm.augment), f"{arm.mean:.1%}", spread, duration(arm.seconds))
+    output.print(table)
+    for pair in ablation.differences:
+        low, high = pair.interval
+        verdict = (
+            "no difference that these photos can show"
+            if low <= 0 <= high
+            else ("better" if pair.points > 0 else "worse")
+        )
+        output.text(
+            f"{pair.second} against {pair.first}: {pair.points:+.1f} points ({low:+.1f} to "
+            f"{high:+.1f}; {pair.photos:,} answers, McNemar p = {pair.p_value:.2g}): {verdict}"
+        )
+    output.text(f"The runs are in {ablation.folder}")

@@ -1,0 +1,107 @@
+"""``finetune evaluate``: how right a run is, on its own held-out photos or on others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from finetune.cli.console import Json, Quiet, output
+from finetune.errors import ConfigError
+
+if TYPE_CHECKING:
+    from finetune.runs.evaluate import Evaluation
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command("evaluate")(evaluate)
+
+
+def evaluate(
+    run: Annotated[
+        str | None, typer.Argument(help="A run's name or folder; not given: the newest.")
+    ] = None,
+    photos: Annotated[
+        Path | None,
+        typer.Argument(help="Labelled folder; not given: the run's own validation and test."),
+    ] = None,
+    tta: Annotated[
+        bool, typer.Option("--tta", help="Average each photo and its mirror image.")
+    ] = False,
+    follow: Annotated[
+        bool,
+        typer.Option("--follow", help="Beside a training: evaluate each new best epoch."),
+    ] = False,
+    catalog: Annotated[
+        Path | None, typer.Option("--catalog", help="Where the folder's catalog is kept.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps; not set: the best.")
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Say how right a run is, with intervals, and write it beside the run.
+
+    Labels are matched by name. Photos of labels that the run was never trained on show how well it
+    says "none of these".
+    """
+    output.json, output.quiet = json, quiet
+    from finetune.runs.evaluate import EvaluationRequest
+    from finetune.runs.evaluate import evaluate as library
+    from finetune.runs.folder import find_run
+    from finetune.training.machine import choose_device
+
+    request = EvaluationRequest(
+        photos=photos, catalog=catalog, tta=tta, device=str(choose_device(device))
+    )
+    if follow:
+        from finetune.runs.follow import follow_run
+
+        if run is None:
+            raise ConfigError("--follow needs the name of the run: finetune evaluate RUN --follow")
+        for epoch, result in follow_run(find_run(run), request):
+            output.text(f"Epoch {epoch}")
+            show_evaluation(result)
+            output.document({"epoch": epoch, "metrics": result.metrics})
+        return
+    with output.progress("Evaluating") as advance:
+        result = library(find_run(run), request, progress=advance)
+    show_evaluation(result)
+    output.document(
+        {
+            "folder": str(result.folder),
+            "metrics": result.metrics,
+            "foreign_labels": result.foreign_labels,
+            "left_out": result.left_out,
+            "unknown": result.unknown,
+        }
+    )
+
+
+def show_evaluation(result: Evaluation) -> None:
+    """Prints the figures of an evaluation."""
+    from finetune.cli.train import metrics_table
+
+    output.print(metrics_table(result.metrics))
+    if result.foreign_labels:
+        names = ", ".join(f"{label} ({count})" for label, count in result.foreign_labels.items())
+        output.text(f"Labels that the run does not know: {names}")
+    if result.left_out:
+        output.text(f"{result.left_out:,} photos without one label were left out.")
+    unknown = result.unknown
+    if unknown and unknown["measured_precision"] is not None:
+        low, high = unknown["precision_interval"]
+        output.text(
+            f"With 'none of these': answers {unknown['answered']:.0%} of the photos it should know "
+            f"and is right in {unknown['measured_precision']:.1%} of its answers "
+            f"({low:.1%} to {high:.1%}; stated: {unknown['stated_precision']:.0%})"
+        )
+        if unknown["foreign_refused"] is not None:
+            output.text(
+                f"Of {unknown['foreign_photos']:,} photos of other labels it refuses "
+                f"{unknown['foreign_refused']:.0%}"
+            )
+    output.text(f"Written to {result.folder}")

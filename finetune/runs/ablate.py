@@ -1,0 +1,173 @@
+"""Measures what an augmentation is worth on a person's own photos."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from finetune.config import TrainConfig
+from finetune.errors import ConfigError
+from finetune.evaluation.intervals import Interval
+from finetune.evaluation.paired import accuracy_difference, mcnemar
+from finetune.evaluation.predictions import read_predictions
+from finetune.files import write_json
+from finetune.runs.folder import create_run
+from finetune.runs.train import train
+from finetune.training.events import Listener, Note, ignore
+
+BOOTSTRAP_SEED = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One augmentation, trained once a seed.
+
+    Attributes:
+        augment: Recipe or pipeline file.
+        accuracies: Top-1 of each seed's run, on its held-out photos.
+        mean: Their mean.
+        spread: Their standard deviation (``n - 1``); None for one seed.
+        seconds: Mean time of a training.
+    """
+
+    augment: str
+    accuracies: tuple[float, ...]
+    mean: float
+    spread: float | None
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """Two augmentations on the same photos, all seeds together.
+
+    Attributes:
+        first: The one compared with: the first of the list.
+        second: The other.
+        photos: Answers compared: held-out photos of every seed.
+        points: Percentage points by which the second is right more often.
+        interval: Paired bootstrap interval of `points`, 95 %.
+        p_value: McNemar's exact test. Photos that several seeds hold out count each time, which
+            makes it somewhat too small.
+    """
+
+    first: str
+    second: str
+    photos: int
+    points: float
+    interval: Interval
+    p_value: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ablation:
+    """What came out: arms in the order asked for, and each against the first."""
+
+    folder: Path
+    part: str
+    arms: tuple[Arm, ...]
+    differences: tuple[Difference, ...]
+
+
+def ablate(
+    photos: Path,
+    config: TrainConfig,
+    augments: Sequence[str],
+    *,
+    seeds: int = 3,
+    folder: Path | None = None,
+    listen: Listener = ignore,
+) -> Ablation:
+    """Trains with each augmentation under the same budget and compares them photo by photo.
+
+    A seed fixes the split, the order of the photos and the new head, so that within a seed the
+    augmentation is all that differs.
+
+    Args:
+        photos: As for `train`.
+        config: Settings of every training.
+        augments: Recipes or pipeline files; the first is what the others are compared with.
+        seeds: How many times each is trained, with seeds that follow the config's.
+        folder: Where the runs go; None takes a new folder in ``./runs``.
+        listen: Called with what happens in every training.
+
+    Raises:
+        ConfigError: Fewer than two augmentations, or one twice, or no seed.
+        FinetuneError: As `train`.
+    """
+    if len(augments) < 2 or len(set(augments)) < len(augments):
+        raise ConfigError(
+            "--augment needs two or more different recipes, such as none,standard,mobius."
+        )
+    if seeds < 1:
+        raise ConfigError(f"--seeds {seeds} must be at least 1.")
+    where = create_run(str(folder) if folder else None, "ablation").path
+    right: dict[str, list[dict[tuple[int, str], bool]]] = {name: [] for name in augments}
+    accuracies: dict[str, list[float]] = {name: [] for name in augments}
+    seconds: dict[str, list[float]] = {name: [] for name in augments}
+    part = "validation"
+    for number in range(seeds):
+        seed = config.machine.seed + number
+        for augment in augments:
+            listen(Note(text=f"Seed {seed}, augmentation {augment}"))
+            own = dataclasses.replace(
+                config,
+                augmentation=dataclasses.replace(config.augmentation, augment=augment),
+                machine=dataclasses.replace(config.machine, seed=seed),
+            )
+            name = f"{Path(augment).stem}-seed{seed}"
+            result = train(photos, own, run=str(where / name), listen=listen)
+            if result.interrupted:
+                raise KeyboardInterrupt
+            part = "test" if "test" in result.metrics else "validation"
+            rows = read_predictions(result.run.predictions_file)
+            right[augment].append({(seed, r.path): r.correct for r in rows if r.part == part})
+            accuracies[augment].append(result.metrics[part]["top1"])
+            seconds[augment].append(result.seconds)
+    ablation = Ablation(
+        folder=where,
+        part=part,
+        arms=tuple(_arm(name, accuracies[name], seconds[name]) for name in augments),
+        differences=tuple(_difference(augments[0], name, right) for name in augments[1:]),
+    )
+    write_json(where / "ablation.json", to_dict(ablation))
+    return ablation
+
+
+def to_dict(ablation: Ablation) -> dict[str, Any]:
+    """Returns an ablation as plain JSON values."""
+    return dataclasses.asdict(ablation) | {"folder": str(ablation.folder)}
+
+
+def _arm(name: str, accuracies: Sequence[float], seconds: Sequence[float]) -> Arm:
+    return Arm(
+        augment=name,
+        accuracies=tuple(accuracies),
+        mean=float(np.mean(accuracies)),
+        spread=float(np.std(accuracies, ddof=1)) if len(accuracies) > 1 else None,
+        seconds=float(np.mean(seconds)),
+    )
+
+
+def _difference(
+    first: str, second: str, right: dict[str, list[dict[tuple[int, str], bool]]]
+) -> Difference:
+    one = {key: value for answers in right[first] for key, value in answers.items()}
+    two = {key: value for answers in right[second] for key, value in answers.items()}
+    keys = sorted(one)
+    a = np.array([one[key] for key in keys])
+    b = np.array([two[key] for key in keys])
+    difference, interval = accuracy_difference(a, b, rng=np.random.default_rng(BOOTSTRAP_SEED))
+    return Difference(
+        first=first,
+        second=second,
+        photos=len(keys),
+        points=100 * difference,
+        interval=(100 * interval[0], 100 * interval[1]),
+        p_value=mcnemar(int((a & ~b).sum()), int((b & ~a).sum())),
+    )

@@ -1,0 +1,241 @@
+"""Looks at a run again: on its own parts, or on any other labelled photos."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from finetune.data.cache import PixelCache
+from finetune.data.dataset import PhotoDataset, Sample
+from finetune.data.home import collection_home
+from finetune.errors import CollectionError
+from finetune.evaluation.confusion import confusion_matrix, write_confusion_csv
+from finetune.evaluation.inference import predict_dataset
+from finetune.evaluation.intervals import wilson
+from finetune.evaluation.metrics import evaluate_logits
+from finetune.evaluation.predictions import EvaluatedPhoto, make_predictions, write_predictions
+from finetune.evaluation.unknown import familiarity
+from finetune.files import safe_name, write_json
+from finetune.photos.collection import Collection, Photo
+from finetune.photos.labels import label_index
+from finetune.photos.scan import scan
+from finetune.photos.split import read_split
+from finetune.runs.folder import RunFolder
+from finetune.runs.parts import replay_split
+from finetune.runs.trained import TrainedRun, open_trained
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What a run says of photos whose labels are known.
+
+    Attributes:
+        folder: Where metrics.json, predictions.csv and confusion_matrix.csv are.
+        metrics: One object a part.
+        foreign_labels: Labels of the photos that the run was never trained on, with their photos.
+        left_out: Photos without a label, or with several.
+        unknown: How "none of these" did; None where the run has no threshold.
+    """
+
+    folder: Path
+    metrics: dict[str, Any]
+    foreign_labels: dict[str, int]
+    left_out: int
+    unknown: dict[str, Any] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationRequest:
+    """What is to be evaluated.
+
+    Attributes:
+        photos: A labelled folder; None for the run's own validation and test parts.
+        catalog: Where that folder's catalog is kept.
+        tta: Average the answers to each photo and to its mirror image.
+        device: Where the network runs.
+        cache_gb: Most disk for decoded photos.
+    """
+
+    photos: Path | None = None
+    catalog: Path | None = None
+    tta: bool = False
+    device: str = "cpu"
+    cache_gb: float = 10.0
+
+
+def evaluate(
+    run: RunFolder, request: EvaluationRequest | None = None, *, progress: Progress | None = None
+) -> Evaluation:
+    """Returns how right a run is, and writes it down.
+
+    On the run's own parts the files go to ``RUN/evaluation``, on other photos to
+    ``RUN/evaluation-NAME``; what the training wrote stays as it was.
+
+    Raises:
+        RunError: The run cannot be opened, or its photos have changed.
+        CollectionError: The folder has no photo with a label of the run.
+    """
+    request = request or EvaluationRequest()
+    return evaluate_trained(open_trained(run, device=request.device), request, progress=progress)
+
+
+def evaluate_trained(
+    trained: TrainedRun, request: EvaluationRequest, *, progress: Progress | None = None
+) -> Evaluation:
+    """Returns how right an opened run is; see `evaluate`."""
+    if request.photos is None:
+        return _own_parts(trained, request, progress)
+    return _other_photos(trained, request.photos, request, progress)
+
+
+def _own_parts(
+    trained: TrainedRun, request: EvaluationRequest, progress: Progress | None
+) -> Evaluation:
+    root = Path(trained.description["photos"])
+    where = trained.description["settings"]["collection"].get("catalog")
+    catalog = request.catalog or (Path(where) if where else None)
+    rows = read_split(trained.folder.split_file)
+    with _cache(root, catalog, trained, request) as cache:
+        collection = scan(root, catalog=catalog, sink=cache)
+        parts = replay_split(collection, rows, trained.labels)
+        found = {
+            part: _logits(trained, PhotoDataset(root, samples, cache), request, progress)
+            for part, samples in parts.samples.items()
+            if part != "train" and samples
+        }
+    samples = {part: parts.samples[part] for part in found}
+    folder = trained.folder.path / "evaluation"
+    return _write(trained, folder, samples, found)
+
+
+def _other_photos(
+    trained: TrainedRun, root: Path, request: EvaluationRequest, progress: Progress | None
+) -> Evaluation:
+    index = label_index(trained.labels)
+    with _cache(root, request.catalog, trained, request) as cache:
+        collection = scan(root, catalog=request.catalog, sink=cache)
+        known, foreign, left_out = _sorted_out(collection, index)
+        if not known:
+            raise CollectionError(
+                f"No photo in {root} has a label of {trained.folder.path}. It knows: "
+                f"{', '.join(trained.labels[:8])}{' ...' if len(trained.labels) > 8 else ''}."
+            )
+        samples = [_sample(photo, index[photo.labels[0]]) for photo in known]
+        logits = _logits(trained, PhotoDataset(root, samples, cache), request, progress)
+        strangers = None
+        if foreign:
+            others = PhotoDataset(root, [_sample(photo, 0) for photo in foreign], cache)
+            strangers = _logits(trained, others, request, progress)
+    name = safe_name(root.resolve().name)
+    folder = trained.folder.path / f"evaluation-{name}"
+    result = _write(trained, folder, {name: samples}, {name: logits}, strangers)
+    counts: dict[str, int] = {}
+    for photo in foreign:
+        counts[photo.labels[0]] = counts.get(photo.labels[0], 0) + 1
+    return Evaluation(
+        folder=folder,
+        metrics=result.metrics,
+        foreign_labels=counts,
+        left_out=left_out,
+        unknown=result.unknown,
+    )
+
+
+def _sorted_out(
+    collection: Collection, index: dict[str, int]
+) -> tuple[list[Photo], list[Photo], int]:
+    """Returns photos of the run's labels, photos of other labels, and how many have not one."""
+    known: list[Photo] = []
+    foreign: list[Photo] = []
+    for photo in collection.photos:
+        if len(photo.labels) == 1:
+            (known if photo.labels[0] in index else foreign).append(photo)
+    return known, foreign, len(collection) - len(known) - len(foreign)
+
+
+def _write(
+    trained: TrainedRun,
+    folder: Path,
+    samples: Any,
+    logits: dict[Any, Any],
+    strangers: Any = None,
+) -> Evaluation:
+    targets = {
+        part: np.array([sample.target for sample in samples[part]], np.int64) for part in logits
+    }
+    metrics: dict[str, Any] = {
+        part: evaluate_logits(
+            values, targets[part], trained.labels, temperature=trained.temperature
+        )
+        for part, values in logits.items()
+    }
+    judged = list(logits)[-1]
+    unknown = _unknown(trained, logits[judged], targets[judged], strangers)
+    write_json(folder / "metrics.json", {**metrics, **({"unknown": unknown} if unknown else {})})
+    rows = [
+        row
+        for part, values in logits.items()
+        for row in make_predictions(
+            [EvaluatedPhoto(path=s.path, digest=s.digest, part=part) for s in samples[part]],
+            values,
+            targets[part],
+            trained.labels,
+            temperature=trained.temperature,
+        )
+    ]
+    write_predictions(folder / "predictions.csv", rows)
+    matrix = confusion_matrix(targets[judged], logits[judged].argmax(1), len(trained.labels))
+    write_confusion_csv(folder / "confusion_matrix.csv", matrix, trained.labels)
+    return Evaluation(
+        folder=folder, metrics=metrics, foreign_labels={}, left_out=0, unknown=unknown
+    )
+
+
+def _unknown(
+    trained: TrainedRun, logits: Any, targets: Any, strangers: Any
+) -> dict[str, Any] | None:
+    """Returns how the run's threshold did on these photos, with strangers counted as wrong."""
+    limit = trained.unknown
+    if limit is None:
+        return None
+
+    def answered(values: Any) -> Any:
+        scores = familiarity(values, score=limit.score, temperature=trained.temperature)
+        return ~limit.refuses(scores)
+
+    kept = answered(logits)
+    right = int((logits.argmax(1) == targets)[kept].sum())
+    wrongly = int(answered(strangers).sum()) if strangers is not None else 0
+    total = int(kept.sum()) + wrongly
+    return {
+        "stated_precision": limit.precision,
+        "measured_precision": right / total if total else None,
+        "precision_interval": wilson(right, total),
+        "answered": float(kept.mean()),
+        "foreign_photos": 0 if strangers is None else len(strangers),
+        "foreign_refused": None if strangers is None else 1 - wrongly / len(strangers),
+    }
+
+
+def _logits(
+    trained: TrainedRun, photos: PhotoDataset, request: EvaluationRequest, progress: Progress | None
+) -> np.ndarray[Any, np.dtype[np.float32]]:
+    return predict_dataset(trained.module, trained.spec, photos, tta=request.tta, progress=progress)
+
+
+def _sample(photo: Photo, target: int) -> Sample:
+    return Sample(path=photo.path, digest=photo.digest, crop=photo.crop, target=target)
+
+
+def _cache(
+    root: Path, catalog: Path | None, trained: TrainedRun, request: EvaluationRequest
+) -> contextlib.closing[PixelCache]:
+    home = collection_home(root, catalog)
+    return contextlib.closing(PixelCache(home, trained.spec, limit_gb=request.cache_gb))

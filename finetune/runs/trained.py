@@ -1,0 +1,74 @@
+"""A run's network, opened: what predicts and what is evaluated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from finetune.errors import RunError
+from finetune.evaluation.unknown import UnknownThreshold
+from finetune.models.factory import rebuild
+from finetune.photos.spec import InputSpec
+from finetune.runs.folder import RunFolder
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedRun:
+    """A run, opened.
+
+    Attributes:
+        folder: The run.
+        module: Its network, in eval mode and fp32, on its device.
+        spec: What the network expects of its pixels.
+        labels: In the order of its outputs.
+        temperature: What its logits are divided by.
+        unknown: When to say "none of these", or None.
+        description: What config.json says.
+    """
+
+    folder: RunFolder
+    module: nn.Module
+    spec: InputSpec
+    labels: tuple[str, ...]
+    temperature: float
+    unknown: UnknownThreshold | None
+    description: dict[str, Any]
+
+
+def open_trained(folder: RunFolder, *, device: str | torch.device = "cpu") -> TrainedRun:
+    """Returns a run with its network. Nothing of the run is executed.
+
+    Raises:
+        RunError: A file of the run is missing or damaged.
+    """
+    description = folder.read(folder.config_file)
+    labels = tuple(folder.read(folder.labels_file))
+    spec = InputSpec.from_dict(folder.read(folder.preprocessing_file))
+    if not folder.model_file.is_file():
+        raise RunError(
+            f"{folder.path} has no {folder.model_file.name} yet. "
+            f"If its training was interrupted: finetune train --resume {folder.path}"
+        )
+    calibration = folder.read(folder.calibration_file)
+    try:
+        state = load_file(folder.model_file)
+    except (SafetensorError, OSError) as error:
+        raise RunError(f"{folder.model_file} is damaged: {error}.") from error
+    module = rebuild(description["model"], len(labels), spec.size, state).to(device).eval()
+    if torch.device(device).type != "mps":
+        module = module.to(memory_format=torch.channels_last)
+    unknown = calibration.get("unknown")
+    return TrainedRun(
+        folder=folder,
+        module=module,
+        spec=spec,
+        labels=labels,
+        temperature=float(calibration["temperature"]),
+        unknown=UnknownThreshold.from_dict(unknown) if unknown else None,
+        description=description,
+    )

@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from scipy.stats import binomtest
+from sklearn.metrics import accuracy_score
+
+from finetune import train
+from finetune.config import resolve
+from finetune.errors import CollectionError, ConfigError
+from finetune.evaluation.inference import logits_of
+from finetune.runs.ablate import ablate
+from finetune.runs.evaluate import EvaluationRequest, evaluate
+from finetune.runs.folder import RunFolder
+from finetune.runs.follow import follow_run
+from finetune.runs.trained import open_trained
+from finetune.training.events import EpochDone
+
+Settings = dict[str, object]
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8-sig") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("mode", ["head", "full"])
+def test_evaluating_again_finds_what_training_found(
+    make_photos: Callable[..., Path], tmp_path: Path, tiny_settings: Settings, mode: str
+) -> None:
+    photos = make_photos({"a": 10, "b": 10})
+    result = train(
+        photos, resolve({}, {**tiny_settings, "mode": mode}), run="r", runs=tmp_path / "runs"
+    )
+    again = evaluate(result.run)
+    assert set(again.metrics) == {"validation", "test"}
+    for part, figures in again.metrics.items():
+        assert figures["top1"] == result.metrics[part]["top1"]
+        assert figures["log_loss"] == pytest.approx(result.metrics[part]["log_loss"], abs=1e-5)
+    first = rows_of(result.run.predictions_file)
+    second = rows_of(again.folder / "predictions.csv")
+    assert [r["path"] for r in first] == [r["path"] for r in second]
+    for one, two in zip(first, second, strict=True):
+        assert float(one["probability"]) == pytest.approx(float(two["probability"]), abs=1e-4)
+
+
+def test_other_photos_are_matched_by_label_name(
+    make_photos: Callable[..., Path], tmp_path: Path, tiny_settings: Settings
+) -> None:
+    photos = make_photos({"a": 10, "b": 10})
+    run = train(photos, resolve({}, {**tiny_settings, "mode": "head"}), runs=tmp_path / "runs").run
+    others = make_photos({"b": 4, "c": 3}, "others")
+    shutil.copy(photos / "a" / "000.jpg", others / "unlabelled.jpg")
+    result = evaluate(run, EvaluationRequest(photos=others))
+    assert result.foreign_labels == {"c": 3}
+    assert result.left_out == 1
+    rows = rows_of(result.folder / "predictions.csv")
+    assert [row["label"] for row in rows] == ["b"] * 4
+    expected = accuracy_score([r["label"] for r in rows], [r["predicted"] for r in rows])
+    assert result.metrics["others"]["top1"] == expected
+    assert result.folder == run.path / "evaluation-others"
+    assert result.unknown is not None
+    assert result.unknown["foreign_photos"] == 3
+    nothing = make_photos({"x": 2, "y": 2}, "nothing")
+    with pytest.raises(CollectionError) as error:
+        evaluate(run, EvaluationRequest(photos=nothing))
+    assert str(error.value) == f"No photo in {nothing} has a label of {run.path}. It knows: a, b."
+
+
+def test_tta_is_the_mean_of_a_photo_and_its_mirror_image(
+    make_photos: Callable[..., Path], tmp_path: Path, tiny_settings: Settings
+) -> None:
+    photos = make_photos({"a": 6, "b": 6})
+    run = train(photos, resolve({}, {**tiny_settings, "mode": "head"}), runs=tmp_path / "runs").run
+    trained = open_trained(run)
+    # An even margin, so that the centre of the mirror image is the mirror image of the centre.
+    side = trained.spec.size + 2
+    squares = torch.randint(0, 256, (3, 3, side, side), dtype=torch.uint8)
+    plain = logits_of(trained.module, trained.spec, squares)
+    mirrored = logits_of(trained.module, trained.spec, squares.flip(3))
+    both = logits_of(trained.module, trained.spec, squares, tta=True)
+    assert torch.allclose(both, (plain + mirrored) / 2, atol=1e-5)
+    assert not torch.allclose(plain, mirrored, atol=1e-3)
+
+
+@pytest.mark.parametrize("mode", ["head", "full"])
+def test_following_sees_every_new_best_and_ends_with_the_run(
+    make_photos: Callable[..., Path], tmp_path: Path, tiny_settings: Settings, mode: str
+) -> None:
+    photos = make_photos({"a": 10, "b": 10})
+    runs = tmp_path / "runs"
+    ready, best = threading.Event(), []
+
+    def listen(event: object) -> None:
+        if isinstance(event, EpochDone):
+            best.extend([event.epoch] if event.best else [])
+            if event.epoch == 1:
+                # The training waits here until the first epoch has been looked at.
+                ready.set()
+                looked.wait(60)
+
+    looked = threading.Event()
+    config = resolve({}, {**tiny_settings, "mode": mode})
+    worker = threading.Thread(
+        target=train, args=(photos, config), kwargs={"run": "r", "runs": runs, "listen": listen}
+    )
+    worker.start()
+    assert ready.wait(60)
+    seen = []
+    for epoch, result in follow_run(
+        RunFolder(runs / "r"), EvaluationRequest(), wait=lambda seconds: worker.join(60)
+    ):
+        seen.append((epoch, result.metrics["validation"]["top1"]))
+        looked.set()
+    worker.join(60)
+    log = [json.loads(line) for line in (runs / "r" / "log.jsonl").read_text().splitlines()]
+    assert [epoch for epoch, _ in seen] == sorted({1, best[-1]})
+    for epoch, accuracy in seen:
+        assert accuracy == pytest.approx(log[epoch - 1]["validation_accuracy"])
+
+
+def test_an_ablation_compares_on_the_same_photos(
+    make_photos: Callable[..., Path], tmp_path: Path, tiny_settings: Settings
+) -> None:
+    photos = make_photos({"a": 12, "b": 12})
+    flags = {**tiny_settings, "mode": "full", "epochs": 2}
+    found = ablate(photos, resolve({}, flags), ["none", "strong"], seeds=2, folder=tmp_path / "abl")
+    right: dict[str, dict[tuple[str, str], bool]] = {}
+    for augment in ("none", "strong"):
+        answers = {}
+        for seed in ("0", "1"):
+            run = tmp_path / "abl" / f"{augment}-seed{seed}"
+            settings = json.loads((run / "config.json").read_text())["settings"]
+            assert settings["augmentation"]["augment"] == augment
+            assert settings["machine"]["seed"] == int(seed)
+            for row in rows_of(run / "predictions.csv"):
+                if row["part"] == "test":
+                    answers[seed, row["path"]] = row["label"] == row["predicted"]
+        right[augment] = answers
+    assert right["none"].keys() == right["strong"].keys()
+    a = np.array([right["none"][key] for key in sorted(right["none"])])
+    b = np.array([right["strong"][key] for key in sorted(right["none"])])
+    pair = found.differences[0]
+    assert pair.points == pytest.approx(100 * (b.mean() - a.mean()))
+    assert pair.photos == len(a)
+    differing = int((a != b).sum())
+    expected = binomtest(int((a & ~b).sum()), differing).pvalue if differing else 1.0
+    assert pair.p_value == pytest.approx(expected)
+    arm = found.arms[0]
+    assert arm.mean == pytest.approx(np.mean(arm.accuracies))
+    assert arm.spread == pytest.approx(np.std(arm.accuracies, ddof=1))
+    assert json.loads((tmp_path / "abl" / "ablation.json").read_text())["part"] == "test"
+
+
+def test_an_ablation_needs_two_different_recipes(tmp_path: Path) -> None:
+    for augments in (["none"], ["none", "none"]):
+        with pytest.raises(ConfigError, match="two or more different recipes"):
+            ablate(tmp_path, resolve({}), augments)
+
+
+def test_the_kept_weights_are_those_of_the_best_epoch(
+    make_photos: Callable[..., Path], tmp_path: Path, tiny_settings: Settings
+) -> None:
+    photos = make_photos({"a": 10, "b": 10})
+    copies: dict[int, dict[str, torch.Tensor]] = {}
+
+    def listen(event: object) -> None:
+        if isinstance(event, EpochDone) and event.best:
+            copies[event.epoch] = load_file(tmp_path / "r/checkpoints/best.safetensors")
+
+    config = resolve({}, {**tiny_settings, "mode": "full", "epochs": 4})
+    result = train(photos, config, run="r", runs=tmp_path, listen=listen)
+    kept = load_file(result.run.model_file)
+    assert result.best_epoch == max(copies)
+    assert all(torch.equal(kept[name], copies[result.best_epoch][name]) for name in kept)
