@@ -1,0 +1,46 @@
+"""The library in twenty lines: draw a collection, train on it, ask it about a new photo.
+
+    python examples/train_and_predict.py [FOLDER]
+
+Put your own folder of photos in the place of the drawn one; the rest stays as it is.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from finetune import Predictor, TrainConfig, train
+from finetune.aviary import draw_collection, draw_unseen
+from finetune.config import ModelConfig, PixelsConfig, TrainingConfig
+from finetune.training.events import EpochDone, Event
+
+
+def report(event: Event) -> None:
+    """Prints every fifth epoch."""
+    if isinstance(event, EpochDone) and event.epoch % 5 == 0:
+        print(f"epoch {event.epoch}: {event.validation_accuracy:.0%} of validation right")
+
+
+def main(folder: Path, photos_per_species: int = 24) -> None:
+    """Runs the example in `folder`, which must be new or empty."""
+    draw_collection(
+        folder / "photos", species=4, photos_per_species=photos_per_species, size=(480, 320)
+    )
+    config = TrainConfig(
+        model=ModelConfig(model="finetune_small"),
+        pixels=PixelsConfig(fit="pad"),
+        training=TrainingConfig(mode="head", epochs=20),
+    )
+    result = train(folder / "photos", config, runs=folder / "runs", listen=report)
+    low, high = result.metrics["test"]["top1_interval"]
+    print(f"test: {result.metrics['test']['top1']:.0%} right ({low:.0%} to {high:.0%})")
+
+    predictor = Predictor.load(result.run.path)
+    for photo in draw_unseen(folder / "unseen", count=3, species=4, size=(480, 320)):
+        answer = predictor(folder / "unseen" / photo.path)
+        print(f"{photo.species}: {answer.label} ({answer.ranked[0].probability:.0%})")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "example"))

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from finetune import aviary
+from finetune.cli import app
+
+
+def run(*words: object, code: int = 0) -> Result:
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    assert result.exit_code == code, result.output + repr(result.exception)
+    return result
+
+
+@pytest.fixture
+def flags(tiny_settings: dict[str, object]) -> list[str]:
+    return [
+        word
+        for name, value in tiny_settings.items()
+        for word in (f"--{name.replace('_', '-')}", str(value))
+    ]
+
+
+def test_demo_goes_the_whole_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = aviary.draw_collection
+
+    def small(folder: Path, **options: object) -> aviary.Aviary:
+        return plain(folder, **{**options, "species": 3, "size": (160, 120)})
+
+    monkeypatch.setattr(aviary, "draw_collection", small)
+    shown = run("demo", tmp_path / "d", "--photos", 8).stdout
+    assert "birds drawn afresh" in shown
+    assert "In truth:" in shown
+    assert (tmp_path / "d" / "runs" / "demo" / "model.safetensors").is_file()
+    again = run("demo", tmp_path / "d", code=1)
+    assert "exists and is not empty. Name another folder" in " ".join(again.stderr.split())
+
+
+def test_demo_never_writes_into_a_file(tmp_path: Path) -> None:
+    (tmp_path / "f").write_text("mine")
+    run("demo", tmp_path / "f", code=1)
+    assert (tmp_path / "f").read_text() == "mine"
+
+
+def test_models_lists_a_choice_and_finds_by_pattern() -> None:
+    choice = json.loads(run("models", "--json").stdout)
+    assert choice[0]["name"] == "finetune_small"
+    assert choice[0]["weights"] == "here"
+    found = json.loads(run("models", "test_resnet", "--json").stdout)
+    import timm
+
+    module = timm.create_model("test_resnet")
+    assert found == [
+        {
+            "name": "test_resnet",
+            "parameters": sum(p.numel() for p in module.parameters()),
+            "size": 160,
+            "weights": "to be had",
+        }
+    ]
+    many = run("models", "*")
+    assert "name fewer to see their parameters" in many.stderr
+    assert "resnet50" in many.stdout
+    missing = run("models", "qqq", code=1)
+    assert (
+        missing.stderr == "Error: No model is named like 'qqq'. Try a shorter part of the name.\n"
+    )
+
+
+def test_evaluate_names_strange_labels_and_writes_beside_the_run(
+    make_photos: Callable[..., Path],
+    tmp_path: Path,
+    flags: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    make_photos({"a": 8, "b": 8})
+    others = make_photos({"a": 3, "z": 2}, "others")
+    monkeypatch.chdir(tmp_path)
+    run("train", *flags, "--quiet")
+    own = run("evaluate").stdout
+    assert "validation" in own
+    assert "Written to runs" in own
+    shown = run("evaluate", *[p.name for p in Path("runs").iterdir()], others).stdout
+    assert "Labels that the run does not know: z (2)" in shown
+    document = json.loads(run("evaluate", "--json", "--tta").stdout)
+    assert set(document["metrics"]) == {"validation", "test"}
+    refused = run("evaluate", "--follow", code=1)
+    assert "--follow needs the name of the run" in refused.stderr
+    followed = run("evaluate", *[p.name for p in Path("runs").iterdir()], "--follow")
+    assert followed.stdout.startswith("Epoch ")
+
+
+def test_ablate_prints_a_paired_comparison(
+    make_photos: Callable[..., Path], tmp_path: Path, flags: list[str]
+) -> None:
+    photos = make_photos({"a": 8, "b": 8})
+    command = ["ablate", photos, *flags, "--seeds", 1, "--run", tmp_path / "abl", "--epochs", 1]
+    shown = run(*command, "--augment", "none,light", "--mode", "full")
+    assert "light against none:" in shown.stdout
+    assert "McNemar p =" in shown.stdout
+    assert (tmp_path / "abl" / "ablation.json").is_file()
+    refused = run("ablate", photos, *flags, "--augment", "none", code=1)
+    assert "needs two or more different recipes" in " ".join(refused.stderr.split())
