@@ -11,7 +11,17 @@ import typer.core
 from finetune.cli.console import output
 from finetune.errors import FinetuneError
 
-COMMANDS = ("train", "evaluate", "ablate", "predict", "demo", "scan", "models", "summary")
+COMMANDS = (
+    "train",
+    "evaluate",
+    "ablate",
+    "predict",
+    "demo",
+    "scan",
+    "preview",
+    "models",
+    "summary",
+)
 """Modules of this package, in the order of the help; each has ``register(app)``."""
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from finetune.cli.console import Json, Quiet, make_table, output
-from finetune.cli.options import photos_folder, with_settings
+from finetune.cli.options import SetNumbers, photos_folder, with_settings
 from finetune.cli.train import settings_of
 
 
@@ -32,10 +32,10 @@ def ablate(
         Path | None,
         typer.Option("--config", help="Settings from a TOML file, or a run's config.json."),
     ] = None,
+    set_: SetNumbers = None,
     json: Json = False,
     quiet: Quiet = False,
     flags: dict[str, Any],
-    recipe: dict[str, Any],
 ) -> None:
     """Train with each of several augmentations under the same budget, and compare them.
 
@@ -44,7 +44,7 @@ def ablate(
     """
     output.json, output.quiet = json, quiet
     augments = (flags.pop("augment", None) or "none,standard,mobius").split(",")
-    settings = settings_of(config, flags, recipe)
+    settings = settings_of(config, flags, set_)
     from finetune.cli.watching import TrainingView, duration
     from finetune.runs import ablate as library
 

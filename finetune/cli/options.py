@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
 import typer
 
-from finetune.augmentation.recipes import Recipe
 from finetune.config import Setting, choices, settings, strip_none
+from finetune.errors import ConfigError
 
 _PANELS = {
     "collection": "Photos",
@@ -24,38 +23,56 @@ _PANELS = {
 }
 
 
-def with_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command one option a setting; it receives them as ``flags`` and ``recipe``.
+SetNumbers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="NAME=VALUE", help="A number of the recipe: --set mobius_bound=1.5"
+    ),
+]
 
-    Both are ``{field: value}`` of what was given on the command line, nothing else. ``recipe`` has
-    the numbers of the augmentation recipe, whose options are left out of the help: there are many,
-    and docs/augmentation.md explains them.
+
+def with_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command one option a setting; it receives them as ``flags``.
+
+    That is ``{field: value}`` of what was given on the command line, nothing else.
     """
     named = {setting.name: setting for setting in settings()}
-    numbers = {item.name: item for item in dataclasses.fields(Recipe)}
 
     @functools.wraps(command)
     def wrapped(**values: Any) -> None:
-        given = {name: value for name, value in values.items() if value is not None}
         flags = {name: values.pop(name, None) for name in named}
-        recipe = {name: values.pop(name, None) for name in numbers}
-        command(
-            **values,
-            flags={name: value for name, value in flags.items() if name in given},
-            recipe={name: value for name, value in recipe.items() if name in given},
-        )
+        command(**values, flags={name: value for name, value in flags.items() if value is not None})
 
     own = inspect.signature(command, eval_str=True).parameters
-    parameters = [p for name, p in own.items() if name not in ("flags", "recipe")]
+    parameters = [parameter for name, parameter in own.items() if name != "flags"]
     parameters += [_parameter(setting) for setting in named.values()]
-    hints = get_type_hints(Recipe)
-    parameters += [
-        _hidden_parameter(name, hints[name], item.metadata["help"])
-        for name, item in numbers.items()
-    ]
     wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     wrapped.__annotations__ = {p.name: p.annotation for p in parameters}
     return wrapped
+
+
+def recipe_numbers(pairs: list[str]) -> dict[str, Any]:
+    """Returns ``{name: value}`` of what ``--set`` was given.
+
+    Raises:
+        ConfigError: A word that is not NAME=VALUE.
+    """
+    numbers = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise ConfigError(f"--set {pair} is not NAME=VALUE, such as mobius_bound=1.5.")
+        numbers[name.strip().replace("-", "_")] = _value(value.strip())
+    return numbers
+
+
+def _value(text: str) -> Any:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def _parameter(setting: Setting) -> inspect.Parameter:
@@ -63,23 +80,13 @@ def _parameter(setting: Setting) -> inspect.Parameter:
     kind = str if allowed else strip_none(setting.type)
     shown = "" if setting.default is None else f" (default: {setting.default})"
     info = typer.Option(
-        _flag(setting.flag, kind),
+        setting.flag,
         help=setting.help + shown,
         metavar="|".join(allowed) if allowed else None,
         show_default=False,
         rich_help_panel=_PANELS[setting.concern],
     )
     return _keyword(setting.name, kind, info)
-
-
-def _hidden_parameter(name: str, annotation: Any, help_text: str) -> inspect.Parameter:
-    kind = str if choices(annotation) else strip_none(annotation)
-    info = typer.Option(_flag("--" + name.replace("_", "-"), kind), help=help_text, hidden=True)
-    return _keyword(name, kind, info)
-
-
-def _flag(flag: str, kind: type) -> str:
-    return f"{flag}/--no-{flag.removeprefix('--')}" if kind is bool else flag
 
 
 def _keyword(name: str, kind: Any, info: Any) -> inspect.Parameter:

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from finetune.cli.console import output
+from finetune.cli.options import SetNumbers, recipe_numbers
+from finetune.config import read_toml
 from finetune.errors import AugmentError, CollectionError, ConfigError
 
 
@@ -26,12 +28,7 @@ def preview(
     draws: Annotated[int, typer.Option(help="How many draws of each.", min=1, max=50)] = 8,
     size: Annotated[int, typer.Option(help="Side of a tile in pixels.", min=16, max=1024)] = 224,
     seed: Annotated[int, typer.Option(help="Seed of every draw.", min=0)] = 0,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="NAME=VALUE", help="A number of the recipe: --set mobius_bound=1.5"
-        ),
-    ] = None,
+    set_: SetNumbers = None,
     config: Annotated[
         Path | None, typer.Option(help="A TOML file whose [recipe] has numbers of the recipe.")
     ] = None,
@@ -88,29 +85,13 @@ def register(app: typer.Typer) -> None:
 
 def _numbers(config: Path | None, pairs: list[str]) -> dict[str, Any]:
     """Returns the recipe's numbers of a file, with those of --set laid over them."""
-    from finetune.config import read_toml
-
     numbers: dict[str, Any] = {}
     if config is not None:
         section = read_toml(config).get("recipe", {})
         if not isinstance(section, dict):
             raise ConfigError(f"--config {config}: [recipe] is not a section.")
         numbers.update(section)
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals or not name:
-            raise ConfigError(f"--set {pair} is not NAME=VALUE, such as mobius_bound=1.5.")
-        numbers[name.strip().replace("-", "_")] = _value(value.strip())
-    return numbers
-
-
-def _value(text: str) -> Any:
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    try:
-        return float(text)
-    except ValueError:
-        return text
+    return numbers | recipe_numbers(pairs)
 
 
 def _load(photos: Path | None, rows: int, side: int) -> tuple[tuple[str, ...], Any]:

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from finetune.cli.console import Json, Quiet, make_table, output
-from finetune.cli.options import photos_folder, with_settings
+from finetune.cli.options import SetNumbers, photos_folder, recipe_numbers, with_settings
 from finetune.config import TrainConfig, read_toml, resolve
 from finetune.errors import ConfigError
 from finetune.files import read_json
@@ -39,10 +39,10 @@ def train(
     resume: Annotated[
         Path | None, typer.Option("--resume", help="Go on with this interrupted run.")
     ] = None,
+    set_: SetNumbers = None,
     json: Json = False,
     quiet: Quiet = False,
     flags: dict[str, Any],
-    recipe: dict[str, Any],
 ) -> None:
     """Train a classifier on your photos.
 
@@ -51,9 +51,9 @@ def train(
     """
     output.json, output.quiet = json, quiet
     if resume is not None:
-        _refuse_with_resume(photos, run, config, flags, recipe)
+        _refuse_with_resume(photos, run, config, flags, set_)
     else:
-        settings = settings_of(config, flags, recipe)
+        settings = settings_of(config, flags, set_)
     # Checked before torch is loaded: a typing mistake is answered at once.
     from finetune.cli.watching import TrainingView
     from finetune.runs import train as library
@@ -77,13 +77,15 @@ def train(
         raise typer.Exit(130)
 
 
-def settings_of(config: Path | None, flags: dict[str, Any], recipe: dict[str, Any]) -> TrainConfig:
+def settings_of(
+    config: Path | None, flags: dict[str, Any], numbers: list[str] | None
+) -> TrainConfig:
     """Returns the checked settings of a command: defaults, then a file, then the flags."""
     from_file: dict[str, Any] = {}
     if config is not None:
         from_file = _read_config(config)
-    if recipe:
-        from_file["recipe"] = {**from_file.get("recipe", {}), **recipe}
+    if numbers:
+        from_file["recipe"] = {**from_file.get("recipe", {}), **recipe_numbers(numbers)}
     return resolve(from_file, flags)
 
 
@@ -103,11 +105,11 @@ def _refuse_with_resume(
     run: str | None,
     config: Path | None,
     flags: dict[str, Any],
-    recipe: dict[str, Any],
+    numbers: list[str] | None,
 ) -> None:
-    given = [f"--{name.replace('_', '-')}" for name in (*flags, *recipe)]
+    given = [f"--{name.replace('_', '-')}" for name in flags]
     given += ["PHOTOS"] * (photos is not None) + ["--run"] * (run is not None)
-    given += ["--config"] * (config is not None)
+    given += ["--config"] * (config is not None) + ["--set"] * bool(numbers)
     if given:
         raise ConfigError(
             f"--resume goes on with the settings of the run; leave out {', '.join(given)}."

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from finetune.augmentation.gpu import centre
+from finetune.augmentation.centre import centre
 from finetune.photos.spec import InputSpec
 
 if TYPE_CHECKING:

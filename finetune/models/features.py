@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from finetune.augmentation.gpu import centre
+from finetune.augmentation.centre import centre
 from finetune.data.dataset import PhotoDataset
 from finetune.data.loaders import evaluation_batches, load_batches
 from finetune.data.records import RecordStore, record_key

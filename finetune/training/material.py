@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from finetune.augmentation.gpu import BatchAugment
+from finetune.augmentation.mixing import draw_mix, mix, soft_targets
 from finetune.augmentation.pipeline import PipelineAugment
 from finetune.data.dataset import PhotoDataset
 from finetune.data.loaders import epoch_batches, evaluation_batches, load_batches
@@ -75,14 +76,30 @@ class PhotoMaterial:
         set_backbone_frozen(self.module, epoch < self.frozen_epochs)
 
     def batches(self, epoch: int, first_step: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yields inputs ``(B, 3, S, S)`` and targets ``(B,)`` on the device."""
+        """Yields inputs ``(B, 3, S, S)`` and targets on the device.
+
+        Targets are ``(B,) int64``, or ``(B, labels)`` probabilities where photos are mixed.
+        """
         loading = self.loading
         plan = epoch_batches(len(self.train), loading.batch_size, seed=loading.seed, epoch=epoch)
         pin = loading.device.type == "cuda"
-        for batch in load_batches(self.train, plan[first_step:], workers=loading.workers, pin=pin):
+        loaded = load_batches(self.train, plan[first_step:], workers=loading.workers, pin=pin)
+        for step, batch in enumerate(loaded, start=first_step):
             images = batch.images.to(loading.device, non_blocking=True)
             targets = batch.targets.to(loading.device, non_blocking=True)
-            yield self.augment(images, batch.indices, epoch), targets
+            yield self._mixed(self.augment(images, batch.indices, epoch), targets, epoch, step)
+
+    def _mixed(
+        self, inputs: Tensor, targets: Tensor, epoch: int, step: int
+    ) -> tuple[Tensor, Tensor]:
+        if not isinstance(self.augment, BatchAugment):
+            return inputs, targets
+        key = (self.loading.seed, epoch, step)
+        drawn = draw_mix(self.augment.recipe, batch=len(inputs), size=self.spec.size, key=key)
+        if drawn is None:
+            return inputs, targets
+        labels: int = self.module.num_classes  # type: ignore[assignment]
+        return mix(inputs, soft_targets(targets, labels), drawn)
 
     def validate(self) -> tuple[float, float]:
         """Returns loss in nats and accuracy on the validation photos."""

@@ -2,19 +2,28 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from sklearn.metrics import log_loss
 from torch import nn
 
+from finetune.augmentation.gpu import BatchAugment
+from finetune.augmentation.mixing import draw_mix
+from finetune.augmentation.recipes import named
 from finetune.config import MachineConfig
+from finetune.data.cache import PixelCache
+from finetune.data.dataset import PhotoDataset, Sample
 from finetune.errors import DeviceError, RunError
+from finetune.photos.spec import InputSpec
 from finetune.training.interrupt import interruption
 from finetune.training.loss import cross_entropy
 from finetune.training.machine import choose_device, make_accelerator
-from finetune.training.material import judge
+from finetune.training.material import Loading, PhotoMaterial, judge
 from finetune.training.optim import make_optimizer, parameter_groups, set_lr
 from finetune.training.schedule import Schedule
 from finetune.training.state import TrainState, read_position
@@ -84,8 +93,8 @@ def _fresh() -> TrainState:
     return TrainState(net, make_optimizer(groups))
 
 
-def test_a_checkpoint_goes_on_to_the_last_bit(tmp_path: object) -> None:
-    path = tmp_path / "checkpoints" / "last.safetensors"  # type: ignore[operator]
+def test_a_checkpoint_goes_on_to_the_last_bit(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoints" / "last.safetensors"
     with torch.random.fork_rng():
         straight = _fresh()
         torch.manual_seed(5)
@@ -110,8 +119,8 @@ def test_a_checkpoint_goes_on_to_the_last_bit(tmp_path: object) -> None:
     assert read_position(path).epoch == 2
 
 
-def test_a_damaged_checkpoint_is_refused(tmp_path: object) -> None:
-    path = tmp_path / "last.safetensors"  # type: ignore[operator]
+def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "last.safetensors"
     path.write_bytes(b"half a file")
     with pytest.raises(RunError, match=r"The checkpoint .*last\.safetensors cannot be resumed"):
         _fresh().load(path)
@@ -158,3 +167,46 @@ def test_the_first_signal_asks_and_the_second_ends() -> None:
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_recipe_that_mixes_gives_soft_targets(
+    make_photos: Callable[..., Path], tmp_path: Path
+) -> None:
+    root = make_photos({"a": 4, "b": 4})
+    files = sorted(root.rglob("*.jpg"))
+    samples = [
+        Sample(
+            path=str(f.relative_to(root)), digest=f.name + f.parent.name, crop=None, target=i // 4
+        )
+        for i, f in enumerate(files)
+    ]
+    spec = InputSpec(size=32)
+    dataset = PhotoDataset(root, samples, PixelCache(tmp_path / "c", spec, limit_gb=1))
+    module = timm.create_model("test_resnet", num_classes=2)
+    found = {}
+    for probability in (0.0, 1.0):
+        recipe = named("none", {"mix_probability": probability, "cutmix_share": 0.0})
+        material = PhotoMaterial(
+            module,
+            spec,
+            dataset,
+            dataset,
+            augment=BatchAugment(recipe, size=32, mean=spec.mean, std=spec.std, seed=0),
+            frozen_epochs=0,
+            loading=Loading(batch_size=8, seed=0, workers=0, device=torch.device("cpu")),
+        )
+        found[probability] = next(iter(material.batches(3, 0)))
+    (plain, hard), (mixed, soft) = found[0.0], found[1.0]
+    drawn = draw_mix(
+        named("none", {"mix_probability": 1.0, "cutmix_share": 0.0}),
+        batch=8,
+        size=32,
+        key=(0, 3, 0),
+    )
+    assert drawn is not None
+    weight = drawn.weight
+    partners = [(i - drawn.partner) % 8 for i in range(8)]
+    expected = weight * plain + (1 - weight) * plain[partners]
+    assert torch.allclose(mixed, expected, atol=1e-5)
+    eye = torch.eye(2)
+    assert torch.allclose(soft, weight * eye[hard] + (1 - weight) * eye[hard[partners]])

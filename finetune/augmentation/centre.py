@@ -1,0 +1,124 @@
+"""The exact centre crop: what evaluation and prediction see in the place of a random warp.
+
+Apart from `gpu`, whose `torch.compile` support takes a second or two to import: a prediction has no
+need of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from finetune.augmentation import draws, remap
+from finetune.augmentation.draws import Draw, Frame
+from finetune.errors import AugmentError
+
+
+def centre(
+    images: Tensor,
+    size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    *,
+    whiten: bool = False,
+) -> Tensor:
+    """Returns the exact centre crop, normalised: evaluation's counterpart of `BatchAugment`.
+
+    No pixel is resampled, and a photo gives the same bits in whatever batch it comes. Where the
+    margin is odd, the crop lies half a pixel up and to the left.
+
+    Args:
+        images: `(B, 3, H, W)` uint8, H and W at least `size`.
+        size: Side of the crop in pixels.
+        mean: The network's mean of each channel, pixels in 0..1.
+        std: The network's deviation of each channel.
+        whiten: Bring each photo to mean 0 and deviation 1, as `Recipe.whiten` does.
+
+    Returns:
+        `(B, 3, size, size)` float32 in channels_last memory.
+
+    Raises:
+        AugmentError: The photos are smaller than the crop.
+
+    Example:
+        >>> photos = torch.zeros(1, 3, 4, 4, dtype=torch.uint8)
+        >>> centre(photos, 2, (0.5,) * 3, (0.5,) * 3)[0, 0].tolist()
+        [[-1.0, -1.0], [-1.0, -1.0]]
+    """
+    sides = sides_of(images)
+    if min(sides.values()) < size:
+        raise AugmentError(
+            f"A centre crop of {size} pixels does not fit into photos of "
+            f"{sides['width']} x {sides['height']}; cache them at {size} or larger."
+        )
+    if images.device.type == "cpu":
+        frame = Frame(size=size, **sides)
+        draw = draws.centre(frame, len(images))
+        return normalise_on_cpu(images, draw, size=size, mean=mean, std=std, whiten=whiten)
+    top, left = ((sides[side] - size) // 2 for side in ("height", "width"))
+    crop = images[:, :, top : top + size, left : left + size]
+    # Two roundings, as any other device does them; a fused multiply-add would differ.
+    scale, shift = (
+        torch.tensor(values, dtype=torch.float32, device=images.device).view(1, 3, 1, 1)
+        for values in (
+            [1 / (255 * s) for s in std],
+            [-m / s for m, s in zip(mean, std, strict=True)],
+        )
+    )
+    result = crop * scale + shift
+    if whiten:
+        result = whiten_batch(result)
+    return result.contiguous(memory_format=torch.channels_last)
+
+
+def normalise_on_cpu(
+    images: Tensor,
+    draw: Draw,
+    *,
+    size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    whiten: bool,
+) -> Tensor:
+    """Returns `(B, 3, size, size)` float32: photos after a draw, normalised, one by one by OpenCV.
+
+    Args:
+        images: `(B, 3, H, W)` uint8 on the CPU.
+        draw: What is done to each.
+        size: Side of the result in pixels.
+        mean: Of each channel, pixels in 0..1.
+        std: Of each channel.
+        whiten: Bring each photo to mean 0 and deviation 1 at the end.
+    """
+    rendering = remap.prepare(draw, Frame(size=size, **sides_of(images)))
+    matrix = remap.normalisation(mean, std)
+    result = torch.empty((len(images), size, size, 3), dtype=torch.float32)
+    sources, target = images.permute(0, 2, 3, 1).numpy(), result.numpy()
+
+    def one(row: int) -> None:
+        remap.normalise(remap.render(sources[row], rendering, row), matrix, target[row])
+        top, left, bottom, right = draw.erase[row]
+        target[row, top:bottom, left:right] = 0
+        if whiten:
+            remap.whiten(target[row])
+
+    remap.for_each_photo(len(images), one)
+    return result.permute(0, 3, 1, 2)
+
+
+def whiten_batch(images: Tensor) -> Tensor:
+    """Brings each photo to mean 0 and deviation 1; a photo of one colour to 0."""
+    # In float64 the order of the sum, which a GPU chooses by the batch's size, stays below what
+    # float32 shows. MPS has no float64.
+    wide = images if images.device.type == "mps" else images.double()
+    dims, count = (1, 2, 3), images[0].numel()
+    centred = wide - wide.mean(dims, keepdim=True)
+    deviation = centred.square().mean(dims, keepdim=True).sqrt()
+    return (centred / deviation.clamp_min(count**-0.5)).float()
+
+
+def sides_of(images: Tensor) -> dict[str, int]:
+    """Returns height and width of a batch, by these names."""
+    return {"height": images.shape[2], "width": images.shape[3]}

@@ -1,0 +1,203 @@
+"""Whole batches, on whatever device they lie: uint8 photos in, normalised floats out.
+
+Chance is drawn on the host in one vectorised pass and sent over as one small array, without a
+synchronisation. On a GPU the batch takes one `grid_sample` and a few fused passes; on the CPU the
+same draws go photo by photo through OpenCV (`remap`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from finetune.augmentation import draws, remap, warp
+from finetune.augmentation.antialias import blur_batch, blur_levels
+from finetune.augmentation.centre import normalise_on_cpu, sides_of, whiten_batch
+from finetune.augmentation.draws import Draw, Frame
+from finetune.augmentation.recipes import Recipe
+
+
+class BatchAugment(nn.Module):
+    """Augments batches by a recipe; has no state, and the same photo always gets the same draw.
+
+    A draw depends on (seed, epoch, index of the photo) alone: not on the batch it is in, the number
+    of workers or processes, or the device.
+
+    Args:
+        recipe: What is done, and how strongly.
+        size: Side of the network's input in pixels.
+        mean: The network's mean of each channel, pixels in 0..1.
+        std: The network's deviation of each channel.
+        seed: Of the run.
+
+    Example:
+        >>> from finetune.augmentation.recipes import named
+        >>> augment = BatchAugment(
+        ...     named("mobius"), size=32, mean=(0.5,) * 3, std=(0.5,) * 3, seed=0
+        ... )
+        >>> photos = torch.zeros(4, 3, 40, 40, dtype=torch.uint8)
+        >>> augment(photos, torch.arange(4), epoch=0).shape
+        torch.Size([4, 3, 32, 32])
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        *,
+        size: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.recipe, self.size, self.seed = recipe, size, seed
+        self.mean, self.std = tuple(mean), tuple(std)
+
+    def forward(self, images: Tensor, indices: Tensor, epoch: int) -> Tensor:
+        """Returns `(B, 3, size, size)` float32, normalised, in channels_last memory.
+
+        Args:
+            images: `(B, 3, H, W)` uint8, working photos.
+            indices: `(B,)` int64, the photos' places in the run; on the CPU, for reading them
+                from a GPU would wait for it.
+            epoch: Counted from 0.
+        """
+        if images.device.type == "cpu":
+            on_cpu: Tensor = self._on_cpu(images, indices, epoch)
+            return on_cpu
+        return self.as_batch(images, indices, epoch)
+
+    def as_batch(self, images: Tensor, indices: Tensor, epoch: int) -> Tensor:
+        """Returns what `forward` does, by the one `grid_sample` that GPUs use, on any device."""
+        plan, blur = self._plan(images, indices, epoch)
+        result: Tensor = render(_blurred(images, blur), plan, self.size)
+        if self.recipe.whiten:
+            result = whiten_batch(result)
+        return result.contiguous(memory_format=torch.channels_last)
+
+    def draw(self, indices: Tensor, epoch: int, *, height: int, width: int) -> Draw:
+        """Returns what `forward` does to photos of `height` x `width`, row by row."""
+        frame = Frame(height=height, width=width, size=self.size)
+        numbers = indices.cpu().numpy()
+        return draws.draw(self.recipe, frame, seed=self.seed, epoch=epoch, indices=numbers)
+
+    def pixels(self, images: Tensor, indices: Tensor, epoch: int) -> Tensor:
+        """Returns `(B, 3, size, size)` uint8: what `forward` shows the network, to look at."""
+        return self.replay(images, self.draw(indices, epoch, **sides_of(images)))
+
+    def replay(self, images: Tensor, draw: Draw) -> Tensor:
+        """Returns `(B, 3, size, size)` uint8 photos after a given draw."""
+        frame = Frame(size=self.size, **sides_of(images))
+        fill = np.rint(255 * np.asarray(self.mean)).astype(np.uint8)
+        if images.device.type != "cpu":
+            host, blur = _pack(draw, frame, scale=np.ones(3), shift=np.zeros(3), fill=fill)
+            plan = torch.from_numpy(host).to(images.device)
+            return render(_blurred(images, blur), plan, self.size).round().to(torch.uint8)
+        rendering = remap.prepare(draw, frame)
+        sources = images.permute(0, 2, 3, 1).numpy()
+        target = np.empty((len(images), self.size, self.size, 3), np.uint8)
+
+        def one(row: int) -> None:
+            target[row] = remap.render(sources[row], rendering, row)
+            top, left, bottom, right = draw.erase[row]
+            target[row, top:bottom, left:right] = fill
+
+        remap.for_each_photo(len(images), one)
+        return torch.from_numpy(target).permute(0, 3, 1, 2)
+
+    def extra_repr(self) -> str:
+        """Returns the settings for `repr`."""
+        return f"{self.recipe}, size={self.size}, seed={self.seed}"
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _plan(
+        self, images: Tensor, indices: Tensor, epoch: int
+    ) -> tuple[Tensor, NDArray[np.int64]]:
+        """The draws as one tensor on the images' device, and the blur that each photo needs."""
+        sides = sides_of(images)
+        std = np.asarray(self.std)
+        host, blur = _pack(
+            self.draw(indices, epoch, **sides),
+            Frame(size=self.size, **sides),
+            scale=1 / (255 * std),
+            shift=-np.asarray(self.mean) / std,
+            fill=np.zeros(3),
+        )
+        plan = torch.from_numpy(host)
+        if images.device.type == "cuda":
+            plan = plan.pin_memory()
+        return plan.to(images.device, non_blocking=True), blur
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _on_cpu(self, images: Tensor, indices: Tensor, epoch: int) -> Tensor:
+        draw = self.draw(indices, epoch, **sides_of(images))
+        return normalise_on_cpu(
+            images,
+            draw,
+            size=self.size,
+            mean=self.mean,
+            std=self.std,
+            whiten=self.recipe.whiten,
+        )
+
+
+def render(images: Tensor, plan: Tensor, size: int) -> Tensor:
+    """Returns warped, coloured, erased photos; tensors in, tensors out, for `torch.compile`.
+
+    Args:
+        images: `(B, 3, H, W)`, any dtype, values 0..255.
+        plan: `(B, 37)` float32 of `_pack`.
+        size: Side of the output in pixels.
+
+    Returns:
+        `(B, 3, size, size)` float32.
+    """
+    maps, colour, erase, low, high, fill = torch.split(plan, [12, 12, 4, 3, 3, 3], dim=1)
+    grid = warp.sampling_grid(maps.view(-1, 3, 4), size)  # (B, H, W, 2)
+    pixels = nn.functional.grid_sample(
+        images.float(), grid, mode="bilinear", padding_mode="reflection", align_corners=False
+    )
+    # Written out: a matrix product would run in TF32 where that is allowed.
+    matrix = colour.view(-1, 3, 4, 1, 1)
+    result = matrix[:, :, 3] + sum(
+        matrix[:, :, channel] * pixels[:, channel, None] for channel in range(3)
+    )
+    result = torch.minimum(torch.maximum(result, low[:, :, None, None]), high[:, :, None, None])
+    axis = torch.arange(size, device=plan.device)
+    top, left, bottom, right = (part[:, None] for part in erase.unbind(1))
+    rows, columns = (axis >= top) & (axis < bottom), (axis >= left) & (axis < right)
+    erased = (rows[:, :, None] & columns[:, None, :])[:, None]  # (B, 1, H, W)
+    return torch.where(erased, fill[:, :, None, None], result)
+
+
+def _pack(
+    draw: Draw,
+    frame: Frame,
+    *,
+    scale: NDArray[np.float64],
+    shift: NDArray[np.float64],
+    fill: NDArray[np.generic],
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Maps, colours folded into the normalisation, erased boxes, bounds and fill as one array."""
+    count = len(draw)
+    polynomials = warp.rational(draw.mobius, draw.affine)
+    colour = draw.colour * [1, 1, 1, 255] * scale[:, None]
+    colour[:, :, 3] += shift
+    bounds = np.concatenate([shift, 255 * scale + shift, fill])
+    parts = [polynomials.reshape(count, 12), colour.reshape(count, 12), draw.erase]
+    host = np.concatenate([*parts, np.tile(bounds, (count, 1))], axis=1).astype(np.float32)
+    return host, blur_levels(polynomials, frame.height, frame.width, frame.size)
+
+
+def _blurred(images: Tensor, levels: NDArray[np.int64]) -> Tensor:
+    if not levels.any():
+        return images
+    result = images.float()
+    for level in np.unique(levels[levels > 0]):
+        rows = torch.from_numpy(np.flatnonzero(levels == level)).to(images.device)
+        result = result.index_copy(0, rows, blur_batch(result[rows], int(level)))
+    return result

@@ -1,0 +1,99 @@
+"""Mixup and cutmix: two photos in one image, and both their labels in the target.
+
+Mixup (Zhang et al. 2017, arXiv:1710.09412) adds l times one photo and (1 - l) times another;
+cutmix (Yun et al. 2019, arXiv:1905.04899) pastes a rectangle of area 1 - l. Which, l, the partners
+and the rectangle depend on (seed, epoch, step) alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from finetune.augmentation.recipes import Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mix:
+    """How the photos of one step are mixed.
+
+    Attributes:
+        kind: ``"mixup"`` or ``"cutmix"``.
+        weight: The share of each photo's own label.
+        partner: Photo i is mixed with photo (i - partner) modulo B.
+        box: Cutmix only: top, left, bottom, right of what comes from the partner, in pixels.
+    """
+
+    kind: Literal["mixup", "cutmix"]
+    weight: float
+    partner: int
+    box: tuple[int, int, int, int] = (0, 0, 0, 0)
+
+
+def draw_mix(recipe: Recipe, *, batch: int, size: int, key: tuple[int, int, int]) -> Mix | None:
+    """Returns how this step's photos are mixed, or None where they stay as they are.
+
+    Args:
+        recipe: Its `mix_probability`, `cutmix_share`, `mixup_alpha` and `cutmix_alpha`.
+        batch: Photos in the step; fewer than 2 are never mixed.
+        size: Side of the images in pixels.
+        key: (seed, epoch, step).
+    """
+    if batch < 2 or recipe.mix_probability == 0:
+        return None
+    seed, epoch, step = key
+    rng = np.random.Generator(np.random.Philox(key=[seed, epoch], counter=step << 64))
+    chance, which, partner, x, y = rng.random(5)
+    if chance >= recipe.mix_probability:
+        return None
+    shift = 1 + int(partner * (batch - 1))
+    if which >= recipe.cutmix_share:
+        weight = float(rng.beta(recipe.mixup_alpha, recipe.mixup_alpha))
+        return Mix(kind="mixup", weight=weight, partner=shift)
+    half = size * np.sqrt(1 - rng.beta(recipe.cutmix_alpha, recipe.cutmix_alpha)) / 2
+    # The centre is anywhere, so the rectangle may be cut by the border: its label follows the area.
+    top, bottom = (int(np.clip(np.rint(y * size + side), 0, size)) for side in (-half, half))
+    left, right = (int(np.clip(np.rint(x * size + side), 0, size)) for side in (-half, half))
+    weight = 1 - (bottom - top) * (right - left) / size**2
+    return Mix(kind="cutmix", weight=weight, partner=shift, box=(top, left, bottom, right))
+
+
+def mix(images: Tensor, targets: Tensor, drawn: Mix) -> tuple[Tensor, Tensor]:
+    """Returns mixed images and targets.
+
+    Args:
+        images: `(B, 3, H, W)` float, normalised.
+        targets: `(B, N)` float, one row of probabilities a photo.
+        drawn: Of this step.
+
+    Returns:
+        New tensors of the same shapes; the inputs are left alone.
+    """
+    other = images.roll(drawn.partner, 0)
+    soft = drawn.weight * targets + (1 - drawn.weight) * targets.roll(drawn.partner, 0)
+    if drawn.kind == "mixup":
+        return torch.lerp(other, images, drawn.weight), soft
+    top, left, bottom, right = drawn.box
+    mixed = images.clone()
+    mixed[:, :, top:bottom, left:right] = other[:, :, top:bottom, left:right]
+    return mixed, soft
+
+
+def soft_targets(targets: Tensor, classes: int, *, smoothing: float = 0.0) -> Tensor:
+    """Returns `(B, classes)` float32 probabilities for `(B,)` int64 targets.
+
+    Args:
+        targets: The right class of each photo.
+        classes: N.
+        smoothing: Share of the probability spread evenly over all classes.
+
+    Example:
+        >>> soft_targets(torch.tensor([1]), 2, smoothing=0.2)
+        tensor([[0.1000, 0.9000]])
+    """
+    hot = nn.functional.one_hot(targets, classes).float()
+    return hot * (1 - smoothing) + smoothing / classes
