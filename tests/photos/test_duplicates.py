@@ -14,7 +14,7 @@ from finetune.photos.components import Components, members
 from finetune.photos.decode import decode_photo, is_photo_name
 from finetune.photos.duplicates import Alikeness, alike, group_keys, group_photos, near_pairs
 from finetune.photos.fingerprints import Fingerprints, fingerprints
-from finetune.photos.hashing import PhotoHashes, hash_with_mirror
+from finetune.photos.hashing import hash_with_mirror
 from finetune.photos.neighbours import nearest_distance, pair_blocks
 from finetune.photos.quality import measure
 

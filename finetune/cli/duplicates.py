@@ -1,0 +1,225 @@
+"""``finetune duplicates``: groups of nearly the same photos, and moving all but the best away."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from finetune.cli.console import Json, Quiet, make_table, output
+from finetune.cli.options import photos_folder
+from finetune.errors import ConfigError
+
+if TYPE_CHECKING:
+    from finetune.photos.alike_groups import AlikeGroup, Kind
+    from finetune.photos.quarantine import Moves
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command()(duplicates)
+
+
+def duplicates(
+    photos: Annotated[
+        Path | None, typer.Argument(help="Folder of photos; not given: ./photos.")
+    ] = None,
+    max_distance_bits: Annotated[
+        int,
+        typer.Option(help="Bits of 64 by which two alike photos may differ.", min=0, max=20),
+    ] = 8,
+    bursts: Annotated[
+        bool,
+        typer.Option("--bursts", help="Group frames of one camera seconds apart, too."),
+    ] = False,
+    burst_seconds: Annotated[
+        float, typer.Option(help="With --bursts: the longest pause between two frames.", min=0)
+    ] = 2.0,
+    limit: Annotated[int, typer.Option(help="Most groups to list.", min=0)] = 20,
+    html: Annotated[
+        Path | None, typer.Option(help="Write all groups with thumbnails to this file.")
+    ] = None,
+    quarantine: Annotated[
+        Path | None,
+        typer.Option(
+            help="Move all but the best photo of each group here; --undo brings them back."
+        ),
+    ] = None,
+    undo: Annotated[
+        bool, typer.Option("--undo", help="With --quarantine: move its photos back.")
+    ] = False,
+    across_labels: Annotated[
+        bool,
+        typer.Option(
+            "--across-labels", help="With --quarantine: also groups under different labels."
+        ),
+    ] = False,
+    catalog: Annotated[
+        Path | None, typer.Option(help="Where the catalog is kept, instead of PHOTOS/.finetune.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that read; not set: one a core.", min=1)
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before moving.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """List photos that are nearly the same, the best of each group first.
+
+    Alike are exact copies, resized, recompressed and slightly edited ones, and mirror images.
+    Nothing is moved unless you say --quarantine, and then nothing is deleted.
+    """
+    output.json, output.quiet = json, quiet
+    root = photos_folder(photos)
+    if undo:
+        if quarantine is None:
+            raise ConfigError("--undo needs the folder to bring back: --quarantine DIR --undo.")
+        _undo(root, quarantine)
+        return
+    from finetune.photos.alike_groups import alike_groups
+    from finetune.photos.duplicates import Alikeness
+    from finetune.photos.scan import scan
+
+    with output.progress("Reading") as advance:
+        collection = scan(root, catalog=catalog, workers=workers, progress=advance)
+    rule = Alikeness(
+        max_distance_bits=max_distance_bits, burst_seconds=burst_seconds if bursts else None
+    )
+    groups = alike_groups(collection.photos, rule)
+    document: dict[str, Any] = {
+        "photos": len(collection.photos),
+        "groups": [_as_dict(group) for group in groups],
+    }
+    _show(groups, len(collection.photos), limit)
+    if html is not None:
+        from finetune.reporting.alike_page import write_alike_page
+
+        with output.progress("Thumbnails") as advance:
+            document["html"] = str(write_alike_page(html, root, groups, progress=advance))
+        output.text(f"Written: {html}")
+    if quarantine is not None:
+        document["moved"] = _quarantine(root, groups, quarantine, across_labels, yes)
+    output.document(document)
+
+
+def _show(groups: Sequence[AlikeGroup], photos: int, limit: int) -> None:
+    from finetune.reporting.alike_page import words
+
+    if not groups:
+        output.text(f"No two of the {photos:,} photos are nearly the same.")
+        return
+    table = make_table("group", "photo", "label", "is", "pixels", "sharpness", right=("sharpness",))
+    for number, group in enumerate(groups[:limit], start=1):
+        for item in group.photos:
+            photo = item.photo
+            table.add_row(
+                str(number) if item.kind is None else "",
+                output.plain(photo.path),
+                output.plain(", ".join(photo.labels)),
+                words(item),
+                f"{photo.width} x {photo.height}",
+                f"{photo.quality.sharpness:.3f}" if photo.quality is not None else "",
+            )
+    if limit:
+        output.print(table)
+    if len(groups) > limit > 0:
+        output.text(f"... and {len(groups) - limit:,} more groups; --limit or --html shows them.")
+    kinds = Counter(item.kind for group in groups for item in group.photos if item.kind)
+    names: dict[Kind, tuple[str, str]] = {
+        "copy": ("exact copy", "exact copies"),
+        "similar": ("near-duplicate", "near-duplicates"),
+        "mirror": ("mirror image", "mirror images"),
+        "burst": ("frame of a burst", "frames of bursts"),
+    }
+    found = ", ".join(
+        f"{kinds[kind]:,} {one if kinds[kind] == 1 else many}"
+        for kind, (one, many) in names.items()
+        if kinds[kind]
+    )
+    output.text(
+        f"{len(groups):,} {'group' if len(groups) == 1 else 'groups'} among {photos:,} photos: "
+        f"{found} beside the best."
+    )
+    torn = [group for group in groups if group.contradicts]
+    if torn:
+        first = torn[0]
+        output.warn(
+            f"{len(torn):,} {'group is' if len(torn) == 1 else 'groups are'} under different "
+            f"labels, {first.best.path} ({' / '.join(first.labels)}) among them. "
+            "Settle them with: finetune annotate"
+        )
+
+
+def _quarantine(
+    root: Path, groups: Sequence[AlikeGroup], folder: Path, across_labels: bool, yes: bool
+) -> list[str]:
+    from finetune.photos.quarantine import quarantine
+
+    chosen = [group for group in groups if across_labels or not group.contradicts]
+    paths = [
+        item.photo.path
+        for group in chosen
+        for item in group.photos
+        if item.duplicate_of is not None
+    ]
+    if len(chosen) < len(groups):
+        output.warn(
+            f"{len(groups) - len(chosen):,} groups under different labels stay where they are; "
+            "--across-labels moves them too."
+        )
+    if not paths:
+        output.text("There is nothing to move.")
+        return []
+    question = f"Move {len(paths):,} photos from {root} to {folder}?"
+    if not yes and not typer.confirm(question, err=True):
+        output.text("Nothing was moved.")
+        return []
+    with output.progress("Moving") as advance:
+        moves = quarantine(root, paths, folder, progress=advance)
+    _report(
+        moves,
+        f"moved to {folder}. To bring them back: "
+        f"finetune duplicates {root} --quarantine {folder} --undo",
+    )
+    return list(moves.done)
+
+
+def _undo(root: Path, folder: Path) -> None:
+    from finetune.photos.quarantine import restore
+
+    with output.progress("Moving back") as advance:
+        moves = restore(root, folder, progress=advance)
+    _report(moves, f"moved back to {root}.")
+    output.document({"restored": list(moves.done), "problems": [list(p) for p in moves.problems]})
+    if moves.problems:
+        raise typer.Exit(1)
+
+
+def _report(moves: Moves, what: str) -> None:
+    count = len(moves.done)
+    output.text(f"{count:,} {'photo' if count == 1 else 'photos'} {what}")
+    for path, reason in moves.problems:
+        output.warn(f"{path} stays where it is: {reason}.")
+
+
+def _as_dict(group: AlikeGroup) -> dict[str, Any]:
+    return {
+        "labels": list(group.labels),
+        "contradicts": group.contradicts,
+        "photos": [
+            {
+                "path": item.photo.path,
+                "labels": list(item.photo.labels),
+                "kind": item.kind or "best",
+                "distance_bits": item.distance_bits,
+                "duplicate_of": item.duplicate_of.path if item.duplicate_of else None,
+                "width": item.photo.width,
+                "height": item.photo.height,
+                "sharpness": item.photo.quality.sharpness if item.photo.quality else None,
+            }
+            for item in group.photos
+        ],
+    }

@@ -1,0 +1,193 @@
+"""``finetune export-photos`` and ``finetune import``: labels from and for other programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from finetune.cli.console import Json, Quiet, output
+from finetune.cli.options import photos_folder
+from finetune.config import Fit, choices
+from finetune.errors import ConfigError
+
+if TYPE_CHECKING:
+    from finetune.photos.export import Layout
+    from finetune.photos.interchange import LabelImport
+
+_SHOWN = 5
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands."""
+    app.command("export-photos")(export_photos)
+    app.command("import")(import_labels)
+
+
+def export_photos(
+    out: Annotated[Path, typer.Argument(help="A new folder.")],
+    photos: Annotated[
+        Path | None, typer.Argument(help="Folder of photos; not given: ./photos.")
+    ] = None,
+    layout: Annotated[
+        str,
+        typer.Option(
+            metavar="folders|csv|nnc",
+            help="One folder a label, a labels.csv, or Neural Network Console's CSV.",
+        ),
+    ] = "folders",
+    hardlink: Annotated[
+        bool, typer.Option("--hardlink", help="Link to the files instead of copying them.")
+    ] = False,
+    symlink: Annotated[
+        bool, typer.Option("--symlink", help="Write symbolic links instead of copies.")
+    ] = False,
+    crops: Annotated[
+        bool, typer.Option("--crops", help="Cut out the square of each photo that has one.")
+    ] = False,
+    size: Annotated[
+        int | None, typer.Option(help="Write square JPEGs of so many pixels a side.", min=1)
+    ] = None,
+    fit: Annotated[
+        str, typer.Option(metavar="crop|pad|squash", help="How a photo becomes square.")
+    ] = "crop",
+    catalog: Annotated[
+        Path | None, typer.Option(help="Where the catalog is kept, instead of PHOTOS/.finetune.")
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write the photos with their labels for another program. The originals stay as they are."""
+    output.json, output.quiet = json, quiet
+    if hardlink and symlink:
+        raise ConfigError("--hardlink and --symlink exclude each other.")
+    for flag, value, allowed in (
+        ("--layout", layout, ("folders", "csv", "nnc")),
+        ("--fit", fit, choices(Fit) or ()),
+    ):
+        if value not in allowed:
+            raise ConfigError(f"{flag} {value} is none of {', '.join(allowed)}.")
+    from finetune.photos import export
+    from finetune.photos.scan import scan
+
+    options = export.ExportOptions(
+        layout=cast("Layout", layout),
+        transfer="hardlink" if hardlink else "symlink" if symlink else "copy",
+        crops=crops,
+        size=size,
+        fit=cast(Fit, fit),
+    )
+    with output.progress("Reading") as advance:
+        collection = scan(photos_folder(photos), catalog=catalog, progress=advance)
+    with output.progress("Writing") as advance:
+        done = export.export_photos(collection, out, options, progress=advance)
+    output.text(f"{done.files:,} {'photo' if done.files == 1 else 'photos'} written to {out}.")
+    for table in done.tables:
+        output.text(str(table))
+    if done.unlabelled:
+        output.warn(f"{_photos(done.unlabelled)} without a label left out.")
+    for path, reason in done.problems:
+        output.warn(f"{path} left out: {reason}.")
+    output.document(
+        {
+            "folder": str(out),
+            "files": done.files,
+            "tables": [str(table) for table in done.tables],
+            "unlabelled": done.unlabelled,
+            "problems": [list(problem) for problem in done.problems],
+        }
+    )
+    if done.problems:
+        raise typer.Exit(1)
+
+
+def import_labels(
+    labels: Annotated[
+        Path,
+        typer.Argument(
+            metavar="LABELS",
+            help="A CSV file of any of these kinds, or a folder with one folder a label.",
+        ),
+    ],
+    photos: Annotated[
+        Path | None, typer.Argument(help="Folder of photos; not given: ./photos.")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Also replace what a person said before.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would change, and change nothing.")
+    ] = False,
+    encoding: Annotated[str, typer.Option(help="Encoding of the file.")] = "utf-8",
+    catalog: Annotated[
+        Path | None, typer.Option(help="Where the catalog is kept, instead of PHOTOS/.finetune.")
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Read labels into the catalog; the files of the photos stay where they are.
+
+    Understood are a CSV with a column of paths and one of labels, Neural Network Console's
+    x:image,y:label, Hugging Face's metadata.csv, and folders of labelled copies of your photos.
+    """
+    output.json, output.quiet = json, quiet
+    from finetune.photos.catalog import open_catalog
+    from finetune.photos.interchange import apply_import, plan_import, read_labels
+    from finetune.photos.scan import scan
+
+    root = photos_folder(photos)
+    with output.progress("Reading labels") as advance:
+        table = read_labels(
+            labels,
+            encoding="utf-8-sig" if encoding.lower() in ("utf-8", "utf8") else encoding,
+            progress=advance,
+        )
+    with output.progress("Reading") as advance:
+        collection = scan(root, catalog=catalog, progress=advance)
+    with open_catalog(root, catalog) as opened:
+        plan = plan_import(
+            table,
+            collection,
+            opened.labels_said(),
+            beside=labels if labels.is_dir() else labels.parent,
+            overwrite=overwrite,
+        )
+        if not dry_run:
+            apply_import(opened, plan)
+    _report(plan, dry_run)
+    output.document(
+        {
+            "format": plan.format,
+            "labelled": len(plan.new),
+            "same": plan.same,
+            "kept": [{"path": path, "labels": list(names)} for path, names in plan.kept],
+            "unknown": [row.path for row in plan.unknown],
+            "unlabelled": plan.unlabelled,
+            "dry_run": dry_run,
+        }
+    )
+
+
+def _report(plan: LabelImport, dry_run: bool) -> None:
+    verb = "would get" if dry_run else "got"
+    output.text(
+        f"{plan.format}: {_photos(len(plan.new))} {verb} new labels, "
+        f"{plan.same:,} had them already."
+    )
+    if plan.kept:
+        first, names = plan.kept[0]
+        output.warn(
+            f"{_photos(len(plan.kept))} kept what a person said before, {first} "
+            f"({', '.join(names)} in the file) among them; --overwrite replaces it."
+        )
+    if plan.unknown:
+        shown = ", ".join(row.path for row in plan.unknown[:_SHOWN])
+        more = f" and {len(plan.unknown) - _SHOWN:,} more" if len(plan.unknown) > _SHOWN else ""
+        output.warn(f"No photo of the collection is {shown}{more}.")
+    if plan.unlabelled:
+        output.warn(f"{plan.unlabelled:,} lines have no label.")
+
+
+def _photos(count: int) -> str:
+    return f"{count:,} {'photo' if count == 1 else 'photos'}"

@@ -1,0 +1,263 @@
+"""``finetune split``: who trains, who chooses, who tests, and the proof that no one peeks."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from finetune.cli.console import Json, Quiet, make_table, output
+from finetune.cli.options import photos_folder
+from finetune.cli.split_audit import photos_of, show_audit
+from finetune.config import CollectionConfig, resolve
+from finetune.errors import ConfigError
+
+if TYPE_CHECKING:
+    from finetune.photos.collection import Collection, Part
+    from finetune.photos.leakage import SplitProof
+    from finetune.photos.split import SplitRow
+
+_PARTS: tuple[Part, ...] = ("train", "validation", "test")
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command()(split)
+
+
+def split(
+    photos: Annotated[
+        Path | None, typer.Argument(help="Folder of photos; not given: ./photos.")
+    ] = None,
+    group_by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="duplicates|burst|folder|none",
+            help="What must stay on one side: near-duplicates, all that one camera took within "
+            "half a minute, whole folders, or no more than exact copies. [default: duplicates]",
+        ),
+    ] = None,
+    validation: Annotated[
+        float | None, typer.Option(help="Share to choose and calibrate by. [default: 0.15]")
+    ] = None,
+    test: Annotated[
+        float | None, typer.Option(help="Share for the final figures. [default: 0.15]")
+    ] = None,
+    min_photos: Annotated[
+        int | None, typer.Option(help="Leave out labels with fewer photos than this.", min=2)
+    ] = None,
+    folds: Annotated[
+        int | None,
+        typer.Option(help="Make so many folds for cross-validation instead.", min=2),
+    ] = None,
+    audit: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN", help="Say how many points the split of a run flatters its accuracy."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Write split.csv here; a folder for --folds."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of every random choice.", min=0)] = 0,
+    catalog: Annotated[
+        Path | None, typer.Option(help="Where the catalog is kept, instead of PHOTOS/.finetune.")
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Split the photos as train does, and prove that no near-duplicate is on both sides."""
+    output.json, output.quiet = json, quiet
+    config = resolve(
+        None,
+        {
+            "group_by": group_by,
+            "validation": validation,
+            "test": test,
+            "min_photos": min_photos,
+            "catalog": catalog,
+            "seed": seed,
+        },
+    ).collection
+    if folds is not None and audit is not None:
+        raise ConfigError("--folds and --audit exclude each other.")
+    from finetune.photos.scan import scan
+
+    with output.progress("Reading") as advance:
+        collection = scan(photos_folder(photos), catalog=catalog, progress=advance)
+    if audit is not None:
+        show_audit(collection, audit, seed)
+    elif folds is not None:
+        _folds(collection, config, folds, seed, out)
+    else:
+        _split(collection, config, seed, out)
+
+
+def _split(collection: Collection, config: CollectionConfig, seed: int, out: Path | None) -> None:
+    from finetune.photos.leakage import prove_split
+    from finetune.photos.shortfall import shortfalls
+    from finetune.photos.split import write_split
+
+    rows, notes = _rows(collection, config, seed)
+    photos = photos_of(collection, rows)
+    parts = [row.part for row in rows]
+    groups = [row.group for row in rows]
+    labels = [row.labels for row in rows]
+    proof = prove_split(photos, groups, parts)
+    short = (
+        ()
+        if collection.has_parts
+        else shortfalls(labels, groups, parts, validation=config.validation, test=config.test)
+    )
+    _show_parts(rows)
+    _show_proof(proof)
+    if not proof.holds:
+        output.warn(
+            "Figures on these parts will be flattered. Take the copies out with: finetune "
+            "duplicates --quarantine DIR; or put all photos into one folder a label, and leave "
+            "the split to finetune."
+        )
+    for note in notes:
+        output.say(note)
+    for item in short:
+        output.warn(str(item))
+    if out is not None:
+        path = out / "split.csv" if out.is_dir() else out
+        output.text(f"Written: {write_split(path, rows)}")
+    output.document(
+        {
+            "parts": dict(Counter(parts)),
+            "labels": _by_label(rows),
+            "proof": _proof_dict(proof),
+            "shortfalls": [str(item) for item in short],
+            "notes": list(notes),
+            "rows": [
+                {"path": row.path, "label": list(row.labels), "group": row.group, "part": row.part}
+                for row in rows
+            ],
+        }
+    )
+
+
+def _folds(
+    collection: Collection, config: CollectionConfig, folds: int, seed: int, out: Path | None
+) -> None:
+    import dataclasses
+
+    from finetune.photos.folds import fold_groups, fold_parts
+    from finetune.photos.leakage import prove_split
+    from finetune.photos.split import write_split
+
+    rows, notes = _rows(collection, config, seed)
+    photos = photos_of(collection, rows)
+    held = fold_groups(
+        [row.labels for row in rows], [row.group for row in rows], folds=folds, seed=seed
+    )
+    if out is not None and out.exists() and not out.is_dir():
+        raise ConfigError(f"--output {out} is a file; {folds} folds need a folder.")
+    table = make_table(
+        "fold", "train", "validation", "leaks", right=("train", "validation", "leaks")
+    )
+    listed = []
+    for fold in range(folds):
+        parts = fold_parts(held, fold)
+        proof = prove_split(photos, [row.group for row in rows], parts)
+        counts = Counter(parts)
+        leaks = sum(proof.leaks.values())
+        table.add_row(
+            str(fold + 1), f"{counts['train']:,}", f"{counts['validation']:,}", f"{leaks:,}"
+        )
+        listed.append({"parts": dict(counts), "proof": _proof_dict(proof)})
+        if out is not None:
+            fold_rows = [
+                dataclasses.replace(row, part=part) for row, part in zip(rows, parts, strict=True)
+            ]
+            write_split(out / f"split-fold-{fold + 1}.csv", fold_rows)
+    output.print(table)
+    always = held.count(-1)
+    if always:
+        output.warn(
+            f"{always:,} photos train in every fold: their label has one group, or they share one "
+            "with such a label."
+        )
+    for note in notes:
+        output.say(note)
+    if out is not None:
+        output.text(f"Written: {out}/split-fold-1.csv ... split-fold-{folds}.csv")
+    output.document({"folds": listed, "always_train": always, "notes": list(notes)})
+
+
+def _rows(
+    collection: Collection, config: CollectionConfig, seed: int
+) -> tuple[tuple[SplitRow, ...], tuple[str, ...]]:
+    from finetune.runs.parts import split_collection
+
+    parts = split_collection(collection, config, seed=seed)
+    return parts.rows, parts.notes
+
+
+def _by_label(rows: Sequence[SplitRow]) -> dict[str, dict[str, int]]:
+    counts: dict[str, Counter[str]] = {}
+    for row in rows:
+        for label in row.labels:
+            counts.setdefault(label, Counter())[row.part] += 1
+    return {label: dict(counts[label]) for label in sorted(counts)}
+
+
+def _show_parts(rows: Sequence[SplitRow]) -> None:
+    by_label = _by_label(rows)
+    groups = {label: set[str]() for label in by_label}
+    for row in rows:
+        for label in row.labels:
+            groups[label].add(row.group)
+    table = make_table("label", "groups", *_PARTS, right=("groups", *_PARTS))
+    for label, counts in by_label.items():
+        table.add_row(
+            output.plain(label),
+            f"{len(groups[label]):,}",
+            *(f"{counts.get(p, 0):,}" for p in _PARTS),
+        )
+    total = Counter(row.part for row in rows)
+    table.add_section()
+    table.add_row(
+        "all", f"{len({row.group for row in rows}):,}", *(f"{total[p]:,}" for p in _PARTS)
+    )
+    output.print(table)
+
+
+def _show_proof(proof: SplitProof) -> None:
+    output.text(f"Groups that straddle: {proof.straddling:,} of {proof.groups:,}.")
+    leaks = ", ".join(f"{count:,} in {part}" for part, count in proof.leaks.items())
+    output.text(f"Held-out photos with a near-duplicate in training: {leaks or 'none held out'}.")
+    nearest = proof.nearest
+    if nearest is None:
+        from finetune.photos.leakage import NEAREST_BITS
+
+        output.text(f"Nearest pair across the border: more than {NEAREST_BITS} bits apart.")
+    else:
+        bits = f"{nearest.distance_bits} bit{'' if nearest.distance_bits == 1 else 's'}"
+        output.text(
+            f"Nearest pair across the border: {bits} apart, {nearest.train} in training and "
+            f"{nearest.held_out}."
+        )
+
+
+def _proof_dict(proof: SplitProof) -> dict[str, Any]:
+    nearest = proof.nearest
+    return {
+        "holds": proof.holds,
+        "groups": proof.groups,
+        "straddling": proof.straddling,
+        "leaks": dict(proof.leaks),
+        "nearest": None
+        if nearest is None
+        else {
+            "train": nearest.train,
+            "held_out": nearest.held_out,
+            "distance_bits": nearest.distance_bits,
+        },
+    }

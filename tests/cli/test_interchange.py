@@ -1,0 +1,101 @@
+import json
+
+import numpy as np
+import pytest
+import typer
+from PIL import Image
+from typer.testing import CliRunner
+
+from finetune.cli import ErrorBoundary, interchange
+
+
+def draw(path, seed):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = np.random.default_rng(seed).integers(0, 255, (40, 60, 3), dtype=np.uint8)
+    Image.fromarray(image).save(path)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    root = tmp_path / "photos"
+    for number, label in enumerate(("gull", "カワセミ")):
+        for index in range(3):
+            draw(root / label / f"{label} {index}.png", 10 * number + index)
+    return root
+
+
+@pytest.fixture
+def run():
+    app = typer.Typer(cls=ErrorBoundary, no_args_is_help=True)
+    interchange.register(app)
+    return lambda *arguments: CliRunner().invoke(app, list(map(str, arguments)))
+
+
+@pytest.mark.parametrize("layout", ["folders", "csv", "nnc"])
+def test_labels_survive_export_and_import(run, photos, tmp_path, layout):
+    out = tmp_path / "out"
+    result = run("export-photos", out, photos, "--layout", layout)
+    assert result.exit_code == 0, result.output
+    assert f"6 photos written to {out}." in result.stdout
+    pool = tmp_path / "pool"
+    for number, path in enumerate(sorted(photos.rglob("*.png"))):
+        (pool / "all").mkdir(parents=True, exist_ok=True)
+        (pool / "all" / f"{number}.png").write_bytes(path.read_bytes())
+    source = {"folders": out, "csv": out / "labels.csv", "nnc": out / "data.csv"}[layout]
+    result = run("import", source, pool, "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["labelled"] == 6
+    result = run("export-photos", tmp_path / "again", pool, "--json")
+    assert json.loads(result.stdout)["files"] == 6
+    assert len(list((tmp_path / "again" / "カワセミ").iterdir())) == 3
+
+
+def test_dry_run_changes_nothing(run, photos, tmp_path):
+    table = tmp_path / "labels.csv"
+    table.write_text("path,label\ngull/gull 0.png,heron\nnone.png,heron\n", encoding="utf-8")
+    result = run("import", table, photos, "--dry-run")
+    assert "CSV: 1 photo would get new labels, 0 had them already." in result.stdout
+    assert "No photo of the collection is none.png." in result.stderr
+    assert "CSV: 1 photo got new labels, 0 had them already." in run("import", table, photos).stdout
+    assert (
+        "CSV: 0 photos got new labels, 1 had them already." in run("import", table, photos).stdout
+    )
+
+
+def test_a_persons_word_is_kept_and_named(run, photos, tmp_path):
+    table = tmp_path / "labels.csv"
+    table.write_text("path,label\ngull/gull 0.png,heron\n", encoding="utf-8")
+    run("import", table, photos)
+    table.write_text("path,label\ngull/gull 0.png,tern\n", encoding="utf-8")
+    assert (
+        "1 photo kept what a person said before, gull/gull 0.png (tern in the file) among them; "
+        "--overwrite replaces it."
+    ) in run("import", table, photos).stderr
+    assert "1 photo got new labels" in run("import", table, photos, "--overwrite").stdout
+
+
+def test_square_export_and_links(run, photos, tmp_path):
+    result = run("export-photos", tmp_path / "squares", photos, "--size", 24, "--fit", "pad")
+    assert result.exit_code == 0, result.output
+    with Image.open(tmp_path / "squares" / "gull" / "gull 0.jpg") as image:
+        assert image.size == (24, 24)
+    assert run("export-photos", tmp_path / "links", photos, "--symlink").exit_code == 0
+    assert (tmp_path / "links" / "gull" / "gull 0.png").is_symlink()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--layout", "zip"], "Error: --layout zip is none of folders, csv, nnc."),
+        (["--fit", "fill"], "Error: --fit fill is none of crop, pad, squash."),
+        (["--hardlink", "--symlink"], "Error: --hardlink and --symlink exclude each other."),
+        (
+            ["--symlink", "--size", "9"],
+            "Error: --symlink keeps the files as they are; leave out --crops and --size, or copy.",
+        ),
+    ],
+)
+def test_impossible_exports_are_refused(run, photos, tmp_path, arguments, message):
+    result = run("export-photos", tmp_path / "out", photos, *arguments)
+    assert result.exit_code == 1
+    assert message in result.stderr

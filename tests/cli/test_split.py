@@ -1,0 +1,174 @@
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+import typer
+from PIL import Image
+from typer.testing import CliRunner
+
+from finetune.cli import ErrorBoundary, split
+from finetune.evaluation.predictions import Prediction, write_predictions
+from finetune.photos.scan import scan
+from finetune.photos.split import SplitRow, read_split, write_split
+
+
+def draw(path, seed, noise):
+    """A picture of blobs with grain; one seed is one scene."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:120, :160] / 160
+    image = np.full((120, 160, 3), rng.uniform(60, 160, 3))
+    for _ in range(14):
+        distance = (x - rng.random()) ** 2 + (y - rng.random()) ** 2
+        blob = np.exp(-distance / rng.uniform(0.002, 0.04))
+        image += blob[..., None] * rng.normal(0, 90, 3)
+    image += np.random.default_rng(noise).normal(0, 2, image.shape)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.clip(image, 0, 255).astype(np.uint8)).save(path, quality=92)
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """Two labels of eight scenes, three frames each."""
+    root = tmp_path_factory.mktemp("drawn")
+    for number, label in enumerate(("gull", "heron")):
+        for scene in range(8):
+            for frame in range(3):
+                draw(root / label / f"{scene}-{frame}.jpg", 100 * number + scene, frame)
+    scan(root, workers=1)
+    return root
+
+
+@pytest.fixture
+def photos(drawn, tmp_path):
+    return shutil.copytree(drawn, tmp_path / "photos")
+
+
+@pytest.fixture
+def run():
+    app = typer.Typer(cls=ErrorBoundary, no_args_is_help=True)
+    app.callback()(lambda: None)
+    split.register(app)
+    return lambda *arguments: CliRunner().invoke(app, ["split", *map(str, arguments)])
+
+
+def test_split_keeps_bursts_together_and_proves_it(run, photos, tmp_path):
+    result = run(photos, "--output", tmp_path / "split.csv")
+    assert result.exit_code == 0, result.output
+    assert "Groups that straddle: 0 of 16." in result.stdout
+    assert (
+        "Held-out photos with a near-duplicate in training: 0 in validation, 0 in test."
+        in result.stdout
+    )
+    rows = read_split(tmp_path / "split.csv")
+    assert len(rows) == 48
+    parts = {}
+    for row in rows:
+        parts.setdefault(row.path.split("-")[0], set()).add(row.part)
+    assert all(len(found) == 1 for found in parts.values())
+
+
+def test_split_without_groups_says_what_leaks(run, photos):
+    result = run(photos, "--group-by", "none", "--json")
+    document = json.loads(result.stdout)
+    assert not document["proof"]["holds"]
+    assert document["proof"]["leaks"]["validation"] > 0
+    assert document["proof"]["nearest"]["distance_bits"] <= 8
+    assert "Figures on these parts will be flattered." in result.stderr
+
+
+def test_split_names_what_it_could_not_balance(run, photos):
+    for index in range(1, 8):
+        for frame in range(3):
+            (photos / "heron" / f"{index}-{frame}.jpg").unlink()
+    result = run(photos)
+    assert (
+        "'heron' has 0 photos in validation, not 0.45: all its photos are one group."
+        in result.stderr
+    )
+
+
+def test_folds_hold_every_scene_out_once(run, photos, tmp_path):
+    result = run(photos, "--folds", 4, "--output", tmp_path / "folds")
+    assert result.exit_code == 0, result.output
+    held = []
+    for fold in range(1, 5):
+        with (tmp_path / "folds" / f"split-fold-{fold}.csv").open(encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        held += [row["path"] for row in rows if row["part"] == "validation"]
+    assert sorted(held) == sorted(p.path for p in scan(photos, workers=1).photos)
+
+
+def run_folder(photos, parts, correct, folder):
+    """A run as far as the audit reads it."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    (folder / "labels.json").write_text('["gull", "heron"]')
+    collection = scan(photos, workers=1)
+    rows, predictions = [], []
+    for photo in collection.photos:
+        part = parts(photo.path)
+        rows.append(
+            SplitRow(path=photo.path, digest=photo.digest, labels=photo.labels, group="", part=part)
+        )
+        if part != "train":
+            wrong = "heron" if photo.labels[0] == "gull" else "gull"
+            said = photo.labels[0] if correct(photo.path) else wrong
+            predictions.append(
+                Prediction(
+                    path=photo.path,
+                    digest=photo.digest,
+                    part=part,
+                    label=photo.labels[0],
+                    ranked=((said, 0.9),),
+                )
+            )
+    write_split(folder / "split.csv", rows)
+    write_predictions(folder / "predictions.csv", predictions)
+    return folder
+
+
+def test_audit_says_how_many_points_twins_add(run, photos, tmp_path):
+    # Frame 2 of scenes 0 to 3 is held out beside its burst; of scenes 6 and 7 all frames are.
+    def parts(path):
+        scene, frame = path.rpartition("/")[2].removesuffix(".jpg").split("-")
+        return "validation" if scene in "67" or (scene in "0123" and frame == "2") else "train"
+
+    folder = run_folder(photos, parts, lambda path: "/7-" not in path, tmp_path / "runs" / "leaky")
+    result = run(photos, "--audit", folder, "--json")
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    assert document["with_twin"] == {"photos": 8, "correct": 8}
+    assert document["without_twin"] == {"photos": 12, "correct": 6}
+    assert document["flattered_points"] == pytest.approx(100 * (14 / 20 - 6 / 12))
+    assert document["ungrouped"]["with_twin"] > 0
+    assert "Twins raise the run's accuracy by 20.0 points." in run(photos, "--audit", folder).stdout
+
+
+def test_audit_of_a_clean_split_says_so(run, photos, tmp_path):
+    def parts(path):
+        return "test" if path.rpartition("/")[2][0] in "67" else "train"
+
+    folder = run_folder(photos, parts, lambda path: True, tmp_path / "runs" / "clean")
+    assert (
+        "No held-out photo has a twin in training: the run's accuracy is not flattered."
+        in run(photos, "--audit", folder).stdout
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--group-by", "species"],
+            "Error: --group-by species is none of duplicates, burst, folder, none.",
+        ),
+        (["--folds", "3", "--audit", "x"], "Error: --folds and --audit exclude each other."),
+        (["--validation", "0.9"], "Error: --validation 0.9 must be at most 0.8."),
+    ],
+)
+def test_impossible_wishes_are_refused(run, photos, arguments, message):
+    result = run(photos, *arguments)
+    assert result.exit_code == 1
+    assert message in result.stderr
