@@ -100,7 +100,7 @@ def test_help_of_every_command_loads_no_torch() -> None:
     code = (
         "import sys\n"
         "from typer.testing import CliRunner\n"
-        "from finetune.cli import COMMANDS, app\n"
+        "from finetune.cli import app\n"
         "top = CliRunner().invoke(app, ['--help'])\n"
         "assert top.exit_code == 0, top.output\n"
         "names = [c.name for c in app.registered_commands] + [g.name for g in app.registered_groups]\n"

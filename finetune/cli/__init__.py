@@ -11,18 +11,13 @@ import typer.core
 from finetune.cli.console import output
 from finetune.errors import FinetuneError
 
-COMMANDS = (
-    "train",
-    "evaluate",
-    "ablate",
-    "predict",
-    "demo",
-    "scan",
-    "preview",
-    "models",
-    "summary",
-)
-"""Modules of this package, in the order of the help; each has ``register(app)``."""
+COMMANDS = {
+    "Start here": ("train", "predict", "demo"),
+    "Your photos": ("scan", "duplicates", "split", "interchange"),
+    "Training": ("preview", "ablate", "models", "summary"),
+    "Judging": ("evaluate",),
+}
+"""Modules of this package by panel of the help; each has ``register(app)``."""
 
 
 class ErrorBoundary(typer.core.TyperGroup):
@@ -52,8 +47,12 @@ app = typer.Typer(
 )
 
 
-for _name in COMMANDS:
-    importlib.import_module(f"finetune.cli.{_name}").register(app)
+for _panel, _names in COMMANDS.items():
+    for _name in _names:
+        _before = len(app.registered_commands)
+        importlib.import_module(f"finetune.cli.{_name}").register(app)
+        for _command in app.registered_commands[_before:]:
+            _command.rich_help_panel = _panel
 
 
 def main() -> None:
