@@ -163,7 +163,8 @@ def input_spec(name: str, *, size: int | None = None, fit: Fit = "crop") -> Inpu
         mean=tuple(float(value) for value in resolved["mean"]),
         std=tuple(float(value) for value in resolved["std"]),
         interpolation="bilinear" if resolved["interpolation"] == "bilinear" else "bicubic",
-        crop_pct=float(resolved["crop_pct"]),
+        # Padding or squashing keeps the whole photo; a centre crop afterwards would cut it again.
+        crop_pct=float(resolved["crop_pct"]) if fit == "crop" else 1.0,
         fit=fit,
     )
 
