@@ -48,7 +48,7 @@ def demo(
     from finetune.config import resolve
     from finetune.runs.train import train
 
-    config = resolve({}, {"model": "finetune_small", "seed": seed})
+    config = resolve({}, {"model": "finetune_small", "fit": "squash", "seed": seed})
     with TrainingView(output) as view:
         result = train(folder / "photos", config, run="demo", runs=folder / "runs", listen=view)
     show_result(result, follow=False)
