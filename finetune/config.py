@@ -105,7 +105,7 @@ class AugmentationConfig:
     augment: str | None = option(
         None,
         "none, light, standard, mobius, strong, or a pipeline file; "
-        "not set: none for head, standard for full.",
+        "not set: none for head (light with --views), standard for full.",
     )
 
 
@@ -121,6 +121,9 @@ class TrainingConfig:
     )
     head_epochs: int = option(
         1, "Full mode: epochs in which only the new head trains, at the start.", minimum=0
+    )
+    views: int = option(
+        1, "Head mode: views of each photo; those after the first are augmented.", minimum=1
     )
     batch_size: int = option(32, "Photos a step.", minimum=1)
     lr: float | None = option(None, "Learning rate of the head; not set: 0.001.", above=0)

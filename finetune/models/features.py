@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,6 +21,9 @@ from finetune.models.heads import backbone_parameters
 from finetune.photos.spec import InputSpec
 
 BATCH_SIZE = 32
+
+if TYPE_CHECKING:
+    from finetune.augmentation.gpu import BatchAugment
 
 Progress = Callable[[int, int], None]
 
@@ -39,6 +43,19 @@ def weights_digest(module: nn.Module) -> str:
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """An augmented view of photos, the same each time.
+
+    Attributes:
+        augment: What is done to them.
+        number: From 1; stands in the place of the epoch when chance is drawn.
+    """
+
+    augment: BatchAugment
+    number: int
 
 
 class FeatureCache:
@@ -63,25 +80,41 @@ class FeatureCache:
         )
         self._spec_key = record_key(*sorted(spec.to_dict().items()), self._device.type)
 
-    def keys(self, dataset: PhotoDataset) -> list[bytes]:
-        """Returns the keys of a dataset's features, in its order."""
+    def keys(self, dataset: PhotoDataset, view: View | None = None) -> list[bytes]:
+        """Returns the keys of a dataset's features, in its order.
+
+        Args:
+            dataset: The photos.
+            view: An augmented view of them; None is the photo as prediction sees it.
+        """
         cache = dataset.cache
+        seen = () if view is None else (view.augment.extra_repr(), view.number)
         return [
-            record_key(self._spec_key.hex(), cache.key(sample.digest, sample.crop).hex())
-            for sample in dataset.samples
+            record_key(
+                self._spec_key.hex(),
+                cache.key(sample.digest, sample.crop).hex(),
+                # What is drawn for a photo depends on its place in the dataset.
+                *((*seen, index) if seen else ()),
+            )
+            for index, sample in enumerate(dataset.samples)
         ]
 
     def fill(
-        self, dataset: PhotoDataset, *, workers: int = 0, progress: Progress | None = None
+        self,
+        dataset: PhotoDataset,
+        *,
+        view: View | None = None,
+        workers: int = 0,
+        progress: Progress | None = None,
     ) -> int:
         """Computes the features that are not there yet; returns how many that were."""
-        keys = self.keys(dataset)
+        keys = self.keys(dataset, view)
         missing = np.array([i for i, key in enumerate(keys) if key not in self.records], dtype=int)
         done = 0
         steps = evaluation_batches(len(missing), BATCH_SIZE)
         batches = load_batches(dataset, [missing[step] for step in steps], workers=workers)
         for batch in batches:
-            features = self.compute(batch.images)
+            features = self.compute(batch.images, view, batch.indices)
             for index, feature in zip(batch.indices.tolist(), features, strict=True):
                 self.records.put(keys[index], feature)
             done += len(features)
@@ -91,11 +124,16 @@ class FeatureCache:
         return done
 
     @torch.inference_mode()
-    def compute(self, images: Tensor) -> NDArray[np.float32]:
+    def compute(
+        self, images: Tensor, view: View | None = None, indices: Tensor | None = None
+    ) -> NDArray[np.float32]:
         """Returns features ``(B, F) float32`` of working squares ``(B, 3, S, S) uint8``."""
         spec = self.spec
         images = images.to(self._device, non_blocking=True)
-        pixels = centre(images, spec.size, spec.mean, spec.std, whiten=spec.whiten)
+        if view is None or indices is None:
+            pixels = centre(images, spec.size, spec.mean, spec.std, whiten=spec.whiten)
+        else:
+            pixels = view.augment(images, indices, view.number)
         pixels = pixels.contiguous(memory_format=torch.channels_last)
         array: NDArray[np.float32] = features_of(self.module, pixels).float().cpu().numpy()
         return array

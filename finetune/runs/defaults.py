@@ -56,8 +56,9 @@ def with_defaults(config: TrainConfig) -> tuple[TrainConfig, list[str]]:
         epochs=training.epochs or DEFAULT_EPOCHS[mode],
         lr=training.lr or DEFAULT_LR,
     )
+    recipe = "light" if mode == "head" and training.views > 1 else DEFAULT_RECIPE[mode]
     augmentation = dataclasses.replace(
-        config.augmentation, augment=config.augmentation.augment or DEFAULT_RECIPE[mode]
+        config.augmentation, augment=config.augmentation.augment or recipe
     )
     done = dataclasses.replace(config, model=model, training=training, augmentation=augmentation)
     return done, notes

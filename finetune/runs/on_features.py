@@ -7,10 +7,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
-from finetune.models.features import FeatureCache, standardisation
+from finetune.augmentation.gpu import BatchAugment
+from finetune.models.features import FeatureCache, View, standardisation
 from finetune.models.heads import FeatureHead, write_head
 from finetune.photos.collection import Part
 from finetune.runs.job import Job, Outcome
@@ -34,7 +36,17 @@ def train_on_features(job: Job, accelerator: Accelerator, stop: Callable[[], boo
             features.fill(
                 photos, workers=loading.workers, progress=job.progress(f"Features of {part}")
             )
-        mean, std = standardisation(features.read, features.keys(datasets["train"]))
+        train = datasets["train"]
+        views = _views(job)
+        for view in views:
+            features.fill(
+                train,
+                view=view,
+                workers=loading.workers,
+                progress=job.progress(f"Features of view {view.number + 1}"),
+            )
+        keys = [features.keys(train), *(features.keys(train, view) for view in views)]
+        mean, std = standardisation(features.read, [key for view in keys for key in view])
         head = FeatureHead(mean, std, len(job.parts.labels)).to(device)
         groups = parameter_groups(
             head.parameters(),
@@ -46,7 +58,11 @@ def train_on_features(job: Job, accelerator: Accelerator, stop: Callable[[], boo
         if job.run.last_checkpoint.is_file():
             state.load(job.run.last_checkpoint)
         material = FeatureMaterial(
-            head, features, datasets["train"], datasets["validation"], loading=loading
+            head,
+            features,
+            (keys, torch.from_numpy(train.targets)),
+            datasets["validation"],
+            loading=loading,
         )
         finished = fit(state, material, job.plan(), accelerator, listen=job.log, stop=stop)
         if job.run.best_checkpoint.is_file():
@@ -60,3 +76,14 @@ def train_on_features(job: Job, accelerator: Accelerator, stop: Callable[[], boo
             if part != "train" and len(photos)
         }
     return Outcome(module=module, logits=logits, position=state.position, finished=finished)
+
+
+def _views(job: Job) -> list[View]:
+    """Returns the augmented views that the head learns from, beside the photo as it is."""
+    if job.recipe is None or job.config.training.views == 1:
+        return []
+    spec = job.spec
+    augment = BatchAugment(
+        job.recipe, size=spec.size, mean=spec.mean, std=spec.std, seed=job.config.machine.seed
+    )
+    return [View(augment=augment, number=n) for n in range(1, job.config.training.views)]

@@ -195,7 +195,9 @@ def _execute(job: Job, started: datetime.datetime) -> RunResult:
     _forget_unfinished_epochs(run)
     warning = "Interrupted: finishing this step and saving. Ctrl-C again ends at once."
     on_features = (
-        job.mode == "head" and job.recipe == named("none") and has_linear_head(job.loaded.module)
+        job.mode == "head"
+        and (job.recipe == named("none") or (job.recipe and job.config.training.views > 1))
+        and has_linear_head(job.loaded.module)
     )
     devices = range(torch.cuda.device_count())
     with (

@@ -117,7 +117,9 @@ class FeatureMaterial:
     Args:
         head: What trains.
         features: Where the features are.
-        train: Photos to learn from; their features are in `features`.
+        train: Keys of the features to learn from, one list a view, and their targets ``(N,)``. In
+            each epoch a photo shows another view, so that an epoch has the same length for any
+            number of views.
         validation: Photos to be judged by, likewise.
         loading: How batches are made.
     """
@@ -126,7 +128,7 @@ class FeatureMaterial:
         self,
         head: FeatureHead,
         features: FeatureCache,
-        train: PhotoDataset,
+        train: tuple[Sequence[Sequence[bytes]], Tensor],
         validation: PhotoDataset,
         *,
         loading: Loading,
@@ -134,9 +136,8 @@ class FeatureMaterial:
         self.head = head
         self.features = features
         self.loading = loading
-        self._train_keys = features.keys(train)
+        self._train_keys, self._train_targets = train
         self._validation_keys = features.keys(validation)
-        self._train_targets = torch.from_numpy(train.targets)
         self._validation_targets = torch.from_numpy(validation.targets)
 
     def begin_epoch(self, epoch: int) -> None:
@@ -145,11 +146,13 @@ class FeatureMaterial:
     def batches(self, epoch: int, first_step: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields features ``(B, F)`` and targets ``(B,)`` on the device."""
         loading = self.loading
+        views = self._train_keys
         plan = epoch_batches(
-            len(self._train_keys), loading.batch_size, seed=loading.seed, epoch=epoch
+            len(self._train_targets), loading.batch_size, seed=loading.seed, epoch=epoch
         )
         for step in plan[first_step:]:
-            features = self.features.read([self._train_keys[index] for index in step])
+            keys = [views[(epoch + index) % len(views)][index] for index in step.tolist()]
+            features = self.features.read(keys)
             targets = self._train_targets[torch.from_numpy(step)]
             yield features.to(loading.device), targets.to(loading.device)
 

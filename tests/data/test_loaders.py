@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from finetune.data import loaders
 from finetune.data.cache import PixelCache
 from finetune.data.dataset import PhotoDataset, Sample
 from finetune.data.home import collection_home
@@ -123,3 +124,20 @@ def test_caches_lie_with_the_photos_or_with_the_user(tmp_path: Path) -> None:
     assert elsewhere.is_relative_to(tmp_path / "user-cache")
     assert elsewhere != collection_home(tmp_path, tmp_path / "my.sqlite3")
     assert list(root.iterdir()) == []
+
+
+def test_a_dataset_works_in_a_spawned_worker(dataset: PhotoDataset) -> None:
+    from torch.utils.data import DataLoader
+
+    loader = DataLoader(
+        dataset,
+        batch_sampler=[[3, 0], [8]],
+        num_workers=1,
+        multiprocessing_context="spawn",
+        collate_fn=loaders._as_it_is,
+        worker_init_fn=loaders._start_worker,
+    )
+    for batch, indices in zip(loader, ([3, 0], [8]), strict=True):
+        assert batch.indices.tolist() == indices
+        expected = dataset.__getitems__(indices)
+        assert np.array_equal(batch.images.numpy(), expected.images.numpy())
