@@ -34,7 +34,9 @@ class TrainingView:
         self._rows = 0
 
     def __enter__(self) -> TrainingView:
-        self._bars.start()
+        # Even a disabled bar writes an empty line when it stops.
+        if self._live:
+            self._bars.start()
         return self
 
     def __exit__(
@@ -43,7 +45,8 @@ class TrainingView:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._bars.stop()
+        if self._live:
+            self._bars.stop()
 
     def __call__(self, event: Event) -> None:
         """Takes an event of the training."""

@@ -541,4 +541,6 @@ def test_real_odd_files_are_read_or_have_a_reason(shared_photos):
         except DecodeError as error:
             reasons[path.name] = error.reason
     assert len(paths) == 104
-    assert reasons == BROKEN
+    # Which of its plugins gives up first differs from one Pillow to the next.
+    shown = {name: reason.partition(",")[0] for name, reason in reasons.items()}
+    assert shown == {name: reason.partition(",")[0] for name, reason in BROKEN.items()}
