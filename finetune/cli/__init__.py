@@ -15,7 +15,7 @@ COMMANDS = {
     "Start here": ("train", "predict", "demo"),
     "Your photos": ("scan", "duplicates", "split", "interchange"),
     "Training": ("preview", "ablate", "models", "summary"),
-    "Judging": ("evaluate",),
+    "Judging": ("evaluate", "report", "compare"),
 }
 """Modules of this package by panel of the help; each has ``register(app)``."""
 

@@ -54,7 +54,7 @@ def predict_dataset(
     tta: bool = False,
     progress: Progress | None = None,
 ) -> NDArray[np.float32]:
-    """Returns logits ``(N, labels) float32`` of a dataset, in its order; it has one photo at least."""
+    """Returns logits ``(N, labels) float32`` of a dataset, in its order."""
     from finetune.data.loaders import evaluation_batches, load_batches
 
     rows = []

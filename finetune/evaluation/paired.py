@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -30,7 +28,10 @@ def mcnemar(only_first: int, only_second: int) -> float:
     differing = only_first + only_second
     fewer = min(only_first, only_second)
     # Whole numbers, so that thousands of photos neither overflow nor underflow.
-    tail = sum(math.comb(differing, k) for k in range(fewer + 1))
+    term = tail = 1
+    for k in range(fewer):
+        term = term * (differing - k) // (k + 1)
+        tail += term
     return min(1.0, float(2 * tail / 2**differing))
 
 

@@ -127,20 +127,28 @@ def fit_threshold(
     correct: ArrayLike,
     *,
     unknown_scores: ArrayLike = (),
+    unknown_share: float | None = None,
     precision: float = 0.95,
+    caution: float = 0.0,
     score: Score = "energy",
 ) -> UnknownThreshold:
     """Returns the lowest threshold at which the answers given are right as often as stated.
 
     An answered photo of a foreign label counts as wrong. Among the thresholds that reach the
-    precision the lowest is taken, which answers most. A threshold on which photos of equal score
-    fall takes them all.
+    precision the lowest is taken, which answers most. Photos of equal score are answered all or
+    none. Without `unknown_scores` the precision is one among photos of known labels alone, and
+    foreign photos will break it; `finetune.evaluation.held_out_labels` makes some.
 
     Args:
         scores: ``(N,)`` of validation photos, greater is more familiar.
         correct: ``(N,)`` whether the label said is right.
         unknown_scores: ``(M,)`` of photos whose labels the network never saw.
+        unknown_share: Share of foreign photos among those that will be asked about, 0 <= share < 1;
+            None: as many as there are scores.
         precision: Share of the answers that should be right, 0 < precision <= 1.
+        caution: Binomial standard errors by which the precision must be surpassed here. The best of
+            many thresholds looks better than it is: 0 keeps the stated precision on these photos, 1
+            on most other photos too, at the cost of fewer answers.
         score: The name to remember.
     """
     known = np.asarray(scores, dtype=np.float64)
@@ -148,18 +156,26 @@ def fit_threshold(
     foreign = np.asarray(unknown_scores, dtype=np.float64)
     if not 0 < precision <= 1:
         raise ValueError(f"precision {precision} must lie above 0 and be at most 1")
+    if unknown_share is not None and not 0 <= unknown_share < 1:
+        raise ValueError(f"unknown_share {unknown_share} must be 0 or more and below 1")
     if known.shape != right.shape:
         raise ValueError(f"{known.shape} scores, but {right.shape} of right and wrong")
+    weight = 1.0
+    if unknown_share is not None and len(foreign):
+        weight = unknown_share / (1 - unknown_share) * len(known) / len(foreign)
     every = np.concatenate([known, foreign])
     hits = np.concatenate([right, np.zeros(len(foreign), dtype=bool)])
+    weights = np.concatenate([np.ones(len(known)), np.full(len(foreign), weight)])
     order = np.argsort(-every, kind="stable")
     ranked = every[order]
     right_so_far = np.cumsum(hits[order])
-    taken = np.arange(1, len(every) + 1)
+    taken = np.cumsum(weights[order])
     last_of_ties = np.r_[ranked[1:] != ranked[:-1], True] if len(every) else np.zeros(0, bool)
-    good = np.flatnonzero(last_of_ties & (right_so_far >= precision * taken - 1e-9))
+    margin = caution * np.sqrt(precision * (1 - precision) * taken)
+    enough = (right_so_far > 0) & (right_so_far >= precision * taken + margin - 1e-9)
+    good = np.flatnonzero(last_of_ties & enough)
     threshold = float(ranked[good[-1]]) if len(good) else None
-    answered = int(taken[good[-1]]) if len(good) else 0
+    answered = float(taken[good[-1]]) if len(good) else 0.0
     successes = int(right_so_far[good[-1]]) if len(good) else 0
     limit = np.inf if threshold is None else threshold
     return UnknownThreshold(
@@ -167,7 +183,7 @@ def fit_threshold(
         threshold=threshold,
         precision=precision,
         measured_precision=successes / answered if answered else None,
-        precision_interval=wilson(successes, answered),
+        precision_interval=wilson(successes, max(successes, round(answered))),
         coverage=float((known >= limit).mean()) if len(known) else 0.0,
         refused_unknown=float((foreign < limit).mean()) if len(foreign) else None,
         photos=len(known),

@@ -1,0 +1,1 @@
+"""Reports that a person would rather read than a log."""

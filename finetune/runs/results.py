@@ -12,9 +12,10 @@ import numpy as np
 from finetune.errors import RunError
 from finetune.evaluation.calibration import fit_temperature
 from finetune.evaluation.confusion import confusion_matrix, write_confusion_csv
+from finetune.evaluation.held_out_labels import masked_scores
 from finetune.evaluation.metrics import evaluate_logits
 from finetune.evaluation.predictions import EvaluatedPhoto, make_predictions, write_predictions
-from finetune.evaluation.unknown import familiarity, fit_threshold
+from finetune.evaluation.unknown import Score, UnknownThreshold, familiarity, fit_threshold
 from finetune.files import storage_errors, write_json
 from finetune.photos.collection import Part
 from finetune.runs.folder import RunFolder
@@ -23,6 +24,13 @@ from finetune.runs.parts import Parts
 from finetune.training.state import save_tensors
 
 STATED_PRECISION = 0.95
+"""What the threshold for "none of these" aims at."""
+
+UNKNOWN_SHARE = 0.2
+"""Share of photos of foreign labels that the threshold reckons with."""
+
+SCORE: Score = "max_probability"
+"""Of the three scores it comes nearest to the stated precision on labels never trained on."""
 
 
 def write_results(run: RunFolder, name: str, parts: Parts, outcome: Outcome) -> dict[str, Any]:
@@ -74,15 +82,31 @@ def _targets(parts: Parts, part: Part) -> np.ndarray[Any, np.dtype[np.int64]]:
 
 def _calibration(outcome: Outcome, targets: dict[Part, Any], temperature: float) -> dict[str, Any]:
     logits = outcome.logits["validation"]
-    scores = familiarity(logits, score="energy", temperature=temperature)
-    right = logits.argmax(1) == targets["validation"]
-    threshold = fit_threshold(scores, right, precision=STATED_PRECISION, score="energy")
+    threshold = _unknown_threshold(logits, targets["validation"], temperature)
     return {
         "temperature": temperature,
         "fitted_on": "validation",
         "photos": len(logits),
         "unknown": threshold.to_dict(),
     }
+
+
+def _unknown_threshold(logits: Any, targets: Any, temperature: float) -> UnknownThreshold:
+    """Returns when to say "none of these", fitted with each label held out of its own answers."""
+    if logits.shape[1] < 3:
+        # With two labels none can be held out: this threshold knows of no strangers.
+        scores = familiarity(logits, score=SCORE, temperature=temperature)
+        right = logits.argmax(1) == targets
+        return fit_threshold(scores, right, precision=STATED_PRECISION, score=SCORE)
+    found = masked_scores(logits, targets, score=SCORE, temperature=temperature)
+    return fit_threshold(
+        found.scores,
+        found.correct,
+        unknown_scores=found.unknown_scores,
+        unknown_share=UNKNOWN_SHARE,
+        precision=STATED_PRECISION,
+        score=SCORE,
+    )
 
 
 def _write_timm_folder(run: RunFolder, name: str, module: Any, labels: tuple[str, ...]) -> None:

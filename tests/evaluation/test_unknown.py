@@ -141,3 +141,36 @@ def test_a_precision_outside_zero_to_one_is_refused(precision):
 def test_scores_and_correct_must_be_of_one_length():
     with pytest.raises(ValueError, match=r"\(2,\) scores, but \(1,\) of right and wrong"):
         fit_threshold([1.0, 2.0], [True])
+
+
+def test_a_share_of_foreign_photos_weighs_as_if_there_were_so_many():
+    rng = np.random.default_rng(3)
+    scores, correct = rng.normal(2, 1, 300), rng.random(300) < 0.95
+    foreign = rng.normal(0, 1, 100)
+    found = fit_threshold(scores, correct, unknown_scores=foreign, unknown_share=0.4, precision=0.9)
+    # 300 known photos and a share of 0.4 make 200 foreign ones: each of the 100 twice.
+    twice = fit_threshold(scores, correct, unknown_scores=np.repeat(foreign, 2), precision=0.9)
+    assert found.threshold == twice.threshold
+    assert found.measured_precision == pytest.approx(twice.measured_precision)
+    assert found.refused_unknown == twice.refused_unknown
+    assert found.unknown_photos == 100
+
+
+def test_an_impossible_share_is_refused():
+    with pytest.raises(ValueError, match=r"unknown_share 1\.0 must be 0 or more and below 1"):
+        fit_threshold([1.0], [True], unknown_share=1.0)
+
+
+def test_caution_asks_for_so_many_standard_errors_more():
+    rng = np.random.default_rng(4)
+    scores = rng.normal(size=400)
+    correct = rng.random(400) < 1 / (1 + np.exp(-2.5 * scores - 1))
+    plain = fit_threshold(scores, correct, precision=0.9)
+    cautious = fit_threshold(scores, correct, precision=0.9, caution=1.0)
+    answered = (scores >= cautious.threshold).sum()
+    error = np.sqrt(0.9 * 0.1 / answered)
+    assert cautious.measured_precision >= 0.9 + error - 1e-9
+    assert cautious.threshold > plain.threshold
+    for threshold in scores[scores < cautious.threshold]:  # no lower one would do
+        taken = scores >= threshold
+        assert correct[taken].mean() < 0.9 + np.sqrt(0.9 * 0.1 / taken.sum())

@@ -1,0 +1,241 @@
+"""``finetune compare``: which run is better, and whether that is more than chance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from finetune.cli.console import Json, Quiet, make_table, output
+from finetune.errors import ConfigError
+
+if TYPE_CHECKING:
+    from finetune.evaluation.predictions import Prediction
+    from finetune.photos.collection import Collection
+    from finetune.reporting.compared import Comparison, Contender, Pair
+    from finetune.reporting.record import RunRecord
+
+_FEW = 8
+"""Labels and photos that the terminal shows of each kind; the page shows all."""
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command()(compare)
+
+
+def compare(
+    runs: Annotated[list[str], typer.Argument(help="Two runs or more, by name or folder.")],
+    on: Annotated[
+        Path | None,
+        typer.Option(help="A labelled folder to compare on; not set: the runs' own test photos."),
+    ] = None,
+    part: Annotated[
+        str | None, typer.Option(help="Which part to compare on; not set: test, else validation.")
+    ] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Also write a page with photos to this HTML file."),
+    ] = None,
+    show: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+    device: Annotated[
+        str | None, typer.Option(help="With --on: cpu, cuda, cuda:1, mps; not set: the best.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.", min=0)] = 0,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compare runs on the same photos: figures, settings, labels that gain and lose."""
+    output.json, output.quiet = json, quiet
+    if len(runs) < 2:
+        raise ConfigError("finetune compare needs two runs or more. See your runs with: ls runs")
+    if on is not None and part is not None:
+        raise ConfigError("--on and --part exclude each other: a folder has no parts of a run.")
+    if show and file is None:
+        file = Path("comparison.html")
+    from finetune.reporting.comparison import compare as compare_runs
+    from finetune.reporting.comparison import contender
+    from finetune.reporting.record import photos_root, read_run
+    from finetune.runs.folder import find_run
+
+    folders = [find_run(name) for name in runs]
+    names = _distinct_names([folder.path for folder in folders])
+    records = [read_run(folder.path) for folder in folders]
+    left_out = ""
+    if on is None:
+        contenders = [contender(n, r, part) for n, r in zip(names, records, strict=True)]
+    else:
+        contenders, left_out = _evaluated_on(
+            on, names, records, [folder.path for folder in folders], device
+        )
+    found = compare_runs(contenders, seed=seed)
+    if left_out:
+        output.warn(left_out)
+    _print(found)
+    output.document(found.to_dict() | ({"left_out": left_out} if on is not None else {}))
+    if file is not None:
+        from finetune.reporting.comparison_page import write_comparison
+
+        with output.progress("Photos") as advance:
+            written = write_comparison(
+                file,
+                found,
+                contenders,
+                photos_root=on or photos_root(folders[0].path),
+                progress=advance,
+            )
+        output.say(f"Written: {written}")
+        if show:
+            import webbrowser
+
+            webbrowser.open(written.resolve().as_uri())
+
+
+def _distinct_names(paths: Sequence[Path]) -> list[str]:
+    """Returns the folders' names, or their paths where two have the same name."""
+    names = [path.resolve().name for path in paths]
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise ConfigError("A run is named twice. Name each run once.")
+    return [
+        name if names.count(name) == 1 else str(path)
+        for name, path in zip(names, paths, strict=True)
+    ]
+
+
+def _evaluated_on(
+    on: Path,
+    names: Sequence[str],
+    records: Sequence[RunRecord],
+    paths: Sequence[Path],
+    device: str | None,
+) -> tuple[list[Contender], str]:
+    """Returns what each run says of a folder, and a sentence on what of it was left out."""
+    from finetune.photos.scan import scan
+    from finetune.reporting.compared import Contender
+    from finetune.reporting.wording import count
+
+    with output.progress("Scanning") as advance:
+        collection = scan(on, progress=advance)
+    taught = {row.digest for record in records for row in record.split if row.part != "test"}
+    kept = [k for k, photo in enumerate(collection.photos) if len(photo.labels) == 1]
+    fresh = [k for k in kept if collection.photos[k].digest not in taught]
+    said = []
+    if len(kept) < len(collection):
+        said.append(f"{count(len(collection) - len(kept), 'photo')} with no label or several")
+    if len(fresh) < len(kept):
+        learnt = count(len(kept) - len(fresh), "photo")
+        said.append(f"{learnt} that one of the runs was trained or validated on")
+    left_out = f"Left out of {on}: {', '.join(said)}." if said else ""
+    if not fresh:
+        raise ConfigError(f"--on {on} has nothing to compare on. {left_out}".strip())
+    contenders = [
+        Contender(
+            name=name,
+            record=record,
+            part="labelled",
+            predictions=_predictions(collection, fresh, path, device, name),
+        )
+        for name, record, path in zip(names, records, paths, strict=True)
+    ]
+    return contenders, left_out
+
+
+def _predictions(
+    collection: Collection, places: Sequence[int], run: Path, device: str | None, name: str
+) -> list[Prediction]:
+    from finetune.evaluation.predictions import RANKED, Prediction
+    from finetune.prediction.predictor import Predictor
+    from finetune.training.machine import choose_device
+
+    predictor = Predictor.load(run, device=str(choose_device(device)))
+    photos = [collection.photos[k] for k in places]
+    found = []
+    with output.progress(name) as advance:
+        files = [collection.path_of(photo) for photo in photos]
+        for photo, said in zip(photos, predictor.predict_stream(files), strict=True):
+            # A file that went bad since the scan is missing here and so not compared.
+            if said.ranked:
+                ranked = [(item.label, item.probability) for item in said.ranked[:RANKED]]
+                found.append(
+                    Prediction(
+                        path=photo.path,
+                        digest=photo.digest,
+                        part="on",
+                        label=photo.labels[0],
+                        ranked=tuple(ranked),
+                    )
+                )
+            advance(len(found), len(photos))
+    return found
+
+
+def _print(found: Comparison) -> None:
+    from finetune.reporting.record import setting_text
+    from finetune.reporting.wording import duration, interval, number, percent
+
+    for note in found.notes:
+        output.warn(note)
+    numbers = ("right", "95 % interval", "balanced", "ECE", "parameters", "training", "images/s")
+    table = make_table("run", *numbers, "size", right=(*numbers, "size"))
+    for row in found.rows:
+        table.add_row(
+            _plain(row.name),
+            percent(row.top1),
+            interval(row.top1_interval),
+            percent(row.balanced_accuracy),
+            percent(row.ece),
+            f"{row.parameters / 1e6:.1f} M" if row.parameters is not None else "–",
+            duration(row.training_seconds) if row.training_seconds is not None else "–",
+            number(row.images_per_second, 0),
+            f"{row.size_bytes / 1e6:.1f} MB" if row.size_bytes is not None else "–",
+        )
+    output.print(table)
+    output.text(f"On {found.photos:,} photos.\n")
+    if found.settings:
+        differing = make_table("setting", *(_plain(row.name) for row in found.rows))
+        for name, values in found.settings:
+            differing.add_row(_plain(name), *(_plain(setting_text(value)) for value in values))
+        output.print(differing)
+        output.text("")
+    for pair in found.pairs:
+        _print_pair(pair)
+
+
+def _print_pair(pair: Pair) -> None:
+    low, high = pair.difference_interval
+    output.text(
+        f"{pair.verdict} The difference lies between {low * 100:+.1f} and {high * 100:+.1f} of "
+        f"100 photos (95 % interval). Both right: {pair.both:,}; only {pair.first}: "
+        f"{len(pair.only_first):,}; only {pair.second}: {len(pair.only_second):,}; both wrong: "
+        f"{pair.neither:,}."
+    )
+    changed = [row for row in pair.labels if row.change]
+    shown = changed if len(changed) <= _FEW else [*changed[: _FEW // 2], *changed[-_FEW // 2 :]]
+    if shown:
+        table = make_table(
+            "label", "photos", pair.first, pair.second, "change",
+            right=("photos", pair.first, pair.second, "change"),
+        )  # fmt: skip
+        for row in shown:
+            table.add_row(
+                _plain(row.label),
+                f"{row.photos:,}",
+                f"{row.first:.1%}",
+                f"{row.second:.1%}",
+                f"{row.change * 100:+.1f}",
+            )
+        output.print(table)
+    for winner, rows in ((pair.first, pair.only_first), (pair.second, pair.only_second)):
+        for photo in rows[: _FEW // 2]:
+            output.text(f"  only {winner}: {photo.path} ({photo.first} / {photo.second})")
+        if len(rows) > _FEW // 2:
+            output.text(f"  … and {len(rows) - _FEW // 2:,} more")
+
+
+def _plain(text: str) -> str:
+    """Returns text in which rich reads no markup."""
+    from rich.markup import escape
+
+    return escape(text)

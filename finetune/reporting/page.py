@@ -1,0 +1,100 @@
+"""One HTML file that needs nothing else: style, scripts, data and plotly are inside it.
+
+The page's own content security policy forbids every request and every script but those whose
+hashes it lists, so that a label named ``<script>`` stays a label even if an escape were missed.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import importlib.resources
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from finetune.errors import MissingExtra
+from finetune.files import write_text
+
+
+def write_page(
+    path: Path, template: str, *, scripts: Sequence[str], data: Mapping[str, Any], **values: Any
+) -> Path:
+    """Renders a template of this package into one file and returns `path`.
+
+    Args:
+        path: The HTML file.
+        template: Name of the Jinja2 template.
+        scripts: Names of the package's scripts, in order; plotly's comes before them.
+        data: What the scripts read, as JSON.
+        **values: What the template reads.
+
+    Raises:
+        MissingExtra: Jinja2 or plotly is not installed.
+        StorageError: The file could not be written; an older one is intact.
+    """
+    try:
+        import jinja2
+        import markupsafe
+    except ImportError as error:
+        raise MissingExtra("jinja2", "report", "A report") from error
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("finetune.reporting", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    code = [plotly_script(), *map(read_template, scripts)]
+    page = environment.get_template(template).render(
+        style=markupsafe.Markup(read_template("page.css")),
+        scripts=[markupsafe.Markup(text) for text in code],
+        script_hashes=markupsafe.Markup(" ".join(map(_source_hash, code))),
+        data=markupsafe.Markup(embedded_json(data)),
+        **values,
+    )
+    return write_text(path, page)
+
+
+def embedded_json(value: Any) -> str:
+    """Returns JSON that may stand in a ``<script type="application/json">``.
+
+    Without ``<`` no text can end the element or open a comment; ``&`` and the two line separators
+    are written as escapes for old parsers.
+    """
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    # A file name that is no UTF-8 holds lone surrogates, which no file can: show them as such.
+    return text.encode("utf-8", "backslashreplace").decode() if _has_surrogate(text) else text
+
+
+def plotly_script() -> str:
+    """Returns plotly's script from the installed package.
+
+    Raises:
+        MissingExtra: plotly is not installed.
+    """
+    try:
+        package = importlib.resources.files("plotly")
+    except ImportError as error:
+        raise MissingExtra("plotly", "report", "A report") from error
+    return (package / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
+
+
+def read_template(name: str) -> str:
+    """Returns the text of one of this package's templates."""
+    folder = importlib.resources.files("finetune.reporting") / "templates"
+    return (folder / name).read_text(encoding="utf-8")
+
+
+def _source_hash(code: str) -> str:
+    # A parser turns CRLF and CR into LF before it hashes.
+    text = code.replace("\r\n", "\n").replace("\r", "\n")
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return f"'sha256-{digest}'"
+
+
+def _has_surrogate(text: str) -> bool:
+    return any("\ud800" <= character <= "\udfff" for character in text)

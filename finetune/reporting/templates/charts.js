@@ -1,0 +1,110 @@
+"use strict";
+// The page's data, its theme, and drawing plotly figures in that theme.
+
+const data = JSON.parse(document.getElementById("data").textContent);
+
+const themed = (() => {
+  const probe = document.createElement("span");
+  probe.hidden = true;
+  document.body.append(probe);
+  // plotly knows no CSS variables: ask the browser what a variable comes to at the moment.
+  const colour = (value) => {
+    probe.style.color = "";
+    probe.style.color = value;
+    return getComputedStyle(probe).color;
+  };
+  const resolve = (value) => {
+    if (typeof value === "string") return value.startsWith("var(--") ? colour(value) : value;
+    if (Array.isArray(value)) return value.map(resolve);
+    if (value && typeof value === "object") {
+      return Object.fromEntries(Object.entries(value).map(([k, v]) => [k, resolve(v)]));
+    }
+    return value;
+  };
+  return { colour, resolve };
+})();
+
+// plotly reads some HTML in its texts; a label is shown as it is.
+const chartText = (text) =>
+  text.replace(/\s+/g, " ").replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+
+const shorten = (text, most) => (text.length <= most ? text : "…" + text.slice(1 - most));
+
+const percent = (share) => {
+  if (share === null || share === undefined) return "–";
+  const value = share * 100;
+  if (value <= 0 || value >= 100) return `${Math.round(value)}\u202f%`;
+  // Only all is 100 %, only nothing is 0 %.
+  if (value < 0.1) return "<\u202f0.1\u202f%";
+  if (value > 99.9) return ">\u202f99.9\u202f%";
+  return `${value.toFixed(1)}\u202f%`;
+};
+
+const photosInWords = (count) => `${count.toLocaleString("en")} ${count === 1 ? "photo" : "photos"}`;
+
+const drawings = new Map();
+
+function draw(element, figure) {
+  drawings.set(element, figure);
+  const axis = {
+    gridcolor: "var(--line)", linecolor: "var(--line)", zerolinecolor: "var(--line)",
+    tickcolor: "var(--line)", automargin: true,
+  };
+  const given = figure.layout;
+  const layout = {
+    paper_bgcolor: "rgba(0,0,0,0)",
+    plot_bgcolor: "rgba(0,0,0,0)",
+    margin: { t: given.legend ? 64 : 24, r: 28, b: 44, l: 60 },
+    height: 320,
+    hovermode: "closest",
+    ...given,
+    font: { family: getComputedStyle(document.body).fontFamily, size: 13, color: "var(--text)", ...given.font },
+    hoverlabel: { bgcolor: "var(--surface)", bordercolor: "var(--muted)", font: { color: "var(--text)" }, align: "left" },
+    xaxis: { ...axis, ...given.xaxis },
+    yaxis: { ...axis, ...given.yaxis },
+  };
+  const config = { displayModeBar: false, responsive: true, ...figure.config };
+  const shown = themed.resolve({ data: figure.data, layout });
+  return Plotly.react(element, shown.data, shown.layout, config);
+}
+
+function redrawAll() {
+  for (const [element, figure] of drawings) draw(element, figure);
+}
+
+// Charts far down are drawn when they come near: a page of many opens at once.
+const waiting = new Map();
+const near = new IntersectionObserver((entries) => {
+  for (const entry of entries) if (entry.isIntersecting) drawWaiting(entry.target);
+}, { rootMargin: "600px" });
+
+function drawWaiting(element) {
+  const make = waiting.get(element);
+  if (!make) return;
+  waiting.delete(element);
+  near.unobserve(element);
+  draw(element, make());
+}
+
+function drawWhenNear(element, make) {
+  waiting.set(element, make);
+  near.observe(element);
+}
+
+for (const element of document.querySelectorAll("[data-chart]")) {
+  const figure = data.charts[element.dataset.chart];
+  if (figure) drawWhenNear(element, () => figure);
+}
+
+addEventListener("beforeprint", () => {
+  for (const element of [...waiting.keys()]) drawWaiting(element);
+});
+
+const darkScheme = matchMedia("(prefers-color-scheme: dark)");
+darkScheme.addEventListener("change", redrawAll);
+document.getElementById("theme").addEventListener("click", () => {
+  const root = document.documentElement;
+  const dark = root.dataset.theme ? root.dataset.theme === "dark" : darkScheme.matches;
+  root.dataset.theme = dark ? "light" : "dark";
+  redrawAll();
+});

@@ -1,0 +1,182 @@
+"use strict";
+// Photos as cards, galleries of them, and the viewer that opens on top.
+
+const PAGE = 48; // cards that a gallery shows before "Show more"
+
+const nameOf = (index) => (index >= 0 ? data.labels[index] : "another label");
+
+// [path, truth, [[label, probability], ...]] as the data holds it, made readable.
+const photos = data.photos.map(([path, truth, ranked], index) => ({
+  index, path, truth, ranked,
+  predicted: ranked[0][0], probability: ranked[0][1], right: ranked[0][0] === truth,
+}));
+
+const placeOf = new Map(photos.map((photo) => [photo.path, photo]));
+
+function element(name, attributes = {}, ...children) {
+  const made = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) {
+    if (value === false || value === undefined || value === null) continue;
+    if (key === "class") made.className = value;
+    else made.setAttribute(key, value === true ? "" : value);
+  }
+  made.append(...children);
+  return made;
+}
+
+const pictureOf = (path) => (data.thumbnails[path] ? `data:image/jpeg;base64,${data.thumbnails[path]}` : null);
+
+function describe(photo) {
+  return photo.right
+    ? `A photo of ${nameOf(photo.truth)}, named rightly`
+    : `A photo of ${nameOf(photo.truth)}, taken for ${nameOf(photo.predicted)}`;
+}
+
+function bar(share) {
+  const fill = element("i");
+  fill.style.width = `${Math.max(share * 100, 0.5)}%`;
+  const made = element("span", { class: "bar", "aria-hidden": "true" });
+  made.append(fill);
+  return made;
+}
+
+function rankItems(photo) {
+  const items = photo.ranked.map(([label, probability]) => {
+    const truth = label === photo.truth;
+    const name = element("span", { class: "name", title: nameOf(label) }, (truth ? "✓ " : "") + nameOf(label));
+    if (truth) name.append(element("span", { class: "hidden" }, " (the truth)"));
+    return element("li", { class: truth ? "truth" : "" },
+      name, element("span", { class: "share" }, percent(probability)), bar(probability));
+  });
+  if (!photo.ranked.some(([label]) => label === photo.truth)) {
+    items.push(element("li", { class: "truth" },
+      element("span", { class: "name", title: nameOf(photo.truth) }, `✓ ${nameOf(photo.truth)}`),
+      element("span", { class: "share" }, "further down")));
+  }
+  return items;
+}
+
+function verdict(photo) {
+  const mark = element("span", { class: "mark" }, photo.right ? "✓ " : "✗ ");
+  const words = photo.right
+    ? [element("strong", {}, nameOf(photo.truth)), ` ${percent(photo.probability)}`]
+    : [element("strong", {}, nameOf(photo.truth)), " taken for ", element("strong", {}, nameOf(photo.predicted)),
+       ` ${percent(photo.probability)}`];
+  return [mark, ...words];
+}
+
+function fillPicture(holder, path, alternative, overlay) {
+  const source = (overlay && data.overlays[path]) || pictureOf(path);
+  holder.replaceChildren(source
+    ? element("img", { src: source, alt: alternative, decoding: "async" })
+    : element("span", { class: "no-picture" }, "No picture in this file"));
+}
+
+function card(photo, { list, overlay = false, back = null } = {}) {
+  const made = document.getElementById("card-template").content.firstElementChild.cloneNode(true);
+  made.classList.add(photo.right ? "is-right" : "is-wrong");
+  const picture = made.querySelector(".picture");
+  fillPicture(picture, photo.path, describe(photo), overlay);
+  picture.setAttribute("aria-label", `${describe(photo)}: enlarge`);
+  picture.addEventListener("click", () => viewer.one(list || [photo], photo, back));
+  made.querySelector(".verdict").append(...verdict(photo));
+  made.querySelector(".ranks").append(...rankItems(photo));
+  made.querySelector(".file").append(photo.path);
+  return made;
+}
+
+// Fills a gallery a page at a time; `makeCard` makes the element of one entry.
+function fillGallery(holder, entries, makeCard, shown = PAGE) {
+  holder.replaceChildren(...entries.slice(0, shown).map(makeCard));
+  if (!entries.length) holder.append(element("p", { class: "none note" }, "No photos here."));
+  if (entries.length > shown) {
+    const rest = entries.length - shown;
+    const button = element("button", { type: "button" }, `Show ${Math.min(PAGE, rest)} more of ${rest.toLocaleString("en")}`);
+    button.addEventListener("click", () => {
+      const next = entries.slice(shown, shown + PAGE).map(makeCard);
+      holder.lastElementChild.before(...next);
+      next[0].querySelector("button")?.focus();
+      shown += PAGE;
+      if (shown >= entries.length) holder.lastElementChild.remove();
+      else button.textContent = `Show ${Math.min(PAGE, entries.length - shown)} more of ${(entries.length - shown).toLocaleString("en")}`;
+    });
+    holder.append(element("p", { class: "more" }, button));
+  }
+}
+
+const viewer = (() => {
+  const dialog = document.getElementById("viewer");
+  const title = document.getElementById("viewer-title");
+  const body = dialog.querySelector(".viewer-body");
+  let step = null; // what the arrow keys do
+
+  const open = () => {
+    if (!dialog.open) dialog.showModal();
+    dialog.scrollTop = 0;
+    // What had the focus may be gone with the old content, and keys would go nowhere.
+    body.focus({ preventScroll: true });
+  };
+
+  function many(heading, list) {
+    step = null;
+    title.textContent = heading;
+    const holder = element("div", { class: "gallery" });
+    const back = () => many(heading, list);
+    fillGallery(holder, list, (photo) => card(photo, { list, back }));
+    body.replaceChildren(holder);
+    open();
+  }
+
+  function picture(heading, path) {
+    step = null;
+    title.textContent = heading;
+    const source = pictureOf(path);
+    body.replaceChildren(element("figure", { class: "shown" },
+      source ? element("img", { src: source, alt: heading }) : element("p", {}, "No picture in this file."),
+      element("figcaption", {}, path)));
+    open();
+  }
+
+  // `back` is what the view goes back to when it was opened from a list in the viewer.
+  function one(list, photo, back) {
+    const place = list.indexOf(photo);
+    title.textContent = describe(photo);
+    const shown = element("figure", { class: "shown" });
+    const source = pictureOf(photo.path);
+    shown.append(source
+      ? element("img", { src: source, alt: describe(photo) })
+      : element("p", { class: "note" }, "No picture in this file."));
+    if (data.overlays[photo.path]) {
+      shown.append(element("img", { src: data.overlays[photo.path], alt: "What it looked at" }),
+        element("figcaption", {}, "Below: what it looked at"));
+    }
+    const move = (by) => { if (list[place + by]) one(list, list[place + by], back); };
+    const previous = element("button", { type: "button", disabled: place <= 0 }, "← Previous");
+    const next = element("button", { type: "button", disabled: place >= list.length - 1 }, "Next →");
+    previous.addEventListener("click", () => move(-1));
+    next.addEventListener("click", () => move(1));
+    const steps = element("div", { class: "steps" }, previous, next);
+    if (back) {
+      const all = element("button", { type: "button" }, "All of them");
+      all.addEventListener("click", back);
+      steps.append(all);
+    }
+    const words = element("div", { class: photo.right ? "is-right" : "is-wrong" },
+      element("p", { class: "verdict" }, ...verdict(photo)),
+      element("ol", { class: "ranks" }, ...rankItems(photo)),
+      element("p", { class: "note" }, photo.path), steps);
+    body.replaceChildren(element("div", { class: "one" }, shown, words));
+    step = move;
+    open();
+  }
+
+  dialog.addEventListener("keydown", (event) => {
+    if (!step) return;
+    if (event.key === "ArrowLeft") step(-1);
+    else if (event.key === "ArrowRight") step(1);
+  });
+  dialog.addEventListener("close", () => { step = null; });
+  dialog.querySelector("[data-close]").addEventListener("click", () => dialog.close());
+  dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
+  return { many, one, picture };
+})();

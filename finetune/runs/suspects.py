@@ -1,0 +1,55 @@
+"""Likely wrong labels of the collection that a run was trained on."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from finetune.curation.label_errors import Doubt, find_label_errors
+from finetune.data.cache import PixelCache
+from finetune.data.dataset import PhotoDataset, Sample
+from finetune.data.home import collection_home
+from finetune.models.features import FeatureCache
+from finetune.photos.split import read_split
+from finetune.runs.trained import TrainedRun
+
+Progress = Callable[[int, int], None]
+
+
+def suspects(
+    trained: TrainedRun, root: Path, *, progress: Progress | None = None
+) -> list[tuple[str, Doubt]]:
+    """Returns (path, doubt) of photos whose label is contradicted, the strongest doubt first.
+
+    Heads are cross-validated on the network's features of all photos of the split, near-duplicates
+    kept together. Where the whole network was trained on these photos, its features have seen their
+    labels, and fewer wrong ones stand out. Photos that are gone are passed over.
+
+    Args:
+        trained: The run.
+        root: Where its photos are.
+        progress: Called with how many of the features that are new are done, and of how many.
+
+    Raises:
+        RunError: The run has no split.csv.
+        ConfigError: The labels have too few groups of photos to hold any out.
+    """
+    rows = [
+        row
+        for row in read_split(trained.folder.split_file)
+        if len(row.labels) == 1 and (root / row.path).is_file()
+    ]
+    samples = [Sample(path=r.path, digest=r.digest, crop=None, target=0) for r in rows]
+    home = collection_home(root)
+    with (
+        contextlib.closing(PixelCache(home, trained.spec, limit_gb=10)) as pixels,
+        contextlib.closing(FeatureCache(home, trained.module, trained.spec)) as features,
+    ):
+        photos = PhotoDataset(root, samples, pixels)
+        features.fill(photos, progress=progress)
+        found = np.asarray(features.read(features.keys(photos)))
+    check = find_label_errors(found, [r.labels[0] for r in rows], [r.group for r in rows])
+    return [(rows[doubt.position].path, doubt) for doubt in check.doubts]

@@ -1,0 +1,228 @@
+"""The page as a person has it: in a real Chromium, with the network watched."""
+
+from __future__ import annotations
+
+import io
+import shutil
+
+import pytest
+from PIL import Image
+
+from finetune.reporting.report import Extras, Suspect, write_report
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+playwright = pytest.importorskip("playwright.sync_api")
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed"),
+]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
+        )
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def report(small_run, tmp_path_factory):
+    overlay = io.BytesIO()
+    Image.new("RGB", (8, 8), "red").save(overlay, "PNG")
+    every = [
+        path.relative_to(small_run.photos).as_posix() for path in small_run.photos.rglob("*.jpg")
+    ]
+    return write_report(
+        small_run.path,
+        photos_root=small_run.photos,
+        output=tmp_path_factory.mktemp("page") / "report.html",
+        extras=Extras(
+            overlays=dict.fromkeys(every, overlay.getvalue()),
+            suspects=[
+                Suspect(path=every[0], label="<i>x</i>", suggested="egret", probability=0.98)
+            ],
+            annotate_url="http://127.0.0.1:8000/#",
+        ),
+    ).path
+
+
+class Watched:
+    """A page, with all that it complains of and asks for."""
+
+    def __init__(self, browser, path, **options):
+        self.page = browser.new_page(**options)
+        self.complaints: list[str] = []
+        self.requests: list[str] = []
+        self.page.on("console", lambda m: self.complaints.append(f"{m.type}: {m.text}"))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.goto(path.as_uri())
+
+    def everything_drawn(self):
+        self.page.evaluate("dispatchEvent(new Event('beforeprint'))")
+        self.page.wait_for_function(
+            "[...document.querySelectorAll('.plot')].every(e => e.querySelector('.main-svg'))"
+        )
+
+
+@pytest.fixture(scope="module")
+def one_page(browser, report):
+    watched = Watched(browser, report, viewport={"width": 1280, "height": 900})
+    watched.everything_drawn()
+    yield watched
+    watched.page.close()
+
+
+@pytest.fixture
+def opened(one_page):
+    """A page opens in seconds, so that all tests share one and leave it as they found it."""
+    yield one_page
+    one_page.page.evaluate(
+        """() => {
+          document.querySelector('#viewer').close();
+          for (const form of document.querySelectorAll('select')) form.selectedIndex = 0;
+          document.querySelector('#overlays').checked = false;
+          document.querySelector('#find-label').value = '';
+          for (const form of document.querySelectorAll('select, input')) {
+            form.dispatchEvent(new Event(form.type === 'search' ? 'input' : 'change'));
+          }
+        }"""
+    )
+    assert one_page.complaints == []
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
+def test_page_opens_without_complaint_or_request_and_fits_its_window(
+    browser, report, scheme, width
+):
+    watched = Watched(
+        browser, report, viewport={"width": width, "height": 844}, color_scheme=scheme
+    )
+    watched.everything_drawn()
+    background = "getComputedStyle(document.body).backgroundColor"
+    before = watched.page.evaluate(background)
+    watched.page.click("#theme")
+    assert watched.page.evaluate(background) != before
+    assert watched.complaints == []
+    outside = [url for url in watched.requests if not url.startswith(("data:", "blob:"))]
+    assert outside == [report.as_uri()]
+    assert watched.page.evaluate("document.documentElement.scrollWidth") <= width
+    watched.page.close()
+
+
+def test_hostile_labels_are_text_everywhere(opened):
+    page = opened.page
+    assert page.locator("main b:text('gull'), dialog b:text('gull')").count() == 0
+    assert page.locator("#label-table", has_text="<b>gull</b>").count() == 1
+    assert page.locator("#label-table", has_text='</script><script>alert("x")').count() == 1
+    ticks = page.locator("#matrix .ytick text").all_text_contents()
+    assert "<b>gull</b>" in ticks
+    assert "カワセミ" in ticks
+    assert page.locator("#suspects i", has_text="x").count() == 0
+    assert "labelled <i>x</i>" in page.locator("#suspects").text_content()
+
+
+def test_a_cell_of_the_matrix_opens_its_photos(opened):
+    page = opened.page
+    page.locator("#matrix").scroll_into_view_if_needed()
+    x, y, photos = page.evaluate(
+        """() => {
+          const places = data.matrix.orders.confusion;
+          const k = places.findIndex((p) => data.matrix.counts[p][p] > 0);
+          const { xaxis, yaxis } = document.querySelector('#matrix')._fullLayout;
+          const box = document.querySelector('#matrix .nsewdrag').getBoundingClientRect();
+          const count = data.matrix.counts[places[k]][places[k]];
+          return [box.x + xaxis.d2p(k), box.y + yaxis.d2p(k), count];
+        }"""
+    )
+    page.mouse.move(x, y)
+    page.mouse.click(x, y)
+    page.wait_for_selector("#viewer[open]")
+    assert "named rightly" in page.inner_text("#viewer-title")
+    assert page.locator("#viewer .card").count() == photos
+
+
+def test_every_confusion_can_be_opened_and_left_by_keyboard(opened):
+    page = opened.page
+    first = page.locator("#pairs button").first
+    first.focus()
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#viewer[open]")
+    assert "taken for" in page.inner_text("#viewer-title")
+    assert page.locator("#viewer .card img").count() == page.locator("#viewer .card").count() == 2
+    page.locator("#viewer .card .picture").first.focus()
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#viewer .one")
+    assert page.get_by_role("button", name="Previous").is_disabled()
+    assert page.get_by_role("button", name="All of them").is_visible()
+    title = page.locator("#viewer .one .note").inner_text()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function(
+        "before => document.querySelector('#viewer .one .note').innerText !== before", arg=title
+    )
+    page.get_by_role("button", name="All of them").click()
+    assert page.locator("#viewer .card").count() == 2
+    page.keyboard.press("Escape")
+    assert page.locator("#viewer[open]").count() == 0
+
+
+def test_mistakes_can_be_narrowed_to_a_label_and_show_what_was_looked_at(opened):
+    page = opened.page
+    cards = page.locator('[data-gallery="mistakes"] .card')
+    assert cards.count() == 8
+    source = cards.first.locator("img").get_attribute("src")
+    assert source.startswith("data:image/jpeg")
+    page.check("#overlays")
+    assert cards.first.locator("img").get_attribute("src").startswith("data:image/png")
+    options = page.locator('[data-filter="mistakes"] option').all_text_contents()
+    heron = next(text for text in options if text.startswith("heron"))
+    page.select_option('[data-filter="mistakes"]', label=heron)
+    assert f"heron ({cards.count()})" == heron
+    for card in cards.all():
+        assert card.locator(".verdict strong").first.inner_text() == "heron"
+        assert card.locator(".ranks .truth .name").inner_text().startswith("✓ heron")
+
+
+def test_matrix_can_be_ordered_and_counted(opened):
+    page = opened.page
+    page.select_option("#matrix-order", "labels")
+    ticks = page.locator("#matrix .ytick text").all_text_contents()
+    assert ticks[-1] == "カワセミ"  # the last label in class order
+    page.select_option("#matrix-values", "counts")
+    numbers = [int(t) for t in page.locator("#matrix .heatmap-label").all_text_contents() if t]
+    assert sum(numbers) == 24
+
+
+def test_label_table_sorts_and_finds(opened):
+    page = opened.page
+    page.click("#label-table thead button:text('Recall')")
+    recalls = page.eval_on_selector_all(
+        "#label-table tbody td:nth-child(3)", "cells => cells.map(c => Number(c.dataset.value))"
+    )
+    assert recalls == sorted(recalls)
+    heading = page.locator("#label-table th", has_text="Recall")
+    assert heading.get_attribute("aria-sort") == "ascending"
+    page.fill("#find-label", "HER")
+    assert page.locator("#label-table tbody tr:visible").count() == 1
+    page.click("#label-table button:text('heron')")
+    assert page.inner_text("#viewer-title") == "heron: mistakes first"
+
+
+def test_suspects_link_to_annotate(opened):
+    link = opened.page.locator("#suspects a").get_attribute("href")
+    assert link.startswith("http://127.0.0.1:8000/#")
+
+
+def test_every_control_and_picture_has_a_name(opened):
+    nameless = opened.page.evaluate(
+        """() => [...document.querySelectorAll('button, select, input, img, [role=img]')]
+          .filter((e) => !e.closest('template, .main-svg, .plot-container'))
+          .filter((e) => !(e.getAttribute('aria-label') || e.alt || e.innerText?.trim()
+            || e.labels?.length || e.textContent.trim() || e.hidden))
+          .map((e) => e.outerHTML.slice(0, 80))"""
+    )
+    assert nameless == []
