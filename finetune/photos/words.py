@@ -186,6 +186,10 @@ class Words(Store):
                 else:
                     recorder.remove("membership", {"digest": digest})
 
+    def crop_sources(self) -> dict[str, Source]:
+        """Returns who chose the square of each photo that has one, by digest."""
+        return dict(self._all("SELECT digest, source FROM crop"))
+
     def groups(self) -> dict[str, str]:
         """Returns the group that a person put photos in, by digest."""
         return dict(self._all("SELECT digest, name FROM membership"))

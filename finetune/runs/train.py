@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from finetune import __version__
 from finetune.augmentation.recipes import named
 from finetune.config import TrainConfig, resolve, to_dict
+from finetune.curation.policy import PolicySpec, remembered_policy
 from finetune.data.cache import PixelCache
 from finetune.data.home import collection_home
 from finetune.errors import RunError
@@ -39,6 +40,11 @@ from finetune.training.events import Event, Listener, Note, Progressed, ignore
 from finetune.training.interrupt import interruption
 from finetune.training.machine import choose_device, make_accelerator
 from finetune.training.state import read_position, save_tensors
+
+SQUARES_NOTE = (
+    "Most photos have a square around their subject; the run learns from these, and its "
+    "predictions look for the subject in the same way."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +128,10 @@ def train(
         folder = create_run(run, default_name, runs)
         write_split(folder.split_file, parts.rows)
         write_labels(folder, parts.labels)
-        write_json(folder.preprocessing_file, spec.to_dict())
+        policy = crop_policy(collection, config.collection.catalog)
+        if policy is not None:
+            tell(Note(text=SQUARES_NOTE))
+        write_json(folder.preprocessing_file, spec.to_dict() | {"crop_policy": policy})
         save_tensors(folder.start_checkpoint, loaded.module.state_dict(), {})
         description = _describe(config, loaded, parts, started) | {"notes": said}
         # Last, since a folder counts as a run from the moment that it has this file.
@@ -141,6 +150,18 @@ def train(
             ),
             started,
         )
+
+
+def crop_policy(collection: Collection, catalog: Path | None) -> dict[str, Any] | None:
+    """Returns how a prediction should choose its square, as `curation.policy` understands it.
+
+    None where most photos have no square of their own: the run's fit then serves predictions too.
+    """
+    with_square = sum(photo.crop is not None for photo in collection.photos)
+    if 2 * with_square <= len(collection):
+        return None
+    policy = remembered_policy(collection.root, catalog) or PolicySpec(method="saliency")
+    return policy.to_dict()
 
 
 def resume(run: Path | str, *, listen: Listener = ignore) -> RunResult:

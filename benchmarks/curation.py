@@ -1,0 +1,197 @@
+"""Crop proposals, label errors and quick heads, measured where the truth is known.
+
+    python benchmarks/curation.py [--seed 11] [--photos 10] [--only crops|errors|head]
+        [--model NAME --weights FILE]
+
+Draws a collection of its own in a temporary folder. Needs scikit-learn for the comparison.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from finetune.aviary import Aviary, draw_collection
+from finetune.curation.embedding import DEFAULT_BACKBONE, Embedder, load_backbone
+from finetune.curation.label_errors import find_label_errors
+from finetune.curation.quick_head import DEFAULT_L2, fit_quick_head
+from finetune.curation.subject import SubjectFinder
+from finetune.models.factory import LoadedModel
+from finetune.photos.crop import Crop
+from finetune.photos.grouping import photo_groups
+from finetune.photos.scan import scan
+
+RESULTS = Path(__file__).parent / "results"
+ROUNDS = 3
+MACHINE = "Measured 2026-11-22 on a 2-core AMD EPYC (Zen 4), no GPU."
+
+
+def main() -> None:
+    """Prints the tables and writes each to a file in results/."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seed", type=int, default=11)
+    parser.add_argument("--photos", type=int, default=10, help="of each of the 8 species")
+    parser.add_argument("--model", default=DEFAULT_BACKBONE)
+    parser.add_argument("--weights")
+    parser.add_argument("--only", choices=("crops", "errors", "head"))
+    options = parser.parse_args()
+    backbone = load_backbone(options.model, options.weights)
+    suffix = "" if options.model == DEFAULT_BACKBONE else f"-{options.model}"
+    with tempfile.TemporaryDirectory() as folder:
+        aviary = draw_collection(
+            Path(folder) / "photos",
+            photos_per_species=options.photos,
+            seed=options.seed,
+            size=(900, 600),
+            workers=1,
+        )
+        for name, measure in (
+            ("crops", lambda: crops_table(aviary, backbone)),
+            ("errors", lambda: errors_table(aviary, backbone)),
+            ("head", head_table),
+        ):
+            if options.only in (None, name):
+                heading = f"Backbone {options.model}, collection of seed {options.seed}."
+                lines = [MACHINE, "", *([] if name == "head" else [heading, ""]), *measure()]
+                print("\n".join(lines), flush=True)
+                RESULTS.mkdir(exist_ok=True)
+                path = RESULTS / f"curation-{name}{'' if name == 'head' else suffix}.md"
+                path.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+
+
+def crops_table(aviary: Aviary, backbone: LoadedModel) -> list[str]:
+    """Returns how many birds the squares of each method hold, against the boxes as drawn."""
+    finder = SubjectFinder(backbone)
+    started = time.perf_counter()
+    found = [finder.crop_of(aviary.folder / photo.path) for photo in aviary.photos]
+    seconds = (time.perf_counter() - started) / len(found)
+    tight = [Crop.from_box(photo.box, photo.width, photo.height) for photo in aviary.photos]
+    lines = [
+        "| square | holds 90 % of the bird | mean share held | mean side | s/photo |",
+        "|---|---|---|---|---|",
+    ]
+    rows: list[tuple[str, list[Crop], str]] = [
+        ("centre, largest", [Crop()] * len(found), ""),
+        ("centre, as large as the proposals", [Crop(side=crop.side) for crop in found], ""),
+        ("saliency", found, f"{seconds:.3f}"),
+        ("the box as drawn", tight, ""),
+    ]
+    for name, crops, shown in rows:
+        shares = np.array([held(c, p) for c, p in zip(crops, aviary.photos, strict=True)])
+        sides = statistics.mean(crop.side for crop in crops)
+        lines.append(
+            f"| {name} | {np.mean(shares >= 0.9):.1%} of {len(crops)} | {shares.mean():.1%} | "
+            f"{sides:.2f} | {shown} |"
+        )
+    return [*lines, ""]
+
+
+def held(crop: Crop, photo: object) -> float:
+    """Returns the share of a bird's box that is inside a square."""
+    box, width, height = photo.box, photo.width, photo.height  # type: ignore[attr-defined]
+    left, top, right, bottom = crop.box(width, height)
+    wide = max(0.0, min(right, box[2]) - max(left, box[0]))
+    high = max(0.0, min(bottom, box[3]) - max(top, box[1]))
+    return float(wide * high / ((box[2] - box[0]) * (box[3] - box[1])))
+
+
+def errors_table(aviary: Aviary, backbone: LoadedModel) -> list[str]:
+    """Returns how many of the labels that were made wrong are found, with and without crops."""
+    collection = scan(aviary.folder)
+    finder = SubjectFinder(backbone)
+    whole = list(collection.photos)
+    cropped = [
+        dataclasses.replace(photo, crop=finder.crop_of(collection.path_of(photo)))
+        for photo in whole
+    ]
+    groups = photo_groups(whole)
+    lines = [
+        "| features of | right out of sample | planted | precision | recall |",
+        "|---|---|---|---|---|",
+    ]
+    for name, photos in (("the middle of the photo", whole), ("the proposed square", cropped)):
+        features = Embedder(backbone).embed(aviary.folder, photos).features
+        truth = [photo.labels[0] for photo in photos]
+        clean = find_label_errors(features, truth, groups)
+        guessed = np.array(clean.labels)[np.nan_to_num(clean.probabilities).argmax(axis=1)]
+        right = float(np.mean(guessed == np.array(truth)))
+        hits = shown = planted = 0
+        for seed in range(ROUNDS):
+            given, wrong = plant(truth, seed)
+            doubts = {d.position for d in find_label_errors(features, given, groups).doubts}
+            hits, shown = hits + len(doubts & wrong), shown + len(doubts)
+            planted += len(wrong)
+        lines.append(
+            f"| {name} | {right:.1%} | {planted} in {ROUNDS} rounds | {hits / max(shown, 1):.1%} | "
+            f"{hits / planted:.1%} |"
+        )
+    return [*lines, ""]
+
+
+def plant(truth: list[str], seed: int) -> tuple[list[str], set[int]]:
+    """Returns labels of which one in 20 is wrong, and where."""
+    rng = np.random.default_rng(seed)
+    names = sorted(set(truth))
+    wrong = rng.choice(len(truth), max(1, len(truth) // 20), replace=False)
+    given = list(truth)
+    for position in wrong:
+        others = [name for name in names if name != truth[position]]
+        given[position] = str(rng.choice(others))
+    return given, set(wrong.tolist())
+
+
+def head_table() -> list[str]:
+    """Returns how long a head takes, beside scikit-learn's with the same objective."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
+    lines = [
+        "| photos x features, labels | quick head | scikit-learn | ratio |",
+        "|---|---|---|---|",
+    ]
+    for count, labels in ((1_000, 8), (10_000, 20)):
+        features, names = blobs(count, 1280, labels)
+        scaled = StandardScaler().fit_transform(features)
+        theirs = LogisticRegression(C=1 / (count * DEFAULT_L2), max_iter=100)
+        rounds = 3 if count < 5_000 else 1
+        ours = clock(lambda f=features, n=names: fit_quick_head(f, n), rounds)  # type: ignore[misc]
+        other = clock(lambda t=theirs, s=scaled, n=names: t.fit(s, n), rounds)  # type: ignore[misc]
+        lines.append(
+            f"| {count:,} x 1,280, {labels} | {ours:.2f} s | {other:.2f} s | {other / ours:.1f} |"
+        )
+    return [*lines, "", f"{torch.get_num_threads()} threads.", ""]
+
+
+def blobs(count: int, width: int, labels: int) -> tuple[NDArray[np.float32], list[str]]:
+    """Returns features that overlap, and their labels."""
+    rng = np.random.default_rng(0)
+    targets = rng.integers(0, labels, count)
+    centres = rng.normal(size=(labels, width)).astype(np.float32)
+    features = 0.15 * centres[targets] + rng.normal(size=(count, width)).astype(np.float32)
+    return features.astype(np.float32), [f"label {target}" for target in targets]
+
+
+def clock(work: Callable[[], object], rounds: int) -> float:
+    """Returns the median seconds of a few rounds."""
+    seconds = []
+    for _ in range(rounds):
+        started = time.perf_counter()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            work()
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,281 @@
+"""``finetune crop``: square crops around the subjects, proposed, looked at, kept or taken away."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from finetune.cli.console import Json, Quiet, Yes, make_table, output
+from finetune.cli.options import photos_folder
+from finetune.errors import ConfigError
+
+if TYPE_CHECKING:
+    from finetune.curation.policy import CropPolicy, Method
+    from finetune.photos.catalog import Catalog
+    from finetune.photos.collection import Collection
+
+_SHOWN = 20
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command()(crop)
+
+
+def crop(
+    photos: Annotated[
+        Path | None, typer.Argument(help="Folder of photos; not given: ./photos.")
+    ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            metavar="saliency|centre|detector",
+            help="How to find the subject; not set: saliency, or detector with --detector.",
+        ),
+    ] = None,
+    detector: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Weights of a torchvision COCO detector; animals count first."
+        ),
+    ] = None,
+    accept: Annotated[
+        bool, typer.Option("--accept", help="Make the proposed squares yours; --undo takes back.")
+    ] = False,
+    clear: Annotated[
+        bool, typer.Option("--clear", help="Take the proposed squares away; yours stay.")
+    ] = False,
+    undo: Annotated[
+        bool, typer.Option("--undo", help="Take back the latest change of squares of yours.")
+    ] = False,
+    html: Annotated[
+        Path | None, typer.Option(help="Write photos and squares, before and after, to this page.")
+    ] = None,
+    png: Annotated[
+        Path | None, typer.Option(help="Write photos and squares to this picture.")
+    ] = None,
+    write: Annotated[
+        Path | None,
+        typer.Option("--write", metavar="DIR", help="Write square copies into this new folder."),
+    ] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(help="With --write: pixels a side; not set: as many as there are.", min=1),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Any timm network for saliency; not set: the embedded backbone."),
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="A weights file for --model; not set: its own.")
+    ] = None,
+    catalog: Annotated[
+        Path | None, typer.Option(help="Where the catalog is kept, instead of PHOTOS/.finetune.")
+    ] = None,
+    yes: Yes = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Propose a square around the subject of each photo, and keep it in the catalog.
+
+    saliency looks for what differs from the photo's own background, with the backbone that comes
+    along; centre takes the largest square in the middle; detector asks a COCO detector whose
+    weights you have.
+
+    Photos are never changed. What is proposed is used by the next training in place of the middle
+    of the photo. Squares of yours (from annotate, or accepted ones) are never replaced. --html
+    shows what was found, --accept keeps it for good, --clear takes it away.
+    """
+    output.json, output.quiet = json, quiet
+    chosen = _method(method, detector)
+    if sum((accept, clear, undo)) > 1:
+        raise ConfigError("--accept, --clear and --undo exclude each other.")
+    if size is not None and write is None:
+        raise ConfigError("--size says how large copies are: give --write DIR, too.")
+    from finetune.curation.policy import PolicySpec, load_policy, remember_policy
+    from finetune.photos.catalog import open_catalog
+    from finetune.photos.scan import scan
+
+    root = photos_folder(photos)
+    with output.progress("Reading") as advance:
+        collection = scan(root, catalog=catalog, progress=advance)
+    document: dict[str, Any] = {"photos": len(collection)}
+    with open_catalog(root, catalog) as opened:
+        if undo:
+            document["undone"] = _undo(opened)
+        elif clear:
+            document["cleared"] = _clear(opened, yes)
+            if not opened.crop_sources():
+                remember_policy(root, None, catalog)
+        elif accept and opened.crop_sources():
+            document["accepted"] = _accept(opened)
+        else:
+            asked = PolicySpec(
+                method=chosen,
+                model=model,
+                weights=str(detector) if detector is not None else weights,
+            )
+            policy, spec = load_policy(asked)
+            document |= _propose(opened, collection, policy)
+            remember_policy(root, spec, catalog)
+            if accept:
+                document["accepted"] = _accept(opened)
+        collection = opened.collection(root)
+        sources = opened.crop_sources()
+    document["squares"] = [
+        {
+            "path": photo.path,
+            "crop": photo.crop.to_dict(),
+            "by": sources.get(photo.digest),
+        }
+        for photo in collection.photos
+        if photo.crop is not None
+    ]
+    _show(collection)
+    _write_sheets(collection, html, png)
+    if write is not None:
+        document["written"] = _write_copies(collection, write, size)
+    output.document(document)
+
+
+def _method(method: str | None, detector: Path | None) -> Method:
+    if method is None:
+        return "detector" if detector is not None else "saliency"
+    if method not in ("saliency", "centre", "detector"):
+        raise ConfigError(f"--method {method} is none of saliency, centre, detector.")
+    if method == "detector" and detector is None:
+        raise ConfigError(
+            "--method detector needs the weights of a torchvision detector: --detector FILE. "
+            "Without them, use --method saliency."
+        )
+    if method != "detector" and detector is not None:
+        raise ConfigError(f"--detector says nothing to --method {method}; leave one of them out.")
+    return cast("Method", method)
+
+
+def _propose(catalog: Catalog, collection: Collection, policy: CropPolicy) -> dict[str, Any]:
+    from finetune.curation.proposals import propose
+
+    settled = [digest for digest, source in catalog.crop_sources().items() if source == "person"]
+    with output.progress("Looking for subjects") as advance:
+        found = propose(collection, policy, settled=settled, progress=advance)
+    # What an earlier run proposed where this one finds nothing must not stay.
+    crops = {photo.digest: None for photo in found.nothing_found} | dict(found.crops)
+    catalog.set_crops(crops, source="model")
+    output.text(f"{_photos(len(found.crops))} with a proposed square.")
+    kept = sum(photo.digest in set(settled) for photo in collection.photos)
+    if kept:
+        output.text(f"{_photos(kept)} with a square of yours, which is kept.")
+    if found.crops:
+        output.say("Training uses proposed squares from now on; --clear takes them away.")
+    if found.nothing_found:
+        output.text(f"{_photos(len(found.nothing_found))} in which no subject was found.")
+    for problem in found.problems:
+        output.warn(f"{problem.path} is left out: {problem.reason}.")
+    return {
+        "proposed": len(found.crops),
+        "kept": kept,
+        "nothing_found": [photo.path for photo in found.nothing_found],
+        "problems": [[problem.path, problem.reason] for problem in found.problems],
+    }
+
+
+def _accept(catalog: Catalog) -> int:
+    from finetune.curation.proposals import accept
+
+    count = accept(catalog)
+    output.text(
+        f"{_photos(count)} with a square that is now yours. To take that back: finetune crop --undo"
+        if count
+        else "There is no proposed square to accept."
+    )
+    return count
+
+
+def _clear(catalog: Catalog, yes: bool) -> int:
+    from finetune.curation.proposals import clear
+
+    count = sum(source == "model" for source in catalog.crop_sources().values())
+    if not count:
+        output.text("There is no proposed square to take away.")
+        return 0
+    if not yes and not typer.confirm(f"Take away {count:,} proposed squares?", err=True):
+        output.text("Nothing was changed.")
+        return 0
+    clear(catalog)
+    output.text(f"{count:,} proposed {'square' if count == 1 else 'squares'} taken away.")
+    return count
+
+
+def _undo(catalog: Catalog) -> str | None:
+    from finetune.curation.proposals import undo_accept
+
+    what = undo_accept(catalog)
+    output.text(
+        f"Taken back: {what}."
+        if what
+        else "The latest thing you did was not about squares; finetune annotate undoes the rest."
+    )
+    return what
+
+
+def _show(collection: Collection) -> None:
+    with_crop = [photo for photo in collection.photos if photo.crop is not None]
+    if not with_crop:
+        return
+    table = make_table("photo", "centre", "side", right=("centre", "side"))
+    for photo in with_crop[:_SHOWN]:
+        if photo.crop is not None:
+            where = f"{photo.crop.centre_x:.0%}, {photo.crop.centre_y:.0%}"
+            table.add_row(output.plain(photo.path), where, f"{photo.crop.side:.0%}")
+    output.print(table)
+    if len(with_crop) > _SHOWN:
+        output.text(f"... and {len(with_crop) - _SHOWN:,} more; --html shows all of them.")
+
+
+def _write_sheets(collection: Collection, html: Path | None, png: Path | None) -> None:
+    photos = [photo for photo in collection.photos if photo.crop is not None]
+    if html is not None:
+        from finetune.curation.crop_sheet import crop_figures
+        from finetune.curation.picture_page import Section, write_picture_page
+
+        by_folder: dict[str, list[Any]] = {}
+        for photo in photos:
+            by_folder.setdefault(photo.folder, []).append(photo)
+        sections = [
+            Section(heading=name or ".", figures=tuple(crop_figures(collection, members)))
+            for name, members in by_folder.items()
+        ]
+        title = f"{_photos(len(photos))} of {collection.root} and their squares"
+        write_picture_page(html, title, sections)
+        output.text(f"Written: {html}")
+    if png is not None:
+        from finetune.curation.crop_sheet import write_crop_png
+
+        write_crop_png(png, collection, photos)
+        output.text(f"Written: {png}")
+
+
+def _write_copies(collection: Collection, folder: Path, size: int | None) -> dict[str, Any]:
+    from finetune.photos.export import ExportOptions, export_photos
+
+    # A folder a label where all photos have one, else as they lie, so that none is left out.
+    layout: Any = "folders" if all(photo.labels for photo in collection.photos) else "csv"
+    options = ExportOptions(layout=layout, crops=True, size=size)
+    with output.progress("Writing") as advance:
+        done = export_photos(collection, folder, options, progress=advance)
+    output.text(f"{_photos(done.files)} written to {folder}.")
+    for path, reason in done.problems:
+        output.warn(f"{path} is left out: {reason}.")
+    return {"folder": str(folder), "files": done.files, "problems": _pairs(done.problems)}
+
+
+def _pairs(problems: Sequence[tuple[str, str]]) -> list[list[str]]:
+    return [list(problem) for problem in problems]
+
+
+def _photos(count: int) -> str:
+    return f"{count:,} {'photo' if count == 1 else 'photos'}"

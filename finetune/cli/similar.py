@@ -1,0 +1,196 @@
+"""``finetune similar``: gather from a pool what looks like a few chosen photos."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from finetune.cli.console import Json, Quiet, make_table, output
+from finetune.errors import ConfigError
+
+if TYPE_CHECKING:
+    from finetune.curation.gather import Link
+    from finetune.curation.similar import By, Like, Similar
+    from finetune.photos.collection import Collection
+
+_SHOWN = 20
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command()(similar)
+
+
+def similar(
+    seeds: Annotated[
+        list[Path], typer.Argument(metavar="SEED...", help="Chosen photos, or folders of them.")
+    ],
+    pool: Annotated[
+        Path, typer.Option("--from", metavar="POOL", help="The folder of photos to look through.")
+    ],
+    to: Annotated[
+        Path | None,
+        typer.Option("--to", metavar="DIR", help="Put what is found into this new folder."),
+    ] = None,
+    by: Annotated[
+        str, typer.Option(metavar="features|hash", help="What to compare; see above.")
+    ] = "features",
+    like: Annotated[
+        str,
+        typer.Option(
+            metavar="all|any", help="Like the seeds taken together, or like any one of them."
+        ),
+    ] = "all",
+    top: Annotated[int, typer.Option(help="How many photos at most.", min=1)] = 50,
+    least: Annotated[
+        float | None,
+        typer.Option(help="Leave out what is less similar than this, of 1.", min=-1, max=1),
+    ] = None,
+    link: Annotated[
+        str,
+        typer.Option(
+            metavar="copy|hardlink|symlink", help="With --to: copy the files, or link to them."
+        ),
+    ] = "copy",
+    html: Annotated[
+        Path | None, typer.Option(help="Write what is found with thumbnails to this file.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Any timm model for the features; not set: the embedded backbone."),
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="A weights file for --model; not set: its own.")
+    ] = None,
+    catalog: Annotated[
+        Path | None, typer.Option(help="Where the pool's catalog is kept, not POOL/.finetune.")
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Gather from a pool the photos that look like a few chosen ones, the likest first.
+
+    --by features compares what is on the photos: the same kind of thing, place or mood in another
+    picture. Use it to collect more photos of a subject. --by hash compares where the picture is
+    bright and dark: the same picture again, its crops and copies, or the same composition. It
+    needs no network and is quick on any number of photos, but a bird on the left is unlike a bird
+    on the right to it.
+
+    Seeds that are in the pool are not listed again. No original is moved or changed.
+    """
+    output.json, output.quiet = json, quiet
+    for flag, value, allowed in (
+        ("--by", by, ("features", "hash")),
+        ("--like", like, ("all", "any")),
+        ("--link", link, ("copy", "hardlink", "symlink")),
+    ):
+        if value not in allowed:
+            raise ConfigError(f"{flag} {value} is none of {', '.join(allowed)}.")
+    from finetune.curation.embedding import DEFAULT_BACKBONE
+    from finetune.curation.gather import check_target, gather
+    from finetune.curation.similar import Query, find_similar
+    from finetune.photos.scan import scan
+    from finetune.prediction.sources import photos_of
+
+    if to is not None:
+        check_target(to, pool)
+    paths = list(photos_of(seeds))
+    with output.progress("Reading the pool") as advance:
+        collection = scan(pool, catalog=catalog, progress=advance)
+    query = Query(
+        by=cast("By", by),
+        like=cast("Like", like),
+        top=top,
+        least=least,
+        model=model or DEFAULT_BACKBONE,
+        weights=weights,
+    )
+    with output.progress("Comparing") as advance:
+        found = find_similar(paths, collection, query, catalog=catalog, progress=advance)
+    for problem in found.problems:
+        output.warn(f"{problem.path} is left out: {problem.reason}.")
+    document = _as_dict(found, collection)
+    _show(found, collection)
+    if to is not None:
+        sources = [collection.path_of(collection.photos[m.position]) for m in found.matches]
+        with output.progress("Copying" if link == "copy" else "Linking") as advance:
+            made = gather(sources, to, link=cast("Link", link), progress=advance)
+        for entry, path in zip(document["photos"], made, strict=True):
+            entry["placed"] = str(path)
+        verb = "copied" if link == "copy" else "linked"
+        output.text(f"{_photos(len(made))} {verb} to {to}.")
+    if html is not None:
+        document["html"] = str(_write_page(html, found, collection, pool))
+        output.text(f"Written: {html}")
+    output.document(document)
+
+
+def _show(found: Similar, collection: Collection) -> None:
+    if not found.matches:
+        output.text(f"None of the {_photos(len(collection))} of {collection.root} is similar.")
+        return
+    table = make_table("#", "photo", "similarity", "nearest seed", right=("#", "similarity"))
+    for number, match in enumerate(found.matches[:_SHOWN], start=1):
+        table.add_row(
+            str(number),
+            output.plain(collection.photos[match.position].path),
+            f"{match.similarity:.3f}",
+            output.plain(found.seeds[match.seed].name),
+        )
+    output.print(table)
+    if len(found.matches) > _SHOWN:
+        output.text(f"... and {len(found.matches) - _SHOWN:,} more; --json or --html lists them.")
+
+
+def _as_dict(found: Similar, collection: Collection) -> dict[str, Any]:
+    return {
+        "seeds": [str(path) for path in found.seeds],
+        "pool": len(collection),
+        "photos": [
+            {
+                "path": str(collection.path_of(collection.photos[match.position])),
+                "labels": list(collection.photos[match.position].labels),
+                "similarity": round(match.similarity, 6),
+                "nearest_seed": str(found.seeds[match.seed]),
+            }
+            for match in found.matches
+        ],
+        "problems": [[problem.path, problem.reason] for problem in found.problems],
+    }
+
+
+def _write_page(path: Path, found: Similar, collection: Collection, pool: Path) -> Path:
+    from finetune.curation.picture_page import Figure, Section, write_picture_page
+    from finetune.reporting.thumbnails import make_thumbnail, make_thumbnails
+
+    seeds = [
+        Figure(pictures=((make_thumbnail(seed), seed.name),), caption=(seed.name,))
+        for seed in found.seeds
+    ]
+    matches = [(collection.photos[match.position], match) for match in found.matches]
+    with output.progress("Thumbnails") as advance:
+        made, _ = make_thumbnails(
+            collection.root, [photo.path for photo, _ in matches], progress=advance
+        )
+    figures = [
+        Figure(
+            pictures=((made[photo.path], photo.path),),
+            caption=(f"{number}. {photo.path}", f"similarity {match.similarity:.3f}"),
+        )
+        for number, (photo, match) in enumerate(matches, start=1)
+        if photo.path in made
+    ]
+    return write_picture_page(
+        path,
+        f"{_photos(len(found.matches))} of {pool} like {_photos(len(found.seeds))}",
+        [
+            Section(heading="Chosen", figures=tuple(seeds)),
+            Section(heading="Similar", figures=tuple(figures)),
+        ],
+    )
+
+
+def _photos(count: int) -> str:
+    return f"{count:,} {'photo' if count == 1 else 'photos'}"

@@ -1,0 +1,267 @@
+"""Features of photos by a frozen backbone, computed once a photo and kept on disk.
+
+What looks alike, which label is likely and which label is doubtful are all questions about these
+numbers. They come from the backbone that is part of the package unless another is asked for, so
+nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from finetune.config import Fit
+from finetune.data.cache import PixelCache
+from finetune.data.dataset import PhotoDataset, Sample
+from finetune.data.home import collection_home
+from finetune.errors import DecodeError
+from finetune.files import user_cache_folder
+from finetune.models import embedded_backbone
+from finetune.models.factory import LoadedModel, ModelRequest, create
+from finetune.models.features import BATCH_SIZE, FeatureCache
+from finetune.photos.collection import Photo, Problem
+from finetune.photos.crop import Crop, load_square
+from finetune.photos.pool import usable_cores
+
+DEFAULT_BACKBONE = embedded_backbone.NAME
+
+Progress = Callable[[int, int], None]
+
+Item = TypeVar("Item", bound=Hashable)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embedding:
+    """Photos with their features; a photo that could not be opened is a problem instead of a row.
+
+    Attributes:
+        photos: The photos that could be opened, in the order in which they were given.
+        features: ``(N, F) float32``, one row a photo of `photos`.
+        positions: ``(N,) int64``, where each of `photos` was in what was given.
+        problems: The others, with the reason.
+    """
+
+    photos: tuple[Photo, ...]
+    features: NDArray[np.float32]
+    positions: NDArray[np.int64]
+    problems: tuple[Problem, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileFeatures:
+    """Files outside of any collection with their features.
+
+    Attributes:
+        paths: The files that could be opened, in the order in which they were given.
+        features: ``(N, F) float32``, one row a file of `paths`.
+        problems: The others, with the reason.
+    """
+
+    paths: tuple[Path, ...]
+    features: NDArray[np.float32]
+    problems: tuple[Problem, ...] = ()
+
+
+def embed(
+    root: Path,
+    photos: Sequence[Photo],
+    *,
+    catalog: Path | None = None,
+    model: str = DEFAULT_BACKBONE,
+    weights: str | None = None,
+    progress: Progress | None = None,
+) -> Embedding:
+    """Returns the features of a collection's photos; what was computed before is read from disk.
+
+    Args:
+        root: The collection's folder.
+        photos: Photos of it, each seen through its crop where it has one.
+        catalog: Where its catalog is kept, as in `finetune.photos.scan.scan`.
+        model: Any timm model with pretrained weights.
+        weights: A weights file for it; None takes its own.
+        progress: Called with how many of the photos that are new are done, and of how many.
+
+    Raises:
+        ModelError: Unknown model, or weights that do not fit.
+        WeightsUnavailable: The weights are neither here nor to be had.
+    """
+    return Embedder(load_backbone(model, weights)).embed(
+        root, photos, catalog=catalog, progress=progress
+    )
+
+
+def load_backbone(
+    model: str = DEFAULT_BACKBONE, weights: str | None = None, *, fit: Fit = "crop"
+) -> LoadedModel:
+    """Returns a frozen backbone on the CPU, in eval mode.
+
+    Raises:
+        ModelError: Unknown model, or weights that do not fit.
+        WeightsUnavailable: The weights are neither here nor to be had.
+    """
+    loaded = create(ModelRequest(name=model, weights=weights, fit=fit))
+    module = loaded.module.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    return LoadedModel(module, loaded.name, loaded.spec, loaded.origin, loaded.own_head)
+
+
+class Embedder:
+    """A backbone that turns photos into features.
+
+    Squares that a training has decoded already are taken from its cache; none are added to it,
+    since features take a thirtieth of their space.
+
+    Args:
+        backbone: What `load_backbone` returned.
+    """
+
+    def __init__(self, backbone: LoadedModel) -> None:
+        self.backbone = backbone
+
+    def embed(
+        self,
+        root: Path,
+        photos: Sequence[Photo],
+        *,
+        catalog: Path | None = None,
+        progress: Progress | None = None,
+    ) -> Embedding:
+        """Returns the features of a collection's photos; arguments are as in the function."""
+        home = collection_home(root, catalog)
+        with self._caches(home) as (pixels, features):
+            samples = [
+                Sample(path=photo.path, digest=photo.digest, crop=photo.crop, target=0)
+                for photo in photos
+            ]
+            keys = features.keys(PhotoDataset(root, samples, pixels))
+            # By key, so that of several copies of a photo one is decoded.
+            missing = {key: i for i, key in enumerate(keys) if key not in features.records}
+
+            def square_of(key: bytes) -> NDArray[np.uint8]:
+                sample = samples[missing[key]]
+                known = pixels.key(sample.digest, sample.crop)
+                if known in pixels.records:
+                    square: NDArray[np.uint8] = pixels.records.read([known])[0]
+                    return square
+                return self._square(root / sample.path, sample.crop)
+
+            failed: dict[bytes, str] = {}
+            for batch, reasons in self._compute(features, list(missing), square_of, progress):
+                for key, feature in batch.items():
+                    features.records.put(key, feature)
+                failed |= reasons
+            good = [i for i, key in enumerate(keys) if key not in failed]
+            array = features.records.read([keys[i] for i in good])
+        return Embedding(
+            photos=tuple(photos[i] for i in good),
+            features=array,
+            positions=np.array(good, dtype=np.int64),
+            problems=tuple(
+                Problem(path=photo.path, reason=failed[key])
+                for photo, key in zip(photos, keys, strict=True)
+                if key in failed
+            ),
+        )
+
+    def embed_files(
+        self, paths: Sequence[Path], *, progress: Progress | None = None
+    ) -> FileFeatures:
+        """Returns the features of files that belong to no collection; nothing is kept on disk."""
+        found: dict[Path, NDArray[np.float32]] = {}
+        failed: dict[Path, str] = {}
+        # The caches are only read here, and reading makes no file.
+        with self._caches(user_cache_folder()) as (_, features):
+            width = features.records.shape[0]
+            steps = self._compute(
+                features,
+                list(dict.fromkeys(paths)),
+                lambda path: self._square(path, None),
+                progress,
+            )
+            for batch, reasons in steps:
+                found |= batch
+                failed |= reasons
+        good = tuple(path for path in paths if path in found)
+        return FileFeatures(
+            paths=good,
+            features=np.array([found[path] for path in good], np.float32).reshape(-1, width),
+            problems=tuple(
+                Problem(path=str(path), reason=reason) for path, reason in failed.items()
+            ),
+        )
+
+    @contextlib.contextmanager
+    def _caches(self, home: Path) -> Iterator[tuple[PixelCache, FeatureCache]]:
+        spec = self.backbone.spec
+        with (
+            contextlib.closing(PixelCache(home, spec, limit_gb=0)) as pixels,
+            contextlib.closing(FeatureCache(home, self.backbone.module, spec)) as features,
+        ):
+            yield pixels, features
+
+    def _square(self, path: Path, crop: Crop | None) -> NDArray[np.uint8]:
+        spec = self.backbone.spec
+        return load_square(
+            path,
+            size=spec.working_size,
+            fit=spec.fit,
+            crop=crop,
+            interpolation=spec.interpolation,
+        )
+
+    def _compute(
+        self,
+        features: FeatureCache,
+        items: Sequence[Item],
+        square_of: Callable[[Item], NDArray[np.uint8]],
+        progress: Progress | None,
+    ) -> Iterator[tuple[dict[Item, NDArray[np.float32]], dict[Item, str]]]:
+        """Yields, batch by batch, the features of items and why others have none."""
+        for number, (squares, failed) in enumerate(decoded_batches(items, square_of), start=1):
+            rows: Sequence[NDArray[np.float32]] = ()
+            if squares:
+                images = torch.from_numpy(np.stack(list(squares.values()))).permute(0, 3, 1, 2)
+                rows = list(features.compute(images))
+            yield dict(zip(squares, rows, strict=True)), failed
+            if progress is not None:
+                progress(min(number * BATCH_SIZE, len(items)), len(items))
+
+
+def decoded_batches(
+    items: Sequence[Item], pixels_of: Callable[[Item], NDArray[np.uint8]]
+) -> Iterator[tuple[dict[Item, NDArray[np.uint8]], dict[Item, str]]]:
+    """Yields the pixels of items by batches, and the reasons of those that cannot be opened.
+
+    The next batch is decoded while its user works on this one.
+    """
+    with ThreadPoolExecutor(usable_cores(), thread_name_prefix="decode") as pool:
+
+        def read(item: Item) -> NDArray[np.uint8] | str:
+            try:
+                return pixels_of(item)
+            except DecodeError as error:
+                return error.reason
+
+        steps = [items[i : i + BATCH_SIZE] for i in range(0, len(items), BATCH_SIZE)]
+        ahead = [pool.submit(read, item) for item in steps[0]] if steps else []
+        for number, step in enumerate(steps):
+            done = dict(zip(step, [future.result() for future in ahead], strict=True))
+            following = steps[number + 1] if number + 1 < len(steps) else ()
+            ahead = [pool.submit(read, item) for item in following]
+            yield (
+                {item: value for item, value in done.items() if not isinstance(value, str)},
+                {item: value for item, value in done.items() if isinstance(value, str)},
+            )
+
+
+def unit_rows(features: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Returns features scaled to length 1; those that are all zero stay so."""
+    lengths = np.linalg.norm(features, axis=1, keepdims=True)
+    return (features / np.where(lengths > 0, lengths, 1)).astype(np.float32)

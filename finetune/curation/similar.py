@@ -1,0 +1,236 @@
+"""Which photos of a large pool look like a few chosen ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finetune.curation.embedding import DEFAULT_BACKBONE, Embedder, load_backbone, unit_rows
+from finetune.errors import CollectionError, DecodeError
+from finetune.photos.analyse import digest_of
+from finetune.photos.collection import Collection, Problem, hash_array
+from finetune.photos.hashing import hash_photo
+
+By = Literal["features", "hash"]
+Like = Literal["all", "any"]
+"""Whether a photo must be like the seeds taken together, or like any one of them."""
+
+HASH_BITS = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Match:
+    """A photo of the pool that looks like the seeds.
+
+    Attributes:
+        position: Which photo of the pool it is.
+        similarity: In [-1, 1] by features (a cosine), in [0, 1] by hash (the share of equal bits).
+        seed: Which seed is nearest to it.
+    """
+
+    position: int
+    similarity: float
+    seed: int
+
+
+def feature_similarities(
+    seeds: NDArray[np.float32], pool: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Returns how like each pool photo is to each seed: the cosine between their features.
+
+    The pool's mean is taken out of both first: what all photos have in common would make the most
+    average ones like every seed. 1 is the same photo, 0 no more alike than any two.
+
+    Args:
+        seeds: ``(S, F)``.
+        pool: ``(N, F)``.
+
+    Returns:
+        ``(N, S) float32`` in [-1, 1]; 0 for a photo that is the mean.
+    """
+    if not len(pool):
+        return np.zeros((0, len(seeds)), np.float32)
+    mean = pool.mean(axis=0)
+    cosines: NDArray[np.float32] = unit_rows(pool - mean) @ unit_rows(seeds - mean).T
+    return cosines
+
+
+def hash_similarities(seeds: NDArray[np.uint64], pool: NDArray[np.uint64]) -> NDArray[np.float32]:
+    """Returns the share of equal bits between the hash of each pool photo and each seed.
+
+    Args:
+        seeds: ``(S,)`` hashes.
+        pool: ``(N,)`` hashes of the same kind.
+
+    Returns:
+        ``(N, S) float32`` in [0, 1]: ``1 - Hamming distance / 64``.
+    """
+    bits = np.bitwise_count(pool[:, None] ^ seeds[None, :])
+    shares: NDArray[np.float32] = 1 - bits.astype(np.float32) / HASH_BITS
+    return shares
+
+
+def rank(
+    similarities: NDArray[np.float32],
+    *,
+    like: Like = "all",
+    top: int | None = None,
+    least: float | None = None,
+    without: Sequence[int] = (),
+) -> list[Match]:
+    """Returns the photos of a pool, the likest first; equal ones keep the pool's order.
+
+    Args:
+        similarities: ``(N, S)`` of each photo to each seed.
+        like: ``all`` ranks by the mean over the seeds, ``any`` by the nearest seed.
+        top: Return so many at most; None: no bound.
+        least: Leave out what is less similar than this.
+        without: Positions to leave out: the seeds themselves, where they are in the pool.
+    """
+    if not similarities.size:
+        return []
+    scores = similarities.mean(axis=1) if like == "all" else similarities.max(axis=1)
+    nearest = similarities.argmax(axis=1)
+    order = np.argsort(-scores, kind="stable")
+    order = order[~np.isin(order, np.asarray(without, dtype=np.int64))]
+    if least is not None:
+        order = order[scores[order] >= least]
+    return [
+        Match(position=int(i), similarity=float(scores[i]), seed=int(nearest[i]))
+        for i in order[:top]
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Query:
+    """What counts as similar.
+
+    Attributes:
+        by: ``features`` of a backbone: what is on the photo, and its mood. ``hash``: the average
+            hash, which parts are bright and which dark: the same picture, or its composition.
+        like: ``all`` ranks by the mean over the seeds, ``any`` by the nearest one.
+        top: How many photos at most; None: no bound.
+        least: Least similarity; None: no bound.
+        model: The backbone.
+        weights: A weights file for it; None takes its own.
+    """
+
+    by: By = "features"
+    like: Like = "all"
+    top: int | None = 50
+    least: float | None = None
+    model: str = DEFAULT_BACKBONE
+    weights: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Similar:
+    """What was found.
+
+    Attributes:
+        matches: The likest first; a position counts photos of the pool's collection, a seed counts
+            `seeds`.
+        seeds: Those that could be opened.
+        problems: Seeds, and photos of the pool, that could not be opened.
+    """
+
+    matches: tuple[Match, ...]
+    seeds: tuple[Path, ...]
+    problems: tuple[Problem, ...]
+
+
+def find_similar(
+    seeds: Sequence[Path],
+    pool: Collection,
+    query: Query,
+    *,
+    catalog: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Similar:
+    """Returns the photos of a pool that look like the seeds; the seeds themselves are left out.
+
+    Args:
+        seeds: Photos, from the pool or from elsewhere.
+        pool: What `finetune.photos.scan.scan` found.
+        query: How to compare.
+        catalog: Where the pool's catalog is kept, as in `scan`.
+        progress: Called with how many of the pool's photos are compared, and of how many.
+
+    Raises:
+        CollectionError: No seed can be opened.
+        ModelError: Unknown model, or weights that do not fit.
+        WeightsUnavailable: The weights are neither here nor to be had.
+    """
+    digests, contents, problems = set(), [], []
+    for path in seeds:
+        try:
+            digests.add(digest_of(path.read_bytes()))
+            contents.append(path)
+        except OSError as error:
+            reason = (error.strerror or "cannot be read").lower()
+            problems.append(Problem(path=str(path), reason=reason))
+    if query.by == "hash":
+        good, similarities, places = _by_hash(contents, pool, problems)
+    else:
+        good, similarities, places = _by_features(
+            contents, pool, query, problems, catalog=catalog, progress=progress
+        )
+    if not good:
+        first = problems[0]
+        count = f"None of the {len(problems)} seeds" if len(problems) > 1 else "The seed cannot"
+        verb = "can" if len(problems) > 1 else ""
+        raise CollectionError(
+            f"{count} {verb}".rstrip()
+            + f" be opened: {first.path}: {first.reason}. Choose photos that other programs open."
+        )
+    without = [i for i, place in enumerate(places) if pool.photos[place].digest in digests]
+    matches = rank(similarities, like=query.like, top=query.top, least=query.least, without=without)
+    return Similar(
+        matches=tuple(
+            Match(position=int(places[m.position]), similarity=m.similarity, seed=m.seed)
+            for m in matches
+        ),
+        seeds=tuple(good),
+        problems=tuple(problems),
+    )
+
+
+def _by_hash(
+    seeds: Sequence[Path], pool: Collection, problems: list[Problem]
+) -> tuple[list[Path], NDArray[np.float32], NDArray[np.int64]]:
+    good, hashes = [], []
+    for path in seeds:
+        try:
+            hashes.append(hash_photo(path).average)
+            good.append(path)
+        except DecodeError as error:
+            problems.append(Problem(path=str(path), reason=error.reason))
+    places = [i for i, photo in enumerate(pool.photos) if photo.packed_hashes is not None]
+    pool_hashes = hash_array([pool.photos[i] for i in places], "average")
+    similarities = hash_similarities(np.array(hashes, np.uint64), pool_hashes)
+    return good, similarities, np.array(places, np.int64)
+
+
+def _by_features(
+    seeds: Sequence[Path],
+    pool: Collection,
+    query: Query,
+    problems: list[Problem],
+    *,
+    catalog: Path | None,
+    progress: Callable[[int, int], None] | None,
+) -> tuple[list[Path], NDArray[np.float32], NDArray[np.int64]]:
+    embedder = Embedder(load_backbone(query.model, query.weights))
+    chosen = embedder.embed_files(seeds)
+    problems.extend(chosen.problems)
+    if not chosen.paths:
+        return [], np.empty((0, 0), np.float32), np.empty(0, np.int64)
+    found = embedder.embed(pool.root, pool.photos, catalog=catalog, progress=progress)
+    problems.extend(found.problems)
+    similarities = feature_similarities(chosen.features, found.features)
+    return list(chosen.paths), similarities, found.positions

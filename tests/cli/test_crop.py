@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from finetune.aviary import draw_collection
+from finetune.cli import crop
+from finetune.curation.policy import PolicySpec, remembered_policy
+from finetune.errors import ConfigError
+from finetune.photos.catalog import open_catalog
+from finetune.photos.crop import Crop, load_square
+from finetune.photos.exif import read_exif
+from finetune.photos.scan import scan
+
+
+@pytest.fixture
+def run() -> Callable[..., Result]:
+    app = typer.Typer()
+    crop.register(app)
+    return lambda *arguments: CliRunner().invoke(app, [*map(str, arguments)])
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("drawn") / "photos"
+    draw_collection(
+        folder, species=2, photos_per_species=2, seed=1, size=(300, 200), flaws=False, workers=1
+    )
+    return folder
+
+
+@pytest.fixture
+def birds(drawn: Path, tmp_path: Path) -> Path:
+    import shutil
+
+    return Path(shutil.copytree(drawn, tmp_path / "photos"))
+
+
+def squares(folder: Path) -> dict[str, Crop | None]:
+    return {photo.path: photo.crop for photo in scan(folder).photos}
+
+
+def test_squares_are_proposed_kept_shown_and_written(
+    run: Callable[..., Result], birds: Path, tmp_path: Path
+) -> None:
+    before = {path: path.read_bytes() for path in birds.rglob("*.jpg")}
+    page, picture, copies = tmp_path / "a.html", tmp_path / "a.png", tmp_path / "copies"
+    result = run(birds, "--html", page, "--png", picture, "--write", copies, "--size", 64, "--json")
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    assert document["proposed"] == 4
+    kept = squares(birds)
+    for entry in document["squares"]:
+        assert entry["by"] == "model"
+        assert Crop.from_dict(entry["crop"]) == kept[entry["path"]]
+    assert page.read_text(encoding="utf-8").count("<img ") == 8
+    with Image.open(picture) as sheet:
+        assert sheet.format == "PNG"
+    written = sorted(copies.rglob("*.jpg"))
+    assert len(written) == 4
+    for path in written:
+        original = birds / path.relative_to(copies)
+        with Image.open(path) as copy, Image.open(original) as photo:
+            assert copy.size == (64, 64)
+            assert read_exif(copy).taken_at == read_exif(photo).taken_at is not None
+            expected = load_square(original, size=64, crop=kept[str(path.relative_to(copies))])
+            # JPEG loses a little of each pixel, hardly anything of their means.
+            difference = np.asarray(copy, float) - expected
+            assert abs(difference.mean()) < 2
+            assert np.abs(difference).mean() < 6
+    assert {path: path.read_bytes() for path in birds.rglob("*.jpg")} == before
+
+
+def test_a_persons_square_is_never_replaced(run: Callable[..., Result], birds: Path) -> None:
+    photo, mine = scan(birds).photos[0], Crop(centre_x=0.1, side=0.2)
+    with open_catalog(birds) as catalog:
+        catalog.set_crop(photo.digest, mine)
+    result = run(birds, "--method", "centre")
+    assert result.exit_code == 0, result.output
+    assert "3 photos with a proposed square." in result.stdout
+    assert "1 photo with a square of yours, which is kept." in result.stdout
+    assert squares(birds)[photo.path] == mine
+    result = run(birds, "--clear", "--yes")
+    assert "3 proposed squares taken away." in result.stdout
+    assert [path for path, square in squares(birds).items() if square] == [photo.path]
+
+
+def test_accepted_squares_are_kept_and_can_be_taken_back(
+    run: Callable[..., Result], birds: Path
+) -> None:
+    run(birds, "--method", "centre")
+    result = run(birds, "--accept")
+    assert "4 photos with a square that is now yours." in result.stdout
+    assert "There is no proposed square to take away." in run(birds, "--clear", "--yes").stdout
+    assert "Taken back: crop 4 photos." in run(birds, "--undo").stdout
+    assert "4 proposed squares taken away." in run(birds, "--clear", "--yes").stdout
+    assert "There is no proposed square to take away." in run(birds, "--clear", "--yes").stdout
+    assert set(squares(birds).values()) == {None}
+
+
+def test_accept_proposes_where_nothing_was_proposed(
+    run: Callable[..., Result], birds: Path
+) -> None:
+    result = run(birds, "--method", "centre", "--accept", "--json")
+    document = json.loads(result.stdout)
+    assert (document["proposed"], document["accepted"]) == (4, 4)
+    assert {entry["by"] for entry in document["squares"]} == {"person"}
+
+
+def test_the_collection_remembers_the_method_as_long_as_it_has_squares(
+    run: Callable[..., Result], birds: Path
+) -> None:
+    run(birds, "--method", "centre")
+    assert remembered_policy(birds) == PolicySpec(method="centre")
+    run(birds, "--accept")
+    run(birds, "--clear", "--yes")
+    assert remembered_policy(birds) == PolicySpec(method="centre")
+    run(birds, "--undo")
+    run(birds, "--clear", "--yes")
+    assert remembered_policy(birds) is None
+
+
+def test_clear_asks_first(run: Callable[..., Result], birds: Path) -> None:
+    run(birds, "--method", "centre")
+    app = typer.Typer()
+    crop.register(app)
+    result = CliRunner().invoke(app, [str(birds), "--clear"], input="n\n")
+    assert "Take away 4 proposed squares?" in result.output
+    assert "Nothing was changed." in result.stdout
+    assert set(squares(birds).values()) == {Crop()}
+
+
+def test_undo_does_not_touch_labels(run: Callable[..., Result], birds: Path) -> None:
+    photo = scan(birds).photos[0]
+    with open_catalog(birds) as catalog:
+        catalog.set_labels([photo.digest], ["heron"])
+    result = run(birds, "--undo")
+    assert "The latest thing you did was not about squares" in result.stdout
+    assert scan(birds).photos[0].labels == ("heron",)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--method", "magic"], "--method magic is none of saliency, centre, detector."),
+        (
+            ["--method", "detector"],
+            "--method detector needs the weights of a torchvision detector: --detector FILE. "
+            "Without them, use --method saliency.",
+        ),
+        (
+            ["--method", "centre", "--detector", "x.pth"],
+            "--detector says nothing to --method centre; leave one of them out.",
+        ),
+        (["--accept", "--clear"], "--accept, --clear and --undo exclude each other."),
+        (["--size", "64"], "--size says how large copies are: give --write DIR, too."),
+    ],
+)
+def test_flags_that_contradict_are_refused(
+    flags: list[str], message: str, run: Callable[..., Result], birds: Path
+) -> None:
+    result = run(birds, *flags)
+    assert isinstance(result.exception, ConfigError)
+    assert str(result.exception) == message

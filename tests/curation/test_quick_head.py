@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from finetune.curation.quick_head import fit_quick_head
+
+
+def blobs(count: int, width: int, labels: int, seed: int) -> tuple[np.ndarray, list[str]]:
+    rng = np.random.default_rng(seed)
+    targets = rng.integers(0, labels, count)
+    centres = rng.normal(size=(labels, width))
+    features = (centres[targets] + rng.normal(size=(count, width))) * rng.uniform(0.1, 9, width)
+    return (features + 3).astype(np.float32), [f"label {t}" for t in targets]
+
+
+@pytest.mark.parametrize(("count", "width", "labels"), [(120, 10, 3), (40, 90, 5), (60, 20, 2)])
+def test_head_is_that_of_scikit_learn(count: int, width: int, labels: int) -> None:
+    features, names = blobs(count, width, labels, seed=count)
+    l2 = 0.02
+    ours = fit_quick_head(features, names, l2=l2, most_steps=500)
+    theirs = make_pipeline(
+        StandardScaler(), LogisticRegression(C=1 / (count * l2), tol=1e-9, max_iter=5000)
+    ).fit(features.astype(np.float64), names)
+    assert list(ours.labels) == theirs.classes_.tolist()
+    expected = theirs.predict_proba(features.astype(np.float64))
+    if labels == 2:
+        # scikit-learn trains one output for two labels; ours are two, w and -w, whose penalty is
+        # half of that of their difference.
+        theirs = make_pipeline(
+            StandardScaler(), LogisticRegression(C=2 / (count * l2), tol=1e-9, max_iter=5000)
+        ).fit(features.astype(np.float64), names)
+        expected = theirs.predict_proba(features.astype(np.float64))
+    assert np.abs(ours.probabilities(features) - expected).max() < 2e-3
+
+
+def test_a_feature_that_never_changes_has_no_say() -> None:
+    features, names = blobs(50, 6, 3, seed=8)
+    features[:, 2] = 7
+    head = fit_quick_head(features, names)
+    assert np.array_equal(head.weight[2], np.zeros(3))
+    assert np.isfinite(head.weight).all()
+
+
+def test_probabilities_sum_to_one_and_do_not_overflow() -> None:
+    features, names = blobs(50, 6, 3, seed=9)
+    found = fit_quick_head(features, names).probabilities(features * 1e4)
+    assert np.allclose(found.sum(axis=1), 1)
+    assert np.isfinite(found).all()
+
+
+def test_one_label_is_no_question() -> None:
+    with pytest.raises(ValueError, match="a head needs two labels or more, not 1"):
+        fit_quick_head(np.zeros((3, 2), np.float32), ["a", "a", "a"])
