@@ -43,8 +43,8 @@ default_cfgs = generate_default_cfgs(
         f"{NAME}.photos": {
             "file": str(WEIGHTS),
             "num_classes": 0,
-            "input_size": (3, 192, 192),
-            "pool_size": (6, 6),
+            "input_size": (3, 224, 224),
+            "pool_size": (7, 7),
             "crop_pct": 0.875,
             "interpolation": "bicubic",
             "mean": IMAGENET_DEFAULT_MEAN,
