@@ -60,7 +60,9 @@ def main() -> None:
             )
             result = json.loads(done.stdout.splitlines()[-1])
             peaks[count] = result["peak_kb"] / 1024
-            print(f"| {mode} | {count:,} photos | {peaks[count]:.1f} MB | {result['seconds']:.1f} s |")
+            print(
+                f"| {mode} | {count:,} photos | {peaks[count]:.1f} MB | {result['seconds']:.1f} s |"
+            )
     print(f"growth: {peaks[10_000] - peaks[1_000]:.1f} MB")
 
 

@@ -16,6 +16,7 @@ COMMANDS = {
     "Your photos": ("scan", "duplicates", "similar", "crop", "split", "interchange"),
     "Training": ("preview", "ablate", "models", "summary"),
     "Judging": ("evaluate", "report", "compare"),
+    "In use": ("export", "serve"),
 }
 """Modules of this package by panel of the help; each has ``register(app)``."""
 

@@ -46,9 +46,14 @@ def demo(
     from finetune.cli.train import show_result
     from finetune.cli.watching import TrainingView
     from finetune.config import resolve
+    from finetune.curation.policy import PolicySpec
+    from finetune.curation.proposals import propose_squares
     from finetune.runs.train import train
 
-    config = resolve({}, {"model": "finetune_small", "fit": "squash", "seed": seed})
+    output.say("Finding the bird in each photo")
+    with output.progress("Finding") as advance:
+        propose_squares(folder / "photos", PolicySpec(method="saliency"), progress=advance)
+    config = resolve({}, {"model": "finetune_small", "seed": seed, "views": 4, "epochs": 40})
     with TrainingView(output) as view:
         result = train(folder / "photos", config, run="demo", runs=folder / "runs", listen=view)
     show_result(result, follow=False)

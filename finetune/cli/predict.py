@@ -1,20 +1,26 @@
-"""``finetune predict``: what is on a photo."""
+"""``finetune predict``: what is on photos, told, listed, sorted or explained."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
-from finetune.cli.console import Json, Quiet, make_table, output
+from finetune.cli.console import Advance, Json, Quiet, Yes, output
+from finetune.cli.predict_printing import FEW, Extras, Printer, show_photo
+from finetune.errors import ConfigError
 
 if TYPE_CHECKING:
-    from finetune.prediction.predictor import PhotoPrediction
+    from finetune.prediction.answers import PhotoPrediction
+    from finetune.prediction.predictor import Predictor
+    from finetune.prediction.sort import Sorter, Transfer
+    from finetune.prediction.table import PredictionTable
 
-_FEW = 4
-"""Up to this many photos get a table of their own each."""
+__all__ = ["predict", "register", "show_photo"]
 
 
 def register(app: typer.Typer) -> None:
@@ -23,16 +29,75 @@ def register(app: typer.Typer) -> None:
 
 
 def predict(
-    photos: Annotated[list[Path], typer.Argument(help="Photos, or folders of photos.")],
+    photos: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Photos, folders, patterns such as 'trip/**/*.jpg', or - for paths on stdin.",
+            show_default=False,
+        ),
+    ] = None,
     run: Annotated[
-        str | None, typer.Option("--run", help="A run's name or folder; not set: the newest.")
+        list[str] | None,
+        typer.Option(
+            "--run",
+            help="A run's name or folder, or an exported .onnx file; not set: the newest run. "
+            "Several answer together.",
+            show_default=False,
+        ),
     ] = None,
     top: Annotated[int, typer.Option("--top", help="How many labels to show.", min=1)] = 5,
+    csv: Annotated[
+        Path | None,
+        typer.Option("--csv", help="Write a row a photo; a file that was cut off is gone on with."),
+    ] = None,
+    threshold: Annotated[
+        float,
+        typer.Option("--threshold", help="Below this probability the answer is 'none of these'."),
+    ] = 0.0,
+    unknown: Annotated[
+        bool,
+        typer.Option(
+            "--unknown/--no-unknown",
+            help="Heed the run's own threshold for photos unlike those that it learned.",
+        ),
+    ] = True,
+    tta: Annotated[
+        int,
+        typer.Option(
+            "--tta",
+            help="Views of a photo to average: 1, 2 (its mirror image too), 10 (corners too).",
+        ),
+    ] = 1,
+    sort_into: Annotated[
+        Path | None,
+        typer.Option("--sort-into", help="Put photos into a folder a label, unsure ones apart."),
+    ] = None,
+    transfer: Annotated[
+        str, typer.Option("--transfer", help="How to sort: copy, link or move.")
+    ] = "copy",
+    undo: Annotated[
+        Path | None,
+        typer.Option("--undo-sort", help="Take back what --sort-into did in this folder."),
+    ] = None,
+    explain: Annotated[
+        Path | None,
+        typer.Option("--explain", help="Write where the likeliest label was seen, as PNG, here."),
+    ] = None,
+    similar: Annotated[
+        int, typer.Option("--similar", help="Name so many training photos it is most like.", min=0)
+    ] = 0,
+    show: Annotated[
+        bool, typer.Option("--show", help="Draw each photo small, in a terminal of colours.")
+    ] = False,
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", help="Photos the network is given at once.", min=1)
+    ] = 32,
     device: Annotated[
         str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps; not set: the best.")
     ] = None,
     json: Json = False,
     quiet: Quiet = False,
+    yes: Yes = False,
 ) -> None:
     """Say what is on photos: ranked labels with probabilities.
 
@@ -40,71 +105,151 @@ def predict(
     and the exit code is 1.
     """
     output.json, output.quiet = json, quiet
+    if undo is not None:
+        if photos:
+            raise ConfigError("--undo-sort takes no photos; it undoes what was sorted before.")
+        _undo(undo)
+        return
+    if not photos:
+        raise ConfigError("Which photos? Name some, or a folder: finetune predict photo.jpg")
+    how = _checked_transfer(transfer)
+    from finetune.prediction.predictor import Answering, Predictor
     from finetune.prediction.sources import photos_of
-    from finetune.runs.folder import find_run
+    from finetune.prediction.views import check_views
 
-    folder = find_run(run)
-    paths = photos_of(photos)
-    from finetune.prediction.predictor import Predictor
-    from finetune.training.machine import choose_device
-
-    predictor = Predictor.load(folder, device=str(choose_device(device)))
-    output.say(f"By {folder.path}")
-    answers = []
-    with output.progress("Predicting") as advance:
-        for answer in predictor.predict_stream(paths):
-            answers.append(answer)
-            advance(len(answers), len(paths))
-    output.document([answer.to_dict(top) for answer in answers])
-    if len(answers) <= _FEW:
-        for answer in answers:
-            show_photo(answer, top)
-    else:
-        _show_many(answers)
-    if any(answer.status != "ok" for answer in answers):
+    answering = Answering(views=check_views(tta), threshold=threshold, heed_unknown=unknown)
+    paths = photos_of(photos, stdin=sys.stdin, without=sort_into)
+    first, paths = _peek(paths)
+    if first is None:
+        output.document([])
+        output.say("No photos were named.")
+        return
+    predictor = Predictor.load(run or None, device=device, answering=answering)
+    output.say(f"By {predictor.name}")
+    if sort_into is not None and how == "move" and not yes:
+        typer.confirm(f"Move the photos to {sort_into}?", abort=True, err=True)
+    with contextlib.ExitStack() as stack:
+        outlets: list[Callable[[PhotoPrediction], object]] = []
+        table: PredictionTable | None = None
+        if csv is not None:
+            table = stack.enter_context(_table(csv, predictor, top))
+            outlets.append(table.add)
+        sorter: Sorter | None = None
+        if sort_into is not None:
+            sorter = stack.enter_context(_sorter(sort_into, how))
+            outlets.append(sorter.put)
+        extras = _extras(predictor, run, explain, similar, show, stack)
+        done = len(list(table.done.elements())) if table is not None else 0
+        if done:
+            output.say(f"{csv} has {done:,} of them already.")
+        wanted = list(paths) if table is None else list(table.missing(paths))
+        printer = Printer(top, len(wanted), predictor.labels, extras, quiet_rows=csv is not None)
+        failed = 0
+        with _progress(printer) as advance:
+            answer: PhotoPrediction
+            answers = predictor.predict_stream(wanted, batch_size=batch_size)
+            for number, answer in enumerate(answers, start=1):
+                for outlet in outlets:
+                    outlet(answer)
+                printer.add(answer)
+                failed += answer.status != "ok"
+                advance(number, len(wanted))
+        printer.close()
+    _sum_up(csv, sort_into, sorter, len(wanted), failed)
+    if failed:
         raise typer.Exit(1)
 
 
-def show_photo(answer: PhotoPrediction, top: int) -> None:
-    """Prints a photo's ranked labels with bars, or why it cannot be opened."""
-    output.text(f"\n{answer.photo}")
-    if answer.status != "ok":
-        output.text(f"  cannot be opened: {answer.status}")
+def _checked_transfer(text: str) -> Transfer:
+    from finetune.prediction.sort import Transfer
+
+    for known in get_args(Transfer):
+        if text == known:
+            chosen: Transfer = known
+            return chosen
+    raise ConfigError(f"--transfer {text} is none of copy, link, move.")
+
+
+def _peek(paths: Iterator[Path]) -> tuple[Path | None, Iterator[Path]]:
+    """Returns the first path, and all of them: what cannot be listed is said before a run opens."""
+    import itertools
+
+    first = next(paths, None)
+    return first, paths if first is None else itertools.chain([first], paths)
+
+
+def _table(path: Path, predictor: Predictor, top: int) -> PredictionTable:
+    from finetune.prediction.table import PredictionTable
+
+    return PredictionTable(path, run=predictor.name, top=min(top, len(predictor.labels)))
+
+
+def _sorter(folder: Path, how: Transfer) -> Sorter:
+    from finetune.prediction.sort import Sorter
+
+    return Sorter(folder, how)
+
+
+def _undo(folder: Path) -> None:
+    from finetune.prediction.sort import undo_sorting
+
+    undone = undo_sorting(folder)
+    output.document(
+        {"photos": undone.photos, "kept": [[str(path), why] for path, why in undone.kept]}
+    )
+    output.text(f"Undone for {undone.photos:,} photos.")
+    for path, why in undone.kept:
+        output.warn(f"{path} was left: {why}.")
+    if undone.kept:
+        raise typer.Exit(1)
+
+
+def _extras(
+    predictor: Predictor,
+    runs: list[str] | None,
+    overlays: Path | None,
+    similar: int,
+    show: bool,
+    stack: contextlib.ExitStack,
+) -> Extras:
+    training = None
+    if overlays is not None or similar:
+        from finetune.prediction.explain import explainable
+
+        engine = explainable(predictor)
+        if similar:
+            from finetune.prediction.similar import TrainingPhotos
+            from finetune.runs.folder import find_run
+
+            number = predictor.engines.index(engine)
+            folder = find_run(runs[number] if runs else None)
+            with output.progress("Features of the training photos") as advance:
+                training = stack.enter_context(
+                    TrainingPhotos(folder, engine, progress=lambda d, t: advance(d, t))
+                )
+    if show and not output.stdout.is_terminal:
+        output.say("--show draws only in a terminal.")
+        show = False
+    return Extras(predictor, overlays, training, similar, show and not output.json)
+
+
+@contextlib.contextmanager
+def _progress(printer: Printer) -> Iterator[Advance]:
+    if printer.on_terminal:
+        yield lambda done, total: None
         return
-    table = make_table("#", "label", "probability", " ", right=("#", "probability"))
-    for rank, item in enumerate(answer.ranked[:top], start=1):
-        table.add_row(
-            str(rank), output.plain(item.label), f"{item.probability:.1%}", bar(item.probability)
-        )
-    output.print(table)
-    if answer.unknown:
-        output.text("  Perhaps none of these: it is unlike the photos that this run is sure of.")
+    with output.progress("Predicting") as advance:
+        yield advance
 
 
-def _show_many(answers: Sequence[PhotoPrediction]) -> None:
-    table = make_table("photo", "label", "probability", "", "or", right=("probability",))
-    for answer in answers:
-        photo = output.plain(answer.photo or "")
-        if answer.status != "ok":
-            table.add_row(photo, output.plain(f"cannot be opened: {answer.status}"), "", "", "")
-            continue
-        first = answer.ranked[0]
-        label = f"{first.label} ?" if answer.unknown else first.label
-        second = answer.ranked[1].label if len(answer.ranked) > 1 else ""
-        table.add_row(
-            photo,
-            output.plain(label),
-            f"{first.probability:.1%}",
-            bar(first.probability, width=12),
-            output.plain(second),
-        )
-    output.print(table)
-    if any(answer.unknown for answer in answers):
-        output.text("? perhaps none of these: unlike the photos that this run is sure of")
-
-
-def bar(share: float, width: int = 24) -> str:
-    """Returns a horizontal bar of `width` cells at most, drawn in eighths of a cell."""
-    eighths = round(min(max(share, 0.0), 1.0) * width * 8)
-    full, rest = divmod(eighths, 8)
-    return "█" * full + ("" if rest == 0 else " ▏▎▍▌▋▊▉"[rest])
+def _sum_up(
+    csv: Path | None, folder: Path | None, sorter: Sorter | None, total: int, failed: int
+) -> None:
+    if csv is not None:
+        output.say(f"{total:,} rows added to {csv}.")
+    if sorter is not None:
+        for label, count in sorted(sorter.counts.items()):
+            output.say(f"{count:>7,}  {label}")
+        output.say(f"Sorted into {folder}. Undo with: finetune predict --undo-sort {folder}")
+    if failed and total > FEW:
+        output.say(f"{failed:,} of {total:,} photos could not be opened.")

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
-from finetune.curation.policy import CropPolicy
+from finetune.curation.policy import CropPolicy, PolicySpec, load_policy, remember_policy
 from finetune.errors import DecodeError
-from finetune.photos.catalog import Catalog
+from finetune.photos.catalog import Catalog, open_catalog
 from finetune.photos.collection import Collection, Photo, Problem
 from finetune.photos.crop import Crop
+from finetune.photos.scan import scan
 
 _AHEAD = 4
 
@@ -65,6 +67,35 @@ def propose(
         if progress is not None:
             progress(done, len(photos))
     return Proposals(crops=crops, nothing_found=tuple(nothing), problems=tuple(problems))
+
+
+def propose_squares(
+    root: Path,
+    spec: PolicySpec,
+    *,
+    catalog: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Proposals:
+    """Proposes a square for each photo in a folder and keeps it in the catalog.
+
+    Squares that a person chose stay. Trainings use the squares from then on, and how they came
+    about is remembered for predictions.
+
+    Raises:
+        CollectionError: The folder cannot be scanned.
+        ModelError: The policy's network cannot be loaded.
+    """
+    policy, loaded = load_policy(spec)
+    collection = scan(root, catalog=catalog)
+    with open_catalog(root, catalog) as opened:
+        sources = opened.crop_sources()
+        settled = [digest for digest, source in sources.items() if source == "person"]
+        found = propose(collection, policy, settled=settled, progress=progress)
+        # What an earlier run proposed where this one finds nothing must not stay.
+        crops = {photo.digest: None for photo in found.nothing_found} | dict(found.crops)
+        opened.set_crops(crops, source="model")
+    remember_policy(root, loaded, catalog)
+    return found
 
 
 def accept(catalog: Catalog, digests: Sequence[str] | None = None) -> int:

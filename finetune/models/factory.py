@@ -132,9 +132,12 @@ def choose_model() -> tuple[str, str | None]:
 
 def _measured() -> str:
     """Says how good the embedded backbone is, as its provenance has it."""
-    probes = embedded_backbone.provenance().get("linear_probe", {})
-    shown = ", ".join(f"{share:.0%} on {name}" for name, share in probes.items())
-    return f"; linear probe {shown}" if shown else ""
+    measured = embedded_backbone.provenance().get("accuracy", {}).get("hymenoptera")
+    if not measured:
+        return ""
+    return f"; linear probe {measured['linear_probe']:.0%} where its teacher has " + (
+        f"{measured['teacher']:.0%}"
+    )
 
 
 def check_name(name: str) -> str:

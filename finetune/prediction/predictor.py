@@ -1,79 +1,78 @@
-"""A trained run, ready to say what is on a photo."""
+"""Trained runs, ready to say what is on a photo."""
 
 from __future__ import annotations
 
-import io
-import threading
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import itertools
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
-from finetune.errors import DecodeError, RunError
-from finetune.evaluation.inference import logits_of
+from finetune.errors import ConfigError, DecodeError
 from finetune.evaluation.probabilities import softmax
-from finetune.evaluation.unknown import UnknownThreshold, familiarity
-from finetune.models.factory import rebuild
-from finetune.photos.crop import load_square, square
+from finetune.evaluation.unknown import familiarity
+from finetune.photos.crop import Crop
+from finetune.photos.decode import MAX_PIXELS
 from finetune.photos.spec import InputSpec
-from finetune.runs.folder import RunFolder, find_run
+from finetune.prediction.answers import PhotoPrediction, Ranked, rank
+from finetune.prediction.engine import Engine, open_engine
+from finetune.prediction.pixels import name_of, source_of, working_square
+from finetune.prediction.views import Views, check_views, views_of
+from finetune.runs.folder import RunFolder
+
+if TYPE_CHECKING:
+    from finetune.curation.policy import CropPolicy
+
+__all__ = ["Answering", "PhotoPrediction", "Predictor", "Ranked"]
 
 BATCH_SIZE = 32
+DECODERS = 2
+
+Squares = tuple[NDArray[np.uint8], ...]
+"""One photo's working squares, one for each way in which the engines want their pixels."""
+
+Source = str | Path | RunFolder
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ranked:
-    """One label and how probable it is.
+class Answering:
+    """How a predictor makes an answer of probabilities.
 
     Attributes:
-        label: The label.
-        probability: Calibrated, in [0, 1].
+        views: Views of a photo that are averaged: 1, 2 or 10; see `finetune.prediction.views`.
+        threshold: Below this probability of the likeliest label the answer is "none of these".
+        heed_unknown: Whether to heed the threshold that the run itself fitted for that.
+        max_pixels: A photo with more pixels is refused.
+
+    Raises:
+        ConfigError: A value is out of bounds.
     """
 
-    label: str
-    probability: float
+    views: Views = 1
+    threshold: float = 0.0
+    heed_unknown: bool = True
+    max_pixels: int = MAX_PIXELS
 
-
-@dataclass(frozen=True, kw_only=True)
-class PhotoPrediction:
-    """What a run says of one photo.
-
-    Attributes:
-        photo: Its path, or None where it came as pixels or bytes.
-        status: ``"ok"``, or why the photo could not be opened.
-        ranked: All labels, the likeliest first; empty where the photo could not be opened.
-        unknown: Whether the photo is unlike those that the run can be trusted on.
-    """
-
-    photo: str | None
-    status: str
-    ranked: tuple[Ranked, ...] = ()
-    unknown: bool = False
-
-    @property
-    def label(self) -> str | None:
-        """The likeliest label, or None."""
-        return self.ranked[0].label if self.ranked else None
-
-    def to_dict(self, top: int | None = None) -> dict[str, Any]:
-        """Returns plain JSON values, with the `top` likeliest labels."""
-        return {
-            "photo": self.photo,
-            "status": self.status,
-            "ranked": [vars(item) for item in self.ranked[:top]],
-            "unknown": self.unknown,
-        }
+    def __post_init__(self) -> None:
+        check_views(self.views)
+        if not 0 <= self.threshold <= 1:
+            raise ConfigError(f"--threshold {self.threshold:g} must lie between 0 and 1.")
 
 
 class Predictor:
-    """A run, opened. May be called from several threads.
+    """One run, or several whose probabilities are averaged. May be called from several threads.
+
+    Args:
+        engines: The networks; all know the same labels, in any order.
+        answering: How their probabilities become answers.
+
+    Raises:
+        ConfigError: No engine, or engines of different labels.
 
     Example:
         >>> from finetune import Predictor
@@ -82,157 +81,189 @@ class Predictor:
         'wren'
     """
 
-    def __init__(
-        self,
-        module: torch.nn.Module,
-        spec: InputSpec,
-        labels: Sequence[str],
-        *,
-        temperature: float = 1.0,
-        unknown: UnknownThreshold | None = None,
-    ) -> None:
-        self.module = module.eval()
-        self.spec = spec
-        self.labels = tuple(labels)
-        self.temperature = temperature
-        self.unknown = unknown
-        self._lock = threading.Lock()
+    def __init__(self, engines: Sequence[Engine], answering: Answering | None = None) -> None:
+        if not engines:
+            raise ConfigError("A predictor needs one run at least.")
+        self.engines = tuple(engines)
+        self.answering = answering or Answering()
+        self.labels = self.engines[0].facts.labels
+        self._orders = [_order(self.engines[0], engine) for engine in self.engines]
+        specs = [_pixels_key(engine.facts.spec) for engine in self.engines]
+        # Engines that want the same pixels share one decoded square.
+        self._specs = list(dict.fromkeys(specs))
+        self._square_of = [self._specs.index(key) for key in specs]
+        self._policy: CropPolicy | None = None
+        if self.engines[0].facts.crop_policy is not None:
+            # Only where a run was trained on squares: this loads the backbone that finds them.
+            from finetune.curation.policy import PolicySpec, load_policy
+
+            self._policy, _ = load_policy(PolicySpec.from_dict(self.engines[0].facts.crop_policy))
 
     @classmethod
-    def load(cls, run: str | Path | RunFolder | None = None, *, device: str = "cpu") -> Predictor:
+    def load(
+        cls,
+        run: Source | Sequence[Source] | None = None,
+        *,
+        device: str | None = "cpu",
+        answering: Answering | None = None,
+    ) -> Predictor:
         """Opens a run: a name in ``./runs``, a path, or None for the newest. Runs no code of it.
+
+        Args:
+            run: The run, an exported ``.onnx`` file (for which torch is not imported), or several
+                of these, which answer together.
+            device: ``cpu``, ``cuda``, ``mps`` ..., or None for the best that is there.
+            answering: How probabilities become answers.
 
         Raises:
             RunError: There is no such run, or a file of it is missing or damaged.
+            ConfigError: The runs know different labels.
         """
-        folder = run if isinstance(run, RunFolder) else find_run(str(run) if run else None)
-        description = folder.read(folder.config_file)
-        labels = folder.read(folder.labels_file)
-        calibration = folder.read(folder.calibration_file)
-        spec = InputSpec.from_dict(folder.read(folder.preprocessing_file))
-        if not folder.model_file.is_file():
-            raise RunError(
-                f"{folder.path} has no {folder.model_file.name} yet. "
-                f"If its training was interrupted: finetune train --resume {folder.path}"
-            )
-        try:
-            state = load_file(folder.model_file)
-        except (SafetensorError, OSError) as error:
-            raise RunError(f"{folder.model_file} is damaged: {error}.") from error
-        module = rebuild(description["model"], len(labels), spec.size, state)
-        unknown = calibration.get("unknown")
-        return cls(
-            module.to(device).to(memory_format=torch.channels_last),
-            spec,
-            labels,
-            temperature=float(calibration["temperature"]),
-            unknown=UnknownThreshold.from_dict(unknown) if unknown else None,
-        )
+        several: Sequence[Source | None]
+        several = [run] if run is None or isinstance(run, str | Path | RunFolder) else run
+        return cls([open_engine(source, device=device) for source in several], answering)
 
-    def __call__(self, photo: Any) -> PhotoPrediction:
+    @property
+    def name(self) -> str:
+        """The names of its runs, joined by ``+``."""
+        return "+".join(engine.facts.name for engine in self.engines)
+
+    @property
+    def spec(self) -> InputSpec:
+        """What the first engine expects of its pixels."""
+        return self.engines[0].facts.spec
+
+    def __call__(self, photo: Any, *, crop: Crop | None = None) -> PhotoPrediction:
         """Returns what is on one photo: a path, bytes, a PIL image or ``(H, W, 3) uint8`` pixels.
 
         Raises:
             DecodeError: The photo cannot be opened.
         """
-        pixels = self.pixels_of(photo)
-        return self._answers([_name_of(photo)], pixels[None])[0]
+        return self.answers([self.squares_of(photo, crop=crop)], names=[name_of(photo)])[0]
 
     def predict_batch(self, photos: Sequence[Any]) -> list[PhotoPrediction]:
         """Returns one prediction a photo, in their order; a bad one has its reason."""
         return list(self.predict_stream(photos))
 
     def predict_stream(
-        self, photos: Sequence[Any], *, batch_size: int = BATCH_SIZE
+        self, photos: Iterable[Any], *, batch_size: int = BATCH_SIZE
     ) -> Iterator[PhotoPrediction]:
-        """Yields one prediction a photo, in their order, in memory for two batches.
+        """Yields one prediction a photo, in their order, in memory for three batches.
 
-        The photos of the next batch are decoded while the network works on this one.
+        `photos` may be endless: it is read no further than that. The photos to come are decoded
+        while the network works on these.
         """
-        steps = [photos[i : i + batch_size] for i in range(0, len(photos), batch_size)]
-        with ThreadPoolExecutor(max_workers=2, thread_name_prefix="decode") as pool:
-            ahead = (
-                [pool.submit(self._pixels_or_reason, photo) for photo in steps[0]] if steps else []
-            )
-            for number, step in enumerate(steps):
-                decoded = [future.result() for future in ahead]
-                if number + 1 < len(steps):
-                    ahead = [pool.submit(self._pixels_or_reason, p) for p in steps[number + 1]]
-                yield from self._predict_step(step, decoded)
+        waiting = iter(photos)
+        with ThreadPoolExecutor(max_workers=DECODERS, thread_name_prefix="decode") as pool:
 
-    def pixels_of(self, photo: Any) -> NDArray[np.uint8]:
-        """Returns the working square ``(S, S, 3) uint8`` of a photo, made as in training.
+            def submit(count: int) -> list[tuple[Any, Future[Squares | str]]]:
+                step = list(itertools.islice(waiting, count))
+                return [(photo, pool.submit(self._squares_or_reason, photo)) for photo in step]
+
+            # The first batches are small, so that the network need not wait for a full one.
+            ahead = deque([submit(min(4, batch_size)), submit(min(16, batch_size))])
+            try:
+                while ahead:
+                    step = [(photo, future.result()) for photo, future in ahead.popleft()]
+                    while len(ahead) < 2 and (more := submit(batch_size)):
+                        ahead.append(more)
+                    yield from self._answer_step(step)
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+
+    def squares_of(self, photo: Any, *, crop: Crop | None = None) -> Squares:
+        """Returns the working squares ``(S, S, 3) uint8`` of a photo, made as in training.
 
         Raises:
             DecodeError: The photo cannot be opened.
         """
-        spec = self.spec
-        how: dict[str, Any] = {
-            "size": spec.working_size,
-            "fit": spec.fit,
-            "interpolation": spec.interpolation,
-        }
-        if isinstance(photo, np.ndarray):
-            if photo.ndim != 3 or photo.shape[2] != 3 or photo.dtype != np.uint8:
-                raise DecodeError(None, f"pixels must be (H, W, 3) uint8, not {photo.shape}")
-            return square(photo, **how)
-        if isinstance(photo, (str, Path)):
-            return load_square(Path(photo), **how)
-        if isinstance(photo, (bytes, bytearray, memoryview)):
-            return load_square(bytes(photo), **how)
-        buffer = io.BytesIO()
-        # A PIL image takes the files' own way through the one decoder, losslessly.
-        photo.save(buffer, format="PNG" if photo.mode != "CMYK" else "TIFF")
-        return load_square(buffer.getvalue(), **how)
+        if isinstance(photo, (bytearray, memoryview)):
+            photo = bytes(photo)
+        if crop is None and self._policy is not None:
+            crop = self._policy(source_of(photo))
+        return tuple(
+            working_square(photo, spec, crop=crop, max_pixels=self.answering.max_pixels)
+            for spec in self._distinct_specs()
+        )
 
-    def logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Returns logits ``(B, labels)`` of working squares ``(B, S, S, 3) uint8``."""
-        images = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2)
-        with self._lock:
-            result: NDArray[np.float32] = logits_of(self.module, self.spec, images).cpu().numpy()
-        return result
+    def pixels_of(self, photo: Any) -> NDArray[np.uint8]:
+        """Returns the working square of a photo for the first engine; raises DecodeError."""
+        return self.squares_of(photo)[0]
 
-    def _pixels_or_reason(self, photo: Any) -> NDArray[np.uint8] | str:
+    def answers(
+        self, photos: Sequence[Squares], names: Sequence[str | None] | None = None
+    ) -> list[PhotoPrediction]:
+        """Returns one prediction for each photo's squares, in their order."""
+        if not photos:
+            return []
+        probabilities, refused = self.probabilities(photos)
+        unknown = refused | (probabilities.max(1) < self.answering.threshold)
+        return [
+            PhotoPrediction(
+                photo=name, status="ok", ranked=rank(self.labels, row), unknown=bool(odd)
+            )
+            for name, row, odd in zip(
+                names or [None] * len(photos), probabilities, unknown, strict=True
+            )
+        ]
+
+    def probabilities(
+        self, photos: Sequence[Squares]
+    ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Returns probabilities ``(N, labels)`` and whether the runs refuse a photo, ``(N,)``.
+
+        Views and engines are averaged; a photo is refused where more than half of all views and
+        engines refuse it.
+        """
+        stacks = [np.stack(row) for row in zip(*photos, strict=True)]
+        total = np.zeros((len(photos), len(self.labels)))
+        votes = np.zeros(len(photos))
+        for engine, order, which in zip(self.engines, self._orders, self._square_of, strict=True):
+            facts = engine.facts
+            for view in views_of(stacks[which], facts.spec.size, self.answering.views):
+                logits = engine.logits(view)
+                total += softmax(logits, temperature=facts.temperature)[:, order]
+                if facts.unknown is not None and self.answering.heed_unknown:
+                    scores = familiarity(
+                        logits, score=facts.unknown.score, temperature=facts.temperature
+                    )
+                    votes += facts.unknown.refuses(scores)
+        asked = len(self.engines) * self.answering.views
+        return total / asked, votes > asked / 2
+
+    def _distinct_specs(self) -> Iterator[InputSpec]:
+        for number in range(len(self._specs)):
+            yield self.engines[self._square_of.index(number)].facts.spec
+
+    def _squares_or_reason(self, photo: Any) -> Squares | str:
         try:
-            return self.pixels_of(photo)
+            return self.squares_of(photo)
         except DecodeError as error:
             return error.reason
 
-    def _predict_step(
-        self, photos: Sequence[Any], decoded: Sequence[NDArray[np.uint8] | str]
-    ) -> Iterator[PhotoPrediction]:
-        good = [row for row in decoded if not isinstance(row, str)]
-        names = [_name_of(photo) for photo in photos]
-        kept = [n for n, row in zip(names, decoded, strict=True) if not isinstance(row, str)]
-        answers = iter(self._answers(kept, np.stack(good)) if good else [])
-        for name, row in zip(names, decoded, strict=True):
+    def _answer_step(self, step: Sequence[tuple[Any, Squares | str]]) -> Iterator[PhotoPrediction]:
+        good = [(photo, row) for photo, row in step if not isinstance(row, str)]
+        answers = iter(
+            self.answers([row for _, row in good], names=[name_of(photo) for photo, _ in good])
+        )
+        for photo, row in step:
             if isinstance(row, str):
-                yield PhotoPrediction(photo=name, status=row)
+                yield PhotoPrediction(photo=name_of(photo), status=row)
             else:
                 yield next(answers)
 
-    def _answers(
-        self, names: Sequence[str | None], pixels: NDArray[np.uint8]
-    ) -> list[PhotoPrediction]:
-        logits = self.logits(pixels)
-        probabilities = softmax(logits, temperature=self.temperature)
-        refused = np.zeros(len(logits), bool)
-        if self.unknown is not None:
-            scores = familiarity(logits, score=self.unknown.score, temperature=self.temperature)
-            refused = self.unknown.refuses(scores)
-        return [
-            PhotoPrediction(
-                photo=name,
-                status="ok",
-                ranked=tuple(
-                    Ranked(label=self.labels[i], probability=float(row[i]))
-                    for i in np.argsort(-row, kind="stable")
-                ),
-                unknown=bool(unknown),
-            )
-            for name, row, unknown in zip(names, probabilities, refused, strict=True)
-        ]
+
+def _pixels_key(spec: InputSpec) -> tuple[int, str, str]:
+    return spec.working_size, spec.fit, spec.interpolation
 
 
-def _name_of(photo: Any) -> str | None:
-    return str(photo) if isinstance(photo, (str, Path)) else None
+def _order(first: Engine, other: Engine) -> list[int]:
+    """Returns where in the other's outputs the first one's labels are."""
+    mine, theirs = first.facts, other.facts
+    strange = sorted(set(mine.labels) ^ set(theirs.labels))
+    if strange:
+        raise ConfigError(
+            f"--run {mine.name} and --run {theirs.name} cannot answer together: only one of them "
+            f"knows the label '{strange[0]}'."
+        )
+    return [theirs.labels.index(label) for label in mine.labels]

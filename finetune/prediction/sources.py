@@ -2,33 +2,79 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import glob
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from finetune.errors import CollectionError
+from finetune.photos.decode import is_photo_name
 from finetune.photos.walk import find_photos
 
+STDIN = "-"
 
-def photos_of(sources: Sequence[Path]) -> list[Path]:
-    """Returns every photo that is meant, in the order given: a file is itself, a folder its photos.
 
-    A file that is missing stays in the list, so that it is answered with its reason in its row.
+def photos_of(
+    sources: Sequence[str | Path], *, stdin: Iterable[str] = (), without: Path | None = None
+) -> Iterator[Path]:
+    """Yields every photo that is meant, in the order given, one folder's names at a time.
+
+    A file is itself, a folder the photos in it at any depth, ``-`` the paths in `stdin`, one a
+    line. What does not exist and has ``*``, ``?`` or ``[`` in it is a pattern, in which ``**``
+    stands for folders at any depth. A file that is missing is yielded all the same, so that it is
+    answered with its reason in its row.
+
+    Args:
+        sources: Paths, patterns, ``-``.
+        stdin: Lines for ``-``.
+        without: A folder whose photos are passed over.
 
     Raises:
-        CollectionError: A folder holds no photos, or cannot be listed.
+        CollectionError: A folder or pattern yields no photos, or a folder cannot be listed.
     """
-    photos: list[Path] = []
+    apart = without.resolve() if without is not None else None
     for source in sources:
-        if not source.is_dir():
-            photos.append(source)
-            continue
-        try:
-            found = [source / file.path for file in find_photos(source).files]
-        except OSError as error:
-            raise CollectionError(
-                f"The folder {source} cannot be listed: {(error.strerror or 'error').lower()}."
-            ) from error
-        if not found:
-            raise CollectionError(f"There are no photos in {source}.")
-        photos.extend(found)
-    return photos
+        for path in _expanded(str(source), stdin):
+            if apart is None or not path.resolve().is_relative_to(apart):
+                yield path
+
+
+def _expanded(source: str, stdin: Iterable[str]) -> Iterator[Path]:
+    if source == STDIN:
+        for line in stdin:
+            name = line.rstrip("\r\n")
+            if name:
+                yield from _expanded_path(Path(name))
+        return
+    path = Path(source)
+    if not os.path.lexists(path) and glob.has_magic(source):
+        yield from _matches(source)
+    else:
+        yield from _expanded_path(path)
+
+
+def _expanded_path(path: Path) -> Iterator[Path]:
+    if not path.is_dir():
+        yield path
+        return
+    try:
+        files = find_photos(path).files
+    except OSError as error:
+        raise CollectionError(
+            f"The folder {path} cannot be listed: {(error.strerror or 'error').lower()}."
+        ) from error
+    if not files:
+        raise CollectionError(f"There are no photos in {path}.")
+    for file in files:
+        yield path / file.path
+
+
+def _matches(pattern: str) -> Iterator[Path]:
+    found = False
+    for name in sorted(glob.glob(pattern, recursive=True)):  # noqa: PTH207 - may be absolute
+        path = Path(name)
+        if path.is_file() and is_photo_name(path.name):
+            found = True
+            yield path
+    if not found:
+        raise CollectionError(f"No photo matches {pattern}.")

@@ -63,6 +63,9 @@ def model_card(run: RunFolder) -> str:
 def _front_matter(run: RunFolder, config: Mapping[str, Any], found: Mapping[str, Any]) -> str:
     # JSON strings are YAML strings, whatever a person's names hold.
     quoted = json.dumps
+    origin = str(config.get("weights", ""))
+    # Only weights of the hub have a page there to point to.
+    base = (f"base_model: {quoted(origin)}",) if origin.startswith("timm/") else ()
     return "\n".join(
         (
             "---",
@@ -72,7 +75,7 @@ def _front_matter(run: RunFolder, config: Mapping[str, Any], found: Mapping[str,
             "- image-classification",
             "- timm",
             "- finetune",
-            f"base_model: {quoted('timm/' + str(config['model']))}",
+            *base,
             "metrics:",
             "- accuracy",
             "model-index:",

@@ -18,9 +18,11 @@ from finetune.evaluation.predictions import EvaluatedPhoto, make_predictions, wr
 from finetune.evaluation.unknown import Score, UnknownThreshold, familiarity, fit_threshold
 from finetune.files import storage_errors, write_json
 from finetune.photos.collection import Part
+from finetune.photos.spec import InputSpec
 from finetune.runs.folder import RunFolder
 from finetune.runs.job import Outcome
 from finetune.runs.parts import Parts
+from finetune.runs.timm_config import timm_config
 from finetune.training.state import save_tensors
 
 STATED_PRECISION = 0.95
@@ -111,19 +113,8 @@ def _unknown_threshold(logits: Any, targets: Any, temperature: float) -> Unknown
 
 def _write_timm_folder(run: RunFolder, name: str, module: Any, labels: tuple[str, ...]) -> None:
     """Lets plain timm open the run: its config.json, and the model file under the same name."""
-    config = dict(module.pretrained_cfg)
-    config = {key: value for key, value in config.items() if _is_plain(value)}
-    config["num_classes"] = len(labels)
-    config["label_names"] = list(labels)
-    for key in ("url", "hf_hub_id", "file", "state_dict", "source"):
-        config.pop(key, None)
-    content = {
-        "architecture": name.partition(".")[0],
-        "num_classes": len(labels),
-        "num_features": module.num_features,
-        "label_names": list(labels),
-        "pretrained_cfg": config,
-    }
+    spec = InputSpec.from_dict(run.read(run.preprocessing_file))
+    content = timm_config(module, name, labels, spec)
     write_json(run.timm_folder / "config.json", content)
     target = run.timm_folder / run.model_file.name
     with storage_errors(target):
@@ -133,9 +124,3 @@ def _write_timm_folder(run: RunFolder, name: str, module: Any, labels: tuple[str
             return
         # Some file systems know no hard links.
         shutil.copyfile(run.model_file, target)
-
-
-def _is_plain(value: object) -> bool:
-    if isinstance(value, list | tuple):
-        return all(_is_plain(item) for item in value)
-    return value is None or isinstance(value, str | int | float | bool)

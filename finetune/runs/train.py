@@ -32,6 +32,7 @@ from finetune.photos.split import read_split, write_split
 from finetune.runs.defaults import recipe_of, with_defaults
 from finetune.runs.folder import RUNS_FOLDER, RunFolder, create_run, open_run, write_labels
 from finetune.runs.job import Job
+from finetune.runs.model_card import write_model_card
 from finetune.runs.on_features import train_on_features
 from finetune.runs.on_photos import train_on_photos
 from finetune.runs.parts import Parts, replay_split, split_collection
@@ -234,6 +235,7 @@ def _execute(job: Job, started: datetime.datetime) -> RunResult:
     description |= outcome.summary()
     description["seconds"] = round(description.get("seconds", 0.0) + seconds, 3)
     write_json(run.config_file, description)
+    write_model_card(run)
     if outcome.finished:
         # The best weights are the model now, and a finished run has nothing to resume.
         shutil.rmtree(run.last_checkpoint.parent, ignore_errors=True)

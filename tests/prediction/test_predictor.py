@@ -1,61 +1,47 @@
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from finetune import Predictor, train
-from finetune.config import resolve
-from finetune.errors import CollectionError, DecodeError, RunError
+from finetune import Predictor
+from finetune.errors import ConfigError, DecodeError, RunError
 from finetune.photos.decode import decode_photo
-from finetune.prediction.sources import photos_of
+from finetune.prediction.predictor import Answering
+from finetune.prediction.torch_engine import TorchEngine
+from finetune.runs.folder import open_run
 
 
-@pytest.fixture(scope="module")
-def trained(
-    tmp_path_factory: pytest.TempPathFactory,
-    tiny_weights: Path,
-    draw: Callable[..., Image.Image],
-) -> tuple[Path, Path]:
-    root = tmp_path_factory.mktemp("trained")
-    for index, label in enumerate(["a", "b"]):
-        (root / "photos" / label).mkdir(parents=True)
-        for number in range(8):
-            draw(index, number).save(root / "photos" / label / f"{number}.png")
-    flags = {
-        "model": "test_resnet",
-        "weights": str(tiny_weights),
-        "size": 48,
-        "device": "cpu",
-        "epochs": 2,
-        "mode": "head",
-    }
-    run = train(root / "photos", resolve({}, flags), run="r", runs=root).run.path
-    return run, root / "photos"
+class Trained(Protocol):
+    run: Path
+    photos: Path
 
 
-def test_probabilities_are_ranked_and_sum_to_one(trained: tuple[Path, Path]) -> None:
-    run, photos = trained
-    answer = Predictor.load(run)(photos / "a" / "0.png")
+def test_probabilities_are_ranked_and_sum_to_one(trained: Trained) -> None:
+    run, photos = trained.run, trained.photos
+    answer = Predictor.load(run)(photos / "ant" / "0.png")
     shares = [item.probability for item in answer.ranked]
     assert shares == sorted(shares, reverse=True)
     assert sum(shares) == pytest.approx(1, abs=1e-9)
     assert answer.to_dict(1) == {
-        "photo": str(photos / "a" / "0.png"),
+        "photo": str(photos / "ant" / "0.png"),
         "status": "ok",
         "ranked": [{"label": answer.label, "probability": shares[0]}],
         "unknown": answer.unknown,
     }
 
 
-def test_every_way_to_hand_over_a_photo_gives_the_same_answer(trained: tuple[Path, Path]) -> None:
-    run, photos = trained
-    path = photos / "b" / "1.png"
+def test_every_way_to_hand_over_a_photo_gives_the_same_answer(trained: Trained) -> None:
+    run, photos = trained.run, trained.photos
+    path = photos / "bee" / "1.png"
     predictor = Predictor.load(run)
     expected = predictor(path).ranked
     assert predictor(str(path)).ranked == expected
@@ -67,9 +53,9 @@ def test_every_way_to_hand_over_a_photo_gives_the_same_answer(trained: tuple[Pat
 
 
 def test_a_bad_photo_is_a_row_and_never_a_neighbours_answer(
-    trained: tuple[Path, Path], tmp_path: Path
+    trained: Trained, tmp_path: Path
 ) -> None:
-    run, photos = trained
+    run, photos = trained.run, trained.photos
     bad = tmp_path / "bad.jpg"
     bad.write_bytes(b"not a photo")
     good = sorted(photos.rglob("*.png"))
@@ -94,8 +80,8 @@ def test_a_bad_photo_is_a_row_and_never_a_neighbours_answer(
     assert error.value.reason == "not a photo"
 
 
-def test_threads_get_their_own_answers(trained: tuple[Path, Path]) -> None:
-    run, photos = trained
+def test_threads_get_their_own_answers(trained: Trained) -> None:
+    run, photos = trained.run, trained.photos
     predictor = Predictor.load(run)
     paths = sorted(photos.rglob("*.png"))
     expected = {path: predictor(path).ranked[0] for path in paths}
@@ -115,20 +101,89 @@ def test_threads_get_their_own_answers(trained: tuple[Path, Path]) -> None:
     assert not wrong
 
 
-def test_unknown_follows_the_threshold_of_the_run(trained: tuple[Path, Path]) -> None:
-    run, photos = trained
-    predictor = Predictor.load(run)
-    assert predictor.unknown is not None
-    content = json.loads((run / "calibration.json").read_text())["unknown"]
+def test_unknown_follows_the_threshold_of_the_run(trained: Trained, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(trained.run, copy)
+    photo = trained.photos / "ant" / "0.png"
+    content = json.loads((copy / "calibration.json").read_text())
     for limit, expected in [(-1e9, False), (1e9, True)]:
-        predictor.unknown = type(predictor.unknown).from_dict({**content, "threshold": limit})
-        assert predictor(photos / "a" / "0.png").unknown is expected
+        content["unknown"]["threshold"] = limit
+        (copy / "calibration.json").write_text(json.dumps(content))
+        assert Predictor.load(copy)(photo).unknown is expected
+    heedless = Predictor.load(copy, answering=Answering(heed_unknown=False))
+    assert heedless(photo).unknown is False
 
 
-def test_a_damaged_run_is_refused(trained: tuple[Path, Path], tmp_path: Path) -> None:
-    import shutil
+def test_a_threshold_makes_what_is_less_probable_unknown(trained: Trained) -> None:
+    photo = trained.photos / "ant" / "0.png"
+    sure = Predictor.load(trained.run, answering=Answering(heed_unknown=False))(photo)
+    probability = sure.ranked[0].probability
+    for threshold, expected in [(probability - 1e-9, False), (probability + 1e-9, True)]:
+        how = Answering(heed_unknown=False, threshold=threshold)
+        assert Predictor.load(trained.run, answering=how)(photo).unknown is expected
+    with pytest.raises(ConfigError, match=r"^--threshold 1.5 must lie between 0 and 1\.$"):
+        Answering(threshold=1.5)
 
-    run, _ = trained
+
+def test_several_runs_answer_with_the_mean_of_their_probabilities(
+    trained: Trained, tmp_path: Path
+) -> None:
+    hotter = tmp_path / "hotter"
+    shutil.copytree(trained.run, hotter)
+    content = json.loads((hotter / "calibration.json").read_text())
+    content["temperature"] *= 3
+    (hotter / "calibration.json").write_text(json.dumps(content))
+    photo = trained.photos / "bee" / "2.png"
+    alone = [Predictor.load(run)(photo) for run in (trained.run, hotter)]
+    together = Predictor.load([trained.run, hotter])
+    assert together.name == "tiny+hotter"
+    for item in together(photo).ranked:
+        mean = sum(answer.probability_of(item.label) for answer in alone) / 2
+        assert item.probability == pytest.approx(mean, abs=1e-12)
+
+
+def test_labels_are_matched_by_name_and_not_by_place(trained: Trained) -> None:
+    first, second = (TorchEngine.load(open_run(trained.run)) for _ in range(2))
+    head = second.module.get_classifier()
+    head.weight.data = head.weight.data.flip(0)
+    head.bias.data = head.bias.data.flip(0)
+    turned = TorchEngine(
+        second.module, dataclasses.replace(second.facts, labels=second.facts.labels[::-1])
+    )
+    photo = trained.photos / "bee" / "3.png"
+    assert Predictor([first, turned])(photo).ranked == Predictor([first])(photo).ranked
+    other = TorchEngine(second.module, dataclasses.replace(second.facts, labels=("ant", "wasp")))
+    with pytest.raises(ConfigError) as error:
+        Predictor([first, other])
+    assert str(error.value) == (
+        "--run tiny and --run tiny cannot answer together: only one of them knows the label 'bee'."
+    )
+
+
+def test_a_stream_reads_no_further_than_it_must(trained: Trained) -> None:
+    taken = 0
+
+    def endless() -> Iterator[Path]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield trained.photos / "ant" / "0.png"
+
+    stream = Predictor.load(trained.run).predict_stream(endless(), batch_size=4)
+    for _ in range(20):
+        next(stream)
+    assert taken <= 20 + 3 * 4
+    stream.close()
+
+
+def test_too_many_pixels_are_refused(trained: Trained) -> None:
+    small = Predictor.load(trained.run, answering=Answering(max_pixels=100))
+    answer = small.predict_batch([trained.photos / "ant" / "0.png"])[0]
+    assert answer.status == "too many pixels"
+
+
+def test_a_damaged_run_is_refused(trained: Trained, tmp_path: Path) -> None:
+    run = trained.run
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)
     (copy / "model.safetensors").write_bytes(b"half")
@@ -137,12 +192,3 @@ def test_a_damaged_run_is_refused(trained: tuple[Path, Path], tmp_path: Path) ->
     (copy / "model.safetensors").unlink()
     with pytest.raises(RunError, match=r"has no model\.safetensors yet"):
         Predictor.load(copy)
-
-
-def test_folders_expand_and_files_stay(make_photos: Callable[..., Path], tmp_path: Path) -> None:
-    root = make_photos({"a": 2, "b": 1})
-    missing = tmp_path / "missing.jpg"
-    assert photos_of([missing, root]) == [missing, *sorted(root.rglob("*.jpg"))]
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(CollectionError, match="There are no photos in"):
-        photos_of([tmp_path / "empty"])

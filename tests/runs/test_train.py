@@ -60,6 +60,7 @@ def test_a_run_holds_all_that_a_model_is(
         "predictions.csv",
         "confusion_matrix.csv",
         "log.jsonl",
+        "README.md",
     }
     assert json.loads((run / "labels.json").read_text(encoding="utf-8")) == list(COUNTS)
     epochs = [event for event in events if isinstance(event, EpochDone)]

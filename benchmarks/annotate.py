@@ -1,0 +1,302 @@
+"""Labelling in the browser: key presses a photo, and how long a person waits.
+
+Run as ``python benchmarks/annotate.py [keys] [waits]``; needs Chromium and playwright.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from finetune.aviary import draw_collection
+from finetune.photos.catalog import Catalog
+from finetune.web import security
+from finetune.web.annotate import annotate_app
+from finetune.web.annotate_advice import Adviser
+from finetune.web.annotate_session import Session
+from finetune.web.annotate_work import Reading
+from finetune.web.app import listen, make_server
+
+PHOTOS_A_LABEL = 40
+LABELS = 5
+MANY = 10_000
+LARGE = (4000, 3000)
+SIZE = (480, 320)
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+FLAGS += ["--disable-component-update", "--disable-sync"]
+
+
+@contextmanager
+def chromium() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    program = os.environ.get("FINETUNE_CHROMIUM") or shutil.which("chromium")
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=program, args=FLAGS)
+        yield browser.new_page(viewport={"width": 1280, "height": 800})
+        browser.close()
+
+
+@contextmanager
+def serving(root: Path, labels: list[str]) -> Iterator[tuple[str, Session]]:
+    session = Session(root, labels=labels)
+    listening = listen("127.0.0.1", 0)
+    port = listening.getsockname()[1]
+    policy = security.Policy(token=security.new_token(), hosts=security.hosts_for("127.0.0.1"))
+    adviser, reading = Adviser(session), Reading(session)
+    server = make_server(annotate_app(session, policy, adviser))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    thread.start()
+    reading.start()
+    reading.done.wait()
+    adviser.start()
+    while session.board.jobs.advice.state != "done":
+        time.sleep(0.1)
+    yield security.address_of("127.0.0.1", port, policy.token), session
+    server.should_exit = True
+    thread.join()
+    adviser.stop()
+    reading.stop()
+    session.close()
+
+
+def count_keys(species: int, photos: int, seed: int) -> dict[str, Any]:
+    """Labels a drawn collection as a person would who knows every bird and makes no mistake."""
+    with tempfile.TemporaryDirectory() as place:
+        drawn = Path(place) / "drawn"
+        aviary = draw_collection(
+            drawn, species=species, photos_per_species=photos, seed=seed, size=SIZE, flaws=True
+        )
+        # The photo that is filed under two labels and the corrupt one are no clear photos.
+        bad = {*aviary.corrupt, *(aviary.filed_twice or ())}
+        files = sorted(f for f in drawn.glob("*/*") if f"{f.parent.name}/{f.name}" not in bad)
+        random.Random(seed).shuffle(files)
+        flat = Path(place) / "flat"
+        flat.mkdir()
+        truth = {}
+        for number, file in enumerate(files):
+            name = f"IMG_{number:04d}{file.suffix}"
+            truth[name] = file.parent.name
+            shutil.copyfile(file, flat / name)
+        labels = sorted(set(truth.values()))
+        with serving(flat, labels) as (address, session), chromium() as page:
+            page.goto(address)
+            page.wait_for_selector("body[data-ready]")
+            pressed = _label_all(page, session, truth, labels)
+        with Catalog(flat / ".finetune" / "catalog.sqlite3") as catalog:
+            found = {photo.path: photo.labels for photo in catalog.collection(flat).photos}
+    right = sum(found[name] == (label,) for name, label in truth.items())
+    return {"photos": len(truth), "labels": len(labels), "right": right, "keys": pressed}
+
+
+def _label_all(page: Any, session: Session, truth: dict[str, str], labels: list[str]) -> list[str]:
+    pressed: list[str] = []
+
+    def press(key: str) -> None:
+        pressed.append(key)
+        page.keyboard.press(key)
+
+    while True:
+        state = page.evaluate(_SEEN)
+        if state["labelled"] or state["name"] is None:
+            return pressed
+        label = truth[state["name"]]
+        alike = [truth[name] for name in state["cohort"]]
+        usable = len(alike)
+        halvings = 0
+        while usable > 2 and any(other != state["guess"] for other in alike[:usable]):
+            usable = max(2, round(usable / 2))
+            halvings += 1
+        good = usable > 1 and all(other == state["guess"] for other in alike[:usable])
+        group = [truth[name] for name in state["group"]]
+        together = len(group) > 1
+        whole = together and set(group) == {label}
+        if good and usable - 1 > halvings and usable >= (len(group) if whole else 0):
+            for _ in range(halvings):
+                press(",")
+            press("a")
+        else:
+            if together and not whole:
+                press("Escape")
+            key = "Enter" if state["guess"] == label else str(labels.index(label) + 1)
+            press(key)
+            if key == "Enter":
+                page.wait_for_timeout(300)
+                while "just changed" in page.inner_text("#said"):  # counts as one more press
+                    page.wait_for_timeout(3000)
+                    press(key)
+                    page.wait_for_timeout(300)
+        page.wait_for_function(
+            "name => document.querySelector('.caption .file')?.textContent !== name"
+            " || document.querySelector('#empty:not([hidden])')"
+            " || document.querySelector('.suggestion .quiet')?.textContent === 'Labelled'",
+            arg=state["name"],
+        )
+        # A person looks at the next photo for a second; the suggestions come meanwhile.
+        page.wait_for_function(
+            """async () => { const { photos } = await import('/static/annotate/photos.js');
+                return photos.heard === photos.said; }"""
+        )
+        page.wait_for_timeout(450)
+
+
+_SEEN = """async () => {
+  const { photos, guessOf, isLabelled } = await import('/static/annotate/photos.js');
+  const { queue } = await import('/static/annotate/queue.js');
+  const single = await import('/static/annotate/single.js');
+  const row = photos.get(queue.cursor);
+  if (!row) return { name: null, labelled: true };
+  const names = (ids) => ids.map((id) => photos.get(id).path);
+  const found = single.cohortShown();
+  return { name: row.path, labelled: isLabelled(row), guess: guessOf(row)?.label ?? null,
+           cohort: found ? names(found.ids) : [],
+           group: names(photos.group(row.group).filter((id) => !isLabelled(photos.get(id)))) };
+}"""
+
+
+def first_photo() -> dict[str, float]:
+    """Times the command from its start until the first photo is on screen, among 10,000."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "many"
+        folder.mkdir()
+        rng = np.random.default_rng(0)
+        for number in range(MANY):
+            small = Image.fromarray(rng.integers(0, 256, (9, 12, 3), np.uint8))
+            image = small.resize((320, 240), Image.Resampling.BICUBIC)
+            image.save(folder / f"IMG_{number:05d}.jpg", quality=85)
+        with chromium() as page:
+            times = [_start_and_look(page, folder) for _ in range(3)]
+            for _ in range(1):
+                frames = _scroll(page, folder)
+    return {"first_photo_seconds": statistics.median(times), **frames}
+
+
+@contextmanager
+def command(folder: Path) -> Iterator[str]:
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    call = [sys.executable, "-c", _COMMAND, str(folder)]
+    with subprocess.Popen(call, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        yield process.stdout.readline().split()[-1]
+        process.kill()
+
+
+_COMMAND = (
+    "import sys; from pathlib import Path; from finetune.cli.annotate import annotate; "
+    "annotate(Path(sys.argv[1]), port=0, browser=False, quiet=True)"
+)
+
+
+def _start_and_look(page: Any, folder: Path) -> float:
+    shutil.rmtree(folder / ".finetune", ignore_errors=True)
+    started = time.perf_counter()
+    with command(folder) as address:
+        page.goto(address, wait_until="commit")
+        page.wait_for_function(
+            "document.querySelector('.holder .photo')?.complete"
+            " && document.querySelector('.holder .photo').naturalWidth > 0"
+        )
+        seconds = time.perf_counter() - started
+        page.goto("about:blank")
+    return seconds
+
+
+def _scroll(page: Any, folder: Path) -> dict[str, float]:
+    with command(folder) as address:
+        page.goto(address)
+        page.wait_for_selector("body[data-ready]")
+        page.click("#to-grid")
+        page.wait_for_selector(".cell.loaded")
+        gaps = page.evaluate(
+            """() => new Promise((done) => {
+                const grid = document.getElementById('grid');
+                const gaps = []; let last = performance.now(); const end = last + 4000;
+                const step = (now) => {
+                    gaps.push(now - last); last = now; grid.scrollTop += 60;
+                    if (now < end) requestAnimationFrame(step); else done(gaps.slice(2));
+                };
+                requestAnimationFrame(step);
+            })"""
+        )
+        cells = page.locator(".cell").count()
+        page.goto("about:blank")
+    return {"frame_ms_median": statistics.median(gaps), "frame_ms_95": _percentile(gaps, 95),
+            "cells_in_page": cells}  # fmt: skip
+
+
+def next_photo() -> dict[str, float]:
+    """Times the step to the next photo, one each second, among photos of 12 megapixels."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "large"
+        folder.mkdir()
+        rng = np.random.default_rng(1)
+        for number in range(40):
+            small = Image.fromarray(rng.integers(0, 256, (60, 80, 3), np.uint8))
+            small.resize(LARGE, Image.Resampling.BICUBIC).save(folder / f"IMG_{number:03d}.jpg")
+        with chromium() as page, command(folder) as address:
+            page.goto(address + "#view=single&show=all&sort=path")
+            page.wait_for_selector("body[data-ready]")
+            page.wait_for_timeout(4000)
+            times = []
+            for _ in range(36):
+                page.wait_for_timeout(1000)
+                times.append(page.evaluate(_NEXT))
+            page.goto("about:blank")
+    return {"next_ms_median": statistics.median(times), "next_ms_95": _percentile(times, 95)}
+
+
+_NEXT = """() => new Promise((done) => {
+  const before = document.querySelector('.holder .photo');
+  const started = performance.now();
+  const look = () => {
+    const photo = document.querySelector('.holder .photo');
+    if (photo && photo !== before && photo.complete && photo.naturalWidth > 0)
+      photo.decode().then(() => requestAnimationFrame(() => done(performance.now() - started)));
+    else requestAnimationFrame(look);
+  };
+  const key = { key: 'ArrowRight', code: 'ArrowRight', bubbles: true };
+  document.activeElement.dispatchEvent(new KeyboardEvent('keydown', key));
+  look();
+})"""
+
+
+def _percentile(values: list[float], percent: float) -> float:
+    return float(np.percentile(values, percent))
+
+
+def main() -> None:
+    """Prints what was asked for as Markdown rows."""
+    wanted = set(sys.argv[1:]) or {"keys", "first", "next"}
+    if "keys" in wanted:
+        for seed in (0, 1, 2):
+            found = count_keys(LABELS, PHOTOS_A_LABEL, seed)
+            share = len(found["keys"]) / found["photos"]
+            kinds = {key: found["keys"].count(key) for key in sorted(set(found["keys"]))}
+            print(
+                f"| seed {seed}: key presses a photo | {share:.3f} | {found['right']} of "
+                f"{found['photos']} right; {json.dumps(kinds)} |",
+                flush=True,
+            )
+    if "first" in wanted:
+        print(json.dumps(first_photo()), flush=True)
+    if "next" in wanted:
+        print(json.dumps(next_photo()), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,251 @@
+"""How fast a folder is predicted, beside the network's own speed and timm's way, and how exactly.
+
+    python benchmarks/predict.py RUN PHOTOS [--rounds 3] [--count 320] [--odd FOLDER]
+
+RUN is a run folder, PHOTOS the photos to predict. Speed: the network alone on squares in memory,
+`Predictor.predict_stream` over the files, the exported ONNX file both ways, and timm's own loop
+(its loader, transform and two workers, as its inference.py has it) on the same files and weights.
+Agreement: predict, the page's bytes, ONNX, timm's folder and training's own evaluation on the run's
+photos and on the odd ones given by --odd.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import resource
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from finetune.data.cache import PixelCache
+from finetune.errors import DecodeError
+from finetune.evaluation.inference import logits_of
+from finetune.evaluation.probabilities import softmax
+from finetune.photos.walk import find_photos
+from finetune.prediction.export import ExportOptions, export
+from finetune.prediction.predictor import Predictor
+from finetune.runs.folder import open_run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("photos", type=Path)
+    parser.add_argument("--odd", type=Path)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--count", type=int, default=320)
+    parser.add_argument("--exports", type=Path, help="Keep the exports here between calls.")
+    parser.add_argument("--what", choices=["speed", "agreement", "both"], default="both")
+    given = parser.parse_args()
+    paths = [given.photos / file.path for file in find_photos(given.photos).files]
+    with tempfile.TemporaryDirectory() as name:
+        where = given.exports or Path(name)
+        onnx, folder = where / "model.onnx", where / "timm"
+        if not onnx.exists():
+            export(open_run(given.run), ExportOptions(), out=onnx)
+            export(open_run(given.run), ExportOptions(format="timm"), out=folder)
+        if given.what != "agreement":
+            print(speed(given.run, onnx, folder, paths[: given.count], given.rounds))
+        if given.what != "speed":
+            odd = []
+            if given.odd:
+                odd = [given.odd / file.path for file in find_photos(given.odd).files]
+            print(agreement(given.run, onnx, folder, paths, odd))
+
+
+def speed(run: Path, onnx: Path, folder: Path, paths: list[Path], rounds: int) -> str:
+    torch_one, onnx_one = Predictor.load(run), Predictor.load(onnx)
+    good = [
+        path for path, row in zip(paths, decoded(torch_one, paths), strict=True) if row is not None
+    ]
+    squares = np.stack([row for row in decoded(torch_one, good) if row is not None])
+    steps = [squares[at : at + 32] for at in range(0, len(squares), 32)]
+
+    def alone(predictor: Predictor) -> Callable[[], None]:
+        def work() -> None:
+            for step in steps:
+                predictor.engines[0].logits(step)
+
+        return work
+
+    def files(predictor: Predictor) -> Callable[[], None]:
+        def work() -> None:
+            assert sum(1 for _ in predictor.predict_stream(good)) == len(good)
+
+        return work
+
+    ways = {
+        "torch: network alone": alone(torch_one),
+        "torch: predict files": files(torch_one),
+        "ONNX: network alone": alone(onnx_one),
+        "ONNX: predict files": files(onnx_one),
+        "timm: its loader and loop": timm_loop(folder, good),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(rounds + 1):
+        for name, work in ways.items():
+            started = time.perf_counter()
+            work()
+            print(f"round {turn}: {name}: {time.perf_counter() - started:.1f} s", file=sys.stderr)
+            if turn:
+                seconds[name].append(time.perf_counter() - started)
+    rates = {name: len(good) / statistics.median(values) for name, values in seconds.items()}
+    own = {"torch": rates["torch: network alone"], "ONNX:": rates["ONNX: network alone"]}
+    lines = [
+        f"{len(good)} photos, {rounds} rounds, median; {torch.get_num_threads()} threads",
+        "",
+        "| way | photos/s | of its network alone | of timm's loop |",
+        "|---|---:|---:|---:|",
+    ]
+    for name, rate in rates.items():
+        base = own["ONNX:"] if name.startswith("ONNX") else own["torch"]
+        lines.append(
+            f"| {name} | {rate:.1f} | {rate / base:.0%} | "
+            f"{rate / rates['timm: its loader and loop']:.2f} |"
+        )
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return "\n".join([*lines, "", f"Largest memory of the process: {memory:,.0f} MiB"])
+
+
+def timm_loop(folder: Path, paths: list[Path]) -> Callable[[], None]:
+    """As timm's inference.py: its dataset, loader, transform, a batch at a time, top 1 kept."""
+    import timm
+    from timm.data import create_loader, resolve_data_config
+    from timm.data.dataset import ImageDataset
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        module = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    module = module.eval().to(memory_format=torch.channels_last)
+    config = resolve_data_config({}, model=module)
+
+    class Named:
+        def __init__(self) -> None:
+            self.samples = [(str(path), 0) for path in paths]
+
+        def __len__(self) -> int:
+            return len(self.samples)
+
+        def __getitem__(self, index: int) -> tuple[object, int]:
+            path, target = self.samples[index]
+            return Path(path).open("rb"), target
+
+    def work() -> None:
+        dataset = ImageDataset("", reader=Named())
+        loader = create_loader(
+            dataset,
+            batch_size=32,
+            use_prefetcher=True,
+            num_workers=2,
+            device=torch.device("cpu"),
+            persistent_workers=False,
+            **{
+                key: config[key]
+                for key in ("input_size", "interpolation", "mean", "std", "crop_pct")
+            },
+        )
+        seen = 0
+        with warnings.catch_warnings(), torch.inference_mode():
+            warnings.simplefilter("ignore")
+            for images, _ in loader:
+                best = module(images.contiguous(memory_format=torch.channels_last)).softmax(-1)
+                seen += len(best.topk(1)[1].numpy())
+        assert seen == len(paths)
+
+    return work
+
+
+def agreement(run: Path, onnx: Path, folder: Path, paths: list[Path], odd: list[Path]) -> str:
+    import timm
+
+    chosen = [*odd, *paths[:: max(1, len(paths) // 200)]]
+    one, exported = Predictor.load(run), Predictor.load(onnx)
+    chosen = [
+        path for path, row in zip(chosen, decoded(one, chosen), strict=True) if row is not None
+    ]
+    chosen = chosen[:200] if len(chosen) > 200 else chosen
+    labels, facts = one.labels, one.engines[0].facts
+
+    def table(answers: object) -> np.ndarray:
+        return np.array([[a.probability_of(label) for label in labels] for a in answers])
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        module = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    squares = np.stack([one.pixels_of(path) for path in chosen])
+    images = torch.from_numpy(squares).permute(0, 3, 1, 2)
+    by_timm = np.concatenate(
+        [
+            logits_of(module, facts.spec, images[at : at + 32]).numpy()
+            for at in range(0, len(images), 32)
+        ]
+    )
+    base = table(one.predict_stream(chosen))
+    ways = {
+        "bytes (as served)": table(one.predict_batch([path.read_bytes() for path in chosen])),
+        "ONNX": table(exported.predict_stream(chosen)),
+        "timm folder": softmax(by_timm, temperature=facts.temperature),
+    }
+    same = all(
+        np.array_equal(one.pixels_of(path), square)
+        and np.array_equal(one.pixels_of(path.read_bytes()), square)
+        and np.array_equal(exported.pixels_of(path), square)
+        for path, square in zip(chosen, squares, strict=True)
+    )
+    lines = [
+        f"{len(chosen)} photos, what opens of {len(odd)} odd files among them; "
+        "pixels into the network are "
+        f"{'bit-equal' if same else 'DIFFERENT'} in all ways",
+        "",
+        "| way | largest difference of a probability from predict |",
+        "|---|---:|",
+    ]
+    lines += [f"| {name} | {np.abs(rows - base).max():.1e} |" for name, rows in ways.items()]
+    trained, count, equal = training_time(run, one)
+    lines.append(f"| training's evaluation, its {count} photos | {trained:.1e} |")
+    lines += ["", f"Squares of the training's cache bit-equal to predict's: {equal}"]
+    return "\n".join(lines)
+
+
+def training_time(run: Path, predictor: Predictor) -> tuple[float, int, str]:
+    """Compares with predictions.csv, and the cache's squares with those of predict."""
+    import csv
+
+    folder = open_run(run)
+    root = Path(json.loads(folder.config_file.read_text())["photos"])
+    cache = PixelCache(root / ".finetune", predictor.spec, limit_gb=10)
+    worst, count, equal, cached = 0.0, 0, 0, 0
+    with folder.predictions_file.open(encoding="utf-8-sig", newline="") as file:
+        for row in csv.DictReader(file):
+            path = root / row["path"]
+            answer = predictor(path)
+            found = answer.probability_of(row["label_1"])
+            worst = max(worst, abs(found - float(row["probability_1"])))
+            count += 1
+            key = cache.key(row["digest"], None)
+            if key in cache.records:
+                cached += 1
+                equal += bool(
+                    np.array_equal(cache.records.read([key])[0], predictor.pixels_of(path))
+                )
+    return worst, count, f"{equal} of {cached}"
+
+
+def decoded(predictor: Predictor, paths: list[Path]) -> Iterator[np.ndarray | None]:
+    for path in paths:
+        try:
+            yield predictor.pixels_of(path)
+        except DecodeError:
+            yield None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""``finetune export``: a run as ONNX, TorchScript or for plain timm."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_args
+
+import typer
+
+from finetune.cli.console import Json, Quiet, output
+from finetune.errors import ConfigError
+
+if TYPE_CHECKING:
+    from finetune.prediction.export import Exported, ExportOptions
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command("export")(export)
+
+
+def export(
+    run: Annotated[
+        str | None,
+        typer.Argument(help="A run's name or folder; not set: the newest.", show_default=False),
+    ] = None,
+    format: Annotated[str, typer.Option("--format", help="onnx, torchscript or timm.")] = "onnx",
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="File or folder; not set: RUN/export.")
+    ] = None,
+    precision: Annotated[
+        str, typer.Option("--precision", help="fp32; for ONNX also fp16 and int8.")
+    ] = "fp32",
+    with_preprocessing: Annotated[
+        bool,
+        typer.Option(
+            "--with-preprocessing", help="Take photos of any size; resize and crop in the graph."
+        ),
+    ] = False,
+    with_softmax: Annotated[
+        bool, typer.Option("--with-softmax", help="End in calibrated probabilities.")
+    ] = False,
+    photos: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--photos",
+            help="Photos to compare on and to calibrate int8 with; not set: those of the run.",
+            show_default=False,
+        ),
+    ] = None,
+    calibration_photos: Annotated[
+        int, typer.Option("--calibration-photos", help="How many int8 learns its ranges from.")
+    ] = 64,
+    check_photos: Annotated[
+        int, typer.Option("--check-photos", help="How many the export is compared on.")
+    ] = 64,
+    push: Annotated[
+        str | None,
+        typer.Option("--push", help="Send to the Hugging Face hub instead, as USER/NAME, private."),
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a run for other programs, compared with the run on real photos before it says done."""
+    output.json, output.quiet = json, quiet
+    from finetune.runs.folder import find_run
+
+    folder = find_run(run)
+    if push is not None:
+        from finetune.prediction.hub import push as push_to_hub
+
+        address = push_to_hub(folder, push)
+        output.document({"address": address})
+        output.text(f"Sent to {address}")
+        return
+    from finetune.prediction import export as library
+    from finetune.prediction.export_onnx import Precision
+    from finetune.prediction.sources import photos_of
+
+    options = library.ExportOptions(
+        format=_one_of("--format", format, library.Format),
+        precision=_one_of("--precision", precision, Precision),
+        with_preprocessing=with_preprocessing,
+        with_softmax=with_softmax,
+        calibration_photos=calibration_photos,
+        check_photos=check_photos,
+    )
+    named = list(photos_of(photos)) if photos else None
+    done = library.export(folder, options, out=out, photos=named, say=output.say)
+    _report(done, options)
+
+
+def _one_of(flag: str, text: str, choices: Any) -> Any:
+    allowed = get_args(choices)
+    if text not in allowed:
+        raise ConfigError(f"{flag} {text} is none of {', '.join(allowed)}.")
+    return text
+
+
+def _report(done: Exported, options: ExportOptions) -> None:
+    found = done.comparison
+    output.document(
+        {
+            "path": str(done.path),
+            "bytes": done.bytes,
+            "format": options.format,
+            "precision": options.precision,
+            "photos": found.photos,
+            "largest_difference": found.largest_difference,
+            "same_label": found.same_label,
+            "whole_photos_difference": found.whole_photos_difference,
+        }
+    )
+    output.text(f"{done.path} ({done.bytes / 1e6:.1f} MB)")
+    output.text(
+        f"On {found.photos} photos its probabilities differ from the run's by "
+        f"{found.largest_difference:.1e} at most; {found.same_label:.1%} have the same label."
+    )
+    if found.whole_photos_difference is not None:
+        output.text(
+            "With whole photos, which the graph itself resizes: "
+            f"{found.whole_photos_difference:.1e} at most."
+        )

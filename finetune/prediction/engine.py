@@ -1,0 +1,56 @@
+"""What answers: a network of any kind, from a file or folder, behind one protocol."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finetune.prediction.facts import ModelFacts
+from finetune.runs.folder import RunFolder, find_run
+
+ONNX_SUFFIX = ".onnx"
+
+
+class Engine(Protocol):
+    """A network, ready to be asked from any number of threads."""
+
+    @property
+    def facts(self) -> ModelFacts:
+        """Its labels, pixels and calibration."""
+        ...
+
+    def logits(self, squares: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Returns logits ``(B, labels)`` of the centre of squares ``(B, S, S, 3) uint8``.
+
+        S is the working size or any other from the network's own size on.
+        """
+        ...
+
+
+def open_engine(source: str | Path | RunFolder | None, *, device: str | None = "cpu") -> Engine:
+    """Opens a run (a name, a path, None for the newest) or an exported ``.onnx`` file.
+
+    An ``.onnx`` file is run by onnxruntime, and torch is not imported for it.
+
+    Args:
+        source: What to open.
+        device: For runs: ``cpu``, ``cuda``, ``mps`` ..., or None for the best that is there.
+
+    Raises:
+        RunError: There is no such run or file, or it is damaged.
+        MissingExtra: onnxruntime is not installed.
+        DeviceError: The device is not there.
+    """
+    if not isinstance(source, RunFolder) and source is not None:
+        path = Path(source)
+        if path.suffix.lower() == ONNX_SUFFIX:
+            from finetune.prediction.onnx_engine import OnnxEngine
+
+            return OnnxEngine.load(path)
+    folder = source if isinstance(source, RunFolder) else find_run(str(source) if source else None)
+    from finetune.prediction.torch_engine import TorchEngine
+
+    return TorchEngine.load(folder, device=device)

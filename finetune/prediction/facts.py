@@ -1,0 +1,86 @@
+"""What must be known of a network, beside its tensors, to ask it about photos. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from finetune.errors import RunError
+from finetune.evaluation.unknown import UnknownThreshold
+from finetune.photos.spec import InputSpec
+from finetune.runs.folder import RunFolder
+
+VERSION = 1
+"""Of the JSON object that `ModelFacts.to_dict` gives and exported files carry."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFacts:
+    """Labels, pixels and calibration of a trained network.
+
+    Attributes:
+        name: The run's name.
+        model: timm's name of the architecture.
+        labels: In class order.
+        spec: What the network expects of its pixels.
+        temperature: Divides the logits before softmax.
+        unknown: When to say "none of these", or None where nothing was fitted.
+        crop_policy: How a photo's square is chosen, for `curation.policy`; None: by the spec's fit.
+    """
+
+    name: str
+    model: str
+    labels: tuple[str, ...]
+    spec: InputSpec
+    temperature: float = 1.0
+    unknown: UnknownThreshold | None = None
+    crop_policy: Mapping[str, Any] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain JSON values; `from_dict` is its inverse."""
+        return {
+            "version": VERSION,
+            "name": self.name,
+            "model": self.model,
+            "labels": list(self.labels),
+            "preprocessing": self.spec.to_dict() | {"crop_policy": self.crop_policy},
+            "temperature": self.temperature,
+            "unknown": self.unknown.to_dict() if self.unknown else None,
+        }
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> ModelFacts:
+        """Returns the facts in a JSON object; KeyError, TypeError, ValueError where it is none."""
+        unknown = content.get("unknown")
+        return cls(
+            name=str(content["name"]),
+            model=str(content["model"]),
+            labels=tuple(str(label) for label in content["labels"]),
+            spec=InputSpec.from_dict(content["preprocessing"]),
+            temperature=float(content["temperature"]),
+            unknown=UnknownThreshold.from_dict(unknown) if unknown else None,
+            crop_policy=content["preprocessing"].get("crop_policy"),
+        )
+
+    @classmethod
+    def of_run(cls, run: RunFolder) -> ModelFacts:
+        """Returns the facts of a run.
+
+        Raises:
+            RunError: A file of it is missing or damaged.
+        """
+        calibration = run.read(run.calibration_file)
+        try:
+            return cls.from_dict(
+                {
+                    "name": run.name,
+                    "model": run.read(run.config_file)["model"],
+                    "labels": run.read(run.labels_file),
+                    "preprocessing": run.read(run.preprocessing_file),
+                    "temperature": calibration["temperature"],
+                    "unknown": calibration.get("unknown"),
+                }
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise RunError(f"{run.path} is damaged: a file of it lacks {error}.") from error

@@ -1,0 +1,126 @@
+"""An exported ``.onnx`` file, run by onnxruntime. No torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finetune.errors import MissingExtra, RunError
+from finetune.photos.spec import InputSpec
+from finetune.prediction.facts import ModelFacts
+
+METADATA_KEY = "finetune"
+"""Of the file's metadata: labels, preprocessing and calibration as JSON."""
+
+PIXELS, PHOTOS = "pixels", "photos"
+"""Names of the graph's input: normalised floats, or uint8 photos that the graph prepares itself."""
+
+LOGITS, PROBABILITIES = "logits", "probabilities"
+"""Names of the graph's outputs; a file with probabilities has logits beside them."""
+
+
+class OnnxEngine:
+    """Answers with an onnxruntime session, which takes any number of threads.
+
+    Args:
+        session: An `onnxruntime.InferenceSession`.
+        facts: Labels, pixels and calibration.
+    """
+
+    def __init__(self, session: Any, facts: ModelFacts) -> None:
+        self.session = session
+        self.facts = facts
+        self._input = session.get_inputs()[0].name
+
+    @classmethod
+    def load(cls, path: Path, *, threads: int | None = None) -> OnnxEngine:
+        """Opens a file that ``finetune export --format onnx`` wrote.
+
+        Args:
+            path: The file.
+            threads: Most threads for one batch; None leaves it to onnxruntime.
+
+        Raises:
+            MissingExtra: onnxruntime is not installed.
+            RunError: There is no such file, it is damaged, or was exported by something else.
+        """
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise MissingExtra("onnxruntime", "onnx", f"Opening {path.name}") from error
+        if not path.is_file():
+            raise RunError(f"There is no file {path}. Make one with: finetune export --format onnx")
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        try:
+            session = onnxruntime.InferenceSession(
+                str(path), options, providers=onnxruntime.get_available_providers()
+            )
+        except Exception as error:  # onnxruntime's errors share no base but Exception
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise RunError(f"{path} cannot be opened by onnxruntime: {reason}") from error
+        return cls(session, facts_in(session, path))
+
+    def logits(self, squares: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Returns logits ``(B, labels) float32``; see `Engine`."""
+        centred = centre_of(squares, self.facts.spec.size)
+        if self._input == PIXELS:
+            given: NDArray[Any] = normalised(centred, self.facts.spec)
+        elif squares.shape[1] == self.facts.spec.working_size:
+            # The graph finds nothing to resize in a working square, and cuts its centre itself.
+            given = squares
+        else:
+            given = surrounded(centred, self.facts.spec.working_size)
+        answer: NDArray[np.float32] = self.session.run(
+            [LOGITS], {self._input: np.ascontiguousarray(given)}
+        )[0]
+        return answer.astype(np.float32, copy=False)
+
+
+def facts_in(session: Any, path: Path) -> ModelFacts:
+    """Returns the facts in the metadata of an opened file.
+
+    Raises:
+        RunError: There are none, so that it was exported by something else.
+    """
+    found = session.get_modelmeta().custom_metadata_map
+    try:
+        return ModelFacts.from_dict(json.loads(found[METADATA_KEY]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(
+            f"{path} holds no labels of finetune, so it was exported by something else. "
+            "Export the run anew with: finetune export --format onnx"
+        ) from error
+
+
+def centre_of(squares: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Returns the centre ``(B, size, size, 3)``; of an odd margin, more is cut lower right."""
+    top = (squares.shape[1] - size) // 2
+    return squares[:, top : top + size, top : top + size]
+
+
+def surrounded(centred: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Returns squares ``(B, size, size, 3)`` whose centre `centre_of` gives back."""
+    margin = size - centred.shape[1]
+    before = margin // 2
+    return np.pad(centred, ((0, 0), *((before, margin - before),) * 2, (0, 0)))
+
+
+def normalised(centred: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.float32]:
+    """Returns ``(B, 3, S, S) float32`` network input of uint8 pixels ``(B, S, S, 3)``."""
+    values = centred.astype(np.float32).transpose(0, 3, 1, 2)
+    mean, std = (np.array(part, np.float32)[:, None, None] for part in (spec.mean, spec.std))
+    result: NDArray[np.float32] = (values / np.float32(255) - mean) / std
+    if spec.whiten:
+        axes = (1, 2, 3)
+        centred_values = result - result.mean(axes, keepdims=True, dtype=np.float64)
+        deviation = np.sqrt((centred_values**2).mean(axes, keepdims=True))
+        least = result[0].size ** -0.5
+        result = (centred_values / np.maximum(deviation, least)).astype(np.float32)
+    return result

@@ -1,0 +1,75 @@
+"""From whatever a photo comes as to the working square that a network is asked about."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finetune.errors import DecodeError
+from finetune.photos.crop import Crop, needed_side, square
+from finetune.photos.decode import MAX_PIXELS, decode_photo
+from finetune.photos.spec import InputSpec
+
+
+def working_square(
+    photo: Any, spec: InputSpec, *, crop: Crop | None = None, max_pixels: int = MAX_PIXELS
+) -> NDArray[np.uint8]:
+    """Returns the working square ``(S, S, 3) uint8`` of a photo, pixel for pixel as in training.
+
+    Args:
+        photo: A path, the bytes of a file, a PIL image, or ``(H, W, 3) uint8`` RGB pixels.
+        spec: What the network expects.
+        crop: The square to take, where a person has said which.
+        max_pixels: A photo with more is refused before its pixels are allocated.
+
+    Raises:
+        DecodeError: The photo cannot be opened.
+    """
+    size = spec.working_size
+    source = source_of(photo)
+    if isinstance(source, np.ndarray):
+        image = source
+    else:
+        image = decode_photo(source, min_side_pixels=needed_side(size, crop), max_pixels=max_pixels)
+    return square(image, size=size, fit=spec.fit, crop=crop, interpolation=spec.interpolation)
+
+
+def name_of(photo: Any) -> str | None:
+    """Returns the path by which a photo was named, or None for one that came as content."""
+    return str(photo) if isinstance(photo, (str, Path)) else None
+
+
+def _checked(pixels: NDArray[Any]) -> NDArray[np.uint8]:
+    if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or not pixels.size:
+        raise DecodeError(
+            None, f"pixels must be (H, W, 3) uint8, not {pixels.shape} {pixels.dtype}"
+        )
+    return pixels
+
+
+def source_of(photo: Any) -> Path | bytes | NDArray[np.uint8]:
+    """Returns a photo as a file, the content of one, or pixels; raises DecodeError."""
+    if isinstance(photo, np.ndarray):
+        return _checked(photo)
+    if isinstance(photo, (str, Path)):
+        return Path(photo)
+    if isinstance(photo, (bytes, bytearray, memoryview)):
+        return bytes(photo)
+    if not hasattr(photo, "save"):
+        raise DecodeError(
+            None,
+            f"a photo is a path, bytes, a PIL image or an array, not {type(photo).__name__}",
+        )
+    # A PIL image takes the files' own way through the one decoder, losslessly; TIFF has every mode.
+    buffer = io.BytesIO()
+    lossless = photo.mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
+    try:
+        photo.save(buffer, format="PNG" if lossless else "TIFF", exif=photo.getexif())
+    except (OSError, ValueError, KeyError) as error:
+        reason = f"a PIL image of mode {photo.mode} has no lossless file to go through"
+        raise DecodeError(None, reason) from error
+    return buffer.getvalue()

@@ -1,0 +1,85 @@
+"""What the report shows beside a run: doubtful labels, and what the network looked at."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+from PIL import Image
+
+from finetune.errors import DecodeError, FinetuneError
+from finetune.evaluation.predictions import read_predictions
+from finetune.prediction.explain import explain_photo, explainable
+from finetune.prediction.predictor import Predictor
+from finetune.reporting.report import Extras, Suspect
+from finetune.runs.folder import RunFolder
+from finetune.runs.suspects import suspects
+from finetune.runs.trained import open_trained
+
+OVERLAY_PIXELS = 224
+JPEG_QUALITY = 80
+
+Progress = Callable[[int, int], None]
+
+
+def report_extras(
+    run: RunFolder,
+    root: Path,
+    *,
+    part: str | None = None,
+    max_overlays: int = 100,
+    progress: Progress | None = None,
+) -> tuple[Extras, list[str]]:
+    """Returns what to show, and notes on what could not be made and why.
+
+    Args:
+        run: The run.
+        root: Where its photos are.
+        part: Which part is reported on; None: test, else validation.
+        max_overlays: Mistakes that get a Grad-CAM overlay, the surest first.
+        progress: Called with how many overlays are done, and of how many.
+    """
+    notes = []
+    doubted: tuple[Suspect, ...] = ()
+    try:
+        doubted = tuple(
+            Suspect(
+                path=path,
+                label=doubt.given,
+                suggested=doubt.likely,
+                probability=doubt.likely_probability,
+            )
+            for path, doubt in suspects(open_trained(run), root)
+        )
+    except FinetuneError as error:
+        notes.append(f"Likely wrong labels are left out: {error}")
+    overlays: dict[str, bytes] = {}
+    try:
+        overlays = _overlays(run, root, part, max_overlays, progress)
+    except FinetuneError as error:
+        notes.append(f"What the network looked at is left out: {error}")
+    return Extras(part=part, overlays=overlays, suspects=doubted), notes
+
+
+def _overlays(
+    run: RunFolder, root: Path, part: str | None, most: int, progress: Progress | None
+) -> dict[str, bytes]:
+    rows = read_predictions(run.predictions_file)
+    parts = {row.part for row in rows}
+    shown = part or ("test" if "test" in parts else "validation")
+    wrong = [row for row in rows if row.part == shown and not row.correct]
+    wrong = sorted(wrong, key=lambda row: -row.probability)[:most]
+    engine = explainable(Predictor.load(run.path))
+    found = {}
+    for number, row in enumerate(wrong, start=1):
+        try:
+            image = explain_photo(engine, root / row.path, row.predicted, size=OVERLAY_PIXELS)
+        except DecodeError:
+            continue  # the report names the photo and its reason
+        buffer = io.BytesIO()
+        Image.fromarray(image).save(buffer, format="JPEG", quality=JPEG_QUALITY)
+        found[row.path] = buffer.getvalue()
+        if progress:
+            progress(number, len(wrong))
+    return found

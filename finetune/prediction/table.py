@@ -1,0 +1,168 @@
+"""Predictions as a CSV file that grows as they come, and goes on after a kill."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+from finetune.errors import ConfigError
+from finetune.evaluation.spreadsheet import guard, unguard
+from finetune.files import storage_errors
+from finetune.prediction.answers import PhotoPrediction
+
+_CHUNK = 1 << 20
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+class PredictionTable:
+    """A CSV file of one row a photo, appended to as predictions come.
+
+    A file that is there already is gone on with: what a kill left of its last row is cut off, and
+    `missing` passes over the photos that have a row. Every row is with the operating system before
+    the next prediction is made, so that killing the program loses no row.
+
+    Args:
+        path: The file.
+        run: What made the predictions; a file is not gone on with by another.
+        top: How many labels a row has.
+
+    Raises:
+        ConfigError: The file holds something else, or predictions of another run.
+        StorageError: It cannot be written.
+
+    Example:
+        >>> with PredictionTable(Path("answers.csv"), run="garden", top=3) as table:
+        ...     for answer in predictor.predict_stream(table.missing(photos)):
+        ...         table.add(answer)  # doctest: +SKIP
+    """
+
+    def __init__(self, path: Path, *, run: str, top: int) -> None:
+        self.path = path
+        self.run = run
+        self.top = top
+        self.done: Counter[str] = Counter()
+        header = ["photo", "status", "label", "probability", "unknown"]
+        for rank in range(2, top + 1):
+            header += [f"label_{rank}", f"probability_{rank}"]
+        self._header = [*header, "run"]
+        with storage_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file: BinaryIO = path.open("r+b" if path.exists() else "w+b")
+        try:
+            self._go_on()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> PredictionTable:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def missing(self, photos: Iterable[Path]) -> Iterator[Path]:
+        """Yields the photos that have no row yet; one named twice needs two rows."""
+        left = Counter(self.done)
+        for photo in photos:
+            name = str(photo)
+            if left[name] > 0:
+                left[name] -= 1
+            else:
+                yield photo
+
+    def add(self, answer: PhotoPrediction) -> None:
+        """Appends one row.
+
+        Raises:
+            StorageError: The disk is full, or the file can no longer be written.
+        """
+        cells = [guard(answer.photo or ""), guard(answer.status)]
+        if answer.status == "ok":
+            ranked = answer.ranked[: self.top]
+            first = ranked[0]
+            cells += [guard(first.label), repr(first.probability), str(answer.unknown).lower()]
+            for item in ranked[1:]:
+                cells += [guard(item.label), repr(item.probability)]
+        cells += [""] * (len(self._header) - 1 - len(cells))
+        self._append(_line_of([*cells, guard(self.run)]))
+
+    def close(self) -> None:
+        """Lets go of the file, with all of it on disk."""
+        if not self._file.closed:
+            with storage_errors(self.path):
+                self._file.flush()
+                os.fsync(self._file.fileno())
+                self._file.close()
+
+    def _append(self, line: bytes) -> None:
+        with storage_errors(self.path):
+            self._file.write(line)
+            self._file.flush()
+
+    def _go_on(self) -> None:
+        whole = _length_of_whole_rows(self._file)
+        self._file.seek(0)
+        if whole:
+            if next(self._rows(), []) != self._header:
+                raise ConfigError(self._strange())
+        elif not self._first_line().startswith(self._file.read(_CHUNK)):
+            raise ConfigError(self._strange())
+        self._file.truncate(whole)
+        self._file.seek(whole)
+        if not whole:
+            self._append(self._first_line())
+            return
+        rows = self._rows()
+        next(rows)
+        for row in rows:
+            run = unguard(row[-1])
+            if run != self.run:
+                raise ConfigError(
+                    f"--csv {self.path} holds predictions of the run {run}, not {self.run}. "
+                    "Name another file, or delete that one."
+                )
+            self.done[unguard(row[0])] += 1
+
+    def _rows(self) -> Iterator[list[str]]:
+        with self.path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            yield from csv.reader(file)
+
+    def _first_line(self) -> bytes:
+        return _BYTE_ORDER_MARK + _line_of(self._header)
+
+    def _strange(self) -> str:
+        return (
+            f"--csv {self.path} is there already and is no table of predictions with --top "
+            f"{self.top}. Name another file."
+        )
+
+
+def _line_of(cells: list[str]) -> bytes:
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerow(cells)
+    return text.getvalue().encode("utf-8", "surrogateescape")
+
+
+def _length_of_whole_rows(file: BinaryIO) -> int:
+    """Returns the bytes up to the last line end that stands outside of quotes."""
+    whole = position = 0
+    quotes = 0
+    file.seek(0)
+    while chunk := file.read(_CHUNK):
+        for line in chunk.splitlines(keepends=True):
+            quotes += line.count(b'"')
+            position += len(line)
+            if line.endswith(b"\n") and quotes % 2 == 0:
+                whole = position
+    return whole

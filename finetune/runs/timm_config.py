@@ -1,0 +1,53 @@
+"""The config.json by which plain timm opens a trained network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from finetune.photos.spec import InputSpec
+
+_CROP_MODES = {"crop": "center", "pad": "border", "squash": "squash"}
+
+
+def timm_config(module: Any, name: str, labels: Sequence[str], spec: InputSpec) -> dict[str, Any]:
+    """Returns timm's config.json of a network, with the pixels that it was trained on."""
+    found = getattr(module, "pretrained_cfg", None) or {}
+    dropped = ("url", "hf_hub_id", "hf_hub_filename", "file", "state_dict", "source", "label_names")
+    config = {
+        key: value for key, value in dict(found).items() if key not in dropped and _is_plain(value)
+    }
+    config |= {
+        "input_size": [3, spec.size, spec.size],
+        "crop_pct": spec.crop_pct,
+        "crop_mode": _CROP_MODES[spec.fit],
+        "interpolation": spec.interpolation,
+        "mean": list(spec.mean),
+        "std": list(spec.std),
+        "num_classes": len(labels),
+        "label_names": list(labels),
+    }
+    for key in ("test_input_size", "test_crop_pct", "pool_size"):
+        config.pop(key, None)
+    content: dict[str, Any] = {
+        "architecture": name.partition(".")[0],
+        "num_classes": len(labels),
+        "num_features": module.num_features,
+        "label_names": list(labels),
+        "pretrained_cfg": config,
+    }
+    if _has_fixed_size(module, spec):
+        content["model_args"] = {"img_size": spec.size}
+    return content
+
+
+def _has_fixed_size(module: Any, spec: InputSpec) -> bool:
+    found = getattr(module, "pretrained_cfg", None) or {}
+    fixed = bool(dict(found).get("fixed_input_size"))
+    return fixed and tuple(dict(found).get("input_size") or ()) != (3, spec.size, spec.size)
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, list | tuple):
+        return all(_is_plain(item) for item in value)
+    return value is None or isinstance(value, str | int | float | bool)

@@ -1,0 +1,59 @@
+// How far annotators agree: Cohen's kappa of each pair, and what they confuse.
+
+import { get, Refused } from "./api.js";
+import { el, percent } from "./dom.js";
+import { showDialog } from "./help.js";
+import { say } from "./said.js";
+
+const WORDS = [[0.8, "almost the same"], [0.6, "substantial"], [0.4, "moderate"], [0.2, "fair"], [-1, "slight"]];
+
+export async function showAgreement() {
+  try {
+    const { pairs } = await get("/api/agreement");
+    showDialog(
+      "Agreement of annotators",
+      pairs.length
+        ? pairs.map(pairOf)
+        : el("p", {}, "Two people must label the same photos first, each with --annotator NAME."),
+    );
+  } catch (error) {
+    if (!(error instanceof Refused)) throw error;
+    say(error.message, { bad: true });
+  }
+}
+
+function pairOf(pair) {
+  const [first, second] = pair.annotators;
+  const kappa = pair.kappa === null ? "–" : pair.kappa.toFixed(2);
+  const word = pair.kappa === null ? "" : ` (${WORDS.find(([least]) => pair.kappa >= least)[1]})`;
+  return el(
+    "section",
+    { className: "pair-of" },
+    el("h3", {}, `${first} and ${second}`),
+    el("p", {}, `Cohen’s kappa ${kappa}${word}; the same label on ${percent(pair.agreement)} of ${pair.photos} photos.`),
+    el(
+      "div",
+      { className: "scroll" },
+      el(
+        "table",
+        {},
+        el("caption", {}, `Rows: ${first}; columns: ${second}`),
+        el("thead", {}, el("tr", {}, el("th", {}), pair.labels.map((label) => el("th", { scope: "col" }, label)))),
+        el(
+          "tbody",
+          {},
+          pair.confusion.map((counts, row) =>
+            el(
+              "tr",
+              {},
+              el("th", { scope: "row" }, pair.labels[row]),
+              counts.map((count, column) =>
+                el("td", { className: row === column ? "same" : count ? "differs" : "" }, String(count || "·")),
+              ),
+            ),
+          ),
+        ),
+      ),
+    ),
+  );
+}

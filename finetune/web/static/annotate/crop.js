@@ -1,0 +1,120 @@
+// A square on a photo: dragged, resized, nudged; in relative units, so that it fits any size of it.
+//
+// A crop is [centreX, centreY, side]: the centre as shares of width and height, the side as a share
+// of the shorter side. Pointer events serve mouse, pen and touch alike.
+
+import { el } from "./dom.js";
+
+const SMALLEST = 0.05;
+const CORNERS = ["nw", "ne", "sw", "se"];
+
+export class SquareBox {
+  // width, height: of the photo, in any unit; changed: called after each change.
+  constructor({ width, height, crop, changed }) {
+    this.width = width;
+    this.height = height;
+    this.crop = crop ?? [0.5, 0.5, 1];
+    this.changed = changed;
+    this.frame = el(
+      "div",
+      {
+        className: "square",
+        tabIndex: 0,
+        role: "application",
+        "aria-roledescription": "square",
+        "aria-label": "Square around the subject. Arrows move it, plus and minus resize it, Enter accepts.",
+      },
+      CORNERS.map((corner) => el("span", { className: `corner ${corner}`, data: { corner } })),
+    );
+    this.layer = el("div", { className: "crop-layer" }, this.frame);
+    this.frame.addEventListener("pointerdown", (event) => this.#grab(event));
+    this.place();
+  }
+
+  get short() {
+    return Math.min(this.width, this.height);
+  }
+
+  place() {
+    const [x, y, side] = this.crop;
+    const part = side * this.short;
+    const style = this.frame.style;
+    style.left = `${(x - part / this.width / 2) * 100}%`;
+    style.top = `${(y - part / this.height / 2) * 100}%`;
+    style.width = `${(part / this.width) * 100}%`;
+    style.height = `${(part / this.height) * 100}%`;
+    this.changed?.(this.crop);
+  }
+
+  set(x, y, side) {
+    const most = Math.max(this.width, this.height) / this.short;
+    const size = Math.min(Math.max(side, SMALLEST), most);
+    // Inside the photo along each axis on which it fits; centred along one on which it does not.
+    const fit = (value, length) => {
+      const half = (size * this.short) / length / 2;
+      return half >= 0.5 ? 0.5 : Math.min(Math.max(value, half), 1 - half);
+    };
+    this.crop = [fit(x, this.width), fit(y, this.height), size];
+    this.place();
+  }
+
+  nudge(dx, dy, step) {
+    const [x, y, side] = this.crop;
+    this.set(x + (dx * step * this.short) / this.width, y + (dy * step * this.short) / this.height, side);
+  }
+
+  resize(factor) {
+    const [x, y, side] = this.crop;
+    this.set(x, y, side * factor);
+  }
+
+  centre() {
+    this.set(0.5, 0.5, 1);
+  }
+
+  whole() {
+    this.set(0.5, 0.5, Math.max(this.width, this.height) / this.short);
+  }
+
+  #grab(event) {
+    if (event.button !== 0) return;
+    event.preventDefault();
+    this.frame.focus({ preventScroll: true });
+    const corner = event.target.dataset.corner;
+    const area = this.layer.getBoundingClientRect();
+    const [x, y, side] = this.crop;
+    const start = [event.clientX, event.clientY];
+    this.frame.setPointerCapture(event.pointerId);
+    const move = (moved) => {
+      const dx = (moved.clientX - start[0]) / area.width;
+      const dy = (moved.clientY - start[1]) / area.height;
+      if (!corner) {
+        this.set(x + dx, y + dy, side);
+        return;
+      }
+      // The opposite corner stays; the side follows the pointer along the diagonal.
+      const right = corner.includes("e") ? 1 : -1;
+      const down = corner.includes("s") ? 1 : -1;
+      const grown = (right * dx * this.width + down * dy * this.height) / 2 / this.short;
+      const fixedX = x - (right * side * this.short) / this.width / 2;
+      const fixedY = y - (down * side * this.short) / this.height / 2;
+      const roomX = (right > 0 ? 1 - fixedX : fixedX) * this.width;
+      const roomY = (down > 0 ? 1 - fixedY : fixedY) * this.height;
+      const wider = side > 1 ? Infinity : Math.min(roomX, roomY) / this.short;
+      const size = Math.min(Math.max(side + grown, SMALLEST), wider);
+      this.set(
+        fixedX + (right * size * this.short) / this.width / 2,
+        fixedY + (down * size * this.short) / this.height / 2,
+        size,
+      );
+    };
+    const drop = () => {
+      this.frame.removeEventListener("pointermove", move);
+      this.frame.removeEventListener("pointerup", drop);
+      this.frame.removeEventListener("pointercancel", drop);
+    };
+    this.frame.addEventListener("pointermove", move);
+    this.frame.addEventListener("pointerup", drop);
+    this.frame.addEventListener("pointercancel", drop);
+  }
+}

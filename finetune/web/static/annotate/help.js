@@ -1,0 +1,48 @@
+// The overlay with every key.
+
+import { cap, el } from "./dom.js";
+import { KEYS } from "./keys.js";
+
+let dialog = null;
+
+export function showDialog(title, ...content) {
+  const close = el("button", { type: "button", className: "icon", "aria-label": "Close", on: { click: () => box.close() } }, "✕");
+  const box = el(
+    "dialog",
+    { "aria-label": title },
+    el("div", { className: "dialog-head" }, el("h2", {}, title), close),
+    ...content,
+  );
+  box.addEventListener("click", (event) => {
+    if (event.target === box) box.close();
+  });
+  box.addEventListener("close", () => box.remove());
+  document.body.append(box);
+  box.showModal();
+  return box;
+}
+
+export function showHelp() {
+  if (dialog?.open) return;
+  dialog = showDialog(
+    "Keys",
+    el(
+      "div",
+      { className: "keys" },
+      KEYS.map(([title, rows]) =>
+        el(
+          "section",
+          {},
+          el("h3", {}, title),
+          el("dl", {}, rows.map(([keys, what]) => [el("dt", {}, cap(keys)), el("dd", {}, what)])),
+        ),
+      ),
+    ),
+  );
+  dialog.addEventListener("keydown", (event) => {
+    if (event.key === "?") {
+      event.preventDefault();
+      dialog.close();
+    }
+  });
+}

@@ -1,0 +1,171 @@
+// Starts the page, keeps it up to date, and ties the bar at the top to the rest.
+
+import * as actions from "./actions.js";
+import { showAgreement } from "./agreement.js";
+import { get, Refused } from "./api.js";
+import { count, el, figure, find } from "./dom.js";
+import { showHelp } from "./help.js";
+import { focusStage, listen } from "./keys.js";
+import { photos } from "./photos.js";
+import { FILTERS, queue, SORTS } from "./queue.js";
+import { say } from "./said.js";
+import "./deeds.js";
+import "./grid.js";
+import "./labels.js";
+import "./single.js";
+
+const BUSY_MS = 900;
+const CALM_MS = 4000;
+const EAGER_MS = 250; // after a label, until the suggestions know of it
+
+function drawBar() {
+  const { counts, labelled } = photos.counts();
+  const all = [...photos.rows.values()].filter((row) => !row.out && !row.problem).length;
+  find("progress").value = all ? labelled / all : 0;
+  find("tally").textContent = `${figure(labelled)} of ${count(all, "photo")} labelled`;
+  const shown = find("filter");
+  const options = FILTERS.map(([name, text, matches]) => {
+    const number = [...photos.rows.values()].filter(matches).length;
+    return el("option", { value: name }, `${text} (${figure(number)})`);
+  });
+  const group = el("optgroup", { label: "with the label" }, photos.labels.map((label) => el("option", { value: `label:${label}` }, `${label} (${figure(counts.get(label))})`)));
+  if (document.activeElement !== shown) {
+    shown.replaceChildren(...options, group);
+    shown.value = queue.filter;
+  }
+  find("sort").value = queue.sort;
+  find("to-grid").setAttribute("aria-pressed", queue.view === "grid");
+  find("to-single").setAttribute("aria-pressed", queue.view === "single");
+  find("undo").disabled = !photos.undo;
+  find("redo").disabled = !photos.redo;
+  find("people").hidden = !photos.annotator && ![...photos.rows.values()].some((row) => row.votes);
+}
+
+function drawJobs() {
+  const { scan, advice } = photos.jobs;
+  const lines = [];
+  if (scan.state === "running") {
+    lines.push(scan.note ? "Looking for near-duplicates …" : `Reading photos: ${figure(scan.done)} of ${figure(scan.total)}`);
+  } else if (scan.state === "failed") {
+    lines.push(scan.note);
+  }
+  if (advice.state === "running" && advice.total) {
+    lines.push(`Looking at photos: ${figure(advice.done)} of ${figure(advice.total)}`);
+  } else if (advice.state === "failed") {
+    lines.push(advice.note);
+  }
+  if (photos.annotator) lines.push(`Labelling as ${photos.annotator}`);
+  const stale = queue.filter === "all" ? 0 : queue.stale;
+  const box = find("jobs");
+  box.replaceChildren(
+    ...lines.map((line) => el("span", {}, line)),
+    ...(stale && queue.view === "grid"
+      ? [el("button", { type: "button", on: { click: () => queue.rebuild() } }, `Hide ${figure(stale)} done (R)`)]
+      : []),
+  );
+  box.hidden = !box.childElementCount;
+}
+
+function drawView() {
+  find("grid").hidden = queue.view !== "grid";
+  find("single").hidden = queue.view !== "single";
+  document.body.dataset.view = queue.view;
+  const empty = find("empty");
+  empty.hidden = queue.list.length > 0;
+  empty.textContent = queue.filter === "unlabelled"
+    ? "Every photo has a label. Well done."
+    : "No photo to show here.";
+  remember();
+}
+
+function remember() {
+  const state = new URLSearchParams({ view: queue.view, show: queue.filter, sort: queue.sort, at: queue.cursor ?? "" });
+  history.replaceState(null, "", `#${state}`);
+}
+
+function recall() {
+  const state = new URLSearchParams(location.hash.slice(1));
+  const open = [...photos.rows.values()].filter((row) => !row.by && !row.out && !row.problem).length;
+  const filter = state.get("show");
+  const known = FILTERS.some(([name]) => name === filter) || photos.labels.some((label) => filter === `label:${label}`);
+  const sort = SORTS.some(([name]) => name === state.get("sort") && name !== "similar") ? state.get("sort") : null;
+  queue.view = ["grid", "single"].includes(state.get("view")) ? state.get("view") : open ? "single" : "grid";
+  queue.filter = known ? filter : open ? "unlabelled" : "all";
+  queue.sort = sort ?? (open ? "useful" : "path");
+  queue.rebuild({ keep: false });
+  if (queue.placeOf(state.get("at")) >= 0) queue.move(state.get("at"));
+  queue.show({});
+}
+
+let next = 0;
+
+function pollIn(milliseconds) {
+  clearTimeout(next);
+  next = setTimeout(poll, milliseconds);
+}
+
+async function poll() {
+  try {
+    const before = photos.rows.size;
+    photos.take(await get(`/api/photos?since=${photos.clock}`));
+    if (photos.rows.size !== before) queue.renew();
+    if (document.body.classList.contains("lost")) {
+      document.body.classList.remove("lost");
+      say("Connected again.");
+    }
+  } catch (error) {
+    if (!(error instanceof Refused)) throw error;
+    document.body.classList.add("lost");
+    say(error.message, { bad: true, stay: true });
+  }
+  const busy = Object.values(photos.jobs).some((job) => job.state === "running");
+  const behind = photos.heard < photos.said && photos.jobs.advice.state !== "failed";
+  const advised = photos.jobs.advice.state !== "waiting";
+  pollIn(behind && advised ? EAGER_MS : busy ? BUSY_MS : CALM_MS);
+}
+
+function tie() {
+  find("sort").replaceChildren(...SORTS.map(([name, text]) => el("option", { value: name }, text)));
+  find("filter").addEventListener("change", (event) => {
+    queue.show({ filter: event.target.value });
+    focusStage();
+  });
+  find("sort").addEventListener("change", (event) => {
+    if (event.target.value === "similar") actions.sortBySimilarity();
+    else queue.show({ sort: event.target.value });
+    focusStage();
+  });
+  find("to-grid").addEventListener("click", () => queue.show({ view: "grid" }));
+  find("to-single").addEventListener("click", () => queue.show({ view: "single" }));
+  find("undo").addEventListener("click", actions.undo);
+  find("redo").addEventListener("click", actions.redo);
+  find("help").addEventListener("click", showHelp);
+  find("people").addEventListener("click", showAgreement);
+}
+
+let waiting = 0;
+function soon(draw) {
+  // Once a frame, however many things changed in it.
+  if (!waiting) waiting = requestAnimationFrame(() => { waiting = 0; draw(); });
+}
+
+async function start() {
+  tie();
+  listen();
+  photos.take(await get("/api/photos"));
+  recall();
+  drawBar();
+  drawView();
+  drawJobs();
+  queue.addEventListener("change", () => {
+    drawView();
+    soon(() => { drawBar(); drawJobs(); });
+  });
+  photos.addEventListener("change", () => soon(() => { drawBar(); drawJobs(); }));
+  focusStage();
+  document.body.dataset.ready = "yes";
+  addEventListener("acted", () => pollIn(EAGER_MS));
+  pollIn(BUSY_MS);
+}
+
+start().catch((error) => say(error.message, { bad: true, stay: true }));

@@ -1,0 +1,115 @@
+// What is known of every photo: rows as the server has them, never changed here ahead of it.
+
+const HUE_STEP = 137.508; // the golden angle: neighbours in the list of labels differ most
+
+class Photos extends EventTarget {
+  rows = new Map();
+  labels = [];
+  undo = 0;
+  redo = 0;
+  said = 0; // actions so far, and how many of them the suggestions know of
+  heard = 0;
+  clock = -1;
+  jobs = { scan: { state: "waiting" }, advice: { state: "waiting" } };
+  annotator = null;
+  #groups = null;
+
+  get(id) {
+    return this.rows.get(id);
+  }
+
+  // Takes an answer of the server: changed rows, labels, what undo and redo would touch.
+  take(answer) {
+    const before = this.labels.length;
+    if (answer.labels) this.labels = answer.labels;
+    if ("undo" in answer) [this.undo, this.redo] = [answer.undo, answer.redo];
+    if ("clock" in answer) this.clock = answer.clock;
+    if ("annotator" in answer) this.annotator = answer.annotator;
+    if ("heard" in answer) [this.said, this.heard] = [answer.said, answer.heard];
+    if (answer.jobs) this.jobs = answer.jobs;
+    const changed = [];
+    for (const row of answer.rows ?? []) {
+      this.rows.set(row.id, row);
+      changed.push(row.id);
+    }
+    if (changed.length) this.#groups = null;
+    this.dispatchEvent(
+      new CustomEvent("change", { detail: { changed, newLabels: this.labels.length !== before } }),
+    );
+    return changed;
+  }
+
+  // The photos of a group of near-duplicates, in the order of their paths.
+  group(key) {
+    if (key === undefined) return [];
+    if (this.#groups === null) {
+      this.#groups = new Map();
+      for (const row of this.rows.values()) {
+        if (row.group === undefined) continue;
+        if (!this.#groups.has(row.group)) this.#groups.set(row.group, []);
+        this.#groups.get(row.group).push(row.id);
+      }
+    }
+    return this.#groups.get(key) ?? [];
+  }
+
+  counts() {
+    const counts = new Map(this.labels.map((label) => [label, 0]));
+    let labelled = 0;
+    for (const row of this.rows.values()) {
+      if (row.problem || row.out) continue;
+      if (isLabelled(row)) labelled += 1;
+      for (const label of row.labels ?? []) counts.set(label, (counts.get(label) ?? 0) + 1);
+    }
+    return { counts, labelled };
+  }
+
+  hueOf(label) {
+    const place = this.labels.indexOf(label);
+    return String(((place < 0 ? 0 : place) * HUE_STEP + 155) % 360);
+  }
+}
+
+export const photos = new Photos();
+
+export const isLabelled = (row) => Boolean(row.by);
+
+export const labelText = (row) =>
+  row.labels?.length ? row.labels.join(" + ") : row.by ? "none of the labels" : "";
+
+export const guessOf = (row) => (row.ranked?.length ? { label: row.ranked[0][0], share: row.ranked[0][1] } : null);
+
+export const fileName = (row) => row.path.slice(row.path.lastIndexOf("/") + 1);
+
+export const folderName = (row) => row.path.slice(0, Math.max(0, row.path.lastIndexOf("/")));
+
+// Every label that one of the photos of a group has; two or more mean that one is wrong.
+export function labelsOfGroup(key) {
+  const found = new Map();
+  for (const id of photos.group(key)) {
+    const row = photos.get(id);
+    if (row.out || !row.labels?.length) continue;
+    const text = labelText(row);
+    if (!found.has(text)) found.set(text, { labels: row.labels, id });
+  }
+  return [...found.values()];
+}
+
+// What there is to choose from where people or folders contradict each other.
+export function contradiction(row) {
+  const votes = Object.entries(row.votes ?? {});
+  if (votes.length > 1 && !row.settled) {
+    const choices = new Map();
+    for (const [who, labels] of votes) {
+      const text = labels.join(" + ");
+      if (!choices.has(text)) choices.set(text, { labels, id: row.id, who: [] });
+      choices.get(text).who.push(who);
+    }
+    if (choices.size > 1) return { kind: "votes", ids: [row.id], choices: [...choices.values()] };
+  }
+  const labels = row.group === undefined ? [] : labelsOfGroup(row.group);
+  if (labels.length > 1) {
+    return { kind: "group", ids: photos.group(row.group).filter((id) => !photos.get(id).out), choices: labels };
+  }
+  return null;
+}

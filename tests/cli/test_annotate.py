@@ -1,0 +1,151 @@
+"""`finetune annotate` without a browser: its options, its errors, agreement, and moving photos."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from finetune.cli import ErrorBoundary
+from finetune.cli.annotate import read_label_list, register
+from finetune.errors import ConfigError
+from finetune.photos.catalog import open_catalog
+from finetune.photos.scan import scan
+
+app = typer.Typer(cls=ErrorBoundary)
+app.callback()(lambda: None)
+register(app)
+
+
+def run(*arguments: Any, **options: Any) -> Any:
+    return CliRunner().invoke(app, ["annotate", *map(str, arguments)], **options)
+
+
+def one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def test_labels_come_as_a_list_or_a_file(tmp_path: Path):
+    assert read_label_list(None) == []
+    assert read_label_list(" wren, カワセミ,,wren ") == ["wren", "カワセミ"]
+    file = tmp_path / "labels"
+    file.write_text("grey heron\n\nwren, young\n", encoding="utf-8-sig")
+    assert read_label_list(str(file)) == ["grey heron", "wren, young"]
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (" , ", "--labels ' , ' names no label. Give a,b,c or a file of labels."),
+        ("gone.txt", "--labels gone.txt cannot be read: no such file or directory."),
+    ],
+)
+def test_labels_that_are_none_are_refused(value: str, message: str):
+    with pytest.raises(ConfigError) as error:
+        read_label_list(value)
+    assert str(error.value) == message
+
+
+def test_a_missing_folder_is_one_line(tmp_path: Path):
+    result = run(tmp_path / "gone", "--no-browser")
+    assert result.exit_code == 1
+    assert one_line(result.stderr) == one_line(
+        f"Error: There is no folder {tmp_path / 'gone'}. "
+        "Give a folder of photos, with or without sub-folders."
+    )
+
+
+def test_a_folder_without_photos_is_one_line(tmp_path: Path):
+    (tmp_path / "notes.txt").write_text("no photo")
+    result = run(tmp_path, "--no-browser")
+    assert result.exit_code == 1
+    assert one_line(result.stderr) == one_line(
+        f"Error: There are no photos in {tmp_path}. "
+        "Give a folder of photos, with or without sub-folders."
+    )
+
+
+def test_an_unknown_run_is_refused_before_the_page_opens(make_photos, monkeypatch, tmp_path: Path):
+    root = make_photos({"a": 1})
+    monkeypatch.chdir(tmp_path)
+    result = run(root, "--run", "nothing", "--no-browser")
+    assert result.exit_code == 1
+    assert "Error: " in result.stderr
+
+
+def test_one_thing_at_a_time():
+    result = run("--apply", "--take-back")
+    assert result.exit_code == 1
+    assert result.stderr == "Error: Give one of --agreement, --apply and --take-back.\n"
+
+
+def test_photos_are_moved_when_asked_and_come_back(make_photos):
+    root = make_photos({"a": 2, "b": 1})
+    collection = scan(root, workers=1)
+    with open_catalog(root) as catalog:
+        catalog.set_labels([collection.photos[0].digest], ["b"])
+    refused = run(root, "--apply", input="n\n")
+    assert refused.exit_code == 1
+    assert (root / "a" / "000.jpg").is_file()
+    done = run(root, "--apply", "--yes", "--json")
+    assert done.exit_code == 0
+    assert json.loads(done.stdout) == [{"from": "a/000.jpg", "to": "b/000 (2).jpg"}]
+    assert (root / "b" / "000 (2).jpg").is_file()
+    again = run(root, "--apply", "--yes")
+    assert again.stdout == "Every labelled photo lies in its label's folder already.\n"
+    back = run(root, "--take-back")
+    assert back.stdout == "1 photos are back where they were.\n"
+    assert (root / "a" / "000.jpg").is_file()
+
+
+def test_agreement_of_two_people_is_printed(make_photos):
+    root = make_photos({"a": 4})
+    digests = [photo.digest for photo in scan(root, workers=1).photos]
+    with open_catalog(root) as catalog:
+        for name, votes in (("anna", "xxyy"), ("ben", "xyyy")):
+            for digest, vote in zip(digests, votes, strict=True):
+                catalog.decide([digest], f"label by {name}", json.dumps([vote]))
+    result = run(root, "--agreement")
+    assert result.stdout.splitlines()[0] == (
+        "anna and ben: kappa 0.50, the same label on 75% of 4 photos"
+    )
+    (pair,) = json.loads(run(root, "--agreement", "--json").stdout)
+    assert pair["confusion"] == [[1, 1], [0, 2]]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_the_command_prints_its_address_and_stops_on_interrupt(make_photos, host: str):
+    root = make_photos({"a": 1})
+    code = (
+        "import sys, typer; from finetune.cli import ErrorBoundary; "
+        "from finetune.cli.annotate import register; app = typer.Typer(cls=ErrorBoundary); "
+        "app.callback()(lambda: None); register(app); app()"
+    )
+    arguments = ["annotate", str(root), "--no-browser", "--port", "0", "--host", host]
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1", "COLUMNS": "400"},
+    ) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        found = re.fullmatch(r"Label your photos at (http://127\.0\.0\.1:\d+/)\?token=\S+\n", line)
+        assert found is not None
+        assert httpx.get(found.group(1), trust_env=False).status_code == 401
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert "Stopped; every decision is kept." in errors
+    assert ("Note: --host 0.0.0.0 lets everyone on your network" in errors) == (host != "127.0.0.1")

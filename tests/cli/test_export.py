@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import typer
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from finetune import train
+from finetune.cli import ErrorBoundary
+from finetune.cli.export import register
+from finetune.config import resolve
+
+app = typer.Typer(cls=ErrorBoundary)
+register(app)
+
+
+@app.callback()
+def _several() -> None:
+    """Keeps the command's name on the command line."""
+
+
+@pytest.fixture(scope="module")
+def home(
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_weights: Path,
+    draw: Callable[..., Image.Image],
+) -> Path:
+    root = tmp_path_factory.mktemp("home")
+    for index, label in enumerate(["ant", "bee"]):
+        (root / "photos" / label).mkdir(parents=True)
+        for number in range(6):
+            draw(index, number).save(root / "photos" / label / f"{number}.png")
+    flags = {
+        "model": "test_resnet",
+        "weights": str(tiny_weights),
+        "size": 48,
+        "device": "cpu",
+        "epochs": 1,
+        "mode": "head",
+    }
+    train(root / "photos", resolve({}, flags), run="tiny", runs=root / "runs")
+    return root
+
+
+@pytest.fixture(autouse=True)
+def _at_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(home)
+
+
+def run(*words: object, code: int = 0) -> Result:
+    result = CliRunner().invoke(app, ["export", *map(str, words)])
+    assert result.exit_code == code, result.output + repr(result.exception)
+    return result
+
+
+def error_of(*words: object) -> str:
+    return " ".join(run(*words, code=1).stderr.split()).partition("Error: ")[2]
+
+
+def test_the_largest_difference_is_printed() -> None:
+    shown = run("tiny", "--format", "timm")
+    assert "runs/tiny/export/tiny-timm" in shown.stdout
+    assert "its probabilities differ from the run's by 0.0e+00 at most; 100.0% have" in shown.stdout
+
+
+def test_json_is_one_document(tmp_path: Path) -> None:
+    words = ("--format", "torchscript", "--with-softmax", "--out", tmp_path / "m.pt", "--json")
+    found = json.loads(run(*words, "--photos", "photos/bee").stdout)
+    assert found["photos"] == 6
+    assert found["largest_difference"] < 1e-5
+    assert Path(found["path"]).stat().st_size == found["bytes"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--format", "gguf"), "--format gguf is none of onnx, torchscript, timm."),
+        (("--precision", "fp8"), "--precision fp8 is none of fp32, fp16, int8."),
+        (
+            ("--format", "timm", "--with-softmax"),
+            "--format timm holds the network alone; leave out --with-preprocessing and "
+            "--with-softmax.",
+        ),
+        (("--push", "name"), "--push name: the hub names a model USER/NAME."),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_line(words: tuple[str, ...], message: str) -> None:
+    assert error_of(*words) == message
+
+
+def test_without_a_login_nothing_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: pytest.fail("the hub was asked"))
+    assert error_of("--push", "me/birds") == (
+        "--push: you are not logged in to the Hugging Face hub, and nothing was sent. Log in "
+        "with: hf auth login"
+    )
+
+
+def test_what_is_sent_names_no_photo_and_no_path(
+    monkeypatch: pytest.MonkeyPatch, home: Path
+) -> None:
+    import huggingface_hub
+
+    sent: dict[str, bytes] = {}
+
+    class Hub:
+        def create_repo(self, name: str, *, private: bool, exist_ok: bool) -> None:
+            assert (name, private, exist_ok) == ("me/birds", True, True)
+
+        def upload_folder(self, *, repo_id: str, folder_path: Path, commit_message: str) -> None:
+            for path in folder_path.iterdir():
+                sent[path.name] = path.read_bytes()
+
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: "token")
+    monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
+    assert "https://huggingface.co/me/birds" in run("tiny", "--push", "me/birds").stdout
+    assert {"README.md", "config.json", "model.safetensors", "labels.json"} <= set(sent)
+    for name, content in sent.items():
+        assert str(home).encode() not in content, name
+        assert b".png" not in content, name

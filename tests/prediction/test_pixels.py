@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from finetune.errors import DecodeError
+from finetune.photos.crop import Crop, load_square
+from finetune.photos.spec import InputSpec
+from finetune.prediction.pixels import working_square
+
+SPEC = InputSpec(size=40)
+
+
+def test_the_pixels_are_those_that_training_saw(make_photos: Callable[..., Path]) -> None:
+    path = make_photos({"a": 1}) / "a" / "000.jpg"
+    for fit in ("crop", "pad", "squash"):
+        for crop in (None, Crop(centre_x=0.3, centre_y=0.6, side=0.5)):
+            spec = InputSpec(size=40, fit=fit)
+            expected = load_square(
+                path, size=spec.working_size, fit=fit, crop=crop, interpolation="bicubic"
+            )
+            np.testing.assert_array_equal(working_square(path, spec, crop=crop), expected)
+
+
+def test_an_opened_image_is_turned_as_its_file_is(draw: Callable[..., Image.Image]) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    buffer = io.BytesIO()
+    draw(1, 1).save(buffer, "PNG", exif=exif)
+    opened = Image.open(io.BytesIO(buffer.getvalue()))
+    np.testing.assert_array_equal(
+        working_square(opened, SPEC), working_square(buffer.getvalue(), SPEC)
+    )
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr", "LAB", "I;16", "F"])
+def test_images_of_every_mode_are_taken(draw: Callable[..., Image.Image], mode: str) -> None:
+    if mode == "LAB":
+        image = Image.new("LAB", (80, 60), (128, 128, 128))
+    elif mode in ("I;16", "F"):
+        image = draw(0, 0).convert("L").convert("I" if mode == "F" else "I;16")
+        image = image.convert("F") if mode == "F" else image
+    else:
+        image = draw(0, 0).convert(mode)
+    assert working_square(image, SPEC).shape == (SPEC.working_size, SPEC.working_size, 3)
+
+
+def test_what_is_no_photo_is_named() -> None:
+    with pytest.raises(DecodeError) as error:
+        working_square(3, SPEC)
+    assert error.value.reason == "a photo is a path, bytes, a PIL image or an array, not int"
+    with pytest.raises(DecodeError) as error:
+        working_square(Image.new("HSV", (4, 4)), SPEC)
+    assert error.value.reason == "a PIL image of mode HSV has no lossless file to go through"

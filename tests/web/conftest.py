@@ -1,0 +1,214 @@
+"""A drawn collection, a labelling server on it, and a real browser to drive it with."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from finetune.aviary import draw_collection
+from finetune.photos.catalog import Catalog
+from finetune.web import security
+from finetune.web.annotate import annotate_app
+from finetune.web.annotate_session import Session
+from finetune.web.annotate_work import Reading
+from finetune.web.app import listen, make_server
+
+CHROMIUM_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+_EXPECTED = re.compile("status of 4|net::ERR_(CONNECTION|FAILED)")
+"""What Chromium writes to the console when a request is refused or a server is killed."""
+
+
+def find_chromium() -> str | None:
+    """The browser to drive: FINETUNE_CHROMIUM, or the usual names on the path."""
+    names = [os.environ.get("FINETUNE_CHROMIUM", ""), "chromium", "chromium-browser"]
+    names += ["google-chrome-stable", "google-chrome"]
+    return next((found for name in names if name and (found := shutil.which(name))), None)
+
+
+@pytest.fixture(scope="session")
+def aviary(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders of 9 small photos each of four species, with bursts and flaws."""
+    folder = tmp_path_factory.mktemp("aviary") / "birds"
+    draw_collection(folder, species=4, photos_per_species=9, size=(160, 120), seed=3, workers=1)
+    return folder
+
+
+@pytest.fixture
+def birds(aviary: Path, tmp_path: Path) -> Path:
+    """A copy of `aviary` that a test may write to."""
+    return Path(shutil.copytree(aviary, tmp_path / "birds"))
+
+
+@pytest.fixture
+def flat(aviary: Path, tmp_path: Path) -> tuple[Path, dict[str, str]]:
+    """The same photos in one folder in random order, and the true label of each by its name."""
+    photos = sorted(path for path in aviary.glob("*/*") if path.is_file())
+    random.Random(5).shuffle(photos)
+    folder = tmp_path / "flat"
+    folder.mkdir()
+    truth = {}
+    for number, path in enumerate(photos):
+        name = f"IMG_{number:03d}{path.suffix}"
+        shutil.copyfile(path, folder / name)
+        truth[name] = path.parent.name
+    return folder, truth
+
+
+class Running:
+    """A labelling server in a thread of this process."""
+
+    def __init__(self, root: Path, *, adviser: Any = None, scan: bool = True, **options: Any):
+        self.root = root
+        self.session = Session(root, **options)
+        self.listening = listen("127.0.0.1", 0)
+        self.port = self.listening.getsockname()[1]
+        self.token = security.new_token()
+        self.policy = security.Policy(
+            token=self.token,
+            hosts=security.hosts_for("127.0.0.1"),
+            cookie=f"finetune_{self.port}",
+        )
+        self.reading = Reading(self.session)
+        self.adviser = adviser(self.session) if adviser else None
+        app = annotate_app(self.session, self.policy, self.adviser)
+        self.server = make_server(app)
+        self.thread = threading.Thread(
+            target=self.server.run, kwargs={"sockets": [self.listening]}, daemon=True
+        )
+        self.thread.start()
+        if scan:
+            self.reading.start()
+            assert self.reading.done.wait(30)
+        if self.adviser:
+            self.adviser.start()
+        wait_until(lambda: self.server.started)
+
+    @property
+    def origin(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def address(self) -> str:
+        return security.address_of("127.0.0.1", self.port, self.token)
+
+    def client(self, **headers: str) -> httpx.Client:
+        """A client that has the token."""
+        headers = {"Authorization": f"Bearer {self.token}", **headers}
+        return httpx.Client(base_url=self.origin, headers=headers, trust_env=False, timeout=10)
+
+    def catalog(self) -> Catalog:
+        """The catalog as another process would open it."""
+        return Catalog(self.session.catalog_file)
+
+    def labels(self) -> dict[str, tuple[str, ...]]:
+        """The labels of all photos by path, as the catalog on disk has them."""
+        with self.catalog() as catalog:
+            collection = catalog.collection(self.root, with_excluded=True)
+        return {photo.path: photo.labels for photo in collection.photos}
+
+    def stop(self) -> None:
+        self.server.should_exit = True
+        self.thread.join(10)
+        if self.adviser:
+            self.adviser.stop()
+        self.reading.stop()
+        self.session.close()
+        self.listening.close()
+
+
+def wait_until(check: Callable[[], Any], seconds: float = 10.0) -> Any:
+    """Waits for something to become true; returns it."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := check():
+            return found
+        time.sleep(0.02)
+    raise AssertionError(f"did not happen within {seconds} s")
+
+
+@pytest.fixture(name="wait_until")
+def _wait_until() -> Callable[..., Any]:
+    """The function `wait_until`, for tests."""
+    return wait_until
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Running]]:
+    """Returns a function that starts a labelling server on a folder."""
+    running: list[Running] = []
+
+    def start(root: Path, **options: Any) -> Running:
+        running.append(Running(root, **options))
+        return running[-1]
+
+    yield start
+    for server in running:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A real Chromium."""
+    program = find_chromium()
+    if program is None:
+        pytest.skip(
+            "THERE IS NO CHROMIUM: the pages are not tested in a browser. "
+            "Install one (apt-get install chromium), or name it with FINETUNE_CHROMIUM."
+        )
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="PLAYWRIGHT IS MISSING: the pages are not tested in a browser"
+    )
+    with playwright.sync_playwright() as driver:
+        found = driver.chromium.launch(executable_path=program, args=CHROMIUM_FLAGS)
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
+    """Returns a function that opens an address; an error in the page fails the test."""
+    contexts = []
+    troubles: list[str] = []
+
+    def open_address(address: str, *, context: Any = None, **options: Any) -> Any:
+        if context is None:
+            options.setdefault("viewport", {"width": 1200, "height": 800})
+            context = browser.new_context(**options)
+            contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(20_000)
+        page.on("pageerror", lambda error: troubles.append(str(error)))
+        page.on(
+            "console",
+            lambda message: (
+                troubles.append(message.text)
+                if message.type == "error" and not _EXPECTED.search(message.text)
+                else None
+            ),
+        )
+        page.goto(address)
+        page.wait_for_selector("body[data-ready]")
+        return page
+
+    yield open_address
+    for context in contexts:
+        context.close()
+    assert not troubles

@@ -1,0 +1,460 @@
+"""The labelling page in a real browser, by keyboard alone, held against the catalog on disk."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune.photos.catalog import Catalog
+
+pytestmark = pytest.mark.browser
+
+
+def shown(page: Any) -> str:
+    """Name of the photo that the single view shows."""
+    return str(page.inner_text(".caption .file"))
+
+
+def said(page: Any, text: str) -> None:
+    """Waits until the page reports something."""
+    page.wait_for_function(
+        "text => document.querySelector('#said p')?.textContent.includes(text)", arg=text
+    )
+
+
+def type_label(page: Any, label: str) -> None:
+    page.keyboard.press("/")
+    page.keyboard.insert_text(label)
+    page.keyboard.press("Enter")
+
+
+def next_shown(page: Any, before: str) -> None:
+    page.wait_for_function(
+        "name => document.querySelector('.caption .file')?.textContent !== name", arg=before
+    )
+
+
+def test_thirty_photos_are_labelled_by_keyboard_alone(serve, open_page, flat):
+    folder, truth = flat
+    server = serve(folder)
+    page = open_page(server.address)
+    page.keyboard.press("t")  # near-duplicates one by one
+    keys: dict[str, str] = {}
+    given: dict[str, str] = {}
+    for _ in range(30):
+        name = shown(page)
+        label = truth[name]
+        if label in keys:
+            page.keyboard.press(keys[label])
+        else:
+            keys[label] = str(len(keys) + 1)
+            type_label(page, label)
+        given[name] = label
+        next_shown(page, name)
+    labels = server.labels()
+    copies = {photo: label for photo, label in labels.items() if label}
+    assert {name: labels[name] for name in given} == {n: (label,) for n, label in given.items()}
+    # A copy of a labelled file has the label, too; no other photo has any.
+    assert len(copies) - len(given) in (0, 1)
+
+    page.keyboard.press("u")
+    said(page, "Undone: label 1 photo")
+    undone = shown(page)
+    assert server.labels()[undone] == ()
+    page.keyboard.press("Shift+U")
+    said(page, "Done again: label 1 photo")
+    assert server.labels()[undone] == (given[undone],)
+
+    page.reload()
+    page.wait_for_selector("body[data-ready]")
+    assert page.inner_text("#tally").startswith(f"{len(copies)} of ")
+    assert server.labels() == labels
+
+
+def test_undo_goes_back_to_the_first_action(serve, open_page, flat, wait_until):
+    folder, _ = flat
+    server = serve(folder, labels=["a", "b"])
+    page = open_page(server.address)
+    for key in "t12f12x1":
+        if key == "t":
+            page.keyboard.press(key)
+            continue
+        name = shown(page)
+        page.keyboard.press(key)
+        if key == "f":
+            said(page, "Flag 1 photo")
+        else:
+            next_shown(page, name)
+    for _ in range(7):
+        page.keyboard.press("u")
+    wait_until(lambda: server.session.catalog.latest()[0] == 0)
+    assert set(server.labels().values()) == {()}
+    with server.catalog() as catalog:
+        assert catalog.decisions("flag") == catalog.decisions("exclude") == {}
+    for _ in range(7):
+        page.keyboard.press("Shift+U")
+    wait_until(lambda: server.session.catalog.latest()[1] == 0)
+    with server.catalog() as catalog:
+        assert len(catalog.decisions("flag")) == len(catalog.decisions("exclude")) == 1
+    assert sorted(filter(None, server.labels().values()))[0] == ("a",)
+
+
+def test_g_selects_the_near_duplicates_and_one_key_labels_them_all(serve, open_page, flat):
+    folder, _ = flat
+    server = serve(folder, labels=["first", "second"])
+    page = open_page(server.address)
+    page.select_option("#sort", "group")
+    group = page.locator('.strip[aria-label="Near-duplicates"] .thumb')
+    members = group.count()
+    assert members >= 2
+    page.keyboard.press("t")
+    assert page.locator(".thumb.selected").count() == 0
+    page.keyboard.press("g")
+    page.wait_for_function(
+        "count => document.querySelectorAll('.thumb.selected').length === count", arg=members
+    )
+    page.keyboard.press("2")
+    said(page, f"Label {members} photos 'second'")
+    assert sum(label == ("second",) for label in server.labels().values()) == members
+    page.keyboard.press("u")
+    said(page, "Undone")
+    assert set(server.labels().values()) == {()}
+
+
+def test_near_duplicates_get_a_label_together_unless_told_apart(serve, open_page, flat):
+    folder, _ = flat
+    server = serve(folder, labels=["first", "second"])
+    page = open_page(server.address)
+    page.select_option("#sort", "group")
+    strip = page.locator('.strip[aria-label="Near-duplicates"] .thumb')
+    members, name = strip.count(), shown(page)
+    page.keyboard.press("Escape")
+    page.keyboard.press("1")
+    said(page, "Label 1 photo 'first'")
+    next_shown(page, name)
+    page.keyboard.press("u")
+    said(page, "Undone")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("2")
+    said(page, f"Label {members} photos 'second'")
+    assert sum(labels == ("second",) for labels in server.labels().values()) == members
+
+
+def test_k_keeps_one_photo_of_a_group(serve, open_page, flat):
+    folder, _ = flat
+    server = serve(folder)
+    page = open_page(server.address)
+    page.select_option("#sort", "group")
+    members = page.locator('.strip[aria-label="Near-duplicates"] .thumb').count()
+    page.keyboard.press("k")
+    said(page, "Keep one of")
+    with server.catalog() as catalog:
+        assert len(catalog.decisions("exclude")) >= members - 1
+        kept = {photo.path for photo in catalog.collection(folder).photos}
+    assert shown(page) in kept
+
+
+def test_a_square_is_placed_by_keyboard_and_comes_back_after_reload(serve, open_page, flat):
+    folder, _ = flat
+    server = serve(folder)
+    page = open_page(server.address)
+    name = shown(page)
+    page.keyboard.press("c")
+    page.wait_for_selector(".square:focus")
+    page.keyboard.press("c")  # centre
+    for key in ("-", "-", "-", "ArrowLeft", "ArrowUp", "ArrowUp"):
+        page.keyboard.press(key)
+    page.keyboard.press("Enter")
+    said(page, "Crop 1 photo")
+    with server.catalog() as catalog:
+        (photo,) = [p for p in catalog.collection(folder).photos if p.path == name]
+    width, height, crop = photo.width, photo.height, photo.crop
+    assert crop is not None
+    assert crop.side == pytest.approx(1.05**-3, abs=1e-4)
+    short = min(width, height)
+    assert crop.centre_x == pytest.approx(0.5 - 0.01 * short / width, abs=1e-4)
+    assert crop.centre_y == pytest.approx(0.5 - 0.02 * short / height, abs=1e-4)
+    page.reload()
+    page.wait_for_selector(".crop-layer.quiet .square")
+    left, top, right, bottom = crop.box(width, height)
+    box = page.locator(".square").bounding_box()
+    holder = page.locator(".holder").bounding_box()
+    scale = holder["width"] / width
+    assert box["x"] - holder["x"] == pytest.approx(left * scale, abs=2)
+    assert box["y"] - holder["y"] == pytest.approx(top * scale, abs=2)
+    assert box["width"] == pytest.approx((right - left) * scale, abs=2)
+    assert box["height"] == pytest.approx((bottom - top) * scale, abs=2)
+
+
+def test_a_square_is_dragged_and_resized_and_stays_square(serve, open_page, flat):
+    folder, _ = flat
+    server = serve(folder)
+    page = open_page(server.address)
+    page.keyboard.press("c")
+    page.wait_for_selector(".square:focus")
+    page.keyboard.press("c")
+    before = page.locator(".square").bounding_box()
+    corner = page.locator(".corner.se").bounding_box()
+    x, y = corner["x"] + corner["width"] / 2, corner["y"] + corner["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x - 100, y - 100, steps=4)
+    page.mouse.up()
+    small = page.locator(".square").bounding_box()
+    assert small["width"] == pytest.approx(before["width"] - 100, abs=3)
+    assert small["width"] == pytest.approx(small["height"], abs=1)
+    assert small["x"] == pytest.approx(before["x"], abs=2)
+    page.mouse.move(small["x"] + 30, small["y"] + 30)
+    page.mouse.down()
+    page.mouse.move(small["x"] + 50, small["y"] + 40, steps=4)
+    page.mouse.up()
+    moved = page.locator(".square").bounding_box()
+    assert moved["x"] - small["x"] == pytest.approx(20, abs=2)
+    assert moved["y"] - small["y"] == pytest.approx(10, abs=2)
+    page.keyboard.press("w")  # the whole photo
+    page.keyboard.press("Enter")
+    said(page, "Crop 1 photo")
+    with server.catalog() as catalog:
+        (crop,) = catalog.crops().values()
+    assert crop.centre_x == crop.centre_y == 0.5
+    assert crop.side == pytest.approx(4 / 3, abs=1e-3)
+
+
+def test_the_later_of_two_tabs_is_told_and_overwrites_nothing(serve, open_page, flat):
+    folder, _ = flat
+    server = serve(folder, labels=["first", "second"])
+    one = open_page(server.address)
+    two = open_page(server.origin, context=one.context)
+    # The second tab hears nothing of the first one's work until it acts.
+    two.route("**/api/photos?since=*", lambda route: route.abort())
+    name = shown(one)
+    assert shown(two) == name
+    one.keyboard.press("1")
+    next_shown(one, name)
+    two.keyboard.press("2")
+    said(two, "Changed in another window meanwhile. Nothing was overwritten.")
+    assert server.labels()[name] == ("first",)
+    two.wait_for_function(
+        "document.querySelector('.suggestion .answer')?.textContent.includes('first')"
+    )
+    two.keyboard.press("2")
+    said(two, "Label 1 photo 'second'")
+    assert server.labels()[name] == ("second",)
+
+
+@contextlib.contextmanager
+def killed_in_the_end(folder: Path) -> Iterator[str]:
+    """Runs the command in a process of its own, and ends it by SIGKILL; yields its address."""
+    code = (
+        "import sys; from finetune.cli.annotate import annotate; from pathlib import Path; "
+        "annotate(Path(sys.argv[1]), labels='a,b', port=0, browser=False)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(folder)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    ) as process:
+        assert process.stdout is not None
+        try:
+            found = re.search(r"http://\S+", process.stdout.readline())
+            assert found is not None
+            yield found.group(0)
+        finally:
+            process.send_signal(signal.SIGKILL)
+
+
+def test_kill_9_loses_no_decision(open_page, aviary: Path, tmp_path: Path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number, path in enumerate(sorted(aviary.glob("*heron/*"))):
+        shutil.copyfile(path, folder / f"{number}.jpg")
+    given = {}
+    with killed_in_the_end(folder) as address:
+        page = open_page(address)
+        page.keyboard.press("t")  # near-duplicates one by one
+        for key, label in (("1", "a"), ("2", "b"), ("1", "a"), ("2", "b")):
+            name = shown(page)
+            page.keyboard.press(key)
+            next_shown(page, name)
+            given[name] = (label,)
+    page.close()
+    with Catalog(folder / ".finetune" / "catalog.sqlite3") as catalog:
+        kept = catalog.labels_said()
+    assert sorted(kept.values()) == sorted(given.values())
+
+    with killed_in_the_end(folder) as address:
+        page = open_page(address)
+        assert page.inner_text("#tally").startswith("4 of ")
+        assert shown(page) not in given
+        page.keyboard.press("t")
+        page.keyboard.press("1")
+        said(page, "Label 1 photo 'a'")
+    with Catalog(folder / ".finetune" / "catalog.sqlite3") as catalog:
+        assert len(catalog.labels_said()) == 5
+
+
+def test_hostile_names_are_shown_as_text(serve, open_page, aviary: Path, tmp_path: Path):
+    names = [
+        '<img src=x onerror="window.hacked=1">.jpg',
+        "カワセミ.jpg",
+        "a\\b\"c'.jpg",
+        "{{ 7*7 }}<script>window.hacked=1<" + "\u2044script>.jpg",
+        "javascript:window.hacked=1.jpg",
+    ]
+    photos = sorted(path for path in aviary.glob("*/*") if path.is_file())
+    folder = tmp_path / "<b>odd & 'quoted'"
+    folder.mkdir()
+    readable = [path for path in photos if path.stat().st_size > 1500]
+    for name, path in zip(names, readable, strict=False):
+        (folder / name).write_bytes(path.read_bytes())
+    server = serve(folder)
+    page = open_page(server.address + "#view=single&show=all&sort=path")
+    page.keyboard.press("t")
+    seen = []
+    for _ in names:
+        seen.append(shown(page))
+        label = f"<svg onload=window.hacked=1> {len(seen)}"
+        type_label(page, label)
+        said(page, f"Label 1 photo {label!r}")
+        if len(seen) < len(names):
+            next_shown(page, seen[-1])
+    assert sorted(seen) == sorted(names)
+    assert page.inner_text(".name") == folder.name
+    page.keyboard.press("v")
+    page.wait_for_selector(".cell.loaded")
+    page.wait_for_timeout(200)
+    assert page.evaluate("window.hacked") is None
+    assert page.locator("svg, #side img, b script").count() == 0
+    assert sorted(server.labels().values())[0] == ("<svg onload=window.hacked=1> 1",)
+
+
+def test_the_grid_selects_ranges_and_labels_them(serve, open_page, birds: Path):
+    server = serve(birds)
+    page = open_page(server.address)
+    assert page.get_attribute("body", "data-view") == "grid"
+    page.wait_for_selector(".cell.loaded")
+    page.keyboard.press("Shift+ArrowRight")
+    page.keyboard.press("Shift+ArrowRight")
+    assert page.locator('.cell[aria-selected="true"]').count() == 3
+    type_label(page, "wren")
+    said(page, "Label 3 photos 'wren'")
+    assert sum(labels == ("wren",) for labels in server.labels().values()) == 3
+    page.keyboard.press("Home")
+    page.keyboard.press(" ")
+    page.keyboard.press("x")
+    said(page, "Reject 1 photo")
+    with server.catalog() as catalog:
+        assert list(catalog.decisions("exclude").values()) == ["rejected"]
+    cell = page.locator(".cell.out")
+    assert cell.count() == 1
+    assert "rejected" in (cell.get_attribute("aria-label") or "")
+
+
+def test_a_photo_under_two_labels_is_settled_by_one_key(serve, open_page, birds: Path):
+    server = serve(birds)
+    page = open_page(server.address + "#view=single&show=twice&sort=path")
+    choices = page.locator(".choice .answer b")
+    assert choices.count() == 2
+    wanted = choices.nth(1).inner_text()
+    page.keyboard.press("2")
+    said(page, "Settle")
+    with server.catalog() as catalog:
+        assert set(catalog.labels_said().values()) == {(wanted,)}
+    page.wait_for_function("document.querySelector('.choice') === null")
+
+
+def test_every_control_has_a_name_and_can_be_reached_with_tab(serve, open_page, birds: Path):
+    server = serve(birds)
+    page = open_page(server.address)
+    nameless = page.evaluate(
+        """() => [...document.querySelectorAll('button, select, input, [role=option], [tabindex]')]
+            .filter((node) => node.checkVisibility())
+            .filter((node) => !(node.ariaLabel || node.getAttribute('aria-label')
+                || node.textContent.trim() || node.labels?.length))
+            .map((node) => node.outerHTML)"""
+    )
+    assert nameless == []
+    reached = set()
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        reached.add(page.evaluate("document.activeElement.id || document.activeElement.className"))
+        outlined = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+        at_body = page.evaluate("document.activeElement === document.body")
+        assert at_body or outlined == "solid"
+    assert {"filter", "sort", "to-grid", "to-single", "help", "finder", "grid", "label"} <= reached
+
+
+def test_question_mark_lists_every_key(serve, open_page, birds: Path):
+    server = serve(birds)
+    page = open_page(server.address)
+    page.keyboard.press("?")
+    dialog = page.locator("dialog")
+    text = dialog.inner_text()
+    for key in ("1 – 9", "Enter", "Space", "Shift U", "G", "X", "F", "U", "C", "K", "A", "/"):
+        assert re.search(rf"^\s*{re.escape(key)}\s*$", text, re.MULTILINE), key
+    page.keyboard.press("Escape")
+    assert dialog.count() == 0
+
+
+def test_the_page_fits_wide_and_narrow_windows(serve, open_page, birds: Path):
+    page = open_page(serve(birds).address)
+    for width in (1200, 760, 390):
+        page.set_viewport_size({"width": width, "height": 780})
+        for view in ("grid", "single"):
+            page.click(f"#to-{view}")
+            page.wait_for_selector(
+                ".cell.loaded:not([hidden])" if view == "grid" else ".holder .photo"
+            )
+            size = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
+            assert size[0] <= size[1]
+            outside = page.evaluate(
+                """() => [...document.querySelectorAll('header button, header select, .frame')]
+                    .filter((node) => node.checkVisibility())
+                    .filter((node) => { const box = node.getBoundingClientRect();
+                        return box.left < -1 || box.right > innerWidth + 1; })
+                    .map((node) => node.outerHTML.slice(0, 120))"""
+            )
+            assert outside == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_stands_out_from_its_ground(serve, open_page, birds: Path, scheme: str):
+    page = open_page(serve(birds).address, color_scheme=scheme)
+    page.click("#to-single")
+    page.wait_for_selector(".suggestion .answer")
+    texts = (".name", "#tally", ".suggestion .quiet", ".label:not(.has) .count", ".facts")
+    for selector in texts:
+        colours = page.evaluate(
+            """(selector) => { let node = document.querySelector(selector);
+                const text = getComputedStyle(node).color;
+                let ground = 'rgba(0, 0, 0, 0)';
+                for (; node && ground === 'rgba(0, 0, 0, 0)'; node = node.parentElement)
+                    ground = getComputedStyle(node).backgroundColor;
+                return [text, ground]; }""",
+            selector,
+        )
+        assert contrast(*colours) >= 4.5, (selector, colours)
+
+
+def contrast(first: str, second: str) -> float:
+    """Contrast ratio of two CSS colours (WCAG 2.1, relative luminance)."""
+
+    def luminance(colour: str) -> float:
+        levels = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
+        linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in levels]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    lower, higher = sorted((luminance(first), luminance(second)))
+    return (higher + 0.05) / (lower + 0.05)

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+pytest.importorskip("playwright")
+uvicorn = pytest.importorskip("uvicorn")
+
+from finetune import train  # noqa: E402
+from finetune.config import resolve  # noqa: E402
+from finetune.prediction.predictor import Predictor  # noqa: E402
+from finetune.web.app import listen  # noqa: E402
+from finetune.web.security import Policy, hosts_for  # noqa: E402
+from finetune.web.serve import ServeOptions, serve_app  # noqa: E402
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def site(
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_weights: Path,
+    draw: Callable[..., Image.Image],
+) -> Iterator[tuple[str, Path]]:
+    root = tmp_path_factory.mktemp("served")
+    for index, label in enumerate(["ant <b>x</b>", "bee"]):
+        (root / "photos" / label.replace("/", "")).mkdir(parents=True)
+        for number in range(6):
+            draw(index, number).save(root / "photos" / label.replace("/", "") / f"{number}.png")
+    flags = {
+        "model": "test_resnet",
+        "weights": str(tiny_weights),
+        "size": 48,
+        "device": "cpu",
+        "epochs": 1,
+        "mode": "head",
+    }
+    run = train(root / "photos", resolve({}, flags), run="tiny", runs=root / "runs").run.path
+    listening = listen("127.0.0.1", 0)
+    options = ServeOptions(
+        policy=Policy(token=None, hosts=hosts_for("127.0.0.1"), max_body_bytes=1 << 20)
+    )
+    server = uvicorn.Server(
+        uvicorn.Config(
+            serve_app(Predictor.load(run), options), log_level="error", access_log=False, ws="none"
+        )
+    )
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    while not server.started:
+        time.sleep(0.02)
+    yield f"http://127.0.0.1:{listening.getsockname()[1]}/", root / "photos"
+    server.should_exit = True
+    thread.join()
+    listening.close()
+
+
+def test_photos_are_answered_with_bars_and_heat(
+    browser: Any, site: tuple[str, Path], tmp_path: Path
+) -> None:
+    address, photos = site
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"no photo")
+    context = browser.new_context()
+    page = context.new_page()
+    problems: list[str] = []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.goto(address)
+    good = sorted(photos.rglob("*.png"))[:2]
+    page.set_input_files("#files", [str(path) for path in (*good, bad)])
+    page.wait_for_function("document.querySelectorAll('.bars, .failed').length === 3")
+    cards = page.locator(".answer")
+    assert cards.count() == 3
+    assert cards.nth(2).locator(".failed").inner_text() == (
+        "The photo cannot be opened: not a photo."
+    )
+    # Markup in a label is shown as it is.
+    labels = cards.nth(0).locator(".label").all_inner_texts()
+    assert sorted(labels) == ["ant <b>x<b>", "bee"]
+    widths = [
+        float(style.split("width:")[1].strip(" ;%"))
+        for style in cards.nth(0)
+        .locator(".fill")
+        .evaluate_all("all => all.map(each => each.getAttribute('style'))")
+    ]
+    assert sum(widths) == pytest.approx(100, abs=0.01)
+    assert widths == sorted(widths, reverse=True)
+    image = cards.nth(0).locator("img")
+    before = image.get_attribute("src")
+    cards.nth(0).get_by_role("button", name="bee").click()
+    page.wait_for_function(
+        "before => document.querySelector('.answer img').src !== before", arg=before
+    )
+    page.wait_for_function("document.querySelector('.answer img').naturalWidth === 448")
+    cards.nth(0).get_by_role("button", name="Show the photo").click()
+    page.get_by_role("button", name="Clear").click()
+    assert cards.count() == 0
+    assert problems == []
+    context.close()
