@@ -88,7 +88,7 @@ def test_no_module_imports_click() -> None:
 
 @pytest.mark.parametrize("code", ["import finetune", "import finetune.cli"])
 def test_import_loads_nothing_heavy(code: str) -> None:
-    heavy = "torch timm cv2 albumentations torchvision scipy plotly".split()
+    heavy = ["torch", "timm", "cv2", "albumentations", "torchvision", "scipy", "plotly"]
     check = f"{code}; import sys; print([m for m in {heavy!r} if m in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", check], capture_output=True, text=True, check=True, timeout=60

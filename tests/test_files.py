@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import errno
-import os
 from pathlib import Path
 
 import pytest
@@ -24,24 +23,29 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> Non
         "again. Older files are intact."
     )
     assert target.read_bytes() == b"old"
-    assert os.listdir(tmp_path) == ["model.bin"]
+    assert [p.name for p in tmp_path.iterdir()] == ["model.bin"]
 
 
 def test_no_permission_is_said(tmp_path: Path) -> None:
     def refuse(file: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    with pytest.raises(StorageError, match="no permission to write there. Choose another folder"):
+    with pytest.raises(StorageError, match=r"no permission to write there\. Choose another folder"):
         write_atomically(tmp_path / "x", refuse)
 
 
 def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path) -> None:
     target = write_text(tmp_path / "a.txt", "old")
-    with pytest.raises(KeyboardInterrupt), replacing(target) as part:
-        part.write_text("half")
-        raise KeyboardInterrupt
+
+    def interrupted() -> None:
+        with replacing(target) as part:
+            part.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert target.read_text() == "old"
-    assert os.listdir(tmp_path) == ["a.txt"]
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
 
 
 def test_written_files_have_the_permissions_of_ordinary_ones(tmp_path: Path) -> None:

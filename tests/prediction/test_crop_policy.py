@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from finetune import Predictor, train
+from finetune.config import resolve
+from finetune.curation.policy import PolicySpec, load_policy
+from finetune.curation.proposals import propose_squares
+from finetune.photos.crop import Crop, load_square
+from finetune.photos.scan import scan
+
+
+def test_a_run_trained_on_squares_predicts_on_squares(
+    make_photos: Callable[..., Path], tmp_path: Path, tiny_settings: dict[str, object]
+) -> None:
+    photos = make_photos({"a": 8, "b": 8})
+    propose_squares(photos, PolicySpec(method="saliency"))
+    crops = [photo.crop for photo in scan(photos).photos]
+    assert sum(crop is not None for crop in crops) > len(crops) / 2
+    flags = {**tiny_settings, "mode": "head", "epochs": 1}
+    run = train(photos, resolve({}, flags), runs=tmp_path / "runs").run
+    content = json.loads(run.preprocessing_file.read_text())
+    policy, _ = load_policy(PolicySpec.from_dict(content["crop_policy"]))
+    predictor = Predictor.load(run.path)
+    path = photos / "a" / "000.jpg"
+    crop = policy(path)
+    assert crop is not None
+    spec = predictor.spec
+    how = {"size": spec.working_size, "fit": spec.fit, "interpolation": spec.interpolation}
+    expected = load_square(path, crop=crop, **how)
+    for photo in (path, str(path), path.read_bytes()):
+        assert np.array_equal(predictor.pixels_of(photo), expected)
+    assert not np.array_equal(expected, load_square(path, **how))
+    # A square that is given wins over the one that would be found.
+    given = Crop(centre_x=0.4, side=0.6)
+    assert np.array_equal(
+        predictor.squares_of(path, crop=given)[0], load_square(path, crop=given, **how)
+    )
+
+
+def test_a_run_of_whole_photos_looks_for_no_square(
+    make_photos: Callable[..., Path], tmp_path: Path, tiny_settings: dict[str, object]
+) -> None:
+    photos = make_photos({"a": 6, "b": 6})
+    flags = {**tiny_settings, "mode": "head", "epochs": 1}
+    run = train(photos, resolve({}, flags), runs=tmp_path / "runs").run
+    assert json.loads(run.preprocessing_file.read_text())["crop_policy"] is None
+    predictor = Predictor.load(run.path)
+    spec = predictor.spec
+    path = photos / "a" / "000.jpg"
+    how = {"size": spec.working_size, "fit": spec.fit, "interpolation": spec.interpolation}
+    assert np.array_equal(predictor.pixels_of(path), load_square(path, **how))
