@@ -180,33 +180,39 @@ def first_photo() -> dict[str, float]:
             image = small.resize((320, 240), Image.Resampling.BICUBIC)
             image.save(folder / f"IMG_{number:05d}.jpg", quality=85)
         with chromium() as page:
-            times = [_start_and_look(page, folder) for _ in range(3)]
-            for _ in range(1):
-                frames = _scroll(page, folder)
+            times = [_start_and_look(page, folder, Path(place) / f"{n}.db") for n in range(5)]
+            frames = _scroll(page, folder)
     return {"first_photo_seconds": statistics.median(times), **frames}
 
 
 @contextmanager
-def command(folder: Path) -> Iterator[str]:
+def command(folder: Path, catalog: Path | None = None) -> Iterator[str]:
+    """Runs the command on a folder; a catalog of its own makes it a first start."""
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     call = [sys.executable, "-c", _COMMAND, str(folder)]
+    if catalog is not None:
+        environment["FINETUNE_CACHE"] = f"{catalog}-cache"
+        call.append(str(catalog))
     with subprocess.Popen(call, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None
-        yield process.stdout.readline().split()[-1]
-        process.kill()
+        try:
+            yield process.stdout.readline().split()[-1]
+        finally:
+            process.kill()
 
 
 _COMMAND = (
     "import sys; from pathlib import Path; from finetune.cli.annotate import annotate; "
-    "annotate(Path(sys.argv[1]), port=0, browser=False, quiet=True)"
+    "annotate(Path(sys.argv[1]), catalog=Path(sys.argv[2]) if sys.argv[2:] else None, "
+    "port=0, browser=False, quiet=True)"
 )
 
 
-def _start_and_look(page: Any, folder: Path) -> float:
-    shutil.rmtree(folder / ".finetune", ignore_errors=True)
+def _start_and_look(page: Any, folder: Path, catalog: Path) -> float:
     started = time.perf_counter()
-    with command(folder) as address:
+    with command(folder, catalog) as address:
         page.goto(address, wait_until="commit")
+        page.wait_for_selector("body[data-ready]")
         page.wait_for_function(
             "document.querySelector('.holder .photo')?.complete"
             " && document.querySelector('.holder .photo').naturalWidth > 0"

@@ -13,7 +13,7 @@ from finetune.errors import FinetuneError
 
 COMMANDS = {
     "Start here": ("train", "predict", "demo"),
-    "Your photos": ("scan", "duplicates", "similar", "crop", "split", "interchange"),
+    "Your photos": ("annotate", "scan", "duplicates", "similar", "crop", "split", "interchange"),
     "Training": ("preview", "ablate", "models", "summary"),
     "Judging": ("evaluate", "report", "compare"),
     "In use": ("export", "serve"),

@@ -7,14 +7,11 @@ import threading
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
-from finetune.errors import RunError
 from finetune.evaluation.inference import logits_of
-from finetune.models.factory import rebuild
 from finetune.prediction.facts import ModelFacts
 from finetune.runs.folder import RunFolder
+from finetune.runs.trained import load_network
 from finetune.training.machine import choose_device
 
 
@@ -42,20 +39,10 @@ class TorchEngine:
             DeviceError: The device is not there.
         """
         facts = ModelFacts.of_run(run)
-        if not run.model_file.is_file():
-            raise RunError(
-                f"{run.path} has no {run.model_file.name} yet. "
-                f"If its training was interrupted: finetune train --resume {run.path}"
-            )
-        try:
-            state = load_file(run.model_file)
-        except (SafetensorError, OSError) as error:
-            raise RunError(f"{run.model_file} is damaged: {error}.") from error
-        module = rebuild(facts.model, len(facts.labels), facts.spec.size, state)
-        place = choose_device(device)
-        if place.type != "mps":
-            module = module.to(memory_format=torch.channels_last)
-        return cls(module.to(place), facts)
+        module = load_network(
+            run, facts.model, len(facts.labels), facts.spec, device=choose_device(device)
+        )
+        return cls(module, facts)
 
     def logits(self, squares: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Returns logits ``(B, labels) float32``; see `Engine`."""

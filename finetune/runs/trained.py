@@ -40,6 +40,30 @@ class TrainedRun:
     description: dict[str, Any]
 
 
+def load_network(
+    folder: RunFolder, model: str, labels: int, spec: InputSpec, *, device: str | torch.device
+) -> nn.Module:
+    """Returns a run's network from its tensors, in eval mode and fp32, on a device.
+
+    Raises:
+        RunError: The run has no model yet, or a damaged one.
+        ModelError: Its weights are not those of its architecture.
+    """
+    if not folder.model_file.is_file():
+        raise RunError(
+            f"{folder.path} has no {folder.model_file.name} yet. "
+            f"If its training was interrupted: finetune train --resume {folder.path}"
+        )
+    try:
+        state = load_file(folder.model_file)
+    except (SafetensorError, OSError) as error:
+        raise RunError(f"{folder.model_file} is damaged: {error}.") from error
+    module = rebuild(model, labels, spec.size, state).to(device).eval()
+    if torch.device(device).type != "mps":
+        module = module.to(memory_format=torch.channels_last)
+    return module
+
+
 def open_trained(folder: RunFolder, *, device: str | torch.device = "cpu") -> TrainedRun:
     """Returns a run with its network. Nothing of the run is executed.
 
@@ -49,19 +73,8 @@ def open_trained(folder: RunFolder, *, device: str | torch.device = "cpu") -> Tr
     description = folder.read(folder.config_file)
     labels = tuple(folder.read(folder.labels_file))
     spec = InputSpec.from_dict(folder.read(folder.preprocessing_file))
-    if not folder.model_file.is_file():
-        raise RunError(
-            f"{folder.path} has no {folder.model_file.name} yet. "
-            f"If its training was interrupted: finetune train --resume {folder.path}"
-        )
+    module = load_network(folder, description["model"], len(labels), spec, device=device)
     calibration = folder.read(folder.calibration_file)
-    try:
-        state = load_file(folder.model_file)
-    except (SafetensorError, OSError) as error:
-        raise RunError(f"{folder.model_file} is damaged: {error}.") from error
-    module = rebuild(description["model"], len(labels), spec.size, state).to(device).eval()
-    if torch.device(device).type != "mps":
-        module = module.to(memory_format=torch.channels_last)
     unknown = calibration.get("unknown")
     return TrainedRun(
         folder=folder,

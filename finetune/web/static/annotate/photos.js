@@ -12,6 +12,7 @@ class Photos extends EventTarget {
   clock = -1;
   jobs = { scan: { state: "waiting" }, advice: { state: "waiting" } };
   annotator = null;
+  groupLabels = new Map(); // by group, until a row changes
   #groups = null;
 
   get(id) {
@@ -32,7 +33,10 @@ class Photos extends EventTarget {
       this.rows.set(row.id, row);
       changed.push(row.id);
     }
-    if (changed.length) this.#groups = null;
+    if (changed.length) {
+      this.#groups = null;
+      this.groupLabels.clear();
+    }
     this.dispatchEvent(
       new CustomEvent("change", { detail: { changed, newLabels: this.labels.length !== before } }),
     );
@@ -85,6 +89,8 @@ export const folderName = (row) => row.path.slice(0, Math.max(0, row.path.lastIn
 
 // Every label that one of the photos of a group has; two or more mean that one is wrong.
 export function labelsOfGroup(key) {
+  const known = photos.groupLabels.get(key);
+  if (known) return known;
   const found = new Map();
   for (const id of photos.group(key)) {
     const row = photos.get(id);
@@ -92,7 +98,9 @@ export function labelsOfGroup(key) {
     const text = labelText(row);
     if (!found.has(text)) found.set(text, { labels: row.labels, id });
   }
-  return [...found.values()];
+  const choices = [...found.values()];
+  photos.groupLabels.set(key, choices);
+  return choices;
 }
 
 // What there is to choose from where people or folders contradict each other.
