@@ -213,10 +213,8 @@ def _start_and_look(page: Any, folder: Path, catalog: Path) -> float:
     with command(folder, catalog) as address:
         page.goto(address, wait_until="commit")
         page.wait_for_selector("body[data-ready]")
-        page.wait_for_function(
-            "document.querySelector('.holder .photo')?.complete"
-            " && document.querySelector('.holder .photo').naturalWidth > 0"
-        )
+        page.wait_for_selector(".holder .photo")
+        page.evaluate("() => document.querySelector('.holder .photo').decode()")
         seconds = time.perf_counter() - started
         page.goto("about:blank")
     return seconds

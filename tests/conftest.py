@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,21 @@ TINY_SIZE = 48
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FINETUNE_CACHE", str(tmp_path / "user-cache"))
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+
+
+@pytest.fixture(autouse=True)
+def _fresh_output(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Each test meets the command line's output and the library's log as a new process does."""
+    from finetune.cli.console import output
+
+    logger = logging.getLogger("finetune")
+    handlers, propagate = list(logger.handlers), logger.propagate
+    logger.handlers[:], logger.propagate = [], True
+    monkeypatch.setattr(output.stdout, "width", 160)
+    monkeypatch.setattr(output, "json", False)
+    monkeypatch.setattr(output, "quiet", False)
+    yield
+    logger.handlers[:], logger.propagate = handlers, propagate
 
 
 def draw_photo(label: int, number: int, size: tuple[int, int] = (80, 60)) -> Image.Image:

@@ -12,6 +12,8 @@ import typer
 from finetune.cli.console import Json, Quiet, Yes, make_table, output
 from finetune.errors import ConfigError
 
+_HEAD_START_SECONDS = 2.5
+
 _SHOWN = 10
 """Moves that are listed before the question."""
 
@@ -136,7 +138,8 @@ def serve_page(place: Place, labels: list[str], *, run: str | None, annotator: s
     )
     address = security.address_of(place.host, number, policy.token)
     reading = Reading(session)
-    adviser = Adviser(session, (lambda: run_classifier(run, session)) if run else None)
+    classifier = (lambda: run_classifier(run, session)) if run else None
+    adviser = Adviser(session, classifier, head_start_seconds=_HEAD_START_SECONDS)
 
     def started() -> None:
         output.document({"address": address})

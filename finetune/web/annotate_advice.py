@@ -89,11 +89,17 @@ class Adviser:
     Args:
         session: The session that it advises.
         classifier: Opens a trained run, in the background; None learns from labels alone.
+        head_start_seconds: Pause before it begins, so that the page is on screen first.
     """
 
     def __init__(
-        self, session: Session, classifier: Callable[[], Classifier] | None = None
+        self,
+        session: Session,
+        classifier: Callable[[], Classifier] | None = None,
+        *,
+        head_start_seconds: float = 0.0,
     ) -> None:
+        self._head_start_seconds = head_start_seconds
         self._session = session
         self._make_classifier = classifier
         self._stop = threading.Event()
@@ -179,6 +185,8 @@ class Adviser:
 
     def _run(self) -> None:
         job = self._session.board.jobs.advice
+        if self._stop.wait(self._head_start_seconds):
+            return
         try:
             job.state = "running"
             # Heavy, and not needed for the first photo to be on screen.

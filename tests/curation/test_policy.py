@@ -50,7 +50,6 @@ def test_the_middle_needs_no_backbone() -> None:
 
 def test_other_weights_are_said(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "finetune"):
-        logging.getLogger("finetune").propagate = True
         load_policy(PolicySpec(method="saliency", digest="0" * 16))
     assert caplog.messages == [
         "The squares were proposed by other weights of finetune_small than those that are here; "

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import logging
 import multiprocessing
 import pickle
 import signal
@@ -61,7 +60,6 @@ def test_keys_of_different_parts_differ() -> None:
 
 def test_the_limit_is_kept_and_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     limit = 10 * 5 * 3 * 4
-    logging.getLogger("finetune").propagate = True
     with store(tmp_path / "s", limit) as opened:
         for number in range(3 * FLUSH_EVERY):
             opened.put(key(number), record(number))
@@ -174,7 +172,6 @@ def test_a_folder_that_cannot_be_written_costs_the_cache_only(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").write_text("in the way")
-    logging.getLogger("finetune").propagate = True
     with store(tmp_path / "file" / "s") as opened:
         opened.put(key(0), record(0))
         opened.flush()

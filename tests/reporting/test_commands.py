@@ -84,7 +84,7 @@ def test_report_names_the_first_photo_that_could_not_be_opened(run_command, run_
     run = run_maker(photo_count=60)
     for path in run.photos.rglob("*.jpg"):
         path.write_bytes(b"nothing")
-    assert run_command("report", str(run.path)).exit_code == 0
+    assert run_command("report", str(run.path), "--no-explain").exit_code == 0
     assert "9 of 9 photos could not be opened and are shown by name; the first is " in said[0]
 
 

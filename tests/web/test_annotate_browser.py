@@ -245,7 +245,7 @@ def test_the_later_of_two_tabs_is_told_and_overwrites_nothing(serve, open_page, 
     said(two, "Changed in another window meanwhile. Nothing was overwritten.")
     assert server.labels()[name] == ("first",)
     two.wait_for_function(
-        "document.querySelector('.suggestion .answer')?.textContent.includes('first')"
+        "() => document.querySelector('.suggestion .answer')?.textContent.includes('first')"
     )
     two.keyboard.press("2")
     said(two, "Label 1 photo 'second'")
@@ -372,7 +372,7 @@ def test_a_photo_under_two_labels_is_settled_by_one_key(serve, open_page, birds:
     said(page, "Settle")
     with server.catalog() as catalog:
         assert set(catalog.labels_said().values()) == {(wanted,)}
-    page.wait_for_function("document.querySelector('.choice') === null")
+    page.wait_for_function("() => document.querySelector('.choice') === null")
 
 
 def test_every_control_has_a_name_and_can_be_reached_with_tab(serve, open_page, birds: Path):

@@ -74,7 +74,7 @@ def test_photos_are_answered_with_bars_and_heat(
     page.goto(address)
     good = sorted(photos.rglob("*.png"))[:2]
     page.set_input_files("#files", [str(path) for path in (*good, bad)])
-    page.wait_for_function("document.querySelectorAll('.bars, .failed').length === 3")
+    page.locator(".bars, .failed").nth(2).wait_for()
     cards = page.locator(".answer")
     assert cards.count() == 3
     assert cards.nth(2).locator(".failed").inner_text() == (
@@ -97,7 +97,7 @@ def test_photos_are_answered_with_bars_and_heat(
     page.wait_for_function(
         "before => document.querySelector('.answer img').src !== before", arg=before
     )
-    page.wait_for_function("document.querySelector('.answer img').naturalWidth === 448")
+    page.wait_for_function("() => document.querySelector('.answer img').naturalWidth === 448")
     cards.nth(0).get_by_role("button", name="Show the photo").click()
     page.get_by_role("button", name="Clear").click()
     assert cards.count() == 0
