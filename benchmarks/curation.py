@@ -31,13 +31,11 @@ from finetune.photos.crop import Crop
 from finetune.photos.grouping import photo_groups
 from finetune.photos.scan import scan
 
-RESULTS = Path(__file__).parent / "results"
 ROUNDS = 3
-MACHINE = "Measured 2026-11-22 on a 2-core AMD EPYC (Zen 4), no GPU."
 
 
 def main() -> None:
-    """Prints the tables and writes each to a file in results/."""
+    """Prints the tables."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--seed", type=int, default=11)
     parser.add_argument("--photos", type=int, default=10, help="of each of the 8 species")
@@ -46,7 +44,6 @@ def main() -> None:
     parser.add_argument("--only", choices=("crops", "errors", "head"))
     options = parser.parse_args()
     backbone = load_backbone(options.model, options.weights)
-    suffix = "" if options.model == DEFAULT_BACKBONE else f"-{options.model}"
     with tempfile.TemporaryDirectory() as folder:
         aviary = draw_collection(
             Path(folder) / "photos",
@@ -62,11 +59,8 @@ def main() -> None:
         ):
             if options.only in (None, name):
                 heading = f"Backbone {options.model}, collection of seed {options.seed}."
-                lines = [MACHINE, "", *([] if name == "head" else [heading, ""]), *measure()]
+                lines = [*([] if name == "head" else [heading, ""]), *measure()]
                 print("\n".join(lines), flush=True)
-                RESULTS.mkdir(exist_ok=True)
-                path = RESULTS / f"curation-{name}{'' if name == 'head' else suffix}.md"
-                path.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
 
 
 def crops_table(aviary: Aviary, backbone: LoadedModel) -> list[str]:
