@@ -86,7 +86,8 @@ def split_groups(
     parts: dict[Hashable, Part] = {}
     # Validation is drawn first: where groups are scarce, it needs them more than the test does.
     if validation > 0:
-        _draw(stock, parts, "validation", validation, 2)
+        reserve_from = TEST_FROM_GROUPS if test > 0 else None
+        _draw(stock, parts, "validation", validation, 2, reserve_from=reserve_from)
     if test > 0:
         _draw(stock, parts, "test", test, TEST_FROM_GROUPS)
     return [parts.get(group, "train") for group in groups]
@@ -147,11 +148,20 @@ def read_split(path: Path) -> tuple[SplitRow, ...]:
 
 
 def _draw(
-    stock: GroupStock, parts: dict[Hashable, Part], part: Part, share: float, minimum: int
+    stock: GroupStock,
+    parts: dict[Hashable, Part],
+    part: Part,
+    share: float,
+    minimum: int,
+    *,
+    reserve_from: int | None = None,
 ) -> None:
     """Moves groups from train to `part` until each label has its share there."""
     targets = stock.targets(share, minimum)
     taken: Counter[str] = Counter()
+
+    def spare(group: Hashable) -> bool:
+        return stock.spare(group, reserve_from=reserve_from)
 
     def take(group: Hashable) -> None:
         parts[group] = part
@@ -162,7 +172,7 @@ def _draw(
     for label in stock.rarest_first():
         target = targets[label]
         for group in stock.groups_of(label):
-            if group in parts or not stock.spare(group):
+            if group in parts or not spare(group):
                 continue
             photos = stock.photos(group, label)
             # Only what brings the count nearer to its target: a burst of 30 is passed over where
@@ -170,6 +180,6 @@ def _draw(
             if abs(taken[label] + photos - target) < abs(taken[label] - target):
                 take(group)
         if taken[label] == 0 and len(stock.groups_of(label)) >= minimum:
-            rest = [g for g in stock.groups_of(label) if g not in parts and stock.spare(g)]
+            rest = [g for g in stock.groups_of(label) if g not in parts and spare(g)]
             if rest:
                 take(min(rest, key=lambda group: stock.photos(group, label)))

@@ -50,9 +50,18 @@ class GroupStock:
         """Yields each label in a group with its number of photos."""
         return iter(self._content[group].items())
 
-    def spare(self, group: Hashable) -> bool:
-        """Returns whether each label in the group keeps another group to train on."""
-        return all(self.training_groups[label] > 1 for label in self._content[group])
+    def spare(self, group: Hashable, *, reserve_from: int | None = None) -> bool:
+        """Returns whether each label in the group keeps another group to train on.
+
+        Args:
+            group: The group that would be taken away.
+            reserve_from: A label of so many groups or more must keep two: one is for the test.
+        """
+        return all(
+            self.training_groups[label]
+            > (1 if reserve_from is None or len(self._groups[label]) < reserve_from else 2)
+            for label in self._content[group]
+        )
 
     def targets(self, share: float, minimum: int) -> dict[str, int]:
         """Returns whole numbers of photos a label that add up to the share of all photos."""

@@ -57,6 +57,12 @@ def test_each_label_of_two_groups_has_a_validation_photo(photos, validation, tes
             assert held[label]["test"] >= 1
 
 
+def test_validation_leaves_a_group_for_the_test():
+    groups = [0, 5, 25, 25, 25, 35]
+    parts = split_groups(["a"] * 6, groups, validation=0.375, test=0.25, seed=0)
+    assert set(parts) == {"train", "validation", "test"}
+
+
 @given(anything, st.randoms(use_true_random=False))
 def test_split_is_the_same_in_any_order_of_photos(photos, shuffler):
     shuffled = list(photos)
