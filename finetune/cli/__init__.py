@@ -9,7 +9,7 @@ import typer
 import typer.core
 
 from finetune.cli.console import output
-from finetune.errors import FinetuneError
+from finetune.errors import FinetuneError, MissingExtra
 
 COMMANDS = {
     "Start here": ("train", "predict", "demo"),
@@ -19,6 +19,21 @@ COMMANDS = {
     "In use": ("export", "serve"),
 }
 """Modules of this package by panel of the help; each has ``register(app)``."""
+
+
+EXTRAS = {
+    "jinja2": "web",
+    "multipart": "web",
+    "onnx": "onnx",
+    "onnxruntime": "onnx",
+    "onnxscript": "onnx",
+    "plotly": "report",
+    "prometheus_client": "web",
+    "python_multipart": "web",
+    "starlette": "web",
+    "uvicorn": "web",
+}
+"""Which extra brings a package that a command may want."""
 
 
 class ErrorBoundary(typer.core.TyperGroup):
@@ -31,6 +46,13 @@ class ErrorBoundary(typer.core.TyperGroup):
             return super().invoke(ctx)
         except FinetuneError as error:
             output.error(str(error))
+            raise typer.Exit(1) from error
+        except ModuleNotFoundError as error:
+            package = (error.name or "").partition(".")[0]
+            if package not in EXTRAS:
+                raise
+            missing = MissingExtra(package, EXTRAS[package], f"finetune {ctx.invoked_subcommand}")
+            output.error(str(missing))
             raise typer.Exit(1) from error
         except KeyboardInterrupt as error:
             output.error("Interrupted.")
