@@ -2,9 +2,5 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-
-for _name in ("finetune.models.embedded_backbone", "finetune.models.classic"):
-    if importlib.util.find_spec(_name) is not None:
-        importlib.import_module(_name)
+import finetune.models.classic
+import finetune.models.embedded_backbone  # noqa: F401 - imported for what it registers

@@ -17,7 +17,7 @@ from finetune.errors import ConfigError, DecodeError
 from finetune.evaluation.probabilities import softmax
 from finetune.evaluation.unknown import familiarity
 from finetune.photos.crop import Crop
-from finetune.photos.decode import MAX_PIXELS
+from finetune.photos.decode import MAX_PIXELS, decode_photo
 from finetune.photos.spec import InputSpec
 from finetune.prediction.answers import PhotoPrediction, Ranked, rank
 from finetune.prediction.engine import Engine, open_engine
@@ -180,7 +180,11 @@ class Predictor:
         if isinstance(photo, (bytearray, memoryview)):
             photo = bytes(photo)
         if crop is None and self._policy is not None:
-            crop = self._policy(source_of(photo))
+            source = source_of(photo)
+            if not isinstance(source, np.ndarray):
+                # The policy decodes by itself: what is too large is refused before it does.
+                decode_photo(source, min_side_pixels=1, max_pixels=self.answering.max_pixels)
+            crop = self._policy(source)
         return tuple(
             working_square(photo, spec, crop=crop, max_pixels=self.answering.max_pixels)
             for spec in self._distinct_specs()

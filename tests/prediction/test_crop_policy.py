@@ -5,13 +5,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from finetune import Predictor, train
 from finetune.config import resolve
 from finetune.curation.policy import PolicySpec, load_policy
 from finetune.curation.proposals import propose_squares
+from finetune.errors import DecodeError
 from finetune.photos.crop import Crop, load_square
 from finetune.photos.scan import scan
+from finetune.prediction.predictor import Answering
 
 
 def test_a_run_trained_on_squares_predicts_on_squares(
@@ -40,6 +43,21 @@ def test_a_run_trained_on_squares_predicts_on_squares(
     assert np.array_equal(
         predictor.squares_of(path, crop=given)[0], load_square(path, crop=given, **how)
     )
+
+
+def test_the_bound_on_pixels_holds_before_a_square_is_looked_for(
+    make_photos: Callable[..., Path], tmp_path: Path, tiny_settings: dict[str, object]
+) -> None:
+    photos = make_photos({"a": 6, "b": 6})
+    propose_squares(photos, PolicySpec(method="saliency"))
+    flags = {**tiny_settings, "mode": "head", "epochs": 1}
+    run = train(photos, resolve({}, flags), runs=tmp_path / "runs").run
+    predictor = Predictor.load(run.path, answering=Answering(max_pixels=100))
+    asked: list[object] = []
+    predictor._policy = lambda photo: asked.append(photo)  # type: ignore[assignment, func-returns-value]
+    with pytest.raises(DecodeError, match="too many pixels"):
+        predictor((photos / "a" / "000.jpg").read_bytes())
+    assert asked == []
 
 
 def test_a_run_of_whole_photos_looks_for_no_square(
