@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "finetune"
 
 LAYERS = [
-    {"errors", "config", "files"},
+    {"errors", "config", "settings", "files"},
     {"aviary"},
     {"photos"},
     {"augmentation"},

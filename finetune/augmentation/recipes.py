@@ -17,8 +17,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_type_hints
 
-from finetune.config import choices, option
+from finetune.config import option
 from finetune.errors import AugmentError
+from finetune.settings import choices
 
 MobiusMode = Literal["replace", "on_top"]
 RecipeName = Literal["none", "light", "standard", "mobius", "strong"]

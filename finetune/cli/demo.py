@@ -45,10 +45,10 @@ def demo(
         unseen = draw_unseen(folder / "unseen", count=8, seed=seed)
     from finetune.cli.train import show_result
     from finetune.cli.watching import TrainingView
-    from finetune.config import resolve
     from finetune.curation.policy import PolicySpec
     from finetune.curation.proposals import propose_squares
     from finetune.runs.train import train
+    from finetune.settings import resolve
 
     output.say("Finding the bird in each photo")
     with output.progress("Finding") as advance:

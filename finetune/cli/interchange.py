@@ -9,8 +9,9 @@ import typer
 
 from finetune.cli.console import Json, Quiet, output
 from finetune.cli.options import photos_folder
-from finetune.config import Fit, choices
+from finetune.config import Fit
 from finetune.errors import ConfigError
+from finetune.settings import choices
 
 if TYPE_CHECKING:
     from finetune.photos.export import Layout

@@ -9,8 +9,8 @@ import typer
 
 from finetune.cli.console import output
 from finetune.cli.options import SetNumbers, recipe_numbers
-from finetune.config import read_toml
 from finetune.errors import AugmentError, CollectionError, ConfigError
+from finetune.settings import read_toml
 
 
 def preview(

@@ -12,8 +12,9 @@ import typer
 from finetune.cli.console import Json, Quiet, make_table, output
 from finetune.cli.options import photos_folder
 from finetune.cli.split_audit import photos_of, show_audit
-from finetune.config import CollectionConfig, resolve
+from finetune.config import CollectionConfig
 from finetune.errors import ConfigError
+from finetune.settings import resolve
 
 if TYPE_CHECKING:
     from finetune.photos.collection import Collection, Part

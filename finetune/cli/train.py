@@ -10,9 +10,10 @@ from rich.table import Table
 
 from finetune.cli.console import Json, Quiet, make_table, output
 from finetune.cli.options import SetNumbers, photos_folder, recipe_numbers, with_settings
-from finetune.config import TrainConfig, read_toml, resolve
+from finetune.config import TrainConfig
 from finetune.errors import ConfigError
 from finetune.files import read_json
+from finetune.settings import read_toml, resolve
 
 if TYPE_CHECKING:
     from finetune.runs.train import RunResult

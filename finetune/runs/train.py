@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from finetune import __version__
 from finetune.augmentation.recipes import named
-from finetune.config import TrainConfig, resolve, to_dict
+from finetune.config import TrainConfig
 from finetune.curation.policy import PolicySpec, remembered_policy
 from finetune.data.cache import PixelCache
 from finetune.data.home import collection_home
@@ -37,6 +37,7 @@ from finetune.runs.on_features import train_on_features
 from finetune.runs.on_photos import train_on_photos
 from finetune.runs.parts import Parts, replay_split, split_collection
 from finetune.runs.results import write_results
+from finetune.settings import resolve, to_dict
 from finetune.training.events import Event, Listener, Note, Progressed, ignore
 from finetune.training.interrupt import interruption
 from finetune.training.machine import choose_device, make_accelerator

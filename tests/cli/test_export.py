@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 from finetune import train
 from finetune.cli import ErrorBoundary
 from finetune.cli.export import register
-from finetune.config import resolve
+from finetune.settings import resolve
 
 app = typer.Typer(cls=ErrorBoundary)
 register(app)

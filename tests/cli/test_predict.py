@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 from finetune import train
 from finetune.cli import ErrorBoundary
 from finetune.cli.predict import register
-from finetune.config import resolve
+from finetune.settings import resolve
 
 app = typer.Typer(cls=ErrorBoundary)
 register(app)

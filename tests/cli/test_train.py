@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from finetune.cli import app
-from finetune.config import settings
+from finetune.settings import settings
 
 
 def run(*words: object, code: int = 0) -> Result:

@@ -11,11 +11,11 @@ from finetune import train
 from finetune.augmentation.centre import centre
 from finetune.augmentation.gpu import BatchAugment
 from finetune.augmentation.recipes import named
-from finetune.config import resolve
 from finetune.data.cache import PixelCache
 from finetune.data.dataset import PhotoDataset, Sample
 from finetune.models.features import FeatureCache, View, features_of
 from finetune.photos.spec import InputSpec
+from finetune.settings import resolve
 
 SPEC = InputSpec(size=32, crop_pct=0.8)
 

@@ -23,7 +23,7 @@ def trained(
     draw: Callable[..., Image.Image],
 ) -> Trained:
     from finetune import train
-    from finetune.config import resolve
+    from finetune.settings import resolve
 
     root = tmp_path_factory.mktemp("trained")
     for index, label in enumerate(["ant", "bee"]):

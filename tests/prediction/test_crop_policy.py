@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from finetune import Predictor, train
-from finetune.config import resolve
 from finetune.curation.policy import PolicySpec, load_policy
 from finetune.curation.proposals import propose_squares
 from finetune.errors import DecodeError
 from finetune.photos.crop import Crop, load_square
 from finetune.photos.scan import scan
 from finetune.prediction.predictor import Answering
+from finetune.settings import resolve
 
 
 def test_a_run_trained_on_squares_predicts_on_squares(

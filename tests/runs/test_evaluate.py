@@ -15,7 +15,6 @@ from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score
 
 from finetune import train
-from finetune.config import resolve
 from finetune.errors import CollectionError, ConfigError
 from finetune.evaluation.inference import logits_of
 from finetune.runs.ablate import ablate
@@ -23,6 +22,7 @@ from finetune.runs.evaluate import EvaluationRequest, evaluate
 from finetune.runs.folder import RunFolder
 from finetune.runs.follow import follow_run
 from finetune.runs.trained import open_trained
+from finetune.settings import resolve
 from finetune.training.events import EpochDone
 
 Settings = dict[str, object]

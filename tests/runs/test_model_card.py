@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from finetune import train
-from finetune.config import resolve
 from finetune.errors import RunError
 from finetune.runs.folder import RunFolder
 from finetune.runs.model_card import write_model_card
+from finetune.settings import resolve
 
 
 def test_the_card_says_what_the_run_measured_and_names_no_path(

@@ -18,10 +18,10 @@ from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, log_loss
 
 from finetune import Predictor, train
-from finetune.config import resolve
 from finetune.errors import ConfigError, RunError, StorageError
 from finetune.photos.crop import load_square
 from finetune.runs.train import resume
+from finetune.settings import resolve
 from finetune.training import state as state_module
 from finetune.training.events import EpochDone, Event, Note
 
@@ -152,7 +152,7 @@ CHILD = """
 import json, os, signal, sys
 from pathlib import Path
 from finetune import train
-from finetune.config import resolve
+from finetune.settings import resolve
 from finetune.training.events import EpochDone
 photos, runs = Path(sys.argv[1]), Path(sys.argv[2])
 flags, sign, epoch = map(json.loads, sys.argv[3:])

@@ -19,8 +19,8 @@ pytest.importorskip("prometheus_client")
 from starlette.testclient import TestClient
 
 from finetune import train
-from finetune.config import resolve
 from finetune.prediction.predictor import Answering, Predictor
+from finetune.settings import resolve
 from finetune.web.security import Policy
 from finetune.web.serve import ServeOptions, serve_app
 from finetune.web.serve_batching import Limits
