@@ -33,7 +33,10 @@ CHROMIUM_FLAGS = [
 
 
 _EXPECTED = re.compile("status of 4|net::ERR_(CONNECTION|FAILED)")
-"""What Chromium writes to the console when a request is refused or a server is killed."""
+"""What Chromium writes to the console when a request is refused."""
+
+_SERVER_DIED = re.compile("net::ERR_")
+"""What it writes when the server goes away: which one depends on how much of an answer had come."""
 
 
 def find_chromium() -> str | None:
@@ -188,7 +191,16 @@ def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
     contexts = []
     troubles: list[str] = []
 
-    def open_address(address: str, *, context: Any = None, **options: Any) -> Any:
+    def open_address(
+        address: str, *, context: Any = None, server_dies: bool = False, **options: Any
+    ) -> Any:
+        def hear(message: Any) -> None:
+            expected = _EXPECTED.search(message.text) or (
+                server_dies and _SERVER_DIED.search(message.text)
+            )
+            if message.type == "error" and not expected:
+                troubles.append(message.text)
+
         if context is None:
             options.setdefault("viewport", {"width": 1200, "height": 800})
             context = browser.new_context(**options)
@@ -196,14 +208,7 @@ def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
         page = context.new_page()
         page.set_default_timeout(20_000)
         page.on("pageerror", lambda error: troubles.append(str(error)))
-        page.on(
-            "console",
-            lambda message: (
-                troubles.append(message.text)
-                if message.type == "error" and not _EXPECTED.search(message.text)
-                else None
-            ),
-        )
+        page.on("console", hear)
         page.goto(address)
         page.wait_for_selector("body[data-ready]")
         return page

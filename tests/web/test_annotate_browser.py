@@ -282,7 +282,7 @@ def test_kill_9_loses_no_decision(open_page, aviary: Path, tmp_path: Path):
         shutil.copyfile(path, folder / f"{number}.jpg")
     given = {}
     with killed_in_the_end(folder) as address:
-        page = open_page(address)
+        page = open_page(address, server_dies=True)
         page.keyboard.press("t")  # near-duplicates one by one
         for key, label in (("1", "a"), ("2", "b"), ("1", "a"), ("2", "b")):
             name = shown(page)
@@ -295,7 +295,7 @@ def test_kill_9_loses_no_decision(open_page, aviary: Path, tmp_path: Path):
     assert sorted(kept.values()) == sorted(given.values())
 
     with killed_in_the_end(folder) as address:
-        page = open_page(address)
+        page = open_page(address, server_dies=True)
         assert page.inner_text("#tally").startswith("4 of ")
         assert shown(page) not in given
         page.keyboard.press("t")
