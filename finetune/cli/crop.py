@@ -157,16 +157,13 @@ def _method(method: str | None, detector: Path | None) -> Method:
 
 
 def _propose(catalog: Catalog, collection: Collection, policy: CropPolicy) -> dict[str, Any]:
-    from finetune.curation.proposals import propose
+    from finetune.curation.proposals import propose_into
 
-    settled = [digest for digest, source in catalog.crop_sources().items() if source == "person"]
+    sources = catalog.crop_sources()
+    kept = sum(sources.get(photo.digest) == "person" for photo in collection.photos)
     with output.progress("Looking for subjects") as advance:
-        found = propose(collection, policy, settled=settled, progress=advance)
-    # What an earlier run proposed where this one finds nothing must not stay.
-    crops = {photo.digest: None for photo in found.nothing_found} | dict(found.crops)
-    catalog.set_crops(crops, source="model")
+        found = propose_into(catalog, collection, policy, progress=advance)
     output.text(f"{_photos(len(found.crops))} with a proposed square.")
-    kept = sum(photo.digest in set(settled) for photo in collection.photos)
     if kept:
         output.text(f"{_photos(kept)} with a square of yours, which is kept.")
     if found.crops:

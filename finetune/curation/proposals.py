@@ -88,13 +88,25 @@ def propose_squares(
     policy, loaded = load_policy(spec)
     collection = scan(root, catalog=catalog)
     with open_catalog(root, catalog) as opened:
-        sources = opened.crop_sources()
-        settled = [digest for digest, source in sources.items() if source == "person"]
-        found = propose(collection, policy, settled=settled, progress=progress)
-        # What an earlier run proposed where this one finds nothing must not stay.
-        crops = {photo.digest: None for photo in found.nothing_found} | dict(found.crops)
-        opened.set_crops(crops, source="model")
+        found = propose_into(opened, collection, policy, progress=progress)
     remember_policy(root, loaded, catalog)
+    return found
+
+
+def propose_into(
+    catalog: Catalog,
+    collection: Collection,
+    policy: CropPolicy,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> Proposals:
+    """Proposes a square for each photo and keeps it in an open catalog; a person's squares stay."""
+    sources = catalog.crop_sources()
+    settled = [digest for digest, source in sources.items() if source == "person"]
+    found = propose(collection, policy, settled=settled, progress=progress)
+    # What an earlier run proposed where this one finds nothing must not stay.
+    crops = {photo.digest: None for photo in found.nothing_found} | dict(found.crops)
+    catalog.set_crops(crops, source="model")
     return found
 
 

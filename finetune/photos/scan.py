@@ -27,7 +27,7 @@ from finetune.photos.collection import Collection
 from finetune.photos.crop import Crop
 from finetune.photos.facts import FileFacts, PhotoFacts
 from finetune.photos.pool import analyse_all
-from finetune.photos.walk import Found, FoundFile, find_photos
+from finetune.photos.walk import Found, FoundFile, require_photos
 
 _COMMIT_SECONDS = 1.0
 _MOST_CANDIDATES = 16
@@ -81,7 +81,7 @@ def scan(
         CatalogError: The catalog cannot be used.
     """
     root = Path(root)
-    found = _find(root)
+    found = require_photos(root, advice=_EXPECTED)
     with open_catalog(root, catalog) as opened:
         update(opened, root, found, workers=workers, progress=progress, sink=sink)
         collection = opened.collection(root)
@@ -221,29 +221,6 @@ class _Writer:
             self._catalog.record(self._files, self._photos)
             self._files, self._photos = [], []
         self._last = time.monotonic()
-
-
-def _find(root: Path) -> Found:
-    """Returns the photo files in a folder.
-
-    Raises:
-        CollectionError: There is none, or no such folder.
-    """
-    try:
-        found = find_photos(root)
-    except FileNotFoundError as error:
-        raise CollectionError(f"There is no folder {root}. {_EXPECTED}") from error
-    except NotADirectoryError as error:
-        raise CollectionError(f"{root} is a file, not a folder. {_EXPECTED}") from error
-    except OSError as error:
-        reason = (error.strerror or "error").lower()
-        raise CollectionError(
-            f"The folder {root} cannot be read: {reason}. "
-            "Change its permissions, or copy the photos elsewhere."
-        ) from error
-    if not found.files and not found.problems:
-        raise CollectionError(f"There are no photos in {root}. {_EXPECTED}")
-    return found
 
 
 _EXPECTED = "Give a folder with one sub-folder of photos for each label."

@@ -8,6 +8,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from finetune.errors import CollectionError
 from finetune.photos.collection import Problem
 from finetune.photos.decode import is_photo_name
 
@@ -38,6 +39,29 @@ class Found:
 
     files: list[FoundFile] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+
+
+def require_photos(root: Path, *, advice: str) -> Found:
+    """Returns what `find_photos` finds where there is something; `advice` ends the error's line.
+
+    Raises:
+        CollectionError: There is no such folder, it cannot be read, or no photo is in it.
+    """
+    try:
+        found = find_photos(root)
+    except FileNotFoundError as error:
+        raise CollectionError(f"There is no folder {root}. {advice}") from error
+    except NotADirectoryError as error:
+        raise CollectionError(f"{root} is a file, not a folder. {advice}") from error
+    except OSError as error:
+        reason = (error.strerror or "error").lower()
+        raise CollectionError(
+            f"The folder {root} cannot be read: {reason}. "
+            "Change its permissions, or copy the photos elsewhere."
+        ) from error
+    if not found.files and not found.problems:
+        raise CollectionError(f"There are no photos in {root}. {advice}")
+    return found
 
 
 def find_photos(root: Path) -> Found:

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetune.data.home import collection_home
-from finetune.errors import CollectionError
 from finetune.photos.catalog import open_catalog
-from finetune.photos.walk import Found, find_photos
+from finetune.photos.walk import require_photos
 from finetune.web.annotate_actions import Action, BadRequestError, writer_of
 from finetune.web.annotate_board import Board, Entry
 from finetune.web.annotate_words import StaleError, WordCatalog
@@ -54,7 +53,7 @@ class Session:
     ) -> None:
         self.root = root
         self.catalog_place = catalog
-        self.found = _find(root)
+        self.found = require_photos(root, advice=_EXPECTED)
         with open_catalog(root, catalog) as opened:
             self.catalog_file = opened.path
         self.catalog = WordCatalog(self.catalog_file)
@@ -119,24 +118,6 @@ class Session:
         if entry is None:
             raise BadRequestError("There is no such photo.")
         return entry
-
-
-def _find(root: Path) -> Found:
-    try:
-        found = find_photos(root)
-    except FileNotFoundError as error:
-        raise CollectionError(f"There is no folder {root}. {_EXPECTED}") from error
-    except NotADirectoryError as error:
-        raise CollectionError(f"{root} is a file, not a folder. {_EXPECTED}") from error
-    except OSError as error:
-        reason = (error.strerror or "error").lower()
-        raise CollectionError(
-            f"The folder {root} cannot be read: {reason}. "
-            "Change its permissions, or copy the photos elsewhere."
-        ) from error
-    if not found.files:
-        raise CollectionError(f"There are no photos in {root}. {_EXPECTED}")
-    return found
 
 
 _EXPECTED = "Give a folder of photos, with or without sub-folders."
