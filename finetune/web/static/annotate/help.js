@@ -1,7 +1,6 @@
 // The overlay with every key.
 
 import { cap, el } from "./dom.js";
-import { KEYS } from "./keys.js";
 
 let dialog = null;
 
@@ -22,14 +21,14 @@ export function showDialog(title, ...content) {
   return box;
 }
 
-export function showHelp() {
+export function showHelp(table) {
   if (dialog?.open) return;
   dialog = showDialog(
     "Keys",
     el(
       "div",
       { className: "keys" },
-      KEYS.map(([title, rows]) =>
+      table.map(([title, rows]) =>
         el(
           "section",
           {},

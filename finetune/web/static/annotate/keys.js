@@ -54,7 +54,7 @@ export const KEYS = [
     ["C", "square around the subject", single.enterCrop, ["c"]],
     ["U", "undo, without limit", actions.undo, ["u"]],
     ["Shift U", "redo", actions.redo, ["U"]],
-    ["?", "this list", showHelp, ["?"]],
+    ["?", "this list", () => showHelp(KEYS), ["?"]],
   ]],
   ["In the square", [
     ["arrows", "move it; with Shift in larger steps", null],

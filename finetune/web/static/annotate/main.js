@@ -5,7 +5,7 @@ import { showAgreement } from "./agreement.js";
 import { get, Refused } from "./api.js";
 import { count, el, figure, find } from "./dom.js";
 import { showHelp } from "./help.js";
-import { focusStage, listen } from "./keys.js";
+import { KEYS, focusStage, listen } from "./keys.js";
 import { photos } from "./photos.js";
 import { FILTERS, queue, SORTS } from "./queue.js";
 import { say } from "./said.js";
@@ -139,7 +139,7 @@ function tie() {
   find("to-single").addEventListener("click", () => queue.show({ view: "single" }));
   find("undo").addEventListener("click", actions.undo);
   find("redo").addEventListener("click", actions.redo);
-  find("help").addEventListener("click", showHelp);
+  find("help").addEventListener("click", () => showHelp(KEYS));
   find("people").addEventListener("click", showAgreement);
 }
 
