@@ -110,21 +110,24 @@ def write_html(sheet: Sheet, path: Path, *, facts: dict[str, str]) -> Path:
         path: The page.
         facts: Numbers of the recipe, in a table below the tiles.
     """
-    heads = "".join(f"<th scope=col>{html.escape(text)}</th>" for text in sheet.columns)
     body = []
     for name, tiles in zip(sheet.rows, sheet.tiles, strict=True):
-        cells = []
+        figures = []
         for heading, tile in zip(sheet.columns, tiles, strict=True):
             label = html.escape(f"{name}, {heading}")
-            cells.append(f'<td><img alt="{label}" title="{label}" src="{_data_url(tile)}"></td>')
-        body.append(f"<tr><th scope=row>{html.escape(name)}</th>{''.join(cells)}</tr>")
+            figures.append(
+                f'<figure><img alt="{label}" src="{_data_url(tile)}">'
+                f"<figcaption>{html.escape(heading)}</figcaption></figure>"
+            )
+        body.append(f"<h2>{html.escape(name)}</h2><div class=tiles>{''.join(figures)}</div>")
     rows = "".join(
         f"<tr><th scope=row>{html.escape(key)}</th><td>{html.escape(value)}</td></tr>"
         for key, value in facts.items()
     )
     table = f"<h2>Numbers</h2><table>{rows}</table>" if facts else ""
+    side = sheet.tiles.shape[2]
     page = _PAGE.format(
-        title=html.escape(sheet.title), heads=heads, body="\n".join(body), facts=table
+        title=html.escape(sheet.title), body="\n".join(body), facts=table, side=side
     )
     return write_text(path, page)
 
@@ -137,19 +140,21 @@ _PAGE = """<!doctype html>
 <style>
 :root {{ color-scheme: light dark; font: 15px/1.5 system-ui, sans-serif; }}
 body {{ margin: 1.5rem; }}
-.tiles {{ overflow-x: auto; }}
+h1, h2 {{ font-weight: 600; overflow-wrap: anywhere; }}
+h1 {{ font-size: 1.5rem; }}
+h2 {{ font-size: 1rem; margin: 1.5rem 0 .4rem; }}
+.tiles {{
+  display: grid; gap: .6rem;
+  grid-template-columns: repeat(auto-fill, minmax(min(7rem, 42vw), 1fr));
+}}
+figure {{ margin: 0; max-width: {side}px; break-inside: avoid; }}
+figcaption {{ font-size: .85rem; opacity: .8; }}
+img {{ display: block; width: 100%; border-radius: 3px; }}
 table {{ border-collapse: collapse; }}
-th, td {{ padding: 3px 6px; text-align: left; font-weight: normal; }}
-thead th, h1, h2 {{ font-weight: 600; }}
-.tiles th[scope=row] {{ max-width: 12rem; overflow-wrap: anywhere; }}
-img {{ display: block; border-radius: 3px; }}
+th, td {{ padding: 3px 12px 3px 0; text-align: left; font-weight: normal; }}
 </style>
 <h1>{title}</h1>
-<div class="tiles" tabindex="0" role="region" aria-label="Contact sheet">
-<table><thead><tr><th></th>{heads}</tr></thead>
-<tbody>
 {body}
-</tbody></table></div>
 {facts}
 </html>
 """

@@ -16,10 +16,10 @@ from finetune.settings import read_toml
 def preview(
     photos: Annotated[
         Path | None,
-        typer.Argument(help="A folder of photos, or one photo. [default: ./photos, else .]"),
+        typer.Argument(help="A folder of photos, or one photo; not given: ./photos."),
     ] = None,
     augment: Annotated[
-        str, typer.Option(help="none, light, standard, mobius, strong, or a pipeline file (.yaml).")
+        str, typer.Option(help="A recipe such as standard, mobius or cifar, or a pipeline file (.yaml).")
     ] = "standard",
     presets: Annotated[
         bool, typer.Option("--presets", help="Show the eight named Möbius maps instead.")
@@ -30,7 +30,7 @@ def preview(
     seed: Annotated[int, typer.Option(help="Seed of every draw.", min=0)] = 0,
     set_: SetNumbers = None,
     config: Annotated[
-        Path | None, typer.Option(help="A TOML file whose [recipe] has numbers of the recipe.")
+        Path | None, typer.Option(help="A TOML file with the section recipe: its numbers.")
     ] = None,
     out: Annotated[
         Path, typer.Option("--output", "-o", help="The picture; the page is put beside it.")

@@ -42,10 +42,10 @@ def split(
         ),
     ] = None,
     validation: Annotated[
-        float | None, typer.Option(help="Share to choose and calibrate by. [default: 0.15]")
+        float | None, typer.Option(help="Share to choose and calibrate by. Not set: 0.15.")
     ] = None,
     test: Annotated[
-        float | None, typer.Option(help="Share for the final figures. [default: 0.15]")
+        float | None, typer.Option(help="Share for the final figures. Not set: 0.15.")
     ] = None,
     min_photos: Annotated[
         int | None, typer.Option(help="Leave out labels with fewer photos than this.", min=2)
