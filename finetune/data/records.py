@@ -99,6 +99,11 @@ class RecordStore:
         with self._guard:
             self._flush()
 
+    def refresh(self) -> None:
+        """Learns what other processes have put since this one last looked."""
+        with self._guard:
+            self._load_keys()
+
     def close(self) -> None:
         """Flushes and lets go of the file."""
         self.flush()

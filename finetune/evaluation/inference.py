@@ -53,16 +53,28 @@ def predict_dataset(
     workers: int = 0,
     tta: bool = False,
     progress: Progress | None = None,
+    places: NDArray[np.int64] | None = None,
 ) -> NDArray[np.float32]:
-    """Returns logits ``(N, labels) float32`` of a dataset, in its order."""
+    """Returns logits ``(N, labels) float32`` of a dataset, in its order.
+
+    Args:
+        module: The network, in eval mode.
+        spec: What it expects of its pixels.
+        dataset: The photos.
+        workers: Processes that decode what the cache does not hold.
+        tta: As in `logits_of`.
+        progress: Called as ``progress(done, total)``.
+        places: Only these photos of the dataset, at least one; None: all.
+    """
     from finetune.data.loaders import evaluation_batches, load_batches
 
+    chosen = np.arange(len(dataset)) if places is None else places
     rows = []
     done = 0
-    steps = evaluation_batches(len(dataset), BATCH_SIZE)
+    steps = [chosen[step] for step in evaluation_batches(len(chosen), BATCH_SIZE)]
     for batch in load_batches(dataset, steps, workers=workers):
         rows.append(logits_of(module, spec, batch.images, tta=tta).cpu().numpy())
         done += len(batch.targets)
         if progress:
-            progress(done, len(dataset))
+            progress(done, len(chosen))
     return np.concatenate(rows)

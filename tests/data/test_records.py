@@ -110,6 +110,15 @@ def test_two_processes_fill_one_store(tmp_path: Path) -> None:
     assert (tmp_path / "s" / "keys.bin").stat().st_size == 300 * KEY_BYTES
 
 
+def test_a_store_learns_what_another_has_put(tmp_path: Path) -> None:
+    with store(tmp_path / "s") as one, store(tmp_path / "s") as other:
+        one.put(key(1), record(1))
+        one.flush()
+        assert key(1) not in other
+        other.refresh()
+        assert np.array_equal(other.read([key(1)])[0], record(1))
+
+
 def test_kills_lose_no_record_that_has_a_key(tmp_path: Path) -> None:
     code = (
         "import sys, numpy as np\n"
