@@ -14,6 +14,7 @@ from torch import Tensor
 from finetune.augmentation import draws, remap
 from finetune.augmentation.draws import Draw, Frame
 from finetune.errors import AugmentError
+from finetune.photos.grey import LUMA, LUMA_HALF, LUMA_SCALE
 
 
 def centre(
@@ -32,12 +33,12 @@ def centre(
     Args:
         images: `(B, 3, H, W)` uint8, H and W at least `size`.
         size: Side of the crop in pixels.
-        mean: The network's mean of each channel, pixels in 0..1.
+        mean: The network's mean of each channel, pixels in 0..1; one for a network that sees grey.
         std: The network's deviation of each channel.
         whiten: Bring each photo to mean 0 and deviation 1, as `Recipe.whiten` does.
 
     Returns:
-        `(B, 3, size, size)` float32 in channels_last memory.
+        `(B, C, size, size)` float32 in channels_last memory, C being the number of means.
 
     Raises:
         AugmentError: The photos are smaller than the crop.
@@ -58,16 +59,7 @@ def centre(
         draw = draws.centre(frame, len(images))
         return normalise_on_cpu(images, draw, size=size, mean=mean, std=std, whiten=whiten)
     top, left = ((sides[side] - size) // 2 for side in ("height", "width"))
-    crop = images[:, :, top : top + size, left : left + size]
-    # Two roundings, as any other device does them; a fused multiply-add would differ.
-    scale, shift = (
-        torch.tensor(values, dtype=torch.float32, device=images.device).view(1, 3, 1, 1)
-        for values in (
-            [1 / (255 * s) for s in std],
-            [-m / s for m, s in zip(mean, std, strict=True)],
-        )
-    )
-    result = crop * scale + shift
+    result = normalise_batch(images[:, :, top : top + size, left : left + size], mean, std)
     if whiten:
         result = whiten_batch(result)
     return result.contiguous(memory_format=torch.channels_last)
@@ -82,7 +74,7 @@ def normalise_on_cpu(
     std: Sequence[float],
     whiten: bool,
 ) -> Tensor:
-    """Returns `(B, 3, size, size)` float32: photos after a draw, normalised, one by one by OpenCV.
+    """Returns `(B, C, size, size)` float32: photos after a draw, normalised, one by one by OpenCV.
 
     Args:
         images: `(B, 3, H, W)` uint8 on the CPU.
@@ -94,7 +86,7 @@ def normalise_on_cpu(
     """
     rendering = remap.prepare(draw, Frame(size=size, **sides_of(images)))
     matrix = remap.normalisation(mean, std)
-    result = torch.empty((len(images), size, size, 3), dtype=torch.float32)
+    result = torch.empty((len(images), size, size, len(mean)), dtype=torch.float32)
     sources, target = images.permute(0, 2, 3, 1).numpy(), result.numpy()
 
     def one(row: int) -> None:
@@ -106,6 +98,32 @@ def normalise_on_cpu(
 
     remap.for_each_photo(len(images), one)
     return result.permute(0, 3, 1, 2)
+
+
+def normalise_batch(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Returns `(pixels / 255 - mean) / std` as `(B, C, H, W)` float32, on the images' device.
+
+    Args:
+        images: `(B, 3, H, W)` uint8; only their luma counts where there is one mean.
+        mean: Of each channel, pixels in 0..1.
+        std: Of each channel.
+    """
+    # Two roundings, as any other device does them; a fused multiply-add would differ.
+    scale, shift = (
+        torch.tensor(values, dtype=torch.float32, device=images.device).view(1, -1, 1, 1)
+        for values in (
+            [1 / (255 * s) for s in std],
+            [-m / s for m, s in zip(mean, std, strict=True)],
+        )
+    )
+    return (luma(images) if len(mean) == 1 else images) * scale + shift
+
+
+def luma(images: Tensor) -> Tensor:
+    """Returns `finetune.photos.grey.to_grey` of `(B, 3, H, W)` levels as `(B, 1, H, W)` float32."""
+    red, green, blue = (images[:, channel, None].float() for channel in range(3))
+    whole = red * LUMA[0] + green * LUMA[1] + blue * LUMA[2] + LUMA_HALF
+    return (whole / LUMA_SCALE).floor()
 
 
 def whiten_batch(images: Tensor) -> Tensor:

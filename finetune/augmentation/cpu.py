@@ -189,6 +189,9 @@ def compose(recipe: Recipe, *, size: int) -> Any:
     """
     ratio, erase = recipe.crop_ratio_max, recipe.erase_ratio_max
     steps: list[Any] = []
+    if recipe.shift_pixels:
+        reach = int(recipe.shift_pixels)
+        steps.append(A.Affine(translate_px=(-reach, reach), border_mode=cv2.BORDER_REFLECT, p=1.0))
     if recipe.crop_probability:
         crop = A.RandomResizedCrop(
             size=(size, size),

@@ -25,6 +25,7 @@ _PURPOSES = (
     "mobius", "mobius_0", "mobius_1", "mobius_2", "mobius_3", "mobius_4", "mobius_5",
     "colour", "brightness", "contrast", "saturation", "hue", "grey",
     "erase", "erase_area", "erase_ratio", "erase_x", "erase_y",
+    "shift_x", "shift_y",
 )  # fmt: skip
 
 _LUMA = np.array([0.299, 0.587, 0.114])
@@ -35,11 +36,20 @@ _FROM_YIQ = np.linalg.inv(_TO_YIQ)
 
 @dataclass(frozen=True, kw_only=True)
 class Frame:
-    """The pixels that come in and go out: working photos of height x width, squares of size."""
+    """The pixels that come in and go out: working photos of height x width, squares of size.
+
+    Attributes:
+        height: Of the working photos.
+        width: Of the working photos.
+        size: Side of what comes out.
+        region: Side of the centre crop in the working photos' pixels; None: `size`, so that the
+            crop's pixels are the photo's own.
+    """
 
     height: int
     width: int
     size: int
+    region: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +133,7 @@ def _centre_affine(frame: Frame) -> Floats:
     """The crop whose pixels are the photo's own, where the photo is larger than the output."""
     affine = np.zeros((2, 3))
     for axis, length in ((0, frame.width), (1, frame.height)):
-        side = min(frame.size, length)
+        side = min(frame.region or frame.size, length)
         affine[axis, axis] = side / length
         # An odd margin is not halved: the crop starts at a whole pixel.
         affine[axis, 2] = ((length - side) // 2 * 2 + side) / length - 1
@@ -131,7 +141,7 @@ def _centre_affine(frame: Frame) -> Floats:
 
 
 def _affines(recipe: Recipe, frame: Frame, u: dict[str, Floats], plain: Bools) -> Floats:
-    """`(B, 2, 3)`: mirror, then zoom, then crop, then turn; `plain` rows get the centre crop."""
+    """`(B, 2, 3)`: mirror, zoom, crop, move, turn; `plain` rows get the centre crop."""
     cropped = u["crop"] < recipe.crop_probability
     area = recipe.crop_area_min + (recipe.crop_area_max - recipe.crop_area_min) * u["crop_area"]
     ratio = recipe.crop_ratio_max ** (2 * u["crop_ratio"] - 1)
@@ -141,6 +151,8 @@ def _affines(recipe: Recipe, frame: Frame, u: dict[str, Floats], plain: Bools) -
     height, y = _span(np.sqrt(pixels / ratio), frame.height, u["crop_y"])
     width, x = np.where(cropped, (width, x), base[0, 0::2][:, None])
     height, y = np.where(cropped, (height, y), base[1, 1:][:, None])
+    x = x + _shift(recipe, frame.width, u["shift_x"])
+    y = y + _shift(recipe, frame.height, u["shift_y"])
 
     zoom = recipe.zoom ** (2 * u["zoom"] - 1)
     mirror = np.where(u["flip"] < recipe.flip_probability, -1.0, 1.0)
@@ -162,6 +174,12 @@ def _span(side: Floats, length: int, place: Floats) -> tuple[Floats, Floats]:
     whole = np.clip(np.rint(side), 1, length)
     start = np.floor(place * (length - whole + 1))
     return whole / length, (2 * start + whole) / length - 1
+
+
+def _shift(recipe: Recipe, length: int, place: Floats) -> Floats:
+    """A move by whole pixels, as a share of half the photo; each of them is as likely."""
+    reach = int(recipe.shift_pixels)
+    return 2 * (np.floor(place * (2 * reach + 1)) - reach) / length
 
 
 def _colours(recipe: Recipe, u: dict[str, Floats]) -> tuple[Bools, Floats]:

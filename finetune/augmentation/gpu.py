@@ -16,7 +16,13 @@ from torch import Tensor, nn
 
 from finetune.augmentation import draws, remap, warp
 from finetune.augmentation.antialias import blur_batch, blur_levels
-from finetune.augmentation.centre import normalise_on_cpu, sides_of, whiten_batch
+from finetune.augmentation.centre import (
+    luma,
+    normalise_batch,
+    normalise_on_cpu,
+    sides_of,
+    whiten_batch,
+)
 from finetune.augmentation.draws import Draw, Frame
 from finetune.augmentation.recipes import Recipe
 
@@ -30,9 +36,10 @@ class BatchAugment(nn.Module):
     Args:
         recipe: What is done, and how strongly.
         size: Side of the network's input in pixels.
-        mean: The network's mean of each channel, pixels in 0..1.
+        mean: The network's mean of each channel, pixels in 0..1; one for a network that sees grey.
         std: The network's deviation of each channel.
         seed: Of the run.
+        region: Side of the centre crop in the working photos' pixels; None: `size`.
 
     Example:
         >>> from finetune.augmentation.recipes import named
@@ -52,13 +59,29 @@ class BatchAugment(nn.Module):
         mean: Sequence[float],
         std: Sequence[float],
         seed: int,
+        region: int | None = None,
     ) -> None:
         super().__init__()
         self.recipe, self.size, self.seed = recipe, size, seed
         self.mean, self.std = tuple(mean), tuple(std)
+        self.region = region or size
+
+    def at_size(self, size: int) -> BatchAugment:
+        """Returns the same augmentation of the same parts of photos, as squares of another size.
+
+        Photos go straight to that size, in the one interpolation that they have anyway.
+        """
+        return BatchAugment(
+            self.recipe,
+            size=size,
+            mean=self.mean,
+            std=self.std,
+            seed=self.seed,
+            region=self.region,
+        )
 
     def forward(self, images: Tensor, indices: Tensor, epoch: int) -> Tensor:
-        """Returns `(B, 3, size, size)` float32, normalised, in channels_last memory.
+        """Returns `(B, C, size, size)` float32, normalised, in channels_last memory.
 
         Args:
             images: `(B, 3, H, W)` uint8, working photos.
@@ -75,13 +98,20 @@ class BatchAugment(nn.Module):
         """Returns what `forward` does, by the one `grid_sample` that GPUs use, on any device."""
         plan, blur = self._plan(images, indices, epoch)
         result: Tensor = render(_blurred(images, blur), plan, self.size)
+        if self.is_grey:
+            result = normalise_batch(result.round(), self.mean, self.std)
         if self.recipe.whiten:
             result = whiten_batch(result)
         return result.contiguous(memory_format=torch.channels_last)
 
+    @property
+    def is_grey(self) -> bool:
+        """Whether the network sees one channel, the luma of the augmented photo."""
+        return len(self.mean) == 1
+
     def draw(self, indices: Tensor, epoch: int, *, height: int, width: int) -> Draw:
         """Returns what `forward` does to photos of `height` x `width`, row by row."""
-        frame = Frame(height=height, width=width, size=self.size)
+        frame = Frame(height=height, width=width, size=self.size, region=self.region)
         numbers = indices.cpu().numpy()
         return draws.draw(self.recipe, frame, seed=self.seed, epoch=epoch, indices=numbers)
 
@@ -90,9 +120,13 @@ class BatchAugment(nn.Module):
         return self.replay(images, self.draw(indices, epoch, **sides_of(images)))
 
     def replay(self, images: Tensor, draw: Draw) -> Tensor:
-        """Returns `(B, 3, size, size)` uint8 photos after a given draw."""
+        """Returns `(B, 3, size, size)` uint8 photos after a given draw; grey where it sees grey."""
+        shown = self._replay(images, draw)
+        return luma(shown).to(torch.uint8).expand(-1, 3, -1, -1) if self.is_grey else shown
+
+    def _replay(self, images: Tensor, draw: Draw) -> Tensor:
         frame = Frame(size=self.size, **sides_of(images))
-        fill = np.rint(255 * np.asarray(self.mean)).astype(np.uint8)
+        fill = np.rint(255 * np.broadcast_to(self.mean, 3)).astype(np.uint8)
         if images.device.type != "cpu":
             host, blur = _pack(draw, frame, scale=np.ones(3), shift=np.zeros(3), fill=fill)
             plan = torch.from_numpy(host).to(images.device)
@@ -119,13 +153,15 @@ class BatchAugment(nn.Module):
     ) -> tuple[Tensor, NDArray[np.int64]]:
         """The draws as one tensor on the images' device, and the blur that each photo needs."""
         sides = sides_of(images)
-        std = np.asarray(self.std)
+        # A luma is of whole levels: there the normalisation follows it, instead of being part of
+        # the colours' matrix.
+        mean, std = (np.zeros(3), np.full(3, 1 / 255)) if self.is_grey else (self.mean, self.std)
         host, blur = _pack(
             self.draw(indices, epoch, **sides),
             Frame(size=self.size, **sides),
-            scale=1 / (255 * std),
-            shift=-np.asarray(self.mean) / std,
-            fill=np.zeros(3),
+            scale=1 / (255 * np.asarray(std)),
+            shift=-np.asarray(mean) / np.asarray(std),
+            fill=255 * np.broadcast_to(self.mean, 3) if self.is_grey else np.zeros(3),
         )
         plan = torch.from_numpy(host)
         if images.device.type == "cuda":
@@ -198,6 +234,10 @@ def _blurred(images: Tensor, levels: NDArray[np.int64]) -> Tensor:
         return images
     result = images.float()
     for level in np.unique(levels[levels > 0]):
-        rows = torch.from_numpy(np.flatnonzero(levels == level)).to(images.device)
+        rows = torch.from_numpy(np.flatnonzero(levels == level))
+        if images.device.type == "cuda":
+            # From ordinary memory the copy would hold up the host.
+            rows = rows.pin_memory()
+        rows = rows.to(images.device, non_blocking=True)
         result = result.index_copy(0, rows, blur_batch(result[rows], int(level)))
     return result

@@ -76,13 +76,13 @@ class PipelineAugment(nn.Module):
         self.pipeline = read_pipeline(path)
 
     def forward(self, images: Tensor, indices: Tensor, epoch: int) -> Tensor:
-        """Returns `(B, 3, size, size)` float32, normalised; see `BatchAugment.forward`.
+        """Returns `(B, C, size, size)` float32, normalised; see `BatchAugment.forward`.
 
         Raises:
             AugmentError: The pipeline gives something other than uint8 RGB of at least `size`.
         """
         pixels = self.pixels(images.cpu(), indices, epoch).permute(0, 2, 3, 1).numpy()
-        result = torch.empty(pixels.shape, dtype=torch.float32)
+        result = torch.empty((*pixels.shape[:3], self.spec.channels), dtype=torch.float32)
         matrix = remap.normalisation(self.spec.mean, self.spec.std)
         for source, target in zip(pixels, result.numpy(), strict=True):
             remap.normalise(source, matrix, target)

@@ -22,7 +22,7 @@ from finetune.errors import AugmentError
 from finetune.settings import choices
 
 MobiusMode = Literal["replace", "on_top"]
-RecipeName = Literal["none", "light", "standard", "mobius", "strong"]
+RecipeName = Literal["none", "light", "standard", "mobius", "strong", "cifar", "tutorial", "digits"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +40,13 @@ class Recipe:
     )
     crop_ratio_max: float = option(
         4 / 3, "Largest width / height of the crop, and largest height / width.", minimum=1
+    )
+    shift_pixels: int = option(
+        0,
+        "Largest move of the crop in whole pixels, either way: at 4, padding by 4 and a random "
+        "crop.",
+        minimum=0,
+        maximum=64,
     )
     flip_probability: float = option(
         0.0, "Chance of a left-right mirror image.", minimum=0, maximum=1
@@ -142,6 +149,16 @@ RECIPES: dict[str, Recipe] = {
         erase_probability=0.25,
         mix_probability=0.5,
     ),
+    "cifar": Recipe(shift_pixels=4, flip_probability=0.5),
+    "tutorial": Recipe(
+        shift_pixels=4,
+        flip_probability=0.5,
+        colour_probability=1.0,
+        brightness=0.25,
+        contrast=0.8,
+        whiten=True,
+    ),
+    "digits": Recipe(shift_pixels=2, rotation_degrees=10.0, zoom=1.1),
 }
 """The named recipes; docs/augmentation.md has them as a table made from this."""
 
@@ -195,6 +212,8 @@ def problems(recipe: Recipe) -> list[str]:
             found.append(f"{where} {value!r} is not a number")
         elif not math.isfinite(value):
             found.append(f"{where} {value} is not a finite number")
+        elif hints[item.name] is int and value != int(value):
+            found.append(f"{where} {value} is not a whole number")
         elif bounds["above"] is not None and not value > bounds["above"]:
             found.append(f"{where} {value} must be greater than {bounds['above']:g}")
         elif bounds["minimum"] is not None and value < bounds["minimum"]:

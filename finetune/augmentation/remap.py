@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from finetune.augmentation import warp
 from finetune.augmentation.antialias import blur_levels, blur_photo
 from finetune.augmentation.draws import Draw, Frame
+from finetune.photos.grey import to_grey
 
 Pixels = NDArray[np.uint8]
 Floats32 = NDArray[np.float32]
@@ -135,16 +136,24 @@ def _pixels(image: object) -> Pixels:
 
 
 def normalisation(mean: Sequence[float], std: Sequence[float]) -> Floats32:
-    """Returns the `(3, 4)` matrix of (pixel / 255 - mean) / std for `normalise`."""
-    matrix = np.zeros((3, 4), np.float32)
+    """Returns the `(C, C + 1)` matrix of (pixel / 255 - mean) / std for `normalise`."""
+    channels = len(mean)
+    matrix = np.zeros((channels, channels + 1), np.float32)
     np.fill_diagonal(matrix, 1 / (255 * np.asarray(std)))
-    matrix[:, 3] = -np.asarray(mean) / np.asarray(std)
+    matrix[:, channels] = -np.asarray(mean) / np.asarray(std)
     return matrix
 
 
 def normalise(image: Pixels, matrix: Floats32, target: Floats32) -> None:
-    """Writes `matrix @ (R, G, B, 1)` of `(H, W, 3)` uint8 into `(H, W, 3)` float32."""
-    cv2.transform(image.astype(np.float32), matrix, dst=target)
+    """Writes `matrix @ (R, G, B, 1)` of `(H, W, 3)` uint8 into `(H, W, 3)` float32.
+
+    With a matrix of one channel, `matrix @ (L, 1)` into `(H, W, 1)`, L being the luma.
+    """
+    if len(matrix) == 1:
+        np.multiply(to_grey(image), matrix[0, 0], out=target)
+        target += matrix[0, 1]
+    else:
+        cv2.transform(image.astype(np.float32), matrix, dst=target)
 
 
 def whiten(target: Floats32) -> None:

@@ -15,6 +15,7 @@ from finetune.settings import choices
 
 if TYPE_CHECKING:
     from finetune.photos.export import Layout
+    from finetune.photos.image_sets import ArchivedFolders, ImageSet
     from finetune.photos.interchange import LabelImport
 
 _SHOWN = 5
@@ -107,15 +108,23 @@ def import_labels(
     labels: Annotated[
         Path,
         typer.Argument(
-            metavar="LABELS",
-            help="A CSV file of any of these kinds, or a folder with one folder a label.",
+            metavar="SOURCE",
+            help="A CSV file of any of these kinds, a folder with one folder a label, or a "
+            "data set.",
         ),
     ],
     photos: Annotated[
-        Path | None, typer.Argument(help="Folder of photos; not given: ./photos.")
+        Path | None,
+        typer.Argument(help="Folder of photos; not given: ./photos. For a data set a new folder."),
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Also replace what a person said before.")
+    ] = False,
+    empty_is_none: Annotated[
+        bool,
+        typer.Option(
+            "--empty-is-none", help="A line without a label says that none fits the photo."
+        ),
     ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would change, and change nothing.")
@@ -127,12 +136,21 @@ def import_labels(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Read labels into the catalog; the files of the photos stay where they are.
+    """Read labels into the catalog, or write a data set out as a new folder of photos.
 
-    Understood are a CSV with a column of paths and one of labels, Neural Network Console's
-    x:image,y:label, Hugging Face's metadata.csv, and folders of labelled copies of your photos.
+    Labels are a CSV with a column of paths and one of labels, Neural Network Console's
+    x:image,y:label, Hugging Face's metadata.csv, or folders of labelled copies of your photos,
+    whose files stay where they are. Data sets are CIFAR-10 (cifar-10-python.tar.gz or -binary, or
+    the folder in it), MNIST's idx files (one of them, or their folder), and archives of image
+    folders. Nothing that they hold is run.
     """
     output.json, output.quiet = json, quiet
+    from finetune.photos.image_sets import read_image_set
+
+    found = read_image_set(labels)
+    if found is not None:
+        _write_out(found, labels, photos, dry_run)
+        return
     from finetune.photos.catalog import open_catalog
     from finetune.photos.interchange import apply_import, plan_import, read_labels
     from finetune.photos.scan import scan
@@ -153,6 +171,7 @@ def import_labels(
             opened.labels_said(),
             beside=labels if labels.is_dir() else labels.parent,
             overwrite=overwrite,
+            empty_is_none=empty_is_none,
         )
         if not dry_run:
             apply_import(opened, plan)
@@ -165,6 +184,36 @@ def import_labels(
             "kept": [{"path": path, "labels": list(names)} for path, names in plan.kept],
             "unknown": [row.path for row in plan.unknown],
             "unlabelled": plan.unlabelled,
+            "dry_run": dry_run,
+        }
+    )
+
+
+def _write_out(
+    found: ImageSet | ArchivedFolders, source: Path, folder: Path | None, dry_run: bool
+) -> None:
+    from finetune.photos.image_sets import check_new, write_image_set
+
+    if folder is None:
+        raise ConfigError(
+            f"{source} is a data set ({found.format}). Name a new folder for its photos: "
+            f"finetune import {source} NEW_FOLDER"
+        )
+    check_new(folder)
+    counts: dict[str, int] = {}
+    if not dry_run:
+        with output.progress("Writing") as advance:
+            counts = write_image_set(found, folder, progress=advance)
+    verb = "would be" if dry_run else "were"
+    output.text(f"{found.format}: {_photos(len(found))} {verb} written to {folder}.")
+    if not dry_run:
+        output.text(f"Next: finetune train {folder}")
+    output.document(
+        {
+            "format": found.format,
+            "folder": str(folder),
+            "photos": len(found),
+            "labels": counts,
             "dry_run": dry_run,
         }
     )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,13 @@ from finetune.config import Fit
 from finetune.errors import ModelError, WeightsUnavailable
 from finetune.models import embedded_backbone
 from finetune.models import weights as weights_files
+from finetune.models.classic.base import OWN_RECIPES
 from finetune.photos.spec import InputSpec
 
 DEFAULT_MODEL = "resnet50"
 FROM_SCRATCH = "none"
+SMALL_PIXELS = 64
+"""Up to this side, photos are taken to be as small as the network's input already."""
 
 logger = logging.getLogger(__name__)
 
@@ -33,15 +37,19 @@ class ModelRequest:
         name: A timm model name, with or without a tag.
         weights: A file, ``"none"`` for random initialisation, or None for pretrained weights.
         size: Side of the input in pixels; None takes the model's own.
+        channels: Channels of the input, 1 for grey and 3 for colour; None takes the model's own.
         fit: How a photo becomes square.
         seed: Seed of weights from scratch.
+        args: Arguments of the network itself, such as the widths of a `simple_cnn`.
     """
 
     name: str
     weights: str | None = None
     size: int | None = None
+    channels: int | None = None
     fit: Fit = "crop"
     seed: int = 0
+    args: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -49,7 +57,7 @@ class LoadedModel:
     """A network that is ready to train.
 
     Attributes:
-        module: The network, on the CPU: ``(B, 3, size, size) float -> (B, outputs) logits``.
+        module: The network, on the CPU: ``(B, C, size, size) float -> (B, outputs) logits``.
         name: timm's name of its architecture.
         spec: What it expects of its pixels.
         origin: Where its weights come from, in words.
@@ -71,6 +79,7 @@ def create(request: ModelRequest) -> LoadedModel:
         WeightsUnavailable: Pretrained weights are neither on this machine nor to be had.
     """
     name = check_name(request.name)
+    spec = input_spec(name, size=request.size, fit=request.fit, channels=request.channels)
     own_head = False
     with torch.random.fork_rng(devices=[]), weights_files.quiet_hub():
         torch.manual_seed(request.seed)
@@ -81,7 +90,6 @@ def create(request: ModelRequest) -> LoadedModel:
         else:
             module = _from_file(name, request, Path(request.weights))
             origin, own_head = request.weights, True
-    spec = input_spec(name, size=request.size, fit=request.fit)
     return LoadedModel(module, name, spec, origin, own_head)
 
 
@@ -106,6 +114,11 @@ def replace_head(loaded: LoadedModel, labels: int, *, seed: int) -> str | None:
             f"The head of {loaded.origin} ({found} outputs) was dropped for a new one ({labels})."
         )
     return None
+
+
+def own_recipe(name: str) -> str | None:
+    """Returns the augmentation recipe that a network comes with; most have none of their own."""
+    return OWN_RECIPES.get(name.partition(".")[0])
 
 
 def choose_model() -> tuple[str, str | None]:
@@ -155,30 +168,53 @@ def check_name(name: str) -> str:
     raise ModelError(f"--model {name}: there is no such model; {hint}")
 
 
-def input_spec(name: str, *, size: int | None = None, fit: Fit = "crop") -> InputSpec:
-    """Returns the InputSpec of a timm architecture, at `size` pixels if that is given."""
+def input_spec(
+    name: str, *, size: int | None = None, fit: Fit = "crop", channels: int | None = None
+) -> InputSpec:
+    """Returns the InputSpec of a timm architecture, at `size` pixels if that is given.
+
+    At another size than its own, and `SMALL_PIXELS` or less, it sees the whole square: a margin
+    around so few pixels would come of enlarging the photo. Where the network gets another number of
+    channels than it was made for, all of them have the average of its means, and of its deviations.
+
+    Raises:
+        ConfigError: Neither 1 nor 3 channels.
+    """
     from timm.data import resolve_data_config
 
     config = timm.get_pretrained_cfg(name)
     resolved = resolve_data_config(pretrained_cfg=config.to_dict() if config else {})
+    wanted = channels or _own_channels(name)
+    mean, std = (_for_channels(resolved[key], wanted) for key in ("mean", "std"))
+    own_size = int(resolved["input_size"][-1])
+    # Padding or squashing keeps the whole photo; a centre crop afterwards would cut it again.
+    whole = fit != "crop" or (size is not None and size != own_size and size <= SMALL_PIXELS)
     return InputSpec(
-        size=size or int(resolved["input_size"][-1]),
-        mean=tuple(float(value) for value in resolved["mean"]),
-        std=tuple(float(value) for value in resolved["std"]),
+        size=size or own_size,
+        channels=wanted,
+        mean=mean,
+        std=std,
         interpolation="bilinear" if resolved["interpolation"] == "bilinear" else "bicubic",
-        # Padding or squashing keeps the whole photo; a centre crop afterwards would cut it again.
-        crop_pct=float(resolved["crop_pct"]) if fit == "crop" else 1.0,
+        crop_pct=1.0 if whole else float(resolved["crop_pct"]),
         fit=fit,
     )
 
 
-def rebuild(name: str, labels: int, size: int, state: dict[str, Tensor]) -> nn.Module:
-    """Returns a trained network from its architecture's name and its tensors.
+def rebuild(
+    name: str,
+    labels: int,
+    size: int,
+    state: dict[str, Tensor],
+    args: Mapping[str, Any] | None = None,
+) -> nn.Module:
+    """Returns a trained network from its architecture's name, its arguments and its tensors.
 
     Raises:
         ModelError: The tensors are not those of that architecture.
     """
-    module = _build(check_name(name), ModelRequest(name=name, size=size), num_classes=labels)
+    channels = _channels_of(name, state)
+    request = ModelRequest(name=name, size=size, channels=channels, args=args or {})
+    module = _build(check_name(name), request, num_classes=labels)
     try:
         module.load_state_dict(state)
     except RuntimeError as error:
@@ -193,8 +229,44 @@ def _build(name: str, request: ModelRequest, **extra: Any) -> nn.Module:
     fixed = bool(config and config.fixed_input_size)
     if fixed and request.size and request.size != config.input_size[-1]:
         extra["img_size"] = request.size
-    module: nn.Module = timm.create_model(name, **extra)
+    if request.channels and request.channels != _own_channels(name):
+        extra["in_chans"] = request.channels
+    try:
+        module: nn.Module = timm.create_model(name, **request.args, **extra)
+    except (TypeError, ValueError) as error:
+        # Without arguments of a person's own, it is no mistake of theirs.
+        if not request.args:
+            raise
+        given = ", ".join(f"{key}={value}" for key, value in request.args.items())
+        raise ModelError(f"--model {name} cannot be made with {given}: {error}.") from error
+    module._finetune_args = dict(request.args)  # type: ignore[assignment]
     return module
+
+
+def own_arguments(module: nn.Module) -> dict[str, Any]:
+    """Returns the arguments of its own that a network was made with; empty for nearly all."""
+    return dict(getattr(module, "_finetune_args", None) or {})
+
+
+def _own_channels(name: str) -> int:
+    config = timm.get_pretrained_cfg(name)
+    return int(config.input_size[0]) if config else 3
+
+
+def _for_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
+    if len(values) == channels:
+        return tuple(float(value) for value in values)
+    return (sum(map(float, values)) / len(values),) * channels
+
+
+def _channels_of(name: str, state: Mapping[str, Tensor]) -> int | None:
+    """Returns the channels of a trained network's input, by its first convolution."""
+    config = timm.get_pretrained_cfg(name)
+    first = config.first_conv if config else None
+    if isinstance(first, tuple | list):
+        first = first[0] if first else None
+    weight = state.get(f"{first}.weight")
+    return int(weight.shape[1]) if weight is not None and weight.ndim == 4 else None
 
 
 def _pretrained(name: str, request: ModelRequest) -> tuple[nn.Module, str]:

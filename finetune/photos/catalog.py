@@ -144,6 +144,7 @@ class Catalog(Words):
                     packed_hashes=hashes,
                     quality=quality,
                     file_bytes=size,
+                    spoken=digest in said,
                 )
             )
         return Collection(

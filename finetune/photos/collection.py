@@ -44,6 +44,7 @@ class Photo:
         packed_hashes: 64 bytes, read by `hashes` and `mirror_hashes`; None when there are none.
         quality: Brightness, contrast and sharpness; None when not measured.
         file_bytes: Size of the file.
+        spoken: Whether a person said which labels the photo has; where none, that none fits.
     """
 
     path: str
@@ -59,6 +60,7 @@ class Photo:
     packed_hashes: bytes | None = None
     quality: Quality | None = None
     file_bytes: int = 0
+    spoken: bool = False
 
     @property
     def hashes(self) -> PhotoHashes | None:

@@ -23,7 +23,8 @@ def fold_groups(
     """
     if folds < 2:
         raise ConfigError(f"--folds {folds} must be at least 2.")
-    stock = GroupStock(labels, groups, seed)
+    # Photos without a label are spread as those of a label are.
+    stock = GroupStock([entry or ("",) for entry in labels], groups, seed)
     fold_of: dict[Hashable, int] = {}
     load = [0] * folds
     for label in stock.rarest_first():

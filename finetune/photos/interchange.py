@@ -84,6 +84,7 @@ def plan_import(
     *,
     beside: Path,
     overwrite: bool = False,
+    empty_is_none: bool = False,
 ) -> LabelImport:
     """Returns what importing a table into a collection would change; changes nothing.
 
@@ -98,6 +99,7 @@ def plan_import(
         said: Labels that a person gave before, by digest.
         beside: The folder that the file lies in.
         overwrite: Let the table stand where a person has said something else.
+        empty_is_none: A line without a label says that none fits the photo; else it says nothing.
     """
     find = _Finder(collection, beside)
     labels_of: defaultdict[str, list[str]] = defaultdict(list)
@@ -108,7 +110,7 @@ def plan_import(
         photo = find(row.path)
         if photo is None:
             unknown.append(row)
-        elif not row.labels:
+        elif not row.labels and not empty_is_none:
             unlabelled += 1
         else:
             photo_of.setdefault(photo.digest, photo)
@@ -117,7 +119,12 @@ def plan_import(
     for digest, found in labels_of.items():
         labels = tuple(sorted(set(found)))
         before = said.get(digest)
-        if tuple(sorted(photo_of[digest].labels)) == labels and before in (None, labels):
+        silent = not labels and before is None
+        if (
+            tuple(sorted(photo_of[digest].labels)) == labels
+            and before in (None, labels)
+            and not silent
+        ):
             same += 1
         elif before is not None and not overwrite:
             kept.append((photo_of[digest].path, labels))

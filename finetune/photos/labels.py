@@ -16,6 +16,11 @@ from finetune.photos.collection import Collection, Photo
 
 logger = logging.getLogger(__name__)
 
+ENOUGH_PHOTOS = 20
+"""A label with fewer photos is named, with advice, when a training begins."""
+
+_MOST_NAMED = 6
+
 
 def nfc(text: str) -> str:
     r"""Returns text in Unicode's composed form (NFC), the one spelling in which labels compare.
@@ -65,7 +70,9 @@ def targets_of(photos: Sequence[Photo], labels: Sequence[str]) -> NDArray[np.int
     return targets
 
 
-def check_labels(collection: Collection, *, min_photos: int | None = None) -> Collection:
+def check_labels(
+    collection: Collection, *, min_photos: int | None = None, least: int = 2
+) -> Collection:
     """Returns the photos of a collection that a classifier can be trained on.
 
     Photos without a label are left out, and so are labels below `min_photos`; both are said with
@@ -74,6 +81,7 @@ def check_labels(collection: Collection, *, min_photos: int | None = None) -> Co
     Args:
         collection: What a scan found.
         min_photos: Leave out labels with fewer photos; None raises for a label that has too few.
+        least: How many labels there must be: one is enough where other photos have none.
 
     Raises:
         CollectionError: There is no label or only one, a label has too few photos, or a label has
@@ -101,7 +109,7 @@ def check_labels(collection: Collection, *, min_photos: int | None = None) -> Co
             )
         labelled = without_labels(labelled, small)
         counts = {label: count for label, count in counts.items() if label not in small}
-    if len(counts) < 2:
+    if len(counts) < least:
         found = "no label" if not counts else f"only the label {next(iter(counts))!r}"
         raise CollectionError(
             f"{collection.root} has {found} to learn; a classifier needs 2 or more. "
@@ -123,6 +131,27 @@ def without_labels(photos: Sequence[Photo], labels: Mapping[str, object]) -> tup
             same = len(rest) == len(photo.labels)
             kept.append(photo if same else dataclasses.replace(photo, labels=rest))
     return tuple(kept)
+
+
+def few_photos(photos: Sequence[Photo], *, enough: int = ENOUGH_PHOTOS) -> str | None:
+    """Returns advice on labels with few photos, in words; None where there are none.
+
+    Args:
+        photos: The photos that take part.
+        enough: Labels with fewer photos are named.
+    """
+    counts = photo_counts(photos)
+    small = {label: count for label, count in counts.items() if count < enough}
+    if not small:
+        return None
+    fewest = sorted(small, key=lambda label: (small[label], label))
+    named = ", ".join(f"{label!r} ({small[label]})" for label in fewest[:_MOST_NAMED])
+    more = f" and {len(small) - _MOST_NAMED} more" if len(small) > _MOST_NAMED else ""
+    which = "1 label has" if len(small) == 1 else f"{len(small)} labels have"
+    advice = "Photos of these would help most; until then their figures are rough"
+    unequal = max(counts.values()) >= 2 * min(counts.values())
+    balance = ", and --balance sampling makes all labels count alike" if unequal else ""
+    return f"{which} under {enough} photos: {named}{more}. {advice}{balance}."
 
 
 def _check_sizes(counts: Mapping[str, int]) -> None:

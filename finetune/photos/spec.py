@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune.config import Fit
+from finetune.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,16 +15,21 @@ class InputSpec:
     """How a photo becomes a network's input.
 
     A photo is made square by `fit` at `working_size`, and the network sees the centre `size` pixels
-    of that square, divided by 255, less `mean`, divided by `std`.
+    of that square, divided by 255, less `mean`, divided by `std`. A network of one channel sees the
+    luma of the same pixels (`finetune.photos.grey.to_grey`).
 
     Attributes:
         size: Side of the network's input in pixels.
-        mean: Mean of each channel in [0, 1].
-        std: Standard deviation of each channel in [0, 1].
+        mean: Mean of each channel in [0, 1], as many as `channels`.
+        std: Standard deviation of each channel in [0, 1], likewise.
         interpolation: ``"bicubic"`` or ``"bilinear"``.
         crop_pct: Share of the working square's side that the network sees.
         fit: How a photo becomes square.
         whiten: Whether each photo is brought to mean 0 and deviation 1 by itself, instead.
+        channels: Channels of the network's input: 3 for colour, 1 for grey.
+
+    Raises:
+        ConfigError: Another number of channels, or of means or deviations.
     """
 
     size: int
@@ -33,6 +39,18 @@ class InputSpec:
     crop_pct: float = 0.875
     fit: Fit = "crop"
     whiten: bool = False
+    channels: int = 3
+
+    def __post_init__(self) -> None:
+        if self.channels not in (1, 3):
+            raise ConfigError(
+                f"--channels {self.channels}: a network sees photos in 1 channel (grey) or 3."
+            )
+        if not len(self.mean) == len(self.std) == self.channels:
+            raise ConfigError(
+                f"preprocessing has {len(self.mean)} means and {len(self.std)} deviations for "
+                f"{self.channels} channels."
+            )
 
     @property
     def working_size(self) -> int:

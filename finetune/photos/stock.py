@@ -84,8 +84,13 @@ class GroupStock:
         return whole
 
     def _chance(self, kind: str, key: Hashable) -> bytes:
-        text = f"{self._seed}\0{kind}\0{key!r}"
-        return hashlib.blake2b(text.encode("utf-8", "backslashreplace"), digest_size=16).digest()
+        return chance(self._seed, kind, key)
+
+
+def chance(seed: int, kind: str, key: Hashable) -> bytes:
+    """Returns 16 bytes drawn from the seed and a key, the same each time: an order by chance."""
+    text = f"{seed}\0{kind}\0{key!r}"
+    return hashlib.blake2b(text.encode("utf-8", "backslashreplace"), digest_size=16).digest()
 
 
 def as_tuple(labels: Labels) -> tuple[str, ...]:

@@ -188,3 +188,31 @@ def test_erased_rectangles_lie_inside_and_have_the_asked_area(size: int) -> None
         areas = sides.prod(axis=1) / size**2
         assert 0.045 < areas.min() < 0.06
         assert 0.19 < areas.max() < 0.21
+
+
+def test_a_shift_moves_the_crop_by_whole_pixels_each_as_likely() -> None:
+    frame = Frame(height=32, width=32, size=32)
+    edges = (corners(many(Recipe(shift_pixels=4), frame)) + 1) * 16
+    np.testing.assert_allclose(edges, np.rint(edges), atol=1e-9)
+    for side in (0, 1):
+        moves, counts = np.unique(np.rint(edges[:, side]), return_counts=True)
+        assert moves.tolist() == list(range(-4, 5))
+        # 4000 draws of 9 moves: 444 each, four standard errors are 80.
+        assert np.abs(counts - COUNT / 9).max() < 80
+    np.testing.assert_allclose(edges[:, 2:] - edges[:, :2], 32)
+
+
+def test_a_shift_of_4_is_the_random_crop_of_24_of_32_pixels() -> None:
+    frame = Frame(height=32, width=32, size=24)
+    edges = np.rint((corners(many(Recipe(shift_pixels=4), frame)) + 1) * 16)
+    assert edges[:, :2].min() == 0
+    assert edges[:, 2:].max() == 32
+    np.testing.assert_array_equal(edges[:, 2:] - edges[:, :2], 24)
+    assert len(np.unique(edges[:, :2], axis=0)) == 81
+
+
+def test_a_shift_leaves_all_other_draws_as_they_were(everything: Recipe) -> None:
+    moved, still = many(dataclasses.replace(everything, shift_pixels=3)), many(everything)
+    np.testing.assert_array_equal(moved.affine[:, :, :2], still.affine[:, :, :2])
+    for name in ("mobius", "colour", "erase"):
+        np.testing.assert_array_equal(getattr(moved, name), getattr(still, name))

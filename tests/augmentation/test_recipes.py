@@ -13,9 +13,16 @@ from finetune.augmentation.recipes import RECIPES, Recipe, named, problems, tabl
 from finetune.errors import AugmentError
 
 
-def test_there_are_five_recipes_and_all_of_them_work() -> None:
-    assert list(RECIPES) == ["none", "light", "standard", "mobius", "strong"]
-    assert [problems(recipe) for recipe in RECIPES.values()] == [[]] * 5
+def test_there_are_eight_recipes_and_all_of_them_work() -> None:
+    for_photos, for_small_images = list(RECIPES)[:5], list(RECIPES)[5:]
+    assert for_photos == ["none", "light", "standard", "mobius", "strong"]
+    assert for_small_images == ["cifar", "tutorial", "digits"]
+    assert [problems(recipe) for recipe in RECIPES.values()] == [[]] * 8
+
+
+def test_digits_are_never_mirrored() -> None:
+    recipe = RECIPES["digits"]
+    assert (recipe.flip_probability, recipe.vertical_flip_probability) == (0, 0)
 
 
 def test_mobius_is_standard_with_a_mobius_map_instead_of_crop_and_flip_in_a_fifth() -> None:
@@ -48,7 +55,8 @@ def test_none_counts_as_not_given() -> None:
             "standart",
             {},
             "--augment standart: no such recipe; did you mean 'standard'? There are none, light, "
-            "standard, mobius, strong, or a pipeline file ending in .yaml or .json.",
+            "standard, mobius, strong, cifar, tutorial, digits, or a pipeline file ending in .yaml "
+            "or .json.",
         ),
         (
             "none",
@@ -56,6 +64,7 @@ def test_none_counts_as_not_given() -> None:
             "unknown setting 'mobius_bond' in [recipe]; did you mean 'mobius_bound'?",
         ),
         ("none", {"mobius_bound": 0.5}, "[recipe] mobius_bound 0.5 must be at least 1."),
+        ("cifar", {"shift_pixels": 2.5}, "[recipe] shift_pixels 2.5 is not a whole number."),
         ("none", {"hue": 2.0}, "[recipe] hue 2.0 must be at most 0.5."),
         ("none", {"mixup_alpha": 0}, "[recipe] mixup_alpha 0 must be greater than 0."),
         ("none", {"hue": float("nan")}, "[recipe] hue nan is not a finite number."),

@@ -1,4 +1,5 @@
 import json
+import struct
 
 import numpy as np
 import pytest
@@ -99,3 +100,46 @@ def test_impossible_exports_are_refused(run, photos, tmp_path, arguments, messag
     result = run("export-photos", tmp_path / "out", photos, *arguments)
     assert result.exit_code == 1
     assert message in result.stderr
+
+
+@pytest.fixture
+def digits(tmp_path):
+    """MNIST's four files, of three images each."""
+    folder = tmp_path / "mnist"
+    folder.mkdir()
+    for prefix in ("train", "t10k"):
+        images = np.random.default_rng(0).integers(0, 256, (3, 28, 28), dtype=np.uint8)
+        head = bytes((0, 0, 8, 3)) + struct.pack(">III", 3, 28, 28)
+        (folder / f"{prefix}-images-idx3-ubyte").write_bytes(head + images.tobytes())
+        head = bytes((0, 0, 8, 1)) + struct.pack(">I", 3)
+        (folder / f"{prefix}-labels-idx1-ubyte").write_bytes(head + bytes((0, 1, 2)))
+    return folder
+
+
+def test_a_data_set_becomes_a_new_folder_of_photos(run, digits, tmp_path):
+    dry = run("import", digits, tmp_path / "photos", "--dry-run")
+    said = f"MNIST (idx files): 6 photos would be written to {tmp_path / 'photos'}."
+    assert said in dry.stdout.replace("\n", "")
+    assert not (tmp_path / "photos").exists()
+    result = run("import", digits, tmp_path / "photos", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout) == {
+        "format": "MNIST (idx files)",
+        "folder": str(tmp_path / "photos"),
+        "photos": 6,
+        "labels": {"0": 2, "1": 2, "2": 2},
+        "dry_run": False,
+    }
+    assert len(list((tmp_path / "photos").rglob("*.png"))) == 6
+
+
+def test_a_data_set_needs_a_folder_of_its_own(run, digits):
+    result = run("import", digits)
+    assert result.exit_code == 1
+    assert " ".join(result.stderr.split()) == (
+        f"Error: {digits} is a data set (MNIST (idx files)). Name a new folder for its photos: "
+        f"finetune import {digits} NEW_FOLDER"
+    )
+    result = run("import", digits, digits)
+    assert result.exit_code == 1
+    assert f"{digits} exists already." in " ".join(result.stderr.split())

@@ -49,7 +49,7 @@ def test_at_224_it_is_the_original_up_to_the_hidden_layers():
 def test_its_feature_maps_are_those_of_torchvisions_vgg19():
     torch.manual_seed(0)
     theirs = torchvision.models.vgg19(num_classes=1).features.eval()
-    ours = timm.create_model("vgg19_mnist", hidden=(1, 1, 1)).features.eval()
+    ours = timm.create_model("vgg19_mnist", in_chans=3, hidden=(1, 1, 1)).features.eval()
     ours.load_state_dict(theirs.state_dict())
     image = torch.randn(1, 3, 64, 64)
     with torch.inference_mode():

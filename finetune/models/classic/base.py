@@ -14,6 +14,9 @@ from finetune.errors import ModelError
 Entry = TypeVar("Entry", bound=Callable[..., nn.Module])
 ImageSize = int | tuple[int, int] | None
 
+OWN_RECIPES: dict[str, str] = {}
+"""The augmentation recipe that a net was trained with, by its name, where it had one of its own."""
+
 
 class TimmNet(nn.Module):
     """The part of timm's model interface that does not depend on the layers."""
@@ -129,6 +132,7 @@ def need_pixels(name: str, height: int, width: int, least: int) -> None:
 def settings(
     *,
     size: int,
+    channels: int = 3,
     classes: int = 10,
     first_conv: str = "features.0",
     classifier: str = "head",
@@ -136,13 +140,14 @@ def settings(
 ) -> dict[str, Any]:
     """Returns a `pretrained_cfg` for square inputs that are used as they are, without a border.
 
-    Pixels are scaled to -1 .. 1 unless `more` says otherwise.
+    Pixels are scaled to -1 .. 1 unless `more` says otherwise. Its ``recipe`` is no setting of
+    timm's: see `configure`.
     """
     return {
-        "input_size": (3, size, size),
+        "input_size": (channels, size, size),
         "num_classes": classes,
-        "mean": (0.5, 0.5, 0.5),
-        "std": (0.5, 0.5, 0.5),
+        "mean": (0.5,) * channels,
+        "std": (0.5,) * channels,
         "interpolation": "bilinear",
         "crop_pct": 1.0,
         "fixed_input_size": True,
@@ -153,8 +158,16 @@ def settings(
 
 
 def configure(**models: dict[str, Any]) -> Any:
-    """Returns timm's `default_cfgs` of a module from the settings of its models."""
-    return generate_default_cfgs(models)
+    """Returns timm's `default_cfgs` of a module from the settings of its models.
+
+    A ``recipe`` among them is taken out and kept in `OWN_RECIPES`.
+    """
+    plain = {}
+    for name, values in models.items():
+        plain[name] = {key: value for key, value in values.items() if key != "recipe"}
+        if "recipe" in values:
+            OWN_RECIPES[name] = values["recipe"]
+    return generate_default_cfgs(plain)
 
 
 def build(

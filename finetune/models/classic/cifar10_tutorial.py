@@ -43,7 +43,7 @@ from finetune.models.classic.base import (
 __all__: list[str] = []
 
 # 24 of 32 pixels: the crop that the tutorial trains on and evaluates at.
-default_cfgs = configure(cifar10_tutorial_cnn=settings(size=24, crop_pct=0.75))
+default_cfgs = configure(cifar10_tutorial_cnn=settings(size=24, crop_pct=0.75, recipe="tutorial"))
 
 
 class Cifar10TutorialCNN(ClassicNet):

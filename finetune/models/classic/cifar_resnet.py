@@ -35,6 +35,7 @@ _SETTINGS = settings(
     std=(0.2470, 0.2435, 0.2616),
     fixed_input_size=False,
     first_conv="features.0",
+    recipe="cifar",
 )
 default_cfgs = configure(
     cifar_resnet=_SETTINGS, **{f"cifar_resnet{depth}": _SETTINGS for depth in DEPTHS}

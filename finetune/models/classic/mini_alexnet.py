@@ -39,7 +39,7 @@ from finetune.models.classic.base import (
 
 __all__: list[str] = []
 
-default_cfgs = configure(mini_alexnet=settings(size=32))
+default_cfgs = configure(mini_alexnet=settings(size=32, recipe="cifar"))
 
 
 class MiniAlexNet(ClassicNet):

@@ -23,9 +23,8 @@ from finetune.models.classic.base import (
 
 __all__: list[str] = []
 
-# Photos come as RGB throughout, grey ones too; `in_chans=1` gives the tutorial's net.
 default_cfgs = configure(
-    mnist_experts_cnn=settings(size=28, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    mnist_experts_cnn=settings(size=28, channels=1, mean=(0.0,), std=(1.0,), recipe="digits")
 )
 
 
@@ -44,7 +43,7 @@ class MnistExpertsCNN(ClassicNet):
 
     def __init__(
         self,
-        in_chans: int = 3,
+        in_chans: int = 1,
         num_classes: int = 10,
         img_size: ImageSize = 28,
         *,

@@ -26,7 +26,7 @@ from finetune.models.classic.base import (
 
 __all__: list[str] = []
 
-default_cfgs = configure(simple_cnn=settings(size=32))
+default_cfgs = configure(simple_cnn=settings(size=32, recipe="cifar"))
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
 

@@ -23,6 +23,7 @@ _SETTINGS = settings(
     fixed_input_size=False,
     first_conv="conv1",
     classifier="fc",
+    recipe="cifar",
 )
 default_cfgs = configure(
     resnet18_small=_SETTINGS,

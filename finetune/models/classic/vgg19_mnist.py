@@ -30,8 +30,7 @@ from finetune.models.classic.base import (
 
 __all__: list[str] = []
 
-# Photos come as RGB throughout, grey ones too; `in_chans=1` gives the net of the figures above.
-default_cfgs = configure(vgg19_mnist=settings(size=28))
+default_cfgs = configure(vgg19_mnist=settings(size=28, channels=1, recipe="digits"))
 
 BLOCKS = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4))
 """Channels and number of convolutions of each block, which a pooling ends."""
@@ -54,7 +53,7 @@ class Vgg19Mnist(ClassicNet):
 
     def __init__(
         self,
-        in_chans: int = 3,
+        in_chans: int = 1,
         num_classes: int = 10,
         img_size: ImageSize = 28,
         *,
