@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,13 +25,13 @@ class Sample:
         path: Where it is, relative to the dataset's root.
         digest: Its content.
         crop: The square to take of it, or None for the policy of the spec.
-        target: Index of its label.
+        target: Index of its label, or the indices of its labels where it may have several.
     """
 
     path: str
     digest: str
     crop: Crop | None
-    target: int
+    target: int | tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Batch:
 
     Attributes:
         images: ``(B, 3, S, S) uint8`` in channels_last memory.
-        targets: ``(B,) int64``.
+        targets: ``(B,) int64``, or ``(B, labels) float32`` of 0 and 1 for several labels a photo.
         indices: ``(B,) int64`` positions in the dataset; augmentation is drawn from them.
     """
 
@@ -52,7 +53,25 @@ class Batch:
         return Batch(self.images.pin_memory(), self.targets.pin_memory(), self.indices.pin_memory())
 
 
-class PhotoDataset(torch.utils.data.Dataset[tuple[NDArray[np.uint8], int, int]]):
+def targets_of_samples(samples: Sequence[Sample], labels: int | None) -> NDArray[Any]:
+    """Returns what samples are to be taken for.
+
+    Args:
+        samples: N photos.
+        labels: C where a photo may have several labels or none, else None.
+
+    Returns:
+        ``(N,) int64`` label indices, or ``(N, C) float32`` of 0 and 1.
+    """
+    if labels is None:
+        return np.array([sample.target for sample in samples], dtype=np.int64)
+    rows = np.zeros((len(samples), labels), dtype=np.float32)
+    for row, sample in zip(rows, samples, strict=True):
+        row[np.atleast_1d(np.array(sample.target, dtype=np.int64))] = 1
+    return rows
+
+
+class PhotoDataset(torch.utils.data.Dataset[tuple[NDArray[np.uint8], Any, int]]):
     """Squares of photos from the cache, or decoded where the cache does not hold them.
 
     It is asked for whole batches (``__getitems__``), and pickles to the workers of a loader with
@@ -62,22 +81,30 @@ class PhotoDataset(torch.utils.data.Dataset[tuple[NDArray[np.uint8], int, int]])
         root: Folder that the samples' paths are relative to.
         samples: The photos.
         cache: Where their squares are; also says size, fit and interpolation.
+        labels: How many labels there are, where a photo may have several; None: each has one.
     """
 
-    def __init__(self, root: Path, samples: Sequence[Sample], cache: PixelCache) -> None:
+    def __init__(
+        self,
+        root: Path,
+        samples: Sequence[Sample],
+        cache: PixelCache,
+        *,
+        labels: int | None = None,
+    ) -> None:
         self.root = root
         self.samples = tuple(samples)
         self.cache = cache
-        self.targets = np.array([sample.target for sample in samples], dtype=np.int64)
+        self.targets = targets_of_samples(samples, labels)
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], int, int]:
+    def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], Any, int]:
         """Returns ``(image (S, S, 3) uint8, target, index)``."""
         image = np.empty((1, self.cache.size, self.cache.size, 3), np.uint8)
         self._fill(image[0], self.samples[index])
-        return image[0], int(self.targets[index]), index
+        return image[0], self.targets[index], index
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """Returns the photos at `indices` as one batch."""

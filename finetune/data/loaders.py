@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from finetune.data.balance import balanced_order
 from finetune.data.dataset import Batch, PhotoDataset
+from finetune.data.on_device import DeviceDataset
 
 
 def epoch_order(count: int, *, seed: int, epoch: int) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -24,14 +26,29 @@ def steps_per_epoch(count: int, batch_size: int) -> int:
 
 
 def epoch_batches(
-    count: int, batch_size: int, *, seed: int, epoch: int
+    count: int,
+    batch_size: int,
+    *,
+    seed: int,
+    epoch: int,
+    strata: list[np.ndarray[Any, np.dtype[np.int64]]] | None = None,
 ) -> list[np.ndarray[Any, np.dtype[np.int64]]]:
     """Returns the photos of each step of an epoch.
 
     The steps differ by one photo at most, so that no step is left with a single photo, of which
     batch norm could make nothing.
+
+    Args:
+        count: Photos.
+        batch_size: Most photos of a step.
+        seed: Of the run.
+        epoch: From 0.
+        strata: Draw from these alike (see `finetune.data.balance`); None: every photo once.
     """
-    order = epoch_order(count, seed=seed, epoch=epoch)
+    if strata is None:
+        order = epoch_order(count, seed=seed, epoch=epoch)
+    else:
+        order = balanced_order(strata, count, seed=seed, epoch=epoch)
     return np.array_split(order, steps_per_epoch(count, batch_size))
 
 
@@ -50,7 +67,8 @@ def load_batches(
     if dataset.cached:
         workers = 0
     plan = [[int(index) for index in batch] for batch in batches]
-    if workers == 0 and not pin:
+    # What lies on the device already cannot be pinned, and has no need to be.
+    if workers == 0 and (not pin or isinstance(dataset, DeviceDataset)):
         for indices in plan:
             yield dataset.__getitems__(indices)
         return

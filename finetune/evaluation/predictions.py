@@ -10,14 +10,31 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from finetune.errors import RunError
-from finetune.evaluation.probabilities import check, softmax
+from finetune.evaluation.multilabel import check_multilabel
+from finetune.evaluation.probabilities import check, sigmoid, softmax
 from finetune.evaluation.spreadsheet import guard, read_csv, unguard, write_csv
+from finetune.photos.label_text import join_labels, split_labels
 
 RANKED = 5
 """How many labels of each photo are kept."""
 
 _COLUMNS = ("path", "digest", "part", "label", "predicted", "probability", "correct")
+_SEVERAL_COLUMNS = ("path", "digest", "part", "labels", "predicted", "probability", "correct")
 _RANKS = tuple(f"{what}_{k}" for k in range(1, RANKED + 1) for what in ("label", "probability"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelSet:
+    """The labels that were said of one photo.
+
+    Attributes:
+        labels: In class order.
+        probability: That exactly these are right, the labels taken as independent: the product of
+            ``p`` over those said and of ``1 - p`` over the others.
+    """
+
+    labels: tuple[str, ...]
+    probability: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +45,9 @@ class Prediction:
         path: As in the collection, relative to its root.
         digest: Of the file's content.
         part: train, validation, test, or another collection's name.
-        label: The truth.
+        label: The truth; of several labels a photo, all of them joined by ``|``.
         ranked: At most five (label, probability), likeliest first.
+        answer: The labels that were said, where a photo may have several, else None.
     """
 
     path: str
@@ -37,21 +55,32 @@ class Prediction:
     part: str
     label: str
     ranked: tuple[tuple[str, float], ...]
+    answer: LabelSet | None = None
 
     @property
     def predicted(self) -> str:
-        """The likeliest label."""
-        return self.ranked[0][0]
+        """The likeliest label; of several labels a photo, all that were said, joined by ``|``."""
+        return self.ranked[0][0] if self.answer is None else join_labels(self.answer.labels)
 
     @property
     def probability(self) -> float:
-        """The probability of the likeliest label."""
-        return self.ranked[0][1]
+        """The probability of `predicted`."""
+        return self.ranked[0][1] if self.answer is None else self.answer.probability
 
     @property
     def correct(self) -> bool:
-        """Whether the likeliest label is the truth."""
+        """Whether `predicted` is the truth; of several labels, whether not one is wrong."""
         return self.predicted == self.label
+
+    @property
+    def truth(self) -> tuple[str, ...]:
+        """The true labels."""
+        return (self.label,) if self.answer is None else split_labels(self.label)
+
+    @property
+    def said(self) -> tuple[str, ...]:
+        """The labels that were said."""
+        return (self.ranked[0][0],) if self.answer is None else self.answer.labels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +125,47 @@ def make_predictions(
     ]
 
 
+def make_multilabel_predictions(
+    photos: Sequence[EvaluatedPhoto],
+    logits: ArrayLike,
+    truth: ArrayLike,
+    labels: Sequence[str],
+    *,
+    thresholds: Sequence[float],
+    temperature: float = 1.0,
+) -> list[Prediction]:
+    """Returns one prediction a photo that may have several labels, in the order given.
+
+    Args:
+        photos: N photos.
+        logits: ``(N, C)``.
+        truth: ``(N, C)`` of 0 and 1.
+        labels: C names in class order.
+        thresholds: C probabilities from which a label is said.
+        temperature: Divides the logits.
+    """
+    values, positive = check_multilabel(logits, truth)
+    probabilities = sigmoid(values, temperature=temperature)
+    said = probabilities >= np.asarray(thresholds, np.float64)
+    certainty = np.where(said, probabilities, 1 - probabilities).prod(axis=1)
+    order = np.argsort(-values, axis=1, kind="stable")[:, :RANKED]
+
+    def named(chosen: np.ndarray) -> tuple[str, ...]:
+        return tuple(label for label, present in zip(labels, chosen, strict=True) if present)
+
+    return [
+        Prediction(
+            path=photo.path,
+            digest=photo.digest,
+            part=photo.part,
+            label=join_labels(named(positive[n])),
+            ranked=tuple((labels[int(c)], float(probabilities[n, c])) for c in order[n]),
+            answer=LabelSet(labels=named(said[n]), probability=float(certainty[n])),
+        )
+        for n, photo in enumerate(photos)
+    ]
+
+
 def write_predictions(path: Path, rows: Iterable[Prediction]) -> Path:
     """Writes predictions as CSV for spreadsheets and for `read_predictions`.
 
@@ -110,7 +180,9 @@ def write_predictions(path: Path, rows: Iterable[Prediction]) -> Path:
         shown = [guard(text) for text in names]
         return [*shown, repr(row.probability), str(row.correct).lower(), *ranks]
 
-    return write_csv(path, [[*_COLUMNS, *_RANKS], *map(cells, rows)])
+    held = list(rows)
+    columns = _SEVERAL_COLUMNS if any(row.answer is not None for row in held) else _COLUMNS
+    return write_csv(path, [[*columns, *_RANKS], *map(cells, held)])
 
 
 def read_predictions(path: Path) -> list[Prediction]:
@@ -125,15 +197,16 @@ def read_predictions(path: Path) -> list[Prediction]:
         raise RunError(
             f"{path} could not be read: {error}. Write it again with finetune evaluate."
         ) from error
-    if header != [*_COLUMNS, *_RANKS]:
+    if header not in ([*_COLUMNS, *_RANKS], [*_SEVERAL_COLUMNS, *_RANKS]):
         raise RunError(
             f"{path} does not have the columns of predictions.csv. "
             "Write it again with finetune evaluate."
         )
-    return [_parse(path, number, row) for number, row in enumerate(rows, start=2)]
+    several = header[3] == "labels"
+    return [_parse(path, number, row, several) for number, row in enumerate(rows, start=2)]
 
 
-def _parse(path: Path, line: int, row: Sequence[str]) -> Prediction:
+def _parse(path: Path, line: int, row: Sequence[str], several: bool) -> Prediction:
     try:
         names = [unguard(cell) for cell in row[:4]]
         ranks = row[len(_COLUMNS) :]
@@ -142,8 +215,16 @@ def _parse(path: Path, line: int, row: Sequence[str]) -> Prediction:
             for label, share in zip(ranks[::2], ranks[1::2], strict=True)
             if share
         )
+        answer = None
+        if several:
+            answer = LabelSet(labels=split_labels(unguard(row[4])), probability=float(row[5]))
         return Prediction(
-            path=names[0], digest=names[1], part=names[2], label=names[3], ranked=ranked
+            path=names[0],
+            digest=names[1],
+            part=names[2],
+            label=names[3],
+            ranked=ranked,
+            answer=answer,
         )
     except (IndexError, ValueError) as error:
         raise RunError(

@@ -41,6 +41,20 @@ def softmax(logits: ArrayLike, *, temperature: float = 1.0) -> Floats:
     return np.exp(log_softmax(np.asarray(logits, dtype=np.float64) / temperature))
 
 
+def sigmoid(logits: ArrayLike, *, temperature: float = 1.0) -> Floats:
+    """Returns ``1 / (1 + exp(-logits / temperature))`` of each logit on its own, float64.
+
+    Example:
+        >>> sigmoid([[0.0, 800.0, -800.0]]).tolist()
+        [[0.5, 1.0, 0.0]]
+    """
+    values = np.asarray(logits, dtype=np.float64) / temperature
+    # exp of what is 0 or less never overflows.
+    small = np.exp(-np.abs(values))
+    shares: Floats = np.where(values >= 0, 1.0, small) / (1.0 + small)
+    return shares
+
+
 def check(scores: ArrayLike, targets: ArrayLike) -> tuple[Floats, Integers]:
     """Returns logits or probabilities as ``(N, C) float64`` and targets as ``(N,) int64``.
 

@@ -1,14 +1,13 @@
-"""Average precision: how well a score ranks photos; mAP for several labels a photo."""
+"""Average precision: how well a score ranks photos."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from finetune.evaluation.probabilities import Floats, check_finite
+from finetune.evaluation.probabilities import Floats
 
 
 def average_precision(scores: ArrayLike, positive: ArrayLike) -> float | None:
@@ -49,60 +48,26 @@ def defined_mean(values: Sequence[float | None]) -> float | None:
     return float(np.mean(present)) if present else None
 
 
-def evaluate_multilabel(
-    logits: ArrayLike, truth: ArrayLike, labels: Sequence[str], *, threshold: float = 0.5
-) -> dict[str, Any]:
-    """Returns the metrics of photos that carry several labels or none, ready for JSON.
+def resampled_average_precision(
+    scores: ArrayLike, positive: ArrayLike, weights: ArrayLike
+) -> Floats:
+    """Returns the average precision under each of R rows of weights, ``(R,)``; NaN if undefined.
 
     Args:
-        logits: ``(N, C)``; a label is said where its sigmoid reaches the threshold.
-        truth: ``(N, C)`` of 0 and 1.
-        labels: C names.
-        threshold: Probability from which a label is said.
-
-    Returns:
-        ``photos``, ``mean_average_precision`` (mean over labels that occur), its micro form,
-        ``exact_match``, ``macro_f1``, ``micro_f1``, and ``labels`` with precision, recall, f1,
-        average_precision and photos each. Undefined values (0/0) are None and left out of means.
-
-    Raises:
-        ModelError: Some logits are not finite.
-        ValueError: Shapes that do not fit, or no photos.
+        scores: ``(N,)``, greater is likelier.
+        positive: ``(N,)`` of 0 and 1.
+        weights: ``(R, N)``: how many times each photo counts.
     """
-    values, positive = np.asarray(logits, dtype=np.float64), np.asarray(truth).astype(bool)
-    if values.ndim != 2 or values.shape != positive.shape or not values.size:
-        raise ValueError(f"logits {values.shape} and truth {positive.shape} do not fit")
-    if values.shape[1] != len(labels):
-        raise ValueError(f"{values.shape[1]} columns of logits, but {len(labels)} labels")
-    check_finite(values)
-    # sigmoid(z) >= t exactly where z >= log(t / (1 - t)).
-    said = values >= np.log(threshold / (1 - threshold))
-    hits = (said & positive).sum(axis=0).astype(np.float64)
-    predicted, present = said.sum(axis=0), positive.sum(axis=0)
-    precision, recall = _ratio(hits, predicted), _ratio(hits, present)
-    f1 = _ratio(2 * hits, predicted + present)
-    average = average_precisions(values, positive)
-    return {
-        "photos": len(values),
-        "mean_average_precision": defined_mean(average),
-        "micro_average_precision": average_precision(values.ravel(), positive.ravel()),
-        "exact_match": float((said == positive).all(axis=1).mean()),
-        "macro_f1": defined_mean(f1),
-        "micro_f1": _ratio(2 * hits.sum()[None], (predicted + present).sum()[None])[0],
-        "labels": {
-            label: {
-                "precision": precision[c],
-                "recall": recall[c],
-                "f1": f1[c],
-                "average_precision": average[c],
-                "photos": int(present[c]),
-                "predicted": int(predicted[c]),
-            }
-            for c, label in enumerate(labels)
-        },
-    }
-
-
-def _ratio(numerator: Floats, denominator: ArrayLike) -> list[float | None]:
-    bottom = np.asarray(denominator, dtype=np.float64)
-    return [float(n / d) if d else None for n, d in zip(numerator, bottom, strict=True)]
+    values = np.asarray(scores, dtype=np.float64)
+    order = np.argsort(-values, kind="stable")
+    thresholds = np.flatnonzero(np.r_[values[order][1:] != values[order][:-1], True])
+    counted = np.asarray(weights, dtype=np.float64)[:, order]
+    said = np.cumsum(counted, axis=1)[:, thresholds]
+    hits = np.cumsum(counted * np.asarray(positive, np.float64)[order], axis=1)[:, thresholds]
+    precision = np.divide(hits, said, out=np.zeros_like(hits), where=said > 0)
+    gained = np.diff(hits, axis=1, prepend=0.0)
+    total = hits[:, -1]
+    found: Floats = np.divide(
+        (gained * precision).sum(axis=1), total, out=np.full(len(total), np.nan), where=total > 0
+    )
+    return found

@@ -1,23 +1,115 @@
-"""The loss on hard or soft targets."""
+"""Losses on hard, soft or several labels, each with weights where labels should count unequally."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 
-def cross_entropy(logits: Tensor, targets: Tensor, *, label_smoothing: float) -> Tensor:
+def cross_entropy(
+    logits: Tensor, targets: Tensor, *, label_smoothing: float, weight: Tensor | None = None
+) -> Tensor:
     """Returns the mean cross-entropy of a batch in nats.
 
-    ``-sum_c q_c log softmax(z)_c`` with ``q = (1 - s) y + s / C`` (Szegedy et al. 2016,
-    arXiv 1512.00567, section 7).
+    ``-sum_c w_c q_c log softmax(z)_c`` with ``q = (1 - s) y + s / C`` (Szegedy et al. 2016,
+    arXiv 1512.00567, section 7), mean over the photos.
 
     Args:
         logits: ``(B, C)`` of any float type; computed in float32.
         targets: ``(B,)`` int64 labels, or ``(B, C)`` soft labels that sum to 1.
         label_smoothing: ``s`` in [0, 1).
+        weight: ``(C,)`` float32 on the logits' device; None: all labels weigh 1.
     """
-    return functional.cross_entropy(
-        logits.to(torch.float32), targets, label_smoothing=label_smoothing
-    )
+    values = logits.to(torch.float32)
+    if weight is None:
+        return functional.cross_entropy(values, targets, label_smoothing=label_smoothing)
+    labels = values.shape[1]
+    hard = functional.one_hot(targets, labels).to(values) if targets.ndim == 1 else targets
+    smooth = (1 - label_smoothing) * hard + label_smoothing / labels
+    return -(weight * smooth * values.log_softmax(1)).sum(1).mean()
+
+
+def binary_cross_entropy(
+    logits: Tensor, targets: Tensor, *, label_smoothing: float, weight: Tensor | None = None
+) -> Tensor:
+    """Returns the binary cross-entropy of a batch in nats: summed over labels, mean over photos.
+
+    ``-sum_c w_c q_c log p_c + (1 - q_c) log(1 - p_c)`` with ``p = sigmoid(z)`` and
+    ``q = (1 - s) y + s / max(C, 2)``. Summed over labels, as a softmax's is, so that a logit's
+    gradient ``(p - q) / B`` is as large as there, and one learning rate suits both.
+
+    Args:
+        logits: ``(B, C)`` of any float type; computed in float32.
+        targets: ``(B, C)`` in [0, 1]: 0 and 1, or between them where photos are mixed.
+        label_smoothing: ``s`` in [0, 1).
+        weight: ``(C,)`` of a label that is there; None: 1. One that is not always weighs 1.
+    """
+    present, absent = _smoothed(targets, label_smoothing)
+    values = logits.to(torch.float32)
+    if weight is not None:
+        present = weight * present
+    there, gone = functional.logsigmoid(values), functional.logsigmoid(-values)
+    return -(present * there + absent * gone).sum(1).mean()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asymmetry:
+    """Numbers of the asymmetric loss.
+
+    Attributes:
+        negative: Exponent of an absent label's weight, gamma-.
+        positive: Exponent of a present label's weight, gamma+.
+        margin: Probability that is taken off an absent label's, m.
+    """
+
+    negative: float = 4.0
+    positive: float = 0.0
+    margin: float = 0.05
+
+
+def asymmetric_loss(
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    asymmetry: Asymmetry,
+    label_smoothing: float,
+    weight: Tensor | None = None,
+) -> Tensor:
+    """Returns the asymmetric loss of a batch: summed over labels, mean over photos.
+
+    ``-sum_c w_c q_c (1 - p_c)^g+ log p_c + (1 - q_c) m_c^g- log(1 - m_c)`` with ``p = sigmoid(z)``
+    and ``m_c = max(p_c - m, 0)`` (Ridnik et al. 2021, arXiv 2009.14119, eq. 2 to 6): of the many
+    labels that a photo does not have, those that are surely absent cost next to nothing. With
+    ``g+ = g- = m = 0`` it is `binary_cross_entropy`.
+
+    Args:
+        logits: ``(B, C)`` of any float type; computed in float32.
+        targets: ``(B, C)`` in [0, 1].
+        asymmetry: ``g-``, ``g+`` and ``m``.
+        label_smoothing: As in `binary_cross_entropy`.
+        weight: As in `binary_cross_entropy`.
+    """
+    present, absent = _smoothed(targets, label_smoothing)
+    values = logits.to(torch.float32)
+    log_there = functional.logsigmoid(values)
+    shifted = (values.sigmoid() - asymmetry.margin).clamp_min(0)
+    log_gone = torch.log1p(-shifted) if asymmetry.margin > 0 else functional.logsigmoid(-values)
+    there = present * log_there
+    gone = absent * log_gone
+    if asymmetry.positive > 0:
+        there = there * (-values).sigmoid() ** asymmetry.positive
+    if asymmetry.negative > 0:
+        gone = gone * shifted**asymmetry.negative
+    if weight is not None:
+        there = weight * there
+    return -(there + gone).sum(1).mean()
+
+
+def _smoothed(targets: Tensor, label_smoothing: float) -> tuple[Tensor, Tensor]:
+    """Returns how much each label counts as present, and how much as absent."""
+    hard = targets.to(torch.float32)
+    present = (1 - label_smoothing) * hard + label_smoothing / max(targets.shape[1], 2)
+    return present, 1 - present

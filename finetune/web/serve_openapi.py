@@ -157,6 +157,7 @@ def _schemas(facts: ModelFacts) -> dict[str, Any]:
             "properties": {
                 "photo": {"type": ["string", "null"], "description": "Name of the form's file."},
                 "status": {"type": "string", "description": "ok, or why it cannot be opened."},
+                **_labels_said(facts),
                 "ranked": {
                     "type": "array",
                     "items": {
@@ -165,6 +166,7 @@ def _schemas(facts: ModelFacts) -> dict[str, Any]:
                         "properties": {
                             "label": {"type": "string", "enum": list(facts.labels)},
                             "probability": {"type": "number", "minimum": 0, "maximum": 1},
+                            **({"said": {"type": "boolean"}} if facts.task.multi_label else {}),
                         },
                     },
                 },
@@ -177,6 +179,14 @@ def _schemas(facts: ModelFacts) -> dict[str, Any]:
             "properties": {"error": {"type": "string"}},
         },
     }
+
+
+def _labels_said(facts: ModelFacts) -> dict[str, Any]:
+    if not facts.task.multi_label:
+        return {}
+    items = {"type": "string", "enum": list(facts.labels)}
+    text = "All labels that reach their threshold, the likeliest first."
+    return {"labels": {"type": "array", "items": items, "description": text}}
 
 
 def _json(description: str, schema: dict[str, Any]) -> dict[str, Any]:

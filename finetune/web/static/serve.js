@@ -107,12 +107,18 @@ function percent(share) {
 function show(card, answer) {
   const first = answer.ranked[0];
   const body = make("div");
-  body.append(make("h2", "", first.label));
-  if (answer.unknown) body.append(make("p", "none", "Perhaps none of these: it is unlike the photos that this model is sure of."));
+  // Where a photo may have several labels, `labels` are those that reach their threshold.
+  const said = answer.labels ? answer.labels.join(", ") || "None of these" : first.label;
+  body.append(make("h2", "", said));
+  if (answer.unknown) {
+    body.append(make("p", "none", answer.labels
+      ? "No label reaches its threshold."
+      : "Perhaps none of these: it is unlike the photos that this model is sure of."));
+  }
   const bars = make("div", "bars");
   answer.ranked.slice(0, SHOWN).forEach((item, rank) => bars.append(bar(card, item, rank)));
   body.append(bars);
-  card.image.alt = `${first.label}, ${percent(first.probability)}`;
+  card.image.alt = answer.labels ? said : `${first.label}, ${percent(first.probability)}`;
   if (explains) {
     const where = make("button", "plain where", "Where was it seen?");
     where.type = "button";
@@ -125,7 +131,8 @@ function show(card, answer) {
 }
 
 function bar(card, item, rank) {
-  const row = make(explains ? "button" : "div", rank === 0 ? "row likeliest" : "row");
+  const strong = item.said === undefined ? rank === 0 : item.said;
+  const row = make(explains ? "button" : "div", strong ? "row likeliest" : "row");
   if (explains) {
     row.type = "button";
     row.title = `Where does it look like ${item.label}?`;

@@ -1,0 +1,125 @@
+"""Several labels a photo on the command line, from a file of labels to answers and a page."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from finetune.cli import app
+from finetune.photos.label_text import join_labels, split_labels
+from finetune.runs.folder import RunFolder
+
+FLAGS = ("--model", "test_resnet", "--size", "48", "--device", "cpu", "--epochs", "2")
+
+
+def run(*words: object, code: int = 0) -> Result:
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    assert result.exit_code == code, result.output + repr(result.exception)
+    return result
+
+
+@pytest.fixture(scope="module")
+def home(
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_weights: Path,
+    draw: Callable[..., Image.Image],
+) -> Path:
+    """Photos of two things side by side, of one, and of none, with their labels in a CSV file."""
+    root = tmp_path_factory.mktemp("pairs")
+    (root / "photos").mkdir()
+    lines = ["path;labels"]
+    names = ("ant", "bee")
+    for number in range(32):
+        shown = [k for k in (0, 1) if number >> k & 1]
+        photo = Image.new("RGB", (160, 60), (90 + number, 120, 90))
+        for place, label in enumerate(shown):
+            photo.paste(draw(label, number), (80 * place, 0))
+        photo.save(root / "photos" / f"{number:02d}.png")
+        lines.append(f"{number:02d}.png;{join_labels([names[k] for k in shown])}")
+    (root / "labels.csv").write_text("\n".join(lines) + "\n")
+    photos = root / "photos"
+    told = json.loads(
+        run("import", root / "labels.csv", photos, "--empty-is-none", "--json").stdout
+    )
+    assert told["labelled"] == 32
+    assert told["unlabelled"] == 0
+    made = run("train", photos, "--multi-label", "--weights", tiny_weights, *FLAGS,
+               "--run", root / "runs" / "pairs", "--mode", "head", "--json")  # fmt: skip
+    metrics = json.loads(made.stdout)["metrics"]
+    assert "mean_average_precision" in metrics["test"]
+    return root
+
+
+def test_training_tells_of_its_labels_and_shows_map(home: Path, tiny_weights: Path) -> None:
+    told = run("train", home / "photos", "--multi-label", "--weights", tiny_weights, *FLAGS,
+               "--mode", "head", "--run", home / "runs" / "again")  # fmt: skip
+    header = next(line for line in told.stdout.splitlines() if line.startswith("part"))
+    assert header.split()[:3] == ["part", "photos", "mAP"]
+    assert "8 photos with more than one, 8 with none, 1.00 labels a photo." in told.stderr
+    assert "2 labels have under 20 photos: 'ant' (16), 'bee' (16)." in " ".join(told.stderr.split())
+
+
+def test_a_photo_gets_a_table_in_which_what_is_said_is_marked(home: Path) -> None:
+    name, photo = home / "runs" / "pairs", home / "photos" / "03.png"
+    (found,) = json.loads(run("predict", photo, "--run", name, "--json").stdout)
+    shown = run("predict", photo, "--run", name).stdout
+    rows = [line.split() for line in shown.splitlines() if line[:1] in ("1", "2")]
+    assert len(rows) == 2
+    for row, item in zip(rows, found["ranked"], strict=True):
+        assert ("yes" in row) == item["said"] == (item["label"] in found["labels"])
+        assert item["label"] in row
+    high = run("predict", photo, "--run", name, "--threshold", "1").stdout
+    assert "None of these: no label reaches its threshold." in high
+
+
+def test_many_photos_are_a_line_each_and_a_csv_holds_all_that_was_said(
+    home: Path, tmp_path: Path
+) -> None:
+    name = home / "runs" / "pairs"
+    table = tmp_path / "answers.csv"
+    run("predict", home / "photos", "--run", name, "--csv", table)
+    lines = run("predict", home / "photos", "--run", name).stdout.splitlines()
+    with table.open(encoding="utf-8-sig") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(lines) == 32
+    for row, line in zip(rows, lines, strict=True):
+        photo, _, answer = line.partition(": ")
+        assert photo == row["photo"]
+        said = split_labels(row["labels"])
+        assert (row["unknown"] == "true") == (not said)
+        assert [word for word in answer.replace(",", "").split() if word in ("ant", "bee")] == list(
+            said
+        )
+        if not said:
+            assert answer == "none of these"
+
+
+def test_evaluation_prints_what_several_labels_come_to(home: Path) -> None:
+    name = home / "runs" / "pairs"
+    shown = run("evaluate", name).stdout
+    assert "mAP" in shown
+    told = json.loads(run("evaluate", name, "--json").stdout)
+    kept = json.loads(RunFolder(name).metrics_file.read_text())
+    for part, figures in told["metrics"].items():
+        expected = kept[part]["mean_average_precision"]
+        assert figures["mean_average_precision"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_report_opens(home: Path) -> None:
+    run("report", home / "runs" / "pairs")
+    text = (home / "runs" / "pairs" / "report.html").read_text(encoding="utf-8")
+    assert "2 labels, several a photo" in text
+
+
+def test_one_label_a_photo_refuses_what_several_need(home: Path, tiny_weights: Path) -> None:
+    failed = run("train", home / "photos", "--weights", tiny_weights, *FLAGS,
+                 "--negatives", "none", code=1)  # fmt: skip
+    assert "--negatives none is for photos of several labels: add --multi-label." in " ".join(
+        failed.stderr.split()
+    )

@@ -1,0 +1,74 @@
+"""A run of several labels that was killed goes on to the same bytes."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from finetune import train
+from finetune.runs.train import RunResult, resume
+from finetune.settings import resolve
+
+Settings = dict[str, object]
+
+
+def digest(run: Path) -> str:
+    return hashlib.sha256((run / "model.safetensors").read_bytes()).hexdigest()
+
+
+def run_of(photos: Path, runs: Path, flags: Settings, name: str = "r") -> RunResult:
+    return train(photos, resolve({}, flags), run=name, runs=runs)
+
+
+def rows_of(run: Path) -> list[dict[str, str]]:
+    with (run / "predictions.csv").open(encoding="utf-8-sig") as file:
+        return list(csv.DictReader(file))
+
+
+CHILD = """
+import json, os, signal, sys
+from pathlib import Path
+from finetune import train
+from finetune.runs import objective
+from finetune.settings import resolve
+photos, runs, flags, sign, last = sys.argv[1:]
+plain, steps = objective.binary_cross_entropy, [0]
+def counted(*args, **keywords):
+    steps[0] += 1
+    if steps[0] == int(last):
+        os.kill(os.getpid(), int(sign))
+    return plain(*args, **keywords)
+objective.binary_cross_entropy = counted
+train(Path(photos), resolve({}, json.loads(flags)), run="killed", runs=Path(runs))
+"""
+
+
+@pytest.mark.parametrize(("mode", "sign"), [("head", signal.SIGTERM), ("full", signal.SIGKILL)])
+def test_a_killed_run_resumes_to_the_same_bytes(
+    several_folders: Path, tmp_path: Path, several: Settings, mode: str, sign: signal.Signals
+) -> None:
+    flags = {**several, "mode": mode, "balance": "sampling"}
+    if mode == "full":
+        flags |= {"mixup": 0.7}
+    whole = run_of(several_folders, tmp_path, flags, "whole")
+    child = subprocess.run(
+        [sys.executable, "-c", CHILD, str(several_folders), str(tmp_path), json.dumps(flags),
+         str(int(sign)), "9"],
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    if sign == signal.SIGKILL:
+        assert child.returncode == -signal.SIGKILL, child.stderr
+        assert not (tmp_path / "killed" / "model.safetensors").exists()
+    else:
+        assert child.returncode == 0, child.stderr
+    assert not json.loads((tmp_path / "killed" / "config.json").read_text())["finished"]
+    result = resume(tmp_path / "killed")
+    assert digest(tmp_path / "killed") == digest(tmp_path / "whole")
+    assert result.metrics == whole.metrics
