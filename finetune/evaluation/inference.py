@@ -45,6 +45,23 @@ def logits_of(module: nn.Module, spec: InputSpec, images: Tensor, *, tta: bool =
     return logits
 
 
+def logits_and_features_of(
+    module: nn.Module, spec: InputSpec, images: Tensor, *, tta: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Returns the same logits, and what the linear head took in, ``(B, F) float32``.
+
+    With `tta` that is the mean of both views, as the logits are.
+    """
+    seen: list[Tensor] = []
+    head = module.get_classifier()  # type: ignore[operator]
+    handle = head.register_forward_pre_hook(lambda _, taken: seen.append(taken[0]))
+    try:
+        logits = logits_of(module, spec, images, tta=tta)
+    finally:
+        handle.remove()
+    return logits, torch.stack(seen).float().mean(dim=0)
+
+
 def predict_dataset(
     module: nn.Module,
     spec: InputSpec,
@@ -54,6 +71,7 @@ def predict_dataset(
     tta: bool = False,
     progress: Progress | None = None,
     places: NDArray[np.int64] | None = None,
+    see_features: Callable[[NDArray[np.float32]], None] | None = None,
 ) -> NDArray[np.float32]:
     """Returns logits ``(N, labels) float32`` of a dataset, in its order.
 
@@ -65,6 +83,7 @@ def predict_dataset(
         tta: As in `logits_of`.
         progress: Called as ``progress(done, total)``.
         places: Only these photos of the dataset, at least one; None: all.
+        see_features: Called with what the linear head took in, ``(B, F)``, batch by batch.
     """
     from finetune.data.loaders import evaluation_batches, load_batches
 
@@ -73,7 +92,12 @@ def predict_dataset(
     done = 0
     steps = [chosen[step] for step in evaluation_batches(len(chosen), BATCH_SIZE)]
     for batch in load_batches(dataset, steps, workers=workers):
-        rows.append(logits_of(module, spec, batch.images, tta=tta).cpu().numpy())
+        if see_features is None:
+            logits = logits_of(module, spec, batch.images, tta=tta)
+        else:
+            logits, features = logits_and_features_of(module, spec, batch.images, tta=tta)
+            see_features(features.cpu().numpy())
+        rows.append(logits.cpu().numpy())
         done += len(batch.targets)
         if progress:
             progress(done, len(chosen))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from statistics import NormalDist
 
 import numpy as np
@@ -35,6 +36,66 @@ def wilson(successes: int, trials: int, *, confidence: float = 0.95) -> Interval
     low = 0.0 if successes == 0 else (centre - reach) / scale
     high = 1.0 if successes == trials else (centre + reach) / scale
     return low, high
+
+
+def mean_interval(values: Sequence[float], *, confidence: float = 0.95) -> Interval | None:
+    """Returns Student's t interval of a mean; None for fewer than two values.
+
+    ``mean ± t(K - 1) · s / sqrt(K)`` with s the standard deviation over ``K - 1`` (Student 1908).
+    It takes the values for independent. Those of a cross-validation are not: its folds train on
+    much the same photos, no estimate of the variance of their mean is free of bias (Bengio &
+    Grandvalet 2004, "No unbiased estimator of the variance of k-fold cross-validation", JMLR 5),
+    and this one is mostly too small.
+
+    Example:
+        >>> [round(end, 4) for end in mean_interval([0.9, 0.8, 0.85])]
+        [0.7258, 0.9742]
+    """
+    count = len(values)
+    if count < 2:
+        return None
+    mean = math.fsum(values) / count
+    variance = math.fsum((value - mean) ** 2 for value in values) / (count - 1)
+    reach = student_t(0.5 + confidence / 2, count - 1) * math.sqrt(variance / count)
+    return mean - reach, mean + reach
+
+
+def student_t(probability: float, freedom: int) -> float:
+    """Returns the quantile of Student's t distribution with a whole number of degrees of freedom.
+
+    The distribution function is a finite sum in ``arctan(t / sqrt(freedom))`` (Abramowitz & Stegun
+    1964, 26.7.3 and 26.7.4); the quantile is found by bisection.
+
+    Raises:
+        ValueError: A probability outside 0.5..1 (1 left out), or no degree of freedom.
+
+    Example:
+        >>> round(student_t(0.975, 4), 4)
+        2.7764
+    """
+    if not 0.5 <= probability < 1 or freedom < 1:
+        raise ValueError(f"no t quantile for {probability} with {freedom} degrees of freedom")
+    # In the angle rather than in t, which has no upper bound.
+    low, high = 0.0, math.pi / 2
+    while True:
+        angle = (low + high) / 2
+        if angle in (low, high):
+            return math.sqrt(freedom) * math.tan(angle)
+        if 0.5 + _t_central(angle, freedom) / 2 < probability:
+            low = angle
+        else:
+            high = angle
+
+
+def _t_central(angle: float, freedom: int) -> float:
+    """Returns the probability of ``|t| <= sqrt(freedom) * tan(angle)``."""
+    sine, cosine = math.sin(angle), math.cos(angle)
+    odd = freedom % 2
+    term = total = (cosine if freedom > 1 else 0.0) if odd else 1.0
+    for k in range(2 + odd, freedom - 1, 2):
+        term *= (k - 1) / k * cosine * cosine
+        total += term
+    return 2 / math.pi * (angle + sine * total) if odd else sine * total
 
 
 def percentile_interval(values: Floats, *, confidence: float = 0.95) -> Interval | None:

@@ -28,6 +28,7 @@ from finetune.evaluation.reliability import (
     brier,
     confidence_and_correct,
     expected_calibration_error,
+    honest_gap,
     log_loss,
     reliability_bins,
 )
@@ -60,7 +61,9 @@ def evaluate_logits(
     Returns:
         ``photos``; ``top1`` .. ``top5`` and ``top1_interval`` (Wilson, 95 %);
         ``balanced_accuracy``, ``macro_f1`` with bootstrap intervals; ``weighted_f1``; ``kappa``;
-        ``log_loss``; ``brier``; ``ece``; ``adaptive_ece``; ``mean_average_precision``; ``aurc``;
+        ``log_loss``; ``brier``; ``ece``; ``adaptive_ece``; ``ece_honest`` and ``ece_honest_high``,
+        the ECE that probabilities that are exactly right have by chance on so many photos (mean,
+        and what 19 of 20 stay below); ``mean_average_precision``; ``aurc``;
         ``coverage`` by stated precision; ``reliability`` bins; ``uncalibrated``; and ``labels``:
         for each its ``precision``, ``recall``, ``f1``, ``average_precision``, ``photos``,
         ``predicted``, and Wilson intervals of precision and recall.
@@ -82,6 +85,7 @@ def evaluate_logits(
     probabilities = softmax(values, temperature=temperature)
     confidence, correct = confidence_and_correct(probabilities, indices)
     average = average_precisions(probabilities, indices[:, None] == np.arange(len(labels)))
+    honest = honest_gap(confidence, rng=np.random.default_rng((seed, 0xECE)))
     top = top_k_accuracies(values, indices)
     return {
         "photos": len(indices),
@@ -94,6 +98,8 @@ def evaluate_logits(
         "weighted_f1": _or_none(weighted_f1(counts)),
         "kappa": _or_none(kappa(counts)),
         **_calibration(values, indices, temperature),
+        "ece_honest": honest.mean,
+        "ece_honest_high": honest.high,
         "mean_average_precision": defined_mean(average),
         "aurc": area_under_risk_coverage(confidence, correct),
         "coverage": {

@@ -12,6 +12,9 @@ from finetune.evaluation.probabilities import Floats, check, log_softmax
 BINS = 15
 """Bins of the calibration errors, as in Guo et al. (2017)."""
 
+RESAMPLES = 500
+"""Throws of the coins of `honest_gap`."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReliabilityBin:
@@ -99,6 +102,52 @@ def calibration_gap(bins: list[ReliabilityBin]) -> float:
         for item in bins
         if item.accuracy is not None and item.confidence is not None
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class HonestGap:
+    """The calibration error of a model whose probabilities are exactly right, by chance alone.
+
+    Attributes:
+        mean: On average.
+        high: In 19 of 20 such models it is at most this.
+    """
+
+    mean: float
+    high: float
+
+
+def honest_gap(
+    confidence: ArrayLike,
+    *,
+    bins: int = BINS,
+    resamples: int = RESAMPLES,
+    rng: np.random.Generator,
+) -> HonestGap:
+    """Returns the ECE of photos that are right with just the probability that was said.
+
+    The gap in a bin of few photos is never 0, however true the probabilities: ECE is biased upward,
+    the more so the fewer photos there are (Bröcker 2012; Roelofs et al. 2022, "Mitigating Bias in
+    Calibration Error Estimation"). This says by how much: each photo is right by a throw of a coin
+    that falls as its confidence says, `resamples` times (the consistency resampling of Bröcker &
+    Smith 2007).
+
+    Args:
+        confidence: ``(N,)`` greatest probability of each photo.
+        bins: As in `expected_calibration_error`.
+        resamples: How many times.
+        rng: Throws the coins.
+    """
+    values = np.clip(np.asarray(confidence, np.float64), 0.0, 1.0)
+    edges = np.linspace(0.0, 1.0, bins + 1)
+    place = np.clip(np.searchsorted(edges, values, side="left") - 1, 0, bins - 1)
+    order = np.argsort(place, kind="stable")
+    values, starts = values[order], np.flatnonzero(np.r_[True, np.diff(place[order]) > 0])
+    gaps = np.empty(resamples)
+    for k in range(resamples):
+        surplus = (rng.random(len(values)) < values) - values
+        gaps[k] = np.abs(np.add.reduceat(surplus, starts)).sum() / len(values)
+    return HonestGap(mean=float(gaps.mean()), high=float(np.quantile(gaps, 0.95)))
 
 
 def adaptive_calibration_error(

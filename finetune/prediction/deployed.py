@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from finetune.photos.crop import PADDING
+from finetune.photos.grey import LUMA, LUMA_HALF, LUMA_SCALE
 from finetune.prediction.facts import ModelFacts
 
 
@@ -15,7 +16,7 @@ class Deployed(nn.Module):
     """A network with what is asked for around it; can be scripted.
 
     Args:
-        network: ``(B, 3, S, S) float32 -> (B, labels)``.
+        network: ``(B, C, S, S) float32 -> (B, labels)``.
         facts: Pixels and calibration.
         with_preprocessing: Take ``(B, H, W, 3) uint8`` photos of any size.
         with_softmax: Give calibrated probabilities in place of logits.
@@ -24,6 +25,7 @@ class Deployed(nn.Module):
     mean: Tensor
     std: Tensor
     padding: Tensor
+    luma: Tensor
 
     def __init__(
         self,
@@ -44,8 +46,12 @@ class Deployed(nn.Module):
         self.cubic = spec.interpolation != "bilinear"
         self.whiten = spec.whiten
         self.temperature = facts.temperature
-        for name, values in (("mean", spec.mean), ("std", spec.std), ("padding", PADDING)):
-            constant = torch.tensor(values, dtype=torch.float32).view(1, 3, 1, 1)
+        self.multi_label = facts.task.multi_label
+        self.channels = spec.channels
+        self.luma_half, self.luma_scale = float(LUMA_HALF), float(LUMA_SCALE)
+        constants = {"mean": spec.mean, "std": spec.std, "padding": PADDING, "luma": LUMA}
+        for name, values in constants.items():
+            constant = torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1)
             self.register_buffer(name, constant, persistent=True)
 
     def forward(self, photos: Tensor) -> Tensor:
@@ -54,11 +60,12 @@ class Deployed(nn.Module):
             photos = self.prepared(photos)
         answers: Tensor = self.network(photos)
         if self.with_softmax:
-            answers = functional.softmax(answers / self.temperature, dim=-1)
+            answers = answers / self.temperature
+            answers = answers.sigmoid() if self.multi_label else functional.softmax(answers, dim=-1)
         return answers
 
     def prepared(self, photos: Tensor) -> Tensor:
-        """Returns normalised ``(B, 3, S, S) float32`` of photos ``(B, H, W, 3) uint8``."""
+        """Returns normalised ``(B, C, S, S) float32`` of photos ``(B, H, W, 3) uint8``."""
         values = photos.permute(0, 3, 1, 2).to(torch.float32)
         height, width = values.shape[2], values.shape[3]
         rows, inside_rows = self.weights(height, self.shown(height, height, width))
@@ -71,11 +78,15 @@ class Deployed(nn.Module):
             values = torch.where(inside, values, self.padding)
         margin = (self.working_size - self.size) // 2
         values = values[:, :, margin : margin + self.size, margin : margin + self.size]
+        if self.channels == 1:
+            whole = (values * self.luma).sum(dim=1, keepdim=True) + self.luma_half
+            values = (whole / self.luma_scale).floor()
         values = (values / 255.0 - self.mean) / self.std
         if self.whiten:
             values = values - values.mean(dim=[1, 2, 3], keepdim=True)
             deviation = (values * values).mean(dim=[1, 2, 3], keepdim=True).sqrt()
-            values = values / deviation.clamp_min(float(3 * self.size * self.size) ** -0.5)
+            count = float(self.channels * self.size * self.size)
+            values = values / deviation.clamp_min(count**-0.5)
         return values
 
     def shown(self, length: int, height: int, width: int) -> int:

@@ -29,6 +29,15 @@ class Engine(Protocol):
         """
         ...
 
+    def logits_and_features(
+        self, squares: NDArray[np.uint8]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Returns the same, and what the linear head took in, ``(B, F)``.
+
+        Only for networks whose threshold for unknown photos needs features.
+        """
+        ...
+
 
 def open_engine(source: str | Path | RunFolder | None, *, device: str | None = "cpu") -> Engine:
     """Opens a run (a name, a path, None for the newest) or an exported ``.onnx`` file.

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune.errors import ConfigError, DecodeError, ModelError, RunError
-from finetune.evaluation.probabilities import softmax
 from finetune.photos.split import read_split
 from finetune.prediction.pixels import working_square
 from finetune.prediction.torch_engine import TorchEngine
@@ -151,7 +150,7 @@ def compare(
 ) -> Comparison:
     """Returns how an export's answers differ from an engine's on photos and their squares."""
     squares = np.stack([square for _, square in photos])
-    wanted = softmax(engine.logits(squares), temperature=engine.facts.temperature)
+    wanted = engine.facts.task.probabilities(engine.logits(squares))
     opened = _opened(engine, target, options)
     given = np.concatenate([opened(squares[at : at + 16]) for at in range(0, len(squares), 16)])
     whole = None
@@ -227,7 +226,7 @@ def _opened_onnx(target: Path, options: ExportOptions) -> Answer:
             logits = exported.session.run(None, {PHOTOS: np.ascontiguousarray(images)})[0]
         else:
             logits = exported.logits(images)
-        return softmax(logits, temperature=exported.facts.temperature)
+        return exported.facts.task.probabilities(logits)
 
     return answer
 
@@ -251,7 +250,7 @@ def _opened_torchscript(engine: TorchEngine, target: Path, options: ExportOption
             values = module(given).numpy()
         if options.with_softmax:
             return np.asarray(values, dtype=np.float64)
-        return softmax(values, temperature=engine.facts.temperature)
+        return engine.facts.task.probabilities(values)
 
     return answer
 
@@ -262,7 +261,7 @@ def _opened_timm(engine: TorchEngine, target: Path) -> Answer:
     # The folder's own config decides, as for whoever opens it with timm alone.
     module = timm.create_model(f"local-dir:{target}", pretrained=True)
     exported = TorchEngine(module, engine.facts)
-    return lambda images: softmax(exported.logits(images), temperature=engine.facts.temperature)
+    return lambda images: engine.facts.task.probabilities(exported.logits(images))
 
 
 def _photos(

@@ -7,6 +7,7 @@ probabilities. Labels, preprocessing and calibration are in its metadata under t
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import io
 import json
@@ -21,12 +22,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.numpy import save
 
 from finetune.errors import MissingExtra, ModelError
 from finetune.files import write_atomically
+from finetune.models.frozen import features_of
 from finetune.photos.spec import InputSpec
 from finetune.prediction.facts import ModelFacts
 from finetune.prediction.onnx_engine import (
+    DISTANCE_KEY,
+    FEATURES,
     LOGITS,
     METADATA_KEY,
     PHOTOS,
@@ -35,7 +40,7 @@ from finetune.prediction.onnx_engine import (
     centre_of,
     normalised,
 )
-from finetune.prediction.onnx_graph import preparation, softmax_nodes
+from finetune.prediction.onnx_graph import preparation, probability_nodes
 from finetune.prediction.torch_engine import TorchEngine
 
 if TYPE_CHECKING:
@@ -54,8 +59,9 @@ class OnnxOptions:
     Attributes:
         precision: Of weights and arithmetic; ``int8`` needs photos to calibrate with.
         with_preprocessing: Take ``photos (B, H, W, 3) uint8`` and resize, crop and normalise them
-            in the graph; else take ``pixels (B, 3, S, S) float32``, normalised already.
-        with_softmax: Give ``probabilities`` beside ``logits``, divided by the temperature first.
+            in the graph; else take ``pixels (B, C, S, S) float32``, normalised already.
+        with_softmax: Give ``probabilities`` beside ``logits``, divided by the temperature first
+            (sigmoids where a photo may have several labels).
     """
 
     precision: Precision = "fp32"
@@ -90,9 +96,14 @@ def export_onnx(
     elif options.precision == "int8":
         model = _in_int8(model, engine.facts.spec, calibration)
     _surround(model, engine.facts, options)
-    entry = model.metadata_props.add()
-    entry.key = METADATA_KEY
-    entry.value = json.dumps(engine.facts.to_dict(), ensure_ascii=False)
+    metadata = {METADATA_KEY: json.dumps(engine.facts.to_dict(), ensure_ascii=False)}
+    unknown = engine.facts.unknown
+    if unknown is not None and unknown.distance is not None:
+        packed = base64.b64encode(save(dict(unknown.distance.to_tensors())))
+        metadata[DISTANCE_KEY] = packed.decode("ascii")
+    for key, value in metadata.items():
+        entry = model.metadata_props.add()
+        entry.key, entry.value = key, value
     model.doc_string = f"{engine.facts.model}, {len(engine.facts.labels)} labels"
     model.producer_name = "finetune"
     try:
@@ -114,17 +125,23 @@ def _onnx() -> Any:
 
 
 def _traced(engine: TorchEngine) -> onnx.ModelProto:
-    """Returns the core: ``pixels (batch, 3, S, S) float32`` to ``logits (batch, labels)``."""
+    """Returns the core: ``pixels (batch, C, S, S) float32`` to ``logits (batch, labels)``.
+
+    Where the threshold for unknown photos needs them, also to ``features (batch, F)``.
+    """
     size = engine.facts.spec.size
+    network, outputs = engine.module.eval(), [LOGITS]
+    if engine.facts.unknown is not None and engine.facts.unknown.needs_features:
+        network, outputs = _WithFeatures(network).eval(), [LOGITS, FEATURES]
     # Two photos: a batch of one would be taken for a fixed one.
-    example = torch.zeros(2, 3, size, size)
+    example = torch.zeros(2, engine.facts.spec.channels, size, size)
     try:
         with _silenced(), torch.no_grad():
             program = torch.onnx.export(
-                engine.module.eval(),
+                network,
                 (example,),
                 input_names=[PIXELS],
-                output_names=[LOGITS],
+                output_names=outputs,
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
                 opset_version=OPSET,
                 dynamo=True,
@@ -145,6 +162,19 @@ def _traced(engine: TorchEngine) -> onnx.ModelProto:
     model.graph.ClearField("value_info")
     _make_batch_dynamic(model)
     return model
+
+
+class _WithFeatures(torch.nn.Module):
+    """A network that also returns what its linear head took in."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        features = features_of(self.network, pixels)
+        head: Any = self.network.get_classifier()  # type: ignore[operator]
+        return head(features), features
 
 
 def _make_batch_dynamic(model: onnx.ModelProto) -> None:
@@ -231,7 +261,7 @@ def _surround(model: onnx.ModelProto, facts: ModelFacts, options: OnnxOptions) -
         del graph.input[:]
         graph.input.append(helper.make_tensor_value_info(PHOTOS, TensorProto.UINT8, shape))
     if options.with_softmax:
-        nodes, constants = softmax_nodes(facts.temperature, LOGITS, PROBABILITIES)
+        nodes, constants = probability_nodes(facts.task, LOGITS, PROBABILITIES)
         graph.node.extend(nodes)
         graph.initializer.extend(constants)
         graph.output.insert(

@@ -40,7 +40,7 @@ def export_torchscript(
     try:
         with _deprecations_silenced(), torch.no_grad():
             traced = torch.jit.trace(  # type: ignore[no-untyped-call]
-                module, torch.zeros(2, 3, size, size), check_trace=False
+                module, torch.zeros(2, engine.facts.spec.channels, size, size), check_trace=False
             )
             whole = torch.jit.script(
                 Deployed(

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune.errors import RunError
+from finetune.evaluation.relative_distance import RelativeDistance
+from finetune.evaluation.task import SingleLabel, Task, task_of
 from finetune.evaluation.unknown import UnknownThreshold
 from finetune.photos.spec import InputSpec
 from finetune.runs.folder import RunFolder
+from finetune.runs.unknown_file import read_unknown
 
 VERSION = 1
 """Of the JSON object that `ModelFacts.to_dict` gives and exported files carry."""
@@ -24,7 +27,7 @@ class ModelFacts:
         model: timm's name of the architecture.
         labels: In class order.
         spec: What the network expects of its pixels.
-        temperature: Divides the logits before softmax.
+        task: What its logits mean, calibrated.
         unknown: When to say "none of these", or None where nothing was fitted.
         crop_policy: How a photo's square is chosen, for `curation.policy`; None: by the spec's fit.
     """
@@ -33,9 +36,14 @@ class ModelFacts:
     model: str
     labels: tuple[str, ...]
     spec: InputSpec
-    temperature: float = 1.0
+    task: Task = SingleLabel()
     unknown: UnknownThreshold | None = None
     crop_policy: Mapping[str, Any] | None = None
+
+    @property
+    def temperature(self) -> float:
+        """What divides the logits before they become probabilities."""
+        return self.task.temperature
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON values; `from_dict` is its inverse."""
@@ -45,21 +53,29 @@ class ModelFacts:
             "model": self.model,
             "labels": list(self.labels),
             "preprocessing": self.spec.to_dict() | {"crop_policy": self.crop_policy},
-            "temperature": self.temperature,
+            **self.task.to_dict(self.labels),
             "unknown": self.unknown.to_dict() if self.unknown else None,
         }
 
     @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> ModelFacts:
-        """Returns the facts in a JSON object; KeyError, TypeError, ValueError where it is none."""
+    def from_dict(
+        cls, content: Mapping[str, Any], distance: RelativeDistance | None = None
+    ) -> ModelFacts:
+        """Returns the facts in a JSON object; KeyError, TypeError, ValueError where it is none.
+
+        Args:
+            content: What `to_dict` gave.
+            distance: Of the threshold for unknown photos; no part of the object, as it is large.
+        """
         unknown = content.get("unknown")
+        labels = tuple(str(label) for label in content["labels"])
         return cls(
             name=str(content["name"]),
             model=str(content["model"]),
-            labels=tuple(str(label) for label in content["labels"]),
+            labels=labels,
             spec=InputSpec.from_dict(content["preprocessing"]),
-            temperature=float(content["temperature"]),
-            unknown=UnknownThreshold.from_dict(unknown) if unknown else None,
+            task=task_of(content, labels),
+            unknown=UnknownThreshold.from_dict(unknown, distance) if unknown else None,
             crop_policy=content["preprocessing"].get("crop_policy"),
         )
 
@@ -71,16 +87,17 @@ class ModelFacts:
             RunError: A file of it is missing or damaged.
         """
         calibration = run.read(run.calibration_file)
+        unknown = read_unknown(run, calibration)
         try:
             return cls.from_dict(
                 {
+                    **calibration,
                     "name": run.name,
                     "model": run.read(run.config_file)["model"],
                     "labels": run.read(run.labels_file),
                     "preprocessing": run.read(run.preprocessing_file),
-                    "temperature": calibration["temperature"],
-                    "unknown": calibration.get("unknown"),
-                }
+                },
+                unknown.distance if unknown else None,
             )
         except (KeyError, TypeError, ValueError) as error:
             raise RunError(f"{run.path} is damaged: a file of it lacks {error}.") from error

@@ -11,7 +11,13 @@ from finetune.prediction.torch_engine import TorchEngine
 from finetune.runs.folder import RunFolder
 from finetune.runs.model_card import CARD, write_model_card
 
-_SHARED = ("labels.json", "preprocessing.json", "calibration.json", "metrics.json")
+_SHARED = (
+    "labels.json",
+    "preprocessing.json",
+    "calibration.json",
+    "distance.safetensors",
+    "metrics.json",
+)
 
 
 def push(run: RunFolder, repository: str, *, private: bool = True) -> str:

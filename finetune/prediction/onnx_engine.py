@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load
 
 from finetune.errors import MissingExtra, RunError
+from finetune.evaluation.relative_distance import RelativeDistance
+from finetune.photos.grey import to_grey
 from finetune.photos.spec import InputSpec
 from finetune.prediction.facts import ModelFacts
 
 METADATA_KEY = "finetune"
 """Of the file's metadata: labels, preprocessing and calibration as JSON."""
 
+DISTANCE_KEY = "finetune_distance"
+"""Likewise: the distance that "none of these" goes by, if it does, as safetensors in base64."""
+
 PIXELS, PHOTOS = "pixels", "photos"
 """Names of the graph's input: normalised floats, or uint8 photos that the graph prepares itself."""
 
 LOGITS, PROBABILITIES = "logits", "probabilities"
 """Names of the graph's outputs; a file with probabilities has logits beside them."""
+
+FEATURES = "features"
+"""Name of the output that a file has in addition whose threshold for unknown photos needs it."""
 
 
 class OnnxEngine:
@@ -69,6 +80,16 @@ class OnnxEngine:
 
     def logits(self, squares: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Returns logits ``(B, labels) float32``; see `Engine`."""
+        return self._run([LOGITS], squares)[0]
+
+    def logits_and_features(
+        self, squares: NDArray[np.uint8]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Returns logits ``(B, labels)`` and features ``(B, F)``; see `Engine`."""
+        logits, features = self._run([LOGITS, FEATURES], squares)
+        return logits, features
+
+    def _run(self, names: list[str], squares: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
         centred = centre_of(squares, self.facts.spec.size)
         if self._input == PIXELS:
             given: NDArray[Any] = normalised(centred, self.facts.spec)
@@ -77,10 +98,8 @@ class OnnxEngine:
             given = squares
         else:
             given = surrounded(centred, self.facts.spec.working_size)
-        answer: NDArray[np.float32] = self.session.run(
-            [LOGITS], {self._input: np.ascontiguousarray(given)}
-        )[0]
-        return answer.astype(np.float32, copy=False)
+        answers = self.session.run(names, {self._input: np.ascontiguousarray(given)})
+        return [answer.astype(np.float32, copy=False) for answer in answers]
 
 
 def facts_in(session: Any, path: Path) -> ModelFacts:
@@ -91,8 +110,12 @@ def facts_in(session: Any, path: Path) -> ModelFacts:
     """
     found = session.get_modelmeta().custom_metadata_map
     try:
-        return ModelFacts.from_dict(json.loads(found[METADATA_KEY]))
-    except (KeyError, TypeError, ValueError) as error:
+        packed = found.get(DISTANCE_KEY)
+        distance = None
+        if packed:
+            distance = RelativeDistance.from_tensors(load(base64.b64decode(packed)))
+        return ModelFacts.from_dict(json.loads(found[METADATA_KEY]), distance)
+    except (KeyError, TypeError, ValueError, SafetensorError) as error:
         raise RunError(
             f"{path} holds no labels of finetune, so it was exported by something else. "
             "Export the run anew with: finetune export --format onnx"
@@ -113,7 +136,9 @@ def surrounded(centred: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 
 
 def normalised(centred: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.float32]:
-    """Returns ``(B, 3, S, S) float32`` network input of uint8 pixels ``(B, S, S, 3)``."""
+    """Returns ``(B, C, S, S) float32`` network input of uint8 pixels ``(B, S, S, 3)``."""
+    if spec.channels == 1:
+        centred = to_grey(centred)
     values = centred.astype(np.float32).transpose(0, 3, 1, 2)
     mean, std = (np.array(part, np.float32)[:, None, None] for part in (spec.mean, spec.std))
     result: NDArray[np.float32] = (values / np.float32(255) - mean) / std

@@ -1,4 +1,4 @@
-"""The ONNX nodes around a network: preparation of photos before it, softmax behind it."""
+"""The ONNX nodes around a network: preparation of photos before it, probabilities behind."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from finetune.evaluation.task import Task
 from finetune.photos.crop import PADDING
+from finetune.photos.grey import LUMA, LUMA_HALF, LUMA_SCALE
 from finetune.photos.spec import InputSpec
 
 Nodes = tuple[list[NodeProto], list[TensorProto]]
@@ -32,7 +34,7 @@ class _Builder:
         return self.constant(values, np.int64)
 
     def channels(self, values: Any) -> str:
-        return self.constant(np.asarray(values).reshape(1, 3, 1, 1), np.float32)
+        return self.constant(np.asarray(values).reshape(1, -1, 1, 1), np.float32)
 
     def node(self, kind: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
         name = output or f"{self._prefix}/{kind.lower()}_{len(self.nodes)}"
@@ -43,7 +45,7 @@ class _Builder:
 
 
 def preparation(spec: InputSpec, photos: str, pixels: str) -> Nodes:
-    """Returns the nodes from ``(B, H, W, 3) uint8`` photos to normalised ``(B, 3, S, S) float32``.
+    """Returns the nodes from ``(B, H, W, 3) uint8`` photos to normalised ``(B, C, S, S) float32``.
 
     Photos are resampled as `finetune.photos.crop.square` does it, by two matrices of Pillow's
     weights, and rounded to whole values after each, as 8-bit images are. A photo that is a working
@@ -80,6 +82,8 @@ def preparation(spec: InputSpec, photos: str, pixels: str) -> Nodes:
         graph.integers(margin + spec.size, margin + spec.size),
         graph.integers(2, 3),
     )
+    if spec.channels == 1:
+        cut = _luma(graph, cut)
     share = graph.node("Div", cut, graph.constant(255.0, np.float32))
     less = graph.node("Sub", share, graph.channels(spec.mean))
     last = None if spec.whiten else pixels
@@ -89,11 +93,14 @@ def preparation(spec: InputSpec, photos: str, pixels: str) -> Nodes:
     return graph.nodes, graph.constants
 
 
-def softmax_nodes(temperature: float, logits: str, probabilities: str) -> Nodes:
-    """Returns the nodes from logits to ``softmax(logits / temperature)``."""
+def probability_nodes(task: Task, logits: str, probabilities: str) -> Nodes:
+    """Returns the nodes from logits to ``softmax(logits / temperature)``, or to their sigmoids."""
     graph = _Builder("answer")
-    scaled = graph.node("Div", logits, graph.constant(temperature, np.float32))
-    graph.node("Softmax", scaled, axis=-1, output=probabilities)
+    scaled = graph.node("Div", logits, graph.constant(task.temperature, np.float32))
+    if task.multi_label:
+        graph.node("Sigmoid", scaled, output=probabilities)
+    else:
+        graph.node("Softmax", scaled, axis=-1, output=probabilities)
     return graph.nodes, graph.constants
 
 
@@ -172,11 +179,19 @@ def _rounded(graph: _Builder, values: str) -> str:
     return graph.node("Clip", whole, low, high)
 
 
+def _luma(graph: _Builder, values: str) -> str:
+    """Returns `finetune.photos.grey.to_grey` of whole levels ``(B, 3, S, S) float32``."""
+    weighted = graph.node("Mul", values, graph.channels(LUMA))
+    total = graph.node("ReduceSum", weighted, graph.integers(1), keepdims=1)
+    whole = graph.node("Add", total, graph.constant(LUMA_HALF, np.float32))
+    return graph.node("Floor", graph.node("Div", whole, graph.constant(LUMA_SCALE, np.float32)))
+
+
 def _whiten(graph: _Builder, values: str, spec: InputSpec, pixels: str) -> None:
     axes = graph.integers(1, 2, 3)
     mean = graph.node("ReduceMean", values, axes, keepdims=1)
     centred = graph.node("Sub", values, mean)
     squares = graph.node("Mul", centred, centred)
     deviation = graph.node("Sqrt", graph.node("ReduceMean", squares, axes, keepdims=1))
-    least = graph.constant((3 * spec.size**2) ** -0.5, np.float32)
+    least = graph.constant((spec.channels * spec.size**2) ** -0.5, np.float32)
     graph.node("Div", centred, graph.node("Max", deviation, least), output=pixels)

@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune.errors import ConfigError, DecodeError
-from finetune.evaluation.probabilities import softmax
-from finetune.evaluation.unknown import familiarity
+from finetune.evaluation.task import MultiLabel
 from finetune.photos.crop import Crop
 from finetune.photos.decode import MAX_PIXELS, decode_photo
 from finetune.photos.spec import InputSpec
@@ -45,7 +44,8 @@ class Answering:
 
     Attributes:
         views: Views of a photo that are averaged: 1, 2 or 10; see `finetune.prediction.views`.
-        threshold: Below this probability of the likeliest label the answer is "none of these".
+        threshold: Below this probability of the likeliest label the answer is "none of these"; of
+            several labels, none below it is said.
         heed_unknown: Whether to heed the threshold that the run itself fitted for that.
         max_pixels: A photo with more pixels is refused.
 
@@ -88,6 +88,7 @@ class Predictor:
         self.answering = answering or Answering()
         self.labels = self.engines[0].facts.labels
         self._orders = [_order(self.engines[0], engine) for engine in self.engines]
+        self._limits = self._said_from()
         specs = [_pixels_key(engine.facts.spec) for engine in self.engines]
         # Engines that want the same pixels share one decoded square.
         self._specs = list(dict.fromkeys(specs))
@@ -132,6 +133,11 @@ class Predictor:
     def spec(self) -> InputSpec:
         """What the first engine expects of its pixels."""
         return self.engines[0].facts.spec
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether a photo may have several labels, or none."""
+        return self._limits is not None
 
     def __call__(self, photo: Any, *, crop: Crop | None = None) -> PhotoPrediction:
         """Returns what is on one photo: a path, bytes, a PIL image or ``(H, W, 3) uint8`` pixels.
@@ -201,10 +207,14 @@ class Predictor:
         if not photos:
             return []
         probabilities, refused = self.probabilities(photos)
-        unknown = refused | (probabilities.max(1) < self.answering.threshold)
+        limits = self._limits
+        if limits is None:
+            unknown = refused | (probabilities.max(1) < self.answering.threshold)
+        else:
+            unknown = refused | ~(probabilities >= limits).any(1)
         return [
             PhotoPrediction(
-                photo=name, status="ok", ranked=rank(self.labels, row), unknown=bool(odd)
+                photo=name, status="ok", ranked=rank(self.labels, row, limits), unknown=bool(odd)
             )
             for name, row, odd in zip(
                 names or [None] * len(photos), probabilities, unknown, strict=True
@@ -225,15 +235,42 @@ class Predictor:
         for engine, order, which in zip(self.engines, self._orders, self._square_of, strict=True):
             facts = engine.facts
             for view in views_of(stacks[which], facts.spec.size, self.answering.views):
-                logits = engine.logits(view)
-                total += softmax(logits, temperature=facts.temperature)[:, order]
-                if facts.unknown is not None and self.answering.heed_unknown:
-                    scores = familiarity(
-                        logits, score=facts.unknown.score, temperature=facts.temperature
-                    )
-                    votes += facts.unknown.refuses(scores)
+                limit = facts.unknown if self.answering.heed_unknown else None
+                distances = None
+                if limit is not None and limit.needs_features:
+                    logits, features = engine.logits_and_features(view)
+                    distances = limit.distances(features)
+                else:
+                    logits = engine.logits(view)
+                total += facts.task.probabilities(logits)[:, order]
+                if limit is not None:
+                    scores = limit.scores(logits, distances, temperature=facts.temperature)
+                    votes += limit.refuses(scores)
         asked = len(self.engines) * self.answering.views
         return total / asked, votes > asked / 2
+
+    def _said_from(self) -> NDArray[np.float64] | None:
+        """Returns from which probability each label is said; None where a photo has just one.
+
+        Several engines answer by the mean of their probabilities, and so of their thresholds.
+        """
+        tasks = [engine.facts.task for engine in self.engines]
+        several = [task for task in tasks if isinstance(task, MultiLabel)]
+        if not several:
+            return None
+        if len(several) < len(tasks):
+            one = next(e for e in self.engines if not e.facts.task.multi_label)
+            other = next(e for e in self.engines if e.facts.task.multi_label)
+            raise ConfigError(
+                f"--run {one.facts.name} and --run {other.facts.name} cannot answer together: the "
+                "one says a single label of a photo, the other several."
+            )
+        own = [
+            task.limits(len(self.labels))[order]
+            for task, order in zip(several, self._orders, strict=True)
+        ]
+        limits: NDArray[np.float64] = np.maximum(np.mean(own, axis=0), self.answering.threshold)
+        return limits
 
     def _distinct_specs(self) -> Iterator[InputSpec]:
         for number in range(len(self._specs)):

@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from finetune.errors import DecodeError, FinetuneError
-from finetune.evaluation.predictions import read_predictions
+from finetune.evaluation.predictions import Prediction, read_predictions
 from finetune.prediction.explain import explain_photo, explainable
 from finetune.prediction.predictor import Predictor
 from finetune.reporting.report import Extras, Suspect
@@ -62,19 +62,26 @@ def report_extras(
     return Extras(part=part, overlays=overlays, suspects=doubted), notes
 
 
+def _doubtful(row: Prediction) -> str:
+    """Returns the label of a wrong answer to look at: one wrongly said, else one missed."""
+    said, truth = row.said, row.truth
+    wrongly = [label for label in said if label not in truth]
+    return (wrongly or [label for label in truth if label not in said])[0]
+
+
 def _overlays(
     run: RunFolder, root: Path, part: str | None, most: int, progress: Progress | None
 ) -> dict[str, bytes]:
     rows = read_predictions(run.predictions_file)
     parts = {row.part for row in rows}
-    shown = part or ("test" if "test" in parts else "validation")
+    shown = part or next((p for p in ("test", "folds") if p in parts), "validation")
     wrong = [row for row in rows if row.part == shown and not row.correct]
     wrong = sorted(wrong, key=lambda row: -row.probability)[:most]
     engine = explainable(Predictor.load(run.path))
     found = {}
     for number, row in enumerate(wrong, start=1):
         try:
-            image = explain_photo(engine, root / row.path, row.predicted, size=OVERLAY_PIXELS)
+            image = explain_photo(engine, root / row.path, _doubtful(row), size=OVERLAY_PIXELS)
         except DecodeError:
             continue  # the report names the photo and its reason
         buffer = io.BytesIO()

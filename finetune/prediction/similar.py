@@ -129,7 +129,7 @@ class TrainingPhotos:
         return tuple(
             Similar(
                 photo=str(self.root / self._rows[i].path),
-                label=self._rows[i].labels[0],
+                label=" + ".join(self._rows[i].labels),
                 similarity=float(cosines[i]),
             )
             for i in order[:count]
@@ -149,7 +149,8 @@ def _samples(
             path=row.path,
             digest=row.digest,
             crop=crops.get(row.digest),
-            target=index.get(row.labels[0], 0),
+            # Only its features are asked for.
+            target=index.get(row.labels[0], 0) if row.labels else 0,
         )
         for row in rows
     ]

@@ -43,6 +43,9 @@ class Undone:
 class Sorter:
     """Puts photos into a folder a label, one at a time.
 
+    A photo of several labels goes into the folder of each, which is how a training finds them
+    again; one that is moved goes into that of the likeliest.
+
     Args:
         folder: Where the labels' folders go; made when missing.
         transfer: ``copy``, ``link`` (a symbolic link to the photo) or ``move``.
@@ -89,11 +92,17 @@ class Sorter:
         source = Path(os.path.abspath(answer.photo))  # noqa: PTH100 - a link must stay a link
         if str(source) in self._sorted:
             return None
-        label = UNSURE if answer.unknown else answer.label
+        labels = [UNSURE] if answer.unknown else list(answer.labels or [answer.label])
+        if self.transfer == "move":
+            del labels[1:]
+        targets = [self._put(source, label) for label in labels]
+        self._sorted.add(str(source))
+        return targets[0]
+
+    def _put(self, source: Path, label: str) -> Path:
         folder = PurePosixPath(*(safe_name(part) for part in label.split("/") if part))
         target = _free(self.folder / folder / safe_name(source.name))
         self._transfer(source, target)
-        self._sorted.add(str(source))
         self.counts[label] = self.counts.get(label, 0) + 1
         return target
 

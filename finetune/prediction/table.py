@@ -14,6 +14,7 @@ from typing import BinaryIO
 from finetune.errors import ConfigError
 from finetune.evaluation.spreadsheet import guard, unguard
 from finetune.files import storage_errors
+from finetune.photos.label_text import join_labels
 from finetune.prediction.answers import PhotoPrediction
 
 _CHUNK = 1 << 20
@@ -31,6 +32,8 @@ class PredictionTable:
         path: The file.
         run: What made the predictions; a file is not gone on with by another.
         top: How many labels a row has.
+        several: Whether a photo may have several labels: a column ``labels`` then holds all that
+            are said, joined by ``|``.
 
     Raises:
         ConfigError: The file holds something else, or predictions of another run.
@@ -42,12 +45,14 @@ class PredictionTable:
         ...         table.add(answer)  # doctest: +SKIP
     """
 
-    def __init__(self, path: Path, *, run: str, top: int) -> None:
+    def __init__(self, path: Path, *, run: str, top: int, several: bool = False) -> None:
         self.path = path
         self.run = run
         self.top = top
         self.done: Counter[str] = Counter()
-        header = ["photo", "status", "label", "probability", "unknown"]
+        self._several = several
+        header = ["photo", "status", *(["labels"] if several else [])]
+        header += ["label", "probability", "unknown"]
         for rank in range(2, top + 1):
             header += [f"label_{rank}", f"probability_{rank}"]
         self._header = [*header, "run"]
@@ -91,6 +96,8 @@ class PredictionTable:
         if answer.status == "ok":
             ranked = answer.ranked[: self.top]
             first = ranked[0]
+            if self._several:
+                cells.append(guard(join_labels(answer.labels or ())))
             cells += [guard(first.label), repr(first.probability), str(answer.unknown).lower()]
             for item in ranked[1:]:
                 cells += [guard(item.label), repr(item.probability)]

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from finetune.evaluation.inference import logits_of
+from finetune.evaluation.inference import logits_and_features_of, logits_of
 from finetune.prediction.facts import ModelFacts
 from finetune.runs.folder import RunFolder
 from finetune.runs.trained import load_network
@@ -52,3 +52,12 @@ class TorchEngine:
                 logits_of(self.module, self.facts.spec, images).cpu().numpy()
             )
         return result
+
+    def logits_and_features(
+        self, squares: NDArray[np.uint8]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Returns logits ``(B, labels)`` and features ``(B, F)``; see `Engine`."""
+        images = torch.from_numpy(np.ascontiguousarray(squares)).permute(0, 3, 1, 2)
+        with self._lock:
+            logits, features = logits_and_features_of(self.module, self.facts.spec, images)
+            return logits.cpu().numpy(), features.cpu().numpy()

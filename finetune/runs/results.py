@@ -3,42 +3,42 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import shutil
 from typing import Any
 
 import numpy as np
 
+from finetune.data.dataset import targets_of_samples
 from finetune.errors import RunError
-from finetune.evaluation.calibration import fit_temperature
 from finetune.evaluation.confusion import confusion_matrix, write_confusion_csv
 from finetune.evaluation.held_out_labels import masked_scores
-from finetune.evaluation.metrics import evaluate_logits
-from finetune.evaluation.predictions import EvaluatedPhoto, make_predictions, write_predictions
-from finetune.evaluation.unknown import Score, UnknownThreshold, familiarity, fit_threshold
+from finetune.evaluation.predictions import EvaluatedPhoto, write_predictions
+from finetune.evaluation.promise import fit_stated
+from finetune.evaluation.task import Task
+from finetune.evaluation.unknown import UnknownThreshold
 from finetune.files import storage_errors, write_json
 from finetune.photos.collection import Part
 from finetune.photos.spec import InputSpec
 from finetune.runs.folder import RunFolder
+from finetune.runs.held_out import HeldOut
 from finetune.runs.job import Outcome
 from finetune.runs.parts import Parts
 from finetune.runs.timm_config import timm_config
+from finetune.runs.unknown_file import write_distance
 from finetune.training.state import save_tensors
 
-STATED_PRECISION = 0.95
-"""What the threshold for "none of these" aims at."""
-
 UNKNOWN_SHARE = 0.2
-"""Share of photos of foreign labels that the threshold reckons with."""
-
-SCORE: Score = "max_probability"
-"""Of the three scores it comes nearest to the stated precision on labels never trained on."""
+"""Share of photos of foreign labels that the threshold for "none of these" reckons with."""
 
 
 def write_results(run: RunFolder, name: str, parts: Parts, outcome: Outcome) -> dict[str, Any]:
     """Writes model, calibration, predictions, confusion matrix and metrics; returns the metrics.
 
-    Temperature and unknown threshold are fitted on validation, never on test.
+    Temperature and unknown threshold are fitted on photos and labels held out of heads that were
+    trained again (`finetune.runs.held_out`), where there are such, else on the validation part.
+    The test part has no share in them.
 
     Raises:
         RunError: The training diverged: some logits are not finite.
@@ -52,63 +52,81 @@ def write_results(run: RunFolder, name: str, parts: Parts, outcome: Outcome) -> 
             )
     save_tensors(run.model_file, outcome.module.state_dict(), {"format": "pt"})
     _write_timm_folder(run, name, outcome.module, parts.labels)
-    targets = {part: _targets(parts, part) for part in outcome.logits}
-    temperature = fit_temperature(outcome.logits["validation"], targets["validation"])
-    write_json(run.calibration_file, _calibration(outcome, targets, temperature))
+    targets = {
+        part: targets_of_samples(parts.samples[part], parts.width) for part in outcome.logits
+    }
+    held_out = outcome.held_out
+    if held_out is None:
+        task = parts.task.calibrated(outcome.logits["validation"], targets["validation"])
+        fitted = calibration(
+            outcome.logits["validation"], targets["validation"], task, labels=parts.labels
+        )
+    else:
+        known = held_out.answers.known
+        task = parts.task.calibrated(known.logits, known.targets)
+        fitted = calibration_held_out(held_out, task, labels=parts.labels)
+        write_distance(run, held_out.distance)
+    write_json(run.calibration_file, fitted)
     metrics: dict[str, Any] = {
-        part: evaluate_logits(logits, targets[part], parts.labels, temperature=temperature)
+        part: task.metrics(logits, targets[part], parts.labels)
         for part, logits in outcome.logits.items()
     }
     predictions = [
         prediction
         for part, logits in outcome.logits.items()
-        for prediction in make_predictions(
+        for prediction in task.predictions(
             [EvaluatedPhoto(path=s.path, digest=s.digest, part=part) for s in parts.samples[part]],
             logits,
             targets[part],
             parts.labels,
-            temperature=temperature,
         )
     ]
     write_predictions(run.predictions_file, predictions)
     judged: Part = "test" if "test" in outcome.logits else "validation"
-    matrix = confusion_matrix(targets[judged], outcome.logits[judged].argmax(1), len(parts.labels))
-    write_confusion_csv(run.confusion_file, matrix, parts.labels)
+    if not task.multi_label:
+        said = outcome.logits[judged].argmax(1)
+        matrix = confusion_matrix(targets[judged], said, len(parts.labels))
+        write_confusion_csv(run.confusion_file, matrix, parts.labels)
     write_json(run.metrics_file, metrics)
     return metrics
 
 
-def _targets(parts: Parts, part: Part) -> np.ndarray[Any, np.dtype[np.int64]]:
-    return np.array([sample.target for sample in parts.samples[part]], dtype=np.int64)
+def calibration(
+    logits: Any, targets: Any, task: Task, *, labels: tuple[str, ...], fitted_on: str = "validation"
+) -> dict[str, Any]:
+    """Returns the content of calibration.json; `task` is calibrated on the same photos."""
+    unknown = None
+    if not task.multi_label:
+        found = masked_scores(
+            logits, targets, score="max_probability", temperature=task.temperature
+        )
+        unknown = fit_stated(found, unknown_share=UNKNOWN_SHARE, score="max_probability")
+    return _content(task, labels, fitted_on, len(logits), unknown)
 
 
-def _calibration(outcome: Outcome, targets: dict[Part, Any], temperature: float) -> dict[str, Any]:
-    logits = outcome.logits["validation"]
-    threshold = _unknown_threshold(logits, targets["validation"], temperature)
+def calibration_held_out(
+    held_out: HeldOut, task: Task, *, labels: tuple[str, ...]
+) -> dict[str, Any]:
+    """Returns the same from heads that were trained again; the distance is in a file of its own."""
+    scores, mixture = held_out.answers.scores(temperature=task.temperature)
+    fitted = fit_stated(scores, unknown_share=UNKNOWN_SHARE, score="odds_and_distance")
+    unknown = dataclasses.replace(fitted, mixture=mixture)
+    return _content(task, labels, "held-out", len(scores.scores), unknown)
+
+
+def _content(
+    task: Task,
+    labels: tuple[str, ...],
+    fitted_on: str,
+    photos: int,
+    unknown: UnknownThreshold | None,
+) -> dict[str, Any]:
     return {
-        "temperature": temperature,
-        "fitted_on": "validation",
-        "photos": len(logits),
-        "unknown": threshold.to_dict(),
+        **task.to_dict(labels),
+        "fitted_on": fitted_on,
+        "photos": photos,
+        "unknown": unknown.to_dict() if unknown else None,
     }
-
-
-def _unknown_threshold(logits: Any, targets: Any, temperature: float) -> UnknownThreshold:
-    """Returns when to say "none of these", fitted with each label held out of its own answers."""
-    if logits.shape[1] < 3:
-        # With two labels none can be held out: this threshold knows of no strangers.
-        scores = familiarity(logits, score=SCORE, temperature=temperature)
-        right = logits.argmax(1) == targets
-        return fit_threshold(scores, right, precision=STATED_PRECISION, score=SCORE)
-    found = masked_scores(logits, targets, score=SCORE, temperature=temperature)
-    return fit_threshold(
-        found.scores,
-        found.correct,
-        unknown_scores=found.unknown_scores,
-        unknown_share=UNKNOWN_SHARE,
-        precision=STATED_PRECISION,
-        score=SCORE,
-    )
 
 
 def _write_timm_folder(run: RunFolder, name: str, module: Any, labels: tuple[str, ...]) -> None:

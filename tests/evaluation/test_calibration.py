@@ -5,7 +5,7 @@ import pytest
 from scipy.optimize import minimize_scalar
 
 from finetune.errors import ModelError
-from finetune.evaluation.calibration import COLDEST, HOTTEST, fit_temperature
+from finetune.evaluation.calibration import COLDEST, HOTTEST, PRIOR, fit_temperature
 from finetune.evaluation.probabilities import log_softmax
 from finetune.evaluation.reliability import expected_calibration_error, log_loss
 
@@ -25,16 +25,16 @@ def test_recovers_the_temperature_that_the_truth_was_drawn_at(temperature):
 
 
 @pytest.mark.parametrize("photos", [3, 30, 300])
-def test_minimises_the_loss_that_its_docstring_states(photos):
+def test_is_the_most_probable_temperature_that_its_docstring_states(photos):
     logits, targets = drawn_at(2.0, photos, seed=photos)
-    share = 1 / (photos + 1)
-    wanted = (1 - share) * np.eye(6)[targets] + share / 6
 
-    def loss(inverse: float) -> float:
-        return float(-(wanted * log_softmax(logits * inverse)).sum(axis=1).mean())
+    def surprise(logarithm: float) -> float:
+        loss = log_loss(logits / np.exp(logarithm), targets)
+        return photos * loss + logarithm**2 / (2 * PRIOR**2)
 
-    best = minimize_scalar(loss, bounds=(1 / HOTTEST, 1 / COLDEST), options={"xatol": 1e-10})
-    assert 1 / fit_temperature(logits, targets) == pytest.approx(best.x, rel=1e-5)
+    bounds = (np.log(COLDEST), np.log(HOTTEST))
+    best = minimize_scalar(surprise, bounds=bounds, options={"xatol": 1e-10})
+    assert np.log(fit_temperature(logits, targets)) == pytest.approx(best.x, abs=1e-5)
 
 
 def test_lowers_log_loss_and_ece_on_photos_it_was_not_fitted_on():
@@ -49,23 +49,31 @@ def test_lowers_log_loss_and_ece_on_photos_it_was_not_fitted_on():
     assert ece(temperature) < 0.25 * ece(1.0)
 
 
-def test_an_all_right_validation_part_does_not_make_it_surer_than_its_size_allows():
-    few, targets = np.eye(3)[np.arange(10) % 3] * 5, np.arange(10) % 3
-    temperature = fit_temperature(few, targets)
-    confidence = float(np.exp(log_softmax(few / temperature)).max(axis=1).mean())
-    # 10 of 10 right, counted as 10 of 11 and a third of the one of unknown label.
-    assert confidence == pytest.approx((10 + 1 / 3) / 11, abs=1e-9)
+def test_few_photos_say_little_and_many_decide():
+    logits, targets = drawn_at(3.0, 4000)
+    found = [fit_temperature(logits[:n], targets[:n]) for n in (4, 40, 4000)]
+    assert 1 < found[0] < found[1] < found[2]
+    assert found[2] == pytest.approx(3.0, rel=0.1)
 
 
-def test_an_all_wrong_validation_part_gives_the_hottest_bound():
-    logits = np.eye(3)[np.arange(9) % 3] * 4
-    assert fit_temperature(logits, (np.arange(9) + 1) % 3) == HOTTEST
+def test_an_all_right_validation_part_does_not_make_it_sure_of_everything():
+    few, targets = np.eye(3)[np.arange(10) % 3] * 2, np.arange(10) % 3
+    many = np.tile(few, (100, 1)), np.tile(targets, 100)
+    assert 0.5 < fit_temperature(few, targets) < 1
+    assert fit_temperature(*many) < fit_temperature(few, targets)
 
 
-def test_logits_of_any_size_give_a_temperature_within_the_bounds():
-    logits = np.eye(2)[np.arange(100) % 2] * 1e-3
-    assert fit_temperature(logits, np.arange(100) % 2) == COLDEST
-    assert COLDEST <= fit_temperature(logits * 1e9, np.arange(100) % 2) <= HOTTEST
+def test_an_all_wrong_validation_part_makes_it_less_sure():
+    logits, targets = np.eye(3)[np.arange(9) % 3] * 4, (np.arange(9) + 1) % 3
+    assert fit_temperature(logits, targets) > 2
+    assert fit_temperature(np.tile(logits, (400, 1)), np.tile(targets, 400)) == HOTTEST
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e9])
+def test_logits_of_any_size_give_a_temperature_within_the_bounds(scale):
+    logits = np.eye(2)[np.arange(100) % 2] * scale
+    for targets in (np.arange(100) % 2, np.arange(1, 101) % 2, np.zeros(100, int)):
+        assert COLDEST <= fit_temperature(logits, targets) <= HOTTEST
 
 
 @pytest.mark.parametrize(

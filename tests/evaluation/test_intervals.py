@@ -4,8 +4,11 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
 
-from finetune.evaluation.intervals import percentile_interval, wilson
+from finetune.evaluation.intervals import mean_interval, percentile_interval, student_t, wilson
 
 
 @pytest.mark.parametrize(("successes", "trials"), [(0, 1), (1, 1), (3, 7), (95, 100), (10, 10)])
@@ -36,3 +39,32 @@ def test_a_wider_confidence_gives_a_wider_interval():
 def test_percentile_interval_leaves_undefined_values_out():
     assert percentile_interval(np.array([np.nan, 0.5, 0.5])) == (0.5, 0.5)
     assert percentile_interval(np.array([np.nan])) is None
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 3, 4, 5, 9, 10, 29, 30, 99, 100, 999])
+@pytest.mark.parametrize("probability", [0.5, 0.6, 0.9, 0.975, 0.995, 0.9999])
+def test_t_quantiles_are_scipys(freedom, probability):
+    expected = stats.t.ppf(probability, freedom)
+    assert student_t(probability, freedom) == pytest.approx(expected, rel=1e-10, abs=1e-12)
+
+
+@pytest.mark.parametrize(("probability", "freedom"), [(1.0, 3), (0.4, 3), (0.9, 0)])
+def test_t_quantiles_outside_their_range_are_refused(probability, freedom):
+    with pytest.raises(ValueError, match="no t quantile for"):
+        student_t(probability, freedom)
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=20))
+def test_the_interval_of_a_mean_is_scipys(values):
+    if np.ptp(values) < 1e-9:
+        return
+    low, high = stats.t.interval(0.95, len(values) - 1, np.mean(values), stats.sem(values))
+    assert mean_interval(values) == pytest.approx((low, high), rel=1e-9, abs=1e-12)
+
+
+def test_one_value_has_no_interval():
+    assert mean_interval([0.5]) is None
+
+
+def test_equal_values_have_an_interval_of_no_width():
+    assert mean_interval([0.75, 0.75, 0.75]) == (0.75, 0.75)

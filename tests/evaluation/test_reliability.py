@@ -8,7 +8,10 @@ import pytest
 from finetune.evaluation.probabilities import log_softmax, softmax
 from finetune.evaluation.reliability import (
     adaptive_calibration_error,
+    bin_confidence,
+    calibration_gap,
     expected_calibration_error,
+    honest_gap,
     reliability_bins,
 )
 from finetune.evaluation.selective import (
@@ -120,3 +123,27 @@ def test_coverage_is_zero_where_even_the_surest_are_wrong():
 def test_log_softmax_keeps_what_probabilities_lose():
     assert log_softmax([[1000.0, 0.0]]).tolist() == [[0.0, -1000.0]]
     assert softmax([[1000.0, -1000.0]]).tolist() == [[1.0, 0.0]]
+
+
+def test_an_honest_model_has_the_gap_that_coins_give_it():
+    confidence = np.random.default_rng(0).uniform(0.4, 1.0, 60)
+    ours = honest_gap(confidence, resamples=4000, rng=np.random.default_rng(1))
+    rng = np.random.default_rng(2)
+    gaps = []
+    for _ in range(4000):
+        correct = (rng.random(60) < confidence).astype(float)
+        gaps.append(calibration_gap(bin_confidence(confidence, correct)))
+    assert ours.mean == pytest.approx(np.mean(gaps), rel=0.02)
+    assert ours.high == pytest.approx(np.quantile(gaps, 0.95), rel=0.03)
+
+
+def test_an_honest_gap_shrinks_with_the_root_of_the_photos():
+    confidence = np.random.default_rng(0).uniform(0.4, 1.0, 100)
+    few = honest_gap(confidence, rng=np.random.default_rng(1)).mean
+    many = honest_gap(np.tile(confidence, 100), rng=np.random.default_rng(1)).mean
+    assert many == pytest.approx(few / 10, rel=0.1)
+
+
+def test_who_is_always_sure_and_right_has_no_gap():
+    found = honest_gap(np.ones(5), rng=np.random.default_rng(0))
+    assert (found.mean, found.high) == (0.0, 0.0)

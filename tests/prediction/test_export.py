@@ -24,6 +24,7 @@ from finetune.prediction.deployed import Deployed
 from finetune.prediction.export import ExportOptions, export
 from finetune.prediction.facts import ModelFacts
 from finetune.prediction.onnx_engine import (
+    DISTANCE_KEY,
     METADATA_KEY,
     OnnxEngine,
     centre_of,
@@ -97,10 +98,33 @@ def test_an_onnx_file_answers_like_its_run_and_carries_what_it_knows(
             assert exported(photo).unknown == run(photo).unknown
 
 
+def test_an_onnx_file_says_none_of_these_by_the_distance_of_its_run(
+    trained: Trained, plain: Path, whole: Path
+) -> None:
+    run = Predictor.load(trained.run).engines[0]
+    limit = run.facts.unknown
+    assert limit is not None
+    assert limit.distance is not None
+    size = run.facts.spec.working_size
+    squares = np.random.default_rng(0).integers(0, 256, (6, size, size, 3), np.uint8)
+    logits, features = run.logits_and_features(squares)
+    for path in (plain, whole):
+        exported = Predictor.load(path).engines[0]
+        known = exported.facts.unknown
+        assert known is not None
+        assert known.distance is not None
+        for name, value in limit.distance.to_tensors().items():
+            np.testing.assert_array_equal(known.distance.to_tensors()[name], value)
+        theirs, seen = exported.logits_and_features(squares)
+        np.testing.assert_allclose(theirs, logits, atol=1e-3)
+        np.testing.assert_allclose(seen, features, atol=1e-3)
+        np.testing.assert_allclose(known.distances(seen), limit.distances(features), rtol=1e-2)
+
+
 def test_the_graph_takes_any_number_of_photos_of_any_size(trained: Trained, whole: Path) -> None:
     session = onnxruntime.InferenceSession(str(whole))
     assert [item.name for item in session.get_inputs()] == ["photos"]
-    assert [item.name for item in session.get_outputs()] == ["probabilities", "logits"]
+    assert [item.name for item in session.get_outputs()] == ["probabilities", "logits", "features"]
     run = Predictor.load(trained.run)
     rng = np.random.default_rng(0)
     for count, height, width in [(1, 60, 80), (3, 97, 51), (2, 400, 300)]:
@@ -264,7 +288,7 @@ def test_foreign_and_damaged_onnx_files_are_refused(plain: Path, tmp_path: Path)
     with pytest.raises(RunError, match=r"bad\.onnx cannot be opened by onnxruntime: "):
         OnnxEngine.load(tmp_path / "bad.onnx")
     model = onnx.load(plain)
-    assert [entry.key for entry in model.metadata_props] == [METADATA_KEY]
+    assert [entry.key for entry in model.metadata_props] == [METADATA_KEY, DISTANCE_KEY]
     del model.metadata_props[:]
     onnx.save(model, tmp_path / "foreign.onnx")
     with pytest.raises(RunError, match="holds no labels of finetune"):

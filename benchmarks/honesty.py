@@ -1,0 +1,351 @@
+"""Do a run's probabilities keep their word, and does "none of these" keep its promise.
+
+    python benchmarks/honesty.py --photos ../shared/photos --cifar ../shared/data/cifar10.zip
+
+Every trial is a whole ``finetune train`` with its defaults (head mode, calibration and threshold
+fitted as always) on a split of its own seed; photos are decoded and features computed once.
+
+The first table has the calibration error (ECE, 15 bins) on the test part before and after the
+temperature, and what a perfectly honest model of the same confidences has on as many photos. The
+gain is the mean over the splits of before minus after, with its 95 % interval over the splits (they
+share photos: it tells of the splits, not of other collections). Pooled: all test answers of all
+splits in one reliability diagram, where chance no longer hides the error.
+
+The second table leaves labels out of the collection altogether (`--foreign` of them, drawn anew in
+each trial), trains on the others, and asks about the test photos and about photos of the left-out
+labels, so many that they are a fifth of all asked. "holds" is the share of trials in which the
+upper end of the 95 % Wilson interval of the measured precision reaches the stated one. Then the
+same with photos of nothing of the kind in place of the left-out labels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import shutil
+import statistics
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from finetune.aviary import draw_collection
+from finetune.data.cache import PixelCache
+from finetune.data.dataset import PhotoDataset, Sample
+from finetune.data.home import collection_home
+from finetune.evaluation.intervals import wilson
+from finetune.evaluation.reliability import bin_confidence, calibration_gap
+from finetune.models.features import FeatureCache
+from finetune.photos.collection import Collection, Photo
+from finetune.photos.scan import scan
+from finetune.runs.folder import RunFolder
+from finetune.runs.parts import Parts, split_collection
+from finetune.runs.results import UNKNOWN_SHARE
+from finetune.runs.train import train
+from finetune.runs.trained import TrainedRun, open_trained
+from finetune.settings import resolve
+from finetune.training.material import head_logits
+
+PER_LABEL = 100
+"""Photos of each CIFAR-10 label."""
+
+STRANGERS = 300
+"""Photos of nothing of the kind."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What is measured with.
+
+    Attributes:
+        work: Collections, catalogs and runs go here.
+        settings: Of every training.
+        trials: How many.
+        foreign: Labels left out; None: 2, and 3 of ten labels or more.
+    """
+
+    work: Path
+    settings: dict[str, Any]
+    trials: int
+    foreign: int | None
+
+    def catalog(self, root: Path) -> Path:
+        """Returns where a collection's catalog and caches are."""
+        return self.work / "catalogs" / root.name / "catalog.sqlite3"
+
+
+@dataclass
+class Calibration:
+    """Calibration errors of one collection, a number a split."""
+
+    name: str
+    before: list[float] = field(default_factory=list)
+    after: list[float] = field(default_factory=list)
+    floor: list[float] = field(default_factory=list)
+    accuracy: list[float] = field(default_factory=list)
+    temperature: list[float] = field(default_factory=list)
+    photos: list[int] = field(default_factory=list)
+    answers: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass
+class Kept:
+    """How a promise was kept, a number a trial."""
+
+    stated: list[float] = field(default_factory=list)
+    measured: list[float] = field(default_factory=list)
+    holds: list[bool] = field(default_factory=list)
+    answered: list[float] = field(default_factory=list)
+    refused: list[float] = field(default_factory=list)
+
+
+def without_parts(collection: Collection, labels: frozenset[str]) -> Collection:
+    """Returns the photos of some labels, whatever folders of parts they came in."""
+    photos = tuple(
+        dataclasses.replace(photo, part=None)
+        for photo in collection.photos
+        if set(photo.labels) <= labels
+    )
+    return dataclasses.replace(collection, photos=photos)
+
+
+def trained(bench: Bench, root: Path, labels: frozenset[str], seed: int) -> RunFolder:
+    """Returns a run on the photos of some labels of a collection."""
+    config = resolve(
+        {}, {**bench.settings, "mode": "head", "seed": seed, "catalog": str(bench.catalog(root))}
+    )
+
+    def split(collection: Collection) -> Parts:
+        return split_collection(without_parts(collection, labels), config.collection, seed=seed)
+
+    run = bench.work / "runs" / root.name
+    shutil.rmtree(run, ignore_errors=True)
+    return train(root, config, run=str(run), split=split).run
+
+
+def add_calibration(found: Calibration, run: RunFolder) -> None:
+    """Adds the calibration errors of a run."""
+    test = run.read(run.metrics_file)["test"]
+    found.before.append(test["uncalibrated"]["ece"])
+    found.after.append(test["ece"])
+    found.floor.append(test["ece_honest"])
+    found.accuracy.append(test["top1"])
+    found.temperature.append(test["temperature"])
+    found.photos.append(test["photos"])
+    found.answers.append(test)
+
+
+def pooled(found: Calibration, *, calibrated: bool) -> float:
+    """Returns the calibration error of all splits' test answers together."""
+    confidence: list[float] = []
+    correct: list[float] = []
+    for test in found.answers:
+        source = test if calibrated else test["uncalibrated"]
+        for item in source["reliability"]:
+            if item["photos"]:
+                confidence += [item["confidence"]] * item["photos"]
+                right = round(item["accuracy"] * item["photos"])
+                correct += [1.0] * right + [0.0] * (item["photos"] - right)
+    return calibration_gap(bin_confidence(confidence, correct))
+
+
+def features_of_photos(
+    bench: Bench, root: Path, photos: list[Photo], opened: TrainedRun
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Returns a run's logits and features of photos, by the features that are kept on disk."""
+    home = collection_home(root, bench.catalog(root))
+    samples = [Sample(path=p.path, digest=p.digest, crop=p.crop, target=0) for p in photos]
+    with (
+        contextlib.closing(PixelCache(home, opened.spec, limit_gb=10)) as cache,
+        contextlib.closing(FeatureCache(home, opened.module, opened.spec)) as features,
+    ):
+        dataset = PhotoDataset(root, samples, cache)
+        features.fill(dataset)
+        keys = features.keys(dataset)
+        head: Any = opened.module.get_classifier()  # type: ignore[operator]
+        return head_logits(head, features, keys).numpy(), features.read(keys).numpy()
+
+
+def measure(bench: Bench, root: Path, strangers: Path | None) -> tuple[Calibration, Kept, Kept]:
+    """Returns the calibration errors over splits, and how promises hold.
+
+    Promises are measured where there are strangers: then labels are left out of each training.
+    """
+    collection = scan(root, catalog=bench.catalog(root))
+    others = list(scan(strangers, catalog=bench.catalog(strangers)).photos) if strangers else []
+    labels = sorted(collection.labels)
+    count = 0 if strangers is None else bench.foreign or (3 if len(labels) >= 10 else 2)
+    calibration, alike, unlike = Calibration(root.name), Kept(), Kept()
+    for seed in range(bench.trials):
+        rng = np.random.default_rng((seed, 0xF0E))
+        left_out = {labels[index] for index in rng.permutation(len(labels))[:count]}
+        run = trained(bench, root, frozenset(set(labels) - left_out), seed)
+        add_calibration(calibration, run)
+        if strangers is None:
+            continue
+        opened = open_trained(run)
+        limit = opened.unknown
+        if limit is None or limit.threshold is None:
+            continue
+        known = {row["path"]: row for row in run_predictions(run) if row["part"] == "test"}
+        photos = [photo for photo in collection.photos if photo.path in known]
+        foreign = [photo for photo in collection.photos if set(photo.labels) <= left_out]
+        kept = ~refused(bench, root, photos, opened)
+        right = np.array([known[p.path]["correct"].lower() in ("1", "true") for p in photos])
+        number = round(UNKNOWN_SHARE / (1 - UNKNOWN_SHARE) * len(photos))
+        for result, place, asked in ((alike, root, foreign), (unlike, strangers, others)):
+            fooled = ~refused(bench, place, asked, opened)
+            drawn = fooled[rng.permutation(len(asked))[:number]]
+            successes, total = int((kept & right).sum()), int(kept.sum() + drawn.sum())
+            interval = wilson(successes, total)
+            result.stated.append(limit.precision)
+            result.measured.append(successes / total if total else 1.0)
+            result.holds.append(interval is None or interval[1] >= limit.precision)
+            result.answered.append(float(kept.mean()))
+            result.refused.append(1 - float(fooled.mean()))
+    return calibration, alike, unlike
+
+
+def run_predictions(run: RunFolder) -> list[dict[str, str]]:
+    """Returns the rows of a run's predictions.csv."""
+    import csv
+
+    with run.predictions_file.open(encoding="utf-8-sig", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def refused(bench: Bench, root: Path, photos: list[Photo], opened: TrainedRun) -> NDArray[np.bool_]:
+    """Returns of which photos a run says "none of these"."""
+    limit = opened.unknown
+    assert limit is not None
+    logits, features = features_of_photos(bench, root, photos, opened)
+    distances = limit.distances(features) if limit.needs_features else None
+    return limit.refuses(limit.scores(logits, distances, temperature=opened.temperature))
+
+
+def show_calibration(found: Calibration) -> str:
+    """Returns a row of the first table."""
+    gains = np.subtract(found.before, found.after)
+    reach = 1.96 * gains.std(ddof=1) / np.sqrt(len(gains))
+    return (
+        f"| {found.name} | {statistics.mean(found.photos):.0f} | "
+        f"{statistics.mean(found.accuracy):.1%} | {statistics.mean(found.temperature):.2f} | "
+        f"{statistics.mean(found.before):.4f} | {statistics.mean(found.after):.4f} | "
+        f"{statistics.mean(found.floor):.4f} | {gains.mean():+.4f} ± {reach:.4f} | "
+        f"{pooled(found, calibrated=False):.4f} | {pooled(found, calibrated=True):.4f} |"
+    )
+
+
+def show_promise(name: str, kept: Kept, trials: int) -> str:
+    """Returns a row of the second table."""
+    if not kept.stated:
+        return f"| {name} | 0 of {trials} | | | | | | |"
+    excess = np.subtract(kept.measured, kept.stated)
+    return (
+        f"| {name} | {len(kept.stated)} of {trials} | {statistics.mean(kept.stated):.3f} | "
+        f"{statistics.mean(kept.measured):.3f} | {excess.min():+.2f} | "
+        f"{sum(kept.holds)} of {len(kept.holds)} | {statistics.mean(kept.answered):.0%} | "
+        f"{statistics.mean(kept.refused):.0%} |"
+    )
+
+
+def collections(work: Path, photos: Path, cifar: Path | None) -> Iterator[tuple[Path, bool]]:
+    """Yields collections, and whether labels can be left out of each; makes those that are not."""
+    yield photos / "hymenoptera", False
+    birds = work / "birds5"
+    if not birds.exists():
+        # The other part of it are byte copies.
+        shutil.copytree(photos / "birds5" / "train", birds)
+    yield birds, False
+    both = work / "insects and birds"
+    if not both.exists():
+        shutil.copytree(birds, both)
+        for part in ("train", "val"):
+            shutil.copytree(photos / "hymenoptera" / part, both, dirs_exist_ok=True)
+    yield both, True
+    aviary = work / "aviary"
+    if not aviary.exists():
+        draw_collection(aviary, photos_per_species=60, seed=3, size=(600, 400), workers=1)
+    yield aviary, True
+    if cifar is not None:
+        small = work / "cifar10"
+        if not small.exists():
+            with zipfile.ZipFile(cifar) as archive:
+                for name in sorted(archive.namelist()):
+                    _, part, label, file = (name.split("/") + [""] * 4)[:4]
+                    if part == "test" and file and int(Path(file).stem) < PER_LABEL:
+                        target = small / label / file
+                        target.parent.mkdir(parents=True, exist_ok=True)
+                        target.write_bytes(archive.read(name))
+        yield small, True
+
+
+def some_strangers(work: Path, photos: Path) -> Path:
+    """Returns a folder of photos of all kinds of things."""
+    folder = work / "strangers"
+    if not folder.exists():
+        folder.mkdir(parents=True)
+        files = sorted((photos / "unlabelled").iterdir())
+        for file in files[:: max(1, len(files) // STRANGERS)][:STRANGERS]:
+            shutil.copy2(file, folder / file.name)
+    return folder
+
+
+def main() -> None:
+    """Measures, and prints both tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--photos", type=Path, default=Path("../shared/photos"))
+    parser.add_argument("--cifar", type=Path)
+    parser.add_argument("--model", default="finetune_small")
+    parser.add_argument("--weights")
+    parser.add_argument("--trials", type=int, default=20)
+    parser.add_argument("--foreign", type=int)
+    parser.add_argument("--work", type=Path, help="kept for the next time; else a temporary folder")
+    parser.add_argument("--label-smoothing", type=float, help="instead of the default")
+    parser.add_argument("--only", help="names of collections, with commas")
+    given = parser.parse_args()
+    settings: dict[str, Any] = {"model": given.model} | (
+        {"weights": given.weights} if given.weights else {}
+    )
+    if given.label_smoothing is not None:
+        settings["label_smoothing"] = given.label_smoothing
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        work = (given.work or Path(folder)).resolve()
+        bench = Bench(work, settings, given.trials, given.foreign)
+        strangers = some_strangers(work, given.photos.resolve())
+        found = [
+            (root, foreign)
+            for root, foreign in collections(work, given.photos.resolve(), given.cifar)
+            if given.only is None or root.name in given.only.split(",")
+        ]
+        print(f"Backbone {given.model}, {given.trials} splits.\n")
+        print(
+            "| collection | test photos | right | T | ECE before | after | of an honest model | "
+            "gain | pooled before | pooled after |"
+        )
+        print("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
+        promises = []
+        for root, can in found:
+            calibration, alike, unlike = measure(bench, root, strangers if can else None)
+            print(show_calibration(calibration), flush=True)
+            if can:
+                promises.append(show_promise(f"{root.name}, labels left out", alike, given.trials))
+                promises.append(show_promise(f"{root.name}, other things", unlike, given.trials))
+        print(
+            "\n| collection, foreign photos | promises | stated | measured | worst | holds | "
+            "answered | refused |"
+        )
+        print("|---|---:|---:|---:|---:|---:|---:|---:|")
+        print("\n".join(promises))
+
+
+if __name__ == "__main__":
+    main()
