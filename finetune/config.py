@@ -10,10 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-Mode = Literal["head", "full"]
+Mode = Literal["head", "full", "gradual"]
 Fit = Literal["crop", "pad", "squash"]
 GroupBy = Literal["duplicates", "burst", "folder", "none"]
 Precision = Literal["fp32", "bf16", "fp16"]
+MultiLabelLoss = Literal["bce", "asymmetric"]
+Balance = Literal["none", "sampling", "loss"]
+ScheduleName = Literal["cosine", "one_cycle", "constant"]
 
 
 def option(
@@ -65,6 +68,12 @@ class PixelsConfig:
     size: int | None = option(
         None, "Side of the network's input in pixels; not set: the model's own.", minimum=8
     )
+    channels: int | None = option(
+        None,
+        "Channels of the network's input: 3 for colour, 1 for grey; not set: the model's own.",
+        minimum=1,
+        maximum=3,
+    )
     fit: Fit = option(
         "crop", "How a photo becomes square: crop its centre, pad its short side, or squash it."
     )
@@ -91,9 +100,17 @@ class AugmentationConfig:
 
     augment: str | None = option(
         None,
-        "none, light, standard, mobius, strong, or a pipeline file; "
-        "not set: none for head (light with --views), standard for full.",
+        "none, light, standard, mobius, strong, cifar, tutorial, digits, or a pipeline file; not "
+        "set: none for head (light with --views), else the network's own, else standard.",
     )
+    mixup: float | None = option(
+        None, "Chance that the photos of a step are added in pairs; not set: as the recipe says.",
+        minimum=0, maximum=1,
+    )  # fmt: skip
+    cutmix: float | None = option(
+        None, "Chance that they are pasted into each other; not set: as the recipe says.",
+        minimum=0, maximum=1,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,30 +118,153 @@ class TrainingConfig:
     """The loop: what trains, for how long, how fast."""
 
     mode: Mode | None = option(
-        None, "Train the new head alone or the full network; not set: chosen for this machine."
+        None,
+        "Train the head alone, the full network, or the network stage by stage from the head "
+        "backwards (gradual); not set: chosen for machine and photos.",
     )
     epochs: int | None = option(
-        None, "Passes over the training photos; not set: 25 for head, 12 for full.", minimum=1
+        None, "Passes over the training photos; not set: 25 for head, 12 otherwise.", minimum=1
     )
-    head_epochs: int = option(
-        1, "Full mode: epochs in which only the new head trains, at the start.", minimum=0
+    head_epochs: int | None = option(
+        None,
+        "Full mode: epochs in which only the new head trains, at the start; not set: none, since "
+        "it starts from what it learns on cached features (1 where it cannot).",
+        minimum=0,
     )
     views: int = option(
         1, "Head mode: views of each photo; those after the first are augmented.", minimum=1
     )
-    batch_size: int = option(32, "Photos a step.", minimum=1)
-    lr: float | None = option(None, "Learning rate of the head; not set: 0.001.", above=0)
-    backbone_lr_scale: float = option(
-        0.1, "Full mode: learning rate of the backbone as a share of the head's.", minimum=0
+    head_l2: str | None = option(
+        None,
+        "Head on cached features: L2 strengths of which validation chooses, such as 0.01,0.1; "
+        "not set: six from 0.001 to 1.",
+    )
+    batch_size: int | None = option(
+        None,
+        "Photos that go through the network at once; not set: 32, on a GPU as many as its memory "
+        "holds and the collection is worth.",
+        minimum=1,
+    )
+    lr: float | None = option(
+        None, "Learning rate of the head; not set: what suits the optimizer.", above=0
+    )
+    backbone_lr_scale: float | None = option(
+        None,
+        "Learning rate of the backbone as a share of the head's; "
+        "not set: 0.1, or 1 with --layer-decay or --weights none.",
+        minimum=0,
     )
     weight_decay: float = option(
-        0.05, "AdamW's weight decay; tensors of one dimension have none.", minimum=0
+        0.05, "The optimizer's weight decay; tensors of one dimension have none.", minimum=0
     )
-    warmup: float = option(
-        0.1, "Share of the steps in which the learning rate rises.", minimum=0, maximum=1
+    warmup: float | None = option(
+        None,
+        "Share of the steps in which the learning rate rises; not set: 0.1, 0.3 for one_cycle.",
+        minimum=0,
+        maximum=1,
     )
-    label_smoothing: float = option(
-        0.1, "Share of the probability spread over the wrong labels.", minimum=0, maximum=0.9
+    label_smoothing: float | None = option(
+        None,
+        "Share of the probability spread over the wrong labels; "
+        "not set: 0 for a head on cached features, else 0.1.",
+        minimum=0,
+        maximum=0.9,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelsConfig:
+    """How many labels a photo has, and what each of them counts."""
+
+    multi_label: bool = option(
+        False, "A photo may have several labels, or none; each is a question of its own."
+    )
+    multi_label_loss: MultiLabelLoss = option(
+        "bce", "Several labels: binary cross-entropy, or the asymmetric loss."
+    )
+    asymmetric_negative: float = option(
+        4.0, "Asymmetric loss: how quickly labels that are surely absent stop to count.",
+        minimum=0, maximum=10,
+    )  # fmt: skip
+    asymmetric_positive: float = option(
+        0.0, "Asymmetric loss: how quickly labels that are surely present stop to count.",
+        minimum=0, maximum=10,
+    )  # fmt: skip
+    asymmetric_margin: float = option(
+        0.05, "Asymmetric loss: probability below which an absent label costs nothing.",
+        minimum=0, maximum=0.5,
+    )  # fmt: skip
+    label_precision: float | None = option(
+        None,
+        "Several labels: choose each label's threshold so that this share of its answers is right; "
+        "not set: for the best F1.",
+        above=0,
+        maximum=1,
+    )
+    negatives: str | None = option(
+        None,
+        "Several labels: folder in PHOTOS whose photos have none of the labels; "
+        "'.' for those in no folder.",
+    )
+    balance: Balance = option(
+        "none", "Make labels of few photos count as much: by sampling, or by weights in the loss."
+    )
+    balance_beta: float = option(
+        0.999, "--balance loss: 0 weighs nothing, 1 by the inverse of a label's photos.",
+        minimum=0, maximum=1,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizationConfig:
+    """How a step is made, and which weights are kept."""
+
+    optimizer: str = option("adamw", "Any optimizer of timm: adamw, sgd, lamb, muon, ...")
+    schedule: ScheduleName = option(
+        "cosine", "What the learning rate does after its warm-up; one_cycle rises and falls."
+    )
+    layer_decay: float | None = option(
+        None,
+        "Learning rate of each layer as a share of that of the layer after it, such as 0.75; "
+        "not set: one rate for the backbone.",
+        above=0,
+        maximum=1,
+    )
+    freeze_norm: bool = option(
+        False, "Leave the backbone's norm layers as they were pretrained, statistics included."
+    )
+    drop_path: float = option(
+        0.0, "Chance that a photo skips a block of the network (stochastic depth).",
+        minimum=0, maximum=0.9,
+    )  # fmt: skip
+    ema: float | None = option(
+        None, "Keep a moving average of the weights with this decay, such as 0.999.",
+        above=0, maximum=0.99999,
+    )  # fmt: skip
+    clip_norm: float | None = option(
+        None, "Shorten a step's gradient to this norm where it is longer.", above=0
+    )
+    accumulate: int = option(
+        1, "Batches whose gradients make one step together: a larger batch in little memory.",
+        minimum=1,
+    )  # fmt: skip
+    progressive_size: int | None = option(
+        None, "Side of the input in the first epoch, in pixels; it grows to the full size.",
+        minimum=8,
+    )  # fmt: skip
+    patience: int | None = option(
+        None, "Stop when this many epochs in a row were no better.", minimum=1
+    )
+    soup: int = option(
+        1, "Keep this many best epochs and average them as far as validation gains by it.",
+        minimum=1,
+    )  # fmt: skip
+    checkpoint_steps: int | None = option(
+        None, "Write a checkpoint after every so many steps, beside those after each epoch.",
+        minimum=1,
+    )  # fmt: skip
+    checkpoint_minutes: float | None = option(
+        None, "Write a checkpoint whenever so many minutes have passed.", above=0
     )
 
 
@@ -139,7 +279,23 @@ class MachineConfig:
     workers: int = option(
         0, "Processes that decode photos that the cache does not hold.", minimum=0
     )
+    compile: bool = option(
+        False, "Full network: let torch compile it; slower to begin, quicker from then on."
+    )
     seed: int = option(0, "Seed of every random choice.", minimum=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackingConfig:
+    """Where else a training is shown; ``log.jsonl`` in the run is always written."""
+
+    track: str | None = option(
+        None, "Also write to these, separated by commas: tensorboard, wandb, mlflow."
+    )
+    track_activations: bool = option(
+        False,
+        "Write histograms of the activations, and the share of zeros among them, to --track.",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +303,8 @@ class TrainConfig:
     """All that decides what a run becomes.
 
     `recipe` holds the numbers that a person has set over those of the augmentation recipe; their
-    names and bounds are those of `augmentation.recipes.Recipe`.
+    names and bounds are those of `augmentation.recipes.Recipe`. `model_args` holds arguments of the
+    network itself, such as the widths of a `simple_cnn`.
     """
 
     collection: CollectionConfig = field(default_factory=CollectionConfig)
@@ -155,5 +312,9 @@ class TrainConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    optimization: OptimizationConfig = field(default_factory=OptimizationConfig)
+    labels: LabelsConfig = field(default_factory=LabelsConfig)
     machine: MachineConfig = field(default_factory=MachineConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
     recipe: Mapping[str, Any] = field(default_factory=dict)
+    model_args: Mapping[str, Any] = field(default_factory=dict)

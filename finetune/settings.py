@@ -74,7 +74,8 @@ def resolve(
 
     Args:
         from_file: ``{concern: {field: value}}`` as a TOML file or a run's config.json has it.
-        from_flags: ``{field: value}``; a value of None counts as not given.
+        from_flags: ``{field: value}``; a value of None counts as not given. ``model_arg`` is a
+            mapping of its own, laid over the file's section ``[model_args]``.
 
     Raises:
         ConfigError: Names every unknown or impossible setting in one message.
@@ -82,10 +83,10 @@ def resolve(
     by_name = {setting.name: setting for setting in settings()}
     values: dict[str, dict[str, Any]] = {setting.concern: {} for setting in by_name.values()}
     found = []
-    recipe: dict[str, Any] = {}
+    mappings: dict[str, dict[str, Any]] = {"recipe": {}, "model_args": {}}
     for section, content in (from_file or {}).items():
-        if section == "recipe" and isinstance(content, Mapping):
-            recipe = dict(content)
+        if section in mappings and isinstance(content, Mapping):
+            mappings[section] = dict(content)
             continue
         if section not in values or not isinstance(content, Mapping):
             found.append(f"unknown section [{section}]{_nearest(section, values)}")
@@ -101,14 +102,19 @@ def resolve(
     for name, value in (from_flags or {}).items():
         if value is None:
             continue
+        if name == "model_arg":
+            mappings["model_args"] |= value
+            continue
         setting = by_name.get(name)
         if setting is None:
             found.append(f"unknown setting '{name}'{_nearest(name, by_name)}")
         else:
             values[setting.concern][name] = _convert(setting, value)
     concerns = get_type_hints(TrainConfig)
-    concern_values = {name: concerns[name](**given) for name, given in values.items()}
-    config = TrainConfig(**concern_values, recipe=recipe)
+    settled: dict[str, Any] = {name: concerns[name](**given) for name, given in values.items()}
+    config = TrainConfig(
+        **settled, recipe=mappings["recipe"], model_args=mappings["model_args"]
+    )
     found.extend(problems(config))
     if found:
         raise ConfigError("; ".join(found) + ".")

@@ -17,6 +17,7 @@ from finetune.augmentation.centre import centre
 from finetune.data.dataset import PhotoDataset
 from finetune.data.loaders import evaluation_batches, load_batches
 from finetune.data.records import RecordStore, record_key
+from finetune.models.frozen import Engine, features_of, quickest_engine
 from finetune.models.heads import backbone_parameters
 from finetune.photos.spec import InputSpec
 
@@ -26,13 +27,6 @@ if TYPE_CHECKING:
     from finetune.augmentation.gpu import BatchAugment
 
 Progress = Callable[[int, int], None]
-
-
-def features_of(module: nn.Module, images: Tensor) -> Tensor:
-    """Returns what the head sees, ``(B, F)``, of normalised images ``(B, 3, S, S)``."""
-    maps = module.forward_features(images)  # type: ignore[operator]
-    features: Tensor = module.forward_head(maps, pre_logits=True)  # type: ignore[operator]
-    return features
 
 
 def weights_digest(module: nn.Module) -> str:
@@ -61,20 +55,39 @@ class View:
 class FeatureCache:
     """Features of one backbone at one input size, on disk.
 
+    Which engine computes them is no part of their keys: a feature is the same within
+    `frozen.TOLERANCE` by any of them, and whoever looks for photos that are alike should find what
+    a training has computed.
+
     Args:
         folder: Holds one store a backbone; may be deleted at any time.
         module: The backbone, in eval mode on its device.
         spec: What it expects of its pixels.
+        expected: How many photos (and views of them) it is to serve in all; a quicker engine than
+            torch is made where they are many.
+        say: Told which engine that is, or why it is not.
     """
 
-    def __init__(self, folder: Path, module: nn.Module, spec: InputSpec) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        module: nn.Module,
+        spec: InputSpec,
+        *,
+        expected: int = 0,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> None:
         self.module = module
         self.spec = spec
+        self.expected = expected
+        self._say = say
+        self._engine: Engine | None = None
         self._device = next(module.parameters()).device
         with torch.inference_mode():
-            probe = torch.zeros(1, 3, spec.size, spec.size, device=self._device)
+            probe = torch.zeros(1, spec.channels, spec.size, spec.size, device=self._device)
             width = features_of(module.eval(), probe).shape[1]
         name = f"features-{weights_digest(module)}-{spec.size}"
+        self._graph = folder / name / "backbone.onnx"
         self.records = RecordStore(
             folder / name, shape=(width,), dtype=np.float32, limit_bytes=float("inf")
         )
@@ -106,10 +119,20 @@ class FeatureCache:
         view: View | None = None,
         workers: int = 0,
         progress: Progress | None = None,
+        share: Callable[[NDArray[Any]], NDArray[Any]] = lambda places: places,
     ) -> int:
-        """Computes the features that are not there yet; returns how many that were."""
+        """Computes the features that are not there yet; returns how many that were.
+
+        Args:
+            dataset: The photos.
+            view: As in `keys`.
+            workers: Processes that decode what the cache does not hold.
+            progress: Called as ``progress(done, total)``.
+            share: Chooses among the missing photos' places, where several processes share them.
+        """
         keys = self.keys(dataset, view)
-        missing = np.array([i for i, key in enumerate(keys) if key not in self.records], dtype=int)
+        gaps = [place for place, key in enumerate(keys) if key not in self.records]
+        missing = share(np.array(gaps, dtype=int))
         done = 0
         steps = evaluation_batches(len(missing), BATCH_SIZE)
         batches = load_batches(dataset, [missing[step] for step in steps], workers=workers)
@@ -134,9 +157,23 @@ class FeatureCache:
             pixels = centre(images, spec.size, spec.mean, spec.std, whiten=spec.whiten)
         else:
             pixels = view.augment(images, indices, view.number)
-        pixels = pixels.contiguous(memory_format=torch.channels_last)
-        array: NDArray[np.float32] = features_of(self.module, pixels).float().cpu().numpy()
+        array: NDArray[np.float32] = self.engine.features(pixels).cpu().numpy()
         return array
+
+    @property
+    def engine(self) -> Engine:
+        """What computes the features; made when the first are missing."""
+        if self._engine is None:
+            spec = self.spec
+            self._engine = quickest_engine(
+                self.module,
+                shape=(spec.channels, spec.size, spec.size),
+                photos=self.expected,
+                graph=self._graph,
+            )
+            if self._engine.note:
+                self._say(self._engine.note)
+        return self._engine
 
     def close(self) -> None:
         """Writes what is still in memory and lets go of the files."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,21 +24,6 @@ def backbone_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]
     for name, parameter in module.named_parameters():
         if id(parameter) not in head:
             yield name, parameter
-
-
-def set_backbone_frozen(module: nn.Module, frozen: bool) -> None:
-    """Freezes or frees the backbone, and puts a frozen one in eval mode.
-
-    Left in train mode, the batch norms of a frozen backbone would go on moving their running
-    statistics, and the features that the head learnt on would drift away beneath it.
-    """
-    for _, parameter in backbone_parameters(module):
-        parameter.requires_grad_(not frozen)
-    module.train(not frozen)
-    if frozen:
-        head = module.get_classifier()  # type: ignore[operator]
-        for layer in head if isinstance(head, tuple) else (head,):
-            layer.train()
 
 
 class FeatureHead(nn.Module):
@@ -76,6 +62,118 @@ class FeatureHead(nn.Module):
         weight = self.linear.weight.detach().double() / self.std.double()
         bias = self.linear.bias.detach().double() - weight @ self.mean.double()
         return weight.float(), bias.float()
+
+    def unfold(self, weight: Tensor, bias: Tensor) -> None:
+        """Starts from a plain linear layer on raw features: the inverse of `folded`.
+
+        Args:
+            weight: ``(labels, F)``.
+            bias: ``(labels,)``.
+        """
+        raw = weight.detach().double()
+        mean, std = self.mean.double(), self.std.double()
+        with torch.no_grad():
+            self.linear.weight.copy_((raw.to(std) * std).float())
+            self.linear.bias.copy_((bias.detach().double().to(mean) + raw.to(mean) @ mean).float())
+
+
+class FeatureHeads(nn.Module):
+    """Heads that learn side by side from the same features, each at its own strength and rate.
+
+    Reading features costs more than a linear layer does, so that several heads train in little
+    more than the time of one. None knows of the others: a batch's targets are to be repeated once a
+    head, and each gets the gradient of its own mean loss.
+
+    Args:
+        mean: ``(F,)`` mean of the training features.
+        std: ``(F,)`` their standard deviation.
+        labels: Number of labels.
+        strengths: L2 strength of each head, for `parameter_groups`.
+        rates: Learning rate of each head as a share of what `parameter_groups` is given; None: the
+            same for all.
+    """
+
+    chosen: Tensor
+
+    def __init__(
+        self,
+        mean: Tensor,
+        std: Tensor,
+        labels: int,
+        *,
+        strengths: Sequence[float],
+        rates: Sequence[float] | None = None,
+    ) -> None:
+        super().__init__()
+        self.strengths = tuple(strengths)
+        self.rates = tuple(rates or [1.0] * len(self.strengths))
+        self.register_buffer("chosen", torch.zeros((), dtype=torch.int64))
+        self.heads = nn.ModuleList(FeatureHead(mean, std, labels) for _ in strengths)
+        count = len(self.strengths)
+        for parameter in self.parameters():
+            # The loss is the mean over all heads' rows; this makes it each head's own mean.
+            parameter.register_hook(lambda gradient: gradient * count)  # type: ignore[no-untyped-call]
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Returns logits ``(heads * B, labels)`` of features ``(B, F)``, head by head."""
+        first = self.first
+        standard = (features - first.mean) / first.std
+        return torch.cat([head.linear(standard) for head in self])
+
+    @torch.no_grad()
+    def choose(self, losses: Sequence[float]) -> FeatureHead:
+        """Marks the head of the lowest loss as the chosen one and returns it.
+
+        Of equals, the one with the strongest penalty: the simplest that is as good.
+        """
+        index = min(range(len(self)), key=lambda k: (losses[k], -self.strengths[k]))
+        self.chosen.fill_(index)
+        return self[index]
+
+    def __len__(self) -> int:
+        return len(self.strengths)
+
+    def __iter__(self) -> Iterator[FeatureHead]:
+        for head in self.heads:
+            yield cast(FeatureHead, head)
+
+    def __getitem__(self, index: int) -> FeatureHead:
+        """Returns one of the heads."""
+        return cast(FeatureHead, self.heads[index])
+
+    @property
+    def first(self) -> FeatureHead:
+        """The first head; all standardise alike."""
+        return self[0]
+
+    def parameter_groups(self, *, lr: float) -> list[dict[str, Any]]:
+        """Returns an optimizer's groups: each head's weight decays by its strength, no bias does.
+
+        With an optimizer whose decay is part of the gradient (Adam, SGD), head ``k`` minimises
+        ``mean cross-entropy + strength_k / 2 * |W_k|^2``: scikit-learn's logistic regression of
+        ``C = 1 / (strength * N)``.
+        """
+        groups = []
+        for head, strength, rate in zip(self, self.strengths, self.rates, strict=True):
+            own = {"base_lr": lr * rate, "lr": lr * rate, "part": "head"}
+            groups += [
+                {"params": [head.linear.weight], "weight_decay": strength, **own},
+                {"params": [head.linear.bias], "weight_decay": 0.0, **own},
+            ]
+        return groups
+
+
+def chosen_head(state: Mapping[str, Tensor]) -> FeatureHead | None:
+    """Returns the chosen head of a checkpoint of `FeatureHeads`; None for a whole network's."""
+    if "chosen" not in state:
+        return None
+    prefix = f"heads.{int(state['chosen'])}."
+    own = {
+        name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)
+    }
+    head = FeatureHead(own["mean"], own["std"], len(own["linear.bias"]))
+    head.load_state_dict(own)
+    return head
 
 
 def has_linear_head(module: nn.Module) -> bool:

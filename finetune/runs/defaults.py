@@ -3,25 +3,59 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
+from typing import Any
 
 from finetune.augmentation.pipeline import is_pipeline_file
 from finetune.augmentation.recipes import Recipe, named
 from finetune.config import Mode, ModelConfig, TrainConfig
 from finetune.errors import ConfigError
 from finetune.models import factory
+from finetune.models.abilities import check_drop_path, check_smaller_input
+from finetune.runs.parts import Parts
 from finetune.training.machine import choose_device
+from finetune.training.optim import DEFAULT_OPTIMIZER, check_optimizer, usual_lr
 
-DEFAULT_EPOCHS = {"head": 25, "full": 12}
-DEFAULT_LR = 0.001
-DEFAULT_RECIPE = {"head": "none", "full": "standard"}
+DEFAULT_EPOCHS = {"head": 25, "full": 12, "gradual": 12}
+DEFAULT_RECIPE = {"head": "none", "full": "standard", "gradual": "standard"}
+DEFAULT_WARMUP = {"cosine": 0.1, "constant": 0.1, "one_cycle": 0.3}
+DEFAULT_BACKBONE_SHARE = 0.1
+DEFAULT_SMOOTHING = 0.1
+"""Not of a head on cached features: validation chooses its penalty by log loss, which smoothing
+blurs."""
+
+FULL_FROM = 30
+"""Training photos a label from which the full network trains where a GPU makes it quick."""
+
+OF_THE_BACKBONE = ("layer_decay", "freeze_norm", "drop_path", "progressive_size")
+"""Settings that say how the backbone trains, and so ask that it does."""
+
+
+@dataclass(frozen=True)
+class Holding:
+    """What a default depends on.
+
+    Attributes:
+        photos: Photos to learn from.
+        labels: Labels to tell apart.
+    """
+
+    photos: int
+    labels: int
+
+    @classmethod
+    def of(cls, parts: Parts) -> Holding:
+        """Returns the holding of a collection that is split."""
+        return cls(len(parts.samples["train"]), len(parts.labels))
 
 
 def with_defaults(config: TrainConfig) -> tuple[TrainConfig, list[str]]:
-    """Returns the config with every "not set" that training must know decided, and why.
+    """Returns the config with all decided that does not depend on the photos, and why.
 
     Raises:
         ConfigError: Settings that contradict one another.
         DeviceError: The device is not there.
+        ModelError: The network cannot do what was asked.
     """
     notes = []
     model = config.model
@@ -31,37 +65,97 @@ def with_defaults(config: TrainConfig) -> tuple[TrainConfig, list[str]]:
         )
         notes.extend([note] if note else [])
         model = ModelConfig(model=name, weights=model.weights)
-    training = config.training
     device = choose_device(config.machine.device)
-    scratch = model.weights == factory.FROM_SCRATCH
-    mode: Mode
-    if training.mode is None:
-        if scratch:
-            mode, why = "full", "no pretrained weights: the full network trains"
-        elif device.type == "cpu":
-            mode, why = "head", "on the CPU the head trains; add --mode full for the full network"
-        else:
-            mode, why = "full", f"on {device.type} the full network trains"
-        notes.append(f"Mode {mode}: {why}.")
-    else:
-        mode = training.mode
-    if mode == "head" and scratch:
+    check_optimizer(config.optimization.optimizer, device.type)
+    mode = config.training.mode
+    if mode in ("head", "gradual") and model.weights == factory.FROM_SCRATCH:
         raise ConfigError(
-            "--mode head with --weights none would train a head on a backbone that knows nothing; "
-            "use --mode full."
+            f"--mode {mode} with --weights none would train a head on a backbone that knows "
+            "nothing; use --mode full."
         )
-    training = dataclasses.replace(
-        training,
-        mode=mode,
-        epochs=training.epochs or DEFAULT_EPOCHS[mode],
-        lr=training.lr or DEFAULT_LR,
+    of_the_backbone = _given(config, OF_THE_BACKBONE)
+    if mode == "head" and of_the_backbone:
+        raise ConfigError(
+            f"--mode head leaves the backbone as it is, so that {_in_words(of_the_backbone)} can "
+            "do nothing; use --mode full, or leave it out."
+        )
+    model_args = dict(config.model_args)
+    name = model.model or factory.DEFAULT_MODEL
+    if config.optimization.drop_path:
+        rate = config.optimization.drop_path
+        check_drop_path(factory.check_name(name), rate)
+        model_args["drop_path_rate"] = rate
+    if config.optimization.progressive_size:
+        full = factory.input_spec(factory.check_name(name), size=config.pixels.size).size
+        smaller = config.optimization.progressive_size
+        check_smaller_input(name, size=full, smaller=smaller, args=model_args)
+    done = dataclasses.replace(
+        config, model=model, model_args=model_args, recipe=_with_mixing(config)
     )
-    recipe = "light" if mode == "head" and training.views > 1 else DEFAULT_RECIPE[mode]
-    augmentation = dataclasses.replace(
-        config.augmentation, augment=config.augmentation.augment or recipe
-    )
-    done = dataclasses.replace(config, model=model, training=training, augmentation=augmentation)
     return done, notes
+
+
+def with_mode(config: TrainConfig, holding: Holding) -> tuple[TrainConfig, list[str]]:
+    """Returns the config of `with_defaults` with nothing left undecided, and why.
+
+    Raises:
+        ConfigError: Settings that contradict one another.
+        AugmentError: There is no such recipe, or a number of it cannot work.
+    """
+    notes = []
+    training, optimization = config.training, config.optimization
+    mode = training.mode or _mode_for(config, holding)
+    recipe = "light" if mode == "head" and training.views > 1 else DEFAULT_RECIPE[mode]
+    if mode != "head":
+        recipe = factory.own_recipe(config.model.model or "") or recipe
+    augment = config.augmentation.augment or recipe
+    scale = training.backbone_lr_scale
+    if scale is None:
+        # Without pretrained weights there is nothing to be careful with.
+        scratch = config.model.weights == factory.FROM_SCRATCH
+        careful = optimization.layer_decay is None and not scratch
+        scale = DEFAULT_BACKBONE_SHARE if careful else 1.0
+    warmup = training.warmup
+    done = dataclasses.replace(
+        config,
+        training=dataclasses.replace(
+            training,
+            mode=mode,
+            epochs=training.epochs or DEFAULT_EPOCHS[mode],
+            lr=training.lr or usual_lr(optimization.optimizer),
+            backbone_lr_scale=scale,
+            warmup=DEFAULT_WARMUP[optimization.schedule] if warmup is None else warmup,
+        ),
+        augmentation=dataclasses.replace(config.augmentation, augment=augment),
+    )
+    if training.label_smoothing is None:
+        smoothing = 0.0 if on_features(done, linear_head=True) else DEFAULT_SMOOTHING
+        changed = dataclasses.replace(done.training, label_smoothing=smoothing)
+        done = dataclasses.replace(done, training=changed)
+    if training.mode is None:
+        notes.append(_why(done, holding))
+    if training.lr is None and optimization.optimizer != DEFAULT_OPTIMIZER:
+        notes.append(
+            f"Learning rate {done.training.lr:g}, as is usual for {optimization.optimizer}."
+        )
+    if optimization.progressive_size and is_pipeline_file(augment):
+        raise ConfigError(
+            f"--progressive-size needs a recipe: the pipeline file {augment} gives photos of one "
+            "size."
+        )
+    return done, notes
+
+
+def on_features(config: TrainConfig, *, linear_head: bool) -> bool:
+    """Returns whether a settled config trains a head on features that are computed once.
+
+    Args:
+        config: As `with_mode` returns it.
+        linear_head: Whether the network's head is one linear layer.
+    """
+    recipe = recipe_of(config)
+    unchanged = recipe is not None and (recipe == named("none") or config.training.views > 1)
+    return config.training.mode == "head" and unchanged and linear_head
 
 
 def recipe_of(config: TrainConfig) -> Recipe | None:
@@ -74,3 +168,64 @@ def recipe_of(config: TrainConfig) -> Recipe | None:
     if is_pipeline_file(name):
         return None
     return named(name, config.recipe)
+
+
+def _mode_for(config: TrainConfig, holding: Holding) -> Mode:
+    if config.model.weights == factory.FROM_SCRATCH or _given(config, OF_THE_BACKBONE):
+        return "full"
+    if choose_device(config.machine.device).type == "cpu":
+        return "head"
+    return "full" if holding.photos >= FULL_FROM * holding.labels else "head"
+
+
+def _why(config: TrainConfig, holding: Holding) -> str:
+    """Says which mode was chosen, and from what."""
+    device = choose_device(config.machine.device).type
+    counted = f"{holding.photos:,} photos"
+    if config.training.mode == "head":
+        where = "head on cached features" if on_features(config, linear_head=True) else "head"
+        if device == "cpu":
+            return f"CPU, {counted}: {where}. Add --mode full for the full network."
+        return (
+            f"{device.upper()}, {counted} of {holding.labels} labels, fewer than {FULL_FROM} each: "
+            f"{where}. Add --mode full for the full network."
+        )
+    if config.model.weights == factory.FROM_SCRATCH:
+        return f"No pretrained weights, {counted}: the full network trains."
+    asked = _given(config, OF_THE_BACKBONE)
+    if asked:
+        return f"{_in_words(asked)}, {counted}: the full network trains."
+    return (
+        f"{device.upper()}, {counted} of {holding.labels} labels, {FULL_FROM} each or more: "
+        "the full network trains."
+    )
+
+
+def _given(config: TrainConfig, names: tuple[str, ...]) -> list[str]:
+    """Returns the flags of those optimization settings that are switched on."""
+    optimization = config.optimization
+    return [f"--{name.replace('_', '-')}" for name in names if getattr(optimization, name)]
+
+
+def _in_words(flags: list[str]) -> str:
+    return " and ".join([", ".join(flags[:-1]), flags[-1]] if len(flags) > 1 else flags)
+
+
+def _with_mixing(config: TrainConfig) -> dict[str, Any]:
+    """Returns the recipe's numbers with those of ``--mixup`` and ``--cutmix`` laid over them.
+
+    Raises:
+        ConfigError: Their chances are more than 1 together.
+    """
+    given = config.augmentation
+    if given.mixup is None and given.cutmix is None:
+        return dict(config.recipe)
+    mixup, cutmix = given.mixup or 0.0, given.cutmix or 0.0
+    both = mixup + cutmix
+    if both > 1:
+        raise ConfigError(
+            f"--mixup {mixup:g} and --cutmix {cutmix:g}: a step is mixed in one way, so that their "
+            "chances must not be more than 1 together."
+        )
+    share = cutmix / both if both else 0.0
+    return {**config.recipe, "mix_probability": both, "cutmix_share": share}

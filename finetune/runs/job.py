@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,12 +21,22 @@ from finetune.models.factory import LoadedModel
 from finetune.photos.collection import Part
 from finetune.photos.spec import InputSpec
 from finetune.runs.folder import RunFolder
+from finetune.runs.objective import objective_of, training_strata
 from finetune.runs.parts import PARTS, Parts
+from finetune.training.average import WeightAverage
+from finetune.training.batch_size import REFERENCE_BATCH_SIZE
 from finetune.training.engine import Plan
 from finetune.training.events import EpochDone, Event, Listener, Progressed
 from finetune.training.material import Loading
+from finetune.training.objective import Objective
+from finetune.training.optim import make_optimizer
+from finetune.training.processes import ALONE, Processes
 from finetune.training.schedule import Schedule
-from finetune.training.state import Position
+from finetune.training.state import Position, TrainState, forget_half_written
+from finetune.training.validation import Metric
+
+if TYPE_CHECKING:
+    from finetune.runs.held_out import HeldOut
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +53,8 @@ class Job:
         cache: Working squares of its photos.
         home: Folder of the collection's caches.
         listen: Who is told what happens.
+        metrics: A person's own figures on the validation photos, by name.
+        team: The processes that train together.
     """
 
     run: RunFolder
@@ -54,10 +66,12 @@ class Job:
     cache: PixelCache
     home: Path
     listen: Listener
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
+    team: Processes = ALONE
 
     @property
     def mode(self) -> str:
-        """``head`` or ``full``."""
+        """``head``, ``full`` or ``gradual``."""
         return self.config.training.mode or "head"
 
     @property
@@ -66,14 +80,28 @@ class Job:
         return self.config.training.epochs or 1
 
     @property
+    def batch_size(self) -> int:
+        """Photos that go through the network at once."""
+        return self.config.training.batch_size or REFERENCE_BATCH_SIZE
+
+    @property
     def lr(self) -> float:
         """Learning rate of the head."""
         return self.config.training.lr or 0.0
 
+    @property
+    def continues(self) -> bool:
+        """Whether the network's head comes from an earlier run and goes on from what it is."""
+        file = self.run.config_file
+        # The head that a full network starts from trains in a folder that is no run.
+        return file.is_file() and bool(self.run.read(file).get("from"))
+
     def datasets(self) -> dict[Part, PhotoDataset]:
         """Returns the photos of every part."""
         return {
-            part: PhotoDataset(self.parts.root, self.parts.samples[part], self.cache)
+            part: PhotoDataset(
+                self.parts.root, self.parts.samples[part], self.cache, labels=self.parts.width
+            )
             for part in PARTS
         }
 
@@ -81,33 +109,91 @@ class Job:
         """Returns how batches are made."""
         machine = self.config.machine
         return Loading(
-            batch_size=self.config.training.batch_size,
+            batch_size=self.batch_size,
             seed=machine.seed,
             workers=machine.workers,
             device=device,
+            accumulate=self.config.optimization.accumulate,
+            strata=training_strata(self.config.labels, self.parts),
+            team=self.team,
         )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps in which the training photos are seen once."""
+        size = self.batch_size * self.config.optimization.accumulate
+        return steps_per_epoch(len(self.parts.samples["train"]), size)
+
+    def objective(self) -> Objective:
+        """Returns the loss, and which answers are right."""
+        smoothing = self.config.training.label_smoothing or 0.0
+        return objective_of(self.config.labels, self.parts, label_smoothing=smoothing)
 
     def plan(self, *, head_epochs: int = 0) -> Plan:
         """Returns how long and how fast; the first `head_epochs` are the head's alone."""
-        training = self.config.training
-        steps = steps_per_epoch(len(self.parts.samples["train"]), training.batch_size)
+        optimization = self.config.optimization
+        minutes = optimization.checkpoint_minutes
+        steps = self.steps_per_epoch
         return Plan(
             epochs=self.epochs,
             steps_per_epoch=steps,
             schedule=Schedule(
-                steps=self.epochs * steps, warmup=training.warmup, head_steps=head_epochs * steps
+                steps=self.epochs * steps,
+                warmup=self.config.training.warmup or 0.0,
+                head_steps=head_epochs * steps,
+                shape=optimization.schedule,
             ),
-            label_smoothing=training.label_smoothing,
+            objective=self.objective(),
+            metrics=self.metrics,
+            clip_norm=optimization.clip_norm,
+            patience=optimization.patience,
+            soup=optimization.soup,
+            checkpoint_steps=optimization.checkpoint_steps,
+            checkpoint_seconds=None if minutes is None else 60 * minutes,
             last=self.run.last_checkpoint,
             best=self.run.best_checkpoint,
         )
+
+    def state(
+        self,
+        module: nn.Module,
+        groups: list[dict[str, Any]],
+        scaler: Any,
+        *,
+        optimizer: str | None = None,
+    ) -> TrainState:
+        """Returns what trains, as it was at the last checkpoint if there is one.
+
+        Args:
+            module: The network, or a head on features, on its device.
+            groups: The optimizer's groups over its parameters.
+            scaler: Loss scaling of fp16, or None.
+            optimizer: Instead of the one that the settings name.
+
+        Raises:
+            RunError: The checkpoint is damaged.
+        """
+        optimization = self.config.optimization
+        state = TrainState(
+            module,
+            make_optimizer(groups, optimizer or optimization.optimizer),
+            average=None if optimization.ema is None else WeightAverage(module, optimization.ema),
+            scaler=scaler,
+        )
+        if self.team.is_main:
+            forget_half_written(self.run.last_checkpoint.parent)
+        if self.run.last_checkpoint.is_file():
+            state.load(self.run.last_checkpoint)
+        return state
 
     def progress(self, stage: str) -> Callable[[int, int], None]:
         """Returns a callback that tells the listener how far a stage is."""
         return lambda done, total: self.listen(Progressed(stage=stage, done=done, total=total))
 
     def log(self, event: Event) -> None:
-        """Tells the listener, and keeps what epochs came to in the run."""
+        """Tells the listener, and keeps what epochs came to in the run: the main process does."""
+        if not self.team.is_main:
+            return
         if isinstance(event, EpochDone):
             self.run.log({"event": "epoch", **vars(event)})
         self.listen(event)
@@ -122,12 +208,14 @@ class Outcome:
         logits: ``(N, labels)`` of the validation and test photos, in their order.
         position: How far it came, and which epoch was best.
         finished: Whether it came to its last epoch.
+        held_out: Answers to photos and labels held out of heads like its own, where there are.
     """
 
     module: nn.Module
     logits: dict[Part, NDArray[np.float32]]
     position: Position
     finished: bool
+    held_out: HeldOut | None = None
 
     def summary(self) -> dict[str, Any]:
         """Returns what config.json says of it."""

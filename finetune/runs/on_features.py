@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 
 from finetune.augmentation.gpu import BatchAugment
-from finetune.models.features import FeatureCache, View, standardisation
-from finetune.models.heads import FeatureHead, write_head
+from finetune.data.dataset import PhotoDataset
+from finetune.models.features import FeatureCache, View
+from finetune.models.heads import write_head
 from finetune.photos.collection import Part
+from finetune.runs.heads import HeadData, train_heads
+from finetune.runs.held_out import hold_out
 from finetune.runs.job import Job, Outcome
-from finetune.training.engine import fit
-from finetune.training.material import FeatureMaterial, head_logits
-from finetune.training.optim import make_optimizer, parameter_groups
-from finetune.training.state import TrainState
+from finetune.training.events import Note
+from finetune.training.material import head_logits
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -29,45 +29,19 @@ def train_on_features(job: Job, accelerator: Accelerator, stop: Callable[[], boo
     """Returns the network with a head that was trained on its features of the job's photos."""
     device = accelerator.device
     module = job.loaded.module.to(device).eval()
-    loading = job.loading(device)
     datasets = job.datasets()
-    with contextlib.closing(FeatureCache(job.home, module, job.spec)) as features:
-        for part, photos in datasets.items():
-            features.fill(
-                photos, workers=loading.workers, progress=job.progress(f"Features of {part}")
-            )
-        train = datasets["train"]
-        views = _views(job)
-        for view in views:
-            features.fill(
-                train,
-                view=view,
-                workers=loading.workers,
-                progress=job.progress(f"Features of view {view.number + 1}"),
-            )
-        keys = [features.keys(train), *(features.keys(train, view) for view in views)]
-        mean, std = standardisation(features.read, [key for view in keys for key in view])
-        head = FeatureHead(mean, std, len(job.parts.labels)).to(device)
-        groups = parameter_groups(
-            head.parameters(),
-            part="head",
-            lr=job.lr,
-            weight_decay=job.config.training.weight_decay,
+    with feature_cache(job, datasets) as features:
+        data = HeadData(
+            features=features,
+            views=fill(job, features, datasets),
+            train=datasets["train"],
+            validation=datasets["validation"],
         )
-        state = TrainState(head, make_optimizer(groups))
-        if job.run.last_checkpoint.is_file():
-            state.load(job.run.last_checkpoint)
-        material = FeatureMaterial(
-            head,
-            features,
-            (keys, torch.from_numpy(train.targets)),
-            datasets["validation"],
-            loading=loading,
-        )
-        finished = fit(state, material, job.plan(), accelerator, listen=job.log, stop=stop)
-        if job.run.best_checkpoint.is_file():
-            head.load_state_dict(load_file(job.run.best_checkpoint))
-        weight, bias = head.folded()
+        found = train_heads(job, accelerator, data, stop=stop)
+        if len(found.strengths) > 1:
+            job.listen(Note(text=found.in_words()))
+        held_out = hold_out(job, data, found, device=device, stop=stop)
+        weight, bias = found.head.folded()
         write_head(module, weight.to(device), bias.to(device))
         classifier = module.get_classifier()  # type: ignore[operator]
         logits: dict[Part, NDArray[np.float32]] = {
@@ -75,10 +49,65 @@ def train_on_features(job: Job, accelerator: Accelerator, stop: Callable[[], boo
             for part, photos in datasets.items()
             if part != "train" and len(photos)
         }
-    return Outcome(module=module, logits=logits, position=state.position, finished=finished)
+    return Outcome(
+        module=module,
+        logits=logits,
+        position=found.position,
+        finished=found.finished,
+        held_out=held_out,
+    )
 
 
-def _views(job: Job) -> list[View]:
+def help_with_features(job: Job, accelerator: Accelerator) -> None:
+    """Computes a process's share of the features from which the main one trains a head."""
+    job.loaded.module.to(accelerator.device).eval()
+    datasets = job.datasets()
+    with feature_cache(job, datasets) as features:
+        fill(job, features, datasets)
+
+
+def feature_cache(
+    job: Job, datasets: Mapping[Part, PhotoDataset]
+) -> contextlib.closing[FeatureCache]:
+    """Opens the cache of the features of a job's backbone, which is laid out for speed."""
+    module = job.loaded.module.eval()
+    if next(module.parameters()).device.type != "mps":
+        module = module.to(memory_format=torch.channels_last)
+    expected = sum(len(photos) for photos in datasets.values())
+    expected += len(views_of(job)) * len(datasets["train"])
+    return contextlib.closing(
+        FeatureCache(
+            job.home,
+            module,
+            job.spec,
+            expected=expected,
+            say=lambda text: job.listen(Note(text=text)),
+        )
+    )
+
+
+def fill(
+    job: Job, features: FeatureCache, datasets: Mapping[Part, PhotoDataset]
+) -> list[list[bytes]]:
+    """Computes the features that are missing; returns the keys of the training photos' views.
+
+    Several processes share the photos, and each finds all features there when this returns.
+    """
+    workers, share = job.config.machine.workers, job.team.share
+    for part, photos in datasets.items():
+        stage = f"Features of {part}"
+        features.fill(photos, workers=workers, progress=job.progress(stage), share=share)
+    train = datasets["train"]
+    views = views_of(job)
+    for view in views:
+        stage = f"Features of view {view.number + 1}"
+        features.fill(train, view=view, workers=workers, progress=job.progress(stage), share=share)
+    job.team.wait()
+    features.records.refresh()
+    return [features.keys(train), *(features.keys(train, view) for view in views)]
+
+
+def views_of(job: Job) -> list[View]:
     """Returns the augmented views that the head learns from, beside the photo as it is."""
     if job.recipe is None or job.config.training.views == 1:
         return []

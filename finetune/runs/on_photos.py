@@ -9,17 +9,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
+from timm.layers import convert_sync_batchnorm
 
 from finetune.augmentation.pipeline import augmentation
-from finetune.evaluation.inference import predict_dataset
+from finetune.data.on_device import near_device
 from finetune.models.factory import rebuild
-from finetune.models.heads import backbone_parameters, head_parameters
 from finetune.photos.collection import Part
+from finetune.runs.head_start import give_head, starts_from_features
 from finetune.runs.job import Job, Outcome
-from finetune.training.engine import fit
-from finetune.training.material import PhotoMaterial
-from finetune.training.optim import make_optimizer, parameter_groups
-from finetune.training.state import TrainState
+from finetune.runs.thaw import growing_size, thaw_of
+from finetune.training.batch_size import fit_in_memory
+from finetune.training.compiling import prepare_speed
+from finetune.training.material import PhotoMaterial, Rhythm, predict_together
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -28,45 +29,39 @@ if TYPE_CHECKING:
 def train_on_photos(job: Job, accelerator: Accelerator, stop: Callable[[], bool]) -> Outcome:
     """Returns the network, trained from the job's photos as its mode says."""
     device = accelerator.device
-    training = job.config.training
     module = job.loaded.module.to(device)
     if device.type != "mps":
         module = module.to(memory_format=torch.channels_last)
-    groups = parameter_groups(
-        head_parameters(module), part="head", lr=job.lr, weight_decay=training.weight_decay
-    )
-    if job.mode == "full":
-        groups += parameter_groups(
-            (parameter for _, parameter in backbone_parameters(module)),
-            part="backbone",
-            lr=job.lr * training.backbone_lr_scale,
-            weight_decay=training.weight_decay,
-        )
-    state = TrainState(module, make_optimizer(groups))
-    if job.run.last_checkpoint.is_file():
-        state.load(job.run.last_checkpoint)
     datasets = job.datasets()
+    if starts_from_features(job) and not job.run.last_checkpoint.is_file():
+        give_head(job, accelerator, datasets)
+    job.team.same_tensors(module)
+    if job.team.count > 1 and device.type == "cuda":
+        # Each batch norm then sees the whole step; torch has it for CUDA alone.
+        module = convert_sync_batchnorm(module)
+    thaw = thaw_of(job, module)
+    state = job.state(module, thaw.groups, accelerator.scaler)
+    prepare_speed(module, job.config.machine, listen=job.listen)
     loading = job.loading(device)
     spec = job.spec
-    # A network without pretrained weights has no backbone that a new head could learn from.
-    scratch = job.config.model.weights == "none"
-    head_epochs = 0 if scratch else min(training.head_epochs, job.epochs - 1)
     material = PhotoMaterial(
         module,
         spec,
-        datasets["train"],
-        datasets["validation"],
+        near_device(datasets["train"], device),
+        near_device(datasets["validation"], device),
         augment=augmentation(
             job.config.augmentation.augment or "none",
             spec,
             seed=loading.seed,
             overrides=job.config.recipe,
         ),
-        frozen_epochs=job.epochs if job.mode == "head" else head_epochs,
+        rhythm=Rhythm(open=thaw.open, size=growing_size(job)),
         loading=loading,
     )
-    plan = job.plan(head_epochs=head_epochs if job.mode == "full" else 0)
-    finished = fit(state, material, plan, accelerator, listen=job.log, stop=stop)
+    plan = job.plan(head_epochs=thaw.head_epochs)
+    finished = fit_in_memory(
+        state, material, plan, accelerator, listen=job.log, stop=stop, team=job.team
+    )
     best = job.run.best_checkpoint
     tensors = load_file(best) if best.is_file() else module.state_dict()
     # A fresh network in plain fp32, as predict will open it.
@@ -75,17 +70,14 @@ def train_on_photos(job: Job, accelerator: Accelerator, stop: Callable[[], bool]
         len(job.parts.labels),
         spec.size,
         {name: value.cpu() for name, value in tensors.items()},
+        job.config.model_args,
     )
     trained = trained.to(device).eval()
     if device.type != "mps":
         trained = trained.to(memory_format=torch.channels_last)
     logits: dict[Part, NDArray[np.float32]] = {
-        part: predict_dataset(
-            trained,
-            spec,
-            photos,
-            workers=loading.workers,
-            progress=job.progress(f"Evaluating {part}"),
+        part: predict_together(
+            trained, spec, photos, loading, progress=job.progress(f"Evaluating {part}")
         )
         for part, photos in datasets.items()
         if part != "train" and len(photos)

@@ -2,53 +2,69 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import torch
-from torch import Tensor
 
-from finetune.training.events import EpochDone, Listener, StepDone
-from finetune.training.loss import cross_entropy
+from finetune.training.events import EpochDone, Listener, Note, Validated
+from finetune.training.material import Portion
+from finetune.training.meter import Meter
+from finetune.training.objective import Objective
 from finetune.training.optim import set_lr
+from finetune.training.processes import ALONE, Processes
 from finetune.training.schedule import Schedule
-from finetune.training.state import TrainState, save_tensors
+from finetune.training.soup import (
+    Candidate,
+    best_first,
+    candidate_file,
+    forget_others,
+    greedy_soup,
+    read_candidate,
+)
+from finetune.training.state import Position, TrainState, save_tensors
+from finetune.training.validation import Answers, Metric, Validation, assess
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-REPORT_SECONDS = 0.5
-"""Time between two step reports; each costs one wait for the device."""
 
 
 class Material(Protocol):
     """What a training is made of: batches to learn from, and validation photos to be judged by."""
 
-    def batches(self, epoch: int, first_step: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yields inputs and targets on the device, the epoch's own, from `first_step` on."""
+    def batches(self, epoch: int, first_step: int) -> Iterator[Portion]:
+        """Yields what goes through the network, the epoch's own, from `first_step` on."""
         ...
 
     def begin_epoch(self, epoch: int) -> None:
         """Freezes or frees what does not or does train in this epoch."""
         ...
 
-    def validate(self) -> tuple[float, float]:
-        """Returns loss in nats and accuracy on the validation photos."""
+    def validate(self) -> Answers:
+        """Returns what the module, with the weights that it has now, says of validation."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How long and how fast.
+    """What a training is to bring down, how long, how fast, and what is kept of it.
 
     Attributes:
         epochs: Passes over the training photos.
         steps_per_epoch: Steps in each.
         schedule: Learning rate factors by step.
-        label_smoothing: As in `cross_entropy`.
+        objective: The loss, and which answers are right.
+        by_loss: Rank epochs by their validation loss, not by accuracy first.
+        keep_last: Keep the last epoch, in which the rate has come to rest, whatever it is worth.
+        metrics: A person's own figures on the validation photos, by name.
+        clip_norm: Longest norm of a step's gradient, or None.
+        patience: Epochs without a better one after which the training ends, or None.
+        soup: Best epochs that are kept to be averaged; 1: the best alone.
+        checkpoint_steps: Steps of an epoch between two checkpoints, or None.
+        checkpoint_seconds: Seconds between two checkpoints, or None.
         last: Checkpoint file to resume from.
         best: Weights file of the best epoch.
     """
@@ -56,9 +72,35 @@ class Plan:
     epochs: int
     steps_per_epoch: int
     schedule: Schedule
-    label_smoothing: float
+    objective: Objective
+    by_loss: bool = False
+    keep_last: bool = False
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
+    clip_norm: float | None = None
+    patience: int | None = None
+    soup: int = 1
+    checkpoint_steps: int | None = None
+    checkpoint_seconds: float | None = None
     last: Path
     best: Path
+
+    def is_over(self, position: Position) -> bool:
+        """Returns whether nothing is left to train."""
+        waited = position.epoch - position.best_epoch
+        tired = self.patience is not None and position.best_epoch > 0 and waited >= self.patience
+        return position.epoch >= self.epochs or tired
+
+    def rank(self, one: Candidate) -> tuple[float, float]:
+        """Returns what is higher for an epoch that is rather to be kept."""
+        if self.keep_last:
+            return (one.epoch, -one.loss)
+        return (-one.loss, one.accuracy) if self.by_loss else (one.accuracy, -one.loss)
+
+    def wants_checkpoint(self, step: int, seconds: float) -> bool:
+        """Returns whether to write one after `step` steps of the epoch, `seconds` after another."""
+        return (self.checkpoint_steps is not None and step % self.checkpoint_steps == 0) or (
+            self.checkpoint_seconds is not None and seconds >= self.checkpoint_seconds
+        )
 
 
 def fit(
@@ -69,12 +111,16 @@ def fit(
     *,
     listen: Listener,
     stop: Callable[[], bool],
+    team: Processes = ALONE,
 ) -> bool:
     """Trains from wherever `state` is to the end of the plan, or until `stop` says so.
 
-    A checkpoint is written after each epoch, and in the middle of one when stopped; whichever it
-    resumes from, the weights come out the same as without the interruption (on the CPU to the last
-    bit).
+    A checkpoint is written after each epoch, as often within one as the plan says, and when
+    stopped; whichever it resumes from, the weights come out the same as without the interruption
+    (on the CPU to the last bit).
+
+    Of several processes each calls this with its own share of the photos; they make each step
+    together, and the main one alone writes and speaks.
 
     Returns:
         True when the plan is done, False when it was stopped.
@@ -82,97 +128,162 @@ def fit(
     Raises:
         StorageError: A checkpoint could not be written; the one before it is intact.
     """
-    module, optimizer = accelerator.prepare(state.module, state.optimizer)
+    # Without accelerate's wrapping for several processes: which parameters train changes from
+    # epoch to epoch, and gradients are averaged here, where one can see it.
+    module = accelerator.prepare_model(state.module, evaluation_mode=True)
+    optimizer = accelerator.prepare_optimizer(state.optimizer)
+    device = accelerator.device
+    if not team.is_main:
+        # What a checkpoint holds of the epoch under way is the sum over all processes.
+        state.running.zero_()
     position = state.position
-    state.running = _on_device(state.running, accelerator.device)
-    all_steps = plan.epochs * plan.steps_per_epoch
-    while position.epoch < plan.epochs:
+    objective = plan.objective
+    state.running = state.running.to(
+        # MPS knows no float64.
+        device=accelerator.device,
+        dtype=torch.float32 if accelerator.device.type == "mps" else torch.float64,
+    )
+    while not plan.is_over(position):
         epoch = position.epoch
         material.begin_epoch(epoch)
-        started = reported = time.monotonic()
-        seen_before = seen = 0
+        meter = Meter(epoch, plan.epochs, plan.steps_per_epoch, position.step)
         lr = 0.0
-        for inputs, targets in material.batches(epoch, position.step):
+        for portion in material.batches(epoch, position.step):
             step = epoch * plan.steps_per_epoch + position.step
             lr = set_lr(optimizer, plan.schedule, step)
-            logits = module(inputs)  # (B, labels)
-            loss = cross_entropy(logits, targets, label_smoothing=plan.label_smoothing)
-            accelerator.backward(loss)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            logits = module(portion.inputs)  # (B, labels)
+            loss = objective.loss(logits, portion.targets)
+            accelerator.backward(loss * portion.share)
             with torch.no_grad():
-                right = (logits.argmax(1) == _hard(targets)).sum()
+                right = objective.right(logits, portion.targets)
                 sums = torch.stack([loss.detach() * len(logits), right])
                 state.running[:2] += sums.to(state.running.dtype)
                 state.running[2] += len(logits)
-            seen += len(logits)
+            meter.photos += len(portion.inputs)
+            if not portion.completes:
+                continue
+            team.average_gradients(state.module.parameters())
+            if plan.clip_norm is not None:
+                accelerator.clip_grad_norm_(module.parameters(), plan.clip_norm)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            if state.average is not None:
+                state.average.update(state.module, step)
             position.step += 1
-            now = time.monotonic()
-            if now - reported > REPORT_SECONDS:
-                reported = now
-                total_loss, total_right, count = state.running.tolist()  # waits for the device
-                speed = (seen - seen_before) / (now - started)
-                step_seconds = (now - started) / (step + 1 - epoch * plan.steps_per_epoch)
-                listen(
-                    StepDone(
-                        epoch=epoch + 1,
-                        epochs=plan.epochs,
-                        step=step + 1,
-                        steps=all_steps,
-                        loss=total_loss / count,
-                        accuracy=total_right / count,
-                        lr=lr,
-                        images_per_second=speed,
-                        seconds_left=(all_steps - step - 1) * step_seconds,
-                    )
-                )
-            if stop() and position.step < plan.steps_per_epoch:
-                position.seconds += now - started
-                state.save(plan.last)
-                return False
-        trained = time.monotonic() - started
-        total_loss, total_right, count = state.running.tolist()
-        validation_loss, validation_accuracy = material.validate()
-        best = (validation_accuracy, -validation_loss) > (
-            position.best_accuracy,
-            -position.best_loss,
-        )
-        if best:
-            position.best_accuracy = validation_accuracy
-            position.best_loss = validation_loss
-            position.best_epoch = epoch + 1
-            weights = accelerator.unwrap_model(module).state_dict()
-            save_tensors(plan.best, weights, {"epoch": str(epoch + 1)})
-        seconds = time.monotonic() - started
+            if meter.due and team.is_main:
+                listen(meter.report(position.step, state.running, lr))
+            ask = team.may_agree(position.step) or plan.wants_checkpoint(position.step, 0)
+            if ask and position.step < plan.steps_per_epoch:
+                stopped = team.any(stop(), device)
+                wanted = plan.wants_checkpoint(position.step, meter.since_lap)
+                if stopped or team.any(wanted, device):
+                    position.seconds += meter.lap()
+                    _save(state, plan, team)
+                if stopped:
+                    return False
+        meter.stop_training()
+        train_loss, train_right, count = team.total(state.running).tolist()
+        team.average_buffers(state.module)
+        with state.average.in_place_of(state.module) if state.average else nullcontext():
+            validation = assess(material.validate(), objective, plan.metrics)
+            listen(Validated(epoch=epoch + 1, module=state.module, validation=validation))
+        best = _keep(state, plan, validation, team)
         position.epoch, position.step = epoch + 1, 0
-        position.seconds += seconds
+        position.seconds += meter.lap()
         state.running.zero_()
         listen(
             EpochDone(
                 epoch=epoch + 1,
                 epochs=plan.epochs,
                 step=(epoch + 1) * plan.steps_per_epoch,
-                train_loss=total_loss / count,
-                train_accuracy=total_right / count,
-                validation_loss=validation_loss,
-                validation_accuracy=validation_accuracy,
+                train_loss=train_loss / count,
+                train_accuracy=train_right / count,
+                validation_loss=validation.loss,
+                validation_accuracy=validation.accuracy,
                 lr=lr,
-                images_per_second=seen / max(trained, 1e-9),
-                seconds=seconds,
+                images_per_second=meter.images_per_second,
+                seconds=meter.seconds,
                 best=best,
+                metrics=validation.metrics,
             )
         )
-        state.save(plan.last)
-        if stop() and position.epoch < plan.epochs:
+        _save(state, plan, team)
+        if team.is_main:
+            forget_others(plan.best, position.candidates)
+        if team.any(stop(), device) and not plan.is_over(position):
             return False
+    if position.epoch < plan.epochs:
+        listen(
+            Note(
+                text=f"No epoch after epoch {position.best_epoch} was better, so the training "
+                f"ended after {position.epoch} of {plan.epochs} epochs (--patience "
+                f"{plan.patience})."
+            )
+        )
+    if len(position.candidates) > 1:
+        team.wait()
+        _stir(state, material, plan, team, listen)
+    team.wait()
     return True
 
 
-def _hard(targets: Tensor) -> Tensor:
-    return targets if targets.ndim == 1 else targets.argmax(1)
+def _save(state: TrainState, plan: Plan, team: Processes) -> None:
+    """Writes the checkpoint, with the sums of all processes, in the main one."""
+    own = state.running
+    state.running = team.total(own)
+    if team.is_main:
+        state.save(plan.last)
+    state.running = own
 
 
-def _on_device(running: Tensor, device: torch.device) -> Tensor:
-    # MPS knows no float64.
-    dtype = torch.float32 if device.type == "mps" else torch.float64
-    return running.to(device=device, dtype=dtype)
+def _keep(state: TrainState, plan: Plan, validation: Validation, team: Processes) -> bool:
+    """Keeps the weights of the epoch under way if they are good enough; returns if they are best.
+
+    Files come before the checkpoint that names them, and go after it: a kill in between leaves
+    one too many, never one too few.
+    """
+    position = state.position
+    epoch = position.epoch + 1
+    here = Candidate(epoch, validation.accuracy, validation.loss)
+    before = Candidate(position.best_epoch, position.best_accuracy, position.best_loss)
+    best = plan.rank(here) > plan.rank(before)
+    if best:
+        position.best_accuracy, position.best_loss = validation.accuracy, validation.loss
+        position.best_epoch = epoch
+        if team.is_main:
+            save_tensors(plan.best, state.kept_weights(), {"epoch": str(epoch)})
+    if plan.soup > 1:
+        position.candidates = best_first([*position.candidates, here], plan.rank)[: plan.soup]
+        if here in position.candidates and team.is_main:
+            file = candidate_file(plan.best, epoch)
+            save_tensors(file, state.kept_weights(), {"epoch": str(epoch)})
+    return epoch == plan.epochs if plan.keep_last else best
+
+
+def _stir(
+    state: TrainState, material: Material, plan: Plan, team: Processes, listen: Listener
+) -> None:
+    """Puts the greedy soup of the best epochs in the place of the best epoch's weights."""
+    position = state.position
+
+    def judge(tensors: dict[str, torch.Tensor]) -> tuple[float, float]:
+        state.module.load_state_dict(tensors)
+        validation = assess(material.validate(), plan.objective)
+        return validation.loss, validation.accuracy
+
+    ranked = best_first(position.candidates, plan.rank)
+    soup = greedy_soup(ranked, lambda epoch: read_candidate(plan.best, epoch), judge, plan.rank)
+    names = [str(epoch) for epoch in sorted(soup.epochs)]
+    if len(names) == 1:
+        text = (
+            f"Soup: no mean of the {len(ranked)} best epochs is as good on validation as epoch "
+            f"{names[0]} alone ({soup.accuracy:.1%}), whose weights are kept."
+        )
+    else:
+        text = (
+            f"Soup: the mean of epochs {', '.join(names[:-1])} and {names[-1]} is kept: "
+            f"{soup.accuracy:.1%} on validation, the best alone {ranked[0].accuracy:.1%}."
+        )
+        if team.is_main:
+            save_tensors(plan.best, soup.tensors, {"epoch": str(position.best_epoch)})
+    listen(Note(text=text))

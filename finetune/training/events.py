@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from finetune.training.validation import Validation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +56,39 @@ class StepDone:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Validated:
+    """The validation photos have been looked at; comes just before the `EpochDone` of its epoch.
+
+    Attributes:
+        epoch: From 1.
+        module: The network (or head) that answered, with the weights that it answered with, until
+            the listener returns. Look at it, and leave it as it is.
+        validation: Its answers and their figures.
+    """
+
+    epoch: int
+    module: nn.Module
+    validation: Validation
+
+
+@dataclass(frozen=True, kw_only=True)
 class EpochDone:
-    """An epoch has ended and its validation photos have been looked at; a line of ``log.jsonl``."""
+    """An epoch has ended and its validation photos have been looked at; a line of ``log.jsonl``.
+
+    Attributes:
+        epoch: From 1.
+        epochs: In all.
+        step: Steps made in all epochs.
+        train_loss: Mean training loss in nats.
+        train_accuracy: Share of training photos that were right.
+        validation_loss: In nats, of the weights that are kept (their average with ``--ema``).
+        validation_accuracy: Likewise.
+        lr: Learning rate of the head at the last step.
+        images_per_second: Rate of the training steps.
+        seconds: From the epoch's start to the end of its validation, in this process.
+        best: Whether no epoch before was better.
+        metrics: A person's own figures on the validation photos.
+    """
 
     epoch: int
     epochs: int
@@ -64,9 +101,10 @@ class EpochDone:
     images_per_second: float
     seconds: float
     best: bool
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
-Event = Note | Progressed | StepDone | EpochDone
+Event = Note | Progressed | StepDone | Validated | EpochDone
 Listener = Callable[[Event], None]
 
 

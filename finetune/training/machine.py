@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from finetune.config import MachineConfig
+from finetune.config import MachineConfig, Precision
 from finetune.errors import DeviceError
+from finetune.training.processes import Processes, processes
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -48,6 +49,17 @@ def choose_device(asked: str | None) -> torch.device:
     return device
 
 
+def autocast_type(config: MachineConfig, device: torch.device) -> torch.dtype:
+    """Returns the type in which a network computes on a device with these settings."""
+    kinds = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+    return kinds[config.precision or usual_precision(device)]
+
+
+def usual_precision(device: torch.device) -> Precision:
+    """Returns the precision that a device has where none is asked for."""
+    return "bf16" if device.type == "cuda" else "fp32"
+
+
 def make_accelerator(config: MachineConfig) -> Accelerator:
     """Returns accelerate's Accelerator for the device and precision of `config`.
 
@@ -58,7 +70,7 @@ def make_accelerator(config: MachineConfig) -> Accelerator:
     from accelerate.state import AcceleratorState, PartialState
 
     device = choose_device(config.device)
-    precision = config.precision or ("bf16" if device.type == "cuda" else "fp32")
+    precision = config.precision or usual_precision(device)
     if precision == "fp16" and device.type == "cpu":
         raise DeviceError("--precision fp16 needs a GPU; on the CPU use fp32 or bf16.")
     # accelerate keeps device and precision in process-wide singletons, which would make a second
@@ -75,3 +87,14 @@ def make_accelerator(config: MachineConfig) -> Accelerator:
     finally:
         if device.index is not None:
             os.environ.pop("ACCELERATE_TORCH_DEVICE", None)
+
+
+def join_processes(config: MachineConfig) -> Processes:
+    """Returns the processes that train together, as `accelerate launch` or `torchrun` started them.
+
+    Raises:
+        DeviceError: As `make_accelerator`.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        make_accelerator(config)
+    return processes()

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 
 from finetune.augmentation.gpu import BatchAugment
 from finetune.augmentation.mixing import draw_mix, mix, soft_targets
 from finetune.augmentation.pipeline import PipelineAugment
+from finetune.data.balance import draw_keys
 from finetune.data.dataset import PhotoDataset
 from finetune.data.loaders import epoch_batches, evaluation_batches, load_batches
 from finetune.evaluation.inference import predict_dataset
 from finetune.models.features import FeatureCache
-from finetune.models.heads import FeatureHead, set_backbone_frozen
+from finetune.models.heads import FeatureHeads
+from finetune.models.stages import Openness, set_open
 from finetune.photos.spec import InputSpec
+from finetune.training.processes import ALONE, Processes
+from finetune.training.validation import Answers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,20 +32,113 @@ class Loading:
     """How batches are made.
 
     Attributes:
-        batch_size: Photos a step.
+        batch_size: Photos that go through the network at once, in all processes together.
         seed: Decides the order of the photos.
         workers: Processes that decode what the cache does not hold.
         device: Where the network is.
+        accumulate: Batches that make one step together.
+        strata: As in `epoch_batches`.
+        team: Who takes part; each process has its share of every batch.
     """
 
     batch_size: int
     seed: int
     workers: int
     device: torch.device
+    accumulate: int = 1
+    strata: list[NDArray[np.int64]] | None = None
+    team: Processes = ALONE
+
+    @property
+    def step_size(self) -> int:
+        """Photos a step."""
+        return self.batch_size * self.accumulate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Portion:
+    """What goes through the network at once: a whole step, or one of the batches that make it.
+
+    Attributes:
+        inputs: On the device.
+        targets: On the device: ``(B,) int64``, or ``(B, labels)`` of any float type.
+        share: This portion's photos as a share of the step's; its loss counts as much.
+        completes: Whether it is the last of its step.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    share: float
+    completes: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """Which photos a portion has, and what is to be known of it before they are loaded.
+
+    Attributes:
+        indices: ``(B,)`` places in the training photos.
+        keys: ``(B,)`` what each photo's own chance is drawn from: its place, or another number
+            where it comes again in the same epoch.
+        number: Of the portion in its epoch, from 0; chance that concerns a whole batch is drawn
+            from it.
+        share: As in `Portion`.
+        completes: As in `Portion`.
+    """
+
+    indices: NDArray[np.int64]
+    keys: NDArray[np.int64]
+    number: int
+    share: float
+    completes: bool
+
+
+def cut_epoch(count: int, loading: Loading, epoch: int, first_step: int) -> list[Cut]:
+    """Returns the portions of an epoch from `first_step` on.
+
+    The photos of a step are those that it would have at a batch size of ``batch_size *
+    accumulate``; they are then cut into portions of at most ``batch_size``, equal to within one,
+    and these are what this process has of each.
+    """
+    steps = epoch_batches(
+        count, loading.step_size, seed=loading.seed, epoch=epoch, strata=loading.strata
+    )
+    keys = steps if loading.strata is None else draw_keys(steps, count)
+    cuts = []
+    for number, step in list(enumerate(steps))[first_step:]:
+        portions = math.ceil(len(step) / loading.batch_size)
+        parts = np.array_split(step, portions)
+        own_keys = np.array_split(keys[number], portions)
+        parts = [loading.team.share(part) for part in parts]
+        own_keys = [loading.team.share(part) for part in own_keys]
+        cuts += [
+            Cut(
+                indices=part,
+                keys=own_keys[place],
+                number=number * loading.accumulate + place,
+                share=len(part) / len(step),
+                completes=place == len(parts) - 1,
+            )
+            for place, part in enumerate(parts)
+        ]
+    return cuts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rhythm:
+    """What changes from epoch to epoch, as functions of the epoch.
+
+    Attributes:
+        open: Which parts of the network train.
+        size: Side of the input in pixels; None: always the full one.
+    """
+
+    open: Callable[[int], Openness]
+    size: Callable[[int], int] | None = None
 
 
 class PhotoMaterial:
-    """Augmented photos for a whole network whose backbone is frozen for the first epochs.
+    """Augmented photos for a whole network, parts of which may be frozen.
 
     Args:
         module: The network, on its device.
@@ -46,7 +146,7 @@ class PhotoMaterial:
         train: Photos to learn from.
         validation: Photos to be judged by.
         augment: From working squares to inputs.
-        frozen_epochs: Epochs, from the first, in which the head alone trains.
+        rhythm: Which parts train when, and how large the inputs are.
         loading: How batches are made.
     """
 
@@ -58,7 +158,7 @@ class PhotoMaterial:
         validation: PhotoDataset,
         *,
         augment: BatchAugment | PipelineAugment,
-        frozen_epochs: int,
+        rhythm: Rhythm,
         loading: Loading,
     ) -> None:
         self.module = module
@@ -66,115 +166,163 @@ class PhotoMaterial:
         self.train = train
         self.validation = validation
         self.augment = augment
-        self.frozen_epochs = frozen_epochs
+        self.rhythm = rhythm
         self.loading = loading
-        self._epoch = 0
+        self._open: Openness | None = None
 
     def begin_epoch(self, epoch: int) -> None:
-        """Freezes or frees the backbone for `epoch`."""
-        self._epoch = epoch
-        set_backbone_frozen(self.module, epoch < self.frozen_epochs)
+        """Frees what trains in `epoch`, freezes the rest, and sets the size of the inputs."""
+        self._open = self.rhythm.open(epoch)
+        set_open(self.module, self._open)
+        if self.rhythm.size is not None and isinstance(self.augment, BatchAugment):
+            self.augment = self.augment.at_size(self.rhythm.size(epoch))
 
-    def batches(self, epoch: int, first_step: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yields inputs ``(B, 3, S, S)`` and targets on the device.
+    def batches(self, epoch: int, first_step: int) -> Iterator[Portion]:
+        """Yields portions with inputs ``(B, 3, S, S)``, from a step of the epoch on.
 
-        Targets are ``(B,) int64``, or ``(B, labels)`` probabilities where photos are mixed.
+        Targets are ``(B,) int64``, or ``(B, labels)`` where photos are mixed or have several.
         """
         loading = self.loading
-        plan = epoch_batches(len(self.train), loading.batch_size, seed=loading.seed, epoch=epoch)
-        pin = loading.device.type == "cuda"
-        loaded = load_batches(self.train, plan[first_step:], workers=loading.workers, pin=pin)
-        for step, batch in enumerate(loaded, start=first_step):
+        cuts = cut_epoch(len(self.train), loading, epoch, first_step)
+        loaded = load_batches(
+            self.train,
+            [cut.indices for cut in cuts],
+            workers=loading.workers,
+            pin=loading.device.type == "cuda",
+        )
+        for cut, batch in zip(cuts, loaded, strict=True):
             images = batch.images.to(loading.device, non_blocking=True)
             targets = batch.targets.to(loading.device, non_blocking=True)
-            yield self._mixed(self.augment(images, batch.indices, epoch), targets, epoch, step)
+            inputs = self.augment(images, torch.from_numpy(cut.keys), epoch)
+            inputs, targets = self._mixed(inputs, targets, epoch, cut.number)
+            yield Portion(inputs=inputs, targets=targets, share=cut.share, completes=cut.completes)
 
     def _mixed(
-        self, inputs: Tensor, targets: Tensor, epoch: int, step: int
+        self, inputs: Tensor, targets: Tensor, epoch: int, number: int
     ) -> tuple[Tensor, Tensor]:
         if not isinstance(self.augment, BatchAugment):
             return inputs, targets
-        key = (self.loading.seed, epoch, step)
-        drawn = draw_mix(self.augment.recipe, batch=len(inputs), size=self.spec.size, key=key)
+        key = (self.loading.seed, epoch, number)
+        size = inputs.shape[-1]
+        drawn = draw_mix(self.augment.recipe, batch=len(inputs), size=size, key=key)
         if drawn is None:
             return inputs, targets
-        labels: int = self.module.num_classes  # type: ignore[assignment]
-        return mix(inputs, soft_targets(targets, labels), drawn)
+        if targets.ndim == 1:
+            labels: Any = self.module.num_classes
+            targets = soft_targets(targets, labels)
+        return mix(inputs, targets, drawn)
 
-    def validate(self) -> tuple[float, float]:
-        """Returns loss in nats and accuracy on the validation photos."""
+    def validate(self) -> Answers:
+        """Returns what the network says of the validation photos."""
         self.module.eval()
-        logits = predict_dataset(
-            self.module, self.spec, self.validation, workers=self.loading.workers
-        )
-        set_backbone_frozen(self.module, self._epoch < self.frozen_epochs)
-        return judge(torch.from_numpy(logits), torch.from_numpy(self.validation.targets))
+        logits = predict_together(self.module, self.spec, self.validation, self.loading)
+        if self._open is not None:
+            set_open(self.module, self._open)
+        return Answers(logits, self.validation.targets)
+
+
+def predict_together(
+    module: nn.Module,
+    spec: InputSpec,
+    photos: PhotoDataset,
+    loading: Loading,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> NDArray[np.float32]:
+    """Returns logits ``(N, labels)`` of photos, each looked at by one process of the team."""
+    team = loading.team if len(photos) >= loading.team.count else ALONE
+    logits = predict_dataset(
+        module,
+        spec,
+        photos,
+        workers=loading.workers,
+        progress=progress,
+        places=team.share(np.arange(len(photos))),
+    )
+    return team.gather(logits)
 
 
 class FeatureMaterial:
-    """Features that a frozen backbone gave once, for a head.
+    """Features that a frozen backbone gave once, for heads that learn from them side by side.
 
     Args:
-        head: What trains.
+        heads: What trains.
         features: Where the features are.
         train: Keys of the features to learn from, one list a view, and their targets ``(N,)``. In
             each epoch a photo shows another view, so that an epoch has the same length for any
             number of views.
         validation: Photos to be judged by, likewise.
         loading: How batches are made.
+        judge: As in `Objective`; says which head is best.
     """
 
     def __init__(
         self,
-        head: FeatureHead,
+        heads: FeatureHeads,
         features: FeatureCache,
         train: tuple[Sequence[Sequence[bytes]], Tensor],
         validation: PhotoDataset,
         *,
         loading: Loading,
+        judge: Callable[[Tensor, Tensor], tuple[float, float]],
     ) -> None:
-        self.head = head
+        self.heads = heads
         self.features = features
-        self.loading = loading
+        self.judge = judge
+        # Features are small: a step needs no portions.
+        self.loading = replace(loading, batch_size=loading.step_size, accumulate=1, team=ALONE)
         self._train_keys, self._train_targets = train
         self._validation_keys = features.keys(validation)
-        self._validation_targets = torch.from_numpy(validation.targets)
+        self._validation_targets = validation.targets
 
     def begin_epoch(self, epoch: int) -> None:
         """Does nothing: a head is always free."""
 
-    def batches(self, epoch: int, first_step: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yields features ``(B, F)`` and targets ``(B,)`` on the device."""
-        loading = self.loading
+    def batches(self, epoch: int, first_step: int) -> Iterator[Portion]:
+        """Yields portions with features ``(B, F)`` and each target once a head, from a step on."""
+        device = self.loading.device
         views = self._train_keys
-        plan = epoch_batches(
-            len(self._train_targets), loading.batch_size, seed=loading.seed, epoch=epoch
-        )
-        for step in plan[first_step:]:
-            keys = [views[(epoch + index) % len(views)][index] for index in step.tolist()]
-            features = self.features.read(keys)
-            targets = self._train_targets[torch.from_numpy(step)]
-            yield features.to(loading.device), targets.to(loading.device)
+        for cut in cut_epoch(len(self._train_targets), self.loading, epoch, first_step):
+            # A photo that comes again in the epoch shows its next view.
+            rounds = (cut.indices + cut.keys // len(self._train_targets) + epoch) % len(views)
+            shown = zip(rounds.tolist(), cut.indices.tolist(), strict=True)
+            keys = [views[view][index] for view, index in shown]
+            targets = self._train_targets[torch.from_numpy(cut.indices)].to(device)
+            yield Portion(
+                inputs=self.features.read(keys).to(device),
+                targets=torch.cat([targets] * len(self.heads)),
+                share=cut.share,
+                completes=cut.completes,
+            )
 
-    def validate(self) -> tuple[float, float]:
-        """Returns loss in nats and accuracy on the validation photos."""
-        logits = head_logits(self.head, self.features, self._validation_keys)
-        return judge(logits, self._validation_targets)
+    def validate(self, *, sharpness: Sequence[float] = (1.0,)) -> Answers:
+        """Returns what the head of the lowest loss says of the validation photos; chooses it.
+
+        Args:
+            sharpness: Factors on the logits, of which each head has the one that suits it best.
+        """
+        logits = head_logits(self.heads, self.features, self._validation_keys)
+        of_heads = logits.view(-1, len(self.heads), logits.shape[1])  # (N, heads, labels)
+        targets = torch.from_numpy(self._validation_targets)
+        losses = [
+            min(self.judge(of_heads[:, k] * factor, targets)[0] for factor in sharpness)
+            for k in range(len(self.heads))
+        ]
+        self.heads.choose(losses)
+        said = of_heads[:, int(self.heads.chosen)].numpy()
+        return Answers(np.ascontiguousarray(said), self._validation_targets)
 
 
 @torch.inference_mode()
 def head_logits(head: nn.Module, features: FeatureCache, keys: Sequence[bytes]) -> Tensor:
-    """Returns logits ``(N, labels)`` of photos by their features, on the CPU."""
+    """Returns logits ``(N, labels)`` of photos by their features, on the CPU.
+
+    Of `FeatureHeads` they are ``(N * heads, labels)``: a photo's heads stand together.
+    """
     device = next(head.parameters()).device
-    rows = [
-        head(features.read([keys[i] for i in step]).to(device)).float().cpu()
-        for step in evaluation_batches(len(keys), 1024)
-    ]
+    rows = []
+    for step in evaluation_batches(len(keys), 1024):
+        said = head(features.read([keys[i] for i in step]).to(device)).float().cpu()
+        by_head = said.view(-1, len(step), said.shape[1])  # (heads, B, labels)
+        rows.append(by_head.transpose(0, 1).reshape(-1, said.shape[1]))
     return torch.cat(rows) if rows else torch.zeros(0, 0)
-
-
-def judge(logits: Tensor, targets: Tensor) -> tuple[float, float]:
-    """Returns mean log loss in nats and accuracy of logits ``(N, C)`` on targets ``(N,)``."""
-    loss = functional.cross_entropy(logits.double(), targets)
-    accuracy = (logits.argmax(1) == targets).double().mean()
-    return float(loss), float(accuracy)

@@ -18,6 +18,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, distributed, nn
 
+AGREE_EVERY = 8
+"""Steps after which several processes ask one another whether to stop or to save."""
+
 BUCKET_NUMBERS = 16 * 2**20
 """Numbers that are sent together: many small tensors would each wait for the network."""
 
@@ -65,6 +68,10 @@ class Processes:
         distributed.broadcast_object_list(box, src=0)
         return box[0]
 
+    def may_agree(self, step: int) -> bool:
+        """Returns whether to ask `any` after a step; several processes wait for it: not often."""
+        return self.count == 1 or step % AGREE_EVERY == 0
+
     def any(self, flag: bool, device: torch.device) -> bool:
         """Returns whether `flag` is true in any process; waits for the device."""
         if self.count == 1:
@@ -80,6 +87,30 @@ class Processes:
         summed = values.clone()
         distributed.all_reduce(summed)
         return summed
+
+    @torch.no_grad()
+    def same_tensors(self, module: nn.Module) -> None:
+        """Gives a module the main process's parameters and buffers in every process."""
+        if self.count == 1:
+            return
+        for tensor in (*module.parameters(), *module.buffers()):
+            sent = tensor.detach().contiguous()
+            distributed.broadcast(sent, src=0)
+            tensor.copy_(sent)
+
+    @torch.no_grad()
+    def average_buffers(self, module: nn.Module) -> None:
+        """Replaces each buffer of numbers by its mean over the processes.
+
+        The running statistics of batch norms are such: each process has seen its own photos.
+        """
+        if self.count == 1:
+            return
+        for buffer in module.buffers():
+            if buffer.is_floating_point():
+                mean = buffer.contiguous().clone()
+                distributed.all_reduce(mean)
+                buffer.copy_(mean / self.count)
 
     def gather(self, rows: NDArray[Any]) -> NDArray[Any]:
         """Returns the rows of all processes in the order of their ranks, in every process."""
@@ -109,11 +140,15 @@ class Processes:
                 start = end
 
 
+ALONE = Processes()
+"""One process, which needs nobody."""
+
+
 def processes() -> Processes:
     """Returns the processes that `accelerate launch` or `torchrun` started, or this one alone."""
     if distributed.is_available() and distributed.is_initialized():
         return Processes(rank=distributed.get_rank(), count=distributed.get_world_size())
-    return Processes()
+    return ALONE
 
 
 def _buckets(gradients: list[Tensor]) -> Iterator[list[Tensor]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,12 @@ from torch import Tensor, nn
 
 from finetune.errors import RunError
 from finetune.files import replacing
+from finetune.training.average import WeightAverage
+from finetune.training.plain import from_plain, to_plain
+from finetune.training.soup import Candidate
+
+OF_THE_MACHINE = ("fused", "foreach", "capturable")
+"""Options of an optimizer that a resume takes from where it runs, not from the checkpoint."""
 
 
 @dataclass
@@ -27,6 +34,7 @@ class Position:
         best_loss: Validation loss of that epoch.
         best_epoch: That epoch, from 1; 0 before the first.
         seconds: Time that the training has taken, over all its parts.
+        candidates: Best epochs whose weights are kept for a soup.
     """
 
     epoch: int = 0
@@ -35,6 +43,13 @@ class Position:
     best_loss: float = float("inf")
     best_epoch: int = 0
     seconds: float = 0.0
+    candidates: list[Candidate] = field(default_factory=list)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Position:
+        """Returns the position of which ``dataclasses.asdict`` made `values`."""
+        candidates = [Candidate(*values) for values in values.get("candidates", [])]
+        return cls(**{**values, "candidates": candidates})
 
 
 @dataclass
@@ -44,14 +59,22 @@ class TrainState:
     Attributes:
         module: What trains: the full network, or a head on features.
         optimizer: Over the module's parameters.
+        average: Moving average of its weights, or None.
+        scaler: Loss scaling of fp16, or None.
         running: ``(3,) float64``: loss, right answers and photos summed over the epoch so far.
         position: Where it is.
     """
 
     module: nn.Module
     optimizer: torch.optim.Optimizer
+    average: WeightAverage | None = None
+    scaler: Any = None
     running: Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))
     position: Position = field(default_factory=Position)
+
+    def kept_weights(self) -> dict[str, Tensor]:
+        """Returns the tensors that are validated and kept: the average where there is one."""
+        return self.module.state_dict() if self.average is None else self.average.tensors
 
     def save(self, path: Path) -> None:
         """Writes the state to one file that is whole or not there.
@@ -60,17 +83,19 @@ class TrainState:
             StorageError: The disk is full; the checkpoint before it is intact.
         """
         tensors = {f"module.{name}": value for name, value in self.module.state_dict().items()}
-        for index, values in self.optimizer.state_dict()["state"].items():
-            for name, value in values.items():
-                tensors[f"optimizer.{index}.{name}"] = value
+        if self.average is not None:
+            tensors |= {f"average.{name}": v for name, v in self.average.tensors.items()}
         tensors["running"] = self.running
         tensors["random"] = torch.get_rng_state()
         if torch.cuda.is_available():
             tensors["random_cuda"] = torch.cuda.get_rng_state()
-        whole = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-        metadata = {"position": json.dumps(asdict(self.position))}
-        with replacing(path) as part:
-            save_file(_unshared(whole), part, metadata=metadata)
+        optimizer = to_plain(
+            self.optimizer.state_dict(), tensors, name="optimizer", home=self._device()
+        )
+        scaler = self.scaler.state_dict() if self.scaler is not None else None
+        words = {"position": asdict(self.position), "optimizer": optimizer, "scaler": scaler}
+        # Under one key: safetensors writes several in an order of chance.
+        save_tensors(path, tensors, {"training": json.dumps(words)})
 
     def load(self, path: Path) -> None:
         """Puts back what `save` wrote, to the last bit.
@@ -79,30 +104,45 @@ class TrainState:
             RunError: The file is damaged or of another training.
         """
         try:
-            with safe_open(path, framework="pt") as file:
-                position = json.loads(file.metadata()["position"])
+            words = _words(path)
+            position = Position.from_dict(words["position"])
             tensors = load_file(path)
             self.module.load_state_dict(_part(tensors, "module."))
-            moments: dict[int, dict[str, Tensor]] = {}
-            for name, value in _part(tensors, "optimizer.").items():
-                index, _, key = name.partition(".")
-                moments.setdefault(int(index), {})[key] = value
-            groups = self.optimizer.state_dict()["param_groups"]
-            self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+            if self.average is not None:
+                self.average.load(_part(tensors, "average."))
+            self._load_optimizer(words["optimizer"], tensors)
         except (SafetensorError, OSError, KeyError, ValueError, RuntimeError, TypeError) as error:
             raise RunError(f"The checkpoint {path} cannot be resumed: {error}.") from error
+        if self.scaler is not None and words["scaler"]:
+            self.scaler.load_state_dict(words["scaler"])
         self.running = tensors["running"].to(self.running.device)
-        self.position = Position(**position)
+        self.position = position
         torch.set_rng_state(tensors["random"])
         if "random_cuda" in tensors and torch.cuda.is_available():
             torch.cuda.set_rng_state(tensors["random_cuda"])
+
+    def _load_optimizer(self, plain: Any, tensors: dict[str, Tensor]) -> None:
+        saved = from_plain(plain, tensors, home=self._device())
+        fresh = self.optimizer.state_dict()["param_groups"]
+        for group, own in zip(saved["param_groups"], fresh, strict=True):
+            group.update({name: own[name] for name in OF_THE_MACHINE if name in own})
+        self.optimizer.load_state_dict(saved)
+        # torch casts what it loads to the parameters' type, and makes copies that lie otherwise in
+        # memory: the very tensors take their place.
+        inner = getattr(self.optimizer, "_base_optimizer", self.optimizer)
+        for group, own in zip(saved["param_groups"], inner.param_groups, strict=True):
+            for index, parameter in zip(group["params"], own["params"], strict=True):
+                if index in saved["state"]:
+                    inner.state[parameter] = saved["state"][index]
+
+    def _device(self) -> torch.device:
+        return next(self.module.parameters()).device
 
 
 def read_position(path: Path) -> Position:
     """Returns how far the training of a checkpoint file had come; raises RunError if damaged."""
     try:
-        with safe_open(path, framework="pt") as file:
-            return Position(**json.loads(file.metadata()["position"]))
+        return Position.from_dict(_words(path)["position"])
     except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
         raise RunError(f"The checkpoint {path} cannot be resumed: {error}.") from error
 
@@ -112,6 +152,19 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
     whole = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     with replacing(path) as part:
         save_file(_unshared(whole), part, metadata=metadata)
+
+
+def forget_half_written(folder: Path) -> None:
+    """Deletes what a process that was killed while it wrote a file left beside it."""
+    for file in folder.glob(".*.part"):
+        file.unlink(missing_ok=True)
+
+
+def _words(path: Path) -> dict[str, Any]:
+    """Returns what a checkpoint has beside its tensors."""
+    with safe_open(path, framework="pt") as file:
+        words: dict[str, Any] = json.loads(file.metadata()["training"])
+    return words
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Any]:

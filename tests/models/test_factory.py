@@ -8,15 +8,20 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
-from finetune.errors import ModelError, WeightsUnavailable
+from finetune.errors import ConfigError, ModelError, WeightsUnavailable
 from finetune.models import factory, weights
-from finetune.models.factory import ModelRequest, create, input_spec, rebuild, replace_head
+from finetune.models.factory import (
+    ModelRequest,
+    create,
+    input_spec,
+    own_recipe,
+    rebuild,
+    replace_head,
+)
 from finetune.models.features import features_of, standardisation, weights_digest
 from finetune.models.heads import (
     FeatureHead,
     backbone_parameters,
-    head_parameters,
-    set_backbone_frozen,
     write_head,
 )
 
@@ -220,6 +225,69 @@ def test_the_spec_is_the_models_own_unless_told() -> None:
     assert input_spec("resnet50", size=96).size == 96
 
 
+def test_small_images_are_seen_whole_and_not_enlarged() -> None:
+    assert input_spec("resnet50", size=32).working_size == 32
+    assert input_spec("resnet50", size=96).working_size > 96
+    # The tutorial's own size is a crop of 24 of 32 pixels.
+    assert input_spec("cifar10_tutorial_cnn").working_size == 32
+    assert input_spec("cifar10_tutorial_cnn", size=24).working_size == 32
+
+
+def test_grey_has_the_average_of_the_colours_means_and_deviations() -> None:
+    spec = input_spec("resnet50", channels=1)
+    assert (spec.channels, len(spec.mean), len(spec.std)) == (1, 1, 1)
+    assert spec.mean[0] == pytest.approx((0.485 + 0.456 + 0.406) / 3)
+    assert spec.std[0] == pytest.approx((0.229 + 0.224 + 0.225) / 3)
+
+
+@pytest.mark.parametrize("name", ["vgg19_mnist", "mnist_experts_cnn"])
+def test_the_mnist_nets_see_grey_unless_told(name: str) -> None:
+    assert input_spec(name).channels == 1
+    colour = input_spec(name, channels=3)
+    assert colour.mean == input_spec(name).mean * 3
+
+
+def test_pretrained_colour_weights_are_summed_for_a_grey_input(tiny_weights: Path) -> None:
+    grey = create(ModelRequest(name=TINY, weights=str(tiny_weights), channels=1)).module
+    first = timm.get_pretrained_cfg(TINY).first_conv
+    expected = load_file(tiny_weights)[f"{first}.weight"].sum(1, keepdim=True)
+    torch.testing.assert_close(grey.state_dict()[f"{first}.weight"], expected)
+    assert grey(torch.zeros(1, 1, 64, 64)).shape == (1, 1000)
+
+
+@pytest.mark.parametrize("name", [TINY, "test_vit", "mnist_experts_cnn", "finetune_small"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_network_is_rebuilt_with_the_channels_of_its_tensors(name: str, channels: int) -> None:
+    made = create(ModelRequest(name=name, weights="none", channels=channels))
+    again = rebuild(name, made.module.num_classes, made.spec.size, made.module.state_dict())
+    inputs = torch.zeros(1, channels, made.spec.size, made.spec.size)
+    torch.testing.assert_close(again.eval()(inputs), made.module.eval()(inputs))
+
+
+def test_two_channels_are_refused() -> None:
+    with pytest.raises(ConfigError) as error:
+        create(ModelRequest(name=TINY, weights="none", channels=2))
+    assert str(error.value) == "--channels 2: a network sees photos in 1 channel (grey) or 3."
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe"),
+    [
+        ("mini_alexnet", "cifar"),
+        ("cifar_resnet20", "cifar"),
+        ("resnet18_small", "cifar"),
+        ("cifar10_tutorial_cnn", "tutorial"),
+        ("vgg19_mnist", "digits"),
+        ("mnist_experts_cnn", "digits"),
+        ("alexnet", None),
+        ("resnet50", None),
+        ("resnet50.a1_in1k", None),
+    ],
+)
+def test_historic_nets_come_with_their_recipes(name: str, recipe: str | None) -> None:
+    assert own_recipe(name) == recipe
+
+
 def test_a_fixed_size_transformer_takes_another_size() -> None:
     loaded = create(ModelRequest(name="test_vit", weights="none", size=96))
     assert loaded.spec.size == 96
@@ -231,19 +299,6 @@ def test_a_fixed_size_transformer_takes_another_size() -> None:
 def test_tensors_of_another_network_do_not_rebuild() -> None:
     with pytest.raises(ModelError, match="The weights of this run do not fit test_resnet"):
         rebuild(TINY, 3, 64, timm.create_model("test_vit").state_dict())
-
-
-def test_a_frozen_backbone_keeps_its_norms_still() -> None:
-    module = timm.create_model(TINY, num_classes=2)
-    set_backbone_frozen(module, True)
-    before = {k: v.clone() for k, v in module.state_dict().items()}
-    module(torch.randn(4, 3, 64, 64)).sum().backward()
-    assert all(torch.equal(before[k], v) for k, v in module.state_dict().items())
-    assert all(p.grad is None for _, p in backbone_parameters(module))
-    assert all(p.grad is not None for p in head_parameters(module))
-    set_backbone_frozen(module, False)
-    module(torch.randn(4, 3, 64, 64))
-    assert any(not torch.equal(before[k], v) for k, v in module.state_dict().items())
 
 
 def test_a_folded_head_equals_the_standardised_one() -> None:

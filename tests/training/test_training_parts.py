@@ -19,11 +19,13 @@ from finetune.config import MachineConfig
 from finetune.data.cache import PixelCache
 from finetune.data.dataset import PhotoDataset, Sample
 from finetune.errors import DeviceError, RunError
+from finetune.models.stages import open_all
 from finetune.photos.spec import InputSpec
 from finetune.training.interrupt import interruption
 from finetune.training.loss import cross_entropy
 from finetune.training.machine import choose_device, make_accelerator
-from finetune.training.material import Loading, PhotoMaterial, judge
+from finetune.training.material import Loading, PhotoMaterial, Rhythm
+from finetune.training.objective import judge
 from finetune.training.optim import make_optimizer, parameter_groups, set_lr
 from finetune.training.schedule import Schedule
 from finetune.training.state import TrainState, read_position
@@ -192,10 +194,11 @@ def test_a_recipe_that_mixes_gives_soft_targets(
             dataset,
             dataset,
             augment=BatchAugment(recipe, size=32, mean=spec.mean, std=spec.std, seed=0),
-            frozen_epochs=0,
+            rhythm=Rhythm(open=lambda epoch: open_all(module)),
             loading=Loading(batch_size=8, seed=0, workers=0, device=torch.device("cpu")),
         )
-        found[probability] = next(iter(material.batches(3, 0)))
+        portion = next(iter(material.batches(3, 0)))
+        found[probability] = (portion.inputs, portion.targets)
     (plain, hard), (mixed, soft) = found[0.0], found[1.0]
     drawn = draw_mix(
         named("none", {"mix_probability": 1.0, "cutmix_share": 0.0}),

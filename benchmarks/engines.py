@@ -1,0 +1,87 @@
+"""What computes a frozen backbone's features quickest on the CPU, and when it pays.
+
+    python benchmarks/engines.py --model mobilenetv2_100 resnet50
+
+Features of the same random photos by torch in its plain layout, by torch with channels last (what
+finetune uses unless there is better), by onnxruntime and by openvino; medians of rounds in turns.
+The last column is the number of photos from which making the engine has paid for itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from finetune.models.frozen import _INSTALLED, disagreement, features_of, torch_engine
+
+BATCH = 32
+
+
+def plain(module: nn.Module) -> object:
+    """Returns torch's features in the plain layout."""
+    copied = copy.deepcopy(module).to(memory_format=torch.contiguous_format)
+
+    @torch.inference_mode()
+    def features(pixels: Tensor) -> Tensor:
+        return features_of(copied, pixels.contiguous())
+
+    return features
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--model", nargs="+", default=["mobilenetv2_100"])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--size", type=int, default=224)
+    arguments = parser.parse_args()
+    print(
+        "| network | engine | ms a photo | to channels last | differs by | made in, s | pays from |"
+    )
+    print("|---|---|--:|--:|--:|--:|--:|")
+    for name in arguments.model:
+        module = timm.create_model(name).eval()
+        pixels = torch.randn(BATCH, 3, arguments.size, arguments.size)
+        engines = {"torch": plain(module)}
+        module = module.to(memory_format=torch.channels_last)
+        engines["torch, channels last"] = torch_engine(module).features
+        made = {}
+        for kind, make in _INSTALLED.items():
+            with tempfile.TemporaryDirectory() as folder:
+                start = time.perf_counter()
+                try:
+                    engines[kind] = make(module, pixels[:8], Path(folder) / "graph.onnx")
+                except ImportError:
+                    continue
+                made[kind] = time.perf_counter() - start
+        wanted = torch_engine(module).features(pixels)
+        times: dict[str, list[float]] = {kind: [] for kind in engines}
+        for _ in range(arguments.rounds):
+            for kind, features in engines.items():
+                start = time.perf_counter()
+                features(pixels)
+                times[kind].append(1000 * (time.perf_counter() - start) / BATCH)
+        base = statistics.median(times["torch, channels last"])
+        for kind, features in engines.items():
+            taken = statistics.median(times[kind])
+            cells = [name, kind, f"{taken:.1f}", f"{base / taken:.2f}x"]
+            cells.append(f"{disagreement(features(pixels), wanted):.0e}")
+            if kind in made:
+                gain = (base - taken) / 1000
+                pays = f"{made[kind] / gain:,.0f} photos" if gain > 0 else "never"
+                cells += [f"{made[kind]:.1f}", pays]
+            else:
+                cells += ["", ""]
+            print("| " + " | ".join(cells) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

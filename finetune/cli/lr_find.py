@@ -1,0 +1,63 @@
+"""``finetune lr-find``: the learning rate that suits these photos and this network."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from finetune.cli.console import Json, Quiet, output
+from finetune.cli.options import SetNumbers, photos_folder, with_settings
+from finetune.cli.train import settings_of
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command("lr-find")(with_settings(lr_find))
+
+
+def lr_find(
+    *,
+    photos: Annotated[
+        Path | None, typer.Argument(help="As for train; not given: ./photos.")
+    ] = None,
+    steps: Annotated[
+        int, typer.Option("--steps", help="Steps of the sweep, one at each rate.", min=20)
+    ] = 100,
+    html: Annotated[Path | None, typer.Option("--html", help="Write the plot as a page.")] = None,
+    png: Annotated[Path | None, typer.Option("--png", help="Write the plot as a picture.")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", help="Settings from a TOML file, or a run's config.json."),
+    ] = None,
+    set_: SetNumbers = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    flags: dict[str, Any],
+) -> None:
+    """Find a learning rate: a short training at ever larger rates, and what the loss does.
+
+    It takes the settings of train, and keeps nothing but the caches that train uses as well.
+    """
+    output.json, output.quiet = json, quiet
+    settings = settings_of(config, flags, set_)
+    from finetune.cli.watching import TrainingView
+    from finetune.reporting import lr_page
+    from finetune.runs import lr_find as library
+
+    with TrainingView(output) as view:
+        found = library.find_lr(photos_folder(photos), settings, steps=steps, listen=view)
+    if html is not None:
+        lr_page.write_lr_page(html, found)
+    if png is not None:
+        lr_page.write_lr_picture(png, found)
+    output.document(dataclasses.asdict(found))
+    for line in lr_page.text_chart(found):
+        output.text(line)
+    output.text(lr_page.why(found))
+    for file in (html, png):
+        if file is not None:
+            output.text(f"The plot is in {file}")
+    output.text(f"Next: finetune train --lr {found.suggestion.lr:.2g}")

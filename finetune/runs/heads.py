@@ -1,0 +1,226 @@
+"""Heads on cached features: one for each L2 strength, of which validation chooses."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors.torch import load_file
+
+from finetune.config import OptimizationConfig, TrainConfig, TrainingConfig
+from finetune.data.dataset import PhotoDataset
+from finetune.errors import ConfigError
+from finetune.models.features import FeatureCache, standardisation
+from finetune.models.heads import FeatureHead, FeatureHeads
+from finetune.runs.folder import RunFolder
+from finetune.runs.job import Job
+from finetune.runs.objective import start_from_prior
+from finetune.training.batch_size import REFERENCE_BATCH_SIZE
+from finetune.training.engine import fit
+from finetune.training.events import ignore
+from finetune.training.material import FeatureMaterial
+from finetune.training.optim import DEFAULT_OPTIMIZER
+from finetune.training.state import Position
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+L2_STRENGTHS = (0.001, 0.01, 0.03, 0.1, 0.3, 1.0)
+"""What validation chooses from: logistic regression's C = 1 / (strength * photos)."""
+
+RATES = (3.0, 1.0)
+"""Shares of the learning rate that each strength is tried at.
+
+In 25 epochs a hundred photos make too few steps for the lower, a few thousand too many for the
+higher.
+"""
+
+SHARPNESS = tuple(2.0 ** (half / 2) for half in range(-7, 3))
+"""Factors on the logits with which heads are compared, up to 2.
+
+A run's probabilities are calibrated afterwards, so that a head is worth what it is worth then. No
+more than twice as sure: where validation is all right, every head would come to a loss of nothing.
+"""
+
+MOST_NUMBERS = 2**24
+"""Weights that all heads may have together; of many labels fewer heads are tried."""
+
+HEAD_OPTIMIZER = "adam"
+"""Stands in for AdamW, whose decay is no L2 penalty: it is no part of the gradient."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadData:
+    """What heads learn from and are judged by.
+
+    Attributes:
+        features: Where the features are, all of them computed.
+        views: Keys of the training photos' features, one list a view.
+        train: The training photos.
+        validation: The validation photos.
+    """
+
+    features: FeatureCache
+    views: Sequence[Sequence[bytes]]
+    train: PhotoDataset
+    validation: PhotoDataset
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedHead:
+    """What a training of heads came to.
+
+    Attributes:
+        head: The best epoch's best one.
+        strength: Its L2 strength.
+        lr: Its learning rate.
+        strengths: What it was chosen from.
+        loss: Its log loss on validation in nats, before any calibration.
+        position: How far the training came, and which epoch was best.
+        finished: Whether it came to its last epoch.
+    """
+
+    head: FeatureHead
+    strength: float
+    lr: float
+    strengths: tuple[float, ...]
+    loss: float
+    position: Position
+    finished: bool
+
+    def in_words(self) -> str:
+        """Returns what was chosen, and from what."""
+        tried = ", ".join(f"{strength:g}" for strength in self.strengths)
+        return (
+            f"L2 strength {self.strength:g} of {tried} at learning rate {self.lr:g}: the lowest "
+            f"calibrated log loss on validation."
+        )
+
+
+def train_heads(
+    job: Job, accelerator: Accelerator, data: HeadData, *, stop: Callable[[], bool]
+) -> TrainedHead:
+    """Returns the head that validation chose, from wherever the run's last checkpoint is."""
+    device = accelerator.device
+    features = data.features
+    mean, std = standardisation(features.read, [key for view in data.views for key in view])
+    strengths = strengths_of(job.config.training.head_l2)
+    labels = len(job.parts.labels)
+    tried = heads_to_try(strengths, numbers=labels * len(mean))
+    heads = FeatureHeads(
+        mean,
+        std,
+        labels,
+        strengths=[strength for strength, _ in tried],
+        rates=[rate for _, rate in tried],
+    ).to(device)
+    if job.continues:
+        earlier = job.loaded.module.get_classifier()  # type: ignore[operator]
+        for head in heads:
+            head.unfold(earlier.weight, earlier.bias)
+    else:
+        for head in heads:
+            start_from_prior(head.linear, job.parts)
+    named = job.config.optimization.optimizer
+    optimizer = HEAD_OPTIMIZER if named == DEFAULT_OPTIMIZER else named
+    groups = heads.parameter_groups(lr=job.lr)
+    state = job.state(heads, groups, accelerator.scaler, optimizer=optimizer)
+    plan = job.plan()
+    # At its last epoch every head's rate has come to rest, and the strengths are what they say;
+    # picking the luckiest of all epochs as well would choose by chance once more.
+    whole = plan.patience is None and plan.soup == 1
+    plan = dataclasses.replace(plan, by_loss=True, keep_last=whole)
+    material = FeatureMaterial(
+        heads,
+        features,
+        (data.views, torch.from_numpy(data.train.targets)),
+        data.validation,
+        loading=job.loading(device),
+        judge=plan.objective.judge,
+    )
+    finished = fit(state, material, plan, accelerator, listen=job.log, stop=stop)
+    if job.run.best_checkpoint.is_file():
+        heads.load_state_dict(load_file(job.run.best_checkpoint))
+    answers = material.validate(sharpness=SHARPNESS)
+    loss, _ = plan.objective.judge(
+        torch.from_numpy(answers.logits), torch.from_numpy(answers.targets)
+    )
+    chosen = int(heads.chosen)
+    return TrainedHead(
+        head=heads[chosen],
+        strength=tried[chosen][0],
+        lr=job.lr * tried[chosen][1],
+        strengths=strengths,
+        loss=loss,
+        position=state.position,
+        finished=finished,
+    )
+
+
+def train_start_head(
+    job: Job, accelerator: Accelerator, data: HeadData, *, epochs: int, lr: float
+) -> TrainedHead:
+    """Returns a head for the full network to start from; leaves nothing in the run.
+
+    It takes seconds, so that an interruption waits for its end, and a resume makes it anew.
+    """
+    training = TrainingConfig(
+        mode="head",
+        epochs=epochs,
+        lr=lr,
+        warmup=0.1,
+        label_smoothing=0.0,
+        head_l2=job.config.training.head_l2,
+        batch_size=REFERENCE_BATCH_SIZE,
+    )
+    config: TrainConfig = dataclasses.replace(
+        job.config, training=training, optimization=OptimizationConfig()
+    )
+    with tempfile.TemporaryDirectory(prefix="finetune-head-") as folder:
+        alone = dataclasses.replace(
+            job, run=RunFolder(Path(folder)), config=config, listen=ignore, metrics={}
+        )
+        return train_heads(alone, accelerator, data, stop=lambda: False)
+
+
+def heads_to_try(strengths: Sequence[float], *, numbers: int) -> list[tuple[float, float]]:
+    """Returns strength and share of the learning rate of each head to train.
+
+    Args:
+        strengths: L2 strengths.
+        numbers: Weights of one head; where they are many, fewer heads are tried.
+    """
+    every = [(strength, rate) for strength in strengths for rate in RATES]
+    most = max(2, MOST_NUMBERS // numbers)
+    if len(every) <= most:
+        return every
+    return [every[round(k * (len(every) - 1) / (most - 1))] for k in range(most)]
+
+
+def strengths_of(text: str | None) -> tuple[float, ...]:
+    """Returns the L2 strengths in a setting such as ``0.01,0.1``, weakest first.
+
+    Raises:
+        ConfigError: One is no number, or is negative.
+
+    Example:
+        >>> strengths_of("0.1, 0.01")
+        (0.01, 0.1)
+    """
+    if text is None:
+        return L2_STRENGTHS
+    try:
+        found = sorted({float(part) for part in text.split(",")})
+    except ValueError:
+        found = []
+    if not found or not all(0 <= strength < float("inf") for strength in found):
+        raise ConfigError(
+            f"--head-l2 {text} must be numbers from 0 on with commas between them, such as "
+            "0.01,0.1,1."
+        )
+    return tuple(found)

@@ -1,0 +1,181 @@
+"""How many photos go through a network at once: as many as fit, and what that means for the rate.
+
+A step's photos are fixed by the settings. Where they do not fit into memory at once they go through
+in smaller portions whose gradients are added up, so that the step stays what it was.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+
+from finetune.errors import DeviceError
+from finetune.training.engine import Plan, fit
+from finetune.training.events import Listener, Note
+from finetune.training.material import Loading, PhotoMaterial
+from finetune.training.processes import ALONE, Processes
+from finetune.training.state import TrainState
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+REFERENCE_BATCH_SIZE = 32
+"""Photos a step for which the usual learning rates are meant."""
+
+LARGEST_BATCH_SIZE = 256
+"""Beyond it a GPU is no quicker, and the photos of most collections make too few steps."""
+
+STEPS_WORTH = 20
+"""Steps an epoch that a larger batch has to leave."""
+
+LINEAR_RULE = ("sgd", "nesterov", "momentum")
+"""Optimizers, by the start of their names, whose step is as long as the gradient."""
+
+
+def lr_factor(photos: int, optimizer: str) -> float:
+    """Returns the factor on a learning rate for steps of so many photos.
+
+    With ``k = photos / REFERENCE_BATCH_SIZE``: k for SGD, whose steps are as long as the gradient
+    (Goyal et al. 2017, arXiv 1706.02677); the square root of k for optimizers that divide by the
+    gradient's own size, such as Adam (Malladi et al. 2022, arXiv 2205.10287).
+
+    Args:
+        photos: Photos a step, all portions together.
+        optimizer: timm's name of it.
+    """
+    growth = photos / REFERENCE_BATCH_SIZE
+    return growth if is_linear(optimizer) else math.sqrt(growth)
+
+
+def is_linear(optimizer: str) -> bool:
+    """Returns whether the linear rule is that of an optimizer."""
+    return optimizer.lower().removeprefix("lookahead_").startswith(LINEAR_RULE)
+
+
+def largest_worthwhile(photos: int) -> int:
+    """Returns the largest batch size to try for a collection of so many training photos."""
+    size = REFERENCE_BATCH_SIZE
+    while size < LARGEST_BATCH_SIZE and photos >= STEPS_WORTH * 2 * size:
+        size *= 2
+    return size
+
+
+def find_batch_size(attempt: Callable[[int], None], *, most: int) -> int:
+    """Returns the largest batch size up to `most` with which `attempt` runs, by trying.
+
+    From `REFERENCE_BATCH_SIZE` it is doubled while it fits, or halved until it does.
+
+    Args:
+        attempt: Makes one step with so many photos; raises when memory does not suffice.
+        most: Largest size to try.
+
+    Raises:
+        DeviceError: Not even one photo fits.
+    """
+
+    def fits(size: int) -> bool:
+        try:
+            attempt(size)
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return False
+        finally:
+            free_memory()
+        return True
+
+    size = min(REFERENCE_BATCH_SIZE, most)
+    if not fits(size):
+        while size > 1:
+            size //= 2
+            if fits(size):
+                return size
+        raise DeviceError(NOT_ONE)
+    while 2 * size <= most and fits(2 * size):
+        size *= 2
+    return size
+
+
+def fit_in_memory(
+    state: TrainState,
+    material: PhotoMaterial,
+    plan: Plan,
+    accelerator: Accelerator,
+    *,
+    listen: Listener,
+    stop: Callable[[], bool],
+    team: Processes = ALONE,
+) -> bool:
+    """Does what `engine.fit` does, in smaller portions whenever memory does not suffice.
+
+    The step in which memory ran out is made again from its start. Its photos and its learning rate
+    stay; batch norms see the smaller portions. Of several processes one cannot go back a step
+    alone: there the error stays one.
+
+    Raises:
+        DeviceError: Not even one photo fits.
+        StorageError: As `engine.fit`.
+    """
+    while True:
+        try:
+            return fit(state, material, plan, accelerator, listen=listen, stop=stop, team=team)
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if team.count > 1:
+                raise DeviceError(
+                    f"Out of memory with --batch-size {material.loading.batch_size} on "
+                    f"{team.count} processes. Halve it, and double --accumulate."
+                ) from error
+        # Outside of the handler: the error's traceback holds what filled the memory.
+        material.loading = smaller(material.loading)
+        state.optimizer.zero_grad(set_to_none=True)
+        # The next `fit` prepares the module again.
+        accelerator.unwrap_model(state.module, keep_fp32_wrapper=False)
+        accelerator.free_memory()
+        free_memory()
+        loading = material.loading
+        listen(
+            Note(
+                text=f"Out of memory: {loading.batch_size} photos at a time from here on, "
+                f"{loading.accumulate} times a step; a step still has {loading.step_size}."
+            )
+        )
+
+
+def smaller(loading: Loading) -> Loading:
+    """Returns how to make the same steps of portions half as large, or less where it must be.
+
+    Raises:
+        DeviceError: The portions are single photos already.
+    """
+    step = loading.step_size
+    sizes = [size for size in range(1, loading.batch_size // 2 + 1) if step % size == 0]
+    if not sizes:
+        raise DeviceError(NOT_ONE)
+    return dataclasses.replace(loading, batch_size=sizes[-1], accumulate=step // sizes[-1])
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Returns whether an error says that a device has no memory left, as CUDA, MPS or XPU do."""
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error).lower()
+
+
+def free_memory() -> None:
+    """Gives memory that nothing holds any more back to the device."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    elif torch.backends.mps.is_available():
+        torch.mps.empty_cache()
+
+
+NOT_ONE = (
+    "The device's memory does not hold one photo through this network. Take a smaller --size or a "
+    "smaller --model, --mode head, or --device cpu."
+)

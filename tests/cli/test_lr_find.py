@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from finetune.cli import app
+
+Settings = dict[str, object]
+
+
+@pytest.fixture
+def photos(make_photos: Callable[..., Path]) -> Path:
+    return make_photos({"ant": 12, "bee": 12})
+
+
+def arguments(photos: Path, settings: Settings, *more: str) -> list[str]:
+    flags = {**settings, "batch_size": 8}
+    del flags["epochs"]
+    given = [f"--{name.replace('_', '-')}={value}" for name, value in flags.items()]
+    return ["lr-find", str(photos), *given, "--steps=40", *more]
+
+
+@pytest.mark.parametrize("mode", ["head", "full"])
+def test_a_rate_is_suggested_drawn_and_written(
+    photos: Path, tmp_path: Path, tiny_settings: Settings, mode: str
+) -> None:
+    page, picture = tmp_path / "lr.html", tmp_path / "lr.png"
+    more = (f"--mode={mode}", f"--html={page}", f"--png={picture}")
+    result = CliRunner().invoke(app, arguments(photos, tiny_settings, *more))
+    assert result.exit_code == 0, result.output
+    assert re.search(r"^Learning rate \S+: (the middle of|a tenth of) ", result.stdout, re.M)
+    assert re.search(r"^Next: finetune train --lr \S+$", result.stdout, re.M)
+    assert "▲" in result.stdout
+    assert any(0x2800 < ord(character) <= 0x28FF for character in result.stdout)
+    html = page.read_text(encoding="utf-8")
+    assert "What the loss does as the learning rate grows" in html
+    assert "http-equiv" in html
+    with Image.open(picture) as image:
+        assert image.size == (960, 560)
+    # Nothing is kept but the collection's caches.
+    assert not (Path.cwd() / "runs").exists() or not list(photos.parent.glob("runs/*"))
+
+
+def test_json_has_the_whole_sweep(photos: Path, tiny_settings: Settings) -> None:
+    result = CliRunner().invoke(app, arguments(photos, tiny_settings, "--mode=head", "--json"))
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found["mode"] == "head"
+    sweep = found["sweep"]
+    assert len(sweep["rates"]) == len(sweep["losses"]) == len(sweep["smoothed"]) >= 10
+    assert sweep["rates"][0] == pytest.approx(1e-6)
+    assert 1e-6 < found["suggestion"]["lr"] < 10
+    assert found["usual"] == pytest.approx(0.0005)

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from finetune.config import MachineConfig
+from finetune.errors import RunError
+from finetune.training.lr_sweep import (
+    Sweep,
+    exponential_rates,
+    smooth,
+    suggest,
+    sweep_lr,
+)
+from finetune.training.machine import make_accelerator
+from finetune.training.material import Portion
+from finetune.training.objective import one_label
+from finetune.training.optim import make_optimizer, parameter_groups
+from finetune.training.state import TrainState
+
+
+def test_rates_grow_by_the_same_factor() -> None:
+    rates = exponential_rates(15, 1e-6, 10.0)
+    assert np.allclose(rates, np.logspace(-6, 1, 15))
+
+
+def test_the_running_mean_weighs_by_age() -> None:
+    losses = [3.0, 1.0, 2.0, 5.0]
+    for end in range(1, 5):
+        weights = 0.9 ** np.arange(end)[::-1]
+        wanted = np.average(losses[:end], weights=weights)
+        assert smooth(losses)[end - 1] == pytest.approx(wanted)
+
+
+def curve(low: float, high: float, drop: float) -> Sweep:
+    """Flat, then falling evenly from rate `low` to `high` by `drop`, then up."""
+    rates = exponential_rates(141, 1e-6, 10.0)
+    losses = []
+    for rate in rates:
+        share = (math.log(rate) - math.log(low)) / (math.log(high) - math.log(low))
+        losses.append(2 - drop * min(max(share, 0), 1) + max(share - 1, 0) * 10)
+    return Sweep(rates=tuple(rates), losses=tuple(losses), smoothed=tuple(losses))
+
+
+def test_the_middle_of_the_valley_is_suggested() -> None:
+    found = suggest(curve(1e-4, 1e-2, drop=1.0))
+    assert found.rule == "valley"
+    assert found.lr == pytest.approx(1e-3, rel=0.2)
+    assert found.rising == pytest.approx(1e-2, rel=0.2)
+    assert 1e-4 <= found.steepest <= 1e-2
+
+
+def test_where_the_loss_hardly_falls_a_tenth_of_the_edge_is_suggested() -> None:
+    found = suggest(curve(1e-4, 1e-2, drop=0.01))
+    assert found.rule == "edge"
+    assert found.rising == pytest.approx(1e-2, rel=0.4)
+    assert found.lr == pytest.approx(found.rising / 10)
+
+
+class Blobs:
+    """Stands in for photos: two clouds of points, in portions of a half step each."""
+
+    def __init__(self) -> None:
+        rng = np.random.default_rng(1)
+        self.targets = torch.from_numpy(rng.integers(0, 2, 64))
+        centres = np.array([[-2.0, 0.0], [2.0, 0.0]])
+        points = rng.normal(size=(64, 2)) + centres[self.targets.numpy()]
+        self.inputs = torch.from_numpy(points.astype(np.float32))
+        self.epochs = 0
+
+    def begin_epoch(self, epoch: int) -> None:
+        self.epochs += 1
+
+    def batches(self, epoch: int, first_step: int) -> Iterator[Portion]:
+        for start in range(0, 64, 8):
+            rows = slice(start, start + 8)
+            yield Portion(
+                inputs=self.inputs[rows],
+                targets=self.targets[rows],
+                share=0.5,
+                completes=start % 16 == 8,
+            )
+
+    def validate(self) -> None:
+        raise AssertionError("a sweep looks at no validation photo")
+
+
+def network() -> TrainState:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        module = nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
+    head = parameter_groups(module[2].parameters(), part="head", lr=1.0, weight_decay=0.0)
+    rest = parameter_groups(module[:2].parameters(), part="backbone", lr=0.25, weight_decay=0.0)
+    return TrainState(module, make_optimizer([*head, *rest], "sgd"))
+
+
+def test_a_sweep_leaves_the_network_as_it_was() -> None:
+    state, material = network(), Blobs()
+    before = {name: value.clone() for name, value in state.module.state_dict().items()}
+    seen: list[tuple[int, int]] = []
+    sweep = sweep_lr(
+        state,
+        material,  # type: ignore[arg-type]
+        one_label(),
+        make_accelerator(MachineConfig(device="cpu")),
+        exponential_rates(60),
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    after = state.module.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert len(sweep.rates) == len(sweep.losses) == len(sweep.smoothed) == len(seen)
+    assert material.epochs == math.ceil(len(sweep.rates) / 4)
+    assert min(sweep.smoothed) < 0.8 * sweep.smoothed[0]
+    assert 1e-4 < suggest(sweep).lr < 1
+    last = {group["part"]: group["lr"] for group in state.optimizer.param_groups}
+    assert last["backbone"] == pytest.approx(last["head"] / 4)
+
+
+def test_a_loss_that_is_never_finite_is_said() -> None:
+    state, material = network(), Blobs()
+    material.inputs[:] = float("nan")
+    with pytest.raises(RunError) as error:
+        sweep_lr(
+            state,
+            material,  # type: ignore[arg-type]
+            one_label(),
+            make_accelerator(MachineConfig(device="cpu")),
+            exponential_rates(30),
+        )
+    assert str(error.value) == (
+        "The loss was finite for 0 steps only, too few to find a learning rate. Check the "
+        "network's weights, or take --precision fp32."
+    )

@@ -1,0 +1,74 @@
+"""A step on a GPU must not wait for it: the host would fall behind, and the device run dry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+from finetune.augmentation.gpu import BatchAugment
+from finetune.augmentation.recipes import named
+from finetune.data.cache import PixelCache
+from finetune.data.dataset import PhotoDataset, Sample
+from finetune.data.on_device import DeviceDataset
+from finetune.models.stages import open_all
+from finetune.photos.spec import InputSpec
+from finetune.training.material import Loading, PhotoMaterial, Rhythm
+from finetune.training.objective import one_label
+from finetune.training.optim import make_optimizer, parameter_groups
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+
+@pytest.mark.parametrize("on_device", [True, False])
+@pytest.mark.parametrize("recipe", ["standard", "strong"])
+def test_a_step_does_not_wait_for_the_gpu(
+    make_photos: Callable[..., Path], tmp_path: Path, recipe: str, on_device: bool
+) -> None:
+    device = torch.device("cuda")
+    root = make_photos({"a": 12, "b": 12})
+    files = sorted(root.rglob("*.jpg"))
+    samples = [
+        Sample(path=str(f.relative_to(root)), digest=str(i), crop=None, target=i // 12)
+        for i, f in enumerate(files)
+    ]
+    spec = InputSpec(size=32)
+    dataset = PhotoDataset(root, samples, PixelCache(tmp_path / "c", spec, limit_gb=1))
+    dataset.__getitems__(range(24))
+    module = timm.create_model("test_resnet", num_classes=2).to(device)
+    everything = open_all(module)
+    material = PhotoMaterial(
+        module,
+        spec,
+        DeviceDataset(dataset, device) if on_device else dataset,
+        dataset,
+        augment=BatchAugment(named(recipe), size=32, mean=spec.mean, std=spec.std, seed=0),
+        rhythm=Rhythm(open=lambda epoch: everything),
+        loading=Loading(batch_size=8, seed=0, workers=0, device=device),
+    )
+    optimizer = make_optimizer(
+        parameter_groups(module.parameters(), part="head", lr=1e-3, weight_decay=0.01)
+    )
+    objective = one_label(label_smoothing=0.1)
+
+    def epoch(number: int) -> None:
+        material.begin_epoch(number)
+        for portion in material.batches(number, 0):
+            loss = objective.loss(module(portion.inputs), portion.targets)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+    epoch(0)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        epoch(1)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
