@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from finetune.cli import app
+from finetune.cli.console import output
+
+
+def run(*words: object, code: int = 0) -> Result:
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    assert result.exit_code == code, result.output + repr(result.exception)
+    return result
+
+
+@pytest.fixture
+def flags(tiny_settings: dict[str, object]) -> list[str]:
+    words = []
+    for name, value in {**tiny_settings, "mode": "head"}.items():
+        words += [f"--{name.replace('_', '-')}", str(value)]
+    return words
+
+
+@pytest.mark.parametrize("width", [80, 50])
+def test_folds_are_shown_with_both_intervals_and_the_labels(
+    make_photos: Callable[..., Path],
+    tmp_path: Path,
+    flags: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    width: int,
+) -> None:
+    photos = make_photos({"ant": 8, "カワセミ": 8})
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(output.stdout, "width", width)
+    shown = run("train", photos, *flags, "--folds", "2", "--run", "f", "--quiet").stdout
+    assert max(map(len, shown.splitlines())) <= width
+    words = " ".join(shown.split())
+    assert words.startswith("fold held out right balanced log loss time 1 8 ")
+    assert "Mean of the 2 folds: " in words
+    assert "is Student's t interval of that mean (95 %). It is mostly too narrow" in words
+    assert "(Bengio & Grandvalet 2004)" in words
+    assert "All 16 held-out photos together: " in words
+    assert "is Wilson's interval of that share (95 %)" in words
+    assert "カワセミ 8 " in words
+    assert words.endswith("the final model is in runs/f Next: finetune predict photo.jpg")
+
+
+def test_folds_as_json_and_without_a_final_model(
+    make_photos: Callable[..., Path],
+    tmp_path: Path,
+    flags: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    photos = make_photos({"ant": 8, "bee": 8})
+    monkeypatch.chdir(tmp_path)
+    done = run("train", photos, *flags, "--folds", "2", "--no-final", "--run", "f", "--json")
+    plain = json.loads(done.stdout)
+    assert plain["run"] == "runs/f"
+    assert plain["plan"] == {"folds": 2, "final": False, "keep_models": False}
+    assert plain["pooled"]["photos"] == 16
+    assert len(plain["figures"]["interval"]) == 2
+    assert not (tmp_path / "runs" / "f" / "model.safetensors").exists()
+    again = run("train", "--resume", "runs/f", code=1)
+    assert "runs/f is finished; there is nothing to resume." in again.output
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--folds", "1"], "Error: --folds 1 must be at least 2."),
+        (["--folds", "3", "--from", "x"], "Error: --folds begins anew; leave out --from."),
+    ],
+)
+def test_folds_that_cannot_be_made(
+    make_photos: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    message: str,
+) -> None:
+    photos = make_photos({"ant": 4, "bee": 4})
+    monkeypatch.chdir(tmp_path)
+    assert message in run("train", photos, *words, code=1).output
+    assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").iterdir())

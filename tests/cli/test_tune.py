@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from finetune.cli import app
+from finetune.cli.console import output
+
+
+def run(*words: object, code: int = 0) -> Result:
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    assert result.exit_code == code, result.output + repr(result.exception)
+    return result
+
+
+@pytest.fixture
+def flags(tiny_settings: dict[str, object]) -> list[str]:
+    words = []
+    for name in ("model", "weights", "size", "device", "epochs"):
+        words += [f"--{name}", str(tiny_settings[name])]
+    return [*words, "--views", "1"]
+
+
+@pytest.fixture
+def photos(
+    make_photos: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return make_photos({"ant": 12, "bee": 12})
+
+
+def test_tune_then_train_with_what_it_found(
+    photos: Path, flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output.stdout, "width", 50)
+    shown = run("tune", photos, *flags, "--trials", "4", "--quiet", "--no-final").stdout
+    folder = tmp_path / "runs" / "tune-photos"
+    assert {path.name for path in folder.iterdir()} == {
+        "best.toml",
+        "study.sqlite3",
+        "trials",
+        "tune.html",
+    }
+    words = " ".join(shown.split())
+    assert words.startswith("trial right log loss time settings ")
+    assert "Right: of the validation photos." in words
+    assert "Best settings: runs/tune-photos/best.toml" in words
+    assert words.endswith(f"Next: finetune train {photos} --config runs/tune-photos/best.toml")
+    table = [line for line in shown.splitlines() if not line.startswith(("Next", "Best", "Page"))]
+    assert max(map(len, table)) <= 50
+    trained = run("train", photos, "--config", folder / "best.toml", "--run", "r", "--json")
+    best = json.loads(run("tune", photos, *flags, "--trials", "1", "--no-final", "--json").stdout)
+    first = best["trials"][best["best"][0]]
+    assert json.loads(trained.stdout)["metrics"]["validation"]["top1"] == first["score"]
+
+
+def test_the_test_part_judges_the_final_model(photos: Path, flags: list[str]) -> None:
+    shown = " ".join(run("tune", photos, *flags, "--trials", "1", "--quiet").stdout.split())
+    assert "On the test part, which no trial has seen: " in shown
+    assert "The model is in runs/tune-photos-best" in shown
+    assert shown.endswith("Next: finetune predict photo.jpg")
+
+
+def test_without_optuna_one_line_says_what_to_install(
+    photos: Path, flags: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    shown = run("tune", photos, *flags, code=1)
+    assert shown.output.strip().endswith(
+        "Error: A search of settings needs the package 'optuna'. "
+        "Install it with: pip install 'finetune-photos[tune]'"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--models", "a,b"], "Error: --models is a choice, --model is none; give one of the two."),
+        (["--trials", "0"], "Error: --trials 0 must be at least 1."),
+        (["--model-arg", "x"], "Error: --model-arg x is not NAME=VALUE, such as widths=16,32."),
+    ],
+)
+def test_what_cannot_be_searched(
+    photos: Path, flags: list[str], words: list[str], message: str
+) -> None:
+    assert message in run("tune", photos, *flags, *words, code=1).output
