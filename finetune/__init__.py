@@ -14,16 +14,17 @@ _HOME = {
     "FinetuneError": "finetune.errors",
     "Predictor": "finetune.prediction.predictor",
     "TrainConfig": "finetune.config",
-    "train": "finetune.runs.train",
+    "resume": "finetune.api",
+    "train": "finetune.api",
 }
 
-__all__ = ["FinetuneError", "Predictor", "TrainConfig", "__version__", "train"]
+__all__ = ["FinetuneError", "Predictor", "TrainConfig", "__version__", "resume", "train"]
 
 if TYPE_CHECKING:
+    from finetune.api import resume, train
     from finetune.config import TrainConfig
     from finetune.errors import FinetuneError
     from finetune.prediction.predictor import Predictor
-    from finetune.runs.train import train
 
 
 def __getattr__(name: str) -> Any:

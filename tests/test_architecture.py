@@ -22,6 +22,7 @@ LAYERS = [
     {"runs"},
     {"reporting"},
     {"prediction"},
+    {"api"},
     {"web"},
     {"cli"},
 ]

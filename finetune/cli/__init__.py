@@ -14,7 +14,7 @@ from finetune.errors import FinetuneError, MissingExtra
 COMMANDS = {
     "Start here": ("train", "predict", "demo"),
     "Your photos": ("annotate", "scan", "duplicates", "similar", "crop", "split", "interchange"),
-    "Training": ("preview", "ablate", "models", "summary"),
+    "Training": ("watch", "preview", "lr_find", "ablate", "tune", "models", "summary"),
     "Judging": ("evaluate", "report", "compare"),
     "In use": ("export", "serve"),
 }
@@ -23,15 +23,19 @@ COMMANDS = {
 
 EXTRAS = {
     "jinja2": "web",
+    "mlflow": "mlflow",
     "multipart": "web",
     "onnx": "onnx",
     "onnxruntime": "onnx",
     "onnxscript": "onnx",
+    "optuna": "tune",
     "plotly": "report",
     "prometheus_client": "web",
     "python_multipart": "web",
     "starlette": "web",
+    "tensorboard": "tensorboard",
     "uvicorn": "web",
+    "wandb": "wandb",
 }
 """Which extra brings a package that a command may want."""
 

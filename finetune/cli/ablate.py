@@ -1,4 +1,4 @@
-"""``finetune ablate``: what an augmentation is worth on your own photos."""
+"""``finetune ablate``: what an augmentation or another setting is worth on your own photos."""
 
 from __future__ import annotations
 
@@ -22,9 +22,15 @@ def ablate(
     photos: Annotated[
         Path | None, typer.Argument(help="As for train; not given: ./photos.")
     ] = None,
-    seeds: Annotated[
-        int, typer.Option("--seeds", help="Trainings with each augmentation.", min=1)
-    ] = 3,
+    seeds: Annotated[int, typer.Option("--seeds", help="Trainings with each value.", min=1)] = 3,
+    over: Annotated[
+        str | None,
+        typer.Option(
+            "--over",
+            metavar="NAME=VALUE,VALUE",
+            help="Vary another setting than --augment: size=32,128,224 or model=resnet18,resnet50.",
+        ),
+    ] = None,
     run: Annotated[
         Path | None, typer.Option("--run", help="Folder for the runs; not set: runs/ablation.")
     ] = None,
@@ -40,10 +46,17 @@ def ablate(
     """Train with each of several augmentations under the same budget, and compare them.
 
     --augment takes a list: none,standard,mobius. Whether Möbius maps help is not known in general:
-    this measures it on your photos, with the spread over seeds and a paired test.
+    this measures it on your photos, with the spread over seeds and a paired test. --over does the
+    same for any setting of train, or any number of a recipe.
     """
     output.json, output.quiet = json, quiet
-    augments = (flags.pop("augment", None) or "none,standard,mobius").split(",")
+    from finetune.runs.variation import parse_sweep
+
+    if over is None:
+        values = (flags.pop("augment", None) or "none,standard,mobius").split(",")
+        name, values = "augment", [value.strip() for value in values]
+    else:
+        name, values = parse_sweep(over)
     settings = settings_of(config, flags, set_)
     from finetune.cli.watching import TrainingView, duration
     from finetune.runs import ablate as library
@@ -52,16 +65,18 @@ def ablate(
         ablation = library.ablate(
             photos_folder(photos),
             settings,
-            [name.strip() for name in augments],
+            values,
+            over=name,
             seeds=seeds,
             folder=run,
             listen=view,
         )
     output.document(library.to_dict(ablation))
-    table = make_table("augmentation", "right", "spread", "time", right=("right", "spread", "time"))
+    title = "augmentation" if name == "augment" else name.replace("_", " ")
+    table = make_table(title, "right", "spread", "time", right=("right", "spread", "time"))
     for arm in ablation.arms:
         spread = "" if arm.spread is None else f"± {100 * arm.spread:.1f}"
-        table.add_row(output.plain(arm.augment), f"{arm.mean:.1%}", spread, duration(arm.seconds))
+        table.add_row(output.plain(arm.value), f"{arm.mean:.1%}", spread, duration(arm.seconds))
     output.print(table)
     for pair in ablation.differences:
         low, high = pair.interval

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -112,6 +113,7 @@ def _evaluated_on(
     device: str | None,
 ) -> tuple[list[Contender], str]:
     """Returns what each run says of a folder, and a sentence on what of it was left out."""
+    from finetune.photos.multilabel import merge_copies
     from finetune.photos.scan import scan
     from finetune.reporting.compared import Contender
     from finetune.reporting.wording import count
@@ -119,11 +121,18 @@ def _evaluated_on(
     with output.progress("Scanning") as advance:
         collection = scan(on, progress=advance)
     taught = {row.digest for record in records for row in record.split if row.part != "test"}
-    kept = [k for k, photo in enumerate(collection.photos) if len(photo.labels) == 1]
+    if all(record.multi_label for record in records):
+        merged, _ = merge_copies(collection.photos)
+        collection = dataclasses.replace(collection, photos=tuple(merged))
+        kept = [k for k, photo in enumerate(merged) if photo.labels or photo.spoken]
+        unusable = "without a label"
+    else:
+        kept = [k for k, photo in enumerate(collection.photos) if len(photo.labels) == 1]
+        unusable = "with no label or several"
     fresh = [k for k in kept if collection.photos[k].digest not in taught]
     said = []
     if len(kept) < len(collection):
-        said.append(f"{count(len(collection) - len(kept), 'photo')} with no label or several")
+        said.append(f"{count(len(collection) - len(kept), 'photo')} {unusable}")
     if len(fresh) < len(kept):
         learnt = count(len(kept) - len(fresh), "photo")
         said.append(f"{learnt} that one of the runs was trained or validated on")
@@ -146,6 +155,7 @@ def _predictions(
     collection: Collection, places: Sequence[int], run: Path, device: str | None, name: str
 ) -> list[Prediction]:
     from finetune.evaluation.predictions import RANKED, Prediction
+    from finetune.photos.label_text import join_labels
     from finetune.prediction.predictor import Predictor
     from finetune.training.machine import choose_device
 
@@ -158,13 +168,15 @@ def _predictions(
             # A file that went bad since the scan is missing here and so not compared.
             if said.ranked:
                 ranked = [(item.label, item.probability) for item in said.ranked[:RANKED]]
+                answer = said.label_set
                 found.append(
                     Prediction(
                         path=photo.path,
                         digest=photo.digest,
                         part="on",
-                        label=photo.labels[0],
+                        label=photo.labels[0] if answer is None else join_labels(photo.labels),
                         ranked=tuple(ranked),
+                        answer=answer,
                     )
                 )
             advance(len(found), len(photos))
@@ -204,10 +216,8 @@ def _print(found: Comparison) -> None:
 
 
 def _print_pair(pair: Pair) -> None:
-    low, high = pair.difference_interval
     output.text(
-        f"{pair.verdict} The difference lies between {low * 100:+.1f} and {high * 100:+.1f} of "
-        f"100 photos (95 % interval). Both right: {pair.both:,}; only {pair.first}: "
+        f"{pair.verdict} {pair.reach} Both right: {pair.both:,}; only {pair.first}: "
         f"{len(pair.only_first):,}; only {pair.second}: {len(pair.only_second):,}; both wrong: "
         f"{pair.neither:,}."
     )

@@ -85,6 +85,12 @@ class Output:
         if self.json:
             sys.stdout.write(json.dumps(value, ensure_ascii=False, default=str, indent=2) + "\n")
 
+    def line(self, value: Any) -> None:
+        """Prints one line of JSON under --json, for a command that goes on saying things."""
+        if self.json:
+            sys.stdout.write(json.dumps(value, ensure_ascii=False, default=str) + "\n")
+            sys.stdout.flush()
+
     @contextmanager
     def progress(self, what: str, unit: str = "photos") -> Iterator[Advance]:
         """Yields `advance(done, total)`, drawn as a bar on stderr where that is a terminal."""
@@ -102,6 +108,11 @@ class Output:
         ) as bars:
             task = bars.add_task(what, total=None)
             yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
+def speaks() -> bool:
+    """Returns whether this process is the one that speaks, of those that torchrun has started."""
+    return int(os.environ.get("RANK", "0")) == 0
 
 
 class _Notes(logging.Handler):

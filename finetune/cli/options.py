@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+import tomllib
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +20,10 @@ _PANELS = {
     "model": "Model",
     "augmentation": "Augmentation",
     "training": "Training",
+    "optimization": "Optimization",
+    "labels": "Labels",
     "machine": "Machine",
+    "tracking": "Tracking",
 }
 
 
@@ -29,6 +33,15 @@ SetNumbers = Annotated[
         "--set", metavar="NAME=VALUE", help="A number of the recipe: --set mobius_bound=1.5"
     ),
 ]
+
+
+_MODEL_ARG = typer.Option(
+    "--model-arg",
+    metavar="NAME=VALUE",
+    help="An argument of the network itself: --model-arg widths=16,32,64",
+    show_default=False,
+    rich_help_panel=_PANELS["model"],
+)
 
 
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
@@ -41,11 +54,13 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def wrapped(**values: Any) -> None:
         flags = {name: values.pop(name, None) for name in named}
+        flags["model_arg"] = model_arguments(values.pop("model_arg") or ()) or None
         command(**values, flags={name: value for name, value in flags.items() if value is not None})
 
     own = inspect.signature(command, eval_str=True).parameters
     parameters = [parameter for name, parameter in own.items() if name != "flags"]
     parameters += [_parameter(setting) for setting in named.values()]
+    parameters.append(_keyword("model_arg", list[str], _MODEL_ARG))
     wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     wrapped.__annotations__ = {p.name: p.annotation for p in parameters}
     return wrapped
@@ -64,6 +79,37 @@ def recipe_numbers(pairs: list[str]) -> dict[str, Any]:
             raise ConfigError(f"--set {pair} is not NAME=VALUE, such as mobius_bound=1.5.")
         numbers[name.strip().replace("-", "_")] = _value(value.strip())
     return numbers
+
+
+def model_arguments(pairs: Iterable[str]) -> dict[str, Any]:
+    """Returns ``{name: value}`` of what ``--model-arg`` was given.
+
+    A value is read as TOML has it (whole number, number, true, false, a list in brackets); numbers
+    with commas between them are a list, and anything else is text.
+
+    Raises:
+        ConfigError: A word that is not NAME=VALUE.
+
+    Example:
+        >>> model_arguments(["widths=16,32", "kernel_size=3", "activation=tanh"])
+        {'widths': [16, 32], 'kernel_size': 3, 'activation': 'tanh'}
+    """
+    given = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name.strip() or not value.strip():
+            raise ConfigError(f"--model-arg {pair} is not NAME=VALUE, such as widths=16,32.")
+        given[name.strip().replace("-", "_")] = _toml_value(value.strip())
+    return given
+
+
+def _toml_value(text: str) -> Any:
+    for candidate in (text, f"[{text}]"):
+        try:
+            return tomllib.loads(f"value = {candidate}")["value"]
+        except tomllib.TOMLDecodeError:
+            continue
+    return text
 
 
 def _value(text: str) -> Any:

@@ -181,7 +181,12 @@ def _peek(paths: Iterator[Path]) -> tuple[Path | None, Iterator[Path]]:
 def _table(path: Path, predictor: Predictor, top: int) -> PredictionTable:
     from finetune.prediction.table import PredictionTable
 
-    return PredictionTable(path, run=predictor.name, top=min(top, len(predictor.labels)))
+    return PredictionTable(
+        path,
+        run=predictor.name,
+        top=min(top, len(predictor.labels)),
+        several=predictor.multi_label,
+    )
 
 
 def _sorter(folder: Path, how: Transfer) -> Sorter:

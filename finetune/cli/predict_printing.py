@@ -19,6 +19,7 @@ FEW = 4
 """Up to this many photos get a table of their own each."""
 
 _NONE_OF_THESE = "perhaps none of these: unlike the photos that this run is sure of"
+_NO_LABEL = "none of these: no label reaches its threshold"
 
 
 @dataclass
@@ -79,6 +80,7 @@ class Printer:
         self.few = total <= FEW
         self.silent = quiet_rows and not output.json and not self.few
         self._width = max(5, *(cell_len(label) for label in labels))
+        self._several = extras.predictor.multi_label
         self._unsure = False
         self._first = True
         # A progress bar on stderr catches what is written to sys.stdout while it is shown.
@@ -117,15 +119,17 @@ class Printer:
     def _line(self, answer: PhotoPrediction) -> None:
         from rich.cells import set_cell_size
 
-        if self._first:
+        if answer.labels is not None:
+            said = ", ".join(f"{i.label} {i.probability:.1%}" for i in answer.ranked if i.said)
+            self._stream.write(f"{answer.photo}: {said or 'none of these'}\n")
+            return
+        if self._first and not self._several:
             self._first = False
             heading = set_cell_size("label", self._width + 2)
             self._stream.write(f"{heading}{'probability':<20} photo\n")
         if answer.status != "ok":
-            blank = set_cell_size("–", self._width + 2)
-            self._stream.write(
-                f"{blank}{'':<20} {answer.photo}: cannot be opened: {answer.status}\n"
-            )
+            blank = "" if self._several else set_cell_size("–", self._width + 2) + " " * 21
+            self._stream.write(f"{blank}{answer.photo}: cannot be opened: {answer.status}\n")
             return
         first = answer.ranked[0]
         self._unsure |= answer.unknown
@@ -140,10 +144,17 @@ def show_photo(answer: PhotoPrediction, top: int, extras: Extras | None = None) 
     if answer.status != "ok":
         output.text(f"  cannot be opened: {answer.status}")
         return
-    table = make_table("#", "label", "probability", " ", right=("#", "probability"))
+    several = answer.labels is not None
+    said = ["said"] if several else []
+    table = make_table("#", *said, "label", "probability", " ", right=("#", "probability"))
     for rank, item in enumerate(answer.ranked[:top], start=1):
+        mark = ["yes" if item.said else ""] if several else []
         table.add_row(
-            str(rank), output.plain(item.label), f"{item.probability:.1%}", bar(item.probability)
+            str(rank),
+            *mark,
+            output.plain(item.label),
+            f"{item.probability:.1%}",
+            bar(item.probability),
         )
     if extras is not None and extras.show and answer.photo is not None:
         from rich.table import Table
@@ -156,7 +167,8 @@ def show_photo(answer: PhotoPrediction, top: int, extras: Extras | None = None) 
     else:
         output.print(table)
     if answer.unknown:
-        output.text(f"  {_NONE_OF_THESE[0].upper()}{_NONE_OF_THESE[1:]}.")
+        words = _NO_LABEL if several else _NONE_OF_THESE
+        output.text(f"  {words[0].upper()}{words[1:]}.")
 
 
 def _show_further(further: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ def preview(
         typer.Argument(help="A folder of photos, or one photo; not given: ./photos."),
     ] = None,
     augment: Annotated[
-        str, typer.Option(help="A recipe such as standard, mobius or cifar, or a pipeline file (.yaml).")
+        str, typer.Option(help="A recipe: standard, mobius, cifar ..., or a pipeline file (.yaml).")
     ] = "standard",
     presets: Annotated[
         bool, typer.Option("--presets", help="Show the eight named Möbius maps instead.")

@@ -82,8 +82,9 @@ def report(
             f"{len(made.failed)} of {len(made.failed) + made.thumbnails} photos could not be "
             f"opened and are shown by name; the first is {path}: {reason}."
         )
+    part_words = "cross-validated" if made.part == "folds" else made.part
     output.text(
-        f"{made.path}  ({made.photos:,} {made.part} photos, {made.thumbnails:,} of them shown, "
+        f"{made.path}  ({made.photos:,} {part_words} photos, {made.thumbnails:,} of them shown, "
         f"{made.size_bytes / 1e6:.1f} MB)"
     )
     output.document(

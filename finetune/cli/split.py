@@ -12,7 +12,7 @@ import typer
 from finetune.cli.console import Json, Quiet, make_table, output
 from finetune.cli.options import photos_folder
 from finetune.cli.split_audit import photos_of, show_audit
-from finetune.config import CollectionConfig
+from finetune.config import TrainConfig
 from finetune.errors import ConfigError
 from finetune.settings import resolve
 
@@ -50,6 +50,13 @@ def split(
     min_photos: Annotated[
         int | None, typer.Option(help="Leave out labels with fewer photos than this.", min=2)
     ] = None,
+    multi_label: Annotated[
+        bool, typer.Option("--multi-label", help="A photo may have several labels, or none.")
+    ] = False,
+    negatives: Annotated[
+        str | None,
+        typer.Option(help="With --multi-label: folder of photos that have none of the labels."),
+    ] = None,
     folds: Annotated[
         int | None,
         typer.Option(help="Make so many folds for cross-validation instead.", min=2),
@@ -73,7 +80,7 @@ def split(
 ) -> None:
     """Split the photos as train does, and prove that no near-duplicate is on both sides."""
     output.json, output.quiet = json, quiet
-    config = resolve(
+    settings = resolve(
         None,
         {
             "group_by": group_by,
@@ -82,8 +89,10 @@ def split(
             "min_photos": min_photos,
             "catalog": catalog,
             "seed": seed,
+            "multi_label": multi_label or None,
+            "negatives": negatives,
         },
-    ).collection
+    )
     if folds is not None and audit is not None:
         raise ConfigError("--folds and --audit exclude each other.")
     from finetune.photos.scan import scan
@@ -93,17 +102,18 @@ def split(
     if audit is not None:
         show_audit(collection, audit, seed)
     elif folds is not None:
-        _folds(collection, config, folds, seed, out)
+        _folds(collection, settings, folds, out)
     else:
-        _split(collection, config, seed, out)
+        _split(collection, settings, out)
 
 
-def _split(collection: Collection, config: CollectionConfig, seed: int, out: Path | None) -> None:
+def _split(collection: Collection, settings: TrainConfig, out: Path | None) -> None:
     from finetune.photos.leakage import prove_split
     from finetune.photos.shortfall import shortfalls
     from finetune.photos.split import write_split
 
-    rows, notes = _rows(collection, config, seed)
+    config = settings.collection
+    rows, notes = _rows(collection, settings)
     photos = photos_of(collection, rows)
     parts = [row.part for row in rows]
     groups = [row.group for row in rows]
@@ -144,19 +154,20 @@ def _split(collection: Collection, config: CollectionConfig, seed: int, out: Pat
     )
 
 
-def _folds(
-    collection: Collection, config: CollectionConfig, folds: int, seed: int, out: Path | None
-) -> None:
+def _folds(collection: Collection, settings: TrainConfig, folds: int, out: Path | None) -> None:
     import dataclasses
 
     from finetune.photos.folds import fold_groups, fold_parts
     from finetune.photos.leakage import prove_split
     from finetune.photos.split import write_split
 
-    rows, notes = _rows(collection, config, seed)
+    rows, notes = _rows(collection, settings)
     photos = photos_of(collection, rows)
     held = fold_groups(
-        [row.labels for row in rows], [row.group for row in rows], folds=folds, seed=seed
+        [row.labels for row in rows],
+        [row.group for row in rows],
+        folds=folds,
+        seed=settings.machine.seed,
     )
     if out is not None and out.exists() and not out.is_dir():
         raise ConfigError(f"--output {out} is a file; {folds} folds need a folder.")
@@ -193,11 +204,13 @@ def _folds(
 
 
 def _rows(
-    collection: Collection, config: CollectionConfig, seed: int
+    collection: Collection, settings: TrainConfig
 ) -> tuple[tuple[SplitRow, ...], tuple[str, ...]]:
     from finetune.runs.parts import split_collection
 
-    parts = split_collection(collection, config, seed=seed)
+    parts = split_collection(
+        collection, settings.collection, seed=settings.machine.seed, labels=settings.labels
+    )
     return parts.rows, parts.notes
 
 

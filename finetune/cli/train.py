@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from finetune.cli.console import Json, Quiet, make_table, output
+from finetune.cli import folds as cross_validation
+from finetune.cli.console import Json, Quiet, make_table, output, speaks
 from finetune.cli.options import SetNumbers, photos_folder, recipe_numbers, with_settings
 from finetune.config import TrainConfig
 from finetune.errors import ConfigError
@@ -28,7 +29,10 @@ def train(
     *,
     photos: Annotated[
         Path | None,
-        typer.Argument(help="Folder with one folder of photos a label; not given: ./photos."),
+        typer.Argument(
+            help="Folder with one folder of photos a label; not given: ./photos, or with --from "
+            "those of that run."
+        ),
     ] = None,
     run: Annotated[
         str | None, typer.Option("--run", help="Name of the run; not set: date, model and mode.")
@@ -40,6 +44,27 @@ def train(
     resume: Annotated[
         Path | None, typer.Option("--resume", help="Go on with this interrupted run.")
     ] = None,
+    from_: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="RUN",
+            help="Go on from this finished run, with more photos or other labels, to a new run.",
+        ),
+    ] = None,
+    folds: Annotated[
+        int | None,
+        typer.Option(
+            "--folds", help="Hold each photo out once: train so many times, and once more for use."
+        ),
+    ] = None,
+    final: Annotated[
+        bool,
+        typer.Option("--final/--no-final", help="With --folds: whether a model for use is trained."),
+    ] = True,
+    keep_folds: Annotated[
+        bool, typer.Option("--keep-folds", help="With --folds: keep the networks of the folds.")
+    ] = False,
     set_: SetNumbers = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -50,20 +75,43 @@ def train(
     The photos lie in one folder a label, or in train/ val/ test/ folders of such. What comes out
     is a folder in ./runs that holds all that the model is.
     """
-    output.json, output.quiet = json, quiet
+    output.json, output.quiet = json, quiet or not speaks()
     if resume is not None:
-        _refuse_with_resume(photos, run, config, flags, set_)
+        _refuse_with_resume(photos, run, from_, config, flags, set_)
+        if cross_validation.is_study(resume):
+            cross_validation.resume_study(resume)
+            return
     else:
         settings = settings_of(config, flags, set_)
+    if folds is not None:
+        if resume is not None or from_ is not None:
+            other = "--from" if resume is None else "--resume"
+            raise ConfigError(f"--folds begins anew; leave out {other}.")
+        plan = {"folds": folds, "final": final, "keep_models": keep_folds}
+        cross_validation.train_folds(photos_folder(photos), settings, plan, run)
+        return
     # Checked before torch is loaded: a typing mistake is answered at once.
     from finetune.cli.watching import TrainingView
     from finetune.runs import train as library
 
+    earlier = None
+    if from_ is not None:
+        from finetune.runs.continuing import inherit, open_earlier
+        from finetune.runs.folder import find_run
+
+        earlier = open_earlier(find_run(from_))
+        said = {*flags, *named_in(config)}
+        settings = inherit(settings, earlier, said=said, same_photos=photos is None)
+        photos = photos or earlier.photos()
     with TrainingView(output) as view:
         if resume is not None:
             result = library.resume(resume, listen=view)
         else:
-            result = library.train(photos_folder(photos), settings, run=run, listen=view)
+            result = library.train(
+                photos_folder(photos), settings, run=run, listen=view, earlier=earlier
+            )
+    if not speaks():
+        return
     output.document(
         {
             "run": str(result.run.path),
@@ -101,15 +149,23 @@ def _read_config(path: Path) -> dict[str, Any]:
     return settings
 
 
+def named_in(path: Path | None) -> set[str]:
+    """Returns the names of the settings that a config file gives, whatever their values."""
+    sections = {} if path is None else _read_config(path)
+    return {name for content in sections.values() for name in content}
+
+
 def _refuse_with_resume(
     photos: Path | None,
     run: str | None,
+    from_: str | None,
     config: Path | None,
     flags: dict[str, Any],
     numbers: list[str] | None,
 ) -> None:
     given = [f"--{name.replace('_', '-')}" for name in flags]
     given += ["PHOTOS"] * (photos is not None) + ["--run"] * (run is not None)
+    given += ["--from"] * (from_ is not None)
     given += ["--config"] * (config is not None) + ["--set"] * bool(numbers)
     if given:
         raise ConfigError(
@@ -148,10 +204,10 @@ def show_result(result: RunResult, *, follow: bool = True) -> None:
 
 def metrics_table(metrics: dict[str, Any]) -> Table:
     """Returns a row a part with what matters most of its figures."""
-    numbers = ("photos", "right", "balanced", "log loss", "ECE")
-    table = make_table(
-        "part", "photos", "right", "95 % interval", "balanced", "log loss", "ECE", right=numbers
-    )
+    if all("top1" not in figures for figures in metrics.values()):
+        return _multilabel_table(metrics)
+    numbers = ("photos", "right", "balanced", "log loss", "ECE (by chance)")
+    table = make_table("part", *numbers[:2], "95 % interval", *numbers[2:], right=numbers)
     for name, figures in metrics.items():
         low, high = figures["top1_interval"]
         balanced = figures["balanced_accuracy"]
@@ -162,6 +218,26 @@ def metrics_table(metrics: dict[str, Any]) -> Table:
             f"{low:.1%} to {high:.1%}",
             "" if balanced is None else f"{balanced:.1%}",
             f"{figures['log_loss']:.3f}",
+            f"{figures['ece']:.3f} ({figures['ece_honest']:.3f})",
+        )
+    return table
+
+
+def _multilabel_table(metrics: dict[str, Any]) -> Table:
+    names = ("photos", "mAP", "95 % interval", "macro F1", "micro F1", "all right", "ECE")
+    table = make_table("part", *names, right=(*names[:2], *names[3:]))
+    for name, figures in metrics.items():
+        ends = figures["mean_average_precision_interval"]
+        shares = [
+            "" if figures[key] is None else f"{figures[key]:.1%}"
+            for key in ("mean_average_precision", "macro_f1", "micro_f1", "exact_match")
+        ]
+        table.add_row(
+            output.plain(name),
+            f"{figures['photos']:,}",
+            shares[0],
+            f"{ends[0]:.1%} to {ends[1]:.1%}" if ends else "",
+            *shares[1:],
             f"{figures['ece']:.3f}",
         )
     return table

@@ -14,6 +14,11 @@ _HEADER = (
 )
 
 
+_BESIDE = 14
+"""Letters of a bar's line that are neither its stage, its figures nor its numbers: a short bar, a
+slash, and the spaces between."""
+
+
 class TrainingView:
     """Listens to a training and draws it; a context manager, so that the bar goes away."""
 
@@ -22,7 +27,7 @@ class TrainingView:
         self._live = output.stderr.is_terminal and not output.quiet
         self._bars = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=24 if output.stderr.width >= 110 else 10),
             MofNCompleteColumn(),
             TextColumn("{task.fields[figures]}"),
             console=output.stderr,
@@ -56,11 +61,10 @@ class TrainingView:
             case Progressed():
                 self._show(event.stage, event.done, event.total, "photos")
             case StepDone():
-                figures = (
-                    f"{event.images_per_second:,.0f} photos/s  loss {event.loss:.3f}  "
-                    f"right {event.accuracy:.1%}  {duration(event.seconds_left)} left"
-                )
-                self._show(f"Epoch {event.epoch}/{event.epochs}", event.step, event.steps, figures)
+                room = self._output.stderr.width - len(f"{event.steps}") * 2 - _BESIDE
+                stage = f"Epoch {event.epoch}/{event.epochs}"
+                figures = step_figures(event, room - len(stage))
+                self._show(stage, event.step, event.steps, figures)
             case EpochDone():
                 self._row(event)
 
@@ -84,6 +88,29 @@ class TrainingView:
             f"{event.train_accuracy:>7.1%}  {event.validation_loss:>8.3f}  "
             f"{event.validation_accuracy:>7.1%}  {duration(event.seconds):>7}{mark}"
         )
+
+
+def step_figures(event: StepDone, room: int) -> str:
+    """Returns what a bar says of a step: what matters most first, as much as `room` letters hold.
+
+    Nothing is asked of the device for it.
+    """
+    from finetune.training.memory import memory_in_use
+
+    pieces = {
+        "loss": f"loss {event.loss:.3f}",
+        "right": f"right {event.accuracy:.1%}",
+        "left": f"{duration(event.seconds_left)} left",
+        "speed": f"{event.images_per_second:,.0f} photos/s",
+        "memory": str(memory_in_use()),
+        "lr": f"lr {event.lr:.1e}",
+    }
+    kept: list[str] = []
+    for name in ("left", "loss", "right", "speed", "lr", "memory"):
+        if len("  ".join([*kept, pieces[name]])) > room:
+            break
+        kept.append(pieces[name])
+    return "  ".join(piece for piece in pieces.values() if piece in kept)
 
 
 def duration(seconds: float) -> str:

@@ -99,8 +99,64 @@ def overlaid_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     }
 
 
-def reliability(part: Mapping[str, Any]) -> Figure:
-    """Returns the reliability diagram: how sure it was against how often it was right."""
+def score_curve(epochs: Sequence[Mapping[str, Any]], title: str) -> Figure:
+    """Returns the chart of the figure by which epochs are ranked, where training has none."""
+    figure = _curves(epochs, "accuracy", title, share=True)
+    return {**figure, "data": figure["data"][1:]}
+
+
+def answers_by_label(counts: Mapping[str, tuple[int, int, int]]) -> Figure:
+    """Returns how often each label was found, missed and wrongly said, worst label first."""
+    order = sorted(counts, key=lambda label: (-sum(counts[label][1:]), label))
+    kinds = (
+        ("found", "var(--right)", ""),
+        ("missed", "var(--wrong)", "/"),
+        ("wrongly said", "var(--muted)", "x"),
+    )
+    return {
+        "data": [
+            {
+                "type": "bar",
+                "orientation": "h",
+                "name": name,
+                "y": list(range(len(order))),
+                "x": [counts[label][kind] for label in order],
+                # The pattern tells them apart in print and to eyes that do not see the colours.
+                "marker": {"color": colour, "pattern": {"shape": shape, "fgopacity": 0.6}},
+                "customdata": [chart_text(label) for label in order],
+                "hovertemplate": f"%{{customdata}}: {name} %{{x}}×<extra></extra>",
+            }
+            for kind, (name, colour, shape) in enumerate(kinds)
+        ],
+        "layout": {
+            "barmode": "stack",
+            "height": 110 + 22 * len(order),
+            "xaxis": {"title": {"text": "Photos"}, "side": "top"},
+            "yaxis": {
+                "autorange": "reversed",
+                "tickmode": "array",
+                "tickvals": list(range(len(order))),
+                "ticktext": [chart_text(_shortened(label)) for label in order],
+                "automargin": True,
+            },
+            "legend": {
+                "orientation": "h",
+                "y": 0,
+                "yanchor": "top",
+                "x": 0,
+                "traceorder": "normal",
+            },
+        },
+    }
+
+
+def reliability(part: Mapping[str, Any], *, counted: str = "photos") -> Figure:
+    """Returns the reliability diagram: how sure it was against how often it was right.
+
+    Args:
+        part: The metrics of a part.
+        counted: What its bins hold: photos, or yes/no answers.
+    """
 
     def points(bins: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         return [item for item in bins if item["photos"]]
@@ -111,13 +167,13 @@ def reliability(part: Mapping[str, Any]) -> Figure:
     lines = [
         {
             "type": "bar",
-            "name": "photos",
+            "name": counted,
             "x": [(item["low"] + item["high"]) / 2 for item in after],
             "y": [item["photos"] / most * 0.3 for item in after],
             "width": [item["high"] - item["low"] for item in after],
             "marker": {"color": "var(--line)"},
             "customdata": [item["photos"] for item in after],
-            "hovertemplate": "%{customdata} photos<extra></extra>",
+            "hovertemplate": f"%{{customdata}} {counted}<extra></extra>",
         },
         {
             "type": "scatter",
@@ -144,8 +200,8 @@ def reliability(part: Mapping[str, Any]) -> Figure:
                     "line": {"color": colour, "dash": dash, "width": 2},
                     "marker": {"symbol": symbol, "size": 8},
                     "customdata": [item["photos"] for item in bins],
-                    "hovertemplate": "said %{x:.0%}, right %{y:.0%} of %{customdata} photos"
-                    f"<extra>{name}</extra>",
+                    "hovertemplate": "said %{x:.0%}, right %{y:.0%} of %{customdata} "
+                    f"{counted}<extra>{name}</extra>",
                 }
             )
     return {

@@ -102,6 +102,17 @@ class Pair:
     labels: tuple[LabelChange, ...]
 
     @property
+    def reach(self) -> str:
+        """How sure the difference is, in a sentence; counted for the one that is right more."""
+        low, high = self.difference_interval
+        if self.difference < 0:
+            low, high = -high, -low
+        return (
+            f"The difference lies between {low * 100:+.1f} and {high * 100:+.1f} of 100 photos "
+            "(95 % interval)."
+        )
+
+    @property
     def verdict(self) -> str:
         """What the test says, in a sentence."""
         points = abs(self.difference) * 100

@@ -46,10 +46,17 @@ def compare(runs: Sequence[Contender], *, seed: int = 0) -> Comparison:
         seed: Of the bootstrap.
 
     Raises:
-        RunError: Fewer than two runs, or no photo that all were asked about.
+        RunError: Fewer than two runs, runs of different kinds, or no photo that all were asked
+            about.
     """
     if len(runs) < 2:
         raise RunError("A comparison needs two runs or more.")
+    if len({run.record.multi_label for run in runs}) > 1:
+        one = next(run.name for run in runs if not run.record.multi_label)
+        other = next(run.name for run in runs if run.record.multi_label)
+        raise RunError(
+            f"{one} says a single label of a photo and {other} several: they cannot be compared."
+        )
     by_key = [_by_key(run.predictions) for run in runs]
     shared = [key for key in by_key[0] if all(key in other for other in by_key[1:])]
     if not shared:
@@ -117,6 +124,8 @@ def _by_key(rows: Sequence[Prediction]) -> dict[tuple[str, int], Prediction]:
 
 
 def _notes(runs: Sequence[Contender], shared: int, rows: Sequence[Prediction]) -> Iterable[str]:
+    if runs[0].record.multi_label:
+        yield "A photo counts as right where every label of it is right, and no other is said."
     if any(len(run.predictions) != shared for run in runs):
         told = ", ".join(f"{r.name}: {count(len(r.predictions), 'photo')}" for r in runs)
         yield (
@@ -129,7 +138,7 @@ def _notes(runs: Sequence[Contender], shared: int, rows: Sequence[Prediction]) -
             yield (
                 f"{run.name} is judged by its {run.part} photos, which {what}: a little too kindly."
             )
-    truths = {row.label for row in rows}
+    truths = {label for row in rows for label in row.truth}
     for run in runs:
         unknown = sorted(truths - set(run.record.labels))
         if unknown:

@@ -12,10 +12,11 @@ from safetensors import SafetensorError, safe_open
 
 from finetune.errors import RunError
 from finetune.evaluation.predictions import Prediction, read_predictions
+from finetune.evaluation.task import uncalibrated_task
 from finetune.photos.split import SplitRow, read_split
 from finetune.runs.folder import RunFolder
 
-PART_ORDER = ("test", "validation", "train")
+PART_ORDER = ("test", "folds", "validation", "train")
 """Which part speaks for a run: the first of these that has photos."""
 
 
@@ -47,6 +48,11 @@ class RunRecord:
     calibration: Mapping[str, Any]
     parameters: int | None
     size_bytes: int | None
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether a photo may have several labels, or none."""
+        return uncalibrated_task(self.config).multi_label
 
     def part(self, wanted: str | None = None) -> str:
         """Returns the part to report on: `wanted`, or the first of `PART_ORDER` with photos.
@@ -137,6 +143,8 @@ def setting_text(value: Any) -> str:
         return "not set"
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return " ".join(setting_text(item) for item in value) if value else "none"
     shown = f"{value:g}" if isinstance(value, float) else str(value)
     home = str(Path.home())
     return shown.replace(home, "~") if len(home) > 1 else shown

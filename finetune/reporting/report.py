@@ -11,7 +11,7 @@ from finetune.errors import RunError
 from finetune.evaluation.confusion import confusion_matrix
 from finetune.evaluation.predictions import Prediction
 from finetune.evaluation.probabilities import Integers
-from finetune.reporting import gallery
+from finetune.reporting import gallery, multilabel_content
 from finetune.reporting.page import write_page
 from finetune.reporting.record import RunRecord, read_run
 from finetune.reporting.report_content import (
@@ -85,7 +85,11 @@ def write_report(
             f"{run_folder} has no predictions of its {part} part. "
             f"Write them again with: finetune evaluate {record.name}"
         )
-    matrix = _matrix(record, rows)
+    known = set(record.labels)
+    strange = next((name for row in rows for name in row.truth if name not in known), None)
+    if record.multi_label and strange is not None:
+        raise _strange_label(record, repr(strange))
+    matrix = None if record.multi_label else _matrix(record, rows)
 
     place = {row.path: k for k, row in enumerate(rows)}
     first = [place[path] for path in extras.overlays if path in place]
@@ -99,12 +103,20 @@ def write_report(
         logger.info("%d of %d photos could not be opened", len(failed), len(paths))
 
     kept = kept_rows(rows, shown)
+    if matrix is None:
+        name = "multilabel"
+        data = multilabel_content.page_data(record, rows, kept, thumbnails, extras)
+        values = multilabel_content.template_values(record, part, rows, extras)
+    else:
+        name = "report"
+        data = page_data(record, rows, kept, matrix, thumbnails, extras)
+        values = template_values(record, part, matrix, extras)
     path = write_page(
         output or run_folder / "report.html",
-        "report.html.j2",
-        scripts=("charts.js", "photos.js", "report.js"),
-        data=page_data(record, rows, kept, matrix, thumbnails, extras) | {"part": part},
-        **template_values(record, part, matrix, extras),
+        f"{name}.html.j2",
+        scripts=("charts.js", "photos.js", f"{name}.js", "labels.js"),
+        data=data | {"part": part},
+        **values,
         shown_photos=len(thumbnails),
         failed_photos=len(failed),
     )
@@ -124,8 +136,12 @@ def _matrix(record: RunRecord, rows: Sequence[Prediction]) -> Integers:
         truth = [index[row.label] for row in rows]
         said = [index[row.predicted] for row in rows]
     except KeyError as error:
-        raise RunError(
-            f"{record.name}: predictions.csv has the label {error}, which labels.json has not. "
-            f"Write it again with: finetune evaluate {record.name}"
-        ) from error
+        raise _strange_label(record, str(error)) from error
     return confusion_matrix(truth, said, len(record.labels))
+
+
+def _strange_label(record: RunRecord, label: str) -> RunError:
+    return RunError(
+        f"{record.name}: predictions.csv has the label {label}, which labels.json has not. "
+        f"Write it again with: finetune evaluate {record.name}"
+    )

@@ -92,7 +92,7 @@ def page_data(
         ],
         "thumbnails": {path: base64.b64encode(b).decode() for path, b in thumbnails.items()},
         "overlays": {
-            path: f"data:{_media_type(content)};base64,{base64.b64encode(content).decode()}"
+            path: f"data:{media_type(content)};base64,{base64.b64encode(content).decode()}"
             for path, content in extras.overlays.items()
         },
         "galleries": {
@@ -155,15 +155,16 @@ def template_values(
             for name, values in record.metrics.items()
             if name != part and values.get("photos")
         ],
-        "facts": _facts(record),
+        "facts": facts_of(record),
         "figures": wording.key_figures(metrics),
         "findings": wording.findings(record, metrics, matrix),
         "labels": _label_rows(record, metrics, matrix),
         "wrong": wrong,
         "matrix_cut": len(matrix) > MAX_MATRIX,
         "max_matrix": MAX_MATRIX,
+        "folds": wording.folds(record.config.get("folds")),
         "epochs": record.epochs,
-        "best_epoch": _best_epoch(record),
+        "best_epoch": best_epoch(record),
         "training_time": wording.duration(sum(float(e.get("seconds") or 0) for e in record.epochs)),
         "proof": proof,
         "sections": setting_sections(record.config),
@@ -176,7 +177,8 @@ def template_values(
     }
 
 
-def _facts(record: RunRecord) -> list[str]:
+def facts_of(record: RunRecord) -> list[str]:
+    """Returns what stands under a report's title: model, mode, device, day, size."""
     found = []
     for name in ("model", "mode", "device"):
         value = find_setting(record.config, name)
@@ -190,7 +192,8 @@ def _facts(record: RunRecord) -> list[str]:
     return found
 
 
-def _best_epoch(record: RunRecord) -> int | None:
+def best_epoch(record: RunRecord) -> int | None:
+    """Returns the epoch whose weights were kept, from 1; None where nothing says so."""
     told = record.config.get("best_epoch")
     if isinstance(told, int):
         return told
@@ -227,7 +230,8 @@ def _label_rows(
     return found
 
 
-def _media_type(content: bytes) -> str:
+def media_type(content: bytes) -> str:
+    """Returns the media type of an encoded JPEG, PNG or WebP image."""
     if content.startswith(b"\x89PNG"):
         return "image/png"
     if content[8:12] == b"WEBP":

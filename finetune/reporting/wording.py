@@ -14,6 +14,8 @@ PART_WORDS = {
     "test": "test photos, which had no part in the training",
     "validation": "validation photos, which also chose the best epoch: new photos may do a "
     "little worse",
+    "folds": "photos of all folds, each answered by a network that did not learn from it or from "
+    "anything nearly the same",
     "train": "training photos, which it has learnt from: new photos will do worse",
 }
 
@@ -68,7 +70,13 @@ def key_figures(part: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Returns the main figures of a part as (name, value, what it means)."""
     coverage = (part.get("coverage") or {}).get("0.95")
     before = (part.get("uncalibrated") or {}).get("ece")
-    was = f", before calibration {percent(before)}" if before is not None else ""
+    was = f"; before calibration {percent(before)}" if before is not None else ""
+    honest = part.get("ece_honest")
+    floor = (
+        f"; a perfectly calibrated model has {percent(honest)} by chance on so many photos"
+        if honest is not None
+        else ""
+    )
     # Of five labels or fewer, the truth is always among the first five.
     several = len(part.get("labels") or ()) > 5
     five = "truth among the five likeliest labels (top-5)"
@@ -95,7 +103,7 @@ def key_figures(part: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         (
             "Calibration error",
             percent(part.get("ece")),
-            f"mean gap between how sure and how right (ECE){was}",
+            f"mean gap between how sure and how right (ECE){floor}{was}",
         ),
         ("Log loss", number(part.get("log_loss")), "in nats; 0 is perfect"),
         ("Brier score", number(part.get("brier")), "0 is perfect, 2 the worst"),
@@ -138,11 +146,35 @@ def findings(record: RunRecord, part: Mapping[str, Any], matrix: Integers) -> li
     return said
 
 
+def folds(found: Any) -> list[str]:
+    """Returns what a cross-validation said, a sentence each; empty where there was none."""
+    if not isinstance(found, Mapping) or not found.get("scores"):
+        return []
+    low, high = found["interval"]
+    return [
+        f"{found['count']} networks, trained as this one was, each answered the photos of a fold "
+        "that was held out of its training: "
+        + ", ".join(percent(score) for score in found["scores"])
+        + ".",
+        f"Their mean is {percent(found['mean'])}; Student's t interval of it is "
+        f"{interval((max(0.0, low), min(1.0, high)))}, mostly too narrow, since the folds train on "
+        "much the same photos (Bengio & Grandvalet 2004). The interval above is Wilson's, of all "
+        "photos together.",
+    ]
+
+
 def _unknown_finding(unknown: Any) -> list[str]:
     if not isinstance(unknown, Mapping) or unknown.get("threshold") is None:
         return []
     return [
         "With “none of these” switched on it aims to be right "
-        f"{round(float(unknown.get('precision', 0)) * 100)} times in 100, and answers "
-        f"{percent(unknown.get('coverage'), 0)} of the photos."
+        f"{round(float(unknown.get('precision', 0)) * 100)} times in 100{_reckoned_with(unknown)}, "
+        f"and answers {percent(unknown.get('coverage'), 0)} of the photos of known labels."
     ]
+
+
+def _reckoned_with(unknown: Mapping[str, Any]) -> str:
+    share = unknown.get("unknown_share")
+    if not unknown.get("unknown_photos"):
+        return " (of photos of known labels: others were not to be had)"
+    return f", where {percent(share, 0)} of the photos are of something else" if share else ""

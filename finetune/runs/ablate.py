@@ -1,4 +1,4 @@
-"""Measures what an augmentation is worth on a person's own photos."""
+"""Measures what an augmentation, or any other setting, is worth on a person's own photos."""
 
 from __future__ import annotations
 
@@ -15,27 +15,30 @@ from finetune.errors import ConfigError
 from finetune.evaluation.intervals import Interval
 from finetune.evaluation.paired import accuracy_difference, mcnemar
 from finetune.evaluation.predictions import read_predictions
-from finetune.files import write_json
+from finetune.evaluation.task import main_score
+from finetune.files import safe_name, write_json
 from finetune.runs.folder import create_run
 from finetune.runs.train import train
+from finetune.runs.variation import with_value
 from finetune.training.events import Listener, Note, ignore
 
 BOOTSTRAP_SEED = 0
+_SAID = {"augment": "augmentation"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """One augmentation, trained once a seed.
+    """One value of the setting, trained once a seed.
 
     Attributes:
-        augment: Recipe or pipeline file.
+        value: Recipe or pipeline file, size, model: whatever is varied, as text.
         accuracies: Top-1 of each seed's run, on its held-out photos.
         mean: Their mean.
         spread: Their standard deviation (``n - 1``); None for one seed.
         seconds: Mean time of a training.
     """
 
-    augment: str
+    value: str
     accuracies: tuple[float, ...]
     mean: float
     spread: float | None
@@ -44,7 +47,7 @@ class Arm:
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """Two augmentations on the same photos, all seeds together.
+    """Two values on the same photos, all seeds together.
 
     Attributes:
         first: The one compared with: the first of the list.
@@ -66,9 +69,18 @@ class Difference:
 
 @dataclass(frozen=True, kw_only=True)
 class Ablation:
-    """What came out: arms in the order asked for, and each against the first."""
+    """What came out: arms in the order asked for, and each against the first.
+
+    Attributes:
+        folder: Where the runs are.
+        over: The setting that was varied.
+        part: What was compared on: test where there is one, else validation.
+        arms: One a value.
+        differences: Of each but the first.
+    """
 
     folder: Path
+    over: str
     part: str
     arms: tuple[Arm, ...]
     differences: tuple[Difference, ...]
@@ -77,63 +89,67 @@ class Ablation:
 def ablate(
     photos: Path,
     config: TrainConfig,
-    augments: Sequence[str],
+    values: Sequence[str],
     *,
+    over: str = "augment",
     seeds: int = 3,
     folder: Path | None = None,
     listen: Listener = ignore,
 ) -> Ablation:
-    """Trains with each augmentation under the same budget and compares them photo by photo.
+    """Trains with each value of a setting under the same budget and compares photo by photo.
 
     A seed fixes the split, the order of the photos and the new head, so that within a seed the
-    augmentation is all that differs.
+    setting is all that differs.
 
     Args:
         photos: As for `train`.
         config: Settings of every training.
-        augments: Recipes or pipeline files; the first is what the others are compared with.
+        values: As a command line has them; the first is what the others are compared with.
+        over: The setting, or the number of the recipe, that they are values of.
         seeds: How many times each is trained, with seeds that follow the config's.
         folder: Where the runs go; None takes a new folder in ``./runs``.
         listen: Called with what happens in every training.
 
     Raises:
-        ConfigError: Fewer than two augmentations, or one twice, or no seed.
+        ConfigError: Fewer than two values, or one twice, or one that cannot work, or no seed.
         FinetuneError: As `train`.
     """
-    if len(augments) < 2 or len(set(augments)) < len(augments):
+    if len(values) < 2 or len(set(values)) < len(values):
         raise ConfigError(
             "--augment needs two or more different recipes, such as none,standard,mobius."
+            if over == "augment"
+            else f"--over {over}={','.join(values)} needs two or more different values."
         )
     if seeds < 1:
         raise ConfigError(f"--seeds {seeds} must be at least 1.")
+    # All of them first: a value that cannot work should not cost the trainings before it.
+    configs = {value: with_value(config, over, value) for value in values}
     where = create_run(str(folder) if folder else None, "ablation").path
-    right: dict[str, list[dict[tuple[int, str], bool]]] = {name: [] for name in augments}
-    accuracies: dict[str, list[float]] = {name: [] for name in augments}
-    seconds: dict[str, list[float]] = {name: [] for name in augments}
+    right: dict[str, list[dict[tuple[int, str], bool]]] = {value: [] for value in values}
+    accuracies: dict[str, list[float]] = {value: [] for value in values}
+    seconds: dict[str, list[float]] = {value: [] for value in values}
     part = "validation"
     for number in range(seeds):
         seed = config.machine.seed + number
-        for augment in augments:
-            listen(Note(text=f"Seed {seed}, augmentation {augment}"))
-            own = dataclasses.replace(
-                config,
-                augmentation=dataclasses.replace(config.augmentation, augment=augment),
-                machine=dataclasses.replace(config.machine, seed=seed),
-            )
-            name = f"{Path(augment).stem}-seed{seed}"
+        for value in values:
+            listen(Note(text=f"Seed {seed}, {_SAID.get(over, over)} {value}"))
+            machine = dataclasses.replace(configs[value].machine, seed=seed)
+            own = dataclasses.replace(configs[value], machine=machine)
+            name = f"{_run_name(over, value)}-seed{seed}"
             result = train(photos, own, run=str(where / name), listen=listen)
             if result.interrupted:
                 raise KeyboardInterrupt
             part = "test" if "test" in result.metrics else "validation"
             rows = read_predictions(result.run.predictions_file)
-            right[augment].append({(seed, r.path): r.correct for r in rows if r.part == part})
-            accuracies[augment].append(result.metrics[part]["top1"])
-            seconds[augment].append(result.seconds)
+            right[value].append({(seed, r.path): r.correct for r in rows if r.part == part})
+            accuracies[value].append(main_score(result.metrics[part]) or 0.0)
+            seconds[value].append(result.seconds)
     ablation = Ablation(
         folder=where,
+        over=over,
         part=part,
-        arms=tuple(_arm(name, accuracies[name], seconds[name]) for name in augments),
-        differences=tuple(_difference(augments[0], name, right) for name in augments[1:]),
+        arms=tuple(_arm(value, accuracies[value], seconds[value]) for value in values),
+        differences=tuple(_difference(values[0], value, right) for value in values[1:]),
     )
     write_json(where / "ablation.json", to_dict(ablation))
     return ablation
@@ -144,9 +160,13 @@ def to_dict(ablation: Ablation) -> dict[str, Any]:
     return dataclasses.asdict(ablation) | {"folder": str(ablation.folder)}
 
 
-def _arm(name: str, accuracies: Sequence[float], seconds: Sequence[float]) -> Arm:
+def _run_name(over: str, value: str) -> str:
+    return safe_name(Path(value).stem if over == "augment" else f"{over}-{value}")
+
+
+def _arm(value: str, accuracies: Sequence[float], seconds: Sequence[float]) -> Arm:
     return Arm(
-        augment=name,
+        value=value,
         accuracies=tuple(accuracies),
         mean=float(np.mean(accuracies)),
         spread=float(np.std(accuracies, ddof=1)) if len(accuracies) > 1 else None,

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from finetune.data.cache import PixelCache
-from finetune.data.dataset import PhotoDataset, Sample
+from finetune.data.dataset import PhotoDataset, Sample, targets_of_samples
 from finetune.data.home import collection_home
 from finetune.errors import CollectionError
 from finetune.evaluation.confusion import confusion_matrix, write_confusion_csv
 from finetune.evaluation.inference import predict_dataset
 from finetune.evaluation.intervals import wilson
-from finetune.evaluation.metrics import evaluate_logits
-from finetune.evaluation.predictions import EvaluatedPhoto, make_predictions, write_predictions
-from finetune.evaluation.unknown import familiarity
+from finetune.evaluation.predictions import EvaluatedPhoto, write_predictions
+from finetune.evaluation.probabilities import Floats
 from finetune.files import safe_name, write_json
 from finetune.photos.collection import Collection, Photo
 from finetune.photos.labels import label_index
+from finetune.photos.multilabel import merge_copies
 from finetune.photos.scan import scan
 from finetune.photos.split import read_split
 from finetune.runs.folder import RunFolder
@@ -40,7 +42,8 @@ class Evaluation:
         folder: Where metrics.json, predictions.csv and confusion_matrix.csv are.
         metrics: One object a part.
         foreign_labels: Labels of the photos that the run was never trained on, with their photos.
-        left_out: Photos without a label, or with several.
+        left_out: Photos without a label, or with several; where a run says several labels, photos
+            that nobody has labelled.
         unknown: How "none of these" did; None where the run has no threshold.
     """
 
@@ -104,9 +107,9 @@ def _own_parts(
     rows = read_split(trained.folder.split_file)
     with _cache(root, catalog, trained, request) as cache:
         collection = scan(root, catalog=catalog, sink=cache)
-        parts = replay_split(collection, rows, trained.labels)
+        parts = replay_split(collection, rows, trained.labels, trained.task)
         found = {
-            part: _logits(trained, PhotoDataset(root, samples, cache), request, progress)
+            part: _answers(trained, _dataset(root, samples, cache, trained), request, progress)
             for part, samples in parts.samples.items()
             if part != "train" and samples
         }
@@ -121,21 +124,26 @@ def _other_photos(
     index = label_index(trained.labels)
     with _cache(root, request.catalog, trained, request) as cache:
         collection = scan(root, catalog=request.catalog, sink=cache)
-        known, foreign, left_out = _sorted_out(collection, index)
+        sort_out = _labels_sorted_out if trained.task.multi_label else _sorted_out
+        known, foreign, left_out = sort_out(collection, index)
         if not known:
             raise CollectionError(
                 f"No photo in {root} has a label of {trained.folder.path}. It knows: "
                 f"{', '.join(trained.labels[:8])}{' ...' if len(trained.labels) > 8 else ''}."
             )
-        samples = [_sample(photo, index[photo.labels[0]]) for photo in known]
-        logits = _logits(trained, PhotoDataset(root, samples, cache), request, progress)
+        samples = [
+            _sample(photo, targets if trained.task.multi_label else targets[0])
+            for photo in known
+            for targets in [tuple(index[label] for label in photo.labels)]
+        ]
+        said = _answers(trained, _dataset(root, samples, cache, trained), request, progress)
         strangers = None
         if foreign:
             others = PhotoDataset(root, [_sample(photo, 0) for photo in foreign], cache)
-            strangers = _logits(trained, others, request, progress)
+            strangers = _answers(trained, others, request, progress)
     name = safe_name(root.resolve().name)
     folder = trained.folder.path / f"evaluation-{name}"
-    result = _write(trained, folder, {name: samples}, {name: logits}, strangers)
+    result = _write(trained, folder, {name: samples}, {name: said}, strangers)
     counts: dict[str, int] = {}
     for photo in foreign:
         counts[photo.labels[0]] = counts.get(photo.labels[0], 0) + 1
@@ -160,77 +168,125 @@ def _sorted_out(
     return known, foreign, len(collection) - len(known) - len(foreign)
 
 
+def _labels_sorted_out(
+    collection: Collection, index: dict[str, int]
+) -> tuple[list[Photo], list[Photo], int]:
+    """Returns the same for a run that says several labels; a label it does not know is taken off.
+
+    A photo of nothing but other labels is a photo of none of the run's.
+    """
+    known: list[Photo] = []
+    left_out = 0
+    merged, _ = merge_copies(collection.photos)
+    for photo in merged:
+        if not photo.labels and not photo.spoken:
+            left_out += 1
+            continue
+        labels = tuple(label for label in photo.labels if label in index)
+        known.append(dataclasses.replace(photo, labels=labels))
+    return known if any(photo.labels for photo in known) else [], [], left_out
+
+
+def _dataset(
+    root: Path, samples: Sequence[Sample], cache: PixelCache, trained: TrainedRun
+) -> PhotoDataset:
+    width = len(trained.labels) if trained.task.multi_label else None
+    return PhotoDataset(root, samples, cache, labels=width)
+
+
 def _write(
     trained: TrainedRun,
     folder: Path,
     samples: Any,
-    logits: dict[Any, Any],
-    strangers: Any = None,
+    said: dict[Any, _Said],
+    strangers: _Said | None = None,
 ) -> Evaluation:
-    targets = {
-        part: np.array([sample.target for sample in samples[part]], np.int64) for part in logits
-    }
+    task = trained.task
+    logits = {part: answers.logits for part, answers in said.items()}
+    width = len(trained.labels) if task.multi_label else None
+    targets = {part: targets_of_samples(samples[part], width) for part in logits}
     metrics: dict[str, Any] = {
-        part: evaluate_logits(
-            values, targets[part], trained.labels, temperature=trained.temperature
-        )
-        for part, values in logits.items()
+        part: task.metrics(values, targets[part], trained.labels) for part, values in logits.items()
     }
     judged = list(logits)[-1]
-    unknown = _unknown(trained, logits[judged], targets[judged], strangers)
+    unknown = _unknown(trained, said[judged], targets[judged], strangers)
     write_json(folder / "metrics.json", {**metrics, **({"unknown": unknown} if unknown else {})})
     rows = [
         row
         for part, values in logits.items()
-        for row in make_predictions(
+        for row in task.predictions(
             [EvaluatedPhoto(path=s.path, digest=s.digest, part=part) for s in samples[part]],
             values,
             targets[part],
             trained.labels,
-            temperature=trained.temperature,
         )
     ]
     write_predictions(folder / "predictions.csv", rows)
-    matrix = confusion_matrix(targets[judged], logits[judged].argmax(1), len(trained.labels))
-    write_confusion_csv(folder / "confusion_matrix.csv", matrix, trained.labels)
+    if not task.multi_label:
+        matrix = confusion_matrix(targets[judged], logits[judged].argmax(1), len(trained.labels))
+        write_confusion_csv(folder / "confusion_matrix.csv", matrix, trained.labels)
     return Evaluation(
         folder=folder, metrics=metrics, foreign_labels={}, left_out=0, unknown=unknown
     )
 
 
 def _unknown(
-    trained: TrainedRun, logits: Any, targets: Any, strangers: Any
+    trained: TrainedRun, said: _Said, targets: Any, strangers: _Said | None
 ) -> dict[str, Any] | None:
     """Returns how the run's threshold did on these photos, with strangers counted as wrong."""
     limit = trained.unknown
-    if limit is None:
+    if limit is None or limit.threshold is None:
         return None
-
-    def answered(values: Any) -> Any:
-        scores = familiarity(values, score=limit.score, temperature=trained.temperature)
-        return ~limit.refuses(scores)
-
-    kept = answered(logits)
-    right = int((logits.argmax(1) == targets)[kept].sum())
-    wrongly = int(answered(strangers).sum()) if strangers is not None else 0
+    kept = ~said.refused
+    right = int((said.logits.argmax(1) == targets)[kept].sum())
+    wrongly = int((~strangers.refused).sum()) if strangers is not None else 0
     total = int(kept.sum()) + wrongly
     return {
-        "stated_precision": limit.precision,
+        "stated_precision": None if limit.threshold is None else limit.precision,
         "measured_precision": right / total if total else None,
         "precision_interval": wilson(right, total),
         "answered": float(kept.mean()),
-        "foreign_photos": 0 if strangers is None else len(strangers),
-        "foreign_refused": None if strangers is None else 1 - wrongly / len(strangers),
+        "foreign_photos": 0 if strangers is None else len(strangers.logits),
+        "foreign_refused": None if strangers is None else 1 - wrongly / len(strangers.logits),
     }
 
 
-def _logits(
+@dataclass(frozen=True, kw_only=True)
+class _Said:
+    """Logits ``(N, C)``, and of which photos the answer is "none of these", ``(N,)``."""
+
+    logits: NDArray[np.float32]
+    refused: NDArray[np.bool_]
+
+
+def _answers(
     trained: TrainedRun, photos: PhotoDataset, request: EvaluationRequest, progress: Progress | None
-) -> np.ndarray[Any, np.dtype[np.float32]]:
-    return predict_dataset(trained.module, trained.spec, photos, tta=request.tta, progress=progress)
+) -> _Said:
+    limit = trained.unknown
+    distances: list[Floats] = []
+
+    def see(features: NDArray[np.float32]) -> None:
+        if limit is not None:
+            distances.append(limit.distances(features))
+
+    needed = limit is not None and limit.needs_features
+    logits = predict_dataset(
+        trained.module,
+        trained.spec,
+        photos,
+        tta=request.tta,
+        progress=progress,
+        see_features=see if needed else None,
+    )
+    if limit is None:
+        return _Said(logits=logits, refused=np.zeros(len(logits), dtype=bool))
+    scores = limit.scores(
+        logits, np.concatenate(distances) if needed else None, temperature=trained.temperature
+    )
+    return _Said(logits=logits, refused=limit.refuses(scores))
 
 
-def _sample(photo: Photo, target: int) -> Sample:
+def _sample(photo: Photo, target: int | tuple[int, ...]) -> Sample:
     return Sample(path=photo.path, digest=photo.digest, crop=photo.crop, target=target)
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from finetune.errors import RunError
 from finetune.files import read_json, safe_name, storage_errors, write_json
@@ -65,6 +68,11 @@ class RunFolder:
         return self.path / "calibration.json"
 
     @property
+    def distance_file(self) -> Path:
+        """How far features lie from what was learnt; "none of these" goes by it in head mode."""
+        return self.path / "distance.safetensors"
+
+    @property
     def metrics_file(self) -> Path:
         """Figures of each part."""
         return self.path / "metrics.json"
@@ -98,6 +106,47 @@ class RunFolder:
     def best_checkpoint(self) -> Path:
         """Weights of the best epoch."""
         return self.path / "checkpoints" / "best.safetensors"
+
+    @property
+    def lock_file(self) -> Path:
+        """Held by the process that trains the run."""
+        return self.path / "checkpoints" / "training.lock"
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Holds the run while it trains; the hold ends with the process, however that ends.
+
+        Raises:
+            RunError: Another process is training it.
+            StorageError: The folder cannot be written.
+        """
+        with storage_errors(self.lock_file):
+            self.lock_file.parent.mkdir(parents=True, exist_ok=True)
+            # A look at whether it is held takes it for a moment.
+            lock = FileLock(self.lock_file, timeout=2)
+            try:
+                lock.acquire()
+            except Timeout as error:
+                raise RunError(
+                    f"{self.path} is being trained by another process. "
+                    f"Look at it with: finetune watch {self.path}"
+                ) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    @property
+    def is_held(self) -> bool:
+        """Whether a process is training it now."""
+        if not self.lock_file.is_file():
+            return False
+        try:
+            with FileLock(self.lock_file, timeout=0):
+                return False
+        except (Timeout, PermissionError):
+            # Another person's run: its lock cannot be tried, and it is watched since it runs.
+            return True
 
     def read(self, file: Path) -> Any:
         """Returns the value of one of the run's JSON files.

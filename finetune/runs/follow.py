@@ -10,12 +10,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
+from finetune.evaluation.task import uncalibrated_task
 from finetune.models.factory import rebuild
-from finetune.models.heads import FeatureHead, write_head
+from finetune.models.heads import chosen_head, write_head
 from finetune.photos.spec import InputSpec
 from finetune.runs.evaluate import Evaluation, EvaluationRequest, evaluate_trained
 from finetune.runs.folder import RunFolder
-from finetune.runs.trained import TrainedRun, open_trained
+from finetune.runs.trained import TrainedRun, model_args, open_trained
 
 POLL_SECONDS = 2.0
 
@@ -33,12 +34,10 @@ def follow_run(
     seen = 0
     while True:
         finished = bool(run.read(run.config_file).get("finished"))
-        epoch = _best_epoch(run.best_checkpoint)
-        if epoch is not None and epoch != seen:
-            trained = _open_checkpoint(run, request.device)
-            if trained is not None:
-                seen = epoch
-                yield epoch, evaluate_trained(trained, request)
+        found = evaluate_newest(run, request, seen=seen)
+        if found is not None:
+            seen = found[0]
+            yield found
         if finished:
             description = run.read(run.config_file)
             if description.get("best_epoch") != seen:
@@ -46,6 +45,17 @@ def follow_run(
                 yield description["best_epoch"], evaluate_trained(trained, request)
             return
         wait(POLL_SECONDS)
+
+
+def evaluate_newest(
+    run: RunFolder, request: EvaluationRequest, *, seen: int
+) -> tuple[int, Evaluation] | None:
+    """Returns (epoch, evaluation) of the best epoch so far; None where it is `seen`, or none is."""
+    epoch = _best_epoch(run.best_checkpoint)
+    if epoch is None or epoch == seen:
+        return None
+    trained = _open_checkpoint(run, request.device)
+    return None if trained is None else (epoch, evaluate_trained(trained, request))
 
 
 def _best_epoch(path: Path) -> int | None:
@@ -66,11 +76,10 @@ def _open_checkpoint(run: RunFolder, device: str) -> TrainedRun | None:
     description = run.read(run.config_file)
     labels = tuple(run.read(run.labels_file))
     spec = InputSpec.from_dict(run.read(run.preprocessing_file))
-    on_features = "linear.weight" in state
-    module = rebuild(description["model"], len(labels), spec.size, start if on_features else state)
-    if on_features:
-        head = FeatureHead(state["mean"], state["std"], len(labels))
-        head.load_state_dict(state)
+    head = chosen_head(state)
+    tensors = state if head is None else start
+    module = rebuild(description["model"], len(labels), spec.size, tensors, model_args(run))
+    if head is not None:
         write_head(module, *head.folded())
     module = module.to(device).eval().to(memory_format=torch.channels_last)
     return TrainedRun(
@@ -81,4 +90,5 @@ def _open_checkpoint(run: RunFolder, device: str) -> TrainedRun | None:
         temperature=1.0,
         unknown=None,
         description=description,
+        task=uncalibrated_task(description),
     )

@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from finetune.errors import FinetuneError
+from finetune.evaluation.task import uncalibrated_task
 from finetune.files import write_text
 from finetune.photos.split import SplitRow, read_split
+from finetune.runs import multilabel_card
 from finetune.runs.folder import RunFolder
 
 CARD = "README.md"
 
 _PARTS = ("train", "validation", "test")
 _MOST_LABELS = 200
+_WORDS = {"folds": "cross-validated"}
 
 
 def write_model_card(run: RunFolder) -> Path:
@@ -43,18 +46,36 @@ def model_card(run: RunFolder) -> str:
     calibration = run.read(run.calibration_file)
     spec = run.read(run.preprocessing_file)
     rows = _rows(run)
-    judged = "test" if "test" in metrics else "validation"
+    judged = next(part for part in ("test", "folds", "validation") if part in metrics)
     found = metrics[judged]
+    if uncalibrated_task(config).multi_label:
+        model = f"`{config['model']}` {_trained(config)}"
+        about = [
+            multilabel_card.summary(model, labels, judged, found),
+            multilabel_card.label_table(labels, rows, found),
+            multilabel_card.accuracy(metrics),
+            multilabel_card.calibration(calibration, found),
+            multilabel_card.intended_use(judged, found),
+        ]
+    else:
+        about = [
+            _summary(config, labels, judged, found),
+            _label_table(labels, rows, found),
+            "\n".join(_accuracy(metrics)),
+            _calibration(calibration, found),
+            _intended_use(judged, found),
+        ]
+    summary, table, accuracy, calibrated, limits = about
     parts = [
         _front_matter(run, config, found),
         f"# {run.name}",
-        _summary(config, labels, judged, found),
-        "## Labels and photos\n\n" + _label_table(labels, rows, found),
+        summary,
+        "## Labels and photos\n\n" + table,
         "## How the photos were split\n\n" + _split(config, rows),
-        "## Accuracy\n\n" + "\n".join(_accuracy(metrics)),
-        "## Calibration\n\n" + _calibration(calibration, found),
-        "## Intended use and limits\n\n" + _intended_use(judged, found),
-        "## Use\n\n" + _usage(run),
+        "## Accuracy\n\n" + accuracy,
+        "## Calibration\n\n" + calibrated,
+        "## Intended use and limits\n\n" + limits,
+        "## Use\n\n" + _usage(run, "labels" if uncalibrated_task(config).multi_label else "label"),
         "## How it was made\n\n" + _making(config, spec),
     ]
     return "\n\n".join(parts) + "\n"
@@ -65,6 +86,8 @@ def _front_matter(run: RunFolder, config: Mapping[str, Any], found: Mapping[str,
     quoted = json.dumps
     origin = str(config.get("weights", ""))
     # Only weights of the hub have a page there to point to.
+    several = uncalibrated_task(config).multi_label
+    metric, value = multilabel_card.metric_of(found) if several else ("accuracy", found["top1"])
     base = (f"base_model: {quoted(origin)}",) if origin.startswith("timm/") else ()
     return "\n".join(
         (
@@ -77,7 +100,7 @@ def _front_matter(run: RunFolder, config: Mapping[str, Any], found: Mapping[str,
             "- finetune",
             *base,
             "metrics:",
-            "- accuracy",
+            f"- {metric}",
             "model-index:",
             f"- name: {quoted(run.name, ensure_ascii=False)}",
             "  results:",
@@ -87,8 +110,8 @@ def _front_matter(run: RunFolder, config: Mapping[str, Any], found: Mapping[str,
             "      name: own photos",
             "      type: private",
             "    metrics:",
-            "    - type: accuracy",
-            f"      value: {found['top1']:.4f}",
+            f"    - type: {metric}",
+            f"      value: {value:.4f}",
             "---",
         )
     )
@@ -99,8 +122,8 @@ def _summary(
 ) -> str:
     return (
         f"An image classifier of {len(labels)} labels: a `{config['model']}` "
-        f"{_trained(config)}. On {found['photos']:,} {judged} photos it is right "
-        f"{_share_with_interval(found)}."
+        f"{_trained(config)}. On {found['photos']:,} {_WORDS.get(judged, judged)} photos it is "
+        f"right {_share_with_interval(found)}."
     )
 
 
@@ -169,7 +192,7 @@ def _split(config: Mapping[str, Any], rows: Sequence[SplitRow]) -> str:
 def _accuracy(metrics: Mapping[str, Any]) -> Iterator[str]:
     yield "| part | photos | right | 95 % interval | balanced | log loss | calibration error |"
     yield "|---|---:|---:|---|---:|---:|---:|"
-    for part in _PARTS:
+    for part in (*_PARTS, "folds"):
         found = metrics.get(part)
         if not found:
             continue
@@ -180,7 +203,12 @@ def _accuracy(metrics: Mapping[str, Any]) -> Iterator[str]:
             f"{_percent(found.get('balanced_accuracy'))} | {_number(found.get('log_loss'))} | "
             f"{_number(found.get('ece'))} |"
         )
-    if "test" not in metrics:
+    if "folds" in metrics:
+        yield (
+            "\nThe figures of the folds are those of networks trained as this one was, each photo "
+            "answered once by one that did not see it (cross-validation)."
+        )
+    elif "test" not in metrics:
         yield (
             "\nThe validation photos chose the epoch and fitted the calibration, so that these "
             "figures lean to the good side; there is no test part."
@@ -195,13 +223,23 @@ def _calibration(calibration: Mapping[str, Any], found: Mapping[str, Any]) -> st
         f"photos. Expected calibration error: {_number(found.get('ece'))} "
         f"({_number((found.get('uncalibrated') or {}).get('ece'))} before)."
     )
+    if found.get("ece_honest") is not None:
+        text += (
+            f" A perfectly calibrated model of this size: {_number(found['ece_honest'])} by chance."
+        )
     unknown = calibration.get("unknown")
     if unknown and unknown.get("threshold") is not None:
         text += (
             f"\n\nBelow a score ({unknown['score']}) of {unknown['threshold']:.4g} the answer is "
             f'"none of these". The threshold was chosen so that {unknown["precision"]:.0%} of the '
-            f"answers given are right; {unknown['coverage']:.1%} of the photos are answered."
+            f"answers given are right; {unknown['coverage']:.1%} of the photos of its own labels "
+            "are answered."
         )
+        if unknown.get("unknown_photos") and unknown.get("unknown_share"):
+            text += (
+                f" That reckons with {unknown['unknown_share']:.0%} of photos of labels it was "
+                "never trained on, as hard to tell as the hardest of its own when held out."
+            )
     return text
 
 
@@ -217,17 +255,17 @@ def _intended_use(judged: str, found: Mapping[str, Any]) -> str:
         "cameras. It knows no label but those above, and a photo of anything else gets one of them "
         "unless the score for unknown photos says so. It is not meant for decisions about people, "
         "health or safety.\n\n"
-        f"Found least often on {judged}: {weak}."
+        f"Found least often on {'the folds' if judged == 'folds' else judged}: {weak}."
     )
 
 
-def _usage(run: RunFolder) -> str:
+def _usage(run: RunFolder, answer: str) -> str:
     name = run.name
     return (
         "```python\n"
         "from finetune import Predictor\n\n"
         f"predictor = Predictor.load({json.dumps(name, ensure_ascii=False)})\n"
-        'print(predictor("photo.jpg").label)\n'
+        f'print(predictor("photo.jpg").{answer})\n'
         "```\n\n"
         "or with timm alone, from the folder `timm` of the run or from the hub:\n\n"
         "```python\n"

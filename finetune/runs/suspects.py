@@ -26,7 +26,8 @@ def suspects(
 
     Heads are cross-validated on the network's features of all photos of the split, near-duplicates
     kept together. Where the whole network was trained on these photos, its features have seen their
-    labels, and fewer wrong ones stand out. Photos that are gone are passed over.
+    labels, and fewer wrong ones stand out. Photos that are gone are passed over. Of a run that says
+    several labels a photo nothing is returned: the check knows of one label each.
 
     Args:
         trained: The run.
@@ -37,6 +38,8 @@ def suspects(
         RunError: The run has no split.csv.
         ConfigError: The labels have too few groups of photos to hold any out.
     """
+    if trained.task.multi_label:
+        return []
     rows = [
         row
         for row in read_split(trained.folder.split_file)

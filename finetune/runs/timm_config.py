@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from finetune.models.factory import own_arguments
 from finetune.photos.spec import InputSpec
 
 _CROP_MODES = {"crop": "center", "pad": "border", "squash": "squash"}
@@ -18,7 +19,7 @@ def timm_config(module: Any, name: str, labels: Sequence[str], spec: InputSpec) 
         key: value for key, value in dict(found).items() if key not in dropped and _is_plain(value)
     }
     config |= {
-        "input_size": [3, spec.size, spec.size],
+        "input_size": [spec.channels, spec.size, spec.size],
         "crop_pct": spec.crop_pct,
         "crop_mode": _CROP_MODES[spec.fit],
         "interpolation": spec.interpolation,
@@ -36,15 +37,18 @@ def timm_config(module: Any, name: str, labels: Sequence[str], spec: InputSpec) 
         "label_names": list(labels),
         "pretrained_cfg": config,
     }
+    own = own_arguments(module)
     if _has_fixed_size(module, spec):
-        content["model_args"] = {"img_size": spec.size}
+        own["img_size"] = spec.size
+    if own:
+        content["model_args"] = own
     return content
 
 
 def _has_fixed_size(module: Any, spec: InputSpec) -> bool:
     found = getattr(module, "pretrained_cfg", None) or {}
     fixed = bool(dict(found).get("fixed_input_size"))
-    return fixed and tuple(dict(found).get("input_size") or ()) != (3, spec.size, spec.size)
+    return fixed and tuple(dict(found).get("input_size") or ()) [1:] != (spec.size, spec.size)
 
 
 def _is_plain(value: object) -> bool:

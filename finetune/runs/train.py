@@ -6,47 +6,47 @@ import contextlib
 import dataclasses
 import datetime
 import json
-import platform
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file
 
-from finetune import __version__
-from finetune.augmentation.recipes import named
 from finetune.config import TrainConfig
-from finetune.curation.policy import PolicySpec, remembered_policy
-from finetune.data.cache import PixelCache
 from finetune.data.home import collection_home
 from finetune.errors import RunError
 from finetune.files import write_json, write_text
 from finetune.models import factory
 from finetune.models.heads import has_linear_head
-from finetune.photos.collection import Collection
-from finetune.photos.scan import scan
+from finetune.photos.collection import Part
 from finetune.photos.spec import InputSpec
 from finetune.photos.split import read_split, write_split
-from finetune.runs.defaults import recipe_of, with_defaults
+from finetune.runs.batch_size import check_shares, with_batch_size
+from finetune.runs.beginning import Splitter as Splitter
+from finetune.runs.beginning import describe, new_head, new_network, usual_split
+from finetune.runs.continuing import Earlier, load_earlier
+from finetune.runs.defaults import Holding, on_features, recipe_of, with_defaults, with_mode
 from finetune.runs.folder import RUNS_FOLDER, RunFolder, create_run, open_run, write_labels
-from finetune.runs.job import Job
+from finetune.runs.job import Job, Outcome
 from finetune.runs.model_card import write_model_card
-from finetune.runs.on_features import train_on_features
+from finetune.runs.objective import WHAT_IS_COUNTED, start_from_prior
+from finetune.runs.on_features import help_with_features, train_on_features
 from finetune.runs.on_photos import train_on_photos
-from finetune.runs.parts import Parts, replay_split, split_collection
+from finetune.runs.parts import replay_split, task_for
+from finetune.runs.reading import crop_policy, pixel_cache, read_photos, square_notes
 from finetune.runs.results import write_results
-from finetune.settings import resolve, to_dict
-from finetune.training.events import Event, Listener, Note, Progressed, ignore
+from finetune.runs.tracking import check_tracking, tracked
+from finetune.settings import resolve
+from finetune.training.events import Event, Listener, Note, ignore
 from finetune.training.interrupt import interruption
-from finetune.training.machine import choose_device, make_accelerator
+from finetune.training.machine import join_processes, make_accelerator
 from finetune.training.state import read_position, save_tensors
-
-SQUARES_NOTE = (
-    "Most photos have a square around their subject; the run learns from these, and its "
-    "predictions look for the subject in the same way."
-)
+from finetune.training.validation import Metric
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +59,7 @@ class RunResult:
         best_epoch: The epoch whose weights were kept, from 1.
         seconds: From the start of the call to its end.
         interrupted: Whether it was stopped before its last epoch.
+        logits: ``(N, labels)`` of the validation and test photos, in the order of their paths.
     """
 
     run: RunFolder
@@ -66,24 +67,33 @@ class RunResult:
     best_epoch: int
     seconds: float
     interrupted: bool
+    logits: Mapping[Part, NDArray[np.float32]]
 
 
 def train(
     photos: Path | str,
     config: TrainConfig | None = None,
     *,
-    run: str | None = None,
+    run: str | RunFolder | None = None,
     runs: Path = RUNS_FOLDER,
     listen: Listener = ignore,
+    split: Splitter | None = None,
+    earlier: Earlier | None = None,
+    metrics: Mapping[str, Metric] | None = None,
 ) -> RunResult:
     """Trains a classifier on the photos in a folder and returns the run.
 
     Args:
         photos: A folder with one folder of photos a label, or ``train/ val/ test/`` of such.
         config: Settings; the defaults suit the machine and the collection.
-        run: Name of the run, or a path; None takes date, model and mode.
+        run: Name of the run, or a path, or a folder that is ready for it; None takes date, model
+            and mode.
         runs: Where named runs go.
         listen: Called with what happens; see `finetune.training.events`.
+        split: Splits the collection instead of its own folders or the settings.
+        earlier: A finished run to go on from, with a config that `continuing.inherit` has settled.
+        metrics: Own figures by name, each a function of logits ``(N, labels)`` and targets ``(N,)``
+            of the validation photos; they are in `EpochDone.metrics` and ``log.jsonl``.
 
     Raises:
         FinetuneError: Photos, settings, weights, device or disk do not allow it; says why.
@@ -96,6 +106,9 @@ def train(
     """
     started = datetime.datetime.now()
     root = Path(photos)
+    config = config or TrainConfig()
+    team = join_processes(config.machine)
+    listen = listen if team.is_main else ignore
     said: list[str] = []
 
     def tell(event: Event) -> None:
@@ -103,41 +116,60 @@ def train(
             said.append(event.text)
         listen(event)
 
-    config, notes = with_defaults(config or TrainConfig())
+    config, notes = with_defaults(config)
+    check_tracking(config.tracking)
     for note in notes:
         tell(Note(text=note))
-    recipe = recipe_of(config)
-    loaded = factory.create(
-        factory.ModelRequest(
-            name=config.model.model or factory.DEFAULT_MODEL,
-            weights=config.model.weights,
-            size=config.pixels.size,
-            fit=config.pixels.fit,
-            seed=config.machine.seed,
-        )
-    )
-    spec = dataclasses.replace(loaded.spec, whiten=recipe is not None and recipe.whiten)
+    recipe_of(config)  # refused before the photos are read, where it cannot work
+    with team.main_first():  # one download, one look at each photo
+        loaded = load_earlier(earlier, config) if earlier else new_network(config)
+    spec = loaded.spec
     home = collection_home(root, config.collection.catalog)
-    with contextlib.closing(_pixel_cache(home, spec, config)) as cache:
-        collection = _scan(root, config, cache, tell)
-        parts = split_collection(collection, config.collection, seed=config.machine.seed)
-        for note in parts.notes:
+    with contextlib.closing(pixel_cache(home, spec, config)) as cache:
+        with team.main_first():
+            cache.records.refresh()
+            collection = read_photos(root, config, cache, tell)
+        parts = (split or usual_split(config, earlier))(collection)
+        for note in (*parts.notes, *([WHAT_IS_COUNTED] if parts.task.multi_label else [])):
             tell(Note(text=note))
-        note_on_head = factory.replace_head(loaded, len(parts.labels), seed=config.machine.seed)
+        asked = config
+        config, notes = with_mode(config, Holding.of(parts))
+        photos_to_learn = len(parts.samples["train"])
+        config, more = with_batch_size(config, asked, loaded.module, spec, photos_to_learn)
+        config = team.agree(config)
+        check_shares(team, config, photos_to_learn)
+        for note in (*notes, *more):
+            tell(Note(text=note))
+        recipe = recipe_of(config)
+        # Only now is it known which recipe a network brings along.
+        whiten = loaded.spec.whiten if recipe is None else recipe.whiten
+        spec = dataclasses.replace(spec, whiten=whiten)
+        kept_head = loaded.own_head and loaded.module.num_classes == len(parts.labels)
+        if kept_head and config.training.head_epochs is None:
+            # A person's own head is what the network is to go on from.
+            on = dataclasses.replace(config.training, head_epochs=0)
+            config = dataclasses.replace(config, training=on)
+        origin, note_on_head = new_head(loaded, earlier, parts.labels, config)
+        if earlier is None:
+            start_from_prior(loaded.module.get_classifier(), parts)  # type: ignore[operator]
         if note_on_head:
             tell(Note(text=note_on_head))
         default_name = f"{started:%Y-%m-%d}-{loaded.name}-{config.training.mode}"
-        folder = create_run(run, default_name, runs)
-        write_split(folder.split_file, parts.rows)
-        write_labels(folder, parts.labels)
-        policy = crop_policy(collection, config.collection.catalog)
-        if policy is not None:
-            tell(Note(text=SQUARES_NOTE))
-        write_json(folder.preprocessing_file, spec.to_dict() | {"crop_policy": policy})
-        save_tensors(folder.start_checkpoint, loaded.module.state_dict(), {})
-        description = _describe(config, loaded, parts, started) | {"notes": said}
-        # Last, since a folder counts as a run from the moment that it has this file.
-        write_json(folder.config_file, description)
+        before = earlier.crop_policy if earlier else None
+        policy = crop_policy(collection, config.collection.catalog, before)
+        for note in square_notes(collection, policy, before):
+            tell(Note(text=note))
+        folder = None
+        if team.is_main:
+            folder = run if isinstance(run, RunFolder) else create_run(run, default_name, runs)
+            write_split(folder.split_file, parts.rows)
+            write_labels(folder, parts.labels)
+            write_json(folder.preprocessing_file, spec.to_dict() | {"crop_policy": policy})
+            save_tensors(folder.start_checkpoint, loaded.module.state_dict(), {})
+            description = describe(config, loaded, parts, started) | origin | {"notes": said}
+            # Last, since a folder counts as a run from the moment that it has this file.
+            write_json(folder.config_file, description)
+        folder = team.agree(folder)
         return _execute(
             Job(
                 run=folder,
@@ -149,25 +181,27 @@ def train(
                 cache=cache,
                 home=home,
                 listen=listen,
+                metrics=metrics or {},
+                team=team,
             ),
             started,
         )
 
 
-def crop_policy(collection: Collection, catalog: Path | None) -> dict[str, Any] | None:
-    """Returns how a prediction should choose its square, as `curation.policy` understands it.
-
-    None where most photos have no square of their own: the run's fit then serves predictions too.
-    """
-    with_square = sum(photo.crop is not None for photo in collection.photos)
-    if 2 * with_square <= len(collection):
-        return None
-    policy = remembered_policy(collection.root, catalog) or PolicySpec(method="saliency")
-    return policy.to_dict()
-
-
-def resume(run: Path | str, *, listen: Listener = ignore) -> RunResult:
+def resume(
+    run: Path | str,
+    *,
+    listen: Listener = ignore,
+    split: Splitter | None = None,
+    metrics: Mapping[str, Metric] | None = None,
+) -> RunResult:
     """Goes on with an interrupted run and returns it; the result is as if it had never stopped.
+
+    Args:
+        run: Its folder.
+        listen: As for `train`.
+        split: What `train` was given, if it was.
+        metrics: Likewise.
 
     Raises:
         RunError: It is no run, it is finished, or its photos have changed.
@@ -181,21 +215,35 @@ def resume(run: Path | str, *, listen: Listener = ignore) -> RunResult:
             "Start a new run with: finetune train PHOTOS"
         )
     config = resolve(description["settings"])
+    team = join_processes(config.machine)
+    listen = listen if team.is_main else ignore
     root = Path(description["photos"])
     labels = tuple(folder.read(folder.labels_file))
     spec = InputSpec.from_dict(folder.read(folder.preprocessing_file))
     loaded = factory.LoadedModel(
         factory.rebuild(
-            description["model"], len(labels), spec.size, load_file(folder.start_checkpoint)
+            description["model"],
+            len(labels),
+            spec.size,
+            load_file(folder.start_checkpoint),
+            config.model_args,
         ),
         description["model"],
         spec,
         description["weights"],
     )
     home = collection_home(root, config.collection.catalog)
-    with contextlib.closing(_pixel_cache(home, spec, config)) as cache:
-        collection = _scan(root, config, cache, listen)
-        parts = replay_split(collection, read_split(folder.split_file), labels)
+    with contextlib.closing(pixel_cache(home, spec, config)) as cache:
+        with team.main_first():
+            cache.records.refresh()
+            collection = read_photos(root, config, cache, listen)
+        parts = (
+            split(collection)
+            if split
+            else replay_split(
+                collection, read_split(folder.split_file), labels, task_for(config.labels)
+            )
+        )
         return _execute(
             Job(
                 run=folder,
@@ -207,74 +255,70 @@ def resume(run: Path | str, *, listen: Listener = ignore) -> RunResult:
                 cache=cache,
                 home=home,
                 listen=listen,
+                metrics=metrics or {},
+                team=team,
             ),
             started,
         )
 
 
 def _execute(job: Job, started: datetime.datetime) -> RunResult:
+    """Trains, writes what came of it in the main process, and tells the others."""
+    if not job.team.is_main:
+        _help(job)
+        result: RunResult = job.team.agree(None)
+        return result
     run = job.run
-    accelerator = make_accelerator(job.config.machine)
-    _forget_unfinished_epochs(run)
-    warning = "Interrupted: finishing this step and saving. Ctrl-C again ends at once."
-    on_features = (
-        job.mode == "head"
-        and (job.recipe == named("none") or (job.recipe and job.config.training.views > 1))
-        and has_linear_head(job.loaded.module)
-    )
-    devices = range(torch.cuda.device_count())
-    with (
-        interruption(lambda: job.listen(Note(text=warning))) as stop,
-        torch.random.fork_rng(devices=devices),
-    ):
-        torch.manual_seed(job.config.machine.seed)
-        train_on = train_on_features if on_features else train_on_photos
-        outcome = train_on(job, accelerator, stop)
-        metrics = write_results(run, job.loaded.name, job.parts, outcome)
-    seconds = (datetime.datetime.now() - started).total_seconds()
-    description = run.read(run.config_file)
-    description |= outcome.summary()
-    description["seconds"] = round(description.get("seconds", 0.0) + seconds, 3)
-    write_json(run.config_file, description)
-    write_model_card(run)
+    with run.held():
+        _forget_unfinished_epochs(run)
+        outcome, metrics = _outcome(job)
+        seconds = (datetime.datetime.now() - started).total_seconds()
+        description = run.read(run.config_file)
+        description |= outcome.summary()
+        description["seconds"] = round(description.get("seconds", 0.0) + seconds, 3)
+        write_json(run.config_file, description)
+        write_model_card(run)
     if outcome.finished:
         # The best weights are the model now, and a finished run has nothing to resume.
         shutil.rmtree(run.last_checkpoint.parent, ignore_errors=True)
-    return RunResult(
+    result = RunResult(
         run=run,
         metrics=metrics,
         best_epoch=outcome.position.best_epoch,
         seconds=seconds,
         interrupted=not outcome.finished,
+        logits=outcome.logits,
     )
+    job.team.agree(result)
+    return result
 
 
-def _pixel_cache(home: Path, spec: InputSpec, config: TrainConfig) -> PixelCache:
-    return PixelCache(home, spec, limit_gb=config.pixels.cache_gb)
+def _help(job: Job) -> None:
+    """Does another process's part of what the main one does in `_outcome`."""
+    accelerator = make_accelerator(job.config.machine)
+    devices = range(torch.cuda.device_count())
+    with interruption(lambda: None) as stop, torch.random.fork_rng(devices=devices):
+        torch.manual_seed(job.config.machine.seed + job.team.rank)
+        if on_features(job.config, linear_head=has_linear_head(job.loaded.module)):
+            help_with_features(job, accelerator)
+        else:
+            train_on_photos(job, accelerator, stop)
 
 
-def _scan(root: Path, config: TrainConfig, cache: PixelCache, listen: Listener) -> Collection:
-    collection = scan(
-        root,
-        catalog=config.collection.catalog,
-        progress=lambda done, total: listen(
-            Progressed(stage="Reading photos", done=done, total=total)
-        ),
-        sink=cache,
-    )
-    if collection.problems:
-        first = collection.problems[0]
-        count = len(collection.problems)
-        what = (
-            "1 file is no usable photo" if count == 1 else f"{count:,} files are no usable photos"
-        )
-        listen(
-            Note(
-                text=f"{what} and left out: {first.path} ({first.reason})"
-                + (", ... See them all with: finetune scan" if count > 1 else ".")
-            )
-        )
-    return collection
+def _outcome(job: Job) -> tuple[Outcome, dict[str, Any]]:
+    """Trains and writes what came of it; returns that and its figures."""
+    accelerator = make_accelerator(job.config.machine)
+    warning = "Interrupted: finishing this step and saving. Ctrl-C again ends at once."
+    by_features = on_features(job.config, linear_head=has_linear_head(job.loaded.module))
+    train_on = train_on_features if by_features else train_on_photos
+    with (
+        interruption(lambda: job.listen(Note(text=warning))) as stop,
+        torch.random.fork_rng(devices=range(torch.cuda.device_count())),
+        tracked(job, accelerator.device, by_features=by_features) as shown,
+    ):
+        torch.manual_seed(job.config.machine.seed)
+        outcome = train_on(shown, accelerator, stop)
+        return outcome, write_results(job.run, job.loaded.name, job.parts, outcome)
 
 
 def _forget_unfinished_epochs(run: RunFolder) -> None:
@@ -287,29 +331,3 @@ def _forget_unfinished_epochs(run: RunFolder) -> None:
     kept = [event for event in run.read_log() if event.get("epoch", 0) <= done]
     lines = [json.dumps(event, ensure_ascii=False) + "\n" for event in kept]
     write_text(run.log_file, "".join(lines))
-
-
-def _describe(
-    config: TrainConfig,
-    loaded: factory.LoadedModel,
-    parts: Parts,
-    started: datetime.datetime,
-) -> dict[str, Any]:
-    import timm
-
-    return {
-        "photos": str(parts.root.absolute()),
-        "model": loaded.name,
-        "weights": loaded.origin,
-        "started": started.isoformat(timespec="seconds"),
-        "versions": {
-            "finetune": __version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "timm": timm.__version__,
-        },
-        "device": str(choose_device(config.machine.device)),
-        "settings": to_dict(config),
-        "split": dataclasses.asdict(parts.proof) if parts.proof else None,
-        "finished": False,
-    }

@@ -11,10 +11,12 @@ from safetensors.torch import load_file
 from torch import nn
 
 from finetune.errors import RunError
+from finetune.evaluation.task import SingleLabel, Task, task_of
 from finetune.evaluation.unknown import UnknownThreshold
 from finetune.models.factory import rebuild
 from finetune.photos.spec import InputSpec
 from finetune.runs.folder import RunFolder
+from finetune.runs.unknown_file import read_unknown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +31,7 @@ class TrainedRun:
         temperature: What its logits are divided by.
         unknown: When to say "none of these", or None.
         description: What config.json says.
+        task: What its logits mean.
     """
 
     folder: RunFolder
@@ -38,6 +41,7 @@ class TrainedRun:
     temperature: float
     unknown: UnknownThreshold | None
     description: dict[str, Any]
+    task: Task = SingleLabel()
 
 
 def load_network(
@@ -58,10 +62,16 @@ def load_network(
         state = load_file(folder.model_file)
     except (SafetensorError, OSError) as error:
         raise RunError(f"{folder.model_file} is damaged: {error}.") from error
-    module = rebuild(model, labels, spec.size, state).to(device).eval()
+    module = rebuild(model, labels, spec.size, state, model_args(folder)).to(device).eval()
     if torch.device(device).type != "mps":
         module = module.to(memory_format=torch.channels_last)
     return module
+
+
+def model_args(folder: RunFolder) -> dict[str, Any]:
+    """Returns the arguments that a run's network was made with; empty for nearly all."""
+    settings = folder.read(folder.config_file).get("settings") or {}
+    return dict(settings.get("model_args") or {})
 
 
 def open_trained(folder: RunFolder, *, device: str | torch.device = "cpu") -> TrainedRun:
@@ -75,13 +85,13 @@ def open_trained(folder: RunFolder, *, device: str | torch.device = "cpu") -> Tr
     spec = InputSpec.from_dict(folder.read(folder.preprocessing_file))
     module = load_network(folder, description["model"], len(labels), spec, device=device)
     calibration = folder.read(folder.calibration_file)
-    unknown = calibration.get("unknown")
     return TrainedRun(
         folder=folder,
         module=module,
         spec=spec,
         labels=labels,
         temperature=float(calibration["temperature"]),
-        unknown=UnknownThreshold.from_dict(unknown) if unknown else None,
+        unknown=read_unknown(folder, calibration),
         description=description,
+        task=task_of(calibration, labels),
     )

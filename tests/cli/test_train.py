@@ -61,7 +61,7 @@ def test_train_then_predict_with_no_further_word(
     monkeypatch.chdir(tmp_path)
     trained = run("train", *flags)
     assert "Next: finetune predict photo.jpg" in trained.stdout
-    assert "Mode head: on the CPU the head trains" in trained.stderr
+    assert "CPU, 12 photos: head on cached features." in trained.stderr
     assert "train loss" in trained.stderr
     photo = "photos/カワセミ/001.jpg"
     shown = run("predict", photo)

@@ -29,6 +29,44 @@ def test_train_and_predict_runs(tmp_path: Path) -> None:
     assert len(lines) == 8
 
 
+def test_a_subset_has_the_first_photos_of_each_label(tmp_path: Path) -> None:
+    for part, count in (("train", 5), ("test", 2)):
+        for label in ("0", "1"):
+            (tmp_path / "all" / part / label).mkdir(parents=True)
+            for number in range(count):
+                (tmp_path / "all" / part / label / f"{number}.png").write_bytes(b"x")
+    script = EXAMPLES / "vgg19-mnist" / "subset.py"
+    words = [sys.executable, script, tmp_path / "all", tmp_path / "small", "--train", "3"]
+    done = subprocess.run(
+        [str(word) for word in words], capture_output=True, text=True, check=True, timeout=200
+    )
+    assert done.stdout == "train: 6 photos\ntest: 4 photos\n"
+    kept = [path.relative_to(tmp_path / "small") for path in tmp_path.glob("small/train/*/*")]
+    assert sorted(path.as_posix() for path in kept) == [
+        f"train/{label}/{number}.png" for label in "01" for number in range(3)
+    ]
+
+
+def test_own_metric_runs(tmp_path: Path) -> None:
+    code = (
+        f"import sys; sys.path.insert(0, {str(EXAMPLES)!r})\n"
+        "from pathlib import Path\n"
+        "import own_metric\n"
+        f"own_metric.main(Path({str(tmp_path / 'x')!r}), photos_per_species=8)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=200, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert [line.partition(":")[0] for line in lines] == [
+        "epoch 5",
+        "epoch 10",
+        "least often found on test",
+    ]
+    assert all(line.endswith("%") for line in lines[:2])
+
+
 def test_every_example_has_a_test() -> None:
     names = {path.stem for path in EXAMPLES.rglob("*.py")}
     source = Path(__file__).read_text(encoding="utf-8")

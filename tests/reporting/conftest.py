@@ -14,9 +14,10 @@ from safetensors.numpy import save_file
 
 from finetune.evaluation.calibration import fit_temperature
 from finetune.evaluation.confusion import confusion_matrix, write_confusion_csv
+from finetune.evaluation.held_out_labels import masked_scores
 from finetune.evaluation.metrics import evaluate_logits
 from finetune.evaluation.predictions import EvaluatedPhoto, make_predictions, write_predictions
-from finetune.evaluation.unknown import familiarity, fit_threshold
+from finetune.evaluation.promise import fit_stated
 from finetune.files import write_json
 from finetune.photos.split import SplitRow, write_split
 
@@ -138,8 +139,10 @@ def _write_files(
             labels,
             temperature=temperature,
         )
-    right = logits.argmax(axis=1) == targets
-    threshold = fit_threshold(familiarity(logits[validation]), right[validation])
+    threshold = fit_stated(
+        masked_scores(logits[validation], targets[validation], temperature=temperature),
+        score="max_probability",
+    )
     write_json(run / "metrics.json", metrics)
     write_json(run / "labels.json", list(labels))
     write_json(

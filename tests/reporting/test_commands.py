@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import webbrowser
-from types import SimpleNamespace
 
 import pytest
 import typer
@@ -13,6 +12,7 @@ from typer.testing import CliRunner
 
 from finetune.cli import ErrorBoundary, compare, report
 from finetune.cli.console import output
+from finetune.prediction.answers import PhotoPrediction, Ranked
 from finetune.prediction.predictor import Predictor
 
 
@@ -156,8 +156,8 @@ class FakePredictor:
     def predict_stream(self, photos):
         for path in photos:
             label = self.always or path.parent.name
-            ranked = (SimpleNamespace(label=label, probability=0.9),)
-            yield SimpleNamespace(ranked=ranked)
+            ranked = (Ranked(label=label, probability=0.9),)
+            yield PhotoPrediction(photo=str(path), status="ok", ranked=ranked)
 
 
 @pytest.fixture

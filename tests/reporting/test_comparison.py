@@ -76,8 +76,13 @@ def test_a_clear_difference_is_more_than_chance():
     )
     low, high = pair.difference_interval
     assert 0 < low < 0.3 < high
+    said_so = f"The difference lies between {low * 100:+.1f} and {high * 100:+.1f} of 100 photos"
+    assert pair.reach == f"{said_so} (95 % interval)."
     other_way = compare(runs(second, first)).pairs[0]
     assert other_way.verdict.startswith("one is right on 30.0 more")
+    # Counted for the better one, as the sentence before it.
+    assert other_way.difference_interval[1] < 0
+    assert other_way.reach == pair.reach
 
 
 def test_runs_that_agree_are_said_to():

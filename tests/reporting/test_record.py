@@ -6,7 +6,13 @@ import pytest
 
 from finetune.errors import RunError
 from finetune.files import read_json, write_json
-from finetune.reporting.record import find_setting, photos_root, read_run, setting_sections
+from finetune.reporting.record import (
+    find_setting,
+    photos_root,
+    read_run,
+    setting_sections,
+    setting_text,
+)
 
 
 def test_reads_every_file_of_a_run(small_run):
@@ -103,3 +109,10 @@ def test_settings_are_shown_by_section_without_the_home_folder():
         ("run", [("photos", "~/birds")]),
         ("training", [("lr", "0.003"), ("epochs", "not set"), ("fast", "yes")]),
     ]
+
+
+def test_several_values_of_a_setting_stand_one_after_the_other():
+    assert setting_text(["Mode head: on the CPU the head trains.", "No near-duplicates."]) == (
+        "Mode head: on the CPU the head trains. No near-duplicates."
+    )
+    assert setting_text([]) == "none"

@@ -226,3 +226,27 @@ def test_every_control_and_picture_has_a_name(opened):
           .map((e) => e.outerHTML.slice(0, 80))"""
     )
     assert nameless == []
+
+
+def test_charts_and_tables_are_no_wider_than_the_paper(browser, report):
+    watched = Watched(browser, report, viewport={"width": 1280, "height": 900})
+    watched.everything_drawn()
+    watched.page.emulate_media(media="print")
+    # A4 between Chromium's own margins.
+    watched.page.set_viewport_size({"width": 718, "height": 1000})
+    wide = watched.page.evaluate(
+        """() => [...document.querySelectorAll("svg.main-svg, table")]
+            .filter(e => e.getClientRects().length)
+            .map(e => [e.className.baseVal ?? e.tagName, e.getBoundingClientRect().right])
+            .filter(([, right]) => right > innerWidth + 1)"""
+    )
+    assert wide == []
+    ratios = watched.page.evaluate(
+        """() => [...document.querySelectorAll(".js-plotly-plot svg.main-svg[viewBox]")]
+            .filter(e => e.getClientRects().length)
+            .map(e => e.getBoundingClientRect().width / e.getBoundingClientRect().height
+                / (e.viewBox.baseVal.width / e.viewBox.baseVal.height))"""
+    )
+    assert ratios
+    assert ratios == pytest.approx([1.0] * len(ratios), rel=0.02)
+    watched.page.close()

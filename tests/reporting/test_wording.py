@@ -1,10 +1,20 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from finetune.reporting.record import read_run
-from finetune.reporting.wording import count, duration, findings, interval, number, percent
+from finetune.reporting.wording import (
+    count,
+    duration,
+    findings,
+    interval,
+    key_figures,
+    number,
+    percent,
+)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +52,10 @@ def test_durations_are_in_words(seconds, text):
 
 
 def test_findings_name_the_worst_confusion_and_the_weakest_label(small_run):
-    record = read_run(small_run.path)
+    unknown = {"precision": 0.9, "threshold": 1.5, "coverage": 0.8, "unknown_photos": 9}
+    record = dataclasses.replace(
+        read_run(small_run.path), calibration={"unknown": unknown | {"unknown_share": 0.2}}
+    )
     matrix = np.diag(np.full(6, 10))
     matrix[4, 5] = 3
     part = {"labels": {name: {"recall": 1.0, "photos": 10} for name in record.labels}}
@@ -52,9 +65,23 @@ def test_findings_name_the_worst_confusion_and_the_weakest_label(small_run):
     assert f"“{record.labels[4]}” is taken for “{record.labels[5]}” in 3 of 13 photos." in said
     assert "The weakest label is “heron”: 25 % of its photos are right." in said
     assert "1 label has fewer than 5 photos here" in said
-    assert "aims to be right 95 times in 100" in said
+    assert (
+        "aims to be right 90 times in 100, where 20 % of the photos are of something else, "
+        "and answers 80 % of the photos of known labels." in said
+    )
 
 
 def test_a_run_without_a_mistake_is_asked_whether_its_photos_are_hard_enough(small_run):
     record = read_run(small_run.path)
     assert "Not one mistake." in findings(record, {}, np.eye(6, dtype=np.int64))[-1]
+
+
+def test_the_calibration_error_stands_beside_that_of_an_honest_model():
+    part = {"ece": 0.0712, "ece_honest": 0.0654, "uncalibrated": {"ece": 0.1}}
+    told = {name: (value, meaning) for name, value, meaning in key_figures(part)}
+    value, meaning = told["Calibration error"]
+    assert value == "7.1\u202f%"
+    assert meaning == (
+        "mean gap between how sure and how right (ECE); a perfectly calibrated model has "
+        "6.5\u202f% by chance on so many photos; before calibration 10.0\u202f%"
+    )

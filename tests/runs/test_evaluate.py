@@ -161,6 +161,31 @@ def test_an_ablation_compares_on_the_same_photos(
     assert json.loads((tmp_path / "abl" / "ablation.json").read_text())["part"] == "test"
 
 
+def test_an_ablation_varies_any_setting(
+    make_photos: Callable[..., Path], tmp_path: Path, tiny_settings: Settings
+) -> None:
+    photos = make_photos({"a": 8, "b": 8})
+    flags = {**tiny_settings, "mode": "full", "epochs": 1}
+    found = ablate(
+        photos, resolve({}, flags), ["32", "40"], over="size", seeds=1, folder=tmp_path / "abl"
+    )
+    assert [arm.value for arm in found.arms] == ["32", "40"]
+    for size in (32, 40):
+        run = tmp_path / "abl" / f"size-{size}-seed0"
+        assert json.loads((run / "preprocessing.json").read_text())["size"] == size
+    content = json.loads((tmp_path / "abl" / "ablation.json").read_text())
+    assert (content["over"], content["differences"][0]["first"]) == ("size", "32")
+
+
+def test_a_value_that_cannot_work_stops_an_ablation_before_its_first_training(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        ablate(tmp_path, resolve({}), ["32", "4"], over="size", folder=tmp_path / "abl")
+    assert str(error.value) == "--size 4 must be at least 8."
+    assert not (tmp_path / "abl").exists()
+
+
 def test_an_ablation_needs_two_different_recipes(tmp_path: Path) -> None:
     for augments in (["none"], ["none", "none"]):
         with pytest.raises(ConfigError, match="two or more different recipes"):

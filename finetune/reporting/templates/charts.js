@@ -98,6 +98,19 @@ for (const element of document.querySelectorAll("[data-chart]")) {
 
 addEventListener("beforeprint", () => {
   for (const element of [...waiting.keys()]) drawWaiting(element);
+  // Paper is narrower than the window that the charts were drawn for: there they are scaled.
+  for (const element of drawings.keys()) {
+    for (const svg of element.querySelectorAll("svg.main-svg")) {
+      const width = svg.width.baseVal.value, height = svg.height.baseVal.value;
+      svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
+      element.style.setProperty("--ratio", width / height);
+      element.style.setProperty("--drawn", `${width}px`);
+    }
+  }
+});
+
+addEventListener("afterprint", () => {
+  for (const svg of document.querySelectorAll("svg.main-svg[viewBox]")) svg.removeAttribute("viewBox");
 });
 
 const darkScheme = matchMedia("(prefers-color-scheme: dark)");

@@ -5,11 +5,21 @@ const PAGE = 48; // cards that a gallery shows before "Show more"
 
 const nameOf = (index) => (index >= 0 ? data.labels[index] : "another label");
 
-// [path, truth, [[label, probability], ...]] as the data holds it, made readable.
-const photos = data.photos.map(([path, truth, ranked], index) => ({
-  index, path, truth, ranked,
-  predicted: ranked[0][0], probability: ranked[0][1], right: ranked[0][0] === truth,
-}));
+const namesOf = (labels) => (labels.length ? labels.map(nameOf).join(" + ") : "none of the labels");
+
+// [path, truth, [[label, probability], ...]] as the data holds it, made readable. Where a photo may
+// have several labels, the truth is a list, and what was said follows with its probability.
+const photos = data.photos.map(([path, truth, ranked, said, sure], index) => {
+  const truths = said ? truth : [truth];
+  const answers = said || [ranked[0][0]];
+  const missed = truths.filter((label) => !answers.includes(label));
+  const extra = answers.filter((label) => !truths.includes(label));
+  return {
+    index, path, truth, ranked, truths, answers, missed, extra,
+    predicted: ranked[0][0], probability: said ? sure : ranked[0][1],
+    right: !missed.length && !extra.length,
+  };
+});
 
 const placeOf = new Map(photos.map((photo) => [photo.path, photo]));
 
@@ -28,8 +38,8 @@ const pictureOf = (path) => (data.thumbnails[path] ? `data:image/jpeg;base64,${d
 
 function describe(photo) {
   return photo.right
-    ? `A photo of ${nameOf(photo.truth)}, named rightly`
-    : `A photo of ${nameOf(photo.truth)}, taken for ${nameOf(photo.predicted)}`;
+    ? `A photo of ${namesOf(photo.truths)}, named rightly`
+    : `A photo of ${namesOf(photo.truths)}, taken for ${namesOf(photo.answers)}`;
 }
 
 function bar(share) {
@@ -42,15 +52,16 @@ function bar(share) {
 
 function rankItems(photo) {
   const items = photo.ranked.map(([label, probability]) => {
-    const truth = label === photo.truth;
+    const truth = photo.truths.includes(label);
     const name = element("span", { class: "name", title: nameOf(label) }, (truth ? "✓ " : "") + nameOf(label));
     if (truth) name.append(element("span", { class: "hidden" }, " (the truth)"));
     return element("li", { class: truth ? "truth" : "" },
-      name, element("span", { class: "share" }, percent(probability)), bar(probability));
+      name, element("span", { class: "share" }, (data.several && photo.answers.includes(label) ? "said " : "") + percent(probability)), bar(probability));
   });
-  if (!photo.ranked.some(([label]) => label === photo.truth)) {
+  for (const truth of photo.truths) {
+    if (photo.ranked.some(([label]) => label === truth)) continue;
     items.push(element("li", { class: "truth" },
-      element("span", { class: "name", title: nameOf(photo.truth) }, `✓ ${nameOf(photo.truth)}`),
+      element("span", { class: "name", title: nameOf(truth) }, `✓ ${nameOf(truth)}`),
       element("span", { class: "share" }, "further down")));
   }
   return items;
@@ -58,6 +69,14 @@ function rankItems(photo) {
 
 function verdict(photo) {
   const mark = element("span", { class: "mark" }, photo.right ? "✓ " : "✗ ");
+  if (data.several) {
+    const wrong = [
+      ...(photo.missed.length ? [" missed ", element("strong", {}, namesOf(photo.missed))] : []),
+      ...(photo.missed.length && photo.extra.length ? [","] : []),
+      ...(photo.extra.length ? [" wrongly said ", element("strong", {}, namesOf(photo.extra))] : []),
+    ];
+    return [mark, ...(photo.right ? [element("strong", {}, namesOf(photo.truths))] : wrong)];
+  }
   const words = photo.right
     ? [element("strong", {}, nameOf(photo.truth)), ` ${percent(photo.probability)}`]
     : [element("strong", {}, nameOf(photo.truth)), " taken for ", element("strong", {}, nameOf(photo.predicted)),

@@ -1,0 +1,194 @@
+"""What ``from finetune import ...`` gives for training: settings by name, listeners, notebooks.
+
+Everything below it is usable by itself; this adds what a person who types expects.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from finetune.config import TrainConfig
+from finetune.reporting.notebook import NotebookView, in_notebook
+from finetune.reporting.notebook_html import link_to, result_html
+from finetune.runs import train as runs_train
+from finetune.runs.continuing import Earlier, inherit, open_earlier
+from finetune.runs.folder import RUNS_FOLDER, RunFolder, find_run
+from finetune.settings import resolve, to_dict
+from finetune.training.events import Event, Listener
+from finetune.training.validation import Metric
+
+Listeners = Listener | Iterable[Listener]
+
+
+@dataclass(frozen=True)
+class ShownReport:
+    """A report that was written; a notebook shows it in place.
+
+    Attributes:
+        path: The HTML file.
+    """
+
+    path: Path
+
+    def _repr_html_(self) -> str:
+        link = html.escape(link_to(self.path))
+        return (
+            f'<div><a href="{link}" target="_blank">{html.escape(str(self.path))}</a></div>'
+            f'<iframe src="{link}" width="100%" height="720" style="border:0"></iframe>'
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingResult(runs_train.RunResult):
+    """What a training came to; a notebook shows its figures."""
+
+    def report(self, *, max_photos: int = 1000, explain: bool = True) -> ShownReport:
+        """Writes the run's ``report.html`` and returns it; a notebook shows it.
+
+        Args:
+            max_photos: Most photos in the file; each adds about 12 KB.
+            explain: Show what the network looked at, and labels that are likely wrong.
+
+        Raises:
+            MissingExtra: Jinja2 or plotly is not installed.
+            StorageError: The file could not be written.
+        """
+        from finetune.prediction.report_extras import report_extras
+        from finetune.reporting.record import photos_root
+        from finetune.reporting.report import Extras, write_report
+
+        root = photos_root(self.run.path)
+        extras = report_extras(self.run, root)[0] if root and explain else Extras()
+        made = write_report(self.run.path, photos_root=root, max_photos=max_photos, extras=extras)
+        return ShownReport(made.path)
+
+    def _repr_html_(self) -> str:
+        return result_html(self.run, self.metrics, seconds=self.seconds)
+
+
+def train(
+    photos: Path | str | None = None,
+    config: TrainConfig | None = None,
+    *,
+    run: str | RunFolder | None = None,
+    runs: Path | str = RUNS_FOLDER,
+    from_run: Path | str | None = None,
+    listen: Listeners | None = None,
+    metrics: Mapping[str, Metric] | None = None,
+    show: bool | None = None,
+    **settings: Any,
+) -> TrainingResult:
+    """Trains a classifier on the photos in a folder and returns what came of it.
+
+    Args:
+        photos: A folder with one folder of photos a label, or ``train/ val/ test/`` of such. May be
+            left out with `from_run`: then its photos are meant.
+        config: Settings; the defaults suit the machine and the collection.
+        run: Name of the run, or a path; None takes date, model and mode.
+        runs: Where named runs go.
+        from_run: A finished run to go on from, with more photos or other labels.
+        listen: Called with what happens, one function or several; see `finetune.training.events`.
+        metrics: Own figures by name, each a function of logits ``(N, labels) float32`` and targets
+            ``(N,) int64`` of the validation photos (``(N, labels)`` with several labels a photo).
+            They are in `EpochDone.metrics`, in ``log.jsonl`` and in the trackers.
+        show: Whether a notebook shows how it goes; None: if this is one.
+        **settings: Any setting by the name of its option, over those of `config`:
+            ``epochs=3, model="resnet18"``. ``recipe={...}`` sets numbers of the augmentation.
+
+    Raises:
+        FinetuneError: Photos, settings, weights, device or disk do not allow it; says why.
+
+    Example:
+        >>> from finetune import train
+        >>> result = train("photos", epochs=10)  # doctest: +SKIP
+        >>> result.metrics["validation"]["top1"]  # doctest: +SKIP
+        0.97
+    """
+    settled = _settled(config, settings)
+    earlier = None
+    if from_run is not None:
+        earlier = open_earlier(find_run(str(from_run), Path(runs)))
+        settled = inherit(settled, earlier, said=settings, same_photos=photos is None)
+    if photos is None:
+        photos = _photos_of(earlier)
+    return _shown(
+        lambda told: runs_train.train(
+            photos,
+            settled,
+            run=run,
+            runs=Path(runs),
+            listen=told,
+            metrics=metrics,
+            earlier=earlier,
+        ),
+        listen,
+        show,
+    )
+
+
+def resume(
+    run: Path | str,
+    *,
+    listen: Listeners | None = None,
+    metrics: Mapping[str, Metric] | None = None,
+    show: bool | None = None,
+) -> TrainingResult:
+    """Goes on with an interrupted run and returns it; the result is as if it had never stopped.
+
+    Args:
+        run: Its folder.
+        listen: As for `train`.
+        metrics: As for `train`; functions are in no file, so they are given again.
+        show: As for `train`.
+
+    Raises:
+        RunError: It is no run, it is finished, or its photos have changed.
+    """
+    return _shown(lambda told: runs_train.resume(run, listen=told, metrics=metrics), listen, show)
+
+
+def _settled(config: TrainConfig | None, given: Mapping[str, Any]) -> TrainConfig:
+    if not given:
+        return config or TrainConfig()
+    sections = to_dict(config or TrainConfig())
+    flags = {name: value for name, value in given.items() if name not in ("recipe", "model_args")}
+    for name in ("recipe", "model_args"):
+        sections[name] = {**sections[name], **given.get(name, {})}
+    return resolve(sections, flags)
+
+
+def _photos_of(earlier: Earlier | None) -> Path:
+    if earlier is not None:
+        return earlier.photos()
+    usual = Path("photos")
+    return usual if usual.is_dir() else Path()
+
+
+def _shown(
+    work: Callable[[Listener], runs_train.RunResult],
+    listen: Listeners | None,
+    show: bool | None,
+) -> TrainingResult:
+    listeners = list(_each(listen))
+    view = NotebookView() if (in_notebook() if show is None else show) else None
+
+    def tell(event: Event) -> None:
+        for listener in (view, *listeners):
+            if listener is not None:
+                listener(event)
+
+    result = work(tell)
+    if view is not None:
+        done = f"Interrupted after {result.seconds:,.0f} s; go on with resume('{result.run.path}')"
+        view.finish(done if result.interrupted else f"Done in {result.seconds:,.0f} s")
+    return TrainingResult(**{item.name: getattr(result, item.name) for item in fields(result)})
+
+
+def _each(listen: Listeners | None) -> Iterable[Listener]:
+    if listen is None:
+        return ()
+    return (listen,) if callable(listen) else listen
