@@ -60,7 +60,7 @@ def train(
     ] = None,
     final: Annotated[
         bool,
-        typer.Option("--final/--no-final", help="With --folds: whether a model for use is trained."),
+        typer.Option("--final/--no-final", help="With --folds: also train a model for use."),
     ] = True,
     keep_folds: Annotated[
         bool, typer.Option("--keep-folds", help="With --folds: keep the networks of the folds.")

@@ -29,8 +29,8 @@ rounds to 16 bits or fewer somewhere comes to 1e-3 and more.
 WORTHWHILE_PHOTOS = 1000
 """Photos from which another engine is made, as making it costs time once.
 
-`benchmarks/engines.py` measures both. It is a number and not a stopwatch so that the same collection
-always takes the same engine: the engines differ in the last bits, and equal runs must not.
+`benchmarks/engines.py` measures both. It is a number and not a stopwatch so that one collection
+always takes one engine: the engines differ in the last bits, and equal runs must not.
 """
 
 PROBE_PHOTOS = 8

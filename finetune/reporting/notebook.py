@@ -30,8 +30,8 @@ class NotebookView:
     def __init__(self) -> None:
         from IPython.display import HTML, display
 
-        self._html = HTML
-        self._display = display
+        self._html: Any = HTML
+        self._display: Any = display
         self._handle: Any = None
         self._epochs: list[dict[str, Any]] = []
         self._notes: list[str] = []

@@ -48,7 +48,7 @@ def timm_config(module: Any, name: str, labels: Sequence[str], spec: InputSpec) 
 def _has_fixed_size(module: Any, spec: InputSpec) -> bool:
     found = getattr(module, "pretrained_cfg", None) or {}
     fixed = bool(dict(found).get("fixed_input_size"))
-    return fixed and tuple(dict(found).get("input_size") or ()) [1:] != (spec.size, spec.size)
+    return fixed and tuple(dict(found).get("input_size") or ())[1:] != (spec.size, spec.size)
 
 
 def _is_plain(value: object) -> bool:
