@@ -7,12 +7,17 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
 # huggingface_hub reads it once, when it is imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
+
+# The same examples each time, and no stopwatch: a busy machine must not fail what is right.
+hypothesis.settings.register_profile("finetune", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("finetune")
 
 TINY_MODEL = "test_resnet"
 TINY_SIZE = 48

@@ -11,7 +11,7 @@ from finetune.settings import problems, read_toml, resolve, settings, to_dict
 
 def test_flags_win_over_file_and_file_over_defaults() -> None:
     config = resolve({"training": {"epochs": 7, "lr": 0.5}}, {"lr": 0.25})
-    assert (config.training.epochs, config.training.lr, config.training.batch_size) == (7, 0.25, 32)
+    assert (config.training.epochs, config.training.lr, config.training.views) == (7, 0.25, 1)
 
 
 def test_a_flag_of_none_is_not_given() -> None:
@@ -58,10 +58,10 @@ def test_a_word_that_is_no_choice_is_named_with_the_choices() -> None:
 
 def test_wrong_types_from_a_file_are_named() -> None:
     with pytest.raises(ConfigError) as error:
-        resolve({"training": {"epochs": "many", "batch_size": True, "label_smoothing": None}}, {})
+        resolve({"training": {"epochs": "many", "batch_size": True, "views": None}}, {})
     assert str(error.value) == (
-        "--epochs 'many' is not a whole number; --batch-size True is not a whole number; "
-        "--label-smoothing needs a value."
+        "--epochs 'many' is not a whole number; --views needs a value; "
+        "--batch-size True is not a whole number."
     )
 
 

@@ -128,11 +128,14 @@ class FeatureCache:
             view: As in `keys`.
             workers: Processes that decode what the cache does not hold.
             progress: Called as ``progress(done, total)``.
-            share: Chooses among the missing photos' places, where several processes share them.
+            share: Chooses among the photos' places, where several processes share them.
         """
         keys = self.keys(dataset, view)
-        gaps = [place for place, key in enumerate(keys) if key not in self.records]
-        missing = share(np.array(gaps, dtype=int))
+        # Shared by place, not among what is missing: processes learn of each other's records at
+        # different moments, and would share different lists.
+        mine = share(np.arange(len(keys)))
+        gaps = [place for place in mine.tolist() if keys[place] not in self.records]
+        missing = np.array(gaps, dtype=int)
         done = 0
         steps = evaluation_batches(len(missing), BATCH_SIZE)
         batches = load_batches(dataset, [missing[step] for step in steps], workers=workers)

@@ -117,7 +117,7 @@ def test_linear_probe_on_birds_is_as_good_as_provenance_says() -> None:
     spec, net = loaded.spec, loaded.module.eval()
 
     def features(part: str) -> tuple[np.ndarray, list[str]]:
-        paths = sorted((folder / part).glob("*/*"))
+        paths = sorted((folder / part).glob("[!.]*/*"))  # .finetune holds caches
         squares = np.stack([load_square(path, size=spec.working_size) for path in paths])
         images = centre(
             torch.from_numpy(squares).permute(0, 3, 1, 2), spec.size, spec.mean, spec.std
