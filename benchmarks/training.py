@@ -223,6 +223,8 @@ def beside_a_plain_loop(arguments: argparse.Namespace, folder: Path) -> None:
                     "bare": run(BARE, steps=4, **shared),
                 }
             )
+            # The plain loop takes every folder for a label.
+            shutil.rmtree(photos / ".finetune", ignore_errors=True)
 
         def middle(name: str, figure: str, rounds: list[Any] = rounds) -> float:
             return statistics.median(r[name][figure] for r in rounds)
@@ -237,6 +239,8 @@ def beside_a_plain_loop(arguments: argparse.Namespace, folder: Path) -> None:
         if arguments.weights and megapixels == arguments.megapixels[0]:
             plain_seconds = middle("plain", "seconds")
             of_head(arguments, photos, folder, plain_seconds)
+            whole = shutil.copytree(arguments.photos, folder / "whole")
+            of_head(arguments, whole, folder, None)
 
 
 def of_head(

@@ -170,8 +170,15 @@ train(photos, resolve({}, flags), run="killed", runs=runs,
 """
 
 
-@pytest.mark.parametrize("mode", ["head", "full"])
-@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("mode", "sign"),
+    [
+        ("head", signal.SIGKILL),
+        ("head", signal.SIGINT),
+        ("full", signal.SIGKILL),
+        ("full", signal.SIGTERM),
+    ],
+)
 def test_a_killed_run_resumes_to_the_same_bytes(
     photos: Path, tmp_path: Path, tiny_settings: Settings, mode: str, sign: signal.Signals
 ) -> None:
@@ -191,7 +198,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(
         ],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=280,
         check=False,
     )
     if sign == signal.SIGKILL:
