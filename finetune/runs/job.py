@@ -27,9 +27,9 @@ from finetune.training.average import WeightAverage
 from finetune.training.batch_size import REFERENCE_BATCH_SIZE
 from finetune.training.engine import Plan
 from finetune.training.events import EpochDone, Event, Listener, Progressed
-from finetune.training.material import Loading
 from finetune.training.objective import Objective
 from finetune.training.optim import make_optimizer
+from finetune.training.portions import Loading
 from finetune.training.processes import ALONE, Processes
 from finetune.training.schedule import Schedule
 from finetune.training.state import Position, TrainState, forget_half_written

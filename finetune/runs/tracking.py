@@ -27,7 +27,7 @@ from finetune.runs.job import Job
 from finetune.settings import to_dict
 from finetune.training.activations import activations
 from finetune.training.events import EpochDone, Event, StepDone, Validated
-from finetune.training.material import cut_epoch
+from finetune.training.portions import cut_epoch
 from finetune.training.trackers import Trackers, tracker_names
 
 SAMPLE = 16

@@ -17,7 +17,8 @@ import torch
 from finetune.errors import DeviceError
 from finetune.training.engine import Plan, fit
 from finetune.training.events import Listener, Note
-from finetune.training.material import Loading, PhotoMaterial
+from finetune.training.material import PhotoMaterial
+from finetune.training.portions import Loading
 from finetune.training.processes import ALONE, Processes
 from finetune.training.state import TrainState
 

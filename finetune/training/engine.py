@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 
 from finetune.training.events import EpochDone, Listener, Note, Validated
-from finetune.training.material import Portion
 from finetune.training.meter import Meter
 from finetune.training.objective import Objective
 from finetune.training.optim import set_lr
+from finetune.training.portions import Portion
 from finetune.training.processes import ALONE, Processes
 from finetune.training.schedule import Schedule
 from finetune.training.soup import (

@@ -16,8 +16,8 @@ import numpy as np
 
 from finetune.errors import RunError
 from finetune.training.engine import Material
-from finetune.training.material import Portion
 from finetune.training.objective import Objective
+from finetune.training.portions import Portion
 from finetune.training.state import TrainState
 
 if TYPE_CHECKING:

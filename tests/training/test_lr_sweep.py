@@ -18,9 +18,9 @@ from finetune.training.lr_sweep import (
     sweep_lr,
 )
 from finetune.training.machine import make_accelerator
-from finetune.training.material import Portion
 from finetune.training.objective import one_label
 from finetune.training.optim import make_optimizer, parameter_groups
+from finetune.training.portions import Portion
 from finetune.training.state import TrainState
 
 

@@ -16,7 +16,8 @@ from finetune.data.dataset import PhotoDataset, Sample
 from finetune.data.loaders import epoch_batches
 from finetune.models.stages import HEAD_ONLY, open_all
 from finetune.photos.spec import InputSpec
-from finetune.training.material import Loading, PhotoMaterial, Rhythm, cut_epoch
+from finetune.training.material import PhotoMaterial, Rhythm
+from finetune.training.portions import Loading, cut_epoch
 
 
 def loading(batch_size: int, accumulate: int) -> Loading:

@@ -16,9 +16,10 @@ from finetune.data.dataset import PhotoDataset, Sample
 from finetune.data.on_device import DeviceDataset
 from finetune.models.stages import open_all
 from finetune.photos.spec import InputSpec
-from finetune.training.material import Loading, PhotoMaterial, Rhythm
+from finetune.training.material import PhotoMaterial, Rhythm
 from finetune.training.objective import one_label
 from finetune.training.optim import make_optimizer, parameter_groups
+from finetune.training.portions import Loading
 
 pytestmark = [
     pytest.mark.gpu,

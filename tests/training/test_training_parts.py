@@ -24,9 +24,10 @@ from finetune.photos.spec import InputSpec
 from finetune.training.interrupt import interruption
 from finetune.training.loss import cross_entropy
 from finetune.training.machine import choose_device, make_accelerator
-from finetune.training.material import Loading, PhotoMaterial, Rhythm
+from finetune.training.material import PhotoMaterial, Rhythm
 from finetune.training.objective import judge
 from finetune.training.optim import make_optimizer, parameter_groups, set_lr
+from finetune.training.portions import Loading
 from finetune.training.schedule import Schedule
 from finetune.training.state import TrainState, read_position
 
