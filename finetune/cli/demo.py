@@ -20,7 +20,7 @@ def demo(
     folder: Annotated[Path, typer.Argument(help="Where photos and run go; made new.")] = Path(
         "finetune-demo"
     ),
-    photos: Annotated[int, typer.Option("--photos", help="Photos a species.", min=6)] = 40,
+    photos: Annotated[int, typer.Option("--photos", help="Photos a species.", min=6)] = 48,
     seed: Annotated[int, typer.Option("--seed", help="Seed of every random choice.")] = 0,
     json: Json = False,
     quiet: Quiet = False,
