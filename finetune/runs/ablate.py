@@ -21,6 +21,7 @@ from finetune.runs.folder import create_run
 from finetune.runs.train import train
 from finetune.runs.variation import with_value
 from finetune.training.events import Listener, Note, ignore
+from finetune.training.machine import require_one_process
 
 BOOTSTRAP_SEED = 0
 _SAID = {"augment": "augmentation"}
@@ -114,6 +115,7 @@ def ablate(
         ConfigError: Fewer than two values, or one twice, or one that cannot work, or no seed.
         FinetuneError: As `train`.
     """
+    require_one_process("finetune ablate")
     if len(values) < 2 or len(set(values)) < len(values):
         raise ConfigError(
             "--augment needs two or more different recipes, such as none,standard,mobius."

@@ -49,6 +49,7 @@ from finetune.runs.said_once import say_once
 from finetune.runs.train import RunResult, Splitter, resume, train
 from finetune.settings import resolve, to_dict
 from finetune.training.events import Listener, Note, ignore
+from finetune.training.machine import require_one_process
 
 STUDY_FILE = "folds.json"
 FOLDS_FILE = "folds.csv"
@@ -115,9 +116,10 @@ def cross_validate(
         listen: Called with what happens in every training.
 
     Raises:
-        ConfigError: Fewer than 2 folds, or more than there are groups of photos.
+        ConfigError: Fewer than 2 folds, more than there are groups of photos, or several processes.
         FinetuneError: As `train`.
     """
+    require_one_process("--folds")
     plan = plan or FoldPlan()
     if plan.folds < 2:
         raise ConfigError(f"--folds {plan.folds} must be at least 2.")
@@ -152,6 +154,7 @@ def resume_folds(path: Path, *, listen: Listener = ignore) -> FoldStudy:
     Raises:
         RunError: It is none, it is finished, or its photos have changed.
     """
+    require_one_process("--folds")
     study = _read_study(path)
     if study["finished"]:
         raise RunError(

@@ -32,7 +32,7 @@ from finetune.runs.reading import pixel_cache, read_photos
 from finetune.runs.thaw import thaw_of
 from finetune.training.events import Listener, Note, ignore
 from finetune.training.lr_sweep import Suggestion, Sweep, exponential_rates, suggest, sweep_lr
-from finetune.training.machine import make_accelerator
+from finetune.training.machine import make_accelerator, require_one_process
 from finetune.training.material import FeatureMaterial, PhotoMaterial, Rhythm
 from finetune.training.optim import DEFAULT_OPTIMIZER, make_optimizer
 from finetune.training.state import TrainState
@@ -87,6 +87,7 @@ def find_lr(
     Raises:
         FinetuneError: Photos, settings, weights or device do not allow it; says why.
     """
+    require_one_process("finetune lr-find")
     root = Path(photos)
     asked, notes = with_defaults(config or TrainConfig())
     recipe = recipe_of(asked)

@@ -47,6 +47,7 @@ from finetune.runs.tune_study import (
     without_password,
 )
 from finetune.training.events import EpochDone, Event, Listener, Note, ignore
+from finetune.training.machine import require_one_process
 
 if TYPE_CHECKING:
     import optuna
@@ -139,6 +140,7 @@ def tune(
         ConfigError: The storage cannot be opened, or holds a study of other settings or photos.
         FinetuneError: As `train`, where it is no fault of a trial's settings.
     """
+    require_one_process("finetune tune")
     plan = plan or TunePlan()
     _check(plan)
     root = Path(photos)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from finetune.config import MachineConfig, Precision
-from finetune.errors import DeviceError
+from finetune.errors import ConfigError, DeviceError
 from finetune.training.processes import Processes, processes
 
 if TYPE_CHECKING:
@@ -95,6 +95,27 @@ def join_processes(config: MachineConfig) -> Processes:
     Raises:
         DeviceError: As `make_accelerator`.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if _started() > 1:
         make_accelerator(config)
     return processes()
+
+
+def require_one_process(what: str) -> None:
+    """Refuses several processes for what would write the same files in each of them.
+
+    Args:
+        what: The start of the message: ``"finetune tune"``.
+
+    Raises:
+        ConfigError: `accelerate launch` or `torchrun` has started several.
+    """
+    count = _started()
+    if count > 1:
+        raise ConfigError(
+            f"{what} runs in one process, and {count} were started. Leave out torchrun or "
+            "accelerate launch; only finetune train shares its work among processes."
+        )
+
+
+def _started() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import os
 import subprocess
@@ -16,8 +17,12 @@ import pytest
 from safetensors.numpy import load_file
 
 from finetune.errors import ConfigError
+from finetune.runs.ablate import ablate
 from finetune.runs.batch_size import check_shares
+from finetune.runs.folds import cross_validate
+from finetune.runs.lr_find import find_lr
 from finetune.runs.train import train
+from finetune.runs.tune import tune
 from finetune.settings import resolve
 from finetune.training.processes import Processes
 
@@ -121,3 +126,25 @@ def test_a_batch_that_leaves_a_process_without_a_photo_is_refused() -> None:
         "--batch-size 2: a batch of 2 photos is too small for 3 processes, since each has its "
         "share of it. Start fewer of them."
     )
+
+
+@pytest.mark.parametrize(
+    ("begin", "what"),
+    [
+        (cross_validate, "--folds"),
+        (tune, "finetune tune"),
+        (functools.partial(ablate, values=["none"]), "finetune ablate"),
+        (find_lr, "finetune lr-find"),
+    ],
+)
+def test_what_cannot_be_shared_refuses_several_processes(
+    begin: Callable[..., Any], what: str, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError) as caught:
+        begin(photos, resolve({}, {}))
+    assert str(caught.value) == (
+        f"{what} runs in one process, and 2 were started. Leave out torchrun or accelerate launch; "
+        "only finetune train shares its work among processes."
+    )
+    assert not (photos / ".finetune").exists()
