@@ -110,6 +110,35 @@ def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def train_tiny(tiny_weights: Path) -> Callable[..., Path]:
+    """Returns a function that draws ants and bees into ``FOLDER/photos`` and trains on them.
+
+    It returns the run, ``FOLDER/runs/tiny``.
+    """
+
+    def train_in(folder: Path, *, photos: int = 8, epochs: int = 2) -> Path:
+        from finetune.runs.train import train
+        from finetune.settings import resolve
+
+        for index, label in enumerate(["ant", "bee"]):
+            (folder / "photos" / label).mkdir(parents=True)
+            for number in range(photos):
+                draw_photo(index, number).save(folder / "photos" / label / f"{number}.png")
+        flags = {
+            "model": TINY_MODEL,
+            "weights": str(tiny_weights),
+            "size": TINY_SIZE,
+            "device": "cpu",
+            "epochs": epochs,
+            "mode": "head",
+        }
+        run = train(folder / "photos", resolve({}, flags), run="tiny", runs=folder / "runs").run
+        return run.path
+
+    return train_in
+
+
 @pytest.fixture
 def tiny_settings(tiny_weights: Path) -> dict[str, object]:
     """Flags with which a training takes about a second."""

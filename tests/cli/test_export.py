@@ -6,13 +6,10 @@ from pathlib import Path
 
 import pytest
 import typer
-from PIL import Image
 from typer.testing import CliRunner, Result
 
-from finetune import train
 from finetune.cli import ErrorBoundary
 from finetune.cli.export import register
-from finetune.settings import resolve
 
 app = typer.Typer(cls=ErrorBoundary)
 register(app)
@@ -24,25 +21,9 @@ def _several() -> None:
 
 
 @pytest.fixture(scope="module")
-def home(
-    tmp_path_factory: pytest.TempPathFactory,
-    tiny_weights: Path,
-    draw: Callable[..., Image.Image],
-) -> Path:
+def home(tmp_path_factory: pytest.TempPathFactory, train_tiny: Callable[..., Path]) -> Path:
     root = tmp_path_factory.mktemp("home")
-    for index, label in enumerate(["ant", "bee"]):
-        (root / "photos" / label).mkdir(parents=True)
-        for number in range(6):
-            draw(index, number).save(root / "photos" / label / f"{number}.png")
-    flags = {
-        "model": "test_resnet",
-        "weights": str(tiny_weights),
-        "size": 48,
-        "device": "cpu",
-        "epochs": 1,
-        "mode": "head",
-    }
-    train(root / "photos", resolve({}, flags), run="tiny", runs=root / "runs")
+    train_tiny(root, photos=6, epochs=1)
     return root
 
 

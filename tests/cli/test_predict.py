@@ -13,10 +13,8 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from finetune import train
 from finetune.cli import ErrorBoundary
 from finetune.cli.predict import register
-from finetune.settings import resolve
 
 app = typer.Typer(cls=ErrorBoundary)
 register(app)
@@ -38,25 +36,9 @@ def error_of(*words: object) -> str:
 
 
 @pytest.fixture(scope="module")
-def home(
-    tmp_path_factory: pytest.TempPathFactory,
-    tiny_weights: Path,
-    draw: Callable[..., Image.Image],
-) -> Path:
+def home(tmp_path_factory: pytest.TempPathFactory, train_tiny: Callable[..., Path]) -> Path:
     root = tmp_path_factory.mktemp("home")
-    for index, label in enumerate(["ant", "bee"]):
-        (root / "photos" / label).mkdir(parents=True)
-        for number in range(8):
-            draw(index, number).save(root / "photos" / label / f"{number}.png")
-    flags = {
-        "model": "test_resnet",
-        "weights": str(tiny_weights),
-        "size": 48,
-        "device": "cpu",
-        "epochs": 2,
-        "mode": "head",
-    }
-    train(root / "photos", resolve({}, flags), run="tiny", runs=root / "runs")
+    train_tiny(root)
     return root
 
 

@@ -18,9 +18,7 @@ pytest.importorskip("prometheus_client")
 
 from starlette.testclient import TestClient
 
-from finetune import train
 from finetune.prediction.predictor import Answering, Predictor
-from finetune.settings import resolve
 from finetune.web.security import Policy
 from finetune.web.serve import ServeOptions, serve_app
 from finetune.web.serve_batching import Limits
@@ -36,24 +34,10 @@ class Site:
 
 @pytest.fixture(scope="module")
 def served_run(
-    tmp_path_factory: pytest.TempPathFactory,
-    tiny_weights: Path,
-    draw: Callable[..., Image.Image],
+    tmp_path_factory: pytest.TempPathFactory, train_tiny: Callable[..., Path]
 ) -> tuple[Path, Path]:
     root = tmp_path_factory.mktemp("served")
-    for index, label in enumerate(["ant", "bee"]):
-        (root / "photos" / label).mkdir(parents=True)
-        for number in range(8):
-            draw(index, number).save(root / "photos" / label / f"{number}.png")
-    flags = {
-        "model": "test_resnet",
-        "weights": str(tiny_weights),
-        "size": 48,
-        "device": "cpu",
-        "epochs": 2,
-        "mode": "head",
-    }
-    run = train(root / "photos", resolve({}, flags), run="tiny", runs=root / "runs").run.path
+    run = train_tiny(root)
     return run, root / "photos"
 
 
