@@ -128,25 +128,7 @@ def answers_by_label(counts: Mapping[str, tuple[int, int, int]]) -> Figure:
             }
             for kind, (name, colour, shape) in enumerate(kinds)
         ],
-        "layout": {
-            "barmode": "stack",
-            "height": 110 + 22 * len(order),
-            "xaxis": {"title": {"text": "Photos"}, "side": "top"},
-            "yaxis": {
-                "autorange": "reversed",
-                "tickmode": "array",
-                "tickvals": list(range(len(order))),
-                "ticktext": [chart_text(_shortened(label)) for label in order],
-                "automargin": True,
-            },
-            "legend": {
-                "orientation": "h",
-                "y": 0,
-                "yanchor": "top",
-                "x": 0,
-                "traceorder": "normal",
-            },
-        },
+        "layout": _label_bars(order, height=110 + 22 * len(order)),
     }
 
 
@@ -274,25 +256,30 @@ def photos_by_label(by_label: Mapping[str, Mapping[str, int]]) -> Figure:
             }
             for part in parts
         ],
-        "layout": {
-            "barmode": "stack",
-            "height": 90 + 17 * len(order),
-            "xaxis": {"title": {"text": "Photos"}, "side": "top"},
-            "yaxis": {
-                "autorange": "reversed",
-                "tickmode": "array",
-                "tickvals": list(range(len(order))),
-                "ticktext": [chart_text(_shortened(label)) for label in order],
-                "automargin": True,
-                "tickfont": {"size": 11},
-            },
-            "legend": {
-                "orientation": "h",
-                "y": 0,
-                "yanchor": "top",
-                "x": 0,
-                "traceorder": "normal",
-            },
+        "layout": _label_bars(order, height=90 + 17 * len(order), tickfont={"size": 11}),
+    }
+
+
+def _label_bars(labels: Sequence[str], *, height: int, **axis: Any) -> dict[str, Any]:
+    """Returns the layout of stacked bars, a row a label, the first at the top."""
+    return {
+        "barmode": "stack",
+        "height": height,
+        "xaxis": {"title": {"text": "Photos"}, "side": "top"},
+        "yaxis": {
+            "autorange": "reversed",
+            "tickmode": "array",
+            "tickvals": list(range(len(labels))),
+            "ticktext": [chart_text(_shortened(label)) for label in labels],
+            "automargin": True,
+            **axis,
+        },
+        "legend": {
+            "orientation": "h",
+            "y": 0,
+            "yanchor": "top",
+            "x": 0,
+            "traceorder": "normal",
         },
     }
 

@@ -10,8 +10,12 @@ import numpy as np
 
 from finetune.evaluation.predictions import Prediction
 from finetune.reporting import charts, gallery, wording
-from finetune.reporting.record import RunRecord, setting_sections
-from finetune.reporting.report_content import Extras, best_epoch, facts_of, media_type
+from finetune.reporting.record import RunRecord
+from finetune.reporting.report_content import (
+    Extras,
+    media_type,
+    shared_values,
+)
 from finetune.reporting.split_proof import prove_split
 
 
@@ -77,33 +81,14 @@ def template_values(
     """Returns what the page's template reads."""
     metrics = record.metrics[part]
     return {
-        "record": record,
-        "part": part,
-        "part_words": wording.PART_WORDS.get(part, "photos"),
-        "metrics": metrics,
-        "other_parts": [
-            (name, values)
-            for name, values in record.metrics.items()
-            if name != part and values.get("photos")
-        ],
-        "facts": facts_of(record),
+        **shared_values(record, part, extras),
         "figures": key_figures(metrics),
         "findings": findings(record, metrics, rows),
         "labels": _label_rows(record, metrics),
         "wrong": sum(not row.correct for row in rows),
         "without": sum(not row.truth for row in rows),
         "aim": _aim(record),
-        "has_overlays": bool(extras.overlays),
-        "epochs": record.epochs,
-        "best_epoch": best_epoch(record),
-        "training_time": wording.duration(sum(float(e.get("seconds") or 0) for e in record.epochs)),
-        "proof": prove_split(record.split) if record.split else None,
         "unlabelled": sum(not row.labels for row in record.split),
-        "sections": setting_sections(record.config),
-        "percent": wording.percent,
-        "number": wording.number,
-        "count": wording.count,
-        "interval": wording.interval,
     }
 
 

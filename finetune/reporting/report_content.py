@@ -143,19 +143,9 @@ def template_values(
 ) -> dict[str, Any]:
     """Returns what the page's template reads."""
     metrics = record.metrics[part]
-    proof = prove_split(record.split) if record.split else None
     wrong = int(matrix.sum() - matrix.trace())
     return {
-        "record": record,
-        "part": part,
-        "part_words": wording.PART_WORDS.get(part, "photos"),
-        "metrics": metrics,
-        "other_parts": [
-            (name, values)
-            for name, values in record.metrics.items()
-            if name != part and values.get("photos")
-        ],
-        "facts": facts_of(record),
+        **shared_values(record, part, extras),
         "figures": wording.key_figures(metrics),
         "findings": wording.findings(record, metrics, matrix),
         "labels": _label_rows(record, metrics, matrix),
@@ -163,13 +153,29 @@ def template_values(
         "matrix_cut": len(matrix) > MAX_MATRIX,
         "max_matrix": MAX_MATRIX,
         "folds": wording.folds(record.config.get("folds")),
+        "suspects": extras.suspects,
+    }
+
+
+def shared_values(record: RunRecord, part: str, extras: Extras) -> dict[str, Any]:
+    """Returns what the pages of runs of one label and of several labels a photo both read."""
+    return {
+        "record": record,
+        "part": part,
+        "part_words": wording.PART_WORDS.get(part, "photos"),
+        "metrics": record.metrics[part],
+        "other_parts": [
+            (name, values)
+            for name, values in record.metrics.items()
+            if name != part and values.get("photos")
+        ],
+        "facts": facts_of(record),
         "epochs": record.epochs,
         "best_epoch": best_epoch(record),
         "training_time": wording.duration(sum(float(e.get("seconds") or 0) for e in record.epochs)),
-        "proof": proof,
+        "proof": prove_split(record.split) if record.split else None,
         "sections": setting_sections(record.config),
         "has_overlays": bool(extras.overlays),
-        "suspects": extras.suspects,
         "percent": wording.percent,
         "number": wording.number,
         "count": wording.count,
