@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from typing import Any
 
 import typer
@@ -74,12 +75,22 @@ app = typer.Typer(
 )
 
 
+def paragraphs(docstring: str | None) -> str:
+    """Returns a docstring with one line a paragraph, so that only the terminal breaks its lines.
+
+    Typer's help keeps the breaks of the source in every paragraph but the first.
+    """
+    parts = inspect.cleandoc(docstring or "").split("\n\n")
+    return "\n\n".join(" ".join(part.split()) for part in parts)
+
+
 for _panel, _names in COMMANDS.items():
     for _name in _names:
         _before = len(app.registered_commands)
         importlib.import_module(f"finetune.cli.{_name}").register(app)
         for _command in app.registered_commands[_before:]:
             _command.rich_help_panel = _panel
+            _command.help = paragraphs(_command.callback.__doc__)
 
 
 def main() -> None:
