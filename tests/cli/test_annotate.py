@@ -9,26 +9,14 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
-import typer
-from typer.testing import CliRunner
 
-from finetune.cli import ErrorBoundary
-from finetune.cli.annotate import read_label_list, register
+from finetune.cli.annotate import read_label_list
 from finetune.errors import ConfigError
 from finetune.photos.catalog import open_catalog
 from finetune.photos.scan import scan
-
-app = typer.Typer(cls=ErrorBoundary)
-app.callback()(lambda: None)
-register(app)
-
-
-def run(*arguments: Any, **options: Any) -> Any:
-    return CliRunner().invoke(app, ["annotate", *map(str, arguments)], **options)
 
 
 def one_line(text: str) -> str:
@@ -56,70 +44,66 @@ def test_labels_that_are_none_are_refused(value: str, message: str):
     assert str(error.value) == message
 
 
-def test_a_missing_folder_is_one_line(tmp_path: Path):
-    result = run(tmp_path / "gone", "--no-browser")
-    assert result.exit_code == 1
+def test_a_missing_folder_is_one_line(run, tmp_path: Path):
+    result = run("annotate", tmp_path / "gone", "--no-browser", code=1)
     assert one_line(result.stderr) == one_line(
         f"Error: There is no folder {tmp_path / 'gone'}. "
         "Give a folder of photos, with or without sub-folders."
     )
 
 
-def test_a_folder_without_photos_is_one_line(tmp_path: Path):
+def test_a_folder_without_photos_is_one_line(run, tmp_path: Path):
     (tmp_path / "notes.txt").write_text("no photo")
-    result = run(tmp_path, "--no-browser")
-    assert result.exit_code == 1
+    result = run("annotate", tmp_path, "--no-browser", code=1)
     assert one_line(result.stderr) == one_line(
         f"Error: There are no photos in {tmp_path}. "
         "Give a folder of photos, with or without sub-folders."
     )
 
 
-def test_an_unknown_run_is_refused_before_the_page_opens(make_photos, monkeypatch, tmp_path: Path):
+def test_an_unknown_run_is_refused_before_the_page_opens(
+    run, make_photos, monkeypatch, tmp_path: Path
+):
     root = make_photos({"a": 1})
     monkeypatch.chdir(tmp_path)
-    result = run(root, "--run", "nothing", "--no-browser")
-    assert result.exit_code == 1
+    result = run("annotate", root, "--run", "nothing", "--no-browser", code=1)
     assert "Error: " in result.stderr
 
 
-def test_one_thing_at_a_time():
-    result = run("--apply", "--take-back")
-    assert result.exit_code == 1
+def test_one_thing_at_a_time(run):
+    result = run("annotate", "--apply", "--take-back", code=1)
     assert result.stderr == "Error: Give one of --agreement, --apply and --take-back.\n"
 
 
-def test_photos_are_moved_when_asked_and_come_back(make_photos):
+def test_photos_are_moved_when_asked_and_come_back(run, make_photos):
     root = make_photos({"a": 2, "b": 1})
     collection = scan(root, workers=1)
     with open_catalog(root) as catalog:
         catalog.set_labels([collection.photos[0].digest], ["b"])
-    refused = run(root, "--apply", input="n\n")
-    assert refused.exit_code == 1
+    run("annotate", root, "--apply", stdin="n\n", code=1)
     assert (root / "a" / "000.jpg").is_file()
-    done = run(root, "--apply", "--yes", "--json")
-    assert done.exit_code == 0
+    done = run("annotate", root, "--apply", "--yes", "--json")
     assert json.loads(done.stdout) == [{"from": "a/000.jpg", "to": "b/000 (2).jpg"}]
     assert (root / "b" / "000 (2).jpg").is_file()
-    again = run(root, "--apply", "--yes")
+    again = run("annotate", root, "--apply", "--yes")
     assert again.stdout == "Every labelled photo lies in its label's folder already.\n"
-    back = run(root, "--take-back")
+    back = run("annotate", root, "--take-back")
     assert back.stdout == "1 photos are back where they were.\n"
     assert (root / "a" / "000.jpg").is_file()
 
 
-def test_agreement_of_two_people_is_printed(make_photos):
+def test_agreement_of_two_people_is_printed(run, make_photos):
     root = make_photos({"a": 4})
     digests = [photo.digest for photo in scan(root, workers=1).photos]
     with open_catalog(root) as catalog:
         for name, votes in (("anna", "xxyy"), ("ben", "xyyy")):
             for digest, vote in zip(digests, votes, strict=True):
                 catalog.decide([digest], f"label by {name}", json.dumps([vote]))
-    result = run(root, "--agreement")
+    result = run("annotate", root, "--agreement")
     assert result.stdout.splitlines()[0] == (
         "anna and ben: kappa 0.50, the same label on 75% of 4 photos"
     )
-    (pair,) = json.loads(run(root, "--agreement", "--json").stdout)
+    (pair,) = json.loads(run("annotate", root, "--agreement", "--json").stdout)
     assert pair["confusion"] == [[1, 1], [0, 2]]
 
 

@@ -5,28 +5,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from finetune import aviary
-from finetune.cli import app
 
 
-def run(*words: object, code: int = 0) -> Result:
-    result = CliRunner().invoke(app, [str(word) for word in words])
-    assert result.exit_code == code, result.output + repr(result.exception)
-    return result
-
-
-@pytest.fixture
-def flags(tiny_settings: dict[str, object]) -> list[str]:
-    return [
-        word
-        for name, value in tiny_settings.items()
-        for word in (f"--{name.replace('_', '-')}", str(value))
-    ]
-
-
-def test_demo_goes_the_whole_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_demo_goes_the_whole_way(
+    run: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plain = aviary.draw_collection
 
     def small(folder: Path, **options: object) -> aviary.Aviary:
@@ -41,13 +27,13 @@ def test_demo_goes_the_whole_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "exists and is not empty. Name another folder" in " ".join(again.stderr.split())
 
 
-def test_demo_never_writes_into_a_file(tmp_path: Path) -> None:
+def test_demo_never_writes_into_a_file(run: Callable[..., Result], tmp_path: Path) -> None:
     (tmp_path / "f").write_text("mine")
     run("demo", tmp_path / "f", code=1)
     assert (tmp_path / "f").read_text() == "mine"
 
 
-def test_models_lists_a_choice_and_finds_by_pattern() -> None:
+def test_models_lists_a_choice_and_finds_by_pattern(run: Callable[..., Result]) -> None:
     choice = json.loads(run("models", "--json").stdout)
     assert choice[0]["name"] == "finetune_small"
     assert choice[0]["weights"] == "here"
@@ -73,6 +59,7 @@ def test_models_lists_a_choice_and_finds_by_pattern() -> None:
 
 
 def test_evaluate_names_strange_labels_and_writes_beside_the_run(
+    run: Callable[..., Result],
     make_photos: Callable[..., Path],
     tmp_path: Path,
     flags: list[str],
@@ -96,7 +83,7 @@ def test_evaluate_names_strange_labels_and_writes_beside_the_run(
 
 
 def test_ablate_prints_a_paired_comparison(
-    make_photos: Callable[..., Path], tmp_path: Path, flags: list[str]
+    run: Callable[..., Result], make_photos: Callable[..., Path], tmp_path: Path, flags: list[str]
 ) -> None:
     photos = make_photos({"a": 8, "b": 8})
     command = ["ablate", photos, *flags, "--seeds", 1, "--run", tmp_path / "abl", "--epochs", 1]

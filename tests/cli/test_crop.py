@@ -6,25 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import typer
 from PIL import Image
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from finetune.aviary import draw_collection
-from finetune.cli import crop
 from finetune.curation.policy import PolicySpec, remembered_policy
-from finetune.errors import ConfigError
 from finetune.photos.catalog import open_catalog
 from finetune.photos.crop import Crop, load_square
 from finetune.photos.exif import read_exif
 from finetune.photos.scan import scan
-
-
-@pytest.fixture
-def run() -> Callable[..., Result]:
-    app = typer.Typer()
-    crop.register(app)
-    return lambda *arguments: CliRunner().invoke(app, [*map(str, arguments)])
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +42,9 @@ def test_squares_are_proposed_kept_shown_and_written(
 ) -> None:
     before = {path: path.read_bytes() for path in birds.rglob("*.jpg")}
     page, picture, copies = tmp_path / "a.html", tmp_path / "a.png", tmp_path / "copies"
-    result = run(birds, "--html", page, "--png", picture, "--write", copies, "--size", 64, "--json")
-    assert result.exit_code == 0, result.output
+    result = run(
+        "crop", birds, "--html", page, "--png", picture, "--write", copies, "--size", 64, "--json"
+    )
     document = json.loads(result.stdout)
     assert document["proposed"] == 4
     kept = squares(birds)
@@ -82,12 +73,11 @@ def test_a_persons_square_is_never_replaced(run: Callable[..., Result], birds: P
     photo, mine = scan(birds).photos[0], Crop(centre_x=0.1, side=0.2)
     with open_catalog(birds) as catalog:
         catalog.set_crop(photo.digest, mine)
-    result = run(birds, "--method", "centre")
-    assert result.exit_code == 0, result.output
+    result = run("crop", birds, "--method", "centre")
     assert "3 photos with a proposed square." in result.stdout
     assert "1 photo with a square of yours, which is kept." in result.stdout
     assert squares(birds)[photo.path] == mine
-    result = run(birds, "--clear", "--yes")
+    result = run("crop", birds, "--clear", "--yes")
     assert "3 proposed squares taken away." in result.stdout
     assert [path for path, square in squares(birds).items() if square] == [photo.path]
 
@@ -95,20 +85,24 @@ def test_a_persons_square_is_never_replaced(run: Callable[..., Result], birds: P
 def test_accepted_squares_are_kept_and_can_be_taken_back(
     run: Callable[..., Result], birds: Path
 ) -> None:
-    run(birds, "--method", "centre")
-    result = run(birds, "--accept")
+    run("crop", birds, "--method", "centre")
+    result = run("crop", birds, "--accept")
     assert "4 photos with a square that is now yours." in result.stdout
-    assert "There is no proposed square to take away." in run(birds, "--clear", "--yes").stdout
-    assert "Taken back: crop 4 photos." in run(birds, "--undo").stdout
-    assert "4 proposed squares taken away." in run(birds, "--clear", "--yes").stdout
-    assert "There is no proposed square to take away." in run(birds, "--clear", "--yes").stdout
+    assert (
+        "There is no proposed square to take away." in run("crop", birds, "--clear", "--yes").stdout
+    )
+    assert "Taken back: crop 4 photos." in run("crop", birds, "--undo").stdout
+    assert "4 proposed squares taken away." in run("crop", birds, "--clear", "--yes").stdout
+    assert (
+        "There is no proposed square to take away." in run("crop", birds, "--clear", "--yes").stdout
+    )
     assert set(squares(birds).values()) == {None}
 
 
 def test_accept_proposes_where_nothing_was_proposed(
     run: Callable[..., Result], birds: Path
 ) -> None:
-    result = run(birds, "--method", "centre", "--accept", "--json")
+    result = run("crop", birds, "--method", "centre", "--accept", "--json")
     document = json.loads(result.stdout)
     assert (document["proposed"], document["accepted"]) == (4, 4)
     assert {entry["by"] for entry in document["squares"]} == {"person"}
@@ -117,21 +111,19 @@ def test_accept_proposes_where_nothing_was_proposed(
 def test_the_collection_remembers_the_method_as_long_as_it_has_squares(
     run: Callable[..., Result], birds: Path
 ) -> None:
-    run(birds, "--method", "centre")
+    run("crop", birds, "--method", "centre")
     assert remembered_policy(birds) == PolicySpec(method="centre")
-    run(birds, "--accept")
-    run(birds, "--clear", "--yes")
+    run("crop", birds, "--accept")
+    run("crop", birds, "--clear", "--yes")
     assert remembered_policy(birds) == PolicySpec(method="centre")
-    run(birds, "--undo")
-    run(birds, "--clear", "--yes")
+    run("crop", birds, "--undo")
+    run("crop", birds, "--clear", "--yes")
     assert remembered_policy(birds) is None
 
 
 def test_clear_asks_first(run: Callable[..., Result], birds: Path) -> None:
-    run(birds, "--method", "centre")
-    app = typer.Typer()
-    crop.register(app)
-    result = CliRunner().invoke(app, [str(birds), "--clear"], input="n\n")
+    run("crop", birds, "--method", "centre")
+    result = run("crop", birds, "--clear", stdin="n\n")
     assert "Take away 4 proposed squares?" in result.output
     assert "Nothing was changed." in result.stdout
     assert set(squares(birds).values()) == {Crop()}
@@ -141,7 +133,7 @@ def test_undo_does_not_touch_labels(run: Callable[..., Result], birds: Path) -> 
     photo = scan(birds).photos[0]
     with open_catalog(birds) as catalog:
         catalog.set_labels([photo.digest], ["heron"])
-    result = run(birds, "--undo")
+    result = run("crop", birds, "--undo")
     assert "The latest thing you did was not about squares" in result.stdout
     assert scan(birds).photos[0].labels == ("heron",)
 
@@ -164,8 +156,6 @@ def test_undo_does_not_touch_labels(run: Callable[..., Result], birds: Path) -> 
     ],
 )
 def test_flags_that_contradict_are_refused(
-    flags: list[str], message: str, run: Callable[..., Result], birds: Path
+    flags: list[str], message: str, error_of: Callable[..., str], birds: Path
 ) -> None:
-    result = run(birds, *flags)
-    assert isinstance(result.exception, ConfigError)
-    assert str(result.exception) == message
+    assert error_of("crop", birds, *flags) == message

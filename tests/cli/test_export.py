@@ -5,19 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import typer
-from typer.testing import CliRunner, Result
-
-from finetune.cli import ErrorBoundary
-from finetune.cli.export import register
-
-app = typer.Typer(cls=ErrorBoundary)
-register(app)
-
-
-@app.callback()
-def _several() -> None:
-    """Keeps the command's name on the command line."""
+from typer.testing import Result
 
 
 @pytest.fixture(scope="module")
@@ -32,25 +20,15 @@ def _at_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(home)
 
 
-def run(*words: object, code: int = 0) -> Result:
-    result = CliRunner().invoke(app, ["export", *map(str, words)])
-    assert result.exit_code == code, result.output + repr(result.exception)
-    return result
-
-
-def error_of(*words: object) -> str:
-    return " ".join(run(*words, code=1).stderr.split()).partition("Error: ")[2]
-
-
-def test_the_largest_difference_is_printed() -> None:
-    shown = run("tiny", "--format", "timm")
+def test_the_largest_difference_is_printed(run: Callable[..., Result]) -> None:
+    shown = run("export", "tiny", "--format", "timm")
     assert "runs/tiny/export/tiny-timm" in shown.stdout
     assert "its probabilities differ from the run's by 0.0e+00 at most; 100.0% have" in shown.stdout
 
 
-def test_json_is_one_document(tmp_path: Path) -> None:
+def test_json_is_one_document(run: Callable[..., Result], tmp_path: Path) -> None:
     words = ("--format", "torchscript", "--with-softmax", "--out", tmp_path / "m.pt", "--json")
-    found = json.loads(run(*words, "--photos", "photos/bee").stdout)
+    found = json.loads(run("export", *words, "--photos", "photos/bee").stdout)
     assert found["photos"] == 6
     assert found["largest_difference"] < 1e-5
     assert Path(found["path"]).stat().st_size == found["bytes"]
@@ -69,23 +47,27 @@ def test_json_is_one_document(tmp_path: Path) -> None:
         (("--push", "name"), "--push name: the hub names a model USER/NAME."),
     ],
 )
-def test_what_cannot_be_done_is_said_in_one_line(words: tuple[str, ...], message: str) -> None:
-    assert error_of(*words) == message
+def test_what_cannot_be_done_is_said_in_one_line(
+    error_of: Callable[..., str], words: tuple[str, ...], message: str
+) -> None:
+    assert error_of("export", *words) == message
 
 
-def test_without_a_login_nothing_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_login_nothing_is_sent(
+    error_of: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     import huggingface_hub
 
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
     monkeypatch.setattr(huggingface_hub, "HfApi", lambda: pytest.fail("the hub was asked"))
-    assert error_of("--push", "me/birds") == (
+    assert error_of("export", "--push", "me/birds") == (
         "--push: you are not logged in to the Hugging Face hub, and nothing was sent. Log in "
         "with: hf auth login"
     )
 
 
 def test_what_is_sent_names_no_photo_and_no_path(
-    monkeypatch: pytest.MonkeyPatch, home: Path
+    run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, home: Path
 ) -> None:
     import huggingface_hub
 
@@ -101,7 +83,7 @@ def test_what_is_sent_names_no_photo_and_no_path(
 
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: "token")
     monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
-    assert "https://huggingface.co/me/birds" in run("tiny", "--push", "me/birds").stdout
+    assert "https://huggingface.co/me/birds" in run("export", "tiny", "--push", "me/birds").stdout
     assert {"README.md", "config.json", "model.safetensors", "labels.json"} <= set(sent)
     for name, content in sent.items():
         assert str(home).encode() not in content, name

@@ -5,28 +5,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from finetune.cli import app
 from finetune.cli.console import output
 
 
-def run(*words: object, code: int = 0) -> Result:
-    result = CliRunner().invoke(app, [str(word) for word in words])
-    assert result.exit_code == code, result.output + repr(result.exception)
-    return result
-
-
 @pytest.fixture
-def flags(tiny_settings: dict[str, object]) -> list[str]:
-    words = []
-    for name, value in {**tiny_settings, "mode": "head"}.items():
-        words += [f"--{name.replace('_', '-')}", str(value)]
-    return words
+def flags(flags: list[str]) -> list[str]:
+    return [*flags, "--mode", "head"]
 
 
 @pytest.mark.parametrize("width", [80, 50])
 def test_folds_are_shown_with_both_intervals_and_the_labels(
+    run: Callable[..., Result],
     make_photos: Callable[..., Path],
     tmp_path: Path,
     flags: list[str],
@@ -50,6 +41,7 @@ def test_folds_are_shown_with_both_intervals_and_the_labels(
 
 
 def test_folds_as_json_and_without_a_final_model(
+    run: Callable[..., Result],
     make_photos: Callable[..., Path],
     tmp_path: Path,
     flags: list[str],
@@ -71,11 +63,12 @@ def test_folds_as_json_and_without_a_final_model(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--folds", "1"], "Error: --folds 1 must be at least 2."),
-        (["--folds", "3", "--from", "x"], "Error: --folds begins anew; leave out --from."),
+        (["--folds", "1"], "--folds 1 must be at least 2."),
+        (["--folds", "3", "--from", "x"], "--folds begins anew; leave out --from."),
     ],
 )
 def test_folds_that_cannot_be_made(
+    error_of: Callable[..., str],
     make_photos: Callable[..., Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -84,5 +77,5 @@ def test_folds_that_cannot_be_made(
 ) -> None:
     photos = make_photos({"ant": 4, "bee": 4})
     monkeypatch.chdir(tmp_path)
-    assert message in run("train", photos, *words, code=1).output
+    assert error_of("train", photos, *words) == message
     assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").iterdir())

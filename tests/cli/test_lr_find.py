@@ -7,9 +7,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
-
-from finetune.cli import app
+from typer.testing import Result
 
 Settings = dict[str, object]
 
@@ -28,12 +26,15 @@ def arguments(photos: Path, settings: Settings, *more: str) -> list[str]:
 
 @pytest.mark.parametrize("mode", ["head", "full"])
 def test_a_rate_is_suggested_drawn_and_written(
-    photos: Path, tmp_path: Path, tiny_settings: Settings, mode: str
+    run: Callable[..., Result],
+    photos: Path,
+    tmp_path: Path,
+    tiny_settings: Settings,
+    mode: str,
 ) -> None:
     page, picture = tmp_path / "lr.html", tmp_path / "lr.png"
     more = (f"--mode={mode}", f"--html={page}", f"--png={picture}")
-    result = CliRunner().invoke(app, arguments(photos, tiny_settings, *more))
-    assert result.exit_code == 0, result.output
+    result = run(*arguments(photos, tiny_settings, *more))
     assert re.search(r"^Learning rate \S+: (the middle of|a tenth of) ", result.stdout, re.M)
     assert re.search(r"^Next: finetune train --lr \S+$", result.stdout, re.M)
     assert "▲" in result.stdout
@@ -47,9 +48,10 @@ def test_a_rate_is_suggested_drawn_and_written(
     assert not (Path.cwd() / "runs").exists() or not list(photos.parent.glob("runs/*"))
 
 
-def test_json_has_the_whole_sweep(photos: Path, tiny_settings: Settings) -> None:
-    result = CliRunner().invoke(app, arguments(photos, tiny_settings, "--mode=head", "--json"))
-    assert result.exit_code == 0, result.output
+def test_json_has_the_whole_sweep(
+    run: Callable[..., Result], photos: Path, tiny_settings: Settings
+) -> None:
+    result = run(*arguments(photos, tiny_settings, "--mode=head", "--json"))
     found = json.loads(result.stdout)
     assert found["mode"] == "head"
     sweep = found["sweep"]

@@ -9,23 +9,17 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from finetune.cli import app
 from finetune.photos.label_text import join_labels, split_labels
 from finetune.runs.folder import RunFolder
 
 FLAGS = ("--model", "test_resnet", "--size", "48", "--device", "cpu", "--epochs", "2")
 
 
-def run(*words: object, code: int = 0) -> Result:
-    result = CliRunner().invoke(app, [str(word) for word in words])
-    assert result.exit_code == code, result.output + repr(result.exception)
-    return result
-
-
 @pytest.fixture(scope="module")
 def home(
+    run: Callable[..., Result],
     tmp_path_factory: pytest.TempPathFactory,
     tiny_weights: Path,
     draw: Callable[..., Image.Image],
@@ -56,7 +50,9 @@ def home(
     return root
 
 
-def test_training_tells_of_its_labels_and_shows_map(home: Path, tiny_weights: Path) -> None:
+def test_training_tells_of_its_labels_and_shows_map(
+    run: Callable[..., Result], home: Path, tiny_weights: Path
+) -> None:
     told = run("train", home / "photos", "--multi-label", "--weights", tiny_weights, *FLAGS,
                "--mode", "head", "--run", home / "runs" / "again")  # fmt: skip
     header = next(line for line in told.stdout.splitlines() if line.startswith("part"))
@@ -65,7 +61,9 @@ def test_training_tells_of_its_labels_and_shows_map(home: Path, tiny_weights: Pa
     assert "2 labels have under 20 photos: 'ant' (16), 'bee' (16)." in " ".join(told.stderr.split())
 
 
-def test_a_photo_gets_a_table_in_which_what_is_said_is_marked(home: Path) -> None:
+def test_a_photo_gets_a_table_in_which_what_is_said_is_marked(
+    run: Callable[..., Result], home: Path
+) -> None:
     name, photo = home / "runs" / "pairs", home / "photos" / "03.png"
     (found,) = json.loads(run("predict", photo, "--run", name, "--json").stdout)
     shown = run("predict", photo, "--run", name).stdout
@@ -79,7 +77,7 @@ def test_a_photo_gets_a_table_in_which_what_is_said_is_marked(home: Path) -> Non
 
 
 def test_many_photos_are_a_line_each_and_a_csv_holds_all_that_was_said(
-    home: Path, tmp_path: Path
+    run: Callable[..., Result], home: Path, tmp_path: Path
 ) -> None:
     name = home / "runs" / "pairs"
     table = tmp_path / "answers.csv"
@@ -100,7 +98,9 @@ def test_many_photos_are_a_line_each_and_a_csv_holds_all_that_was_said(
             assert answer == "none of these"
 
 
-def test_evaluation_prints_what_several_labels_come_to(home: Path) -> None:
+def test_evaluation_prints_what_several_labels_come_to(
+    run: Callable[..., Result], home: Path
+) -> None:
     name = home / "runs" / "pairs"
     shown = run("evaluate", name).stdout
     assert "mAP" in shown
@@ -111,13 +111,15 @@ def test_evaluation_prints_what_several_labels_come_to(home: Path) -> None:
         assert figures["mean_average_precision"] == pytest.approx(expected, abs=1e-6)
 
 
-def test_the_report_opens(home: Path) -> None:
+def test_the_report_opens(run: Callable[..., Result], home: Path) -> None:
     run("report", home / "runs" / "pairs")
     text = (home / "runs" / "pairs" / "report.html").read_text(encoding="utf-8")
     assert "2 labels, several a photo" in text
 
 
-def test_one_label_a_photo_refuses_what_several_need(home: Path, tiny_weights: Path) -> None:
+def test_one_label_a_photo_refuses_what_several_need(
+    run: Callable[..., Result], home: Path, tiny_weights: Path
+) -> None:
     failed = run("train", home / "photos", "--weights", tiny_weights, *FLAGS,
                  "--negatives", "none", code=1)  # fmt: skip
     assert "--negatives none is for photos of several labels: add --multi-label." in " ".join(

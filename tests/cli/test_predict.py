@@ -9,30 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import typer
 from PIL import Image
-from typer.testing import CliRunner, Result
-
-from finetune.cli import ErrorBoundary
-from finetune.cli.predict import register
-
-app = typer.Typer(cls=ErrorBoundary)
-register(app)
-
-
-@app.callback()
-def _several() -> None:
-    """Keeps the command's name on the command line."""
-
-
-def run(*words: object, code: int = 0, stdin: str | None = None) -> Result:
-    result = CliRunner().invoke(app, ["predict", *map(str, words)], input=stdin)
-    assert result.exit_code == code, result.output + repr(result.exception)
-    return result
-
-
-def error_of(*words: object) -> str:
-    return " ".join(run(*words, code=1).stderr.split()).partition("Error: ")[2]
+from typer.testing import Result
 
 
 @pytest.fixture(scope="module")
@@ -47,27 +25,27 @@ def _at_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(home)
 
 
-def test_folders_patterns_and_stdin_give_the_same_photos() -> None:
-    by_folder = json.loads(run("photos/ant", "--json").stdout)
-    by_pattern = json.loads(run("photos/*nt/*.png", "--json").stdout)
+def test_folders_patterns_and_stdin_give_the_same_photos(run: Callable[..., Result]) -> None:
+    by_folder = json.loads(run("predict", "photos/ant", "--json").stdout)
+    by_pattern = json.loads(run("predict", "photos/*nt/*.png", "--json").stdout)
     names = "".join(f"photos/ant/{number}.png\n" for number in range(8))
-    by_stdin = json.loads(run("-", "--json", stdin=names).stdout)
+    by_stdin = json.loads(run("predict", "-", "--json", stdin=names).stdout)
     assert by_folder == by_pattern == by_stdin
     assert len(by_folder) == 8
 
 
-def test_many_photos_are_a_line_each() -> None:
+def test_many_photos_are_a_line_each(run: Callable[..., Result]) -> None:
     Path("bad.jpg").write_bytes(b"x")
-    lines = run("photos", "bad.jpg", code=1).stdout.splitlines()
+    lines = run("predict", "photos", "bad.jpg", code=1).stdout.splitlines()
     assert lines[0].split() == ["label", "probability", "photo"]
     assert len(lines) == 18
     assert lines[1].endswith("photos/ant/0.png")
     assert lines[-1].endswith("bad.jpg: cannot be opened: not a photo")
 
 
-def test_a_csv_is_gone_on_with_after_a_kill(tmp_path: Path) -> None:
+def test_a_csv_is_gone_on_with_after_a_kill(run: Callable[..., Result], tmp_path: Path) -> None:
     whole, cut = tmp_path / "whole.csv", tmp_path / "cut.csv"
-    run("photos", "--csv", whole)
+    run("predict", "photos", "--csv", whole)
     code = (
         "import sys, os, signal\n"
         "from finetune.prediction.table import PredictionTable\n"
@@ -86,7 +64,7 @@ def test_a_csv_is_gone_on_with_after_a_kill(tmp_path: Path) -> None:
     killed = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60)
     assert killed.returncode == -signal.SIGKILL
     assert cut.read_bytes().endswith(b"half a ro")
-    again = run("photos", "--csv", cut)
+    again = run("predict", "photos", "--csv", cut)
     assert "has 9 of them already" in again.stderr
     rows = [
         list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines())) for path in (whole, cut)
@@ -97,50 +75,57 @@ def test_a_csv_is_gone_on_with_after_a_kill(tmp_path: Path) -> None:
         assert float(first[3]) == pytest.approx(float(second[3]), abs=1e-6)
 
 
-def test_sorting_and_taking_it_back(tmp_path: Path) -> None:
+def test_sorting_and_taking_it_back(run: Callable[..., Result], tmp_path: Path) -> None:
     out = tmp_path / "sorted"
-    shown = run("photos", "--sort-into", out, "--transfer", "link", "--threshold", "1", "--json")
+    shown = run(
+        "predict", "photos", "--sort-into", out, "--transfer", "link", "--threshold", "1", "--json"
+    )
     assert all(answer["unknown"] for answer in json.loads(shown.stdout))
     assert len(list((out / "_unsure").iterdir())) == 16
     assert "Undo with: finetune predict --undo-sort" in shown.stderr
-    assert "Undone for 16 photos." in run("--undo-sort", out).stdout
+    assert "Undone for 16 photos." in run("predict", "--undo-sort", out).stdout
     assert not out.exists()
 
 
-def test_moving_is_asked_about_first(tmp_path: Path, draw: Callable[..., Image.Image]) -> None:
+def test_moving_is_asked_about_first(
+    run: Callable[..., Result], tmp_path: Path, draw: Callable[..., Image.Image]
+) -> None:
     box = tmp_path / "in"
     box.mkdir()
     draw(0, 1).save(box / "a.png")
     out = tmp_path / "out"
-    words = ("predict", str(box), "--sort-into", str(out), "--transfer", "move")
-    refused = CliRunner().invoke(app, list(words), input="n\n")
-    assert refused.exit_code == 1
+    words = ("predict", box, "--sort-into", out, "--transfer", "move")
+    run(*words, stdin="n\n", code=1)
     assert (box / "a.png").exists()
-    run(*words[1:], "--yes")
+    run(*words, "--yes")
     assert list(box.iterdir()) == []
-    run("--undo-sort", out)
+    run("predict", "--undo-sort", out)
     assert (box / "a.png").exists()
 
 
-def test_explaining_writes_a_picture_and_names_photos_like_it(tmp_path: Path) -> None:
+def test_explaining_writes_a_picture_and_names_photos_like_it(
+    run: Callable[..., Result], tmp_path: Path
+) -> None:
     photo = "photos/bee/1.png"
-    shown = run(photo, "--explain", tmp_path / "heat", "--similar", 2, "--json")
+    shown = run("predict", photo, "--explain", tmp_path / "heat", "--similar", 2, "--json")
     (answer,) = json.loads(shown.stdout)
     with Image.open(answer["overlay"]) as overlay:
         assert overlay.size == (448, 448)
     assert len(answer["similar"]) == 2
     assert str(Path(photo).absolute()) not in {item["photo"] for item in answer["similar"]}
-    plain = run(photo, "--explain", tmp_path / "heat", "--similar", 2)
+    plain = run("predict", photo, "--explain", tmp_path / "heat", "--similar", 2)
     assert "It looks like these training photos:" in plain.stdout
 
 
-def test_views_change_the_answer_a_little_and_several_runs_are_named() -> None:
+def test_views_change_the_answer_a_little_and_several_runs_are_named(
+    run: Callable[..., Result],
+) -> None:
+    photo = ("predict", "photos/ant/0.png", "--json")
     answers = [
-        json.loads(run("photos/ant/0.png", "--json", "--tta", views).stdout)[0]["ranked"][0]
-        for views in (1, 2, 10)
+        json.loads(run(*photo, "--tta", views).stdout)[0]["ranked"][0] for views in (1, 2, 10)
     ]
     assert len({answer["probability"] for answer in answers}) == 3
-    both = run("photos/ant/0.png", "--run", "tiny", "--run", "tiny", "--json")
+    both = run(*photo, "--run", "tiny", "--run", "tiny")
     assert "By tiny+tiny" in both.stderr
     assert json.loads(both.stdout)[0]["ranked"][0]["probability"] == pytest.approx(
         answers[0]["probability"], abs=1e-9
@@ -166,12 +151,14 @@ def test_views_change_the_answer_a_little_and_several_runs_are_named() -> None:
         (("--undo-sort", "y"), "There is nothing to undo in y: nothing was sorted into it."),
     ],
 )
-def test_what_cannot_be_done_is_said_in_one_line(words: tuple[str, ...], message: str) -> None:
-    assert error_of(*words) == message
+def test_what_cannot_be_done_is_said_in_one_line(
+    error_of: Callable[..., str], words: tuple[str, ...], message: str
+) -> None:
+    assert error_of("predict", *words) == message
 
 
-def test_no_photo_on_stdin_is_an_empty_list() -> None:
-    assert json.loads(run("-", "--json", stdin="").stdout) == []
+def test_no_photo_on_stdin_is_an_empty_list(run: Callable[..., Result]) -> None:
+    assert json.loads(run("predict", "-", "--json", stdin="").stdout) == []
 
 
 def test_memory_does_not_grow_with_the_number_of_photos() -> None:

@@ -2,31 +2,9 @@ from __future__ import annotations
 
 import json
 
-import pytest
-import typer
-from typer.testing import CliRunner
 
-from finetune.cli import ErrorBoundary
-from finetune.cli.summary import register
-
-runner = CliRunner()
-
-
-@pytest.fixture
-def app() -> typer.Typer:
-    app = typer.Typer(cls=ErrorBoundary)
-    register(app)
-    app.command()(_other)
-    return app
-
-
-def _other() -> None:
-    """A second command, so that the first keeps its name."""
-
-
-def test_the_table_has_a_line_a_layer_and_the_totals(app):
-    result = runner.invoke(app, ["summary", "vgg19_mnist", "--size", "28", "--channels", "1"])
-    assert result.exit_code == 0
+def test_the_table_has_a_line_a_layer_and_the_totals(run):
+    result = run("summary", "vgg19_mnist", "--size", "28", "--channels", "1")
     lines = [line.split() for line in result.stdout.splitlines()]
     assert lines[0] == ["vgg19_mnist,", "input", "1x28x28,", "10", "labels"]
     assert ["features.0", "Conv2d", "3x3", "1", "64", "64x28x28", "640", "451,584"] in lines
@@ -37,15 +15,15 @@ def test_the_table_has_a_line_a_layer_and_the_totals(app):
     )
 
 
-def test_attention_is_named_where_it_is_counted(app):
-    result = runner.invoke(app, ["summary", "vit_tiny_patch16_224", "--labels", "4"])
+def test_attention_is_named_where_it_is_counted(run):
+    result = run("summary", "vit_tiny_patch16_224", "--labels", "4")
     assert result.stdout.splitlines()[-1] == (
         f"{12 * 2 * 197 * 197 * 192:,} of the multiply-adds are products of maps, as in attention."
     )
 
 
-def test_json_is_one_document(app):
-    result = runner.invoke(app, ["summary", "mnist_experts_cnn", "--channels", "1", "--json"])
+def test_json_is_one_document(run):
+    result = run("summary", "mnist_experts_cnn", "--channels", "1", "--json")
     value = json.loads(result.stdout)
     assert value["model"] == "mnist_experts_cnn"
     assert value["input"] == [1, 28, 28]
@@ -53,13 +31,12 @@ def test_json_is_one_document(app):
     assert value["rows"][0]["kernel"] == "5x5"
 
 
-def test_an_unknown_model_is_one_line_and_exit_code_1(app):
-    result = runner.invoke(app, ["summary", "resnet19"])
-    assert result.exit_code == 1
+def test_an_unknown_model_is_one_line_and_exit_code_1(run):
+    result = run("summary", "resnet19", code=1)
     assert result.stdout == ""
     assert result.stderr.startswith("Error: --model resnet19: there is no such model; did you mean")
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_a_size_of_zero_is_wrong_usage(app):
-    assert runner.invoke(app, ["summary", "resnet18", "--size", "0"]).exit_code == 2
+def test_a_size_of_zero_is_wrong_usage(run):
+    run("summary", "resnet18", "--size", 0, code=2)

@@ -6,32 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from finetune.cli import app
 from finetune.settings import settings
-
-
-def run(*words: object, code: int = 0) -> Result:
-    result = CliRunner().invoke(app, [str(word) for word in words])
-    assert result.exit_code == code, result.output + repr(result.exception)
-    return result
-
-
-def error_of(*words: object) -> str:
-    """The one line with which a command is refused, unwrapped."""
-    result = run(*words, code=1)
-    assert result.stdout == ""
-    return " ".join(result.stderr.split()).partition("Error: ")[2]
-
-
-@pytest.fixture
-def flags(tiny_settings: dict[str, object]) -> list[str]:
-    return [
-        word
-        for name, value in tiny_settings.items()
-        for word in (f"--{name.replace('_', '-')}", str(value))
-    ]
 
 
 def test_every_setting_has_exactly_one_option_with_its_help() -> None:
@@ -52,6 +30,7 @@ def test_every_setting_has_exactly_one_option_with_its_help() -> None:
 
 
 def test_train_then_predict_with_no_further_word(
+    run: Callable[..., Result],
     make_photos: Callable[..., Path],
     tmp_path: Path,
     flags: list[str],
@@ -72,6 +51,7 @@ def test_train_then_predict_with_no_further_word(
 
 
 def test_train_json_is_one_document(
+    run: Callable[..., Result],
     make_photos: Callable[..., Path],
     tmp_path: Path,
     flags: list[str],
@@ -87,6 +67,8 @@ def test_train_json_is_one_document(
 
 
 def test_settings_come_from_a_file_and_from_a_run(
+    run: Callable[..., Result],
+    error_of: Callable[..., str],
     make_photos: Callable[..., Path],
     tmp_path: Path,
     flags: list[str],
@@ -110,19 +92,20 @@ def test_settings_come_from_a_file_and_from_a_run(
     )
 
 
-def test_impossible_settings_are_named_together() -> None:
+def test_impossible_settings_are_named_together(error_of: Callable[..., str]) -> None:
     assert error_of("train", "--lr", "-1", "--epochs", "0") == (
         "--epochs 0 must be at least 1; --lr -1.0 must be greater than 0."
     )
 
 
-def test_resume_takes_no_settings() -> None:
+def test_resume_takes_no_settings(error_of: Callable[..., str]) -> None:
     assert error_of("train", "--resume", "runs/x", "--lr", "1", "--run", "y") == (
         "--resume goes on with the settings of the run; leave out --lr, --run."
     )
 
 
 def test_folders_that_are_no_collection(
+    error_of: Callable[..., str],
     make_photos: Callable[..., Path],
     tmp_path: Path,
     flags: list[str],
@@ -164,13 +147,18 @@ def test_folders_that_are_no_collection(
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads every folder")
-def test_an_unreadable_folder_is_named(tmp_path: Path, flags: list[str]) -> None:
+def test_an_unreadable_folder_is_named(
+    error_of: Callable[..., str], tmp_path: Path, flags: list[str]
+) -> None:
     (tmp_path / "locked").mkdir(mode=0)
     assert "cannot be read: permission denied" in error_of("train", tmp_path / "locked", *flags)
 
 
 def test_models_and_weights_that_do_not_work(
-    make_photos: Callable[..., Path], tmp_path: Path, tiny_weights: Path
+    error_of: Callable[..., str],
+    make_photos: Callable[..., Path],
+    tmp_path: Path,
+    tiny_weights: Path,
 ) -> None:
     photos = make_photos({"a": 4, "b": 4})
     assert error_of("train", photos, "--model", "resnt50").startswith(
@@ -184,7 +172,9 @@ def test_models_and_weights_that_do_not_work(
     )
 
 
-def test_predict_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_predict_says_what_is_missing(
+    error_of: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert error_of("predict", "x.jpg") == (
         f"There is no finished run in {tmp_path / 'runs'}. Train one with: finetune train PHOTOS, "
@@ -197,6 +187,7 @@ def test_predict_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_bad_photo_among_good_ones_is_named_and_the_exit_code_is_1(
+    run: Callable[..., Result],
     make_photos: Callable[..., Path],
     tmp_path: Path,
     flags: list[str],
@@ -222,6 +213,7 @@ def test_a_bad_photo_among_good_ones_is_named_and_the_exit_code_is_1(
 
 
 def test_markup_in_names_is_shown_as_it_is(
+    run: Callable[..., Result],
     make_photos: Callable[..., Path],
     tmp_path: Path,
     flags: list[str],

@@ -5,39 +5,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from finetune.cli import app
 from finetune.training import trackers
-
-
-def run(*words: object, code: int = 0) -> Result:
-    result = CliRunner().invoke(app, [str(word) for word in words])
-    assert result.exit_code == code, result.output + repr(result.exception)
-    return result
-
-
-def error_of(*words: object) -> str:
-    """The one line with which a command is refused, unwrapped."""
-    result = run(*words, code=1)
-    assert result.stdout == ""
-    return " ".join(result.stderr.split()).partition("Error: ")[2]
-
-
-@pytest.fixture
-def flags(tiny_settings: dict[str, object]) -> list[str]:
-    return [
-        word
-        for name, value in tiny_settings.items()
-        for word in (f"--{name.replace('_', '-')}", str(value))
-    ]
-
 
 GO_ON = ("--epochs", 1, "--device", "cpu", "--batch-size", 8)
 
 
 @pytest.fixture
 def trained(
+    run: Callable[..., Result],
     make_photos: Callable[..., Path],
     tmp_path: Path,
     flags: list[str],
@@ -51,7 +28,7 @@ def trained(
 
 
 def test_a_run_goes_on_with_what_is_now_in_its_folder(
-    trained: Path, make_photos: Callable[..., Path]
+    run: Callable[..., Result], trained: Path, make_photos: Callable[..., Path]
 ) -> None:
     make_photos({"ant": 12, "bee": 8, "wasp": 8})
     result = run("train", "--from", "garden", "--run", "second", *GO_ON)
@@ -67,14 +44,16 @@ def test_a_run_goes_on_with_what_is_now_in_its_folder(
     assert content["settings"]["pixels"]["fit"] == "crop"
 
 
-def test_a_config_file_counts_as_said(trained: Path) -> None:
+def test_a_config_file_counts_as_said(run: Callable[..., Result], trained: Path) -> None:
     Path("c.toml").write_text('[pixels]\nfit = "crop"\n')
     run("train", "--from", "garden", "--config", "c.toml", "--run", "second", *GO_ON)
     content = json.loads(Path("runs/second/config.json").read_text())
     assert content["settings"]["pixels"]["fit"] == "crop"
 
 
-def test_other_photos_may_be_named(trained: Path, make_photos: Callable[..., Path]) -> None:
+def test_other_photos_may_be_named(
+    run: Callable[..., Result], trained: Path, make_photos: Callable[..., Path]
+) -> None:
     make_photos({"ant": 8, "empty": 0, "moth": 8}, folder="others")
     result = run("train", "others", "--from", "garden", "--run", "second", *GO_ON)
     said = " ".join(result.stderr.split())
@@ -83,7 +62,7 @@ def test_other_photos_may_be_named(trained: Path, make_photos: Callable[..., Pat
     assert "1 label keeps its part of the head; new: moth; dropped" in said
 
 
-def test_what_contradicts_it_is_refused(trained: Path) -> None:
+def test_what_contradicts_it_is_refused(error_of: Callable[..., str], trained: Path) -> None:
     assert error_of("train", "--from", "garden", "--weights", "w.pth") == (
         "--from runs/garden starts from the weights of that run, and --weights w.pth from others. "
         "Leave one of them out."
@@ -102,7 +81,10 @@ def test_what_contradicts_it_is_refused(trained: Path) -> None:
 
 
 def test_a_missing_tracker_is_one_line_before_anything_is_done(
-    make_photos: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    error_of: Callable[..., str],
+    make_photos: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     make_photos({"ant": 8, "bee": 8})
     monkeypatch.chdir(tmp_path)

@@ -6,16 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from finetune.cli import app
 from finetune.cli.console import output
-
-
-def run(*words: object, code: int = 0) -> Result:
-    result = CliRunner().invoke(app, [str(word) for word in words])
-    assert result.exit_code == code, result.output + repr(result.exception)
-    return result
 
 
 @pytest.fixture
@@ -35,7 +28,11 @@ def photos(
 
 
 def test_tune_then_train_with_what_it_found(
-    photos: Path, flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Callable[..., Result],
+    photos: Path,
+    flags: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(output.stdout, "width", 50)
     shown = run("tune", photos, *flags, "--trials", "4", "--quiet", "--no-final").stdout
@@ -59,7 +56,9 @@ def test_tune_then_train_with_what_it_found(
     assert json.loads(trained.stdout)["metrics"]["validation"]["top1"] == first["score"]
 
 
-def test_the_test_part_judges_the_final_model(photos: Path, flags: list[str]) -> None:
+def test_the_test_part_judges_the_final_model(
+    run: Callable[..., Result], photos: Path, flags: list[str]
+) -> None:
     shown = " ".join(run("tune", photos, *flags, "--trials", "1", "--quiet").stdout.split())
     assert "On the test part, which no trial has seen: " in shown
     assert "The model is in runs/tune-photos-best" in shown
@@ -67,12 +66,11 @@ def test_the_test_part_judges_the_final_model(photos: Path, flags: list[str]) ->
 
 
 def test_without_optuna_one_line_says_what_to_install(
-    photos: Path, flags: list[str], monkeypatch: pytest.MonkeyPatch
+    error_of: Callable[..., str], photos: Path, flags: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
-    shown = run("tune", photos, *flags, code=1)
-    assert shown.output.strip().endswith(
-        "Error: A search of settings needs the package 'optuna'. "
+    assert error_of("tune", photos, *flags) == (
+        "A search of settings needs the package 'optuna'. "
         "Install it with: pip install 'finetune-photos[tune]'"
     )
 
@@ -80,12 +78,12 @@ def test_without_optuna_one_line_says_what_to_install(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--models", "a,b"], "Error: --models is a choice, --model is none; give one of the two."),
-        (["--trials", "0"], "Error: --trials 0 must be at least 1."),
-        (["--model-arg", "x"], "Error: --model-arg x is not NAME=VALUE, such as widths=16,32."),
+        (["--models", "a,b"], "--models is a choice, --model is none; give one of the two."),
+        (["--trials", "0"], "--trials 0 must be at least 1."),
+        (["--model-arg", "x"], "--model-arg x is not NAME=VALUE, such as widths=16,32."),
     ],
 )
 def test_what_cannot_be_searched(
-    photos: Path, flags: list[str], words: list[str], message: str
+    error_of: Callable[..., str], photos: Path, flags: list[str], words: list[str], message: str
 ) -> None:
-    assert message in run("tune", photos, *flags, *words, code=1).output
+    assert error_of("tune", photos, *flags, *words) == message

@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from finetune.cli import app
 from finetune.cli.watch_view import BLOCKS, Room, draw, sparkline
 from finetune.runs import follow
 from finetune.runs import progress as progress_module
@@ -18,12 +17,6 @@ from finetune.runs.progress import Progress
 from finetune.runs.train import train
 from finetune.settings import resolve
 from finetune.training.events import EpochDone, Event
-
-
-def run(*words: object, code: int = 0) -> Result:
-    result = CliRunner().invoke(app, [str(word) for word in words])
-    assert result.exit_code == code, result.output + repr(result.exception)
-    return result
 
 
 def rows(count: int) -> tuple[dict[str, Any], ...]:
@@ -106,7 +99,7 @@ def finished(
     return train(photos, resolve({}, tiny_settings), run="garden").run
 
 
-def test_a_finished_run_is_shown_once(finished: RunFolder) -> None:
+def test_a_finished_run_is_shown_once(run: Callable[..., Result], finished: RunFolder) -> None:
     for words in (("watch",), ("watch", "garden"), ("watch", "runs/garden", "--no-evaluate")):
         lines = run(*words).stdout.splitlines()
         assert [line.split("  ")[0] for line in lines[:3]] == [f"epoch {k}/3" for k in (1, 2, 3)]
@@ -119,6 +112,7 @@ def test_a_finished_run_is_shown_once(finished: RunFolder) -> None:
 
 @pytest.mark.parametrize("mode", ["head", "full"])
 def test_a_running_training_is_followed_and_its_best_epochs_evaluated(
+    run: Callable[..., Result],
     mode: str,
     make_photos: Callable[..., Path],
     tmp_path: Path,
@@ -163,7 +157,9 @@ def test_a_running_training_is_followed_and_its_best_epochs_evaluated(
     assert set(evaluation["metrics"]) == {"validation", "test"}
 
 
-def test_an_interrupted_run_says_how_it_goes_on(finished: RunFolder) -> None:
+def test_an_interrupted_run_says_how_it_goes_on(
+    run: Callable[..., Result], finished: RunFolder
+) -> None:
     content = json.loads(finished.config_file.read_text())
     finished.config_file.write_text(json.dumps(content | {"finished": False}))
     result = run("watch")
@@ -172,7 +168,9 @@ def test_an_interrupted_run_says_how_it_goes_on(finished: RunFolder) -> None:
     )
 
 
-def test_without_a_run_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_run_it_says_so(
+    run: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     result = run("watch", code=1)
     assert f"There is no run in {tmp_path / 'runs'}" in " ".join(result.stderr.split())
