@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -97,17 +97,10 @@ class SingleLabel:
         temperature: Divides the logits.
     """
 
+    multi_label: ClassVar[bool] = False
+    score: ClassVar[str] = "top1"
+
     temperature: float = 1.0
-
-    @property
-    def multi_label(self) -> bool:
-        """False."""
-        return False
-
-    @property
-    def score(self) -> str:
-        """The share of right answers."""
-        return "top1"
 
     def probabilities(self, logits: ArrayLike) -> Floats:
         """Returns ``softmax(logits / temperature)``."""
@@ -154,19 +147,13 @@ class MultiLabel:
             be right; None: the best F1.
     """
 
+    multi_label: ClassVar[bool] = True
+    # Needs no thresholds, which are fitted when training is over.
+    score: ClassVar[str] = "mean_average_precision"
+
     temperature: float = 1.0
     thresholds: tuple[float, ...] | None = None
     precision: float | None = None
-
-    @property
-    def multi_label(self) -> bool:
-        """True."""
-        return True
-
-    @property
-    def score(self) -> str:
-        """Mean average precision, for which thresholds do not matter."""
-        return "mean_average_precision"
 
     def probabilities(self, logits: ArrayLike) -> Floats:
         """Returns ``sigmoid(logits / temperature)``."""
@@ -263,7 +250,7 @@ def uncalibrated_task(description: Mapping[str, Any]) -> Task:
 
 def main_score(metrics: Mapping[str, Any]) -> float | None:
     """Returns the figure by which runs of one kind are compared: top-1 or mAP."""
-    for task in (SingleLabel(), MultiLabel()):
+    for task in (SingleLabel, MultiLabel):
         if task.score in metrics:
             value = metrics[task.score]
             return None if value is None else float(value)
