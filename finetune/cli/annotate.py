@@ -117,7 +117,8 @@ def serve_page(place: Place, labels: list[str], *, run: str | None, annotator: s
 
     from finetune.web import security
     from finetune.web.annotate import annotate_app
-    from finetune.web.annotate_advice import Adviser, run_classifier
+    from finetune.web.annotate_advice import Adviser
+    from finetune.web.annotate_run import run_classifier
     from finetune.web.annotate_session import Session
     from finetune.web.annotate_work import Reading
     from finetune.web.app import listen, run_server

@@ -12,7 +12,7 @@ from finetune.config import TrainConfig
 
 if TYPE_CHECKING:
     from finetune.evaluation.intervals import Interval
-    from finetune.runs.folds import FoldStudy
+    from finetune.runs.fold_study import FoldStudy
     from finetune.training.events import Event
 
 MOST_LABELS = 12
@@ -26,7 +26,8 @@ def is_study(path: Path | None) -> bool:
 
 def train_folds(photos: Path, settings: TrainConfig, plan: dict[str, Any], run: str | None) -> None:
     """Runs a cross-validation and prints what came out."""
-    from finetune.runs.folds import FoldPlan, cross_validate
+    from finetune.runs.fold_study import FoldPlan
+    from finetune.runs.folds import cross_validate
 
     chosen = FoldPlan(**plan)
     _show(lambda listen: cross_validate(photos, settings, chosen, run=run, listen=listen))
@@ -41,7 +42,7 @@ def resume_study(path: Path) -> None:
 
 def _show(work: Any) -> None:
     from finetune.cli.watching import TrainingView
-    from finetune.runs.folds import to_json
+    from finetune.runs.fold_study import to_json
     from finetune.training.events import EpochDone
 
     with TrainingView(output) as view:

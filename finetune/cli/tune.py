@@ -137,7 +137,7 @@ def _print_trials(tuned: Tuned) -> None:
     if not tuned.best:
         return
     from finetune.cli.watching import duration
-    from finetune.runs.tune import in_short
+    from finetune.runs.tune_trials import in_short
 
     several = len({trial.flags.get("model") for trial in tuned.trials}) > 1
     hidden = () if several else ("model",)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from finetune.reporting import tune_charts, wording
 from finetune.reporting.page import write_page
-from finetune.runs.tune import Tuned, in_short
+from finetune.runs.tune import Tuned
+from finetune.runs.tune_trials import in_short
 
 MOST_ROWS = 100
 """Trials in the page's table."""

@@ -10,22 +10,16 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from finetune.config import TrainConfig
 from finetune.errors import ConfigError, RunError
-from finetune.files import read_json, storage_errors, write_json
+from finetune.files import storage_errors, write_json
 from finetune.models.factory import DEFAULT_MODEL
 from finetune.photos.collection import Collection
 from finetune.runs.defaults import with_defaults
 from finetune.runs.fold_results import (
     Fold,
-    FoldFigures,
-    Pooled,
-    fold_figures,
     fold_of_run,
     has_held_out,
     keep_held_out,
@@ -41,6 +35,16 @@ from finetune.runs.fold_split import (
     read_folds,
     write_folds,
 )
+from finetune.runs.fold_study import (
+    STUDY_FILE,
+    FoldPlan,
+    FoldStudy,
+    figures_of,
+    in_short,
+    is_fold_study,
+    read_study,
+    study_of,
+)
 from finetune.runs.folder import RUNS_FOLDER, RunFolder, create_run
 from finetune.runs.light import drop_weights
 from finetune.runs.model_card import write_model_card
@@ -51,49 +55,7 @@ from finetune.settings import resolve, to_dict
 from finetune.training.events import Listener, Note, ignore
 from finetune.training.machine import require_one_process
 
-STUDY_FILE = "folds.json"
 FOLDS_FILE = "folds.csv"
-
-
-@dataclass(frozen=True, kw_only=True)
-class FoldPlan:
-    """What a cross-validation does.
-
-    Attributes:
-        folds: In how many parts the photos are held out in turn.
-        final: Whether a last network is trained, no photo put aside for a test, to be used.
-        keep_models: Whether the networks of the folds are kept, beside their figures.
-    """
-
-    folds: int = 5
-    final: bool = True
-    keep_models: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class FoldStudy:
-    """What a cross-validation came to.
-
-    Attributes:
-        folder: Holds everything; a run, once the final network is there.
-        plan: What was asked for.
-        folds: Those that are done, in order.
-        figures: Mean, spread and interval of their scores; None before the last fold is done.
-        pooled: Metrics of all held-out photos together, as `evaluate_logits` has them; None before
-            the last fold is done.
-        seconds: Of all trainings.
-        test: The final network's metrics on the collection's own test folder, where it has one.
-        interrupted: Whether it was stopped before it was done.
-    """
-
-    folder: RunFolder
-    plan: FoldPlan
-    folds: tuple[Fold, ...]
-    figures: FoldFigures | None
-    pooled: Mapping[str, Any] | None
-    seconds: float
-    test: Mapping[str, Any] | None
-    interrupted: bool
 
 
 def cross_validate(
@@ -143,11 +105,6 @@ def cross_validate(
         raise
 
 
-def is_fold_study(path: Path) -> bool:
-    """Returns whether a folder is that of a cross-validation."""
-    return (path / STUDY_FILE).is_file()
-
-
 def resume_folds(path: Path, *, listen: Listener = ignore) -> FoldStudy:
     """Goes on with an interrupted cross-validation: folds that are done stay as they are.
 
@@ -155,7 +112,7 @@ def resume_folds(path: Path, *, listen: Listener = ignore) -> FoldStudy:
         RunError: It is none, it is finished, or its photos have changed.
     """
     require_one_process("--folds")
-    study = _read_study(path)
+    study = read_study(path)
     if study["finished"]:
         raise RunError(
             f"{path} is finished; there is nothing to resume. "
@@ -164,21 +121,8 @@ def resume_folds(path: Path, *, listen: Listener = ignore) -> FoldStudy:
     return _go_on(RunFolder(path), listen)
 
 
-def to_json(study: FoldStudy) -> dict[str, Any]:
-    """Returns a study as plain JSON values."""
-    return {
-        "run": str(study.folder.path),
-        "plan": dataclasses.asdict(study.plan),
-        **_figures(study),
-        "pooled": study.pooled,
-        "test": study.test,
-        "seconds": round(study.seconds, 3),
-        "interrupted": study.interrupted,
-    }
-
-
 def _go_on(folder: RunFolder, listen: Listener) -> FoldStudy:
-    stored = _read_study(folder.path)
+    stored = read_study(folder.path)
     plan = FoldPlan(**stored["plan"])
     config = resolve(stored["settings"])
     tell = say_once(listen, always=("Fold ",))
@@ -189,22 +133,22 @@ def _go_on(folder: RunFolder, listen: Listener) -> FoldStudy:
             split = _fold_split(folder, config, plan, number, tell)
             result = _train_or_resume(run, stored["photos"], config, split, tell)
             if result is None:
-                return _study(folder, plan, done, interrupted=True)
+                return study_of(folder, plan, done, interrupted=True)
             keep_held_out(run, result.logits["test"])
         if not plan.keep_models:
             drop_weights(run)
         done.append(fold_of_run(run, number))
         tell(Note(text=_in_words(done[-1], plan)))
     pooled = pool([RunFolder(folder.path / f"fold-{fold.number}") for fold in done])
-    study = _study(folder, plan, done, pooled=pooled)
-    figures = _figures(study)
+    study = study_of(folder, plan, done, pooled=pooled)
+    figures = figures_of(study)
     if plan.final:
         split = final_splitter(read_folds(folder.path / FOLDS_FILE), config)
         if not _is_finished(folder):
             result = _train_or_resume(folder, stored["photos"], config, split, tell)
             if result is None:
                 return dataclasses.replace(study, interrupted=True)
-        test = write_final(folder, pooled, _in_short(study)).get("test")
+        test = write_final(folder, pooled, in_short(study)).get("test")
         write_model_card(folder)
         seconds = study.seconds + folder.read(folder.config_file)["seconds"]
         study = dataclasses.replace(study, test=test, seconds=seconds)
@@ -261,51 +205,5 @@ def _is_finished(run: RunFolder) -> bool:
     return run.config_file.is_file() and bool(run.read(run.config_file).get("finished"))
 
 
-def _study(
-    folder: RunFolder,
-    plan: FoldPlan,
-    done: list[Fold],
-    *,
-    pooled: Pooled | None = None,
-    interrupted: bool = False,
-) -> FoldStudy:
-    return FoldStudy(
-        folder=folder,
-        plan=plan,
-        folds=tuple(done),
-        figures=fold_figures(done) if pooled else None,
-        pooled=pooled.metrics if pooled else None,
-        seconds=sum(fold.seconds for fold in done),
-        test=None,
-        interrupted=interrupted,
-    )
-
-
-def _figures(study: FoldStudy) -> dict[str, Any]:
-    """Returns what folds.json keeps of the folds."""
-    return {
-        "folds": [dataclasses.asdict(fold) for fold in study.folds],
-        "figures": dataclasses.asdict(study.figures) if study.figures else None,
-    }
-
-
-def _in_short(study: FoldStudy) -> dict[str, Any]:
-    """Returns what the final network's config.json keeps of the folds."""
-    figures = dataclasses.asdict(study.figures) if study.figures else {}
-    return {"count": study.plan.folds, "scores": [fold.score for fold in study.folds], **figures}
-
-
 def _in_words(fold: Fold, plan: FoldPlan) -> str:
     return f"Fold {fold.number} of {plan.folds} done: {fold.score:.1%} of {fold.photos:,} held out."
-
-
-def _read_study(path: Path) -> dict[str, Any]:
-    try:
-        study: dict[str, Any] = read_json(path / STUDY_FILE)
-        FoldPlan(**study["plan"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(
-            f"{path} has no readable {STUDY_FILE}: it is no cross-validation. "
-            "Begin one with: finetune train PHOTOS --folds 5"
-        ) from error
-    return study

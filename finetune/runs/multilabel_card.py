@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetune.photos.split import SplitRow
+from finetune.runs.card_cells import MOST_LABELS, PARTS, ends, escaped, percent
 
-PARTS = ("train", "validation", "test")
-MOST_LABELS = 200
+ANSWER = "labels"
+"""The attribute of an answer that its users look at."""
 
 
 def metric_of(found: Mapping[str, Any]) -> tuple[str, float]:
@@ -22,7 +23,7 @@ def summary(model: str, labels: Sequence[str], judged: str, found: Mapping[str, 
     return (
         f"An image tagger of {len(labels)} labels, of which a photo may have several or none: a "
         f"{model}. On {found['photos']:,} {judged} photos its mean average precision is "
-        f"{_percent(found['mean_average_precision'])}{_ends(found, 'mean_average_precision')}."
+        f"{percent(found['mean_average_precision'])}{_interval(found, 'mean_average_precision')}."
     )
 
 
@@ -40,7 +41,7 @@ def label_table(labels: Sequence[str], rows: Sequence[SplitRow], found: Mapping[
         limit = figures.get("threshold")
         cells = [f"{counts[label, part]:,}" for part in parts]
         cells.append("never" if limit is None else f"{limit:.0%}")
-        cells += [_percent(figures.get(name.replace(" ", "_"))) for name in names[1:]]
+        cells += [percent(figures.get(name.replace(" ", "_"))) for name in names[1:]]
         lines.append("| " + " | ".join((escaped(label), *cells)) + " |")
     none = Counter(str(row.part) for row in rows if not row.labels)
     if none:
@@ -61,12 +62,11 @@ def accuracy(metrics: Mapping[str, Any]) -> str:
     for part in PARTS:
         found = metrics.get(part)
         if found:
-            ends = found.get("mean_average_precision_interval")
             lines.append(
-                f"| {part} | {found['photos']:,} | {_percent(found['mean_average_precision'])} | "
-                f"{f'{ends[0]:.1%} to {ends[1]:.1%}' if ends else ''} | "
-                f"{_percent(found['exact_match'])} | {_percent(found['macro_f1'])} | "
-                f"{_percent(found['micro_f1'])} | {_percent(found['hamming_loss'])} |"
+                f"| {part} | {found['photos']:,} | {percent(found['mean_average_precision'])} | "
+                f"{ends(found.get('mean_average_precision_interval'))} | "
+                f"{percent(found['exact_match'])} | {percent(found['macro_f1'])} | "
+                f"{percent(found['micro_f1'])} | {percent(found['hamming_loss'])} |"
             )
     if "test" not in metrics:
         lines.append(
@@ -110,15 +110,6 @@ def intended_use(judged: str, found: Mapping[str, Any]) -> str:
     )
 
 
-def escaped(text: str) -> str:
-    """Returns text that Markdown's tables show as it is."""
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
-
-
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{value:.1%}"
-
-
-def _ends(found: Mapping[str, Any], name: str) -> str:
-    ends = found.get(f"{name}_interval")
-    return f" (95 % interval {ends[0]:.1%} to {ends[1]:.1%})" if ends else ""
+def _interval(found: Mapping[str, Any], name: str) -> str:
+    shown = ends(found.get(f"{name}_interval"))
+    return f" (95 % interval {shown})" if shown else ""

@@ -15,7 +15,8 @@ from filelock import FileLock
 
 from finetune.errors import ConfigError, MissingExtra
 from finetune.files import storage_errors, user_cache_folder
-from finetune.runs.tune_space import Space, usual_values
+from finetune.runs.tune_space import Space
+from finetune.runs.tune_suggest import usual_values
 
 if TYPE_CHECKING:
     import optuna

@@ -19,7 +19,7 @@ from finetune.errors import CollectionError, DecodeError, FinetuneError
 from finetune.web.annotate_actions import BadRequestError, read_action
 from finetune.web.annotate_advice import Adviser
 from finetune.web.annotate_agreement import agreements
-from finetune.web.annotate_board import Entry
+from finetune.web.annotate_entry import Entry
 from finetune.web.annotate_session import Done, Session
 from finetune.web.annotate_words import StaleError
 from finetune.web.app import STATIC_FOLDER, OwnFiles, templates
@@ -129,7 +129,7 @@ class Pages:
             self.session.refresh()
             reason = "Changed in another window meanwhile. Nothing was overwritten."
             return Json({"error": reason, **self._state(None)}, status_code=409)
-        rows = [board.row(entry) for entry in _distinct(done.entries)]
+        rows = [entry.row(board.annotator) for entry in _distinct(done.entries)]
         return Json({"did": done.what, "rows": rows, **self._head()})
 
     def _head(self) -> dict[str, Any]:

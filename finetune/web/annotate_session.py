@@ -11,7 +11,8 @@ from finetune.data.home import collection_home
 from finetune.photos.catalog import open_catalog
 from finetune.photos.walk import require_photos
 from finetune.web.annotate_actions import Action, BadRequestError, writer_of
-from finetune.web.annotate_board import Board, Entry
+from finetune.web.annotate_board import Board
+from finetune.web.annotate_entry import Entry
 from finetune.web.annotate_words import StaleError, WordCatalog
 from finetune.web.thumbnails import Kind, Thumbnails
 

@@ -5,19 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
-import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
-from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from finetune.errors import ConfigError, DecodeError
 from finetune.prediction.answers import PhotoPrediction
@@ -27,14 +24,18 @@ from finetune.web.security import Guard, Policy
 from finetune.web.serve_batching import Batcher, Full, Limits
 from finetune.web.serve_metrics import MEDIA_TYPE, Metrics
 from finetune.web.serve_openapi import describe
+from finetune.web.serve_upload import Patience, Upload, UploadedPhoto, read_upload
+from finetune.web.serve_watch import Log, Watch
 
 if TYPE_CHECKING:
     from finetune.prediction.torch_engine import TorchEngine
 
-_RAW = frozenset({"", "application/octet-stream", "application/x-www-form-urlencoded"})
-"""Bodies that are one photo; the last is what curl says of any file."""
+_PATHS = frozenset(
+    ("/", "/v1/predict", "/v1/explain", "/v1/model", "/healthz", "/metrics", "/openapi.json")
+)
 
-Log = Callable[[str], None]
+_GRACE_SECONDS = 2.0
+"""So much later than the body of a request that is read, one that is refused is given up."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +96,8 @@ class _Server:
             lifespan=self.lifespan,
             exception_handlers={HTTPException: _refused, ClientDisconnect: _gone},
             middleware=[
-                Middleware(_Watch, server=self),
+                Middleware(Watch, metrics=self.metrics, log=self.options.log, paths=_PATHS),
+                Middleware(Patience, seconds=self.limits.body_seconds + _GRACE_SECONDS),
                 Middleware(Guard, policy=self.options.policy),
             ],
         )
@@ -133,11 +135,11 @@ class _Server:
 
     async def predict(self, request: Request) -> Response:
         top = _top(request)
-        async with self._photos(request) as (photos, is_form):
-            with self._places(len(photos)):
-                answers = await self._answers(photos)
-        request.state.photos = len(photos)
-        if not is_form and answers[0].status != "ok":
+        upload = await self._upload(request)
+        with self._places(len(upload.photos)):
+            answers = await self._answers(upload.photos)
+        request.state.photos = len(upload.photos)
+        if not upload.is_form and answers[0].status != "ok":
             raise HTTPException(422, f"The photo cannot be opened: {answers[0].status}.")
         return JSONResponse([answer.to_dict(top) for answer in answers])
 
@@ -145,8 +147,7 @@ class _Server:
         engine = self.engine
         if engine is None:
             raise HTTPException(404, "This model cannot be explained.")
-        async with self._photos(request) as (photos, _):
-            content = photos[0][1]
+        content = (await self._upload(request)).photos[0].content
         request.state.photos = 1
         label = request.query_params.get("label")
         if label is not None and label not in engine.facts.labels:
@@ -164,6 +165,13 @@ class _Server:
                 raise HTTPException(422, f"The photo cannot be opened: {error.reason}.") from error
         return Response(image, media_type="image/png")
 
+    async def _upload(self, request: Request) -> Upload:
+        # What could not be taken anyway need not be read.
+        if self.batcher.photos >= self.limits.queue_photos:
+            with self._places(1):
+                pass
+        return await read_upload(request, self.limits)
+
     @contextlib.contextmanager
     def _places(self, count: int) -> Iterator[None]:
         try:
@@ -176,59 +184,23 @@ class _Server:
                 headers={"Retry-After": str(self.batcher.retry_seconds)},
             ) from None
 
-    async def _answers(self, photos: Sequence[tuple[str | None, bytes]]) -> list[PhotoPrediction]:
+    async def _answers(self, photos: Sequence[UploadedPhoto]) -> list[PhotoPrediction]:
         try:
             async with asyncio.timeout(self.limits.answer_seconds):
-                return list(
-                    await asyncio.gather(*(self._answer(name, data) for name, data in photos))
-                )
+                return list(await asyncio.gather(*(self._answer(photo) for photo in photos)))
         except TimeoutError:
             raise HTTPException(504, "It took too long.") from None
 
-    async def _answer(self, name: str | None, content: bytes) -> PhotoPrediction:
+    async def _answer(self, photo: UploadedPhoto) -> PhotoPrediction:
         try:
-            found = await self.batcher.predict(content)
+            found = await self.batcher.predict(photo.content)
         except DecodeError as error:
             self.metrics.photos.labels("bad").inc()
-            return PhotoPrediction(photo=name, status=error.reason)
+            return PhotoPrediction(photo=photo.name, status=error.reason)
         self.metrics.photos.labels("ok").inc()
-        return PhotoPrediction(photo=name, status="ok", ranked=found.ranked, unknown=found.unknown)
-
-    @contextlib.asynccontextmanager
-    async def _photos(
-        self, request: Request
-    ) -> AsyncIterator[tuple[list[tuple[str | None, bytes]], bool]]:
-        """Yields the photos of a request with their names, and whether they came in a form."""
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        # What could not be taken anyway need not be read.
-        if self.batcher.photos >= self.limits.queue_photos:
-            with self._places(1):
-                pass
-        try:
-            async with asyncio.timeout(self.limits.body_seconds):
-                if kind == "multipart/form-data":
-                    photos = await self._form(request)
-                elif kind in _RAW or kind.startswith("image/"):
-                    body = await request.body()
-                    photos = [(None, body)] if body else []
-                else:
-                    raise HTTPException(415, f"A photo or a form is wanted, not {kind[:80]}.")
-        except TimeoutError:
-            raise HTTPException(
-                408, "The body came too slowly.", headers={"Connection": "close"}
-            ) from None
-        if not photos:
-            raise HTTPException(400, "There is no photo in the request.")
-        yield photos, kind == "multipart/form-data"
-
-    async def _form(self, request: Request) -> list[tuple[str | None, bytes]]:
-        most = self.limits.request_photos
-        async with request.form(max_files=most, max_fields=16, max_part_size=1 << 16) as form:
-            return [
-                (item.filename or None, await item.read())
-                for _, item in form.multi_items()
-                if isinstance(item, UploadFile)
-            ]
+        return PhotoPrediction(
+            photo=photo.name, status="ok", ranked=found.ranked, unknown=found.unknown
+        )
 
 
 def _overlay(server: _Server, engine: TorchEngine, content: bytes, label: str) -> bytes:
@@ -272,63 +244,3 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 async def _gone(request: Request, error: Exception) -> Response:
     return Response(status_code=499)
-
-
-class _Watch:
-    """Counts and logs each request, whoever answers it."""
-
-    def __init__(self, app: ASGIApp, server: _Server) -> None:
-        self.app = app
-        self.server = server
-        self._paths = {"/", "/v1/predict", "/v1/explain", "/v1/model", "/healthz", "/metrics"}
-        self._paths.add("/openapi.json")
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        started = time.perf_counter()
-        status = 500
-
-        async def watched(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        try:
-            await self.app(scope, self._in_time(receive), watched)
-        finally:
-            seconds = time.perf_counter() - started
-            # Paths that nobody serves would make a new counter for each one that is tried.
-            path = scope["path"] if scope["path"] in self._paths else "other"
-            self.server.metrics.requests.labels(path, str(status)).inc()
-            self.server.metrics.seconds.labels(path).observe(seconds)
-            photos = scope.get("state", {}).get("photos", 0)
-            self.server.options.log(
-                f"{scope['method']} {path} {status} {1000 * seconds:.0f} ms"
-                + (f" {photos} photos" if photos else "")
-            )
-
-    def _in_time(self, receive: Receive) -> Receive:
-        """Takes a client for gone that is still sending when the body should long have come.
-
-        A refused request is read to its end before it is answered, and must not hold on for ever.
-        """
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self.server.limits.body_seconds + 2
-        whole = False
-
-        async def in_time() -> Message:
-            nonlocal whole
-            if whole:
-                return await receive()
-            try:
-                async with asyncio.timeout_at(deadline):
-                    message = await receive()
-            except TimeoutError:
-                return {"type": "http.disconnect"}
-            whole = not message.get("more_body", False)
-            return message
-
-        return in_time

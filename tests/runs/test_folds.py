@@ -4,7 +4,6 @@ import csv
 import json
 import os
 import signal
-import statistics
 import subprocess
 import sys
 from collections import Counter
@@ -29,15 +28,9 @@ from finetune.errors import ConfigError, RunError
 from finetune.models.features import FeatureCache
 from finetune.runs.evaluate import evaluate
 from finetune.runs.fold_split import read_folds
+from finetune.runs.fold_study import FoldPlan, FoldStudy, is_fold_study
 from finetune.runs.folder import RunFolder
-from finetune.runs.folds import (
-    FoldPlan,
-    FoldStudy,
-    cross_validate,
-    is_fold_study,
-    resume_folds,
-    to_json,
-)
+from finetune.runs.folds import cross_validate, resume_folds
 from finetune.settings import resolve
 from finetune.training.events import Note
 
@@ -217,7 +210,8 @@ def test_head_mode_runs_the_backbone_once_a_photo(
 
 KILL = """
 import os, signal, sys
-from finetune.runs.folds import FoldPlan, cross_validate
+from finetune.runs.fold_study import FoldPlan
+from finetune.runs.folds import cross_validate
 from finetune.settings import resolve
 from finetune.training.events import EpochDone, Note
 photos, runs, sign, flags, mode = sys.argv[1], sys.argv[2], int(sys.argv[3]), *eval(sys.argv[4])
@@ -309,20 +303,3 @@ def test_what_cannot_work_leaves_no_folder_behind(
     with pytest.raises(ConfigError, match="--folds 40 is too many"):
         cross_validate(photos, config, FoldPlan(folds=40), run=str(tmp_path / "s"))
     assert not (tmp_path / "s").exists()
-
-
-def test_a_folder_without_folds_cannot_go_on(tmp_path: Path) -> None:
-    with pytest.raises(RunError) as caught:
-        resume_folds(tmp_path)
-    assert str(caught.value) == (
-        f"{tmp_path} has no readable folds.json: it is no cross-validation. "
-        "Begin one with: finetune train PHOTOS --folds 5"
-    )
-
-
-def test_a_study_is_plain_json(study: FoldStudy) -> None:
-    plain = json.loads(json.dumps(to_json(study)))
-    assert plain["run"] == str(study.folder.path)
-    assert plain["plan"] == {"folds": 3, "final": True, "keep_models": False}
-    assert [fold["number"] for fold in plain["folds"]] == [1, 2, 3]
-    assert plain["figures"]["mean"] == statistics.fmean(fold["score"] for fold in plain["folds"])

@@ -13,7 +13,6 @@ from finetune.photos.scan import scan
 from finetune.web.annotate_actions import read_action
 from finetune.web.annotate_advice import Adviser
 from finetune.web.annotate_session import Session
-from finetune.web.annotate_subjects import Subjects
 
 
 @pytest.fixture
@@ -38,7 +37,7 @@ def adviser(session: Session) -> Adviser:
     made = Adviser(session)
     for number, entry in enumerate(session.board.entries()):
         noise = rng.normal(0, 0.05 if number < 20 else 0.2, 8).astype(np.float32)
-        made._features[entry.id] = centres[number // 10] + noise
+        made.features.put(entry.id, centres[number // 10] + noise)
     return made
 
 
@@ -53,7 +52,7 @@ def rows(session: Session) -> list[dict[str, Any]]:
 
 
 def test_before_any_label_the_most_different_photos_are_asked_first(session, adviser):
-    adviser._think()
+    adviser.think()
     asked = sorted((row["ask"], number) for number, row in enumerate(rows(session)) if "ask" in row)
     clusters = [number // 10 for _, number in asked[:3]]
     assert sorted(clusters) == [0, 1, 2]
@@ -62,14 +61,14 @@ def test_before_any_label_the_most_different_photos_are_asked_first(session, adv
 
 def test_one_label_alone_suggests_nothing(session, adviser):
     label(session, 0, "x")
-    adviser._think()
+    adviser.think()
     assert not any("ranked" in row for row in rows(session))
 
 
 def test_neighbours_suggest_and_the_unknown_cluster_is_asked_next(session, adviser):
     label(session, 0, "x")
     label(session, 10, "y")
-    adviser._think()
+    adviser.think()
     found = rows(session)
     assert all(row["ranked"][0][0] == "x" for row in found[1:10])
     assert all(row["ranked"][0][0] == "y" for row in found[11:20])
@@ -86,7 +85,7 @@ def test_neighbours_suggest_and_the_unknown_cluster_is_asked_next(session, advis
 def test_a_cohort_holds_open_look_alikes_of_one_suggestion(session, adviser):
     for number, name in ((0, "x"), (10, "y"), (20, "z")):
         label(session, number, name)
-    adviser._think()
+    adviser.think()
     entries = session.board.entries()
     name, ids = adviser.cohort(entries[3])
     numbers = [int(session.board.get(photo_id).path[:2]) for photo_id in ids]
@@ -100,8 +99,8 @@ def test_a_cohort_holds_open_look_alikes_of_one_suggestion(session, adviser):
 def test_a_wrong_label_is_doubted_by_models_that_did_not_learn_it(session, adviser):
     for number in range(30):
         label(session, number, "y" if number == 5 else "xyz"[number // 10])
-    adviser._think()
-    adviser._check()
+    adviser.think()
+    adviser.check()
     found = rows(session)
     doubts = [row["doubt"] for row in found]
     assert int(np.argmax(doubts)) == 5
@@ -120,13 +119,11 @@ def test_similar_photos_come_first(session, adviser):
 
 
 def test_a_run_suggests_before_anything_is_labelled(session, adviser):
-    adviser._run_labels = ("x", "q")
     session.board.offer(["x", "q"])
-    adviser._by_run = {
-        entry.id: np.array([0.8, 0.2] if number % 2 else [0.1, 0.9])
-        for number, entry in enumerate(session.board.entries())
-    }
-    adviser._think()
+    ids = [entry.id for entry in session.board.entries()]
+    shares = np.array([[0.8, 0.2] if number % 2 else [0.1, 0.9] for number in range(30)])
+    adviser.answers.put(ids, ("x", "q"), shares)
+    adviser.think()
     found = rows(session)
     assert found[1]["ranked"] == [["x", 0.8], ["q", 0.2]]
     assert found[2]["ranked"] == [["q", 0.9], ["x", 0.1]]
@@ -135,24 +132,11 @@ def test_a_run_suggests_before_anything_is_labelled(session, adviser):
 def test_advice_never_becomes_a_label(session, adviser):
     for number, name in ((0, "x"), (10, "y"), (20, "z")):
         label(session, number, name)
-    adviser._think()
+    adviser.think()
     assert {photo.path: photo.labels for photo in scan(session.root, workers=1).photos} == {
         f"{number:02d}.jpg": {0: ("x",), 10: ("y",), 20: ("z",)}.get(number, ())
         for number in range(30)
     }
-
-
-def test_subjects_are_kept_between_sessions_and_a_damaged_file_is_forgotten(tmp_path: Path):
-    path = tmp_path / "subjects.json"
-    subjects = Subjects(path)
-    subjects.put("ab", Crop(centre_x=0.25, centre_y=0.5, side=0.4))
-    subjects.save()
-    assert not path.exists()  # little that is new is not worth a write
-    subjects.save(least=1)
-    assert Subjects(path).get("ab") == Crop(centre_x=0.25, centre_y=0.5, side=0.4)
-    for text in ("nonsense", '{"ab": [1]}', '{"ab": [9, 9, 9]}', "[]"):
-        path.write_text(text)
-        assert Subjects(path).get("ab") is None
 
 
 def test_the_whole_chain_learns_from_real_photos(serve, birds: Path, wait_until):
