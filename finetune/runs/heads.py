@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 
@@ -24,6 +25,8 @@ from finetune.training.batch_size import REFERENCE_BATCH_SIZE
 from finetune.training.engine import fit
 from finetune.training.events import ignore
 from finetune.training.material import FeatureMaterial
+from finetune.training.minimum import looks_at, to_minimum
+from finetune.training.objective import Objective
 from finetune.training.optim import DEFAULT_OPTIMIZER
 from finetune.training.state import Position
 
@@ -38,13 +41,6 @@ RATES = (3.0, 1.0)
 
 In 25 epochs a hundred photos make too few steps for the lower, a few thousand too many for the
 higher.
-"""
-
-SHARPNESS = tuple(2.0 ** (half / 2) for half in range(-7, 3))
-"""Factors on the logits with which heads are compared, up to 2.
-
-A run's probabilities are calibrated afterwards, so that a head is worth what it is worth then. No
-more than twice as sure: where validation is all right, every head would come to a loss of nothing.
 """
 
 MOST_NUMBERS = 2**24
@@ -81,6 +77,8 @@ class TrainedHead:
         lr: Its learning rate.
         strengths: What it was chosen from.
         loss: Its log loss on validation in nats, before any calibration.
+        looks: Looks at the photos with which it came to its minimum; 0: it was left as its last
+            step left it.
         position: How far the training came, and which epoch was best.
         finished: Whether it came to its last epoch.
     """
@@ -90,15 +88,17 @@ class TrainedHead:
     lr: float
     strengths: tuple[float, ...]
     loss: float
+    looks: int
     position: Position
     finished: bool
 
     def in_words(self) -> str:
         """Returns what was chosen, and from what."""
         tried = ", ".join(f"{strength:g}" for strength in self.strengths)
+        how = "" if self.looks else f" at learning rate {self.lr:g}"
         return (
-            f"L2 strength {self.strength:g} of {tried} at learning rate {self.lr:g}: the lowest "
-            f"calibrated log loss on validation."
+            f"L2 strength {self.strength:g} of {tried}{how}: the lowest calibrated log loss on "
+            "validation."
         )
 
 
@@ -146,20 +146,64 @@ def train_heads(
     finished = fit(state, material, plan, accelerator, listen=job.log, stop=stop)
     if job.run.best_checkpoint.is_file():
         heads.load_state_dict(load_file(job.run.best_checkpoint))
-    answers = material.validate(sharpness=SHARPNESS)
+    looks = looks_of(job, sum(map(len, data.views))) if finished else 0
+    if looks:
+        heads = material.heads = settled(heads, data, plan.objective, looks=looks)
+    answers = material.validate(calibrated=True)
     loss, _ = plan.objective.judge(
         torch.from_numpy(answers.logits), torch.from_numpy(answers.targets)
     )
     chosen = int(heads.chosen)
     return TrainedHead(
         head=heads[chosen],
-        strength=tried[chosen][0],
-        lr=job.lr * tried[chosen][1],
+        strength=heads.strengths[chosen],
+        lr=job.lr * heads.rates[chosen],
         strengths=strengths,
         loss=loss,
+        looks=looks,
         position=state.position,
         finished=finished,
     )
+
+
+def looks_of(job: Job, photos: int) -> int:
+    """Returns how often heads may look at all photos on the way to their minimum; 0: not at all.
+
+    Not where a person chose another way to train them, or photos count unequally often.
+    """
+    optimization, labels = job.config.optimization, job.config.labels
+    by_default = (
+        optimization.optimizer == DEFAULT_OPTIMIZER
+        and optimization.patience is None
+        and optimization.ema is None
+        and optimization.soup == 1
+        and labels.balance != "sampling"
+    )
+    return looks_at(photos) if by_default else 0
+
+
+def settled(
+    heads: FeatureHeads, data: HeadData, objective: Objective, *, looks: int
+) -> FeatureHeads:
+    """Returns one head a strength at its minimum: of those tried at several rates, the first."""
+    keys = [key for view in data.views for key in view]
+    features = data.features.read(keys)
+    targets = torch.from_numpy(np.concatenate([data.train.targets] * len(data.views)))
+    firsts = {strength: k for k, strength in reversed([*enumerate(heads.strengths)])}
+    chosen = sorted(firsts.values())
+    found = FeatureHeads(
+        heads.first.mean,
+        heads.first.std,
+        heads.first.linear.out_features,
+        strengths=[heads.strengths[k] for k in chosen],
+        rates=[heads.rates[k] for k in chosen],
+    ).to(heads.first.mean.device)
+    for head, k in zip(found, chosen, strict=True):
+        head.load_state_dict(heads[k].state_dict())
+        to_minimum(
+            head, features, targets, objective.loss, strength=heads.strengths[k], looks=looks
+        )
+    return found
 
 
 def train_start_head(

@@ -34,6 +34,7 @@ from finetune.runs.heads import HEAD_OPTIMIZER, HeadData, TrainedHead
 from finetune.runs.job import Job
 from finetune.runs.objective import start_from_prior
 from finetune.training.material import head_logits
+from finetune.training.minimum import to_minimum
 from finetune.training.optim import DEFAULT_OPTIMIZER, make_optimizer, set_lr
 from finetune.training.schedule import Schedule
 
@@ -182,7 +183,8 @@ def _trained_again(
     """Returns a head that learnt from some of the photos as the trained one did from its own.
 
     As long (to the trained one's best epoch, at the rates of its schedule), with its L2 strength
-    and learning rate, the same start, loss and optimizer. Averages over epochs are not repeated,
+    and learning rate, the same start, loss and optimizer, and to its minimum where that one was
+    brought there. Averages over epochs are not repeated,
     and nothing is taken over from an earlier run, which has seen the photos.
     """
     views = len(kept.views)
@@ -219,4 +221,13 @@ def _trained_again(
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             step += 1
+    if trained.looks:
+        to_minimum(
+            head.first,
+            kept.features.read(every),
+            torch.from_numpy(np.concatenate([targets] * views)),
+            plan.objective.loss,
+            strength=trained.strength,
+            looks=trained.looks,
+        )
     return head

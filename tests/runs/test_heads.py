@@ -2,16 +2,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor
 
 from finetune import train
 from finetune.errors import ConfigError
+from finetune.models.heads import FeatureHead
+from finetune.runs import heads
 from finetune.runs.heads import L2_STRENGTHS, heads_to_try, strengths_of
 from finetune.settings import resolve
 from finetune.training.events import EpochDone, Event, Note
+from finetune.training.minimum import to_minimum
 
 Settings = dict[str, object]
 
@@ -56,6 +63,12 @@ def test_the_strength_that_validation_chose_is_said(
     assert kept == [result.best_epoch] == [tiny_settings["epochs"]]
     said = notes_of(events)[-1]
     assert said in [
+        f"L2 strength {strength} of 0.01, 100: the lowest calibrated log loss on validation."
+        for strength in ("0.01", "100")
+    ]
+    # With an optimizer of a person's own choice heads stay where its steps left them.
+    train(photos, resolve({}, {**flags, "optimizer": "sgd"}), runs=tmp_path, listen=events.append)
+    assert notes_of(events)[-1] in [
         f"L2 strength {strength} of 0.01, 100 at learning rate {lr}: the lowest calibrated log "
         "loss on validation."
         for strength in ("0.01", "100")
@@ -66,6 +79,38 @@ def test_the_strength_that_validation_chose_is_said(
     few = train(photos, resolve({}, {**flags, "head_l2": "0"}), run="few", runs=tmp_path)
     weights = [load_file(r.run.model_file)["fc.weight"].abs().mean() for r in (one, few)]
     assert weights[0] < weights[1]
+
+
+@pytest.mark.parametrize("flags", [{}, {"views": 3}, {"label_smoothing": 0.2}], ids=str)
+def test_a_head_is_the_logistic_regression_of_its_strength(
+    photos: Path, tmp_path: Path, tiny_settings: Settings, flags: Settings
+) -> None:
+    seen: list[tuple[np.ndarray, np.ndarray, FeatureHead]] = []
+
+    def look(head: FeatureHead, features: Tensor, targets: Tensor, loss: Any, **how: Any) -> None:
+        to_minimum(head, features, targets, loss, **how)
+        seen.append((features.double().numpy(), targets.numpy(), head))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(heads, "to_minimum", look)
+        config = resolve({}, {**tiny_settings, "mode": "head", "head_l2": "0.1", **flags})
+        run = train(photos, config, run="r", runs=tmp_path).run
+    ((features, targets, head),) = seen
+    assert len(features) == len(targets) == 16 * int(str(flags.get("views", 1)))
+    deviation = features.std(0)
+    x = (features - features.mean(0)) / np.where(deviation > 1e-6, deviation, 1)
+    # A smoothed label is a photo that counts for each label by its share.
+    smoothing = float(str(flags.get("label_smoothing", 0)))
+    shares = (1 - smoothing) * np.eye(2)[targets] + smoothing / 2
+    fitted = LogisticRegression(C=1 / (0.05 * len(x)), tol=1e-10, max_iter=10_000).fit(
+        np.tile(x, (2, 1)), np.repeat([0, 1], len(x)), sample_weight=shares.T.ravel()
+    )
+    # Of two labels the difference of the rows is the regression; each row has half its penalty.
+    with torch.no_grad():
+        difference = (head.linear.weight[1] - head.linear.weight[0]).double().numpy()
+    np.testing.assert_allclose(difference, fitted.coef_[0], atol=2e-3 * np.abs(fitted.coef_).max())
+    weight, _ = head.folded()
+    assert torch.equal(load_file(run.model_file)["fc.weight"], weight)
 
 
 def test_the_full_network_starts_from_the_head_that_features_support(
