@@ -17,6 +17,8 @@ Precision = Literal["fp32", "bf16", "fp16"]
 MultiLabelLoss = Literal["bce", "asymmetric"]
 Balance = Literal["none", "sampling", "loss"]
 ScheduleName = Literal["cosine", "one_cycle", "constant"]
+NormStatistics = Literal["kept", "batch"]
+FinalWeights = Literal["interpolated", "best"]
 
 
 def option(
@@ -233,6 +235,11 @@ class OptimizationConfig:
     freeze_norm: bool = option(
         False, "Leave the backbone's norm layers as they were pretrained, statistics included."
     )
+    norm_statistics: NormStatistics | None = option(
+        None,
+        "What batch norms go by: those statistics that they came with (kept), or each batch's own. "
+        "Not set: kept with pretrained weights.",
+    )
     drop_path: float = option(
         0.0, "Chance that a photo skips a block of the network (stochastic depth).",
         minimum=0, maximum=0.9,
@@ -254,6 +261,11 @@ class OptimizationConfig:
     )  # fmt: skip
     patience: int | None = option(
         None, "Stop when this many epochs in a row were no better.", minimum=1
+    )
+    final_weights: FinalWeights = option(
+        "interpolated",
+        "What becomes the model: the best epoch's weights, or those between the start and the best "
+        "epoch that validation likes best.",
     )
     soup: int = option(
         1, "Keep this many best epochs and average them as far as validation gains by it.",

@@ -18,9 +18,12 @@ class Openness:
 
     Attributes:
         names: Names of the backbone's parameters that train. The head always does.
+        batch_statistics: Whether batch norms that train normalise by each batch's own statistics,
+            and gather those that prediction goes by; else they go by those that they have.
     """
 
     names: frozenset[str]
+    batch_statistics: bool = True
 
 
 def backbone_stages(module: nn.Module) -> tuple[tuple[str, ...], ...]:
@@ -88,6 +91,10 @@ def set_open(module: nn.Module, openness: Openness) -> None:
     for name, parameter in backbone_parameters(module):
         parameter.requires_grad_(name in openness.names)
     _set_mode(module, training=True)
+    if not openness.batch_statistics:
+        for layer in module.modules():
+            if getattr(layer, "running_mean", None) is not None:
+                layer.training = False
 
 
 def _set_mode(module: nn.Module, *, training: bool) -> None:

@@ -172,6 +172,7 @@ def shared_values(record: RunRecord, part: str, extras: Extras) -> dict[str, Any
         "facts": facts_of(record),
         "epochs": record.epochs,
         "best_epoch": best_epoch(record),
+        "kept_weights": kept_weights(record),
         "training_time": wording.duration(sum(float(e.get("seconds") or 0) for e in record.epochs)),
         "proof": prove_split(record.split) if record.split else None,
         "sections": setting_sections(record.config),
@@ -210,6 +211,26 @@ def best_epoch(record: RunRecord) -> int | None:
     if chosen:
         return int(chosen[-1]["epoch"])
     return int(max(scored, key=lambda e: (e["validation_accuracy"], -e["epoch"]))["epoch"])
+
+
+def kept_weights(record: RunRecord) -> str:
+    """Returns which weights became the model, in a sentence; empty where nothing says so."""
+    epoch = best_epoch(record)
+    if epoch is None:
+        return ""
+    share = record.config.get("share_of_training", 1.0)
+    of_epoch = f"epoch {epoch}, the best on the validation photos"
+    if share == 1:
+        return f"The weights are those of {of_epoch}."
+    if share == 0:
+        return (
+            "The weights are those before the first epoch, with the head that learnt on the frozen "
+            "backbone: the validation photos liked none better."
+        )
+    return (
+        f"The weights lie at {share:.0%} of the way from the start to {of_epoch}: there they suit "
+        "those photos best."
+    )
 
 
 def _label_rows(

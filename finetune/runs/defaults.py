@@ -115,6 +115,9 @@ def with_mode(config: TrainConfig, holding: Holding) -> tuple[TrainConfig, list[
         scratch = config.model.weights == factory.FROM_SCRATCH
         careful = optimization.layer_decay is None and not scratch
         scale = DEFAULT_BACKBONE_SHARE if careful else 1.0
+    statistics = optimization.norm_statistics
+    if statistics is None and mode != "head":
+        statistics = "batch" if config.model.weights == factory.FROM_SCRATCH else "kept"
     warmup = training.warmup
     done = dataclasses.replace(
         config,
@@ -126,6 +129,7 @@ def with_mode(config: TrainConfig, holding: Holding) -> tuple[TrainConfig, list[
             backbone_lr_scale=scale,
             warmup=DEFAULT_WARMUP[optimization.schedule] if warmup is None else warmup,
         ),
+        optimization=dataclasses.replace(optimization, norm_statistics=statistics),
         augmentation=dataclasses.replace(config.augmentation, augment=augment),
     )
     if training.label_smoothing is None:

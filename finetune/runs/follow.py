@@ -40,7 +40,9 @@ def follow_run(
             yield found
         if finished:
             description = run.read(run.config_file)
-            if description.get("best_epoch") != seen:
+            # The model may lie between the start and the best epoch.
+            moved = description.get("share_of_training", 1.0) != 1.0
+            if description.get("best_epoch") != seen or moved:
                 trained = open_trained(run, device=request.device)
                 yield description["best_epoch"], evaluate_trained(trained, request)
             return

@@ -144,6 +144,9 @@ class Job:
                 shape=optimization.schedule,
             ),
             objective=self.objective(),
+            # Accuracy on a hundred photos is luck for the most part; a ranking of many labels is
+            # what mean average precision says.
+            by_loss=not self.parts.task.multi_label,
             metrics=self.metrics,
             clip_norm=optimization.clip_norm,
             patience=optimization.patience,
@@ -209,6 +212,7 @@ class Outcome:
         position: How far it came, and which epoch was best.
         finished: Whether it came to its last epoch.
         held_out: Answers to photos and labels held out of heads like its own, where there are.
+        share: Share of the way from start to best epoch at which the weights were taken, or None.
     """
 
     module: nn.Module
@@ -216,6 +220,7 @@ class Outcome:
     position: Position
     finished: bool
     held_out: HeldOut | None = None
+    share: float | None = None
 
     def summary(self) -> dict[str, Any]:
         """Returns what config.json says of it."""
@@ -224,4 +229,5 @@ class Outcome:
             "best_epoch": self.position.best_epoch,
             "epochs_done": self.position.epoch,
             "training_seconds": round(self.position.seconds, 3),
+            **({} if self.share is None else {"share_of_training": self.share}),
         }

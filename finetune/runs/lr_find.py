@@ -18,7 +18,6 @@ from finetune.data.home import collection_home
 from finetune.models import factory
 from finetune.models.features import standardisation
 from finetune.models.heads import FeatureHeads, has_linear_head
-from finetune.models.stages import open_all
 from finetune.photos.collection import Part
 from finetune.runs.batch_size import with_batch_size
 from finetune.runs.defaults import Holding, on_features, recipe_of, with_defaults, with_mode
@@ -190,7 +189,7 @@ def _sweep_network(job: Job, accelerator: Accelerator, rates: list[float]) -> Sw
     thaw = thaw_of(job, module)
     loading = job.loading(device)
     # All that will train at any time: a rate that suits the head alone may be too much for it.
-    everything = open_all(module) if job.mode != "head" else thaw.open(0)
+    everything = thaw.open(job.epochs - 1)
     material = PhotoMaterial(
         module,
         job.spec,

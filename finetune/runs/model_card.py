@@ -13,7 +13,7 @@ from finetune.evaluation.task import uncalibrated_task
 from finetune.files import write_text
 from finetune.photos.split import SplitRow, read_split
 from finetune.runs import multilabel_card, single_label_card
-from finetune.runs.card_cells import PARTS
+from finetune.runs.card_words import PARTS
 from finetune.runs.folder import RunFolder
 
 CARD = "README.md"
@@ -189,7 +189,15 @@ def _making(config: Mapping[str, Any], spec: Mapping[str, Any]) -> str:
         f"{spec['crop_pct']:g}\n"
         f"- augmentation: {settings['augmentation'].get('augment')}\n"
         f"- epochs: {config.get('epochs_done', training.get('epochs'))}, best "
-        f"{config.get('best_epoch', '?')}; batch {training['batch_size']}, lr {training['lr']}, "
-        f"weight decay {training['weight_decay']}, seed {settings['machine']['seed']}\n"
+        f"{config.get('best_epoch', '?')}{_share(config)}; batch {training['batch_size']}, "
+        f"lr {training['lr']}, weight decay {training['weight_decay']}, "
+        f"seed {settings['machine']['seed']}\n"
         f"- made {str(config.get('started', ''))[:10]} with {versions}"
     )
+
+
+def _share(config: Mapping[str, Any]) -> str:
+    share = config.get("share_of_training", 1.0)
+    if share == 1:
+        return ""
+    return f" (weights at {share:.0%} of the way from the start to it)"

@@ -7,7 +7,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetune.photos.split import SplitRow
-from finetune.runs.card_cells import MOST_LABELS, PARTS, ends, escaped, percent
+from finetune.runs.card_words import (
+    KINDS,
+    MOST_LABELS,
+    OF_THE_FOLDS,
+    PARTS,
+    ends,
+    escaped,
+    number,
+    percent,
+    weakest,
+)
 
 ANSWER = "labels"
 """The attribute of an answer that its users look at."""
@@ -20,9 +30,10 @@ def metric_of(found: Mapping[str, Any]) -> tuple[str, float]:
 
 def summary(model: str, labels: Sequence[str], judged: str, found: Mapping[str, Any]) -> str:
     """Returns what the network is and how well it does, in words."""
+    kind = KINDS.get(judged, judged)
     return (
         f"An image tagger of {len(labels)} labels, of which a photo may have several or none: a "
-        f"{model}. On {found['photos']:,} {judged} photos its mean average precision is "
+        f"{model}. On {found['photos']:,} {kind} photos its mean average precision is "
         f"{percent(found['mean_average_precision'])}{_interval(found, 'mean_average_precision')}."
     )
 
@@ -59,7 +70,7 @@ def accuracy(metrics: Mapping[str, Any]) -> str:
         "wrong yes/no answers |",
         "|---|---:|---:|---|---:|---:|---:|---:|",
     ]
-    for part in PARTS:
+    for part in (*PARTS, "folds"):
         found = metrics.get(part)
         if found:
             lines.append(
@@ -68,7 +79,9 @@ def accuracy(metrics: Mapping[str, Any]) -> str:
                 f"{percent(found['exact_match'])} | {percent(found['macro_f1'])} | "
                 f"{percent(found['micro_f1'])} | {percent(found['hamming_loss'])} |"
             )
-    if "test" not in metrics:
+    if "folds" in metrics:
+        lines.append(f"\n{OF_THE_FOLDS}")
+    elif "test" not in metrics:
         lines.append(
             "\nThe validation photos chose the epoch, the thresholds and the temperature, so that "
             "these figures lean to the good side; there is no test part."
@@ -84,14 +97,19 @@ def calibration(content: Mapping[str, Any], found: Mapping[str, Any]) -> str:
         if isinstance(goal, Mapping)
         else "for the best F1"
     )
-    before = (found.get("uncalibrated") or {}).get("ece")
+    before, after = (found.get("uncalibrated") or {}).get("ece"), found.get("ece")
+    error = (
+        ""
+        if after is None
+        else f" Expected calibration error of all yes/no answers: {number(after)} "
+        f"({number(before)} before)."
+    )
     return (
         f"Each label's probability is sigmoid(logit / {content['temperature']:.4g}), independent "
         "of the others. A label is said from its own threshold on, which was chosen "
         f"{aim}; a photo of which none is said shows none of these. Temperature and thresholds "
-        f"come from {content.get('photos', 0):,} {content.get('fitted_on', 'validation')} photos. "
-        f"Expected calibration error of all yes/no answers: {found.get('ece'):.3f} "
-        f"({before:.3f} before)."
+        f"come from {content.get('photos', 0):,} {content.get('fitted_on', 'validation')} photos."
+        f"{error}"
     )
 
 
@@ -102,11 +120,10 @@ def intended_use(judged: str, found: Mapping[str, Any]) -> str:
         for label, figures in found.get("labels", {}).items()
         if figures.get("average_precision") is not None
     )[:3]
-    weak = ", ".join(f"{escaped(label)} ({share:.0%})" for share, label in worst)
     return (
         "To name what is on photos like those it was trained on: same kinds of subject, places and "
         "cameras. It knows no label but those above. It is not meant for decisions about people, "
-        f"health or safety.\n\nLeast average precision on {judged}: {weak}."
+        "health or safety." + weakest("Least average precision", judged, worst)
     )
 
 

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 from timm.layers import convert_sync_batchnorm
+from torch import Tensor, nn
 
 from finetune.augmentation.pipeline import augmentation
 from finetune.data.on_device import near_device
@@ -20,7 +21,12 @@ from finetune.runs.job import Job, Outcome
 from finetune.runs.thaw import growing_size, thaw_of
 from finetune.training.batch_size import fit_in_memory
 from finetune.training.compiling import prepare_speed
+from finetune.training.events import Note
+from finetune.training.interpolation import between, walk
 from finetune.training.material import PhotoMaterial, Rhythm, predict_together
+from finetune.training.objective import Objective
+from finetune.training.state import save_tensors
+from finetune.training.validation import calibrated_losses
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -33,8 +39,11 @@ def train_on_photos(job: Job, accelerator: Accelerator, stop: Callable[[], bool]
     if device.type != "mps":
         module = module.to(memory_format=torch.channels_last)
     datasets = job.datasets()
-    if starts_from_features(job) and not job.run.last_checkpoint.is_file():
+    begins = starts_from_features(job)
+    if begins and not job.run.last_checkpoint.is_file():
         give_head(job, accelerator, datasets)
+        if job.team.is_main:
+            save_tensors(job.run.start_checkpoint, module.state_dict(), {})
     job.team.same_tensors(module)
     if job.team.count > 1 and device.type == "cuda":
         # Each batch norm then sees the whole step; torch has it for CUDA alone.
@@ -64,6 +73,12 @@ def train_on_photos(job: Job, accelerator: Accelerator, stop: Callable[[], bool]
     )
     best = job.run.best_checkpoint
     tensors = load_file(best) if best.is_file() else module.state_dict()
+    share = None
+    if begins and finished and job.config.optimization.final_weights == "interpolated":
+        start = load_file(job.run.start_checkpoint)
+        way = walk(start, tensors, judge_of(state.module, material, plan.objective))
+        job.listen(Note(text=way.in_words()))
+        tensors, share = between(start, tensors, way.share), way.share
     # A fresh network in plain fp32, as predict will open it.
     trained = rebuild(
         job.loaded.name,
@@ -82,4 +97,24 @@ def train_on_photos(job: Job, accelerator: Accelerator, stop: Callable[[], bool]
         for part, photos in datasets.items()
         if part != "train" and len(photos)
     }
-    return Outcome(module=trained, logits=logits, position=state.position, finished=finished)
+    return Outcome(
+        module=trained,
+        logits=logits,
+        position=state.position,
+        finished=finished,
+        share=share,
+    )
+
+
+def judge_of(
+    module: nn.Module, material: PhotoMaterial, objective: Objective
+) -> Callable[[dict[str, Tensor]], NDArray[np.float64]]:
+    """Returns what weights of a network are worth: their calibrated losses on validation."""
+
+    def judge(tensors: dict[str, Tensor]) -> NDArray[np.float64]:
+        module.load_state_dict(tensors)
+        answers = material.validate()
+        logits, targets = torch.from_numpy(answers.logits), torch.from_numpy(answers.targets)
+        return calibrated_losses(logits, targets, objective.judge)
+
+    return judge

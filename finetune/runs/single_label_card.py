@@ -7,12 +7,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetune.photos.split import SplitRow
-from finetune.runs.card_cells import MOST_LABELS, PARTS, ends, escaped, number, percent
+from finetune.runs.card_words import (
+    KINDS,
+    MOST_LABELS,
+    OF_THE_FOLDS,
+    PARTS,
+    ends,
+    escaped,
+    number,
+    percent,
+    weakest,
+)
 
 ANSWER = "label"
 """The attribute of an answer that its users look at."""
-
-_WORDS = {"folds": "cross-validated"}
 
 
 def metric_of(found: Mapping[str, Any]) -> tuple[str, float]:
@@ -25,7 +33,7 @@ def summary(model: str, labels: Sequence[str], judged: str, found: Mapping[str, 
     interval = ends(found.get("top1_interval"))
     return (
         f"An image classifier of {len(labels)} labels: a {model}. On {found['photos']:,} "
-        f"{_WORDS.get(judged, judged)} photos it is right {found['top1']:.1%} of the time"
+        f"{KINDS.get(judged, judged)} photos it is right {found['top1']:.1%} of the time"
         f"{f' (95 % interval {interval})' if interval else ''}."
     )
 
@@ -65,10 +73,7 @@ def accuracy(metrics: Mapping[str, Any]) -> str:
                 f"{number(found.get('ece'))} |"
             )
     if "folds" in metrics:
-        lines.append(
-            "\nThe figures of the folds are those of networks trained as this one was, each photo "
-            "answered once by one that did not see it (cross-validation)."
-        )
+        lines.append(f"\n{OF_THE_FOLDS}")
     elif "test" not in metrics:
         lines.append(
             "\nThe validation photos chose the epoch and fitted the calibration, so that these "
@@ -113,11 +118,9 @@ def intended_use(judged: str, found: Mapping[str, Any]) -> str:
         for label, figures in found.get("labels", {}).items()
         if figures.get("recall") is not None
     )[:3]
-    weak = ", ".join(f"{escaped(label)} ({share:.0%})" for share, label in worst)
     return (
         "To name what is on photos like those it was trained on: same kinds of subject, places and "
         "cameras. It knows no label but those above, and a photo of anything else gets one of them "
         "unless the score for unknown photos says so. It is not meant for decisions about people, "
-        "health or safety.\n\n"
-        f"Found least often on {'the folds' if judged == 'folds' else judged}: {weak}."
+        "health or safety." + weakest("Found least often", judged, worst)
     )

@@ -62,7 +62,10 @@ def thaw_of(job: Job, module: nn.Module) -> Thaw:
             if epoch >= first
             for name in stage
         )
-        return Openness(names=frozenset(names) - never)
+        return Openness(
+            names=frozenset(names) - never,
+            batch_statistics=optimization.norm_statistics != "kept",
+        )
 
     return Thaw(groups=network_groups(module, rates, opening), open=open_in, head_epochs=alone)
 

@@ -26,7 +26,13 @@ from finetune.training.soup import (
     read_candidate,
 )
 from finetune.training.state import Position, TrainState, save_tensors
-from finetune.training.validation import Answers, Metric, Validation, assess
+from finetune.training.validation import (
+    Answers,
+    Metric,
+    Validation,
+    assess,
+    calibrated_loss,
+)
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -57,7 +63,7 @@ class Plan:
         steps_per_epoch: Steps in each.
         schedule: Learning rate factors by step.
         objective: The loss, and which answers are right.
-        by_loss: Rank epochs by their validation loss, not by accuracy first.
+        by_loss: Rank epochs by their calibrated validation loss, not by accuracy first.
         keep_last: Keep the last epoch, in which the rate has come to rest, whatever it is worth.
         metrics: A person's own figures on the validation photos, by name.
         clip_norm: Longest norm of a step's gradient, or None.
@@ -244,11 +250,12 @@ def _keep(state: TrainState, plan: Plan, validation: Validation, team: Processes
     """
     position = state.position
     epoch = position.epoch + 1
-    here = Candidate(epoch, validation.accuracy, validation.loss)
+    loss = validation.loss if plan.keep_last else _calibrated(validation.answers, plan)
+    here = Candidate(epoch, validation.accuracy, loss)
     before = Candidate(position.best_epoch, position.best_accuracy, position.best_loss)
     best = plan.rank(here) > plan.rank(before)
     if best:
-        position.best_accuracy, position.best_loss = validation.accuracy, validation.loss
+        position.best_accuracy, position.best_loss = here.accuracy, here.loss
         position.best_epoch = epoch
         if team.is_main:
             save_tensors(plan.best, state.kept_weights(), {"epoch": str(epoch)})
@@ -260,6 +267,16 @@ def _keep(state: TrainState, plan: Plan, validation: Validation, team: Processes
     return epoch == plan.epochs if plan.keep_last else best
 
 
+def _calibrated(answers: Answers, plan: Plan) -> float:
+    """Returns the loss of answers made as sure as suits them.
+
+    Label smoothing and mixup make a network less sure than it should be, the more the longer it
+    trains; plain losses would rank its first epochs above its best.
+    """
+    logits, targets = torch.from_numpy(answers.logits), torch.from_numpy(answers.targets)
+    return calibrated_loss(logits, targets, plan.objective.judge)
+
+
 def _stir(
     state: TrainState, material: Material, plan: Plan, team: Processes, listen: Listener
 ) -> None:
@@ -269,7 +286,7 @@ def _stir(
     def judge(tensors: dict[str, torch.Tensor]) -> tuple[float, float]:
         state.module.load_state_dict(tensors)
         validation = assess(material.validate(), plan.objective)
-        return validation.loss, validation.accuracy
+        return _calibrated(validation.answers, plan), validation.accuracy
 
     ranked = best_first(position.candidates, plan.rank)
     soup = greedy_soup(ranked, lambda epoch: read_candidate(plan.best, epoch), judge, plan.rank)

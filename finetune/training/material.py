@@ -23,7 +23,7 @@ from finetune.models.stages import Openness, set_open
 from finetune.photos.spec import InputSpec
 from finetune.training.portions import Loading, Portion, cut_epoch
 from finetune.training.processes import ALONE
-from finetune.training.validation import Answers
+from finetune.training.validation import Answers, calibrated_loss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,17 +197,19 @@ class FeatureMaterial:
                 completes=cut.completes,
             )
 
-    def validate(self, *, sharpness: Sequence[float] = (1.0,)) -> Answers:
+    def validate(self, *, calibrated: bool = False) -> Answers:
         """Returns what the head of the lowest loss says of the validation photos; chooses it.
 
         Args:
-            sharpness: Factors on the logits, of which each head has the one that suits it best.
+            calibrated: Compare the heads as sure as suits each of them best.
         """
         logits = head_logits(self.heads, self.features, self._validation_keys)
         of_heads = logits.view(-1, len(self.heads), logits.shape[1])  # (N, heads, labels)
         targets = torch.from_numpy(self._validation_targets)
         losses = [
-            min(self.judge(of_heads[:, k] * factor, targets)[0] for factor in sharpness)
+            calibrated_loss(of_heads[:, k], targets, self.judge)
+            if calibrated
+            else self.judge(of_heads[:, k], targets)[0]
             for k in range(len(self.heads))
         ]
         self.heads.choose(losses)

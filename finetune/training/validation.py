@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from finetune.errors import ConfigError
 from finetune.training.objective import Objective
@@ -45,6 +46,37 @@ class Validation:
     loss: float
     accuracy: float
     metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+SHARPNESS = tuple(2.0 ** (half / 2) for half in range(-7, 3))
+"""Factors on the logits with which networks are compared, up to 2.
+
+A run's probabilities are calibrated afterwards, so that a network is worth what it is worth then.
+No more than twice as sure: where validation is all right, every network would come to a loss of
+nothing.
+"""
+
+
+def calibrated_loss(
+    logits: Tensor, targets: Tensor, judge: Callable[[Tensor, Tensor], tuple[float, float]]
+) -> float:
+    """Returns the loss of logits ``(N, C)`` at that factor of `SHARPNESS` which suits them best.
+
+    Args:
+        logits: What a network says of photos.
+        targets: ``(N,)``, or ``(N, C)`` where a photo may have several labels.
+        judge: As in `Objective`.
+    """
+    return min(judge(logits * factor, targets)[0] for factor in SHARPNESS)
+
+
+def calibrated_losses(
+    logits: Tensor, targets: Tensor, judge: Callable[[Tensor, Tensor], tuple[float, float]]
+) -> NDArray[np.float64]:
+    """Returns the losses ``(N,)`` of the photos whose mean is their `calibrated_loss`."""
+    factor = min(SHARPNESS, key=lambda factor: judge(logits * factor, targets)[0])
+    each = zip((logits * factor)[:, None], targets[:, None], strict=True)
+    return np.array([judge(one, target)[0] for one, target in each])
 
 
 def assess(

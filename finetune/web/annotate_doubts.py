@@ -41,7 +41,7 @@ class Doubts:
             Whether they were asked.
         """
         count = len(known.labels)
-        if abs(count - self._labels) < CHECK_EVERY or len(set(known.labels)) < 2:
+        if abs(count - self._labels) < CHECK_EVERY or not _can_be_held_out(known.labels, groups):
             return False
         self._labels = count
         from finetune.curation.label_errors import find_label_errors
@@ -78,3 +78,9 @@ class Doubts:
                 disagreement=round(1 - given, 2) if names else None,
             )
         return told
+
+
+def _can_be_held_out(labels: Sequence[str], groups: Sequence[str]) -> bool:
+    """Returns whether there are two labels, and of one of them two groups of photos or more."""
+    pairs = set(zip(labels, groups, strict=True))
+    return len(pairs) > len(set(labels)) > 1

@@ -8,6 +8,7 @@ from torch import nn
 from finetune.models.heads import backbone_parameters
 from finetune.models.stages import (
     HEAD_ONLY,
+    Openness,
     backbone_stages,
     is_norm,
     norm_parameters,
@@ -61,6 +62,28 @@ def test_a_network_that_says_nothing_of_itself_is_one_stage() -> None:
             return self.head
 
     assert backbone_stages(Plain()) == (("body.weight", "body.bias"),)
+
+
+@pytest.mark.parametrize("model", ["test_resnet", "test_efficientnet"])
+def test_norms_that_keep_their_statistics_train_their_scale_and_go_by_what_they_have(
+    model: str,
+) -> None:
+    module = timm.create_model(model, num_classes=3)
+    everything = open_all(module)
+    set_open(module, Openness(names=everything.names, batch_statistics=False))
+    buffers = {name: value.clone() for name, value in module.named_buffers()}
+    photos = torch.randn(4, 3, 64, 64) * 5 + 3
+    said = module(photos)
+    said.sum().backward()
+    assert buffers
+    assert all(torch.equal(value, buffers[name]) for name, value in module.named_buffers())
+    norms = norm_parameters(module)
+    assert all(p.grad is not None for name, p in module.named_parameters() if name in norms)
+    # What a photo gives does not depend on the others of its batch.
+    torch.testing.assert_close(said[:1], module(photos[:1]), atol=1e-4, rtol=1e-4)
+    set_open(module, everything)
+    module(photos)
+    assert any(not torch.equal(value, buffers[name]) for name, value in module.named_buffers())
 
 
 def test_what_is_frozen_is_in_eval_mode_and_has_no_gradient() -> None:

@@ -191,3 +191,30 @@ def test_a_damaged_split_is_named(run_maker):
     (run.path / "split.csv").write_text("nothing\n")
     with pytest.raises(CollectionError, match=r"split\.csv"):
         write_report(run.path)
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [
+        (None, "The weights are those of epoch 12, the best on the validation photos."),
+        (1.0, "The weights are those of epoch 12, the best on the validation photos."),
+        (
+            0.75,
+            "The weights lie at 75% of the way from the start to epoch 12, the best on the "
+            "validation photos: there they suit those photos best.",
+        ),
+        (
+            0.0,
+            "The weights are those before the first epoch, with the head that learnt on the frozen "
+            "backbone: the validation photos liked none better.",
+        ),
+    ],
+)
+def test_the_report_says_which_weights_became_the_model(run_maker, share, text):
+    run = run_maker(photo_count=60)
+    config = read_json(run.path / "config.json")
+    write_json(
+        run.path / "config.json",
+        config | ({"share_of_training": share} if share is not None else {}),
+    )
+    assert text in write_report(run.path).path.read_text("utf-8")

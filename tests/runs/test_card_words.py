@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from finetune.runs.card_cells import ends, escaped, number, percent
+from finetune.runs.card_words import ends, escaped, number, percent, weakest
 
 
 @pytest.mark.parametrize(
@@ -21,3 +21,11 @@ def test_what_is_not_defined_is_an_empty_cell() -> None:
     )
     assert (percent(0.0), number(0.0)) == ("0.0%", "0.000")
     assert (percent(None), number(None), ends(None)) == ("", "", "")
+
+
+def test_the_weakest_labels_are_named_where_there_are_any() -> None:
+    worst = [(0.25, "ant"), (0.5, "bee | wasp")]
+    assert weakest("Found least often", "folds", worst) == (
+        "\n\nFound least often on the folds: ant (25%), bee \\| wasp (50%)."
+    )
+    assert weakest("Found least often", "test", []) == ""

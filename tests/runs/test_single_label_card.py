@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from finetune.photos.split import SplitRow
 from finetune.runs import single_label_card as card
-from finetune.runs.card_cells import MOST_LABELS
+from finetune.runs.card_words import MOST_LABELS
 
 LABELS = ("a|b", "<c>", "ant")
 PARTS = ("train", "train", "test", "test", "train")

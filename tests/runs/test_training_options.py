@@ -11,16 +11,22 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from scipy.special import softmax
+from sklearn.metrics import log_loss
 from torch import nn
 
 from finetune import Predictor
 from finetune.errors import ModelError
 from finetune.models.stages import backbone_stages, norm_parameters
+from finetune.photos.split import read_split
+from finetune.runs import on_photos
 from finetune.runs.train import RunResult, train
 from finetune.runs.trained import open_trained
 from finetune.settings import resolve
-from finetune.training import engine
+from finetune.training import engine, interpolation
 from finetune.training.events import EpochDone, Event, Note, Validated
+from finetune.training.interpolation import Way
+from finetune.training.validation import SHARPNESS
 
 Settings = dict[str, Any]
 
@@ -92,9 +98,65 @@ def test_frozen_norms_stay_to_the_last_bit(trained: Callable[..., Any], tiny_wei
     assert after
     assert not after & norms
     assert not any("running" in name for name in after)
-    plain, _ = trained("p", mode="full", epochs=2, head_epochs=0)
-    assert changed(plain, tiny_weights) & norms
-    assert any("running" in name for name in changed(plain, tiny_weights))
+
+
+@pytest.mark.parametrize(
+    ("flags", "gathers"),
+    [({}, False), ({"norm_statistics": "batch"}, True), ({"weights": "none"}, True)],
+    ids=str,
+)
+def test_norms_keep_the_statistics_that_come_with_pretrained_weights(
+    trained: Callable[..., Any], tiny_weights: Path, flags: Settings, gathers: bool
+) -> None:
+    run, _ = trained("r", mode="full", epochs=2, head_epochs=0, **flags)
+    after = changed(run, tiny_weights)
+    assert after & norm_parameters(load(run))
+    assert any("running" in name for name in after) == gathers
+    expected = "batch" if gathers else "kept"
+    settings = json.loads(run.run.config_file.read_text())["settings"]
+    assert settings["optimization"]["norm_statistics"] == expected
+
+
+def test_the_network_that_validation_likes_best_on_the_way_is_kept(
+    trained: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ways: list[Way] = []
+
+    def walk(*ends: Any) -> Way:
+        ways.append(interpolation.walk(*ends))
+        return ways[-1]
+
+    monkeypatch.setattr(on_photos, "walk", walk)
+    flags = {"mode": "full", "epochs": 2, "lr": 0.01}
+    run, events = trained("way", **flags)
+    (way,) = ways
+    assert Note(text=way.in_words()) in events
+    description = json.loads(run.run.config_file.read_text())
+    assert description["share_of_training"] == way.share
+    # The same training without the way has the end of it, and nothing of the kind in its run.
+    end, _ = trained("end", **flags, final_weights="best")
+    assert len(ways) == 1
+    assert "share_of_training" not in json.loads(end.run.config_file.read_text())
+    for share, result in ((way.share, run), (1.0, end)):
+        logits = result.logits["validation"].astype(np.float64)
+        targets = validation_targets(result)
+        losses = [log_loss(targets, softmax(logits * factor, axis=1)) for factor in SHARPNESS]
+        assert min(losses) == pytest.approx(way.loss(share), abs=1e-5)
+
+
+def test_a_network_whose_training_did_harm_is_kept_as_it_started(
+    trained: Callable[..., Any], tiny_weights: Path
+) -> None:
+    run, events = trained("r", mode="full", epochs=1, lr=0.5, backbone_lr_scale=1.0)
+    assert not changed(run, tiny_weights)
+    said = [event.text for event in events if isinstance(event, Note)]
+    assert any(text.startswith("The network is kept as it started") for text in said)
+
+
+def validation_targets(result: RunResult) -> np.ndarray:
+    labels = json.loads(result.run.labels_file.read_text())
+    rows = read_split(result.run.split_file)
+    return np.array([labels.index(row.labels[0]) for row in rows if row.part == "validation"])
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,13 @@ def test_of_one_label_alone_nothing_can_be_doubted(features: Features) -> None:
     assert not Doubts().check(features, Known.of(own), IDS, go_on)
 
 
+def test_where_every_label_is_one_burst_nothing_can_be_held_out(features: Features) -> None:
+    own = labels()
+    bursts = [label[0] for label in own]
+    assert not Doubts().check(features, Known.of(own), bursts, go_on)
+    assert Doubts().check(features, Known.of(own), [*bursts[:-1], "alone"], go_on)
+
+
 def test_a_check_that_is_stopped_ends(features: Features) -> None:
     def stop(done: int = 0, total: int = 0) -> None:
         raise InterruptedError
