@@ -23,6 +23,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "full": {"mode": "full"},
     "full, layer decay 0.75": {"mode": "full", "layer_decay": 0.75},
     "gradual": {"mode": "gradual"},
+    "full, best epoch as it is": {"mode": "full", "final_weights": "best"},
+    "full, statistics of batches": {"mode": "full", "norm_statistics": "batch"},
     "full, frozen norms": {"mode": "full", "freeze_norm": True},
     "full, EMA 0.99": {"mode": "full", "ema": 0.99},
     "full, soup of 3": {"mode": "full", "soup": 3},

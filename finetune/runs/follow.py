@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
+from torch import Tensor
 
 from finetune.evaluation.task import uncalibrated_task
 from finetune.models.factory import rebuild
@@ -32,20 +33,19 @@ def follow_run(
     An epoch that is better than the one being evaluated is not waited for: only the newest counts.
     """
     seen = 0
+    shown: dict[str, Tensor] | None = None
     while True:
-        finished = bool(run.read(run.config_file).get("finished"))
-        found = evaluate_newest(run, request, seen=seen)
-        if found is not None:
-            seen = found[0]
-            yield found
-        if finished:
-            description = run.read(run.config_file)
-            # The model may lie between the start and the best epoch.
-            moved = description.get("share_of_training", 1.0) != 1.0
-            if description.get("best_epoch") != seen or moved:
-                trained = open_trained(run, device=request.device)
-                yield description["best_epoch"], evaluate_trained(trained, request)
+        if run.read(run.config_file).get("finished"):
+            trained = open_trained(run, device=request.device)
+            # What becomes of the best epoch's weights at the end may be something else.
+            if shown is None or not _equal(shown, trained.module.state_dict()):
+                yield trained.description["best_epoch"], evaluate_trained(trained, request)
             return
+        found = newest(run, seen=seen, device=request.device)
+        if found is not None:
+            seen, trained = found
+            shown = trained.module.state_dict()
+            yield seen, evaluate_trained(trained, request)
         wait(POLL_SECONDS)
 
 
@@ -53,11 +53,21 @@ def evaluate_newest(
     run: RunFolder, request: EvaluationRequest, *, seen: int
 ) -> tuple[int, Evaluation] | None:
     """Returns (epoch, evaluation) of the best epoch so far; None where it is `seen`, or none is."""
+    found = newest(run, seen=seen, device=request.device)
+    return None if found is None else (found[0], evaluate_trained(found[1], request))
+
+
+def newest(run: RunFolder, *, seen: int, device: str) -> tuple[int, TrainedRun] | None:
+    """Returns (epoch, network) of the best epoch so far; None where it is `seen`, or none is."""
     epoch = _best_epoch(run.best_checkpoint)
     if epoch is None or epoch == seen:
         return None
-    trained = _open_checkpoint(run, request.device)
-    return None if trained is None else (epoch, evaluate_trained(trained, request))
+    trained = _open_checkpoint(run, device)
+    return None if trained is None else (epoch, trained)
+
+
+def _equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    return all(torch.equal(value, other[name]) for name, value in one.items())
 
 
 def _best_epoch(path: Path) -> int | None:

@@ -169,7 +169,8 @@ def train_heads(
 def looks_of(job: Job, photos: int) -> int:
     """Returns how often heads may look at all photos on the way to their minimum; 0: not at all.
 
-    Not where a person chose another way to train them, or photos count unequally often.
+    Not where a person chose another way to train them, photos count unequally often, or a head goes
+    on from an earlier run's, which the minimum would forget.
     """
     optimization, labels = job.config.optimization, job.config.labels
     by_default = (
@@ -178,6 +179,7 @@ def looks_of(job: Job, photos: int) -> int:
         and optimization.ema is None
         and optimization.soup == 1
         and labels.balance != "sampling"
+        and not job.continues
     )
     return looks_at(photos) if by_default else 0
 

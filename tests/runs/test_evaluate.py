@@ -109,7 +109,9 @@ def test_following_sees_every_new_best_and_ends_with_the_run(
                 looked.wait(60)
 
     looked = threading.Event()
-    config = resolve({}, {**tiny_settings, "mode": mode})
+    # What is kept at the end is then the best epoch as it was.
+    as_it_was = {"optimizer": "adam"} if mode == "head" else {"final_weights": "best"}
+    config = resolve({}, {**tiny_settings, "mode": mode, **as_it_was})
     worker = threading.Thread(
         target=train, args=(photos, config), kwargs={"run": "r", "runs": runs, "listen": listen}
     )
@@ -126,6 +128,27 @@ def test_following_sees_every_new_best_and_ends_with_the_run(
     assert [epoch for epoch, _ in seen] == sorted({1, best[-1]})
     for epoch, accuracy in seen:
         assert accuracy == pytest.approx(log[epoch - 1]["validation_accuracy"])
+
+
+def test_following_ends_with_the_model_where_it_is_not_the_best_epoch_as_it_was(
+    make_photos: Callable[..., Path], tmp_path: Path, tiny_settings: Settings
+) -> None:
+    photos = make_photos({"a": 10, "b": 10})
+    run = RunFolder(tmp_path / "r")
+    looks: list[tuple[int, float]] = []
+    following = follow_run(run, EvaluationRequest(), wait=lambda seconds: None)
+
+    def listen(event: object) -> None:
+        if isinstance(event, EpochDone) and event.epoch == event.epochs:
+            epoch, evaluation = next(following)
+            looks.append((epoch, evaluation.metrics["validation"]["log_loss"]))
+
+    config = resolve({}, {**tiny_settings, "mode": "head"})
+    train(photos, config, run="r", runs=tmp_path, listen=listen)
+    looks += [(epoch, said.metrics["validation"]["log_loss"]) for epoch, said in following]
+    # The head was brought to its minimum after its last epoch.
+    assert [epoch for epoch, _ in looks] == [tiny_settings["epochs"]] * 2
+    assert looks[0][1] != looks[1][1]
 
 
 def test_an_ablation_compares_on_the_same_photos(
@@ -202,7 +225,7 @@ def test_the_kept_weights_are_those_of_the_best_epoch(
         if isinstance(event, EpochDone) and event.best:
             copies[event.epoch] = load_file(tmp_path / "r/checkpoints/best.safetensors")
 
-    config = resolve({}, {**tiny_settings, "mode": "full", "epochs": 4})
+    config = resolve({}, {**tiny_settings, "mode": "full", "epochs": 4, "final_weights": "best"})
     result = train(photos, config, run="r", runs=tmp_path, listen=listen)
     kept = load_file(result.run.model_file)
     assert result.best_epoch == max(copies)

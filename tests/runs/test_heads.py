@@ -72,7 +72,7 @@ def test_the_strength_that_validation_chose_is_said(
         f"L2 strength {strength} of 0.01, 100 at learning rate {lr}: the lowest calibrated log "
         "loss on validation."
         for strength in ("0.01", "100")
-        for lr in ("0.0005", "0.0015")
+        for lr in ("0.0025", "0.0075")
     ]
     # A strength that is the only one needs no choice, and one of 100 leaves no weights.
     one = train(photos, resolve({}, {**flags, "head_l2": "100"}), run="one", runs=tmp_path)

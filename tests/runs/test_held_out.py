@@ -218,6 +218,7 @@ def test_a_head_trained_again_on_the_runs_photos_is_the_runs_own(
     photos = make_photos({"a": 9, "b": 9, "c": 9})
     _, content = trained_on(photos, tmp_path / "runs", tiny_settings, epochs=4, views=2)
     again, own = compared[0]
-    np.testing.assert_allclose(again, own, atol=1e-6)
+    # As near to the minimum as a loss in float32 shows.
+    np.testing.assert_allclose(again, own, atol=2e-4)
     assert np.abs(own).max() > 1e-3
     assert content["fitted_on"] == "validation"

@@ -230,7 +230,7 @@ def test_the_soups_weights_are_the_model(
         return kept[0][epoch]
 
     monkeypatch.setattr(engine, "read_candidate", noted)
-    run, events = trained("r", mode="full", soup=3, epochs=4, lr=0.0001)
+    run, events = trained("r", mode="full", soup=3, epochs=4, lr=0.0001, final_weights="best")
     note = next(e.text for e in events if isinstance(e, Note) and e.text.startswith("Soup: "))
     model = load_file(run.run.model_file)
     if "the mean of epochs" in note:
