@@ -29,6 +29,7 @@ from finetune.training.minimum import looks_at, to_minimum
 from finetune.training.objective import Objective
 from finetune.training.optim import DEFAULT_OPTIMIZER
 from finetune.training.state import Position
+from finetune.training.validation import plain_loss
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -141,7 +142,7 @@ def train_heads(
         (data.views, torch.from_numpy(data.train.targets)),
         data.validation,
         loading=job.loading(device),
-        judge=plan.objective.judge,
+        objective=plan.objective,
     )
     finished = fit(state, material, plan, accelerator, listen=job.log, stop=stop)
     if job.run.best_checkpoint.is_file():
@@ -150,16 +151,13 @@ def train_heads(
     if looks:
         heads = material.heads = settled(heads, data, plan.objective, looks=looks)
     answers = material.validate(calibrated=True)
-    loss, _ = plan.objective.judge(
-        torch.from_numpy(answers.logits), torch.from_numpy(answers.targets)
-    )
     chosen = int(heads.chosen)
     return TrainedHead(
         head=heads[chosen],
         strength=heads.strengths[chosen],
         lr=job.lr * heads.rates[chosen],
         strengths=strengths,
-        loss=loss,
+        loss=plain_loss(answers, plan.objective),
         looks=looks,
         position=state.position,
         finished=finished,

@@ -172,7 +172,7 @@ def _sweep_head(job: Job, accelerator: Accelerator, rates: list[float]) -> Sweep
             (views, torch.from_numpy(datasets["train"].targets)),
             datasets["validation"],
             loading=job.loading(device),
-            judge=objective.judge,
+            objective=objective,
         )
         progress = job.progress("Trying learning rates")
         return sweep_lr(state, material, objective, accelerator, rates, progress=progress)

@@ -113,8 +113,6 @@ def judge_of(
 
     def judge(tensors: dict[str, Tensor]) -> NDArray[np.float64]:
         module.load_state_dict(tensors)
-        answers = material.validate()
-        logits, targets = torch.from_numpy(answers.logits), torch.from_numpy(answers.targets)
-        return calibrated_losses(logits, targets, objective.judge)
+        return calibrated_losses(material.validate(), objective)
 
     return judge

@@ -32,6 +32,7 @@ from finetune.training.validation import (
     Validation,
     assess,
     calibrated_loss,
+    plain_loss,
 )
 
 if TYPE_CHECKING:
@@ -250,8 +251,10 @@ def _keep(state: TrainState, plan: Plan, validation: Validation, team: Processes
     """
     position = state.position
     epoch = position.epoch + 1
-    loss = validation.loss if plan.keep_last else _calibrated(validation.answers, plan)
-    here = Candidate(epoch, validation.accuracy, loss)
+    # Label smoothing makes a network less sure the longer it trains, and plain losses would rank
+    # its first epochs above its best.
+    worth = plain_loss if plan.keep_last else calibrated_loss
+    here = Candidate(epoch, validation.accuracy, worth(validation.answers, plan.objective))
     before = Candidate(position.best_epoch, position.best_accuracy, position.best_loss)
     best = plan.rank(here) > plan.rank(before)
     if best:
@@ -267,16 +270,6 @@ def _keep(state: TrainState, plan: Plan, validation: Validation, team: Processes
     return epoch == plan.epochs if plan.keep_last else best
 
 
-def _calibrated(answers: Answers, plan: Plan) -> float:
-    """Returns the loss of answers made as sure as suits them.
-
-    Label smoothing and mixup make a network less sure than it should be, the more the longer it
-    trains; plain losses would rank its first epochs above its best.
-    """
-    logits, targets = torch.from_numpy(answers.logits), torch.from_numpy(answers.targets)
-    return calibrated_loss(logits, targets, plan.objective.judge)
-
-
 def _stir(
     state: TrainState, material: Material, plan: Plan, team: Processes, listen: Listener
 ) -> None:
@@ -286,7 +279,7 @@ def _stir(
     def judge(tensors: dict[str, torch.Tensor]) -> tuple[float, float]:
         state.module.load_state_dict(tensors)
         validation = assess(material.validate(), plan.objective)
-        return _calibrated(validation.answers, plan), validation.accuracy
+        return calibrated_loss(validation.answers, plan.objective), validation.accuracy
 
     ranked = best_first(position.candidates, plan.rank)
     soup = greedy_soup(ranked, lambda epoch: read_candidate(plan.best, epoch), judge, plan.rank)

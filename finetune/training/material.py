@@ -21,9 +21,10 @@ from finetune.models.features import FeatureCache
 from finetune.models.heads import FeatureHeads
 from finetune.models.stages import Openness, set_open
 from finetune.photos.spec import InputSpec
+from finetune.training.objective import Objective
 from finetune.training.portions import Loading, Portion, cut_epoch
 from finetune.training.processes import ALONE
-from finetune.training.validation import Answers, calibrated_loss
+from finetune.training.validation import Answers, calibrated_loss, plain_loss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +156,7 @@ class FeatureMaterial:
             number of views.
         validation: Photos to be judged by, likewise.
         loading: How batches are made.
-        judge: As in `Objective`; says which head is best.
+        objective: Says which head is best.
     """
 
     def __init__(
@@ -166,11 +167,11 @@ class FeatureMaterial:
         validation: PhotoDataset,
         *,
         loading: Loading,
-        judge: Callable[[Tensor, Tensor], tuple[float, float]],
+        objective: Objective,
     ) -> None:
         self.heads = heads
         self.features = features
-        self.judge = judge
+        self.objective = objective
         # Features are small: a step needs no portions.
         self.loading = replace(loading, batch_size=loading.step_size, accumulate=1, team=ALONE)
         self._train_keys, self._train_targets = train
@@ -205,16 +206,13 @@ class FeatureMaterial:
         """
         logits = head_logits(self.heads, self.features, self._validation_keys)
         of_heads = logits.view(-1, len(self.heads), logits.shape[1])  # (N, heads, labels)
-        targets = torch.from_numpy(self._validation_targets)
-        losses = [
-            calibrated_loss(of_heads[:, k], targets, self.judge)
-            if calibrated
-            else self.judge(of_heads[:, k], targets)[0]
-            for k in range(len(self.heads))
+        answers = [
+            Answers(np.ascontiguousarray(said.numpy()), self._validation_targets)
+            for said in of_heads.unbind(1)
         ]
-        self.heads.choose(losses)
-        said = of_heads[:, int(self.heads.chosen)].numpy()
-        return Answers(np.ascontiguousarray(said), self._validation_targets)
+        worth = calibrated_loss if calibrated else plain_loss
+        self.heads.choose([worth(said, self.objective) for said in answers])
+        return answers[int(self.heads.chosen)]
 
 
 @torch.inference_mode()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from finetune.errors import ConfigError
 from finetune.training.objective import Objective
@@ -57,26 +56,28 @@ nothing.
 """
 
 
-def calibrated_loss(
-    logits: Tensor, targets: Tensor, judge: Callable[[Tensor, Tensor], tuple[float, float]]
-) -> float:
-    """Returns the loss of logits ``(N, C)`` at that factor of `SHARPNESS` which suits them best.
-
-    Args:
-        logits: What a network says of photos.
-        targets: ``(N,)``, or ``(N, C)`` where a photo may have several labels.
-        judge: As in `Objective`.
-    """
-    return min(judge(logits * factor, targets)[0] for factor in SHARPNESS)
+def plain_loss(answers: Answers, objective: Objective) -> float:
+    """Returns the loss of answers as they are."""
+    return objective.judge(torch.from_numpy(answers.logits), torch.from_numpy(answers.targets))[0]
 
 
-def calibrated_losses(
-    logits: Tensor, targets: Tensor, judge: Callable[[Tensor, Tensor], tuple[float, float]]
-) -> NDArray[np.float64]:
-    """Returns the losses ``(N,)`` of the photos whose mean is their `calibrated_loss`."""
-    factor = min(SHARPNESS, key=lambda factor: judge(logits * factor, targets)[0])
+def calibrated_loss(answers: Answers, objective: Objective) -> float:
+    """Returns the loss of answers at that factor of `SHARPNESS` which suits them best."""
+    return min(loss for loss, _ in _tried(answers, objective))
+
+
+def calibrated_losses(answers: Answers, objective: Objective) -> NDArray[np.float64]:
+    """Returns the losses ``(N,)`` of the photos whose mean is the `calibrated_loss`."""
+    _, factor = min(_tried(answers, objective))
+    logits, targets = torch.from_numpy(answers.logits), torch.from_numpy(answers.targets)
     each = zip((logits * factor)[:, None], targets[:, None], strict=True)
-    return np.array([judge(one, target)[0] for one, target in each])
+    return np.array([objective.judge(one, target)[0] for one, target in each])
+
+
+def _tried(answers: Answers, objective: Objective) -> Iterator[tuple[float, float]]:
+    """Yields loss and factor."""
+    logits, targets = torch.from_numpy(answers.logits), torch.from_numpy(answers.targets)
+    return ((objective.judge(logits * factor, targets)[0], factor) for factor in SHARPNESS)
 
 
 def assess(

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from sklearn.metrics import f1_score
+from scipy.special import softmax
+from sklearn.metrics import f1_score, log_loss
 from torch import nn
 
 from finetune.errors import ConfigError, StorageError
@@ -18,7 +19,7 @@ from finetune.training.events import EpochDone, Event, Note, Validated
 from finetune.training.objective import Objective, one_label
 from finetune.training.soup import best_first
 from finetune.training.state import TrainState, forget_half_written, read_position
-from finetune.training.validation import assess
+from finetune.training.validation import SHARPNESS, assess
 
 Toys = Callable[..., Any]
 
@@ -312,10 +313,17 @@ def test_a_half_written_checkpoint_is_never_picked_up(
 def test_a_soup_keeps_the_best_epochs_and_never_makes_validation_fall(toy: Toys) -> None:
     run = toy(epochs=8, plan={"soup": 3}, lr=0.2)
     state = run.train()
-    done = epochs_of(run.events)
+    done = [event for event in run.events if isinstance(event, Validated)]
     ranked = best_first(state.position.candidates, run.make_plan().rank)
-    expected = sorted(done, key=lambda e: (-e.validation_accuracy, e.validation_loss, e.epoch))[:3]
-    assert [c.epoch for c in ranked] == [e.epoch for e in expected]
+
+    def worth(event: Validated) -> tuple[float, float, int]:
+        """Accuracy, and of equals the log loss when the logits are as sure as suits them."""
+        said = event.validation.answers
+        logits = said.logits.astype(np.float64)
+        losses = [log_loss(said.targets, softmax(logits * f, axis=1)) for f in SHARPNESS]
+        return -np.mean(logits.argmax(1) == said.targets), min(losses), event.epoch
+
+    assert [c.epoch for c in ranked] == [event.epoch for event in sorted(done, key=worth)[:3]]
     assert sorted(file.name for file in run.folder.glob("epoch-*")) == sorted(
         f"epoch-{c.epoch}.safetensors" for c in ranked
     )

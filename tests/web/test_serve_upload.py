@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import pytest
 
@@ -16,6 +18,15 @@ from starlette.types import Message
 
 from finetune.web.serve_batching import Limits
 from finetune.web.serve_upload import Patience, Upload, UploadedPhoto, read_upload
+
+T = TypeVar("T")
+
+
+def run_alone(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Runs a coroutine in a thread of its own: a browser's loop may be running in this one."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, coroutine).result()
+
 
 FORM = "multipart/form-data; boundary=cut"
 
@@ -33,7 +44,7 @@ def read(kind: str | None, *chunks: bytes, comes: bool = True, **limits: Any) ->
 
     # Within an application Starlette refuses a bad form with an HTTPException.
     scope = {"type": "http", "headers": headers, "app": None}
-    return asyncio.run(read_upload(Request(scope, receive), Limits(**limits)))
+    return run_alone(read_upload(Request(scope, receive), Limits(**limits)))
 
 
 def part(content: bytes, name: str | None = "photo", file: str | None = None) -> bytes:
@@ -108,7 +119,7 @@ def messages_behind(patience_seconds: float, *given: Message | None, kind: str =
         for _ in given:
             received.append(await receive())
 
-    asyncio.run(Patience(app, seconds=patience_seconds)({"type": kind}, receive, None))
+    run_alone(Patience(app, seconds=patience_seconds)({"type": kind}, receive, None))
     return received
 
 
@@ -138,7 +149,7 @@ def test_when_the_body_is_whole_there_is_no_more_hurry() -> None:
         await Patience(app, seconds=0.1)({"type": "http"}, receive, None)
         return received
 
-    assert asyncio.run(scene()) == [whole, later]
+    assert run_alone(scene()) == [whole, later]
 
 
 def test_what_is_no_request_is_left_alone() -> None:
