@@ -10,9 +10,6 @@ from torch import Tensor, nn
 
 from finetune.errors import ModelError
 
-LEAST_DEVIATION = 0.01
-"""Share of the features' mean deviation that each of them is taken to have at least."""
-
 
 def head_parameters(module: nn.Module) -> list[nn.Parameter]:
     """Returns the parameters of a timm network's classifier."""
@@ -49,10 +46,8 @@ class FeatureHead(nn.Module):
     def __init__(self, mean: Tensor, std: Tensor, labels: int) -> None:
         super().__init__()
         self.register_buffer("mean", mean.clone())
-        # What hardly varies on the training photos says next to nothing; divided by its own
-        # deviation it would count as much as the rest, and a new photo that moves it by more.
-        least = float(LEAST_DEVIATION * std.mean())
-        self.register_buffer("std", std.clamp_min(least) if least > 0 else torch.ones_like(std))
+        # A dimension that never varies on the training photos says nothing: it stays as it is.
+        self.register_buffer("std", torch.where(std > 1e-6, std, torch.ones_like(std)))
         self.linear = nn.Linear(mean.shape[0], labels)
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)

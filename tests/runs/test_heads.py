@@ -98,7 +98,7 @@ def test_a_head_is_the_logistic_regression_of_its_strength(
     ((features, targets, head),) = seen
     assert len(features) == len(targets) == 16 * int(str(flags.get("views", 1)))
     deviation = features.std(0)
-    x = (features - features.mean(0)) / np.maximum(deviation, 0.01 * deviation.mean())
+    x = (features - features.mean(0)) / np.where(deviation > 1e-6, deviation, 1)
     # A smoothed label is a photo that counts for each label by its share.
     smoothing = float(str(flags.get("label_smoothing", 0)))
     shares = (1 - smoothing) * np.eye(2)[targets] + smoothing / 2
