@@ -15,7 +15,7 @@ from finetune.settings import choices
 
 if TYPE_CHECKING:
     from finetune.photos.export import Layout
-    from finetune.photos.image_sets import ArchivedFolders, ImageSet
+    from finetune.photos.image_set import ArchivedFolders, ImageSet
     from finetune.photos.interchange import LabelImport
 
 _SHOWN = 5
@@ -145,7 +145,7 @@ def import_labels(
     folders. Nothing that they hold is run.
     """
     output.json, output.quiet = json, quiet
-    from finetune.photos.image_sets import read_image_set
+    from finetune.photos.image_set_files import read_image_set
 
     found = read_image_set(labels)
     if found is not None:
@@ -192,7 +192,7 @@ def import_labels(
 def _write_out(
     found: ImageSet | ArchivedFolders, source: Path, folder: Path | None, dry_run: bool
 ) -> None:
-    from finetune.photos.image_sets import check_new, write_image_set
+    from finetune.photos.image_set_files import check_new, write_image_set
 
     if folder is None:
         raise ConfigError(

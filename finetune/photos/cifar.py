@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from finetune.errors import CollectionError
 from finetune.files import safe_name
-from finetune.photos.image_sets import ImagePart, ImageSet
+from finetune.photos.image_set import ImagePart, ImageSet
 from finetune.photos.labels import nfc
 from finetune.photos.safe_pickle import load_plain
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from finetune.errors import CollectionError
 from finetune.photos.collection import Part
-from finetune.photos.image_sets import ImagePart, ImageSet
+from finetune.photos.image_set import ImagePart, ImageSet
 
 MOST_BYTES = 1_000_000_000
 """Of one file's data: MNIST's training images have 47 million."""

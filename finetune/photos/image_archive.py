@@ -12,7 +12,7 @@ from finetune.errors import CollectionError
 from finetune.files import safe_name
 from finetune.photos.cifar import tarfile_name
 from finetune.photos.decode import is_photo_name
-from finetune.photos.image_sets import ArchivedFolders
+from finetune.photos.image_set import ArchivedFolders
 
 MOST_BYTES = 200_000_000
 """Of one photo, unpacked."""

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from finetune.data.balance import strata
 from finetune.data.loaders import epoch_batches, steps_per_epoch
 from finetune.errors import ConfigError
-from finetune.evaluation.held_out_labels import LABEL_FOLDS, CrossFit, cross_fit
+from finetune.evaluation.held_out_labels import LABEL_FOLDS, cross_fit
 from finetune.evaluation.probabilities import Floats
 from finetune.evaluation.relative_distance import (
     BASIS_PHOTOS,
@@ -33,6 +33,7 @@ from finetune.photos.folds import fold_groups
 from finetune.runs.heads import HEAD_OPTIMIZER, HeadData, TrainedHead
 from finetune.runs.job import Job
 from finetune.runs.objective import start_from_prior
+from finetune.runs.outcome import HeldOut
 from finetune.training.material import head_logits
 from finetune.training.minimum import to_minimum
 from finetune.training.optim import DEFAULT_OPTIMIZER, make_optimizer, set_lr
@@ -45,19 +46,6 @@ MOST_FOLDS = 8
 """Most heads that are trained without some of the photos."""
 
 CHUNK = 1024
-
-
-@dataclass(frozen=True, kw_only=True)
-class HeldOut:
-    """What `finetune.runs.results` calibrates with.
-
-    Attributes:
-        answers: To photos and labels held out.
-        distance: From the training photos, of features.
-    """
-
-    answers: CrossFit
-    distance: RelativeDistance
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from finetune.augmentation.recipes import Recipe
@@ -32,11 +30,8 @@ from finetune.training.optim import make_optimizer
 from finetune.training.portions import Loading
 from finetune.training.processes import ALONE, Processes
 from finetune.training.schedule import Schedule
-from finetune.training.state import Position, TrainState, forget_half_written
+from finetune.training.state import TrainState, forget_half_written
 from finetune.training.validation import Metric
-
-if TYPE_CHECKING:
-    from finetune.runs.held_out import HeldOut
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,34 +195,3 @@ class Job:
         if isinstance(event, EpochDone):
             self.run.log({"event": "epoch", **vars(event)})
         self.listen(event)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What a training came to.
-
-    Attributes:
-        module: The network with its best weights, in eval mode and fp32.
-        logits: ``(N, labels)`` of the validation and test photos, in their order.
-        position: How far it came, and which epoch was best.
-        finished: Whether it came to its last epoch.
-        held_out: Answers to photos and labels held out of heads like its own, where there are.
-        share: Share of the way from start to best epoch at which the weights were taken, or None.
-    """
-
-    module: nn.Module
-    logits: dict[Part, NDArray[np.float32]]
-    position: Position
-    finished: bool
-    held_out: HeldOut | None = None
-    share: float | None = None
-
-    def summary(self) -> dict[str, Any]:
-        """Returns what config.json says of it."""
-        return {
-            "finished": self.finished,
-            "best_epoch": self.position.best_epoch,
-            "epochs_done": self.position.epoch,
-            "training_seconds": round(self.position.seconds, 3),
-            **({} if self.share is None else {"share_of_training": self.share}),
-        }

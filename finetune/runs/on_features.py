@@ -17,7 +17,8 @@ from finetune.models.heads import write_head
 from finetune.photos.collection import Part
 from finetune.runs.heads import HeadData, train_heads
 from finetune.runs.held_out import hold_out
-from finetune.runs.job import Job, Outcome
+from finetune.runs.job import Job
+from finetune.runs.outcome import Outcome
 from finetune.training.events import Note
 from finetune.training.material import head_logits
 

@@ -17,7 +17,8 @@ from finetune.data.on_device import near_device
 from finetune.models.factory import rebuild
 from finetune.photos.collection import Part
 from finetune.runs.head_start import give_head, starts_from_features
-from finetune.runs.job import Job, Outcome
+from finetune.runs.job import Job
+from finetune.runs.outcome import Outcome
 from finetune.runs.thaw import growing_size, thaw_of
 from finetune.training.batch_size import fit_in_memory
 from finetune.training.compiling import prepare_speed

@@ -22,8 +22,7 @@ from finetune.files import storage_errors, write_json
 from finetune.photos.collection import Part
 from finetune.photos.spec import InputSpec
 from finetune.runs.folder import RunFolder
-from finetune.runs.held_out import HeldOut
-from finetune.runs.job import Outcome
+from finetune.runs.outcome import HeldOut, Outcome
 from finetune.runs.parts import Parts
 from finetune.runs.timm_config import timm_config
 from finetune.runs.unknown_file import write_distance

@@ -32,11 +32,12 @@ from finetune.runs.beginning import describe, new_head, new_network, usual_split
 from finetune.runs.continuing import Earlier, load_earlier
 from finetune.runs.defaults import Holding, on_features, recipe_of, with_defaults, with_mode
 from finetune.runs.folder import RUNS_FOLDER, RunFolder, create_run, open_run, write_labels
-from finetune.runs.job import Job, Outcome
+from finetune.runs.job import Job
 from finetune.runs.model_card import write_model_card
 from finetune.runs.objective import WHAT_IS_COUNTED, start_from_prior
 from finetune.runs.on_features import help_with_features, train_on_features
 from finetune.runs.on_photos import train_on_photos
+from finetune.runs.outcome import Outcome
 from finetune.runs.parts import replay_split, task_for
 from finetune.runs.reading import crop_policy, pixel_cache, read_photos, square_notes
 from finetune.runs.results import write_results

@@ -20,7 +20,8 @@ from PIL import Image
 
 from finetune.errors import CollectionError
 from finetune.photos.cifar import LABELS
-from finetune.photos.image_sets import ImageSet, read_image_set, write_image_set
+from finetune.photos.image_set import ImageSet
+from finetune.photos.image_set_files import read_image_set, write_image_set
 from finetune.photos.safe_pickle import load_plain
 from finetune.photos.scan import scan
 
