@@ -16,6 +16,7 @@ from finetune.reporting.notebook import NotebookView, in_notebook
 from finetune.reporting.notebook_html import link_to, result_html
 from finetune.runs import train as runs_train
 from finetune.runs.continuing import Earlier, inherit, open_earlier
+from finetune.runs.execution import RunResult
 from finetune.runs.folder import RUNS_FOLDER, RunFolder, find_run
 from finetune.settings import resolve, to_dict
 from finetune.training.events import Event, Listener
@@ -43,7 +44,7 @@ class ShownReport:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingResult(runs_train.RunResult):
+class TrainingResult(RunResult):
     """What a training came to; a notebook shows its figures."""
 
     def report(self, *, max_photos: int = 1000, explain: bool = True) -> ShownReport:
@@ -169,7 +170,7 @@ def _photos_of(earlier: Earlier | None) -> Path:
 
 
 def _shown(
-    work: Callable[[Listener], runs_train.RunResult],
+    work: Callable[[Listener], RunResult],
     listen: Listeners | None,
     show: bool | None,
 ) -> TrainingResult:

@@ -69,7 +69,7 @@ class PipelineAugment(nn.Module):
 
     def __init__(self, path: Path, spec: InputSpec, *, seed: int) -> None:
         super().__init__()
-        from finetune.augmentation.cpu import read_pipeline
+        from finetune.augmentation.pipeline_files import read_pipeline
 
         self.path, self.spec, self.seed = path, spec, seed
         self.size = spec.size

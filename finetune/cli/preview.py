@@ -70,7 +70,7 @@ def preview(
     output.text(str(png))
     output.text(str(page))
     if save_pipeline is not None:
-        from finetune.augmentation.cpu import compose, write_pipeline
+        from finetune.augmentation.pipeline_files import compose, write_pipeline
 
         write_pipeline(compose(named(augment, numbers), size=size), save_pipeline)
         written["pipeline"] = str(save_pipeline)

@@ -17,7 +17,7 @@ from finetune.files import read_json
 from finetune.settings import read_toml, resolve
 
 if TYPE_CHECKING:
-    from finetune.runs.train import RunResult
+    from finetune.runs.execution import RunResult
 
 
 def register(app: typer.Typer) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,15 +12,12 @@ import timm
 import torch
 from torch import Tensor, nn
 
-import finetune.models.registry  # noqa: F401 - registers finetune's own networks with timm
 from finetune.config import Fit
 from finetune.errors import ModelError, WeightsUnavailable
-from finetune.models import embedded_backbone
 from finetune.models import weights as weights_files
-from finetune.models.classic.base import OWN_RECIPES
+from finetune.models.naming import check_name
 from finetune.photos.spec import InputSpec
 
-DEFAULT_MODEL = "resnet50"
 FROM_SCRATCH = "none"
 SMALL_PIXELS = 64
 """Up to this side, photos are taken to be as small as the network's input already."""
@@ -114,58 +110,6 @@ def replace_head(loaded: LoadedModel, labels: int, *, seed: int) -> str | None:
             f"The head of {loaded.origin} ({found} outputs) was dropped for a new one ({labels})."
         )
     return None
-
-
-def own_recipe(name: str) -> str | None:
-    """Returns the augmentation recipe that a network comes with; most have none of their own."""
-    return OWN_RECIPES.get(name.partition(".")[0])
-
-
-def choose_model() -> tuple[str, str | None]:
-    """Returns the model to use where none is named, and what a person must be told about it.
-
-    It is `DEFAULT_MODEL` where its weights are on this machine or can be had, else the embedded
-    backbone, which comes with the package.
-    """
-    config = timm.get_pretrained_cfg(DEFAULT_MODEL)
-    if weights_files.weights_on_this_machine(config) is not None:
-        return DEFAULT_MODEL, None
-    try:
-        weights_files.require_reachable_hub(DEFAULT_MODEL, config)
-    except WeightsUnavailable:
-        megabytes = embedded_backbone.WEIGHTS.stat().st_size / 1e6
-        note = (
-            f"The weights of {DEFAULT_MODEL} cannot be reached; using the embedded backbone "
-            f"{embedded_backbone.NAME} ({megabytes:.1f} MB{_measured()}). Better ones: connect "
-            "once, or name a file with --model NAME --weights FILE."
-        )
-        return embedded_backbone.NAME, note
-    return DEFAULT_MODEL, None
-
-
-def _measured() -> str:
-    """Says how good the embedded backbone is, as its provenance has it."""
-    measured = embedded_backbone.provenance().get("accuracy", {}).get("hymenoptera")
-    if not measured:
-        return ""
-    return f"; linear probe {measured['linear_probe']:.0%} where its teacher has " + (
-        f"{measured['teacher']:.0%}"
-    )
-
-
-def check_name(name: str) -> str:
-    """Returns `name` if timm knows it.
-
-    Raises:
-        ModelError: It does not; the message offers the nearest names.
-    """
-    if timm.is_model(name):
-        return name
-    known = timm.list_models(include_tags=False)
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    near += [other for other in known if name and name in other][: 3 - len(near)]
-    hint = f"did you mean {', '.join(near)}?" if near else "see: finetune models"
-    raise ModelError(f"--model {name}: there is no such model; {hint}")
 
 
 def input_spec(

@@ -14,6 +14,7 @@ from finetune import __version__
 from finetune.config import TrainConfig
 from finetune.evaluation.task import MULTI_LABEL
 from finetune.models import factory
+from finetune.models.naming import DEFAULT_MODEL
 from finetune.photos.collection import Collection
 from finetune.runs.continuing import Earlier, grow, lineage
 from finetune.runs.keeping import split_beside
@@ -29,7 +30,7 @@ def new_network(config: TrainConfig) -> factory.LoadedModel:
     """Returns the network that a config asks for, with the head that its weights came with."""
     return factory.create(
         factory.ModelRequest(
-            name=config.model.model or factory.DEFAULT_MODEL,
+            name=config.model.model or DEFAULT_MODEL,
             weights=config.model.weights,
             size=config.pixels.size,
             channels=config.pixels.channels,

@@ -10,7 +10,7 @@ from finetune.augmentation.pipeline import is_pipeline_file
 from finetune.augmentation.recipes import Recipe, named
 from finetune.config import Mode, ModelConfig, TrainConfig
 from finetune.errors import ConfigError
-from finetune.models import factory
+from finetune.models import factory, naming
 from finetune.models.abilities import check_drop_path, check_smaller_input
 from finetune.runs.parts import Parts
 from finetune.training.machine import choose_device
@@ -61,7 +61,7 @@ def with_defaults(config: TrainConfig) -> tuple[TrainConfig, list[str]]:
     model = config.model
     if model.model is None:
         name, note = (
-            factory.choose_model() if model.weights is None else (factory.DEFAULT_MODEL, None)
+            naming.choose_model() if model.weights is None else (naming.DEFAULT_MODEL, None)
         )
         notes.extend([note] if note else [])
         model = ModelConfig(model=name, weights=model.weights)
@@ -80,13 +80,13 @@ def with_defaults(config: TrainConfig) -> tuple[TrainConfig, list[str]]:
             "do nothing; use --mode full, or leave it out."
         )
     model_args = dict(config.model_args)
-    name = model.model or factory.DEFAULT_MODEL
+    name = model.model or naming.DEFAULT_MODEL
     if config.optimization.drop_path:
         rate = config.optimization.drop_path
-        check_drop_path(factory.check_name(name), rate)
+        check_drop_path(naming.check_name(name), rate)
         model_args["drop_path_rate"] = rate
     if config.optimization.progressive_size:
-        full = factory.input_spec(factory.check_name(name), size=config.pixels.size).size
+        full = factory.input_spec(naming.check_name(name), size=config.pixels.size).size
         smaller = config.optimization.progressive_size
         check_smaller_input(name, size=full, smaller=smaller, args=model_args)
     done = dataclasses.replace(
@@ -107,7 +107,7 @@ def with_mode(config: TrainConfig, holding: Holding) -> tuple[TrainConfig, list[
     mode = training.mode or _mode_for(config, holding)
     recipe = "light" if mode == "head" and training.views > 1 else DEFAULT_RECIPE[mode]
     if mode != "head":
-        recipe = factory.own_recipe(config.model.model or "") or recipe
+        recipe = naming.own_recipe(config.model.model or "") or recipe
     augment = config.augmentation.augment or recipe
     scale = training.backbone_lr_scale
     if scale is None:

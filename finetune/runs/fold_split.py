@@ -18,8 +18,8 @@ from finetune.photos.folds import fold_groups
 from finetune.photos.label_text import join_labels, split_labels
 from finetune.photos.leakage import SplitProof, prove_split
 from finetune.photos.split import SplitRow, split_groups
+from finetune.runs.beginning import Splitter
 from finetune.runs.parts import Parts, replay_split, split_collection, task_for
-from finetune.runs.train import Splitter
 
 NEVER = 0
 """In place of a fold's number: trains in every fold, since its label is one group of photos."""

@@ -15,9 +15,11 @@ from pathlib import Path
 from finetune.config import TrainConfig
 from finetune.errors import ConfigError, RunError
 from finetune.files import storage_errors, write_json
-from finetune.models.factory import DEFAULT_MODEL
+from finetune.models.naming import DEFAULT_MODEL
 from finetune.photos.collection import Collection
+from finetune.runs.beginning import Splitter
 from finetune.runs.defaults import with_defaults
+from finetune.runs.execution import RunResult
 from finetune.runs.fold_results import (
     Fold,
     fold_of_run,
@@ -50,7 +52,7 @@ from finetune.runs.light import drop_weights
 from finetune.runs.model_card import write_model_card
 from finetune.runs.parts import Parts
 from finetune.runs.said_once import say_once
-from finetune.runs.train import RunResult, Splitter, resume, train
+from finetune.runs.train import resume, train
 from finetune.settings import resolve, to_dict
 from finetune.training.events import Listener, Note, ignore
 from finetune.training.machine import require_one_process

@@ -18,6 +18,7 @@ from finetune.data.home import collection_home
 from finetune.models import factory
 from finetune.models.features import standardisation
 from finetune.models.heads import FeatureHeads, has_linear_head
+from finetune.models.naming import DEFAULT_MODEL
 from finetune.photos.collection import Part
 from finetune.runs.batch_size import with_batch_size
 from finetune.runs.defaults import Holding, on_features, recipe_of, with_defaults, with_mode
@@ -92,7 +93,7 @@ def find_lr(
     recipe = recipe_of(asked)
     loaded = factory.create(
         factory.ModelRequest(
-            name=asked.model.model or factory.DEFAULT_MODEL,
+            name=asked.model.model or DEFAULT_MODEL,
             weights=asked.model.weights,
             size=asked.pixels.size,
             channels=asked.pixels.channels,

@@ -8,8 +8,9 @@ from typing import Any
 
 from finetune.config import Mode, TrainConfig
 from finetune.errors import ConfigError
-from finetune.models.factory import FROM_SCRATCH, check_name
+from finetune.models.factory import FROM_SCRATCH
 from finetune.models.listing import CHOICE, list_models
+from finetune.models.naming import check_name
 from finetune.settings import resolve, to_dict
 from finetune.training.machine import choose_device
 

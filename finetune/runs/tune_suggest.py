@@ -11,7 +11,8 @@ from typing import Any
 import timm
 
 import finetune.models.registry  # noqa: F401 - registers finetune's own networks with timm
-from finetune.models.factory import FROM_SCRATCH, input_spec, own_recipe
+from finetune.models.factory import FROM_SCRATCH, input_spec
+from finetune.models.naming import own_recipe
 from finetune.runs.tune_chooser import Chooser, Usual, Value, rounded
 from finetune.runs.tune_space import Space
 from finetune.runs.tune_structures import STRUCTURES, suggest_structure

@@ -26,10 +26,12 @@ from finetune.errors import (
 from finetune.evaluation.task import main_score
 from finetune.files import storage_errors
 from finetune.photos.collection import Collection
+from finetune.runs.beginning import Splitter
+from finetune.runs.execution import RunResult
 from finetune.runs.folder import RunFolder
 from finetune.runs.light import drop_weights
 from finetune.runs.parts import Parts, split_collection
-from finetune.runs.train import RunResult, Splitter, train
+from finetune.runs.train import train
 from finetune.runs.tune_space import Space, config_of
 from finetune.runs.tune_study import reseed, trials_of
 from finetune.runs.tune_suggest import suggest

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from finetune.augmentation.centre import centre
-from finetune.augmentation.cpu import A, compose, write_pipeline
+from finetune.augmentation.cpu import A
 from finetune.augmentation.gpu import BatchAugment
 from finetune.augmentation.pipeline import PipelineAugment, augmentation
+from finetune.augmentation.pipeline_files import compose, write_pipeline
 from finetune.augmentation.recipes import RECIPES
 from finetune.errors import AugmentError
 from finetune.photos.spec import InputSpec

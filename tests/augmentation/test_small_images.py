@@ -170,7 +170,7 @@ def test_erased_pixels_of_a_grey_input_are_the_mean(images: Tensor) -> None:
 
 
 def test_a_pipeline_file_serves_a_network_of_one_channel(images: Tensor, tmp_path) -> None:
-    from finetune.augmentation.cpu import compose, write_pipeline
+    from finetune.augmentation.pipeline_files import compose, write_pipeline
 
     path = write_pipeline(compose(named("cifar"), size=32), tmp_path / "mine.yaml")
     spec = InputSpec(size=32, crop_pct=1.0, channels=1, **GREY)
@@ -182,7 +182,7 @@ def test_a_pipeline_file_serves_a_network_of_one_channel(images: Tensor, tmp_pat
 
 
 def test_a_composed_pipeline_moves_by_whole_pixels(images: Tensor, tmp_path) -> None:
-    from finetune.augmentation.cpu import compose, write_pipeline
+    from finetune.augmentation.pipeline_files import compose, write_pipeline
 
     recipe = named("cifar", {"flip_probability": 0})
     path = write_pipeline(compose(recipe, size=32), tmp_path / "mine.yaml")

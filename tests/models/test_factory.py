@@ -9,12 +9,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from finetune.errors import ConfigError, ModelError, WeightsUnavailable
-from finetune.models import factory, weights
+from finetune.models import weights
 from finetune.models.factory import (
     ModelRequest,
     create,
     input_spec,
-    own_recipe,
     rebuild,
     replace_head,
 )
@@ -270,24 +269,6 @@ def test_two_channels_are_refused() -> None:
     assert str(error.value) == "--channels 2: a network sees photos in 1 channel (grey) or 3."
 
 
-@pytest.mark.parametrize(
-    ("name", "recipe"),
-    [
-        ("mini_alexnet", "cifar"),
-        ("cifar_resnet20", "cifar"),
-        ("resnet18_small", "cifar"),
-        ("cifar10_tutorial_cnn", "tutorial"),
-        ("vgg19_mnist", "digits"),
-        ("mnist_experts_cnn", "digits"),
-        ("alexnet", None),
-        ("resnet50", None),
-        ("resnet50.a1_in1k", None),
-    ],
-)
-def test_historic_nets_come_with_their_recipes(name: str, recipe: str | None) -> None:
-    assert own_recipe(name) == recipe
-
-
 def test_a_fixed_size_transformer_takes_another_size() -> None:
     loaded = create(ModelRequest(name="test_vit", weights="none", size=96))
     assert loaded.spec.size == 96
@@ -334,7 +315,3 @@ def test_the_backbones_digest_leaves_the_head_out() -> None:
     assert weights_digest(module) != first
     with pytest.raises(ModelError):
         write_head(module, torch.ones(4, module.num_features), torch.zeros(4))
-
-
-def test_the_default_model_is_resnet50() -> None:
-    assert factory.DEFAULT_MODEL == "resnet50"

@@ -16,8 +16,9 @@ from finetune.errors import ConfigError, RunError
 from finetune.models.growing import output_layers
 from finetune.photos.split import read_split
 from finetune.runs.continuing import Earlier, inherit, load_earlier, open_earlier
+from finetune.runs.execution import RunResult
 from finetune.runs.folder import RunFolder
-from finetune.runs.train import RunResult, train
+from finetune.runs.train import train
 from finetune.runs.trained import open_trained
 from finetune.settings import resolve
 from finetune.training.events import EpochDone, Event, Note
@@ -213,7 +214,7 @@ def test_an_interrupted_continuation_resumes_to_the_same_bytes(
 
     def stop(event: Event) -> None:
         if isinstance(event, Note) and event.text.startswith("Goes on from"):
-            monkeypatch.setattr(module, "_execute", fail)
+            monkeypatch.setattr(module, "execute", fail)
 
     def fail(*_: object) -> None:
         raise StopError
@@ -221,10 +222,10 @@ def test_an_interrupted_continuation_resumes_to_the_same_bytes(
     config = inherit(
         resolve({}, {"device": "cpu", "epochs": 3, "batch_size": 8, "mode": "head"}), earlier
     )
-    real = module._execute
+    real = module.execute
     with pytest.raises(StopError):
         train(photos, config, run="cut", runs=tmp_path / "runs", listen=stop, earlier=earlier)
-    monkeypatch.setattr(module, "_execute", real)
+    monkeypatch.setattr(module, "execute", real)
     resumed = module.resume(tmp_path / "runs" / "cut")
     assert resumed.run.model_file.read_bytes() == whole.run.model_file.read_bytes()
     assert np.isfinite(resumed.metrics["validation"]["log_loss"])

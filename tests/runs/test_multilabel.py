@@ -22,8 +22,8 @@ from finetune.photos.label_text import split_labels
 from finetune.photos.scan import scan
 from finetune.prediction.predictor import Answering
 from finetune.runs.evaluate import EvaluationRequest, evaluate
+from finetune.runs.execution import RunResult
 from finetune.runs.folder import RunFolder
-from finetune.runs.train import RunResult
 from finetune.settings import resolve
 from finetune.training.events import EpochDone, Event, Note
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from finetune import Predictor, train
-from finetune.runs.train import RunResult
+from finetune.runs.execution import RunResult
 from finetune.settings import resolve
 
 Settings = dict[str, object]

@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 
 from finetune import train
-from finetune.runs.train import RunResult, resume
+from finetune.runs.execution import RunResult
+from finetune.runs.train import resume
 from finetune.settings import resolve
 
 Settings = dict[str, object]

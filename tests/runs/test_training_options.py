@@ -20,7 +20,8 @@ from finetune.errors import ModelError
 from finetune.models.stages import backbone_stages, norm_parameters
 from finetune.photos.split import read_split
 from finetune.runs import on_photos
-from finetune.runs.train import RunResult, train
+from finetune.runs.execution import RunResult
+from finetune.runs.train import train
 from finetune.runs.trained import open_trained
 from finetune.settings import resolve
 from finetune.training import engine, interpolation
