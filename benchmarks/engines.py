@@ -20,6 +20,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+import finetune.models.registry  # noqa: F401 - finetune's own networks, by name
 from finetune.models.frozen import _INSTALLED, disagreement, features_of, torch_engine
 
 BATCH = 32

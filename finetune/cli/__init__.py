@@ -64,6 +64,18 @@ class ErrorBoundary(typer.core.TyperGroup):
             raise typer.Exit(130) from error
 
 
+class Command(typer.core.TyperCommand):
+    """A command in whose help an option that is there or not has no type beside it."""
+
+    def get_params(self, ctx: Any) -> Any:
+        """Returns the options, `--help` among them."""
+        params = super().get_params(ctx)
+        for param in params:
+            if getattr(param, "is_bool_flag", False) and param.metavar is None:
+                param.metavar = ""
+        return params
+
+
 app = typer.Typer(
     cls=ErrorBoundary,
     name="finetune",
@@ -90,6 +102,7 @@ for _panel, _names in COMMANDS.items():
         importlib.import_module(f"finetune.cli.{_name}").register(app)
         for _command in app.registered_commands[_before:]:
             _command.rich_help_panel = _panel
+            _command.cls = Command
             _command.help = paragraphs(_command.callback.__doc__)
 
 

@@ -50,7 +50,7 @@ def test_an_engine_gives_torchs_features_for_any_number_of_photos(
     found = engine_of(module, tmp_path, frozen.WORTHWHILE_PHOTOS)
     assert found.name == name
     assert found.note is not None
-    assert found.note.startswith(f"Features of 1,000 photos by {name}, which agrees with torch to ")
+    assert found.note.startswith(f"Features of {frozen.WORTHWHILE_PHOTOS:,} photos by {name}, which agrees with torch to ")
     for count in (1, 3, 5):
         with torch.inference_mode():
             wanted = features_of(module, pixels(count))
