@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 import finetune.models.registry  # noqa: F401 - finetune's own networks, by name
+from finetune.models.allocator import keep_freed_memory
 from finetune.models.frozen import _INSTALLED, disagreement, features_of, torch_engine
 
 BATCH = 32
@@ -44,6 +45,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--size", type=int, default=224)
     arguments = parser.parse_args()
+    keep_freed_memory()
     print(
         "| network | engine | ms a photo | to channels last | differs by | made in, s | pays from |"
     )

@@ -74,6 +74,8 @@ BARE = (
     COMMON
     + """
 import timm
+from finetune.models.allocator import keep_freed_memory
+keep_freed_memory()
 net = timm.create_model("resnet18", num_classes=2).to(memory_format=torch.channels_last).train()
 optimizer = torch.optim.AdamW(net.parameters(), 1e-3)
 shape = (request["batch"], 3, request["size"], request["size"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -53,8 +54,14 @@ def logits_and_features_of(
     With `tta` that is the mean of both views, as the logits are.
     """
     seen: list[Tensor] = []
-    head = module.get_classifier()  # type: ignore[operator]
-    handle = head.register_forward_pre_hook(lambda _, taken: seen.append(taken[0]))
+    thread = threading.get_ident()
+
+    def look(_: nn.Module, taken: tuple[Tensor, ...]) -> None:
+        # Other threads may be asking the same network.
+        if threading.get_ident() == thread:
+            seen.append(taken[0])
+
+    handle = module.get_classifier().register_forward_pre_hook(look)  # type: ignore[operator]
     try:
         logits = logits_of(module, spec, images, tta=tta)
     finally:

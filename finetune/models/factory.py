@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from finetune.config import Fit
 from finetune.errors import ModelError, WeightsUnavailable
 from finetune.models import weights as weights_files
+from finetune.models.allocator import keep_freed_memory
 from finetune.models.naming import check_name
 from finetune.photos.spec import InputSpec
 
@@ -74,6 +75,7 @@ def create(request: ModelRequest) -> LoadedModel:
         ModelError: Unknown name (the nearest are offered), or weights that do not fit (says which).
         WeightsUnavailable: Pretrained weights are neither on this machine nor to be had.
     """
+    keep_freed_memory()
     name = check_name(request.name)
     spec = input_spec(name, size=request.size, fit=request.fit, channels=request.channels)
     own_head = False
@@ -156,6 +158,7 @@ def rebuild(
     Raises:
         ModelError: The tensors are not those of that architecture.
     """
+    keep_freed_memory()
     channels = _channels_of(name, state)
     request = ModelRequest(name=name, size=size, channels=channels, args=args or {})
     module = _build(check_name(name), request, num_classes=labels)

@@ -17,6 +17,7 @@ from finetune.augmentation.centre import centre
 from finetune.data.dataset import PhotoDataset
 from finetune.data.loaders import evaluation_batches, load_batches
 from finetune.data.records import RecordStore, record_key
+from finetune.models.allocator import give_back_memory
 from finetune.models.frozen import Engine, features_of, quickest_engine
 from finetune.models.heads import backbone_parameters
 from finetune.photos.spec import InputSpec
@@ -147,6 +148,9 @@ class FeatureCache:
             if progress:
                 progress(done, len(missing))
         self.records.flush()
+        if done:
+            # A labelling session goes on for hours after its backbone is done.
+            give_back_memory()
         return done
 
     @torch.inference_mode()

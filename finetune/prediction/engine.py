@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
@@ -20,6 +21,18 @@ class Engine(Protocol):
     @property
     def facts(self) -> ModelFacts:
         """Its labels, pixels and calibration."""
+        ...
+
+    @property
+    def cores(self) -> int:
+        """How many batches may be asked at once `side_by_side`; 1: one takes all there is."""
+        ...
+
+    def side_by_side(self) -> AbstractContextManager[Engine]:
+        """Gives the same network for `cores` threads of one's own that ask at once.
+
+        Each batch is computed on the thread that asks, and on no other.
+        """
         ...
 
     def logits(self, squares: NDArray[np.uint8]) -> NDArray[np.float32]:

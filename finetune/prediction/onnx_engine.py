@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from safetensors.numpy import load
 from finetune.errors import MissingExtra, RunError
 from finetune.evaluation.relative_distance import RelativeDistance
 from finetune.photos.grey import to_grey
+from finetune.photos.pool import usable_cores
 from finetune.photos.spec import InputSpec
 from finetune.prediction.facts import ModelFacts
 
@@ -34,17 +37,23 @@ FEATURES = "features"
 """Name of the output that a file has in addition whose threshold for unknown photos needs it."""
 
 
+ON_THIS_MACHINES_CORES = {"CPUExecutionProvider", "AzureExecutionProvider"}
+"""onnxruntime's providers that compute on no GPU; it lists Azure's wherever it is built in."""
+
+
 class OnnxEngine:
     """Answers with an onnxruntime session, which takes any number of threads.
 
     Args:
         session: An `onnxruntime.InferenceSession`.
         facts: Labels, pixels and calibration.
+        path: The file that it is of.
     """
 
-    def __init__(self, session: Any, facts: ModelFacts) -> None:
+    def __init__(self, session: Any, facts: ModelFacts, path: Path) -> None:
         self.session = session
         self.facts = facts
+        self.path = path
         self._input = session.get_inputs()[0].name
 
     @classmethod
@@ -59,24 +68,20 @@ class OnnxEngine:
             MissingExtra: onnxruntime is not installed.
             RunError: There is no such file, it is damaged, or was exported by something else.
         """
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise MissingExtra("onnxruntime", "onnx", f"Opening {path.name}") from error
-        if not path.is_file():
-            raise RunError(f"There is no file {path}. Make one with: finetune export --format onnx")
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        if threads is not None:
-            options.intra_op_num_threads = threads
-        try:
-            session = onnxruntime.InferenceSession(
-                str(path), options, providers=onnxruntime.get_available_providers()
-            )
-        except Exception as error:  # onnxruntime's errors share no base but Exception
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise RunError(f"{path} cannot be opened by onnxruntime: {reason}") from error
-        return cls(session, facts_in(session, path))
+        session = _session(path, threads)
+        return cls(session, facts_in(session, path), path)
+
+    @property
+    def cores(self) -> int:
+        """Batches that may be asked at once `side_by_side`: 1 where a GPU computes."""
+        on_cpu = set(self.session.get_providers()) <= ON_THIS_MACHINES_CORES
+        threads = self.session.get_session_options().intra_op_num_threads
+        return (threads or usable_cores()) if on_cpu else 1
+
+    @contextmanager
+    def side_by_side(self) -> Iterator[OnnxEngine]:
+        """Gives the same network for threads that ask at once; see `Engine`."""
+        yield OnnxEngine(_session(self.path, 1), self.facts, self.path)
 
     def logits(self, squares: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Returns logits ``(B, labels) float32``; see `Engine`."""
@@ -100,6 +105,26 @@ class OnnxEngine:
             given = surrounded(centred, self.facts.spec.working_size)
         answers = self.session.run(names, {self._input: np.ascontiguousarray(given)})
         return [answer.astype(np.float32, copy=False) for answer in answers]
+
+
+def _session(path: Path, threads: int | None) -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingExtra("onnxruntime", "onnx", f"Opening {path.name}") from error
+    if not path.is_file():
+        raise RunError(f"There is no file {path}. Make one with: finetune export --format onnx")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    try:
+        return onnxruntime.InferenceSession(
+            str(path), options, providers=onnxruntime.get_available_providers()
+        )
+    except Exception as error:  # onnxruntime's errors share no base but Exception
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise RunError(f"{path} cannot be opened by onnxruntime: {reason}") from error
 
 
 def facts_in(session: Any, path: Path) -> ModelFacts:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.errors import ConfigError, DecodeError
+from finetune.errors import ConfigError
 from finetune.evaluation.task import MultiLabel
 from finetune.photos.crop import Crop
 from finetune.photos.decode import MAX_PIXELS, decode_photo
 from finetune.photos.spec import InputSpec
+from finetune.prediction import stream
 from finetune.prediction.answers import PhotoPrediction, Ranked, rank
 from finetune.prediction.engine import Engine, open_engine
 from finetune.prediction.pixels import name_of, source_of, working_square
@@ -30,7 +28,6 @@ if TYPE_CHECKING:
 __all__ = ["Answering", "PhotoPrediction", "Predictor", "Ranked"]
 
 BATCH_SIZE = 32
-DECODERS = 2
 
 Squares = tuple[NDArray[np.uint8], ...]
 """One photo's working squares, one for each way in which the engines want their pixels."""
@@ -156,26 +153,14 @@ class Predictor:
     ) -> Iterator[PhotoPrediction]:
         """Yields one prediction a photo, in their order, in memory for three batches.
 
-        `photos` may be endless: it is read no further than that. The photos to come are decoded
-        while the network works on these.
+        `photos` may be endless: it is read no further than that. On a CPU each core decodes and
+        answers a batch of its own; before a GPU photos are decoded while it works on others.
+
+        Args:
+            photos: As for a single one.
+            batch_size: Photos that the networks are given at once, by all cores together.
         """
-        waiting = iter(photos)
-        with ThreadPoolExecutor(max_workers=DECODERS, thread_name_prefix="decode") as pool:
-
-            def submit(count: int) -> list[tuple[Any, Future[Squares | str]]]:
-                step = list(itertools.islice(waiting, count))
-                return [(photo, pool.submit(self._squares_or_reason, photo)) for photo in step]
-
-            # The first batches are small, so that the network need not wait for a full one.
-            ahead = deque([submit(min(4, batch_size)), submit(min(16, batch_size))])
-            try:
-                while ahead:
-                    step = [(photo, future.result()) for photo, future in ahead.popleft()]
-                    while len(ahead) < 2 and (more := submit(batch_size)):
-                        ahead.append(more)
-                    yield from self._answer_step(step)
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
+        return stream.predict_stream(self, photos, batch_size=batch_size)
 
     def squares_of(self, photo: Any, *, crop: Crop | None = None) -> Squares:
         """Returns the working squares ``(S, S, 3) uint8`` of a photo, made as in training.
@@ -275,23 +260,6 @@ class Predictor:
     def _distinct_specs(self) -> Iterator[InputSpec]:
         for number in range(len(self._specs)):
             yield self.engines[self._square_of.index(number)].facts.spec
-
-    def _squares_or_reason(self, photo: Any) -> Squares | str:
-        try:
-            return self.squares_of(photo)
-        except DecodeError as error:
-            return error.reason
-
-    def _answer_step(self, step: Sequence[tuple[Any, Squares | str]]) -> Iterator[PhotoPrediction]:
-        good = [(photo, row) for photo, row in step if not isinstance(row, str)]
-        answers = iter(
-            self.answers([row for _, row in good], names=[name_of(photo) for photo, _ in good])
-        )
-        for photo, row in step:
-            if isinstance(row, str):
-                yield PhotoPrediction(photo=name_of(photo), status=row)
-            else:
-                yield next(answers)
 
 
 def _pixels_key(spec: InputSpec) -> tuple[int, str, str]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +30,7 @@ class TorchEngine:
         self.module = module.eval()
         self.facts = facts
         # Two batches at once would each want all cores, and on a GPU twice the memory.
-        self._lock = threading.Lock()
+        self._turn: AbstractContextManager[Any] = threading.Lock()
 
     @classmethod
     def load(cls, run: RunFolder, *, device: str | None = "cpu") -> TorchEngine:
@@ -44,10 +47,28 @@ class TorchEngine:
         )
         return cls(module, facts)
 
+    @property
+    def cores(self) -> int:
+        """Batches that may be asked at once `side_by_side`: 1 on a GPU."""
+        on_cpu = next(self.module.parameters()).device.type == "cpu"
+        return torch.get_num_threads() if on_cpu else 1
+
+    @contextmanager
+    def side_by_side(self) -> Iterator[TorchEngine]:
+        """Gives the same network for threads that ask at once; see `Engine`."""
+        threads = torch.get_num_threads()
+        engine = TorchEngine(self.module, self.facts)
+        engine._turn = _OneCore()
+        try:
+            yield engine
+        finally:
+            # What a new thread begins with is what any thread set last.
+            torch.set_num_threads(threads)
+
     def logits(self, squares: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Returns logits ``(B, labels) float32``; see `Engine`."""
         images = torch.from_numpy(np.ascontiguousarray(squares)).permute(0, 3, 1, 2)
-        with self._lock:
+        with self._turn:
             result: NDArray[np.float32] = (
                 logits_of(self.module, self.facts.spec, images).cpu().numpy()
             )
@@ -58,6 +79,17 @@ class TorchEngine:
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Returns logits ``(B, labels)`` and features ``(B, F)``; see `Engine`."""
         images = torch.from_numpy(np.ascontiguousarray(squares)).permute(0, 3, 1, 2)
-        with self._lock:
+        with self._turn:
             logits, features = logits_and_features_of(self.module, self.facts.spec, images)
             return logits.cpu().numpy(), features.cpu().numpy()
+
+
+class _OneCore:
+    """Has torch compute on the calling thread alone, from its first batch on."""
+
+    def __enter__(self) -> None:
+        if torch.get_num_threads() != 1:
+            torch.set_num_threads(1)
+
+    def __exit__(self, *_: object) -> None:
+        pass

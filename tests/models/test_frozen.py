@@ -50,11 +50,13 @@ def test_an_engine_gives_torchs_features_for_any_number_of_photos(
     found = engine_of(module, tmp_path, frozen.WORTHWHILE_PHOTOS)
     assert found.name == name
     assert found.note is not None
-    assert found.note.startswith(f"Features of {frozen.WORTHWHILE_PHOTOS:,} photos by {name}, which agrees with torch to ")
-    for count in (1, 3, 5):
+    assert found.note.startswith(
+        f"Features of {frozen.WORTHWHILE_PHOTOS:,} photos by {name}, which agrees with torch to "
+    )
+    for photos in (1, 3, 5):
         with torch.inference_mode():
-            wanted = features_of(module, pixels(count))
-        assert torch.allclose(found.features(pixels(count)), wanted, atol=1e-4)
+            wanted = features_of(module, pixels(photos))
+        assert torch.allclose(found.features(pixels(photos)), wanted, atol=1e-4)
     # What one batch gave is not overwritten by the next.
     first = found.features(pixels(2))
     kept = first.clone()
