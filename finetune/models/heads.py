@@ -153,13 +153,15 @@ class FeatureHeads(nn.Module):
         ``mean cross-entropy + strength_k / 2 * |W_k|^2``: scikit-learn's logistic regression of
         ``C = 1 / (strength * N)``.
         """
-        groups = []
+        groups: list[dict[str, Any]] = []
+        free: dict[float, list[nn.Parameter]] = {}
         for head, strength, rate in zip(self, self.strengths, self.rates, strict=True):
             own = {"base_lr": lr * rate, "lr": lr * rate, "part": "head"}
-            groups += [
-                {"params": [head.linear.weight], "weight_decay": strength, **own},
-                {"params": [head.linear.bias], "weight_decay": 0.0, **own},
-            ]
+            groups.append({"params": [head.linear.weight], "weight_decay": strength, **own})
+            free.setdefault(lr * rate, []).append(head.linear.bias)
+        for own_lr, biases in free.items():
+            shared = {"base_lr": own_lr, "lr": own_lr, "part": "head"}
+            groups.append({"params": biases, "weight_decay": 0.0, **shared})
         return groups
 
 

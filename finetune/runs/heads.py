@@ -41,11 +41,14 @@ RATES = (3.0, 1.0)
 """Shares of the learning rate that each strength is tried at.
 
 In 25 epochs a hundred photos make too few steps for the lower, a few thousand too many for the
-higher.
+higher. Heads that are brought to their minimum afterwards take the first alone.
 """
 
 MOST_NUMBERS = 2**24
 """Weights that all heads may have together; of many labels fewer heads are tried."""
+
+REST_SECONDS = 1.0
+"""Seconds between two checkpoints at least: so much is lost at most when a process is killed."""
 
 HEAD_OPTIMIZER = "adam"
 """Stands in for AdamW, whose decay is no L2 penalty: it is no part of the gradient."""
@@ -112,7 +115,8 @@ def train_heads(
     mean, std = standardisation(features.read, [key for view in data.views for key in view])
     strengths = strengths_of(job.config.training.head_l2)
     labels = len(job.parts.labels)
-    tried = heads_to_try(strengths, numbers=labels * len(mean))
+    looks = looks_of(job, sum(map(len, data.views)))
+    tried = heads_to_try(strengths, rates=RATES[:1] if looks else RATES, numbers=labels * len(mean))
     heads = FeatureHeads(
         mean,
         std,
@@ -135,7 +139,10 @@ def train_heads(
     # At its last epoch every head's rate has come to rest, and the strengths are what they say;
     # picking the luckiest of all epochs as well would choose by chance once more.
     whole = plan.patience is None and plan.soup == 1
-    plan = dataclasses.replace(plan, by_loss=True, keep_last=whole)
+    # Epochs of milliseconds: writing each down would take longer than training it.
+    rests = whole and job.config.optimization.ema is None
+    rest = REST_SECONDS if rests else 0.0
+    plan = dataclasses.replace(plan, by_loss=True, keep_last=whole, rest_seconds=rest)
     material = FeatureMaterial(
         heads,
         features,
@@ -145,11 +152,12 @@ def train_heads(
         objective=plan.objective,
     )
     finished = fit(state, material, plan, accelerator, listen=job.log, stop=stop)
-    if job.run.best_checkpoint.is_file():
+    if job.run.best_checkpoint.is_file() and (finished or not rests):
         heads.load_state_dict(load_file(job.run.best_checkpoint))
-    looks = looks_of(job, sum(map(len, data.views))) if finished else 0
+    if not finished:
+        looks = 0
     if looks:
-        heads = material.heads = settled(heads, data, plan.objective, looks=looks)
+        settle(heads, data, plan.objective, looks=looks)
     answers = material.validate(calibrated=True)
     chosen = int(heads.chosen)
     return TrainedHead(
@@ -182,28 +190,12 @@ def looks_of(job: Job, photos: int) -> int:
     return looks_at(photos) if by_default else 0
 
 
-def settled(
-    heads: FeatureHeads, data: HeadData, objective: Objective, *, looks: int
-) -> FeatureHeads:
-    """Returns one head a strength at its minimum: of those tried at several rates, the first."""
-    keys = [key for view in data.views for key in view]
-    features = data.features.read(keys)
+def settle(heads: FeatureHeads, data: HeadData, objective: Objective, *, looks: int) -> None:
+    """Brings each head to its minimum, in place."""
+    features = data.features.read([key for view in data.views for key in view])
     targets = torch.from_numpy(np.concatenate([data.train.targets] * len(data.views)))
-    firsts = {strength: k for k, strength in reversed([*enumerate(heads.strengths)])}
-    chosen = sorted(firsts.values())
-    found = FeatureHeads(
-        heads.first.mean,
-        heads.first.std,
-        heads.first.linear.out_features,
-        strengths=[heads.strengths[k] for k in chosen],
-        rates=[heads.rates[k] for k in chosen],
-    ).to(heads.first.mean.device)
-    for head, k in zip(found, chosen, strict=True):
-        head.load_state_dict(heads[k].state_dict())
-        to_minimum(
-            head, features, targets, objective.loss, strength=heads.strengths[k], looks=looks
-        )
-    return found
+    for head, strength in zip(heads, heads.strengths, strict=True):
+        to_minimum(head, features, targets, objective.loss, strength=strength, looks=looks)
 
 
 def train_start_head(
@@ -232,14 +224,17 @@ def train_start_head(
         return train_heads(alone, accelerator, data, stop=lambda: False)
 
 
-def heads_to_try(strengths: Sequence[float], *, numbers: int) -> list[tuple[float, float]]:
+def heads_to_try(
+    strengths: Sequence[float], *, rates: Sequence[float] = RATES, numbers: int
+) -> list[tuple[float, float]]:
     """Returns strength and share of the learning rate of each head to train.
 
     Args:
         strengths: L2 strengths.
+        rates: Shares of the learning rate.
         numbers: Weights of one head; where they are many, fewer heads are tried.
     """
-    every = [(strength, rate) for strength in strengths for rate in RATES]
+    every = [(strength, rate) for strength in strengths for rate in rates]
     most = max(2, MOST_NUMBERS // numbers)
     if len(every) <= most:
         return every

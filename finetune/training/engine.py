@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -72,6 +74,8 @@ class Plan:
         soup: Best epochs that are kept to be averaged; 1: the best alone.
         checkpoint_steps: Steps of an epoch between two checkpoints, or None.
         checkpoint_seconds: Seconds between two checkpoints, or None.
+        rest_seconds: Seconds after a checkpoint in which the end of an epoch writes no other, nor
+            its weights where only the last epoch's are kept.
         last: Checkpoint file to resume from.
         best: Weights file of the best epoch.
     """
@@ -88,6 +92,7 @@ class Plan:
     soup: int = 1
     checkpoint_steps: int | None = None
     checkpoint_seconds: float | None = None
+    rest_seconds: float = 0.0
     last: Path
     best: Path
 
@@ -138,7 +143,10 @@ def fit(
     # Without accelerate's wrapping for several processes: which parameters train changes from
     # epoch to epoch, and gradients are averaged here, where one can see it.
     module = accelerator.prepare_model(state.module, evaluation_mode=True)
-    optimizer = accelerator.prepare_optimizer(state.optimizer)
+    # Without a scaler accelerate's optimizer does what it wraps, and looks for optional packages in
+    # every step.
+    scaled = accelerator.scaler is not None
+    optimizer = accelerator.prepare_optimizer(state.optimizer) if scaled else state.optimizer
     device = accelerator.device
     if not team.is_main:
         # What a checkpoint holds of the epoch under way is the sum over all processes.
@@ -150,6 +158,7 @@ def fit(
         device=accelerator.device,
         dtype=torch.float32 if accelerator.device.type == "mps" else torch.float64,
     )
+    written = -math.inf
     while not plan.is_over(position):
         epoch = position.epoch
         material.begin_epoch(epoch)
@@ -160,7 +169,10 @@ def fit(
             lr = set_lr(optimizer, plan.schedule, step)
             logits = module(portion.inputs)  # (B, labels)
             loss = objective.loss(logits, portion.targets)
-            accelerator.backward(loss * portion.share)
+            if scaled:
+                accelerator.backward(loss * portion.share)
+            else:
+                (loss * portion.share).backward()  # type: ignore[no-untyped-call]
             with torch.no_grad():
                 right = objective.right(logits, portion.targets)
                 sums = torch.stack([loss.detach() * len(logits), right])
@@ -194,7 +206,8 @@ def fit(
         with state.average.in_place_of(state.module) if state.average else nullcontext():
             validation = assess(material.validate(), objective, plan.metrics)
             listen(Validated(epoch=epoch + 1, module=state.module, validation=validation))
-        best = _keep(state, plan, validation, team)
+        rests = epoch + 1 < plan.epochs and time.monotonic() - written < plan.rest_seconds
+        best = _keep(state, plan, validation, team, rests=rests)
         position.epoch, position.step = epoch + 1, 0
         position.seconds += meter.lap()
         state.running.zero_()
@@ -214,10 +227,15 @@ def fit(
                 metrics=validation.metrics,
             )
         )
-        _save(state, plan, team)
+        rests = team.any(rests, device)
+        if not rests:
+            _save(state, plan, team)
+            written = time.monotonic()
         if team.is_main:
             forget_others(plan.best, position.candidates)
         if team.any(stop(), device) and not plan.is_over(position):
+            if rests:
+                _save(state, plan, team)
             return False
     if position.epoch < plan.epochs:
         listen(
@@ -243,7 +261,9 @@ def _save(state: TrainState, plan: Plan, team: Processes) -> None:
     state.running = own
 
 
-def _keep(state: TrainState, plan: Plan, validation: Validation, team: Processes) -> bool:
+def _keep(
+    state: TrainState, plan: Plan, validation: Validation, team: Processes, *, rests: bool
+) -> bool:
     """Keeps the weights of the epoch under way if they are good enough; returns if they are best.
 
     Files come before the checkpoint that names them, and go after it: a kill in between leaves
@@ -260,7 +280,7 @@ def _keep(state: TrainState, plan: Plan, validation: Validation, team: Processes
     if best:
         position.best_accuracy, position.best_loss = here.accuracy, here.loss
         position.best_epoch = epoch
-        if team.is_main:
+        if team.is_main and not (rests and plan.keep_last):
             save_tensors(plan.best, state.kept_weights(), {"epoch": str(epoch)})
     if plan.soup > 1:
         position.candidates = best_first([*position.candidates, here], plan.rank)[: plan.soup]

@@ -155,6 +155,10 @@ def _undecayed(module: nn.Module) -> Collection[str]:
     return set(asked()) if callable(asked) else set()
 
 
+FUSED_ON = ("cuda", "cpu")
+"""Kinds of devices on which torch steps through all parameters in one call."""
+
+
 def check_optimizer(name: str, device: str = "cpu") -> str:
     """Returns `name` if it is one of timm's optimizers and can be used on a kind of device.
 
@@ -185,7 +189,7 @@ def usual_lr(name: str) -> float:
 def make_optimizer(
     groups: list[dict[str, Any]], name: str = DEFAULT_OPTIMIZER
 ) -> torch.optim.Optimizer:
-    """Returns the optimizer over `groups`, by timm's factory; fused where all is on CUDA.
+    """Returns the optimizer over `groups`, by timm's factory; fused on CUDA and on the CPU.
 
     Raises:
         ConfigError: There is no such optimizer, or it is not for this device.
@@ -197,8 +201,9 @@ def make_optimizer(
         group.setdefault("use_fallback", group["part"] == "head")
     options: dict[str, Any] = {}
     kind = get_optimizer_class(_bare(name), bind_defaults=False)
-    on_cuda = all(p.device.type == "cuda" for group in groups for p in group["params"])
-    if on_cuda and "fused" in inspect.signature(kind).parameters:
+    everything = [parameter for group in groups for parameter in group["params"]]
+    fusible = all(p.device.type in FUSED_ON and p.is_floating_point() for p in everything)
+    if fusible and "fused" in inspect.signature(kind).parameters:
         options["fused"] = True
     optimizer: torch.optim.Optimizer = create_optimizer_v2(
         groups, opt=name, lr=groups[0]["base_lr"], **options

@@ -20,6 +20,7 @@ from sklearn.metrics import accuracy_score, log_loss
 from finetune import Predictor, train
 from finetune.errors import ConfigError, RunError, StorageError
 from finetune.photos.crop import load_square
+from finetune.runs import heads
 from finetune.runs.train import resume
 from finetune.settings import resolve
 from finetune.training import state as state_module
@@ -231,6 +232,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_it(
     photos: Path, tmp_path: Path, tiny_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flags = {**tiny_settings, "mode": "head", "epochs": 4}
+    monkeypatch.setattr(heads, "REST_SECONDS", 0.0)
     train(photos, resolve({}, flags), run="whole", runs=tmp_path)
     plain, calls = state_module.save_file, [0]
 
