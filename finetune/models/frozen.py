@@ -27,7 +27,7 @@ rounds to 16 bits or fewer somewhere comes to 1e-3 and more.
 """
 
 WORTHWHILE_PHOTOS = 2000
-"""Photos from which another engine is made, as making it costs time once.
+"""Photos of 224 pixels from which another engine is made, as making it costs time once.
 
 By `benchmarks/engines.py` it pays from 800 photos for ResNet-50, from 2,100 for MobileNetV2 and
 EfficientNet-B0, and from 8,600 for the embedded backbone, which loses 2 seconds at most before. It
@@ -91,6 +91,12 @@ def torch_engine(module: nn.Module, *, note: str | None = None) -> Engine:
     return Engine(name="torch", features=features, note=note)
 
 
+def is_worthwhile(photos: int, shape: tuple[int, int, int]) -> bool:
+    """Returns whether so many photos, of channels, height and width, are worth another engine."""
+    _, height, width = shape
+    return photos * height * width >= WORTHWHILE_PHOTOS * 224 * 224
+
+
 def quickest_engine(
     module: nn.Module, *, shape: tuple[int, int, int], photos: int, graph: Path
 ) -> Engine:
@@ -104,7 +110,7 @@ def quickest_engine(
         graph: Where the exported backbone is kept for the next time.
     """
     device = next(module.parameters()).device
-    if device.type != "cpu" or photos < WORTHWHILE_PHOTOS:
+    if device.type != "cpu" or not is_worthwhile(photos, shape):
         return torch_engine(module)
     # Of photos' spread rather than of zeros, which would hide a layer that goes wrong.
     probe = torch.randn(PROBE_PHOTOS, *shape, generator=torch.Generator().manual_seed(0))

@@ -15,6 +15,7 @@ from finetune.models.frozen import disagreement, features_of, quickest_engine
 from finetune.photos.spec import InputSpec
 
 SHAPE = (3, 32, 32)
+ENOUGH = 1 + (frozen.WORTHWHILE_PHOTOS * 224**2 - 1) // (SHAPE[1] * SHAPE[2])
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def engine_of(module: nn.Module, folder: Path, photos: int) -> frozen.Engine:
 
 
 def test_few_photos_are_torchs(module: nn.Module, tmp_path: Path) -> None:
-    found = engine_of(module, tmp_path, frozen.WORTHWHILE_PHOTOS - 1)
+    found = engine_of(module, tmp_path, ENOUGH - 1)
     assert (found.name, found.note) == ("torch", None)
     assert not list(tmp_path.iterdir())
     with torch.inference_mode():
@@ -47,11 +48,11 @@ def test_an_engine_gives_torchs_features_for_any_number_of_photos(
     pytest.importorskip(name)
     pytest.importorskip("onnxscript")
     monkeypatch.setattr(frozen, "_INSTALLED", {name: frozen._INSTALLED[name]})
-    found = engine_of(module, tmp_path, frozen.WORTHWHILE_PHOTOS)
+    found = engine_of(module, tmp_path, ENOUGH)
     assert found.name == name
     assert found.note is not None
     assert found.note.startswith(
-        f"Features of {frozen.WORTHWHILE_PHOTOS:,} photos by {name}, which agrees with torch to "
+        f"Features of {ENOUGH:,} photos by {name}, which agrees with torch to "
     )
     for photos in (1, 3, 5):
         with torch.inference_mode():
@@ -69,14 +70,14 @@ def test_the_exported_graph_is_kept_and_found_again(
 ) -> None:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    engine_of(module, tmp_path, frozen.WORTHWHILE_PHOTOS)
+    engine_of(module, tmp_path, ENOUGH)
     assert (tmp_path / "backbone.onnx").is_file()
 
     def fail(*args: object, **keywords: object) -> None:
         raise AssertionError("exported twice")
 
     monkeypatch.setattr(torch.onnx, "export", fail)
-    assert engine_of(module, tmp_path, frozen.WORTHWHILE_PHOTOS).name == "onnxruntime"
+    assert engine_of(module, tmp_path, ENOUGH).name == "onnxruntime"
 
 
 def put(monkeypatch: pytest.MonkeyPatch, make: Callable[..., frozen.Features]) -> None:
@@ -90,7 +91,7 @@ def test_an_engine_that_differs_is_not_used(
         return lambda photos: features_of(backbone, photos).detach() * 1.01
 
     put(monkeypatch, make)
-    found = engine_of(module, tmp_path, 5000)
+    found = engine_of(module, tmp_path, ENOUGH)
     assert found.name == "torch"
     assert found.note == (
         "quick gives other features than torch (by 0.01 of the largest, and 0.0001 is allowed); "
@@ -105,7 +106,7 @@ def test_an_engine_that_cannot_be_made_is_not_used(
         raise ValueError("no such operator\nand much more")
 
     put(monkeypatch, make)
-    found = engine_of(module, tmp_path, 5000)
+    found = engine_of(module, tmp_path, ENOUGH)
     assert (found.name, found.note) == (
         "torch",
         "quick cannot run this backbone (no such operator); torch does it.",
@@ -117,7 +118,7 @@ def test_an_engine_that_is_not_installed_is_passed_over(
 ) -> None:
     for name in ("onnxruntime", "openvino"):
         monkeypatch.setitem(sys.modules, name, None)
-    found = engine_of(module, tmp_path, 5000)
+    found = engine_of(module, tmp_path, ENOUGH)
     assert (found.name, found.note) == ("torch", None)
 
 
@@ -138,12 +139,12 @@ def test_the_cache_makes_its_engine_when_a_feature_is_missing(
 
     put(monkeypatch, make)
     spec = InputSpec(size=32, crop_pct=1.0)
-    cache = FeatureCache(tmp_path, module, spec, expected=5000, say=said.append)
+    cache = FeatureCache(tmp_path, module, spec, expected=ENOUGH, say=said.append)
     assert said == []
     squares = torch.randint(0, 255, (2, 3, 32, 32), dtype=torch.uint8)
     by_engine = cache.compute(squares)
     assert len(said) == 1
-    assert said[0].startswith("Features of 5,000 photos by quick, which agrees with torch to ")
+    assert said[0].startswith(f"Features of {ENOUGH:,} photos by quick, which agrees with torch ")
     plain = FeatureCache(tmp_path / "other", module, spec)
     assert abs(by_engine - plain.compute(squares)).max() < 1e-5
     cache.close()
