@@ -11,14 +11,12 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from finetune.errors import DecodeError
+from finetune.photos.pool import usable_cores
 from finetune.prediction.answers import PhotoPrediction
 from finetune.prediction.pixels import name_of
 
 if TYPE_CHECKING:
     from finetune.prediction.predictor import Predictor, Squares
-
-DECODERS = 2
-"""Threads that decode while a network takes all cores, or a GPU, for each batch."""
 
 SMALLEST_STEP = 4
 """Photos that a network is given at once at least, where each core has a batch of its own."""
@@ -83,7 +81,8 @@ def _a_batch_on_all_cores(
     predictor: Predictor, photos: Iterator[Any], batch_size: int
 ) -> Iterator[PhotoPrediction]:
     """The photos to come are decoded while the network works on these."""
-    with ThreadPoolExecutor(max_workers=DECODERS, thread_name_prefix="decode") as pool:
+    decoders = max(2, usable_cores())
+    with ThreadPoolExecutor(max_workers=decoders, thread_name_prefix="decode") as pool:
 
         def submit(count: int) -> list[tuple[Any, Future[Squares | str]]]:
             step = list(itertools.islice(photos, count))

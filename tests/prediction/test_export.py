@@ -19,7 +19,7 @@ from finetune.errors import ConfigError, ModelError, RunError
 from finetune.photos.crop import square
 from finetune.photos.spec import InputSpec
 from finetune.prediction import export as library
-from finetune.prediction import export_onnx
+from finetune.prediction import export_onnx, onnx_engine
 from finetune.prediction.deployed import Deployed
 from finetune.prediction.export import ExportOptions, export
 from finetune.prediction.facts import ModelFacts
@@ -293,6 +293,20 @@ def test_foreign_and_damaged_onnx_files_are_refused(plain: Path, tmp_path: Path)
     onnx.save(model, tmp_path / "foreign.onnx")
     with pytest.raises(RunError, match="holds no labels of finetune"):
         OnnxEngine.load(tmp_path / "foreign.onnx")
+
+
+def test_many_photos_get_the_runs_answers_with_a_batch_a_core(
+    trained: Trained, plain: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_engine, "usable_cores", lambda: 2)
+    photos = 2 * sorted(trained.photos.rglob("*.png"))
+    exported = Predictor.load(plain)
+    assert exported.engines[0].cores == 2
+    answers = exported.predict_stream(photos, batch_size=8)
+    for one, other in zip(Predictor.load(trained.run).predict_stream(photos), answers, strict=True):
+        assert (one.photo, one.status) == (other.photo, other.status)
+        for item in one.ranked:
+            assert other.probability_of(item.label) == pytest.approx(item.probability, abs=1e-4)
 
 
 def odd_photos() -> Iterator[Path]:
