@@ -8,7 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.nn import functional
+
+from finetune.models.minimise import minimise
 
 DEFAULT_L2 = 0.1
 
@@ -41,20 +44,19 @@ def fit_quick_head(
     labels: Sequence[str],
     *,
     l2: float = DEFAULT_L2,
-    most_steps: int = 100,
+    looks: int = 120,
 ) -> QuickHead:
     """Returns the classifier that minimises cross-entropy on standardised features.
 
     The objective is ``mean(cross entropy) + l2 / 2 * |W|^2`` with W on features of mean 0 and
     deviation 1, the bias free: scikit-learn's ``LogisticRegression(C=1 / (N * l2))`` after its
-    ``StandardScaler``. It is convex, so there is one answer and no chance in it. L-BFGS (Liu and
-    Nocedal 1989) finds it.
+    ``StandardScaler``. It is convex, so there is one answer and no chance in it.
 
     Args:
         features: ``(N, F)``.
         labels: The label of each row; two different ones at least.
         l2: Weight of the penalty.
-        most_steps: Most steps of L-BFGS.
+        looks: Evaluations of the objective at most.
 
     Raises:
         ValueError: Fewer than two labels.
@@ -71,24 +73,12 @@ def fit_quick_head(
     inputs = torch.from_numpy(((features - mean) * scale).astype(np.float32))
     weight = torch.zeros(inputs.shape[1], len(names), requires_grad=True)
     bias = torch.zeros(len(names), requires_grad=True)
-    optimizer = torch.optim.LBFGS(
-        [weight, bias],
-        max_iter=most_steps,
-        history_size=10,
-        tolerance_grad=1e-5,
-        tolerance_change=1e-9,
-        line_search_fn="strong_wolfe",
-    )
 
-    def closure() -> float:
-        optimizer.zero_grad()
+    def value() -> Tensor:
         loss = functional.cross_entropy(inputs @ weight + bias, targets)
-        loss = loss + l2 / 2 * weight.square().sum()
-        loss.backward()  # type: ignore[no-untyped-call]
-        return float(loss.detach())
+        return loss + l2 / 2 * weight.square().sum()
 
-    with torch.enable_grad():
-        optimizer.step(closure)  # type: ignore[no-untyped-call]
+    minimise(value, [weight, bias], looks=looks, steepest=1e-5)
     learned = weight.detach().double().numpy() * scale[:, None]
     return QuickHead(
         labels=names,

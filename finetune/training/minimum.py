@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from finetune.models.heads import FeatureHead
+from finetune.models.minimise import minimise
 
 MOST_LOOKS = 50
 """Looks at all photos after which a head is as good as at its minimum."""
@@ -40,8 +41,8 @@ def to_minimum(
 ) -> None:
     """Moves a head to where ``loss + strength / 2 * |W|^2`` is lowest, from where it is.
 
-    With cross-entropy that is scikit-learn's logistic regression of ``C = 1 / (strength * N)``. By
-    L-BFGS with a line search (Nocedal and Wright 2006, algorithms 7.5 and 3.5), in float64.
+    With cross-entropy that is scikit-learn's logistic regression of ``C = 1 / (strength * N)``.
+    In float64.
 
     Args:
         head: Changed in place; its statistics stay.
@@ -55,23 +56,12 @@ def to_minimum(
     standard = (features.double() - mean) / std
     weight = head.linear.weight.detach().double().cpu().clone().requires_grad_()
     bias = head.linear.bias.detach().double().cpu().clone().requires_grad_()
-    solver = torch.optim.LBFGS(
-        [weight, bias],
-        max_iter=looks,
-        max_eval=looks,
-        history_size=20,
-        tolerance_grad=1e-6,
-        tolerance_change=1e-9,
-        line_search_fn="strong_wolfe",
-    )
 
-    def evaluate() -> Tensor:
-        solver.zero_grad()
-        value = loss(standard @ weight.T + bias, targets) + strength / 2 * weight.square().sum()
-        value.backward()  # type: ignore[no-untyped-call]
-        return value
+    def value() -> Tensor:
+        fit = loss(standard @ weight.T + bias, targets)
+        return fit + strength / 2 * weight.square().sum()
 
-    solver.step(evaluate)  # type: ignore[no-untyped-call]
+    minimise(value, [weight, bias], looks=looks, steepest=1e-6)
     with torch.no_grad():
         head.linear.weight.copy_(weight)
         head.linear.bias.copy_(bias)

@@ -21,7 +21,7 @@ def blobs(count: int, width: int, labels: int, seed: int) -> tuple[np.ndarray, l
 def test_head_is_that_of_scikit_learn(count: int, width: int, labels: int) -> None:
     features, names = blobs(count, width, labels, seed=count)
     l2 = 0.02
-    ours = fit_quick_head(features, names, l2=l2, most_steps=500)
+    ours = fit_quick_head(features, names, l2=l2, looks=600)
     theirs = make_pipeline(
         StandardScaler(), LogisticRegression(C=1 / (count * l2), tol=1e-9, max_iter=5000)
     ).fit(features.astype(np.float64), names)
