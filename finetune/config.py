@@ -272,7 +272,7 @@ class OptimizationConfig:
         minimum=1,
     )  # fmt: skip
     checkpoint_steps: int | None = option(
-        None, "Write a checkpoint after every so many steps, beside those after each epoch.",
+        None, "Write a checkpoint after every so many steps, beside those after epochs.",
         minimum=1,
     )  # fmt: skip
     checkpoint_minutes: float | None = option(

@@ -152,6 +152,7 @@ def train_heads(
         objective=plan.objective,
     )
     finished = fit(state, material, plan, accelerator, listen=job.log, stop=stop)
+    # Epochs that rested left no file: of a training that was stopped, what it has now is newer.
     if job.run.best_checkpoint.is_file() and (finished or not rests):
         heads.load_state_dict(load_file(job.run.best_checkpoint))
     if not finished:

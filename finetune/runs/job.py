@@ -23,10 +23,10 @@ from finetune.runs.objective import objective_of, training_strata
 from finetune.runs.parts import PARTS, Parts
 from finetune.training.average import WeightAverage
 from finetune.training.batch_size import REFERENCE_BATCH_SIZE
-from finetune.training.engine import Plan
 from finetune.training.events import EpochDone, Event, Listener, Progressed
 from finetune.training.objective import Objective
 from finetune.training.optim import make_optimizer
+from finetune.training.plan import Plan
 from finetune.training.portions import Loading
 from finetune.training.processes import ALONE, Processes
 from finetune.training.schedule import Schedule

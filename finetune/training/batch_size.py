@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from finetune.errors import DeviceError
-from finetune.training.engine import Plan, fit
+from finetune.training.engine import fit
 from finetune.training.events import Listener, Note
 from finetune.training.material import PhotoMaterial
+from finetune.training.plan import Plan
 from finetune.training.portions import Loading
 from finetune.training.processes import ALONE, Processes
 from finetune.training.state import TrainState

@@ -41,8 +41,8 @@ def to_minimum(
 ) -> None:
     """Moves a head to where ``loss + strength / 2 * |W|^2`` is lowest, from where it is.
 
-    With cross-entropy that is scikit-learn's logistic regression of ``C = 1 / (strength * N)``.
-    In float64.
+    With cross-entropy that is scikit-learn's logistic regression of ``C = 1 / (strength * N)``. All
+    of it is computed in float64.
 
     Args:
         head: Changed in place; its statistics stay.

@@ -17,11 +17,12 @@ from torch.nn import functional
 
 from finetune.config import MachineConfig
 from finetune.training.average import WeightAverage
-from finetune.training.engine import Plan, fit
+from finetune.training.engine import fit
 from finetune.training.events import Event
 from finetune.training.machine import make_accelerator
 from finetune.training.objective import one_label
 from finetune.training.optim import make_optimizer, parameter_groups
+from finetune.training.plan import Plan
 from finetune.training.portions import Loading, Portion, cut_epoch
 from finetune.training.schedule import Schedule
 from finetune.training.state import TrainState

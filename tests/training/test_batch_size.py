@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from finetune.config import MachineConfig
 from finetune.errors import DeviceError
 from finetune.training import batch_size as sizes
-from finetune.training.engine import Plan
 from finetune.training.events import Event, Note, ignore
 from finetune.training.machine import make_accelerator
 from finetune.training.objective import one_label
 from finetune.training.optim import make_optimizer, parameter_groups
+from finetune.training.plan import Plan
 from finetune.training.portions import Loading, Portion, cut_epoch
 from finetune.training.schedule import Schedule
 from finetune.training.state import TrainState
