@@ -15,6 +15,7 @@ from finetune.reporting.report_content import (
     Extras,
     media_type,
     shared_values,
+    suspects_data,
 )
 from finetune.reporting.split_proof import prove_split
 
@@ -59,6 +60,7 @@ def page_data(
             "surest": places(surest_right(rows, record.labels)),
             "least_sure": places(gallery.least_sure(rows)),
         },
+        **suspects_data(extras),
         "charts": _charts(record, rows),
     }
 

@@ -114,7 +114,7 @@ def write_report(
     path = write_page(
         output or run_folder / "report.html",
         f"{name}.html.j2",
-        scripts=("charts.js", "photos.js", f"{name}.js", "labels.js"),
+        scripts=("charts.js", "photos.js", f"{name}.js", "suspects.js", "labels.js"),
         data=data | {"part": part},
         **values,
         shown_photos=len(thumbnails),

@@ -28,14 +28,14 @@ class Suspect:
 
     Attributes:
         path: As in the collection.
-        label: The label it has.
-        suggested: The label it looks like.
-        probability: Of the suggested label, by a network that never trained on this photo.
+        label: The label it has; None: it lacks the suggested one, of several that it may have.
+        suggested: The label it looks like; None: of several that it may have, not the one it has.
+        probability: Of what is suggested, by a network that never trained on this photo.
     """
 
     path: str
-    label: str
-    suggested: str
+    label: str | None
+    suggested: str | None
     probability: float
 
 
@@ -101,9 +101,16 @@ def page_data(
             "least_sure": places(gallery.least_sure(rows)),
         },
         "matrix": _matrix_data(matrix),
+        **suspects_data(extras),
+        "charts": _charts(record, rows),
+    }
+
+
+def suspects_data(extras: Extras) -> dict[str, Any]:
+    """Returns what the page's script reads of likely wrong labels."""
+    return {
         "suspects": [[s.path, s.label, s.suggested, s.probability] for s in extras.suspects],
         "annotate_url": extras.annotate_url,
-        "charts": _charts(record, rows),
     }
 
 
@@ -153,7 +160,6 @@ def template_values(
         "matrix_cut": len(matrix) > MAX_MATRIX,
         "max_matrix": MAX_MATRIX,
         "folds": wording.folds(record.config.get("folds")),
-        "suspects": extras.suspects,
     }
 
 
@@ -162,6 +168,7 @@ def shared_values(record: RunRecord, part: str, extras: Extras) -> dict[str, Any
     return {
         "record": record,
         "part": part,
+        "suspects": extras.suspects,
         "part_words": wording.PART_WORDS.get(part, "photos"),
         "metrics": record.metrics[part],
         "other_parts": [

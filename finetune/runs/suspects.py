@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from finetune.curation.label_errors import Doubt, find_label_errors
+from finetune.curation.tag_errors import TagDoubt, find_tag_errors
 from finetune.data.cache import PixelCache
 from finetune.data.dataset import PhotoDataset, Sample
 from finetune.data.home import collection_home
@@ -21,13 +22,13 @@ Progress = Callable[[int, int], None]
 
 def suspects(
     trained: TrainedRun, root: Path, *, progress: Progress | None = None
-) -> list[tuple[str, Doubt]]:
-    """Returns (path, doubt) of photos whose label is contradicted, the strongest doubt first.
+) -> list[tuple[str, Doubt]] | list[tuple[str, TagDoubt]]:
+    """Returns (path, doubt) of photos a label of which is contradicted, the strongest doubt first.
 
     Heads are cross-validated on the network's features of all photos of the split, near-duplicates
     kept together. Where the whole network was trained on these photos, its features have seen their
     labels, and fewer wrong ones stand out. Photos that are gone are passed over. Of a run that says
-    several labels a photo nothing is returned: the check knows of one label each.
+    several labels a photo the doubts are of each label by itself.
 
     Args:
         trained: The run.
@@ -38,12 +39,11 @@ def suspects(
         RunError: The run has no split.csv.
         ConfigError: The labels have too few groups of photos to hold any out.
     """
-    if trained.task.multi_label:
-        return []
+    several = trained.task.multi_label
     rows = [
         row
         for row in read_split(trained.folder.split_file)
-        if len(row.labels) == 1 and (root / row.path).is_file()
+        if (several or len(row.labels) == 1) and (root / row.path).is_file()
     ]
     samples = [Sample(path=r.path, digest=r.digest, crop=None, target=0) for r in rows]
     home = collection_home(root)
@@ -54,5 +54,9 @@ def suspects(
         photos = PhotoDataset(root, samples, pixels)
         features.fill(photos, progress=progress)
         found = np.asarray(features.read(features.keys(photos)))
-    check = find_label_errors(found, [r.labels[0] for r in rows], [r.group for r in rows])
+    groups = [r.group for r in rows]
+    if several:
+        tags = find_tag_errors(found, [r.labels for r in rows], groups)
+        return [(rows[doubt.position].path, doubt) for doubt in tags.doubts]
+    check = find_label_errors(found, [r.labels[0] for r in rows], groups)
     return [(rows[doubt.position].path, doubt) for doubt in check.doubts]

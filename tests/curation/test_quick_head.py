@@ -6,7 +6,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from finetune.curation.quick_head import fit_quick_head
+from finetune.curation.quick_head import fit_quick_head, fit_quick_tags
 
 
 def blobs(count: int, width: int, labels: int, seed: int) -> tuple[np.ndarray, list[str]]:
@@ -55,3 +55,25 @@ def test_probabilities_sum_to_one_and_do_not_overflow() -> None:
 def test_one_label_is_no_question() -> None:
     with pytest.raises(ValueError, match="a head needs two labels or more, not 1"):
         fit_quick_head(np.zeros((3, 2), np.float32), ["a", "a", "a"])
+
+
+def test_tags_are_those_of_scikit_learn_each_by_itself() -> None:
+    features, names = blobs(150, 12, 4, seed=3)
+    rng = np.random.default_rng(10)
+    kind = np.array([int(name.split()[1]) for name in names])
+    borne = np.stack([kind == 0, kind < 2, rng.random(150) < 0.1], axis=1)
+    ours = fit_quick_tags(features, ["a", "b", "c"], borne, l2=0.02, looks=600)
+    for k in range(3):
+        theirs = make_pipeline(
+            StandardScaler(), LogisticRegression(C=1 / (150 * 0.02), tol=1e-9, max_iter=5000)
+        ).fit(features.astype(np.float64), borne[:, k])
+        expected = theirs.predict_proba(features.astype(np.float64))[:, 1]
+        assert np.abs(ours.probabilities(features)[:, k] - expected).max() < 2e-3
+    assert np.isfinite(ours.probabilities(features * 1e4)).all()
+
+
+@pytest.mark.parametrize("all_have_it", [True, False])
+def test_a_tag_that_all_or_none_have_is_no_question(all_have_it: bool) -> None:
+    borne = np.full((4, 1), all_have_it)
+    with pytest.raises(ValueError, match="photos that have it and photos that have not"):
+        fit_quick_tags(np.zeros((4, 2), np.float32), ["a"], borne)

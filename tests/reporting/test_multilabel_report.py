@@ -18,7 +18,7 @@ from finetune.photos.split import SplitRow, write_split
 from finetune.reporting.comparison import compare, contender
 from finetune.reporting.multilabel_content import findings, surest_right
 from finetune.reporting.record import read_run
-from finetune.reporting.report import Extras, write_report
+from finetune.reporting.report import Extras, Suspect, write_report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 LABELS = ("<b>gull</b>", "heron", "in flight", "カワセミ")
@@ -69,7 +69,12 @@ def made(tmp_path_factory):
     overlay = (root / "p 100.jpg").read_bytes()
     rows = read_run(run).predictions_of("test")
     wrong = next(row.path for row in rows if not row.correct)
-    report = write_report(run, photos_root=root, extras=Extras(overlays={wrong: overlay}))
+    suspects = [
+        Suspect(path="p 100.jpg", label="<b>gull</b>", suggested=None, probability=0.97),
+        Suspect(path="p 001.jpg", label=None, suggested="heron", probability=0.91),
+    ]
+    extras = Extras(overlays={wrong: overlay}, suspects=suspects)
+    report = write_report(run, photos_root=root, extras=extras)
     return run, report
 
 
@@ -212,6 +217,12 @@ def test_the_page_works_in_a_browser(made):
         assert cards.count() == missed
         assert all("missed" in cards.nth(k).inner_text() for k in range(missed))
         choice.select_option("")
+        doubtful = page.locator('[data-gallery="suspects"] .verdict').all_text_contents()
+        assert doubtful == [
+            "labelled <b>gull</b>, does not look like it 97.0\u202f%",
+            "not labelled heron, looks like it 91.0\u202f%",
+        ]
+        assert page.locator('[data-gallery="suspects"] img').count() == 2
         page.locator('#label-table [data-label="1"]').click()
         shown = page.locator("#viewer .card")
         assert shown.count() == sum("heron" in row.truth for row in rows)

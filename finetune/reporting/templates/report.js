@@ -31,23 +31,6 @@ if (mistakes) {
   show();
 }
 
-const suspects = galleryOf("suspects");
-if (suspects) {
-  fillGallery(suspects, data.suspects, ([path, label, suggested, probability]) => {
-    const words = `Labelled ${label}, looks like ${suggested}`;
-    const picture = element("div", { class: "picture" });
-    fillPicture(picture, path, words, false);
-    const made = element("article", { class: "card is-wrong" }, picture,
-      element("p", { class: "verdict" }, "labelled ", element("strong", {}, label), ", looks like ",
-        element("strong", {}, suggested), ` ${percent(probability)}`),
-      element("p", { class: "file" }, path));
-    if (data.annotate_url) {
-      made.lastElementChild.append(" ", element("a", { href: data.annotate_url + encodeURIComponent(path) }, "Annotate"));
-    }
-    return made;
-  });
-}
-
 // --- the photos of a cell
 
 const cells = new Map();
