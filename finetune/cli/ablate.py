@@ -73,11 +73,14 @@ def ablate(
         )
     output.document(library.to_dict(ablation))
     title = "augmentation" if name == "augment" else name.replace("_", " ")
-    table = make_table(title, "right", "spread", "time", right=("right", "spread", "time"))
+    score = "mAP" if ablation.multi_label else "right"
+    table = make_table(title, score, "spread", "time", right=(score, "spread", "time"))
     for arm in ablation.arms:
         spread = "" if arm.spread is None else f"± {100 * arm.spread:.1f}"
         table.add_row(output.plain(arm.value), f"{arm.mean:.1%}", spread, duration(arm.seconds))
     output.print(table)
+    if ablation.multi_label:
+        output.text("Compared by the photos of which all labels are right:")
     for pair in ablation.differences:
         low, high = pair.interval
         verdict = (

@@ -64,15 +64,9 @@ def _show(work: Any) -> None:
 
 
 def _print_folds(study: FoldStudy) -> None:
-    table = make_table(
-        "fold",
-        "held out",
-        "right",
-        "balanced",
-        "log loss",
-        "time",
-        right=("fold", "held out", "right", "balanced", "log loss", "time"),
-    )
+    scores = ("mAP",) if study.multi_label else ("right", "balanced")
+    names = ("fold", "held out", *scores, "log loss", "time")
+    table = make_table(*names, right=names)
     from finetune.cli.watching import duration
 
     for fold in study.folds:
@@ -80,7 +74,7 @@ def _print_folds(study: FoldStudy) -> None:
             str(fold.number),
             f"{fold.photos:,}",
             f"{fold.score:.1%}",
-            "" if fold.balanced_accuracy is None else f"{fold.balanced_accuracy:.1%}",
+            *(() if fold.balanced_accuracy is None else (f"{fold.balanced_accuracy:.1%}",)),
             "" if fold.log_loss is None else f"{fold.log_loss:.3f}",
             duration(fold.seconds),
         )
@@ -91,8 +85,7 @@ def _print_figures(study: FoldStudy) -> None:
     figures, pooled = study.figures, study.pooled
     if figures is None or pooled is None:
         return
-    several = "top1" not in pooled
-    what = "mAP" if several else "right"
+    what = "mAP" if study.multi_label else "right"
     _say(
         f"Mean of the {len(study.folds)} folds: {figures.mean:.1%} {what}, give or take "
         f"{100 * figures.spread:.1f} points from fold to fold."
@@ -101,12 +94,11 @@ def _print_figures(study: FoldStudy) -> None:
         f"  {_ends(figures.interval)} is Student's t interval of that mean (95 %). It is mostly "
         "too narrow, since the folds train on much the same photos (Bengio & Grandvalet 2004)."
     )
-    if several:
-        return
-    _say(f"All {pooled['photos']:,} held-out photos together: {pooled['top1']:.1%} right.")
+    name, said = ("exact_match", "all labels right") if study.multi_label else ("top1", "right")
+    _say(f"All {pooled['photos']:,} held-out photos together: {pooled[name]:.1%} {said}.")
     _say(
-        f"  {_ends(pooled['top1_interval'])} is Wilson's interval of that share (95 %): how far "
-        "so many photos can be trusted."
+        f"  {_ends(pooled[f'{name}_interval'])} is Wilson's interval of that share (95 %): how "
+        "far so many photos can be trusted."
     )
 
 
@@ -140,11 +132,12 @@ def _print_end(study: FoldStudy) -> None:
         output.text(f"Interrupted: {done} are done.\nNext: finetune train --resume {folder}")
         return
     if study.test is not None:
-        low_high = _ends(study.test["top1_interval"]) if "top1_interval" in study.test else ""
-        score = study.test.get("top1", study.test.get("mean_average_precision")) or 0.0
+        name = "mean_average_precision" if study.multi_label else "top1"
+        score = f"{study.test.get(name) or 0.0:.1%}" + (" mAP" if study.multi_label else "")
+        interval = study.test.get(f"{name}_interval")
         _say(
-            f"The final model on the collection's own test folder: {score:.1%} of "
-            f"{study.test['photos']:,} photos {low_high}".rstrip()
+            f"The final model on the collection's own test folder: {score} of "
+            f"{study.test['photos']:,} photos {_ends(interval) if interval else ''}".rstrip()
         )
     output.text(
         f"Done in {duration(study.seconds)}; "

@@ -141,8 +141,9 @@ def _print_trials(tuned: Tuned) -> None:
 
     several = len({trial.flags.get("model") for trial in tuned.trials}) > 1
     hidden = () if several else ("model",)
+    score = "mAP" if tuned.multi_label else "right"
     table = make_table(
-        "trial", "right", "log loss", "time", "settings", right=("trial", "right", "log loss")
+        "trial", score, "log loss", "time", "settings", right=("trial", score, "log loss")
     )
     for trial in tuned.best[:MOST_TRIALS]:
         shown = {name: value for name, value in trial.flags.items() if name not in hidden}
@@ -158,7 +159,12 @@ def _print_trials(tuned: Tuned) -> None:
     trials = "1 trial" if len(states) == 1 else f"{len(states)} trials"
     _say(
         f"{trials}: {states.count('complete')} complete, {states.count('pruned')} cut short, "
-        f"{states.count('failed')} failed. Right: of the validation photos."
+        f"{states.count('failed')} failed. "
+        + (
+            "mAP: mean average precision on the validation photos."
+            if tuned.multi_label
+            else "Right: of the validation photos."
+        )
     )
 
 
@@ -167,7 +173,7 @@ def _print_importances(tuned: Tuned) -> None:
 
     if not tuned.importances:
         if len({trial.score for trial in tuned.best}) == 1 and len(tuned.best) > 1:
-            _say("All complete trials are right equally often: nothing that was tried mattered.")
+            _say("All complete trials are equally good: nothing that was tried mattered.")
         return
     hint = " (a hint, with so few trials)" if len(tuned.best) < 20 else ""
     _say(f"What mattered{hint}:")
@@ -189,12 +195,18 @@ def _print_end(tuned: Tuned, page: Path | None, photos: Path) -> None:
     if tuned.final is not None and tuned.final_metrics is not None:
         test = tuned.final_metrics.get("test")
         if test is not None:
-            score = test.get("top1", test.get("mean_average_precision")) or 0.0
-            ends = test.get("top1_interval")
+            name = "mean_average_precision" if tuned.multi_label else "top1"
+            ends = test.get(f"{name}_interval")
             between = f" ({ends[0]:.1%} to {ends[1]:.1%})" if ends else ""
+            photos_in_words = f"{test['photos']:,} photos"
+            what = (
+                f"mAP of {photos_in_words}"
+                if tuned.multi_label
+                else f"of {photos_in_words} are right"
+            )
             _say(
-                f"On the test part, which no trial has seen: {score:.1%} of {test['photos']:,} "
-                f"photos are right{between}. The {best.score:.1%} of validation is the best of "
+                f"On the test part, which no trial has seen: {test.get(name) or 0.0:.1%} {what}"
+                f"{between}. The {best.score:.1%} of validation is the best of "
                 f"{len(tuned.best)} figures, and flatters."
             )
         else:

@@ -8,6 +8,9 @@ from typing import Any
 from finetune.reporting.charts import Figure, chart_text
 from finetune.runs.tune_study import Trial
 
+RIGHT = "Right answers"
+"""What scores are called, unless photos have several labels."""
+
 MOST_CURVES = 40
 """Learning curves in one chart: those of the best and of the last trials."""
 
@@ -64,7 +67,7 @@ def importance_bars(importances: Mapping[str, float]) -> Figure:
     }
 
 
-def history(trials: Sequence[Trial]) -> Figure:
+def history(trials: Sequence[Trial], score: str = RIGHT) -> Figure:
     """Returns the score of each trial by its number, and the best so far."""
     best: list[tuple[int, float]] = []
     for trial in trials:
@@ -103,7 +106,7 @@ def history(trials: Sequence[Trial]) -> Figure:
         "layout": {
             "xaxis": {"title": {"text": "Trial"}, "tickformat": "d"},
             "yaxis": {
-                "title": {"text": "Right answers (validation)"},
+                "title": {"text": f"{score} (validation)"},
                 "tickformat": ".0%",
                 "range": _shares([t.score for t in trials if t.score is not None]),
             },
@@ -112,7 +115,7 @@ def history(trials: Sequence[Trial]) -> Figure:
     }
 
 
-def by_value(trials: Sequence[Trial], name: str) -> Figure:
+def by_value(trials: Sequence[Trial], name: str, score: str = RIGHT) -> Figure:
     """Returns the score of each complete trial by one searched value."""
     found = [t for t in trials if t.state == "complete" and name in t.values]
     values = [t.values[name] for t in found]
@@ -142,7 +145,7 @@ def by_value(trials: Sequence[Trial], name: str) -> Figure:
             "height": 260,
             "xaxis": axis,
             "yaxis": {
-                "title": {"text": "Right"},
+                "title": {"text": score},
                 "tickformat": ".1%",
                 "range": _shares([t.score for t in found if t.score is not None]),
             },
@@ -151,7 +154,7 @@ def by_value(trials: Sequence[Trial], name: str) -> Figure:
     }
 
 
-def curves(trials: Sequence[Trial], best: Sequence[Trial]) -> Figure:
+def curves(trials: Sequence[Trial], best: Sequence[Trial], score: str = RIGHT) -> Figure:
     """Returns validation by epoch of the best and of the last trials; the best one stands out."""
     order = [*best[: MOST_CURVES // 2], *reversed(trials)]
     shown = list({t.number: t for t in order if t.curve}.values())[:MOST_CURVES]
@@ -180,7 +183,7 @@ def curves(trials: Sequence[Trial], best: Sequence[Trial]) -> Figure:
         "data": lines,
         "layout": {
             "xaxis": {"title": {"text": "Epoch"}, "tickformat": "d"},
-            "yaxis": {"title": {"text": "Right answers (validation)"}, "tickformat": ".0%"},
+            "yaxis": {"title": {"text": f"{score} (validation)"}, "tickformat": ".0%"},
             "showlegend": False,
         },
     }

@@ -27,10 +27,13 @@ def write_tune_page(path: Path, tuned: Tuned) -> Path:
     complete = [trial for trial in tuned.trials if trial.state == "complete"]
     names = dict.fromkeys([*tuned.importances, *(n for trial in complete for n in trial.values)])
     varied = [name for name in names if len({str(t.values.get(name)) for t in complete}) > 1]
-    charts = {f"value-{k}": tune_charts.by_value(complete, name) for k, name in enumerate(varied)}
+    score = "Mean average precision" if tuned.multi_label else tune_charts.RIGHT
+    charts = {
+        f"value-{k}": tune_charts.by_value(complete, name, score) for k, name in enumerate(varied)
+    }
     charts |= {
-        "history": tune_charts.history(tuned.trials),
-        "curves": tune_charts.curves(tuned.trials, tuned.best),
+        "history": tune_charts.history(tuned.trials, score),
+        "curves": tune_charts.curves(tuned.trials, tuned.best, score),
     }
     if tuned.importances:
         charts["importances"] = tune_charts.importance_bars(tuned.importances)

@@ -76,6 +76,8 @@ class Ablation:
         folder: Where the runs are.
         over: The setting that was varied.
         part: What was compared on: test where there is one, else validation.
+        multi_label: Whether a photo may have several labels. Accuracies are then mean average
+            precision, and differences those of photos all of whose labels are right.
         arms: One a value.
         differences: Of each but the first.
     """
@@ -83,6 +85,7 @@ class Ablation:
     folder: Path
     over: str
     part: str
+    multi_label: bool
     arms: tuple[Arm, ...]
     differences: tuple[Difference, ...]
 
@@ -150,6 +153,7 @@ def ablate(
         folder=where,
         over=over,
         part=part,
+        multi_label=config.labels.multi_label,
         arms=tuple(_arm(value, accuracies[value], seconds[value]) for value in values),
         differences=tuple(_difference(values[0], value, right) for value in values[1:]),
     )

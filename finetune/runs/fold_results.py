@@ -56,6 +56,11 @@ class Fold:
     best_epoch: int
     seconds: float
 
+    @property
+    def multi_label(self) -> bool:
+        """Whether a photo may have several labels."""
+        return self.balanced_accuracy is None
+
 
 @dataclass(frozen=True, kw_only=True)
 class FoldFigures:

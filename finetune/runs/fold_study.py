@@ -57,6 +57,11 @@ class FoldStudy:
     test: Mapping[str, Any] | None
     interrupted: bool
 
+    @property
+    def multi_label(self) -> bool:
+        """Whether a photo may have several labels; scores are then mean average precision."""
+        return any(fold.multi_label for fold in self.folds)
+
 
 def is_fold_study(path: Path) -> bool:
     """Returns whether a folder is that of a cross-validation."""

@@ -208,4 +208,5 @@ def _is_finished(run: RunFolder) -> bool:
 
 
 def _in_words(fold: Fold, plan: FoldPlan) -> str:
-    return f"Fold {fold.number} of {plan.folds} done: {fold.score:.1%} of {fold.photos:,} held out."
+    score = f"{fold.score:.1%}" + (" mAP" if fold.multi_label else "")
+    return f"Fold {fold.number} of {plan.folds} done: {score} of {fold.photos:,} held out."

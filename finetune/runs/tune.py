@@ -73,6 +73,7 @@ class Tuned:
         best_file: The best settings as TOML; None without a complete trial.
         final: The run that trained with them; None where there is none.
         final_metrics: Its metrics.json.
+        multi_label: Whether photos may have several labels: scores are mean average precision then.
         interrupted: Whether the search was stopped.
     """
 
@@ -85,6 +86,7 @@ class Tuned:
     best_file: Path | None
     final: RunFolder | None
     final_metrics: Mapping[str, Any] | None
+    multi_label: bool
     interrupted: bool
 
 
@@ -142,6 +144,7 @@ def tune(
         best_file=best_file,
         final=final.run if final else None,
         final_metrics=final.metrics if final else None,
+        multi_label=space.base.labels.multi_label,
         interrupted=interrupted or (final is not None and final.interrupted),
     )
 

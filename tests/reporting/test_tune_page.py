@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -46,6 +47,7 @@ def tuned(tmp_path: Path) -> Tuned:
         best_file=tmp_path / "best.toml",
         final=RunFolder(tmp_path / "final"),
         final_metrics={"test": {"top1": 0.85, "photos": 40, "top1_interval": [0.71, 0.93]}},
+        multi_label=False,
         interrupted=False,
     )
 
@@ -123,3 +125,17 @@ def test_words_and_few_numbers_are_categories_in_order(tuned: Tuned) -> None:
     sizes = [trial(0, 0.5, batch_size=64), trial(1, 0.6, batch_size=8)]
     by_size = tune_charts.by_value(sizes, "batch_size")
     assert by_size["layout"]["xaxis"]["categoryarray"] == ["8", "64"]
+
+
+def test_scores_of_several_labels_a_photo_are_called_what_they_are(tuned: Tuned) -> None:
+    metrics = {"test": {"mean_average_precision": 0.85, "exact_match": 0.6, "photos": 40}}
+    several = dataclasses.replace(tuned, multi_label=True, final_metrics=metrics)
+    page = write_tune_page(tuned.folder / "tune.html", several).read_text(encoding="utf-8")
+    body = page.partition("<main")[2].partition("<script")[0]
+    text = " ".join(re.sub(r"<[^>]+>", " ", body).split())
+    assert "Best on validation: trial 4 with 90.0 % mean average precision." in text
+    assert "has a mean average precision of 85.0 % on its 40 photos" in text
+    assert "right" not in text.lower()
+    titles = re.findall(r'"title": ?\{"text": ?"([^"]+)"', page)
+    assert titles.count("Mean average precision (validation)") == 2
+    assert not [title for title in titles if "Right" in title]
