@@ -168,7 +168,7 @@ class TrainingConfig:
     label_smoothing: float | None = option(
         None,
         "Share of the probability spread over the wrong labels; "
-        "not set: 0 for a head on cached features, else 0.1.",
+        "not set: 0 where the head learns on cached features first, else 0.1.",
         minimum=0,
         maximum=0.9,
     )

@@ -21,8 +21,9 @@ DEFAULT_RECIPE = {"head": "none", "full": "standard", "gradual": "standard"}
 DEFAULT_WARMUP = {"cosine": 0.1, "constant": 0.1, "one_cycle": 0.3}
 DEFAULT_BACKBONE_SHARE = 0.1
 DEFAULT_SMOOTHING = 0.1
-"""Not of a head on cached features: validation chooses its penalty by log loss, which smoothing
-blurs."""
+"""Where a head begins to learn from nothing. Not of one on cached features: validation chooses its
+penalty by log loss, which smoothing blurs. Nor where the full network starts from such a head: it
+is as sure as it has reason to be, and smoothing would have the backbone unlearn that."""
 
 FULL_FROM = 30
 """Training photos a label from which the full network trains where a GPU makes it quick."""
@@ -133,7 +134,7 @@ def with_mode(config: TrainConfig, holding: Holding) -> tuple[TrainConfig, list[
         augmentation=dataclasses.replace(config.augmentation, augment=augment),
     )
     if training.label_smoothing is None:
-        smoothing = 0.0 if on_features(done, linear_head=True) else DEFAULT_SMOOTHING
+        smoothing = DEFAULT_SMOOTHING if _learns_from_nothing(done) else 0.0
         changed = dataclasses.replace(done.training, label_smoothing=smoothing)
         done = dataclasses.replace(done, training=changed)
     if training.mode is None:
@@ -160,6 +161,14 @@ def on_features(config: TrainConfig, *, linear_head: bool) -> bool:
     recipe = recipe_of(config)
     unchanged = recipe is not None and (recipe == named("none") or config.training.views > 1)
     return config.training.mode == "head" and unchanged and linear_head
+
+
+def _learns_from_nothing(config: TrainConfig) -> bool:
+    """Returns whether a settled config's head starts as random numbers, before augmented photos."""
+    if config.training.mode == "head":
+        return not on_features(config, linear_head=True)
+    given = config.training.head_epochs is not None
+    return given or config.model.weights == factory.FROM_SCRATCH
 
 
 def recipe_of(config: TrainConfig) -> Recipe | None:

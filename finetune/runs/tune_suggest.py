@@ -60,9 +60,8 @@ def suggest(space: Space, chooser: Chooser) -> dict[str, Any]:
 def usual_values(space: Space) -> dict[str, Value]:
     """Returns the values by which a search begins: what a training does if nobody chooses."""
     first = next(iter(space.weights.values()))
-    # As `finetune.runs.defaults` has it for a head on features.
-    on_features = space.modes[0] == "head" and first != FROM_SCRATCH
-    usual = Usual({"label_smoothing": 0.0} if on_features else None)
+    # As `finetune.runs.defaults` has it where the head learns on features first.
+    usual = Usual(None if first == FROM_SCRATCH else {"label_smoothing": 0.0})
     suggest(space, usual)
     return usual.chosen
 

@@ -101,6 +101,26 @@ def test_the_rate_goes_with_the_optimizer_and_is_said() -> None:
         settled(optimizer="adamm")
 
 
+@pytest.mark.parametrize(
+    ("flags", "smoothing"),
+    [
+        ({"mode": "head"}, 0.0),
+        ({"mode": "head", "views": 3}, 0.0),
+        ({"mode": "head", "augment": "light"}, 0.1),
+        ({"mode": "full"}, 0.0),
+        ({"mode": "gradual"}, 0.0),
+        ({"mode": "full", "head_epochs": 2}, 0.1),
+        ({"weights": "none"}, 0.1),
+        ({"mode": "full", "label_smoothing": 0.2}, 0.2),
+    ],
+    ids=str,
+)
+def test_targets_are_smoothed_where_a_head_begins_from_nothing(
+    flags: dict[str, Any], smoothing: float
+) -> None:
+    assert settled(**flags)[0].training.label_smoothing == smoothing
+
+
 def test_mixup_and_cutmix_are_numbers_of_the_recipe() -> None:
     config, _ = settled(mode="full", mixup=0.3, cutmix=0.1)
     recipe = recipe_of(config)
