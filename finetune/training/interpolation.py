@@ -48,18 +48,18 @@ class Way:
         start, end = (f"{self.loss(share):.3f}" for share in (0.0, 1.0))
         if self.share == 1:
             return (
-                f"The network is kept as it was trained: log loss {end} on validation, {start} at "
-                "its start."
+                f"The network is kept as it was trained: cautious log loss {end} on validation, "
+                f"{start} at its start."
             )
         if self.share == 0:
             best = min(self.loss(share) for share in self.losses)
             return (
                 "The network is kept as it started, with the head that learnt on the frozen "
-                f"backbone: log loss {start} on validation, and {best:.3f} at best on the way to "
-                f"the trained network ({end}), which is no more than chance would give."
+                f"backbone: cautious log loss {start} on validation, and {best:.3f} at best on the "
+                f"way to the trained network ({end}), which is no more than chance would give."
             )
         return (
-            f"The network is kept at {self.share:.0%} of the way from its start: log loss "
+            f"The network is kept at {self.share:.0%} of the way from its start: cautious log loss "
             f"{self.loss(self.share):.3f} on validation, {start} at the start, {end} at the end."
         )
 

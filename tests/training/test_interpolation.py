@@ -80,18 +80,19 @@ def test_a_single_photo_decides_by_its_loss() -> None:
     [
         (
             {0.0: 0.5, 0.5: 0.3, 1.0: 0.25},
-            "The network is kept as it was trained: log loss 0.250 on validation, 0.500 at its "
-            "start.",
+            "The network is kept as it was trained: cautious log loss 0.250 on validation, 0.500 "
+            "at its start.",
         ),
         (
             {0.0: 0.1, 0.5: 0.09, 1.0: 0.25},
             "The network is kept as it started, with the head that learnt on the frozen backbone: "
-            "log loss 0.100 on validation, and 0.090 at best on the way to the trained network "
-            "(0.250), which is no more than chance would give.",
+            "cautious log loss 0.100 on validation, and 0.090 at best on the way to the trained "
+            "network (0.250), which is no more than chance would give.",
         ),
         (
             {0.0: 0.5, 0.5: 0.2, 1.0: 0.25},
-            "The network is kept at 50% of the way from its start: log loss 0.200 on validation, "
+            "The network is kept at 50% of the way from its start: cautious log loss 0.200 on "
+            "validation, "
             "0.500 at the start, 0.250 at the end.",
         ),
     ],
