@@ -19,7 +19,7 @@ from finetune.training.optim import DEFAULT_OPTIMIZER, check_optimizer, usual_lr
 DEFAULT_EPOCHS = {"head": 25, "full": 12, "gradual": 12}
 DEFAULT_RECIPE = {"head": "none", "full": "standard", "gradual": "standard"}
 DEFAULT_WARMUP = {"cosine": 0.1, "constant": 0.1, "one_cycle": 0.3}
-DEFAULT_BACKBONE_SHARE = 0.05
+DEFAULT_BACKBONE_SHARE = 0.1
 DEFAULT_SMOOTHING = 0.1
 """Where a head begins to learn from nothing. Not of one on cached features: validation chooses its
 penalty by log loss, which smoothing blurs. Nor where the full network starts from such a head: it

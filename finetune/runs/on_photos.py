@@ -25,8 +25,9 @@ from finetune.training.compiling import prepare_speed
 from finetune.training.events import Note
 from finetune.training.interpolation import between, walk
 from finetune.training.material import PhotoMaterial, Rhythm, predict_together
+from finetune.training.objective import Objective
 from finetune.training.state import save_tensors
-from finetune.training.validation import cautious_losses
+from finetune.training.validation import calibrated_losses
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -76,7 +77,7 @@ def train_on_photos(job: Job, accelerator: Accelerator, stop: Callable[[], bool]
     share = None
     if begins and finished and job.config.optimization.final_weights == "interpolated":
         start = load_file(job.run.start_checkpoint)
-        way = walk(start, tensors, judge_of(state.module, material))
+        way = walk(start, tensors, judge_of(state.module, material, plan.objective))
         job.listen(Note(text=way.in_words()))
         tensors, share = between(start, tensors, way.share), way.share
     # A fresh network in plain fp32, as predict will open it.
@@ -107,12 +108,12 @@ def train_on_photos(job: Job, accelerator: Accelerator, stop: Callable[[], bool]
 
 
 def judge_of(
-    module: nn.Module, material: PhotoMaterial
+    module: nn.Module, material: PhotoMaterial, objective: Objective
 ) -> Callable[[dict[str, Tensor]], NDArray[np.float64]]:
-    """Returns what weights of a network are worth: their cautious losses on validation."""
+    """Returns what weights of a network are worth: their calibrated losses on validation."""
 
     def judge(tensors: dict[str, Tensor]) -> NDArray[np.float64]:
         module.load_state_dict(tensors)
-        return cautious_losses(material.validate())
+        return calibrated_losses(material.validate(), objective)
 
     return judge

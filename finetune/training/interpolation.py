@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -28,8 +29,15 @@ class Way:
 
     @property
     def share(self) -> float:
-        """The share that is kept: that of the lowest mean loss, of equal ones the largest."""
-        return min(self.losses, key=lambda share: (self.loss(share), -share))
+        """The share that is kept: that of the lowest mean loss, if it is better than the start.
+
+        Better by more than one standard error of the difference from photo to photo: the start has
+        learnt nothing but a head by heart, and what a few photos say against it may be chance.
+        """
+        best = min(self.losses, key=lambda share: (self.loss(share), -share))
+        gains = self.losses[0.0] - self.losses[best]
+        error = gains.std(ddof=1) / math.sqrt(len(gains)) if len(gains) > 1 else 0.0
+        return best if gains.mean() > error else 0.0
 
     def loss(self, share: float) -> float:
         """Returns the mean loss at a share of the way."""
@@ -40,17 +48,18 @@ class Way:
         start, end = (f"{self.loss(share):.3f}" for share in (0.0, 1.0))
         if self.share == 1:
             return (
-                f"The network is kept as it was trained: cautious log loss {end} on validation, "
-                f"{start} at its start."
+                f"The network is kept as it was trained: log loss {end} on validation, {start} at "
+                "its start."
             )
         if self.share == 0:
+            best = min(self.loss(share) for share in self.losses)
             return (
                 "The network is kept as it started, with the head that learnt on the frozen "
-                f"backbone: cautious log loss {start} on validation, and nowhere lower on the way "
-                f"to the trained network ({end})."
+                f"backbone: log loss {start} on validation, and {best:.3f} at best on the way to "
+                f"the trained network ({end}), which is no more than chance would give."
             )
         return (
-            f"The network is kept at {self.share:.0%} of the way from its start: cautious log loss "
+            f"The network is kept at {self.share:.0%} of the way from its start: log loss "
             f"{self.loss(self.share):.3f} on validation, {start} at the start, {end} at the end."
         )
 

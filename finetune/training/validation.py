@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import functional
 
 from finetune.errors import ConfigError
 from finetune.training.objective import Objective
@@ -58,10 +56,6 @@ nothing.
 """
 
 
-CAUTIOUS_SHARPNESS = tuple(2.0 ** (half / 2) for half in range(-10, 7))
-"""Factors on the logits in `cautious_losses`, up to 8: its targets say when to stop."""
-
-
 def plain_loss(answers: Answers, objective: Objective) -> float:
     """Returns the loss of answers as they are."""
     return objective.judge(torch.from_numpy(answers.logits), torch.from_numpy(answers.targets))[0]
@@ -69,40 +63,21 @@ def plain_loss(answers: Answers, objective: Objective) -> float:
 
 def calibrated_loss(answers: Answers, objective: Objective) -> float:
     """Returns the loss of answers at that factor of `SHARPNESS` which suits them best."""
+    return min(loss for loss, _ in _tried(answers, objective))
+
+
+def calibrated_losses(answers: Answers, objective: Objective) -> NDArray[np.float64]:
+    """Returns the losses ``(N,)`` of the photos whose mean is the `calibrated_loss`."""
+    _, factor = min(_tried(answers, objective))
     logits, targets = torch.from_numpy(answers.logits), torch.from_numpy(answers.targets)
-    return min(objective.judge(logits * factor, targets)[0] for factor in SHARPNESS)
+    each = zip((logits * factor)[:, None], targets[:, None], strict=True)
+    return np.array([objective.judge(one, target)[0] for one, target in each])
 
 
-def cautious_losses(answers: Answers) -> NDArray[np.float64]:
-    """Returns the losses ``(N,)`` of photos, whose targets are no surer than N photos can be.
-
-    Where a network names all of them rightly, the plain loss of one that is merely surer is lower,
-    on every photo, and says nothing of photos to come. Here a photo's own label has the target
-    ``(N + 1) / (N + C)`` and each other ``1 / (N + C)``, Laplace's rule of succession; of several
-    labels a photo, each is a question with two answers (Platt 1999, "Probabilistic outputs for
-    support vector machines", section 2.2). The logits have that factor which suits them best.
-    """
-    logits = torch.from_numpy(answers.logits).double()
-    count, labels = logits.shape
-    targets = torch.from_numpy(answers.targets)
-    if targets.ndim == 1:
-        wanted = (functional.one_hot(targets, labels).double() * count + 1) / (count + labels)
-    else:
-        wanted = (targets.double() * count + 1) / (count + 2)
-
-    def losses(factor: float) -> Tensor:
-        if targets.ndim == 1:
-            return functional.cross_entropy(logits * factor, wanted, reduction="none")
-        each = functional.binary_cross_entropy_with_logits(
-            logits * factor, wanted, reduction="none"
-        )
-        return each.sum(dim=1)
-
-    best = min(
-        (losses(factor) for factor in CAUTIOUS_SHARPNESS), key=lambda each: float(each.mean())
-    )
-    found: NDArray[np.float64] = best.numpy()
-    return found
+def _tried(answers: Answers, objective: Objective) -> Iterator[tuple[float, float]]:
+    """Yields loss and factor."""
+    logits, targets = torch.from_numpy(answers.logits), torch.from_numpy(answers.targets)
+    return ((objective.judge(logits * factor, targets)[0], factor) for factor in SHARPNESS)
 
 
 def assess(

@@ -69,7 +69,7 @@ def test_settings_of_the_backbone_ask_for_it_to_train() -> None:
     assert config.training.mode == "full"
     assert config.training.backbone_lr_scale == 1.0
     assert notes == ["--layer-decay and --freeze-norm, 312 photos: the full network trains."]
-    assert settled(mode="gradual")[0].training.backbone_lr_scale == 0.05
+    assert settled(mode="gradual")[0].training.backbone_lr_scale == 0.1
     with pytest.raises(ConfigError) as error:
         settled(mode="head", drop_path=0.1, progressive_size=32, layer_decay=0.5)
     assert str(error.value) == (

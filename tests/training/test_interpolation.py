@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy.stats import ttest_rel
 from torch import Tensor
 
 from finetune.training.interpolation import SHARES, Way, between, walk
@@ -55,6 +56,20 @@ def test_of_equals_the_one_nearest_to_the_end_is_kept() -> None:
     assert Way(losses={0.0: np.full(9, 0.3), **losses}).share == 1
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_the_start_is_left_for_more_than_one_standard_error_alone(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    start = rng.exponential(1, 50)
+    noise = rng.normal(0, 0.4, 50)
+    # scipy's t is the mean difference in standard errors.
+    for wanted in (0.9, 1.1):
+        gains = noise - noise.mean() + wanted * noise.std(ddof=1) / np.sqrt(50)
+        end = start - gains
+        assert ttest_rel(start, end).statistic == pytest.approx(wanted)
+        way = Way(losses={0.0: start, 0.5: start + 0.2, 1.0: end})
+        assert way.share == (1.0 if wanted > 1 else 0.0)
+
+
 def test_a_single_photo_decides_by_its_loss() -> None:
     assert Way(losses={0.0: np.array([0.5]), 1.0: np.array([0.4])}).share == 1
     assert Way(losses={0.0: np.array([0.4]), 1.0: np.array([0.5])}).share == 0
@@ -65,19 +80,18 @@ def test_a_single_photo_decides_by_its_loss() -> None:
     [
         (
             {0.0: 0.5, 0.5: 0.3, 1.0: 0.25},
-            "The network is kept as it was trained: cautious log loss 0.250 on validation, 0.500 "
-            "at its start.",
+            "The network is kept as it was trained: log loss 0.250 on validation, 0.500 at its "
+            "start.",
         ),
         (
-            {0.0: 0.1, 0.5: 0.11, 1.0: 0.25},
+            {0.0: 0.1, 0.5: 0.09, 1.0: 0.25},
             "The network is kept as it started, with the head that learnt on the frozen backbone: "
-            "cautious log loss 0.100 on validation, and nowhere lower on the way to the trained "
-            "network (0.250).",
+            "log loss 0.100 on validation, and 0.090 at best on the way to the trained network "
+            "(0.250), which is no more than chance would give.",
         ),
         (
             {0.0: 0.5, 0.5: 0.2, 1.0: 0.25},
-            "The network is kept at 50% of the way from its start: cautious log loss 0.200 on "
-            "validation, "
+            "The network is kept at 50% of the way from its start: log loss 0.200 on validation, "
             "0.500 at the start, 0.250 at the end.",
         ),
     ],
