@@ -33,6 +33,7 @@ from finetune.data.home import collection_home
 from finetune.models.factory import ModelRequest, create
 from finetune.models.features import FeatureCache
 from finetune.photos.scan import scan
+from finetune.runs.execution import RunResult
 from finetune.settings import resolve
 from finetune.training.events import Event, Note
 
@@ -132,6 +133,12 @@ def main() -> None:
             of_set(arguments, photos, runs)
 
 
+def stop_with(result: RunResult) -> None:
+    """Ends the benchmark with a training that was stopped: its figures are none."""
+    if result.interrupted:
+        raise KeyboardInterrupt
+
+
 def of_set(arguments: argparse.Namespace, photos: Path, runs: Path) -> None:
     """Prints the rows of one set."""
     shared = {"model": arguments.model, "weights": arguments.weights, "size": arguments.size}
@@ -145,6 +152,7 @@ def of_set(arguments: argparse.Namespace, photos: Path, runs: Path) -> None:
 
         config = resolve({}, {**shared, "seed": seed})
         result = train(photos, config, run=f"{photos.name}-{seed}", runs=runs, listen=listen)
+        stop_with(result)
         figures["head"].append(result.metrics["test"]["top1"])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -160,6 +168,7 @@ def of_set(arguments: argparse.Namespace, photos: Path, runs: Path) -> None:
         if arguments.full:
             flags = {**shared, "seed": seed, "mode": "full", "epochs": arguments.epochs}
             whole = train(photos, resolve({}, flags), run=f"{photos.name}-full-{seed}", runs=runs)
+            stop_with(whole)
             figures["full"].append(whole.metrics["test"]["top1"])
             share = whole.run.read(whole.run.config_file).get("share_of_training", 1.0)
             extra = f" {figures['full'][-1]:.1%} ({share:.0%} of the way) |"

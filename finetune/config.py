@@ -168,7 +168,8 @@ class TrainingConfig:
     label_smoothing: float | None = option(
         None,
         "Share of the probability spread over the wrong labels; "
-        "not set: 0 where the head learns on cached features first, else 0.1.",
+        "not set: 0.1 where a head begins on augmented photos, or the whole network, from nothing; "
+        "else 0.",
         minimum=0,
         maximum=0.9,
     )

@@ -164,7 +164,11 @@ def on_features(config: TrainConfig, *, linear_head: bool) -> bool:
 
 
 def _learns_from_nothing(config: TrainConfig) -> bool:
-    """Returns whether a settled config's head starts as random numbers, before augmented photos."""
+    """Returns whether a settled config asks for a head that begins at photos as random numbers.
+
+    What the network is does not count: one whose head is no single linear layer has an epoch of its
+    head alone, without smoothing.
+    """
     if config.training.mode == "head":
         return not on_features(config, linear_head=True)
     given = config.training.head_epochs is not None
