@@ -19,7 +19,10 @@ from finetune.training.optim import DEFAULT_OPTIMIZER, check_optimizer, usual_lr
 DEFAULT_EPOCHS = {"head": 25, "full": 12, "gradual": 12}
 DEFAULT_RECIPE = {"head": "none", "full": "standard", "gradual": "standard"}
 DEFAULT_WARMUP = {"cosine": 0.1, "constant": 0.1, "one_cycle": 0.3}
-DEFAULT_BACKBONE_SHARE = 0.1
+DEFAULT_BACKBONE_SHARE = 0.03
+"""Of the head's rate, where the backbone is pretrained: it starts under a head that is right about
+most photos, and larger steps unlearn more than a hundred photos a label can show to be wrong."""
+
 DEFAULT_SMOOTHING = 0.1
 """Where a head begins to learn from nothing. Not of one on cached features: validation chooses its
 penalty by log loss, which smoothing blurs. Nor where the full network starts from such a head: it
@@ -113,9 +116,7 @@ def with_mode(config: TrainConfig, holding: Holding) -> tuple[TrainConfig, list[
     scale = training.backbone_lr_scale
     if scale is None:
         # Without pretrained weights there is nothing to be careful with.
-        scratch = config.model.weights == factory.FROM_SCRATCH
-        careful = optimization.layer_decay is None and not scratch
-        scale = DEFAULT_BACKBONE_SHARE if careful else 1.0
+        scale = 1.0 if config.model.weights == factory.FROM_SCRATCH else DEFAULT_BACKBONE_SHARE
     statistics = optimization.norm_statistics
     if statistics is None and mode != "head":
         statistics = "batch" if config.model.weights == factory.FROM_SCRATCH else "kept"

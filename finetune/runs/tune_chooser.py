@@ -57,7 +57,7 @@ def rounded(value: float) -> float:
 
 _USUAL: Mapping[str, float] = {
     "lr_factor": 1.0,
-    "backbone_lr_scale": 0.1,
+    "backbone_lr_scale": 0.03,
     "weight_decay": 0.05,
     "label_smoothing": 0.1,
     "blocks": 2,

@@ -67,9 +67,9 @@ def test_without_pretrained_weights_the_full_network_trains() -> None:
 def test_settings_of_the_backbone_ask_for_it_to_train() -> None:
     config, notes = settled(layer_decay=0.75, freeze_norm=True)
     assert config.training.mode == "full"
-    assert config.training.backbone_lr_scale == 1.0
+    assert config.training.backbone_lr_scale == 0.03
     assert notes == ["--layer-decay and --freeze-norm, 312 photos: the full network trains."]
-    assert settled(mode="gradual")[0].training.backbone_lr_scale == 0.1
+    assert settled(mode="gradual")[0].training.backbone_lr_scale == 0.03
     with pytest.raises(ConfigError) as error:
         settled(mode="head", drop_path=0.1, progressive_size=32, layer_decay=0.5)
     assert str(error.value) == (
