@@ -6,7 +6,8 @@ Each set is split three times into train, validation and test, near-duplicates t
 is scikit-learn's logistic regression on the standardised features of the training photos, its C
 chosen on validation by log loss, solved to its minimum (--tol: scikit-learn's own 1e-4 stops on the
 way, where a photo may fall either side); finetune runs with no option but the model. Both are
-judged on the test photos.
+judged on the test photos. `hymenoptera-parts` is hymenoptera with its own val/ as the test photos,
+so that only train/ is split, three times into train and validation.
 """
 
 from __future__ import annotations
@@ -51,7 +52,11 @@ def gather(shared: Path, folder: Path) -> list[Path]:
             digest = hashlib.blake2b(content).digest()
             if digest not in seen:
                 seen.add(digest)
-                write(folder / name / file.parent.name / file.name, content)
+                label, part = file.parent.name, file.parent.parent.name
+                write(folder / name / label / file.name, content)
+                if name == "hymenoptera":
+                    judged = "train" if part == "train" else "test"
+                    write(folder / f"{name}-parts" / judged / label / file.name, content)
     for name in ("cifar10", "mnist"):
         counts: dict[str, int] = {}
         with zipfile.ZipFile(shared / "data" / f"{name}.zip") as archive:
