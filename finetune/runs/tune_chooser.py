@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from finetune.runs.defaults import DEFAULT_BACKBONE_SHARE, DEFAULT_SMOOTHING
+
 Value = str | int | float | bool | None
 
 
@@ -57,9 +59,9 @@ def rounded(value: float) -> float:
 
 _USUAL: Mapping[str, float] = {
     "lr_factor": 1.0,
-    "backbone_lr_scale": 0.03,
+    "backbone_lr_scale": DEFAULT_BACKBONE_SHARE,
     "weight_decay": 0.05,
-    "label_smoothing": 0.1,
+    "label_smoothing": DEFAULT_SMOOTHING,
     "blocks": 2,
     "first_width": 16,
     "drop_rate": 0.0,
