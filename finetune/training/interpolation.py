@@ -16,6 +16,9 @@ Floats = NDArray[np.float64]
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Shares of the way that are tried; each costs a look at the validation photos."""
 
+LEAST_GAIN = 0.001
+"""Of log loss: where every photo is right already, being surer still is no reason to move."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Way:
@@ -31,13 +34,14 @@ class Way:
     def share(self) -> float:
         """The share that is kept: that of the lowest mean loss, if it is better than the start.
 
-        Better by more than one standard error of the difference from photo to photo: the start has
-        learnt nothing but a head by heart, and what a few photos say against it may be chance.
+        Better by more than one standard error of the difference from photo to photo, and by
+        `LEAST_GAIN` at least: the start has learnt nothing but a head by heart, and what a few
+        photos say against it may be chance.
         """
         best = min(self.losses, key=lambda share: (self.loss(share), -share))
         gains = self.losses[0.0] - self.losses[best]
         error = gains.std(ddof=1) / math.sqrt(len(gains)) if len(gains) > 1 else 0.0
-        return best if gains.mean() > error else 0.0
+        return best if gains.mean() > error and gains.mean() >= LEAST_GAIN else 0.0
 
     def loss(self, share: float) -> float:
         """Returns the mean loss at a share of the way."""
@@ -53,10 +57,13 @@ class Way:
             )
         if self.share == 0:
             best = min(self.loss(share) for share in self.losses)
+            found = f"{best:.3f} at best on the way to the trained network ({end}), which is no "
+            found += "more than chance would give."
+            if self.loss(0.0) - best < LEAST_GAIN:
+                found = f"nowhere lower on the way to the trained network ({end})."
             return (
                 "The network is kept as it started, with the head that learnt on the frozen "
-                f"backbone: log loss {start} on validation, and {best:.3f} at best on the way to "
-                f"the trained network ({end}), which is no more than chance would give."
+                f"backbone: log loss {start} on validation, and {found}"
             )
         return (
             f"The network is kept at {self.share:.0%} of the way from its start: log loss "

@@ -70,6 +70,13 @@ def test_the_start_is_left_for_more_than_one_standard_error_alone(seed: int) -> 
         assert way.share == (1.0 if wanted > 1 else 0.0)
 
 
+def test_photos_that_are_all_right_are_no_reason_to_be_surer_of_them() -> None:
+    start = np.linspace(1e-4, 9e-4, 12)
+    assert ttest_rel(start, start / 100).pvalue < 0.001
+    assert Way(losses={0.0: start, 1.0: start / 100}).share == 0
+    assert Way(losses={0.0: 10 * start, 1.0: start / 10}).share == 1
+
+
 def test_a_single_photo_decides_by_its_loss() -> None:
     assert Way(losses={0.0: np.array([0.5]), 1.0: np.array([0.4])}).share == 1
     assert Way(losses={0.0: np.array([0.4]), 1.0: np.array([0.5])}).share == 0
@@ -88,6 +95,12 @@ def test_a_single_photo_decides_by_its_loss() -> None:
             "The network is kept as it started, with the head that learnt on the frozen backbone: "
             "log loss 0.100 on validation, and 0.090 at best on the way to the trained network "
             "(0.250), which is no more than chance would give.",
+        ),
+        (
+            {0.0: 0.1, 0.5: 0.11, 1.0: 0.25},
+            "The network is kept as it started, with the head that learnt on the frozen backbone: "
+            "log loss 0.100 on validation, and nowhere lower on the way to the trained network "
+            "(0.250).",
         ),
         (
             {0.0: 0.5, 0.5: 0.2, 1.0: 0.25},
