@@ -124,6 +124,7 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="Train the full network as well.")
     parser.add_argument("--size", type=int, help="Side of the input in pixels.")
     parser.add_argument("--epochs", type=int, help="Epochs of the full network.")
+    parser.add_argument("--backbone-lr-scale", type=float, help="Of the full network.")
     parser.add_argument("--work", type=Path, help="Keeps sets and caches for the next time.")
     arguments = parser.parse_args()
     with contextlib.ExitStack() as stack:
@@ -172,6 +173,7 @@ def of_set(arguments: argparse.Namespace, photos: Path, runs: Path) -> None:
         extra = ""
         if arguments.full:
             flags = {**shared, "seed": seed, "mode": "full", "epochs": arguments.epochs}
+            flags["backbone_lr_scale"] = arguments.backbone_lr_scale
             whole = train(photos, resolve({}, flags), run=f"{photos.name}-full-{seed}", runs=runs)
             stop_with(whole)
             figures["full"].append(whole.metrics["test"]["top1"])

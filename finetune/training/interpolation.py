@@ -57,13 +57,14 @@ class Way:
             )
         if self.share == 0:
             best = min(self.loss(share) for share in self.losses)
-            found = f"{best:.3f} at best on the way to the trained network ({end}), which is no "
-            found += "more than chance would give."
+            way = f"on the way to the trained network ({end})"
             if self.loss(0.0) - best < LEAST_GAIN:
-                found = f"nowhere lower on the way to the trained network ({end})."
+                found = f"nowhere lower by {LEAST_GAIN} {way}"
+            else:
+                found = f"{best:.3f} at best {way}, which is no more than chance would give"
             return (
                 "The network is kept as it started, with the head that learnt on the frozen "
-                f"backbone: log loss {start} on validation, and {found}"
+                f"backbone: log loss {start} on validation, and {found}."
             )
         return (
             f"The network is kept at {self.share:.0%} of the way from its start: log loss "
