@@ -28,7 +28,7 @@ def measure(name: str, keep: bool) -> dict[str, float]:
     from torch.nn import functional
 
     import finetune.models.registry  # noqa: F401 - finetune's own networks, by name
-    from finetune.models.allocator import keep_freed_memory
+    from finetune.models.malloc import keep_freed_memory
 
     if keep and not keep_freed_memory():
         raise SystemExit("This C library cannot be told to keep memory, or was told otherwise.")
@@ -39,7 +39,7 @@ def measure(name: str, keep: bool) -> dict[str, float]:
         pixels = torch.randn(count, 3, 224, 224)
         return pixels.contiguous(memory_format=torch.channels_last)
 
-    looked_at, learnt = photos(32), photos(16)
+    looked_at, learned = photos(32), photos(16)
     targets = torch.randint(10, (16,))
 
     def forward() -> None:
@@ -49,7 +49,7 @@ def measure(name: str, keep: bool) -> dict[str, float]:
 
     def step() -> None:
         module.train()
-        functional.cross_entropy(module(learnt), targets).backward()
+        functional.cross_entropy(module(learned), targets).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 

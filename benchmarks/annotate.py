@@ -1,4 +1,4 @@
-"""Labelling in the browser: key presses a photo, and how long a person waits.
+"""Labeling in the browser: key presses a photo, and how long a person waits.
 
 Run as ``python benchmarks/annotate.py [keys] [waits]``; needs Chromium and playwright.
 """
@@ -23,14 +23,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from finetune.aviary import draw_collection
-from finetune.photos.catalog import Catalog
+from finetune.demo_data import draw_collection
+from finetune.photos.catalog.catalog import Catalog
 from finetune.web import security
-from finetune.web.annotate import annotate_app
-from finetune.web.annotate_advice import Adviser
-from finetune.web.annotate_session import Session
-from finetune.web.annotate_work import Reading
-from finetune.web.app import listen, make_server
+from finetune.web.annotate.app import annotate_app
+from finetune.web.annotate.scan_worker import Reading
+from finetune.web.annotate.session import Session
+from finetune.web.annotate.suggestion_worker import Adviser
+from finetune.web.server import callback, make_server
 
 PHOTOS_A_LABEL = 40
 LABELS = 5
@@ -55,7 +55,7 @@ def chromium() -> Iterator[Any]:
 @contextmanager
 def serving(root: Path, labels: list[str]) -> Iterator[tuple[str, Session]]:
     session = Session(root, labels=labels)
-    listening = listen("127.0.0.1", 0)
+    listening = callback("127.0.0.1", 0)
     port = listening.getsockname()[1]
     policy = security.Policy(token=security.new_token(), hosts=security.hosts_for("127.0.0.1"))
     adviser, reading = Adviser(session), Reading(session)
@@ -113,7 +113,7 @@ def _label_all(page: Any, session: Session, truth: dict[str, str], labels: list[
 
     while True:
         state = page.evaluate(_SEEN)
-        if state["labelled"] or state["name"] is None:
+        if state["labeled"] or state["name"] is None:
             return pressed
         label = truth[state["name"]]
         alike = [truth[name] for name in state["cohort"]]
@@ -144,7 +144,7 @@ def _label_all(page: Any, session: Session, truth: dict[str, str], labels: list[
         page.wait_for_function(
             "name => document.querySelector('.caption .file')?.textContent !== name"
             " || document.querySelector('#empty:not([hidden])')"
-            " || document.querySelector('.suggestion .quiet')?.textContent === 'Labelled'",
+            " || document.querySelector('.suggestion .quiet')?.textContent === 'Labeled'",
             arg=state["name"],
         )
         # A person looks at the next photo for a second; the suggestions come meanwhile.
@@ -156,16 +156,16 @@ def _label_all(page: Any, session: Session, truth: dict[str, str], labels: list[
 
 
 _SEEN = """async () => {
-  const { photos, guessOf, isLabelled } = await import('/static/annotate/photos.js');
+  const { photos, guessOf, isLabeled } = await import('/static/annotate/photos.js');
   const { queue } = await import('/static/annotate/queue.js');
   const single = await import('/static/annotate/single.js');
   const row = photos.get(queue.cursor);
-  if (!row) return { name: null, labelled: true };
+  if (!row) return { name: null, labeled: true };
   const names = (ids) => ids.map((id) => photos.get(id).path);
   const found = single.cohortShown();
-  return { name: row.path, labelled: isLabelled(row), guess: guessOf(row)?.label ?? null,
+  return { name: row.path, labeled: isLabeled(row), guess: guessOf(row)?.label ?? null,
            cohort: found ? names(found.ids) : [],
-           group: names(photos.group(row.group).filter((id) => !isLabelled(photos.get(id)))) };
+           group: names(photos.group(row.group).filter((id) => !isLabeled(photos.get(id)))) };
 }"""
 
 

@@ -2,7 +2,7 @@
 
     python benchmarks/augmentation.py [--steps 6]
 
-All take 256-pixel photos that are decoded already and give 224-pixel float32 tensors, normalised.
+All take 256-pixel photos that are decoded already and give 224-pixel float32 tensors, normalized.
 The recipe is the same for all: random resized crop, mirror, brightness, contrast, saturation and
 hue; one row of each leaves out the hue, which costs the others a way to HSV and back.
 Rounds of all candidates are interleaved, and each figure is the median of its rounds. The one-core
@@ -29,9 +29,10 @@ from PIL import Image
 from scipy.ndimage import geometric_transform
 from torchvision.transforms import v2
 
-from finetune.augmentation import chance, draws, mobius, warp
-from finetune.augmentation.cpu import RandomMobius
-from finetune.augmentation.gpu import BatchAugment
+from finetune.augmentation import mobius, sampling, warp
+from finetune.augmentation import rng as chance
+from finetune.augmentation.batch_augment import BatchAugment
+from finetune.augmentation.random_mobius import RandomMobius
 from finetune.augmentation.recipes import named
 
 SIZE, WORKING, BATCH = 224, 256, 32
@@ -56,7 +57,7 @@ def candidates(images: torch.Tensor) -> dict[str, tuple[Callable[[], object], in
     epoch = iter(range(10**9))
 
     def ours(**numbers: object) -> Callable[[], object]:
-        recipe = named("standard", {"colour_probability": 1.0, "hue": HUE, **numbers})
+        recipe = named("standard", {"color_probability": 1.0, "hue": HUE, **numbers})
         augment = BatchAugment(recipe, size=SIZE, mean=MEAN, std=STD, seed=0)
         return lambda: augment(images, indices, next(epoch))
 
@@ -67,8 +68,8 @@ def candidates(images: torch.Tensor) -> dict[str, tuple[Callable[[], object], in
     jitter = (1 - STRENGTH, 1 + STRENGTH)
 
     def alb(hue: float, *extra: object) -> Callable[[], object]:
-        colour = A.ColorJitter(jitter, jitter, jitter, hue=(-hue, hue), p=1.0)
-        pipeline = A.Compose([*steps, *extra, colour, A.Normalize(MEAN, STD), ToTensorV2()])
+        color = A.ColorJitter(jitter, jitter, jitter, hue=(-hue, hue), p=1.0)
+        pipeline = A.Compose([*steps, *extra, color, A.Normalize(MEAN, STD), ToTensorV2()])
         return lambda: torch.stack([pipeline(image=array)["image"] for array in arrays])
 
     def vision(sources: list[object], hue: float) -> Callable[[], object]:
@@ -92,16 +93,16 @@ def candidates(images: torch.Tensor) -> dict[str, tuple[Callable[[], object], in
         return (w.imag + 1) * SIZE / 2, (w.real + 1) * SIZE / 2, place[2]
 
     return {
-        "finetune: crop, flip, colour": (ours(), BATCH),
+        "finetune: crop, flip, color": (ours(), BATCH),
         "finetune: without hue": (ours(hue=0.0), BATCH),
-        "finetune: crop, flip, colour, Möbius on top of each": (
+        "finetune: crop, flip, color, Möbius on top of each": (
             ours(mobius_probability=1.0, mobius_mode="on_top"), BATCH
         ),
-        "finetune: colour, Möbius instead of crop and flip": (
+        "finetune: color, Möbius instead of crop and flip": (
             ours(mobius_probability=1.0), BATCH
         ),
         "finetune: recipe mobius (20 % instead)": (ours(mobius_probability=0.2), BATCH),
-        "albumentations: crop, flip, colour": (alb(HUE), BATCH),
+        "albumentations: crop, flip, color": (alb(HUE), BATCH),
         "albumentations: without hue": (alb(0.0), BATCH),
         "albumentations with RandomMobius on top of each": (alb(HUE, RandomMobius(p=1.0)), BATCH),
         "torchvision v2 on uint8 tensors": (vision(tensors, HUE), BATCH),
@@ -134,8 +135,8 @@ def medians(calls: dict[str, tuple[Callable[[], object], int]], rounds: int) -> 
 def worst_map_error(count: int = 500) -> float:
     """Largest distance in source pixels between float32 maps and float64, over random draws."""
     recipe = named("strong", {"mobius_probability": 1.0, "mobius_bound": 2.0})
-    frame = draws.Frame(height=WORKING, width=WORKING, size=SIZE)
-    drawn = draws.draw(recipe, frame, seed=0, epoch=0, indices=np.arange(count))
+    frame = sampling.Frame(height=WORKING, width=WORKING, size=SIZE)
+    drawn = sampling.draw(recipe, frame, seed=0, epoch=0, indices=np.arange(count))
     pixels = warp.pixel_polynomials(warp.rational(drawn.mobius, drawn.affine), WORKING, WORKING)
     axis = (2 * np.arange(SIZE) + 1) / SIZE - 1
     w = axis[None, :] + 1j * axis[:, None]
@@ -192,12 +193,12 @@ def main() -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     times = medians(candidates(photos(BATCH)), arguments.rounds)
-    base = times["finetune: crop, flip, colour"]
+    base = times["finetune: crop, flip, color"]
     print(f"One core, {WORKING} to {SIZE} pixels, batches of {BATCH}, {arguments.rounds} rounds:\n")
-    print("| what | CPU ms a photo | to finetune's crop, flip, colour |\n|---|---:|---:|")
+    print("| what | CPU ms a photo | to finetune's crop, flip, color |\n|---|---:|---:|")
     for name, value in times.items():
         print(f"| {name} | {value:.3f} | {value / base:.2f} |")
-    added = times["finetune: crop, flip, colour, Möbius on top of each"] - base
+    added = times["finetune: crop, flip, color, Möbius on top of each"] - base
     print(f"\nMöbius on top of each photo adds {added:.3f} ms.")
     print(f"Worst map error of float32 against float64: {worst_map_error():.5f} pixels.")
     start = time.perf_counter()

@@ -21,15 +21,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from finetune.aviary import Aviary, draw_collection
 from finetune.curation.embedding import DEFAULT_BACKBONE, Embedder, load_backbone
 from finetune.curation.label_errors import find_label_errors
-from finetune.curation.quick_head import DEFAULT_L2, fit_quick_head
+from finetune.curation.logistic_regression import DEFAULT_L2, fit_quick_head
 from finetune.curation.subject import SubjectFinder
+from finetune.demo_data import Aviary, draw_collection
 from finetune.models.factory import LoadedModel
-from finetune.photos.crop import Crop
-from finetune.photos.grouping import photo_groups
+from finetune.photos.crops import Crop
 from finetune.photos.scan import scan
+from finetune.photos.split.grouping import photo_groups
 
 ROUNDS = 3
 
@@ -75,8 +75,8 @@ def crops_table(aviary: Aviary, backbone: LoadedModel) -> list[str]:
         "|---|---|---|---|---|",
     ]
     rows: list[tuple[str, list[Crop], str]] = [
-        ("centre, largest", [Crop()] * len(found), ""),
-        ("centre, as large as the proposals", [Crop(side=crop.side) for crop in found], ""),
+        ("center, largest", [Crop()] * len(found), ""),
+        ("center, as large as the proposals", [Crop(side=crop.side) for crop in found], ""),
         ("saliency", found, f"{seconds:.3f}"),
         ("the box as drawn", tight, ""),
     ]
@@ -170,8 +170,8 @@ def blobs(count: int, width: int, labels: int) -> tuple[NDArray[np.float32], lis
     """Returns features that overlap, and their labels."""
     rng = np.random.default_rng(0)
     targets = rng.integers(0, labels, count)
-    centres = rng.normal(size=(labels, width)).astype(np.float32)
-    features = 0.15 * centres[targets] + rng.normal(size=(count, width)).astype(np.float32)
+    centers = rng.normal(size=(labels, width)).astype(np.float32)
+    features = 0.15 * centers[targets] + rng.normal(size=(count, width)).astype(np.float32)
     return features.astype(np.float32), [f"label {target}" for target in targets]
 
 

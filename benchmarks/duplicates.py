@@ -24,9 +24,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.photos.duplicates import Alikeness, group_photos
-from finetune.photos.fingerprints import Fingerprints
-from finetune.photos.neighbours import near_pairs
+from finetune.photos.near_duplicates.fingerprints import Fingerprints
+from finetune.photos.near_duplicates.groups import Alikeness, group_photos
+from finetune.photos.near_duplicates.hamming import near_pairs
 
 Hashes = NDArray[np.uint64]
 

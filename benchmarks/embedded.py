@@ -3,7 +3,7 @@
     python benchmarks/embedded.py --photos ../shared/photos --teacher TEACHER.safetensors
 
 Every network goes the same way: `load_square` at the working size of its `pretrained_cfg`, the
-centre crop, pooled features, and scikit-learn's logistic regression on standardised features, with
+center crop, pooled features, and scikit-learn's logistic regression on standardized features, with
 C chosen by 5-fold cross-validation inside the training part. Times are wall time on 2 threads,
 the fastest of 40 rounds, which a busy machine disturbs least, and their median; and processor time
 on one thread.
@@ -30,13 +30,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from finetune.augmentation.centre import centre
+from finetune.augmentation.center_crop import center
 from finetune.errors import DecodeError
 from finetune.files import read_json, write_json
-from finetune.models import embedded_backbone
+from finetune.models import finetune_small
 from finetune.models.factory import input_spec
-from finetune.photos.crop import load_square
-from finetune.photos.spec import InputSpec
+from finetune.photos.crops import load_square
+from finetune.photos.preprocessing import Preprocessing
 
 THREADS, BATCH, ROUNDS = 2, 16, 40
 COLLECTIONS = ("hymenoptera", "birds5")
@@ -48,7 +48,7 @@ class Candidate:
 
     name: str
     net: nn.Module
-    spec: InputSpec
+    preprocessing: Preprocessing
     file: Path
 
 
@@ -64,11 +64,13 @@ def candidate(name: str, file: Path, size: int | None = None) -> Candidate:
 
 def features(chosen: Candidate, folder: Path) -> tuple[NDArray[np.float32], NDArray[np.str_]]:
     """Returns `(N, F)` features and `(N,)` labels of a folder with one folder a label."""
-    spec, squares, labels = chosen.spec, [], []
+    preprocessing, squares, labels = chosen.preprocessing, [], []
     for path in sorted(folder.glob("*/*")):
         try:
             squares.append(
-                load_square(path, size=spec.working_size, interpolation=spec.interpolation)
+                load_square(
+                    path, size=preprocessing.working_size, interpolation=preprocessing.interpolation
+                )
             )
         except DecodeError:
             continue
@@ -77,7 +79,11 @@ def features(chosen: Candidate, folder: Path) -> tuple[NDArray[np.float32], NDAr
     with torch.inference_mode():
         for start in range(0, len(squares), BATCH):
             batch = torch.from_numpy(np.stack(squares[start : start + BATCH])).permute(0, 3, 1, 2)
-            found.append(chosen.net(centre(batch, spec.size, spec.mean, spec.std)).numpy())
+            found.append(
+                chosen.net(
+                    center(batch, preprocessing.size, preprocessing.mean, preprocessing.std)
+                ).numpy()
+            )
     return np.concatenate(found), np.array(labels)
 
 
@@ -103,7 +109,7 @@ def probe(chosen: Candidate, collection: Path) -> tuple[int, int, float]:
 
 def milliseconds(chosen: Candidate) -> tuple[float, float, float]:
     """Returns a photo's wall time in a batch of 16, fastest and median, and its CPU time."""
-    size = chosen.spec.size
+    size = chosen.preprocessing.size
     images = torch.rand(BATCH, 3, size, size).contiguous(memory_format=torch.channels_last)
     wall = times(chosen.net, images, time.perf_counter)
     torch.set_num_threads(1)
@@ -128,7 +134,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--photos", type=Path, required=True, help="Holds the collections.")
     parser.add_argument("--teacher", type=Path, required=True, help="mobilenetv2_100 safetensors.")
-    parser.add_argument("--weights", type=Path, default=embedded_backbone.WEIGHTS)
+    parser.add_argument("--weights", type=Path, default=finetune_small.WEIGHTS)
     parser.add_argument("--size", type=int, help="Input size of the student; default: its own.")
     parser.add_argument("--collections", nargs="*", default=COLLECTIONS)
     parser.add_argument(
@@ -138,7 +144,7 @@ def main() -> None:
     torch.set_num_threads(THREADS)
     candidates = [
         candidate("mobilenetv2_100", arguments.teacher),
-        candidate(embedded_backbone.NAME, arguments.weights, arguments.size),
+        candidate(finetune_small.NAME, arguments.weights, arguments.size),
     ]
     print(
         "| network | input | "
@@ -149,7 +155,7 @@ def main() -> None:
     recorded: dict[str, dict[str, float | int]] = {name: {} for name in arguments.collections}
     for chosen in candidates:
         key = "teacher" if chosen is candidates[0] else "linear_probe"
-        cells = [chosen.name, f"{chosen.spec.size} px"]
+        cells = [chosen.name, f"{chosen.preprocessing.size} px"]
         for name in arguments.collections:
             right, count, c = probe(chosen, arguments.photos / name)
             recorded[name] |= {key: round(right / count, 4), "photos": count}

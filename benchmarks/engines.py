@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 
 import finetune.models.registry  # noqa: F401 - finetune's own networks, by name
-from finetune.models.allocator import keep_freed_memory
-from finetune.models.frozen import _INSTALLED, disagreement, features_of, torch_engine
+from finetune.models.feature_backends import _INSTALLED, disagreement, features_of, torch_engine
+from finetune.models.malloc import keep_freed_memory
 
 BATCH = 32
 

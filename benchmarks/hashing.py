@@ -22,10 +22,10 @@ import imagehash
 import numpy as np
 from PIL import Image, ImageOps
 
-from finetune.photos.crop import load_square, needed_side, square
-from finetune.photos.decode import decode_photo
-from finetune.photos.hashing import hash_image, hash_photo, hash_with_mirror
-from finetune.photos.quality import small_grey
+from finetune.photos.crops import load_square, needed_side, square
+from finetune.photos.decode.decoder import decode_photo
+from finetune.photos.near_duplicates.hashing import hash_image, hash_photo, hash_with_mirror
+from finetune.photos.quality import small_gray
 
 SIZE = 256
 
@@ -62,7 +62,7 @@ def speed(large: list[Path], rounds: int) -> str:
     for _ in range(rounds):
         for path in large:
             decoded = decode_photo(path, min_side_pixels=needed_side(SIZE))
-            grey = small_grey(decoded)  # a scan makes it once, for hashes and quality
+            gray = small_gray(decoded)  # a scan makes it once, for hashes and quality
             candidates: dict[str, Callable[[], object]] = {
                 "imagehash.phash(Image.open(path))": lambda path=path: plain_hash(path),
                 "hash_photo(path)": lambda path=path: hash_photo(path),
@@ -71,8 +71,8 @@ def speed(large: list[Path], rounds: int) -> str:
                 "decode_photo(path) for load_square": lambda path=path: decode_photo(
                     path, min_side_pixels=needed_side(SIZE)
                 ),
-                "small_grey(decoded)": lambda image=decoded: small_grey(image),
-                "hash_with_mirror(grey)": lambda image=grey: hash_with_mirror(image),
+                "small_gray(decoded)": lambda image=decoded: small_gray(image),
+                "hash_with_mirror(gray)": lambda image=gray: hash_with_mirror(image),
             }
             for name, act in candidates.items():
                 start = time.process_time()
@@ -86,7 +86,7 @@ def speed(large: list[Path], rounds: int) -> str:
     lines = ["| 12-megapixel JPEG | CPU time, ms | times as fast |", "|---|--:|--:|"]
     for name, value in figures.items():
         ratio = f"{figures[base[name]] / value:.1f}" if name in base else ""
-        if name in ("small_grey(decoded)", "hash_with_mirror(grey)"):
+        if name in ("small_gray(decoded)", "hash_with_mirror(gray)"):
             share = value / figures["decode_photo(path) for load_square"]
             ratio = f"{share:.1%} of the decode"
         lines.append(f"| `{name}` | {value:.1f} | {ratio} |")
@@ -136,7 +136,7 @@ def accuracy(files: list[Path], large: list[Path]) -> str:
     worst = max(differences)
     return "\n".join(lines) + (
         f"\n\nSquares of the 12-megapixel photos differ from those of the full decode by "
-        f"{statistics.mean(differences):.2f} grey levels on average, {worst:.2f} at most."
+        f"{statistics.mean(differences):.2f} gray levels on average, {worst:.2f} at most."
     )
 
 

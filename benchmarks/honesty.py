@@ -36,22 +36,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from finetune.aviary import draw_collection
-from finetune.data.cache import PixelCache
+from finetune.config_io import resolve
 from finetune.data.dataset import PhotoDataset, Sample
-from finetune.data.home import collection_home
+from finetune.data.pixel_cache import PixelCache
+from finetune.demo_data import draw_collection
 from finetune.evaluation.intervals import wilson
 from finetune.evaluation.reliability import bin_confidence, calibration_gap
+from finetune.files import collection_cache_dir
 from finetune.models.features import FeatureCache
 from finetune.photos.collection import Collection, Photo
 from finetune.photos.scan import scan
 from finetune.runs.folder import RunFolder
-from finetune.runs.parts import Parts, split_collection
-from finetune.runs.results import UNKNOWN_SHARE
-from finetune.runs.train import train
-from finetune.runs.trained import TrainedRun, open_trained
-from finetune.settings import resolve
-from finetune.training.material import head_logits
+from finetune.runs.loading import TrainedRun, open_trained
+from finetune.tasks.data_split import DataSplit, split_collection
+from finetune.training.data_source import head_logits
+from finetune.training.results import UNKNOWN_SHARE
+from finetune.training.train import train
 
 PER_LABEL = 100
 """Photos of each CIFAR-10 label."""
@@ -122,7 +122,7 @@ def trained(bench: Bench, root: Path, labels: frozenset[str], seed: int) -> RunF
         {}, {**bench.settings, "mode": "head", "seed": seed, "catalog": str(bench.catalog(root))}
     )
 
-    def split(collection: Collection) -> Parts:
+    def split(collection: Collection) -> DataSplit:
         return split_collection(without_parts(collection, labels), config.collection, seed=seed)
 
     run = bench.work / "runs" / root.name
@@ -160,11 +160,13 @@ def features_of_photos(
     bench: Bench, root: Path, photos: list[Photo], opened: TrainedRun
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Returns a run's logits and features of photos, by the features that are kept on disk."""
-    home = collection_home(root, bench.catalog(root))
+    cache_dir = collection_cache_dir(root, bench.catalog(root))
     samples = [Sample(path=p.path, digest=p.digest, crop=p.crop, target=0) for p in photos]
     with (
-        contextlib.closing(PixelCache(home, opened.spec, limit_gb=10)) as cache,
-        contextlib.closing(FeatureCache(home, opened.module, opened.spec)) as features,
+        contextlib.closing(PixelCache(cache_dir, opened.preprocessing, limit_gb=10)) as cache,
+        contextlib.closing(
+            FeatureCache(cache_dir, opened.module, opened.preprocessing)
+        ) as features,
     ):
         dataset = PhotoDataset(root, samples, cache)
         features.fill(dataset)
@@ -292,7 +294,7 @@ def some_strangers(work: Path, photos: Path) -> Path:
     folder = work / "strangers"
     if not folder.exists():
         folder.mkdir(parents=True)
-        files = sorted((photos / "unlabelled").iterdir())
+        files = sorted((photos / "unlabeled").iterdir())
         for file in files[:: max(1, len(files) // STRANGERS)][:STRANGERS]:
             shutil.copy2(file, folder / file.name)
     return folder

@@ -33,10 +33,10 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from finetune.runs.train import resume, train
-from finetune.settings import resolve
-from finetune.training import engine, state
-from finetune.training.average import WeightAverage
+from finetune.config_io import resolve
+from finetune.training import checkpoints, loop
+from finetune.training.ema import WeightAverage
+from finetune.training.train import resume, train
 
 MODEL, SIZE, PHOTOS_A_LABEL = "test_resnet", 48, 16
 
@@ -188,9 +188,9 @@ def kill_and_resume(
             kills.clear()
             continue
         position = (
-            state.read_position(run / "checkpoints" / "last.safetensors")
+            checkpoints.read_position(run / "checkpoints" / "last.safetensors")
             if (run / "checkpoints" / "last.safetensors").is_file()
-            else state.Position()
+            else checkpoints.Position()
         )
         how = f"point {point} of {whole.points}" if inside else f"{wait:.2f} s in"
         kills.append(
@@ -238,7 +238,7 @@ def train_counted(
 
         return wrapped
 
-    write = state.save_file
+    write = checkpoints.save_file
 
     def half_way(tensors: Any, path: Path, metadata: Any = None) -> None:
         write(tensors, path, metadata=metadata)
@@ -250,25 +250,25 @@ def train_counted(
 
         at_point(half)
 
-    engine.set_lr = before(engine.set_lr)
-    engine.assess = before(engine.assess)
+    loop.set_lr = before(loop.set_lr)
+    loop.assess = before(loop.assess)
     WeightAverage.update = before(WeightAverage.update)  # type: ignore[method-assign]
     run = place.folder / name
     if again:
-        state.save_file = half_way
+        checkpoints.save_file = half_way
         resume(run)
     else:
         # The first file is the network as it starts, before there is a run.
-        save = state.TrainState.save
+        save = checkpoints.TrainState.save
 
-        def saved(self: state.TrainState, path: Path) -> None:
-            state.save_file = half_way
+        def saved(self: checkpoints.TrainState, path: Path) -> None:
+            checkpoints.save_file = half_way
             try:
                 save(self, path)
             finally:
-                state.save_file = write
+                checkpoints.save_file = write
 
-        state.TrainState.save = saved  # type: ignore[method-assign]
+        checkpoints.TrainState.save = saved  # type: ignore[method-assign]
         train(place.photos, resolve({}, place.flags), run=str(run))
     if marks is not None:
         marks.write_text(f"{first[0]} {time.monotonic()} {passed[0]}")
@@ -315,9 +315,9 @@ def digests(run: Path) -> dict[str, str]:
 
 
 def draw(root: Path) -> Path:
-    """Draws photos of three colours on noise."""
+    """Draws photos of three colors on noise."""
     rng = np.random.default_rng(0)
-    for label, colour in {
+    for label, color in {
         "red": (200, 60, 50),
         "green": (60, 170, 70),
         "blue": (60, 70, 200),
@@ -325,7 +325,7 @@ def draw(root: Path) -> Path:
         (root / label).mkdir(parents=True)
         for number in range(PHOTOS_A_LABEL):
             noise = rng.integers(-70, 70, (60, 80, 3))
-            pixels = np.clip(np.array(colour) + rng.integers(-60, 60, 3) + noise, 0, 255)
+            pixels = np.clip(np.array(color) + rng.integers(-60, 60, 3) + noise, 0, 255)
             Image.fromarray(pixels.astype(np.uint8)).save(root / label / f"{number}.jpg")
     return root
 

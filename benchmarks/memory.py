@@ -21,7 +21,7 @@ CHILD = """
 import json, resource, sys
 from pathlib import Path
 from finetune import train
-from finetune.settings import resolve
+from finetune.config_io import resolve
 photos, mode = Path(sys.argv[1]), sys.argv[2]
 flags = {"model": "finetune_small", "mode": mode, "epochs": 1, "size": 64, "head_epochs": 0}
 result = train(photos, resolve({}, flags), runs=photos.parent / "runs")

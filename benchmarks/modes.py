@@ -15,8 +15,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from finetune.runs.train import train
-from finetune.settings import resolve
+from finetune.config_io import resolve
+from finetune.training.train import train
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "head": {"mode": "head"},

@@ -27,12 +27,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from finetune.data.cache import PixelCache
+from finetune.data.pixel_cache import PixelCache
 from finetune.errors import DecodeError
-from finetune.evaluation.inference import logits_of
 from finetune.evaluation.probabilities import softmax
+from finetune.models.inference import logits_of
 from finetune.photos.walk import find_photos
-from finetune.prediction.export import ExportOptions, export
+from finetune.prediction.export.export import ExportOptions, export
 from finetune.prediction.predictor import Predictor
 from finetune.runs.folder import open_run
 
@@ -184,7 +184,7 @@ def agreement(run: Path, onnx: Path, folder: Path, paths: list[Path], odd: list[
     images = torch.from_numpy(squares).permute(0, 3, 1, 2)
     by_timm = np.concatenate(
         [
-            logits_of(module, facts.spec, images[at : at + 32]).numpy()
+            logits_of(module, facts.preprocessing, images[at : at + 32]).numpy()
             for at in range(0, len(images), 32)
         ]
     )
@@ -221,7 +221,7 @@ def training_time(run: Path, predictor: Predictor) -> tuple[float, int, str]:
 
     folder = open_run(run)
     root = Path(json.loads(folder.config_file.read_text())["photos"])
-    cache = PixelCache(root / ".finetune", predictor.spec, limit_gb=10)
+    cache = PixelCache(root / ".finetune", predictor.preprocessing, limit_gb=10)
     worst, count, equal, cached = 0.0, 0, 0, 0
     with folder.predictions_file.open(encoding="utf-8-sig", newline="") as file:
         for row in csv.DictReader(file):

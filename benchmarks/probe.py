@@ -3,7 +3,7 @@
     python benchmarks/probe.py --shared ../shared --model mobilenetv2_100 --weights FILE [--full]
 
 Each set is split three times into train, validation and test, near-duplicates together. The probe
-is scikit-learn's logistic regression on the standardised features of the training photos, its C
+is scikit-learn's logistic regression on the standardized features of the training photos, its C
 chosen on validation by log loss, solved to its minimum (--tol: scikit-learn's own 1e-4 stops on the
 way, where a photo may fall either side); finetune runs with no option but the model. Both are
 judged on the test photos. `hymenoptera-parts` is hymenoptera with its own val/ as the test photos,
@@ -28,15 +28,15 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from finetune import train
-from finetune.data.cache import PixelCache
+from finetune.config_io import resolve
 from finetune.data.dataset import PhotoDataset, Sample
-from finetune.data.home import collection_home
+from finetune.data.pixel_cache import PixelCache
+from finetune.files import collection_cache_dir
 from finetune.models.factory import ModelRequest, create
 from finetune.models.features import FeatureCache
 from finetune.photos.scan import scan
-from finetune.runs.execution import RunResult
-from finetune.settings import resolve
 from finetune.training.events import Event, Note
+from finetune.training.runner import RunResult
 
 CS = np.logspace(-5, 2, 15)
 EACH = 60
@@ -78,7 +78,7 @@ def write(path: Path, content: bytes) -> None:
 def probe(photos: Path, run: Path, model: str, weights: str, *, tol: float) -> tuple[float, float]:
     """Returns a probe's accuracy on the test photos of a run's split, and the chosen C."""
     loaded = create(ModelRequest(name=model, weights=weights))
-    home = collection_home(photos)
+    cache_dir = collection_cache_dir(photos)
     with (run / "split.csv").open(encoding="utf-8") as file:
         part_of = {row["path"]: row["part"] for row in csv.DictReader(file)}
     collection = [photo for photo in scan(photos).photos if photo.path in part_of]
@@ -88,8 +88,10 @@ def probe(photos: Path, run: Path, model: str, weights: str, *, tol: float) -> t
         for p in collection
     ]
     with (
-        contextlib.closing(PixelCache(home, loaded.spec, limit_gb=10)) as cache,
-        contextlib.closing(FeatureCache(home, loaded.module.eval(), loaded.spec)) as kept,
+        contextlib.closing(PixelCache(cache_dir, loaded.preprocessing, limit_gb=10)) as cache,
+        contextlib.closing(
+            FeatureCache(cache_dir, loaded.module.eval(), loaded.preprocessing)
+        ) as kept,
     ):
         dataset = PhotoDataset(photos, samples, cache)
         kept.fill(dataset)
@@ -152,12 +154,12 @@ def of_set(arguments: argparse.Namespace, photos: Path, runs: Path) -> None:
     for seed in range(arguments.seeds):
         said: list[str] = []
 
-        def listen(event: Event, said: list[str] = said) -> None:
+        def callback(event: Event, said: list[str] = said) -> None:
             if isinstance(event, Note) and event.text.startswith("L2 strength"):
                 said.append(event.text.partition(" of")[0])
 
         config = resolve({}, {**shared, "seed": seed})
-        result = train(photos, config, run=f"{photos.name}-{seed}", runs=runs, listen=listen)
+        result = train(photos, config, run=f"{photos.name}-{seed}", runs=runs, callback=callback)
         stop_with(result)
         figures["head"].append(result.metrics["test"]["top1"])
         with warnings.catch_warnings():

@@ -64,10 +64,10 @@ def main() -> None:
 
 def load_run_maker():
     """Returns the tests' module that writes run folders; no test is run."""
-    spec = importlib.util.spec_from_file_location("run_maker", RUN_MAKER)
-    module = importlib.util.module_from_spec(spec)
+    preprocessing = importlib.util.spec_from_file_location("run_maker", RUN_MAKER)
+    module = importlib.util.module_from_spec(preprocessing)
     sys.modules["run_maker"] = module
-    spec.loader.exec_module(module)
+    preprocessing.loader.exec_module(module)
     return module
 
 

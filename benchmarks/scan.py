@@ -24,10 +24,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from finetune.photos.decode import decode_photo
-from finetune.photos.hashing import hash_with_mirror
-from finetune.photos.pool import usable_cores
-from finetune.photos.quality import MEASURED_SIDE_PIXELS, measure, small_grey
+from finetune.photos.decode.decoder import decode_photo
+from finetune.photos.decode.pool import usable_cores
+from finetune.photos.near_duplicates.hashing import hash_with_mirror
+from finetune.photos.quality import MEASURED_SIDE_PIXELS, measure, small_gray
 from finetune.photos.scan import scan
 
 CACHE_SIDE_PIXELS = 512
@@ -135,13 +135,13 @@ def shares(path: Path) -> tuple[float, float, float]:
     """Milliseconds for the cache's decode, the hashes and the quality of one large photo."""
     content = path.read_bytes()
     image = decode_photo(content, min_side_pixels=CACHE_SIDE_PIXELS)
-    grey = small_grey(image)
+    gray = small_gray(image)
     decode = [seconds(lambda: decode_photo(content, min_side_pixels=CACHE_SIDE_PIXELS))]
     hashes, quality = [], []
     for _ in range(15):
         decode.append(seconds(lambda: decode_photo(content, min_side_pixels=CACHE_SIDE_PIXELS)))
-        hashes.append(seconds(lambda: hash_with_mirror(grey)))
-        quality.append(seconds(lambda: measure(small_grey(image))))
+        hashes.append(seconds(lambda: hash_with_mirror(gray)))
+        quality.append(seconds(lambda: measure(small_gray(image))))
     medians = [statistics.median(times) for times in (decode, hashes, quality)]
     return 1e3 * medians[0], 1e3 * medians[1], 1e3 * medians[2]
 
@@ -179,7 +179,7 @@ def report(root: Path, large: int, small: int, rounds: int) -> None:
         f"{decode:.2f} ms | {hashes / decode:.1%} |"
     )
     rows.append(
-        f"| grey copy and quality, one 12 MP photo | {quality:.2f} ms | the cache's decode "
+        f"| gray copy and quality, one 12 MP photo | {quality:.2f} ms | the cache's decode "
         f"{decode:.2f} ms | {quality / decode:.1%} |"
     )
     shutil.rmtree(root / "large")

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from finetune.photos.split import split_groups
-from finetune.photos.stratify import stratify_groups
+from finetune.photos.split.split import split_groups
+from finetune.photos.split.stratify import stratify_groups
 
 SHARES = {"train": 0.7, "validation": 0.15, "test": 0.15}
 SIZES = ((300, 8, 220), (2_000, 20, 1_500), (10_000, 80, 8_000))

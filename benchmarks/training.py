@@ -74,7 +74,7 @@ BARE = (
     COMMON
     + """
 import timm
-from finetune.models.allocator import keep_freed_memory
+from finetune.models.malloc import keep_freed_memory
 keep_freed_memory()
 net = timm.create_model("resnet18", num_classes=2).to(memory_format=torch.channels_last).train()
 optimizer = torch.optim.AdamW(net.parameters(), 1e-3)
@@ -97,7 +97,7 @@ OURS = (
     + """
 from pathlib import Path
 from finetune import train
-from finetune.settings import resolve
+from finetune.config_io import resolve
 from finetune.training.events import EpochDone
 flags = {"model": "resnet18", "weights": "none", "mode": "full", "size": request["size"],
     "batch_size": request["batch"], "epochs": request["epochs"], "device": "cpu",
@@ -114,7 +114,7 @@ HEAD = (
     + """
 from pathlib import Path
 from finetune import train
-from finetune.settings import resolve
+from finetune.config_io import resolve
 from finetune.training.events import EpochDone, Progressed
 flags = {"model": request["model"], "weights": request["weights"], "mode": "head",
     "epochs": request["epochs"], "device": "cpu", "group_by": "none"}
@@ -143,7 +143,7 @@ CUDA = (
 from pathlib import Path
 import timm
 from finetune import train
-from finetune.settings import resolve
+from finetune.config_io import resolve
 from finetune.training.events import EpochDone
 flags = {"model": "resnet50", "weights": "none", "mode": "full", "size": 224, "batch_size": 256,
     "epochs": request["epochs"], "device": "cuda", "precision": "bf16", "group_by": "none",

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune import train
-from finetune.aviary import draw_collection
+from finetune.demo_data import draw_collection
 from finetune.training.events import EpochDone, Event
 
 
@@ -43,7 +43,7 @@ def main(folder: Path, photos_per_species: int = 24) -> None:
         epochs=10,
         runs=folder / "runs",
         metrics={"worst_recall": worst_recall},
-        listen=report,
+        callback=report,
     )
     figures = result.metrics["test"]["labels"]
     label = min(figures, key=lambda name: figures[name]["recall"] or 0)

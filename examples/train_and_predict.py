@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 from finetune import Predictor, TrainConfig, train
-from finetune.aviary import draw_collection, draw_unseen
 from finetune.config import ModelConfig, PixelsConfig, TrainingConfig
+from finetune.demo_data import draw_collection, draw_unseen
 from finetune.training.events import EpochDone, Event
 
 
@@ -32,7 +32,7 @@ def main(folder: Path, photos_per_species: int = 24) -> None:
         pixels=PixelsConfig(fit="pad"),
         training=TrainingConfig(mode="head", epochs=20),
     )
-    result = train(folder / "photos", config, runs=folder / "runs", listen=report)
+    result = train(folder / "photos", config, runs=folder / "runs", callback=report)
     low, high = result.metrics["test"]["top1_interval"]
     print(f"test: {result.metrics['test']['top1']:.0%} right ({low:.0%} to {high:.0%})")
 

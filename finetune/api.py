@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from finetune.config import TrainConfig
+from finetune.config_io import resolve, to_dict
 from finetune.reporting.notebook import NotebookView, in_notebook
 from finetune.reporting.notebook_html import link_to, result_html
-from finetune.runs import train as runs_train
-from finetune.runs.continuing import Earlier, inherit, open_earlier
-from finetune.runs.execution import RunResult
 from finetune.runs.folder import RUNS_FOLDER, RunFolder, find_run
-from finetune.settings import resolve, to_dict
-from finetune.training.events import Event, Listener
+from finetune.training import train as runs_train
+from finetune.training.events import Callback, Event
+from finetune.training.runner import RunResult
 from finetune.training.validation import Metric
+from finetune.training.warm_start import ParentRun, inherit, open_earlier
 
-Listeners = Listener | Iterable[Listener]
+Callbacks = Callback | Iterable[Callback]
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ class TrainingResult(RunResult):
             StorageError: The file could not be written.
         """
         from finetune.prediction.report_extras import report_extras
-        from finetune.reporting.record import photos_root
         from finetune.reporting.report import Extras, write_report
+        from finetune.reporting.run_record import photos_root
 
         root = photos_root(self.run.path)
         extras = report_extras(self.run, root)[0] if root and explain else Extras()
@@ -78,7 +78,7 @@ def train(
     run: str | RunFolder | None = None,
     runs: Path | str = RUNS_FOLDER,
     from_run: Path | str | None = None,
-    listen: Listeners | None = None,
+    callback: Callbacks | None = None,
     metrics: Mapping[str, Metric] | None = None,
     show: bool | None = None,
     **settings: Any,
@@ -92,7 +92,7 @@ def train(
         run: Name of the run, or a path; None takes date, model and mode.
         runs: Where named runs go.
         from_run: A finished run to go on from, with more photos or other labels.
-        listen: Called with what happens, one function or several; see `finetune.training.events`.
+        callback: Called with what happens, one function or several; see `finetune.training.events`.
         metrics: Own figures by name, each a function of logits ``(N, labels) float32`` and targets
             ``(N,) int64`` of the validation photos (``(N, labels)`` with several labels a photo).
             They are in `EpochDone.metrics`, in ``log.jsonl`` and in the trackers.
@@ -110,23 +110,23 @@ def train(
         0.97
     """
     settled = _settled(config, settings)
-    earlier = None
+    parent = None
     if from_run is not None:
-        earlier = open_earlier(find_run(str(from_run), Path(runs)))
-        settled = inherit(settled, earlier, said=settings, same_photos=photos is None)
+        parent = open_earlier(find_run(str(from_run), Path(runs)))
+        settled = inherit(settled, parent, said=settings, same_photos=photos is None)
     if photos is None:
-        photos = _photos_of(earlier)
+        photos = _photos_of(parent)
     return _shown(
         lambda told: runs_train.train(
             photos,
             settled,
             run=run,
             runs=Path(runs),
-            listen=told,
+            callback=told,
             metrics=metrics,
-            earlier=earlier,
+            parent=parent,
         ),
-        listen,
+        callback,
         show,
     )
 
@@ -134,7 +134,7 @@ def train(
 def resume(
     run: Path | str,
     *,
-    listen: Listeners | None = None,
+    callback: Callbacks | None = None,
     metrics: Mapping[str, Metric] | None = None,
     show: bool | None = None,
 ) -> TrainingResult:
@@ -142,14 +142,16 @@ def resume(
 
     Args:
         run: Its folder.
-        listen: As for `train`.
+        callback: As for `train`.
         metrics: As for `train`; functions are in no file, so they are given again.
         show: As for `train`.
 
     Raises:
         RunError: It is no run, it is finished, or its photos have changed.
     """
-    return _shown(lambda told: runs_train.resume(run, listen=told, metrics=metrics), listen, show)
+    return _shown(
+        lambda told: runs_train.resume(run, callback=told, metrics=metrics), callback, show
+    )
 
 
 def _settled(config: TrainConfig | None, given: Mapping[str, Any]) -> TrainConfig:
@@ -162,19 +164,19 @@ def _settled(config: TrainConfig | None, given: Mapping[str, Any]) -> TrainConfi
     return resolve(sections, flags)
 
 
-def _photos_of(earlier: Earlier | None) -> Path:
-    if earlier is not None:
-        return earlier.photos()
+def _photos_of(parent: ParentRun | None) -> Path:
+    if parent is not None:
+        return parent.photos()
     usual = Path("photos")
     return usual if usual.is_dir() else Path()
 
 
 def _shown(
-    work: Callable[[Listener], RunResult],
-    listen: Listeners | None,
+    work: Callable[[Callback], RunResult],
+    callback: Callbacks | None,
     show: bool | None,
 ) -> TrainingResult:
-    listeners = list(_each(listen))
+    listeners = list(_each(callback))
     view = NotebookView() if (in_notebook() if show is None else show) else None
 
     def tell(event: Event) -> None:
@@ -189,7 +191,7 @@ def _shown(
     return TrainingResult(**{item.name: getattr(result, item.name) for item in fields(result)})
 
 
-def _each(listen: Listeners | None) -> Iterable[Listener]:
-    if listen is None:
+def _each(callback: Callbacks | None) -> Iterable[Callback]:
+    if callback is None:
         return ()
-    return (listen,) if callable(listen) else listen
+    return (callback,) if callable(callback) else callback

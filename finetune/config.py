@@ -1,6 +1,6 @@
 """Settings as frozen dataclasses, one a concern; default, help and bounds are written in the field.
 
-`finetune.settings` merges them from file and flags, and checks them. Nothing here imports torch.
+`finetune.config_io` merges them from file and flags, and checks them. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -72,12 +72,12 @@ class PixelsConfig:
     )
     channels: int | None = option(
         None,
-        "Channels of the network's input: 3 for colour, 1 for grey; not set: the model's own.",
+        "Channels of the network's input: 3 for color, 1 for gray; not set: the model's own.",
         minimum=1,
         maximum=3,
     )
     fit: Fit = option(
-        "crop", "How a photo becomes square: crop its centre, pad its short side, or squash it."
+        "crop", "How a photo becomes square: crop its center, pad its short side, or squash it."
     )
     cache_gb: float = option(
         10.0, "Most disk that the cache of decoded photos may take, in GB; 0: no cache.", minimum=0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import re
@@ -36,9 +37,9 @@ def storage_errors(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a neighbour of `path` to write to; it replaces `path` once it is whole and on disk.
+    """Yields a neighbor of `path` to write to; it replaces `path` once it is whole and on disk.
 
-    When the block fails, the neighbour is removed and `path` is what it was before.
+    When the block fails, the neighbor is removed and `path` is what it was before.
 
     Raises:
         StorageError: The disk is full or the folder cannot be written; the old file is intact.
@@ -133,3 +134,16 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def collection_cache_dir(root: Path, catalog: Path | None = None) -> Path:
+    """Returns the folder for a collection's caches; nothing is made there yet.
+
+    It is ``.finetune`` in the collection, or a folder of this user's cache where the collection
+    cannot be written or a person keeps its catalog elsewhere.
+    """
+    hidden = root / HIDDEN_FOLDER
+    if catalog is None and os.access(hidden if hidden.exists() else root, os.W_OK):
+        return hidden
+    name = hashlib.blake2b(str(root.resolve()).encode("utf-8", "surrogateescape"), digest_size=16)
+    return user_cache_folder() / "collections" / name.hexdigest()

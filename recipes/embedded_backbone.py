@@ -44,12 +44,12 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional
 
-from finetune.augmentation.gpu import BatchAugment
+from finetune.augmentation.batch_augment import BatchAugment
 from finetune.augmentation.recipes import named
 from finetune.files import read_json, write_atomically, write_json
-from finetune.models import embedded_backbone
-from finetune.photos.crop import Crop, load_square
-from finetune.photos.decode import decode_photo
+from finetune.models import finetune_small
+from finetune.photos.crops import Crop, load_square
+from finetune.photos.decode.decoder import decode_photo
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 WORKING_SIDE = 224
@@ -111,7 +111,7 @@ def load_photos(folder: Path) -> tuple[Tensor, Tensor]:
         short, long = sorted((height, width))
         ends = [0.5] if long < 1.15 * short else [short / 2 / long, 1 - short / 2 / long]
         for end in ends:
-            crop = Crop(**{"centre_x" if width > height else "centre_y": end})
+            crop = Crop(**{"center_x" if width > height else "center_y": end})
             squares.append(load_square(path, size=WORKING_SIDE, crop=crop))
             held_out.append(number % HELD_OUT_EVERY == 0)
     pixels = torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2)  # channels_last
@@ -278,7 +278,7 @@ def student_maps(net: Any, images: Tensor, given: list[Tensor], own: Tensor | No
 
     Args:
         net: `finetune_small`.
-        images: `(B, 3, S, S)` normalised.
+        images: `(B, 3, S, S)` normalized.
         given: The teacher's maps on the common scale.
         own: `(B, 1, 1, 1)` bool, whose stages start from the student's own map below; None: all.
     """
@@ -423,7 +423,7 @@ class Training:
         self.device = torch.device(arguments.device)
         on_cpu = self.device.type == "cpu"
         torch.manual_seed(settings.seed)
-        self.net: Any = timm.create_model(embedded_backbone.NAME, num_classes=0)
+        self.net: Any = timm.create_model(finetune_small.NAME, num_classes=0)
         self.net.to(self.device, memory_format=torch.channels_last)
         self.optimizers = make_optimizers(self.net, settings)
         self.progress = Progress()
@@ -582,7 +582,7 @@ class Training:
         write_json(
             path.with_suffix(".json"),
             {
-                "name": embedded_backbone.NAME,
+                "name": finetune_small.NAME,
                 "sha256": hashlib.sha256(content).hexdigest(),
                 "recipe": "recipes/embedded_backbone.py",
                 "commit": None,
@@ -605,7 +605,7 @@ class Training:
 def main() -> None:
     """Parses the command line, trains, exports."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--photos", type=Path, required=True, help="Folder of unlabelled photos.")
+    parser.add_argument("--photos", type=Path, required=True, help="Folder of unlabeled photos.")
     parser.add_argument("--teacher", type=Path, required=True, help="mobilenetv2_100 safetensors.")
     parser.add_argument("--work", type=Path, required=True, help="Folder for checkpoints.")
     parser.add_argument("--output", type=Path, help="Where to write the fp16 weights at the end.")

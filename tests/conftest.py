@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
-from collections.abc import Callable, Iterator
+import random
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-# huggingface_hub reads it once, when it is imported.
+if TYPE_CHECKING:
+    from finetune.demo_data import Aviary
+    from finetune.experiments.tune.tune import Tuned
+    from finetune.models.factory import LoadedModel
+    from finetune.photos.collection import Photo
+    from finetune.training.events import Event
+
+# huggingface_hub reads it once, when it is imported; so no module of the program is imported above.
 os.environ["HF_HUB_OFFLINE"] = "1"
+
 
 # The same examples each time, and no stopwatch: a busy machine must not fail what is right.
 hypothesis.settings.register_profile("finetune", deadline=None, derandomize=True)
@@ -52,21 +63,21 @@ def _fresh_output(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def draw_photo(label: int, number: int, size: tuple[int, int] = (80, 60)) -> Image.Image:
-    """A disc, a bar or a cross of its label's colour somewhere on a noisy ground."""
+    """A disc, a bar or a cross of its label's color somewhere on a noisy ground."""
     rng = np.random.default_rng((label, number))
     ground = rng.integers(60, 200, 3) + rng.integers(-20, 20, (size[1], size[0], 1))
     image = Image.fromarray(np.broadcast_to(ground, (size[1], size[0], 3)).astype(np.uint8))
     draw = ImageDraw.Draw(image)
     x, y = rng.integers(20, size[0] - 20), rng.integers(18, size[1] - 18)
-    colour = [(220, 40, 30), (40, 200, 60), (50, 60, 230), (230, 220, 40)][label % 4]
+    color = [(220, 40, 30), (40, 200, 60), (50, 60, 230), (230, 220, 40)][label % 4]
     reach = int(rng.integers(8, 15))
     shapes = [
-        lambda: draw.ellipse((x - reach, y - reach, x + reach, y + reach), fill=colour),
-        lambda: draw.rectangle((x - reach, y - 4, x + reach, y + 4), fill=colour),
+        lambda: draw.ellipse((x - reach, y - reach, x + reach, y + reach), fill=color),
+        lambda: draw.rectangle((x - reach, y - 4, x + reach, y + 4), fill=color),
         lambda: draw.polygon(
-            [(x, y - reach), (x + reach, y + reach), (x - reach, y + reach)], colour
+            [(x, y - reach), (x + reach, y + reach), (x - reach, y + reach)], color
         ),
-        lambda: draw.rectangle((x - 4, y - reach, x + 4, y + reach), fill=colour),
+        lambda: draw.rectangle((x - 4, y - reach, x + 4, y + reach), fill=color),
     ]
     shapes[label % 4]()
     return image
@@ -118,8 +129,8 @@ def train_tiny(tiny_weights: Path) -> Callable[..., Path]:
     """
 
     def train_in(folder: Path, *, photos: int = 8, epochs: int = 2) -> Path:
-        from finetune.runs.train import train
-        from finetune.settings import resolve
+        from finetune.config_io import resolve
+        from finetune.training.train import train
 
         for index, label in enumerate(["ant", "bee"]):
             (folder / "photos" / label).mkdir(parents=True)
@@ -152,3 +163,170 @@ def tiny_settings(tiny_weights: Path) -> dict[str, object]:
         "epochs": 3,
         "batch_size": 8,
     }
+
+
+COLORS = {"blue": (50, 60, 230), "green": (40, 200, 60), "red": (220, 40, 30)}
+SEVERAL_PHOTOS = 60
+TUNE_COUNTS = {"ant": 12, "bee": 12}
+NOT_SEARCHED = frozenset({"model", "weights", "size", "views"})
+
+
+def shapes(number: int) -> tuple[tuple[str, ...], Image.Image]:
+    """Two discs at most, each of a color that is a label of the photo."""
+    rng = np.random.default_rng(number)
+    ground = rng.integers(90, 160, 3) + rng.integers(-15, 15, (48, 64, 1))
+    image = Image.fromarray(np.clip(ground, 0, 255).astype(np.uint8))
+    draw = ImageDraw.Draw(image)
+    labels = tuple(sorted(rng.choice(list(COLORS), int(rng.choice([0, 1, 2])), replace=False)))
+    for label, left in zip(labels, (17, 46), strict=False):
+        x, y = left + rng.integers(-3, 4), rng.integers(14, 34)
+        reach = int(rng.integers(9, 13))
+        draw.ellipse((x - reach, y - reach, x + reach, y + reach), fill=COLORS[label])
+    return labels, image
+
+
+@pytest.fixture(scope="session")
+def draw_shapes() -> Callable[[int], tuple[tuple[str, ...], Image.Image]]:
+    """The function ``shapes(number)`` that gives the labels of a photo, and the photo."""
+    return shapes
+
+
+@pytest.fixture(scope="module")
+def several_folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder a label, a photo of two labels in both; photos of nothing in ``none``."""
+    root = tmp_path_factory.mktemp("several") / "photos"
+    for number in range(SEVERAL_PHOTOS):
+        labels, image = shapes(number)
+        for label in labels or ("none",):
+            (root / label).mkdir(parents=True, exist_ok=True)
+            image.save(root / label / f"{number:03d}.png")
+    return root
+
+
+@pytest.fixture
+def several(tiny_settings: dict[str, object]) -> dict[str, object]:
+    """Flags of a short training on `folders`."""
+    return {**tiny_settings, "multi_label": True, "negatives": "none", "mode": "head"}
+
+
+@pytest.fixture
+def tune_photos(make_photos: Callable[..., Path]) -> Path:
+    """Photos for a search."""
+    return make_photos(TUNE_COUNTS)
+
+
+@pytest.fixture
+def search(
+    tune_photos: Path, tmp_path: Path, tiny_settings: dict[str, object]
+) -> Callable[..., Tuned]:
+    """Returns a function that searches `tune_photos`; it takes the fields of a plan."""
+    from finetune.config_io import resolve
+    from finetune.experiments.tune.tune import TunePlan, tune
+
+    del tiny_settings["batch_size"]
+
+    def run(callback: Callable[[Event], None] = lambda event: None, **plan: Any) -> Tuned:
+        chosen = {
+            "trials": 3,
+            "final": False,
+            "fixed": NOT_SEARCHED,
+            "runs": tmp_path / "runs",
+            **plan,
+        }
+        return tune(tune_photos, resolve({}, tiny_settings), TunePlan(**chosen), callback=callback)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def searched(
+    tmp_path_factory: pytest.TempPathFactory, tiny_weights: Path, draw: Callable[..., Any]
+) -> tuple[Tuned, Path]:
+    """A search of 4 trials, for tests that only look at it."""
+    from finetune.config_io import resolve
+    from finetune.experiments.tune.tune import TunePlan, tune
+
+    root = tmp_path_factory.mktemp("tune")
+    for index, (label, count) in enumerate(TUNE_COUNTS.items()):
+        (root / "photos" / label).mkdir(parents=True)
+        for number in range(count):
+            draw(index, number).save(root / "photos" / label / f"{number:03d}.jpg", quality=92)
+    flags = {"model": "test_resnet", "weights": str(tiny_weights), "size": 48, "device": "cpu"}
+    plan = TunePlan(trials=4, final=False, fixed=NOT_SEARCHED, runs=root / "runs")
+    return tune(root / "photos", resolve({}, {**flags, "epochs": 3}), plan), root / "photos"
+
+
+@pytest.fixture
+def tuned(searched: tuple[Tuned, Path]) -> Tuned:
+    """What the search of 4 trials found."""
+    return searched[0]
+
+
+class ByChance:
+    """Chooses by chance, and notes what was asked for."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = random.Random(seed)
+        self.asked: dict[str, tuple[Any, ...]] = {}
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        self.asked[name] = tuple(choices)
+        return self.rng.choice(list(choices))
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        self.asked[name] = (low, high, log)
+        return self.rng.uniform(low, high)
+
+    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
+        self.asked[name] = (low, high, log)
+        return self.rng.randint(low, high)
+
+
+@pytest.fixture(scope="session")
+def by_chance() -> type[ByChance]:
+    """The class ``ByChance(seed)``, a chooser of values."""
+    return ByChance
+
+
+@pytest.fixture(scope="session")
+def backbone() -> LoadedModel:
+    """The embedded backbone."""
+    from finetune.curation.embedding import load_backbone
+
+    return load_backbone()
+
+
+@pytest.fixture(scope="session")
+def aviary(tmp_path_factory: pytest.TempPathFactory) -> Aviary:
+    """Four species, six photos each, no flaws."""
+    from finetune.demo_data import draw_collection
+
+    folder = tmp_path_factory.mktemp("aviary") / "photos"
+    return draw_collection(
+        folder, species=4, photos_per_species=6, seed=3, size=(450, 300), flaws=False, workers=1
+    )
+
+
+@pytest.fixture
+def birds(aviary: Aviary) -> Path:
+    """The folder of that collection."""
+    return aviary.folder
+
+
+@pytest.fixture(scope="session")
+def at_their_birds() -> Callable[[Aviary, Sequence[Photo]], list[Photo]]:
+    """Returns a function that gives drawn photos crops around their birds."""
+
+    def look_at(aviary: Aviary, photos: Sequence[Photo]) -> list[Photo]:
+        from finetune.photos.crops import Crop
+
+        truth = {drawn.path: drawn for drawn in aviary.photos}
+        return [
+            dataclasses.replace(
+                photo,
+                crop=Crop.from_box(truth[photo.path].box, photo.width, photo.height),
+            )
+            for photo in photos
+        ]
+
+    return look_at

@@ -13,8 +13,8 @@ from sklearn.metrics import f1_score
 import finetune
 from finetune import TrainConfig, resume, train
 from finetune.config import TrainingConfig
+from finetune.config_io import settings
 from finetune.errors import ConfigError, RunError
-from finetune.settings import settings
 from finetune.training.events import EpochDone, Event, Note
 
 Settings = dict[str, Any]
@@ -57,7 +57,7 @@ def test_no_setting_has_the_name_of_a_parameter() -> None:
     import inspect
 
     own = set(inspect.signature(train).parameters) - {"settings"}
-    assert "listen" in own
+    assert "callback" in own
     assert not own & {setting.name for setting in settings()}
 
 
@@ -75,7 +75,7 @@ def test_several_listeners_and_own_metrics(
     result = train(
         photos,
         runs=tmp_path / "runs",
-        listen=[first.append, second.append],
+        callback=[first.append, second.append],
         metrics={"macro_f1": macro_f1},
         **tiny_settings,
     )
@@ -115,9 +115,9 @@ def test_resume_takes_what_train_takes(
             raise StopError
 
     with pytest.raises(StopError):
-        train(photos, runs=tmp_path, run="r", listen=stop, **tiny_settings)
+        train(photos, runs=tmp_path, run="r", callback=stop, **tiny_settings)
     events: list[Event] = []
-    result = resume(tmp_path / "r", listen=events.append, metrics={"one": lambda *_: 1})
+    result = resume(tmp_path / "r", callback=events.append, metrics={"one": lambda *_: 1})
     epochs = [event for event in events if isinstance(event, EpochDone)]
     assert epochs[-1].epoch == 3
     assert epochs[-1].metrics == {"one": 1.0}

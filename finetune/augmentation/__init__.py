@@ -1,1 +1,1 @@
-"""Random changes to training photos: maps, colours, erasing and mixing, on the CPU and the GPU."""
+"""Random changes to training photos: maps, colors, erasing and mixing, on the CPU and the GPU."""

@@ -18,7 +18,7 @@ def blur_levels(polynomials: Floats, height: int, width: int, size: int) -> NDAr
 
     Bilinear sampling sees 2 x 2 pixels: where one output pixel covers more, fine patterns alias.
     Level n stands for a tent filter of 2^n pixels' half width. The measure is the shrinking at the
-    centre, sqrt(|det J|); 0 up to a factor of 1.68, 1 up to 3.36.
+    center, sqrt(|det J|); 0 up to a factor of 1.68, 1 up to 3.36.
 
     Args:
         polynomials: `(B, 3, 4)`.

@@ -55,7 +55,7 @@ def draw_mix(recipe: Recipe, *, batch: int, size: int, key: tuple[int, int, int]
         weight = float(rng.beta(recipe.mixup_alpha, recipe.mixup_alpha))
         return Mix(kind="mixup", weight=weight, partner=shift)
     half = size * np.sqrt(1 - rng.beta(recipe.cutmix_alpha, recipe.cutmix_alpha)) / 2
-    # The centre is anywhere, so the rectangle may be cut by the border: its label follows the area.
+    # The center is anywhere, so the rectangle may be cut by the border: its label follows the area.
     top, bottom = (int(np.clip(np.rint(y * size + side), 0, size)) for side in (-half, half))
     left, right = (int(np.clip(np.rint(x * size + side), 0, size)) for side in (-half, half))
     weight = 1 - (bottom - top) * (right - left) / size**2
@@ -66,7 +66,7 @@ def mix(images: Tensor, targets: Tensor, drawn: Mix) -> tuple[Tensor, Tensor]:
     """Returns mixed images and targets.
 
     Args:
-        images: `(B, 3, H, W)` float, normalised.
+        images: `(B, 3, H, W)` float, normalized.
         targets: `(B, N)` float, one row of probabilities a photo.
         drawn: Of this step.
 

@@ -114,7 +114,7 @@ def admissible(
     Args:
         uniforms: `(..., 6)` numbers in the open interval (0, 1).
         bound: M; 1 gives no distortion and no magnification at all.
-        max_rotation_degrees: Largest turn of the picture's centre, either way.
+        max_rotation_degrees: Largest turn of the picture's center, either way.
         max_shift: Radius of the disc of t, in half sides of the picture.
 
     Returns:

@@ -18,8 +18,8 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, get_type_hints
 
 from finetune.config import option
+from finetune.config_io import choices
 from finetune.errors import AugmentError
-from finetune.settings import choices
 
 MobiusMode = Literal["replace", "on_top"]
 RecipeName = Literal["none", "light", "standard", "mobius", "strong", "cifar", "tutorial", "digits"]
@@ -27,10 +27,10 @@ RecipeName = Literal["none", "light", "standard", "mobius", "strong", "cifar", "
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Every number of an augmentation; the defaults do nothing but take the centre crop."""
+    """Every number of an augmentation; the defaults do nothing but take the center crop."""
 
     crop_probability: float = option(
-        0.0, "Chance of a random crop; otherwise the centre crop.", minimum=0, maximum=1
+        0.0, "Chance of a random crop; otherwise the center crop.", minimum=0, maximum=1
     )
     crop_area_min: float = option(
         0.3, "Smallest area of the random crop, as a share of the photo's.", above=0, maximum=1
@@ -66,15 +66,15 @@ class Recipe:
         maximum=8,
     )
     mobius_rotation_degrees: float = option(
-        15.0, "Largest turn of the centre by a Möbius map, either way.", minimum=0, maximum=180
+        15.0, "Largest turn of the center by a Möbius map, either way.", minimum=0, maximum=180
     )
     mobius_shift: float = option(
-        0.1, "Largest move of the centre by a Möbius map, in half sides.", minimum=0, maximum=1
+        0.1, "Largest move of the center by a Möbius map, in half sides.", minimum=0, maximum=1
     )
     mobius_mode: MobiusMode = option(
         "replace", "Whether a Möbius map replaces crop, flip, turn and zoom, or comes on top."
     )
-    colour_probability: float = option(
+    color_probability: float = option(
         0.0, "Chance that brightness, contrast, saturation and hue change.", minimum=0, maximum=1
     )
     brightness: float = option(
@@ -87,10 +87,10 @@ class Recipe:
         0.0, "Saturation is multiplied by 1 ± this at most.", minimum=0, maximum=1
     )
     hue: float = option(
-        0.0, "Largest turn of the hue, in parts of the colour circle.", minimum=0, maximum=0.5
+        0.0, "Largest turn of the hue, in parts of the color circle.", minimum=0, maximum=0.5
     )
-    grey_probability: float = option(
-        0.0, "Chance that a photo loses its colours.", minimum=0, maximum=1
+    gray_probability: float = option(
+        0.0, "Chance that a photo loses its colors.", minimum=0, maximum=1
     )
     erase_probability: float = option(
         0.0, "Chance that a rectangle is erased (painted with the mean).", minimum=0, maximum=1
@@ -121,7 +121,7 @@ _STANDARD: dict[str, Any] = {
     "crop_probability": 1.0,
     "crop_area_min": 0.3,
     "flip_probability": 0.5,
-    "colour_probability": 0.8,
+    "color_probability": 0.8,
     "brightness": 0.2,
     "contrast": 0.2,
     "saturation": 0.2,
@@ -141,7 +141,7 @@ RECIPES: dict[str, Recipe] = {
             "saturation": 0.4,
         },
         hue=0.03,
-        grey_probability=0.05,
+        gray_probability=0.05,
         rotation_degrees=15.0,
         mobius_probability=0.3,
         mobius_mode="on_top",
@@ -153,7 +153,7 @@ RECIPES: dict[str, Recipe] = {
     "tutorial": Recipe(
         shift_pixels=4,
         flip_probability=0.5,
-        colour_probability=1.0,
+        color_probability=1.0,
         brightness=0.25,
         contrast=0.8,
         whiten=True,

@@ -10,7 +10,7 @@ is three real polynomials in (|w|², u, v, 1): `x = X/D`, `y = Y/D`. None has a 
 is the sum of a function of the column and one of the row: a pixel costs three additions, one
 division and two multiplications. Nothing cancels near c = 0, where a plain affine map has D = 1.
 
-Pixel centres: pixel j of n lies at (2j + 1)/n - 1 (`align_corners=False` in torch's words), and the
+Pixel centers: pixel j of n lies at (2j + 1)/n - 1 (`align_corners=False` in torch's words), and the
 border reflects at the pixels' outer edge.
 """
 
@@ -69,7 +69,7 @@ def is_affine(polynomials: Floats) -> NDArray[np.bool_]:
 
 
 def pixel_polynomials(polynomials: Floats, height: int, width: int) -> Floats:
-    """Returns the same maps with x and y in the source's pixels, the first pixel's centre at 0."""
+    """Returns the same maps with x and y in the source's pixels, the first pixel's center at 0."""
     pixels = polynomials.copy()
     for row, length in ((0, width), (1, height)):
         pixels[..., row, :] *= length / 2

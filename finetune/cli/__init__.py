@@ -14,7 +14,7 @@ from finetune.errors import FinetuneError, MissingExtra
 
 COMMANDS = {
     "Start here": ("train", "predict", "demo"),
-    "Your photos": ("annotate", "scan", "duplicates", "similar", "crop", "split", "interchange"),
+    "Your photos": ("annotate", "scan", "duplicates", "similar", "crop", "split", "import_export"),
     "Training": ("watch", "preview", "lr_find", "ablate", "tune", "models", "summary"),
     "Judging": ("evaluate", "report", "compare"),
     "In use": ("export", "serve"),

@@ -50,7 +50,7 @@ def ablate(
     same for any setting of train, or any number of a recipe.
     """
     output.json, output.quiet = json, quiet
-    from finetune.runs.variation import parse_sweep
+    from finetune.experiments.sweep_values import parse_sweep
 
     if over is None:
         values = (flags.pop("augment", None) or "none,standard,mobius").split(",")
@@ -58,8 +58,8 @@ def ablate(
     else:
         name, values = parse_sweep(over)
     settings = settings_of(config, flags, set_)
-    from finetune.cli.watching import TrainingView, duration
-    from finetune.runs import ablate as library
+    from finetune.cli.training_progress import TrainingView, duration
+    from finetune.experiments import ablate as library
 
     with TrainingView(output) as view:
         ablation = library.ablate(
@@ -69,7 +69,7 @@ def ablate(
             over=name,
             seeds=seeds,
             folder=run,
-            listen=view,
+            callback=view,
         )
     output.document(library.to_dict(ablation))
     title = "augmentation" if name == "augment" else name.replace("_", " ")

@@ -112,16 +112,16 @@ class Place:
 
 
 def serve_page(place: Place, labels: list[str], *, run: str | None, annotator: str | None) -> None:
-    """Serves the labelling page until interrupted."""
+    """Serves the labeling page until interrupted."""
     import webbrowser
 
     from finetune.web import security
-    from finetune.web.annotate import annotate_app
-    from finetune.web.annotate_advice import Adviser
-    from finetune.web.annotate_run import run_classifier
-    from finetune.web.annotate_session import Session
-    from finetune.web.annotate_work import Reading
-    from finetune.web.app import listen, run_server
+    from finetune.web.annotate.app import annotate_app
+    from finetune.web.annotate.run_predictions import run_classifier
+    from finetune.web.annotate.scan_worker import Reading
+    from finetune.web.annotate.session import Session
+    from finetune.web.annotate.suggestion_worker import Adviser
+    from finetune.web.server import listen, run_server
 
     if run is not None:
         from finetune.runs.folder import find_run
@@ -172,9 +172,9 @@ def print_agreement(root: Path, catalog: Path | None) -> None:
     """Prints Cohen's kappa and the confusion of each pair of annotators."""
     from dataclasses import asdict
 
-    from finetune.photos.catalog import open_catalog
-    from finetune.web.annotate_agreement import agreements
-    from finetune.web.annotate_words import WordCatalog
+    from finetune.photos.catalog.catalog import open_catalog
+    from finetune.web.annotate.agreement import agreements
+    from finetune.web.annotate.annotations import WordCatalog
 
     with open_catalog(root, catalog) as opened:
         file = opened.path
@@ -198,14 +198,14 @@ def print_agreement(root: Path, catalog: Path | None) -> None:
 
 def move_photos(root: Path, catalog: Path | None, *, back: bool, yes: bool) -> None:
     """Moves photos into their label folders, or back."""
-    from finetune.data.home import collection_home
+    from finetune.files import collection_cache_dir
     from finetune.photos.scan import scan
-    from finetune.web.annotate_apply import apply_moves, plan_moves, take_back
+    from finetune.web.annotate.apply import apply_moves, plan_moves, take_back
 
-    home = collection_home(root, catalog)
+    cache_dir = collection_cache_dir(root, catalog)
     if back:
         with output.progress("Moving back") as advance:
-            done = take_back(root, home, progress=advance)
+            done = take_back(root, cache_dir, progress=advance)
         output.document([{"from": move.target, "to": move.source} for move in done])
         output.text(f"{len(done):,} photos are back where they were.")
         return
@@ -213,7 +213,7 @@ def move_photos(root: Path, catalog: Path | None, *, back: bool, yes: bool) -> N
         moves = plan_moves(scan(root, catalog=catalog, progress=advance))
     if not moves:
         output.document([])
-        output.text("Every labelled photo lies in its label's folder already.")
+        output.text("Every labeled photo lies in its label's folder already.")
         return
     for move in moves[:_SHOWN]:
         output.say(f"{move.source} -> {move.target}")
@@ -222,7 +222,7 @@ def move_photos(root: Path, catalog: Path | None, *, back: bool, yes: bool) -> N
     if not yes:
         typer.confirm(f"Move {len(moves):,} photos in {root}?", abort=True, err=True)
     with output.progress("Moving") as advance:
-        done = apply_moves(root, home, moves, progress=advance)
+        done = apply_moves(root, cache_dir, moves, progress=advance)
     output.document([{"from": move.source, "to": move.target} for move in done])
     output.text(f"{len(done):,} photos moved. Take it back with: finetune annotate --take-back")
 

@@ -15,8 +15,8 @@ from finetune.errors import ConfigError
 if TYPE_CHECKING:
     from finetune.evaluation.predictions import Prediction
     from finetune.photos.collection import Collection
-    from finetune.reporting.compared import Comparison, Contender, Pair
-    from finetune.reporting.record import RunRecord
+    from finetune.reporting.compare_types import Comparison, Contender, Pair
+    from finetune.reporting.run_record import RunRecord
 
 _FEW = 8
 """Labels and photos that the terminal shows of each kind; the page shows all."""
@@ -31,7 +31,7 @@ def compare(
     runs: Annotated[list[str], typer.Argument(help="Two runs or more, by name or folder.")],
     on: Annotated[
         Path | None,
-        typer.Option(help="A labelled folder to compare on; not set: the runs' own test photos."),
+        typer.Option(help="A labeled folder to compare on; not set: the runs' own test photos."),
     ] = None,
     part: Annotated[
         str | None, typer.Option(help="Which part to compare on; not set: test, else validation.")
@@ -56,9 +56,9 @@ def compare(
         raise ConfigError("--on and --part exclude each other: a folder has no parts of a run.")
     if show and file is None:
         file = Path("comparison.html")
-    from finetune.reporting.comparison import compare as compare_runs
-    from finetune.reporting.comparison import contender
-    from finetune.reporting.record import photos_root, read_run
+    from finetune.reporting.compare import compare as compare_runs
+    from finetune.reporting.compare import contender
+    from finetune.reporting.run_record import photos_root, read_run
     from finetune.runs.folder import find_run
 
     folders = [find_run(name) for name in runs]
@@ -77,7 +77,7 @@ def compare(
     _print(found)
     output.document(found.to_dict() | ({"left_out": left_out} if on is not None else {}))
     if file is not None:
-        from finetune.reporting.comparison_page import write_comparison
+        from finetune.reporting.compare_page import write_comparison
 
         with output.progress("Photos") as advance:
             written = write_comparison(
@@ -113,10 +113,10 @@ def _evaluated_on(
     device: str | None,
 ) -> tuple[list[Contender], str]:
     """Returns what each run says of a folder, and a sentence on what of it was left out."""
-    from finetune.photos.multilabel import merge_copies
+    from finetune.photos.multi_label import merge_copies
     from finetune.photos.scan import scan
-    from finetune.reporting.compared import Contender
-    from finetune.reporting.wording import count
+    from finetune.reporting.compare_types import Contender
+    from finetune.reporting.formatting import count
 
     with output.progress("Scanning") as advance:
         collection = scan(on, progress=advance)
@@ -134,8 +134,8 @@ def _evaluated_on(
     if len(kept) < len(collection):
         said.append(f"{count(len(collection) - len(kept), 'photo')} {unusable}")
     if len(fresh) < len(kept):
-        learnt = count(len(kept) - len(fresh), "photo")
-        said.append(f"{learnt} that one of the runs was trained or validated on")
+        learned = count(len(kept) - len(fresh), "photo")
+        said.append(f"{learned} that one of the runs was trained or validated on")
     left_out = f"Left out of {on}: {', '.join(said)}." if said else ""
     if not fresh:
         raise ConfigError(f"--on {on} has nothing to compare on. {left_out}".strip())
@@ -143,7 +143,7 @@ def _evaluated_on(
         Contender(
             name=name,
             record=record,
-            part="labelled",
+            part="labeled",
             predictions=_predictions(collection, fresh, path, device, name),
         )
         for name, record, path in zip(names, records, paths, strict=True)
@@ -155,9 +155,9 @@ def _predictions(
     collection: Collection, places: Sequence[int], run: Path, device: str | None, name: str
 ) -> list[Prediction]:
     from finetune.evaluation.predictions import RANKED, Prediction
-    from finetune.photos.label_text import join_labels
+    from finetune.photos.labels import join_labels
     from finetune.prediction.predictor import Predictor
-    from finetune.training.machine import choose_device
+    from finetune.training.device import choose_device
 
     predictor = Predictor.load(run, device=str(choose_device(device)))
     photos = [collection.photos[k] for k in places]
@@ -184,8 +184,8 @@ def _predictions(
 
 
 def _print(found: Comparison) -> None:
-    from finetune.reporting.record import setting_text
-    from finetune.reporting.wording import duration, interval, number, percent
+    from finetune.reporting.formatting import duration, interval, number, percent
+    from finetune.reporting.run_record import setting_text
 
     for note in found.notes:
         output.warn(note)

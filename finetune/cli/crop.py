@@ -13,8 +13,8 @@ from finetune.cli.options import photos_folder
 from finetune.errors import ConfigError
 
 if TYPE_CHECKING:
-    from finetune.curation.policy import CropPolicy, Method
-    from finetune.photos.catalog import Catalog
+    from finetune.curation.crop_policy import CropPolicy, Method
+    from finetune.photos.catalog.catalog import Catalog
     from finetune.photos.collection import Collection
 
 _SHOWN = 20
@@ -32,7 +32,7 @@ def crop(
     method: Annotated[
         str | None,
         typer.Option(
-            metavar="saliency|centre|detector",
+            metavar="saliency|center|detector",
             help="How to find the subject; not set: saliency, or detector with --detector.",
         ),
     ] = None,
@@ -82,7 +82,7 @@ def crop(
     """Propose a square around the subject of each photo, and keep it in the catalog.
 
     saliency looks for what differs from the photo's own background, with the backbone that comes
-    along; centre takes the largest square in the middle; detector asks a COCO detector whose
+    along; center takes the largest square in the middle; detector asks a COCO detector whose
     weights you have.
 
     Photos are never changed. What is proposed is used by the next training in place of the middle
@@ -95,8 +95,8 @@ def crop(
         raise ConfigError("--accept, --clear and --undo exclude each other.")
     if size is not None and write is None:
         raise ConfigError("--size says how large copies are: give --write DIR, too.")
-    from finetune.curation.policy import PolicySpec, load_policy, remember_policy
-    from finetune.photos.catalog import open_catalog
+    from finetune.curation.crop_policy import PolicySpec, load_policy, remember_policy
+    from finetune.photos.catalog.catalog import open_catalog
     from finetune.photos.scan import scan
 
     root = photos_folder(photos)
@@ -118,9 +118,9 @@ def crop(
                 model=model,
                 weights=str(detector) if detector is not None else weights,
             )
-            policy, spec = load_policy(asked)
+            policy, preprocessing = load_policy(asked)
             document |= _propose(opened, collection, policy)
-            remember_policy(root, spec, catalog)
+            remember_policy(root, preprocessing, catalog)
             if accept:
                 document["accepted"] = _accept(opened)
         collection = opened.collection(root)
@@ -144,8 +144,8 @@ def crop(
 def _method(method: str | None, detector: Path | None) -> Method:
     if method is None:
         return "detector" if detector is not None else "saliency"
-    if method not in ("saliency", "centre", "detector"):
-        raise ConfigError(f"--method {method} is none of saliency, centre, detector.")
+    if method not in ("saliency", "center", "detector"):
+        raise ConfigError(f"--method {method} is none of saliency, center, detector.")
     if method == "detector" and detector is None:
         raise ConfigError(
             "--method detector needs the weights of a torchvision detector: --detector FILE. "
@@ -157,7 +157,7 @@ def _method(method: str | None, detector: Path | None) -> Method:
 
 
 def _propose(catalog: Catalog, collection: Collection, policy: CropPolicy) -> dict[str, Any]:
-    from finetune.curation.proposals import propose_into
+    from finetune.curation.crop_proposals import propose_into
 
     sources = catalog.crop_sources()
     kept = sum(sources.get(photo.digest) == "person" for photo in collection.photos)
@@ -181,7 +181,7 @@ def _propose(catalog: Catalog, collection: Collection, policy: CropPolicy) -> di
 
 
 def _accept(catalog: Catalog) -> int:
-    from finetune.curation.proposals import accept
+    from finetune.curation.crop_proposals import accept
 
     count = accept(catalog)
     output.text(
@@ -193,7 +193,7 @@ def _accept(catalog: Catalog) -> int:
 
 
 def _clear(catalog: Catalog, yes: bool) -> int:
-    from finetune.curation.proposals import clear
+    from finetune.curation.crop_proposals import clear
 
     count = sum(source == "model" for source in catalog.crop_sources().values())
     if not count:
@@ -208,7 +208,7 @@ def _clear(catalog: Catalog, yes: bool) -> int:
 
 
 def _undo(catalog: Catalog) -> str | None:
-    from finetune.curation.proposals import undo_accept
+    from finetune.curation.crop_proposals import undo_accept
 
     what = undo_accept(catalog)
     output.text(
@@ -223,10 +223,10 @@ def _show(collection: Collection) -> None:
     with_crop = [photo for photo in collection.photos if photo.crop is not None]
     if not with_crop:
         return
-    table = make_table("photo", "centre", "side", right=("centre", "side"))
+    table = make_table("photo", "center", "side", right=("center", "side"))
     for photo in with_crop[:_SHOWN]:
         if photo.crop is not None:
-            where = f"{photo.crop.centre_x:.0%}, {photo.crop.centre_y:.0%}"
+            where = f"{photo.crop.center_x:.0%}, {photo.crop.center_y:.0%}"
             table.add_row(output.plain(photo.path), where, f"{photo.crop.side:.0%}")
     output.print(table)
     if len(with_crop) > _SHOWN:
@@ -236,8 +236,8 @@ def _show(collection: Collection) -> None:
 def _write_sheets(collection: Collection, html: Path | None, png: Path | None) -> None:
     photos = [photo for photo in collection.photos if photo.crop is not None]
     if html is not None:
-        from finetune.curation.crop_sheet import crop_figures
-        from finetune.curation.picture_page import Section, write_picture_page
+        from finetune.reporting.crop_page import crop_figures
+        from finetune.reporting.photo_page import Section, write_picture_page
 
         by_folder: dict[str, list[Any]] = {}
         for photo in photos:
@@ -250,14 +250,14 @@ def _write_sheets(collection: Collection, html: Path | None, png: Path | None) -
         write_picture_page(html, title, sections)
         output.text(f"Written: {html}")
     if png is not None:
-        from finetune.curation.crop_sheet import write_crop_png
+        from finetune.reporting.crop_page import write_crop_png
 
         write_crop_png(png, collection, photos)
         output.text(f"Written: {png}")
 
 
 def _write_copies(collection: Collection, folder: Path, size: int | None) -> dict[str, Any]:
-    from finetune.photos.export import ExportOptions, export_photos
+    from finetune.photos.datasets.export import ExportOptions, export_photos
 
     # A folder a label where all photos have one, else as they lie, so that none is left out.
     layout: Any = "folders" if all(photo.labels for photo in collection.photos) else "csv"

@@ -35,7 +35,7 @@ def demo(
         raise ConfigError(
             f"{folder} exists and is not empty. Name another folder: finetune demo FOLDER"
         )
-    from finetune.aviary import draw_collection, draw_unseen
+    from finetune.demo_data import draw_collection, draw_unseen
 
     output.say(f"Drawing an aviary into {folder / 'photos'}")
     with output.progress("Drawing") as advance:
@@ -44,18 +44,18 @@ def demo(
         )
         unseen = draw_unseen(folder / "unseen", count=8, seed=seed)
     from finetune.cli.train import show_result
-    from finetune.cli.watching import TrainingView
-    from finetune.curation.policy import PolicySpec
-    from finetune.curation.proposals import propose_squares
-    from finetune.runs.train import train
-    from finetune.settings import resolve
+    from finetune.cli.training_progress import TrainingView
+    from finetune.config_io import resolve
+    from finetune.curation.crop_policy import PolicySpec
+    from finetune.curation.crop_proposals import propose_squares
+    from finetune.training.train import train
 
     output.say("Finding the bird in each photo")
     with output.progress("Finding") as advance:
         propose_squares(folder / "photos", PolicySpec(method="saliency"), progress=advance)
     config = resolve({}, {"model": "finetune_small", "seed": seed, "views": 4, "epochs": 40})
     with TrainingView(output) as view:
-        result = train(folder / "photos", config, run="demo", runs=folder / "runs", listen=view)
+        result = train(folder / "photos", config, run="demo", runs=folder / "runs", callback=view)
     show_result(result, follow=False)
     from finetune.cli.predict import show_photo
     from finetune.prediction.predictor import Predictor

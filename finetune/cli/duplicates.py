@@ -14,8 +14,8 @@ from finetune.cli.options import photos_folder
 from finetune.errors import ConfigError
 
 if TYPE_CHECKING:
-    from finetune.photos.alike_groups import AlikeGroup, Kind
-    from finetune.photos.quarantine import Moves
+    from finetune.photos.file_mover import Moves
+    from finetune.photos.near_duplicates.display_groups import AlikeGroup, Kind
 
 
 def register(app: typer.Typer) -> None:
@@ -79,8 +79,8 @@ def duplicates(
             raise ConfigError("--undo needs the folder to bring back: --quarantine DIR --undo.")
         _undo(root, quarantine)
         return
-    from finetune.photos.alike_groups import alike_groups
-    from finetune.photos.duplicates import Alikeness
+    from finetune.photos.near_duplicates.display_groups import alike_groups
+    from finetune.photos.near_duplicates.groups import Alikeness
     from finetune.photos.scan import scan
 
     with output.progress("Reading") as advance:
@@ -95,7 +95,7 @@ def duplicates(
     }
     _show(groups, len(collection.photos), limit)
     if html is not None:
-        from finetune.reporting.alike_page import write_alike_page
+        from finetune.reporting.near_duplicates_page import write_alike_page
 
         with output.progress("Thumbnails") as advance:
             document["html"] = str(write_alike_page(html, root, groups, progress=advance))
@@ -106,7 +106,7 @@ def duplicates(
 
 
 def _show(groups: Sequence[AlikeGroup], photos: int, limit: int) -> None:
-    from finetune.reporting.alike_page import words
+    from finetune.reporting.near_duplicates_page import words
 
     if not groups:
         output.text(f"No two of the {photos:,} photos are nearly the same.")
@@ -156,7 +156,7 @@ def _show(groups: Sequence[AlikeGroup], photos: int, limit: int) -> None:
 def _quarantine(
     root: Path, groups: Sequence[AlikeGroup], folder: Path, across_labels: bool, yes: bool
 ) -> list[str]:
-    from finetune.photos.quarantine import quarantine
+    from finetune.photos.file_mover import quarantine
 
     chosen = [group for group in groups if across_labels or not group.contradicts]
     paths = [
@@ -188,7 +188,7 @@ def _quarantine(
 
 
 def _undo(root: Path, folder: Path) -> None:
-    from finetune.photos.quarantine import restore
+    from finetune.photos.file_mover import restore
 
     with output.progress("Moving back") as advance:
         moves = restore(root, folder, progress=advance)

@@ -25,7 +25,7 @@ def evaluate(
     ] = None,
     photos: Annotated[
         Path | None,
-        typer.Argument(help="Labelled folder; not given: the run's own validation and test."),
+        typer.Argument(help="Labeled folder; not given: the run's own validation and test."),
     ] = None,
     tta: Annotated[
         bool, typer.Option("--tta", help="Average each photo and its mirror image.")
@@ -52,7 +52,7 @@ def evaluate(
     from finetune.runs.evaluate import EvaluationRequest
     from finetune.runs.evaluate import evaluate as library
     from finetune.runs.folder import find_run
-    from finetune.training.machine import choose_device
+    from finetune.training.device import choose_device
 
     request = EvaluationRequest(
         photos=photos, catalog=catalog, tta=tta, device=str(choose_device(device))

@@ -11,7 +11,7 @@ from finetune.cli.console import Json, Quiet, output
 from finetune.errors import ConfigError
 
 if TYPE_CHECKING:
-    from finetune.prediction.export import Exported, ExportOptions
+    from finetune.prediction.export.export import Exported, ExportOptions
 
 
 def register(app: typer.Typer) -> None:
@@ -67,14 +67,14 @@ def export(
 
     folder = find_run(run)
     if push is not None:
-        from finetune.prediction.hub import push as push_to_hub
+        from finetune.prediction.export.hub import push as push_to_hub
 
         address = push_to_hub(folder, push)
         output.document({"address": address})
         output.text(f"Sent to {address}")
         return
-    from finetune.prediction import export as library
-    from finetune.prediction.export_onnx import Precision
+    from finetune.prediction.export import export as library
+    from finetune.prediction.export.onnx import Precision
     from finetune.prediction.sources import photos_of
 
     options = library.ExportOptions(

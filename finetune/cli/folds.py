@@ -12,7 +12,7 @@ from finetune.config import TrainConfig
 
 if TYPE_CHECKING:
     from finetune.evaluation.intervals import Interval
-    from finetune.runs.fold_study import FoldStudy
+    from finetune.experiments.cross_validation.study import FoldStudy
     from finetune.training.events import Event
 
 MOST_LABELS = 12
@@ -26,33 +26,33 @@ def is_study(path: Path | None) -> bool:
 
 def train_folds(photos: Path, settings: TrainConfig, plan: dict[str, Any], run: str | None) -> None:
     """Runs a cross-validation and prints what came out."""
-    from finetune.runs.fold_study import FoldPlan
-    from finetune.runs.folds import cross_validate
+    from finetune.experiments.cross_validation.cross_validate import cross_validate
+    from finetune.experiments.cross_validation.study import FoldPlan
 
     chosen = FoldPlan(**plan)
-    _show(lambda listen: cross_validate(photos, settings, chosen, run=run, listen=listen))
+    _show(lambda callback: cross_validate(photos, settings, chosen, run=run, callback=callback))
 
 
 def resume_study(path: Path) -> None:
     """Goes on with an interrupted cross-validation and prints what came out."""
-    from finetune.runs.folds import resume_folds
+    from finetune.experiments.cross_validation.cross_validate import resume_folds
 
-    _show(lambda listen: resume_folds(path, listen=listen))
+    _show(lambda callback: resume_folds(path, callback=callback))
 
 
 def _show(work: Any) -> None:
-    from finetune.cli.watching import TrainingView
-    from finetune.runs.fold_study import to_json
+    from finetune.cli.training_progress import TrainingView
+    from finetune.experiments.cross_validation.study import to_json
     from finetune.training.events import EpochDone
 
     with TrainingView(output) as view:
 
-        def listen(event: Event) -> None:
+        def callback(event: Event) -> None:
             # A row an epoch and fold would bury what matters here.
             if not isinstance(event, EpochDone):
                 view(event)
 
-        study: FoldStudy = work(listen)
+        study: FoldStudy = work(callback)
     output.document(to_json(study))
     _print_folds(study)
     if study.figures is not None and study.pooled is not None:
@@ -67,7 +67,7 @@ def _print_folds(study: FoldStudy) -> None:
     scores = ("mAP",) if study.multi_label else ("right", "balanced")
     names = ("fold", "held out", *scores, "log loss", "time")
     table = make_table(*names, right=names)
-    from finetune.cli.watching import duration
+    from finetune.cli.training_progress import duration
 
     for fold in study.folds:
         table.add_row(
@@ -124,7 +124,7 @@ def _print_labels(pooled: Any) -> None:
 
 
 def _print_end(study: FoldStudy) -> None:
-    from finetune.cli.watching import duration
+    from finetune.cli.training_progress import duration
 
     folder = study.folder.path
     if study.interrupted:

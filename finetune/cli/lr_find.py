@@ -43,20 +43,20 @@ def lr_find(
     """
     output.json, output.quiet = json, quiet
     settings = settings_of(config, flags, set_)
-    from finetune.cli.watching import TrainingView
-    from finetune.reporting import lr_page
-    from finetune.runs import lr_find as library
+    from finetune.cli.training_progress import TrainingView
+    from finetune.experiments import lr_find as library
+    from finetune.reporting import lr_find_page
 
     with TrainingView(output) as view:
-        found = library.find_lr(photos_folder(photos), settings, steps=steps, listen=view)
+        found = library.find_lr(photos_folder(photos), settings, steps=steps, callback=view)
     if html is not None:
-        lr_page.write_lr_page(html, found)
+        lr_find_page.write_lr_page(html, found)
     if png is not None:
-        lr_page.write_lr_picture(png, found)
+        lr_find_page.write_lr_picture(png, found)
     output.document(dataclasses.asdict(found))
-    for line in lr_page.text_chart(found):
+    for line in lr_find_page.text_chart(found):
         output.text(line)
-    output.text(lr_page.why(found))
+    output.text(lr_find_page.why(found))
     for file in (html, png):
         if file is not None:
             output.text(f"The plot is in {file}")

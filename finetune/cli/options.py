@@ -11,8 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
+from finetune.config_io import Setting, choices, settings, strip_none
 from finetune.errors import ConfigError
-from finetune.settings import Setting, choices, settings, strip_none
 
 _PANELS = {
     "collection": "Photos",

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated, get_args
 import typer
 
 from finetune.cli.console import Advance, Json, Quiet, Yes, output
-from finetune.cli.predict_printing import FEW, Extras, Printer, show_photo
+from finetune.cli.predict_output import FEW, Extras, Printer, show_photo
 from finetune.errors import ConfigError
 
 if TYPE_CHECKING:
-    from finetune.prediction.answers import PhotoPrediction
+    from finetune.prediction.predictions import PhotoPrediction
     from finetune.prediction.predictor import Predictor
-    from finetune.prediction.sort import Sorter, Transfer
+    from finetune.prediction.sort_into import Sorter, Transfer
     from finetune.prediction.table import PredictionTable
 
 __all__ = ["predict", "register", "show_photo"]
@@ -87,7 +87,7 @@ def predict(
         int, typer.Option("--similar", help="Name so many training photos it is most like.", min=0)
     ] = 0,
     show: Annotated[
-        bool, typer.Option("--show", help="Draw each photo small, in a terminal of colours.")
+        bool, typer.Option("--show", help="Draw each photo small, in a terminal of colors.")
     ] = False,
     batch_size: Annotated[
         int, typer.Option("--batch-size", help="Photos the network is given at once.", min=1)
@@ -113,11 +113,11 @@ def predict(
     if not photos:
         raise ConfigError("Which photos? Name some, or a folder: finetune predict photo.jpg")
     how = _checked_transfer(transfer)
-    from finetune.prediction.predictor import Answering, Predictor
+    from finetune.prediction.predictor import PredictConfig, Predictor
     from finetune.prediction.sources import photos_of
-    from finetune.prediction.views import check_views
+    from finetune.prediction.tta import check_views
 
-    answering = Answering(views=check_views(tta), threshold=threshold, heed_unknown=unknown)
+    answering = PredictConfig(views=check_views(tta), threshold=threshold, heed_unknown=unknown)
     paths = photos_of(photos, stdin=sys.stdin, without=sort_into)
     first, paths = _peek(paths)
     if first is None:
@@ -161,7 +161,7 @@ def predict(
 
 
 def _checked_transfer(text: str) -> Transfer:
-    from finetune.prediction.sort import Transfer
+    from finetune.prediction.sort_into import Transfer
 
     for known in get_args(Transfer):
         if text == known:
@@ -190,13 +190,13 @@ def _table(path: Path, predictor: Predictor, top: int) -> PredictionTable:
 
 
 def _sorter(folder: Path, how: Transfer) -> Sorter:
-    from finetune.prediction.sort import Sorter
+    from finetune.prediction.sort_into import Sorter
 
     return Sorter(folder, how)
 
 
 def _undo(folder: Path) -> None:
-    from finetune.prediction.sort import undo_sorting
+    from finetune.prediction.sort_into import undo_sorting
 
     undone = undo_sorting(folder)
     output.document(
@@ -223,7 +223,7 @@ def _extras(
 
         engine = explainable(predictor)
         if similar:
-            from finetune.prediction.similar import TrainingPhotos
+            from finetune.prediction.similar_photos import TrainingPhotos
             from finetune.runs.folder import find_run
 
             number = predictor.engines.index(engine)

@@ -9,8 +9,8 @@ import typer
 
 from finetune.cli.console import output
 from finetune.cli.options import SetNumbers, recipe_numbers
+from finetune.config_io import read_toml
 from finetune.errors import AugmentError, CollectionError, ConfigError
-from finetune.settings import read_toml
 
 
 def preview(
@@ -45,32 +45,32 @@ def preview(
     """Draw a contact sheet of what an augmentation makes of your photos (PNG and HTML)."""
     output.json, output.quiet = json, quiet
     numbers = _numbers(config, set_ or [])
-    from finetune.augmentation import sheet
-    from finetune.augmentation.gpu import BatchAugment
-    from finetune.augmentation.pipeline import augmentation
+    from finetune.augmentation import contact_sheet
+    from finetune.augmentation.augmentation import augmentation
+    from finetune.augmentation.batch_augment import BatchAugment
     from finetune.augmentation.recipes import RECIPES, named, to_dict
-    from finetune.photos.spec import InputSpec
+    from finetune.photos.preprocessing import Preprocessing
 
-    spec = InputSpec(size=size)
-    chosen = None if presets else augmentation(augment, spec, seed=seed, overrides=numbers)
+    preprocessing = Preprocessing(size=size)
+    chosen = None if presets else augmentation(augment, preprocessing, seed=seed, overrides=numbers)
     if save_pipeline is not None and augment not in RECIPES:
         raise AugmentError(f"--save-pipeline writes down a recipe; {augment} is a file already.")
-    names, pixels = _load(photos, rows, spec.working_size)
+    names, pixels = _load(photos, rows, preprocessing.working_size)
     if chosen is None:
-        drawn = sheet.preset_sheet(pixels, names=names, size=size)
+        drawn = contact_sheet.preset_sheet(pixels, names=names, size=size)
     else:
         title = f"--augment {augment}, seed {seed}"
-        drawn = sheet.draw_sheet(chosen, pixels, names=names, epochs=draws, title=title)
+        drawn = contact_sheet.draw_sheet(chosen, pixels, names=names, epochs=draws, title=title)
     facts = to_dict(chosen.recipe) if isinstance(chosen, BatchAugment) else {}
-    png = sheet.write_png(drawn, out.with_suffix(".png"))
-    page = sheet.write_html(
+    png = contact_sheet.write_png(drawn, out.with_suffix(".png"))
+    page = contact_sheet.write_html(
         drawn, out.with_suffix(".html"), facts={key: _text(value) for key, value in facts.items()}
     )
     written: dict[str, Any] = {"png": str(png), "html": str(page), "photos": list(names)}
     output.text(str(png))
     output.text(str(page))
     if save_pipeline is not None:
-        from finetune.augmentation.pipeline_files import compose, write_pipeline
+        from finetune.augmentation.pipelines import compose, write_pipeline
 
         write_pipeline(compose(named(augment, numbers), size=size), save_pipeline)
         written["pipeline"] = str(save_pipeline)
@@ -99,7 +99,7 @@ def _load(photos: Path | None, rows: int, side: int) -> tuple[tuple[str, ...], A
     import numpy as np
 
     from finetune.errors import DecodeError
-    from finetune.photos.crop import load_square
+    from finetune.photos.crops import load_square
 
     root = photos or (Path("photos") if Path("photos").is_dir() else Path())
     names: list[str] = []

@@ -44,8 +44,8 @@ def report(
 ) -> None:
     """Write a run's report: one HTML file, offline, with its mistakes, labels and charts."""
     output.json, output.quiet = json, quiet
-    from finetune.reporting.record import photos_root
     from finetune.reporting.report import Extras, write_report
+    from finetune.reporting.run_record import photos_root
     from finetune.runs.folder import find_run
 
     if photos is not None and not photos.is_dir():

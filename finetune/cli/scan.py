@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from finetune.photos.collection import Collection
-    from finetune.photos.findings import Finding
+    from finetune.photos.issues import Finding
     from finetune.photos.label_summary import LabelRow
 
 _EXAMPLES = 3
@@ -58,17 +58,17 @@ def scan_command(
     Only new and changed photos are read. Nothing is changed but the catalog.
     """
     output.json, output.quiet = json, quiet
-    from finetune.photos.contact_sheet import write_contact_sheet
-    from finetune.photos.findings import find_trouble
-    from finetune.photos.grouping import photo_groups
-    from finetune.photos.label_summary import summarise_labels
+    from finetune.photos.issues import find_trouble
+    from finetune.photos.label_summary import summarize_labels
     from finetune.photos.scan import scan
+    from finetune.photos.split.grouping import photo_groups
+    from finetune.reporting.scan_page import write_contact_sheet
 
     root = photos_folder(photos)
     with output.progress("Reading photos") as progress:
         collection = scan(root, catalog=catalog, progress=progress)
     said = {photo.digest: photo.group for photo in collection.photos if photo.group}
-    rows = summarise_labels(collection, photo_groups(collection.photos, said=said))
+    rows = summarize_labels(collection, photo_groups(collection.photos, said=said))
     findings = find_trouble(collection, max_distance_bits=max_distance_bits)
     if html is not None:
         with output.progress("Drawing pictures") as progress:
@@ -79,7 +79,7 @@ def scan_command(
 
 
 def _print(collection: Collection, rows: Sequence[LabelRow], findings: Sequence[Finding]) -> None:
-    from finetune.photos.contact_sheet import side_range
+    from finetune.reporting.scan_page import side_range
 
     numbers = ("photos", "groups", "scenes", "bad")
     table = make_table("label", *numbers, "shorter side", right=numbers)

@@ -71,12 +71,12 @@ def serve(
     output.json, output.quiet = False, quiet
     for package in ("starlette", "uvicorn", "jinja2", "python_multipart", "prometheus_client"):
         _require(package)
-    from finetune.prediction.predictor import Answering, Predictor
-    from finetune.web.app import listen
+    from finetune.prediction.predictor import PredictConfig, Predictor
     from finetune.web.security import Policy, address_of, hosts_for, is_loopback, new_token
-    from finetune.web.serve import ServeOptions, serve_app
-    from finetune.web.serve_batching import Limits
-    from finetune.web.serve_process import run as run_server
+    from finetune.web.serve.app import ServeOptions, serve_app
+    from finetune.web.serve.batching import Limits
+    from finetune.web.serve.process import run as run_server
+    from finetune.web.server import listen
 
     limits = Limits(
         batch_photos=batch_photos,
@@ -91,7 +91,7 @@ def serve(
         predictor = Predictor.load(
             run or None,
             device=device,
-            answering=Answering(threshold=threshold, max_pixels=limits.max_pixels),
+            answering=PredictConfig(threshold=threshold, max_pixels=limits.max_pixels),
         )
         policy = Policy(
             token=key,

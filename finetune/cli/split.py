@@ -13,13 +13,13 @@ from finetune.cli.console import Json, Quiet, make_table, output
 from finetune.cli.options import photos_folder
 from finetune.cli.split_audit import photos_of, show_audit
 from finetune.config import TrainConfig
+from finetune.config_io import resolve
 from finetune.errors import ConfigError
-from finetune.settings import resolve
 
 if TYPE_CHECKING:
     from finetune.photos.collection import Collection, Part
-    from finetune.photos.leakage import SplitProof
-    from finetune.photos.split import SplitRow
+    from finetune.photos.split.leakage import SplitProof
+    from finetune.photos.split.split import SplitRow
 
 _PARTS: tuple[Part, ...] = ("train", "validation", "test")
 
@@ -108,9 +108,9 @@ def split(
 
 
 def _split(collection: Collection, settings: TrainConfig, out: Path | None) -> None:
-    from finetune.photos.leakage import prove_split
-    from finetune.photos.shortfall import shortfalls
-    from finetune.photos.split import write_split
+    from finetune.photos.split.group_pool import imbalances
+    from finetune.photos.split.leakage import prove_split
+    from finetune.photos.split.split import write_split
 
     config = settings.collection
     rows, notes = _rows(collection, settings)
@@ -122,7 +122,7 @@ def _split(collection: Collection, settings: TrainConfig, out: Path | None) -> N
     short = (
         ()
         if collection.has_parts
-        else shortfalls(labels, groups, parts, validation=config.validation, test=config.test)
+        else imbalances(labels, groups, parts, validation=config.validation, test=config.test)
     )
     _show_parts(rows)
     _show_proof(proof)
@@ -157,9 +157,9 @@ def _split(collection: Collection, settings: TrainConfig, out: Path | None) -> N
 def _folds(collection: Collection, settings: TrainConfig, folds: int, out: Path | None) -> None:
     import dataclasses
 
-    from finetune.photos.folds import fold_groups, fold_parts
-    from finetune.photos.leakage import prove_split
-    from finetune.photos.split import write_split
+    from finetune.photos.split.folds import fold_groups, fold_parts
+    from finetune.photos.split.leakage import prove_split
+    from finetune.photos.split.split import write_split
 
     rows, notes = _rows(collection, settings)
     photos = photos_of(collection, rows)
@@ -206,7 +206,7 @@ def _folds(collection: Collection, settings: TrainConfig, folds: int, out: Path 
 def _rows(
     collection: Collection, settings: TrainConfig
 ) -> tuple[tuple[SplitRow, ...], tuple[str, ...]]:
-    from finetune.runs.parts import split_collection
+    from finetune.tasks.data_split import split_collection
 
     parts = split_collection(
         collection, settings.collection, seed=settings.machine.seed, labels=settings.labels
@@ -249,7 +249,7 @@ def _show_proof(proof: SplitProof) -> None:
     output.text(f"Held-out photos with a near-duplicate in training: {leaks or 'none held out'}.")
     nearest = proof.nearest
     if nearest is None:
-        from finetune.photos.leakage import NEAREST_BITS
+        from finetune.photos.split.leakage import NEAREST_BITS
 
         output.text(f"Nearest pair across the border: more than {NEAREST_BITS} bits apart.")
     else:

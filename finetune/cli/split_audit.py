@@ -10,16 +10,16 @@ from finetune.cli.console import make_table, output
 
 if TYPE_CHECKING:
     from finetune.photos.collection import Collection, Part, Photo
-    from finetune.photos.leakage import LeakAudit
-    from finetune.photos.split import SplitRow
+    from finetune.photos.split.leakage import LeakAudit
+    from finetune.photos.split.split import SplitRow
 
 
 def show_audit(collection: Collection, run: str, seed: int) -> None:
     """Prints how a run does on held-out photos with and without a twin in training."""
     from finetune.evaluation.intervals import wilson
     from finetune.evaluation.predictions import read_predictions
-    from finetune.photos.leakage import audit_split, twins_in_training
-    from finetune.photos.split import read_split
+    from finetune.photos.split.leakage import audit_split, twins_in_training
+    from finetune.photos.split.split import read_split
     from finetune.runs.folder import find_run
 
     folder = find_run(run)
@@ -97,7 +97,7 @@ def photos_of(collection: Collection, rows: Sequence[SplitRow]) -> list[Photo]:
 
 def _ungrouped_parts(photos: Sequence[Photo], rows: Sequence[SplitRow], seed: int) -> list[Part]:
     """Returns the parts that photos of the same shares would get, split one by one."""
-    from finetune.photos.split import split_groups
+    from finetune.photos.split.split import split_groups
 
     counts = Counter(row.part for row in rows)
     shares = {part: counts[part] / max(len(rows), 1) for part in ("validation", "test")}

@@ -26,7 +26,7 @@ def summary(
     ] = None,
     channels: Annotated[
         int | None,
-        typer.Option(min=1, help="Channels of the image, 1 for grey; not set: the model's own."),
+        typer.Option(min=1, help="Channels of the image, 1 for gray; not set: the model's own."),
     ] = None,
     labels: Annotated[
         int | None,

@@ -12,12 +12,12 @@ from finetune.cli import folds as cross_validation
 from finetune.cli.console import Json, Quiet, make_table, output, speaks
 from finetune.cli.options import SetNumbers, photos_folder, recipe_numbers, with_settings
 from finetune.config import TrainConfig
+from finetune.config_io import read_toml, resolve
 from finetune.errors import ConfigError
 from finetune.files import read_json
-from finetune.settings import read_toml, resolve
 
 if TYPE_CHECKING:
-    from finetune.runs.execution import RunResult
+    from finetune.training.runner import RunResult
 
 
 def register(app: typer.Typer) -> None:
@@ -91,24 +91,24 @@ def train(
         cross_validation.train_folds(photos_folder(photos), settings, plan, run)
         return
     # Checked before torch is loaded: a typing mistake is answered at once.
-    from finetune.cli.watching import TrainingView
-    from finetune.runs import train as library
+    from finetune.cli.training_progress import TrainingView
+    from finetune.training import train as library
 
-    earlier = None
+    parent = None
     if from_ is not None:
-        from finetune.runs.continuing import inherit, open_earlier
         from finetune.runs.folder import find_run
+        from finetune.training.warm_start import inherit, open_earlier
 
-        earlier = open_earlier(find_run(from_))
+        parent = open_earlier(find_run(from_))
         said = {*flags, *named_in(config)}
-        settings = inherit(settings, earlier, said=said, same_photos=photos is None)
-        photos = photos or earlier.photos()
+        settings = inherit(settings, parent, said=said, same_photos=photos is None)
+        photos = photos or parent.photos()
     with TrainingView(output) as view:
         if resume is not None:
-            result = library.resume(resume, listen=view)
+            result = library.resume(resume, callback=view)
         else:
             result = library.train(
-                photos_folder(photos), settings, run=run, listen=view, earlier=earlier
+                photos_folder(photos), settings, run=run, callback=view, parent=parent
             )
     if not speaks():
         return
@@ -175,7 +175,7 @@ def _refuse_with_resume(
 
 def show_result(result: RunResult, *, follow: bool = True) -> None:
     """Prints what a training came to, and what to do next unless `follow` is False."""
-    from finetune.cli.watching import duration
+    from finetune.cli.training_progress import duration
 
     part = "test" if "test" in result.metrics else "validation"
     metrics = result.metrics[part]

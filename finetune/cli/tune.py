@@ -12,7 +12,7 @@ from finetune.cli.options import SetNumbers, photos_folder, with_settings
 from finetune.cli.train import named_in, settings_of
 
 if TYPE_CHECKING:
-    from finetune.runs.tune import Tuned
+    from finetune.experiments.tune.tune import Tuned
     from finetune.training.events import Event
 
 MOST_TRIALS = 8
@@ -84,8 +84,8 @@ def tune(
     """
     output.json, output.quiet = json, quiet
     settings = settings_of(config, flags, set_)
-    from finetune.cli.watching import TrainingView
-    from finetune.runs import tune as library
+    from finetune.cli.training_progress import TrainingView
+    from finetune.experiments.tune import tune as library
     from finetune.training.events import EpochDone
 
     plan = library.TunePlan(
@@ -100,12 +100,12 @@ def tune(
     )
     with TrainingView(output) as view:
 
-        def listen(event: Event) -> None:
+        def callback(event: Event) -> None:
             # A row an epoch and trial would bury what matters here.
             if not isinstance(event, EpochDone):
                 view(event)
 
-        tuned = library.tune(photos_folder(photos), settings, plan, listen=listen)
+        tuned = library.tune(photos_folder(photos), settings, plan, callback=callback)
     page = _write_page(tuned)
     output.document(library.to_json(tuned) | {"page": str(page) if page else None})
     _print_trials(tuned)
@@ -136,8 +136,8 @@ def _write_page(tuned: Tuned) -> Path | None:
 def _print_trials(tuned: Tuned) -> None:
     if not tuned.best:
         return
-    from finetune.cli.watching import duration
-    from finetune.runs.tune_trials import in_short
+    from finetune.cli.training_progress import duration
+    from finetune.experiments.tune.trials import in_short
 
     several = len({trial.flags.get("model") for trial in tuned.trials}) > 1
     hidden = () if several else ("model",)

@@ -76,7 +76,7 @@ def watch(
 
 def _request(device: str | None) -> EvaluationRequest:
     from finetune.runs.evaluate import EvaluationRequest
-    from finetune.training.machine import choose_device
+    from finetune.training.device import choose_device
 
     return EvaluationRequest(device=str(choose_device(device)))
 

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from finetune.cli.console import make_table
-from finetune.cli.watching import duration
+from finetune.cli.training_progress import duration
 
 if TYPE_CHECKING:
     from finetune.runs.progress import Progress

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from finetune.errors import ModelError
 from finetune.models.weights import read_weights
-from finetune.photos.crop import Box, Crop
-from finetune.photos.decode import read_photo
+from finetune.photos.crops import Box, Crop
+from finetune.photos.decode.decoder import read_photo
 
 LEAST_SCORE = 0.4
 """A box that the detector is less sure of is no subject."""
@@ -90,7 +90,7 @@ class Detector:
         height, width = image.shape[:2]
         crop = Crop.from_box(box, width, height)
         side = min(max(crop.side * MARGIN, 0.05), 1.0)
-        return Crop(centre_x=crop.centre_x, centre_y=crop.centre_y, side=side).inside(width, height)
+        return Crop(center_x=crop.center_x, center_y=crop.center_y, side=side).inside(width, height)
 
 
 def choose_box(

@@ -19,19 +19,18 @@ import torch
 from numpy.typing import NDArray
 
 from finetune.config import Fit
-from finetune.data.cache import PixelCache
 from finetune.data.dataset import PhotoDataset, Sample
-from finetune.data.home import collection_home
+from finetune.data.pixel_cache import PixelCache
 from finetune.errors import DecodeError
-from finetune.files import user_cache_folder
-from finetune.models import embedded_backbone
+from finetune.files import collection_cache_dir, user_cache_folder
+from finetune.models import finetune_small
 from finetune.models.factory import LoadedModel, ModelRequest, create
 from finetune.models.features import BATCH_SIZE, FeatureCache
 from finetune.photos.collection import Photo, Problem
-from finetune.photos.crop import Crop, load_square
-from finetune.photos.pool import usable_cores
+from finetune.photos.crops import Crop, load_square
+from finetune.photos.decode.pool import usable_cores
 
-DEFAULT_BACKBONE = embedded_backbone.NAME
+DEFAULT_BACKBONE = finetune_small.NAME
 
 Progress = Callable[[int, int], None]
 
@@ -109,7 +108,7 @@ def load_backbone(
     """
     loaded = create(ModelRequest(name=model, weights=weights, fit=fit))
     module = loaded.module.eval().requires_grad_(False).to(memory_format=torch.channels_last)
-    return LoadedModel(module, loaded.name, loaded.spec, loaded.origin, loaded.own_head)
+    return LoadedModel(module, loaded.name, loaded.preprocessing, loaded.origin, loaded.own_head)
 
 
 class Embedder:
@@ -134,8 +133,8 @@ class Embedder:
         progress: Progress | None = None,
     ) -> Embedding:
         """Returns the features of a collection's photos; arguments are as in the function."""
-        home = collection_home(root, catalog)
-        with self._caches(home) as (pixels, features):
+        cache_dir = collection_cache_dir(root, catalog)
+        with self._caches(cache_dir) as (pixels, features):
             samples = [
                 Sample(path=photo.path, digest=photo.digest, crop=photo.crop, target=0)
                 for photo in photos
@@ -198,22 +197,24 @@ class Embedder:
         )
 
     @contextlib.contextmanager
-    def _caches(self, home: Path) -> Iterator[tuple[PixelCache, FeatureCache]]:
-        spec = self.backbone.spec
+    def _caches(self, cache_dir: Path) -> Iterator[tuple[PixelCache, FeatureCache]]:
+        preprocessing = self.backbone.preprocessing
         with (
-            contextlib.closing(PixelCache(home, spec, limit_gb=0)) as pixels,
-            contextlib.closing(FeatureCache(home, self.backbone.module, spec)) as features,
+            contextlib.closing(PixelCache(cache_dir, preprocessing, limit_gb=0)) as pixels,
+            contextlib.closing(
+                FeatureCache(cache_dir, self.backbone.module, preprocessing)
+            ) as features,
         ):
             yield pixels, features
 
     def _square(self, path: Path, crop: Crop | None) -> NDArray[np.uint8]:
-        spec = self.backbone.spec
+        preprocessing = self.backbone.preprocessing
         return load_square(
             path,
-            size=spec.working_size,
-            fit=spec.fit,
+            size=preprocessing.working_size,
+            fit=preprocessing.fit,
             crop=crop,
-            interpolation=spec.interpolation,
+            interpolation=preprocessing.interpolation,
         )
 
     def _compute(

@@ -30,7 +30,7 @@ def feature_maps(module: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
 
     Args:
         module: A timm backbone in eval mode.
-        images: ``(B, 3, H, W)``, normalised.
+        images: ``(B, 3, H, W)``, normalized.
 
     Raises:
         ModelError: The network has no maps.
@@ -41,7 +41,7 @@ def feature_maps(module: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
         if final.ndim != 4:
             raise ModelError(
                 f"{type(module).__name__} has no feature maps to find subjects with; "
-                "use --method centre, or another --model."
+                "use --method center, or another --model."
             )
         return final, final
     final, (before, last) = method(images, indices=2)

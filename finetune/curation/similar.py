@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from finetune.curation.embedding import DEFAULT_BACKBONE, Embedder, load_backbone, unit_rows
 from finetune.errors import CollectionError, DecodeError
-from finetune.photos.analyse import digest_of
+from finetune.photos.analyze import digest_of
 from finetune.photos.collection import Collection, Problem, hash_array
-from finetune.photos.hashing import hash_photo
+from finetune.photos.near_duplicates.hashing import hash_photo
 
 By = Literal["features", "hash"]
 Like = Literal["all", "any"]

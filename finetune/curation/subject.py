@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from finetune.augmentation.centre import centre
+from finetune.augmentation.center_crop import center
 from finetune.curation.saliency import feature_maps, saliency_map
 from finetune.models.factory import LoadedModel
-from finetune.photos.crop import Crop, square
-from finetune.photos.decode import read_photo
+from finetune.photos.crops import Crop, square
+from finetune.photos.decode.decoder import read_photo
 
 BACKGROUND_LEVEL = 0.2
 """Saliency that a cell must have to be worth taking into the box; see `salient_box`."""
@@ -42,7 +42,7 @@ class SubjectFinder:
         >>> photo = np.full((400, 600, 3), 200, np.uint8)
         >>> photo[50:200, 50:200] = np.random.default_rng(0).integers(0, 99, (150, 150, 3))
         >>> crop = finder.crop_of_image(photo)
-        >>> crop.centre_x < 0.5 and crop.centre_y < 0.5
+        >>> crop.center_x < 0.5 and crop.center_y < 0.5
         True
     """
 
@@ -50,7 +50,7 @@ class SubjectFinder:
         self.backbone = backbone
         config = getattr(backbone.module, "pretrained_cfg", None) or {}
         fixed = bool(config.get("fixed_input_size"))
-        self.size = backbone.spec.size * (1 if fixed else 2)
+        self.size = backbone.preprocessing.size * (1 if fixed else 2)
 
     def crop_of(self, source: Path | bytes) -> Crop:
         """Returns the square around the subject of a photo file.
@@ -72,11 +72,15 @@ class SubjectFinder:
 
     def saliency_of(self, image: NDArray[np.uint8]) -> NDArray[np.float64]:
         """Returns how much each cell of a photo ``(H, W, 3) uint8`` stands out ``(GRID, GRID)``."""
-        spec = self.backbone.spec
-        whole = square(image, size=self.size, fit="squash", interpolation=spec.interpolation)
+        preprocessing = self.backbone.preprocessing
+        whole = square(
+            image, size=self.size, fit="squash", interpolation=preprocessing.interpolation
+        )
         pixels = torch.from_numpy(whole).permute(2, 0, 1)[None]
-        normalised = centre(pixels, self.size, spec.mean, spec.std, whiten=spec.whiten)
-        before, last = feature_maps(self.backbone.module, normalised)
+        normalized = center(
+            pixels, self.size, preprocessing.mean, preprocessing.std, whiten=preprocessing.whiten
+        )
+        before, last = feature_maps(self.backbone.module, normalized)
         return saliency_map(before[0].float().numpy(), last[0].float().numpy())
 
     def _crop(self, image: NDArray[np.uint8], width: int, height: int) -> Crop:
@@ -114,5 +118,5 @@ def crop_around(box: Box, width: int, height: int, *, margin: float = MARGIN) ->
     pixels = (left * width, top * height, right * width, bottom * height)
     tight = Crop.from_box(pixels, width, height)
     side = min(max(tight.side * margin, LEAST_SIDE), 1.0)
-    crop = Crop(centre_x=tight.centre_x, centre_y=tight.centre_y, side=side)
+    crop = Crop(center_x=tight.center_x, center_y=tight.center_y, side=side)
     return crop.inside(width, height)

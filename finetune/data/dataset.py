@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from finetune.data.cache import PixelCache
+from finetune.data.pixel_cache import PixelCache
 from finetune.errors import DecodeError
-from finetune.photos.crop import Crop, load_square
+from finetune.photos.crops import Crop, load_square
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

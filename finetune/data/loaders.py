@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from finetune.data.balance import balanced_order
 from finetune.data.dataset import Batch, PhotoDataset
-from finetune.data.on_device import DeviceDataset
+from finetune.data.device_dataset import DeviceDataset
 
 
 def epoch_order(count: int, *, seed: int, epoch: int) -> np.ndarray[Any, np.dtype[np.int64]]:

@@ -1,6 +1,6 @@
 """Temperature scaling: one number that makes probabilities keep their word.
 
-Guo et al. (2017): ``p = softmax(logits / T)`` with the T that minimises the log loss on photos that
+Guo et al. (2017): ``p = softmax(logits / T)`` with the T that minimizes the log loss on photos that
 the network did not learn from, which changes no answer, only how sure it is. Never fitted on the
 test part.
 """
@@ -26,7 +26,7 @@ def fit_temperature(logits: ArrayLike, targets: ArrayLike) -> float:
     """Returns the temperature that makes ``softmax(logits / T)`` honest on these photos.
 
     The most probable T, given the photos and that its logarithm is a draw from a normal
-    distribution of mean 0 and deviation `PRIOR`: with N photos it minimises
+    distribution of mean 0 and deviation `PRIOR`: with N photos it minimizes
 
         N · log loss(T) + (log T)² / (2 · PRIOR²)
 

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from finetune.errors import RunError
 from finetune.evaluation.probabilities import Integers
-from finetune.evaluation.spreadsheet import guard, read_csv, unguard, write_csv
+from finetune.spreadsheets import guard, read_csv, unguard, write_csv
 
 CORNER = "truth \\ predicted"
 

@@ -29,12 +29,12 @@ def wilson(successes: int, trials: int, *, confidence: float = 0.95) -> Interval
         return None
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
     share = successes / trials
-    centre = share + z * z / (2 * trials)
+    center = share + z * z / (2 * trials)
     reach = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
     scale = 1 + z * z / trials
     # Rounding may leave the ends of 0 of n and n of n a hair outside.
-    low = 0.0 if successes == 0 else (centre - reach) / scale
-    high = 1.0 if successes == trials else (centre + reach) / scale
+    low = 0.0 if successes == 0 else (center - reach) / scale
+    high = 1.0 if successes == trials else (center + reach) / scale
     return low, high
 
 

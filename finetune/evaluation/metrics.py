@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from finetune.evaluation.average_precision import average_precisions, defined_mean
 from finetune.evaluation.confusion import (
     LabelCounts,
     confusion_matrix,
@@ -22,17 +23,17 @@ from finetune.evaluation.confusion import (
 )
 from finetune.evaluation.intervals import Interval, percentile_interval, wilson
 from finetune.evaluation.probabilities import Floats, Integers, check, softmax
-from finetune.evaluation.ranking import average_precisions, defined_mean
 from finetune.evaluation.reliability import (
     adaptive_calibration_error,
+    area_under_risk_coverage,
     brier,
     confidence_and_correct,
+    coverage_at_precision,
     expected_calibration_error,
     honest_gap,
     log_loss,
     reliability_bins,
 )
-from finetune.evaluation.selective import area_under_risk_coverage, coverage_at_precision
 
 PRECISIONS = (0.9, 0.95, 0.99)
 """Stated precisions for which the coverage is reported."""

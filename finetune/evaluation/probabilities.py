@@ -27,8 +27,8 @@ def log_softmax(logits: ArrayLike) -> Floats:
     """
     values = np.asarray(logits, dtype=np.float64)
     shifted = values - values.max(axis=-1, keepdims=True)
-    normalised: Floats = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-    return normalised
+    normalized: Floats = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return normalized
 
 
 def softmax(logits: ArrayLike, *, temperature: float = 1.0) -> Floats:

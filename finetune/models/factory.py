@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from finetune.config import Fit
 from finetune.errors import ModelError, WeightsUnavailable
 from finetune.models import weights as weights_files
-from finetune.models.allocator import keep_freed_memory
-from finetune.models.naming import check_name
-from finetune.photos.spec import InputSpec
+from finetune.models.malloc import keep_freed_memory
+from finetune.models.names import check_name
+from finetune.photos.preprocessing import Preprocessing
 
 FROM_SCRATCH = "none"
 SMALL_PIXELS = 64
@@ -32,9 +32,9 @@ class ModelRequest:
 
     Attributes:
         name: A timm model name, with or without a tag.
-        weights: A file, ``"none"`` for random initialisation, or None for pretrained weights.
+        weights: A file, ``"none"`` for random initialization, or None for pretrained weights.
         size: Side of the input in pixels; None takes the model's own.
-        channels: Channels of the input, 1 for grey and 3 for colour; None takes the model's own.
+        channels: Channels of the input, 1 for gray and 3 for color; None takes the model's own.
         fit: How a photo becomes square.
         seed: Seed of weights from scratch.
         args: Arguments of the network itself, such as the widths of a `simple_cnn`.
@@ -56,14 +56,14 @@ class LoadedModel:
     Attributes:
         module: The network, on the CPU: ``(B, C, size, size) float -> (B, outputs) logits``.
         name: timm's name of its architecture.
-        spec: What it expects of its pixels.
+        preprocessing: What it expects of its pixels.
         origin: Where its weights come from, in words.
         own_head: Whether the head comes from a person's own file, and may be what they want.
     """
 
     module: nn.Module
     name: str
-    spec: InputSpec
+    preprocessing: Preprocessing
     origin: str
     own_head: bool = False
 
@@ -77,7 +77,7 @@ def create(request: ModelRequest) -> LoadedModel:
     """
     keep_freed_memory()
     name = check_name(request.name)
-    spec = input_spec(name, size=request.size, fit=request.fit, channels=request.channels)
+    preprocessing = input_spec(name, size=request.size, fit=request.fit, channels=request.channels)
     own_head = False
     with torch.random.fork_rng(devices=[]), weights_files.quiet_hub():
         torch.manual_seed(request.seed)
@@ -88,7 +88,7 @@ def create(request: ModelRequest) -> LoadedModel:
         else:
             module = _from_file(name, request, Path(request.weights))
             origin, own_head = request.weights, True
-    return LoadedModel(module, name, spec, origin, own_head)
+    return LoadedModel(module, name, preprocessing, origin, own_head)
 
 
 def replace_head(loaded: LoadedModel, labels: int, *, seed: int) -> str | None:
@@ -116,7 +116,7 @@ def replace_head(loaded: LoadedModel, labels: int, *, seed: int) -> str | None:
 
 def input_spec(
     name: str, *, size: int | None = None, fit: Fit = "crop", channels: int | None = None
-) -> InputSpec:
+) -> Preprocessing:
     """Returns the InputSpec of a timm architecture, at `size` pixels if that is given.
 
     At another size than its own, and `SMALL_PIXELS` or less, it sees the whole square: a margin
@@ -133,9 +133,9 @@ def input_spec(
     wanted = channels or _own_channels(name)
     mean, std = (_for_channels(resolved[key], wanted) for key in ("mean", "std"))
     own_size = int(resolved["input_size"][-1])
-    # Padding or squashing keeps the whole photo; a centre crop afterwards would cut it again.
+    # Padding or squashing keeps the whole photo; a center crop afterwards would cut it again.
     whole = fit != "crop" or (size is not None and size != own_size and size <= SMALL_PIXELS)
-    return InputSpec(
+    return Preprocessing(
         size=size or own_size,
         channels=wanted,
         mean=mean,

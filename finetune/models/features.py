@@ -13,19 +13,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from finetune.augmentation.centre import centre
+from finetune.augmentation.center_crop import center
 from finetune.data.dataset import PhotoDataset
 from finetune.data.loaders import evaluation_batches, load_batches
-from finetune.data.records import RecordStore, record_key
-from finetune.models.allocator import give_back_memory
-from finetune.models.frozen import Engine, features_of, quickest_engine
+from finetune.data.record_store import RecordStore, record_key
+from finetune.models.feature_backends import Engine, features_of, quickest_engine
 from finetune.models.heads import backbone_parameters
-from finetune.photos.spec import InputSpec
+from finetune.models.malloc import give_back_memory
+from finetune.photos.preprocessing import Preprocessing
 
 BATCH_SIZE = 32
 
 if TYPE_CHECKING:
-    from finetune.augmentation.gpu import BatchAugment
+    from finetune.augmentation.batch_augment import BatchAugment
 
 Progress = Callable[[int, int], None]
 
@@ -63,7 +63,7 @@ class FeatureCache:
     Args:
         folder: Holds one store a backbone; may be deleted at any time.
         module: The backbone, in eval mode on its device.
-        spec: What it expects of its pixels.
+        preprocessing: What it expects of its pixels.
         expected: How many photos (and views of them) it is to serve in all; a quicker engine than
             torch is made where they are many.
         say: Told which engine that is, or why it is not.
@@ -73,26 +73,32 @@ class FeatureCache:
         self,
         folder: Path,
         module: nn.Module,
-        spec: InputSpec,
+        preprocessing: Preprocessing,
         *,
         expected: int = 0,
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.module = module
-        self.spec = spec
+        self.preprocessing = preprocessing
         self.expected = expected
         self._say = say
         self._engine: Engine | None = None
         self._device = next(module.parameters()).device
         with torch.inference_mode():
-            probe = torch.zeros(1, spec.channels, spec.size, spec.size, device=self._device)
+            probe = torch.zeros(
+                1,
+                preprocessing.channels,
+                preprocessing.size,
+                preprocessing.size,
+                device=self._device,
+            )
             width = features_of(module.eval(), probe).shape[1]
-        name = f"features-{weights_digest(module)}-{spec.size}"
+        name = f"features-{weights_digest(module)}-{preprocessing.size}"
         self._graph = folder / name / "backbone.onnx"
         self.records = RecordStore(
             folder / name, shape=(width,), dtype=np.float32, limit_bytes=float("inf")
         )
-        self._spec_key = record_key(*sorted(spec.to_dict().items()), self._device.type)
+        self._spec_key = record_key(*sorted(preprocessing.to_dict().items()), self._device.type)
 
     def keys(self, dataset: PhotoDataset, view: View | None = None) -> list[bytes]:
         """Returns the keys of a dataset's features, in its order.
@@ -149,7 +155,7 @@ class FeatureCache:
                 progress(done, len(missing))
         self.records.flush()
         if done:
-            # A labelling session goes on for hours after its backbone is done.
+            # A labeling session goes on for hours after its backbone is done.
             give_back_memory()
         return done
 
@@ -158,10 +164,16 @@ class FeatureCache:
         self, images: Tensor, view: View | None = None, indices: Tensor | None = None
     ) -> NDArray[np.float32]:
         """Returns features ``(B, F) float32`` of working squares ``(B, 3, S, S) uint8``."""
-        spec = self.spec
+        preprocessing = self.preprocessing
         images = images.to(self._device, non_blocking=True)
         if view is None or indices is None:
-            pixels = centre(images, spec.size, spec.mean, spec.std, whiten=spec.whiten)
+            pixels = center(
+                images,
+                preprocessing.size,
+                preprocessing.mean,
+                preprocessing.std,
+                whiten=preprocessing.whiten,
+            )
         else:
             pixels = view.augment(images, indices, view.number)
         array: NDArray[np.float32] = self.engine.features(pixels).cpu().numpy()
@@ -171,10 +183,10 @@ class FeatureCache:
     def engine(self) -> Engine:
         """What computes the features; made when the first are missing."""
         if self._engine is None:
-            spec = self.spec
+            preprocessing = self.preprocessing
             self._engine = quickest_engine(
                 self.module,
-                shape=(spec.channels, spec.size, spec.size),
+                shape=(preprocessing.channels, preprocessing.size, preprocessing.size),
                 photos=self.expected,
                 graph=self._graph,
             )
@@ -191,7 +203,7 @@ class FeatureCache:
         return torch.from_numpy(self.records.read(keys))
 
 
-def standardisation(
+def standardization(
     read: Callable[[Sequence[bytes]], Tensor], keys: Sequence[bytes], chunk: int = 1024
 ) -> tuple[Tensor, Tensor]:
     """Returns mean ``(F,)`` and standard deviation ``(F,)`` of features, read in chunks."""

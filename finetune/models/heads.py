@@ -3,12 +3,100 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from finetune.errors import ModelError
+from finetune.photos.labels import nfc
+
+
+@dataclass(frozen=True, kw_only=True)
+class Growth:
+    """What became of a head's labels.
+
+    Attributes:
+        kept: Labels whose outputs go on as they were.
+        new: Labels whose outputs were drawn.
+        dropped: Labels that the head knew and that are gone.
+    """
+
+    kept: tuple[str, ...]
+    new: tuple[str, ...]
+    dropped: tuple[str, ...]
+
+
+def grow_head(
+    module: nn.Module, before: Sequence[str], after: Sequence[str], *, seed: int
+) -> Growth:
+    """Gives a network one output a label of `after`, in place.
+
+    Weights and bias of a label that is also in `before` (compared in NFC) are kept to the last bit,
+    at its new place. Those of a new label are drawn: weights from a normal distribution of standard
+    deviation 0.01, bias 0.
+
+    Args:
+        module: A timm network with one output a label of `before`.
+        before: Its labels, in the order of its outputs.
+        after: The labels that it shall have, in theirs.
+        seed: Of what is drawn.
+
+    Raises:
+        ModelError: Its classifier does not end in one layer with one output a label.
+    """
+    learned = [_tensors(layer) for layer in output_layers(module, len(before))]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        # timm's own way, since some networks keep the number of outputs in several places.
+        module.reset_classifier(len(after))  # type: ignore[operator]
+        layers = output_layers(module, len(after))
+        for layer in layers:
+            nn.init.normal_(layer.weight, std=0.01)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+    place = {nfc(label): index for index, label in enumerate(before)}
+    rows = [(index, place[nfc(label)]) for index, label in enumerate(after) if nfc(label) in place]
+    to, source = [index for index, _ in rows], [index for _, index in rows]
+    with torch.no_grad():
+        for layer, old in zip(layers, learned, strict=True):
+            for name, tensor in _tensors(layer).items():
+                if tensor.shape[1:] != old[name].shape[1:]:
+                    raise ModelError("The head of this network changes its width with its labels.")
+                tensor[to] = old[name][source].to(tensor)
+    # The layers of `reset_classifier` are new, and so is whether they train.
+    for parameter in head_parameters(module):
+        parameter.requires_grad_(True)
+    known = {nfc(label) for label in after}
+    return Growth(
+        kept=tuple(label for label in after if nfc(label) in place),
+        new=tuple(label for label in after if nfc(label) not in place),
+        dropped=tuple(label for label in before if nfc(label) not in known),
+    )
+
+
+def output_layers(module: nn.Module, labels: int) -> list[nn.Linear | nn.Conv2d]:
+    """Returns the last layer of each classifier of a timm network; distilled ones have two.
+
+    Raises:
+        ModelError: It is not a linear layer or convolution with one output a label.
+    """
+    head = module.get_classifier()  # type: ignore[operator]
+    found = []
+    for classifier in head if isinstance(head, tuple) else (head,):
+        layers = [part for part in classifier.modules() if isinstance(part, nn.Linear | nn.Conv2d)]
+        if not layers or layers[-1].weight.shape[0] != labels:
+            raise ModelError(
+                f"The head of this network does not end in a layer of {labels} outputs, one a "
+                "label, so it cannot be given other labels. Start a new run without --from."
+            )
+        found.append(layers[-1])
+    return found
+
+
+def _tensors(layer: nn.Linear | nn.Conv2d) -> dict[str, Tensor]:
+    return {name: value.detach() for name, value in layer.named_parameters()}
 
 
 def head_parameters(module: nn.Module) -> list[nn.Parameter]:
@@ -27,10 +115,10 @@ def backbone_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]
 
 
 class FeatureHead(nn.Module):
-    """A linear head on standardised features, which folds back into a plain linear layer.
+    """A linear head on standardized features, which folds back into a plain linear layer.
 
     The features of a frozen backbone differ in scale by orders of magnitude from one dimension to
-    the next; standardised with the training photos' statistics, one learning rate suits them all.
+    the next; standardized with the training photos' statistics, one learning rate suits them all.
     ``W (x - m) / s + b`` equals ``(W / s) x + (b - W m / s)``, so the saved network needs no
     extra layer.
 
@@ -143,13 +231,13 @@ class FeatureHeads(nn.Module):
 
     @property
     def first(self) -> FeatureHead:
-        """The first head; all standardise alike."""
+        """The first head; all standardize alike."""
         return self[0]
 
     def parameter_groups(self, *, lr: float) -> list[dict[str, Any]]:
         """Returns an optimizer's groups: each head's weight decays by its strength, no bias does.
 
-        With an optimizer whose decay is part of the gradient (Adam, SGD), head ``k`` minimises
+        With an optimizer whose decay is part of the gradient (Adam, SGD), head ``k`` minimizes
         ``mean cross-entropy + strength_k / 2 * |W_k|^2``: scikit-learn's logistic regression of
         ``C = 1 / (strength * N)``.
         """

@@ -3,4 +3,4 @@
 from __future__ import annotations
 
 import finetune.models.classic
-import finetune.models.embedded_backbone  # noqa: F401 - imported for what it registers
+import finetune.models.finetune_small  # noqa: F401 - imported for what it registers

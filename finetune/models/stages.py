@@ -13,12 +13,12 @@ from finetune.models.heads import backbone_parameters, head_parameters
 
 
 @dataclass(frozen=True, kw_only=True)
-class Openness:
+class TrainableStages:
     """Which parameters of a network train; all others are frozen.
 
     Attributes:
         names: Names of the backbone's parameters that train. The head always does.
-        batch_statistics: Whether batch norms that train normalise by each batch's own statistics,
+        batch_statistics: Whether batch norms that train normalize by each batch's own statistics,
             and gather those that prediction goes by; else they go by those that they have.
     """
 
@@ -72,21 +72,21 @@ def is_norm(layer: nn.Module) -> bool:
     return bool(own) and len(own) == len(list(layer.parameters())) + len(list(layer.buffers()))
 
 
-def open_all(module: nn.Module, *, without: Collection[str] = ()) -> Openness:
+def open_all(module: nn.Module, *, without: Collection[str] = ()) -> TrainableStages:
     """Returns the openness in which the full network trains, save the parameters `without`."""
     names = (name for name, _ in backbone_parameters(module))
-    return Openness(names=frozenset(names) - frozenset(without))
+    return TrainableStages(names=frozenset(names) - frozenset(without))
 
 
-HEAD_ONLY = Openness(names=frozenset())
+HEAD_ONLY = TrainableStages(names=frozenset())
 """The openness in which the head trains alone."""
 
 
-def set_open(module: nn.Module, openness: Openness) -> None:
+def set_open(module: nn.Module, openness: TrainableStages) -> None:
     """Lets the head and the open parameters train, and puts all that is frozen in eval mode.
 
     Left in train mode, the batch norms of a frozen part would go on moving their running
-    statistics, and what the parts after it learnt on would drift away beneath them.
+    statistics, and what the parts after it learned on would drift away beneath them.
     """
     for name, parameter in backbone_parameters(module):
         parameter.requires_grad_(name in openness.names)

@@ -12,8 +12,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.photos.crop import Crop
-from finetune.photos.hashing import PhotoHashes
+from finetune.photos.crops import Crop
+from finetune.photos.near_duplicates.hashing import PhotoHashes
 from finetune.photos.quality import Quality
 
 Part = Literal["train", "validation", "test"]

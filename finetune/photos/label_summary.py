@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from statistics import median_low
 
 from finetune.photos.collection import Collection, Photo
-from finetune.photos.labels import nfc
-from finetune.photos.parts import find_parts, place_of
+from finetune.photos.labels import find_parts, nfc, place_of
 
-UNLABELLED = ""
+UNLABELED = ""
 """Stands in a row for photos without a label."""
 
 
@@ -20,7 +19,7 @@ class LabelRow:
     """What there is of one label.
 
     Attributes:
-        label: The label; `UNLABELLED` for photos that have none.
+        label: The label; `UNLABELED` for photos that have none.
         photos: Photos that can be opened.
         groups: Groups of two or more photos that show nearly the same.
         scenes: Photos that differ: each group counts once.
@@ -40,21 +39,21 @@ class LabelRow:
     largest_side: int | None
 
 
-def summarise_labels(collection: Collection, groups: Sequence[str]) -> tuple[LabelRow, ...]:
+def summarize_labels(collection: Collection, groups: Sequence[str]) -> tuple[LabelRow, ...]:
     """Returns a row for each label, sorted; last, where there are such, for photos without one.
 
     Args:
         collection: What a scan found.
-        groups: The group of each photo, as `finetune.photos.grouping.photo_groups` gives it.
+        groups: The group of each photo, as `finetune.photos.split.grouping.photo_groups` gives it.
     """
     photos: defaultdict[str, list[Photo]] = defaultdict(list)
     scenes: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for photo, group in zip(collection.photos, groups, strict=True):
-        for label in photo.labels or (UNLABELLED,):
+        for label in photo.labels or (UNLABELED,):
             photos[label].append(photo)
             scenes[label][group] += 1
     bad = _bad_files(collection)
-    names = sorted({*photos, *bad}, key=lambda name: (name == UNLABELLED, name))
+    names = sorted({*photos, *bad}, key=lambda name: (name == UNLABELED, name))
     return tuple(_row(name, photos[name], scenes[name], bad[name]) for name in names)
 
 
@@ -78,5 +77,5 @@ def _bad_files(collection: Collection) -> Counter[str]:
     counts: Counter[str] = Counter()
     for problem in collection.problems:
         label, _ = place_of(problem.path, parts)
-        counts[nfc(label) if label else UNLABELLED] += 1
+        counts[nfc(label) if label else UNLABELED] += 1
     return counts

@@ -4,15 +4,79 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import re
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from finetune.errors import CollectionError
-from finetune.photos.collection import Collection, Photo
+from finetune.photos.collection import Collection, Part, Photo
+
+_NAMES: Mapping[str, Part] = {
+    "train": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+}
+
+
+def find_parts(paths: Iterable[str]) -> dict[str, Part]:
+    """Returns the part that each folder directly under the root stands for; empty for none.
+
+    They count as parts only where every folder of photos is one of them, training is among them
+    beside another one, and labels lie below; so a collection of trains and buses has no parts.
+
+    Args:
+        paths: Paths of photos below the root, with ``/``.
+    """
+    parts: dict[str, Part] = {}
+    labeled = False
+    for path in paths:
+        first, _, rest = path.partition("/")
+        if not rest:
+            continue
+        part = _NAMES.get(first.casefold())
+        if part is None:
+            return {}
+        parts[first] = part
+        labeled = labeled or "/" in rest
+    complete = "train" in parts.values() and len(set(parts.values())) > 1
+    return parts if complete and labeled else {}
+
+
+def place_of(path: str, parts: Mapping[str, Part]) -> tuple[str | None, Part | None]:
+    """Returns the folder's label and the part of a photo at a path below the root."""
+    folder = path.rpartition("/")[0]
+    if not parts:
+        return label_of_folder(folder), None
+    first, _, rest = folder.partition("/")
+    return label_of_folder(rest), parts.get(first)
+
+
+SEPARATOR = "|"
+"""Between the labels of a photo that has several; a backslash makes it part of a label."""
+
+
+def join_labels(labels: Sequence[str]) -> str:
+    r"""Returns labels as one cell.
+
+    Example:
+        >>> join_labels(["gull", "in flight"])
+        'gull|in flight'
+    """
+    escaped = (label.replace("\\", "\\\\").replace(SEPARATOR, "\\|") for label in labels)
+    return SEPARATOR.join(escaped)
+
+
+def split_labels(cell: str) -> tuple[str, ...]:
+    """Returns the labels in a cell, without empty ones; the inverse of `join_labels`."""
+    parts = re.findall(r"(?:[^\\|]|\\.?)+", cell, flags=re.DOTALL)
+    return tuple(re.sub(r"\\(.)", r"\1", part, flags=re.DOTALL) for part in parts)
+
 
 logger = logging.getLogger(__name__)
 
@@ -87,27 +151,27 @@ def check_labels(
         CollectionError: There is no label or only one, a label has too few photos, or a label has
             no photo in the ready training part. The message names all such labels.
     """
-    labelled = tuple(photo for photo in collection.photos if photo.labels)
-    if not labelled:
+    labeled = tuple(photo for photo in collection.photos if photo.labels)
+    if not labeled:
         raise CollectionError(
             f"The photos in {collection.root} have no labels. "
             "Put them into one folder for each label, or label them with: finetune annotate"
         )
-    unlabelled = len(collection.photos) - len(labelled)
-    if unlabelled:
+    unlabeled = len(collection.photos) - len(labeled)
+    if unlabeled:
         logger.warning(
             "%s no label and %s left out.",
-            _count(unlabelled, "photo has", "photos have"),
-            "is" if unlabelled == 1 else "are",
+            _count(unlabeled, "photo has", "photos have"),
+            "is" if unlabeled == 1 else "are",
         )
-    counts = photo_counts(labelled)
+    counts = photo_counts(labeled)
     if min_photos is not None:
         small = {label: count for label, count in counts.items() if count < min_photos}
         if small:
             logger.warning(
                 "Left out by --min-photos %d: %s.", min_photos, _named(small, connect=" with ")
             )
-        labelled = without_labels(labelled, small)
+        labeled = without_labels(labeled, small)
         counts = {label: count for label, count in counts.items() if label not in small}
     if len(counts) < least:
         found = "no label" if not counts else f"only the label {next(iter(counts))!r}"
@@ -116,10 +180,10 @@ def check_labels(
             "Add a folder of photos of something else."
         )
     if collection.has_parts:
-        _check_training_part(collection, labelled, counts)
+        _check_training_part(collection, labeled, counts)
     else:
         _check_sizes(counts)
-    return dataclasses.replace(collection, photos=labelled)
+    return dataclasses.replace(collection, photos=labeled)
 
 
 def without_labels(photos: Sequence[Photo], labels: Mapping[str, object]) -> tuple[Photo, ...]:

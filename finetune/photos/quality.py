@@ -14,7 +14,7 @@ MEASURED_SIDE_PIXELS = 256
 
 
 DARK, BRIGHT = 0.08, 0.92
-"""Mean grey levels beyond which a photo counts as too dark or too bright."""
+"""Mean gray levels beyond which a photo counts as too dark or too bright."""
 
 PLAIN_CONTRAST = 0.03
 """Below this contrast a photo shows next to nothing: a covered lens, fog."""
@@ -38,8 +38,8 @@ class Quality:
     """Figures of one photo, each in [0, 1].
 
     Attributes:
-        brightness: Mean grey level.
-        contrast: Standard deviation of the grey levels, as a share of the most there can be (0.5).
+        brightness: Mean gray level.
+        contrast: Standard deviation of the gray levels, as a share of the most there can be (0.5).
         sharpness: Energy of the finest detail as a share of what white noise would have; 0 for a
             plain image. See `measure`.
     """
@@ -49,32 +49,32 @@ class Quality:
     sharpness: float
 
 
-def small_grey(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Returns an image in grey, averaged down by a whole factor to `MEASURED_SIDE_PIXELS` or more.
+def small_gray(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Returns an image in gray, averaged down by a whole factor to `MEASURED_SIDE_PIXELS` or more.
 
     Args:
-        image: ``(H, W, 3)`` RGB or ``(H, W)`` grey ``uint8``.
+        image: ``(H, W, 3)`` RGB or ``(H, W)`` gray ``uint8``.
 
     Returns:
         ``(h, w) uint8``.
     """
-    # Grey first: averaging one channel costs a third of averaging three.
-    grey = Image.fromarray(image).convert("L")
-    factor = min(grey.size) // MEASURED_SIDE_PIXELS
-    return np.asarray(grey.reduce(factor) if factor > 1 else grey)
+    # Gray first: averaging one channel costs a third of averaging three.
+    gray = Image.fromarray(image).convert("L")
+    factor = min(gray.size) // MEASURED_SIDE_PIXELS
+    return np.asarray(gray.reduce(factor) if factor > 1 else gray)
 
 
 def measure(image: NDArray[np.uint8]) -> Quality:
     """Returns the figures of an image.
 
     Sharpness is the root of the mean squared Laplacian over that of white noise with the same
-    variance (the 4-neighbour Laplacian of white noise has 20 times its variance). Dividing by the
+    variance (the 4-neighbor Laplacian of white noise has 20 times its variance). Dividing by the
     photo's own variance keeps it from measuring contrast instead.
 
     Args:
-        image: ``(H, W, 3)`` RGB or ``(H, W)`` grey ``uint8``; `small_grey` of it is measured.
+        image: ``(H, W, 3)`` RGB or ``(H, W)`` gray ``uint8``; `small_gray` of it is measured.
     """
-    levels = small_grey(image).astype(np.float32) / 255
+    levels = small_gray(image).astype(np.float32) / 255
     variance = float(levels.var())
     sharpness = 0.0
     if min(levels.shape) >= 3 and variance > 1e-6:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from finetune.config import Fit
 from finetune.errors import CollectionError
-from finetune.photos.analyse import (
+from finetune.photos.analyze import (
     ANALYSIS_VERSION,
     Analysis,
     SquareSpec,
@@ -22,11 +22,11 @@ from finetune.photos.analyse import (
     Wanted,
     reader_version,
 )
-from finetune.photos.catalog import Catalog, open_catalog
+from finetune.photos.catalog.catalog import Catalog, open_catalog
 from finetune.photos.collection import Collection
-from finetune.photos.crop import Crop
-from finetune.photos.facts import FileFacts, PhotoFacts
-from finetune.photos.pool import analyse_all
+from finetune.photos.crops import Crop
+from finetune.photos.decode.pool import analyze_all
+from finetune.photos.metadata import FileFacts, PhotoFacts
 from finetune.photos.walk import Found, FoundFile, require_photos
 
 _COMMIT_SECONDS = 1.0
@@ -98,16 +98,16 @@ def update(
     sink: PixelSink | None = None,
 ) -> None:
     """Brings a catalog up to date with the files that were found; arguments are as in `scan`."""
-    spec = None
+    preprocessing = None
     if sink is not None:
-        spec = SquareSpec(size=sink.size, fit=sink.fit, interpolation=sink.interpolation)
+        preprocessing = SquareSpec(size=sink.size, fit=sink.fit, interpolation=sink.interpolation)
     known = catalog.files()
     catalog.set_present(file.path for file in found.files if file.path in known)
     files = _Planner(catalog, known, sink).tasks(root, found.files)
     writer = _Writer(catalog)
     if progress is not None:
         progress(0, len(files))
-    results = analyse_all(list(files), spec, workers=workers)
+    results = analyze_all(list(files), preprocessing, workers=workers)
     try:
         for done, (task, analysis) in enumerate(results, start=1):
             if sink is not None and analysis.square is not None and analysis.digest is not None:
@@ -127,7 +127,7 @@ class _Planner:
         self, catalog: Catalog, known: Mapping[str, FileFacts], sink: PixelSink | None
     ) -> None:
         self._known = known
-        self._analysed = catalog.analysed(ANALYSIS_VERSION)
+        self._analyzed = catalog.analyzed(ANALYSIS_VERSION)
         self._crops = catalog.crops() if sink is not None else {}
         self._reader = reader_version()
         self._sink = sink
@@ -157,7 +157,7 @@ class _Planner:
         if (before.size, before.mtime_ns) != (file.size, file.mtime_ns):
             return False
         if before.status == "ok":
-            return before.digest in self._analysed
+            return before.digest in self._analyzed
         return before.status == "bad" and before.reader == self._reader
 
     def _gone(self, files: Sequence[FoundFile]) -> dict[int, list[FileFacts]]:
@@ -165,7 +165,7 @@ class _Planner:
         here = {file.path for file in files}
         gone = defaultdict(list)
         for path, facts in self._known.items():
-            if path not in here and facts.digest in self._analysed:
+            if path not in here and facts.digest in self._analyzed:
                 gone[facts.size].append(facts)
         return gone
 
@@ -177,7 +177,7 @@ class _Planner:
             gone.get(file.size, ()), key=lambda facts: facts.path.rpartition("/")[2] != name
         )
         digests = [facts.digest for facts in same_size[:_MOST_CANDIDATES]]
-        if before is not None and before.digest in self._analysed:
+        if before is not None and before.digest in self._analyzed:
             digests.append(before.digest)  # a file that was only touched
         return {digest: self._wanted(digest) for digest in digests if digest is not None}
 

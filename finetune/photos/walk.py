@@ -10,7 +10,7 @@ from pathlib import Path
 
 from finetune.errors import CollectionError
 from finetune.photos.collection import Problem
-from finetune.photos.decode import is_photo_name
+from finetune.photos.decode.decoder import is_photo_name
 
 _NOT_PHOTOS = frozenset(
     ("__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found")

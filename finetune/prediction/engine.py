@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.prediction.facts import ModelFacts
+from finetune.prediction.model_metadata import ModelFacts
 from finetune.runs.folder import RunFolder, find_run
 
 ONNX_SUFFIX = ".onnx"
@@ -36,7 +36,7 @@ class Engine(Protocol):
         ...
 
     def logits(self, squares: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Returns logits ``(B, labels)`` of the centre of squares ``(B, S, S, 3) uint8``.
+        """Returns logits ``(B, labels)`` of the center of squares ``(B, S, S, 3) uint8``.
 
         S is the working size or any other from the network's own size on.
         """

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from finetune.augmentation.centre import centre
+from finetune.augmentation.center_crop import center
 from finetune.errors import ConfigError, ModelError
 from finetune.files import write_atomically
-from finetune.photos.decode import MAX_PIXELS
-from finetune.photos.spec import InputSpec
+from finetune.photos.decode.decoder import MAX_PIXELS
+from finetune.photos.preprocessing import Preprocessing
 from finetune.prediction.pixels import working_square
 from finetune.prediction.torch_engine import TorchEngine
 
@@ -70,16 +70,20 @@ def heat_map(engine: TorchEngine, squares: NDArray[np.uint8], label: str) -> NDA
         raise ConfigError(f"The run {facts.name} does not know the label '{label}'.")
     images = torch.from_numpy(np.ascontiguousarray(squares)).permute(0, 3, 1, 2)
     target = facts.labels.index(label)
-    heat: NDArray[np.float32] = grad_cam(engine.module, facts.spec, images, target).cpu().numpy()
+    heat: NDArray[np.float32] = (
+        grad_cam(engine.module, facts.preprocessing, images, target).cpu().numpy()
+    )
     return heat
 
 
-def grad_cam(module: nn.Module, spec: InputSpec, images: Tensor, target: int) -> Tensor:
+def grad_cam(
+    module: nn.Module, preprocessing: Preprocessing, images: Tensor, target: int
+) -> Tensor:
     """Returns Grad-CAM maps ``(B, h, w) float32``, each scaled to a largest value of 1.
 
     Args:
         module: A timm network in eval mode.
-        spec: What it expects of its pixels.
+        preprocessing: What it expects of its pixels.
         images: Working squares ``(B, 3, S, S) uint8``.
         target: Index of the logit to explain.
 
@@ -87,7 +91,13 @@ def grad_cam(module: nn.Module, spec: InputSpec, images: Tensor, target: int) ->
         ModelError: The network has no feature map.
     """
     device = next(module.parameters()).device
-    pixels = centre(images.to(device), spec.size, spec.mean, spec.std, whiten=spec.whiten)
+    pixels = center(
+        images.to(device),
+        preprocessing.size,
+        preprocessing.mean,
+        preprocessing.std,
+        whiten=preprocessing.whiten,
+    )
     pixels = pixels.contiguous(memory_format=torch.channels_last)
     with torch.enable_grad():
         logits, features = _logits_and_features(module, pixels)
@@ -103,17 +113,17 @@ def grad_cam(module: nn.Module, spec: InputSpec, images: Tensor, target: int) ->
 def overlay(image: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Returns a square image ``(S, S, 3) uint8`` with its heat ``(h, w)`` shown on it.
 
-    What speaks for the label keeps its colours, the rest is grey and dim, and a line goes round
-    what has more than half of the greatest heat: that reads on a photo of any colours.
+    What speaks for the label keeps its colors, the rest is gray and dim, and a line goes round
+    what has more than half of the greatest heat: that reads on a photo of any colors.
     """
     side = image.shape[0]
     resized = Image.fromarray(np.asarray(heat, dtype=np.float32)).resize(
         (side, side), Image.Resampling.BICUBIC
     )
     share = np.clip(np.asarray(resized), 0, 1)
-    grey = _DIM * image.astype(np.float64) @ _LUMA
+    gray = _DIM * image.astype(np.float64) @ _LUMA
     kept = np.sqrt(share)[..., None]
-    mixed = image * kept + grey[..., None] * (1 - kept)
+    mixed = image * kept + gray[..., None] * (1 - kept)
     result: NDArray[np.uint8] = np.rint(mixed).astype(np.uint8)
     result[_outline(share > 0.5, width=max(1, side // 200))] = _LINE
     return result
@@ -133,10 +143,14 @@ def explain_photo(
         DecodeError: The photo cannot be opened.
         ConfigError: The network does not know the label.
     """
-    spec = engine.facts.spec
-    heat = heat_map(engine, working_square(photo, spec, max_pixels=max_pixels)[None], label)[0]
-    share = spec.size / spec.working_size
-    fine = InputSpec(size=size, crop_pct=share, fit=spec.fit, interpolation=spec.interpolation)
+    preprocessing = engine.facts.preprocessing
+    heat = heat_map(
+        engine, working_square(photo, preprocessing, max_pixels=max_pixels)[None], label
+    )[0]
+    share = preprocessing.size / preprocessing.working_size
+    fine = Preprocessing(
+        size=size, crop_pct=share, fit=preprocessing.fit, interpolation=preprocessing.interpolation
+    )
     whole = working_square(photo, fine, max_pixels=max_pixels)
     margin = (whole.shape[0] - size) // 2
     return overlay(whole[margin : margin + size, margin : margin + size], heat)

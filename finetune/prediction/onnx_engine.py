@@ -15,11 +15,11 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from finetune.errors import MissingExtra, RunError
-from finetune.evaluation.relative_distance import RelativeDistance
-from finetune.photos.grey import to_grey
-from finetune.photos.pool import usable_cores
-from finetune.photos.spec import InputSpec
-from finetune.prediction.facts import ModelFacts
+from finetune.evaluation.mahalanobis import RelativeDistance
+from finetune.photos.decode.grayscale import to_gray
+from finetune.photos.decode.pool import usable_cores
+from finetune.photos.preprocessing import Preprocessing
+from finetune.prediction.model_metadata import ModelFacts
 
 METADATA_KEY = "finetune"
 """Of the file's metadata: labels, preprocessing and calibration as JSON."""
@@ -28,7 +28,7 @@ DISTANCE_KEY = "finetune_distance"
 """Likewise: the distance that "none of these" goes by, if it does, as safetensors in base64."""
 
 PIXELS, PHOTOS = "pixels", "photos"
-"""Names of the graph's input: normalised floats, or uint8 photos that the graph prepares itself."""
+"""Names of the graph's input: normalized floats, or uint8 photos that the graph prepares itself."""
 
 LOGITS, PROBABILITIES = "logits", "probabilities"
 """Names of the graph's outputs; a file with probabilities has logits beside them."""
@@ -95,14 +95,14 @@ class OnnxEngine:
         return logits, features
 
     def _run(self, names: list[str], squares: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-        centred = centre_of(squares, self.facts.spec.size)
+        centered = center_of(squares, self.facts.preprocessing.size)
         if self._input == PIXELS:
-            given: NDArray[Any] = normalised(centred, self.facts.spec)
-        elif squares.shape[1] == self.facts.spec.working_size:
-            # The graph finds nothing to resize in a working square, and cuts its centre itself.
+            given: NDArray[Any] = normalized(centered, self.facts.preprocessing)
+        elif squares.shape[1] == self.facts.preprocessing.working_size:
+            # The graph finds nothing to resize in a working square, and cuts its center itself.
             given = squares
         else:
-            given = surrounded(centred, self.facts.spec.working_size)
+            given = surrounded(centered, self.facts.preprocessing.working_size)
         answers = self.session.run(names, {self._input: np.ascontiguousarray(given)})
         return [answer.astype(np.float32, copy=False) for answer in answers]
 
@@ -147,30 +147,33 @@ def facts_in(session: Any, path: Path) -> ModelFacts:
         ) from error
 
 
-def centre_of(squares: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Returns the centre ``(B, size, size, 3)``; of an odd margin, more is cut lower right."""
+def center_of(squares: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Returns the center ``(B, size, size, 3)``; of an odd margin, more is cut lower right."""
     top = (squares.shape[1] - size) // 2
     return squares[:, top : top + size, top : top + size]
 
 
-def surrounded(centred: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Returns squares ``(B, size, size, 3)`` whose centre `centre_of` gives back."""
-    margin = size - centred.shape[1]
+def surrounded(centered: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Returns squares ``(B, size, size, 3)`` whose center `center_of` gives back."""
+    margin = size - centered.shape[1]
     before = margin // 2
-    return np.pad(centred, ((0, 0), *((before, margin - before),) * 2, (0, 0)))
+    return np.pad(centered, ((0, 0), *((before, margin - before),) * 2, (0, 0)))
 
 
-def normalised(centred: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.float32]:
+def normalized(centered: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.float32]:
     """Returns ``(B, C, S, S) float32`` network input of uint8 pixels ``(B, S, S, 3)``."""
-    if spec.channels == 1:
-        centred = to_grey(centred)
-    values = centred.astype(np.float32).transpose(0, 3, 1, 2)
-    mean, std = (np.array(part, np.float32)[:, None, None] for part in (spec.mean, spec.std))
+    if preprocessing.channels == 1:
+        centered = to_gray(centered)
+    values = centered.astype(np.float32).transpose(0, 3, 1, 2)
+    mean, std = (
+        np.array(part, np.float32)[:, None, None]
+        for part in (preprocessing.mean, preprocessing.std)
+    )
     result: NDArray[np.float32] = (values / np.float32(255) - mean) / std
-    if spec.whiten:
+    if preprocessing.whiten:
         axes = (1, 2, 3)
-        centred_values = result - result.mean(axes, keepdims=True, dtype=np.float64)
-        deviation = np.sqrt((centred_values**2).mean(axes, keepdims=True))
+        centered_values = result - result.mean(axes, keepdims=True, dtype=np.float64)
+        deviation = np.sqrt((centered_values**2).mean(axes, keepdims=True))
         least = result[0].size ** -0.5
-        result = (centred_values / np.maximum(deviation, least)).astype(np.float32)
+        result = (centered_values / np.maximum(deviation, least)).astype(np.float32)
     return result

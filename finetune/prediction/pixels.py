@@ -10,32 +10,42 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune.errors import DecodeError
-from finetune.photos.crop import Crop, needed_side, square
-from finetune.photos.decode import MAX_PIXELS, decode_photo
-from finetune.photos.spec import InputSpec
+from finetune.photos.crops import Crop, needed_side, square
+from finetune.photos.decode.decoder import MAX_PIXELS, decode_photo
+from finetune.photos.preprocessing import Preprocessing
 
 
 def working_square(
-    photo: Any, spec: InputSpec, *, crop: Crop | None = None, max_pixels: int = MAX_PIXELS
+    photo: Any,
+    preprocessing: Preprocessing,
+    *,
+    crop: Crop | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> NDArray[np.uint8]:
     """Returns the working square ``(S, S, 3) uint8`` of a photo, pixel for pixel as in training.
 
     Args:
         photo: A path, the bytes of a file, a PIL image, or ``(H, W, 3) uint8`` RGB pixels.
-        spec: What the network expects.
+        preprocessing: What the network expects.
         crop: The square to take, where a person has said which.
         max_pixels: A photo with more is refused before its pixels are allocated.
 
     Raises:
         DecodeError: The photo cannot be opened.
     """
-    size = spec.working_size
+    size = preprocessing.working_size
     source = source_of(photo)
     if isinstance(source, np.ndarray):
         image = source
     else:
         image = decode_photo(source, min_side_pixels=needed_side(size, crop), max_pixels=max_pixels)
-    return square(image, size=size, fit=spec.fit, crop=crop, interpolation=spec.interpolation)
+    return square(
+        image,
+        size=size,
+        fit=preprocessing.fit,
+        crop=crop,
+        interpolation=preprocessing.interpolation,
+    )
 
 
 def name_of(photo: Any) -> str | None:

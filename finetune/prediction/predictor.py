@@ -11,21 +11,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune.errors import ConfigError
-from finetune.evaluation.task import MultiLabel
-from finetune.photos.crop import Crop
-from finetune.photos.decode import MAX_PIXELS, decode_photo
-from finetune.photos.spec import InputSpec
+from finetune.photos.crops import Crop
+from finetune.photos.decode.decoder import MAX_PIXELS, decode_photo
+from finetune.photos.preprocessing import Preprocessing
 from finetune.prediction import stream
-from finetune.prediction.answers import PhotoPrediction, Ranked, rank
 from finetune.prediction.engine import Engine, open_engine
 from finetune.prediction.pixels import name_of, source_of, working_square
-from finetune.prediction.views import Views, check_views, views_of
+from finetune.prediction.predictions import PhotoPrediction, Ranked, rank
+from finetune.prediction.tta import Views, check_views, views_of
 from finetune.runs.folder import RunFolder
+from finetune.tasks.task import MultiLabel
 
 if TYPE_CHECKING:
-    from finetune.curation.policy import CropPolicy
+    from finetune.curation.crop_policy import CropPolicy
 
-__all__ = ["Answering", "PhotoPrediction", "Predictor", "Ranked"]
+__all__ = ["PredictConfig", "PhotoPrediction", "Predictor", "Ranked"]
 
 BATCH_SIZE = 32
 
@@ -36,11 +36,11 @@ Source = str | Path | RunFolder
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answering:
+class PredictConfig:
     """How a predictor makes an answer of probabilities.
 
     Attributes:
-        views: Views of a photo that are averaged: 1, 2 or 10; see `finetune.prediction.views`.
+        views: Views of a photo that are averaged: 1, 2 or 10; see `finetune.prediction.tta`.
         threshold: Below this probability of the likeliest label the answer is "none of these"; of
             several labels, none below it is said.
         heed_unknown: Whether to heed the threshold that the run itself fitted for that.
@@ -78,22 +78,22 @@ class Predictor:
         'wren'
     """
 
-    def __init__(self, engines: Sequence[Engine], answering: Answering | None = None) -> None:
+    def __init__(self, engines: Sequence[Engine], answering: PredictConfig | None = None) -> None:
         if not engines:
             raise ConfigError("A predictor needs one run at least.")
         self.engines = tuple(engines)
-        self.answering = answering or Answering()
+        self.answering = answering or PredictConfig()
         self.labels = self.engines[0].facts.labels
         self._orders = [_order(self.engines[0], engine) for engine in self.engines]
         self._limits = self._said_from()
-        specs = [_pixels_key(engine.facts.spec) for engine in self.engines]
+        specs = [_pixels_key(engine.facts.preprocessing) for engine in self.engines]
         # Engines that want the same pixels share one decoded square.
         self._specs = list(dict.fromkeys(specs))
         self._square_of = [self._specs.index(key) for key in specs]
         self._policy: CropPolicy | None = None
         if self.engines[0].facts.crop_policy is not None:
             # Only where a run was trained on squares: this loads the backbone that finds them.
-            from finetune.curation.policy import PolicySpec, load_policy
+            from finetune.curation.crop_policy import PolicySpec, load_policy
 
             self._policy, _ = load_policy(PolicySpec.from_dict(self.engines[0].facts.crop_policy))
 
@@ -103,7 +103,7 @@ class Predictor:
         run: Source | Sequence[Source] | None = None,
         *,
         device: str | None = "cpu",
-        answering: Answering | None = None,
+        answering: PredictConfig | None = None,
     ) -> Predictor:
         """Opens a run: a name in ``./runs``, a path, or None for the newest. Runs no code of it.
 
@@ -127,9 +127,9 @@ class Predictor:
         return "+".join(engine.facts.name for engine in self.engines)
 
     @property
-    def spec(self) -> InputSpec:
+    def preprocessing(self) -> Preprocessing:
         """What the first engine expects of its pixels."""
-        return self.engines[0].facts.spec
+        return self.engines[0].facts.preprocessing
 
     @property
     def multi_label(self) -> bool:
@@ -177,8 +177,8 @@ class Predictor:
                 decode_photo(source, min_side_pixels=1, max_pixels=self.answering.max_pixels)
             crop = self._policy(source)
         return tuple(
-            working_square(photo, spec, crop=crop, max_pixels=self.answering.max_pixels)
-            for spec in self._distinct_specs()
+            working_square(photo, preprocessing, crop=crop, max_pixels=self.answering.max_pixels)
+            for preprocessing in self._distinct_specs()
         )
 
     def pixels_of(self, photo: Any) -> NDArray[np.uint8]:
@@ -219,7 +219,7 @@ class Predictor:
         votes = np.zeros(len(photos))
         for engine, order, which in zip(self.engines, self._orders, self._square_of, strict=True):
             facts = engine.facts
-            for view in views_of(stacks[which], facts.spec.size, self.answering.views):
+            for view in views_of(stacks[which], facts.preprocessing.size, self.answering.views):
                 limit = facts.unknown if self.answering.heed_unknown else None
                 distances = None
                 if limit is not None and limit.needs_features:
@@ -257,13 +257,13 @@ class Predictor:
         limits: NDArray[np.float64] = np.maximum(np.mean(own, axis=0), self.answering.threshold)
         return limits
 
-    def _distinct_specs(self) -> Iterator[InputSpec]:
+    def _distinct_specs(self) -> Iterator[Preprocessing]:
         for number in range(len(self._specs)):
-            yield self.engines[self._square_of.index(number)].facts.spec
+            yield self.engines[self._square_of.index(number)].facts.preprocessing
 
 
-def _pixels_key(spec: InputSpec) -> tuple[int, str, str]:
-    return spec.working_size, spec.fit, spec.interpolation
+def _pixels_key(preprocessing: Preprocessing) -> tuple[int, str, str]:
+    return preprocessing.working_size, preprocessing.fit, preprocessing.interpolation
 
 
 def _order(first: Engine, other: Engine) -> list[int]:

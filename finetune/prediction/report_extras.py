@@ -8,16 +8,15 @@ from pathlib import Path
 
 from PIL import Image
 
-from finetune.curation.label_errors import Doubt
-from finetune.curation.tag_errors import TagDoubt
+from finetune.curation.label_errors import Doubt, TagDoubt
 from finetune.errors import DecodeError, FinetuneError
 from finetune.evaluation.predictions import Prediction, read_predictions
 from finetune.prediction.explain import explain_photo, explainable
 from finetune.prediction.predictor import Predictor
 from finetune.reporting.report import Extras, Suspect
 from finetune.runs.folder import RunFolder
-from finetune.runs.suspects import suspects
-from finetune.runs.trained import open_trained
+from finetune.runs.label_errors import suspects
+from finetune.runs.loading import open_trained
 
 OVERLAY_PIXELS = 224
 JPEG_QUALITY = 80

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune.errors import DecodeError
-from finetune.photos.spec import InputSpec
-from finetune.photos.split import read_split
+from finetune.photos.preprocessing import Preprocessing
+from finetune.photos.split.split import read_split
 from finetune.prediction.pixels import working_square
 from finetune.runs.folder import RunFolder
 
@@ -45,7 +45,9 @@ def photos_of_run(run: RunFolder) -> tuple[list[Path], list[Path]]:
     return held_out or training, training
 
 
-def squared(paths: Sequence[Path], count: int, spec: InputSpec) -> Iterator[SquaredPhoto]:
+def squared(
+    paths: Sequence[Path], count: int, preprocessing: Preprocessing
+) -> Iterator[SquaredPhoto]:
     """Yields `count` photos spread evenly over `paths`, so that every label's folder has some.
 
     A photo that cannot be opened is left out.
@@ -55,6 +57,6 @@ def squared(paths: Sequence[Path], count: int, spec: InputSpec) -> Iterator[Squa
     for index in np.unique(np.linspace(0, len(paths) - 1, min(count, len(paths))).round()):
         path = paths[int(index)]
         try:
-            yield SquaredPhoto(path=path, square=working_square(path, spec))
+            yield SquaredPhoto(path=path, square=working_square(path, preprocessing))
         except DecodeError:
             continue

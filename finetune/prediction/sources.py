@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from finetune.errors import CollectionError
-from finetune.photos.decode import is_photo_name
+from finetune.photos.decode.decoder import is_photo_name
 from finetune.photos.walk import find_photos
 
 STDIN = "-"

@@ -11,9 +11,9 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from finetune.errors import DecodeError
-from finetune.photos.pool import usable_cores
-from finetune.prediction.answers import PhotoPrediction
+from finetune.photos.decode.pool import usable_cores
 from finetune.prediction.pixels import name_of
+from finetune.prediction.predictions import PhotoPrediction
 
 if TYPE_CHECKING:
     from finetune.prediction.predictor import Predictor, Squares

@@ -12,10 +12,10 @@ from types import TracebackType
 from typing import BinaryIO
 
 from finetune.errors import ConfigError
-from finetune.evaluation.spreadsheet import guard, unguard
 from finetune.files import storage_errors
-from finetune.photos.label_text import join_labels
-from finetune.prediction.answers import PhotoPrediction
+from finetune.photos.labels import join_labels
+from finetune.prediction.predictions import PhotoPrediction
+from finetune.spreadsheets import guard, unguard
 
 _CHUNK = 1 << 20
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"

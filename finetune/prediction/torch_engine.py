@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from finetune.evaluation.inference import logits_and_features_of, logits_of
-from finetune.prediction.facts import ModelFacts
+from finetune.models.inference import logits_and_features_of, logits_of
+from finetune.prediction.model_metadata import ModelFacts
 from finetune.runs.folder import RunFolder
-from finetune.runs.trained import load_network
-from finetune.training.machine import choose_device
+from finetune.runs.loading import load_network
+from finetune.training.device import choose_device
 
 
 class TorchEngine:
@@ -43,7 +43,7 @@ class TorchEngine:
         """
         facts = ModelFacts.of_run(run)
         module = load_network(
-            run, facts.model, len(facts.labels), facts.spec, device=choose_device(device)
+            run, facts.model, len(facts.labels), facts.preprocessing, device=choose_device(device)
         )
         return cls(module, facts)
 
@@ -70,7 +70,7 @@ class TorchEngine:
         images = torch.from_numpy(np.ascontiguousarray(squares)).permute(0, 3, 1, 2)
         with self._turn:
             result: NDArray[np.float32] = (
-                logits_of(self.module, self.facts.spec, images).cpu().numpy()
+                logits_of(self.module, self.facts.preprocessing, images).cpu().numpy()
             )
         return result
 
@@ -80,7 +80,7 @@ class TorchEngine:
         """Returns logits ``(B, labels)`` and features ``(B, F)``; see `Engine`."""
         images = torch.from_numpy(np.ascontiguousarray(squares)).permute(0, 3, 1, 2)
         with self._turn:
-            logits, features = logits_and_features_of(self.module, self.facts.spec, images)
+            logits, features = logits_and_features_of(self.module, self.facts.preprocessing, images)
             return logits.cpu().numpy(), features.cpu().numpy()
 
 

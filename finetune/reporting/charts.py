@@ -1,6 +1,6 @@
 """Charts as plain plotly figures: ``{"data": [...], "layout": {...}}``, ready for JSON.
 
-Colours are written as the page's CSS variables (``var(--right)``); the page's script turns them
+Colors are written as the page's CSS variables (``var(--right)``); the page's script turns them
 into those of the light or dark theme. Text from people's folders is escaped by `chart_text`,
 since plotly reads a little HTML in every label.
 """
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetune.evaluation.predictions import Prediction
-from finetune.evaluation.selective import risk_coverage
+from finetune.evaluation.reliability import risk_coverage
 
 Figure = dict[str, Any]
 
@@ -39,9 +39,9 @@ def learning_curves(epochs: Sequence[Mapping[str, Any]]) -> dict[str, Figure]:
 
 
 def _curves(epochs: Sequence[Mapping[str, Any]], name: str, title: str, *, share: bool) -> Figure:
-    # The dash tells the two apart in print and to eyes that do not see the colours.
+    # The dash tells the two apart in print and to eyes that do not see the colors.
     lines = []
-    for part, colour, dash in (
+    for part, color, dash in (
         ("train", "var(--muted)", "dot"),
         ("validation", "var(--right)", "solid"),
     ):
@@ -54,7 +54,7 @@ def _curves(epochs: Sequence[Mapping[str, Any]], name: str, title: str, *, share
                 "name": part,
                 "x": [x for x, _ in points],
                 "y": [y for _, y in points],
-                "line": {"color": colour, "dash": dash, "width": 2},
+                "line": {"color": color, "dash": dash, "width": 2},
                 "marker": {"size": 5},
                 "hovertemplate": f"epoch %{{x}}: %{{y:{'.1%' if share else '.3f'}}}"
                 f"<extra>{part}</extra>",
@@ -121,12 +121,12 @@ def answers_by_label(counts: Mapping[str, tuple[int, int, int]]) -> Figure:
                 "name": name,
                 "y": list(range(len(order))),
                 "x": [counts[label][kind] for label in order],
-                # The pattern tells them apart in print and to eyes that do not see the colours.
-                "marker": {"color": colour, "pattern": {"shape": shape, "fgopacity": 0.6}},
+                # The pattern tells them apart in print and to eyes that do not see the colors.
+                "marker": {"color": color, "pattern": {"shape": shape, "fgopacity": 0.6}},
                 "customdata": [chart_text(label) for label in order],
                 "hovertemplate": f"%{{customdata}}: {name} %{{x}}×<extra></extra>",
             }
-            for kind, (name, colour, shape) in enumerate(kinds)
+            for kind, (name, color, shape) in enumerate(kinds)
         ],
         "layout": _label_bars(order, height=110 + 22 * len(order)),
     }
@@ -167,7 +167,7 @@ def reliability(part: Mapping[str, Any], *, counted: str = "photos") -> Figure:
             "hoverinfo": "skip",
         },
     ]
-    for name, bins, colour, symbol, dash in (
+    for name, bins, color, symbol, dash in (
         ("before calibration", before, "var(--wrong)", "diamond-open", "dash"),
         ("after calibration", after, "var(--right)", "circle", "solid"),
     ):
@@ -179,7 +179,7 @@ def reliability(part: Mapping[str, Any], *, counted: str = "photos") -> Figure:
                     "name": name,
                     "x": [item["confidence"] for item in bins],
                     "y": [item["accuracy"] for item in bins],
-                    "line": {"color": colour, "dash": dash, "width": 2},
+                    "line": {"color": color, "dash": dash, "width": 2},
                     "marker": {"symbol": symbol, "size": 8},
                     "customdata": [item["photos"] for item in bins],
                     "hovertemplate": "said %{x:.0%}, right %{y:.0%} of %{customdata} "
@@ -240,7 +240,7 @@ def photos_by_label(by_label: Mapping[str, Mapping[str, int]]) -> Figure:
     order = sorted(by_label, key=lambda label: (-sum(by_label[label].values()), label))
     present = {part for photos in by_label.values() for part in photos}
     parts = [part for part in ("train", "validation", "test") if part in present]
-    colours = {part: f"var(--series-{k})" for k, part in enumerate(("train", "validation", "test"))}
+    colors = {part: f"var(--series-{k})" for k, part in enumerate(("train", "validation", "test"))}
     return {
         "data": [
             {
@@ -250,7 +250,7 @@ def photos_by_label(by_label: Mapping[str, Mapping[str, int]]) -> Figure:
                 # Places, not names: two labels may look alike once they are escaped.
                 "y": list(range(len(order))),
                 "x": [by_label[label].get(part, 0) for label in order],
-                "marker": {"color": colours[part]},
+                "marker": {"color": colors[part]},
                 "customdata": [chart_text(label) for label in order],
                 "hovertemplate": f"%{{customdata}}: %{{x}} photos<extra>{part}</extra>",
             }

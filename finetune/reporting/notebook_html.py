@@ -1,7 +1,7 @@
 """Small pieces of HTML for a notebook: a training's curves and epochs, and what a run came to.
 
 A notebook keeps what it shows, so everything is in the piece itself: no script, no style sheet, no
-file beside it. Colours follow the notebook's own text colour, light or dark.
+file beside it. Colors follow the notebook's own text color, light or dark.
 """
 
 from __future__ import annotations
@@ -140,15 +140,15 @@ def _curve(
         return f"{x:.1f},{y:.1f}"
 
     lines = ""
-    for (name, line), colour in zip(values.items(), (TRAIN, VALIDATION), strict=True):
+    for (name, line), color in zip(values.items(), (TRAIN, VALIDATION), strict=True):
         points = [point(place, value) for place, value in enumerate(line)]
         lines += (
-            f'<polyline points="{" ".join(points)}" fill="none" stroke="{colour}" '
+            f'<polyline points="{" ".join(points)}" fill="none" stroke="{color}" '
             f'stroke-width="1.8"><title>{name}</title></polyline>'
         )
         if len(points) == 1:
             x, _, y = points[0].partition(",")
-            lines += f'<circle cx="{x}" cy="{y}" r="2.5" fill="{colour}"/>'
+            lines += f'<circle cx="{x}" cy="{y}" r="2.5" fill="{color}"/>'
     words = 'font-size="11" fill="currentColor"'
     last = epochs[-1]["epoch"]
     return (

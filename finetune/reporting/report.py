@@ -11,9 +11,8 @@ from finetune.errors import RunError
 from finetune.evaluation.confusion import confusion_matrix
 from finetune.evaluation.predictions import Prediction
 from finetune.evaluation.probabilities import Integers
-from finetune.reporting import gallery, multilabel_content
+from finetune.reporting import gallery, multi_label_content
 from finetune.reporting.page import write_page
-from finetune.reporting.record import RunRecord, read_run
 from finetune.reporting.report_content import (
     Extras,
     Suspect,
@@ -21,6 +20,7 @@ from finetune.reporting.report_content import (
     page_data,
     template_values,
 )
+from finetune.reporting.run_record import RunRecord, read_run
 from finetune.reporting.thumbnails import make_thumbnails
 
 __all__ = ["MAX_PHOTOS", "Extras", "Report", "Suspect", "write_report"]
@@ -105,8 +105,8 @@ def write_report(
     kept = kept_rows(rows, shown)
     if matrix is None:
         name = "multilabel"
-        data = multilabel_content.page_data(record, rows, kept, thumbnails, extras)
-        values = multilabel_content.template_values(record, part, rows, extras)
+        data = multi_label_content.page_data(record, rows, kept, thumbnails, extras)
+        values = multi_label_content.template_values(record, part, rows, extras)
     else:
         name = "report"
         data = page_data(record, rows, kept, matrix, thumbnails, extras)

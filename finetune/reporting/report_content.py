@@ -11,8 +11,8 @@ import numpy as np
 
 from finetune.evaluation.predictions import Prediction
 from finetune.evaluation.probabilities import Integers
-from finetune.reporting import charts, gallery, matrix_order, wording
-from finetune.reporting.record import RunRecord, find_setting, setting_sections
+from finetune.reporting import charts, confusion_order, formatting, gallery
+from finetune.reporting.run_record import RunRecord, find_setting, setting_sections
 from finetune.reporting.split_proof import prove_split
 
 MAX_ROWS = 20_000
@@ -129,7 +129,7 @@ def _charts(record: RunRecord, rows: Sequence[Prediction]) -> dict[str, charts.F
 def _matrix_data(matrix: Integers) -> dict[str, Any]:
     chosen = list(range(len(matrix)))
     if len(matrix) > MAX_MATRIX:
-        chosen = matrix_order.most_confused(matrix, MAX_MATRIX)
+        chosen = confusion_order.most_confused(matrix, MAX_MATRIX)
     part = matrix[np.ix_(chosen, chosen)]
     return {
         "labels": chosen,
@@ -138,8 +138,8 @@ def _matrix_data(matrix: Integers) -> dict[str, Any]:
         "photos": matrix.sum(axis=1)[chosen].tolist(),
         "counts": part.tolist(),
         "orders": {
-            "confusion": matrix_order.by_confusion(part),
-            "recall": matrix_order.by_recall(part),
+            "confusion": confusion_order.by_confusion(part),
+            "recall": confusion_order.by_recall(part),
             "labels": list(range(len(chosen))),
         },
     }
@@ -153,13 +153,13 @@ def template_values(
     wrong = int(matrix.sum() - matrix.trace())
     return {
         **shared_values(record, part, extras),
-        "figures": wording.key_figures(metrics),
-        "findings": wording.findings(record, metrics, matrix),
+        "figures": formatting.key_figures(metrics),
+        "findings": formatting.findings(record, metrics, matrix),
         "labels": _label_rows(record, metrics, matrix),
         "wrong": wrong,
         "matrix_cut": len(matrix) > MAX_MATRIX,
         "max_matrix": MAX_MATRIX,
-        "folds": wording.folds(record.config.get("folds")),
+        "folds": formatting.folds(record.config.get("folds")),
     }
 
 
@@ -169,7 +169,7 @@ def shared_values(record: RunRecord, part: str, extras: Extras) -> dict[str, Any
         "record": record,
         "part": part,
         "suspects": extras.suspects,
-        "part_words": wording.PART_WORDS.get(part, "photos"),
+        "part_words": formatting.PART_WORDS.get(part, "photos"),
         "metrics": record.metrics[part],
         "other_parts": [
             (name, values)
@@ -180,14 +180,16 @@ def shared_values(record: RunRecord, part: str, extras: Extras) -> dict[str, Any
         "epochs": record.epochs,
         "best_epoch": best_epoch(record),
         "kept_weights": kept_weights(record),
-        "training_time": wording.duration(sum(float(e.get("seconds") or 0) for e in record.epochs)),
+        "training_time": formatting.duration(
+            sum(float(e.get("seconds") or 0) for e in record.epochs)
+        ),
         "proof": prove_split(record.split) if record.split else None,
         "sections": setting_sections(record.config),
         "has_overlays": bool(extras.overlays),
-        "percent": wording.percent,
-        "number": wording.number,
-        "count": wording.count,
-        "interval": wording.interval,
+        "percent": formatting.percent,
+        "number": formatting.number,
+        "count": formatting.count,
+        "interval": formatting.interval,
     }
 
 
@@ -231,8 +233,8 @@ def kept_weights(record: RunRecord) -> str:
         return f"The weights are those of {of_epoch}."
     if share == 0:
         return (
-            "The weights are those before the first epoch, with the head that learnt on the frozen "
-            "backbone: the validation photos liked none better."
+            "The weights are those before the first epoch, with the head that learned on the "
+            "frozen backbone: the validation photos liked none better."
         )
     return (
         f"The weights lie at {share:.0%} of the way from the start to {of_epoch}: there they suit "

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from finetune.photos.split import SplitRow
+from finetune.photos.split.split import SplitRow
 
 PARTS = ("train", "validation", "test")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from finetune.errors import DecodeError
-from finetune.photos.decode import decode_photo
+from finetune.photos.decode.decoder import decode_photo
 
 SHORT_SIDE, LONG_SIDE = 180, 320
 """Most pixels of a thumbnail's sides."""

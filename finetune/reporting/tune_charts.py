@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from finetune.experiments.tune.study import Trial
 from finetune.reporting.charts import Figure, chart_text
-from finetune.runs.tune_study import Trial
 
 RIGHT = "Right answers"
 """What scores are called, unless photos have several labels."""
@@ -84,7 +84,7 @@ def history(trials: Sequence[Trial], score: str = RIGHT) -> Figure:
             "hovertemplate": "best after trial %{x}: %{y:.1%}<extra></extra>",
         }
     ]
-    for state, name, colour, symbol in (
+    for state, name, color, symbol in (
         ("complete", "complete", "var(--right)", "circle"),
         ("pruned", "cut short", "var(--wrong)", "x"),
     ):
@@ -97,7 +97,7 @@ def history(trials: Sequence[Trial], score: str = RIGHT) -> Figure:
                     "name": name,
                     "x": [t.number for t in found],
                     "y": [t.score for t in found],
-                    "marker": {"color": colour, "symbol": symbol, "size": 9},
+                    "marker": {"color": color, "symbol": symbol, "size": 9},
                     "hovertemplate": f"trial %{{x}}: %{{y:.1%}}<extra>{name}</extra>",
                 }
             )

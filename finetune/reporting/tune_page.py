@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from finetune.reporting import tune_charts, wording
+from finetune.experiments.tune.trials import in_short
+from finetune.experiments.tune.tune import Tuned
+from finetune.reporting import formatting, tune_charts
 from finetune.reporting.page import write_page
-from finetune.runs.tune import Tuned
-from finetune.runs.tune_trials import in_short
 
 MOST_ROWS = 100
 """Trials in the page's table."""
@@ -49,9 +49,9 @@ def write_tune_page(path: Path, tuned: Tuned) -> Path:
         importances=[(tune_charts.value_name(n), share) for n, share in tuned.importances.items()],
         cut=sum(trial.state == "pruned" for trial in tuned.trials),
         failed=sum(trial.state == "failed" for trial in tuned.trials),
-        percent=wording.percent,
-        interval=wording.interval,
-        number=wording.number,
-        count=wording.count,
-        duration=wording.duration,
+        percent=formatting.percent,
+        interval=formatting.interval,
+        number=formatting.number,
+        count=formatting.count,
+        duration=formatting.duration,
     )

@@ -1,4 +1,4 @@
-"""Looks at a run again: on its own parts, or on any other labelled photos."""
+"""Looks at a run again: on its own parts, or on any other labeled photos."""
 
 from __future__ import annotations
 
@@ -12,24 +12,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.data.cache import PixelCache
 from finetune.data.dataset import PhotoDataset, Sample, targets_of_samples
-from finetune.data.home import collection_home
+from finetune.data.pixel_cache import PixelCache
 from finetune.errors import CollectionError
 from finetune.evaluation.confusion import confusion_matrix, write_confusion_csv
-from finetune.evaluation.inference import predict_dataset
 from finetune.evaluation.intervals import wilson
 from finetune.evaluation.predictions import EvaluatedPhoto, write_predictions
 from finetune.evaluation.probabilities import Floats
-from finetune.files import safe_name, write_json
+from finetune.files import collection_cache_dir, safe_name, write_json
+from finetune.models.inference import predict_dataset
 from finetune.photos.collection import Collection, Photo
 from finetune.photos.labels import label_index
-from finetune.photos.multilabel import merge_copies
+from finetune.photos.multi_label import merge_copies
 from finetune.photos.scan import scan
-from finetune.photos.split import read_split
+from finetune.photos.split.split import read_split
 from finetune.runs.folder import RunFolder
-from finetune.runs.parts import replay_split
-from finetune.runs.trained import TrainedRun, open_trained
+from finetune.runs.loading import TrainedRun, open_trained
+from finetune.tasks.data_split import replay_split
 
 Progress = Callable[[int, int], None]
 
@@ -43,7 +42,7 @@ class Evaluation:
         metrics: One object a part.
         foreign_labels: Labels of the photos that the run was never trained on, with their photos.
         left_out: Photos without a label, or with several; where a run says several labels, photos
-            that nobody has labelled.
+            that nobody has labeled.
         unknown: How "none of these" did; None where the run has no threshold.
     """
 
@@ -59,7 +58,7 @@ class EvaluationRequest:
     """What is to be evaluated.
 
     Attributes:
-        photos: A labelled folder; None for the run's own validation and test parts.
+        photos: A labeled folder; None for the run's own validation and test parts.
         catalog: Where that folder's catalog is kept.
         tta: Average the answers to each photo and to its mirror image.
         device: Where the network runs.
@@ -272,7 +271,7 @@ def _answers(
     needed = limit is not None and limit.needs_features
     logits = predict_dataset(
         trained.module,
-        trained.spec,
+        trained.preprocessing,
         photos,
         tta=request.tta,
         progress=progress,
@@ -293,5 +292,7 @@ def _sample(photo: Photo, target: int | tuple[int, ...]) -> Sample:
 def _cache(
     root: Path, catalog: Path | None, trained: TrainedRun, request: EvaluationRequest
 ) -> contextlib.closing[PixelCache]:
-    home = collection_home(root, catalog)
-    return contextlib.closing(PixelCache(home, trained.spec, limit_gb=request.cache_gb))
+    cache_dir = collection_cache_dir(root, catalog)
+    return contextlib.closing(
+        PixelCache(cache_dir, trained.preprocessing, limit_gb=request.cache_gb)
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,20 @@ from filelock import FileLock, Timeout
 
 from finetune.errors import RunError
 from finetune.files import read_json, safe_name, storage_errors, write_json
+
+
+def drop_weights(run: RunFolder) -> None:
+    """Removes a run's network and checkpoints; what was measured stays.
+
+    Raises:
+        StorageError: A file cannot be removed.
+    """
+    with storage_errors(run.path):
+        run.model_file.unlink(missing_ok=True)
+        for folder in (run.timm_folder, run.last_checkpoint.parent):
+            if folder.is_dir():
+                shutil.rmtree(folder)
+
 
 RUNS_FOLDER = Path("runs")
 
@@ -69,7 +84,7 @@ class RunFolder:
 
     @property
     def distance_file(self) -> Path:
-        """How far features lie from what was learnt; "none of these" goes by it in head mode."""
+        """How far features lie from what was learned; "none of these" goes by it in head mode."""
         return self.path / "distance.safetensors"
 
     @property

@@ -11,13 +11,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from finetune.evaluation.task import uncalibrated_task
 from finetune.models.factory import rebuild
 from finetune.models.heads import chosen_head, write_head
-from finetune.photos.spec import InputSpec
+from finetune.photos.preprocessing import Preprocessing
 from finetune.runs.evaluate import Evaluation, EvaluationRequest, evaluate_trained
 from finetune.runs.folder import RunFolder
-from finetune.runs.trained import TrainedRun, model_args, open_trained
+from finetune.runs.loading import TrainedRun, model_args, open_trained
+from finetune.tasks.task import uncalibrated_task
 
 POLL_SECONDS = 2.0
 
@@ -87,17 +87,19 @@ def _open_checkpoint(run: RunFolder, device: str) -> TrainedRun | None:
         return None
     description = run.read(run.config_file)
     labels = tuple(run.read(run.labels_file))
-    spec = InputSpec.from_dict(run.read(run.preprocessing_file))
+    preprocessing = Preprocessing.from_dict(run.read(run.preprocessing_file))
     head = chosen_head(state)
     tensors = state if head is None else start
-    module = rebuild(description["model"], len(labels), spec.size, tensors, model_args(run))
+    module = rebuild(
+        description["model"], len(labels), preprocessing.size, tensors, model_args(run)
+    )
     if head is not None:
         write_head(module, *head.folded())
     module = module.to(device).eval().to(memory_format=torch.channels_last)
     return TrainedRun(
         folder=run,
         module=module,
-        spec=spec,
+        preprocessing=preprocessing,
         labels=labels,
         temperature=1.0,
         unknown=None,

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from finetune.errors import FinetuneError
-from finetune.evaluation.task import uncalibrated_task
 from finetune.files import write_text
-from finetune.photos.split import SplitRow, read_split
-from finetune.runs import multilabel_card, single_label_card
-from finetune.runs.card_words import PARTS
+from finetune.photos.split.split import SplitRow, read_split
+from finetune.runs import multi_label_card, single_label_card
+from finetune.runs.card_text import PARTS
 from finetune.runs.folder import RunFolder
+from finetune.tasks.task import uncalibrated_task
 
 CARD = "README.md"
 
@@ -43,7 +43,7 @@ def model_card(run: RunFolder) -> str:
     labels: list[str] = run.read(run.labels_file)
     metrics: dict[str, Any] = run.read(run.metrics_file)
     calibration = run.read(run.calibration_file)
-    spec = run.read(run.preprocessing_file)
+    preprocessing = run.read(run.preprocessing_file)
     rows = _rows(run)
     card = _card_of(config)
     judged = next(part for part in ("test", "folds", "validation") if part in metrics)
@@ -59,7 +59,7 @@ def model_card(run: RunFolder) -> str:
         "## Calibration\n\n" + card.calibration(calibration, found),
         "## Intended use and limits\n\n" + card.intended_use(judged, found),
         "## Use\n\n" + _usage(run, card.ANSWER),
-        "## How it was made\n\n" + _making(config, spec),
+        "## How it was made\n\n" + _making(config, preprocessing),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -87,7 +87,7 @@ class _Card(Protocol):
 
 def _card_of(config: Mapping[str, Any]) -> _Card:
     if uncalibrated_task(config).multi_label:
-        return multilabel_card
+        return multi_label_card
     return single_label_card
 
 
@@ -178,15 +178,16 @@ def _usage(run: RunFolder, answer: str) -> str:
     )
 
 
-def _making(config: Mapping[str, Any], spec: Mapping[str, Any]) -> str:
+def _making(config: Mapping[str, Any], preprocessing: Mapping[str, Any]) -> str:
     settings = config["settings"]
     training = settings["training"]
     versions = ", ".join(f"{name} {value}" for name, value in config["versions"].items())
     weights = Path(str(config.get("weights", ""))).name
     return (
         f"- backbone: `{config['model']}`, weights `{weights}`, {_trained(config)}\n"
-        f"- input: {spec['size']} pixels, {spec['interpolation']}, {spec['fit']} at "
-        f"{spec['crop_pct']:g}\n"
+        f"- input: {preprocessing['size']} pixels, {preprocessing['interpolation']}, "
+        f"{preprocessing['fit']} at "
+        f"{preprocessing['crop_pct']:g}\n"
         f"- augmentation: {settings['augmentation'].get('augment')}\n"
         f"- epochs: {config.get('epochs_done', training.get('epochs'))}, best "
         f"{config.get('best_epoch', '?')}{_share(config)}; batch {training['batch_size']}, "

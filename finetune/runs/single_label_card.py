@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finetune.photos.split import SplitRow
-from finetune.runs.card_words import (
+from finetune.photos.split.split import SplitRow
+from finetune.runs.card_text import (
     KINDS,
     MOST_LABELS,
     OF_THE_FOLDS,

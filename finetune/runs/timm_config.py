@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from finetune.models.factory import own_arguments
-from finetune.photos.spec import InputSpec
+from finetune.photos.preprocessing import Preprocessing
 
 _CROP_MODES = {"crop": "center", "pad": "border", "squash": "squash"}
 
 
-def timm_config(module: Any, name: str, labels: Sequence[str], spec: InputSpec) -> dict[str, Any]:
+def timm_config(
+    module: Any, name: str, labels: Sequence[str], preprocessing: Preprocessing
+) -> dict[str, Any]:
     """Returns timm's config.json of a network, with the pixels that it was trained on."""
     found = getattr(module, "pretrained_cfg", None) or {}
     dropped = ("url", "hf_hub_id", "hf_hub_filename", "file", "state_dict", "source", "label_names")
@@ -19,12 +21,12 @@ def timm_config(module: Any, name: str, labels: Sequence[str], spec: InputSpec) 
         key: value for key, value in dict(found).items() if key not in dropped and _is_plain(value)
     }
     config |= {
-        "input_size": [spec.channels, spec.size, spec.size],
-        "crop_pct": spec.crop_pct,
-        "crop_mode": _CROP_MODES[spec.fit],
-        "interpolation": spec.interpolation,
-        "mean": list(spec.mean),
-        "std": list(spec.std),
+        "input_size": [preprocessing.channels, preprocessing.size, preprocessing.size],
+        "crop_pct": preprocessing.crop_pct,
+        "crop_mode": _CROP_MODES[preprocessing.fit],
+        "interpolation": preprocessing.interpolation,
+        "mean": list(preprocessing.mean),
+        "std": list(preprocessing.std),
         "num_classes": len(labels),
         "label_names": list(labels),
     }
@@ -38,17 +40,20 @@ def timm_config(module: Any, name: str, labels: Sequence[str], spec: InputSpec) 
         "pretrained_cfg": config,
     }
     own = own_arguments(module)
-    if _has_fixed_size(module, spec):
-        own["img_size"] = spec.size
+    if _has_fixed_size(module, preprocessing):
+        own["img_size"] = preprocessing.size
     if own:
         content["model_args"] = own
     return content
 
 
-def _has_fixed_size(module: Any, spec: InputSpec) -> bool:
+def _has_fixed_size(module: Any, preprocessing: Preprocessing) -> bool:
     found = getattr(module, "pretrained_cfg", None) or {}
     fixed = bool(dict(found).get("fixed_input_size"))
-    return fixed and tuple(dict(found).get("input_size") or ())[1:] != (spec.size, spec.size)
+    return fixed and tuple(dict(found).get("input_size") or ())[1:] != (
+        preprocessing.size,
+        preprocessing.size,
+    )
 
 
 def _is_plain(value: object) -> bool:

@@ -69,10 +69,10 @@ def activations(module: nn.Module, inputs: Tensor) -> list[Activation]:
 
 def is_activation(layer: nn.Module) -> bool:
     """Returns whether a layer is an activation function of torch or timm."""
-    home = type(layer).__module__
-    if home == nn.ReLU.__module__:
+    cache_dir = type(layer).__module__
+    if cache_dir == nn.ReLU.__module__:
         return not isinstance(layer, nn.MultiheadAttention)
-    return home.startswith("timm.layers.activations")
+    return cache_dir.startswith("timm.layers.activations")
 
 
 @contextmanager

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from finetune.errors import DeviceError
-from finetune.training.engine import fit
-from finetune.training.events import Listener, Note
-from finetune.training.material import PhotoMaterial
-from finetune.training.plan import Plan
-from finetune.training.portions import Loading
-from finetune.training.processes import ALONE, Processes
-from finetune.training.state import TrainState
+from finetune.training.checkpoints import TrainState
+from finetune.training.data_source import PhotoSource
+from finetune.training.distributed import SINGLE_PROCESS, World
+from finetune.training.events import Callback, Note
+from finetune.training.loop import fit
+from finetune.training.loop_config import LoopConfig
+from finetune.training.microbatches import LoaderConfig
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -105,13 +105,13 @@ def find_batch_size(attempt: Callable[[int], None], *, most: int) -> int:
 
 def fit_in_memory(
     state: TrainState,
-    material: PhotoMaterial,
-    plan: Plan,
+    source: PhotoSource,
+    plan: LoopConfig,
     accelerator: Accelerator,
     *,
-    listen: Listener,
+    callback: Callback,
     stop: Callable[[], bool],
-    team: Processes = ALONE,
+    world: World = SINGLE_PROCESS,
 ) -> bool:
     """Does what `engine.fit` does, in smaller portions whenever memory does not suffice.
 
@@ -125,24 +125,24 @@ def fit_in_memory(
     """
     while True:
         try:
-            return fit(state, material, plan, accelerator, listen=listen, stop=stop, team=team)
+            return fit(state, source, plan, accelerator, callback=callback, stop=stop, world=world)
         except (torch.OutOfMemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            if team.count > 1:
+            if world.count > 1:
                 raise DeviceError(
-                    f"Out of memory with --batch-size {material.loading.batch_size} on "
-                    f"{team.count} processes. Halve it, and double --accumulate."
+                    f"Out of memory with --batch-size {source.loading.batch_size} on "
+                    f"{world.count} processes. Halve it, and double --accumulate."
                 ) from error
         # Outside of the handler: the error's traceback holds what filled the memory.
-        material.loading = smaller(material.loading)
+        source.loading = smaller(source.loading)
         state.optimizer.zero_grad(set_to_none=True)
         # The next `fit` prepares the module again.
         accelerator.unwrap_model(state.module, keep_fp32_wrapper=False)
         accelerator.free_memory()
         free_memory()
-        loading = material.loading
-        listen(
+        loading = source.loading
+        callback(
             Note(
                 text=f"Out of memory: {loading.batch_size} photos at a time from here on, "
                 f"{loading.accumulate} times a step; a step still has {loading.step_size}."
@@ -150,7 +150,7 @@ def fit_in_memory(
         )
 
 
-def smaller(loading: Loading) -> Loading:
+def smaller(loading: LoaderConfig) -> LoaderConfig:
     """Returns how to make the same steps of portions half as large, or less where it must be.
 
     Raises:

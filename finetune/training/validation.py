@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from finetune.errors import ConfigError
-from finetune.training.objective import Objective
+from finetune.tasks.objective import Objective
 
 Metric = Callable[[NDArray[np.float32], NDArray[Any]], float]
 """A person's own figure: ``(logits (N, C) float32, targets)`` to a number."""
@@ -89,7 +89,7 @@ def assess(
         ConfigError: A metric returned something that is no number.
 
     Example:
-        >>> from finetune.training.objective import one_label
+        >>> from finetune.tasks.objective import one_label
         >>> said = Answers(np.array([[0.0, 2.0]], np.float32), np.array([1]))
         >>> assess(said, one_label(), {"photos": lambda logits, targets: len(targets)}).metrics
         {'photos': 1.0}

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from finetune.photos.decode import read_photo
-from finetune.photos.pool import usable_cores
+from finetune.photos.decode.decoder import read_photo
+from finetune.photos.decode.pool import usable_cores
 
 Kind = Literal["thumb", "view"]
 """A cell of the grid, or the whole screen."""

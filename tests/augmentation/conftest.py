@@ -13,7 +13,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @pytest.fixture
 def photos() -> Tensor:
-    """Eight smooth colourful pictures, (8, 3, 80, 80) uint8 in channels_last memory."""
+    """Eight smooth colorful pictures, (8, 3, 80, 80) uint8 in channels_last memory."""
     rng = np.random.default_rng(5)
     noise = rng.integers(0, 256, (8, 80, 80, 3), dtype=np.uint8)
     smooth = [
@@ -34,11 +34,11 @@ def everything() -> Recipe:
         zoom=1.3,
         mobius_probability=0.5,
         mobius_mode="on_top",
-        colour_probability=1.0,
+        color_probability=1.0,
         brightness=0.3,
         contrast=0.3,
         saturation=0.3,
         hue=0.1,
-        grey_probability=0.1,
+        gray_probability=0.1,
         erase_probability=0.5,
     )

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from finetune.augmentation import warp
 from finetune.augmentation.antialias import blur_batch, blur_levels, blur_photo, tent
-from finetune.augmentation.draws import Frame, centre, draw
-from finetune.augmentation.gpu import BatchAugment
+from finetune.augmentation.batch_augment import BatchAugment
 from finetune.augmentation.recipes import Recipe
+from finetune.augmentation.sampling import Frame, center, draw
 
 
 @pytest.mark.parametrize("level", [1, 2, 3])
@@ -40,13 +40,13 @@ def test_levels_follow_the_shrinking() -> None:
         assert blur_levels(polynomials, working, working, 64).tolist() == [level], working
 
 
-def test_the_centre_crop_is_never_blurred() -> None:
-    plain = centre(Frame(height=500, width=400, size=64))
+def test_the_center_crop_is_never_blurred() -> None:
+    plain = center(Frame(height=500, width=400, size=64))
     polynomials = warp.rational(plain.mobius, plain.affine)
     assert blur_levels(polynomials, 500, 400, 64).tolist() == [0]
 
 
-def test_fine_stripes_become_grey_instead_of_coarse_stripes() -> None:
+def test_fine_stripes_become_gray_instead_of_coarse_stripes() -> None:
     stripes = torch.zeros(1, 3, 256, 256, dtype=torch.uint8)
     stripes[..., ::2] = 255
     whole = Recipe(crop_probability=1.0, crop_area_min=1.0, crop_ratio_max=1.0)

@@ -11,21 +11,21 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from finetune.augmentation.centre import centre, luma
-from finetune.augmentation.gpu import BatchAugment
-from finetune.augmentation.pipeline import PipelineAugment
+from finetune.augmentation.augmentation import PipelineAugment
+from finetune.augmentation.batch_augment import BatchAugment
+from finetune.augmentation.center_crop import center, luma
 from finetune.augmentation.recipes import RECIPES, Recipe, named
-from finetune.photos.crop import load_square
-from finetune.photos.grey import to_grey
-from finetune.photos.spec import InputSpec
+from finetune.photos.crops import load_square
+from finetune.photos.decode.grayscale import to_gray
+from finetune.photos.preprocessing import Preprocessing
 
 PLAIN = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
-GREY = {"mean": (0.0,), "std": (1.0,)}
+GRAY = {"mean": (0.0,), "std": (1.0,)}
 
 
 @pytest.fixture
 def images() -> Tensor:
-    """``(6, 3, 32, 32) uint8`` of noise, in which every pixel differs from its neighbours."""
+    """``(6, 3, 32, 32) uint8`` of noise, in which every pixel differs from its neighbors."""
     pixels = np.random.default_rng(2).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
     return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
@@ -34,8 +34,8 @@ def levels(inputs: Tensor) -> NDArray[np.float64]:
     return inputs.double().numpy() * 255
 
 
-def grey_of(images: Tensor) -> NDArray[np.uint8]:
-    """Pillow's own grey, ``(B, 1, H, W)``."""
+def gray_of(images: Tensor) -> NDArray[np.uint8]:
+    """Pillow's own gray, ``(B, 1, H, W)``."""
     pixels = images.permute(0, 2, 3, 1).numpy()
     return np.stack([np.asarray(Image.fromarray(one).convert("L")) for one in pixels])[:, None]
 
@@ -45,11 +45,13 @@ def test_the_pixels_of_a_small_png_reach_the_network_unchanged(size: int) -> Non
     pixels = np.random.default_rng(size).integers(0, 256, (size, size, 3), dtype=np.uint8)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
-    spec = InputSpec(size=size, crop_pct=1.0, interpolation="bilinear", **PLAIN)
-    assert spec.working_size == size
-    square = load_square(file.getvalue(), size=spec.working_size, interpolation=spec.interpolation)
+    preprocessing = Preprocessing(size=size, crop_pct=1.0, interpolation="bilinear", **PLAIN)
+    assert preprocessing.working_size == size
+    square = load_square(
+        file.getvalue(), size=preprocessing.working_size, interpolation=preprocessing.interpolation
+    )
     batch = torch.from_numpy(square)[None].permute(0, 3, 1, 2)
-    seen = centre(batch, size, spec.mean, spec.std)
+    seen = center(batch, size, preprocessing.mean, preprocessing.std)
     trained = BatchAugment(named("none"), size=size, seed=0, **PLAIN)(batch, torch.arange(1), 0)
     for inputs in (seen, trained):
         shown = levels(inputs)[0].transpose(1, 2, 0)
@@ -96,36 +98,36 @@ def test_tutorial_crops_24_of_32_pixels_and_whitens(images: Tensor) -> None:
 
 
 def test_evaluation_of_24_of_32_pixels_takes_the_middle(images: Tensor) -> None:
-    shown = levels(centre(images, 24, **PLAIN))
+    shown = levels(center(images, 24, **PLAIN))
     np.testing.assert_allclose(shown, images[:, :, 4:28, 4:28].numpy(), atol=1e-4)
 
 
-def test_grey_is_pillows_bit_by_bit() -> None:
+def test_gray_is_pillows_bit_by_bit() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (1, 400, 500, 3), dtype=np.uint8)
-    expected = grey_of(torch.from_numpy(pixels).permute(0, 3, 1, 2))
-    np.testing.assert_array_equal(to_grey(pixels)[..., 0], expected[:, 0])
+    expected = gray_of(torch.from_numpy(pixels).permute(0, 3, 1, 2))
+    np.testing.assert_array_equal(to_gray(pixels)[..., 0], expected[:, 0])
     on_device = luma(torch.from_numpy(pixels).permute(0, 3, 1, 2))
     np.testing.assert_array_equal(on_device.numpy(), expected)
 
 
-def test_a_grey_photo_keeps_its_levels() -> None:
-    greys = np.arange(256, dtype=np.uint8)[:, None].repeat(3, axis=1)
-    np.testing.assert_array_equal(to_grey(greys)[:, 0], np.arange(256))
+def test_a_gray_photo_keeps_its_levels() -> None:
+    grays = np.arange(256, dtype=np.uint8)[:, None].repeat(3, axis=1)
+    np.testing.assert_array_equal(to_gray(grays)[:, 0], np.arange(256))
 
 
 def test_a_network_of_one_channel_sees_the_luma(images: Tensor) -> None:
     for inputs in (
-        centre(images, 32, **GREY),
-        BatchAugment(named("none"), size=32, seed=0, **GREY)(images, torch.arange(6), 0),
-        BatchAugment(named("none"), size=32, seed=0, **GREY).as_batch(images, torch.arange(6), 0),
+        center(images, 32, **GRAY),
+        BatchAugment(named("none"), size=32, seed=0, **GRAY)(images, torch.arange(6), 0),
+        BatchAugment(named("none"), size=32, seed=0, **GRAY).as_batch(images, torch.arange(6), 0),
     ):
         assert inputs.shape == (6, 1, 32, 32)
-        np.testing.assert_allclose(levels(inputs), grey_of(images), atol=1e-3)
+        np.testing.assert_allclose(levels(inputs), gray_of(images), atol=1e-3)
 
 
-def test_grey_is_normalised_by_its_own_mean_and_deviation(images: Tensor) -> None:
-    inputs = centre(images, 32, (0.4,), (0.2,)).double().numpy()
-    np.testing.assert_allclose(inputs, (grey_of(images) / 255 - 0.4) / 0.2, atol=1e-5)
+def test_gray_is_normalized_by_its_own_mean_and_deviation(images: Tensor) -> None:
+    inputs = center(images, 32, (0.4,), (0.2,)).double().numpy()
+    np.testing.assert_allclose(inputs, (gray_of(images) / 255 - 0.4) / 0.2, atol=1e-5)
 
 
 @pytest.mark.parametrize("whiten", [False, True])
@@ -135,23 +137,23 @@ def test_both_forms_agree_for_one_channel(photos: Tensor, name: str, whiten: boo
     augment = BatchAugment(recipe, size=64, mean=(0.5,), std=(0.5,), seed=3)
     one, other = (form(photos, torch.arange(8), 1) for form in (augment, augment.as_batch))
     assert one.shape == other.shape == (8, 1, 64, 64)
-    # One grey level on average, in units of the deviation.
+    # One gray level on average, in units of the deviation.
     spread = 1.0 if not whiten else 0.25
     assert (one - other).abs().mean(dim=(1, 2, 3)).max() < 1 / 127.5 / spread
 
 
-def test_whitened_grey_has_mean_0_and_deviation_1(images: Tensor) -> None:
+def test_whitened_gray_has_mean_0_and_deviation_1(images: Tensor) -> None:
     for inputs in (
-        centre(images, 28, (0.5,), (0.5,), whiten=True),
-        BatchAugment(named("tutorial"), size=28, seed=0, **GREY)(images, torch.arange(6), 0),
+        center(images, 28, (0.5,), (0.5,), whiten=True),
+        BatchAugment(named("tutorial"), size=28, seed=0, **GRAY)(images, torch.arange(6), 0),
     ):
         flat = inputs.double().flatten(1)
         np.testing.assert_allclose(flat.mean(1), 0, atol=1e-6)
         np.testing.assert_allclose(flat.std(1, correction=0), 1, atol=1e-5)
 
 
-def test_what_a_preview_shows_of_a_grey_input_is_grey(images: Tensor) -> None:
-    augment = BatchAugment(RECIPES["cifar"], size=32, seed=0, **GREY)
+def test_what_a_preview_shows_of_a_gray_input_is_gray(images: Tensor) -> None:
+    augment = BatchAugment(RECIPES["cifar"], size=32, seed=0, **GRAY)
     shown = augment.pixels(images, torch.arange(6), 0)
     assert shown.shape == (6, 3, 32, 32)
     assert (shown == shown[:, :1]).all()
@@ -159,7 +161,7 @@ def test_what_a_preview_shows_of_a_grey_input_is_grey(images: Tensor) -> None:
     np.testing.assert_allclose(levels(inputs), shown[:, :1].numpy(), atol=1e-3)
 
 
-def test_erased_pixels_of_a_grey_input_are_the_mean(images: Tensor) -> None:
+def test_erased_pixels_of_a_gray_input_are_the_mean(images: Tensor) -> None:
     recipe = Recipe(erase_probability=1.0, erase_area_min=0.2, erase_area_max=0.2)
     augment = BatchAugment(recipe, size=32, mean=(0.4,), std=(0.2,), seed=0)
     boxes = augment.draw(torch.arange(6), 0, height=32, width=32).erase
@@ -170,23 +172,23 @@ def test_erased_pixels_of_a_grey_input_are_the_mean(images: Tensor) -> None:
 
 
 def test_a_pipeline_file_serves_a_network_of_one_channel(images: Tensor, tmp_path) -> None:
-    from finetune.augmentation.pipeline_files import compose, write_pipeline
+    from finetune.augmentation.pipelines import compose, write_pipeline
 
     path = write_pipeline(compose(named("cifar"), size=32), tmp_path / "mine.yaml")
-    spec = InputSpec(size=32, crop_pct=1.0, channels=1, **GREY)
-    augment = PipelineAugment(path, spec, seed=0)
+    preprocessing = Preprocessing(size=32, crop_pct=1.0, channels=1, **GRAY)
+    augment = PipelineAugment(path, preprocessing, seed=0)
     inputs = augment(images, torch.arange(6), 0)
     shown = augment.pixels(images, torch.arange(6), 0)
     assert inputs.shape == (6, 1, 32, 32)
-    np.testing.assert_allclose(levels(inputs), grey_of(shown), atol=1e-3)
+    np.testing.assert_allclose(levels(inputs), gray_of(shown), atol=1e-3)
 
 
 def test_a_composed_pipeline_moves_by_whole_pixels(images: Tensor, tmp_path) -> None:
-    from finetune.augmentation.pipeline_files import compose, write_pipeline
+    from finetune.augmentation.pipelines import compose, write_pipeline
 
     recipe = named("cifar", {"flip_probability": 0})
     path = write_pipeline(compose(recipe, size=32), tmp_path / "mine.yaml")
-    augment = PipelineAugment(path, InputSpec(size=32, crop_pct=1.0, **PLAIN), seed=0)
+    augment = PipelineAugment(path, Preprocessing(size=32, crop_pct=1.0, **PLAIN), seed=0)
     padded = np.pad(images.numpy(), ((0, 0), (0, 0), (4, 4), (4, 4)), mode="symmetric")
     places = set()
     for epoch in range(4):

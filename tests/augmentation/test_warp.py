@@ -5,8 +5,8 @@ import torch
 from numpy.typing import NDArray
 
 from finetune.augmentation import mobius, warp
-from finetune.augmentation.draws import Draw, Frame, centre, draw
 from finetune.augmentation.recipes import Recipe
+from finetune.augmentation.sampling import Draw, Frame, center, draw
 
 WORKING, SIZE = 256, 224
 FRAME = Frame(height=WORKING, width=WORKING, size=SIZE)
@@ -56,7 +56,7 @@ def test_nothing_cancels_where_a_map_is_almost_affine() -> None:
     """The form A/C - 1/(C²z + CD) loses all digits there."""
     numbers = np.random.default_rng(0).random((40, 6))
     maps = mobius.admissible(numbers, bound=1 + 1e-7, max_rotation_degrees=20, max_shift=0.1)
-    plain = centre(FRAME, 40)
+    plain = center(FRAME, 40)
     pixels = warp.pixel_polynomials(warp.rational(maps, plain.affine), WORKING, WORKING)
     draws = Draw(**{**vars(plain), "mobius": maps})
     for row in range(40):
@@ -64,8 +64,8 @@ def test_nothing_cancels_where_a_map_is_almost_affine() -> None:
         assert np.abs(warp.PixelMaps(SIZE, SIZE).fill(pixels[row])[0] - x).max() < 1e-3
 
 
-def test_the_centre_crop_maps_to_whole_pixels_exactly() -> None:
-    plain = centre(FRAME)
+def test_the_center_crop_maps_to_whole_pixels_exactly() -> None:
+    plain = center(FRAME)
     pixels = warp.pixel_polynomials(warp.rational(plain.mobius, plain.affine), WORKING, WORKING)
     x, y = warp.PixelMaps(SIZE, SIZE).fill(pixels[0])
     np.testing.assert_array_equal(x, np.tile(np.arange(16, 240, dtype=np.float32), (SIZE, 1)))
@@ -74,7 +74,7 @@ def test_the_centre_crop_maps_to_whole_pixels_exactly() -> None:
 
 def test_an_odd_margin_starts_at_a_whole_pixel() -> None:
     frame = Frame(height=11, width=8, size=6)
-    plain = centre(frame)
+    plain = center(frame)
     pixels = warp.pixel_polynomials(warp.rational(plain.mobius, plain.affine), 11, 8)
     x, y = warp.PixelMaps(6, 6).fill(pixels[0])
     assert (x[0, 0], y[0, 0], y[-1, 0]) == (1, 2, 7)

@@ -15,7 +15,7 @@ import pytest
 
 from finetune.cli.annotate import read_label_list
 from finetune.errors import ConfigError
-from finetune.photos.catalog import open_catalog
+from finetune.photos.catalog.catalog import open_catalog
 from finetune.photos.scan import scan
 
 
@@ -86,7 +86,7 @@ def test_photos_are_moved_when_asked_and_come_back(run, make_photos):
     assert json.loads(done.stdout) == [{"from": "a/000.jpg", "to": "b/000 (2).jpg"}]
     assert (root / "b" / "000 (2).jpg").is_file()
     again = run("annotate", root, "--apply", "--yes")
-    assert again.stdout == "Every labelled photo lies in its label's folder already.\n"
+    assert again.stdout == "Every labeled photo lies in its label's folder already.\n"
     back = run("annotate", root, "--take-back")
     assert back.stdout == "1 photos are back where they were.\n"
     assert (root / "a" / "000.jpg").is_file()

@@ -7,18 +7,18 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
-from finetune import aviary
+from finetune import demo_data
 
 
 def test_demo_goes_the_whole_way(
     run: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = aviary.draw_collection
+    plain = demo_data.draw_collection
 
-    def small(folder: Path, **options: object) -> aviary.Aviary:
+    def small(folder: Path, **options: object) -> demo_data.Aviary:
         return plain(folder, **{**options, "species": 3, "size": (160, 120)})
 
-    monkeypatch.setattr(aviary, "draw_collection", small)
+    monkeypatch.setattr(demo_data, "draw_collection", small)
     shown = run("demo", tmp_path / "d", "--photos", 8).stdout
     assert "birds drawn afresh" in shown
     assert "In truth:" in shown

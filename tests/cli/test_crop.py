@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 from typer.testing import Result
 
-from finetune.aviary import draw_collection
-from finetune.curation.policy import PolicySpec, remembered_policy
-from finetune.photos.catalog import open_catalog
-from finetune.photos.crop import Crop, load_square
-from finetune.photos.exif import read_exif
+from finetune.curation.crop_policy import PolicySpec, remembered_policy
+from finetune.demo_data import draw_collection
+from finetune.photos.catalog.catalog import open_catalog
+from finetune.photos.crops import Crop, load_square
+from finetune.photos.decode.exif import read_exif
 from finetune.photos.scan import scan
 
 
@@ -70,10 +70,10 @@ def test_squares_are_proposed_kept_shown_and_written(
 
 
 def test_a_persons_square_is_never_replaced(run: Callable[..., Result], birds: Path) -> None:
-    photo, mine = scan(birds).photos[0], Crop(centre_x=0.1, side=0.2)
+    photo, mine = scan(birds).photos[0], Crop(center_x=0.1, side=0.2)
     with open_catalog(birds) as catalog:
         catalog.set_crop(photo.digest, mine)
-    result = run("crop", birds, "--method", "centre")
+    result = run("crop", birds, "--method", "center")
     assert "3 photos with a proposed square." in result.stdout
     assert "1 photo with a square of yours, which is kept." in result.stdout
     assert squares(birds)[photo.path] == mine
@@ -85,7 +85,7 @@ def test_a_persons_square_is_never_replaced(run: Callable[..., Result], birds: P
 def test_accepted_squares_are_kept_and_can_be_taken_back(
     run: Callable[..., Result], birds: Path
 ) -> None:
-    run("crop", birds, "--method", "centre")
+    run("crop", birds, "--method", "center")
     result = run("crop", birds, "--accept")
     assert "4 photos with a square that is now yours." in result.stdout
     assert (
@@ -102,7 +102,7 @@ def test_accepted_squares_are_kept_and_can_be_taken_back(
 def test_accept_proposes_where_nothing_was_proposed(
     run: Callable[..., Result], birds: Path
 ) -> None:
-    result = run("crop", birds, "--method", "centre", "--accept", "--json")
+    result = run("crop", birds, "--method", "center", "--accept", "--json")
     document = json.loads(result.stdout)
     assert (document["proposed"], document["accepted"]) == (4, 4)
     assert {entry["by"] for entry in document["squares"]} == {"person"}
@@ -111,18 +111,18 @@ def test_accept_proposes_where_nothing_was_proposed(
 def test_the_collection_remembers_the_method_as_long_as_it_has_squares(
     run: Callable[..., Result], birds: Path
 ) -> None:
-    run("crop", birds, "--method", "centre")
-    assert remembered_policy(birds) == PolicySpec(method="centre")
+    run("crop", birds, "--method", "center")
+    assert remembered_policy(birds) == PolicySpec(method="center")
     run("crop", birds, "--accept")
     run("crop", birds, "--clear", "--yes")
-    assert remembered_policy(birds) == PolicySpec(method="centre")
+    assert remembered_policy(birds) == PolicySpec(method="center")
     run("crop", birds, "--undo")
     run("crop", birds, "--clear", "--yes")
     assert remembered_policy(birds) is None
 
 
 def test_clear_asks_first(run: Callable[..., Result], birds: Path) -> None:
-    run("crop", birds, "--method", "centre")
+    run("crop", birds, "--method", "center")
     result = run("crop", birds, "--clear", stdin="n\n")
     assert "Take away 4 proposed squares?" in result.output
     assert "Nothing was changed." in result.stdout
@@ -141,15 +141,15 @@ def test_undo_does_not_touch_labels(run: Callable[..., Result], birds: Path) -> 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--method", "magic"], "--method magic is none of saliency, centre, detector."),
+        (["--method", "magic"], "--method magic is none of saliency, center, detector."),
         (
             ["--method", "detector"],
             "--method detector needs the weights of a torchvision detector: --detector FILE. "
             "Without them, use --method saliency.",
         ),
         (
-            ["--method", "centre", "--detector", "x.pth"],
-            "--detector says nothing to --method centre; leave one of them out.",
+            ["--method", "center", "--detector", "x.pth"],
+            "--detector says nothing to --method center; leave one of them out.",
         ),
         (["--accept", "--clear"], "--accept, --clear and --undo exclude each other."),
         (["--size", "64"], "--size says how large copies are: give --write DIR, too."),

@@ -9,15 +9,15 @@ from typer.testing import Result
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory, train_tiny: Callable[..., Path]) -> Path:
+def cache_dir(tmp_path_factory: pytest.TempPathFactory, train_tiny: Callable[..., Path]) -> Path:
     root = tmp_path_factory.mktemp("home")
     train_tiny(root, photos=6, epochs=1)
     return root
 
 
 @pytest.fixture(autouse=True)
-def _at_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(home)
+def _at_home(cache_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(cache_dir)
 
 
 def test_the_largest_difference_is_printed(run: Callable[..., Result]) -> None:
@@ -67,7 +67,7 @@ def test_without_a_login_nothing_is_sent(
 
 
 def test_what_is_sent_names_no_photo_and_no_path(
-    run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, home: Path
+    run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, cache_dir: Path
 ) -> None:
     import huggingface_hub
 
@@ -86,5 +86,5 @@ def test_what_is_sent_names_no_photo_and_no_path(
     assert "https://huggingface.co/me/birds" in run("export", "tiny", "--push", "me/birds").stdout
     assert {"README.md", "config.json", "model.safetensors", "labels.json"} <= set(sent)
     for name, content in sent.items():
-        assert str(home).encode() not in content, name
+        assert str(cache_dir).encode() not in content, name
         assert b".png" not in content, name

@@ -13,7 +13,7 @@ from typer.testing import Result
 
 from finetune.cli import app, paragraphs
 
-COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+COLOR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def name_of(command: CommandInfo) -> str:
@@ -27,7 +27,7 @@ def test_a_paragraph_of_help_breaks_only_where_the_terminal_ends(
     written = inspect.getdoc(command.callback)
     for width in (64, 2000):
         monkeypatch.setenv("COLUMNS", str(width))
-        shown = COLOUR.sub("", run(name_of(command), "--help").stdout)
+        shown = COLOR.sub("", run(name_of(command), "--help").stdout)
         prose = shown.partition("[OPTIONS]")[2].partition("╭")[0].partition("\n")[2].strip()
         blocks = [block.splitlines() for block in prose.split(" " * width + "\n")]
         assert len(blocks) == len(written.split("\n\n"))

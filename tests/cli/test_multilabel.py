@@ -12,14 +12,14 @@ from PIL import Image
 from typer.testing import Result
 
 from finetune.cli.console import output
-from finetune.photos.label_text import join_labels, split_labels
+from finetune.photos.labels import join_labels, split_labels
 from finetune.runs.folder import RunFolder
 
 FLAGS = ("--model", "test_resnet", "--size", "48", "--device", "cpu", "--epochs", "2")
 
 
 @pytest.fixture(scope="module")
-def home(
+def cache_dir(
     run: Callable[..., Result],
     tmp_path_factory: pytest.TempPathFactory,
     tiny_weights: Path,
@@ -42,8 +42,8 @@ def home(
     told = json.loads(
         run("import", root / "labels.csv", photos, "--empty-is-none", "--json").stdout
     )
-    assert told["labelled"] == 32
-    assert told["unlabelled"] == 0
+    assert told["labeled"] == 32
+    assert told["unlabeled"] == 0
     made = run("train", photos, "--multi-label", "--weights", tiny_weights, *FLAGS,
                "--run", root / "runs" / "pairs", "--mode", "head", "--json")  # fmt: skip
     metrics = json.loads(made.stdout)["metrics"]
@@ -52,10 +52,10 @@ def home(
 
 
 def test_training_tells_of_its_labels_and_shows_map(
-    run: Callable[..., Result], home: Path, tiny_weights: Path
+    run: Callable[..., Result], cache_dir: Path, tiny_weights: Path
 ) -> None:
-    told = run("train", home / "photos", "--multi-label", "--weights", tiny_weights, *FLAGS,
-               "--mode", "head", "--run", home / "runs" / "again")  # fmt: skip
+    told = run("train", cache_dir / "photos", "--multi-label", "--weights", tiny_weights, *FLAGS,
+               "--mode", "head", "--run", cache_dir / "runs" / "again")  # fmt: skip
     header = next(line for line in told.stdout.splitlines() if line.startswith("part"))
     assert header.split()[:3] == ["part", "photos", "mAP"]
     assert "8 photos with more than one, 8 with none, 1.00 labels a photo." in told.stderr
@@ -63,9 +63,9 @@ def test_training_tells_of_its_labels_and_shows_map(
 
 
 def test_a_photo_gets_a_table_in_which_what_is_said_is_marked(
-    run: Callable[..., Result], home: Path
+    run: Callable[..., Result], cache_dir: Path
 ) -> None:
-    name, photo = home / "runs" / "pairs", home / "photos" / "03.png"
+    name, photo = cache_dir / "runs" / "pairs", cache_dir / "photos" / "03.png"
     (found,) = json.loads(run("predict", photo, "--run", name, "--json").stdout)
     shown = run("predict", photo, "--run", name).stdout
     rows = [line.split() for line in shown.splitlines() if line[:1] in ("1", "2")]
@@ -78,12 +78,12 @@ def test_a_photo_gets_a_table_in_which_what_is_said_is_marked(
 
 
 def test_many_photos_are_a_line_each_and_a_csv_holds_all_that_was_said(
-    run: Callable[..., Result], home: Path, tmp_path: Path
+    run: Callable[..., Result], cache_dir: Path, tmp_path: Path
 ) -> None:
-    name = home / "runs" / "pairs"
+    name = cache_dir / "runs" / "pairs"
     table = tmp_path / "answers.csv"
-    run("predict", home / "photos", "--run", name, "--csv", table)
-    lines = run("predict", home / "photos", "--run", name).stdout.splitlines()
+    run("predict", cache_dir / "photos", "--run", name, "--csv", table)
+    lines = run("predict", cache_dir / "photos", "--run", name).stdout.splitlines()
     with table.open(encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == len(lines) == 32
@@ -100,9 +100,9 @@ def test_many_photos_are_a_line_each_and_a_csv_holds_all_that_was_said(
 
 
 def test_evaluation_prints_what_several_labels_come_to(
-    run: Callable[..., Result], home: Path
+    run: Callable[..., Result], cache_dir: Path
 ) -> None:
-    name = home / "runs" / "pairs"
+    name = cache_dir / "runs" / "pairs"
     shown = run("evaluate", name).stdout
     assert "mAP" in shown
     told = json.loads(run("evaluate", name, "--json").stdout)
@@ -112,16 +112,16 @@ def test_evaluation_prints_what_several_labels_come_to(
         assert figures["mean_average_precision"] == pytest.approx(expected, abs=1e-6)
 
 
-def test_the_report_opens(run: Callable[..., Result], home: Path) -> None:
-    run("report", home / "runs" / "pairs")
-    text = (home / "runs" / "pairs" / "report.html").read_text(encoding="utf-8")
+def test_the_report_opens(run: Callable[..., Result], cache_dir: Path) -> None:
+    run("report", cache_dir / "runs" / "pairs")
+    text = (cache_dir / "runs" / "pairs" / "report.html").read_text(encoding="utf-8")
     assert "2 labels, several a photo" in text
 
 
 def test_one_label_a_photo_refuses_what_several_need(
-    run: Callable[..., Result], home: Path, tiny_weights: Path
+    run: Callable[..., Result], cache_dir: Path, tiny_weights: Path
 ) -> None:
-    failed = run("train", home / "photos", "--weights", tiny_weights, *FLAGS,
+    failed = run("train", cache_dir / "photos", "--weights", tiny_weights, *FLAGS,
                  "--negatives", "none", code=1)  # fmt: skip
     assert "--negatives none is for photos of several labels: add --multi-label." in " ".join(
         failed.stderr.split()
@@ -130,7 +130,7 @@ def test_one_label_a_photo_refuses_what_several_need(
 
 def test_folds_searches_and_ablations_call_their_score_map(
     run: Callable[..., Result],
-    home: Path,
+    cache_dir: Path,
     tiny_weights: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -138,7 +138,7 @@ def test_folds_searches_and_ablations_call_their_score_map(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(output.stdout, "width", 200)
     flags = ("--multi-label", "--weights", tiny_weights, *FLAGS, "--mode", "head")
-    photos = home / "photos"
+    photos = cache_dir / "photos"
     folds = run("train", photos, *flags, "--folds", "2", "--no-final", "--run", "f")
     assert "Fold 1 of 2 done: " in folds.stderr
     assert all("% mAP of 16 held out." in line for line in folds.stderr.splitlines()

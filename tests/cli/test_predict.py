@@ -14,15 +14,15 @@ from typer.testing import Result
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory, train_tiny: Callable[..., Path]) -> Path:
+def cache_dir(tmp_path_factory: pytest.TempPathFactory, train_tiny: Callable[..., Path]) -> Path:
     root = tmp_path_factory.mktemp("home")
     train_tiny(root)
     return root
 
 
 @pytest.fixture(autouse=True)
-def _at_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(home)
+def _at_home(cache_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(cache_dir)
 
 
 def test_folders_patterns_and_stdin_give_the_same_photos(run: Callable[..., Result]) -> None:
@@ -126,7 +126,7 @@ def test_views_change_the_answer_a_little_and_several_runs_are_named(
     ]
     shares = [answer["probability"] for answer in answers]
     assert shares[0] != pytest.approx(shares[1], abs=1e-5)
-    # The network sees the whole working square, so that its corners are the centre.
+    # The network sees the whole working square, so that its corners are the center.
     assert shares[2] == pytest.approx(shares[1], abs=1e-6)
     both = run(*photo, "--run", "tiny", "--run", "tiny")
     assert "By tiny+tiny" in both.stderr

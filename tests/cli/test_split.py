@@ -6,7 +6,7 @@ import pytest
 
 from finetune.evaluation.predictions import Prediction, write_predictions
 from finetune.photos.scan import scan
-from finetune.photos.split import SplitRow, read_split, write_split
+from finetune.photos.split.split import SplitRow, read_split, write_split
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import Result
 
 from finetune.cli import app
-from finetune.settings import settings
+from finetune.config_io import settings
 
 
 def test_every_setting_has_exactly_one_option_with_its_help() -> None:

@@ -10,13 +10,13 @@ from rich.console import Console
 from typer.testing import Result
 
 from finetune.cli.watch_view import BLOCKS, Room, draw, sparkline
+from finetune.config_io import resolve
 from finetune.runs import follow
 from finetune.runs import progress as progress_module
 from finetune.runs.folder import RunFolder
 from finetune.runs.progress import Progress
-from finetune.runs.train import train
-from finetune.settings import resolve
 from finetune.training.events import EpochDone, Event
+from finetune.training.train import train
 
 
 def rows(count: int) -> tuple[dict[str, Any], ...]:
@@ -147,7 +147,7 @@ def test_a_running_training_is_followed_and_its_best_epochs_evaluated(
             monkeypatch.undo()
             monkeypatch.chdir(tmp_path)
 
-    result = train(photos, resolve({}, {**tiny_settings, "mode": mode}), run="r", listen=watch)
+    result = train(photos, resolve({}, {**tiny_settings, "mode": mode}), run="r", callback=watch)
     assert not result.interrupted
     assert [line["epoch"] for line in shown if line["event"] == "epoch"] == [1, 2]
     assert {line["state"] for line in shown if line["event"] == "epoch"} == {"running"}

@@ -61,7 +61,7 @@ def test_a_weights_file_becomes_a_detector(weights: Path, tmp_path: Path) -> Non
     detector.module = _Fixed()
     crop = detector.crop_of(photo)
     assert crop is not None
-    assert (crop.centre_x * 120, crop.centre_y * 80) == pytest.approx((40, 30))
+    assert (crop.center_x * 120, crop.center_y * 80) == pytest.approx((40, 30))
     assert crop.side * 80 == pytest.approx(20 * 1.1)
 
 

@@ -10,7 +10,7 @@ import torch
 from finetune.curation.embedding import Embedder, decoded_batches, embed, load_backbone, unit_rows
 from finetune.errors import DecodeError
 from finetune.models.factory import LoadedModel
-from finetune.photos.crop import Crop, load_square
+from finetune.photos.crops import Crop, load_square
 from finetune.photos.scan import scan
 
 
@@ -26,11 +26,11 @@ def few(birds: Path, tmp_path: Path) -> Path:
 
 def reference(backbone: LoadedModel, path: Path, crop: Crop | None = None) -> np.ndarray:
     """Features by plain timm, with no finetune code but the decoder."""
-    spec = backbone.spec
-    image = load_square(path, size=spec.working_size, crop=crop)
-    start = (spec.working_size - spec.size) // 2
-    image = image[start : start + spec.size, start : start + spec.size]
-    pixels = (image.astype(np.float64) / 255 - spec.mean) / spec.std
+    preprocessing = backbone.preprocessing
+    image = load_square(path, size=preprocessing.working_size, crop=crop)
+    start = (preprocessing.working_size - preprocessing.size) // 2
+    image = image[start : start + preprocessing.size, start : start + preprocessing.size]
+    pixels = (image.astype(np.float64) / 255 - preprocessing.mean) / preprocessing.std
     tensor = torch.from_numpy(pixels).permute(2, 0, 1)[None].float()
     with torch.inference_mode():
         maps = backbone.module.forward_features(tensor)
@@ -49,7 +49,7 @@ def test_features_are_the_pooled_maps_of_the_backbone(few: Path, backbone: Loade
 def test_a_crop_decides_what_the_backbone_sees(few: Path, backbone: LoadedModel) -> None:
     import dataclasses
 
-    crop = Crop(centre_x=0.3, centre_y=0.4, side=0.5)
+    crop = Crop(center_x=0.3, center_y=0.4, side=0.5)
     photo = dataclasses.replace(scan(few).photos[0], crop=crop)
     found = Embedder(backbone).embed(few, [photo])
     assert np.allclose(found.features[0], reference(backbone, few / photo.path, crop), atol=2e-4)

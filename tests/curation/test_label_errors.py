@@ -8,14 +8,14 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from finetune.aviary import Aviary
 from finetune.curation.embedding import Embedder
 from finetune.curation.label_errors import confident_disagreements, find_label_errors
+from finetune.demo_data import Aviary
 from finetune.errors import ConfigError
 from finetune.models.factory import LoadedModel
 from finetune.photos.collection import Photo
-from finetune.photos.folds import fold_groups
 from finetune.photos.scan import scan
+from finetune.photos.split.folds import fold_groups
 
 
 def slow_disagreements(probabilities: np.ndarray, targets: np.ndarray) -> list[tuple[int, int]]:
@@ -55,8 +55,8 @@ def test_photos_without_a_verdict_and_labels_without_photos_are_passed_over() ->
 def blobs(seed: int, count: int = 200) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     truth = rng.integers(0, 4, count)
-    centres = rng.normal(size=(4, 20)) * 2
-    return (centres[truth] + rng.normal(size=(count, 20))).astype(np.float32), truth
+    centers = rng.normal(size=(4, 20)) * 2
+    return (centers[truth] + rng.normal(size=(count, 20))).astype(np.float32), truth
 
 
 def test_probabilities_are_out_of_sample_as_scikit_learn_gives_them() -> None:

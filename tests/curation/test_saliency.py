@@ -77,5 +77,5 @@ def test_a_network_without_maps_is_refused() -> None:
     with pytest.raises(ModelError) as caught:
         feature_maps(Flat(), torch.zeros(1, 3, 8, 8))
     assert str(caught.value) == (
-        "Flat has no feature maps to find subjects with; use --method centre, or another --model."
+        "Flat has no feature maps to find subjects with; use --method center, or another --model."
     )

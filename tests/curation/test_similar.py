@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 from sklearn.metrics.pairwise import cosine_similarity
 
-from finetune.aviary import Aviary
 from finetune.curation.similar import (
     Match,
     Query,
@@ -20,9 +19,10 @@ from finetune.curation.similar import (
     hash_similarities,
     rank,
 )
+from finetune.demo_data import Aviary
 from finetune.errors import CollectionError
 from finetune.photos.collection import Photo
-from finetune.photos.crop import load_square
+from finetune.photos.crops import load_square
 from finetune.photos.scan import scan
 
 

@@ -5,11 +5,11 @@ import itertools
 import numpy as np
 import pytest
 
-from finetune.aviary import Aviary
 from finetune.curation.subject import LEAST_SIDE, MARGIN, SubjectFinder, crop_around, salient_box
+from finetune.demo_data import Aviary
 from finetune.models.factory import LoadedModel
-from finetune.photos.crop import Crop
-from finetune.photos.decode import decode_photo
+from finetune.photos.crops import Crop
+from finetune.photos.decode.decoder import decode_photo
 
 
 def slow_box(saliency: np.ndarray, level: float) -> tuple[float, float, float, float]:
@@ -39,8 +39,8 @@ def test_a_speck_far_off_is_left_out() -> None:
 
 def test_the_square_holds_the_box_with_a_margin() -> None:
     crop = crop_around((0.25, 0.5, 0.5, 0.75), 600, 400)
-    assert crop.centre_x == pytest.approx(0.375)
-    assert crop.centre_y == pytest.approx(0.625)
+    assert crop.center_x == pytest.approx(0.375)
+    assert crop.center_y == pytest.approx(0.625)
     assert crop.side == pytest.approx(MARGIN * 150 / 400)
 
 
@@ -64,7 +64,7 @@ def share_inside(crop: Crop, box: tuple[float, ...], width: int, height: int) ->
     return wide * high / ((box[2] - box[0]) * (box[3] - box[1]))
 
 
-def test_squares_hold_the_birds_that_centre_crops_cut(
+def test_squares_hold_the_birds_that_center_crops_cut(
     aviary: Aviary, backbone: LoadedModel
 ) -> None:
     finder = SubjectFinder(backbone)

@@ -6,9 +6,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from finetune.curation.tag_errors import find_tag_errors
+from finetune.curation.label_errors import find_tag_errors
 from finetune.errors import ConfigError
-from finetune.photos.folds import fold_groups
+from finetune.photos.split.folds import fold_groups
 
 NAMES = np.array(["bee", "flower", "leaf"])
 

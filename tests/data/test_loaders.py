@@ -7,9 +7,7 @@ import numpy as np
 import pytest
 
 from finetune.data import loaders
-from finetune.data.cache import PixelCache
 from finetune.data.dataset import PhotoDataset, Sample
-from finetune.data.home import collection_home
 from finetune.data.loaders import (
     epoch_batches,
     epoch_order,
@@ -17,11 +15,13 @@ from finetune.data.loaders import (
     load_batches,
     steps_per_epoch,
 )
+from finetune.data.pixel_cache import PixelCache
 from finetune.errors import DecodeError
-from finetune.photos.crop import Crop, load_square
-from finetune.photos.spec import InputSpec
+from finetune.files import collection_cache_dir
+from finetune.photos.crops import Crop, load_square
+from finetune.photos.preprocessing import Preprocessing
 
-SPEC = InputSpec(size=32, crop_pct=0.8)
+SPEC = Preprocessing(size=32, crop_pct=0.8)
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_evaluation_keeps_the_order() -> None:
 
 def test_a_crop_or_a_fit_is_another_square(tmp_path: Path) -> None:
     cache = PixelCache(tmp_path, SPEC, limit_gb=1)
-    padded = PixelCache(tmp_path, InputSpec(size=32, crop_pct=0.8, fit="pad"), limit_gb=1)
+    padded = PixelCache(tmp_path, Preprocessing(size=32, crop_pct=0.8, fit="pad"), limit_gb=1)
     keys = {cache.key("d", None), cache.key("e", None), cache.key("d", Crop(side=0.5))}
     assert len(keys | {padded.key("d", None)}) == 4
     assert padded.key("d", Crop(side=0.5)) == cache.key("d", Crop(side=0.5))
@@ -119,10 +119,10 @@ def test_a_photo_that_goes_bad_after_the_scan_is_named(dataset: PhotoDataset) ->
 def test_caches_lie_with_the_photos_or_with_the_user(tmp_path: Path) -> None:
     root = tmp_path / "photos"
     root.mkdir()
-    assert collection_home(root) == root / ".finetune"
-    elsewhere = collection_home(root, tmp_path / "my.sqlite3")
+    assert collection_cache_dir(root) == root / ".finetune"
+    elsewhere = collection_cache_dir(root, tmp_path / "my.sqlite3")
     assert elsewhere.is_relative_to(tmp_path / "user-cache")
-    assert elsewhere != collection_home(tmp_path, tmp_path / "my.sqlite3")
+    assert elsewhere != collection_cache_dir(tmp_path, tmp_path / "my.sqlite3")
     assert list(root.iterdir()) == []
 
 

@@ -8,15 +8,13 @@ import pytest
 from finetune.evaluation.probabilities import log_softmax, softmax
 from finetune.evaluation.reliability import (
     adaptive_calibration_error,
+    area_under_risk_coverage,
     bin_confidence,
     calibration_gap,
+    coverage_at_precision,
     expected_calibration_error,
     honest_gap,
     reliability_bins,
-)
-from finetune.evaluation.selective import (
-    area_under_risk_coverage,
-    coverage_at_precision,
     risk_coverage,
 )
 

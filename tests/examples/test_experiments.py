@@ -14,8 +14,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from finetune.cli import app
+from finetune.config_io import read_toml, resolve
 from finetune.models.factory import input_spec
-from finetune.settings import read_toml, resolve
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 CONFIGS = sorted(EXAMPLES.glob("*/*.toml"))
@@ -53,11 +53,15 @@ def test_settings_resolve_and_name_a_network(path: Path) -> None:
     config = resolve(read_toml(path))
     assert config.model.model is not None
     assert timm.is_model(config.model.model)
-    spec = input_spec(config.model.model)
+    preprocessing = input_spec(config.model.model)
     if path.parent.name == "vgg19-mnist":
-        assert (spec.channels, spec.size, spec.working_size) == (1, 28, 28)
+        assert (preprocessing.channels, preprocessing.size, preprocessing.working_size) == (
+            1,
+            28,
+            28,
+        )
     if path.parent.name.endswith("cifar10"):
-        assert (spec.channels, spec.working_size) == (3, 32)
+        assert (preprocessing.channels, preprocessing.working_size) == (3, 32)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=NAMES)

@@ -67,7 +67,7 @@ def test_the_whole_net_equals_numpy_in_float64(size):
     np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_large_activations_are_normalised_by_their_neighbours():
+def test_large_activations_are_normalized_by_their_neighbors():
     layer = timm.create_model("cifar10_tutorial_cnn").features[3]
     maps = np.random.default_rng(0).normal(0, 100, (1, 64, 3, 3))
     actual = layer(torch.from_numpy(maps)).numpy()

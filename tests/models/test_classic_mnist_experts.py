@@ -38,15 +38,15 @@ def test_it_starts_from_the_tutorials_distributions():
             assert module.bias.eq(0.1).all()
 
 
-def test_a_grey_image_gives_what_its_copy_in_three_channels_gives():
+def test_a_gray_image_gives_what_its_copy_in_three_channels_gives():
     torch.manual_seed(0)
-    grey = timm.create_model("mnist_experts_cnn", in_chans=1).eval()
-    colour = timm.create_model("mnist_experts_cnn", in_chans=3).eval()
-    state = grey.state_dict()
+    gray = timm.create_model("mnist_experts_cnn", in_chans=1).eval()
+    color = timm.create_model("mnist_experts_cnn", in_chans=3).eval()
+    state = gray.state_dict()
     state["features.0.weight"] = state["features.0.weight"].repeat(1, 3, 1, 1) / 3
-    colour.load_state_dict(state)
+    color.load_state_dict(state)
     image = torch.rand(2, 1, 28, 28)
     with torch.inference_mode():
         torch.testing.assert_close(
-            grey(image), colour(image.expand(-1, 3, -1, -1)), rtol=1e-4, atol=1e-4
+            gray(image), color(image.expand(-1, 3, -1, -1)), rtol=1e-4, atol=1e-4
         )

@@ -16,11 +16,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from finetune.augmentation.centre import centre
-from finetune.models import embedded_backbone
-from finetune.models.embedded_backbone import NAME, WEIGHTS, provenance
+from finetune.augmentation.center_crop import center
+from finetune.models import finetune_small
 from finetune.models.factory import ModelRequest, create
-from finetune.photos.crop import load_square
+from finetune.models.finetune_small import NAME, WEIGHTS, provenance
+from finetune.photos.crops import load_square
 
 SHARED = Path(__file__).resolve().parents[2] / ".." / "shared"
 
@@ -71,8 +71,8 @@ def test_the_factory_makes_it_as_any_other_model() -> None:
     loaded = create(ModelRequest(name=NAME))
     assert loaded.module.num_features == 1280  # type: ignore[comparison-overlap]
     config = timm.get_pretrained_cfg(NAME)
-    assert loaded.spec.size == config.input_size[-1]
-    assert loaded.spec.mean == config.mean
+    assert loaded.preprocessing.size == config.input_size[-1]
+    assert loaded.preprocessing.mean == config.mean
 
 
 def test_the_file_is_half_precision_and_at_most_six_megabytes() -> None:
@@ -114,13 +114,16 @@ def test_linear_probe_on_birds_is_as_good_as_provenance_says() -> None:
     if not folder.is_dir():
         pytest.skip("no photos beside the checkout")
     loaded = create(ModelRequest(name=NAME))
-    spec, net = loaded.spec, loaded.module.eval()
+    preprocessing, net = loaded.preprocessing, loaded.module.eval()
 
     def features(part: str) -> tuple[np.ndarray, list[str]]:
         paths = sorted((folder / part).glob("[!.]*/*"))  # .finetune holds caches
-        squares = np.stack([load_square(path, size=spec.working_size) for path in paths])
-        images = centre(
-            torch.from_numpy(squares).permute(0, 3, 1, 2), spec.size, spec.mean, spec.std
+        squares = np.stack([load_square(path, size=preprocessing.working_size) for path in paths])
+        images = center(
+            torch.from_numpy(squares).permute(0, 3, 1, 2),
+            preprocessing.size,
+            preprocessing.mean,
+            preprocessing.std,
         )
         with torch.inference_mode():
             return net(images).numpy(), [path.parent.name for path in paths]
@@ -131,7 +134,7 @@ def test_linear_probe_on_birds_is_as_good_as_provenance_says() -> None:
 
 
 def test_the_module_lists_its_default_configuration() -> None:
-    config = embedded_backbone.default_cfgs[NAME].default
+    config = finetune_small.default_cfgs[NAME].default
     assert config.file == str(WEIGHTS)
     assert not config.has_weights or config.url in ("", None)
     assert config.hf_hub_id is None

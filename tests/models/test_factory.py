@@ -17,7 +17,7 @@ from finetune.models.factory import (
     rebuild,
     replace_head,
 )
-from finetune.models.features import features_of, standardisation, weights_digest
+from finetune.models.features import features_of, standardization, weights_digest
 from finetune.models.heads import (
     FeatureHead,
     backbone_parameters,
@@ -219,8 +219,12 @@ def test_creating_leaves_the_global_generator_alone(tiny_weights: Path) -> None:
 
 def test_the_spec_is_the_models_own_unless_told() -> None:
     config = timm.get_pretrained_cfg("vit_small_patch16_224")
-    spec = input_spec("vit_small_patch16_224")
-    assert (spec.size, spec.mean, spec.crop_pct) == (224, tuple(config.mean), config.crop_pct)
+    preprocessing = input_spec("vit_small_patch16_224")
+    assert (preprocessing.size, preprocessing.mean, preprocessing.crop_pct) == (
+        224,
+        tuple(config.mean),
+        config.crop_pct,
+    )
     assert input_spec("resnet50", size=96).size == 96
 
 
@@ -232,46 +236,48 @@ def test_small_images_are_seen_whole_and_not_enlarged() -> None:
     assert input_spec("cifar10_tutorial_cnn", size=24).working_size == 32
 
 
-def test_grey_has_the_average_of_the_colours_means_and_deviations() -> None:
-    spec = input_spec("resnet50", channels=1)
-    assert (spec.channels, len(spec.mean), len(spec.std)) == (1, 1, 1)
-    assert spec.mean[0] == pytest.approx((0.485 + 0.456 + 0.406) / 3)
-    assert spec.std[0] == pytest.approx((0.229 + 0.224 + 0.225) / 3)
+def test_gray_has_the_average_of_the_colors_means_and_deviations() -> None:
+    preprocessing = input_spec("resnet50", channels=1)
+    assert (preprocessing.channels, len(preprocessing.mean), len(preprocessing.std)) == (1, 1, 1)
+    assert preprocessing.mean[0] == pytest.approx((0.485 + 0.456 + 0.406) / 3)
+    assert preprocessing.std[0] == pytest.approx((0.229 + 0.224 + 0.225) / 3)
 
 
 @pytest.mark.parametrize("name", ["vgg19_mnist", "mnist_experts_cnn"])
-def test_the_mnist_nets_see_grey_unless_told(name: str) -> None:
+def test_the_mnist_nets_see_gray_unless_told(name: str) -> None:
     assert input_spec(name).channels == 1
-    colour = input_spec(name, channels=3)
-    assert colour.mean == input_spec(name).mean * 3
+    color = input_spec(name, channels=3)
+    assert color.mean == input_spec(name).mean * 3
 
 
-def test_pretrained_colour_weights_are_summed_for_a_grey_input(tiny_weights: Path) -> None:
-    grey = create(ModelRequest(name=TINY, weights=str(tiny_weights), channels=1)).module
+def test_pretrained_color_weights_are_summed_for_a_gray_input(tiny_weights: Path) -> None:
+    gray = create(ModelRequest(name=TINY, weights=str(tiny_weights), channels=1)).module
     first = timm.get_pretrained_cfg(TINY).first_conv
     expected = load_file(tiny_weights)[f"{first}.weight"].sum(1, keepdim=True)
-    torch.testing.assert_close(grey.state_dict()[f"{first}.weight"], expected)
-    assert grey(torch.zeros(1, 1, 64, 64)).shape == (1, 1000)
+    torch.testing.assert_close(gray.state_dict()[f"{first}.weight"], expected)
+    assert gray(torch.zeros(1, 1, 64, 64)).shape == (1, 1000)
 
 
 @pytest.mark.parametrize("name", [TINY, "test_vit", "mnist_experts_cnn", "finetune_small"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_network_is_rebuilt_with_the_channels_of_its_tensors(name: str, channels: int) -> None:
     made = create(ModelRequest(name=name, weights="none", channels=channels))
-    again = rebuild(name, made.module.num_classes, made.spec.size, made.module.state_dict())
-    inputs = torch.zeros(1, channels, made.spec.size, made.spec.size)
+    again = rebuild(
+        name, made.module.num_classes, made.preprocessing.size, made.module.state_dict()
+    )
+    inputs = torch.zeros(1, channels, made.preprocessing.size, made.preprocessing.size)
     torch.testing.assert_close(again.eval()(inputs), made.module.eval()(inputs))
 
 
 def test_two_channels_are_refused() -> None:
     with pytest.raises(ConfigError) as error:
         create(ModelRequest(name=TINY, weights="none", channels=2))
-    assert str(error.value) == "--channels 2: a network sees photos in 1 channel (grey) or 3."
+    assert str(error.value) == "--channels 2: a network sees photos in 1 channel (gray) or 3."
 
 
 def test_a_fixed_size_transformer_takes_another_size() -> None:
     loaded = create(ModelRequest(name="test_vit", weights="none", size=96))
-    assert loaded.spec.size == 96
+    assert loaded.preprocessing.size == 96
     assert loaded.module(torch.zeros(1, 3, 96, 96)).shape[0] == 1
     again = rebuild("test_vit", 1000, 96, loaded.module.state_dict())
     assert again(torch.zeros(1, 3, 96, 96)).shape == (1, 1000)
@@ -282,10 +288,10 @@ def test_tensors_of_another_network_do_not_rebuild() -> None:
         rebuild(TINY, 3, 64, timm.create_model("test_vit").state_dict())
 
 
-def test_a_folded_head_equals_the_standardised_one() -> None:
+def test_a_folded_head_equals_the_standardized_one() -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(40, 6, generator=generator) * torch.tensor([1e-3, 1, 10, 100, 0, 5]) + 7
-    mean, std = standardisation(
+    mean, std = standardization(
         lambda keys: x[[k[0] for k in keys]], [bytes([i]) for i in range(40)], 7
     )
     assert torch.allclose(mean, x.double().mean(0).float())

@@ -7,7 +7,7 @@ from sklearn.linear_model import LogisticRegression
 from torch.nn import functional
 
 from finetune.models.heads import FeatureHeads, chosen_head
-from finetune.training.optim import make_optimizer
+from finetune.training.optimizer import make_optimizer
 
 STRENGTHS = (0.05, 0.5)
 

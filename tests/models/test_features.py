@@ -8,16 +8,16 @@ import timm
 import torch
 
 from finetune import train
-from finetune.augmentation.centre import centre
-from finetune.augmentation.gpu import BatchAugment
+from finetune.augmentation.batch_augment import BatchAugment
+from finetune.augmentation.center_crop import center
 from finetune.augmentation.recipes import named
-from finetune.data.cache import PixelCache
+from finetune.config_io import resolve
 from finetune.data.dataset import PhotoDataset, Sample
+from finetune.data.pixel_cache import PixelCache
 from finetune.models.features import FeatureCache, View, features_of
-from finetune.photos.spec import InputSpec
-from finetune.settings import resolve
+from finetune.photos.preprocessing import Preprocessing
 
-SPEC = InputSpec(size=32, crop_pct=0.8)
+SPEC = Preprocessing(size=32, crop_pct=0.8)
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_features_are_those_of_the_network_and_are_computed_once(
     assert again.fill(dataset) == 0
     images = dataset.__getitems__(range(6)).images
     with torch.inference_mode():
-        expected = features_of(module, centre(images, 32, SPEC.mean, SPEC.std))
+        expected = features_of(module, center(images, 32, SPEC.mean, SPEC.std))
     assert torch.allclose(again.read(again.keys(dataset)), expected, atol=1e-5)
     again.close()
 

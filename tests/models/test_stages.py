@@ -8,7 +8,7 @@ from torch import nn
 from finetune.models.heads import backbone_parameters
 from finetune.models.stages import (
     HEAD_ONLY,
-    Openness,
+    TrainableStages,
     backbone_stages,
     is_norm,
     norm_parameters,
@@ -70,7 +70,7 @@ def test_norms_that_keep_their_statistics_train_their_scale_and_go_by_what_they_
 ) -> None:
     module = timm.create_model(model, num_classes=3)
     everything = open_all(module)
-    set_open(module, Openness(names=everything.names, batch_statistics=False))
+    set_open(module, TrainableStages(names=everything.names, batch_statistics=False))
     buffers = {name: value.clone() for name, value in module.named_buffers()}
     photos = torch.randn(4, 3, 64, 64) * 5 + 3
     said = module(photos)

@@ -21,8 +21,8 @@ def draw_image(seed: int = 0, width: int = 96, height: int = 64) -> NDArray[np.u
     for channel in range(3):
         plane = 60 * x + 40 * y * rng.uniform(0.3, 1)
         for _ in range(6):
-            centre_x, centre_y, radius = rng.uniform(0, 1), rng.uniform(0, 1), rng.uniform(0.1, 0.3)
-            distance = ((x - centre_x) ** 2 + (y - centre_y) ** 2) / radius**2
+            center_x, center_y, radius = rng.uniform(0, 1), rng.uniform(0, 1), rng.uniform(0.1, 0.3)
+            distance = ((x - center_x) ** 2 + (y - center_y) ** 2) / radius**2
             plane = plane + rng.uniform(40, 160) * np.exp(-distance)
         image[..., channel] = plane
     image *= 245 / image.max()

@@ -14,8 +14,8 @@ from finetune.photos.collection import (
     pack_hashes,
     unpack_hashes,
 )
-from finetune.photos.hashing import PhotoHashes
-from finetune.photos.parts import find_parts, place_of
+from finetune.photos.labels import find_parts, place_of
+from finetune.photos.near_duplicates.hashing import PhotoHashes
 from finetune.photos.quality import Quality
 
 HIGHEST = 2**64 - 1

@@ -17,7 +17,7 @@ from finetune.photos.labels import (
 )
 
 
-def collection(*labelled: tuple[str, ...], parts: list[Part] | None = None) -> Collection:
+def collection(*labeled: tuple[str, ...], parts: list[Part] | None = None) -> Collection:
     photos = tuple(
         Photo(
             path=f"{number}.jpg",
@@ -27,7 +27,7 @@ def collection(*labelled: tuple[str, ...], parts: list[Part] | None = None) -> C
             labels=labels,
             part=None if parts is None else parts[number],
         )
-        for number, labels in enumerate(labelled)
+        for number, labels in enumerate(labeled)
     )
     return Collection(root=Path("photos"), photos=photos)
 
@@ -46,7 +46,7 @@ def test_good_labels_pass_unchanged():
 
 
 @pytest.mark.parametrize(
-    ("labelled", "message"),
+    ("labeled", "message"),
     [
         (
             [HERON, GULL, GULL],
@@ -70,9 +70,9 @@ def test_good_labels_pass_unchanged():
         ),
     ],
 )
-def test_labels_that_cannot_be_learned_are_named(labelled, message):
+def test_labels_that_cannot_be_learned_are_named(labeled, message):
     with pytest.raises(CollectionError) as caught:
-        check_labels(collection(*labelled))
+        check_labels(collection(*labeled))
     assert str(caught.value) == message
 
 

@@ -9,9 +9,9 @@ from finetune.photos.quality import BLURRED_SHARPNESS, Quality, faults, measure
 GOOD = Quality(brightness=0.5, contrast=0.4, sharpness=0.1)
 
 
-def reference(grey: np.ndarray) -> tuple[float, float, float]:
+def reference(gray: np.ndarray) -> tuple[float, float, float]:
     """The figures by the formula, in float64, with the Laplacian as a sum over a 3 x 3 kernel."""
-    levels = grey.astype(np.float64) / 255
+    levels = gray.astype(np.float64) / 255
     kernel = {(0, 1): 1, (2, 1): 1, (1, 0): 1, (1, 2): 1, (1, 1): -4}
     height, width = levels.shape
     laplacian = sum(
@@ -23,9 +23,9 @@ def reference(grey: np.ndarray) -> tuple[float, float, float]:
 
 
 def test_figures_follow_the_formula(draw):
-    grey = draw(3, 200, 150)[..., 0]
-    found = measure(np.repeat(grey[..., None], 3, axis=2))
-    expected = reference(grey)
+    gray = draw(3, 200, 150)[..., 0]
+    found = measure(np.repeat(gray[..., None], 3, axis=2))
+    expected = reference(gray)
     np.testing.assert_allclose(
         (found.brightness, found.contrast, found.sharpness), expected, rtol=1e-4
     )

@@ -17,16 +17,16 @@ import pytest
 from numpy.typing import NDArray
 
 from finetune.errors import CollectionError
-from finetune.photos import pool
 from finetune.photos import scan as scanning
-from finetune.photos.analyse import Analysis
-from finetune.photos.catalog import open_catalog
-from finetune.photos.crop import Crop, load_square
-from finetune.photos.decode import decode_photo
-from finetune.photos.hashing import hash_with_mirror
+from finetune.photos.analyze import Analysis
+from finetune.photos.catalog.catalog import open_catalog
+from finetune.photos.crops import Crop, load_square
+from finetune.photos.decode import pool
+from finetune.photos.decode.decoder import decode_photo
+from finetune.photos.decode.worker import WorkerError
+from finetune.photos.near_duplicates.hashing import hash_with_mirror
 from finetune.photos.quality import measure
 from finetune.photos.scan import scan
-from finetune.photos.worker import WorkerError
 
 KILLS = int(os.environ.get("FINETUNE_TEST_KILLS", "5"))
 
@@ -35,13 +35,13 @@ KILLS = int(os.environ.get("FINETUNE_TEST_KILLS", "5"))
 def read_paths(monkeypatch):
     """The paths that were read since, as the scan asks its pool for them."""
     seen: list[str] = []
-    original = scanning.analyse_all
+    original = scanning.analyze_all
 
-    def spy(tasks, spec, **options):
+    def spy(tasks, preprocessing, **options):
         seen.extend(Path(task.path).name for task in tasks)
-        return original(tasks, spec, **options)
+        return original(tasks, preprocessing, **options)
 
-    monkeypatch.setattr(scanning, "analyse_all", spy)
+    monkeypatch.setattr(scanning, "analyze_all", spy)
     return seen
 
 
@@ -93,7 +93,7 @@ def test_label_is_nfc_and_the_path_is_as_on_disk(tmp_path, write_photo):
     assert by_path(tmp_path) == {"カ\u3099/a.jpg": ("ガ",), "ガ/b.jpg": ("ガ",)}
 
 
-def test_ready_part_folders_are_recognised(tmp_path, write_photo):
+def test_ready_part_folders_are_recognized(tmp_path, write_photo):
     for number, name in enumerate(("train/gull", "train/tern", "val/gull", "test/tern")):
         write_photo(tmp_path / name / "a.jpg", number)
     collection = scan(tmp_path)
@@ -243,14 +243,14 @@ def test_only_new_and_changed_photos_are_read(birds, write_photo, read_paths):
     assert len({photo.digest for photo in collection.photos}) == 7
 
 
-def test_touched_photo_is_read_but_not_analysed_again(birds, monkeypatch):
+def test_touched_photo_is_read_but_not_analyzed_again(birds, monkeypatch):
     before = scan(birds)
     os.utime(birds / "gull" / "1.jpg", ns=(1, 1))
 
     def fail(*args: object) -> None:
-        raise AssertionError("analysed again")
+        raise AssertionError("analyzed again")
 
-    monkeypatch.setattr("finetune.photos.analyse._analyse_content", fail)
+    monkeypatch.setattr("finetune.photos.analyze._analyze_content", fail)
     assert scan(birds) == before
 
 
@@ -275,9 +275,9 @@ def test_moved_and_renamed_photos_keep_what_was_said(birds, monkeypatch):
     shutil.move(birds / "gull" / "2.jpg", birds / "heron" / "from gull.jpg")
 
     def fail(*args: object) -> None:
-        raise AssertionError("analysed again")
+        raise AssertionError("analyzed again")
 
-    monkeypatch.setattr("finetune.photos.analyse._analyse_content", fail)
+    monkeypatch.setattr("finetune.photos.analyze._analyze_content", fail)
     photos = {photo.path: photo for photo in scan(birds).photos}
     moved = photos["new folder/renamed.jpg"]
     assert (moved.labels, moved.crop) == (("tern",), Crop(side=0.5))
@@ -386,7 +386,7 @@ def test_sink_gets_the_very_square_that_load_square_makes(
 
 def test_known_photos_fill_a_sink_that_misses_them_with_their_crop(birds, with_processes):
     first = scan(birds)
-    crop = Crop(centre_x=0.4, centre_y=0.6, side=0.5)
+    crop = Crop(center_x=0.4, center_y=0.6, side=0.5)
     with open_catalog(birds) as catalog:
         catalog.set_crop(first.photos[0].digest, crop)
     shelf = Shelf()
@@ -417,13 +417,13 @@ def worker_that(action: str) -> list[str]:
     code = f"""
 import json, os, signal, sys
 sys.path[:] = json.loads(sys.argv[1])
-from finetune.photos import worker
-original = worker.analyse
-def analyse(task, spec):
+from finetune.photos.decode import worker
+original = worker.analyze
+def analyze(task, spec):
     if task.path.endswith("odd.jpg"):
         {action}
     return original(task, spec)
-worker.analyse = analyse
+worker.analyze = analyze
 worker.main()
 """
     return [sys.executable, "-c", code, json.dumps(sys.path)]
@@ -477,7 +477,7 @@ def test_bug_in_a_thread_is_not_hidden(birds, monkeypatch):
     def fail(*args: object) -> Analysis:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(pool, "analyse", fail)
+    monkeypatch.setattr(pool, "analyze", fail)
     with pytest.raises(ZeroDivisionError, match="a bug"):
         scan(birds)
 
@@ -487,7 +487,7 @@ def test_bug_in_a_worker_process_keeps_its_traceback(
 ):
     write_photo(birds / "gull" / "odd.jpg", 77)
     monkeypatch.setattr(pool, "worker_command", lambda: worker_that("1 / 0"))
-    with pytest.raises(WorkerError, match=r"in analyse\n(.*\n)*ZeroDivisionError"):
+    with pytest.raises(WorkerError, match=r"in analyze\n(.*\n)*ZeroDivisionError"):
         scan(birds)
 
 
@@ -496,7 +496,7 @@ def test_photo_that_needs_too_much_memory_is_a_problem(birds, monkeypatch):
         raise MemoryError
 
     scan(birds)
-    monkeypatch.setattr("finetune.photos.analyse._facts", fail)
+    monkeypatch.setattr("finetune.photos.analyze._facts", fail)
     (birds / "gull" / "0.jpg").write_bytes((birds / "gull" / "0.jpg").read_bytes() + b" ")
     (problem,) = scan(birds).problems
     assert (problem.path, problem.reason) == ("gull/0.jpg", "not enough memory to read it")
@@ -525,9 +525,9 @@ def children_of(pid: int) -> set[int]:
 SCANNER = """
 import sys
 from pathlib import Path
-from finetune.photos import pool
+from finetune.photos.decode import pool
 from finetune.photos.scan import scan
-from finetune.photos.worker import WorkerError
+from finetune.photos.decode.worker import WorkerError
 pool.FEW_PHOTOS = 1
 def say(done, total):
     sys.stdout.write(f"{done}\\n")
@@ -603,7 +603,10 @@ def test_two_scans_at_once_agree(many):
 
 
 def test_worker_imports_no_torch():
-    code = "import sys, finetune.photos.worker; print('torch' in sys.modules, 'cv2' in sys.modules)"
+    code = (
+        "import sys, finetune.photos.decode.worker;"
+        "print('torch' in sys.modules, 'cv2' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
     assert done.stdout.split() == [b"False", b"False"]
 

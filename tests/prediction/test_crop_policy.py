@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from finetune import Predictor, train
-from finetune.curation.policy import PolicySpec, load_policy
-from finetune.curation.proposals import propose_squares
+from finetune.config_io import resolve
+from finetune.curation.crop_policy import PolicySpec, load_policy
+from finetune.curation.crop_proposals import propose_squares
 from finetune.errors import DecodeError
-from finetune.photos.crop import Crop, load_square
+from finetune.photos.crops import Crop, load_square
 from finetune.photos.scan import scan
-from finetune.prediction.predictor import Answering
-from finetune.settings import resolve
+from finetune.prediction.predictor import PredictConfig
 
 
 def test_a_run_trained_on_squares_predicts_on_squares(
@@ -32,14 +32,18 @@ def test_a_run_trained_on_squares_predicts_on_squares(
     path = photos / "a" / "000.jpg"
     crop = policy(path)
     assert crop is not None
-    spec = predictor.spec
-    how = {"size": spec.working_size, "fit": spec.fit, "interpolation": spec.interpolation}
+    preprocessing = predictor.preprocessing
+    how = {
+        "size": preprocessing.working_size,
+        "fit": preprocessing.fit,
+        "interpolation": preprocessing.interpolation,
+    }
     expected = load_square(path, crop=crop, **how)
     for photo in (path, str(path), path.read_bytes()):
         assert np.array_equal(predictor.pixels_of(photo), expected)
     assert not np.array_equal(expected, load_square(path, **how))
     # A square that is given wins over the one that would be found.
-    given = Crop(centre_x=0.4, side=0.6)
+    given = Crop(center_x=0.4, side=0.6)
     assert np.array_equal(
         predictor.squares_of(path, crop=given)[0], load_square(path, crop=given, **how)
     )
@@ -52,7 +56,7 @@ def test_the_bound_on_pixels_holds_before_a_square_is_looked_for(
     propose_squares(photos, PolicySpec(method="saliency"))
     flags = {**tiny_settings, "mode": "head", "epochs": 1}
     run = train(photos, resolve({}, flags), runs=tmp_path / "runs").run
-    predictor = Predictor.load(run.path, answering=Answering(max_pixels=100))
+    predictor = Predictor.load(run.path, answering=PredictConfig(max_pixels=100))
     asked: list[object] = []
     predictor._policy = lambda photo: asked.append(photo)  # type: ignore[assignment, func-returns-value]
     with pytest.raises(DecodeError, match="too many pixels"):
@@ -68,7 +72,11 @@ def test_a_run_of_whole_photos_looks_for_no_square(
     run = train(photos, resolve({}, flags), runs=tmp_path / "runs").run
     assert json.loads(run.preprocessing_file.read_text())["crop_policy"] is None
     predictor = Predictor.load(run.path)
-    spec = predictor.spec
+    preprocessing = predictor.preprocessing
     path = photos / "a" / "000.jpg"
-    how = {"size": spec.working_size, "fit": spec.fit, "interpolation": spec.interpolation}
+    how = {
+        "size": preprocessing.working_size,
+        "fit": preprocessing.fit,
+        "interpolation": preprocessing.interpolation,
+    }
     assert np.array_equal(predictor.pixels_of(path), load_square(path, **how))

@@ -10,14 +10,14 @@ import torch
 from PIL import Image
 from torch import nn
 
-from finetune.augmentation.centre import centre
+from finetune.augmentation.center_crop import center
 from finetune.errors import ConfigError, ModelError
-from finetune.photos.spec import InputSpec
+from finetune.photos.preprocessing import Preprocessing
 from finetune.prediction.explain import explain_photo, grad_cam, heat_map, overlay, write_png
 from finetune.prediction.torch_engine import TorchEngine
 from finetune.runs.folder import open_run
 
-SPEC = InputSpec(size=64, mean=(0.5,) * 3, std=(0.5,) * 3, crop_pct=1.0)
+SPEC = Preprocessing(size=64, mean=(0.5,) * 3, std=(0.5,) * 3, crop_pct=1.0)
 
 
 class Trained(Protocol):
@@ -35,7 +35,7 @@ def test_before_a_mean_and_a_linear_head_it_is_the_heads_weights_on_the_map() ->
     torch.manual_seed(1)
     module = timm.create_model("test_resnet", num_classes=3).eval()
     torch.nn.init.normal_(module.get_classifier().weight)
-    pixels = centre(images(), 64, SPEC.mean, SPEC.std)
+    pixels = center(images(), 64, SPEC.mean, SPEC.std)
     with torch.inference_mode():
         maps = module.forward_features(pixels).numpy().astype(np.float64)
     weights = module.get_classifier().weight.detach().numpy().astype(np.float64)
@@ -53,13 +53,13 @@ def test_before_a_mean_and_a_linear_head_it_is_the_heads_weights_on_the_map() ->
 def test_every_kind_of_network_has_a_map_for_each_photo(name: str, size: int) -> None:
     torch.manual_seed(0)
     module = timm.create_model(name, num_classes=3).eval()
-    spec = InputSpec(size=size, crop_pct=1.0)
-    heat = grad_cam(module, spec, images(2, size), 0)
+    preprocessing = Preprocessing(size=size, crop_pct=1.0)
+    heat = grad_cam(module, preprocessing, images(2, size), 0)
     assert heat.shape[0] == 2
     assert heat.shape[1] == heat.shape[2] > 1
     assert 0 <= float(heat.min()) <= float(heat.max()) <= 1
-    # A photo's map does not depend on its neighbours in the batch.
-    alone = grad_cam(module, spec, images(2, size)[:1], 0)
+    # A photo's map does not depend on its neighbors in the batch.
+    alone = grad_cam(module, preprocessing, images(2, size)[:1], 0)
     torch.testing.assert_close(alone[0], heat[0], atol=1e-4, rtol=0)
     assert all(parameter.grad is None for parameter in module.parameters())
 
@@ -67,10 +67,10 @@ def test_every_kind_of_network_has_a_map_for_each_photo(name: str, size: int) ->
 def test_a_transformers_tokens_follow_the_formula() -> None:
     torch.manual_seed(0)
     module = timm.create_model("test_vit", num_classes=3).eval()
-    spec = InputSpec(size=160, crop_pct=1.0)
+    preprocessing = Preprocessing(size=160, crop_pct=1.0)
     kept = []
     handle = module.blocks[-1].norm1.register_forward_hook(lambda _, __, out: kept.append(out))
-    pixels = centre(images(1, 160), 160, spec.mean, spec.std)
+    pixels = center(images(1, 160), 160, preprocessing.mean, preprocessing.std)
     logits = module(pixels)
     handle.remove()
     (slope,) = torch.autograd.grad(logits[0, 2], kept[0])
@@ -78,7 +78,9 @@ def test_a_transformers_tokens_follow_the_formula() -> None:
     side = int(len(tokens) ** 0.5)
     expected = np.maximum(tokens @ slopes.mean(0), 0).reshape(side, side)
     expected /= expected.max() or 1
-    np.testing.assert_allclose(grad_cam(module, spec, images(1, 160), 2)[0], expected, atol=1e-4)
+    np.testing.assert_allclose(
+        grad_cam(module, preprocessing, images(1, 160), 2)[0], expected, atol=1e-4
+    )
 
 
 def test_a_network_without_a_map_is_refused() -> None:
@@ -87,7 +89,7 @@ def test_a_network_without_a_map_is_refused() -> None:
         grad_cam(module, SPEC, images(), 0)
 
 
-def test_what_is_hot_keeps_its_colours_and_the_rest_is_grey() -> None:
+def test_what_is_hot_keeps_its_colors_and_the_rest_is_gray() -> None:
     image = np.full((40, 40, 3), (200, 100, 20), np.uint8)
     heat = np.zeros((8, 8), np.float32)
     heat[3:5, 3:5] = 1

@@ -9,22 +9,22 @@ import pytest
 from PIL import Image
 
 from finetune.errors import DecodeError
-from finetune.photos.crop import Crop, load_square
-from finetune.photos.spec import InputSpec
+from finetune.photos.crops import Crop, load_square
+from finetune.photos.preprocessing import Preprocessing
 from finetune.prediction.pixels import working_square
 
-SPEC = InputSpec(size=40)
+SPEC = Preprocessing(size=40)
 
 
 def test_the_pixels_are_those_that_training_saw(make_photos: Callable[..., Path]) -> None:
     path = make_photos({"a": 1}) / "a" / "000.jpg"
     for fit in ("crop", "pad", "squash"):
-        for crop in (None, Crop(centre_x=0.3, centre_y=0.6, side=0.5)):
-            spec = InputSpec(size=40, fit=fit)
+        for crop in (None, Crop(center_x=0.3, center_y=0.6, side=0.5)):
+            preprocessing = Preprocessing(size=40, fit=fit)
             expected = load_square(
-                path, size=spec.working_size, fit=fit, crop=crop, interpolation="bicubic"
+                path, size=preprocessing.working_size, fit=fit, crop=crop, interpolation="bicubic"
             )
-            np.testing.assert_array_equal(working_square(path, spec, crop=crop), expected)
+            np.testing.assert_array_equal(working_square(path, preprocessing, crop=crop), expected)
 
 
 def test_an_opened_image_is_turned_as_its_file_is(draw: Callable[..., Image.Image]) -> None:

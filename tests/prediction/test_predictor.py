@@ -14,8 +14,8 @@ from PIL import Image
 
 from finetune import Predictor
 from finetune.errors import ConfigError, DecodeError, RunError
-from finetune.photos.decode import decode_photo
-from finetune.prediction.predictor import Answering
+from finetune.photos.decode.decoder import decode_photo
+from finetune.prediction.predictor import PredictConfig
 from finetune.prediction.torch_engine import TorchEngine
 from finetune.runs.folder import open_run
 
@@ -52,7 +52,7 @@ def test_every_way_to_hand_over_a_photo_gives_the_same_answer(trained: Trained) 
         predictor(np.zeros((4, 4), np.uint8))
 
 
-def test_a_bad_photo_is_a_row_and_never_a_neighbours_answer(
+def test_a_bad_photo_is_a_row_and_never_a_neighbors_answer(
     trained: Trained, tmp_path: Path
 ) -> None:
     run, photos = trained.run, trained.photos
@@ -110,19 +110,19 @@ def test_unknown_follows_the_threshold_of_the_run(trained: Trained, tmp_path: Pa
         content["unknown"]["threshold"] = limit
         (copy / "calibration.json").write_text(json.dumps(content))
         assert Predictor.load(copy)(photo).unknown is expected
-    heedless = Predictor.load(copy, answering=Answering(heed_unknown=False))
+    heedless = Predictor.load(copy, answering=PredictConfig(heed_unknown=False))
     assert heedless(photo).unknown is False
 
 
 def test_a_threshold_makes_what_is_less_probable_unknown(trained: Trained) -> None:
     photo = trained.photos / "ant" / "0.png"
-    sure = Predictor.load(trained.run, answering=Answering(heed_unknown=False))(photo)
+    sure = Predictor.load(trained.run, answering=PredictConfig(heed_unknown=False))(photo)
     probability = sure.ranked[0].probability
     for threshold, expected in [(probability - 1e-9, False), (probability + 1e-9, True)]:
-        how = Answering(heed_unknown=False, threshold=threshold)
+        how = PredictConfig(heed_unknown=False, threshold=threshold)
         assert Predictor.load(trained.run, answering=how)(photo).unknown is expected
     with pytest.raises(ConfigError, match=r"^--threshold 1.5 must lie between 0 and 1\.$"):
-        Answering(threshold=1.5)
+        PredictConfig(threshold=1.5)
 
 
 def test_several_runs_answer_with_the_mean_of_their_probabilities(
@@ -180,7 +180,7 @@ def test_a_stream_reads_no_further_than_it_must(trained: Trained) -> None:
 
 
 def test_too_many_pixels_are_refused(trained: Trained) -> None:
-    small = Predictor.load(trained.run, answering=Answering(max_pixels=100))
+    small = Predictor.load(trained.run, answering=PredictConfig(max_pixels=100))
     answer = small.predict_batch([trained.photos / "ant" / "0.png"])[0]
     assert answer.status == "too many pixels"
 

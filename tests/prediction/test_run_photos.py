@@ -6,7 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-from finetune.photos.split import read_split
+from finetune.photos.split.split import read_split
 from finetune.prediction.pixels import working_square
 from finetune.prediction.run_photos import photos_of_run, squared
 from finetune.prediction.torch_engine import TorchEngine
@@ -45,15 +45,17 @@ def test_photos_that_are_gone_are_left_out_and_training_photos_stand_in(
 def test_a_few_photos_are_spread_over_all_and_a_bad_one_is_left_out(
     trained: Trained, tmp_path: Path
 ) -> None:
-    spec = TorchEngine.load(open_run(trained.run), device="cpu").facts.spec
+    preprocessing = TorchEngine.load(open_run(trained.run), device="cpu").facts.preprocessing
     files = sorted(trained.photos.rglob("*.png"))
     assert len(files) == 16
-    found = list(squared(files, 4, spec))
+    found = list(squared(files, 4, preprocessing))
     assert [photo.path for photo in found] == [files[0], files[5], files[10], files[15]]
     for photo in found:
-        np.testing.assert_array_equal(photo.square, working_square(photo.path, spec))
+        np.testing.assert_array_equal(photo.square, working_square(photo.path, preprocessing))
     bad = tmp_path / "bad.jpg"
     bad.write_bytes(b"no photo")
-    assert [photo.path for photo in squared([files[0], bad, files[1]], 64, spec)] == files[:2]
-    assert list(squared(files, 0, spec)) == []
-    assert list(squared([], 4, spec)) == []
+    assert [photo.path for photo in squared([files[0], bad, files[1]], 64, preprocessing)] == files[
+        :2
+    ]
+    assert list(squared(files, 0, preprocessing)) == []
+    assert list(squared([], 4, preprocessing)) == []

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finetune.errors import ConfigError
-from finetune.prediction.answers import PhotoPrediction, Ranked
+from finetune.prediction.predictions import PhotoPrediction, Ranked
 from finetune.prediction.table import PredictionTable
 
 

@@ -24,12 +24,12 @@ RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "embedded_backbone.py
 
 @pytest.fixture(scope="module")
 def recipe() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("embedded_backbone_recipe", RECIPE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
+    preprocessing = importlib.util.spec_from_file_location("embedded_backbone_recipe", RECIPE)
+    assert preprocessing is not None
+    assert preprocessing.loader is not None
+    module = importlib.util.module_from_spec(preprocessing)
+    sys.modules[preprocessing.name] = module
+    preprocessing.loader.exec_module(module)
     return module
 
 

@@ -14,12 +14,12 @@ from safetensors.numpy import save_file
 
 from finetune.evaluation.calibration import fit_temperature
 from finetune.evaluation.confusion import confusion_matrix, write_confusion_csv
-from finetune.evaluation.held_out_labels import masked_scores
+from finetune.evaluation.cross_fit import masked_scores
 from finetune.evaluation.metrics import evaluate_logits
+from finetune.evaluation.precision_target import fit_stated
 from finetune.evaluation.predictions import EvaluatedPhoto, make_predictions, write_predictions
-from finetune.evaluation.promise import fit_stated
 from finetune.files import write_json
-from finetune.photos.split import SplitRow, write_split
+from finetune.photos.split.split import SplitRow, write_split
 
 HOSTILE = ("カワセミ", "<b>gull</b>", '</script><script>alert("x")</script>', "=cmd|' /C calc'!A0")
 """Labels that a page could take for something else."""
@@ -44,7 +44,7 @@ def label_names(count: int) -> tuple[str, ...]:
 
 
 def draw_photo(path: Path, label: int, seed: int, size: tuple[int, int] = (320, 240)) -> None:
-    """A blob of the label's colour on a sky: small as a file, quick to draw, easy to tell."""
+    """A blob of the label's color on a sky: small as a file, quick to draw, easy to tell."""
     rng = np.random.default_rng(seed)
     width, height = size
     y, x = np.mgrid[0:height, 0:width].astype(np.float32) / height
@@ -100,8 +100,8 @@ def make_run(
     )
     logits = rng.normal(size=(photo_count, label_count)) * 1.6
     logits[np.arange(photo_count), targets] += skill
-    neighbour = np.minimum(targets ^ 1, label_count - 1)  # even and odd labels look alike
-    logits[np.arange(photo_count), neighbour] += skill * 0.55
+    neighbor = np.minimum(targets ^ 1, label_count - 1)  # even and odd labels look alike
+    logits[np.arange(photo_count), neighbor] += skill * 0.55
     logits *= 2.0  # as sure as networks are before calibration
     photos, rows, folder_photos = [], [], folder / "photos"
     for k, (target, part) in enumerate(zip(targets, parts, strict=True)):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from finetune.reporting import charts
-from finetune.reporting.record import read_run
+from finetune.reporting.run_record import read_run
 
 
 def traces(figure):
@@ -67,7 +67,7 @@ def test_photos_by_label_are_stacked_largest_label_first():
     assert "validation" not in traces(figure)
 
 
-def test_runs_are_told_apart_by_more_than_colour(small_run):
+def test_runs_are_told_apart_by_more_than_color(small_run):
     epochs = read_run(small_run.path).epochs
     figure = charts.overlaid_curves({"a": epochs, "b": epochs})
     assert len({trace["line"]["dash"] for trace in figure["data"]}) == 2

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from finetune.cli import ErrorBoundary, compare, report
 from finetune.cli.console import output
-from finetune.prediction.answers import PhotoPrediction, Ranked
+from finetune.prediction.predictions import PhotoPrediction, Ranked
 from finetune.prediction.predictor import Predictor
 
 
@@ -161,7 +161,7 @@ class FakePredictor:
 
 
 @pytest.fixture
-def labelled(tmp_path, run_maker):
+def labeled(tmp_path, run_maker):
     """Three photos of two labels, and one that lies in no label's folder."""
     drawn = run_maker(photo_count=30, label_count=30)
     files = sorted(drawn.photos.rglob("*.jpg"))[:4]
@@ -181,48 +181,48 @@ def fake_predictors(monkeypatch, two_run_folders):
 
 
 def test_compare_on_a_folder_asks_every_run_about_its_photos(
-    run_command, fake_predictors, labelled, said
+    run_command, fake_predictors, labeled, said
 ):
-    result = run_command("compare", *fake_predictors, "--on", str(labelled), "--json")
+    result = run_command("compare", *fake_predictors, "--on", str(labeled), "--json")
     assert result.exit_code == 0
     told = json.loads(result.stdout)
     assert told["photos"] == 3
     assert [row["top1"] for row in told["rows"]] == [pytest.approx(2 / 3), 1.0]
     assert told["pairs"][0]["only_second"][0]["path"] == "wren/3.jpg"
-    assert told["left_out"] == f"Left out of {labelled}: 1 photo with no label or several."
+    assert told["left_out"] == f"Left out of {labeled}: 1 photo with no label or several."
 
 
-def test_compare_on_a_folder_leaves_out_what_a_run_has_learnt(
-    run_command, run_maker, fake_predictors, labelled, said, two_run_folders, monkeypatch
+def test_compare_on_a_folder_leaves_out_what_a_run_has_learned(
+    run_command, run_maker, fake_predictors, labeled, said, two_run_folders, monkeypatch
 ):
     from finetune.photos.scan import scan
-    from finetune.reporting import record
+    from finetune.reporting import run_record
 
-    digest = next(p.digest for p in scan(labelled).photos if p.path == "wren/3.jpg")
-    original = record.read_split
+    digest = next(p.digest for p in scan(labeled).photos if p.path == "wren/3.jpg")
+    original = run_record.read_split
 
     def taught(path):
         rows = original(path)
         trained = next(row for row in rows if row.part == "train")
         return (*rows, dataclasses.replace(trained, path="x", digest=digest))
 
-    monkeypatch.setattr(record, "read_split", taught)
-    result = run_command("compare", *fake_predictors, "--on", str(labelled), "--json")
+    monkeypatch.setattr(run_record, "read_split", taught)
+    result = run_command("compare", *fake_predictors, "--on", str(labeled), "--json")
     assert json.loads(result.stdout)["photos"] == 2
     assert said == [
-        f"Left out of {labelled}: 1 photo with no label or several, "
+        f"Left out of {labeled}: 1 photo with no label or several, "
         "1 photo that one of the runs was trained or validated on."
     ]
 
 
 def test_compare_on_a_folder_with_nothing_new_is_refused(
-    run_command, fake_predictors, labelled, said
+    run_command, fake_predictors, labeled, said
 ):
-    for file in (labelled / "heron").iterdir():
+    for file in (labeled / "heron").iterdir():
         file.unlink()
-    (labelled / "wren" / "3.jpg").unlink()
-    assert run_command("compare", *fake_predictors, "--on", str(labelled)).exit_code == 1
+    (labeled / "wren" / "3.jpg").unlink()
+    assert run_command("compare", *fake_predictors, "--on", str(labeled)).exit_code == 1
     assert said == [
-        f"--on {labelled} has nothing to compare on. "
-        f"Left out of {labelled}: 1 photo with no label or several."
+        f"--on {labeled} has nothing to compare on. "
+        f"Left out of {labeled}: 1 photo with no label or several."
     ]

@@ -4,9 +4,9 @@ import shutil
 
 import pytest
 
-from finetune.reporting.comparison import compare, contender
-from finetune.reporting.comparison_page import write_comparison
-from finetune.reporting.record import read_run
+from finetune.reporting.compare import compare, contender
+from finetune.reporting.compare_page import write_comparison
+from finetune.reporting.run_record import read_run
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 playwright = pytest.importorskip("playwright.sync_api")

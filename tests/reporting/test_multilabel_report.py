@@ -12,13 +12,13 @@ from PIL import Image
 
 from finetune.errors import RunError
 from finetune.evaluation.predictions import EvaluatedPhoto, write_predictions
-from finetune.evaluation.task import MultiLabel
 from finetune.files import write_json
-from finetune.photos.split import SplitRow, write_split
-from finetune.reporting.comparison import compare, contender
-from finetune.reporting.multilabel_content import findings, surest_right
-from finetune.reporting.record import read_run
+from finetune.photos.split.split import SplitRow, write_split
+from finetune.reporting.compare import compare, contender
+from finetune.reporting.multi_label_content import findings, surest_right
 from finetune.reporting.report import Extras, Suspect, write_report
+from finetune.reporting.run_record import read_run
+from finetune.tasks.task import MultiLabel
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 LABELS = ("<b>gull</b>", "heron", "in flight", "カワセミ")
@@ -219,8 +219,8 @@ def test_the_page_works_in_a_browser(made):
         choice.select_option("")
         doubtful = page.locator('[data-gallery="suspects"] .verdict').all_text_contents()
         assert doubtful == [
-            "labelled <b>gull</b>, does not look like it 97.0\u202f%",
-            "not labelled heron, looks like it 91.0\u202f%",
+            "labeled <b>gull</b>, does not look like it 97.0\u202f%",
+            "not labeled heron, looks like it 91.0\u202f%",
         ]
         assert page.locator('[data-gallery="suspects"] img').count() == 2
         page.locator('#label-table [data-label="1"]').click()

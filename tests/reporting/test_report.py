@@ -205,8 +205,8 @@ def test_a_damaged_split_is_named(run_maker):
         ),
         (
             0.0,
-            "The weights are those before the first epoch, with the head that learnt on the frozen "
-            "backbone: the validation photos liked none better.",
+            "The weights are those before the first epoch, with the head that learned on the "
+            "frozen backbone: the validation photos liked none better.",
         ),
     ],
 )

@@ -123,7 +123,7 @@ def test_hostile_labels_are_text_everywhere(opened):
     assert "<b>gull</b>" in ticks
     assert "カワセミ" in ticks
     assert page.locator("#suspects i", has_text="x").count() == 0
-    assert "labelled <i>x</i>" in page.locator("#suspects").text_content()
+    assert "labeled <i>x</i>" in page.locator("#suspects").text_content()
 
 
 def test_a_cell_of_the_matrix_opens_its_photos(opened):

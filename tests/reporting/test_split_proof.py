@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from finetune.photos.split import SplitRow
+from finetune.photos.split.split import SplitRow
 from finetune.reporting.split_proof import prove_split
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from finetune.experiments.tune.study import Trial, ranked
+from finetune.experiments.tune.tune import Tuned
 from finetune.reporting import tune_charts
 from finetune.reporting.tune_page import write_tune_page
 from finetune.runs.folder import RunFolder
-from finetune.runs.tune import Tuned
-from finetune.runs.tune_study import Trial, ranked
 
 
 def trial(number: int, score: float | None, state: str = "complete", **values: object) -> Trial:

@@ -15,14 +15,14 @@ from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score
 
 from finetune import train
+from finetune.config_io import resolve
 from finetune.errors import CollectionError, ConfigError
-from finetune.evaluation.inference import logits_of
-from finetune.runs.ablate import ablate
+from finetune.experiments.ablate import ablate
+from finetune.models.inference import logits_of
 from finetune.runs.evaluate import EvaluationRequest, evaluate
 from finetune.runs.folder import RunFolder
 from finetune.runs.follow import follow_run
-from finetune.runs.trained import open_trained
-from finetune.settings import resolve
+from finetune.runs.loading import open_trained
 from finetune.training.events import EpochDone
 
 Settings = dict[str, object]
@@ -59,7 +59,7 @@ def test_other_photos_are_matched_by_label_name(
     photos = make_photos({"a": 10, "b": 10})
     run = train(photos, resolve({}, {**tiny_settings, "mode": "head"}), runs=tmp_path / "runs").run
     others = make_photos({"b": 4, "c": 3}, "others")
-    shutil.copy(photos / "a" / "000.jpg", others / "unlabelled.jpg")
+    shutil.copy(photos / "a" / "000.jpg", others / "unlabeled.jpg")
     result = evaluate(run, EvaluationRequest(photos=others))
     assert result.foreign_labels == {"c": 3}
     assert result.left_out == 1
@@ -82,12 +82,12 @@ def test_tta_is_the_mean_of_a_photo_and_its_mirror_image(
     photos = make_photos({"a": 6, "b": 6})
     run = train(photos, resolve({}, {**tiny_settings, "mode": "head"}), runs=tmp_path / "runs").run
     trained = open_trained(run)
-    # An even margin, so that the centre of the mirror image is the mirror image of the centre.
-    side = trained.spec.size + 2
+    # An even margin, so that the center of the mirror image is the mirror image of the center.
+    side = trained.preprocessing.size + 2
     squares = torch.randint(0, 256, (3, 3, side, side), dtype=torch.uint8)
-    plain = logits_of(trained.module, trained.spec, squares)
-    mirrored = logits_of(trained.module, trained.spec, squares.flip(3))
-    both = logits_of(trained.module, trained.spec, squares, tta=True)
+    plain = logits_of(trained.module, trained.preprocessing, squares)
+    mirrored = logits_of(trained.module, trained.preprocessing, squares.flip(3))
+    both = logits_of(trained.module, trained.preprocessing, squares, tta=True)
     assert torch.allclose(both, (plain + mirrored) / 2, atol=1e-5)
     assert not torch.allclose(plain, mirrored, atol=1e-3)
 
@@ -100,7 +100,7 @@ def test_following_sees_every_new_best_and_ends_with_the_run(
     runs = tmp_path / "runs"
     ready, best = threading.Event(), []
 
-    def listen(event: object) -> None:
+    def callback(event: object) -> None:
         if isinstance(event, EpochDone):
             best.extend([event.epoch] if event.best else [])
             if event.epoch == 1:
@@ -113,7 +113,7 @@ def test_following_sees_every_new_best_and_ends_with_the_run(
     as_it_was = {"optimizer": "adam"} if mode == "head" else {"final_weights": "best"}
     config = resolve({}, {**tiny_settings, "mode": mode, **as_it_was})
     worker = threading.Thread(
-        target=train, args=(photos, config), kwargs={"run": "r", "runs": runs, "listen": listen}
+        target=train, args=(photos, config), kwargs={"run": "r", "runs": runs, "callback": callback}
     )
     worker.start()
     assert ready.wait(60)
@@ -138,13 +138,13 @@ def test_following_ends_with_the_model_where_it_is_not_the_best_epoch_as_it_was(
     looks: list[tuple[int, float]] = []
     following = follow_run(run, EvaluationRequest(), wait=lambda seconds: None)
 
-    def listen(event: object) -> None:
+    def callback(event: object) -> None:
         if isinstance(event, EpochDone) and event.epoch == event.epochs:
             epoch, evaluation = next(following)
             looks.append((epoch, evaluation.metrics["validation"]["log_loss"]))
 
     config = resolve({}, {**tiny_settings, "mode": "head"})
-    train(photos, config, run="r", runs=tmp_path, listen=listen)
+    train(photos, config, run="r", runs=tmp_path, callback=callback)
     looks += [(epoch, said.metrics["validation"]["log_loss"]) for epoch, said in following]
     # The head was brought to its minimum after its last epoch.
     assert [epoch for epoch, _ in looks] == [tiny_settings["epochs"]] * 2
@@ -221,12 +221,12 @@ def test_the_kept_weights_are_those_of_the_best_epoch(
     photos = make_photos({"a": 10, "b": 10})
     copies: dict[int, dict[str, torch.Tensor]] = {}
 
-    def listen(event: object) -> None:
+    def callback(event: object) -> None:
         if isinstance(event, EpochDone) and event.best:
             copies[event.epoch] = load_file(tmp_path / "r/checkpoints/best.safetensors")
 
     config = resolve({}, {**tiny_settings, "mode": "full", "epochs": 4, "final_weights": "best"})
-    result = train(photos, config, run="r", runs=tmp_path, listen=listen)
+    result = train(photos, config, run="r", runs=tmp_path, callback=callback)
     kept = load_file(result.run.model_file)
     assert result.best_epoch == max(copies)
     assert all(torch.equal(kept[name], copies[result.best_epoch][name]) for name in kept)

@@ -1,4 +1,4 @@
-"""A network of one channel, from small colour photos to every way in which a run is used."""
+"""A network of one channel, from small color photos to every way in which a run is used."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from finetune import Predictor, train
+from finetune.config_io import resolve
 from finetune.prediction.explain import explain_photo, explainable
-from finetune.prediction.export import ExportOptions, export
+from finetune.prediction.export.export import ExportOptions, export
 from finetune.runs.folder import RunFolder
-from finetune.runs.train import resume
-from finetune.settings import resolve
 from finetune.training.events import EpochDone, Event
+from finetune.training.train import resume
 
 NET = {"model": "simple_cnn", "weights": "none", "channels": 1, "size": 28, "augment": "digits"}
 SETTINGS = {**NET, "epochs": 2, "batch_size": 8, "device": "cpu", "lr": 0.01}
@@ -28,8 +28,8 @@ SETTINGS = {**NET, "epochs": 2, "batch_size": 8, "device": "cpu", "lr": 0.01}
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory, draw: Callable[..., Image.Image]) -> Path:
-    """``photos/{ant,bee}/N.png``, colour, 28x28."""
-    root = tmp_path_factory.mktemp("grey") / "photos"
+    """``photos/{ant,bee}/N.png``, color, 28x28."""
+    root = tmp_path_factory.mktemp("gray") / "photos"
     for index, label in enumerate(["ant", "bee"]):
         (root / label).mkdir(parents=True)
         for number in range(10):
@@ -47,21 +47,21 @@ def by_hand(run: RunFolder, photo: Path) -> np.ndarray[Any, Any]:
     """The run's probabilities by Pillow, timm and torch alone."""
     net = timm.create_model("simple_cnn", num_classes=2, in_chans=1, img_size=28).eval()
     net.load_state_dict(load_file(run.model_file))
-    grey = np.asarray(Image.open(photo).convert("L"), np.float32)
+    gray = np.asarray(Image.open(photo).convert("L"), np.float32)
     with torch.inference_mode():
-        logits = net(torch.from_numpy((grey / 255 - 0.5) / 0.5)[None, None])[0].double()
+        logits = net(torch.from_numpy((gray / 255 - 0.5) / 0.5)[None, None])[0].double()
     temperature = json.loads(run.calibration_file.read_text())["temperature"]
     return torch.softmax(logits / temperature, 0).numpy()
 
 
-def test_the_run_says_that_it_sees_grey(run: RunFolder) -> None:
+def test_the_run_says_that_it_sees_gray(run: RunFolder) -> None:
     found = json.loads(run.preprocessing_file.read_text())
     assert (found["channels"], found["mean"], found["std"]) == (1, [0.5], [0.5])
     assert (found["size"], found["crop_pct"]) == (28, 1.0)
     assert load_file(run.model_file)["features.0.weight"].shape[1] == 1
 
 
-def test_a_prediction_is_that_of_pillows_grey(run: RunFolder, photos: Path) -> None:
+def test_a_prediction_is_that_of_pillows_gray(run: RunFolder, photos: Path) -> None:
     predictor = Predictor.load(run.path)
     for photo in sorted(photos.rglob("*.png"))[::5]:
         answer = predictor(photo)
@@ -80,7 +80,7 @@ def test_held_out_predictions_are_those_of_the_run(run: RunFolder, photos: Path)
         assert predictor(photos / row.path).label == row.predicted
 
 
-def test_an_explanation_shows_the_photo_in_its_colours(run: RunFolder, photos: Path) -> None:
+def test_an_explanation_shows_the_photo_in_its_colors(run: RunFolder, photos: Path) -> None:
     engine = explainable(Predictor.load(run.path))
     shown = explain_photo(engine, photos / "ant" / "0.png", "ant", size=56)
     assert shown.shape == (56, 56, 3)
@@ -120,8 +120,8 @@ def test_a_timm_folder_says_one_channel(run: RunFolder) -> None:
 
 
 def test_a_run_from_before_channels_still_opens(run: RunFolder, photos: Path, tmp_path) -> None:
-    colour = {**SETTINGS, "channels": 3, "epochs": 1}
-    older = train(photos, resolve({}, colour), run=str(tmp_path / "older")).run
+    color = {**SETTINGS, "channels": 3, "epochs": 1}
+    older = train(photos, resolve({}, color), run=str(tmp_path / "older")).run
     expected = Predictor.load(older.path)(photos / "ant" / "1.png").probability_of("ant")
     content = json.loads(older.preprocessing_file.read_text())
     del content["channels"]
@@ -130,7 +130,7 @@ def test_a_run_from_before_channels_still_opens(run: RunFolder, photos: Path, tm
     assert again == expected
 
 
-def test_an_interrupted_grey_run_goes_on_to_the_same_bytes(photos: Path, tmp_path: Path) -> None:
+def test_an_interrupted_gray_run_goes_on_to_the_same_bytes(photos: Path, tmp_path: Path) -> None:
     class Stop(Exception):  # noqa: N818 - a person's Ctrl-C, no error
         pass
 
@@ -141,12 +141,12 @@ def test_an_interrupted_grey_run_goes_on_to_the_same_bytes(photos: Path, tmp_pat
     config = resolve({}, {**SETTINGS, "epochs": 3})
     whole = train(photos, config, run=str(tmp_path / "whole")).run
     with pytest.raises(Stop):
-        train(photos, config, run=str(tmp_path / "cut"), listen=stop)
+        train(photos, config, run=str(tmp_path / "cut"), callback=stop)
     resumed = resume(tmp_path / "cut").run
     assert resumed.model_file.read_bytes() == whole.model_file.read_bytes()
 
 
-def test_the_report_of_a_grey_run_can_be_written(run: RunFolder) -> None:
+def test_the_report_of_a_gray_run_can_be_written(run: RunFolder) -> None:
     pytest.importorskip("plotly")
     from finetune.reporting.report import write_report
 
@@ -161,14 +161,14 @@ def test_the_mnist_nets_need_no_further_word(photos: Path, tmp_path: Path) -> No
     assert json.loads(result.run.preprocessing_file.read_text())["channels"] == 1
 
 
-def test_a_head_on_grey_features_answers_by_grey(
+def test_a_head_on_gray_features_answers_by_gray(
     photos: Path, tmp_path: Path, tiny_weights: Path
 ) -> None:
     flags = {"model": "test_resnet", "weights": str(tiny_weights), "channels": 1, "size": 28}
     config = resolve({}, {**flags, "mode": "head", "epochs": 2, "device": "cpu"})
     run = train(photos, config, run=str(tmp_path / "run")).run
     predictor = Predictor.load(run.path)
-    colour = np.asarray(Image.open(photos / "ant" / "2.png"))
-    grey = np.asarray(Image.open(photos / "ant" / "2.png").convert("L"))[..., None].repeat(3, 2)
-    expected = predictor(colour).probability_of("ant")
-    assert predictor(grey).probability_of("ant") == pytest.approx(expected, abs=1e-6)
+    color = np.asarray(Image.open(photos / "ant" / "2.png"))
+    gray = np.asarray(Image.open(photos / "ant" / "2.png").convert("L"))[..., None].repeat(3, 2)
+    expected = predictor(color).probability_of("ant")
+    assert predictor(gray).probability_of("ant") == pytest.approx(expected, abs=1e-6)

@@ -10,12 +10,12 @@ from safetensors.torch import load_file
 
 from finetune import Predictor, train
 from finetune.cli.options import model_arguments
+from finetune.config_io import resolve
 from finetune.errors import ConfigError, ModelError
 from finetune.models.factory import ModelRequest, create, rebuild
-from finetune.runs.train import resume
-from finetune.runs.trained import open_trained
-from finetune.settings import resolve
+from finetune.runs.loading import open_trained
 from finetune.training.events import EpochDone, Event
+from finetune.training.train import resume
 
 ARGUMENTS = {"widths": [4, 8, 12], "kernel_size": 3, "hidden": [16]}
 FLAGS = {
@@ -63,7 +63,7 @@ def test_an_interrupted_run_goes_on_with_them(photos: Path, tmp_path: Path) -> N
             raise StopError
 
     with pytest.raises(StopError):
-        train(photos, resolve({}, FLAGS), run=str(tmp_path / "stopped"), listen=stop)
+        train(photos, resolve({}, FLAGS), run=str(tmp_path / "stopped"), callback=stop)
     resume(tmp_path / "stopped")
     train(photos, resolve({}, FLAGS), run=str(tmp_path / "whole"))
     one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("stopped", "whole"))

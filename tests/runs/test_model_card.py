@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 
 from finetune import train
+from finetune.config_io import resolve
 from finetune.errors import RunError
 from finetune.runs.folder import RunFolder
 from finetune.runs.model_card import write_model_card
-from finetune.settings import resolve
 
 
 def test_the_card_says_what_the_run_measured_and_names_no_path(
     make_photos: Callable[..., Path], tmp_path: Path, tiny_settings: dict[str, object]
 ) -> None:
-    photos = make_photos({"heron | grey": 8, "カワセミ": 8})
+    photos = make_photos({"heron | gray": 8, "カワセミ": 8})
     run = train(photos, resolve({}, tiny_settings), run="garden", runs=tmp_path).run
     card = write_model_card(run)
     assert card == run.path / "README.md"
@@ -28,7 +28,7 @@ def test_the_card_says_what_the_run_measured_and_names_no_path(
     assert "library_name: timm\n" in front
     assert f"value: {metrics[judged]['top1']:.4f}" in front
     assert f"{low:.1%} to {high:.1%}" in text
-    assert "| heron \\| grey |" in text
+    assert "| heron \\| gray |" in text
     assert "| カワセミ |" in text
     assert "No group of near-duplicates lies on both sides" in text
     temperature = json.loads(run.calibration_file.read_text())["temperature"]

@@ -16,20 +16,20 @@ from safetensors.torch import load_file
 from sklearn.metrics import average_precision_score, f1_score
 
 from finetune import Predictor, train
+from finetune.config_io import resolve
 from finetune.errors import ConfigError
-from finetune.photos.catalog import open_catalog
-from finetune.photos.label_text import split_labels
+from finetune.photos.catalog.catalog import open_catalog
+from finetune.photos.labels import split_labels
 from finetune.photos.scan import scan
-from finetune.prediction.predictor import Answering
+from finetune.prediction.predictor import PredictConfig
 from finetune.runs.evaluate import EvaluationRequest, evaluate
-from finetune.runs.execution import RunResult
 from finetune.runs.folder import RunFolder
-from finetune.settings import resolve
 from finetune.training.events import EpochDone, Event, Note
+from finetune.training.runner import RunResult
 
 Settings = dict[str, object]
 Draw = Callable[[int], tuple[tuple[str, ...], Image.Image]]
-COLOURS = ("blue", "green", "red")
+COLORS = ("blue", "green", "red")
 PHOTOS = 60
 
 
@@ -54,14 +54,14 @@ def test_a_run_of_several_labels_says_so_and_holds_its_figures(
     # Weights of an epoch as they are, so that its figures are those of the model.
     as_trained = {"optimizer": "adam"} if mode == "head" else {"final_weights": "best"}
     config = resolve({}, {**several, "mode": mode, **as_trained})
-    result = train(several_folders, config, run="r", runs=tmp_path, listen=events.append)
+    result = train(several_folders, config, run="r", runs=tmp_path, callback=events.append)
     run = tmp_path / "r"
     assert json.loads((run / "config.json").read_text())["task"] == "multi-label"
-    assert json.loads((run / "labels.json").read_text()) == list(COLOURS)
+    assert json.loads((run / "labels.json").read_text()) == list(COLORS)
     assert not (run / "confusion_matrix.csv").exists()
     calibration = json.loads((run / "calibration.json").read_text())
     assert calibration["task"] == "multi-label"
-    assert set(calibration["thresholds"]) == set(COLOURS)
+    assert set(calibration["thresholds"]) == set(COLORS)
     assert calibration["unknown"] is None
     truth_of = {f"{n:03d}.png": draw_shapes(n)[0] for n in range(PHOTOS)}
     with (run / "split.csv").open(encoding="utf-8") as file:
@@ -77,12 +77,12 @@ def test_a_run_of_several_labels_says_so_and_holds_its_figures(
         for n, row in enumerate(of_part):
             assert split_labels(row["labels"]) == truth_of[Path(row["path"]).name]
             for k in (1, 2, 3):
-                shares[n, list(COLOURS).index(row[f"label_{k}"])] = float(row[f"probability_{k}"])
+                shares[n, list(COLORS).index(row[f"label_{k}"])] = float(row[f"probability_{k}"])
             for cell, table in (("labels", truth), ("predicted", said)):
                 for label in split_labels(row[cell]):
-                    table[n, list(COLOURS).index(label)] = 1
+                    table[n, list(COLORS).index(label)] = 1
             assert (row["correct"] == "true") == (truth[n] == said[n]).all()
-        thresholds = np.array([calibration["thresholds"][label] for label in COLOURS])
+        thresholds = np.array([calibration["thresholds"][label] for label in COLORS])
         assert ((shares >= thresholds) == said).all()
         found = result.metrics[part]
         assert found["photos"] == len(of_part)
@@ -104,7 +104,7 @@ def test_a_run_of_several_labels_says_so_and_holds_its_figures(
     assert "| *none of these* |" in card
 
 
-def test_colours_that_stand_beside_each_other_are_learnt(
+def test_colors_that_stand_beside_each_other_are_learned(
     several_folders: Path, tmp_path: Path, several: Settings
 ) -> None:
     flags = {**several, "epochs": 40, "lr": 0.02, "label_smoothing": 0.0}
@@ -126,7 +126,9 @@ def test_prediction_agrees_with_evaluation(
         assert answer.unknown == (not row["predicted"])
         plain = answer.to_dict()
         assert plain["labels"] == [item["label"] for item in plain["ranked"] if item["said"]]
-    nothing = Predictor.load(run, answering=Answering(threshold=1.0))(several_folders / row["path"])
+    nothing = Predictor.load(run, answering=PredictConfig(threshold=1.0))(
+        several_folders / row["path"]
+    )
     assert nothing.labels == ()
     assert nothing.unknown
     again = evaluate(RunFolder(run))
@@ -233,7 +235,7 @@ def test_other_photos_are_evaluated_and_unknown_labels_count_as_none(
     found = evaluate(result.run, EvaluationRequest(photos=other))
     assert found.metrics["others"]["photos"] == 16
     assert found.left_out == 1
-    counts = {label: sum(label in draw_shapes(n)[0] for n in range(200, 216)) for label in COLOURS}
+    counts = {label: sum(label in draw_shapes(n)[0] for n in range(200, 216)) for label in COLORS}
     assert {
         label: figures["photos"] for label, figures in found.metrics["others"]["labels"].items()
     } == counts
@@ -280,7 +282,7 @@ def test_one_label_a_photo_can_be_balanced(
 def test_photos_sorted_by_several_labels_train_such_a_run_again(
     several_folders: Path, tmp_path: Path, several: Settings
 ) -> None:
-    from finetune.prediction.sort import Sorter
+    from finetune.prediction.sort_into import Sorter
 
     result = run_of(several_folders, tmp_path, several)
     predictor = Predictor.load(result.run)

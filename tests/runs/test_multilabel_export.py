@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from finetune import Predictor, train
-from finetune.runs.execution import RunResult
-from finetune.settings import resolve
+from finetune.config_io import resolve
+from finetune.training.runner import RunResult
 
 Settings = dict[str, object]
 
@@ -33,7 +33,7 @@ def rows_of(run: Path) -> list[dict[str, str]]:
 def test_an_export_to_onnx_answers_like_the_run(
     several_folders: Path, tmp_path: Path, several: Settings
 ) -> None:
-    from finetune.prediction.export import ExportOptions, export
+    from finetune.prediction.export.export import ExportOptions, export
 
     result = run_of(several_folders, tmp_path, several)
     options = ExportOptions(with_preprocessing=True, with_softmax=True)
@@ -59,7 +59,7 @@ def test_an_export_to_onnx_answers_like_the_run(
 def test_an_export_to_torchscript_ends_in_sigmoids(
     several_folders: Path, tmp_path: Path, several: Settings
 ) -> None:
-    from finetune.prediction.export import ExportOptions, export
+    from finetune.prediction.export.export import ExportOptions, export
 
     result = run_of(several_folders, tmp_path, {**several, "epochs": 1})
     options = ExportOptions(format="torchscript", with_softmax=True)

@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 
 from finetune import train
-from finetune.runs.execution import RunResult
-from finetune.runs.train import resume
-from finetune.settings import resolve
+from finetune.config_io import resolve
+from finetune.training.runner import RunResult
+from finetune.training.train import resume
 
 Settings = dict[str, object]
 
@@ -35,8 +35,8 @@ CHILD = """
 import json, os, signal, sys
 from pathlib import Path
 from finetune import train
-from finetune.runs import objective
-from finetune.settings import resolve
+from finetune.training import objectives as objective
+from finetune.config_io import resolve
 photos, runs, flags, sign, last = sys.argv[1:]
 plain, steps = objective.binary_cross_entropy, [0]
 def counted(*args, **keywords):

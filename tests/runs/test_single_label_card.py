@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-from finetune.photos.split import SplitRow
+from finetune.photos.split.split import SplitRow
 from finetune.runs import single_label_card as card
-from finetune.runs.card_words import MOST_LABELS
+from finetune.runs.card_text import MOST_LABELS
 
 LABELS = ("a|b", "<c>", "ant")
 PARTS = ("train", "train", "test", "test", "train")

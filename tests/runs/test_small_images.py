@@ -11,8 +11,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from finetune import Predictor, train
+from finetune.config_io import resolve
 from finetune.models import factory
-from finetune.settings import resolve
 
 
 @pytest.fixture
@@ -42,8 +42,10 @@ def test_the_pixels_of_the_file_are_what_the_network_sees(
     monkeypatch.setattr(factory.timm, "create_model", watched)
     flags = {"model": model, "weights": "none", "size": 32, "augment": "none", "epochs": 1}
     run = train(noise, resolve({}, {**flags, "device": "cpu"}), run=str(tmp_path / "run")).run
-    spec = factory.input_spec(model, size=32)
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (spec.mean, spec.std))
+    preprocessing = factory.input_spec(model, size=32)
+    mean, std = (
+        torch.tensor(values).view(1, 3, 1, 1) for values in (preprocessing.mean, preprocessing.std)
+    )
 
     def shown() -> set[bytes]:
         levels = torch.cat([(one.float() * std + mean) * 255 for one in seen])
@@ -60,7 +62,7 @@ def test_the_pixels_of_the_file_are_what_the_network_sees(
     assert shown() == {np.asarray(Image.open(noise / "a" / "0.png")).tobytes()}
 
 
-def test_the_tutorial_net_brings_crop_colours_and_whitening(
+def test_the_tutorial_net_brings_crop_colors_and_whitening(
     noise: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Tensor] = []
@@ -74,8 +76,12 @@ def test_the_tutorial_net_brings_crop_colours_and_whitening(
     monkeypatch.setattr(factory.timm, "create_model", watched)
     flags = {"model": "cifar10_tutorial_cnn", "weights": "none", "epochs": 1, "device": "cpu"}
     run = train(noise, resolve({}, flags), run=str(tmp_path / "run")).run
-    spec = run.read(run.preprocessing_file)
-    assert (spec["size"], spec["crop_pct"], spec["whiten"]) == (24, 0.75, True)
+    preprocessing = run.read(run.preprocessing_file)
+    assert (preprocessing["size"], preprocessing["crop_pct"], preprocessing["whiten"]) == (
+        24,
+        0.75,
+        True,
+    )
     assert run.read(run.config_file)["settings"]["augmentation"]["augment"] == "tutorial"
     inputs = torch.cat(seen).double().flatten(1)
     assert inputs.shape[1] == 3 * 24 * 24

@@ -16,18 +16,17 @@ from sklearn.metrics import log_loss
 from torch import nn
 
 from finetune import Predictor
+from finetune.config_io import resolve
 from finetune.errors import ModelError
 from finetune.models.stages import backbone_stages, norm_parameters
-from finetune.photos.split import read_split
-from finetune.runs import on_photos
-from finetune.runs.execution import RunResult
-from finetune.runs.train import train
-from finetune.runs.trained import open_trained
-from finetune.settings import resolve
-from finetune.training import engine, interpolation
+from finetune.photos.split.split import read_split
+from finetune.runs.loading import open_trained
+from finetune.training import finetune, loop, weight_interpolation
 from finetune.training.events import EpochDone, Event, Note, Validated
-from finetune.training.interpolation import Way
+from finetune.training.runner import RunResult
+from finetune.training.train import train
 from finetune.training.validation import SHARPNESS
+from finetune.training.weight_interpolation import Way
 
 Settings = dict[str, Any]
 
@@ -41,10 +40,10 @@ def trained(
 
     def go(name: str, **flags: Any) -> tuple[RunResult, list[Event]]:
         events: list[Event] = []
-        metrics, listen = flags.pop("metrics", None), flags.pop("listen", events.append)
+        metrics, callback = flags.pop("metrics", None), flags.pop("callback", events.append)
         config = resolve({}, {**tiny_settings, **flags})
         result = train(
-            photos, config, run=name, runs=tmp_path / "runs", listen=listen, metrics=metrics
+            photos, config, run=name, runs=tmp_path / "runs", callback=callback, metrics=metrics
         )
         return result, events
 
@@ -77,7 +76,7 @@ def test_gradual_thaws_from_the_head_backwards_and_predictions_open_it(
             names = (n for n, value in now.items() if not torch.equal(value, start.get(n, value)))
             moved.append({name.split(".")[0] for name in names} - {"fc"})
 
-    run, _ = trained("r", mode="gradual", epochs=10, listen=look)
+    run, _ = trained("r", mode="gradual", epochs=10, callback=look)
     stages = [{name.split(".")[0] for name in stage} for stage in backbone_stages(load(run))]
     opens = [math.ceil(k * 10 / (2 * len(stages))) for k in range(len(stages), 0, -1)]
     assert len(set(opens)) > 2
@@ -124,10 +123,10 @@ def test_the_network_that_validation_likes_best_on_the_way_is_kept(
     ways: list[Way] = []
 
     def walk(*ends: Any) -> Way:
-        ways.append(interpolation.walk(*ends))
+        ways.append(weight_interpolation.walk(*ends))
         return ways[-1]
 
-    monkeypatch.setattr(on_photos, "walk", walk)
+    monkeypatch.setattr(finetune, "walk", walk)
     flags = {"mode": "full", "epochs": 2, "lr": 0.01}
     run, events = trained("way", **flags)
     (way,) = ways
@@ -224,13 +223,13 @@ def test_the_soups_weights_are_the_model(
     trained: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept: list[dict[int, dict[str, torch.Tensor]]] = [{}]
-    read = engine.read_candidate
+    read = loop.read_candidate
 
     def noted(best: Path, epoch: int) -> dict[str, torch.Tensor]:
         kept[0][epoch] = read(best, epoch)
         return kept[0][epoch]
 
-    monkeypatch.setattr(engine, "read_candidate", noted)
+    monkeypatch.setattr(loop, "read_candidate", noted)
     run, events = trained("r", mode="full", soup=3, epochs=4, lr=0.0001, final_weights="best")
     note = next(e.text for e in events if isinstance(e, Note) and e.text.startswith("Soup: "))
     model = load_file(run.run.model_file)

@@ -16,16 +16,16 @@ from torch import nn
 from torch.nn import functional
 
 from finetune.config import MachineConfig
-from finetune.training.average import WeightAverage
-from finetune.training.engine import fit
+from finetune.tasks.objective import one_label
+from finetune.training.checkpoints import TrainState
+from finetune.training.device import make_accelerator
+from finetune.training.ema import WeightAverage
 from finetune.training.events import Event
-from finetune.training.machine import make_accelerator
-from finetune.training.objective import one_label
-from finetune.training.optim import make_optimizer, parameter_groups
-from finetune.training.plan import Plan
-from finetune.training.portions import Loading, Portion, cut_epoch
+from finetune.training.loop import fit
+from finetune.training.loop_config import LoopConfig
+from finetune.training.microbatches import LoaderConfig, MicroBatch, cut_epoch
+from finetune.training.optimizer import make_optimizer, parameter_groups
 from finetune.training.schedule import Schedule
-from finetune.training.state import TrainState
 from finetune.training.validation import Answers
 
 PHOTOS, WIDTH, LABELS = 26, 6, 3
@@ -34,7 +34,7 @@ PHOTOS, WIDTH, LABELS = 26, 6, 3
 class Numbers:
     """Random points in the place of photos, with dropout, so that chance is part of each step."""
 
-    def __init__(self, module: nn.Module, loading: Loading, dropout: float) -> None:
+    def __init__(self, module: nn.Module, loading: LoaderConfig, dropout: float) -> None:
         rng = np.random.default_rng(5)
         self.module, self.loading, self.dropout = module, loading, dropout
         self.inputs = torch.from_numpy(rng.normal(0, 1, (PHOTOS, WIDTH)).astype(np.float32))
@@ -45,10 +45,10 @@ class Numbers:
         self.epochs.append(epoch)
         self.module.train()
 
-    def batches(self, epoch: int, first_step: int) -> Iterator[Portion]:
+    def batches(self, epoch: int, first_step: int) -> Iterator[MicroBatch]:
         for cut in cut_epoch(PHOTOS, self.loading, epoch, first_step):
             indices = torch.from_numpy(cut.indices)
-            yield Portion(
+            yield MicroBatch(
                 inputs=functional.dropout(self.inputs[indices], self.dropout),
                 targets=self.targets[indices],
                 share=cut.share,
@@ -86,8 +86,8 @@ class Toy:
         average = None if self.ema is None else WeightAverage(net, self.ema)
         return TrainState(net, make_optimizer(groups, self.optimizer), average=average)
 
-    def loading(self) -> Loading:
-        return Loading(
+    def loading(self) -> LoaderConfig:
+        return LoaderConfig(
             batch_size=self.batch_size,
             seed=0,
             workers=0,
@@ -103,9 +103,9 @@ class Toy:
     def steps_per_epoch(self) -> int:
         return math.ceil(PHOTOS / (self.batch_size * self.accumulate))
 
-    def make_plan(self) -> Plan:
+    def make_plan(self) -> LoopConfig:
         steps = self.steps_per_epoch
-        plan = Plan(
+        plan = LoopConfig(
             epochs=self.epochs,
             steps_per_epoch=steps,
             schedule=Schedule(steps=self.epochs * steps, warmup=0.2),
@@ -119,7 +119,7 @@ class Toy:
         self,
         stop: Callable[[TrainState], bool] = lambda state: False,
         state: TrainState | None = None,
-        listen: Callable[[Event], None] | None = None,
+        callback: Callable[[Event], None] | None = None,
     ) -> TrainState:
         """Trains from the checkpoint in the folder, or from the start, and returns the state."""
         state = state or self.state()
@@ -133,7 +133,7 @@ class Toy:
                 self.numbers(state),
                 plan,
                 make_accelerator(MachineConfig(device="cpu")),
-                listen=listen or self.events.append,
+                callback=callback or self.events.append,
                 stop=lambda: stop(state),
             )
         return state

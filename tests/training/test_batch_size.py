@@ -12,15 +12,15 @@ from torch import Tensor, nn
 
 from finetune.config import MachineConfig
 from finetune.errors import DeviceError
+from finetune.tasks.objective import one_label
 from finetune.training import batch_size as sizes
+from finetune.training.checkpoints import TrainState
+from finetune.training.device import make_accelerator
 from finetune.training.events import Event, Note, ignore
-from finetune.training.machine import make_accelerator
-from finetune.training.objective import one_label
-from finetune.training.optim import make_optimizer, parameter_groups
-from finetune.training.plan import Plan
-from finetune.training.portions import Loading, Portion, cut_epoch
+from finetune.training.loop_config import LoopConfig
+from finetune.training.microbatches import LoaderConfig, MicroBatch, cut_epoch
+from finetune.training.optimizer import make_optimizer, parameter_groups
 from finetune.training.schedule import Schedule
-from finetune.training.state import TrainState
 from finetune.training.validation import Answers
 
 NOT_ONE = (
@@ -76,7 +76,7 @@ def test_the_learning_rate_goes_with_the_batch_by_the_optimizers_rule() -> None:
 def test_smaller_portions_make_the_same_step(
     batch: int, accumulate: int, portions: tuple[int, int]
 ) -> None:
-    loading = Loading(
+    loading = LoaderConfig(
         batch_size=batch, seed=0, workers=0, device=torch.device("cpu"), accumulate=accumulate
     )
     found = sizes.smaller(loading)
@@ -86,7 +86,7 @@ def test_smaller_portions_make_the_same_step(
         sizes.smaller(replace(loading, batch_size=1, accumulate=step(loading)))
 
 
-def step(loading: Loading) -> int:
+def step(loading: LoaderConfig) -> int:
     return loading.step_size
 
 
@@ -98,7 +98,7 @@ class Numbers:
         self.inputs = torch.from_numpy(rng.normal(size=(48, 4)).astype(np.float32))
         self.targets = torch.from_numpy(rng.integers(0, 3, 48))
         self.module: nn.Module | None = None
-        self.loading = Loading(
+        self.loading = LoaderConfig(
             batch_size=batch_size,
             seed=1,
             workers=0,
@@ -109,10 +109,10 @@ class Numbers:
     def begin_epoch(self, epoch: int) -> None:
         pass
 
-    def batches(self, epoch: int, first_step: int) -> Iterator[Portion]:
+    def batches(self, epoch: int, first_step: int) -> Iterator[MicroBatch]:
         for cut in cut_epoch(48, self.loading, epoch, first_step):
             rows = torch.from_numpy(cut.indices)
-            yield Portion(
+            yield MicroBatch(
                 inputs=self.inputs[rows],
                 targets=self.targets[rows],
                 share=cut.share,
@@ -143,13 +143,13 @@ class Small(nn.Module):
 
 
 def train(
-    folder: Path, most: int, material: Numbers, listen: Callable[[Event], None] = ignore
+    folder: Path, most: int, source: Numbers, callback: Callable[[Event], None] = ignore
 ) -> dict[str, Tensor]:
     module = Small(most)
-    material.module = module
+    source.module = module
     groups = parameter_groups(module.parameters(), part="head", lr=0.05, weight_decay=0.0)
     state = TrainState(module, make_optimizer(groups))
-    plan = Plan(
+    plan = LoopConfig(
         epochs=3,
         steps_per_epoch=3,
         schedule=Schedule(steps=9, warmup=0.1),
@@ -160,10 +160,10 @@ def train(
     accelerator = make_accelerator(MachineConfig(device="cpu"))
     done = sizes.fit_in_memory(
         state,
-        material,  # type: ignore[arg-type]
+        source,  # type: ignore[arg-type]
         plan,
         accelerator,
-        listen=listen,
+        callback=callback,
         stop=lambda: False,
     )
     assert done

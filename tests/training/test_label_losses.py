@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from finetune.training.loss import (
+from finetune.tasks.losses import (
     Asymmetry,
     asymmetric_loss,
     binary_cross_entropy,

@@ -10,18 +10,18 @@ from torch import nn
 
 from finetune.config import MachineConfig
 from finetune.errors import RunError
-from finetune.training.lr_sweep import (
+from finetune.experiments.lr_sweep import (
     Sweep,
     exponential_rates,
     smooth,
     suggest,
     sweep_lr,
 )
-from finetune.training.machine import make_accelerator
-from finetune.training.objective import one_label
-from finetune.training.optim import make_optimizer, parameter_groups
-from finetune.training.portions import Portion
-from finetune.training.state import TrainState
+from finetune.tasks.objective import one_label
+from finetune.training.checkpoints import TrainState
+from finetune.training.device import make_accelerator
+from finetune.training.microbatches import MicroBatch
+from finetune.training.optimizer import make_optimizer, parameter_groups
 
 
 def test_rates_grow_by_the_same_factor() -> None:
@@ -68,18 +68,18 @@ class Blobs:
     def __init__(self) -> None:
         rng = np.random.default_rng(1)
         self.targets = torch.from_numpy(rng.integers(0, 2, 64))
-        centres = np.array([[-2.0, 0.0], [2.0, 0.0]])
-        points = rng.normal(size=(64, 2)) + centres[self.targets.numpy()]
+        centers = np.array([[-2.0, 0.0], [2.0, 0.0]])
+        points = rng.normal(size=(64, 2)) + centers[self.targets.numpy()]
         self.inputs = torch.from_numpy(points.astype(np.float32))
         self.epochs = 0
 
     def begin_epoch(self, epoch: int) -> None:
         self.epochs += 1
 
-    def batches(self, epoch: int, first_step: int) -> Iterator[Portion]:
+    def batches(self, epoch: int, first_step: int) -> Iterator[MicroBatch]:
         for start in range(0, 64, 8):
             rows = slice(start, start + 8)
-            yield Portion(
+            yield MicroBatch(
                 inputs=self.inputs[rows],
                 targets=self.targets[rows],
                 share=0.5,
@@ -100,12 +100,12 @@ def network() -> TrainState:
 
 
 def test_a_sweep_leaves_the_network_as_it_was() -> None:
-    state, material = network(), Blobs()
+    state, source = network(), Blobs()
     before = {name: value.clone() for name, value in state.module.state_dict().items()}
     seen: list[tuple[int, int]] = []
     sweep = sweep_lr(
         state,
-        material,  # type: ignore[arg-type]
+        source,  # type: ignore[arg-type]
         one_label(),
         make_accelerator(MachineConfig(device="cpu")),
         exponential_rates(60),
@@ -114,7 +114,7 @@ def test_a_sweep_leaves_the_network_as_it_was() -> None:
     after = state.module.state_dict()
     assert all(torch.equal(after[name], value) for name, value in before.items())
     assert len(sweep.rates) == len(sweep.losses) == len(sweep.smoothed) == len(seen)
-    assert material.epochs == math.ceil(len(sweep.rates) / 4)
+    assert source.epochs == math.ceil(len(sweep.rates) / 4)
     assert min(sweep.smoothed) < 0.8 * sweep.smoothed[0]
     assert 1e-4 < suggest(sweep).lr < 1
     last = {group["part"]: group["lr"] for group in state.optimizer.param_groups}
@@ -122,12 +122,12 @@ def test_a_sweep_leaves_the_network_as_it_was() -> None:
 
 
 def test_a_loss_that_is_never_finite_is_said() -> None:
-    state, material = network(), Blobs()
-    material.inputs[:] = float("nan")
+    state, source = network(), Blobs()
+    source.inputs[:] = float("nan")
     with pytest.raises(RunError) as error:
         sweep_lr(
             state,
-            material,  # type: ignore[arg-type]
+            source,  # type: ignore[arg-type]
             one_label(),
             make_accelerator(MachineConfig(device="cpu")),
             exponential_rates(30),

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from finetune.training.memory import Memory, memory_in_use
+from finetune.training.device import Memory, memory_in_use
 
 
 def test_the_resident_set_is_no_more_than_its_peak() -> None:

@@ -9,17 +9,17 @@ import pytest
 import timm
 import torch
 
-from finetune.augmentation.gpu import BatchAugment
+from finetune.augmentation.batch_augment import BatchAugment
 from finetune.augmentation.recipes import named
-from finetune.data.cache import PixelCache
 from finetune.data.dataset import PhotoDataset, Sample
-from finetune.data.on_device import DeviceDataset
+from finetune.data.device_dataset import DeviceDataset
+from finetune.data.pixel_cache import PixelCache
 from finetune.models.stages import open_all
-from finetune.photos.spec import InputSpec
-from finetune.training.material import PhotoMaterial, Rhythm
-from finetune.training.objective import one_label
-from finetune.training.optim import make_optimizer, parameter_groups
-from finetune.training.portions import Loading
+from finetune.photos.preprocessing import Preprocessing
+from finetune.tasks.objective import one_label
+from finetune.training.data_source import EpochSchedule, PhotoSource
+from finetune.training.microbatches import LoaderConfig
+from finetune.training.optimizer import make_optimizer, parameter_groups
 
 pytestmark = [
     pytest.mark.gpu,
@@ -39,19 +39,21 @@ def test_a_step_does_not_wait_for_the_gpu(
         Sample(path=str(f.relative_to(root)), digest=str(i), crop=None, target=i // 12)
         for i, f in enumerate(files)
     ]
-    spec = InputSpec(size=32)
-    dataset = PhotoDataset(root, samples, PixelCache(tmp_path / "c", spec, limit_gb=1))
+    preprocessing = Preprocessing(size=32)
+    dataset = PhotoDataset(root, samples, PixelCache(tmp_path / "c", preprocessing, limit_gb=1))
     dataset.__getitems__(range(24))
     module = timm.create_model("test_resnet", num_classes=2).to(device)
     everything = open_all(module)
-    material = PhotoMaterial(
+    source = PhotoSource(
         module,
-        spec,
+        preprocessing,
         DeviceDataset(dataset, device) if on_device else dataset,
         dataset,
-        augment=BatchAugment(named(recipe), size=32, mean=spec.mean, std=spec.std, seed=0),
-        rhythm=Rhythm(open=lambda epoch: everything),
-        loading=Loading(batch_size=8, seed=0, workers=0, device=device),
+        augment=BatchAugment(
+            named(recipe), size=32, mean=preprocessing.mean, std=preprocessing.std, seed=0
+        ),
+        rhythm=EpochSchedule(open=lambda epoch: everything),
+        loading=LoaderConfig(batch_size=8, seed=0, workers=0, device=device),
     )
     optimizer = make_optimizer(
         parameter_groups(module.parameters(), part="head", lr=1e-3, weight_decay=0.01)
@@ -59,9 +61,9 @@ def test_a_step_does_not_wait_for_the_gpu(
     objective = one_label(label_smoothing=0.1)
 
     def epoch(number: int) -> None:
-        material.begin_epoch(number)
-        for portion in material.batches(number, 0):
-            loss = objective.loss(module(portion.inputs), portion.targets)
+        source.begin_epoch(number)
+        for micro_batch in source.batches(number, 0):
+            loss = objective.loss(module(micro_batch.inputs), micro_batch.targets)
             loss.backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)

@@ -23,23 +23,23 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.overrides import TorchFunctionMode
 
-from finetune.augmentation.gpu import BatchAugment
+from finetune.augmentation.batch_augment import BatchAugment
 from finetune.augmentation.recipes import named
-from finetune.data.cache import PixelCache
 from finetune.data.dataset import PhotoDataset, Sample
+from finetune.data.device_dataset import DeviceDataset
 from finetune.data.loaders import load_batches
-from finetune.data.on_device import DeviceDataset
+from finetune.data.pixel_cache import PixelCache
 from finetune.models.stages import open_all
-from finetune.photos.spec import InputSpec
-from finetune.training import material as material_module
-from finetune.training.average import WeightAverage
-from finetune.training.material import PhotoMaterial, Rhythm
-from finetune.training.objective import one_label
-from finetune.training.optim import make_optimizer, parameter_groups
-from finetune.training.portions import Loading
+from finetune.photos.preprocessing import Preprocessing
+from finetune.tasks.objective import one_label
+from finetune.training import data_source as material_module
+from finetune.training.data_source import EpochSchedule, PhotoSource
+from finetune.training.ema import WeightAverage
+from finetune.training.microbatches import LoaderConfig
+from finetune.training.optimizer import make_optimizer, parameter_groups
 
 CUDA = torch.device("cuda", 0)
-SPEC = InputSpec(size=32)
+SPEC = Preprocessing(size=32)
 PHOTOS = 24
 
 
@@ -126,7 +126,7 @@ def test_a_step_stays_on_the_device_and_asks_it_for_nothing(
     mean, std = (0.5,) * channels, (0.25,) * channels
     module = network(gpu, in_chans=channels)
     everything = open_all(module)
-    material = PhotoMaterial(
+    source = PhotoSource(
         module,
         SPEC,
         resident(photos) if on_device else photos,
@@ -134,28 +134,28 @@ def test_a_step_stays_on_the_device_and_asks_it_for_nothing(
         augment=BatchAugment(
             chosen.get(recipe) or named(recipe), size=32, mean=mean, std=std, seed=0
         ),
-        rhythm=Rhythm(open=lambda epoch: everything),
-        loading=Loading(batch_size=8, seed=0, workers=0, device=CUDA),
+        rhythm=EpochSchedule(open=lambda epoch: everything),
+        loading=LoaderConfig(batch_size=8, seed=0, workers=0, device=CUDA),
     )
     groups = parameter_groups(module.parameters(), part="head", lr=1e-3, weight_decay=0.01)
     optimizer = make_optimizer(groups)
     average = WeightAverage(module, 0.9)
     objective = one_label(label_smoothing=0.1)
     sums = torch.zeros(2, device=CUDA)
-    material.begin_epoch(0)
+    source.begin_epoch(0)
     steps = 0
-    for portion in material.batches(0, 0):
-        logits = module(portion.inputs)
-        loss = objective.loss(logits, portion.targets)
-        sums += torch.stack([loss.detach(), objective.right(logits, portion.targets)])
+    for micro_batch in source.batches(0, 0):
+        logits = module(micro_batch.inputs)
+        loss = objective.loss(logits, micro_batch.targets)
+        sums += torch.stack([loss.detach(), objective.right(logits, micro_batch.targets)])
         for parameter in module.parameters():  # autograd itself wants the real device
             parameter.grad = torch.zeros_like(parameter)
         nn.utils.clip_grad_norm_(module.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         average.update(module, steps)
-        assert portion.inputs.shape == (8, channels, 32, 32)
-        assert {portion.inputs.device, portion.targets.device, loss.device} == {CUDA}
+        assert micro_batch.inputs.shape == (8, channels, 32, 32)
+        assert {micro_batch.inputs.device, micro_batch.targets.device, loss.device} == {CUDA}
         steps += 1
     assert steps == PHOTOS // 8
 

@@ -12,24 +12,24 @@ import torch
 from sklearn.metrics import log_loss
 from torch import nn
 
-from finetune.augmentation.gpu import BatchAugment
+from finetune.augmentation.batch_augment import BatchAugment
 from finetune.augmentation.mixing import draw_mix
 from finetune.augmentation.recipes import named
 from finetune.config import MachineConfig
-from finetune.data.cache import PixelCache
 from finetune.data.dataset import PhotoDataset, Sample
+from finetune.data.pixel_cache import PixelCache
 from finetune.errors import DeviceError, RunError
 from finetune.models.stages import open_all
-from finetune.photos.spec import InputSpec
-from finetune.training.interrupt import interruption
-from finetune.training.loss import cross_entropy
-from finetune.training.machine import choose_device, make_accelerator
-from finetune.training.material import PhotoMaterial, Rhythm
-from finetune.training.objective import judge
-from finetune.training.optim import make_optimizer, parameter_groups, set_lr
-from finetune.training.portions import Loading
+from finetune.photos.preprocessing import Preprocessing
+from finetune.tasks.losses import cross_entropy
+from finetune.tasks.objective import judge
+from finetune.training.checkpoints import TrainState, read_position
+from finetune.training.data_source import EpochSchedule, PhotoSource
+from finetune.training.device import choose_device, make_accelerator
+from finetune.training.microbatches import LoaderConfig
+from finetune.training.optimizer import make_optimizer, parameter_groups, set_lr
+from finetune.training.runner import interruption
 from finetune.training.schedule import Schedule
-from finetune.training.state import TrainState, read_position
 
 
 def test_loss_is_the_formula() -> None:
@@ -183,23 +183,25 @@ def test_a_recipe_that_mixes_gives_soft_targets(
         )
         for i, f in enumerate(files)
     ]
-    spec = InputSpec(size=32)
-    dataset = PhotoDataset(root, samples, PixelCache(tmp_path / "c", spec, limit_gb=1))
+    preprocessing = Preprocessing(size=32)
+    dataset = PhotoDataset(root, samples, PixelCache(tmp_path / "c", preprocessing, limit_gb=1))
     module = timm.create_model("test_resnet", num_classes=2)
     found = {}
     for probability in (0.0, 1.0):
         recipe = named("none", {"mix_probability": probability, "cutmix_share": 0.0})
-        material = PhotoMaterial(
+        source = PhotoSource(
             module,
-            spec,
+            preprocessing,
             dataset,
             dataset,
-            augment=BatchAugment(recipe, size=32, mean=spec.mean, std=spec.std, seed=0),
-            rhythm=Rhythm(open=lambda epoch: open_all(module)),
-            loading=Loading(batch_size=8, seed=0, workers=0, device=torch.device("cpu")),
+            augment=BatchAugment(
+                recipe, size=32, mean=preprocessing.mean, std=preprocessing.std, seed=0
+            ),
+            rhythm=EpochSchedule(open=lambda epoch: open_all(module)),
+            loading=LoaderConfig(batch_size=8, seed=0, workers=0, device=torch.device("cpu")),
         )
-        portion = next(iter(material.batches(3, 0)))
-        found[probability] = (portion.inputs, portion.targets)
+        micro_batch = next(iter(source.batches(3, 0)))
+        found[probability] = (micro_batch.inputs, micro_batch.targets)
     (plain, hard), (mixed, soft) = found[0.0], found[1.0]
     drawn = draw_mix(
         named("none", {"mix_probability": 1.0, "cutmix_share": 0.0}),

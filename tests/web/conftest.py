@@ -1,4 +1,4 @@
-"""A drawn collection, a labelling server on it, and a real browser to drive it with."""
+"""A drawn collection, a labeling server on it, and a real browser to drive it with."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from typing import Any
 import httpx
 import pytest
 
-from finetune.aviary import draw_collection
-from finetune.photos.catalog import Catalog
+from finetune.demo_data import draw_collection
+from finetune.photos.catalog.catalog import Catalog
 from finetune.web import security
-from finetune.web.annotate import annotate_app
-from finetune.web.annotate_session import Session
-from finetune.web.annotate_work import Reading
-from finetune.web.app import listen, make_server
+from finetune.web.annotate.app import annotate_app
+from finetune.web.annotate.scan_worker import Reading
+from finetune.web.annotate.session import Session
+from finetune.web.server import listen, make_server
 
 CHROMIUM_FLAGS = [
     "--no-sandbox",
@@ -76,7 +76,7 @@ def flat(aviary: Path, tmp_path: Path) -> tuple[Path, dict[str, str]]:
 
 
 class Running:
-    """A labelling server in a thread of this process."""
+    """A labeling server in a thread of this process."""
 
     def __init__(self, root: Path, *, adviser: Any = None, scan: bool = True, **options: Any):
         self.root = root
@@ -155,7 +155,7 @@ def _wait_until() -> Callable[..., Any]:
 
 @pytest.fixture
 def serve() -> Iterator[Callable[..., Running]]:
-    """Returns a function that starts a labelling server on a folder."""
+    """Returns a function that starts a labeling server on a folder."""
     running: list[Running] = []
 
     def start(root: Path, **options: Any) -> Running:

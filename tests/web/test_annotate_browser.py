@@ -1,4 +1,4 @@
-"""The labelling page in a real browser, by keyboard alone, held against the catalog on disk."""
+"""The labeling page in a real browser, by keyboard alone, held against the catalog on disk."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from finetune.photos.catalog import Catalog
+from finetune.photos.catalog.catalog import Catalog
 
 pytestmark = pytest.mark.browser
 
@@ -44,7 +44,7 @@ def next_shown(page: Any, before: str) -> None:
     )
 
 
-def test_thirty_photos_are_labelled_by_keyboard_alone(serve, open_page, flat):
+def test_thirty_photos_are_labeled_by_keyboard_alone(serve, open_page, flat):
     folder, truth = flat
     server = serve(folder)
     page = open_page(server.address)
@@ -64,7 +64,7 @@ def test_thirty_photos_are_labelled_by_keyboard_alone(serve, open_page, flat):
     labels = server.labels()
     copies = {photo: label for photo, label in labels.items() if label}
     assert {name: labels[name] for name in given} == {n: (label,) for n, label in given.items()}
-    # A copy of a labelled file has the label, too; no other photo has any.
+    # A copy of a labeled file has the label, too; no other photo has any.
     assert len(copies) - len(given) in (0, 1)
 
     page.keyboard.press("u")
@@ -171,7 +171,7 @@ def test_a_square_is_placed_by_keyboard_and_comes_back_after_reload(serve, open_
     name = shown(page)
     page.keyboard.press("c")
     page.wait_for_selector(".square:focus")
-    page.keyboard.press("c")  # centre
+    page.keyboard.press("c")  # center
     for key in ("-", "-", "-", "ArrowLeft", "ArrowUp", "ArrowUp"):
         page.keyboard.press(key)
     page.keyboard.press("Enter")
@@ -182,8 +182,8 @@ def test_a_square_is_placed_by_keyboard_and_comes_back_after_reload(serve, open_
     assert crop is not None
     assert crop.side == pytest.approx(1.05**-3, abs=1e-4)
     short = min(width, height)
-    assert crop.centre_x == pytest.approx(0.5 - 0.01 * short / width, abs=1e-4)
-    assert crop.centre_y == pytest.approx(0.5 - 0.02 * short / height, abs=1e-4)
+    assert crop.center_x == pytest.approx(0.5 - 0.01 * short / width, abs=1e-4)
+    assert crop.center_y == pytest.approx(0.5 - 0.02 * short / height, abs=1e-4)
     page.reload()
     page.wait_for_selector(".crop-layer.quiet .square")
     left, top, right, bottom = crop.box(width, height)
@@ -226,7 +226,7 @@ def test_a_square_is_dragged_and_resized_and_stays_square(serve, open_page, flat
     said(page, "Crop 1 photo")
     with server.catalog() as catalog:
         (crop,) = catalog.crops().values()
-    assert crop.centre_x == crop.centre_y == 0.5
+    assert crop.center_x == crop.center_y == 0.5
     assert crop.side == pytest.approx(4 / 3, abs=1e-3)
 
 
@@ -436,7 +436,7 @@ def test_text_stands_out_from_its_ground(serve, open_page, birds: Path, scheme: 
     page.wait_for_selector(".suggestion .answer")
     texts = (".name", "#tally", ".suggestion .quiet", ".label:not(.has) .count", ".facts")
     for selector in texts:
-        colours = page.evaluate(
+        colors = page.evaluate(
             """(selector) => { let node = document.querySelector(selector);
                 const text = getComputedStyle(node).color;
                 let ground = 'rgba(0, 0, 0, 0)';
@@ -445,14 +445,14 @@ def test_text_stands_out_from_its_ground(serve, open_page, birds: Path, scheme: 
                 return [text, ground]; }""",
             selector,
         )
-        assert contrast(*colours) >= 4.5, (selector, colours)
+        assert contrast(*colors) >= 4.5, (selector, colors)
 
 
 def contrast(first: str, second: str) -> float:
-    """Contrast ratio of two CSS colours (WCAG 2.1, relative luminance)."""
+    """Contrast ratio of two CSS colors (WCAG 2.1, relative luminance)."""
 
-    def luminance(colour: str) -> float:
-        levels = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
+    def luminance(color: str) -> float:
+        levels = [int(part) / 255 for part in re.findall(r"\d+", color)[:3]]
         linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in levels]
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 

@@ -198,7 +198,7 @@ def test_tokens_are_long_and_differ():
     assert all(len(token) >= 43 for token in tokens)
 
 
-class TestLabellingServer:
+class TestLabelingServer:
     """Against the real server, over a real socket."""
 
     def test_refusals_write_nothing_and_the_server_stays_up(self, serve, birds: Path):

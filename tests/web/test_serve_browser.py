@@ -13,11 +13,11 @@ pytest.importorskip("playwright")
 uvicorn = pytest.importorskip("uvicorn")
 
 from finetune import train  # noqa: E402
+from finetune.config_io import resolve  # noqa: E402
 from finetune.prediction.predictor import Predictor  # noqa: E402
-from finetune.settings import resolve  # noqa: E402
-from finetune.web.app import listen  # noqa: E402
 from finetune.web.security import Policy, hosts_for  # noqa: E402
-from finetune.web.serve import ServeOptions, serve_app  # noqa: E402
+from finetune.web.serve.app import ServeOptions, serve_app  # noqa: E402
+from finetune.web.server import listen  # noqa: E402
 
 pytestmark = pytest.mark.browser
 

@@ -14,10 +14,10 @@ pytest.importorskip("prometheus_client")
 from starlette.testclient import TestClient
 
 from finetune import train
+from finetune.config_io import resolve
 from finetune.prediction.predictor import Predictor
-from finetune.settings import resolve
 from finetune.web.security import Policy
-from finetune.web.serve import ServeOptions, serve_app
+from finetune.web.serve.app import ServeOptions, serve_app
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ class TimmNet(nn.Module):
     features: nn.Module
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """Returns feature maps ``(B, C, h, w)`` of normalised images ``(B, in_chans, H, W)``."""
+        """Returns feature maps ``(B, C, h, w)`` of normalized images ``(B, in_chans, H, W)``."""
         maps: Tensor = self.features(images)
         return maps
 
@@ -33,7 +33,7 @@ class TimmNet(nn.Module):
         raise NotImplementedError
 
     def forward(self, images: Tensor) -> Tensor:
-        """Returns logits ``(B, num_classes)`` of normalised images ``(B, in_chans, H, W)``."""
+        """Returns logits ``(B, num_classes)`` of normalized images ``(B, in_chans, H, W)``."""
         return self.forward_head(self.forward_features(images))
 
     def group_matcher(self, coarse: bool = False) -> dict[str, str]:

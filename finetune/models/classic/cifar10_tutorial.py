@@ -1,10 +1,10 @@
-"""The CIFAR-10 net of the TensorFlow tutorials: two convolutions with local response normalisation.
+"""The CIFAR-10 net of the TensorFlow tutorials: two convolutions with local response normalization.
 
 ``conv1 pool1 norm1 conv2 norm2 pool2 local3 local4 softmax_linear``, trained there on random crops
 of 24x24, flipped, with varied brightness and contrast, each image whitened by itself; about 86 %
-after 60,000 to 100,000 steps. The widths and the way it is initialised are the tutorial's.
+after 60,000 to 100,000 steps. The widths and the way it is initialized are the tutorial's.
 
-Response normalisation is that of Krizhevsky, Sutskever and Hinton (2012), section 3.3, with radius
+Response normalization is that of Krizhevsky, Sutskever and Hinton (2012), section 3.3, with radius
 ``n = 4``, bias 1, ``alpha = 0.001 / 9`` and ``beta = 0.75``; for channel i,
 
     b_i = a_i / (1 + alpha * sum over j = i - 4 .. i + 4 of a_j^2) ^ beta
@@ -13,8 +13,8 @@ Response normalisation is that of Krizhevsky, Sutskever and Hinton (2012), secti
 layer   what                                output at 24x24x3
 ======  ==================================  ===================
 conv1   64 kernels 5x5                      64 x 24 x 24
-pool1   3x3, stride 2, then normalised      64 x 12 x 12
-conv2   64 kernels 5x5, then normalised     64 x 12 x 12
+pool1   3x3, stride 2, then normalized      64 x 12 x 12
+conv2   64 kernels 5x5, then normalized     64 x 12 x 12
 pool2   3x3, stride 2                       64 x 6 x 6
 local3  384                                 384
 local4  192                                 192

@@ -101,9 +101,9 @@ class Vgg19Mnist(ClassicNet):
 
 
 def _convolution(channels: int, out: int, height: int, width: int) -> nn.Conv2d:
-    """Returns a 3x3 convolution, initialised for maps of `height` x `width` pixels.
+    """Returns a 3x3 convolution, initialized for maps of `height` x `width` pixels.
 
-    Nineteen layers without normalisation learn only from He's initialisation ("Delving deep into
+    Nineteen layers without normalization learn only from He's initialization ("Delving deep into
     rectifiers", 2015), deviation ``sqrt(2 / inputs)``. On maps of a few pixels most of a kernel
     lies on the zeros around them; counted as inputs, they would let the signal die out: of n pixels
     in a row a kernel of 3 sees (3n - 2) / n on average, which is 1 of 3 at n = 1.

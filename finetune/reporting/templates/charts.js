@@ -8,20 +8,20 @@ const themed = (() => {
   probe.hidden = true;
   document.body.append(probe);
   // plotly knows no CSS variables: ask the browser what a variable comes to at the moment.
-  const colour = (value) => {
+  const color = (value) => {
     probe.style.color = "";
     probe.style.color = value;
     return getComputedStyle(probe).color;
   };
   const resolve = (value) => {
-    if (typeof value === "string") return value.startsWith("var(--") ? colour(value) : value;
+    if (typeof value === "string") return value.startsWith("var(--") ? color(value) : value;
     if (Array.isArray(value)) return value.map(resolve);
     if (value && typeof value === "object") {
       return Object.fromEntries(Object.entries(value).map(([k, v]) => [k, resolve(v)]));
     }
     return value;
   };
-  return { colour, resolve };
+  return { color, resolve };
 })();
 
 // plotly reads some HTML in its texts; a label is shown as it is.

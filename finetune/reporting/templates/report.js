@@ -74,7 +74,7 @@ function matrixFigure() {
     if (t === p) mostRight = Math.max(mostRight, amount(t, p));
     else mostWrong = Math.max(mostWrong, amount(t, p));
   }
-  // Right answers above 0, mistakes below: one scale of two colours. A single mistake is still seen:
+  // Right answers above 0, mistakes below: one scale of two colors. A single mistake is still seen:
   // the root lifts small shares, and none is fainter than a fifth of the strongest.
   const strength = (t, p) => {
     if (!grid[t][p]) return 0;

@@ -5,9 +5,9 @@ const suspects = document.querySelector('[data-gallery="suspects"]');
 if (suspects) {
   const strong = (words) => element("strong", {}, words);
   fillGallery(suspects, data.suspects, ([path, label, suggested, probability]) => {
-    const sentence = label === null ? ["not labelled ", strong(suggested), ", looks like it"]
-      : suggested === null ? ["labelled ", strong(label), ", does not look like it"]
-        : ["labelled ", strong(label), ", looks like ", strong(suggested)];
+    const sentence = label === null ? ["not labeled ", strong(suggested), ", looks like it"]
+      : suggested === null ? ["labeled ", strong(label), ", does not look like it"]
+        : ["labeled ", strong(label), ", looks like ", strong(suggested)];
     const verdict = element("p", { class: "verdict" }, ...sentence);
     const words = verdict.textContent;
     verdict.append(` ${percent(probability)}`);

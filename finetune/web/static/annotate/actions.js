@@ -2,7 +2,7 @@
 
 import { get, post, Refused } from "./api.js";
 import { count } from "./dom.js";
-import { guessOf, isLabelled, photos } from "./photos.js";
+import { guessOf, isLabeled, photos } from "./photos.js";
 import { queue } from "./queue.js";
 import { say } from "./said.js";
 
@@ -75,7 +75,7 @@ export const accept = () => inTurn(() => acceptAll(usable(queue.labelTargets)));
 
 export const acceptThese = (name, ids) =>
   inTurn(async () => {
-    const open = usable(ids).filter((id) => !isLabelled(photos.get(id)));
+    const open = usable(ids).filter((id) => !isLabeled(photos.get(id)));
     if (open.length && (await act("label", open, { labels: [name] }))) onward();
   });
 

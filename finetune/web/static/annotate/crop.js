@@ -1,6 +1,6 @@
 // A square on a photo: dragged, resized, nudged; in relative units, so that it fits any size of it.
 //
-// A crop is [centreX, centreY, side]: the centre as shares of width and height, the side as a share
+// A crop is [centerX, centerY, side]: the center as shares of width and height, the side as a share
 // of the shorter side. Pointer events serve mouse, pen and touch alike.
 
 import { el } from "./dom.js";
@@ -49,7 +49,7 @@ export class SquareBox {
   set(x, y, side) {
     const most = Math.max(this.width, this.height) / this.short;
     const size = Math.min(Math.max(side, SMALLEST), most);
-    // Inside the photo along each axis on which it fits; centred along one on which it does not.
+    // Inside the photo along each axis on which it fits; centered along one on which it does not.
     const fit = (value, length) => {
       const half = (size * this.short) / length / 2;
       return half >= 0.5 ? 0.5 : Math.min(Math.max(value, half), 1 - half);
@@ -68,7 +68,7 @@ export class SquareBox {
     this.set(x, y, side * factor);
   }
 
-  centre() {
+  center() {
     this.set(0.5, 0.5, 1);
   }
 

@@ -2,7 +2,7 @@
 
 import { imageOf } from "./api.js";
 import { el, find, percent } from "./dom.js";
-import { guessOf, labelText, fileName, isLabelled, photos } from "./photos.js";
+import { guessOf, labelText, fileName, isLabeled, photos } from "./photos.js";
 import { queue } from "./queue.js";
 
 const GAP = 10;
@@ -105,22 +105,22 @@ function fill(cell, place) {
   const id = queue.list[place];
   const row = photos.get(id);
   const guess = guessOf(row);
-  const labelled = isLabelled(row);
+  const labeled = isLabeled(row);
   const chosen = queue.selected.has(id);
   cell.setAttribute("aria-setsize", queue.list.length);
   cell.setAttribute("aria-selected", chosen);
   cell.classList.toggle("cursor", id === queue.cursor);
-  cell.classList.toggle("labelled", labelled);
+  cell.classList.toggle("labeled", labeled);
   cell.classList.toggle("out", Boolean(row.out));
   cell.classList.toggle("bad", Boolean(row.problem));
   cell.mark.textContent = (row.flag ? "⚑" : "") + (row.crop && row.cropBy === "person" ? " ▢" : "");
   let text = labelText(row);
   if (row.problem) text = row.problem;
-  else if (!labelled && guess) text = `${guess.label} ${percent(guess.share)}`;
-  else if (!labelled) text = "";
+  else if (!labeled && guess) text = `${guess.label} ${percent(guess.share)}`;
+  else if (!labeled) text = "";
   cell.tag.textContent = text;
-  cell.tag.classList.toggle("guess", !labelled && !row.problem);
-  const shown = labelled ? row.labels?.[0] : guess?.label;
+  cell.tag.classList.toggle("guess", !labeled && !row.problem);
+  const shown = labeled ? row.labels?.[0] : guess?.label;
   if (shown) cell.style.setProperty("--hue", photos.hueOf(shown));
   cell.tag.classList.toggle("dotted", Boolean(shown));
   cell.setAttribute("aria-label", describe(row));

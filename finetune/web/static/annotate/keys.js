@@ -59,7 +59,7 @@ export const KEYS = [
   ["In the square", [
     ["arrows", "move it; with Shift in larger steps", null],
     ["+ −", "resize it", null],
-    ["C", "centre", null],
+    ["C", "center", null],
     ["W", "whole photo", null],
     ["⌫", "no square", null],
     ["Enter, Esc", "accept, cancel", null],

@@ -3,7 +3,7 @@
 import * as actions from "./actions.js";
 import { deeds } from "./deeds.js";
 import { cap, el, figure, find, percent } from "./dom.js";
-import { guessOf, isLabelled, photos } from "./photos.js";
+import { guessOf, isLabeled, photos } from "./photos.js";
 import { queue } from "./queue.js";
 
 // Letters that no command has, in the order in which labels after the ninth get them.
@@ -123,7 +123,7 @@ function drawSuggestion() {
   const many = queue.selected.size;
   const guess = row && guessOf(row);
   if (row) note(row, guess);
-  suggestion.classList.toggle("idle", Boolean(row) && many < 2 && !isLabelled(row) && !guess);
+  suggestion.classList.toggle("idle", Boolean(row) && many < 2 && !isLabeled(row) && !guess);
   if (!row || row.problem) {
     suggestion.replaceChildren();
     return;
@@ -138,9 +138,9 @@ function drawSuggestion() {
     );
     return;
   }
-  if (isLabelled(row)) {
+  if (isLabeled(row)) {
     put(
-      el("p", { className: "quiet" }, row.by === "folder" ? "Label of its folder" : "Labelled"),
+      el("p", { className: "quiet" }, row.by === "folder" ? "Label of its folder" : "Labeled"),
       el(
         "p",
         { className: "answer dotted", css: { "--hue": photos.hueOf(row.labels?.[0]) } },
@@ -153,7 +153,7 @@ function drawSuggestion() {
     return;
   }
   if (!guess) {
-    const text = photos.jobs.advice.state === "running" ? "Looking at the photos …" : "Not labelled yet";
+    const text = photos.jobs.advice.state === "running" ? "Looking at the photos …" : "Not labeled yet";
     suggestion.replaceChildren(el("p", { className: "quiet" }, text));
     return;
   }

@@ -19,10 +19,10 @@ const CALM_MS = 4000;
 const EAGER_MS = 250; // after a label, until the suggestions know of it
 
 function drawBar() {
-  const { counts, labelled } = photos.counts();
+  const { counts, labeled } = photos.counts();
   const all = [...photos.rows.values()].filter((row) => !row.out && !row.problem).length;
-  find("progress").value = all ? labelled / all : 0;
-  find("tally").textContent = `${figure(labelled)} of ${count(all, "photo")} labelled`;
+  find("progress").value = all ? labeled / all : 0;
+  find("tally").textContent = `${figure(labeled)} of ${count(all, "photo")} labeled`;
   const shown = find("filter");
   const options = FILTERS.map(([name, text, matches]) => {
     const number = [...photos.rows.values()].filter(matches).length;
@@ -54,7 +54,7 @@ function drawJobs() {
   } else if (advice.state === "failed") {
     lines.push(advice.note);
   }
-  if (photos.annotator) lines.push(`Labelling as ${photos.annotator}`);
+  if (photos.annotator) lines.push(`Labeling as ${photos.annotator}`);
   const stale = queue.filter === "all" ? 0 : queue.stale;
   const box = find("jobs");
   box.replaceChildren(
@@ -72,7 +72,7 @@ function drawView() {
   document.body.dataset.view = queue.view;
   const empty = find("empty");
   empty.hidden = queue.list.length > 0;
-  empty.textContent = queue.filter === "unlabelled"
+  empty.textContent = queue.filter === "unlabeled"
     ? "Every photo has a label. Well done."
     : "No photo to show here.";
   remember();
@@ -90,7 +90,7 @@ function recall() {
   const known = FILTERS.some(([name]) => name === filter) || photos.labels.some((label) => filter === `label:${label}`);
   const sort = SORTS.some(([name]) => name === state.get("sort") && name !== "similar") ? state.get("sort") : null;
   queue.view = ["grid", "single"].includes(state.get("view")) ? state.get("view") : open ? "single" : "grid";
-  queue.filter = known ? filter : open ? "unlabelled" : "all";
+  queue.filter = known ? filter : open ? "unlabeled" : "all";
   queue.sort = sort ?? (open ? "useful" : "path");
   queue.rebuild({ keep: false });
   if (queue.placeOf(state.get("at")) >= 0) queue.move(state.get("at"));

@@ -1,6 +1,6 @@
 // What is known of every photo: rows as the server has them, never changed here ahead of it.
 
-const HUE_STEP = 137.508; // the golden angle: neighbours in the list of labels differ most
+const HUE_STEP = 137.508; // the golden angle: neighbors in the list of labels differ most
 
 class Photos extends EventTarget {
   rows = new Map();
@@ -59,13 +59,13 @@ class Photos extends EventTarget {
 
   counts() {
     const counts = new Map(this.labels.map((label) => [label, 0]));
-    let labelled = 0;
+    let labeled = 0;
     for (const row of this.rows.values()) {
       if (row.problem || row.out) continue;
-      if (isLabelled(row)) labelled += 1;
+      if (isLabeled(row)) labeled += 1;
       for (const label of row.labels ?? []) counts.set(label, (counts.get(label) ?? 0) + 1);
     }
-    return { counts, labelled };
+    return { counts, labeled };
   }
 
   hueOf(label) {
@@ -76,7 +76,7 @@ class Photos extends EventTarget {
 
 export const photos = new Photos();
 
-export const isLabelled = (row) => Boolean(row.by);
+export const isLabeled = (row) => Boolean(row.by);
 
 export const labelText = (row) =>
   row.labels?.length ? row.labels.join(" + ") : row.by ? "none of the labels" : "";

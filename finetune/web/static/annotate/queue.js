@@ -1,6 +1,6 @@
 // Which photos are shown, in which order, where the cursor is, and what is selected.
 
-import { contradiction, guessOf, isLabelled, photos } from "./photos.js";
+import { contradiction, guessOf, isLabeled, photos } from "./photos.js";
 
 const byPath = (a, b) => (a.path < b.path ? -1 : a.path > b.path ? 1 : 0);
 const by = (key, direction = 1) => (a, b) => {
@@ -13,8 +13,8 @@ const by = (key, direction = 1) => (a, b) => {
 
 export const FILTERS = [
   ["all", "all photos", (row) => !row.out && !row.problem],
-  ["unlabelled", "unlabelled", (row) => !isLabelled(row) && !row.out && !row.problem],
-  ["labelled", "labelled", (row) => isLabelled(row) && !row.out && !row.problem],
+  ["unlabeled", "unlabeled", (row) => !isLabeled(row) && !row.out && !row.problem],
+  ["labeled", "labeled", (row) => isLabeled(row) && !row.out && !row.problem],
   ["doubtful", "label in doubt", (row) => (row.doubt ?? 0) >= 0.5 && !row.out],
   ["twice", "two labels for one", (row) => !row.out && contradiction(row)?.ids[0] === row.id],
   ["flagged", "flagged", (row) => row.flag],
@@ -80,8 +80,8 @@ class Queue extends EventTarget {
   get company() {
     const row = photos.get(this.cursor);
     const one = this.view !== "single" || this.selected.size > 0 || this.alone === this.cursor;
-    if (!this.together || one || !row || row.group === undefined || isLabelled(row)) return [];
-    const open = (id) => !isLabelled(photos.get(id)) && !photos.get(id).out;
+    if (!this.together || one || !row || row.group === undefined || isLabeled(row)) return [];
+    const open = (id) => !isLabeled(photos.get(id)) && !photos.get(id).out;
     const ids = photos.group(row.group).filter(open);
     return ids.length > 1 ? ids : [];
   }
@@ -184,11 +184,11 @@ class Queue extends EventTarget {
     this.renew();
     const open = (id) => {
       const row = photos.get(id);
-      return !isLabelled(row) && !row.out && !row.problem;
+      return !isLabeled(row) && !row.out && !row.problem;
     };
-    const wants = this.filter === "all" || this.filter.startsWith("label:") || this.filter === "labelled"
+    const wants = this.filter === "all" || this.filter.startsWith("label:") || this.filter === "labeled"
       ? () => true
-      : this.filter === "unlabelled" ? open : (id) => this.matches(photos.get(id));
+      : this.filter === "unlabeled" ? open : (id) => this.matches(photos.get(id));
     const after = this.list.slice(this.place + 1).find(wants);
     this.cursor = after ?? this.list.slice(0, Math.max(0, this.place)).find(wants) ?? this.cursor;
     this.#tell("cursor");

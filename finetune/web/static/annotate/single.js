@@ -5,7 +5,7 @@ import { get, imageOf, Refused } from "./api.js";
 import { SquareBox } from "./crop.js";
 import { cap, count, el, find, percent } from "./dom.js";
 import { describe } from "./grid.js";
-import { contradiction, fileName, folderName, guessOf, isLabelled, labelText, photos } from "./photos.js";
+import { contradiction, fileName, folderName, guessOf, isLabeled, labelText, photos } from "./photos.js";
 import { queue } from "./queue.js";
 
 const AHEAD = 3;
@@ -130,7 +130,7 @@ function strips(row) {
         el(
           "div",
           { className: "strip-head" },
-          el("span", {}, `${group.length} nearly the same${queue.company.length ? ", labelled together" : ""}`),
+          el("span", {}, `${group.length} nearly the same${queue.company.length ? ", labeled together" : ""}`),
           queue.company.length > 0 && el("button", { type: "button", on: { click: () => queue.leaveAlone() } }, "Only this one", cap("Esc")),
           el("button", { type: "button", on: { click: actions.selectGroup } }, "Select all", cap("G")),
           el("button", { type: "button", on: { click: actions.keep } }, "Keep this one", cap("K")),
@@ -237,7 +237,7 @@ async function askForCohort(row) {
   // Look-alikes that are shown stay as they are: a key may be on its way to accept them.
   if (cohort.id === row.id && (cohort.heard === photos.heard || cohort.ids.length > 1)) return;
   const guess = guessOf(row);
-  if (!guess || isLabelled(row) || row.problem) return;
+  if (!guess || isLabeled(row) || row.problem) return;
   cohort = { id: row.id, heard: photos.heard, label: guess.label, all: [], ids: [] };
   asking?.abort();
   asking = new AbortController();
@@ -267,7 +267,7 @@ function cropTools() {
     "div",
     { className: "crop-tools", role: "toolbar", "aria-label": "Square" },
     el("span", { className: "hint" }, "Drag, or arrows; + and − resize"),
-    tool("Centre", "C", () => square?.centre()),
+    tool("Center", "C", () => square?.center()),
     tool("Whole photo", "W", () => square?.whole()),
     tool("No square", "⌫", removeSquare),
     tool("Cancel", "Esc", leaveCrop),
@@ -288,7 +288,7 @@ export async function enterCrop() {
   square.frame.focus({ preventScroll: true });
 }
 
-// What a machine takes for the subject; the centre where it has not looked, or takes too long.
+// What a machine takes for the subject; the center where it has not looked, or takes too long.
 async function proposedSquare(id) {
   const late = new Promise((resolve) => {
     setTimeout(() => resolve({ crop: null }), PROPOSAL_MS);
@@ -331,7 +331,7 @@ export function cropKey(event) {
   else if (event.key === "Enter") acceptCrop();
   else if (event.key === "Escape") leaveCrop();
   else if (event.key === "Backspace" || event.key === "Delete") removeSquare();
-  else if (event.key.toLowerCase() === "c") square.centre();
+  else if (event.key.toLowerCase() === "c") square.center();
   else if (event.key.toLowerCase() === "w") square.whole();
   else return false;
   return true;

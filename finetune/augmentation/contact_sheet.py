@@ -1,0 +1,194 @@
+"""Contact sheets: what a recipe makes of a few photos, as a PNG and as a page of HTML."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from finetune.augmentation import mobius, sampling
+from finetune.augmentation.augmentation import PipelineAugment
+from finetune.augmentation.batch_augment import BatchAugment
+from finetune.augmentation.recipes import Recipe
+from finetune.files import write_atomically, write_text
+
+_GAP, _MARGIN, _TEXT = 6, 12, 14
+_INK, _PAPER = (40, 40, 40), (250, 250, 250)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sheet:
+    """Tiles in rows and columns.
+
+    Attributes:
+        title: Above everything.
+        rows: One name a photo.
+        columns: One heading a column; the first is the photo as it is.
+        tiles: `(rows, columns, size, size, 3)` uint8.
+    """
+
+    title: str
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    tiles: NDArray[np.uint8]
+
+
+def draw_sheet(
+    augment: BatchAugment | PipelineAugment,
+    photos: NDArray[np.uint8],
+    *,
+    names: tuple[str, ...],
+    epochs: int,
+    title: str,
+) -> Sheet:
+    """Returns each photo's center crop, and what the network would see of it epoch by epoch.
+
+    Args:
+        augment: A recipe or a pipeline.
+        photos: `(P, H, W, 3)` uint8, working photos.
+        names: P names.
+        epochs: How many draws a photo.
+        title: Of the sheet.
+    """
+    images, indices = _batch(photos), torch.arange(len(photos))
+    views = [_center(images, augment.size)]
+    views += [augment.pixels(images, indices, epoch) for epoch in range(epochs)]
+    headings = ("as it is", *(f"epoch {epoch + 1}" for epoch in range(epochs)))
+    return Sheet(title=title, rows=names, columns=headings, tiles=_tiles(views))
+
+
+def preset_sheet(photos: NDArray[np.uint8], *, names: tuple[str, ...], size: int) -> Sheet:
+    """Returns each photo's center crop behind the eight named maps of arXiv:2002.02917."""
+    images = _batch(photos)
+    frame = sampling.Frame(height=photos.shape[1], width=photos.shape[2], size=size)
+    plain = sampling.center(frame, len(photos))
+    augment = BatchAugment(Recipe(), size=size, mean=(0.5,) * 3, std=(1,) * 3, seed=0)
+    views = [_center(images, size)]
+    for matrix in mobius.PRESETS.values():
+        maps = np.tile(matrix, (len(photos), 1, 1))
+        views.append(augment.replay(images, sampling.with_maps(plain, maps)))
+    columns = ("as it is", *mobius.PRESETS)
+    return Sheet(title="Eight named maps", rows=names, columns=columns, tiles=_tiles(views))
+
+
+def write_png(sheet: Sheet, path: Path) -> Path:
+    """Writes the sheet as one picture and returns its path; raises StorageError."""
+    rows, columns, size = sheet.tiles.shape[:3]
+    font, bold = ImageFont.load_default(_TEXT), ImageFont.load_default(_TEXT + 4)
+    top = _MARGIN + 2 * (_TEXT + 12)
+    height = top + rows * (size + _GAP + _TEXT + 8) + _MARGIN
+    page = Image.new("RGB", (2 * _MARGIN + columns * (size + _GAP) - _GAP, height), _PAPER)
+    pen = ImageDraw.Draw(page)
+    pen.text((_MARGIN, _MARGIN - 2), sheet.title, _INK, bold)
+    for column, heading in enumerate(sheet.columns):
+        x = _MARGIN + column * (size + _GAP)
+        pen.text((x, top - _TEXT - 6), heading, _INK, _narrow_font(heading, size))
+    for row, name in enumerate(sheet.rows):
+        y = top + row * (size + _GAP + _TEXT + 8)
+        for column in range(columns):
+            tile = Image.fromarray(sheet.tiles[row, column])
+            page.paste(tile, (_MARGIN + column * (size + _GAP), y))
+        pen.text(
+            (_MARGIN, y + size + 3), _fitting(name, font, page.width - 2 * _MARGIN), _INK, font
+        )
+    return write_atomically(path, lambda file: page.save(file, "PNG"))
+
+
+def write_html(sheet: Sheet, path: Path, *, facts: dict[str, str]) -> Path:
+    """Writes the sheet as one page that needs no other file; raises StorageError.
+
+    Args:
+        sheet: The tiles.
+        path: The page.
+        facts: Numbers of the recipe, in a table below the tiles.
+    """
+    body = []
+    for name, tiles in zip(sheet.rows, sheet.tiles, strict=True):
+        figures = []
+        for heading, tile in zip(sheet.columns, tiles, strict=True):
+            label = html.escape(f"{name}, {heading}")
+            figures.append(
+                f'<figure><img alt="{label}" src="{_data_url(tile)}">'
+                f"<figcaption>{html.escape(heading)}</figcaption></figure>"
+            )
+        body.append(f"<h2>{html.escape(name)}</h2><div class=tiles>{''.join(figures)}</div>")
+    rows = "".join(
+        f"<tr><th scope=row>{html.escape(key)}</th><td>{html.escape(value)}</td></tr>"
+        for key, value in facts.items()
+    )
+    table = f"<h2>Numbers</h2><table>{rows}</table>" if facts else ""
+    side = sheet.tiles.shape[2]
+    page = _PAGE.format(
+        title=html.escape(sheet.title), body="\n".join(body), facts=table, side=side
+    )
+    return write_text(path, page)
+
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+:root {{ color-scheme: light dark; font: 15px/1.5 system-ui, sans-serif; }}
+body {{ margin: 1.5rem; }}
+h1, h2 {{ font-weight: 600; overflow-wrap: anywhere; }}
+h1 {{ font-size: 1.5rem; }}
+h2 {{ font-size: 1rem; margin: 1.5rem 0 .4rem; }}
+.tiles {{
+  display: grid; gap: .6rem;
+  grid-template-columns: repeat(auto-fill, minmax(min(7rem, 42vw), 1fr));
+}}
+figure {{ margin: 0; max-width: {side}px; break-inside: avoid; }}
+figcaption {{ font-size: .85rem; opacity: .8; }}
+img {{ display: block; width: 100%; border-radius: 3px; }}
+table {{ border-collapse: collapse; }}
+th, td {{ padding: 3px 12px 3px 0; text-align: left; font-weight: normal; }}
+</style>
+<h1>{title}</h1>
+{body}
+{facts}
+</html>
+"""
+
+
+def _batch(photos: NDArray[np.uint8]) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(photos)).permute(0, 3, 1, 2)
+
+
+def _center(images: Tensor, size: int) -> Tensor:
+    plain = BatchAugment(Recipe(), size=size, mean=(0.5,) * 3, std=(1,) * 3, seed=0)
+    return plain.pixels(images, torch.arange(len(images)), 0)
+
+
+def _tiles(views: list[Tensor]) -> NDArray[np.uint8]:
+    return np.stack([view.permute(0, 2, 3, 1).numpy() for view in views], axis=1)
+
+
+def _data_url(tile: NDArray[np.uint8]) -> str:
+    content = io.BytesIO()
+    Image.fromarray(tile).save(content, "JPEG", quality=88)
+    return "data:image/jpeg;base64," + base64.b64encode(content.getvalue()).decode()
+
+
+def _narrow_font(text: str, width: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """The largest font in which a heading stays over its column."""
+    fonts = [ImageFont.load_default(size) for size in range(_TEXT, 5, -1)]
+    return next((font for font in fonts if font.getlength(text) <= width), fonts[-1])
+
+
+def _fitting(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    """The text, or as much of its end as fits: a path's end says more than its start."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength("…" + text) > width:
+        text = text[1:]
+    return "…" + text

@@ -1,0 +1,206 @@
+"""A batch on the CPU, photo by photo with OpenCV, as many at once as torch has threads.
+
+Measured on 224 pixels: `grid_sample` on the CPU takes 17 ms for 16 photos on one core, `cv2.remap`
+2.3 ms, and with four channels instead of three half of what three take.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from finetune.augmentation import warp
+from finetune.augmentation.antialias import blur_levels, blur_photo
+from finetune.augmentation.sampling import Draw, Frame
+from finetune.photos.decode.grayscale import to_gray
+
+Pixels = NDArray[np.uint8]
+Floats32 = NDArray[np.float32]
+Floats = NDArray[np.float64]
+
+_scratch = threading.local()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rendering:
+    """A draw made ready for pixels; arrays of B rows."""
+
+    pixels: Floats  # (B, 3, 4), maps to the source's pixels
+    matrices: Floats  # (B, 2, 3), the same as matrices where is_affine
+    is_affine: NDArray[np.bool_]
+    boxes: NDArray[np.int64]  # (B, 4), left, top, right, bottom where is_box
+    is_box: NDArray[np.bool_]
+    margins: NDArray[np.int64]  # (B, 4), left, top, right, bottom, pixels beyond the source
+    blur: NDArray[np.int64]
+    color: Floats  # (B, 3, 4), pixels in 0..255
+    draw: Draw
+    size: int
+
+
+def prepare(draw: Draw, frame: Frame) -> Rendering:
+    """Returns the maps of a draw in pixels, and which short cuts each photo may take."""
+    polynomials = warp.rational(draw.mobius, draw.affine)
+    pixels = warp.pixel_polynomials(polynomials, frame.height, frame.width)
+    matrices, affine = warp.affine_matrices(pixels, frame.size), warp.is_affine(polynomials)
+    boxes, whole = _boxes(matrices, frame)
+    return Rendering(
+        pixels=pixels,
+        matrices=matrices,
+        is_affine=affine,
+        boxes=boxes,
+        is_box=affine & whole,
+        margins=warp.margins(pixels, frame.height, frame.width),
+        blur=blur_levels(polynomials, frame.height, frame.width, frame.size),
+        color=draw.color * [1, 1, 1, 255],
+        draw=draw,
+        size=frame.size,
+    )
+
+
+def render(image: Pixels, rendering: Rendering, row: int) -> Pixels:
+    """Returns one photo warped and colored, nothing erased yet.
+
+    Args:
+        image: `(H, W, 3)` uint8.
+        rendering: Of the batch.
+        row: Which of the batch this photo is.
+
+    Returns:
+        `(size, size, 3)` uint8; a view of the input where nothing but a crop is asked for.
+    """
+    if rendering.blur[row]:
+        image = blur_photo(np.ascontiguousarray(image), int(rendering.blur[row]))
+    warped = _cut(image, rendering, row) if rendering.is_box[row] else _warp(image, rendering, row)
+    if rendering.draw.is_colored[row]:
+        warped = _pixels(cv2.transform(np.ascontiguousarray(warped), rendering.color[row]))
+    return warped
+
+
+def _cut(image: Pixels, rendering: Rendering, row: int) -> Pixels:
+    """A crop of whole pixels, upright: OpenCV's resize takes two thirds of a warp's time."""
+    left, top, right, bottom = rendering.boxes[row]
+    size, part = rendering.size, image[top:bottom, left:right]
+    if part.shape[:2] != (size, size):
+        part = _pixels(cv2.resize(part, (size, size), interpolation=cv2.INTER_LINEAR))
+    mirror_x, mirror_y = rendering.matrices[row, 0, 0] < 0, rendering.matrices[row, 1, 1] < 0
+    if mirror_x or mirror_y:
+        part = _pixels(cv2.flip(part, -1 if mirror_x and mirror_y else int(mirror_x)))
+    return part
+
+
+def _warp(image: Pixels, rendering: Rendering, row: int) -> Pixels:
+    size, border = (rendering.size, rendering.size), cv2.BORDER_REFLECT
+    four = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2RGBA)
+    matrix, pixels = rendering.matrices[row], rendering.pixels[row]
+    left, top, right, bottom = margins = rendering.margins[row].tolist()
+    # OpenCV reflects pixel by pixel, slowly: a photo that is mostly border takes 0.57 ms, and
+    # 0.18 ms where the border is there already. Beyond one reflection it does it itself.
+    if any(margins) and max(margins) <= min(image.shape[:2]):
+        four = cv2.copyMakeBorder(four, top, bottom, left, right, border)
+        shift = np.array([[left], [top]])
+        matrix = np.concatenate([matrix[:, :2], matrix[:, 2:] + shift], axis=1)
+        pixels = np.concatenate([pixels[:2] + shift * pixels[2], pixels[2:]])
+    if rendering.is_affine[row]:
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        four = cv2.warpAffine(four, matrix, size, flags=flags, borderMode=border)
+    else:
+        x, y = _maps(rendering.size).fill(pixels)
+        four = cv2.remap(four, x, y, cv2.INTER_LINEAR, borderMode=border)
+    return _pixels(cv2.cvtColor(four, cv2.COLOR_RGBA2RGB))
+
+
+def _boxes(matrices: Floats, frame: Frame) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """The box of each map that is an upright crop of whole pixels, and which maps are."""
+    diagonal = matrices[:, [0, 1], [0, 1]]  # (B, 2)
+    # The outer edges of the first and the last pixel, with the first pixel's edge at 0.
+    ends = matrices[:, :, 2] + 0.5 + diagonal * np.array([-0.5, frame.size - 0.5])[:, None, None]
+    edges = np.concatenate([ends.min(axis=0), ends.max(axis=0)], axis=1)
+    boxes = np.rint(edges)
+    inside = (boxes >= 0) & (boxes <= [frame.width, frame.height, frame.width, frame.height])
+    upright = np.abs(matrices[:, [0, 1], [1, 0]]).max(axis=1) < 1e-9
+    whole = (np.abs(edges - boxes) < 1e-6).all(axis=1) & inside.all(axis=1) & upright
+    return boxes.astype(np.int64), whole
+
+
+def _pixels(image: object) -> Pixels:
+    """OpenCV's results, which its type stubs leave open."""
+    return np.asarray(image, dtype=np.uint8)
+
+
+def normalization(mean: Sequence[float], std: Sequence[float]) -> Floats32:
+    """Returns the `(C, C + 1)` matrix of (pixel / 255 - mean) / std for `normalize`."""
+    channels = len(mean)
+    matrix = np.zeros((channels, channels + 1), np.float32)
+    np.fill_diagonal(matrix, 1 / (255 * np.asarray(std)))
+    matrix[:, channels] = -np.asarray(mean) / np.asarray(std)
+    return matrix
+
+
+def normalize(image: Pixels, matrix: Floats32, target: Floats32) -> None:
+    """Writes `matrix @ (R, G, B, 1)` of `(H, W, 3)` uint8 into `(H, W, 3)` float32.
+
+    With a matrix of one channel, `matrix @ (L, 1)` into `(H, W, 1)`, L being the luma.
+    """
+    if len(matrix) == 1:
+        np.multiply(to_gray(image), matrix[0, 0], out=target)
+        target += matrix[0, 1]
+    else:
+        cv2.transform(image.astype(np.float32), matrix, dst=target)
+
+
+def whiten(target: Floats32) -> None:
+    """Brings one photo to mean 0 and deviation 1 in place; a photo of one color to 0."""
+    target -= target.mean(dtype=np.float64)
+    deviation = np.sqrt(np.mean(np.square(target), dtype=np.float64))
+    target /= max(float(deviation), 1 / target.size**0.5)
+
+
+def for_each_photo(count: int, work: Callable[[int], None]) -> None:
+    """Calls `work(row)` for each row, in as many threads as torch may use.
+
+    One photo a thread beats OpenCV's own threads within a photo. A loader's worker has one torch
+    thread, so nothing is started there.
+    """
+    threads = min(torch.get_num_threads(), count)
+    with _one_cv2_thread():
+        if threads <= 1:
+            for row in range(count):
+                work(row)
+            return
+        rows = [range(start, count, threads) for start in range(threads)]
+        with ThreadPoolExecutor(threads - 1) as pool:
+            others = [pool.submit(_work_on, part, work) for part in rows[1:]]
+            _work_on(rows[0], work)
+            for other in others:
+                other.result()
+
+
+def _work_on(rows: range, work: Callable[[int], None]) -> None:
+    for row in rows:
+        work(row)
+
+
+@contextmanager
+def _one_cv2_thread() -> Iterator[None]:
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
+
+
+def _maps(size: int) -> warp.PixelMaps:
+    """This thread's scratch arrays; making them anew costs as much as filling them."""
+    kept: dict[int, warp.PixelMaps] = _scratch.__dict__.setdefault("maps", {})
+    if size not in kept:
+        kept[size] = warp.PixelMaps(size, size)
+    return kept[size]

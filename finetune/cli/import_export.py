@@ -1,0 +1,243 @@
+"""``finetune export-photos`` and ``finetune import``: labels from and for other programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from finetune.cli.console import Json, Quiet, output
+from finetune.cli.options import photos_folder
+from finetune.config import Fit
+from finetune.config_io import choices
+from finetune.errors import ConfigError
+
+if TYPE_CHECKING:
+    from finetune.photos.datasets.export import Layout
+    from finetune.photos.datasets.image_sets import ArchivedFolders, ImageSet
+    from finetune.photos.datasets.import_labels import LabelImport
+
+_SHOWN = 5
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands."""
+    app.command("export-photos")(export_photos)
+    app.command("import")(import_labels)
+
+
+def export_photos(
+    out: Annotated[Path, typer.Argument(help="A new folder.")],
+    photos: Annotated[
+        Path | None, typer.Argument(help="Folder of photos; not given: ./photos.")
+    ] = None,
+    layout: Annotated[
+        str,
+        typer.Option(
+            metavar="folders|csv|nnc",
+            help="One folder a label, a labels.csv, or Neural Network Console's CSV.",
+        ),
+    ] = "folders",
+    hardlink: Annotated[
+        bool, typer.Option("--hardlink", help="Link to the files instead of copying them.")
+    ] = False,
+    symlink: Annotated[
+        bool, typer.Option("--symlink", help="Write symbolic links instead of copies.")
+    ] = False,
+    crops: Annotated[
+        bool, typer.Option("--crops", help="Cut out the square of each photo that has one.")
+    ] = False,
+    size: Annotated[
+        int | None, typer.Option(help="Write square JPEGs of so many pixels a side.", min=1)
+    ] = None,
+    fit: Annotated[
+        str, typer.Option(metavar="crop|pad|squash", help="How a photo becomes square.")
+    ] = "crop",
+    catalog: Annotated[
+        Path | None, typer.Option(help="Where the catalog is kept, instead of PHOTOS/.finetune.")
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write the photos with their labels for another program. The originals stay as they are."""
+    output.json, output.quiet = json, quiet
+    if hardlink and symlink:
+        raise ConfigError("--hardlink and --symlink exclude each other.")
+    for flag, value, allowed in (
+        ("--layout", layout, ("folders", "csv", "nnc")),
+        ("--fit", fit, choices(Fit) or ()),
+    ):
+        if value not in allowed:
+            raise ConfigError(f"{flag} {value} is none of {', '.join(allowed)}.")
+    from finetune.photos.datasets import export
+    from finetune.photos.scan import scan
+
+    options = export.ExportOptions(
+        layout=cast("Layout", layout),
+        transfer="hardlink" if hardlink else "symlink" if symlink else "copy",
+        crops=crops,
+        size=size,
+        fit=cast(Fit, fit),
+    )
+    with output.progress("Reading") as advance:
+        collection = scan(photos_folder(photos), catalog=catalog, progress=advance)
+    with output.progress("Writing") as advance:
+        done = export.export_photos(collection, out, options, progress=advance)
+    output.text(f"{done.files:,} {'photo' if done.files == 1 else 'photos'} written to {out}.")
+    for table in done.tables:
+        output.text(str(table))
+    if done.unlabeled:
+        output.warn(f"{_photos(done.unlabeled)} without a label left out.")
+    for path, reason in done.problems:
+        output.warn(f"{path} left out: {reason}.")
+    output.document(
+        {
+            "folder": str(out),
+            "files": done.files,
+            "tables": [str(table) for table in done.tables],
+            "unlabeled": done.unlabeled,
+            "problems": [list(problem) for problem in done.problems],
+        }
+    )
+    if done.problems:
+        raise typer.Exit(1)
+
+
+def import_labels(
+    labels: Annotated[
+        Path,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A CSV file of any of these kinds, a folder with one folder a label, or a "
+            "data set.",
+        ),
+    ],
+    photos: Annotated[
+        Path | None,
+        typer.Argument(help="Folder of photos; not given: ./photos. For a data set a new folder."),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Also replace what a person said before.")
+    ] = False,
+    empty_is_none: Annotated[
+        bool,
+        typer.Option(
+            "--empty-is-none", help="A line without a label says that none fits the photo."
+        ),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would change, and change nothing.")
+    ] = False,
+    encoding: Annotated[str, typer.Option(help="Encoding of the file.")] = "utf-8",
+    catalog: Annotated[
+        Path | None, typer.Option(help="Where the catalog is kept, instead of PHOTOS/.finetune.")
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Read labels into the catalog, or write a data set out as a new folder of photos.
+
+    Labels are a CSV with a column of paths and one of labels, Neural Network Console's
+    x:image,y:label, Hugging Face's metadata.csv, or folders of labeled copies of your photos,
+    whose files stay where they are. Data sets are CIFAR-10 (cifar-10-python.tar.gz or -binary, or
+    the folder in it), MNIST's idx files (one of them, or their folder), and archives of image
+    folders. Nothing that they hold is run.
+    """
+    output.json, output.quiet = json, quiet
+    from finetune.photos.datasets.write_image_sets import read_image_set
+
+    found = read_image_set(labels)
+    if found is not None:
+        _write_out(found, labels, photos, dry_run)
+        return
+    from finetune.photos.catalog.catalog import open_catalog
+    from finetune.photos.datasets.import_labels import apply_import, plan_import, read_labels
+    from finetune.photos.scan import scan
+
+    root = photos_folder(photos)
+    with output.progress("Reading labels") as advance:
+        table = read_labels(
+            labels,
+            encoding="utf-8-sig" if encoding.lower() in ("utf-8", "utf8") else encoding,
+            progress=advance,
+        )
+    with output.progress("Reading") as advance:
+        collection = scan(root, catalog=catalog, progress=advance)
+    with open_catalog(root, catalog) as opened:
+        plan = plan_import(
+            table,
+            collection,
+            opened.labels_said(),
+            beside=labels if labels.is_dir() else labels.parent,
+            overwrite=overwrite,
+            empty_is_none=empty_is_none,
+        )
+        if not dry_run:
+            apply_import(opened, plan)
+    _report(plan, dry_run)
+    output.document(
+        {
+            "format": plan.format,
+            "labeled": len(plan.new),
+            "same": plan.same,
+            "kept": [{"path": path, "labels": list(names)} for path, names in plan.kept],
+            "unknown": [row.path for row in plan.unknown],
+            "unlabeled": plan.unlabeled,
+            "dry_run": dry_run,
+        }
+    )
+
+
+def _write_out(
+    found: ImageSet | ArchivedFolders, source: Path, folder: Path | None, dry_run: bool
+) -> None:
+    from finetune.photos.datasets.write_image_sets import check_new, write_image_set
+
+    if folder is None:
+        raise ConfigError(
+            f"{source} is a data set ({found.format}). Name a new folder for its photos: "
+            f"finetune import {source} NEW_FOLDER"
+        )
+    check_new(folder)
+    counts: dict[str, int] = {}
+    if not dry_run:
+        with output.progress("Writing") as advance:
+            counts = write_image_set(found, folder, progress=advance)
+    verb = "would be" if dry_run else "were"
+    output.text(f"{found.format}: {_photos(len(found))} {verb} written to {folder}.")
+    if not dry_run:
+        output.text(f"Next: finetune train {folder}")
+    output.document(
+        {
+            "format": found.format,
+            "folder": str(folder),
+            "photos": len(found),
+            "labels": counts,
+            "dry_run": dry_run,
+        }
+    )
+
+
+def _report(plan: LabelImport, dry_run: bool) -> None:
+    verb = "would get" if dry_run else "got"
+    output.text(
+        f"{plan.format}: {_photos(len(plan.new))} {verb} new labels, "
+        f"{plan.same:,} had them already."
+    )
+    if plan.kept:
+        first, names = plan.kept[0]
+        output.warn(
+            f"{_photos(len(plan.kept))} kept what a person said before, {first} "
+            f"({', '.join(names)} in the file) among them; --overwrite replaces it."
+        )
+    if plan.unknown:
+        shown = ", ".join(row.path for row in plan.unknown[:_SHOWN])
+        more = f" and {len(plan.unknown) - _SHOWN:,} more" if len(plan.unknown) > _SHOWN else ""
+        output.warn(f"No photo of the collection is {shown}{more}.")
+    if plan.unlabeled:
+        output.warn(f"{plan.unlabeled:,} lines have no label.")
+
+
+def _photos(count: int) -> str:
+    return f"{count:,} {'photo' if count == 1 else 'photos'}"

@@ -1,0 +1,187 @@
+"""Prints the answers of ``finetune predict``: tables for a few photos, lines for many, or JSON."""
+
+from __future__ import annotations
+
+import json as json_format
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from finetune.cli.console import make_table, output
+
+if TYPE_CHECKING:
+    from finetune.prediction.predictions import PhotoPrediction
+    from finetune.prediction.predictor import Predictor
+
+FEW = 4
+"""Up to this many photos get a table of their own each."""
+
+_NONE_OF_THESE = "perhaps none of these: unlike the photos that this run is sure of"
+_NO_LABEL = "none of these: no label reaches its threshold"
+
+
+@dataclass
+class Extras:
+    """What is shown of a photo beside its labels."""
+
+    predictor: Predictor
+    overlays: Path | None
+    training: Any
+    similar: int
+    show: bool
+
+    def of(self, answer: PhotoPrediction) -> dict[str, Any]:
+        """Returns the further keys of a photo's JSON object; writes its overlay."""
+        found: dict[str, Any] = {}
+        if answer.photo is None or answer.label is None:
+            return found
+        if self.overlays is not None:
+            found["overlay"] = str(self._overlay(answer.photo, answer.label))
+        if self.training is not None:
+            path = Path(answer.photo)
+            square = self.predictor.pixels_of(path)
+            like = self.training.like(square, count=self.similar, photo=path)
+            found["similar"] = [item.to_dict() for item in like]
+        return found
+
+    def _overlay(self, photo: str, label: str) -> Path:
+        from finetune.files import safe_name
+        from finetune.prediction.explain import explain_photo, explainable, write_png
+
+        image = explain_photo(explainable(self.predictor), Path(photo), label)
+        assert self.overlays is not None
+        name = safe_name(photo.strip("./\\").replace("/", "_").replace("\\", "_"))
+        return write_png(self.overlays / f"{name}.png", image)
+
+
+class Printer:
+    """Prints answers as they come: tables for a few photos, lines for many, JSON on request.
+
+    Nothing is kept of an answer once it is printed, so that 100,000 photos take no more memory
+    than 100.
+    """
+
+    def __init__(
+        self,
+        top: int,
+        total: int,
+        labels: Iterable[str],
+        extras: Extras,
+        *,
+        quiet_rows: bool,
+    ) -> None:
+        from rich.cells import cell_len
+
+        self.top = top
+        self.total = total
+        self.extras = extras
+        self.few = total <= FEW
+        self.silent = quiet_rows and not output.json and not self.few
+        self._width = max(5, *(cell_len(label) for label in labels))
+        self._several = extras.predictor.multi_label
+        self._unsure = False
+        self._first = True
+        # A progress bar on stderr catches what is written to sys.stdout while it is shown.
+        self._stream: TextIO = sys.stdout
+
+    @property
+    def on_terminal(self) -> bool:
+        """Whether lines appear on a terminal, where a bar would be torn apart by them."""
+        return not self.silent and not output.json and output.stdout.is_terminal
+
+    def add(self, answer: PhotoPrediction) -> None:
+        """Prints one answer."""
+        further = self.extras.of(answer)
+        if output.json:
+            self._json(answer.to_dict(self.top) | further)
+        elif self.few or self.extras.show or further.get("similar"):
+            show_photo(answer, self.top, self.extras)
+            _show_further(further)
+        elif not self.silent:
+            self._line(answer)
+
+    def close(self) -> None:
+        """Prints what comes last."""
+        if output.json:
+            self._stream.write("[]\n" if self._first else "\n]\n")
+            self._stream.flush()
+        elif self._unsure:
+            output.text(f"? {_NONE_OF_THESE}")
+
+    def _json(self, content: dict[str, Any]) -> None:
+        text = json_format.dumps(content, ensure_ascii=False, indent=2)
+        indented = "\n".join("  " + line for line in text.splitlines())
+        self._stream.write(("[\n" if self._first else ",\n") + indented)
+        self._first = False
+
+    def _line(self, answer: PhotoPrediction) -> None:
+        from rich.cells import set_cell_size
+
+        if answer.labels is not None:
+            said = ", ".join(f"{i.label} {i.probability:.1%}" for i in answer.ranked if i.said)
+            self._stream.write(f"{answer.photo}: {said or 'none of these'}\n")
+            return
+        if self._first and not self._several:
+            self._first = False
+            heading = set_cell_size("label", self._width + 2)
+            self._stream.write(f"{heading}{'probability':<20} photo\n")
+        if answer.status != "ok":
+            blank = "" if self._several else set_cell_size("–", self._width + 2) + " " * 21
+            self._stream.write(f"{blank}{answer.photo}: cannot be opened: {answer.status}\n")
+            return
+        first = answer.ranked[0]
+        self._unsure |= answer.unknown
+        label = set_cell_size(first.label + (" ?" if answer.unknown else ""), self._width + 2)
+        drawn = bar(first.probability, width=12)
+        self._stream.write(f"{label}{first.probability:>6.1%} {drawn:<13} {answer.photo}\n")
+
+
+def show_photo(answer: PhotoPrediction, top: int, extras: Extras | None = None) -> None:
+    """Prints a photo's ranked labels with bars, or why it cannot be opened."""
+    output.text(f"\n{answer.photo}")
+    if answer.status != "ok":
+        output.text(f"  cannot be opened: {answer.status}")
+        return
+    several = answer.labels is not None
+    said = ["said"] if several else []
+    table = make_table("#", *said, "label", "probability", " ", right=("#", "probability"))
+    for rank, item in enumerate(answer.ranked[:top], start=1):
+        mark = ["yes" if item.said else ""] if several else []
+        table.add_row(
+            str(rank),
+            *mark,
+            output.plain(item.label),
+            f"{item.probability:.1%}",
+            bar(item.probability),
+        )
+    if extras is not None and extras.show and answer.photo is not None:
+        from rich.table import Table
+
+        from finetune.cli.terminal_image import sketch
+
+        beside = Table.grid(padding=(0, 2))
+        beside.add_row(sketch(extras.predictor.pixels_of(answer.photo)), table)
+        output.print(beside)
+    else:
+        output.print(table)
+    if answer.unknown:
+        words = _NO_LABEL if several else _NONE_OF_THESE
+        output.text(f"  {words[0].upper()}{words[1:]}.")
+
+
+def _show_further(further: dict[str, Any]) -> None:
+    if "overlay" in further:
+        output.text(f"  Where it was seen: {further['overlay']}")
+    if further.get("similar"):
+        output.text("  It looks like these training photos:")
+        for item in further["similar"]:
+            output.text(f"    {item['similarity']:.3f}  {item['label']}  {item['photo']}")
+
+
+def bar(share: float, width: int = 24) -> str:
+    """Returns a horizontal bar of `width` cells at most, drawn in eighths of a cell."""
+    eighths = round(min(max(share, 0.0), 1.0) * width * 8)
+    full, rest = divmod(eighths, 8)
+    return "█" * full + ("" if rest == 0 else " ▏▎▍▌▋▊▉"[rest])

@@ -1,0 +1,126 @@
+"""Shows a training as it goes: a bar with what matters, and a row an epoch, both on stderr."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+
+from finetune.cli.console import Output
+from finetune.training.events import EpochDone, Event, Note, Progressed, StepDone
+
+_HEADER = (
+    f"{'epoch':>9}  {'train loss':>10}  {'train':>7}  {'val loss':>8}  {'val':>7}  {'time':>7}"
+)
+
+
+_BESIDE = 14
+"""Letters of a bar's line that are neither its stage, its figures nor its numbers: a short bar, a
+slash, and the spaces between."""
+
+
+class TrainingView:
+    """Listens to a training and draws it; a context manager, so that the bar goes away."""
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self._live = output.stderr.is_terminal and not output.quiet
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24 if output.stderr.width >= 110 else 10),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[figures]}"),
+            console=output.stderr,
+            transient=True,
+            disable=not self._live,
+        )
+        self._task: TaskID | None = None
+        self._stage = ""
+        self._rows = 0
+
+    def __enter__(self) -> TrainingView:
+        # Even a disabled bar writes an empty line when it stops.
+        if self._live:
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._live:
+            self._bars.stop()
+
+    def __call__(self, event: Event) -> None:
+        """Takes an event of the training."""
+        match event:
+            case Note():
+                self._output.say(event.text)
+            case Progressed():
+                self._show(event.stage, event.done, event.total, "photos")
+            case StepDone():
+                room = self._output.stderr.width - len(f"{event.steps}") * 2 - _BESIDE
+                stage = f"Epoch {event.epoch}/{event.epochs}"
+                figures = step_figures(event, room - len(stage))
+                self._show(stage, event.step, event.steps, figures)
+            case EpochDone():
+                self._row(event)
+
+    def _show(self, stage: str, done: int, total: int, figures: str) -> None:
+        if not self._live or total == 0:
+            return
+        if stage != self._stage or self._task is None:
+            if self._task is not None:
+                self._bars.remove_task(self._task)
+            self._task = self._bars.add_task(stage, total=total, figures=figures)
+            self._stage = stage
+        self._bars.update(self._task, completed=done, total=total, figures=figures)
+
+    def _row(self, event: EpochDone) -> None:
+        if self._rows == 0:
+            self._output.say(_HEADER)
+        self._rows += 1
+        mark = "  best" if event.best else ""
+        self._output.say(
+            f"{event.epoch:>4} / {event.epochs:<2}  {event.train_loss:>10.3f}  "
+            f"{event.train_accuracy:>7.1%}  {event.validation_loss:>8.3f}  "
+            f"{event.validation_accuracy:>7.1%}  {duration(event.seconds):>7}{mark}"
+        )
+
+
+def step_figures(event: StepDone, room: int) -> str:
+    """Returns what a bar says of a step: what matters most first, as much as `room` letters hold.
+
+    Nothing is asked of the device for it.
+    """
+    from finetune.training.device import memory_in_use
+
+    pieces = {
+        "loss": f"loss {event.loss:.3f}",
+        "right": f"right {event.accuracy:.1%}",
+        "left": f"{duration(event.seconds_left)} left",
+        "speed": f"{event.images_per_second:,.0f} photos/s",
+        "memory": str(memory_in_use()),
+        "lr": f"lr {event.lr:.1e}",
+    }
+    kept: list[str] = []
+    for name in ("left", "loss", "right", "speed", "lr", "memory"):
+        if len("  ".join([*kept, pieces[name]])) > room:
+            break
+        kept.append(pieces[name])
+    return "  ".join(piece for piece in pieces.values() if piece in kept)
+
+
+def duration(seconds: float) -> str:
+    """Returns a duration as a person says it: ``0.4 s``, ``12 s``, ``3:05 min``, ``2:10 h``."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    if seconds < 3600:
+        minutes, rest = divmod(round(seconds), 60)
+        return f"{minutes}:{rest:02d} min"
+    hours, rest = divmod(round(seconds / 60), 60)
+    return f"{hours}:{rest:02d} h"

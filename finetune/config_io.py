@@ -1,0 +1,262 @@
+"""Reads, merges and checks the settings that `finetune.config` declares.
+
+Precedence is default < config file (TOML) < command line. `resolve` merges them and reports every
+bad setting in one `ConfigError` that names the flags.
+
+Example:
+    >>> config = resolve({"training": {"epochs": 3}}, {"lr": 0.01})
+    >>> config.training.epochs, config.training.lr
+    (3, 0.01)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import tomllib
+import types
+import typing
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from finetune.config import TrainConfig
+from finetune.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One field of one concern, as the command line and the docs see it."""
+
+    concern: str
+    name: str
+    type: Any
+    default: Any
+    help: str
+    minimum: float | None
+    maximum: float | None
+    above: float | None
+
+    @property
+    def flag(self) -> str:
+        """The command line's name of it: ``--batch-size``."""
+        return "--" + self.name.replace("_", "-")
+
+
+def settings(config_type: type = TrainConfig) -> Iterator[Setting]:
+    """Yields every setting of a config, concern by concern, in the order of the fields."""
+    concerns = get_type_hints(config_type)
+    for concern in fields(config_type):
+        concern_type = concerns[concern.name]
+        if not dataclasses.is_dataclass(concern_type):
+            continue
+        hints = get_type_hints(concern_type)
+        for item in fields(concern_type):
+            yield Setting(concern.name, item.name, hints[item.name], item.default, **item.metadata)
+
+
+def problems(config: TrainConfig) -> list[str]:
+    """Returns one sentence for each setting that cannot work; empty when all can."""
+    found = []
+    for setting in settings(type(config)):
+        value = getattr(getattr(config, setting.concern), setting.name)
+        found.extend(_value_problems(setting, value))
+    if not found and config.collection.validation + config.collection.test >= 0.95:
+        found.append("--validation and --test together leave nothing to train on")
+    return found
+
+
+def resolve(
+    from_file: Mapping[str, Any] | None = None, from_flags: Mapping[str, Any] | None = None
+) -> TrainConfig:
+    """Returns the checked config of defaults, then a file's sections, then flags by field name.
+
+    Args:
+        from_file: ``{concern: {field: value}}`` as a TOML file or a run's config.json has it.
+        from_flags: ``{field: value}``; a value of None counts as not given. ``model_arg`` is a
+            mapping of its own, laid over the file's section ``[model_args]``.
+
+    Raises:
+        ConfigError: Names every unknown or impossible setting in one message.
+    """
+    by_name = {setting.name: setting for setting in settings()}
+    values: dict[str, dict[str, Any]] = {setting.concern: {} for setting in by_name.values()}
+    found = []
+    mappings: dict[str, dict[str, Any]] = {"recipe": {}, "model_args": {}}
+    for section, content in (from_file or {}).items():
+        if section in mappings and isinstance(content, Mapping):
+            mappings[section] = dict(content)
+            continue
+        if section not in values or not isinstance(content, Mapping):
+            found.append(f"unknown section [{section}]{_nearest(section, values)}")
+            continue
+        for name, value in content.items():
+            setting = by_name.get(name)
+            if setting is None or setting.concern != section:
+                where = f"; it belongs in [{setting.concern}]" if setting else ""
+                guess = where or _nearest(name, by_name)
+                found.append(f"unknown setting '{name}' in [{section}]{guess}")
+            else:
+                values[section][name] = _convert(setting, value)
+    for name, value in (from_flags or {}).items():
+        if value is None:
+            continue
+        if name == "model_arg":
+            mappings["model_args"] |= value
+            continue
+        setting = by_name.get(name)
+        if setting is None:
+            found.append(f"unknown setting '{name}'{_nearest(name, by_name)}")
+        else:
+            values[setting.concern][name] = _convert(setting, value)
+    concerns = get_type_hints(TrainConfig)
+    settled: dict[str, Any] = {name: concerns[name](**given) for name, given in values.items()}
+    config = TrainConfig(**settled, recipe=mappings["recipe"], model_args=mappings["model_args"])
+    found.extend(problems(config))
+    if found:
+        raise ConfigError("; ".join(found) + ".")
+    return config
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Returns the content of a TOML config file.
+
+    Raises:
+        ConfigError: The file is missing or is not TOML; the message has the line.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"--config {path}: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config {path} is not TOML: {error}.") from error
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Returns a config as plain JSON values, section by section."""
+    plain: dict[str, Any] = dataclasses.asdict(config)
+    return {
+        concern: {
+            name: str(value) if isinstance(value, Path) else value
+            for name, value in content.items()
+        }
+        for concern, content in plain.items()
+    }
+
+
+def choices(annotation: Any) -> tuple[str, ...] | None:
+    """Returns the allowed words of a ``Literal`` or ``Literal | None`` annotation, else None."""
+    bare = strip_none(annotation)
+    return get_args(bare) if get_origin(bare) is Literal else None
+
+
+def strip_none(annotation: Any) -> Any:
+    """Returns ``T`` of ``T | None``, and any other annotation as it is."""
+    if get_origin(annotation) in (types.UnionType, typing.Union):
+        return next(part for part in get_args(annotation) if part is not type(None))
+    return annotation
+
+
+def _value_problems(setting: Setting, value: Any) -> list[str]:
+    if value is None:
+        if strip_none(setting.type) is setting.type:
+            return [f"{setting.flag} needs a value"]
+        return []
+    allowed = choices(setting.type)
+    if allowed is not None:
+        if value not in allowed:
+            return [f"{setting.flag} {value} is none of {', '.join(allowed)}"]
+        return []
+    expected = strip_none(setting.type)
+    kinds = {int: (int,), float: (int, float), str: (str,), bool: (bool,), Path: (Path,)}
+    wrong_bool = isinstance(value, bool) and expected is not bool
+    if wrong_bool or not isinstance(value, kinds[expected]):
+        words = {int: "a whole number", float: "a number", bool: "true or false"}
+        return [f"{setting.flag} {value!r} is not {words.get(expected, 'text')}"]
+    number: Any = value
+    # Written as "not (value >= bound)" so that NaN fails every bound.
+    if setting.above is not None and not number > setting.above:
+        return [f"{setting.flag} {value} must be greater than {setting.above:g}"]
+    if setting.minimum is not None and not number >= setting.minimum:
+        return [f"{setting.flag} {value} must be at least {setting.minimum:g}"]
+    if setting.maximum is not None and not number <= setting.maximum:
+        return [f"{setting.flag} {value} must be at most {setting.maximum:g}"]
+    if isinstance(value, float) and not abs(value) < float("inf"):
+        return [f"{setting.flag} {value} is not a finite number"]
+    return []
+
+
+def _convert(setting: Setting, value: Any) -> Any:
+    expected = strip_none(setting.type)
+    if expected is Path and isinstance(value, str):
+        return Path(value)
+    if expected is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    return value
+
+
+def _nearest(name: str, known: Mapping[str, Any]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def settings_toml(
+    config: TrainConfig, *, always: Collection[str] = (), comment: str | None = None
+) -> str:
+    """Returns the settings of a config that are not the defaults, section by section.
+
+    `finetune.config_io.resolve` of what `finetune.config_io.read_toml` reads of it is the config.
+
+    Args:
+        config: The settings.
+        always: Names that are written even where they are the default.
+        comment: Written first, each line after a ``#``.
+
+    Example:
+        >>> from finetune.config_io import resolve
+        >>> print(settings_toml(resolve({}, {"lr": 0.01, "model": "resnet18"})))
+        [model]
+        model = "resnet18"
+        <BLANKLINE>
+        [training]
+        lr = 0.01
+        <BLANKLINE>
+    """
+    usual = to_dict(TrainConfig())
+    blocks = []
+    if comment:
+        blocks.append("\n".join(f"# {line}".rstrip() for line in comment.splitlines()) + "\n")
+    for section, content in to_dict(config).items():
+        lines = [
+            f"{_key(name)} = {_value(value)}"
+            for name, value in content.items()
+            if value is not None and (name in always or value != usual[section].get(name))
+        ]
+        if lines:
+            blocks.append("\n".join([f"[{section}]", *lines]) + "\n")
+    return "\n".join(blocks)
+
+
+def _key(name: str) -> str:
+    plain = name.replace("_", "").replace("-", "")
+    return name if plain.isascii() and plain.isalnum() else _text(name)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_value(item) for item in value) + "]"
+    if isinstance(value, Mapping):
+        pairs = (f"{_key(str(name))} = {_value(item)}" for name, item in value.items())
+        return "{ " + ", ".join(pairs) + " }"
+    return _text(str(value))
+
+
+def _text(text: str) -> str:
+    # A JSON string is a TOML string, but for the delete character.
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,0 +1,130 @@
+"""How squares were chosen, in words that a run can keep, so that a prediction does the same."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finetune.errors import ConfigError
+from finetune.files import collection_cache_dir, read_json, write_json
+from finetune.photos.crops import Crop
+
+Method = Literal["center", "saliency", "detector"]
+METHODS: tuple[Method, ...] = ("saliency", "center", "detector")
+
+FILE = "crop-policy.json"
+
+logger = logging.getLogger(__name__)
+
+
+class CropPolicy(Protocol):
+    """Says which square of a photo to take; None leaves the photo to the run's fit."""
+
+    def __call__(self, photo: Path | bytes | NDArray[np.uint8], /) -> Crop | None:
+        """Returns the square of a photo: a file, the content of one, or ``(H, W, 3) uint8``.
+
+        Raises:
+            DecodeError: The photo cannot be opened.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicySpec:
+    """What a policy is made of; plain enough for JSON.
+
+    Attributes:
+        method: ``saliency``, ``center`` or ``detector``.
+        model: The backbone of ``saliency``.
+        weights: A weights file: of the backbone, or of the detector; None: the model's own.
+        digest: Of the backbone's tensors when the squares were proposed.
+    """
+
+    method: Method
+    model: str | None = None
+    weights: str | None = None
+    digest: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain JSON values; `from_dict` is its inverse."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> PolicySpec:
+        """Reads what `to_dict` gave; keys of a later version are left out.
+
+        Raises:
+            ConfigError: An unknown method.
+        """
+        if value.get("method") not in METHODS:
+            raise ConfigError(
+                f"the crop policy {value.get('method')!r} is none of {', '.join(METHODS)}."
+            )
+        names = {item.name for item in dataclasses.fields(cls)}
+        return cls(**{name: item for name, item in value.items() if name in names})
+
+
+def load_policy(preprocessing: PolicySpec) -> tuple[CropPolicy, PolicySpec]:
+    """Returns a policy that is ready to use, and its spec with the digest of what was loaded.
+
+    Where the backbone's weights are not those that the spec was written with, squares may come out
+    a little otherwise, which is logged as a warning.
+
+    Raises:
+        ModelError: The backbone or detector cannot be loaded.
+        WeightsUnavailable: Its weights are neither here nor to be had.
+    """
+    if preprocessing.method == "center":
+        return _middle, preprocessing
+    if preprocessing.method == "detector":
+        from finetune.curation.detector import Detector
+
+        return Detector(Path(preprocessing.weights or "")), preprocessing
+    from finetune.curation.embedding import DEFAULT_BACKBONE, load_backbone
+    from finetune.curation.subject import SubjectFinder
+    from finetune.models.features import weights_digest
+
+    name = preprocessing.model or DEFAULT_BACKBONE
+    backbone = load_backbone(name, preprocessing.weights)
+    digest = weights_digest(backbone.module)
+    if preprocessing.digest is not None and preprocessing.digest != digest:
+        logger.warning(
+            "The squares were proposed by other weights of %s than those that are here; they may "
+            "come out a little otherwise.",
+            name,
+        )
+    return SubjectFinder(backbone), dataclasses.replace(preprocessing, model=name, digest=digest)
+
+
+def remember_policy(
+    root: Path, preprocessing: PolicySpec | None, catalog: Path | None = None
+) -> None:
+    """Writes beside a collection's caches how its squares were proposed; None forgets it.
+
+    Raises:
+        StorageError: The file cannot be written.
+    """
+    path = collection_cache_dir(root, catalog) / FILE
+    if preprocessing is None:
+        path.unlink(missing_ok=True)
+    else:
+        write_json(path, preprocessing.to_dict())
+
+
+def remembered_policy(root: Path, catalog: Path | None = None) -> PolicySpec | None:
+    """Returns how a collection's squares were proposed; None when none were, or it is unknown."""
+    try:
+        return PolicySpec.from_dict(read_json(collection_cache_dir(root, catalog) / FILE))
+    except (OSError, ValueError, TypeError, AttributeError, ConfigError):
+        return None
+
+
+def _middle(photo: Path | bytes | NDArray[np.uint8], /) -> Crop:
+    return Crop()

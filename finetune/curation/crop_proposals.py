@@ -1,0 +1,163 @@
+"""Square crops for a whole collection: proposed, kept in its catalog, accepted or taken away."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetune.curation.crop_policy import CropPolicy, PolicySpec, load_policy, remember_policy
+from finetune.errors import DecodeError
+from finetune.photos.catalog.catalog import Catalog, open_catalog
+from finetune.photos.collection import Collection, Photo, Problem
+from finetune.photos.crops import Crop
+from finetune.photos.scan import scan
+
+_AHEAD = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proposals:
+    """Squares that were proposed.
+
+    Attributes:
+        crops: By digest.
+        nothing_found: Photos in which no subject was found; they have no square.
+        problems: Photos that could not be opened.
+    """
+
+    crops: Mapping[str, Crop]
+    nothing_found: tuple[Photo, ...]
+    problems: tuple[Problem, ...]
+
+
+def propose(
+    collection: Collection,
+    policy: CropPolicy,
+    *,
+    settled: Sequence[str] = (),
+    progress: Callable[[int, int], None] | None = None,
+) -> Proposals:
+    """Returns a square for each photo of a collection; of several copies one is looked at.
+
+    Args:
+        collection: The photos.
+        policy: Finds the square.
+        settled: Digests of photos to pass over, as a person chose their squares.
+        progress: Called as ``progress(done, total)``.
+    """
+    passed_over = set(settled)
+    wanted = {p.digest: p for p in collection.photos if p.digest not in passed_over}
+    photos = list(wanted.values())
+    crops: dict[str, Crop] = {}
+    nothing: list[Photo] = []
+    problems: list[Problem] = []
+    for done, (photo, content) in enumerate(_contents(collection, photos), start=1):
+        try:
+            crop = policy(content) if isinstance(content, bytes) else None
+            if crop is not None:
+                crops[photo.digest] = crop
+            elif isinstance(content, bytes):
+                nothing.append(photo)
+            else:
+                problems.append(Problem(path=photo.path, reason=content))
+        except DecodeError as error:
+            problems.append(Problem(path=photo.path, reason=error.reason))
+        if progress is not None:
+            progress(done, len(photos))
+    return Proposals(crops=crops, nothing_found=tuple(nothing), problems=tuple(problems))
+
+
+def propose_squares(
+    root: Path,
+    preprocessing: PolicySpec,
+    *,
+    catalog: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Proposals:
+    """Proposes a square for each photo in a folder and keeps it in the catalog.
+
+    Squares that a person chose stay. Trainings use the squares from then on, and how they came
+    about is remembered for predictions.
+
+    Raises:
+        CollectionError: The folder cannot be scanned.
+        ModelError: The policy's network cannot be loaded.
+    """
+    policy, loaded = load_policy(preprocessing)
+    collection = scan(root, catalog=catalog)
+    with open_catalog(root, catalog) as opened:
+        found = propose_into(opened, collection, policy, progress=progress)
+    remember_policy(root, loaded, catalog)
+    return found
+
+
+def propose_into(
+    catalog: Catalog,
+    collection: Collection,
+    policy: CropPolicy,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> Proposals:
+    """Proposes a square for each photo and keeps it in an open catalog; a person's squares stay."""
+    sources = catalog.crop_sources()
+    settled = [digest for digest, source in sources.items() if source == "person"]
+    found = propose(collection, policy, settled=settled, progress=progress)
+    # What an earlier run proposed where this one finds nothing must not stay.
+    crops = {photo.digest: None for photo in found.nothing_found} | dict(found.crops)
+    catalog.set_crops(crops, source="model")
+    return found
+
+
+def accept(catalog: Catalog, digests: Sequence[str] | None = None) -> int:
+    """Makes a model's squares a person's word, which can be undone; returns how many.
+
+    Args:
+        catalog: Where they are.
+        digests: Of these photos; None: of all.
+    """
+    crops = catalog.crops()
+    chosen = _by_model(catalog, digests)
+    if chosen:
+        catalog.set_crops({digest: crops[digest] for digest in chosen}, source="person")
+    return len(chosen)
+
+
+def clear(catalog: Catalog, digests: Sequence[str] | None = None) -> int:
+    """Takes a model's squares away, a person's being kept; returns how many."""
+    chosen = _by_model(catalog, digests)
+    if chosen:
+        catalog.set_crops(dict.fromkeys(chosen), source="model")
+    return len(chosen)
+
+
+def undo_accept(catalog: Catalog) -> str | None:
+    """Takes back the latest thing a person did if it was about squares; returns what, or None."""
+    latest = next((action for action in catalog.history() if not action.undone), None)
+    if latest is None or not latest.what.startswith("crop "):
+        return None
+    return catalog.undo()
+
+
+def _by_model(catalog: Catalog, digests: Sequence[str] | None) -> list[str]:
+    sources = catalog.crop_sources()
+    asked = sources if digests is None else digests
+    return [digest for digest in asked if sources.get(digest) == "model"]
+
+
+def _contents(
+    collection: Collection, photos: Sequence[Photo]
+) -> Iterator[tuple[Photo, bytes | str]]:
+    """Yields each photo with the content of its file, or why it cannot be read."""
+
+    def read(photo: Photo) -> bytes | str:
+        try:
+            return collection.path_of(photo).read_bytes()
+        except OSError as error:
+            return (error.strerror or "cannot be read").lower()
+
+    with ThreadPoolExecutor(1, thread_name_prefix="read") as pool:
+        for start in range(0, len(photos), _AHEAD):
+            step = photos[start : start + _AHEAD]
+            yield from zip(step, pool.map(read, step), strict=True)

@@ -1,0 +1,62 @@
+"""The cache of decoded working-size pixels: what costs most is done once a photo.
+
+A record is one ``(S, S, 3) uint8`` square, found by the photo's content, its crop and how it was
+made square. 10,000 photos at 256 pixels take 1.97 GB.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finetune.config import Fit
+from finetune.data.record_store import RecordStore, record_key
+from finetune.photos.crops import Crop
+from finetune.photos.preprocessing import Preprocessing
+
+VERSION = 1
+"""Raised whenever `photos.crop.load_square` gives other pixels than before."""
+
+
+class PixelCache:
+    """Working-size squares of one size, kept in a folder; the sink that `photos.scan` fills.
+
+    Args:
+        folder: Holds one store a size; may be deleted at any time.
+        preprocessing: Size, interpolation and fit of the squares.
+        limit_gb: Most disk that the squares of this size may take.
+
+    Raises:
+        StorageError: The folder cannot be written.
+    """
+
+    def __init__(self, folder: Path, preprocessing: Preprocessing, *, limit_gb: float) -> None:
+        self.size = preprocessing.working_size
+        self.fit: Fit = preprocessing.fit
+        self.interpolation = preprocessing.interpolation
+        self.records = RecordStore(
+            folder / f"pixels-{self.size}",
+            shape=(self.size, self.size, 3),
+            dtype=np.uint8,
+            limit_bytes=limit_gb * 1e9,
+        )
+
+    def key(self, digest: str, crop: Crop | None) -> bytes:
+        """Returns the key of a photo's square."""
+        box = None if crop is None else (crop.center_x, crop.center_y, crop.side)
+        fit = None if crop is not None else self.fit
+        return record_key(VERSION, digest, box, fit, self.interpolation)
+
+    def missing(self, digest: str, crop: Crop | None) -> bool:
+        """Returns whether `put` would keep this photo's square."""
+        return not self.records.full and self.key(digest, crop) not in self.records
+
+    def put(self, digest: str, crop: Crop | None, square: NDArray[np.uint8]) -> None:
+        """Keeps a square ``(size, size, 3) uint8``."""
+        self.records.put(self.key(digest, crop), square)
+
+    def close(self) -> None:
+        """Writes what is still in memory and lets go of the files."""
+        self.records.close()

@@ -1,0 +1,119 @@
+"""Runs a network over photos: logits, in the photos' own order."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from finetune.augmentation.center_crop import center
+from finetune.photos.preprocessing import Preprocessing
+
+if TYPE_CHECKING:
+    from finetune.data.dataset import PhotoDataset
+
+BATCH_SIZE = 32
+
+Progress = Callable[[int, int], None]
+
+
+@torch.inference_mode()
+def logits_of(
+    module: nn.Module, preprocessing: Preprocessing, images: Tensor, *, tta: bool = False
+) -> Tensor:
+    """Returns logits ``(B, labels) float32`` of working squares ``(B, 3, S, S) uint8``.
+
+    The one way from a working square to logits: training's evaluation and prediction share it. The
+    network must be in eval mode.
+
+    Args:
+        module: The network.
+        preprocessing: What it expects of its pixels.
+        images: Working squares, on any device.
+        tta: Average the logits of each square and its mirror image (test-time augmentation).
+    """
+    device = next(module.parameters()).device
+    images = images.to(device, non_blocking=True)
+    pixels = center(
+        images,
+        preprocessing.size,
+        preprocessing.mean,
+        preprocessing.std,
+        whiten=preprocessing.whiten,
+    )
+    pixels = pixels.contiguous(memory_format=torch.channels_last)
+    logits: Tensor = module(pixels).float()
+    if tta:
+        mirrored = pixels.flip(3).contiguous(memory_format=torch.channels_last)
+        logits = (logits + module(mirrored).float()) / 2
+    return logits
+
+
+def logits_and_features_of(
+    module: nn.Module, preprocessing: Preprocessing, images: Tensor, *, tta: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Returns the same logits, and what the linear head took in, ``(B, F) float32``.
+
+    With `tta` that is the mean of both views, as the logits are.
+    """
+    seen: list[Tensor] = []
+    thread = threading.get_ident()
+
+    def look(_: nn.Module, taken: tuple[Tensor, ...]) -> None:
+        # Other threads may be asking the same network.
+        if threading.get_ident() == thread:
+            seen.append(taken[0])
+
+    handle = module.get_classifier().register_forward_pre_hook(look)  # type: ignore[operator]
+    try:
+        logits = logits_of(module, preprocessing, images, tta=tta)
+    finally:
+        handle.remove()
+    return logits, torch.stack(seen).float().mean(dim=0)
+
+
+def predict_dataset(
+    module: nn.Module,
+    preprocessing: Preprocessing,
+    dataset: PhotoDataset,
+    *,
+    workers: int = 0,
+    tta: bool = False,
+    progress: Progress | None = None,
+    places: NDArray[np.int64] | None = None,
+    see_features: Callable[[NDArray[np.float32]], None] | None = None,
+) -> NDArray[np.float32]:
+    """Returns logits ``(N, labels) float32`` of a dataset, in its order.
+
+    Args:
+        module: The network, in eval mode.
+        preprocessing: What it expects of its pixels.
+        dataset: The photos.
+        workers: Processes that decode what the cache does not hold.
+        tta: As in `logits_of`.
+        progress: Called as ``progress(done, total)``.
+        places: Only these photos of the dataset, at least one; None: all.
+        see_features: Called with what the linear head took in, ``(B, F)``, batch by batch.
+    """
+    from finetune.data.loaders import evaluation_batches, load_batches
+
+    chosen = np.arange(len(dataset)) if places is None else places
+    rows = []
+    done = 0
+    steps = [chosen[step] for step in evaluation_batches(len(chosen), BATCH_SIZE)]
+    for batch in load_batches(dataset, steps, workers=workers):
+        if see_features is None:
+            logits = logits_of(module, preprocessing, batch.images, tta=tta)
+        else:
+            logits, features = logits_and_features_of(module, preprocessing, batch.images, tta=tta)
+            see_features(features.cpu().numpy())
+        rows.append(logits.cpu().numpy())
+        done += len(batch.targets)
+        if progress:
+            progress(done, len(chosen))
+    return np.concatenate(rows)

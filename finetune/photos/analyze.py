@@ -1,0 +1,164 @@
+"""One photo, read once: digest, size, EXIF, hashes, quality and the square that the cache wants."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import PIL
+from numpy.typing import NDArray
+
+from finetune.config import Fit
+from finetune.errors import DecodeError
+from finetune.photos.collection import pack_hashes
+from finetune.photos.crops import Crop, load_square, needed_side, square
+from finetune.photos.decode.decoder import DecodedPhoto, read_photo
+from finetune.photos.metadata import PhotoFacts, Status
+from finetune.photos.near_duplicates.hashing import HASH_SIDE_PIXELS, hash_with_mirror
+from finetune.photos.quality import MEASURED_SIDE_PIXELS, measure, small_gray
+
+ANALYSIS_VERSION = 1
+"""Raised whenever hashes or quality come out otherwise than before."""
+
+DIGEST_BYTES = 16
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SquareSpec:
+    """How the squares for the cache are made; see `finetune.photos.crops.square`."""
+
+    size: int
+    fit: Fit
+    interpolation: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wanted:
+    """What is still wanted of a content that was analyzed before."""
+
+    square: bool
+    crop: Crop | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Task:
+    """A file to read.
+
+    Attributes:
+        path: The file.
+        known: Contents that need no analysis, by digest. A file that turns out to hold one of them
+            was moved or copied.
+    """
+
+    path: str
+    known: Mapping[str, Wanted] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Analysis:
+    """What one file turned out to be.
+
+    Attributes:
+        status: ``ok``, ``bad`` or ``unread``.
+        reason: Why it is not ``ok``.
+        digest: Of the content; None where it could not be read.
+        facts: What was measured; None where that was known already, or cannot be.
+        crop: The crop of `square`.
+        square: ``(size, size, 3) uint8``, where one was wanted.
+    """
+
+    status: Status
+    reason: str | None = None
+    digest: str | None = None
+    facts: PhotoFacts | None = None
+    crop: Crop | None = None
+    square: NDArray[np.uint8] | None = None
+
+
+def digest_of(content: bytes) -> str:
+    """Returns the digest by which a photo's content is known: BLAKE2b-128, in hexadecimal."""
+    return hashlib.blake2b(content, digest_size=DIGEST_BYTES).hexdigest()
+
+
+def reader_version() -> str:
+    """Returns what decides which files can be opened; a bad file is tried again when it changes."""
+    heic = importlib.util.find_spec("pillow_heif") is not None
+    return f"{ANALYSIS_VERSION} pillow {PIL.__version__}{' heic' if heic else ''}"
+
+
+def analyze(task: Task, preprocessing: SquareSpec | None) -> Analysis:
+    """Returns what a file is; never raises for a bad one.
+
+    Args:
+        task: The file and what is known already.
+        preprocessing: How to make squares; None for none.
+    """
+    try:
+        content = Path(task.path).read_bytes()
+    except OSError as error:
+        return Analysis(status="unread", reason=(error.strerror or "cannot be read").lower())
+    digest = digest_of(content)
+    wanted = task.known.get(digest)
+    try:
+        if wanted is None:
+            return _analyze_content(content, digest, preprocessing)
+        made = None
+        if wanted.square and preprocessing is not None:
+            made = _square(content, preprocessing, wanted.crop)
+        return Analysis(status="ok", digest=digest, crop=wanted.crop, square=made)
+    except DecodeError as error:
+        return Analysis(status="bad", reason=error.reason, digest=digest)
+    except MemoryError:
+        return Analysis(status="unread", reason="not enough memory to read it")
+
+
+def _analyze_content(content: bytes, digest: str, preprocessing: SquareSpec | None) -> Analysis:
+    side = max(MEASURED_SIDE_PIXELS, HASH_SIDE_PIXELS)
+    needed = needed_side(preprocessing.size) if preprocessing is not None else 0
+    decoded = read_photo(content, min_side_pixels=max(side, needed))
+    made = None
+    if preprocessing is not None and needed >= side:
+        made = square(
+            decoded.image,
+            size=preprocessing.size,
+            fit=preprocessing.fit,
+            interpolation=preprocessing.interpolation,
+        )
+    elif preprocessing is not None:
+        # A smaller draft than the analysis needs: decoded again, so that the square is the same
+        # bytes whoever makes it.
+        made = _square(content, preprocessing, None)
+    return Analysis(status="ok", digest=digest, facts=_facts(digest, decoded), square=made)
+
+
+def _square(content: bytes, preprocessing: SquareSpec, crop: Crop | None) -> NDArray[np.uint8]:
+    return load_square(
+        content,
+        size=preprocessing.size,
+        fit=preprocessing.fit,
+        crop=crop,
+        interpolation=preprocessing.interpolation,
+    )
+
+
+def _facts(digest: str, decoded: DecodedPhoto) -> PhotoFacts:
+    # Made once for both: what they measure is coarser still.
+    gray = small_gray(decoded.image)
+    quality = measure(gray)
+    return PhotoFacts(
+        digest=digest,
+        width=decoded.width,
+        height=decoded.height,
+        format=decoded.format,
+        taken_at=decoded.exif.taken_at,
+        camera=decoded.exif.camera,
+        hashes=pack_hashes(*hash_with_mirror(gray)),
+        brightness=quality.brightness,
+        contrast=quality.contrast,
+        sharpness=quality.sharpness,
+        analysis=ANALYSIS_VERSION,
+    )

@@ -1,0 +1,235 @@
+"""An open catalog file: shared by threads, safe beside other processes, with undo."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from finetune.errors import CatalogError, StorageError
+from finetune.photos.catalog import undo_log
+
+APPLICATION_ID = 0x66743031
+"""Marks an SQLite file as a catalog of this program: "ft01"."""
+
+BUSY_TIMEOUT_SECONDS = 30.0
+
+MIGRATIONS: tuple[str, ...] = (
+    """
+    CREATE TABLE photo (
+        digest TEXT PRIMARY KEY, width INTEGER NOT NULL, height INTEGER NOT NULL,
+        format TEXT NOT NULL, taken_at TEXT, camera TEXT, hashes BLOB,
+        brightness REAL, contrast REAL, sharpness REAL, analysis INTEGER NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE file (
+        path TEXT PRIMARY KEY, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, digest TEXT,
+        status TEXT NOT NULL CHECK (status IN ('ok', 'bad', 'unread')), reason TEXT,
+        reader TEXT NOT NULL, first_seen TEXT NOT NULL, present INTEGER NOT NULL DEFAULT 1
+    ) WITHOUT ROWID;
+    CREATE INDEX file_by_digest ON file (digest);
+    CREATE TABLE label (
+        digest TEXT NOT NULL, label TEXT NOT NULL, source TEXT NOT NULL, confidence REAL,
+        said_at TEXT NOT NULL, PRIMARY KEY (digest, label, source)
+    ) WITHOUT ROWID;
+    CREATE TABLE crop (
+        digest TEXT PRIMARY KEY, centre_x REAL NOT NULL, centre_y REAL NOT NULL,
+        side REAL NOT NULL, source TEXT NOT NULL, said_at TEXT NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE membership (
+        digest TEXT PRIMARY KEY, name TEXT NOT NULL, source TEXT NOT NULL, said_at TEXT NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE decision (
+        digest TEXT NOT NULL, kind TEXT NOT NULL, value TEXT NOT NULL, source TEXT NOT NULL,
+        said_at TEXT NOT NULL, PRIMARY KEY (digest, kind)
+    ) WITHOUT ROWID;
+    CREATE TABLE journal (
+        id INTEGER PRIMARY KEY AUTOINCREMENT, said_at TEXT NOT NULL, what TEXT NOT NULL,
+        changes TEXT NOT NULL, undone INTEGER NOT NULL DEFAULT 0
+    );
+    """,
+    # American spelling, in the table and in the rows that undo remembers.
+    """
+    ALTER TABLE crop RENAME COLUMN centre_x TO center_x;
+    ALTER TABLE crop RENAME COLUMN centre_y TO center_y;
+    UPDATE journal SET changes = replace(replace(changes, '"centre_x"', '"center_x"'),
+        '"centre_y"', '"center_y"');
+    """,
+)
+"""One script a schema version. A released script is never edited: a change is a further script."""
+
+
+def connect(path: Path, *, timeout_seconds: float = BUSY_TIMEOUT_SECONDS) -> sqlite3.Connection:
+    """Returns a connection to a catalog, made or brought up to date when needed.
+
+    The connection is in autocommit mode, journals to a write-ahead log, waits for other processes,
+    and has each commit on disk before it returns. Several threads may share it under a lock.
+
+    Raises:
+        CatalogError: The file is no catalog, is damaged, is in use, or has a newer schema.
+        StorageError: The disk is full.
+        OSError: The folder cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with translated(path):
+        try:
+            connection = sqlite3.connect(
+                path, timeout=timeout_seconds, isolation_level=None, check_same_thread=False
+            )
+        except sqlite3.OperationalError as error:
+            raise PermissionError(13, "cannot be opened for writing", str(path)) from error
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            _migrate(connection, path)
+        except BaseException:
+            connection.close()
+            raise
+    return connection
+
+
+@contextlib.contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """Commits what is written inside as one, or none of it when an exception passes."""
+    # IMMEDIATE takes the write lock at once: a deferred one can fail half-way, without waiting.
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+@contextlib.contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """Turns SQLite's errors into those that a person can do something about."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        text = str(error)
+        if "readonly" in text or "unable to open" in text:
+            raise PermissionError(13, "cannot be opened for writing", str(path)) from error
+        if "full" in text:
+            raise StorageError(
+                f"Could not write {path}: the disk is full. Free some space and run the same "
+                "command again. Older files are intact."
+            ) from error
+        if "locked" in text:
+            raise CatalogError(
+                f"The catalog {path} is in use by another process. Wait until it is done, or stop "
+                "it, and run the same command again."
+            ) from error
+        if "disk i/o" in text:
+            raise CatalogError(
+                f"The catalog {path} cannot be read or written: {text}. Check that disk."
+            ) from error
+        if "not a database" in text or "malformed" in text:
+            raise CatalogError(
+                f"{path} is damaged or is not a catalog. Move it away to start a new one; labels "
+                "and crops that were given by hand are in that file alone."
+            ) from error
+        raise
+
+
+def _migrate(connection: sqlite3.Connection, path: Path) -> None:
+    if _version(connection, path) == len(MIGRATIONS):
+        return
+    with transaction(connection):
+        # Read again under the lock: another process may have just done it.
+        for version in range(_version(connection, path), len(MIGRATIONS)):
+            for statement in MIGRATIONS[version].split(";"):
+                if statement.strip():
+                    connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {version + 1}")
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+
+
+def _version(connection: sqlite3.Connection, path: Path) -> int:
+    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    owner = int(connection.execute("PRAGMA application_id").fetchone()[0])
+    tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    if owner != APPLICATION_ID and tables:
+        raise CatalogError(
+            f"{path} is an SQLite file of another program, not a catalog. "
+            "Choose another file with --catalog."
+        )
+    if version > len(MIGRATIONS):
+        raise CatalogError(
+            f"The catalog {path} was written by a newer finetune (schema {version}; this one "
+            f"knows up to {len(MIGRATIONS)}). Update finetune, or choose another catalog with "
+            "--catalog."
+        )
+    return version
+
+
+class Store:
+    """A connection under a lock, with the journal of what people did.
+
+    Args:
+        path: The SQLite file; made when missing.
+
+    Raises:
+        CatalogError: The file is no catalog, is damaged, is in use, or has a newer schema.
+        OSError: The folder cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.RLock()
+        self._connection = connect(path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the file."""
+        with self._lock:
+            self._connection.close()
+
+    def undo(self) -> str | None:
+        """Takes back the latest thing that a person did; returns what it was, or None."""
+        with self._write() as connection:
+            return undo_log.undo(connection)
+
+    def redo(self) -> str | None:
+        """Does again what was taken back last; returns what it was, or None."""
+        with self._write() as connection:
+            return undo_log.redo(connection)
+
+    def history(self, limit: int = 100) -> tuple[undo_log.Action, ...]:
+        """Returns what people did, newest first."""
+        with self._lock, translated(self.path):
+            return undo_log.history(self._connection, limit)
+
+    def _all(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
+        with self._lock, translated(self.path):
+            return self._connection.execute(query, values).fetchall()
+
+    @contextlib.contextmanager
+    def _write(self) -> Iterator[sqlite3.Connection]:
+        with (
+            self._lock,
+            translated(self.path),
+            transaction(self._connection),
+        ):
+            yield self._connection
+
+    @contextlib.contextmanager
+    def _act(self, what: str) -> Iterator[undo_log.Recorder]:
+        with self._write() as connection:
+            recorder = undo_log.Recorder(connection)
+            yield recorder
+            recorder.commit(what)

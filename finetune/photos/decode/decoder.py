@@ -1,0 +1,254 @@
+"""The only opener of photos: whatever a file holds becomes upright RGB pixels, or a reason why not.
+
+* EXIF orientation is applied; a broken EXIF block is ignored.
+* An embedded ICC profile is converted to sRGB; a broken one is ignored. CMYK without a profile,
+  palette, gray, 1-bit and Lab images become RGB.
+* 16-bit and float images are scaled to 8 bits, not clipped.
+* Whatever is transparent is laid on white.
+* Of an animation or a multi-page file the first frame counts.
+* JPEGs can be decoded at 1/2, 1/4 or 1/8 of their size, which is several times as fast.
+* The size is bounded before pixels are allocated.
+
+JPEG, PNG, WebP, TIFF, GIF, BMP, PNM, JPEG 2000 and AVIF are read by Pillow, HEIC by pillow-heif
+where it is installed (``pip install 'finetune-photos[heic]'``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import io
+import re
+import stat
+import threading
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import PIL._imaging
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError, features
+
+from finetune.errors import DecodeError
+from finetune.photos.decode.color import to_rgb
+from finetune.photos.decode.exif import Exif, read_exif
+
+MAX_PIXELS = 178_956_970
+"""Most pixels a photo may have before it is taken for a decompression bomb: Pillow's own bound."""
+
+_PHOTO_NAME = re.compile(
+    r".+\.(jpe?g|jpe|jfif|mpo|png|webp|tiff?|gif|bmp|dib|p[bgpn]m|jp2|j2k|jpx|avifs?|hei[cf]s?|hif)",
+    re.IGNORECASE,
+)
+# The first five cost no import of further plugins.
+_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "WEBP", "TIFF", "JPEG2000", "DIB")
+_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*", b"RIFF", b"BM")
+_HEIF_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"))
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodedPhoto:
+    """Pixels of a photo and what its file says about it.
+
+    Attributes:
+        image: ``(H, W, 3) uint8`` RGB, upright, contiguous and writable.
+        width: Width of the upright photo at full size, whatever size `image` has.
+        height: Height of the upright photo at full size.
+        format: Pillow's name of the file format: ``"JPEG"``, ``"PNG"`` ...
+        exif: Orientation as the file has it, time and camera.
+    """
+
+    image: NDArray[np.uint8]
+    width: int
+    height: int
+    format: str
+    exif: Exif
+
+
+def read_photo(
+    source: Path | bytes, *, min_side_pixels: int | None = None, max_pixels: int = MAX_PIXELS
+) -> DecodedPhoto:
+    """Returns the pixels of a photo, upright and RGB, with its size and EXIF summary.
+
+    May be called from any number of threads and processes.
+
+    Args:
+        source: A file, or the content of one.
+        min_side_pixels: The shorter side of what comes back may be as small as this, and is never
+            smaller unless the photo itself is; None decodes at full size.
+        max_pixels: A photo with more pixels than this is refused before they are allocated;
+            values above `MAX_PIXELS` count as `MAX_PIXELS`.
+
+    Raises:
+        DecodeError: The file is missing, unreadable, truncated, too large or not a photo.
+    """
+    path = None if isinstance(source, bytes) else Path(source)
+    try:
+        with _pillow_silenced(), _opened(source) as file:
+            return _decode(file, min_side_pixels, max_pixels)
+    except DecodeError as error:
+        raise DecodeError(path, error.reason) from None
+    except Exception as error:  # a hostile file makes its parser raise anything at all
+        raise DecodeError(path, _reason(error)) from error
+
+
+def decode_photo(
+    source: Path | bytes, *, min_side_pixels: int | None = None, max_pixels: int = MAX_PIXELS
+) -> NDArray[np.uint8]:
+    """Returns the ``(H, W, 3) uint8`` RGB pixels of a photo, upright; see `read_photo`.
+
+    Raises:
+        DecodeError: The file is missing, unreadable, truncated, too large or not a photo.
+    """
+    return read_photo(source, min_side_pixels=min_side_pixels, max_pixels=max_pixels).image
+
+
+def is_photo_name(name: str) -> bool:
+    """Returns whether a file of this name counts as a photo; only its ending matters."""
+    return _PHOTO_NAME.fullmatch(name) is not None
+
+
+def _decode(file: BinaryIO, min_side_pixels: int | None, max_pixels: int) -> DecodedPhoto:
+    head = file.read(32)
+    formats = _formats_of(head)
+    file.seek(0)
+    try:
+        opened = Image.open(file, formats=formats)
+    except UnidentifiedImageError:
+        if head.startswith(_SIGNATURES) or formats != _FORMATS:
+            raise DecodeError(None, "damaged, or of an unknown kind") from None
+        raise
+    with opened as image:
+        width, height = image.size
+        if width * height > max_pixels:
+            raise Image.DecompressionBombError
+        if min_side_pixels is not None:
+            side = max(1, min_side_pixels)
+            image.draft(None, (side, side))
+        image.load()
+        exif = read_exif(image)
+        rgb = to_rgb(image)
+    if exif.orientation in _TURNS:
+        rgb = rgb.transpose(_TURNS[exif.orientation])
+        if exif.orientation >= 5:
+            width, height = height, width
+    return DecodedPhoto(
+        image=np.array(rgb), width=width, height=height, format=image.format or "", exif=exif
+    )
+
+
+def _formats_of(head: bytes) -> tuple[str, ...]:
+    """Returns the formats to try for a file that starts with `head`; readies HEIC."""
+    if not head:
+        raise DecodeError(None, "empty file")
+    if head[4:8] != b"ftyp":
+        return _FORMATS
+    brands = {head[8:12], *(head[start : start + 4] for start in range(16, len(head), 4))}
+    if brands & {b"avif", b"avis"}:
+        if not features.check("avif"):
+            raise DecodeError(None, "AVIF needs a newer Pillow: pip install --upgrade pillow")
+        return ("AVIF",)
+    if brands & _HEIF_BRANDS:
+        _register_heif()
+        return ("HEIF",)
+    return _FORMATS
+
+
+@functools.cache
+def _register_heif() -> None:
+    try:
+        import pillow_heif
+    except ImportError:
+        raise DecodeError(
+            None,
+            "HEIC needs the package 'pillow-heif': pip install 'finetune-photos[heic]'",
+        ) from None
+    pillow_heif.register_heif_opener()
+
+
+def _opened(source: Path | bytes) -> contextlib.AbstractContextManager[BinaryIO]:
+    if isinstance(source, bytes):
+        return io.BytesIO(source)
+    # Opening a pipe or a device would wait for ever, so the kind of file is looked at first.
+    mode = Path(source).stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise DecodeError(None, "a folder, not a photo")
+    if not stat.S_ISREG(mode):
+        raise DecodeError(None, "not a regular file")
+    return Path(source).open("rb")
+
+
+def _reason(error: Exception) -> str:
+    """Returns in a few words why a photo could not be opened."""
+    text = str(error).lower()
+    if isinstance(error, Image.DecompressionBombError):
+        return "too many pixels"
+    if isinstance(error, UnidentifiedImageError):
+        return "not a photo"
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    if isinstance(error, PermissionError):
+        return "no permission to read it"
+    if isinstance(error, MemoryError):
+        return "not enough memory to decode it"
+    if isinstance(error, OSError) and error.errno is not None:
+        return (error.strerror or "cannot be read").lower()
+    if isinstance(error, EOFError) or "truncated" in text or "too short" in text:
+        return "truncated"
+    if "decompress" in text and "too large" in text:
+        return "decompression bomb"
+    return "damaged"
+
+
+_silence_lock = threading.Lock()
+_silence_depth = 0
+_silence: warnings.catch_warnings[None] | None = None
+
+
+@contextlib.contextmanager
+def _pillow_silenced() -> Iterator[None]:
+    """Keeps Pillow's complaints about odd files from the person, who gets a reason instead.
+
+    ``warnings.catch_warnings`` alone is not safe here: of two threads that overlap, the one that
+    leaves last would restore the silence of the other for good. The first in sets the filter and
+    the last out restores.
+    """
+    global _silence_depth, _silence
+    with _silence_lock:
+        if _silence_depth == 0:
+            _quiet_libtiff()
+            _silence = warnings.catch_warnings()
+            _silence.__enter__()
+            warnings.filterwarnings("ignore", module=r"(PIL|pillow_heif)\b")
+        _silence_depth += 1
+    try:
+        yield
+    finally:
+        with _silence_lock:
+            _silence_depth -= 1
+            if _silence_depth == 0 and _silence is not None:
+                _silence.__exit__(None, None, None)
+                _silence = None
+
+
+@functools.cache
+def _quiet_libtiff() -> None:
+    """Stops libtiff from writing to stderr behind Python's back, where Pillow's copy allows it."""
+    with contextlib.suppress(OSError, AttributeError):
+        library = ctypes.CDLL(PIL._imaging.__file__)
+        library.TIFFSetErrorHandler(None)
+        library.TIFFSetWarningHandler(None)

@@ -1,0 +1,249 @@
+"""Reading many photos at once: a thread a worker process, or threads alone when photos are few."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import logging
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Generator, Sequence
+from typing import IO
+
+from finetune.photos.analyze import Analysis, SquareSpec, Task, analyze
+from finetune.photos.decode.worker import READY, read_analysis, task_to_json
+
+FEW_PHOTOS = 64
+"""Below this many photos, starting processes takes longer than they save."""
+
+_AHEAD = 2
+"""Tasks that a worker holds: it never waits for the next one."""
+
+_TRIES = 2
+"""How often a photo may kill its worker before it is given up; the system may have done it."""
+
+logger = logging.getLogger(__name__)
+
+
+def analyze_all(
+    tasks: Sequence[Task], preprocessing: SquareSpec | None, *, workers: int | None = None
+) -> Generator[tuple[Task, Analysis]]:
+    """Yields each task with what it turned out to be, in the order in which they are done.
+
+    A photo that kills its process becomes one that is ``unread``. Closing the iterator, or an
+    exception at its consumer, stops the workers.
+
+    Args:
+        tasks: The files to read.
+        preprocessing: How to make squares for the cache; None makes none.
+        workers: Processes; None means one a usable core.
+    """
+    count = min(workers or usable_cores(), len(tasks))
+    pool = _Pool(
+        tasks, preprocessing, use_processes=len(tasks) >= FEW_PHOTOS and bool(sys.executable)
+    )
+    threads = [
+        threading.Thread(target=pool.serve, name=f"photos-{number}", daemon=True)
+        for number in range(count)
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(len(tasks)):
+            yield pool.next_result()
+    finally:
+        pool.stop()
+        for thread in threads:
+            thread.join()
+
+
+def usable_cores() -> int:
+    """Returns how many cores this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def worker_command() -> list[str]:
+    """Returns the command line of a worker process: this Python, with this program's modules."""
+    code = (
+        "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+        "from finetune.photos.decode.worker import main; main()"
+    )
+    return [sys.executable, "-c", code, json.dumps(sys.path)]
+
+
+class _NoWorkersError(Exception):
+    """Worker processes cannot be started here."""
+
+
+class _Worker:
+    """One process that reads photos."""
+
+    def __init__(self, preprocessing: SquareSpec | None) -> None:
+        try:
+            self._process = subprocess.Popen(
+                worker_command(),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+            )
+        except OSError as error:
+            raise _NoWorkersError from error
+        self._stdin: IO[bytes] = self._process.stdin  # type: ignore[assignment]
+        self._stdout: IO[bytes] = self._process.stdout  # type: ignore[assignment]
+        self._send(
+            json.dumps(
+                None if preprocessing is None else dataclasses.asdict(preprocessing)
+            ).encode()
+            + b"\n"
+        )
+        if self._stdout.readline() != READY:
+            self.kill()
+            raise _NoWorkersError
+
+    def ask(self, task: Task) -> None:
+        """Gives the process a task; a dead one is noticed by `answer`."""
+        self._send(task_to_json(task))
+
+    def answer(self) -> Analysis:
+        """Returns the answer to the oldest task; raises EOFError when the process has died."""
+        return read_analysis(self._stdout)  # type: ignore[arg-type] # typeshed's two kinds of IO
+
+    def kill(self) -> None:
+        """Ends the process, whatever it is doing."""
+        self._process.kill()
+        self._process.wait()
+        self._stdout.close()
+        with contextlib.suppress(OSError):  # unsent bytes to a dead process
+            self._stdin.close()
+
+    def _send(self, data: bytes) -> None:
+        with contextlib.suppress(OSError):
+            self._stdin.write(data)
+            self._stdin.flush()
+
+
+class _Pool:
+    """What the threads share: the tasks that are left and the results that wait."""
+
+    def __init__(
+        self, tasks: Sequence[Task], preprocessing: SquareSpec | None, *, use_processes: bool
+    ) -> None:
+        self._tasks = iter(tasks)
+        self._spec = preprocessing
+        self._use_processes = use_processes
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+        # Bounded, so that squares cannot pile up in front of a slow disk.
+        self._results: queue.Queue[tuple[Task, Analysis] | BaseException] = queue.Queue(maxsize=64)
+        self._workers: set[_Worker] = set()
+
+    def next_result(self) -> tuple[Task, Analysis]:
+        """Returns a result as soon as there is one; can be interrupted."""
+        while True:
+            try:
+                # Windows delivers an interrupt only between waits.
+                result = self._results.get(timeout=0.5)
+            except queue.Empty:
+                continue
+            if isinstance(result, BaseException):
+                raise result
+            return result
+
+    def stop(self) -> None:
+        """Ends all work at once."""
+        self._stopped.set()
+        with self._lock:
+            workers = tuple(self._workers)
+        for worker in workers:
+            worker.kill()
+
+    def serve(self) -> None:
+        """Works off tasks until none is left; the body of each thread."""
+        try:
+            if self._use_processes:
+                try:
+                    self._serve_by_process()
+                except _NoWorkersError:
+                    self._say_unavailable()
+            self._serve_here()
+        except BaseException as error:  # noqa: BLE001 - handed to the thread that waits for results
+            self._put(error)
+
+    def _serve_here(self) -> None:
+        while (task := self._take()) is not None:
+            self._put((task, analyze(task, self._spec)))
+
+    def _serve_by_process(self) -> None:
+        open_tasks: deque[Task] = deque()
+        deaths = 0
+        worker: _Worker | None = None
+        try:
+            while not self._stopped.is_set():
+                while len(open_tasks) < _AHEAD:
+                    task = self._take()
+                    if task is None:
+                        break
+                    open_tasks.append(task)
+                    if worker is not None:
+                        worker.ask(task)
+                if not open_tasks:
+                    return
+                if worker is None:
+                    worker = self._start(open_tasks)
+                try:
+                    analysis = worker.answer()
+                except (EOFError, ValueError, OSError):
+                    # Answers come in the order of the questions: the oldest one was being read.
+                    self._end(worker)
+                    worker = None
+                    deaths += 1
+                    if deaths < _TRIES:
+                        continue
+                    analysis = Analysis(status="unread", reason="crashed the decoder")
+                deaths = 0
+                self._put((open_tasks.popleft(), analysis))
+        finally:
+            if worker is not None:
+                self._end(worker)
+
+    def _start(self, open_tasks: deque[Task]) -> _Worker:
+        try:
+            worker = _Worker(self._spec)
+        except _NoWorkersError:
+            with self._lock:
+                self._tasks = itertools.chain(tuple(open_tasks), self._tasks)
+            raise
+        with self._lock:
+            self._workers.add(worker)
+        for task in open_tasks:
+            worker.ask(task)
+        return worker
+
+    def _end(self, worker: _Worker) -> None:
+        with self._lock:
+            self._workers.discard(worker)
+        worker.kill()
+
+    def _take(self) -> Task | None:
+        with self._lock:
+            return None if self._stopped.is_set() else next(self._tasks, None)
+
+    def _put(self, result: tuple[Task, Analysis] | BaseException) -> None:
+        while not self._stopped.is_set():
+            with contextlib.suppress(queue.Full):
+                self._results.put(result, timeout=0.5)
+                return
+
+    def _say_unavailable(self) -> None:
+        with self._lock:
+            first, self._use_processes = self._use_processes, False
+        if first:
+            logger.warning("Worker processes cannot be started; photos are read by threads alone.")

@@ -1,0 +1,281 @@
+"""What is wrong with a collection, and what to do about it, before any training."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from finetune.photos.collection import Collection, Photo
+from finetune.photos.labels import nfc, photo_counts
+from finetune.photos.near_duplicates.bursts import BURST_SECONDS, burst_pairs
+from finetune.photos.near_duplicates.components import Components, members
+from finetune.photos.near_duplicates.display_groups import AlikeGroup, alike_groups
+from finetune.photos.near_duplicates.fingerprints import fingerprints
+from finetune.photos.near_duplicates.groups import Alikeness
+from finetune.photos.quality import Fault, faults
+
+Kind = Literal[
+    "two_labels",
+    "leak",
+    "unreadable",
+    "similar_labels",
+    "two_folders",
+    "few_photos",
+    "imbalance",
+    "unlabeled",
+    "exact_duplicates",
+    "near_duplicates",
+    "mirror_images",
+    "bursts",
+    "dark",
+    "bright",
+    "plain",
+    "blurred",
+    "tiny",
+    "long",
+]
+"""What a finding is about, the most harmful first."""
+
+FEW_PHOTOS = 10
+"""With fewer photos than this a label's figures are guesses."""
+
+IMBALANCE_RATIO = 10
+"""The largest label may have this many times the photos of the smallest before it is said."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """Photos that belong together in a finding.
+
+    Attributes:
+        paths: Paths below the root; empty where the finding is about labels.
+        note: What is to be said of them: a reason, the labels, a count.
+    """
+
+    paths: tuple[str, ...] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One kind of trouble.
+
+    Attributes:
+        kind: What it is about.
+        title: One sentence with the count.
+        advice: What to do about it.
+        items: Where it is.
+    """
+
+    kind: Kind
+    title: str
+    advice: str
+    items: tuple[Item, ...]
+
+
+ADVICE: Mapping[Kind, str] = {
+    "two_labels": "One of the labels is wrong, or both fit: decide with 'finetune annotate', or "
+    "delete the wrong file.",
+    "leak": "A model that has seen the photo in training is not tested by it: delete one side, or "
+    "move all photos out of the part folders and let finetune split them.",
+    "unreadable": "They are left out of everything. Export them again, or delete them.",
+    "similar_labels": "If they mean the same, rename one folder to the other's name.",
+    "two_folders": "They count as one label. Nothing needs to be done.",
+    "few_photos": "Add photos, or leave these labels out with --min-photos.",
+    "imbalance": "Add photos to the small labels; a model may otherwise forget them.",
+    "unlabeled": "Put them into a folder that names what they show, or label them with "
+    "'finetune annotate'.",
+    "exact_duplicates": "When finetune splits, copies stay together. To clear them out: "
+    "'finetune duplicates --quarantine DIR'.",
+    "near_duplicates": "When finetune splits, they stay together. To look at them and clear them "
+    "out: 'finetune duplicates'.",
+    "mirror_images": "When finetune splits, they stay together. One of each is enough: "
+    "augmentation mirrors photos anyway.",
+    "bursts": "When finetune splits, they stay together; each counts as one scene.",
+    "dark": "Delete what a person could not name either.",
+    "bright": "Delete what a person could not name either.",
+    "plain": "They show next to nothing: delete them.",
+    "blurred": "Delete what a person could not name either; a few do no harm.",
+    "tiny": "Find larger versions; enlarging adds nothing.",
+    "long": "A square shows a small part of them: choose it with 'finetune crop', or keep all with "
+    "--fit pad.",
+}
+
+_FAULTS: Mapping[Fault, str] = {
+    "dark": "too dark",
+    "bright": "too bright",
+    "plain": "plain",
+    "blurred": "blurred",
+    "tiny": "tiny",
+    "long": "very long",
+}
+
+
+def find_trouble(collection: Collection, *, max_distance_bits: int = 8) -> tuple[Finding, ...]:
+    """Returns the findings of a collection, the most harmful first.
+
+    Args:
+        collection: What a scan found.
+        max_distance_bits: How far apart the perceptual hashes of near-duplicates may be.
+
+    Raises:
+        ConfigError: `max_distance_bits` is out of bounds.
+    """
+    groups = alike_groups(collection.photos, Alikeness(max_distance_bits=max_distance_bits))
+    found = [
+        *_about_groups(collection, groups),
+        *_about_labels(collection),
+        *_about_files(collection),
+    ]
+    order = list(ADVICE)
+    return tuple(sorted(found, key=lambda finding: order.index(finding.kind)))
+
+
+def _about_groups(collection: Collection, groups: Sequence[AlikeGroup]) -> Iterator[Finding]:
+    contradicting = [group for group in groups if group.contradicts]
+    if contradicting:
+        items = [_labeled_item(group) for group in contradicting]
+        yield _finding(
+            "two_labels", items, _count(len(items), "photo is", "photos are"), "under two labels"
+        )
+    if collection.has_parts:
+        leaking = [group for group in groups if len({i.photo.part for i in group.photos}) > 1]
+        if leaking:
+            items = [_group_item(group) for group in leaking]
+            title = _count(len(items), "photo is", "photos are")
+            yield _finding("leak", items, title, "in more than one part")
+    copies = [
+        Item(paths=tuple(photo.path for photo in same)) for same in _copies(collection.photos)
+    ]
+    if copies:
+        extra = sum(len(item.paths) - 1 for item in copies)
+        yield _finding(
+            "exact_duplicates", copies, _count(extra, "file is a copy", "files are copies")
+        )
+    for kind, sort, words in (
+        ("near_duplicates", "similar", "of nearly the same photo"),
+        ("mirror_images", "mirror", "of a photo and its mirror image"),
+    ):
+        chosen = [group for group in groups if any(i.kind == sort for i in group.photos)]
+        if chosen:
+            items = [_group_item(group) for group in chosen]
+            title = _count(len(items), "group", "groups")
+            yield _finding(kind, items, title, words)  # type: ignore[arg-type] # both are kinds
+    bursts = _bursts(collection.photos)
+    if bursts:
+        yield _finding("bursts", bursts, _count(len(bursts), "burst", "bursts"), "of one camera")
+
+
+def _about_labels(collection: Collection) -> Iterator[Finding]:
+    counts = photo_counts(collection.photos)
+    spellings = _spellings(collection.labels)
+    if spellings:
+        items = [Item(note=" / ".join(map(repr, names))) for names in spellings]
+        title = _count(len(items), "pair of labels differs", "sets of labels differ")
+        yield _finding("similar_labels", items, title, "in case, accents' form or blanks alone")
+    folders = _folders_of_one_label(collection)
+    if folders:
+        items = [Item(note=f"{label!r}: {len(names)} folders") for label, names in folders]
+        title = _count(len(items), "label has a folder", "labels have a folder")
+        yield _finding("two_folders", items, title, "in each of two Unicode spellings")
+    few = [label for label, count in counts.items() if count < FEW_PHOTOS]
+    if few:
+        items = [Item(note=f"{label!r}: {_count(counts[label], 'photo')}") for label in few]
+        title = _count(len(few), "label has", "labels have")
+        yield _finding("few_photos", items, title, f"fewer than {FEW_PHOTOS} photos")
+    if counts and max(counts.values()) >= IMBALANCE_RATIO * min(counts.values()):
+        largest = max(counts, key=counts.__getitem__)
+        smallest = min(counts, key=counts.__getitem__)
+        ratio = counts[largest] / counts[smallest]
+        items = [
+            Item(note=f"{name!r}: {_count(counts[name], 'photo')}") for name in (largest, smallest)
+        ]
+        yield _finding(
+            "imbalance",
+            items,
+            f"The largest label has {ratio:.0f} times the photos",
+            "of the smallest",
+        )
+    bare = [photo.path for photo in collection.photos if not photo.labels]
+    if bare and counts:
+        items = [Item(paths=(path,)) for path in bare]
+        yield _finding(
+            "unlabeled", items, _count(len(bare), "photo has", "photos have"), "no label"
+        )
+
+
+def _about_files(collection: Collection) -> Iterator[Finding]:
+    if collection.problems:
+        items = [Item(paths=(bad.path,), note=bad.reason) for bad in collection.problems]
+        title = _count(len(items), "file", "files")
+        yield _finding("unreadable", items, title, "cannot be opened")
+    by_fault: defaultdict[Fault, list[Item]] = defaultdict(list)
+    for photo in collection.photos:
+        for fault in faults(photo.quality, photo.width, photo.height):
+            note = f"{photo.width} x {photo.height}" if fault in ("tiny", "long") else ""
+            by_fault[fault].append(Item(paths=(photo.path,), note=note))
+    for fault, items in by_fault.items():
+        title = _count(len(items), "photo is", "photos are")
+        yield _finding(fault, items, title, _FAULTS[fault])
+
+
+def _finding(kind: Kind, items: Iterable[Item], *title: str) -> Finding:
+    return Finding(kind=kind, title=" ".join(title) + ".", advice=ADVICE[kind], items=tuple(items))
+
+
+def _group_item(group: AlikeGroup) -> Item:
+    return Item(paths=tuple(item.photo.path for item in group.photos))
+
+
+def _labeled_item(group: AlikeGroup) -> Item:
+    """Returns a group that contradicts itself, with how many photos each label has."""
+    counts = Counter(label for item in group.photos for label in item.photo.labels)
+    note = ", ".join(f"{label} ({count})" for label, count in sorted(counts.items()))
+    return Item(paths=tuple(item.photo.path for item in group.photos), note=note)
+
+
+def _copies(photos: Sequence[Photo]) -> list[list[Photo]]:
+    by_digest = defaultdict(list)
+    for photo in photos:
+        by_digest[photo.digest].append(photo)
+    return [same for same in by_digest.values() if len(same) > 1]
+
+
+def _bursts(photos: Sequence[Photo]) -> list[Item]:
+    rule = Alikeness()
+    pairs = burst_pairs(
+        fingerprints(photos), within_seconds=BURST_SECONDS, max_bits=rule.burst_bits
+    )
+    joined = Components(len(photos))
+    joined.join(pairs[:, 0], pairs[:, 1])
+    found = []
+    for part in members(joined.ids()):
+        frames = sorted((photos[index] for index in part.tolist()), key=lambda f: f.taken_at or "")
+        if len({frame.digest for frame in frames}) > 1:
+            note = f"{frames[0].camera or 'unknown camera'}, {frames[0].taken_at}"
+            found.append(Item(paths=tuple(frame.path for frame in frames), note=note))
+    return found
+
+
+def _spellings(labels: Sequence[str]) -> list[tuple[str, ...]]:
+    """Returns labels that are one but for case, compatibility forms, blanks, ``_`` and ``-``."""
+    alike = defaultdict(list)
+    for label in labels:
+        plain = unicodedata.normalize("NFKC", label).casefold()
+        alike["".join(c for c in plain if not c.isspace() and c not in "_-")].append(label)
+    return [tuple(names) for names in alike.values() if len(names) > 1]
+
+
+def _folders_of_one_label(collection: Collection) -> list[tuple[str, set[str]]]:
+    """Returns the folders whose names are one label in NFC and spelled in two ways on disk."""
+    spelled = defaultdict(set)
+    for photo in collection.photos:
+        spelled[nfc(photo.folder)].add(photo.folder)
+    return [(label, names) for label, names in spelled.items() if len(names) > 1]
+
+
+def _count(number: int, one: str, many: str | None = None) -> str:
+    return f"{number:,} {one if number == 1 else many or one + 's'}"

@@ -1,0 +1,80 @@
+"""Which photos must stay on one side of a split."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from finetune.config import GroupBy
+from finetune.errors import ConfigError
+from finetune.photos.collection import Photo
+from finetune.photos.near_duplicates.bursts import BURST_SECONDS, SERIES_SECONDS
+from finetune.photos.near_duplicates.components import Components
+from finetune.photos.near_duplicates.fingerprints import fingerprints
+from finetune.photos.near_duplicates.groups import Alikeness, group_keys, group_photos
+
+_CHAIN_PHOTOS = 50
+_CHAIN_SHARE = 20
+
+
+def photo_groups(
+    photos: Sequence[Photo],
+    *,
+    group_by: GroupBy = "duplicates",
+    said: Mapping[str, str] | None = None,
+) -> list[str]:
+    """Returns a key for each photo; photos with the same key must go to the same part.
+
+    Whatever `group_by` is, exact copies share a key, and so do photos that a person put in one
+    group.
+
+    Args:
+        photos: The photos of a collection.
+        group_by: ``duplicates``: near-duplicates, mirror images and frames of a burst (one camera,
+            two seconds, somewhat alike). ``burst``: these, and all that one camera took with pauses
+            of up to half a minute. ``folder``: all photos of a folder. ``none``: nothing more.
+        said: A person's groups: name by digest.
+
+    Returns:
+        Keys that stay the same from one run to the next: the smallest digest of each group.
+
+    Raises:
+        ConfigError: An unknown `group_by`.
+    """
+    joined = Components(len(photos))
+    _join_equal(joined, [photo.digest for photo in photos])
+    names = said or {}
+    _join_equal(joined, [names.get(photo.digest) for photo in photos])
+    match group_by:
+        case "none":
+            pass
+        case "folder":
+            _join_equal(joined, [photo.folder for photo in photos])
+        case "duplicates" | "burst":
+            ids = group_photos(fingerprints(photos), split_rule(len(photos), group_by))
+            joined.join(ids, np.arange(len(photos)))
+        case _:
+            raise ConfigError(f"--group-by {group_by} is none of duplicates, burst, folder, none.")
+    return group_keys(joined.ids(), [photo.digest for photo in photos])
+
+
+def split_rule(photos: int, group_by: GroupBy = "duplicates") -> Alikeness:
+    """Returns what counts as nearly the same for the split of a collection of so many photos.
+
+    A split had better keep a long chain of alike photos together, unless it is so long that the
+    chain, and not the photos, decides what trains.
+    """
+    chain = max(_CHAIN_PHOTOS, photos // _CHAIN_SHARE)
+    if group_by == "burst":
+        return Alikeness(chain_photos=chain, burst_seconds=SERIES_SECONDS, burst_bits=64)
+    return Alikeness(chain_photos=chain, burst_seconds=BURST_SECONDS)
+
+
+def _join_equal(joined: Components, keys: Sequence[str | None]) -> None:
+    first: dict[str, int] = {}
+    pairs = [
+        (first.setdefault(key, index), index) for index, key in enumerate(keys) if key is not None
+    ]
+    array = np.array(pairs, dtype=np.intp).reshape(-1, 2)
+    joined.join(array[:, 0], array[:, 1])

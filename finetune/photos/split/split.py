@@ -1,0 +1,187 @@
+"""Train, validation and test parts: stratified by label, whole groups only, the same each time.
+
+A group is what must not be torn apart (near-duplicates, a burst, a folder): its photos all go to
+one part. Chance comes from a hash of the seed and the group's key, so that a split depends on the
+photos and the seed alone: not on their order, not on the machine.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast, get_args
+
+from finetune.errors import CollectionError, ConfigError
+from finetune.files import write_atomically
+from finetune.photos.collection import Part
+from finetune.photos.labels import join_labels, split_labels
+from finetune.photos.split.group_pool import GroupPool, Labels
+
+TEST_FROM_GROUPS = 4
+"""With fewer groups than this a label gives none to the test part: with one for validation and one
+for the test, too little would be left to learn from."""
+
+_COLUMNS = ["path", "digest", "label", "group", "part"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitRow:
+    """One photo in split.csv.
+
+    Attributes:
+        path: Path below the collection's root.
+        digest: Digest of the file's content.
+        labels: Its labels; the file joins several by ``|``.
+        group: Key of what it shares a part with.
+        part: train, validation or test.
+    """
+
+    path: str
+    digest: str
+    labels: tuple[str, ...]
+    group: str
+    part: Part
+
+
+def split_groups(
+    labels: Sequence[Labels],
+    groups: Sequence[Hashable],
+    *,
+    validation: float,
+    test: float,
+    seed: int,
+) -> list[Part]:
+    """Returns the part of each photo.
+
+    Each label gets its share of photos in each part, as nearly as whole groups allow. Before that
+    come two rules: each label keeps a training photo, and each label of two groups or more has a
+    validation photo (of `TEST_FROM_GROUPS` or more, also a test photo, where `test` is above 0).
+    `finetune.photos.split.group_pool` says where groups that hold several labels made this
+    impossible.
+
+    Args:
+        labels: A label, or a tuple of them, for each photo.
+        groups: A group for each photo. Keys that stay the same from one run to the next (a digest,
+            a folder) make the split the same; see
+            `finetune.photos.near_duplicates.groups.group_keys`.
+        validation: Share of each label's photos for validation, in [0, 1).
+        test: Share of each label's photos for the test, in [0, 1).
+        seed: Chooses among equally good splits.
+
+    Raises:
+        ConfigError: Shares that are negative or leave nothing to train on.
+
+    Example:
+        >>> split_groups(["a"] * 4, [1, 1, 2, 3], validation=0.25, test=0, seed=0)
+        ['train', 'train', 'validation', 'train']
+    """
+    if not (validation >= 0 and test >= 0 and validation + test < 1):
+        raise ConfigError(
+            f"--validation {validation:g} and --test {test:g} must be 0 or more and leave "
+            "something to train on."
+        )
+    stock = GroupPool(labels, groups, seed)
+    parts: dict[Hashable, Part] = {}
+    # Validation is drawn first: where groups are scarce, it needs them more than the test does.
+    if validation > 0:
+        reserve_from = TEST_FROM_GROUPS if test > 0 else None
+        _draw(stock, parts, "validation", validation, 2, reserve_from=reserve_from)
+    if test > 0:
+        _draw(stock, parts, "test", test, TEST_FROM_GROUPS)
+    return [parts.get(group, "train") for group in groups]
+
+
+def write_split(path: Path, rows: Sequence[SplitRow]) -> Path:
+    """Writes split.csv, sorted by path, and returns `path`; raises StorageError."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    for row in sorted(rows, key=lambda row: row.path):
+        writer.writerow([row.path, row.digest, join_labels(row.labels), row.group, row.part])
+    # File names that are no UTF-8 come from the file system as surrogates and go back the same way.
+    content = text.getvalue().encode("utf-8", "surrogateescape")
+    return write_atomically(path, lambda file: file.write(content))
+
+
+def read_split(path: Path) -> tuple[SplitRow, ...]:
+    """Returns the rows of a split.csv.
+
+    Raises:
+        CollectionError: The file cannot be read or is no split.csv; names the line.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
+    except OSError as error:
+        raise CollectionError(f"{path} cannot be read: {error.strerror}.") from error
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    missing = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
+    if missing:
+        raise CollectionError(
+            f"{path} is no split.csv: it has no column {', '.join(missing)}. "
+            "Make a new one with: finetune split"
+        )
+    rows = []
+    seen = set()
+    for line in reader:
+        row = {name: line[name] or "" for name in _COLUMNS}
+        if row["part"] not in get_args(Part):
+            raise CollectionError(
+                f"{path}, line {reader.line_num}: the part is {row['part']!r}; "
+                f"it must be one of {', '.join(get_args(Part))}."
+            )
+        if not row["path"] or row["path"] in seen:
+            found = f"{row['path']!r} is listed twice" if row["path"] else "the path is empty"
+            raise CollectionError(f"{path}, line {reader.line_num}: {found}.")
+        seen.add(row["path"])
+        rows.append(
+            SplitRow(
+                path=row["path"],
+                digest=row["digest"],
+                labels=split_labels(row["label"]),
+                group=row["group"],
+                part=cast(Part, row["part"]),
+            )
+        )
+    return tuple(rows)
+
+
+def _draw(
+    stock: GroupPool,
+    parts: dict[Hashable, Part],
+    part: Part,
+    share: float,
+    minimum: int,
+    *,
+    reserve_from: int | None = None,
+) -> None:
+    """Moves groups from train to `part` until each label has its share there."""
+    targets = stock.targets(share, minimum)
+    taken: Counter[str] = Counter()
+
+    def spare(group: Hashable) -> bool:
+        return stock.spare(group, reserve_from=reserve_from)
+
+    def take(group: Hashable) -> None:
+        parts[group] = part
+        for label, photos in stock.content(group):
+            taken[label] += photos
+            stock.training_groups[label] -= 1
+
+    for label in stock.rarest_first():
+        target = targets[label]
+        for group in stock.groups_of(label):
+            if group in parts or not spare(group):
+                continue
+            photos = stock.photos(group, label)
+            # Only what brings the count nearer to its target: a burst of 30 is passed over where
+            # 5 photos are wanted, and the next single photo is taken.
+            if abs(taken[label] + photos - target) < abs(taken[label] - target):
+                take(group)
+        if taken[label] == 0 and len(stock.groups_of(label)) >= minimum:
+            rest = [g for g in stock.groups_of(label) if g not in parts and spare(g)]
+            if rest:
+                take(min(rest, key=lambda group: stock.photos(group, label)))

@@ -1,0 +1,285 @@
+"""A run's network as an ONNX file, with as much around it as is asked for.
+
+The core takes normalized pixels and gives logits, for any number of photos. On request the graph
+also prepares photos of any size itself (upright RGB bytes in), and ends in calibrated
+probabilities. Labels, preprocessing and calibration are in its metadata under the key ``finetune``.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import io
+import json
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import save
+
+from finetune.errors import MissingExtra, ModelError
+from finetune.files import write_atomically
+from finetune.models.feature_backends import features_of
+from finetune.photos.preprocessing import Preprocessing
+from finetune.prediction.export.onnx_graph import preparation, probability_nodes
+from finetune.prediction.model_metadata import ModelFacts
+from finetune.prediction.onnx_engine import (
+    DISTANCE_KEY,
+    FEATURES,
+    LOGITS,
+    METADATA_KEY,
+    PHOTOS,
+    PIXELS,
+    PROBABILITIES,
+    center_of,
+    normalized,
+)
+from finetune.prediction.torch_engine import TorchEngine
+
+if TYPE_CHECKING:
+    import onnx
+
+Precision = Literal["fp32", "fp16", "int8"]
+
+OPSET = 18
+"""The first in which resizing is antialiased."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnnxOptions:
+    """What the graph holds.
+
+    Attributes:
+        precision: Of weights and arithmetic; ``int8`` needs photos to calibrate with.
+        with_preprocessing: Take ``photos (B, H, W, 3) uint8`` and resize, crop and normalize them
+            in the graph; else take ``pixels (B, C, S, S) float32``, normalized already.
+        with_softmax: Give ``probabilities`` beside ``logits``, divided by the temperature first
+            (sigmoids where a photo may have several labels).
+    """
+
+    precision: Precision = "fp32"
+    with_preprocessing: bool = False
+    with_softmax: bool = False
+
+
+def export_onnx(
+    engine: TorchEngine,
+    path: Path,
+    options: OnnxOptions,
+    *,
+    calibration: Sequence[NDArray[np.uint8]] = (),
+) -> Path:
+    """Writes a network as an ONNX file and returns its path.
+
+    Args:
+        engine: The network, on the CPU.
+        path: The file.
+        options: What the graph holds.
+        calibration: Working squares ``(S, S, 3) uint8`` by which int8 learns its ranges.
+
+    Raises:
+        MissingExtra: onnx, onnxscript or onnxruntime is not installed.
+        ModelError: Torch cannot express this network in ONNX, or int8 has no photos.
+        StorageError: The file cannot be written.
+    """
+    onnx = _onnx()
+    model = _traced(engine)
+    if options.precision == "fp16":
+        model = _in_half(model)
+    elif options.precision == "int8":
+        model = _in_int8(model, engine.facts.preprocessing, calibration)
+    _surround(model, engine.facts, options)
+    metadata = {METADATA_KEY: json.dumps(engine.facts.to_dict(), ensure_ascii=False)}
+    unknown = engine.facts.unknown
+    if unknown is not None and unknown.distance is not None:
+        packed = base64.b64encode(save(dict(unknown.distance.to_tensors())))
+        metadata[DISTANCE_KEY] = packed.decode("ascii")
+    for key, value in metadata.items():
+        entry = model.metadata_props.add()
+        entry.key, entry.value = key, value
+    model.doc_string = f"{engine.facts.model}, {len(engine.facts.labels)} labels"
+    model.producer_name = "finetune"
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except onnx.checker.ValidationError as error:
+        raise ModelError(f"The exported graph is not valid ONNX: {error}") from error
+    return write_atomically(path, lambda file: file.write(model.SerializeToString()))
+
+
+def _onnx() -> Any:
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        try:
+            __import__(package)
+        except ImportError as error:
+            raise MissingExtra(package, "onnx", "Exporting to ONNX") from error
+    import onnx
+
+    return onnx
+
+
+def _traced(engine: TorchEngine) -> onnx.ModelProto:
+    """Returns the core: ``pixels (batch, C, S, S) float32`` to ``logits (batch, labels)``.
+
+    Where the threshold for unknown photos needs them, also to ``features (batch, F)``.
+    """
+    size = engine.facts.preprocessing.size
+    network, outputs = engine.module.eval(), [LOGITS]
+    if engine.facts.unknown is not None and engine.facts.unknown.needs_features:
+        network, outputs = _WithFeatures(network).eval(), [LOGITS, FEATURES]
+    # Two photos: a batch of one would be taken for a fixed one.
+    example = torch.zeros(2, engine.facts.preprocessing.channels, size, size)
+    try:
+        with _silenced(), torch.no_grad():
+            program = torch.onnx.export(
+                network,
+                (example,),
+                input_names=[PIXELS],
+                output_names=outputs,
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                opset_version=OPSET,
+                dynamo=True,
+                verbose=False,
+            )
+            if program is None:
+                raise ModelError("torch exported nothing.")
+            model: onnx.ModelProto = program.model_proto
+    except ModelError:
+        raise
+    except Exception as error:  # torch's exporter raises whatever its many passes do
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"{engine.facts.model} cannot be exported to ONNX: {first}") from error
+    # Source lines of whoever exported are of no use to whoever opens the file.
+    for node in model.graph.node:
+        node.ClearField("metadata_props")
+        node.ClearField("doc_string")
+    model.graph.ClearField("value_info")
+    _make_batch_dynamic(model)
+    return model
+
+
+class _WithFeatures(torch.nn.Module):
+    """A network that also returns what its linear head took in."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        features = features_of(self.network, pixels)
+        head: Any = self.network.get_classifier()  # type: ignore[operator]
+        return head(features), features
+
+
+def _make_batch_dynamic(model: onnx.ModelProto) -> None:
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+
+
+def _in_half(model: onnx.ModelProto) -> onnx.ModelProto:
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    with _silenced():
+        half: onnx.ModelProto = convert_float_to_float16(
+            model, keep_io_types=True, disable_shape_infer=False
+        )
+    _sort(half.graph)
+    return half
+
+
+def _sort(graph: onnx.GraphProto) -> None:
+    """Puts nodes behind those whose results they take; a converter may append some at the end."""
+    waiting = list(graph.node)
+    known = {"", *(value.name for value in (*graph.input, *graph.initializer))}
+    del graph.node[:]
+    while waiting:
+        ready = [node for node in waiting if known.issuperset(node.input)]
+        if not ready:
+            raise ModelError("The exported graph has a loop.")
+        graph.node.extend(ready)
+        known.update(name for node in ready for name in node.output)
+        done = {id(node) for node in ready}
+        waiting = [node for node in waiting if id(node) not in done]
+
+
+def _in_int8(
+    model: onnx.ModelProto, preprocessing: Preprocessing, calibration: Sequence[NDArray[np.uint8]]
+) -> onnx.ModelProto:
+    import onnx
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType
+    from onnxruntime.quantization.quantize import quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    if not calibration:
+        raise ModelError("int8 needs photos to calibrate with. Name some with --photos.")
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self._squares = iter(calibration)
+
+        def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+            square = next(self._squares, None)
+            if square is None:
+                return None
+            return {PIXELS: normalized(center_of(square[None], preprocessing.size), preprocessing)}
+
+    with tempfile.TemporaryDirectory() as folder, _silenced():
+        whole, ready, done = (Path(folder) / f"{name}.onnx" for name in ("whole", "ready", "done"))
+        onnx.save(model, whole)
+        quant_pre_process(str(whole), str(ready), skip_symbolic_shape=True)
+        quantize_static(
+            str(ready),
+            str(done),
+            Reader(),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+        )
+        quantized: onnx.ModelProto = onnx.load(done)
+        return quantized
+
+
+def _surround(model: onnx.ModelProto, facts: ModelFacts, options: OnnxOptions) -> None:
+    """Puts preparation before the core, and softmax behind it, as the options say."""
+    from onnx import TensorProto, helper
+
+    graph = model.graph
+    if options.with_preprocessing:
+        nodes, constants = preparation(facts.preprocessing, PHOTOS, PIXELS)
+        core = list(graph.node)
+        del graph.node[:]
+        graph.node.extend([*nodes, *core])
+        graph.initializer.extend(constants)
+        shape: list[str | int | None] = ["batch", "height", "width", 3]
+        del graph.input[:]
+        graph.input.append(helper.make_tensor_value_info(PHOTOS, TensorProto.UINT8, shape))
+    if options.with_softmax:
+        nodes, constants = probability_nodes(facts.task, LOGITS, PROBABILITIES)
+        graph.node.extend(nodes)
+        graph.initializer.extend(constants)
+        graph.output.insert(
+            0,
+            helper.make_tensor_value_info(
+                PROBABILITIES, TensorProto.FLOAT, ["batch", len(facts.labels)]
+            ),
+        )
+
+
+@contextlib.contextmanager
+def _silenced() -> Iterator[None]:
+    """Keeps the exporters' remarks to themselves: a failure raises, and the outcome is measured."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

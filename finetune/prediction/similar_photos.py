@@ -1,0 +1,165 @@
+"""The training photos that a photo is most like: "because it looks like these"."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from finetune.data.dataset import PhotoDataset, Sample
+from finetune.data.pixel_cache import PixelCache
+from finetune.errors import RunError
+from finetune.files import collection_cache_dir
+from finetune.models.features import FeatureCache
+from finetune.photos.analyze import digest_of
+from finetune.photos.catalog.catalog import open_catalog
+from finetune.photos.split.split import SplitRow, read_split
+from finetune.prediction.torch_engine import TorchEngine
+from finetune.runs.folder import RunFolder
+
+_CHUNK = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class Similar:
+    """A training photo that is like the one asked about.
+
+    Attributes:
+        photo: Its path.
+        label: Its label in training.
+        similarity: Cosine of the angle between the two photos' features, in [-1, 1].
+    """
+
+    photo: str
+    label: str
+    similarity: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain JSON values."""
+        return {"photo": self.photo, "label": self.label, "similarity": self.similarity}
+
+
+class TrainingPhotos:
+    """The photos that a run was trained on, by what its backbone makes of them.
+
+    Their features come from the collection's cache, and what is missing there is computed once.
+
+    Args:
+        run: The run.
+        engine: Its network.
+        progress: Called as ``progress(done, total)`` while features are computed.
+
+    Raises:
+        RunError: The photos are no longer where they were.
+    """
+
+    def __init__(
+        self,
+        run: RunFolder,
+        engine: TorchEngine,
+        *,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        description = run.read(run.config_file)
+        self.root = Path(description["photos"])
+        settings = description["settings"]
+        catalog = settings["collection"].get("catalog")
+        rows = [row for row in read_split(run.split_file) if row.part == "train"]
+        self._rows = [row for row in rows if (self.root / row.path).is_file()]
+        if not self._rows:
+            raise RunError(
+                f"None of the {len(rows):,} training photos of {run.path} is in {self.root} any "
+                "more, so that nothing can be likened to them. Put the folder back, or leave out "
+                "the similar photos."
+            )
+        catalog_file = Path(catalog) if catalog else None
+        cache_dir = collection_cache_dir(self.root, catalog_file)
+        preprocessing = engine.facts.preprocessing
+        crops = self._crops(catalog_file)
+        limit_gb = settings["pixels"].get("cache_gb", 10.0)
+        self._features = FeatureCache(cache_dir, engine.module, preprocessing)
+        try:
+            with contextlib.closing(
+                PixelCache(cache_dir, preprocessing, limit_gb=limit_gb)
+            ) as cache:
+                samples = _samples(self._rows, crops, engine.facts.labels)
+                dataset = PhotoDataset(self.root, samples, cache)
+                self._features.fill(dataset, progress=progress)
+                self._keys = self._features.keys(dataset)
+        except BaseException:
+            self._features.close()
+            raise
+
+    def __enter__(self) -> TrainingPhotos:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._features.close()
+
+    def like(
+        self, square: NDArray[np.uint8], *, count: int = 4, photo: Path | None = None
+    ) -> tuple[Similar, ...]:
+        """Returns the training photos most like a working square ``(S, S, 3) uint8``.
+
+        Args:
+            square: The photo asked about.
+            count: How many.
+            photo: Its file, which is then passed over where it is a training photo itself.
+        """
+        own = digest_of(photo.read_bytes()) if photo is not None and photo.is_file() else None
+        images = torch.from_numpy(np.ascontiguousarray(square[None])).permute(0, 3, 1, 2)
+        asked = _unit(self._features.compute(images))[0]
+        cosines = np.concatenate(
+            [
+                _unit(self._features.read(self._keys[at : at + _CHUNK]).numpy()) @ asked
+                for at in range(0, len(self._keys), _CHUNK)
+            ]
+        )
+        order = [i for i in np.argsort(-cosines, kind="stable") if self._rows[i].digest != own]
+        return tuple(
+            Similar(
+                photo=str(self.root / self._rows[i].path),
+                label=" + ".join(self._rows[i].labels),
+                similarity=float(cosines[i]),
+            )
+            for i in order[:count]
+        )
+
+    def _crops(self, catalog: Path | None) -> dict[str, Any]:
+        with open_catalog(self.root, catalog) as opened:
+            return {photo.digest: photo.crop for photo in opened.collection(self.root).photos}
+
+
+def _samples(
+    rows: Sequence[SplitRow], crops: dict[str, Any], labels: Sequence[str]
+) -> list[Sample]:
+    index = {label: number for number, label in enumerate(labels)}
+    return [
+        Sample(
+            path=row.path,
+            digest=row.digest,
+            crop=crops.get(row.digest),
+            # Only its features are asked for.
+            target=index.get(row.labels[0], 0) if row.labels else 0,
+        )
+        for row in rows
+    ]
+
+
+def _unit(features: NDArray[np.float32]) -> NDArray[np.float32]:
+    lengths = np.linalg.norm(features, axis=1, keepdims=True)
+    lengths[lengths == 0] = 1
+    unit: NDArray[np.float32] = features / lengths
+    return unit

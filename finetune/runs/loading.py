@@ -1,0 +1,102 @@
+"""Opens the network of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from finetune.errors import RunError
+from finetune.evaluation.out_of_distribution import UnknownThreshold
+from finetune.models.factory import rebuild
+from finetune.photos.preprocessing import Preprocessing
+from finetune.runs.folder import RunFolder
+from finetune.runs.unknown_threshold import read_unknown
+from finetune.tasks.task import SingleLabel, Task, task_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedRun:
+    """A run, opened.
+
+    Attributes:
+        folder: The run.
+        module: Its network, in eval mode and fp32, on its device.
+        preprocessing: What the network expects of its pixels.
+        labels: In the order of its outputs.
+        temperature: What its logits are divided by.
+        unknown: When to say "none of these", or None.
+        description: What config.json says.
+        task: What its logits mean.
+    """
+
+    folder: RunFolder
+    module: nn.Module
+    preprocessing: Preprocessing
+    labels: tuple[str, ...]
+    temperature: float
+    unknown: UnknownThreshold | None
+    description: dict[str, Any]
+    task: Task = SingleLabel()
+
+
+def load_network(
+    folder: RunFolder,
+    model: str,
+    labels: int,
+    preprocessing: Preprocessing,
+    *,
+    device: str | torch.device,
+) -> nn.Module:
+    """Returns a run's network from its tensors, in eval mode and fp32, on a device.
+
+    Raises:
+        RunError: The run has no model yet, or a damaged one.
+        ModelError: Its weights are not those of its architecture.
+    """
+    if not folder.model_file.is_file():
+        raise RunError(
+            f"{folder.path} has no {folder.model_file.name} yet. "
+            f"If its training was interrupted: finetune train --resume {folder.path}"
+        )
+    try:
+        state = load_file(folder.model_file)
+    except (SafetensorError, OSError) as error:
+        raise RunError(f"{folder.model_file} is damaged: {error}.") from error
+    module = rebuild(model, labels, preprocessing.size, state, model_args(folder)).to(device).eval()
+    if torch.device(device).type != "mps":
+        module = module.to(memory_format=torch.channels_last)
+    return module
+
+
+def model_args(folder: RunFolder) -> dict[str, Any]:
+    """Returns the arguments that a run's network was made with; empty for nearly all."""
+    settings = folder.read(folder.config_file).get("settings") or {}
+    return dict(settings.get("model_args") or {})
+
+
+def open_trained(folder: RunFolder, *, device: str | torch.device = "cpu") -> TrainedRun:
+    """Returns a run with its network. Nothing of the run is executed.
+
+    Raises:
+        RunError: A file of the run is missing or damaged.
+    """
+    description = folder.read(folder.config_file)
+    labels = tuple(folder.read(folder.labels_file))
+    preprocessing = Preprocessing.from_dict(folder.read(folder.preprocessing_file))
+    module = load_network(folder, description["model"], len(labels), preprocessing, device=device)
+    calibration = folder.read(folder.calibration_file)
+    return TrainedRun(
+        folder=folder,
+        module=module,
+        preprocessing=preprocessing,
+        labels=labels,
+        temperature=float(calibration["temperature"]),
+        unknown=read_unknown(folder, calibration),
+        description=description,
+        task=task_of(calibration, labels),
+    )

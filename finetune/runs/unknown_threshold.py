@@ -1,0 +1,42 @@
+"""The fitted out-of-distribution threshold of a run, read and written without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+
+from finetune.errors import RunError
+from finetune.evaluation.mahalanobis import RelativeDistance
+from finetune.evaluation.out_of_distribution import UnknownThreshold
+from finetune.files import write_atomically
+from finetune.runs.folder import RunFolder
+
+
+def write_distance(run: RunFolder, distance: RelativeDistance) -> None:
+    """Writes the distance; raises StorageError."""
+    content = save(dict(distance.to_tensors()))
+    write_atomically(run.distance_file, lambda file: file.write(content))
+
+
+def read_unknown(run: RunFolder, calibration: Mapping[str, Any]) -> UnknownThreshold | None:
+    """Returns when a run says "none of these", or None where it never does.
+
+    Raises:
+        RunError: The distance is missing or damaged.
+    """
+    content = calibration.get("unknown")
+    if not content:
+        return None
+    distance = None
+    if content.get("mixture"):
+        try:
+            distance = RelativeDistance.from_tensors(load_file(run.distance_file))
+        except (SafetensorError, OSError, KeyError) as error:
+            raise RunError(
+                f'{run.distance_file} is missing or damaged, and {run.path} says "none of these" '
+                "by it. Copy the run folder again, whole."
+            ) from error
+    return UnknownThreshold.from_dict(dict(content), distance)

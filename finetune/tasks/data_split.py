@@ -1,0 +1,269 @@
+"""From a collection to what trains, what chooses and what is tested."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetune.config import CollectionConfig, LabelsConfig
+from finetune.data.dataset import Sample
+from finetune.errors import CollectionError, ConfigError, RunError
+from finetune.photos.collection import Collection, Part, Photo
+from finetune.photos.labels import check_labels, few_photos, label_index
+from finetune.photos.multi_label import multilabel_photos
+from finetune.photos.split.group_pool import Labels, imbalances
+from finetune.photos.split.grouping import photo_groups
+from finetune.photos.split.leakage import SplitProof, prove_split
+from finetune.photos.split.split import SplitRow, split_groups
+from finetune.photos.split.stratify import stratify_groups
+from finetune.tasks.task import MultiLabel, SingleLabel, Task
+
+PARTS: tuple[Part, ...] = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSplit:
+    """A collection, split.
+
+    Attributes:
+        root: The folder that the samples' paths are relative to.
+        labels: In class order.
+        samples: The photos of each part, by path; a part may be empty, save train and validation.
+        rows: What split.csv says of every photo.
+        proof: What was counted to prove the split; None for one that was read back.
+        notes: What a person must know of how it came about.
+        task: Whether a photo has one label or several.
+    """
+
+    root: Path
+    labels: tuple[str, ...]
+    samples: Mapping[Part, tuple[Sample, ...]]
+    rows: tuple[SplitRow, ...]
+    proof: SplitProof | None
+    notes: tuple[str, ...]
+    task: Task = SingleLabel()
+
+    @property
+    def width(self) -> int | None:
+        """How many labels a row of targets has, where a photo may have several, else None."""
+        return len(self.labels) if self.task.multi_label else None
+
+
+def split_collection(
+    collection: Collection,
+    config: CollectionConfig,
+    *,
+    seed: int,
+    kept: Mapping[str, Part] | None = None,
+    labels: LabelsConfig | None = None,
+) -> DataSplit:
+    """Returns the parts of a collection: its own folders where it comes with them, else a split.
+
+    Args:
+        collection: What a scan found.
+        config: Shares, and what must stay together.
+        seed: Chooses among equally good splits.
+        kept: Part by digest of photos that are not free to choose; see
+        `finetune.training.split_pinning`.
+        labels: Whether a photo may have several labels; None: each has one.
+
+    Raises:
+        CollectionError: Too few labels, or too few photos of one.
+        ConfigError: `labels` name something that photos of one label do not have.
+    """
+    task = task_for(labels or LabelsConfig())
+    usable, said_of_it = _usable(collection, config, labels or LabelsConfig())
+    notes = list(said_of_it)
+    photos = usable.photos
+    said = {photo.digest: photo.group for photo in photos if photo.group}
+    groups = photo_groups(photos, group_by=config.group_by, said=said)
+    names = [photo.labels if task.multi_label else photo.labels[0] for photo in photos]
+    parts: list[Part]
+    kept = kept or {}
+    if usable.has_parts:
+        parts = [kept.get(photo.digest, photo.part or "train") for photo in photos]
+        notes.append("The collection comes in parts of its own, which are kept.")
+        if "validation" not in parts:
+            parts = _carve_validation(names, groups, parts, config, seed)
+            notes.append("There is no validation folder; a share of train is used for it.")
+    else:
+        free = [index for index, photo in enumerate(photos) if photo.digest not in kept]
+        drawn = _drawn(
+            [names[index] for index in free],
+            [groups[index] for index in free],
+            shares=(config.validation, config.test),
+            seed=seed,
+        )
+        by_index = dict(zip(free, drawn, strict=True))
+        parts = [by_index[i] if i in by_index else kept[p.digest] for i, p in enumerate(photos)]
+    rows = tuple(
+        SplitRow(path=p.path, digest=p.digest, labels=p.labels, group=str(group), part=part)
+        for p, group, part in zip(photos, groups, parts, strict=True)
+    )
+    if not usable.has_parts:
+        short = imbalances(names, groups, parts, validation=config.validation, test=config.test)
+        notes.extend(str(item) for item in short)
+    proof = prove_split(photos, groups, parts)
+    notes.append(_in_words(proof, parts))
+    split = _parts(usable.root, photos, rows, usable.labels, task)
+    few = few_photos(photos)
+    notes.extend([few] if few else [])
+    return dataclasses.replace(split, proof=proof, notes=tuple(notes))
+
+
+def task_for(labels: LabelsConfig) -> Task:
+    """Returns the task that settings ask for, not yet calibrated.
+
+    Raises:
+        ConfigError: They name something that photos of one label do not have.
+    """
+    if labels.multi_label:
+        return MultiLabel(precision=labels.label_precision)
+    for flag, value in (
+        ("--negatives", labels.negatives),
+        ("--label-precision", labels.label_precision),
+    ):
+        if value is not None:
+            raise ConfigError(f"{flag} {value} is for photos of several labels: add --multi-label.")
+    return SingleLabel()
+
+
+def replay_split(
+    collection: Collection,
+    rows: Sequence[SplitRow],
+    labels: tuple[str, ...],
+    task: Task | None = None,
+) -> DataSplit:
+    """Returns the parts that a split.csv describes, for a task; None: one label a photo.
+
+    Raises:
+        RunError: A photo of it is gone or has changed; the message names the first.
+    """
+    by_path = {photo.path: photo for photo in collection.photos}
+    photos = []
+    for row in rows:
+        photo = by_path.get(row.path)
+        if photo is None or photo.digest != row.digest:
+            what = "is gone" if photo is None else "has changed"
+            raise RunError(
+                f"{collection.root / row.path} {what} since the run began, so it cannot go on "
+                "exactly. Put the photo back, or start a new run."
+            )
+        photos.append(photo)
+    return _parts(collection.root, photos, tuple(rows), labels, task or SingleLabel())
+
+
+def _parts(
+    root: Path,
+    photos: Sequence[Photo],
+    rows: tuple[SplitRow, ...],
+    labels: tuple[str, ...],
+    task: Task,
+) -> DataSplit:
+    index = label_index(labels)
+
+    def target(row: SplitRow) -> int | tuple[int, ...]:
+        found = tuple(index[label] for label in row.labels)
+        return found if task.multi_label else found[0]
+
+    samples: dict[Part, list[Sample]] = {part: [] for part in PARTS}
+    for photo, row in zip(photos, rows, strict=True):
+        samples[row.part].append(
+            Sample(
+                path=photo.path,
+                digest=photo.digest,
+                crop=photo.crop,
+                target=target(row),
+            )
+        )
+    for part in ("train", "validation"):
+        if not samples[part]:
+            raise CollectionError(
+                f"{root}: no photo is left for {part}. Add photos, or change --validation and "
+                "--test."
+            )
+    done = {part: tuple(sorted(samples[part], key=lambda s: s.path)) for part in PARTS}
+    return DataSplit(
+        root=root, labels=labels, samples=done, rows=rows, proof=None, notes=(), task=task
+    )
+
+
+def _in_words(proof: SplitProof, parts: Sequence[Part]) -> str:
+    counts = Counter(parts)
+    shown = ", ".join(f"{counts[part]:,} {part}" for part in PARTS if counts[part])
+    if proof.holds:
+        return f"Split: {shown}. No near-duplicates on both sides ({proof.groups:,} groups)."
+    leaks = sum(proof.leaks.values())
+    return (
+        f"Split: {shown}. {leaks} held-out {'photo has' if leaks == 1 else 'photos have'} a "
+        "near-duplicate in train, so the figures are flattered. See: finetune split"
+    )
+
+
+def _usable(
+    collection: Collection, config: CollectionConfig, labels: LabelsConfig
+) -> tuple[Collection, Sequence[str]]:
+    """Returns the photos that can take part with their labels, and what was left out."""
+    if labels.multi_label:
+        found = multilabel_photos(
+            collection, negatives=labels.negatives, min_photos=config.min_photos
+        )
+        return found.collection, found.notes
+    usable, left_out = _without_conflicts(collection)
+    return check_labels(usable, min_photos=config.min_photos), left_out
+
+
+def _drawn(
+    names: Sequence[Labels],
+    groups: Sequence[str],
+    *,
+    shares: tuple[float, float],
+    seed: int,
+) -> list[Part]:
+    """Returns the part of each photo, by the way of sharing out that suits its labels."""
+    validation, test = shares
+    several = [name for name in names if not isinstance(name, str)]
+    if several:
+        return stratify_groups(several, groups, validation=validation, test=test, seed=seed)
+    return split_groups(names, groups, validation=validation, test=test, seed=seed)
+
+
+def _without_conflicts(collection: Collection) -> tuple[Collection, list[str]]:
+    """Leaves out photos with several labels, and contents that are filed under several."""
+    labels_of: dict[str, set[str]] = {}
+    for photo in collection.photos:
+        labels_of.setdefault(photo.digest, set()).update(photo.labels)
+    kept = tuple(p for p in collection.photos if len(labels_of[p.digest]) <= 1)
+    lost = [p for p in collection.photos if len(labels_of[p.digest]) > 1]
+    if not lost:
+        return collection, []
+    first = lost[0]
+    names = " and ".join(f"'{label}'" for label in sorted(labels_of[first.digest]))
+    note = (
+        f"{len(lost)} {'photo is' if len(lost) == 1 else 'photos are'} under more than one label "
+        f"and left out, {first.path} ({names}) among them. Settle them with: finetune annotate"
+    )
+    return dataclasses.replace(collection, photos=kept), [note]
+
+
+def _carve_validation(
+    names: Sequence[Labels],
+    groups: Sequence[str],
+    parts: Sequence[Part],
+    config: CollectionConfig,
+    seed: int,
+) -> list[Part]:
+    where = [i for i, part in enumerate(parts) if part == "train"]
+    carved = _drawn(
+        [names[i] for i in where],
+        [groups[i] for i in where],
+        shares=(config.validation, 0.0),
+        seed=seed,
+    )
+    result = list(parts)
+    for i, part in zip(where, carved, strict=True):
+        result[i] = part
+    return result

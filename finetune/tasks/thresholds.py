@@ -1,0 +1,138 @@
+"""From which probability on a label is said, where a photo may have several.
+
+Each label has its own threshold, chosen on the validation part. Between two neighboring
+probabilities of that part every threshold gives the same answers there; 0.5 is taken where it lies
+between them, else the middle.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from finetune.evaluation.probabilities import Floats
+
+USUAL = 0.5
+"""The threshold of a label on which the validation part says nothing."""
+
+PRIOR_PHOTOS = 10.0
+"""As many photos of a label as its calibrated probabilities are worth when F1 is sought.
+
+`benchmarks/label_thresholds.py` measures it: more would help where the probabilities are honest,
+and harm where they lean to one side.
+"""
+
+NEVER = 2.0
+"""A threshold that no probability reaches: the label is not said at all."""
+
+
+def f1_threshold(probabilities: ArrayLike, positive: ArrayLike) -> float:
+    """Returns the threshold with the best F1 of a label, ``2·TP / (2·TP + FP + FN)``.
+
+    Of several that are equally good, the one nearest to 0.5: on few photos chance makes many so.
+
+    Args:
+        probabilities: ``(N,)`` of the label.
+        positive: ``(N,)`` in [0, 1]: whether the photo has it, or how likely it has.
+
+    Returns:
+        A threshold in 0..1; `USUAL` where no photo has the label.
+
+    Example:
+        >>> f1_threshold([0.9, 0.4, 0.3, 0.1], [1, 1, 0, 0])
+        0.35
+    """
+    cuts = _cuts(probabilities, positive)
+    if cuts is None:
+        return USUAL
+    values, hits, said, total = cuts
+    scores = 2 * hits / (said + total)
+    best = np.flatnonzero(scores >= scores.max() - 1e-12)
+    return min((_between(values, int(k)) for k in best), key=lambda cut: abs(cut - USUAL))
+
+
+def precision_threshold(probabilities: ArrayLike, positive: ArrayLike, precision: float) -> float:
+    """Returns the lowest threshold at which so large a share of a label's answers is right.
+
+    Args:
+        probabilities: ``(N,)`` of the label.
+        positive: ``(N,)`` of 0 and 1.
+        precision: The share that is asked for, in (0, 1].
+
+    Returns:
+        A threshold in 0..1, `USUAL` where no photo has the label, and `NEVER` where none reaches
+        the precision.
+    """
+    cuts = _cuts(probabilities, positive)
+    if cuts is None:
+        return USUAL
+    values, hits, said, _ = cuts
+    good = np.flatnonzero(hits >= precision * said - 1e-9)
+    return _between(values, int(good[-1])) if len(good) else NEVER
+
+
+def fit_thresholds(
+    probabilities: ArrayLike,
+    truth: ArrayLike,
+    *,
+    precision: float | None = None,
+    prior_photos: float = PRIOR_PHOTOS,
+) -> tuple[float, ...]:
+    """Returns a threshold for each label, for the best F1 or for a stated precision.
+
+    The best F1 of a handful of photos is mostly chance. So a photo counts as
+    ``q = w·y + (1 - w)·p`` of one that has the label, with ``w = n / (n + k)`` for n photos that
+    do: of few photos the calibrated probabilities say what to expect of others (for w = 0 this is
+    the plug-in rule of Lipton et al. 2014, arXiv 1402.1892), of many the photos themselves do.
+
+    Args:
+        probabilities: ``(N, C)`` of the validation part, calibrated.
+        truth: ``(N, C)`` of 0 and 1.
+        precision: The share of each label's answers that should be right; None: the best F1.
+        prior_photos: k above; 0 trusts the photos alone.
+    """
+    values, positive = np.asarray(probabilities, np.float64), np.asarray(truth)
+    columns = zip(values.T, positive.T, strict=True)
+    if precision is None:
+        return tuple(
+            f1_threshold(scores, _expected(scores, there, prior_photos))
+            for scores, there in columns
+        )
+    return tuple(precision_threshold(scores, there, precision) for scores, there in columns)
+
+
+def _expected(probabilities: Floats, positive: Floats, prior_photos: float) -> Floats:
+    """Returns how likely each photo's like has the label; 0 for all where none has."""
+    there: Floats = np.asarray(positive).astype(np.float64)
+    if not there.any():
+        return there
+    own = there.sum() / (there.sum() + prior_photos)
+    mixed: Floats = own * there + (1 - own) * probabilities
+    return mixed
+
+
+def _cuts(
+    probabilities: ArrayLike, positive: ArrayLike
+) -> tuple[Floats, Floats, Floats, float] | None:
+    """Returns distinct values, falling; and at each as threshold: hits, answers; and positives."""
+    values = np.asarray(probabilities, np.float64)
+    truth = np.asarray(positive).astype(np.float64)
+    if not truth.any():
+        return None
+    order = np.argsort(-values, kind="stable")
+    ranked = values[order]
+    last = np.flatnonzero(np.r_[ranked[1:] != ranked[:-1], True])
+    hits: Floats = np.cumsum(truth[order])[last]
+    said: Floats = (last + 1).astype(np.float64)
+    return ranked[last], hits, said, float(truth.sum())
+
+
+def _between(values: Floats, place: int) -> float:
+    """Returns a threshold that the value at `place` still reaches and the next lower does not."""
+    high = float(values[place])
+    low = float(values[place + 1]) if place + 1 < len(values) else 0.0
+    if low < USUAL <= high:
+        return USUAL
+    middle = (low + high) / 2
+    # Of two neighboring floats the middle may be the lower one itself.
+    return middle if low < middle <= high else high

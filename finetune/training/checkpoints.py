@@ -1,0 +1,257 @@
+"""Nested state of any kind as JSON beside named tensors, and back to the last bit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from finetune.errors import RunError
+from finetune.files import replacing
+from finetune.training.ema import WeightAverage
+from finetune.training.soup import Candidate
+
+
+def to_plain(value: Any, tensors: dict[str, Tensor], *, name: str, cache_dir: torch.device) -> Any:
+    """Returns `value` as JSON, and puts its tensors into `tensors`.
+
+    Args:
+        value: Numbers, text, None, tensors, their types, and lists, tuples and dicts of such.
+        tensors: Gets the tensors, on the CPU and contiguous.
+        name: What their names begin with.
+        cache_dir: The device that they are expected on; it is noted of each that lies elsewhere.
+
+    Raises:
+        TypeError: There is something else in it.
+    """
+    if isinstance(value, Tensor):
+        tensors[name] = value.detach().cpu().contiguous()
+        plain: dict[str, Any] = {"tensor": name}
+        if value.device != cache_dir:
+            plain["device"] = str(value.device)
+        if not value.is_contiguous():
+            # How a tensor lies in memory decides the order of a sum over it, and so its last bits.
+            plain["stride"] = list(value.stride())
+        return plain
+    if isinstance(value, dict):
+        items = enumerate(value.items())
+        return {
+            "dict": [
+                [key, to_plain(item, tensors, name=f"{name}.{place}", cache_dir=cache_dir)]
+                for place, (key, item) in items
+            ]
+        }
+    if isinstance(value, list | tuple):
+        parts = [
+            to_plain(item, tensors, name=f"{name}.{place}", cache_dir=cache_dir)
+            for place, item in enumerate(value)
+        ]
+        return {"tuple": parts} if isinstance(value, tuple) else parts
+    if isinstance(value, torch.dtype):
+        return {"dtype": str(value).removeprefix("torch.")}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"{name} is {type(value).__name__}, which no checkpoint can hold")
+
+
+def from_plain(plain: Any, tensors: dict[str, Tensor], *, cache_dir: torch.device) -> Any:
+    """Returns the value of which `to_plain` made `plain`.
+
+    Args:
+        plain: JSON.
+        tensors: By name.
+        cache_dir: The device of tensors that were at home.
+
+    Raises:
+        KeyError: A tensor is missing.
+    """
+    if isinstance(plain, list):
+        return [from_plain(item, tensors, cache_dir=cache_dir) for item in plain]
+    if not isinstance(plain, dict):
+        return plain
+    if "dtype" in plain:
+        return getattr(torch, plain["dtype"])
+    if "tuple" in plain:
+        return tuple(from_plain(item, tensors, cache_dir=cache_dir) for item in plain["tuple"])
+    if "dict" in plain:
+        return {key: from_plain(item, tensors, cache_dir=cache_dir) for key, item in plain["dict"]}
+    value = tensors[plain["tensor"]]
+    device = plain.get("device", cache_dir)
+    if "stride" not in plain:
+        return value.to(device, copy=True)
+    laid = torch.empty_strided(value.shape, plain["stride"], dtype=value.dtype, device=device)
+    return laid.copy_(value)
+
+
+OF_THE_MACHINE = ("fused", "foreach", "capturable")
+"""Options of an optimizer that a resume takes from where it runs, not from the checkpoint."""
+
+
+@dataclass
+class Position:
+    """Where in the training a state is.
+
+    Attributes:
+        epoch: Epochs that are done.
+        step: Steps that are done in the epoch under way.
+        best_accuracy: Best validation accuracy so far, -1 before the first.
+        best_loss: Validation loss of that epoch.
+        best_epoch: That epoch, from 1; 0 before the first.
+        seconds: Time that the training has taken, over all its parts.
+        candidates: Best epochs whose weights are kept for a soup.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    best_accuracy: float = -1.0
+    best_loss: float = float("inf")
+    best_epoch: int = 0
+    seconds: float = 0.0
+    candidates: list[Candidate] = field(default_factory=list)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Position:
+        """Returns the position of which ``dataclasses.asdict`` made `values`."""
+        candidates = [Candidate(*values) for values in values.get("candidates", [])]
+        return cls(**{**values, "candidates": candidates})
+
+
+@dataclass
+class TrainState:
+    """What trains, its optimizer, and how far it has come.
+
+    Attributes:
+        module: What trains: the full network, or a head on features.
+        optimizer: Over the module's parameters.
+        average: Moving average of its weights, or None.
+        scaler: Loss scaling of fp16, or None.
+        running: ``(3,) float64``: loss, right answers and photos summed over the epoch so far.
+        position: Where it is.
+    """
+
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
+    average: WeightAverage | None = None
+    scaler: Any = None
+    running: Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))
+    position: Position = field(default_factory=Position)
+
+    def kept_weights(self) -> dict[str, Tensor]:
+        """Returns the tensors that are validated and kept: the average where there is one."""
+        return self.module.state_dict() if self.average is None else self.average.tensors
+
+    def save(self, path: Path) -> None:
+        """Writes the state to one file that is whole or not there.
+
+        Raises:
+            StorageError: The disk is full; the checkpoint before it is intact.
+        """
+        tensors = {f"module.{name}": value for name, value in self.module.state_dict().items()}
+        if self.average is not None:
+            tensors |= {f"average.{name}": v for name, v in self.average.tensors.items()}
+        tensors["running"] = self.running
+        tensors["random"] = torch.get_rng_state()
+        if torch.cuda.is_available():
+            tensors["random_cuda"] = torch.cuda.get_rng_state()
+        optimizer = to_plain(
+            self.optimizer.state_dict(), tensors, name="optimizer", cache_dir=self._device()
+        )
+        scaler = self.scaler.state_dict() if self.scaler is not None else None
+        words = {"position": asdict(self.position), "optimizer": optimizer, "scaler": scaler}
+        # Under one key: safetensors writes several in an order of chance.
+        save_tensors(path, tensors, {"training": json.dumps(words)})
+
+    def load(self, path: Path) -> None:
+        """Puts back what `save` wrote, to the last bit.
+
+        Raises:
+            RunError: The file is damaged or of another training.
+        """
+        try:
+            words = _words(path)
+            position = Position.from_dict(words["position"])
+            tensors = load_file(path)
+            self.module.load_state_dict(_part(tensors, "module."))
+            if self.average is not None:
+                self.average.load(_part(tensors, "average."))
+            self._load_optimizer(words["optimizer"], tensors)
+        except (SafetensorError, OSError, KeyError, ValueError, RuntimeError, TypeError) as error:
+            raise RunError(f"The checkpoint {path} cannot be resumed: {error}.") from error
+        if self.scaler is not None and words["scaler"]:
+            self.scaler.load_state_dict(words["scaler"])
+        self.running = tensors["running"].to(self.running.device)
+        self.position = position
+        torch.set_rng_state(tensors["random"])
+        if "random_cuda" in tensors and torch.cuda.is_available():
+            torch.cuda.set_rng_state(tensors["random_cuda"])
+
+    def _load_optimizer(self, plain: Any, tensors: dict[str, Tensor]) -> None:
+        saved = from_plain(plain, tensors, cache_dir=self._device())
+        fresh = self.optimizer.state_dict()["param_groups"]
+        for group, own in zip(saved["param_groups"], fresh, strict=True):
+            group.update({name: own[name] for name in OF_THE_MACHINE if name in own})
+        self.optimizer.load_state_dict(saved)
+        # torch casts what it loads to the parameters' type, and makes copies that lie otherwise in
+        # memory: the very tensors take their place.
+        inner = getattr(self.optimizer, "_base_optimizer", self.optimizer)
+        for group, own in zip(saved["param_groups"], inner.param_groups, strict=True):
+            for index, parameter in zip(group["params"], own["params"], strict=True):
+                if index in saved["state"]:
+                    inner.state[parameter] = saved["state"][index]
+
+    def _device(self) -> torch.device:
+        return next(self.module.parameters()).device
+
+
+def read_position(path: Path) -> Position:
+    """Returns how far the training of a checkpoint file had come; raises RunError if damaged."""
+    try:
+        return Position.from_dict(_words(path)["position"])
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+        raise RunError(f"The checkpoint {path} cannot be resumed: {error}.") from error
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Writes tensors to a safetensors file that is whole or not there; raises StorageError."""
+    whole = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    with replacing(path) as part:
+        save_file(_unshared(whole), part, metadata=metadata)
+
+
+def forget_half_written(folder: Path) -> None:
+    """Deletes what a process that was killed while it wrote a file left beside it."""
+    for file in folder.glob(".*.part"):
+        file.unlink(missing_ok=True)
+
+
+def _words(path: Path) -> dict[str, Any]:
+    """Returns what a checkpoint has beside its tensors."""
+    with safe_open(path, framework="pt") as file:
+        words: dict[str, Any] = json.loads(file.metadata()["training"])
+    return words
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Any]:
+    return {
+        name.removeprefix(prefix): value
+        for name, value in tensors.items()
+        if name.startswith(prefix)
+    }
+
+
+def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copies tensors that share memory with an earlier one: safetensors takes each on its own."""
+    seen: set[int] = set()
+    result = {}
+    for name, value in tensors.items():
+        address = value.data_ptr()
+        result[name] = value.clone() if address in seen and value.numel() else value
+        seen.add(address)
+    return result

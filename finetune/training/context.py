@@ -1,0 +1,197 @@
+"""A training made ready: settings, network, photos and folder, before the first step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from finetune.augmentation.recipes import Recipe
+from finetune.config import TrainConfig
+from finetune.data.dataset import PhotoDataset
+from finetune.data.loaders import steps_per_epoch
+from finetune.data.pixel_cache import PixelCache
+from finetune.models.factory import LoadedModel
+from finetune.photos.collection import Part
+from finetune.photos.preprocessing import Preprocessing
+from finetune.runs.folder import RunFolder
+from finetune.tasks.data_split import PARTS, DataSplit
+from finetune.tasks.objective import Objective
+from finetune.training.batch_size import REFERENCE_BATCH_SIZE
+from finetune.training.checkpoints import TrainState, forget_half_written
+from finetune.training.distributed import SINGLE_PROCESS, World
+from finetune.training.ema import WeightAverage
+from finetune.training.events import Callback, EpochDone, Event, Progressed
+from finetune.training.loop_config import LoopConfig
+from finetune.training.microbatches import LoaderConfig
+from finetune.training.objectives import objective_of, training_strata
+from finetune.training.optimizer import make_optimizer
+from finetune.training.schedule import Schedule
+from finetune.training.validation import Metric
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingContext:
+    """Everything that a training needs.
+
+    Attributes:
+        run: Where everything goes.
+        config: Settings with nothing left undecided.
+        loaded: The network with its new head.
+        preprocessing: What the network expects of its pixels.
+        recipe: Augmentation, or None where a pipeline file is named.
+        parts: The split collection.
+        cache: Working squares of its photos.
+        cache_dir: Folder of the collection's caches.
+        callback: Who is told what happens.
+        metrics: A person's own figures on the validation photos, by name.
+        world: The processes that train together.
+    """
+
+    run: RunFolder
+    config: TrainConfig
+    loaded: LoadedModel
+    preprocessing: Preprocessing
+    recipe: Recipe | None
+    parts: DataSplit
+    cache: PixelCache
+    cache_dir: Path
+    callback: Callback
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
+    world: World = SINGLE_PROCESS
+
+    @property
+    def mode(self) -> str:
+        """``head``, ``full`` or ``gradual``."""
+        return self.config.training.mode or "head"
+
+    @property
+    def epochs(self) -> int:
+        """Passes over the training photos."""
+        return self.config.training.epochs or 1
+
+    @property
+    def batch_size(self) -> int:
+        """Photos that go through the network at once."""
+        return self.config.training.batch_size or REFERENCE_BATCH_SIZE
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the head."""
+        return self.config.training.lr or 0.0
+
+    @property
+    def continues(self) -> bool:
+        """Whether the network's head comes from an earlier run and goes on from what it is."""
+        file = self.run.config_file
+        # The head that a full network starts from trains in a folder that is no run.
+        return file.is_file() and bool(self.run.read(file).get("from"))
+
+    def datasets(self) -> dict[Part, PhotoDataset]:
+        """Returns the photos of every part."""
+        return {
+            part: PhotoDataset(
+                self.parts.root, self.parts.samples[part], self.cache, labels=self.parts.width
+            )
+            for part in PARTS
+        }
+
+    def loading(self, device: torch.device) -> LoaderConfig:
+        """Returns how batches are made."""
+        machine = self.config.machine
+        return LoaderConfig(
+            batch_size=self.batch_size,
+            seed=machine.seed,
+            workers=machine.workers,
+            device=device,
+            accumulate=self.config.optimization.accumulate,
+            strata=training_strata(self.config.labels, self.parts),
+            world=self.world,
+        )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps in which the training photos are seen once."""
+        size = self.batch_size * self.config.optimization.accumulate
+        return steps_per_epoch(len(self.parts.samples["train"]), size)
+
+    def objective(self) -> Objective:
+        """Returns the loss, and which answers are right."""
+        smoothing = self.config.training.label_smoothing or 0.0
+        return objective_of(self.config.labels, self.parts, label_smoothing=smoothing)
+
+    def plan(self, *, head_epochs: int = 0) -> LoopConfig:
+        """Returns how long and how fast; the first `head_epochs` are the head's alone."""
+        optimization = self.config.optimization
+        minutes = optimization.checkpoint_minutes
+        steps = self.steps_per_epoch
+        return LoopConfig(
+            epochs=self.epochs,
+            steps_per_epoch=steps,
+            schedule=Schedule(
+                steps=self.epochs * steps,
+                warmup=self.config.training.warmup or 0.0,
+                head_steps=head_epochs * steps,
+                shape=optimization.schedule,
+            ),
+            objective=self.objective(),
+            # Accuracy on a hundred photos is luck for the most part; a ranking of many labels is
+            # what mean average precision says.
+            by_loss=not self.parts.task.multi_label,
+            metrics=self.metrics,
+            clip_norm=optimization.clip_norm,
+            patience=optimization.patience,
+            soup=optimization.soup,
+            checkpoint_steps=optimization.checkpoint_steps,
+            checkpoint_seconds=None if minutes is None else 60 * minutes,
+            last=self.run.last_checkpoint,
+            best=self.run.best_checkpoint,
+        )
+
+    def state(
+        self,
+        module: nn.Module,
+        groups: list[dict[str, Any]],
+        scaler: Any,
+        *,
+        optimizer: str | None = None,
+    ) -> TrainState:
+        """Returns what trains, as it was at the last checkpoint if there is one.
+
+        Args:
+            module: The network, or a head on features, on its device.
+            groups: The optimizer's groups over its parameters.
+            scaler: Loss scaling of fp16, or None.
+            optimizer: Instead of the one that the settings name.
+
+        Raises:
+            RunError: The checkpoint is damaged.
+        """
+        optimization = self.config.optimization
+        state = TrainState(
+            module,
+            make_optimizer(groups, optimizer or optimization.optimizer),
+            average=None if optimization.ema is None else WeightAverage(module, optimization.ema),
+            scaler=scaler,
+        )
+        if self.world.is_main:
+            forget_half_written(self.run.last_checkpoint.parent)
+        if self.run.last_checkpoint.is_file():
+            state.load(self.run.last_checkpoint)
+        return state
+
+    def progress(self, stage: str) -> Callable[[int, int], None]:
+        """Returns a callback that tells the listener how far a stage is."""
+        return lambda done, total: self.callback(Progressed(stage=stage, done=done, total=total))
+
+    def log(self, event: Event) -> None:
+        """Tells the listener, and keeps what epochs came to in the run: the main process does."""
+        if not self.world.is_main:
+            return
+        if isinstance(event, EpochDone):
+            self.run.log({"event": "epoch", **vars(event)})
+        self.callback(event)

@@ -1,0 +1,234 @@
+"""What a training is made of: photos through the whole network, or features through a head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from finetune.augmentation.augmentation import PipelineAugment
+from finetune.augmentation.batch_augment import BatchAugment
+from finetune.augmentation.mixing import draw_mix, mix, soft_targets
+from finetune.data.dataset import PhotoDataset
+from finetune.data.loaders import evaluation_batches, load_batches
+from finetune.models.features import FeatureCache
+from finetune.models.heads import FeatureHeads
+from finetune.models.inference import predict_dataset
+from finetune.models.stages import TrainableStages, set_open
+from finetune.photos.preprocessing import Preprocessing
+from finetune.tasks.objective import Objective
+from finetune.training.distributed import SINGLE_PROCESS
+from finetune.training.microbatches import LoaderConfig, MicroBatch, cut_epoch
+from finetune.training.validation import Answers, calibrated_loss, plain_loss
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochSchedule:
+    """What changes from epoch to epoch, as functions of the epoch.
+
+    Attributes:
+        open: Which parts of the network train.
+        size: Side of the input in pixels; None: always the full one.
+    """
+
+    open: Callable[[int], TrainableStages]
+    size: Callable[[int], int] | None = None
+
+
+class PhotoSource:
+    """Augmented photos for a whole network, parts of which may be frozen.
+
+    Args:
+        module: The network, on its device.
+        preprocessing: What it expects of its pixels.
+        train: Photos to learn from.
+        validation: Photos to be judged by.
+        augment: From working squares to inputs.
+        rhythm: Which parts train when, and how large the inputs are.
+        loading: How batches are made.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        preprocessing: Preprocessing,
+        train: PhotoDataset,
+        validation: PhotoDataset,
+        *,
+        augment: BatchAugment | PipelineAugment,
+        rhythm: EpochSchedule,
+        loading: LoaderConfig,
+    ) -> None:
+        self.module = module
+        self.preprocessing = preprocessing
+        self.train = train
+        self.validation = validation
+        self.augment = augment
+        self.rhythm = rhythm
+        self.loading = loading
+        self._open: TrainableStages | None = None
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Frees what trains in `epoch`, freezes the rest, and sets the size of the inputs."""
+        self._open = self.rhythm.open(epoch)
+        set_open(self.module, self._open)
+        if self.rhythm.size is not None and isinstance(self.augment, BatchAugment):
+            self.augment = self.augment.at_size(self.rhythm.size(epoch))
+
+    def batches(self, epoch: int, first_step: int) -> Iterator[MicroBatch]:
+        """Yields portions with inputs ``(B, 3, S, S)``, from a step of the epoch on.
+
+        Targets are ``(B,) int64``, or ``(B, labels)`` where photos are mixed or have several.
+        """
+        loading = self.loading
+        cuts = cut_epoch(len(self.train), loading, epoch, first_step)
+        loaded = load_batches(
+            self.train,
+            [cut.indices for cut in cuts],
+            workers=loading.workers,
+            pin=loading.device.type == "cuda",
+        )
+        for cut, batch in zip(cuts, loaded, strict=True):
+            images = batch.images.to(loading.device, non_blocking=True)
+            targets = batch.targets.to(loading.device, non_blocking=True)
+            inputs = self.augment(images, torch.from_numpy(cut.keys), epoch)
+            inputs, targets = self._mixed(inputs, targets, epoch, cut.number)
+            yield MicroBatch(
+                inputs=inputs, targets=targets, share=cut.share, completes=cut.completes
+            )
+
+    def _mixed(
+        self, inputs: Tensor, targets: Tensor, epoch: int, number: int
+    ) -> tuple[Tensor, Tensor]:
+        if not isinstance(self.augment, BatchAugment):
+            return inputs, targets
+        key = (self.loading.seed, epoch, number)
+        size = inputs.shape[-1]
+        drawn = draw_mix(self.augment.recipe, batch=len(inputs), size=size, key=key)
+        if drawn is None:
+            return inputs, targets
+        if targets.ndim == 1:
+            labels: Any = self.module.num_classes
+            targets = soft_targets(targets, labels)
+        return mix(inputs, targets, drawn)
+
+    def validate(self) -> Answers:
+        """Returns what the network says of the validation photos."""
+        self.module.eval()
+        logits = predict_together(self.module, self.preprocessing, self.validation, self.loading)
+        if self._open is not None:
+            set_open(self.module, self._open)
+        return Answers(logits, self.validation.targets)
+
+
+def predict_together(
+    module: nn.Module,
+    preprocessing: Preprocessing,
+    photos: PhotoDataset,
+    loading: LoaderConfig,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> NDArray[np.float32]:
+    """Returns logits ``(N, labels)`` of photos, each looked at by one process of the team."""
+    world = loading.world if len(photos) >= loading.world.count else SINGLE_PROCESS
+    logits = predict_dataset(
+        module,
+        preprocessing,
+        photos,
+        workers=loading.workers,
+        progress=progress,
+        places=world.share(np.arange(len(photos))),
+    )
+    return world.gather(logits)
+
+
+class FeatureSource:
+    """Features that a frozen backbone gave once, for heads that learn from them side by side.
+
+    Args:
+        heads: What trains.
+        features: Where the features are.
+        train: Keys of the features to learn from, one list a view, and their targets ``(N,)``. In
+            each epoch a photo shows another view, so that an epoch has the same length for any
+            number of views.
+        validation: Photos to be judged by, likewise.
+        loading: How batches are made.
+        objective: Says which head is best.
+    """
+
+    def __init__(
+        self,
+        heads: FeatureHeads,
+        features: FeatureCache,
+        train: tuple[Sequence[Sequence[bytes]], Tensor],
+        validation: PhotoDataset,
+        *,
+        loading: LoaderConfig,
+        objective: Objective,
+    ) -> None:
+        self.heads = heads
+        self.features = features
+        self.objective = objective
+        # Features are small: a step needs no portions.
+        self.loading = replace(
+            loading, batch_size=loading.step_size, accumulate=1, world=SINGLE_PROCESS
+        )
+        self._train_keys, self._train_targets = train
+        self._validation_keys = features.keys(validation)
+        self._validation_targets = validation.targets
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Does nothing: a head is always free."""
+
+    def batches(self, epoch: int, first_step: int) -> Iterator[MicroBatch]:
+        """Yields portions with features ``(B, F)`` and each target once a head, from a step on."""
+        device = self.loading.device
+        views = self._train_keys
+        for cut in cut_epoch(len(self._train_targets), self.loading, epoch, first_step):
+            # A photo that comes again in the epoch shows its next view.
+            rounds = (cut.indices + cut.keys // len(self._train_targets) + epoch) % len(views)
+            shown = zip(rounds.tolist(), cut.indices.tolist(), strict=True)
+            keys = [views[view][index] for view, index in shown]
+            targets = self._train_targets[torch.from_numpy(cut.indices)].to(device)
+            yield MicroBatch(
+                inputs=self.features.read(keys).to(device),
+                targets=torch.cat([targets] * len(self.heads)),
+                share=cut.share,
+                completes=cut.completes,
+            )
+
+    def validate(self, *, calibrated: bool = False) -> Answers:
+        """Returns what the head of the lowest loss says of the validation photos; chooses it.
+
+        Args:
+            calibrated: Compare the heads as sure as suits each of them best.
+        """
+        logits = head_logits(self.heads, self.features, self._validation_keys)
+        of_heads = logits.view(-1, len(self.heads), logits.shape[1])  # (N, heads, labels)
+        answers = [
+            Answers(np.ascontiguousarray(said.numpy()), self._validation_targets)
+            for said in of_heads.unbind(1)
+        ]
+        worth = calibrated_loss if calibrated else plain_loss
+        self.heads.choose([worth(said, self.objective) for said in answers])
+        return answers[int(self.heads.chosen)]
+
+
+@torch.inference_mode()
+def head_logits(head: nn.Module, features: FeatureCache, keys: Sequence[bytes]) -> Tensor:
+    """Returns logits ``(N, labels)`` of photos by their features, on the CPU.
+
+    Of `FeatureHeads` they are ``(N * heads, labels)``: a photo's heads stand together.
+    """
+    device = next(head.parameters()).device
+    rows = []
+    for step in evaluation_batches(len(keys), 1024):
+        said = head(features.read([keys[i] for i in step]).to(device)).float().cpu()
+        by_head = said.view(-1, len(step), said.shape[1])  # (heads, B, labels)
+        rows.append(by_head.transpose(0, 1).reshape(-1, said.shape[1]))
+    return torch.cat(rows) if rows else torch.zeros(0, 0)

@@ -1,0 +1,188 @@
+"""Lets torch compile a network where a person asks for it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import psutil
+import torch
+from torch import nn
+
+from finetune.config import MachineConfig, Precision
+from finetune.errors import ConfigError, DeviceError
+from finetune.training.distributed import World, processes
+from finetune.training.events import Callback, Note
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+def prepare_speed(module: nn.Module, config: MachineConfig, *, callback: Callback) -> bool:
+    """Compiles a network in place if `config` asks for it; returns whether that was done.
+
+    In place, so that its tensors keep their names: a checkpoint opens with or without. Where there
+    is no compiler the network goes on as it is, and the listener is told why.
+    """
+    if not config.compile:
+        return False
+    reason = missing_compiler(next(module.parameters()).device)
+    if reason is not None:
+        callback(Note(text=f"--compile: torch cannot compile here ({reason}); going on without."))
+        return False
+    module.compile()
+    return True
+
+
+def missing_compiler(device: torch.device) -> str | None:
+    """Returns why torch cannot compile for a device, found by compiling one addition; else None."""
+
+    def add(values: torch.Tensor) -> torch.Tensor:
+        return values + 1
+
+    try:
+        torch.compile(add)(torch.zeros(8, device=device))
+    except Exception as error:  # noqa: BLE001 - a compiler fails in as many ways as it has parts
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        return (lines or [type(error).__name__])[0].rstrip(".:")
+    return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Memory in use.
+
+    Attributes:
+        where: ``RAM``, or ``GPU`` where the training has memory of a CUDA device.
+        used_bytes: This process's own.
+    """
+
+    where: str
+    used_bytes: int
+
+    def __str__(self) -> str:
+        gigabytes = self.used_bytes / 1e9
+        return (
+            f"{gigabytes:.1f} GB {self.where}"
+            if gigabytes >= 0.95
+            else (f"{self.used_bytes / 1e6:.0f} MB {self.where}")
+        )
+
+
+def memory_in_use() -> Memory:
+    """Returns what this process has now: of the CUDA device if it uses one, else its resident set.
+
+    It asks no device to wait: torch's allocator keeps the count on the host.
+    """
+    if torch.cuda.is_available():
+        reserved = torch.cuda.memory_reserved()
+        if reserved:
+            return Memory(where="GPU", used_bytes=reserved)
+    return Memory(where="RAM", used_bytes=psutil.Process().memory_info().rss)
+
+
+def choose_device(asked: str | None) -> torch.device:
+    """Returns the device that was asked for, or the best that is there: cuda, then mps, then cpu.
+
+    Raises:
+        DeviceError: It is not there, or is no device.
+    """
+    if asked is None:
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        if torch.backends.mps.is_available():
+            return torch.device("mps")
+        return torch.device("cpu")
+    try:
+        device = torch.device(asked)
+    except RuntimeError as error:
+        raise DeviceError(f"--device {asked} is none of cpu, cuda, cuda:1, mps.") from error
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        if count == 0:
+            raise DeviceError(
+                f"--device {asked}: there is no CUDA device on this machine, or torch was built "
+                "without CUDA. Leave --device out to use what is there."
+            )
+        if (device.index or 0) >= count:
+            raise DeviceError(
+                f"--device {asked}: this machine has {count} CUDA devices, from cuda:0."
+            )
+    elif device.type == "mps" and not torch.backends.mps.is_available():
+        raise DeviceError("--device mps: there is none on this machine. Leave --device out.")
+    elif device.type not in ("cpu", "cuda", "mps"):
+        raise DeviceError(f"--device {asked} is none of cpu, cuda, cuda:1, mps.")
+    return device
+
+
+def autocast_type(config: MachineConfig, device: torch.device) -> torch.dtype:
+    """Returns the type in which a network computes on a device with these settings."""
+    kinds = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+    return kinds[config.precision or usual_precision(device)]
+
+
+def usual_precision(device: torch.device) -> Precision:
+    """Returns the precision that a device has where none is asked for."""
+    return "bf16" if device.type == "cuda" else "fp32"
+
+
+def make_accelerator(config: MachineConfig) -> Accelerator:
+    """Returns accelerate's Accelerator for the device and precision of `config`.
+
+    Raises:
+        DeviceError: The device is not there, or cannot do the precision.
+    """
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState, PartialState
+
+    device = choose_device(config.device)
+    precision = config.precision or usual_precision(device)
+    if precision == "fp16" and device.type == "cpu":
+        raise DeviceError("--precision fp16 needs a GPU; on the CPU use fp32 or bf16.")
+    # accelerate keeps device and precision in process-wide singletons, which would make a second
+    # training in the same Python silently use the first one's.
+    if PartialState._shared_state and not torch.distributed.is_initialized():
+        AcceleratorState._reset_state(reset_partial_state=True)
+    if device.index is not None:
+        os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
+    try:
+        return Accelerator(
+            cpu=device.type == "cpu",
+            mixed_precision="no" if precision == "fp32" else precision,
+        )
+    finally:
+        if device.index is not None:
+            os.environ.pop("ACCELERATE_TORCH_DEVICE", None)
+
+
+def join_processes(config: MachineConfig) -> World:
+    """Returns the processes that train together, as `accelerate launch` or `torchrun` started them.
+
+    Raises:
+        DeviceError: As `make_accelerator`.
+    """
+    if _started() > 1:
+        make_accelerator(config)
+    return processes()
+
+
+def require_one_process(what: str) -> None:
+    """Refuses several processes for what would write the same files in each of them.
+
+    Args:
+        what: The start of the message: ``"finetune tune"``.
+
+    Raises:
+        ConfigError: `accelerate launch` or `torchrun` has started several.
+    """
+    count = _started()
+    if count > 1:
+        raise ConfigError(
+            f"{what} runs in one process, and {count} were started. Leave out torchrun or "
+            "accelerate launch; only finetune train shares its work among processes."
+        )
+
+
+def _started() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))

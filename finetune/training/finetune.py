@@ -1,0 +1,121 @@
+"""Trains on augmented photos: the full network, or its head alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from timm.layers import convert_sync_batchnorm
+from torch import Tensor, nn
+
+from finetune.augmentation.augmentation import augmentation
+from finetune.data.device_dataset import near_device
+from finetune.models.factory import rebuild
+from finetune.photos.collection import Part
+from finetune.tasks.objective import Objective
+from finetune.training.batch_size import fit_in_memory
+from finetune.training.checkpoints import save_tensors
+from finetune.training.context import TrainingContext
+from finetune.training.data_source import EpochSchedule, PhotoSource, predict_together
+from finetune.training.device import prepare_speed
+from finetune.training.events import Note
+from finetune.training.head_start import give_head, starts_from_features
+from finetune.training.result import Outcome
+from finetune.training.unfreezing import growing_size, thaw_of
+from finetune.training.validation import calibrated_losses
+from finetune.training.weight_interpolation import between, walk
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+def train_on_photos(
+    context: TrainingContext, accelerator: Accelerator, stop: Callable[[], bool]
+) -> Outcome:
+    """Returns the network, trained from the job's photos as its mode says."""
+    device = accelerator.device
+    module = context.loaded.module.to(device)
+    if device.type != "mps":
+        module = module.to(memory_format=torch.channels_last)
+    datasets = context.datasets()
+    begins = starts_from_features(context)
+    if begins and not context.run.last_checkpoint.is_file():
+        give_head(context, accelerator, datasets)
+        if context.world.is_main:
+            save_tensors(context.run.start_checkpoint, module.state_dict(), {})
+    context.world.same_tensors(module)
+    if context.world.count > 1 and device.type == "cuda":
+        # Each batch norm then sees the whole step; torch has it for CUDA alone.
+        module = convert_sync_batchnorm(module)
+    thaw = thaw_of(context, module)
+    state = context.state(module, thaw.groups, accelerator.scaler)
+    prepare_speed(module, context.config.machine, callback=context.callback)
+    loading = context.loading(device)
+    preprocessing = context.preprocessing
+    source = PhotoSource(
+        module,
+        preprocessing,
+        near_device(datasets["train"], device),
+        near_device(datasets["validation"], device),
+        augment=augmentation(
+            context.config.augmentation.augment or "none",
+            preprocessing,
+            seed=loading.seed,
+            overrides=context.config.recipe,
+        ),
+        rhythm=EpochSchedule(open=thaw.open, size=growing_size(context)),
+        loading=loading,
+    )
+    plan = context.plan(head_epochs=thaw.head_epochs)
+    finished = fit_in_memory(
+        state, source, plan, accelerator, callback=context.log, stop=stop, world=context.world
+    )
+    best = context.run.best_checkpoint
+    tensors = load_file(best) if best.is_file() else module.state_dict()
+    share = None
+    if begins and finished and context.config.optimization.final_weights == "interpolated":
+        start = load_file(context.run.start_checkpoint)
+        way = walk(start, tensors, judge_of(state.module, source, plan.objective))
+        context.callback(Note(text=way.in_words()))
+        tensors, share = between(start, tensors, way.share), way.share
+    # A fresh network in plain fp32, as predict will open it.
+    trained = rebuild(
+        context.loaded.name,
+        len(context.parts.labels),
+        preprocessing.size,
+        {name: value.cpu() for name, value in tensors.items()},
+        context.config.model_args,
+    )
+    trained = trained.to(device).eval()
+    if device.type != "mps":
+        trained = trained.to(memory_format=torch.channels_last)
+    logits: dict[Part, NDArray[np.float32]] = {
+        part: predict_together(
+            trained, preprocessing, photos, loading, progress=context.progress(f"Evaluating {part}")
+        )
+        for part, photos in datasets.items()
+        if part != "train" and len(photos)
+    }
+    return Outcome(
+        module=trained,
+        logits=logits,
+        position=state.position,
+        finished=finished,
+        share=share,
+    )
+
+
+def judge_of(
+    module: nn.Module, source: PhotoSource, objective: Objective
+) -> Callable[[dict[str, Tensor]], NDArray[np.float64]]:
+    """Returns what weights of a network are worth: their calibrated losses on validation."""
+
+    def judge(tensors: dict[str, Tensor]) -> NDArray[np.float64]:
+        module.load_state_dict(tensors)
+        return calibrated_losses(source.validate(), objective)
+
+    return judge

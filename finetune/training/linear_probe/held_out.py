@@ -1,0 +1,223 @@
+"""What a head says of photos and labels held out of it: heads are trained again without them.
+
+One part for validation is enough to choose an epoch by, but a temperature fitted on 60 photos is
+half chance. On kept features a head is trained in no time, so that every photo of the training and
+validation parts gets an answer by a head that did not learn from it, and by one that did not learn
+from its label either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from finetune.data.balance import strata
+from finetune.data.loaders import epoch_batches, steps_per_epoch
+from finetune.errors import ConfigError
+from finetune.evaluation.cross_fit import LABEL_FOLDS, cross_fit
+from finetune.evaluation.mahalanobis import (
+    BASIS_PHOTOS,
+    RelativeDistance,
+    find_basis,
+    fit_relative_distance,
+)
+from finetune.evaluation.probabilities import Floats
+from finetune.models.features import FeatureCache, standardization
+from finetune.models.heads import FeatureHeads
+from finetune.photos.split.folds import fold_groups
+from finetune.training.context import TrainingContext
+from finetune.training.data_source import head_logits
+from finetune.training.linear_probe.heads import HEAD_OPTIMIZER, HeadData, TrainedHead
+from finetune.training.linear_probe.solver import to_minimum
+from finetune.training.objectives import start_from_prior
+from finetune.training.optimizer import DEFAULT_OPTIMIZER, make_optimizer, set_lr
+from finetune.training.result import HeldOut
+from finetune.training.schedule import Schedule
+
+ENOUGH_PHOTOS = 1000
+"""Validation photos from which they alone show what a new photo looks like."""
+
+MOST_FOLDS = 8
+"""Most heads that are trained without some of the photos."""
+
+CHUNK = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """Photos of the training and validation parts with their features, which lie on disk.
+
+    Attributes:
+        features: Where the features are.
+        views: Keys of each photo's features, one list a view.
+        targets: ``(N,)``.
+    """
+
+    features: FeatureCache
+    views: Sequence[Sequence[bytes]]
+    targets: NDArray[np.int64]
+
+    def keys(self, rows: NDArray[np.int64], view: int = 0) -> list[bytes]:
+        """Returns the keys of some of the photos."""
+        return [self.views[view][index] for index in rows.tolist()]
+
+    def map(self, rows: NDArray[np.int64], function: Callable[[Floats], Floats]) -> Floats:
+        """Returns a function's rows for the features of some photos, read in chunks."""
+        parts = [
+            function(self.features.read(self.keys(rows[start : start + CHUNK])).double().numpy())
+            for start in range(0, len(rows), CHUNK)
+        ]
+        return np.concatenate(parts)
+
+
+def hold_out(
+    context: TrainingContext,
+    data: HeadData,
+    trained: TrainedHead,
+    *,
+    device: torch.device,
+    stop: Callable[[], bool],
+) -> HeldOut | None:
+    """Returns what heads like the trained one say of photos and labels held out of them.
+
+    None where that cannot be known: photos may have several labels, the training was interrupted,
+    or no label has photos enough for some to be held out.
+    """
+    if context.parts.task.multi_label or not trained.finished:
+        return None
+    train, validation = data.train, data.validation
+    count = len(train)
+    asked = data.features.keys(validation)
+    kept = Kept(
+        features=data.features,
+        # Augmented views are of training photos alone.
+        views=[[*view, *asked] for view in data.views],
+        targets=np.concatenate([train.targets, validation.targets]).astype(np.int64),
+    )
+    folds = _folds(context, kept.targets, count)
+    if folds is None:
+        return None
+    rng = np.random.default_rng((context.config.machine.seed, 0xF01D))
+    labels = len(np.unique(kept.targets))
+    heads = int(folds.max()) + 1 + (min(LABEL_FOLDS, labels) if labels > 2 else 0)
+    tell = context.progress("Holding photos and labels out")
+    done = 0
+
+    def fit(learned: NDArray[np.bool_], wanted: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+        nonlocal done
+        if stop():
+            raise _StoppedError
+        rows, others = np.flatnonzero(learned), np.flatnonzero(wanted)
+        head = _trained_again(context, kept, rows, trained, device)
+        said = head_logits(head, kept.features, kept.keys(others)).double().numpy()
+        distance = distance_of(kept, rows, rng=rng)
+        done += 1
+        tell(done, heads)
+        return said, kept.map(others, distance)
+
+    try:
+        answers = cross_fit(kept.targets, folds, fit, rng=rng)
+    except _StoppedError:
+        return None
+    return HeldOut(answers=answers, distance=distance_of(kept, np.arange(count), rng=rng))
+
+
+class _StoppedError(Exception):
+    """A person wants it to end: what is there must do."""
+
+
+def distance_of(
+    kept: Kept, rows: NDArray[np.int64], *, rng: np.random.Generator
+) -> RelativeDistance:
+    """Returns the distance from some of the photos, of features."""
+    some = rows
+    if len(rows) > BASIS_PHOTOS:
+        some = np.sort(rng.choice(rows, BASIS_PHOTOS, replace=False))
+    basis = find_basis(kept.map(some, lambda features: features))
+    coordinates = kept.map(rows, basis)
+    return fit_relative_distance(coordinates, kept.targets[rows]).behind(basis)
+
+
+def _folds(
+    context: TrainingContext, targets: NDArray[np.int64], trained_on: int
+) -> NDArray[np.int64] | None:
+    """Returns in which fold each photo is held out: whole groups, and as many as validation has."""
+    held = len(targets) - trained_on
+    if held >= ENOUGH_PHOTOS:
+        return np.where(np.arange(len(targets)) < trained_on, -1, 0)
+    # Heads then learn from as many photos as the run's own head did.
+    count = min(MOST_FOLDS, max(3, round(len(targets) / max(held, 1))))
+    group_of = {row.path: row.group for row in context.parts.rows}
+    samples = [*context.parts.samples["train"], *context.parts.samples["validation"]]
+    labels = [context.parts.labels[target] for target in targets]
+    groups = [group_of[sample.path] for sample in samples]
+    try:
+        folds = fold_groups(labels, groups, folds=count, seed=context.config.machine.seed)
+    except ConfigError:
+        return None
+    return np.array(folds, np.int64)
+
+
+def _trained_again(
+    context: TrainingContext,
+    kept: Kept,
+    rows: NDArray[np.int64],
+    trained: TrainedHead,
+    device: torch.device,
+) -> FeatureHeads:
+    """Returns a head that learned from some of the photos as the trained one did from its own.
+
+    As long (to the trained one's best epoch, at the rates of its schedule), with its L2 strength
+    and learning rate, the same start, loss and optimizer, and to its minimum where that one was
+    brought there. Averages over epochs are not repeated,
+    and nothing is taken over from an earlier run, which has seen the photos.
+    """
+    views = len(kept.views)
+    every = [key for view in range(views) for key in kept.keys(rows, view)]
+    mean, std = standardization(kept.features.read, every)
+    head = FeatureHeads(mean, std, len(context.parts.labels), strengths=(trained.strength,))
+    head = head.to(device)
+    start_from_prior(head.first.linear, context.parts)
+    named = context.config.optimization.optimizer
+    optimizer = make_optimizer(
+        head.parameter_groups(lr=trained.lr),
+        HEAD_OPTIMIZER if named == DEFAULT_OPTIMIZER else named,
+    )
+    plan, loading = context.plan(), context.loading(device)
+    steps = steps_per_epoch(len(rows), loading.step_size)
+    schedule = Schedule(
+        steps=context.epochs * steps, warmup=plan.schedule.warmup, shape=plan.schedule.shape
+    )
+    targets = kept.targets[rows]
+    alike: Any = None
+    if loading.strata is not None:
+        alike = strata(targets, len(context.parts.labels))
+    step = 0
+    for epoch in range(max(1, trained.position.best_epoch)):
+        batches = epoch_batches(
+            len(rows), loading.step_size, seed=loading.seed, epoch=epoch, strata=alike
+        )
+        for batch in batches:
+            set_lr(optimizer, schedule, step)
+            shown = [kept.views[(index + epoch) % views][rows[index]] for index in batch.tolist()]
+            inputs = kept.features.read(shown).to(device)
+            loss = plan.objective.loss(head(inputs), torch.from_numpy(targets[batch]).to(device))
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            step += 1
+    if trained.looks:
+        to_minimum(
+            head.first,
+            kept.features.read(every),
+            torch.from_numpy(np.concatenate([targets] * views)),
+            plan.objective.loss,
+            strength=trained.strength,
+            looks=trained.looks,
+        )
+    return head

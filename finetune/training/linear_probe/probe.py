@@ -1,0 +1,127 @@
+"""Trains a head on features that a frozen backbone gives once."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from finetune.augmentation.batch_augment import BatchAugment
+from finetune.data.dataset import PhotoDataset
+from finetune.models.features import FeatureCache, View
+from finetune.models.heads import write_head
+from finetune.photos.collection import Part
+from finetune.training.context import TrainingContext
+from finetune.training.data_source import head_logits
+from finetune.training.events import Note
+from finetune.training.linear_probe.heads import HeadData, train_heads
+from finetune.training.linear_probe.held_out import hold_out
+from finetune.training.result import Outcome
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+def train_on_features(
+    context: TrainingContext, accelerator: Accelerator, stop: Callable[[], bool]
+) -> Outcome:
+    """Returns the network with a head that was trained on its features of the job's photos."""
+    device = accelerator.device
+    module = context.loaded.module.to(device).eval()
+    datasets = context.datasets()
+    with feature_cache(context, datasets) as features:
+        data = HeadData(
+            features=features,
+            views=fill(context, features, datasets),
+            train=datasets["train"],
+            validation=datasets["validation"],
+        )
+        found = train_heads(context, accelerator, data, stop=stop)
+        if len(found.strengths) > 1:
+            context.callback(Note(text=found.in_words()))
+        held_out = hold_out(context, data, found, device=device, stop=stop)
+        weight, bias = found.head.folded()
+        write_head(module, weight.to(device), bias.to(device))
+        classifier = module.get_classifier()  # type: ignore[operator]
+        logits: dict[Part, NDArray[np.float32]] = {
+            part: np.asarray(head_logits(classifier, features, features.keys(photos)))
+            for part, photos in datasets.items()
+            if part != "train" and len(photos)
+        }
+    return Outcome(
+        module=module,
+        logits=logits,
+        position=found.position,
+        finished=found.finished,
+        held_out=held_out,
+    )
+
+
+def help_with_features(context: TrainingContext, accelerator: Accelerator) -> None:
+    """Computes a process's share of the features from which the main one trains a head."""
+    context.loaded.module.to(accelerator.device).eval()
+    datasets = context.datasets()
+    with feature_cache(context, datasets) as features:
+        fill(context, features, datasets)
+
+
+def feature_cache(
+    context: TrainingContext, datasets: Mapping[Part, PhotoDataset]
+) -> contextlib.closing[FeatureCache]:
+    """Opens the cache of the features of a job's backbone, which is laid out for speed."""
+    module = context.loaded.module.eval()
+    if next(module.parameters()).device.type != "mps":
+        module = module.to(memory_format=torch.channels_last)
+    expected = sum(len(photos) for photos in datasets.values())
+    expected += len(views_of(context)) * len(datasets["train"])
+    return contextlib.closing(
+        FeatureCache(
+            context.cache_dir,
+            module,
+            context.preprocessing,
+            expected=expected,
+            say=lambda text: context.callback(Note(text=text)),
+        )
+    )
+
+
+def fill(
+    context: TrainingContext, features: FeatureCache, datasets: Mapping[Part, PhotoDataset]
+) -> list[list[bytes]]:
+    """Computes the features that are missing; returns the keys of the training photos' views.
+
+    Several processes share the photos, and each finds all features there when this returns.
+    """
+    workers, share = context.config.machine.workers, context.world.share
+    for part, photos in datasets.items():
+        stage = f"Features of {part}"
+        features.fill(photos, workers=workers, progress=context.progress(stage), share=share)
+    train = datasets["train"]
+    views = views_of(context)
+    for view in views:
+        stage = f"Features of view {view.number + 1}"
+        features.fill(
+            train, view=view, workers=workers, progress=context.progress(stage), share=share
+        )
+    context.world.wait()
+    features.records.refresh()
+    return [features.keys(train), *(features.keys(train, view) for view in views)]
+
+
+def views_of(context: TrainingContext) -> list[View]:
+    """Returns the augmented views that the head learns from, beside the photo as it is."""
+    if context.recipe is None or context.config.training.views == 1:
+        return []
+    preprocessing = context.preprocessing
+    augment = BatchAugment(
+        context.recipe,
+        size=preprocessing.size,
+        mean=preprocessing.mean,
+        std=preprocessing.std,
+        seed=context.config.machine.seed,
+    )
+    return [View(augment=augment, number=n) for n in range(1, context.config.training.views)]

@@ -1,0 +1,143 @@
+"""Writes what a training came to: the model, its calibration, its figures."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import shutil
+from typing import Any
+
+import numpy as np
+
+from finetune.data.dataset import targets_of_samples
+from finetune.errors import RunError
+from finetune.evaluation.confusion import confusion_matrix, write_confusion_csv
+from finetune.evaluation.cross_fit import masked_scores
+from finetune.evaluation.out_of_distribution import UnknownThreshold
+from finetune.evaluation.precision_target import fit_stated
+from finetune.evaluation.predictions import EvaluatedPhoto, write_predictions
+from finetune.files import storage_errors, write_json
+from finetune.photos.collection import Part
+from finetune.photos.preprocessing import Preprocessing
+from finetune.runs.folder import RunFolder
+from finetune.runs.timm_config import timm_config
+from finetune.runs.unknown_threshold import write_distance
+from finetune.tasks.data_split import DataSplit
+from finetune.tasks.task import Task
+from finetune.training.checkpoints import save_tensors
+from finetune.training.result import HeldOut, Outcome
+
+UNKNOWN_SHARE = 0.2
+"""Share of photos of foreign labels that the threshold for "none of these" reckons with."""
+
+
+def write_results(run: RunFolder, name: str, parts: DataSplit, outcome: Outcome) -> dict[str, Any]:
+    """Writes model, calibration, predictions, confusion matrix and metrics; returns the metrics.
+
+    Temperature and unknown threshold are fitted on photos and labels held out of heads that were
+    trained again (`finetune.training.linear_probe.held_out`), where there are such, else on the
+    validation part. The test part has no share in them.
+
+    Raises:
+        RunError: The training diverged: some logits are not finite.
+        StorageError: A file could not be written.
+    """
+    for part, logits in outcome.logits.items():
+        if not np.isfinite(logits).all():
+            raise RunError(
+                f"{run.path}: the training diverged (its answers on {part} are not finite). "
+                "Start again with a lower --lr."
+            )
+    save_tensors(run.model_file, outcome.module.state_dict(), {"format": "pt"})
+    _write_timm_folder(run, name, outcome.module, parts.labels)
+    targets = {
+        part: targets_of_samples(parts.samples[part], parts.width) for part in outcome.logits
+    }
+    held_out = outcome.held_out
+    if held_out is None:
+        task = parts.task.calibrated(outcome.logits["validation"], targets["validation"])
+        fitted = calibration(
+            outcome.logits["validation"], targets["validation"], task, labels=parts.labels
+        )
+    else:
+        known = held_out.answers.known
+        task = parts.task.calibrated(known.logits, known.targets)
+        fitted = calibration_held_out(held_out, task, labels=parts.labels)
+        write_distance(run, held_out.distance)
+    write_json(run.calibration_file, fitted)
+    metrics: dict[str, Any] = {
+        part: task.metrics(logits, targets[part], parts.labels)
+        for part, logits in outcome.logits.items()
+    }
+    predictions = [
+        prediction
+        for part, logits in outcome.logits.items()
+        for prediction in task.predictions(
+            [EvaluatedPhoto(path=s.path, digest=s.digest, part=part) for s in parts.samples[part]],
+            logits,
+            targets[part],
+            parts.labels,
+        )
+    ]
+    write_predictions(run.predictions_file, predictions)
+    judged: Part = "test" if "test" in outcome.logits else "validation"
+    if not task.multi_label:
+        said = outcome.logits[judged].argmax(1)
+        matrix = confusion_matrix(targets[judged], said, len(parts.labels))
+        write_confusion_csv(run.confusion_file, matrix, parts.labels)
+    write_json(run.metrics_file, metrics)
+    return metrics
+
+
+def calibration(
+    logits: Any, targets: Any, task: Task, *, labels: tuple[str, ...], fitted_on: str = "validation"
+) -> dict[str, Any]:
+    """Returns the content of calibration.json; `task` is calibrated on the same photos."""
+    unknown = None
+    if not task.multi_label:
+        found = masked_scores(
+            logits, targets, score="max_probability", temperature=task.temperature
+        )
+        unknown = fit_stated(found, unknown_share=UNKNOWN_SHARE, score="max_probability")
+    return _content(task, labels, fitted_on, len(logits), unknown)
+
+
+def calibration_held_out(
+    held_out: HeldOut, task: Task, *, labels: tuple[str, ...]
+) -> dict[str, Any]:
+    """Returns the same from heads that were trained again; the distance is in a file of its own."""
+    scores, mixture = held_out.answers.scores(temperature=task.temperature)
+    fitted = fit_stated(scores, unknown_share=UNKNOWN_SHARE, score="odds_and_distance")
+    unknown = dataclasses.replace(fitted, mixture=mixture)
+    return _content(task, labels, "held-out", len(scores.scores), unknown)
+
+
+def _content(
+    task: Task,
+    labels: tuple[str, ...],
+    fitted_on: str,
+    photos: int,
+    unknown: UnknownThreshold | None,
+) -> dict[str, Any]:
+    return {
+        **task.to_dict(labels),
+        "fitted_on": fitted_on,
+        "photos": photos,
+        "unknown": unknown.to_dict() if unknown else None,
+    }
+
+
+def _write_timm_folder(run: RunFolder, name: str, module: Any, labels: tuple[str, ...]) -> None:
+    """Lets plain timm open the run: its config.json, and the model file under the same name."""
+    preprocessing = Preprocessing.from_dict(run.read(run.preprocessing_file))
+    content = timm_config(module, name, labels, preprocessing)
+    write_json(run.timm_folder / "config.json", content)
+    target = run.timm_folder / run.model_file.name
+    with storage_errors(target):
+        target.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            os.link(run.model_file, target)
+            return
+        # Some file systems know no hard links.
+        shutil.copyfile(run.model_file, target)

@@ -1,0 +1,153 @@
+"""Ctrl-C ends a training after the step under way, with everything saved."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from finetune.files import write_json, write_text
+from finetune.models.heads import has_linear_head
+from finetune.photos.collection import Part
+from finetune.runs.folder import RunFolder
+from finetune.runs.model_card import write_model_card
+from finetune.training.checkpoints import read_position
+from finetune.training.context import TrainingContext
+from finetune.training.defaults import on_features
+from finetune.training.device import make_accelerator
+from finetune.training.events import Note
+from finetune.training.finetune import train_on_photos
+from finetune.training.linear_probe.probe import help_with_features, train_on_features
+from finetune.training.result import Outcome
+from finetune.training.results import write_results
+from finetune.training.tracking import tracked
+
+
+@contextmanager
+def interruption(on_first: Callable[[], None]) -> Iterator[Callable[[], bool]]:
+    """Yields a function that says whether Ctrl-C or SIGTERM has come.
+
+    The first signal only sets that answer and calls `on_first`; a second Ctrl-C raises
+    KeyboardInterrupt at once. Outside the main thread, where Python takes no signals, the answer
+    stays False.
+    """
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+        on_first()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked.is_set
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """What a training came to.
+
+    Attributes:
+        run: The run's folder.
+        metrics: As in metrics.json: one object a part.
+        best_epoch: The epoch whose weights were kept, from 1.
+        seconds: From the start of the call to its end.
+        interrupted: Whether it was stopped before its last epoch.
+        logits: ``(N, labels)`` of the validation and test photos, in the order of their paths.
+    """
+
+    run: RunFolder
+    metrics: dict[str, Any]
+    best_epoch: int
+    seconds: float
+    interrupted: bool
+    logits: Mapping[Part, NDArray[np.float32]]
+
+
+def execute(context: TrainingContext, started: datetime.datetime) -> RunResult:
+    """Trains, writes what came of it in the main process, and tells the others."""
+    if not context.world.is_main:
+        _help(context)
+        result: RunResult = context.world.agree(None)
+        return result
+    run = context.run
+    with run.held():
+        _forget_unfinished_epochs(run)
+        outcome, metrics = _outcome(context)
+        seconds = (datetime.datetime.now() - started).total_seconds()
+        description = run.read(run.config_file)
+        description |= outcome.summary()
+        description["seconds"] = round(description.get("seconds", 0.0) + seconds, 3)
+        write_json(run.config_file, description)
+        write_model_card(run)
+    if outcome.finished:
+        # The best weights are the model now, and a finished run has nothing to resume.
+        shutil.rmtree(run.last_checkpoint.parent, ignore_errors=True)
+    result = RunResult(
+        run=run,
+        metrics=metrics,
+        best_epoch=outcome.position.best_epoch,
+        seconds=seconds,
+        interrupted=not outcome.finished,
+        logits=outcome.logits,
+    )
+    context.world.agree(result)
+    return result
+
+
+def _help(context: TrainingContext) -> None:
+    """Does another process's part of what the main one does in `_outcome`."""
+    accelerator = make_accelerator(context.config.machine)
+    devices = range(torch.cuda.device_count())
+    with interruption(lambda: None) as stop, torch.random.fork_rng(devices=devices):
+        torch.manual_seed(context.config.machine.seed + context.world.rank)
+        if on_features(context.config, linear_head=has_linear_head(context.loaded.module)):
+            help_with_features(context, accelerator)
+        else:
+            train_on_photos(context, accelerator, stop)
+
+
+def _outcome(context: TrainingContext) -> tuple[Outcome, dict[str, Any]]:
+    """Trains and writes what came of it; returns that and its figures."""
+    accelerator = make_accelerator(context.config.machine)
+    warning = "Interrupted: finishing this step and saving. Ctrl-C again ends at once."
+    by_features = on_features(context.config, linear_head=has_linear_head(context.loaded.module))
+    train_on = train_on_features if by_features else train_on_photos
+    with (
+        interruption(lambda: context.callback(Note(text=warning))) as stop,
+        torch.random.fork_rng(devices=range(torch.cuda.device_count())),
+        tracked(context, accelerator.device, by_features=by_features) as shown,
+    ):
+        torch.manual_seed(context.config.machine.seed)
+        outcome = train_on(shown, accelerator, stop)
+        return outcome, write_results(context.run, context.loaded.name, context.parts, outcome)
+
+
+def _forget_unfinished_epochs(run: RunFolder) -> None:
+    """Takes epochs off the log that the checkpoint to resume from has not seen the end of."""
+    if not run.log_file.is_file():
+        return
+    done = 0
+    if run.last_checkpoint.is_file():
+        done = read_position(run.last_checkpoint).epoch
+    kept = [event for event in run.read_log() if event.get("epoch", 0) <= done]
+    lines = [json.dumps(event, ensure_ascii=False) + "\n" for event in kept]
+    write_text(run.log_file, "".join(lines))

@@ -1,0 +1,263 @@
+"""Shows a training in TensorBoard, Weights & Biases or MLflow: numbers, pictures, activations."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from finetune.augmentation.augmentation import augmentation
+from finetune.augmentation.batch_augment import BatchAugment
+from finetune.augmentation.center_crop import center
+from finetune.augmentation.mixing import draw_mix, mix
+from finetune.config import TrackingConfig
+from finetune.config_io import to_dict
+from finetune.data.dataset import PhotoDataset
+from finetune.data.loaders import load_batches
+from finetune.errors import ConfigError
+from finetune.evaluation.confusion import confusion_matrix
+from finetune.evaluation.confusion_image import draw_confusion
+from finetune.photos.preprocessing import Preprocessing
+from finetune.training.activations import activations
+from finetune.training.context import TrainingContext
+from finetune.training.events import EpochDone, Event, StepDone, Validated
+from finetune.training.microbatches import cut_epoch
+from finetune.training.trackers import Trackers, tracker_names
+
+SAMPLE = 16
+"""Augmented photos in the picture, and at most as many in the batch of the activations."""
+
+
+def check_tracking(config: TrackingConfig) -> tuple[str, ...]:
+    """Returns the trackers that are asked for.
+
+    Raises:
+        ConfigError: An unknown one, or activations without any.
+        MissingExtra: One that is not installed.
+    """
+    names = tracker_names(config.track)
+    if config.track_activations and not names:
+        raise ConfigError("--track-activations needs --track, such as --track tensorboard.")
+    return names
+
+
+@contextlib.contextmanager
+def tracked(
+    context: TrainingContext, device: torch.device, *, by_features: bool
+) -> Iterator[TrainingContext]:
+    """Yields the job with a listener that also tells the trackers; closes them at the end.
+
+    Args:
+        context: What is trained.
+        device: Where its network is.
+        by_features: Whether only a head trains, on features.
+
+    Raises:
+        ConfigError: A tracker cannot be opened.
+    """
+    names = check_tracking(context.config.tracking)
+    if not names:
+        yield context
+        return
+    before = [int(line["step"]) for line in context.run.read_log() if "step" in line]
+    first_step = max(before) + 1 if before else 0
+    trackers = Trackers(names, context.run.path, first_step=first_step)
+    try:
+        if not before:
+            trackers.settings(_flat(to_dict(context.config)) | {"model": context.loaded.name})
+            inputs = sample_inputs(context, device, mixed=not by_features)
+            trackers.picture(
+                "photos/augmented", grid(as_pixels(inputs, context.preprocessing)), step=0
+            )
+        tracking = _Tracking(trackers, context, device, by_features=by_features)
+
+        def callback(event: Event) -> None:
+            context.callback(event)
+            tracking(event)
+
+        yield dataclasses.replace(context, callback=callback)
+        tracking.finish()
+    finally:
+        trackers.close()
+
+
+class _Tracking:
+    """Turns events into what trackers show."""
+
+    def __init__(
+        self,
+        trackers: Trackers,
+        context: TrainingContext,
+        device: torch.device,
+        *,
+        by_features: bool,
+    ) -> None:
+        self._trackers = trackers
+        self._job = context
+        self._device = device
+        self._by_features = by_features
+        self._batch: Tensor | None = None
+        self._waiting: Validated | None = None
+        self._backbone_shown = False
+        self._step = 0
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case StepDone():
+                self._log(
+                    event.step,
+                    {
+                        "step/loss": event.loss,
+                        "step/accuracy": event.accuracy,
+                        "step/lr": event.lr,
+                        "step/photos_per_second": event.images_per_second,
+                    },
+                )
+            case Validated():
+                # Its module is good for now only; its step is not known before its epoch is done.
+                step = event.epoch * self._job.steps_per_epoch
+                self._confusion(event, step)
+                if self._job.config.tracking.track_activations:
+                    self._activations(event, step)
+            case EpochDone():
+                self._log(
+                    event.step,
+                    {
+                        "epoch": event.epoch,
+                        "train/loss": event.train_loss,
+                        "train/accuracy": event.train_accuracy,
+                        "validation/loss": event.validation_loss,
+                        "validation/accuracy": event.validation_accuracy,
+                        "train/lr": event.lr,
+                        "train/photos_per_second": event.images_per_second,
+                        **{f"validation/{name}": v for name, v in event.metrics.items()},
+                    },
+                )
+
+    def finish(self) -> None:
+        """Logs the figures of the run as it is kept."""
+        if not self._job.run.metrics_file.is_file():
+            return
+        metrics: dict[str, Any] = self._job.run.read(self._job.run.metrics_file)
+        self._log(
+            self._step,
+            {
+                f"final/{part}/{name}": float(value)
+                for part, figures in metrics.items()
+                for name, value in figures.items()
+                if isinstance(value, int | float) and not isinstance(value, bool)
+            },
+        )
+
+    def _log(self, step: int, values: dict[str, float]) -> None:
+        self._step = max(self._step, step)
+        self._trackers.log(values, step)
+
+    def _confusion(self, event: Validated, step: int) -> None:
+        answers = event.validation.answers
+        if answers.targets.ndim > 1:
+            return
+        labels = self._job.parts.labels
+        matrix = confusion_matrix(answers.targets, answers.logits.argmax(1), len(labels))
+        title = f"validation, epoch {event.epoch} (rows: truth)"
+        picture = draw_confusion(matrix, labels, title=title)
+        self._trackers.picture("validation/confusion", picture, step)
+
+    def _activations(self, event: Validated, step: int) -> None:
+        if self._by_features and self._backbone_shown:
+            return  # A frozen backbone gives the same in every epoch.
+        self._backbone_shown = True
+        if self._batch is None:
+            self._batch = plain_inputs(self._job, self._device)
+        module = self._job.loaded.module if self._by_features else event.module
+        for found in activations(module, self._batch):
+            self._trackers.log({f"zeros/{found.layer}": found.zeros}, step)
+            self._trackers.histogram(f"activations/{found.layer}", found.values, step)
+
+
+def sample_inputs(context: TrainingContext, device: torch.device, *, mixed: bool) -> Tensor:
+    """Returns the first training photos as the network sees them in the first epoch.
+
+    Args:
+        context: What is trained.
+        device: Where they are made.
+        mixed: Whether photos are mixed where the recipe says so.
+
+    Returns:
+        ``(N, C, S, S)`` float, N at most `SAMPLE`.
+    """
+    photos = context.datasets()["train"]
+    loading = context.loading(device)
+    first = cut_epoch(len(photos), loading, 0, 0)[0]
+    augment = augmentation(
+        context.config.augmentation.augment or "none",
+        context.preprocessing,
+        seed=loading.seed,
+        overrides=context.config.recipe,
+    )
+    (batch,) = load_batches(photos, [first.indices])
+    inputs: Tensor = augment(batch.images.to(device), batch.indices, 0)
+    if mixed and isinstance(augment, BatchAugment):
+        key = (loading.seed, 0, first.number)
+        drawn = draw_mix(augment.recipe, batch=len(inputs), size=inputs.shape[-1], key=key)
+        if drawn is not None:
+            inputs, _ = mix(inputs, torch.zeros(len(inputs), 1, device=device), drawn)
+    return inputs[:SAMPLE]
+
+
+def plain_inputs(context: TrainingContext, device: torch.device) -> Tensor:
+    """Returns the first validation photos as evaluation sees them: ``(N, C, S, S)`` float."""
+    photos: PhotoDataset = context.datasets()["validation"]
+    (batch,) = load_batches(photos, [np.arange(min(SAMPLE, len(photos)))])
+    preprocessing = context.preprocessing
+    inputs = center(
+        batch.images.to(device),
+        preprocessing.size,
+        preprocessing.mean,
+        preprocessing.std,
+        whiten=preprocessing.whiten,
+    )
+    return inputs.contiguous(memory_format=torch.channels_last)
+
+
+def as_pixels(inputs: Tensor, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    """Returns a network's inputs as pictures: ``(N, C, S, S)`` float to ``(N, S, S, 3) uint8``."""
+    images = inputs.detach().float().cpu()
+    if preprocessing.whiten:
+        low = images.amin((1, 2, 3), keepdim=True)
+        high = images.amax((1, 2, 3), keepdim=True)
+        images = (images - low) / (high - low).clamp_min(1e-6)
+    else:
+        shape = (1, -1, 1, 1)
+        images = images * torch.tensor(preprocessing.std).view(shape) + torch.tensor(
+            preprocessing.mean
+        ).view(shape)
+    pixels = (images.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    return np.broadcast_to(pixels, (*pixels.shape[:3], 3)).copy()
+
+
+def grid(pixels: NDArray[np.uint8], *, gap: int = 4) -> NDArray[np.uint8]:
+    """Returns pictures ``(N, S, S, 3)`` as one, row by row, as near to a square as may be."""
+    count, side = pixels.shape[:2]
+    columns = int(np.ceil(np.sqrt(count)))
+    rows = -(-count // columns)
+    step = side + gap
+    page = np.full((rows * step - gap, columns * step - gap, 3), 255, dtype=np.uint8)
+    for place, picture in enumerate(pixels):
+        y, x = place // columns * step, place % columns * step
+        page[y : y + side, x : x + side] = picture
+    return page
+
+
+def _flat(settings: dict[str, Any]) -> dict[str, Any]:
+    return {
+        f"{concern}.{name}": value
+        for concern, content in settings.items()
+        for name, value in content.items()
+    }

@@ -1,0 +1,128 @@
+"""Which parts of a network train in which epoch, and how large its inputs are in it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from finetune.models.heads import head_parameters
+from finetune.models.stages import HEAD_ONLY, TrainableStages, backbone_stages, norm_parameters
+from finetune.training.context import TrainingContext
+from finetune.training.head_start import head_epochs
+from finetune.training.optimizer import Opening, Rates, network_groups, parameter_groups
+
+
+def opening_epochs(stages: int, epochs: int) -> tuple[int, ...]:
+    """Returns the epoch, from 0, in which each stage of a backbone begins to train.
+
+    The head trains from the first epoch. With ``S`` stages, the ``k``-th from the head opens in
+    epoch ``ceil(k E / 2 S)`` of ``E``: the whole network trains in the second half (gradual
+    unfreezing, Howard and Ruder 2018, arXiv 1801.06146, spread over the epochs that there are).
+
+    Args:
+        stages: Of the backbone.
+        epochs: Of the training.
+
+    Returns:
+        One epoch a stage, from the input to the head.
+
+    Example:
+        >>> opening_epochs(5, 12)
+        (6, 5, 4, 3, 2)
+    """
+    return tuple(
+        min(math.ceil(k * epochs / (2 * stages)), epochs - 1) for k in range(stages, 0, -1)
+    )
+
+
+def size_at(epoch: int, *, epochs: int, start: int, full: int) -> int:
+    """Returns the side of the inputs in an epoch of a training with growing photos, in pixels.
+
+    It grows in equal steps from `start` and is `full` in the last quarter of the epochs
+    (progressive learning, Tan and Le 2021, arXiv 2104.00298). In between it is a multiple of 32
+    where `full` is, else of 8: what the strides of the network make of it is then a whole number.
+
+    Args:
+        epoch: From 0.
+        epochs: Of the training.
+        start: Side in the first epoch.
+        full: Side in the last ones.
+
+    Example:
+        >>> [size_at(epoch, epochs=8, start=128, full=224) for epoch in range(8)]
+        [128, 128, 160, 160, 192, 192, 224, 224]
+    """
+    grows = max(1, math.floor(0.75 * epochs))
+    if epoch >= grows or epoch >= epochs - 1:
+        return full
+    if epoch == 0:
+        return start
+    step = 32 if full % 32 == 0 else 8
+    side = start + (full - start) * epoch / grows
+    return max(start, math.floor(side / step) * step)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Thaw:
+    """How a network thaws.
+
+    Attributes:
+        groups: The optimizer's groups.
+        open: Epoch, from 0, to what trains in it.
+        head_epochs: Epochs at the start that are the head's alone, at its full rate.
+    """
+
+    groups: list[dict[str, Any]]
+    open: Callable[[int], TrainableStages]
+    head_epochs: int = 0
+
+
+def thaw_of(context: TrainingContext, module: nn.Module) -> Thaw:
+    """Returns how the network of a job thaws in its mode."""
+    training, optimization = context.config.training, context.config.optimization
+    if context.mode == "head":
+        groups = parameter_groups(
+            head_parameters(module), part="head", lr=context.lr, weight_decay=training.weight_decay
+        )
+        return Thaw(groups=groups, open=lambda epoch: HEAD_ONLY)
+    stages = backbone_stages(module)
+    never = norm_parameters(module) if optimization.freeze_norm else frozenset()
+    if context.mode == "gradual":
+        alone, opens = 0, opening_epochs(len(stages), context.epochs)
+    else:
+        alone = head_epochs(context)
+        opens = (alone,) * len(stages)
+    first_steps = tuple(epoch * context.steps_per_epoch for epoch in opens)
+    rates = Rates(
+        head=context.lr,
+        backbone=context.lr * (training.backbone_lr_scale or 0.0),
+        layer_decay=optimization.layer_decay,
+        weight_decay=training.weight_decay,
+    )
+    opening = Opening(stages=stages, steps=first_steps, never=never)
+
+    def open_in(epoch: int) -> TrainableStages:
+        names = (
+            name
+            for stage, first in zip(stages, opens, strict=True)
+            if epoch >= first
+            for name in stage
+        )
+        return TrainableStages(
+            names=frozenset(names) - never,
+            batch_statistics=optimization.norm_statistics != "kept",
+        )
+
+    return Thaw(groups=network_groups(module, rates, opening), open=open_in, head_epochs=alone)
+
+
+def growing_size(context: TrainingContext) -> Callable[[int], int] | None:
+    """Returns the side of the inputs by epoch, from 0, where they are to grow, else None."""
+    start, full = context.config.optimization.progressive_size, context.preprocessing.size
+    if start is None:
+        return None
+    return lambda epoch: size_at(epoch, epochs=context.epochs, start=start, full=full)

@@ -1,0 +1,261 @@
+"""What a page may ask for: checked requests, and how each is written into the catalog."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from finetune.errors import PhotoError
+from finetune.photos.crops import Crop
+from finetune.photos.labels import nfc
+from finetune.web.annotate.annotations import EXCLUDE, FLAG, SETTLED, VOTE, Pen, Word
+
+Kind = Literal[
+    "label",
+    "add",
+    "remove",
+    "accept",
+    "clear",
+    "settle",
+    "flag",
+    "unflag",
+    "reject",
+    "restore",
+    "crop",
+    "keep",
+    "group",
+    "ungroup",
+]
+"""What can be done to photos."""
+
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+MOST_PHOTOS = 20_000
+MOST_LABELS = 50
+LONGEST_LABEL = 200
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\u2028\u2029\ud800-\udfff]")
+_ID = re.compile(r"[0-9a-f]{16}")
+_VERSION = re.compile(r"(?:[0-9a-f]{12})?")
+
+
+class BadRequestError(Exception):
+    """A request that no page of ours would send; the message says what is wrong with it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Action:
+    """A checked request.
+
+    Attributes:
+        kind: What to do.
+        photos: Id of each photo it is about, with the version that the page had before it.
+        labels: For `label`, `add`, `remove` and `settle`.
+        choices: For `accept`: the label of each photo, by id.
+        crop: For `crop`; None takes the square away.
+        keeper: For `keep`: the id of the photo that stays in the collection.
+    """
+
+    kind: Kind
+    photos: Mapping[str, str]
+    labels: tuple[str, ...] = ()
+    choices: Mapping[str, str] | None = None
+    crop: Crop | None = None
+    keeper: str | None = None
+
+    @property
+    def what(self) -> str:
+        """The action in words, as undo will name it."""
+        count = len(self.photos)
+        photos = f"{count:,} photo{'' if count == 1 else 's'}"
+        names = " + ".join(map(repr, self.labels)) or "as none of the labels"
+        match self.kind:
+            case "label":
+                return f"label {photos} {names}"
+            case "add":
+                return f"add {names} to {photos}"
+            case "remove":
+                return f"take {names} off {photos}"
+            case "accept":
+                different = sorted(set((self.choices or {}).values()))
+                return f"accept {', '.join(map(repr, different[:3]))} for {photos}"
+            case "settle":
+                return f"settle {photos} as {names}"
+            case "clear":
+                return f"clear the label of {photos}"
+            case "keep":
+                return f"keep one of {photos}"
+            case "restore":
+                return f"take {photos} in again"
+            case _:
+                return f"{self.kind} {photos}"
+
+
+def read_action(body: object) -> Action:
+    """Returns the action that a page's JSON asks for.
+
+    Raises:
+        BadRequestError: It is not one.
+    """
+    if not isinstance(body, dict):
+        raise BadRequestError("The request must be a JSON object.")
+    kind = next((known for known in KINDS if known == body.get("kind")), None)
+    if kind is None:
+        raise BadRequestError("'kind' is no action.")
+    allowed = {"kind", "photos"} | set(_EXTRAS.get(kind, ()))
+    if set(body) != allowed:
+        raise BadRequestError(f"The action {kind} has the keys {', '.join(sorted(allowed))}.")
+    photos = _photos(body["photos"])
+    values: dict[str, Any] = {}
+    if "labels" in body:
+        values["labels"] = _labels(body["labels"])
+        if kind in {"add", "remove"} and not values["labels"]:
+            raise BadRequestError("'labels' must name a label.")
+    if "choices" in body:
+        values["choices"] = _choices(body["choices"], photos)
+    if "crop" in body:
+        values["crop"] = _crop(body["crop"])
+    if "keeper" in body:
+        if not isinstance(body["keeper"], str) or body["keeper"] not in photos:
+            raise BadRequestError("'keeper' must be one of the photos.")
+        values["keeper"] = body["keeper"]
+    return Action(kind=kind, photos=photos, **values)
+
+
+_EXTRAS: Mapping[str, tuple[str, ...]] = {
+    "label": ("labels",),
+    "add": ("labels",),
+    "remove": ("labels",),
+    "settle": ("labels",),
+    "accept": ("choices",),
+    "crop": ("crop",),
+    "keep": ("keeper",),
+}
+
+
+def _photos(value: object) -> dict[str, str]:
+    if not isinstance(value, dict) or not 1 <= len(value) <= MOST_PHOTOS:
+        raise BadRequestError(f"'photos' must be an object with 1 to {MOST_PHOTOS:,} photos.")
+    for photo_id, version in value.items():
+        if not _ID.fullmatch(photo_id):
+            raise BadRequestError("'photos' has a key that is no photo.")
+        if not isinstance(version, str) or not _VERSION.fullmatch(version):
+            raise BadRequestError("'photos' has a value that is no version.")
+    return value
+
+
+def read_label(value: object) -> str:
+    """Returns a label in NFC.
+
+    Raises:
+        BadRequestError: It is empty, too long, or has characters that cannot be seen.
+    """
+    if not isinstance(value, str) or _CONTROL.search(value):
+        raise BadRequestError("A label must be text on one line.")
+    label = nfc(value.strip())
+    if not 1 <= len(label) <= LONGEST_LABEL:
+        raise BadRequestError(f"A label must have 1 to {LONGEST_LABEL} characters.")
+    return label
+
+
+def _labels(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or len(value) > MOST_LABELS:
+        raise BadRequestError(f"'labels' must be a list of {MOST_LABELS} labels or fewer.")
+    return tuple(dict.fromkeys(read_label(label) for label in value))
+
+
+def _choices(value: object, photos: Mapping[str, str]) -> dict[str, str]:
+    if not isinstance(value, dict) or set(value) != set(photos):
+        raise BadRequestError("'choices' must have a label for each of the photos.")
+    return {photo_id: read_label(label) for photo_id, label in value.items()}
+
+
+def _crop(value: object) -> Crop | None:
+    if value is None:
+        return None
+    if not isinstance(value, list) or len(value) != 3:
+        raise BadRequestError("'crop' must be null or [center_x, center_y, side].")
+    try:
+        return Crop(center_x=value[0], center_y=value[1], side=value[2])
+    except PhotoError as error:
+        raise BadRequestError(str(error)) from error
+
+
+def writer_of(
+    action: Action,
+    digests: Mapping[str, str],
+    shown: Mapping[str, tuple[str, ...]],
+    annotator: str | None,
+) -> Callable[[Pen], None]:
+    """Returns what writes an action into the catalog.
+
+    Args:
+        action: The action.
+        digests: The digest of each of its photos, by id.
+        shown: The labels that each photo was shown with, by id.
+        annotator: Name of who acts, or None.
+    """
+
+    def write(pen: Pen) -> None:
+        for photo_id, digest in digests.items():
+            word = pen.words[digest]
+            match action.kind:
+                case "label":
+                    _speak(pen, digest, word, action.labels, annotator)
+                case "add":
+                    _speak(pen, digest, word, (*shown[photo_id], *action.labels), annotator)
+                case "remove":
+                    rest = set(shown[photo_id]) - set(action.labels)
+                    _speak(pen, digest, word, rest, annotator)
+                case "accept":
+                    label = (action.choices or {})[photo_id]
+                    _speak(pen, digest, word, (label,), annotator)
+                case "clear":
+                    _speak(pen, digest, word, None, annotator)
+                case "settle":
+                    pen.label(digest, action.labels)
+                    pen.decide(digest, SETTLED, "yes")
+                case "flag" | "unflag":
+                    pen.decide(digest, FLAG, "yes" if action.kind == "flag" else None)
+                case "reject":
+                    pen.decide(digest, EXCLUDE, "rejected")
+                case "restore":
+                    pen.decide(digest, EXCLUDE, None)
+                case "keep":
+                    kept = digest == digests[action.keeper or ""]
+                    pen.decide(digest, EXCLUDE, None if kept else "duplicate")
+                case "crop":
+                    pen.crop(digest, action.crop)
+                case "group":
+                    pen.group(digest, f"with {min(digests.values())}")
+                case "ungroup":
+                    pen.group(digest, None)
+
+    return write
+
+
+def _speak(
+    pen: Pen,
+    digest: str,
+    word: Word,
+    labels: tuple[str, ...] | set[str] | None,
+    annotator: str | None,
+) -> None:
+    """Writes labels: an annotator's vote, and the photo's own label where that is theirs to set.
+
+    Where two annotators differ, the photo keeps the label it had until the case is settled.
+    """
+    if annotator is None:
+        pen.label(digest, labels)
+        return
+    said = None if labels is None else tuple(sorted(set(labels)))
+    votes = word.votes
+    before = votes.pop(annotator, None)
+    vote = None if said is None else json.dumps(said, ensure_ascii=False)
+    pen.decide(digest, VOTE + annotator, vote)
+    is_ours = word.labels == before and word.labels not in votes.values()
+    if word.labels is None or is_ours:
+        pen.label(digest, said)

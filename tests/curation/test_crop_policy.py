@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from finetune.curation.crop_policy import (
+    PolicySpec,
+    load_policy,
+    remember_policy,
+    remembered_policy,
+)
+from finetune.curation.subject import SubjectFinder
+from finetune.demo_data import Aviary
+from finetune.errors import ConfigError
+from finetune.models.factory import LoadedModel
+from finetune.photos.crops import Crop
+from finetune.photos.decode.decoder import decode_photo
+
+
+def test_a_spec_survives_json() -> None:
+    preprocessing = PolicySpec(method="saliency", model="resnet50", weights="w.pth", digest="00ff")
+    assert (
+        PolicySpec.from_dict({**preprocessing.to_dict(), "of a later version": 1}) == preprocessing
+    )
+
+
+def test_an_unknown_method_is_refused() -> None:
+    with pytest.raises(ConfigError) as caught:
+        PolicySpec.from_dict({"method": "magic"})
+    assert str(caught.value) == ("the crop policy 'magic' is none of saliency, center, detector.")
+
+
+def test_a_loaded_policy_gives_the_finders_squares(aviary: Aviary, backbone: LoadedModel) -> None:
+    policy, preprocessing = load_policy(PolicySpec(method="saliency"))
+    path = aviary.folder / aviary.photos[0].path
+    expected = SubjectFinder(backbone).crop_of(path)
+    assert policy(path) == policy(path.read_bytes()) == policy(decode_photo(path)) == expected
+    assert preprocessing.model == "finetune_small"
+    again, same = load_policy(preprocessing)
+    assert same == preprocessing
+    assert again(path) == expected
+
+
+def test_the_middle_needs_no_backbone() -> None:
+    policy, preprocessing = load_policy(PolicySpec(method="center"))
+    assert policy(np.zeros((4, 6, 3), np.uint8)) == Crop()
+    assert preprocessing == PolicySpec(method="center")
+
+
+def test_other_weights_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "finetune"):
+        load_policy(PolicySpec(method="saliency", digest="0" * 16))
+    assert caplog.messages == [
+        "The squares were proposed by other weights of finetune_small than those that are here; "
+        "they may come out a little otherwise."
+    ]
+
+
+def test_a_collection_remembers_how_its_squares_were_proposed(tmp_path: Path) -> None:
+    assert remembered_policy(tmp_path) is None
+    preprocessing = PolicySpec(method="saliency", model="finetune_small", digest="1" * 16)
+    remember_policy(tmp_path, preprocessing)
+    assert remembered_policy(tmp_path) == preprocessing
+    (tmp_path / ".finetune" / "crop-policy.json").write_text('{"method": "magic"}')
+    assert remembered_policy(tmp_path) is None
+    remember_policy(tmp_path, None)
+    remember_policy(tmp_path, None)
+    assert remembered_policy(tmp_path) is None

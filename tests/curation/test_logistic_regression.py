@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from finetune.curation.logistic_regression import fit_quick_head, fit_quick_tags
+
+
+def blobs(count: int, width: int, labels: int, seed: int) -> tuple[np.ndarray, list[str]]:
+    rng = np.random.default_rng(seed)
+    targets = rng.integers(0, labels, count)
+    centers = rng.normal(size=(labels, width))
+    features = (centers[targets] + rng.normal(size=(count, width))) * rng.uniform(0.1, 9, width)
+    return (features + 3).astype(np.float32), [f"label {t}" for t in targets]
+
+
+@pytest.mark.parametrize(("count", "width", "labels"), [(120, 10, 3), (40, 90, 5), (60, 20, 2)])
+def test_head_is_that_of_scikit_learn(count: int, width: int, labels: int) -> None:
+    features, names = blobs(count, width, labels, seed=count)
+    l2 = 0.02
+    ours = fit_quick_head(features, names, l2=l2, looks=600)
+    theirs = make_pipeline(
+        StandardScaler(), LogisticRegression(C=1 / (count * l2), tol=1e-9, max_iter=5000)
+    ).fit(features.astype(np.float64), names)
+    assert list(ours.labels) == theirs.classes_.tolist()
+    expected = theirs.predict_proba(features.astype(np.float64))
+    if labels == 2:
+        # scikit-learn trains one output for two labels; ours are two, w and -w, whose penalty is
+        # half of that of their difference.
+        theirs = make_pipeline(
+            StandardScaler(), LogisticRegression(C=2 / (count * l2), tol=1e-9, max_iter=5000)
+        ).fit(features.astype(np.float64), names)
+        expected = theirs.predict_proba(features.astype(np.float64))
+    assert np.abs(ours.probabilities(features) - expected).max() < 2e-3
+
+
+def test_a_feature_that_never_changes_has_no_say() -> None:
+    features, names = blobs(50, 6, 3, seed=8)
+    features[:, 2] = 7
+    head = fit_quick_head(features, names)
+    assert np.array_equal(head.weight[2], np.zeros(3))
+    assert np.isfinite(head.weight).all()
+
+
+def test_probabilities_sum_to_one_and_do_not_overflow() -> None:
+    features, names = blobs(50, 6, 3, seed=9)
+    found = fit_quick_head(features, names).probabilities(features * 1e4)
+    assert np.allclose(found.sum(axis=1), 1)
+    assert np.isfinite(found).all()
+
+
+def test_one_label_is_no_question() -> None:
+    with pytest.raises(ValueError, match="a head needs two labels or more, not 1"):
+        fit_quick_head(np.zeros((3, 2), np.float32), ["a", "a", "a"])
+
+
+def test_tags_are_those_of_scikit_learn_each_by_itself() -> None:
+    features, names = blobs(150, 12, 4, seed=3)
+    rng = np.random.default_rng(10)
+    kind = np.array([int(name.split()[1]) for name in names])
+    borne = np.stack([kind == 0, kind < 2, rng.random(150) < 0.1], axis=1)
+    ours = fit_quick_tags(features, ["a", "b", "c"], borne, l2=0.02, looks=600)
+    for k in range(3):
+        theirs = make_pipeline(
+            StandardScaler(), LogisticRegression(C=1 / (150 * 0.02), tol=1e-9, max_iter=5000)
+        ).fit(features.astype(np.float64), borne[:, k])
+        expected = theirs.predict_proba(features.astype(np.float64))[:, 1]
+        assert np.abs(ours.probabilities(features)[:, k] - expected).max() < 2e-3
+    assert np.isfinite(ours.probabilities(features * 1e4)).all()
+
+
+@pytest.mark.parametrize("all_have_it", [True, False])
+def test_a_tag_that_all_or_none_have_is_no_question(all_have_it: bool) -> None:
+    borne = np.full((4, 1), all_have_it)
+    with pytest.raises(ValueError, match="photos that have it and photos that have not"):
+        fit_quick_tags(np.zeros((4, 2), np.float32), ["a"], borne)

@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+import unicodedata
+from pathlib import Path
+
+import imagehash
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from finetune.demo_data import SPECIES, Aviary, draw_bird, draw_collection, draw_unseen
+from finetune.errors import CollectionError, ConfigError
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*.jpg"))
+    }
+
+
+def test_every_species_has_a_folder_with_its_photos(small_aviary: Aviary):
+    folders = {path.name: len(list(path.glob("*.jpg"))) for path in small_aviary.folder.iterdir()}
+    expected = {species.name: 8 for species in SPECIES}
+    expected["dusk finch"] += 1
+    expected["カワセミ"] += 1
+    assert folders == expected
+    assert all(unicodedata.is_normalized("NFC", name) for name in folders)
+
+
+def test_truth_names_every_file_on_disk(small_aviary: Aviary):
+    on_disk = set(digests(small_aviary.folder))
+    assert {photo.path for photo in small_aviary.photos} | set(small_aviary.corrupt) == on_disk
+    assert len(small_aviary.photos) == 65
+
+
+def test_photos_open_upright_in_the_size_that_truth_states(small_aviary: Aviary):
+    for photo in small_aviary.photos:
+        with Image.open(small_aviary.folder / photo.path) as image:
+            assert image.getexif()[0x0112] == photo.orientation
+            assert ImageOps.exif_transpose(image).size == (photo.width, photo.height)
+            stamp = image.getexif().get_ifd(0x8769)[0x9003]
+        assert stamp == photo.taken_at.replace("-", ":").replace("T", " ")
+        left, top, right, bottom = photo.box
+        assert 0 <= left < right <= photo.width
+        assert 0 <= top < bottom <= photo.height
+
+
+def test_one_photo_is_filed_under_two_labels(small_aviary: Aviary):
+    assert small_aviary.filed_twice is not None
+    first, second = small_aviary.filed_twice
+    assert first.startswith("ember finch/")
+    assert second.startswith("dusk finch/")
+    files = digests(small_aviary.folder)
+    assert files[first] == files[second]
+    assert len(set(files.values())) == len(files) - 1
+    assert {p.species for p in small_aviary.photos if p.path in (first, second)} == {"ember finch"}
+
+
+def test_the_corrupt_file_is_a_jpeg_that_breaks_off(small_aviary: Aviary):
+    (corrupt,) = small_aviary.corrupt
+    with Image.open(small_aviary.folder / corrupt) as image:
+        assert image.format == "JPEG"
+        with pytest.raises(OSError, match="truncated"):
+            image.load()
+
+
+def test_shots_of_a_burst_are_near_duplicates_and_other_photos_are_not(small_aviary: Aviary):
+    bursts: dict[int, list[int]] = {}
+    for photo in small_aviary.photos:
+        with Image.open(small_aviary.folder / photo.path) as image:
+            bits = imagehash.phash(ImageOps.exif_transpose(image)).hash.ravel()
+        bursts.setdefault(photo.encounter, []).append(bits)
+    within = [
+        np.count_nonzero(a != b)
+        for shots in bursts.values()
+        for k, a in enumerate(shots)
+        for b in shots[k + 1 :]
+    ]
+    firsts = [shots[0] for shots in bursts.values()]
+    between = [np.count_nonzero(a != b) for k, a in enumerate(firsts) for b in firsts[k + 1 :]]
+    assert len(within) >= 8
+    assert np.median(within) <= 6
+    assert np.median(between) >= 20
+
+
+def test_the_seed_decides_every_byte(tmp_path: Path):
+    for name, seed, workers in (("a", 1, 1), ("b", 1, 2), ("c", 2, 1)):
+        draw_collection(
+            tmp_path / name,
+            species=2,
+            photos_per_species=3,
+            size=(96, 64),
+            seed=seed,
+            workers=workers,
+        )
+    assert digests(tmp_path / "a") == digests(tmp_path / "b")
+    assert not set(digests(tmp_path / "a").values()) & set(digests(tmp_path / "c").values())
+
+
+def test_without_flaws_the_collection_is_clean(tmp_path: Path):
+    aviary = draw_collection(
+        tmp_path, species=3, photos_per_species=5, size=(96, 64), flaws=False, workers=1
+    )
+    assert aviary.filed_twice is None
+    assert aviary.corrupt == ()
+    assert len(set(digests(tmp_path).values())) == len(aviary.photos) == 15
+    assert {photo.orientation for photo in aviary.photos} == {1}
+
+
+def test_a_single_species_is_filed_once(tmp_path: Path):
+    aviary = draw_collection(tmp_path, species=1, photos_per_species=2, size=(64, 64))
+    assert aviary.filed_twice is None
+    assert len(aviary.corrupt) == 1
+
+
+def test_progress_counts_to_the_end(tmp_path: Path):
+    seen: list[tuple[int, int]] = []
+    draw_collection(
+        tmp_path,
+        species=2,
+        photos_per_species=2,
+        size=(64, 64),
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_truth_is_written_as_json(small_aviary: Aviary, tmp_path: Path):
+    value = json.loads(small_aviary.write_truth(tmp_path / "truth.json").read_text("utf-8"))
+    assert value["labels"] == [species.name for species in SPECIES]
+    assert value["corrupt"] == list(small_aviary.corrupt)
+    first = small_aviary.photos[0]
+    assert value["photos"][0] == {
+        "path": first.path,
+        "species": first.species,
+        "box": list(first.box),
+        "width": first.width,
+        "height": first.height,
+        "orientation": first.orientation,
+        "taken_at": first.taken_at,
+        "encounter": first.encounter,
+    }
+
+
+def test_unseen_photos_take_the_species_in_turn_and_are_in_no_collection(
+    small_aviary: Aviary, tmp_path: Path
+):
+    photos = draw_unseen(tmp_path, count=10, seed=5, size=(150, 100))
+    assert [photo.path for photo in photos[:2]] == ["unseen_01.jpg", "unseen_02.jpg"]
+    assert [photo.species for photo in photos[:8]] == [species.name for species in SPECIES]
+    assert photos[8].species == SPECIES[0].name
+    fresh = digests(tmp_path)
+    assert len(set(fresh.values())) == 10
+    assert not set(fresh.values()) & set(digests(small_aviary.folder).values())
+
+
+def test_a_bird_is_drawn_alike_from_an_equal_generator():
+    one, box = draw_bird("カワセミ", np.random.default_rng(3), (120, 80))
+    again, same_box = draw_bird("カワセミ", np.random.default_rng(3), (120, 80))
+    other, _ = draw_bird("カワセミ", np.random.default_rng(4), (120, 80))
+    assert one.size == (120, 80)
+    assert one.tobytes() == again.tobytes()
+    assert box == same_box
+    assert one.tobytes() != other.tobytes()
+
+
+def test_an_unknown_species_is_refused_by_name():
+    with pytest.raises(ConfigError) as error:
+        draw_bird("dodo", np.random.default_rng(0))
+    assert str(error.value) == (
+        "The aviary has no species 'dodo'. Choose one of: カワセミ, mallard, ember finch, "
+        "grey heron, barn swallow, crested tit, dusk finch, marsh teal."
+    )
+
+
+def test_every_bad_number_is_named_in_one_message(tmp_path: Path):
+    with pytest.raises(ConfigError) as error:
+        draw_collection(tmp_path, species=9, photos_per_species=0, size=(20, 400))
+    assert str(error.value) == (
+        "The aviary cannot be drawn: species must be 1 to 8, not 9; the number of photos must be "
+        "at least 1, not 0; the size must be at least 32x32 pixels, not 20x400."
+    )
+
+
+def test_a_folder_with_photos_is_left_alone(tmp_path: Path):
+    (tmp_path / "mine.jpg").write_bytes(b"mine")
+    with pytest.raises(CollectionError) as error:
+        draw_collection(tmp_path, species=1, photos_per_species=1, size=(64, 64))
+    assert str(error.value) == (
+        f"{tmp_path} is not an empty folder, and drawn birds must not mix with other photos. "
+        f"Choose a new folder."
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.jpg"]
+
+
+def test_drawing_needs_no_torch():
+    code = "import sys, finetune.demo_data; print('torch' in sys.modules, 'cv2' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from finetune.evaluation.mahalanobis import fit_relative_distance
+from finetune.evaluation.ood_scores import Mixture, familiarity, log_odds
+from finetune.evaluation.out_of_distribution import UnknownThreshold
+
+PLAIN = UnknownThreshold(
+    score="max_probability",
+    threshold=0.7,
+    precision=0.9,
+    measured_precision=0.92,
+    precision_interval=(0.85, 0.96),
+    coverage=0.8,
+    refused_unknown=0.6,
+    photos=100,
+    unknown_photos=50,
+)
+FEATURES = np.random.default_rng(0).normal(size=(30, 4))
+MIXED = dataclasses.replace(
+    PLAIN,
+    score="odds_and_distance",
+    unknown_share=0.2,
+    confidence=0.9,
+    mixture=Mixture(odds_spread=2.0, distance_spread=4.0),
+    distance=fit_relative_distance(FEATURES, np.arange(30) % 3),
+)
+
+
+def test_refuses_below_the_threshold_and_answers_on_it():
+    assert PLAIN.refuses([0.8, 0.7, 0.6]).tolist() == [False, False, True]
+
+
+def test_without_a_threshold_nothing_is_refused():
+    assert dataclasses.replace(PLAIN, threshold=None).refuses([-9.0]).tolist() == [False]
+
+
+def test_a_score_of_logits_is_that_of_familiarity():
+    logits = np.random.default_rng(1).normal(size=(5, 3))
+    assert not PLAIN.needs_features
+    expected = familiarity(logits, score="max_probability", temperature=2.0)
+    np.testing.assert_array_equal(PLAIN.scores(logits, None, temperature=2.0), expected)
+
+
+def test_odds_and_distance_are_mixed():
+    logits = np.random.default_rng(1).normal(size=(30, 3))
+    distances = MIXED.distances(FEATURES)
+    expected = log_odds(logits, temperature=2.0) / 2.0 + distances / 4.0
+    np.testing.assert_allclose(MIXED.scores(logits, distances, temperature=2.0), expected)
+    assert MIXED.needs_features
+
+
+def test_features_that_are_missing_or_not_wanted_are_said():
+    with pytest.raises(ValueError, match="needs distances and a mixture"):
+        MIXED.scores(np.zeros((1, 3)), None, temperature=1.0)
+    with pytest.raises(ValueError, match="max_probability looks at no features"):
+        PLAIN.distances(FEATURES)
+
+
+@pytest.mark.parametrize("limit", [PLAIN, MIXED])
+def test_json_gives_the_threshold_back(limit):
+    content = json.loads(json.dumps(limit.to_dict(), allow_nan=False))
+    assert UnknownThreshold.from_dict(content, limit.distance) == limit
+
+
+def test_a_threshold_of_an_earlier_version_is_read():
+    fields = ("score", "threshold", "precision", "measured_precision", "precision_interval")
+    fields += ("coverage", "refused_unknown", "photos", "unknown_photos")
+    content = PLAIN.to_dict()
+    earlier = {name: content[name] for name in fields}
+    assert UnknownThreshold.from_dict(earlier) == PLAIN
+
+
+def test_a_threshold_without_its_distance_is_not_read():
+    with pytest.raises(ValueError, match="the distance of its threshold for unknown photos"):
+        UnknownThreshold.from_dict(MIXED.to_dict())

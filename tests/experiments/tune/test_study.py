@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from finetune.errors import ConfigError
+from finetune.experiments.tune.study import ranked, without_password
+from finetune.experiments.tune.tune import Tuned
+
+FIXED = frozenset({"model", "weights", "size", "views"})
+
+
+def test_a_study_of_other_settings_is_refused(search: Callable[..., Tuned]) -> None:
+    search(trials=1, fixed=FIXED)
+    with pytest.raises(ConfigError) as caught:
+        search(trials=1, fixed=FIXED | {"lr"})
+    assert str(caught.value) == (
+        "The study 'photos' was begun with other settings (fixed), and its trials would not "
+        "compare. Give the same ones, or begin another with --study NAME."
+    )
+
+
+def test_a_storage_that_cannot_be_opened_is_named_without_its_password(
+    search: Callable[..., Tuned],
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        search(storage="nonsense://me:secret@host/db")
+    assert str(caught.value).startswith("--storage nonsense://me:***@host/db cannot be opened: ")
+    assert "secret" not in str(caught.value)
+
+
+SHARE = """
+import sys
+from pathlib import Path
+from finetune.experiments.tune.tune import TunePlan, tune
+from finetune.config_io import resolve
+photos, runs, storage, flags = sys.argv[1], Path(sys.argv[2]), sys.argv[3], eval(sys.argv[4])
+tune(photos, resolve({}, flags), TunePlan(trials=3, final=False, runs=runs, storage=storage,
+     study="shared", fixed=frozenset({"model", "weights", "size", "views"})))
+"""
+
+
+def test_two_processes_share_one_study(
+    tune_photos: Path, tmp_path: Path, tiny_settings: dict[str, Any]
+) -> None:
+    url = f"sqlite:///{tmp_path / 'shared.sqlite3'}"
+    words = [str(tune_photos), url, repr(tiny_settings)]
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", SHARE, words[0], str(tmp_path / name), words[1], words[2]],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        for name in ("one", "two")
+    ]
+    errors = [process.communicate(timeout=240)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], errors
+    study = optuna.load_study(study_name="shared", storage=url)
+    trials = study.get_trials()
+    assert 3 <= len(trials) <= 4
+    assert [trial.number for trial in trials] == list(range(len(trials)))
+    assert {trial.state.name for trial in trials} <= {"COMPLETE", "PRUNED"}
+    rates = [trial.params["lr_factor"] for trial in trials]
+    assert len(set(rates)) == len(rates)
+    assert rates.count(1.0) == 1
+
+
+def test_equal_scores_are_ranked_by_log_loss(tuned: Tuned) -> None:
+    order = [(-(t.score or 0), t.log_loss, t.number) for t in ranked(tuned.trials)]
+    assert order == sorted(order)
+
+
+def test_passwords_are_not_shown() -> None:
+    assert without_password("postgresql://u:p%40ss@h:5432/d") == "postgresql://u:***@h:5432/d"
+    assert without_password("sqlite:////tmp/a.sqlite3") == "sqlite:////tmp/a.sqlite3"

@@ -1,0 +1,529 @@
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from finetune.errors import CatalogError, StorageError
+from finetune.photos.catalog import store
+from finetune.photos.catalog.catalog import Catalog, open_catalog
+from finetune.photos.catalog.undo_log import Recorder
+from finetune.photos.crops import Crop
+from finetune.photos.metadata import FileFacts, PhotoFacts
+
+KILLS = int(os.environ.get("FINETUNE_TEST_KILLS", "10"))
+
+
+def photo_facts(digest: str, **changes: object) -> PhotoFacts:
+    fields = {"digest": digest, "width": 40, "height": 30, "format": "JPEG", "taken_at": None}
+    fields |= {"camera": None, "hashes": bytes(64), "brightness": 0.5, "contrast": 0.25}
+    return PhotoFacts(**(fields | {"sharpness": 0.1, "analysis": 1} | changes))  # type: ignore[arg-type]
+
+
+def file_facts(path: str, digest: str | None, **changes: object) -> FileFacts:
+    fields = {"path": path, "size": 9, "mtime_ns": 1, "digest": digest, "status": "ok"}
+    return FileFacts(**(fields | {"reason": None, "reader": "r"} | changes))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def catalog(tmp_path):
+    with Catalog(tmp_path / "catalog.sqlite3") as opened:
+        opened.record(
+            [file_facts(f"{name}/{name}.jpg", name) for name in ("heron", "gull", "tern")],
+            [photo_facts(name) for name in ("heron", "gull", "tern")],
+        )
+        yield opened
+
+
+def labels(catalog: Catalog) -> dict[str, tuple[str, ...]]:
+    return {photo.path: photo.labels for photo in catalog.collection(Path("x")).photos}
+
+
+FOLDERS = {"gull/gull.jpg": ("gull",), "heron/heron.jpg": ("heron",), "tern/tern.jpg": ("tern",)}
+
+
+def test_folder_names_are_labels_until_a_person_speaks(catalog):
+    assert labels(catalog) == FOLDERS
+    catalog.set_labels(["gull"], ["heron", " Mo\u0308we "])
+    assert labels(catalog) == FOLDERS | {"gull/gull.jpg": ("Möwe", "heron")}
+
+
+def test_person_can_say_that_no_label_fits(catalog):
+    catalog.set_labels(["gull"], [])
+    assert labels(catalog)["gull/gull.jpg"] == ()
+    catalog.clear_labels(["gull"])
+    assert labels(catalog) == FOLDERS
+
+
+def test_new_word_of_a_person_replaces_the_old_one(catalog):
+    catalog.set_labels(["gull"], ["owl"])
+    catalog.set_labels(["gull"], ["tern"])
+    assert labels(catalog)["gull/gull.jpg"] == ("tern",)
+    catalog.set_labels(["gull"], [])
+    catalog.set_labels(["gull"], ["owl"])
+    assert labels(catalog)["gull/gull.jpg"] == ("owl",)
+
+
+def test_claims_say_who_and_when(catalog):
+    catalog.suggest_labels({"gull": {"tern": 0.25, "gull": 0.75}})
+    catalog.set_labels(["gull"], ["heron"])
+    claims = catalog.claims("gull")
+    assert [(claim.label, claim.source, claim.confidence) for claim in claims] == [
+        ("heron", "person", None),
+        ("gull", "folder", None),
+        ("gull", "model", 0.75),
+        ("tern", "model", 0.25),
+    ]
+    assert all(claim.said_at.endswith("+00:00") for claim in claims)
+
+
+def test_guesses_never_change_labels_and_are_replaced(catalog):
+    catalog.suggest_labels({"gull": {"tern": 0.9}})
+    catalog.suggest_labels({"gull": {"owl": 0.8}})
+    assert labels(catalog) == FOLDERS
+    assert [claim.label for claim in catalog.claims("gull")] == ["gull", "owl"]
+
+
+def test_every_copy_of_a_photo_has_a_persons_label(catalog):
+    catalog.record([file_facts("copies/a.jpg", "gull")], [])
+    catalog.set_labels(["gull"], ["tern"])
+    assert labels(catalog)["copies/a.jpg"] == labels(catalog)["gull/gull.jpg"] == ("tern",)
+
+
+def test_crops_of_a_person_are_kept_from_a_machine(catalog):
+    mine, proposed = Crop(center_x=0.1, center_y=0.2, side=0.3), Crop(side=0.5)
+    assert catalog.set_crop("gull", proposed, source="model")
+    assert catalog.set_crop("gull", mine)
+    assert not catalog.set_crop("gull", proposed, source="model")
+    assert catalog.set_crops({"gull": None, "tern": proposed}, source="model") == 1
+    assert catalog.crops() == {"gull": mine, "tern": proposed}
+    crops = {photo.digest: photo.crop for photo in catalog.collection(Path("x")).photos}
+    assert crops == {"gull": mine, "heron": None, "tern": proposed}
+
+
+def test_undo_gives_back_the_crop_that_a_machine_proposed(catalog):
+    proposed = Crop(side=0.5)
+    catalog.set_crop("gull", proposed, source="model")
+    catalog.set_crop("gull", Crop(side=0.9))
+    assert catalog.undo() == "crop 1 photo"
+    assert catalog.crops() == {"gull": proposed}
+    catalog.set_crop("gull", None)
+    assert catalog.crops() == {}
+    catalog.undo()
+    assert catalog.crops() == {"gull": proposed}
+
+
+def test_groups_and_decisions_are_kept_and_taken_back(catalog):
+    catalog.set_group(["gull", "tern"], "burst 1")
+    catalog.decide(["heron"], "exclude", "yes")
+    assert catalog.groups() == {"gull": "burst 1", "tern": "burst 1"}
+    assert catalog.decisions("exclude") == {"heron": "yes"}
+    collection = catalog.collection(Path("x"), with_excluded=True)
+    assert [photo.group for photo in collection.photos] == ["burst 1", None, "burst 1"]
+    catalog.set_group(["gull"], None)
+    catalog.decide(["heron"], "exclude", None)
+    assert catalog.groups() == {"tern": "burst 1"}
+    assert catalog.decisions("exclude") == {}
+
+
+def test_excluded_photo_is_left_out_of_the_collection(catalog):
+    catalog.decide(["heron"], "exclude", "yes")
+    assert "heron/heron.jpg" not in labels(catalog)
+    everything = catalog.collection(Path("x"), with_excluded=True)
+    assert "heron/heron.jpg" in {photo.path for photo in everything.photos}
+
+
+def test_rename_merges_a_label_into_another(catalog):
+    catalog.set_labels(["tern"], ["gull", "flying"])
+    assert catalog.rename_label("gull", "heron", catalog.collection(Path("x"))) == 2
+    assert labels(catalog) == {
+        "gull/gull.jpg": ("heron",),
+        "heron/heron.jpg": ("heron",),
+        "tern/tern.jpg": ("flying", "heron"),
+    }
+    assert catalog.undo() == "rename 'gull' to 'heron' (2 photos)"
+    assert labels(catalog) == FOLDERS | {"tern/tern.jpg": ("flying", "gull")}
+
+
+def test_undo_and_redo_walk_through_every_state(catalog):
+    states = [labels(catalog)]
+    actions = []
+    for digests, names in [
+        (["gull"], ["heron"]),
+        (["gull", "tern"], ["owl", "tern"]),
+        (["gull"], []),
+        (["heron"], ["gull"]),
+    ]:
+        catalog.set_labels(digests, names)
+        states.append(labels(catalog))
+    for state in reversed(states[:-1]):
+        actions.append(catalog.undo())
+        assert labels(catalog) == state
+    assert catalog.undo() is None
+    for state in states[1:]:
+        assert catalog.redo() == actions.pop()
+        assert labels(catalog) == state
+    assert catalog.redo() is None
+
+
+def test_new_action_ends_the_redo(catalog):
+    catalog.set_labels(["gull"], ["heron"])
+    catalog.undo()
+    catalog.set_labels(["tern"], ["owl"])
+    assert catalog.redo() is None
+    assert labels(catalog) == FOLDERS | {"tern/tern.jpg": ("owl",)}
+
+
+def test_saying_the_same_again_is_no_action(catalog):
+    catalog.set_labels(["gull"], ["heron"])
+    catalog.set_labels(["gull"], ["heron"])
+    assert [action.what for action in catalog.history()] == ["label 1 photo 'heron'"]
+
+
+def test_history_is_newest_first_and_marks_what_was_undone(catalog):
+    catalog.set_labels(["gull", "tern"], ["heron"])
+    catalog.set_labels(["tern"], [])
+    catalog.undo()
+    assert [(action.what, action.undone) for action in catalog.history()] == [
+        ("label 1 photo as none of the labels", True),
+        ("label 2 photos 'heron'", False),
+    ]
+
+
+def test_words_outlive_the_process_and_the_file_they_were_said_of(catalog, tmp_path):
+    catalog.set_labels(["gull"], ["heron"])
+    catalog.close()
+    with Catalog(tmp_path / "catalog.sqlite3") as again:
+        again.set_present([])
+        assert labels(again) == {}
+        again.record([file_facts("elsewhere/new name.jpg", "gull")], [])
+        assert labels(again) == {"elsewhere/new name.jpg": ("heron",)}
+        assert again.undo() == "label 1 photo 'heron'"
+
+
+def test_bad_files_are_problems_with_their_reason(catalog):
+    catalog.record([file_facts("a/bad.jpg", None, status="bad", reason="truncated")], [])
+    collection = catalog.collection(Path("x"))
+    assert [(problem.path, problem.reason) for problem in collection.problems] == [
+        ("a/bad.jpg", "truncated")
+    ]
+
+
+def test_collection_is_sorted_by_path_and_complete(catalog):
+    facts = photo_facts("full", taken_at="2024-01-01T00:00:00", camera="C", hashes=b"\1" * 64)
+    catalog.record([file_facts("a/é.jpg", "full", size=77)], [facts])
+    collection = catalog.collection(Path("x"))
+    assert [photo.path for photo in collection.photos] == sorted([*FOLDERS, "a/é.jpg"])
+    photo = collection.photos[0]
+    assert (photo.digest, photo.width, photo.height, photo.file_bytes) == ("full", 40, 30, 77)
+    assert (photo.taken_at, photo.camera) == ("2024-01-01T00:00:00", "C")
+    assert photo.packed_hashes == b"\1" * 64
+    assert photo.quality is not None
+    assert (photo.quality.brightness, photo.quality.contrast) == (0.5, 0.25)
+
+
+def test_two_catalogs_on_one_file_see_each_others_words(catalog, tmp_path):
+    with Catalog(tmp_path / "catalog.sqlite3") as other:
+        other.set_labels(["gull"], ["heron"])
+        assert labels(catalog)["gull/gull.jpg"] == ("heron",)
+        catalog.set_labels(["gull"], ["tern"])
+        assert other.undo() == "label 1 photo 'tern'"
+        assert labels(catalog)["gull/gull.jpg"] == ("heron",)
+
+
+def test_many_threads_share_one_catalog(catalog):
+    def speak(number: int) -> None:
+        catalog.set_labels([f"d{number}"], [f"l{number}"])
+        catalog.collection(Path("x"))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(speak, range(80)))
+    assert catalog.labels_said() == {f"d{n}": (f"l{n}",) for n in range(80)}
+    assert len(catalog.history(limit=1000)) == 80
+
+
+SPEAKER = """
+import sys
+from pathlib import Path
+from finetune.photos.catalog.catalog import Catalog
+catalog = Catalog(Path(sys.argv[1]))
+for number in range(int(sys.argv[3]), 10**9):
+    if number == int(sys.argv[4]):
+        break
+    catalog.set_labels([f"{sys.argv[2]}{number}"], [f"label {number}"])
+    sys.stdout.write(f"{number}\\n")
+    sys.stdout.flush()
+"""
+
+
+def speaker(path: Path, name: str, first: int, end: int) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-c", SPEAKER, path, name, str(first), str(end)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE)
+
+
+def test_two_processes_at_once_lose_nothing(tmp_path):
+    path = tmp_path / "catalog.sqlite3"
+    processes = [speaker(path, name, 0, 40) for name in "ab"]
+    for process in processes:
+        process.communicate()
+        assert process.returncode == 0
+    with Catalog(path) as catalog:
+        said = catalog.labels_said()
+    assert said == {f"{name}{n}": (f"label {n}",) for name in "ab" for n in range(40)}
+
+
+@pytest.mark.timeout(600)
+def test_kill_while_labeling_loses_no_acknowledged_decision(tmp_path):
+    path = tmp_path / "catalog.sqlite3"
+    Catalog(path).close()
+    acknowledged: list[int] = []
+    for kill in range(KILLS):
+        process = speaker(path, "d", len(acknowledged), -1)
+        assert process.stdout is not None
+        acknowledged.append(int(process.stdout.readline()))
+        time.sleep(0.003 * (kill % 10))
+        process.send_signal(signal.SIGKILL)
+        acknowledged += [int(line) for line in process.stdout.read().splitlines()]
+        process.stdout.close()
+        process.wait()
+        check = sqlite3.connect(path)
+        assert check.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        said = dict(check.execute("SELECT digest, label FROM label"))
+        check.close()
+        for number in acknowledged:
+            assert said[f"d{number}"] == f"label {number}"
+        # One more may be on disk whose acknowledgement the kill cut off.
+        assert len(said) - len(acknowledged) in (0, 1)
+        acknowledged = list(range(len(said)))
+    with Catalog(path) as catalog:
+        assert len(catalog.history(limit=10**6)) == len(acknowledged)
+
+
+def test_newer_schema_is_refused_with_one_line(tmp_path):
+    path = tmp_path / "catalog.sqlite3"
+    Catalog(path).close()
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA user_version = 7")
+    connection.close()
+    with pytest.raises(CatalogError) as caught:
+        Catalog(path)
+    assert str(caught.value) == (
+        f"The catalog {path} was written by a newer finetune (schema 7; this one knows up to "
+        f"{len(store.MIGRATIONS)}). Update finetune, or choose another catalog with --catalog."
+    )
+
+
+def test_older_schema_is_brought_up_to_date_with_its_content(tmp_path, monkeypatch):
+    path = tmp_path / "catalog.sqlite3"
+    with Catalog(path) as catalog:
+        catalog.set_labels(["gull"], ["heron"])
+    further = "ALTER TABLE label ADD COLUMN note TEXT; CREATE TABLE extra (name TEXT);"
+    monkeypatch.setattr(store, "MIGRATIONS", (*store.MIGRATIONS, further))
+    with Catalog(path) as catalog:
+        assert catalog.labels_said() == {"gull": ("heron",)}
+    connection = sqlite3.connect(path)
+    assert connection.execute("PRAGMA user_version").fetchone() == (len(store.MIGRATIONS),)
+    assert connection.execute("SELECT note FROM label").fetchall() == [(None,)]
+    connection.close()
+
+
+def test_crops_of_the_first_schema_keep_their_place_and_their_undo(tmp_path, monkeypatch):
+    path = tmp_path / "catalog.sqlite3"
+    monkeypatch.setattr(store, "MIGRATIONS", store.MIGRATIONS[:1])
+    store.connect(path).close()
+    row = {"digest": "gull", "centre_x": 0.25, "centre_y": 0.5, "side": 0.4}
+    row |= {"source": "person", "said_at": "2026-01-01T00:00:00"}
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute(
+            "INSERT INTO crop VALUES (:digest, :centre_x, :centre_y, :side, :source, :said_at)", row
+        )
+        connection.execute(
+            "INSERT INTO journal (said_at, what, changes) VALUES ('2026', 'crop', ?)",
+            (json.dumps([["crop", None, row]]),),
+        )
+        connection.commit()
+    monkeypatch.undo()
+    with Catalog(path) as catalog:
+        assert catalog.crops() == {"gull": Crop(center_x=0.25, center_y=0.5, side=0.4)}
+        assert catalog.undo() == "crop"
+        assert catalog.crops() == {}
+        assert catalog.redo() == "crop"
+        assert catalog.crops() == {"gull": Crop(center_x=0.25, center_y=0.5, side=0.4)}
+
+
+def test_failed_migration_leaves_the_old_schema(tmp_path, monkeypatch):
+    path = tmp_path / "catalog.sqlite3"
+    Catalog(path).close()
+    known = len(store.MIGRATIONS)
+    broken = "CREATE TABLE extra (name TEXT); CREATE TABLE file (name TEXT);"
+    monkeypatch.setattr(store, "MIGRATIONS", (*store.MIGRATIONS, broken))
+    with pytest.raises(sqlite3.OperationalError, match="already exists"):
+        Catalog(path)
+    connection = sqlite3.connect(path)
+    assert connection.execute("PRAGMA user_version").fetchone() == (known,)
+    assert connection.execute("SELECT * FROM sqlite_master WHERE name = 'extra'").fetchall() == []
+    connection.close()
+
+
+def test_many_processes_make_the_same_catalog_at_once(tmp_path):
+    path = tmp_path / "catalog.sqlite3"
+    processes = [speaker(path, name, 0, 1) for name in "abcd"]
+    assert [process.communicate()[0] for process in processes] == [b"0\n"] * 4
+
+
+def test_damaged_and_foreign_files_are_refused(tmp_path):
+    damaged = tmp_path / "damaged.sqlite3"
+    damaged.write_bytes(b"no database at all" * 100)
+    with pytest.raises(CatalogError) as caught:
+        Catalog(damaged)
+    assert str(caught.value) == (
+        f"{damaged} is damaged or is not a catalog. Move it away to start a new one; labels and "
+        "crops that were given by hand are in that file alone."
+    )
+    foreign = tmp_path / "foreign.sqlite3"
+    connection = sqlite3.connect(foreign)
+    connection.execute("CREATE TABLE mine (name TEXT)")
+    connection.close()
+    with pytest.raises(CatalogError) as caught:
+        Catalog(foreign)
+    assert str(caught.value) == (
+        f"{foreign} is an SQLite file of another program, not a catalog. "
+        "Choose another file with --catalog."
+    )
+
+
+def test_catalog_in_use_says_so_after_waiting(catalog, tmp_path, monkeypatch):
+    catalog._connection.execute("PRAGMA busy_timeout = 50")
+    holder = sqlite3.connect(tmp_path / "catalog.sqlite3", isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    with pytest.raises(CatalogError) as caught:
+        catalog.set_labels(["gull"], ["heron"])
+    assert str(caught.value) == (
+        f"The catalog {catalog.path} is in use by another process. Wait until it is done, or stop "
+        "it, and run the same command again."
+    )
+    holder.execute("ROLLBACK")
+    holder.close()
+    catalog.set_labels(["gull"], ["heron"])
+
+
+def test_writer_waits_for_another_that_is_soon_done(catalog, tmp_path):
+    holder = sqlite3.connect(
+        tmp_path / "catalog.sqlite3", isolation_level=None, check_same_thread=False
+    )
+    holder.execute("BEGIN IMMEDIATE")
+    release = threading.Timer(0.2, lambda: holder.execute("COMMIT"))
+    release.start()
+    catalog.set_labels(["gull"], ["heron"])
+    release.join()
+    holder.close()
+    assert labels(catalog)["gull/gull.jpg"] == ("heron",)
+
+
+def test_full_disk_is_a_storage_error_and_changes_nothing(catalog):
+    catalog.set_labels(["gull"], ["heron"])
+    before = labels(catalog)
+    pages = catalog._connection.execute("PRAGMA page_count").fetchone()[0]
+    catalog._connection.execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(StorageError) as caught:
+        catalog.set_labels([f"digest {n}" for n in range(5000)], ["heron"])
+    assert str(caught.value) == (
+        f"Could not write {catalog.path}: the disk is full. Free some space and run the same "
+        "command again. Older files are intact."
+    )
+    assert labels(catalog) == before
+    assert len(catalog.history()) == 1
+
+
+def test_interrupt_inside_an_action_changes_nothing(catalog, monkeypatch):
+    def interrupt(recorder: Recorder, what: str) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Recorder, "commit", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            catalog.set_labels(["gull"], ["heron"])
+    assert labels(catalog) == FOLDERS
+    assert catalog.history() == ()
+
+
+def test_catalog_lies_in_the_hidden_folder_by_default(tmp_path):
+    with open_catalog(tmp_path) as catalog:
+        assert catalog.path == tmp_path / ".finetune" / "catalog.sqlite3"
+
+
+def test_given_place_may_be_a_file_or_a_folder(tmp_path):
+    (tmp_path / "folder").mkdir()
+    with open_catalog(tmp_path, tmp_path / "folder") as catalog:
+        assert catalog.path == tmp_path / "folder" / "catalog.sqlite3"
+    with open_catalog(tmp_path, tmp_path / "new" / "my.sqlite3") as catalog:
+        assert catalog.path == tmp_path / "new" / "my.sqlite3"
+    assert not (tmp_path / ".finetune").exists()
+
+
+@pytest.fixture
+def read_only_photos(tmp_path, monkeypatch):
+    """A folder in which nothing can be made, as even root sees it: the name is taken."""
+    monkeypatch.setenv("FINETUNE_CACHE", str(tmp_path / "cache"))
+    root = tmp_path / "photos"
+    root.mkdir()
+    (root / ".finetune").write_bytes(b"in the way")
+    return root
+
+
+def test_read_only_folder_has_its_catalog_in_the_users_cache(read_only_photos, tmp_path, caplog):
+    with caplog.at_level(logging.WARNING), open_catalog(read_only_photos) as catalog:
+        catalog.set_labels(["gull"], ["heron"])
+        place = catalog.path
+    assert place.parent == tmp_path / "cache" / "catalogs"
+    assert caplog.messages == [
+        f"{read_only_photos} cannot be written (File exists); its catalog is kept in {place} "
+        "instead. Choose another place with --catalog."
+    ]
+    with open_catalog(read_only_photos) as again:
+        assert again.labels_said() == {"gull": ("heron",)}
+
+
+def test_folder_that_became_read_only_brings_its_catalog_along(tmp_path, monkeypatch):
+    monkeypatch.setenv("FINETUNE_CACHE", str(tmp_path / "cache"))
+    with open_catalog(tmp_path) as catalog:
+        catalog.set_labels(["gull"], ["heron"])
+    inside = tmp_path / ".finetune" / "catalog.sqlite3"
+    connect = sqlite3.connect
+
+    def refuse(path: Path, **options: object) -> sqlite3.Connection:
+        if path == inside:
+            raise sqlite3.OperationalError("unable to open database file")
+        return connect(path, **options)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(sqlite3, "connect", refuse)
+    with open_catalog(tmp_path) as catalog:
+        assert catalog.path != inside
+        assert catalog.labels_said() == {"gull": ("heron",)}
+
+
+def test_given_place_that_cannot_be_written_is_an_error(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    wanted = tmp_path / "file" / "catalog.sqlite3"
+    with pytest.raises(CatalogError) as caught:
+        open_catalog(tmp_path, wanted)
+    assert str(caught.value) == (
+        f"Cannot write the catalog {wanted}: File exists. Choose another place with --catalog."
+    )
+
+
+def test_no_place_at_all_is_an_error(read_only_photos, tmp_path, monkeypatch):
+    (tmp_path / "cache").write_bytes(b"in the way too")
+    with pytest.raises(CatalogError, match=r"neither there nor as .*Choose another place"):
+        open_catalog(read_only_photos)

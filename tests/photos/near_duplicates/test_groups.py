@@ -1,0 +1,413 @@
+import dataclasses
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from finetune.errors import ConfigError
+from finetune.photos.collection import Photo, pack_hashes
+from finetune.photos.decode.decoder import decode_photo, is_photo_name
+from finetune.photos.near_duplicates.components import Components, members
+from finetune.photos.near_duplicates.fingerprints import Fingerprints, fingerprints
+from finetune.photos.near_duplicates.groups import (
+    Alikeness,
+    alike,
+    group_keys,
+    group_photos,
+    near_pairs,
+)
+from finetune.photos.near_duplicates.hamming import nearest_distance, pair_blocks
+from finetune.photos.near_duplicates.hashing import hash_with_mirror
+from finetune.photos.quality import measure
+
+SHARED = Path(__file__).resolve().parents[3] / ".." / "shared" / "photos"
+
+hash_lists = st.lists(
+    # Few distinct values and near ones: neighbors, copies and buckets of several come up.
+    st.one_of(
+        st.integers(0, 2**64 - 1),
+        st.integers(0, 15),
+        st.integers(0, 63).map(lambda bit: 1 << bit),
+        st.tuples(st.integers(0, 63), st.integers(0, 63)).map(lambda b: (1 << b[0]) | (1 << b[1])),
+    ),
+    max_size=60,
+)
+
+
+def brute_force(hashes, others, limit):
+    return {
+        (i, j)
+        for i, j in itertools.product(range(len(hashes)), range(len(others)))
+        if (hashes[i] ^ others[j]).bit_count() <= limit
+    }
+
+
+@given(hash_lists, st.integers(0, 20))
+@settings(max_examples=60, deadline=None)
+def test_near_pairs_are_those_of_brute_force(hashes, limit):
+    found = near_pairs(np.array(hashes, dtype=np.uint64), max_distance_bits=limit)
+    expected = sorted((i, j) for i, j in brute_force(hashes, hashes, limit) if i < j)
+    assert found.tolist() == [list(pair) for pair in expected]
+
+
+@given(hash_lists, hash_lists, st.integers(0, 14))
+@settings(max_examples=40, deadline=None)
+def test_pairs_between_two_arrays_are_those_of_brute_force(hashes, others, limit):
+    blocks = pair_blocks(
+        np.array(hashes, dtype=np.uint64),
+        np.array(others, dtype=np.uint64),
+        max_distance_bits=limit,
+    )
+    found = [
+        (i, j, distance)
+        for block in blocks
+        for i, j, distance in zip(*(part.tolist() for part in block), strict=True)
+    ]
+    assert len(found) == len(set(found))
+    assert {(i, j) for i, j, _ in found} == brute_force(hashes, others, limit)
+    assert all((hashes[i] ^ others[j]).bit_count() == distance for i, j, distance in found)
+
+
+def flipped(hashes, flips, rng):
+    """The hashes with `flips` different bits turned in each."""
+    out = []
+    for value in hashes.tolist():
+        for bit in rng.choice(64, flips, replace=False).tolist():
+            value ^= 1 << bit
+        out.append(value)
+    return np.array(out, dtype=np.uint64)
+
+
+@pytest.mark.parametrize("flips", [0, 3, 6, 8])
+def test_planted_neighbors_among_many_are_all_found(flips):
+    rng = np.random.default_rng(flips)
+    hashes = rng.integers(0, 2**64, 20_000, dtype=np.uint64)
+    near = flipped(hashes[:500], flips, rng)
+    found = near_pairs(np.concatenate([hashes, near]), max_distance_bits=8)
+    assert {(index, 20_000 + index) for index in range(500)} <= set(map(tuple, found.tolist()))
+    ends = np.concatenate([hashes, near])[found]
+    assert np.bitwise_count(ends[:, 0] ^ ends[:, 1]).max() <= 8
+
+
+def test_pairs_come_in_blocks_of_bounded_size():
+    hashes = np.zeros(3_000, dtype=np.uint64)
+    sizes = [len(block.first) for block in pair_blocks(hashes, max_distance_bits=2)]
+    assert sum(sizes) == 3_000 * 2_999 // 2
+    assert max(sizes) < 1_100_000
+
+
+@pytest.mark.parametrize("limit", [-1, 21])
+def test_impossible_distance_is_refused(limit):
+    with pytest.raises(ConfigError) as caught:
+        near_pairs(np.zeros(2, dtype=np.uint64), max_distance_bits=limit)
+    assert str(caught.value) == f"--max-distance-bits {limit} must lie between 0 and 20."
+
+
+@given(hash_lists, hash_lists)
+@settings(max_examples=40, deadline=None)
+def test_nearest_distance_is_that_of_brute_force(hashes, others):
+    expected = min(
+        ((a ^ b).bit_count(), i, j)
+        for i, a in enumerate([*hashes, 5])
+        for j, b in enumerate([*others, 9])
+    )
+    found = nearest_distance(
+        np.array([*hashes, 5], dtype=np.uint64), np.array([*others, 9], dtype=np.uint64)
+    )
+    assert found == (expected[1], expected[2], expected[0])
+
+
+def test_nearest_distance_beyond_the_limit_says_so():
+    far = np.array([0], dtype=np.uint64), np.array([2**64 - 1], dtype=np.uint64)
+    assert nearest_distance(*far, at_most=10) == (-1, -1, 11)
+    assert nearest_distance(far[0], far[1][:0]) == (-1, -1, 13)
+
+
+@given(st.integers(1, 40), st.data())
+def test_components_are_those_of_a_graph_search(size, data):
+    index = st.integers(0, size - 1)
+    pairs = data.draw(st.lists(st.tuples(index, index), max_size=60))
+    expected = list(range(size))
+    for _ in range(size):
+        for a, b in pairs:
+            expected[a] = expected[b] = min(expected[a], expected[b])
+    joined = Components(size)
+    half = len(pairs) // 2
+    for part in (pairs[:half], pairs[half:]):
+        array = np.array(part, dtype=np.intp).reshape(-1, 2)
+        joined.join(array[:, 0], array[:, 1])
+    assert joined.ids().tolist() == expected
+    assert [part.tolist() for part in members(joined.ids())] == [
+        [i for i in range(size) if expected[i] == root]
+        for root in range(size)
+        if expected.count(root) > 1
+    ]
+
+
+def scene(seed, width=400, height=300):
+    """A picture of blobs: (height, width, 3) uint8."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width] / max(width, height)
+    image = np.full((height, width, 3), rng.uniform(60, 160, 3))
+    for _ in range(14):
+        distance = (x - rng.random()) ** 2 + (y - rng.random()) ** 2
+        blob = np.exp(-distance / rng.uniform(0.002, 0.04))
+        image += blob[..., None] * rng.normal(0, 90, 3)
+    return np.clip(image, 0, 255).astype(np.uint8)
+
+
+def resized(image, width, height):
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def noisy(image, seed, amount=4):
+    rng = np.random.default_rng(seed)
+    return np.clip(image + rng.normal(0, amount, image.shape), 0, 255).astype(np.uint8)
+
+
+def photo(name, image, *, digest=None, taken_at=None, camera=None):
+    return Photo(
+        path=name,
+        digest=digest or f"digest of {name}",
+        width=image.shape[1],
+        height=image.shape[0],
+        taken_at=taken_at,
+        camera=camera,
+        packed_hashes=pack_hashes(*hash_with_mirror(image)),
+        quality=measure(image),
+    )
+
+
+def grouped(photos, rule=None):
+    """The names of the photos in each group of two or more."""
+    ids = group_photos(fingerprints(photos), rule)
+    return [[photos[index].path for index in part] for part in members(ids)]
+
+
+def test_resized_recompressed_and_mirrored_copies_are_one_group():
+    image = scene(1)
+    photos = [
+        photo("original", image),
+        photo("small", resized(image, 160, 120)),
+        photo("noisy", noisy(image, 0)),
+        photo("bright", np.clip(image * 1.15, 0, 255).astype(np.uint8)),
+        photo("mirror", image[:, ::-1]),
+        *(photo(f"other {seed}", scene(seed)) for seed in range(2, 40)),
+    ]
+    assert grouped(photos) == [["original", "small", "noisy", "bright", "mirror"]]
+
+
+def test_groups_do_not_depend_on_the_order_of_photos():
+    photos = [
+        photo(f"{seed} {copy}", noisy(scene(seed), copy)) for seed in range(20) for copy in range(3)
+    ]
+    expected = {frozenset(group) for group in grouped(photos)}
+    assert len(expected) == 20
+    shuffled = [photos[index] for index in np.random.default_rng(0).permutation(len(photos))]
+    assert {frozenset(group) for group in grouped(shuffled)} == expected
+
+
+def test_group_keys_are_the_smallest_digest_and_do_not_depend_on_order():
+    photos = [photo(name, noisy(scene(1), int(name))) for name in ("2", "1", "3")]
+    ids = group_photos(fingerprints(photos))
+    assert group_keys(ids, [item.digest for item in photos]) == ["digest of 1"] * 3
+
+
+def sky(low, high, seed, *, across=False, grain=0.0):
+    """A plain gradient from one gray level to another, as a sky is."""
+    ramp = np.linspace(low, high, 400 if across else 300)
+    image = np.broadcast_to(ramp[None, :] if across else ramp[:, None], (300, 400))
+    image = image + np.random.default_rng(seed).normal(0, grain, (300, 400))
+    return np.repeat(np.clip(image, 0, 255).astype(np.uint8)[..., None], 3, axis=2)
+
+
+def plain_photos():
+    for level in range(40):
+        yield photo(
+            f"black {level}", noisy(np.full((300, 400, 3), level % 4, np.uint8), level, 0.6)
+        )
+        yield photo(f"gray {level}", np.full((300, 400, 3), 100 + level, np.uint8))
+        yield photo(f"sky {level}", sky(180 - level, 240, level))
+        yield photo(f"grainy sky {level}", sky(180 - level, 240, level, grain=2))
+        yield photo(f"side light {level}", sky(40, 90 + level, level, across=True))
+
+
+def test_plain_photos_whose_hashes_collide_stay_apart():
+    photos = list(plain_photos())
+    hashes = [item.hashes.perceptual for item in photos]
+    assert len(hashes) - len(set(hashes)) > 50  # they do collide
+    assert grouped(photos) == []
+
+
+def test_plain_photos_do_not_link_groups_of_others():
+    photos = [
+        photo(f"{seed}{copy}", noisy(scene(seed), seed)) for seed in range(12) for copy in "ab"
+    ]
+    assert len(grouped([*photos, *plain_photos()])) == 12
+
+
+def test_exact_copies_of_a_plain_photo_are_one_group():
+    black = np.zeros((300, 400, 3), np.uint8)
+    photos = [
+        photo("first", black, digest="same"),
+        photo("second", black, digest="same"),
+        photo("third", black, digest="another"),
+    ]
+    assert grouped(photos) == [["first", "second"]]
+
+
+def test_photos_without_hashes_are_grouped_by_content_alone():
+    photos = [
+        Photo(path="a", digest="1", width=10, height=10),
+        Photo(path="b", digest="1", width=10, height=10),
+        Photo(path="c", digest="2", width=10, height=10),
+    ]
+    assert grouped(photos) == [["a", "b"]]
+
+
+def prints_of(perceptual, difference=None, **changes):
+    """Fingerprints with hashes as given and mirror images unlike anything."""
+    size = len(perceptual)
+    rng = np.random.default_rng(9)
+    values = {
+        "content": np.arange(size),
+        "perceptual": np.array(perceptual, dtype=np.uint64),
+        "difference": np.array(difference or [0x5A5A5A5A5A5A5A5A] * size, dtype=np.uint64),
+        "mirrored_perceptual": rng.integers(0, 2**64, size, dtype=np.uint64),
+        "mirrored_difference": rng.integers(0, 2**64, size, dtype=np.uint64),
+        "plain": np.zeros(size, dtype=bool),
+        "seconds": np.full(size, np.nan),
+        "camera": np.zeros(size, dtype=np.intp),
+    }
+    return Fingerprints(**{**values, **changes})
+
+
+def chain(links, step=6):
+    """Hashes each of which differs by `step` bits from the one before and more from the others."""
+    values = [0x0123456789ABCDEF]
+    for link in range(links):
+        value = values[-1]
+        for bit in range(step):
+            value ^= 1 << ((link * step + bit) % 64)
+        values.append(value)
+    return values
+
+
+def test_a_chain_is_cut_where_its_ends_differ():
+    hashes = chain(9)
+    assert len(near_pairs(np.array(hashes, dtype=np.uint64), max_distance_bits=8)) == 9
+    ids = group_photos(prints_of(hashes))
+    assert len(set(ids.tolist())) == 10
+
+
+def test_a_short_chain_within_the_span_is_one_group():
+    ids = group_photos(prints_of(chain(2)))
+    assert ids.tolist() == [0, 0, 0]
+
+
+def test_a_bridge_between_two_tight_groups_is_cut_and_they_stay():
+    left = [0, 1, 2, 3]
+    far = sum(1 << bit for bit in range(20, 36))
+    right = [far, far ^ 1, far ^ 2]
+    bridge = sum(1 << bit for bit in range(20, 28))
+    ids = group_photos(prints_of([*left, bridge, *right]))
+    assert ids.tolist() == [0, 0, 0, 0, 4, 5, 5, 5]
+
+
+def test_a_split_keeps_chains_up_to_the_size_asked_for():
+    rule = Alikeness(chain_photos=10)
+    assert set(group_photos(prints_of(chain(9)), rule).tolist()) == {0}
+    assert len(set(group_photos(prints_of(chain(10)), rule).tolist())) == 11
+
+
+def test_near_perceptual_hashes_need_near_difference_hashes_too():
+    same = [7, 7]
+    assert group_photos(prints_of(same, [0x5A5A, 0x5A5A])).tolist() == [0, 0]
+    twelve = (1 << 12) - 1
+    assert group_photos(prints_of(same, [0, twelve])).tolist() == [0, 0]
+    assert group_photos(prints_of(same, [0, 2 * twelve + 1])).tolist() == [0, 1]
+
+
+def frames(seconds, *, camera="A", bits=0):
+    """Photos of one camera at these seconds, each `bits` further from the first."""
+    return seconds, camera, bits
+
+
+def burst_ids(rows, rule):
+    rng = np.random.default_rng(1)
+    base = int(rng.integers(0, 2**63))
+    hashes = [base ^ (((1 << bits) - 1) << (3 * index)) for index, (_, _, bits) in enumerate(rows)]
+    prints = prints_of(
+        hashes,
+        rng.integers(0, 2**63, len(rows)).tolist(),
+        seconds=np.array([row[0] for row in rows], dtype=float),
+        camera=np.array([ord(row[1]) for row in rows]),
+    )
+    return group_photos(prints, rule).tolist()
+
+
+BURSTS = Alikeness(burst_seconds=2.0)
+
+
+def test_frames_of_one_camera_seconds_apart_are_one_group():
+    rows = [frames(0), frames(1, bits=10), frames(3, bits=10), frames(60), frames(61, bits=9)]
+    assert burst_ids(rows, BURSTS) == [0, 0, 0, 3, 3]
+    assert burst_ids(rows, Alikeness()) == [0, 1, 2, 3, 4]
+
+
+def test_another_camera_at_the_same_time_is_another_group():
+    rows = [frames(0), frames(0, camera="B", bits=10), frames(1, bits=10)]
+    assert burst_ids(rows, BURSTS) == [0, 1, 0]
+
+
+def test_unlike_frames_seconds_apart_are_no_burst_unless_time_alone_is_asked_for():
+    rows = [frames(0), frames(1, bits=30)]
+    assert burst_ids(rows, BURSTS) == [0, 1]
+    assert burst_ids(rows, dataclasses.replace(BURSTS, burst_bits=64)) == [0, 0]
+
+
+def test_one_blurred_frame_does_not_break_a_burst():
+    rows = [frames(0), frames(1, bits=40), frames(2)]
+    assert burst_ids(rows, BURSTS) == [0, 1, 0]
+
+
+def test_negative_burst_time_is_refused():
+    with pytest.raises(ConfigError) as caught:
+        Alikeness(burst_seconds=-1)
+    assert str(caught.value) == "--burst-seconds -1 must be at least 0."
+
+
+def test_bursts_are_read_from_exif_times():
+    images = [noisy(scene(5), seed, 2) for seed in range(2)]
+    times = ["2024-05-01T10:00:00", "2024-05-01T10:00:01.50"]
+    photos = [
+        photo(f"{index}", image, taken_at=time, camera="Canon")
+        for index, (image, time) in enumerate(zip(images, times, strict=True))
+    ]
+    seconds = fingerprints([*photos, photo("odd", scene(8), taken_at="yesterday")]).seconds
+    assert seconds[1] - seconds[0] == 1.5
+    assert np.isnan(seconds[2])
+
+
+def test_alike_tells_the_pairs_that_grouping_uses():
+    image = scene(3)
+    photos = [photo("a", image), photo("b", image[:, ::-1]), photo("c", scene(4))]
+    prints = fingerprints(photos)
+    assert alike(prints, 0, np.array([0, 1, 2]), 8).tolist() == [True, True, False]
+
+
+@pytest.mark.shared
+@pytest.mark.skipif(not SHARED.exists(), reason="the shared photos are not here")
+def test_real_photos_are_not_glued_together():
+    photos = []
+    for path in sorted((SHARED / "birds5").rglob("*")):
+        if path.is_file() and is_photo_name(path.name):
+            photos.append(photo(path.name, decode_photo(path, min_side_pixels=128)))
+    groups = grouped(photos)
+    # Its validation photos are copies of training photos.
+    assert len(groups) == 27
+    assert all(len(group) == 2 for group in groups)

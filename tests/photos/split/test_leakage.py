@@ -1,0 +1,190 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from finetune.errors import ConfigError
+from finetune.photos.collection import Photo, pack_hashes
+from finetune.photos.near_duplicates.hashing import PhotoHashes
+from finetune.photos.quality import Quality
+from finetune.photos.split.grouping import photo_groups
+from finetune.photos.split.leakage import audit_split, prove_split, twins_in_training
+from finetune.photos.split.split import split_groups
+
+PLAIN_TEXTURE = Quality(brightness=0.5, contrast=0.3, sharpness=0.2)
+
+
+def hashes(perceptual):
+    return PhotoHashes(perceptual=perceptual, average=0, difference=0x5A5A5A5A5A5A5A5A, wavelet=0)
+
+
+def half_set(rng):
+    """A hash with 32 bits set, as photos have."""
+    bits = np.zeros(64, dtype=bool)
+    bits[rng.permutation(64)[:32]] = True
+    return int.from_bytes(np.packbits(bits).tobytes(), "big")
+
+
+def photo(path, perceptual, mirrored, **changes):
+    packed = pack_hashes(hashes(perceptual), hashes(mirrored))
+    packed_photo = Photo(
+        path=path,
+        digest=f"digest of {path}",
+        labels=(path.split("/")[0],),
+        width=400,
+        height=300,
+        packed_hashes=packed,
+        quality=PLAIN_TEXTURE,
+    )
+    return dataclasses.replace(packed_photo, **changes)
+
+
+@pytest.fixture
+def bursts():
+    """Two labels of 15 scenes each, every scene a burst of 4 frames within 4 bits."""
+    rng = np.random.default_rng(0)
+    photos = []
+    for label in ("gull", "heron"):
+        for scene in range(15):
+            own, mirrored = half_set(rng), half_set(rng)
+            for frame in range(4):
+                flips = sum(1 << int(bit) for bit in rng.permutation(64)[:2])
+                photos.append(photo(f"{label}/{scene}-{frame}.jpg", own ^ flips, mirrored ^ flips))
+    return photos
+
+
+def split(photos, groups, seed=0):
+    labels = [item.labels for item in photos]
+    return split_groups(labels, groups, validation=0.2, test=0.2, seed=seed)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_grouped_split_of_bursts_leaks_nothing_and_the_ungrouped_one_does(bursts, seed):
+    groups = photo_groups(bursts)
+    assert len(set(groups)) == 30
+    proof = prove_split(bursts, groups, split(bursts, groups, seed))
+    assert proof.holds
+    assert proof.straddling == 0
+    assert proof.leaks == {"validation": 0, "test": 0}
+    assert proof.groups == 30
+    loose = split(bursts, [item.path for item in bursts], seed)
+    proof = prove_split(bursts, groups, loose)
+    assert not proof.holds
+    assert proof.straddling > 15
+    assert proof.leaks["validation"] > 10
+    assert proof.nearest is not None
+    assert proof.nearest.distance_bits <= 4
+
+
+def test_nearest_pair_names_the_photos_across_the_border():
+    photos = [photo("a/1", 0xFFFFFFFF, 1 << 40), photo("a/2", 0xFFFFFFFF ^ 0b111, 1 << 41)]
+    proof = prove_split(photos, ["x", "y"], ["train", "validation"])
+    assert proof.nearest is not None
+    assert (proof.nearest.train, proof.nearest.held_out) == ("a/1", "a/2")
+    assert proof.nearest.distance_bits == 3
+
+
+def test_nearest_pair_may_be_a_mirror_image():
+    rng = np.random.default_rng(3)
+    one, other = half_set(rng), half_set(rng)
+    photos = [photo("a/1", one, other), photo("a/2", other ^ 1, one ^ 1)]
+    proof = prove_split(photos, ["x", "y"], ["train", "test"])
+    assert proof.nearest is not None
+    assert proof.nearest.distance_bits == 1
+    assert proof.leaks == {"test": 1}
+
+
+def test_no_near_pair_within_reach_is_none():
+    rng = np.random.default_rng(4)
+    photos = [photo(f"a/{i}", half_set(rng), half_set(rng)) for i in range(2)]
+    assert prove_split(photos, ["x", "y"], ["train", "validation"]).nearest is None
+
+
+def test_a_copy_across_the_border_leaks_even_without_hashes():
+    photos = [
+        Photo(path="a", digest="same", labels=("x",), width=9, height=9),
+        Photo(path="b", digest="same", labels=("x",), width=9, height=9),
+        Photo(path="c", digest="other", labels=("x",), width=9, height=9),
+    ]
+    parts = ["train", "validation", "validation"]
+    assert twins_in_training(photos, parts).tolist() == [False, True, False]
+    proof = prove_split(photos, ["1", "1", "2"], parts)
+    assert proof.leaks == {"validation": 1}
+    assert proof.nearest is not None
+    assert (proof.nearest.train, proof.nearest.held_out, proof.nearest.distance_bits) == (
+        "a",
+        "b",
+        0,
+    )
+
+
+def test_audit_counts_right_answers_with_and_without_a_twin():
+    rng = np.random.default_rng(5)
+    seen = half_set(rng)
+    photos = [photo("a/train", seen, half_set(rng))]
+    parts = ["train"]
+    correct = {"a/train": True}
+    for index in range(10):
+        twin = index < 6
+        photos.append(photo(f"a/{index}", seen ^ (1 << index) if twin else half_set(rng), 0))
+        parts.append("validation")
+        correct[f"a/{index}"] = index not in (5, 6, 7)
+    photos.append(photo("a/not predicted", half_set(rng), 0))
+    parts.append("validation")
+    audit = audit_split(photos, parts, correct)
+    assert (audit.with_twin.photos, audit.with_twin.correct) == (6, 5)
+    assert (audit.without_twin.photos, audit.without_twin.correct) == (4, 2)
+    assert audit.without_twin.accuracy == 0.5
+    assert audit.flattered_points == pytest.approx(100 * (7 / 10 - 2 / 4))
+
+
+def test_audit_without_an_honest_photo_has_no_figure():
+    photos = [
+        Photo(path="a", digest="same", width=9, height=9),
+        Photo(path="b", digest="same", width=9, height=9),
+    ]
+    audit = audit_split(photos, ["train", "validation"], {"b": True})
+    assert audit.without_twin.accuracy is None
+    assert audit.flattered_points is None
+
+
+def test_group_by_folder_keeps_folders_and_copies_together():
+    photos = [
+        Photo(path="a/1", digest="1", width=9, height=9),
+        Photo(path="a/2", digest="2", width=9, height=9),
+        Photo(path="b/3", digest="3", width=9, height=9),
+        Photo(path="c/4", digest="2", width=9, height=9),
+    ]
+    assert photo_groups(photos, group_by="folder") == ["1", "1", "3", "1"]
+    assert photo_groups(photos, group_by="none") == ["1", "2", "3", "2"]
+
+
+def test_a_persons_groups_hold_whatever_the_hashes_say():
+    photos = [Photo(path=name, digest=name, width=9, height=9) for name in "abc"]
+    said = {"a": "nest", "c": "nest"}
+    for group_by in ("duplicates", "burst", "folder", "none"):
+        keys = photo_groups(photos[:2] + photos[2:], group_by=group_by, said=said)
+        assert keys[0] == keys[2]
+    assert photo_groups(photos, group_by="none", said=said) == ["a", "b", "a"]
+
+
+def test_group_by_burst_takes_time_and_camera_alone():
+    rng = np.random.default_rng(6)
+    photos = [
+        photo(
+            f"a/{index}",
+            half_set(rng),
+            half_set(rng),
+            taken_at=f"2024-05-01T10:00:{second:02d}",
+            camera="Canon",
+        )
+        for index, second in enumerate((0, 25, 50))
+    ]
+    assert len(set(photo_groups(photos, group_by="burst"))) == 1
+    assert len(set(photo_groups(photos, group_by="duplicates"))) == 3
+
+
+def test_unknown_group_by_is_refused():
+    with pytest.raises(ConfigError) as caught:
+        photo_groups([], group_by="species")
+    assert str(caught.value) == "--group-by species is none of duplicates, burst, folder, none."

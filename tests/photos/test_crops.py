@@ -1,0 +1,261 @@
+import io
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from finetune.errors import ConfigError, DecodeError, PhotoError
+from finetune.photos.crops import PADDING, Crop, load_square, needed_side, square
+
+
+def scene(width, height, seed=0):
+    """A smooth picture with some edges and grain, float-free: (height, width, 3) uint8."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width]
+    image = np.stack(
+        [
+            120 + 90 * np.sin(x / 37) * np.cos(y / 53),
+            120 + 100 * np.cos((x + y) / 71),
+            90 + 80 * ((x // 60 + y // 60) % 2),
+        ],
+        axis=-1,
+    )
+    return np.clip(image + rng.normal(0, 3, image.shape), 0, 255).astype(np.uint8)
+
+
+def jpeg(image, **options):
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=92, **options)
+    return buffer.getvalue()
+
+
+def bicubic_matrix(length, start, stop, size):
+    """Antialiased Keys kernel (a = -0.5) in float64: (size, length) weights, rows sum to 1."""
+    scale = (stop - start) / size
+    stretch = max(scale, 1.0)
+    centers = start + (np.arange(size) + 0.5) * scale
+    t = np.abs((np.arange(length)[None, :] + 0.5 - centers[:, None]) / stretch)
+    weights = np.where(
+        t < 1,
+        1.5 * t**3 - 2.5 * t**2 + 1,
+        np.where(t < 2, -0.5 * t**3 + 2.5 * t**2 - 4 * t + 2, 0.0),
+    )
+    sums = weights.sum(axis=1, keepdims=True)
+    return weights / np.where(sums == 0, 1, sums)  # a row beyond the photo stays zero
+
+
+# Pillow rounds to whole levels after each of its two passes: 1.5 levels is the most it may be off.
+def reference_square(image, box, size):
+    left, top, right, bottom = box
+    height, width = image.shape[:2]
+    columns = bicubic_matrix(width, left, right, size)
+    rows = bicubic_matrix(height, top, bottom, size)
+    return np.einsum("ry,yxc,kx->rkc", rows, image.astype(np.float64), columns, optimize=True)
+
+
+def mean_distance(first, second):
+    return float(np.abs(first.astype(np.float64) - second).mean())
+
+
+@pytest.mark.parametrize("shape", [(400, 300), (300, 400), (97, 211), (60, 40)])
+def test_center_crop_matches_float64_bicubic(shape):
+    image = scene(*shape)
+    width, height = shape
+    side = min(shape)
+    box = ((width - side) / 2, (height - side) / 2, (width + side) / 2, (height + side) / 2)
+    expected = np.clip(reference_square(image, box, 64), 0, 255)
+    assert np.abs(square(image, size=64) - expected).max() <= 1.5
+
+
+def test_crop_box_matches_float64_bicubic_at_fractions_of_a_pixel():
+    image = scene(333, 251)
+    crop = Crop(center_x=0.413, center_y=0.587, side=0.371)
+    expected = np.clip(reference_square(image, crop.box(333, 251), 48), 0, 255)
+    assert np.abs(square(image, size=48, crop=crop) - expected).max() <= 1.5
+
+
+def test_squash_matches_float64_bicubic_of_the_whole_photo():
+    image = scene(300, 180)
+    expected = np.clip(reference_square(image, (0, 0, 300, 180), 50), 0, 255)
+    assert np.abs(square(image, size=50, fit="squash") - expected).max() <= 1.5
+
+
+def test_pad_keeps_the_whole_photo_between_bars():
+    image = scene(400, 200)
+    result = square(image, size=100, fit="pad")
+    assert (result[:25] == PADDING).all()
+    assert (result[75:] == PADDING).all()
+    expected = np.clip(reference_square(image, (0, -100, 400, 300), 100), 0, 255)[25:75]
+    assert np.abs(result[25:75] - expected).max() <= 1.5
+
+
+def test_crop_beyond_the_photo_is_padded_and_its_pixels_stay_in_place():
+    image = scene(200, 200)
+    crop = Crop(center_x=0.0, center_y=0.5, side=1.0)
+    result = square(image, size=80, crop=crop)
+    assert (result[:, :40] == PADDING).all()
+    expected = np.clip(reference_square(image, (-100, 0, 100, 200), 80), 0, 255)[:, 40:]
+    assert np.abs(result[:, 40:] - expected).max() <= 1.5
+
+
+def test_fit_has_no_say_where_a_crop_is_given():
+    image = scene(120, 90)
+    crop = Crop(side=0.5)
+    assert np.array_equal(
+        square(image, size=32, fit="pad", crop=crop), square(image, size=32, crop=crop)
+    )
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "squash"])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 500), (2000, 3), (5, 5)])
+def test_extreme_shapes_give_a_square(fit, shape):
+    image = np.full((shape[1], shape[0], 3), 200, dtype=np.uint8)
+    result = square(image, size=32, fit=fit)
+    assert result.shape == (32, 32, 3)
+    assert result.dtype == np.uint8
+    assert (result == 200).all(axis=-1).any()
+
+
+@given(
+    st.integers(1, 90),
+    st.integers(1, 90),
+    st.floats(0, 1),
+    st.floats(0, 1),
+    st.floats(0.01, 4),
+    st.integers(1, 40),
+)
+def test_any_crop_of_a_plain_photo_shows_only_photo_and_padding(width, height, x, y, side, size):
+    image = np.full((height, width, 3), 10, dtype=np.uint8)
+    result = square(image, size=size, crop=Crop(center_x=x, center_y=y, side=side))
+    photo = (result == 10).all(axis=-1)
+    padding = (result == PADDING).all(axis=-1)
+    assert (photo | padding).all()
+    assert photo.any()
+
+
+def test_a_square_owns_its_pixels_and_leaves_the_photo_alone():
+    image = scene(64, 64)
+    before = image.copy()
+    result = square(image, size=64)
+    result[:] = 0
+    assert np.array_equal(image, before)
+
+
+def test_crop_survives_json():
+    crop = Crop(center_x=0.25, center_y=0.75, side=0.6)
+    assert Crop.from_dict(json.loads(json.dumps(crop.to_dict()))) == crop
+
+
+@given(
+    st.integers(10, 500), st.integers(10, 500), st.floats(0, 1), st.floats(0, 1), st.floats(0.05, 3)
+)
+def test_inside_moves_a_crop_into_the_photo(width, height, x, y, side):
+    crop = Crop(center_x=x, center_y=y, side=side).inside(width, height)
+    left, top, right, bottom = crop.box(width, height)
+    assert left >= -1e-6
+    assert top >= -1e-6
+    assert right <= width + 1e-6
+    assert bottom <= height + 1e-6
+    assert math.isclose(crop.side, min(side, 1.0))
+
+
+def test_from_box_holds_the_box_in_a_square():
+    crop = Crop.from_box((10, 20, 50, 30), 100, 80)
+    assert crop.box(100, 80) == pytest.approx((10, 5, 50, 45))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"center_x": 1.5},
+            "A crop's center_x is 1.5; it must be a number from 0 to 1.",
+        ),
+        (
+            {"side": math.nan},
+            "A crop's side is nan; it must be a number from 0.001 to 100.",
+        ),
+        (
+            {"center_y": "a"},
+            "A crop's center_y is 'a'; it must be a number from 0 to 1.",
+        ),
+    ],
+)
+def test_impossible_crop_is_refused(values, message):
+    with pytest.raises(PhotoError) as caught:
+        Crop(**values)
+    assert str(caught.value) == message
+
+
+def test_crop_from_other_keys_is_refused():
+    with pytest.raises(PhotoError) as caught:
+        Crop.from_dict({"x": 1, "side": 2})
+    assert str(caught.value) == (
+        "A crop has the keys side, x; it needs exactly center_x, center_y and side."
+    )
+
+
+def test_unknown_words_are_refused():
+    image = scene(20, 20)
+    with pytest.raises(ConfigError) as caught:
+        square(image, size=8, interpolation="cubic")
+    assert str(caught.value) == (
+        "interpolation 'cubic' is none of nearest, box, bilinear, hamming, bicubic, lanczos."
+    )
+    with pytest.raises(ConfigError) as caught:
+        square(image, size=8, fit="stretch")
+    assert str(caught.value) == "--fit stretch is none of crop, pad, squash."
+    with pytest.raises(ConfigError) as caught:
+        square(image, size=0)
+    assert str(caught.value) == "--size 0 must be at least 1."
+
+
+def test_needed_side_grows_as_the_crop_shrinks():
+    assert needed_side(224) == 448
+    assert needed_side(224, Crop(side=0.5)) == 896
+    assert needed_side(224, Crop(side=2)) == 224
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "squash"])
+def test_load_square_is_close_to_the_full_decode(fit):
+    image = scene(1600, 1200)
+    data = jpeg(image)
+    full = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    assert mean_distance(load_square(data, size=128, fit=fit), square(full, size=128, fit=fit)) < 1
+
+
+def test_load_square_of_a_small_crop_keeps_its_detail():
+    image = scene(1600, 1200)
+    data = jpeg(image)
+    crop = Crop(center_x=0.3, center_y=0.6, side=0.2)
+    full = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    distance = mean_distance(
+        load_square(data, size=128, crop=crop), square(full, size=128, crop=crop)
+    )
+    assert distance < 1
+
+
+def test_load_square_turns_the_photo_upright():
+    image = scene(320, 200)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    sideways = jpeg(np.ascontiguousarray(np.rot90(image)), exif=exif)
+    upright = load_square(jpeg(image), size=64, fit="squash")
+    assert mean_distance(load_square(sideways, size=64, fit="squash"), upright) < 2
+
+
+def test_load_square_gives_the_same_bytes_each_time(tmp_path):
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(jpeg(scene(900, 700)))
+    first = load_square(path, size=96)
+    assert np.array_equal(first, load_square(path, size=96))
+    assert np.array_equal(first, load_square(path.read_bytes(), size=96))
+
+
+def test_load_square_of_no_photo_is_a_decode_error():
+    with pytest.raises(DecodeError):
+        load_square(b"not a photo", size=32)

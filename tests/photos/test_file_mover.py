@@ -1,0 +1,185 @@
+import errno
+import json
+from pathlib import Path
+
+import pytest
+
+from finetune.errors import CollectionError, StorageError
+from finetune.photos.file_mover import JOURNAL, quarantine, restore
+
+
+@pytest.fixture
+def root(tmp_path):
+    root = tmp_path / "photos"
+    for name in ("gull/1.jpg", "gull/2.jpg", "heron/カワ.jpg", "heron/bad \udcff.jpg"):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(name.encode("utf-8", "surrogateescape"))
+    return root
+
+
+def tree(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+ALL = ("gull/1.jpg", "heron/カワ.jpg", "heron/bad \udcff.jpg")
+
+
+def test_quarantine_and_restore_leave_the_collection_as_it_was(root, tmp_path):
+    before = tree(root)
+    away = tmp_path / "away"
+    moves = quarantine(root, ALL, away)
+    assert moves.done == ALL
+    assert moves.problems == ()
+    assert set(tree(root)) == {"gull/2.jpg"}
+    assert {name: tree(away)[name] for name in ALL} == {name: before[name] for name in ALL}
+    assert restore(root, away).done == tuple(reversed(ALL))
+    assert tree(root) == before
+    assert not away.exists()
+
+
+def test_two_quarantines_into_one_folder_overwrite_nothing(root, tmp_path):
+    away = tmp_path / "away"
+    quarantine(root, ["gull/1.jpg"], away)
+    (root / "gull/1.jpg").write_bytes(b"another photo")
+    quarantine(root, ["gull/1.jpg"], away)
+    assert (away / "gull/1.jpg").read_bytes() == b"gull/1.jpg"
+    assert (away / "gull/1 (2).jpg").read_bytes() == b"another photo"
+    moves = restore(root, away)
+    # The later one is back; the earlier one has no place any more and stays.
+    assert (root / "gull/1.jpg").read_bytes() == b"another photo"
+    assert moves.problems == (("gull/1.jpg", "another file has its place"),)
+    assert (away / "gull/1.jpg").read_bytes() == b"gull/1.jpg"
+    (root / "gull/1.jpg").unlink()
+    assert restore(root, away).problems == ()
+    assert (root / "gull/1.jpg").read_bytes() == b"gull/1.jpg"
+
+
+def test_a_photo_that_is_gone_is_reported(root, tmp_path):
+    moves = quarantine(root, ["gull/9.jpg", "gull/1.jpg"], tmp_path / "away")
+    assert moves.problems == (("gull/9.jpg", "is gone"),)
+    assert moves.done == ("gull/1.jpg",)
+
+
+@pytest.mark.parametrize("inside", [".", "away", "gull/away"])
+def test_quarantine_inside_the_collection_is_refused(root, inside):
+    with pytest.raises(CollectionError) as caught:
+        quarantine(root, ["gull/1.jpg"], root / inside)
+    assert str(caught.value) == (
+        f"--quarantine {(root / inside).resolve()} lies inside {root}, where the next scan would "
+        "find the photos again. Choose a folder outside of it."
+    )
+
+
+def test_folder_of_another_collection_is_refused(root, tmp_path):
+    quarantine(root, ["gull/1.jpg"], tmp_path / "away")
+    other = tmp_path / "other"
+    other.mkdir()
+    for act in (
+        lambda: restore(other, tmp_path / "away"),
+        lambda: quarantine(other, [], tmp_path / "away"),
+    ):
+        with pytest.raises(CollectionError) as caught:
+            act()
+        assert str(caught.value) == (
+            f"{tmp_path / 'away'} holds photos of {root}, not of {other}. "
+            "Name the collection that they came from, or choose another folder."
+        )
+
+
+def test_restore_from_a_folder_that_is_no_quarantine_is_refused(root, tmp_path):
+    with pytest.raises(CollectionError) as caught:
+        restore(root, tmp_path / "nowhere")
+    assert str(caught.value) == f"{tmp_path / 'nowhere'} is no quarantine: it has no moves.jsonl."
+
+
+def test_a_journal_cannot_send_photos_out_of_the_folder(root, tmp_path):
+    away = tmp_path / "away"
+    quarantine(root, ["gull/1.jpg"], away)
+    line = json.dumps({"root": str(root), "path": "../stolen.jpg", "moved_to": "gull/1.jpg"})
+    (away / JOURNAL).write_text(line + "\n")
+    with pytest.raises(CollectionError) as caught:
+        restore(root, away)
+    assert str(caught.value) == (
+        f"{away / JOURNAL}, line 1 leads out of the folder: '../stolen.jpg'."
+    )
+    (away / JOURNAL).write_text("nonsense\n")
+    with pytest.raises(CollectionError) as caught:
+        restore(root, away)
+    assert str(caught.value) == f"{away / JOURNAL}, line 1 is damaged: 'nonsense'."
+
+
+class PowerCut(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("moved_before", range(4))
+def test_power_cut_at_any_move_loses_nothing(root, tmp_path, monkeypatch, moved_before):
+    before = tree(root)
+    away = tmp_path / "away"
+    rename = Path.rename
+    count = 0
+
+    def cut(self, target):
+        nonlocal count
+        if count == moved_before:
+            raise PowerCut
+        count += 1
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", cut)
+    if moved_before < len(ALL):
+        with pytest.raises(PowerCut):
+            quarantine(root, ALL, away)
+    else:
+        quarantine(root, ALL, away)
+    monkeypatch.setattr(Path, "rename", rename)
+    with (away / JOURNAL).open("a") as log:
+        log.write('{"root": "cut off')  # the next line was being written
+    assert restore(root, away).problems == ()
+    assert tree(root) == before
+
+
+def test_move_to_another_disk_copies_before_it_deletes(root, tmp_path, monkeypatch):
+    before = tree(root)
+    away = tmp_path / "away"
+    rename = Path.rename
+
+    def across(self, target):
+        if Path(target).name.startswith(".") or self.name.startswith("."):
+            return rename(self, target)
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr(Path, "rename", across)
+    quarantine(root, ALL, away)
+    assert set(tree(root)) == {"gull/2.jpg"}
+    restore(root, away)
+    assert tree(root) == before
+
+
+def test_unfinished_move_between_disks_is_undone(root, tmp_path):
+    away = tmp_path / "away"
+    quarantine(root, ["gull/1.jpg"], away)
+    # Cut between copying and deleting: the photo is in both places.
+    (root / "gull/1.jpg").write_bytes((away / "gull/1.jpg").read_bytes())
+    assert restore(root, away).problems == ()
+    assert (root / "gull/1.jpg").read_bytes() == b"gull/1.jpg"
+    assert not away.exists()
+
+
+def test_full_disk_is_a_storage_error(root, tmp_path, monkeypatch):
+    def full(self, target):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "rename", full)
+    with pytest.raises(StorageError) as caught:
+        quarantine(root, ["gull/1.jpg"], tmp_path / "away")
+    assert str(caught.value) == (
+        f"Could not write {tmp_path / 'away'}: the disk is full. Free some space and run the same "
+        "command again. Older files are intact."
+    )
+    assert (root / "gull/1.jpg").exists()

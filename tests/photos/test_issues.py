@@ -1,0 +1,325 @@
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from finetune.errors import ConfigError
+from finetune.photos.collection import Collection, Photo, Problem
+from finetune.photos.issues import ADVICE, Finding, Kind, find_trouble
+from finetune.photos.label_summary import summarize_labels
+from finetune.photos.scan import scan
+from finetune.photos.split.grouping import photo_groups
+from finetune.reporting.scan_page import write_contact_sheet
+
+
+@pytest.fixture
+def good(tmp_path, write_photo, draw) -> Path:
+    """Two labels with twelve sharp and different photos each."""
+    root = tmp_path / "good"
+    rng = np.random.default_rng(0)
+    for number in range(24):
+        texture = rng.integers(0, 60, (120, 160, 1))
+        image = np.clip(draw(number, 160, 120) + texture, 0, 255).astype(np.uint8)
+        write_photo(root / ("gull", "heron")[number % 2] / f"{number:02}.jpg", image)
+    return root
+
+
+def found(root: Path, **options: int) -> dict[Kind, Finding]:
+    return {finding.kind: finding for finding in find_trouble(scan(root), **options)}
+
+
+def paths_of(finding: Finding) -> list[tuple[str, ...]]:
+    return [item.paths for item in finding.items]
+
+
+def test_good_collection_has_no_findings(good):
+    assert find_trouble(scan(good)) == ()
+
+
+def test_unreadable_files_are_listed_with_reasons(good):
+    (good / "gull" / "bad.jpg").write_bytes(b"rubbish")
+    finding = found(good)["unreadable"]
+    assert finding.title == "1 file cannot be opened."
+    assert [(item.paths, item.note) for item in finding.items] == [
+        (("gull/bad.jpg",), "not a photo")
+    ]
+
+
+def test_copies_within_a_label_are_exact_duplicates(good):
+    for name in ("b.jpg", "c.jpg"):
+        shutil.copy(good / "gull" / "00.jpg", good / "gull" / name)
+    findings = found(good)
+    assert set(findings) == {"exact_duplicates"}
+    assert findings["exact_duplicates"].title == "2 files are copies."
+    assert paths_of(findings["exact_duplicates"]) == [("gull/00.jpg", "gull/b.jpg", "gull/c.jpg")]
+
+
+def test_same_photo_under_two_labels_comes_first(good):
+    shutil.copy(good / "gull" / "00.jpg", good / "heron" / "same.jpg")
+    (good / "gull" / "bad.jpg").write_bytes(b"rubbish")
+    findings = find_trouble(scan(good))
+    assert [finding.kind for finding in findings] == [
+        "two_labels",
+        "unreadable",
+        "exact_duplicates",
+    ]
+    assert findings[0].title == "1 photo is under two labels."
+    assert set(findings[0].items[0].paths) == {"gull/00.jpg", "heron/same.jpg"}
+    assert findings[0].items[0].note == "gull (1), heron (1)"
+
+
+def test_resaved_photo_under_another_label_is_found_too(good, write_photo):
+
+    image = Image.open(good / "gull" / "00.jpg").resize((110, 82))
+    write_photo(good / "heron" / "smaller.jpg", image, quality=60)
+    findings = found(good)
+    assert set(findings["two_labels"].items[0].paths) == {"gull/00.jpg", "heron/smaller.jpg"}
+    assert set(findings) == {"two_labels", "near_duplicates"}
+
+
+def test_mirror_images_are_found(good, write_photo):
+
+    image = ImageOps.mirror(Image.open(good / "gull" / "00.jpg"))
+    write_photo(good / "gull" / "mirrored.jpg", image, quality=90)
+    findings = found(good)
+    assert set(findings) == {"mirror_images"}
+    assert findings["mirror_images"].title == "1 group of a photo and its mirror image."
+
+
+def test_bursts_are_found_with_camera_and_time(good, write_photo, draw):
+    rng = np.random.default_rng(9)
+    base = np.clip(draw(99, 160, 120) + rng.integers(0, 60, (120, 160, 1)), 0, 255)
+    for frame in range(3):
+        image = np.roll(base, 5 * frame, axis=1).astype(np.uint8)
+        write_photo(
+            good / "gull" / f"burst{frame}.jpg",
+            image,
+            taken_at=f"2024:05:01 12:30:0{frame}",
+            camera=("Canon", "EOS 90D"),
+        )
+    finding = found(good)["bursts"]
+    assert finding.title == "1 burst of one camera."
+    assert paths_of(finding) == [tuple(f"gull/burst{frame}.jpg" for frame in range(3))]
+    assert finding.items[0].note == "Canon EOS 90D, 2024-05-01T12:30:00"
+
+
+def test_twins_across_ready_parts_are_a_leak(tmp_path, write_photo, good):
+    root = tmp_path / "parts"
+    for label in ("gull", "heron"):
+        shutil.copytree(good / label, root / "train" / label)
+    shutil.copytree(good / "gull", root / "val" / "gull")
+    finding = found(root)["leak"]
+    assert finding.title == "12 photos are in more than one part."
+
+
+@pytest.mark.parametrize(
+    ("kind", "image", "title"),
+    [
+        ("dark", np.zeros((100, 100, 3), np.uint8), "1 photo is too dark."),
+        ("bright", np.full((100, 100, 3), 255, np.uint8), "1 photo is too bright."),
+        ("plain", np.full((100, 100, 3), 99, np.uint8), "1 photo is plain."),
+        (
+            "blurred",
+            np.tile(np.linspace(0, 255, 300)[:, None, None], (1, 300, 3)).astype(np.uint8),
+            "1 photo is blurred.",
+        ),
+    ],
+)
+def test_bad_quality_is_found(good, write_photo, kind, image, title):
+    write_photo(good / "gull" / "poor.png", image)
+    finding = found(good)[kind]
+    assert finding.title == title
+    assert paths_of(finding) == [("gull/poor.png",)]
+
+
+def test_tiny_and_long_photos_are_found_with_their_size(good, write_photo):
+    noise = np.random.default_rng(1).integers(0, 255, (90, 400, 3), np.uint8)
+    write_photo(good / "gull" / "long.png", noise)
+    write_photo(good / "gull" / "tiny.png", noise[:40, :50])
+    findings = found(good)
+    assert [item.note for item in findings["long"].items] == ["400 x 90"]
+    assert [item.note for item in findings["tiny"].items] == ["50 x 40"]
+
+
+def drawn(**counts: int) -> Collection:
+    photos = [
+        Photo(
+            path=f"{label}/{number}.jpg",
+            digest=f"{label}{number}",
+            labels=(label,),
+            width=99,
+            height=99,
+        )
+        for label, count in counts.items()
+        for number in range(count)
+    ]
+    return Collection(root=Path("x"), photos=tuple(photos))
+
+
+def test_imbalance_and_few_photos_are_said():
+    findings = {finding.kind: finding for finding in find_trouble(drawn(gull=90, heron=9))}
+    assert findings["imbalance"].title == (
+        "The largest label has 10 times the photos of the smallest."
+    )
+    assert [item.note for item in findings["imbalance"].items] == [
+        "'gull': 90 photos",
+        "'heron': 9 photos",
+    ]
+    assert findings["few_photos"].title == "1 label has fewer than 10 photos."
+    assert find_trouble(drawn(gull=99, heron=10)) == ()
+
+
+def test_labels_that_differ_in_spelling_alone_are_found():
+    labels = ("Blue tit", "blue_tit", "ＢＬＵＥＴＩＴ", "great tit")
+    (finding,) = find_trouble(drawn(**dict.fromkeys(labels, 20)))
+    assert finding.kind == "similar_labels"
+    assert [item.note for item in finding.items] == ["'Blue tit' / 'blue_tit' / 'ＢＬＵＥＴＩＴ'"]
+
+
+def test_label_with_folders_in_two_unicode_forms_is_found(good):
+    for name in ("gull", "heron"):
+        (good / name).rename(good / ("ガ" if name == "gull" else "カ\u3099"))
+    finding = found(good)["two_folders"]
+    assert finding.title == "1 label has a folder in each of two Unicode spellings."
+    assert [item.note for item in finding.items] == ["'ガ': 2 folders"]
+
+
+def test_photos_without_label_are_found_beside_labeled_ones(good, write_photo, draw):
+    rng = np.random.default_rng(4)
+    image = np.clip(draw(77, 160, 120) + rng.integers(0, 60, (120, 160, 1)), 0, 255)
+    write_photo(good / "loose.jpg", image.astype(np.uint8))
+    finding = found(good)["unlabeled"]
+    assert finding.title == "1 photo has no label."
+    assert paths_of(finding) == [("loose.jpg",)]
+
+
+def test_distance_out_of_bounds_is_refused(good):
+    with pytest.raises(ConfigError):
+        find_trouble(scan(good), max_distance_bits=65)
+
+
+def test_every_kind_has_advice():
+
+    assert set(ADVICE) == set(get_args(Kind))
+
+
+def test_label_table_counts_scenes_bad_files_and_sizes():
+    photos = tuple(
+        Photo(path=f"{label}/{n}.jpg", digest=f"{label}{n}", labels=(label,), width=w, height=h)
+        for label, n, w, h in [
+            ("gull", 0, 400, 300),
+            ("gull", 1, 300, 400),
+            ("gull", 2, 90, 60),
+            ("heron", 3, 50, 500),
+        ]
+    )
+    loose = Photo(path="loose.jpg", digest="l", width=10, height=20)
+    problems = (
+        Problem(path="gull/bad.jpg", reason="truncated"),
+        Problem(path="カ\u3099/bad.jpg", reason="truncated"),
+    )
+    collection = Collection(root=Path("x"), photos=(*photos, loose), problems=problems)
+    rows = summarize_labels(collection, ["a", "a", "b", "b", "c"])
+    assert [(row.label, row.photos, row.groups, row.scenes, row.bad) for row in rows] == [
+        ("gull", 3, 1, 2, 1),
+        ("heron", 1, 0, 1, 0),
+        ("ガ", 0, 0, 0, 1),
+        ("", 1, 0, 1, 0),
+    ]
+    assert [(row.smallest_side, row.median_side, row.largest_side) for row in rows] == [
+        (60, 300, 300),
+        (50, 50, 50),
+        (None, None, None),
+        (10, 10, 10),
+    ]
+
+
+def test_label_table_counts_bad_files_of_parts_under_their_label(good, tmp_path):
+    root = tmp_path / "parts"
+    shutil.copytree(good, root / "train")
+    shutil.copytree(good, root / "test")
+    (root / "test" / "gull" / "bad.jpg").write_bytes(b"rubbish")
+    collection = scan(root)
+    rows = summarize_labels(collection, photo_groups(collection.photos))
+    assert [(row.label, row.photos, row.scenes, row.bad) for row in rows] == [
+        ("gull", 24, 12, 1),
+        ("heron", 24, 12, 0),
+    ]
+
+
+def sheet(root: Path, path: Path) -> str:
+    collection = scan(root)
+    rows = summarize_labels(collection, photo_groups(collection.photos))
+    write_contact_sheet(path, collection, rows, find_trouble(collection))
+    return path.read_text(encoding="utf-8")
+
+
+def test_contact_sheet_shows_the_photos_of_each_finding(good, tmp_path):
+    shutil.copy(good / "gull" / "00.jpg", good / "heron" / "same.jpg")
+    (good / "gull" / "bad.jpg").write_bytes(b"rubbish")
+    page = sheet(good, tmp_path / "sheet.html")
+    assert page.count("<img") == 4
+    assert re.findall(r'<section id="(\w+)">', page) == [
+        "two_labels",
+        "unreadable",
+        "exact_duplicates",
+    ]
+    assert "<li>gull/bad.jpg: not a photo</li>" in page
+    assert "<td>gull</td><td>12</td>" in page
+
+
+def test_contact_sheet_needs_nothing_from_elsewhere(good, tmp_path):
+    shutil.copy(good / "gull" / "00.jpg", good / "heron" / "same.jpg")
+    page = sheet(good, tmp_path / "sheet.html")
+    assert not re.findall(r"https?://|<script|<link|url\(", page)
+    assert all(source.startswith("data:image/jpeg") for source in re.findall(r'src="([^"]*)', page))
+
+
+def test_contact_sheet_escapes_names(tmp_path, write_photo):
+    label = "<script>alert(1)</script>"
+    write_photo(tmp_path / "photos" / label.replace("/", "\u2215") / "a&b.png", 1)
+    (tmp_path / "photos" / "<b>").mkdir()
+    (tmp_path / "photos" / "<b>" / "<i>.jpg").write_bytes(b"rubbish")
+    page = sheet(tmp_path / "photos", tmp_path / "sheet.html")
+    assert "<script" not in page
+    assert "&lt;b&gt;/&lt;i&gt;.jpg: not a photo" in page
+
+
+def test_contact_sheet_counts_what_it_does_not_show(good, tmp_path, monkeypatch):
+    monkeypatch.setattr("finetune.reporting.scan_page.MOST_ITEMS", 2)
+    monkeypatch.setattr("finetune.reporting.scan_page.MOST_PICTURES", 1)
+    for number in range(0, 8, 2):
+        shutil.copy(good / "gull" / f"{number:02}.jpg", good / "gull" / f"copy {number}.jpg")
+    page = sheet(good, tmp_path / "sheet.html")
+    assert '<p class="more">and 2 more</p>' in page
+    assert page.count('<div class="more">and 1 more</div>') == 2
+    assert page.count("<img") == 2
+
+
+def test_contact_sheet_of_a_good_collection_says_so(good, tmp_path):
+    assert "Nothing to report." in sheet(good, tmp_path / "sheet.html")
+
+
+def test_contact_sheet_does_without_a_photo_that_has_gone(good, tmp_path):
+    shutil.copy(good / "gull" / "00.jpg", good / "heron" / "same.jpg")
+    collection = scan(good)
+    findings = find_trouble(collection)
+    (good / "heron" / "same.jpg").unlink()
+    seen: list[tuple[int, int]] = []
+    write_contact_sheet(
+        tmp_path / "sheet.html",
+        collection,
+        (),
+        findings,
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    page = (tmp_path / "sheet.html").read_text(encoding="utf-8")
+    assert page.count("<img") == 2
+    assert "heron/same.jpg" in page
+    assert seen == [(1, 2), (2, 2)]

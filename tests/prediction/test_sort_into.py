@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from finetune.errors import StorageError
+from finetune.prediction import sort_into
+from finetune.prediction.predictions import PhotoPrediction, Ranked
+from finetune.prediction.sort_into import Sorter, Transfer, undo_sorting
+
+
+def answer(photo: Path, label: str, *, unknown: bool = False) -> PhotoPrediction:
+    ranked = (Ranked(label=label, probability=1.0),)
+    return PhotoPrediction(photo=str(photo), status="ok", ranked=ranked, unknown=unknown)
+
+
+def files_of(root: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(root).as_posix(): path.read_bytes()
+        for path in sorted(root.rglob("*"))
+        if path.is_file() and ".finetune" not in path.parts
+    }
+
+
+@pytest.mark.parametrize("transfer", get_args(Transfer))
+def test_photos_go_to_their_labels_and_back(
+    make_photos: Callable[..., Path], tmp_path: Path, transfer: Transfer
+) -> None:
+    root = make_photos({"in": 3, "other": 1})
+    before = files_of(root)
+    out = tmp_path / "out"
+    with Sorter(out, transfer) as sorter:
+        sorter.put(answer(root / "in/000.jpg", "gulls/herring"))
+        sorter.put(answer(root / "in/001.jpg", "a:b"))
+        sorter.put(answer(root / "in/002.jpg", "a:b", unknown=True))
+        sorter.put(answer(root / "other/000.jpg", "gulls/herring"))
+        assert sorter.put(PhotoPrediction(photo="x", status="truncated")) is None
+    assert files_of(out) == {
+        "_unsure/002.jpg": before["in/002.jpg"],
+        "a_b/001.jpg": before["in/001.jpg"],
+        "gulls/herring/000 (2).jpg": before["other/000.jpg"],
+        "gulls/herring/000.jpg": before["in/000.jpg"],
+    }
+    assert files_of(root) == ({} if transfer == "move" else before)
+    undone = undo_sorting(out)
+    assert (undone.photos, undone.kept) == (4, ())
+    assert files_of(root) == before
+    assert not out.exists()
+    with pytest.raises(StorageError, match="There is nothing to undo in"):
+        undo_sorting(out)
+
+
+def test_a_second_call_sorts_only_what_is_new(
+    make_photos: Callable[..., Path], tmp_path: Path
+) -> None:
+    root = make_photos({"in": 2})
+    out = tmp_path / "out"
+    for _ in range(2):
+        with Sorter(out) as sorter:
+            for photo in sorted(root.rglob("*.jpg")):
+                sorter.put(answer(photo, "x"))
+    assert list(files_of(out)) == ["x/000.jpg", "x/001.jpg"]
+
+
+def test_undo_leaves_what_a_person_changed(
+    make_photos: Callable[..., Path], tmp_path: Path
+) -> None:
+    root = make_photos({"in": 2})
+    out = tmp_path / "out"
+    with Sorter(out, "copy") as sorter:
+        for photo in sorted(root.rglob("*.jpg")):
+            sorter.put(answer(photo, "x"))
+    (out / "x/000.jpg").write_bytes(b"painted over")
+    undone = undo_sorting(out)
+    assert undone.photos == 1
+    assert undone.kept == ((out / "x/000.jpg", "it was changed since"),)
+    assert (out / "x/000.jpg").read_bytes() == b"painted over"
+
+
+def test_undo_overwrites_nothing_that_took_a_photos_place(
+    make_photos: Callable[..., Path], tmp_path: Path
+) -> None:
+    root = make_photos({"in": 1})
+    out = tmp_path / "out"
+    with Sorter(out, "move") as sorter:
+        sorter.put(answer(root / "in/000.jpg", "x"))
+    (root / "in/000.jpg").write_bytes(b"another")
+    undone = undo_sorting(out)
+    assert undone.kept == ((out / "x/000.jpg", f"{root / 'in/000.jpg'} is taken"),)
+    assert (root / "in/000.jpg").read_bytes() == b"another"
+
+
+def test_a_kill_in_the_midst_of_a_move_loses_nothing(
+    make_photos: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = make_photos({"in": 2})
+    before = files_of(root)
+    out = tmp_path / "out"
+    with Sorter(out, "move") as sorter:
+        sorter.put(answer(root / "in/000.jpg", "x"))
+        # The line is in the journal, and the move never comes.
+        monkeypatch.setattr(sort_into, "_move", lambda source, target: os._exit)
+        sorter.put(answer(root / "in/001.jpg", "x"))
+    monkeypatch.undo()
+    with (out / ".finetune" / "sorted.jsonl").open("a") as journal:
+        journal.write('{"half a li')
+    with Sorter(out, "move") as sorter:
+        assert sorter.put(answer(root / "in/001.jpg", "x")) == out / "x/001.jpg"
+    undo_sorting(out)
+    assert files_of(root) == before

@@ -1,0 +1,237 @@
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from finetune.errors import RunError
+from finetune.evaluation.predictions import Prediction
+from finetune.reporting.compare import compare, contender, differing_settings
+from finetune.reporting.compare_page import write_comparison
+from finetune.reporting.compare_types import Contender
+from finetune.reporting.run_record import RunRecord, read_run
+
+
+@pytest.fixture(scope="module")
+def two_runs(two_run_folders):
+    return [contender(run.path.name, read_run(run.path)) for run in two_run_folders]
+
+
+def record(name: str = "run", labels=("a", "b"), **config) -> RunRecord:
+    return RunRecord(
+        name=name,
+        config=config,
+        labels=tuple(labels),
+        metrics={},
+        predictions=(),
+        split=(),
+        epochs=(),
+        calibration={},
+        parameters=None,
+        size_bytes=None,
+    )
+
+
+def said(path: str, label: str, predicted: str, probability: float = 0.8, digest: str = ""):
+    return Prediction(
+        path=path,
+        digest=digest or path,
+        part="test",
+        label=label,
+        ranked=((predicted, probability),),
+    )
+
+
+def runs(first, second, *, part="test", labels=(("a", "b"), ("a", "b"))):
+    return [
+        Contender(name=name, record=record(name, known), part=part, predictions=rows)
+        for name, rows, known in zip(("one", "two"), (first, second), labels, strict=True)
+    ]
+
+
+def test_photos_are_sorted_by_who_is_right():
+    first = [said(p, "a", w) for p, w in zip("12345", "aabba", strict=True)]
+    second = [said(p, "a", w) for p, w in zip("12345", "abaaa", strict=True)]
+    pair = compare(runs(first, second)).pairs[0]
+    assert (pair.both, pair.neither) == (2, 0)
+    assert [d.path for d in pair.only_first] == ["2"]
+    assert sorted(d.path for d in pair.only_second) == ["3", "4"]
+    assert pair.difference == pytest.approx(1 / 5)
+    assert pair.p_value == 1.0
+    assert pair.verdict == (
+        "two is right on 20.0 more of 100 photos than one, which may well be chance (p = 1)."
+    )
+
+
+def test_a_clear_difference_is_more_than_chance():
+    first = [said(str(k), "a", "b" if k < 12 else "a") for k in range(40)]
+    second = [said(str(k), "a", "a") for k in range(40)]
+    pair = compare(runs(first, second)).pairs[0]
+    assert pair.p_value == pytest.approx(2 / 2**12)
+    assert (
+        "two is right on 30.0 more of 100 photos than one, which is more than chance"
+        in pair.verdict
+    )
+    low, high = pair.difference_interval
+    assert 0 < low < 0.3 < high
+    said_so = f"The difference lies between {low * 100:+.1f} and {high * 100:+.1f} of 100 photos"
+    assert pair.reach == f"{said_so} (95 % interval)."
+    other_way = compare(runs(second, first)).pairs[0]
+    assert other_way.verdict.startswith("one is right on 30.0 more")
+    # Counted for the better one, as the sentence before it.
+    assert other_way.difference_interval[1] < 0
+    assert other_way.reach == pair.reach
+
+
+def test_runs_that_agree_are_said_to():
+    rows = [said("1", "a", "a"), said("2", "a", "b")]
+    assert compare(runs(rows, rows)).pairs[0].verdict == (
+        "one and two are right on exactly the same photos."
+    )
+    swapped = [said("1", "a", "b"), said("2", "a", "a")]
+    assert compare(runs(rows, swapped)).pairs[0].verdict == "one and two are right equally often."
+
+
+def test_disagreements_come_surest_first():
+    first = [said("x", "a", "b", 0.6), said("y", "a", "b", 0.7)]
+    second = [said("x", "a", "a", 0.55), said("y", "a", "a", 0.95)]
+    pair = compare(runs(first, second)).pairs[0]
+    assert [d.path for d in pair.only_second] == ["y", "x"]
+    assert pair.only_second[0].first_probability == 0.7
+
+
+def test_labels_come_with_the_greatest_loss_first():
+    first = [said("1", "a", "a"), said("2", "b", "a"), said("3", "b", "b"), said("4", "c", "c")]
+    second = [said("1", "a", "b"), said("2", "b", "b"), said("3", "b", "b"), said("4", "c", "c")]
+    labels = compare(runs(first, second)).pairs[0].labels
+    assert [(row.label, row.photos, row.change) for row in labels] == [
+        ("a", 1, -1.0),
+        ("c", 1, 0.0),
+        ("b", 2, 0.5),
+    ]
+
+
+def test_photos_are_matched_by_content_wherever_they_lie():
+    first = [said("old/1.jpg", "a", "a", digest="d1"), said("old/2.jpg", "a", "b", digest="d2")]
+    second = [said("new/2.jpg", "a", "b", digest="d2"), said("new/1.jpg", "a", "a", digest="d1")]
+    found = compare(runs(first, second))
+    assert found.photos == 2
+    assert found.pairs[0].both == 1
+    assert found.notes == ()
+
+
+def test_copies_of_one_photo_are_matched_one_to_one():
+    rows = [said("1", "a", "a", digest="d"), said("2", "a", "b", digest="d")]
+    found = compare(runs(rows, rows))
+    assert found.photos == 2
+    assert (found.pairs[0].both, found.pairs[0].neither) == (1, 1)
+
+
+def test_different_test_photos_are_said_and_only_the_shared_compared():
+    first = [said(str(k), "a", "a") for k in range(5)]
+    second = [said(str(k), "a", "b") for k in range(3, 9)]
+    found = compare(runs(first, second))
+    assert found.photos == 2
+    assert found.notes == (
+        "The runs were not evaluated on the same photos (one: 5 photos, two: 6 photos). "
+        "Compared are the 2 photos that all of them were asked about.",
+    )
+
+
+def test_no_shared_photo_is_refused():
+    with pytest.raises(RunError) as caught:
+        compare(runs([said("1", "a", "a")], [said("2", "a", "a"), said("3", "a", "a")]))
+    assert str(caught.value) == (
+        "These runs share no photo that all were evaluated on "
+        "(one on 1 test photo, two on 2 test photos). Compare them on one folder with --on PHOTOS."
+    )
+
+
+def test_one_run_alone_is_refused():
+    with pytest.raises(RunError, match="A comparison needs two runs or more"):
+        compare(runs([], [])[:1])
+
+
+def test_a_label_that_a_run_does_not_know_is_said():
+    rows = [said("1", "a", "a"), said("2", "owl", "a")]
+    found = compare(runs(rows, rows, labels=(("a", "owl"), ("a", "b"))))
+    assert found.notes == ("two does not know “owl” and is wrong on all of their photos.",)
+
+
+def test_validation_photos_are_said_to_be_kind():
+    rows = [said("1", "a", "a")]
+    assert compare(runs(rows, rows, part="validation")).notes[0] == (
+        "one is judged by its validation photos, which chose its best epoch: a little too kindly."
+    )
+
+
+def test_settings_that_differ_are_found_wherever_they_are_nested():
+    one = {
+        "model": "resnet50",
+        "settings": {"training": {"lr": 0.1, "epochs": 3}, "model": {"model": None}},
+    }
+    two = {
+        "model": "resnet18",
+        "settings": {"training": {"lr": 0.2, "epochs": 3}, "model": {"model": "resnet18"}},
+        "versions": {"timm": "1"},
+    }
+    assert dict(differing_settings([one, two])) == {
+        "model": ("resnet50", "resnet18"),
+        "training.lr": (0.1, 0.2),
+        "version of timm": (None, "1"),
+    }
+    assert differing_settings([one, one]) == []
+
+
+def test_figures_of_real_runs_are_those_of_their_metrics(two_runs):
+    found = compare(two_runs)
+    for row, run in zip(found.rows, two_runs, strict=True):
+        metrics = run.record.metrics["test"]
+        assert row.top1 == metrics["top1"]
+        assert list(row.top1_interval) == metrics["top1_interval"]
+        assert row.balanced_accuracy == pytest.approx(metrics["balanced_accuracy"], abs=1e-12)
+        assert row.ece == pytest.approx(metrics["ece"], abs=1e-9)
+        assert row.training_seconds == 50.4
+        assert row.images_per_second == 412.0
+        assert row.parameters == 6 * 16  # running means do not count
+        assert row.size_bytes > 0
+    assert found.settings == (("training.lr", (0.003, 0.01)),)
+    right = [[p.correct for p in run.predictions] for run in two_runs]
+    assert found.pairs[0].difference == pytest.approx(np.mean(right[1]) - np.mean(right[0]))
+
+
+def test_a_comparison_is_json(two_runs):
+    content = json.loads(json.dumps(compare(two_runs).to_dict(), allow_nan=False))
+    assert content["settings"] == {"training.lr": [0.003, 0.01]}
+    assert content["pairs"][0]["verdict"].endswith(").")
+    assert len(content["rows"]) == 2
+
+
+def test_page_holds_the_table_the_curves_and_the_photos(two_runs, tmp_path):
+    found = compare(two_runs)
+    root = two_runs[0].record.config["photos"]
+    path = write_comparison(
+        tmp_path / "c.html", found, two_runs, photos_root=tmp_path / root, max_photos=6
+    )
+    text = path.read_text("utf-8")
+    assert found.pairs[0].verdict in text
+    assert "training.lr" in text
+    data = json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1])
+    sides = data["pairs"][0]["sides"]
+    assert [len(side) for side in sides] == [
+        len(found.pairs[0].only_first),
+        len(found.pairs[0].only_second),
+    ]
+    assert 0 < len(data["thumbnails"]) <= 6
+    assert [trace["name"] for trace in data["charts"]["curves"]["data"]] == ["one", "two"]
+    assert '<script>alert("x")' not in text
+
+
+def test_page_of_runs_without_logs_or_differences_is_made(tmp_path):
+    rows = [said("1", "a", "a")]
+    compared = runs(rows, rows)
+    text = write_comparison(tmp_path / "c.html", compare(compared), compared).read_text("utf-8")
+    assert 'id="training"' not in text
+    assert "<p>Nothing.</p>" in text

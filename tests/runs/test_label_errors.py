@@ -1,0 +1,59 @@
+"""Likely wrong labels of a run's own collection."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+from PIL import Image
+
+from finetune import train
+from finetune.config_io import resolve
+from finetune.curation.label_errors import TagDoubt
+from finetune.photos.split.split import read_split, write_split
+from finetune.prediction.report_extras import report_extras
+from finetune.reporting.report import Suspect
+from finetune.runs.folder import RunFolder
+from finetune.runs.label_errors import suspects
+from finetune.runs.loading import open_trained
+
+Draw = Callable[[int], tuple[tuple[str, ...], Image.Image]]
+NUMBER = 3
+
+
+def mislabel(run: RunFolder, labels: tuple[str, ...]) -> str:
+    """Gives a photo of the run's split other labels, and returns its path."""
+    rows = list(read_split(run.split_file))
+    place = next(k for k, row in enumerate(rows) if Path(row.path).stem == f"{NUMBER:03d}")
+    rows[place] = dataclasses.replace(rows[place], labels=labels)
+    write_split(run.split_file, rows)
+    return rows[place].path
+
+
+def test_of_several_labels_one_too_many_and_one_missing_are_found(
+    several_folders: Path, tmp_path: Path, draw_shapes: Draw
+) -> None:
+    assert draw_shapes(NUMBER)[0] == ("blue",)
+    flags = {"multi_label": True, "negatives": "none", "augment": "none"}
+    run = train(several_folders, resolve({}, flags), run="r", runs=tmp_path).run
+    path = mislabel(run, ("red",))
+    found = suspects(open_trained(run), several_folders)
+    told = {(doubt.label, doubt.borne): doubt for where, doubt in found if where == path}
+    assert set(told) == {("blue", False), ("red", True)}
+    assert len(found) < 20
+    missing, excess = told["blue", False], told["red", True]
+    assert isinstance(missing, TagDoubt)
+    assert isinstance(excess, TagDoubt)
+    extras, notes = report_extras(run, several_folders)
+    assert not notes
+    shown = [suspect for suspect in extras.suspects if suspect.path == path]
+    assert sorted(shown, key=lambda suspect: suspect.label or "") == [
+        Suspect(path=path, label=None, suggested="blue", probability=missing.probability),
+        Suspect(path=path, label="red", suggested=None, probability=1 - excess.probability),
+    ]
+    (several_folders / path).rename(tmp_path / "elsewhere.png")
+    try:
+        assert path not in {where for where, _ in suspects(open_trained(run), several_folders)}
+    finally:
+        (tmp_path / "elsewhere.png").rename(several_folders / path)

@@ -1,0 +1,369 @@
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from sklearn.metrics import accuracy_score, log_loss
+
+from finetune import Predictor, train
+from finetune.config_io import resolve
+from finetune.errors import ConfigError, RunError, StorageError
+from finetune.photos.crops import load_square
+from finetune.training import checkpoints as state_module
+from finetune.training.events import EpochDone, Event, Note
+from finetune.training.linear_probe import heads
+from finetune.training.train import resume
+
+Settings = dict[str, object]
+COUNTS = {"ant": 12, "bee": 12, "カワセミ": 12}
+
+
+def digest(run: Path) -> str:
+    return hashlib.sha256((run / "model.safetensors").read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def photos(make_photos: Callable[..., Path]) -> Path:
+    return make_photos(COUNTS)
+
+
+@pytest.mark.parametrize("mode", ["head", "full"])
+def test_a_run_holds_all_that_a_model_is(
+    photos: Path, tmp_path: Path, tiny_settings: Settings, mode: str
+) -> None:
+    events: list[Event] = []
+    config = resolve({}, {**tiny_settings, "mode": mode})
+    result = train(photos, config, run="r", runs=tmp_path / "runs", callback=events.append)
+    run = tmp_path / "runs" / "r"
+    assert result.run.path == run
+    assert not result.interrupted
+    assert {p.name for p in run.iterdir()} == {
+        "config.json",
+        "labels.json",
+        "split.csv",
+        "preprocessing.json",
+        "model.safetensors",
+        "timm",
+        "calibration.json",
+        "metrics.json",
+        "predictions.csv",
+        "confusion_matrix.csv",
+        "log.jsonl",
+        "README.md",
+    } | ({"distance.safetensors"} if mode == "head" else set())
+    assert json.loads((run / "labels.json").read_text(encoding="utf-8")) == list(COUNTS)
+    epochs = [event for event in events if isinstance(event, EpochDone)]
+    log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in log] == [e.epoch for e in epochs] == [1, 2, 3]
+    assert log[-1]["validation_accuracy"] == epochs[-1].validation_accuracy
+
+    # The figures are those of what is written down, by an independent count.
+    with (run / "predictions.csv").open(encoding="utf-8-sig") as file:
+        rows = list(csv.DictReader(file))
+    for part in ("validation", "test"):
+        of_part = [row for row in rows if row["part"] == part]
+        truth, said = [r["label"] for r in of_part], [r["predicted"] for r in of_part]
+        assert result.metrics[part]["photos"] == len(of_part) > 0
+        assert result.metrics[part]["top1"] == pytest.approx(accuracy_score(truth, said))
+        ranked = [
+            {r[f"label_{k}"]: float(r[f"probability_{k}"]) for k in (1, 2, 3)} for r in of_part
+        ]
+        p = [[row[label] for label in COUNTS] for row in ranked]
+        expected = log_loss([list(COUNTS).index(t) for t in truth], p, labels=[0, 1, 2])
+        assert result.metrics[part]["log_loss"] == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["head", "full"])
+def test_prediction_agrees_with_evaluation_and_with_plain_timm(
+    photos: Path, tmp_path: Path, tiny_settings: Settings, mode: str
+) -> None:
+    config = resolve({}, {**tiny_settings, "mode": mode})
+    run = train(photos, config, runs=tmp_path / "runs").run.path
+    predictor = Predictor.load(run)
+    plain = timm.create_model(f"local-dir:{run / 'timm'}", pretrained=True).eval()
+    with (run / "predictions.csv").open(encoding="utf-8-sig") as file:
+        rows = list(csv.DictReader(file))
+    preprocessing = json.loads((run / "preprocessing.json").read_text())
+    temperature = json.loads((run / "calibration.json").read_text())["temperature"]
+    for row in rows[:6]:
+        answer = predictor(photos / row["path"])
+        assert answer.label == row["predicted"]
+        assert answer.ranked[0].probability == pytest.approx(float(row["probability"]), abs=1e-4)
+        working = round(preprocessing["size"] / preprocessing["crop_pct"])
+        pixels = load_square(
+            photos / row["path"], size=working, interpolation=preprocessing["interpolation"]
+        )
+        margin = (working - preprocessing["size"]) // 2
+        middle = pixels[
+            margin : margin + preprocessing["size"], margin : margin + preprocessing["size"]
+        ]
+        x = (middle / 255 - np.array(preprocessing["mean"])) / np.array(preprocessing["std"])
+        with torch.inference_mode():
+            logits = plain(torch.tensor(x.transpose(2, 0, 1)[None], dtype=torch.float32))
+        p = torch.softmax(logits[0] / temperature, 0)
+        assert float(p.max()) == pytest.approx(answer.ranked[0].probability, abs=1e-4)
+
+
+def test_the_head_learns_what_can_be_learned(tmp_path: Path, tiny_settings: Settings) -> None:
+    rng = np.random.default_rng(0)
+    for label, color in {
+        "red": (200, 40, 40),
+        "green": (40, 170, 60),
+        "blue": (50, 60, 210),
+    }.items():
+        (tmp_path / "photos" / label).mkdir(parents=True)
+        for number in range(20):
+            noise = rng.integers(-30, 30, (40, 60, 3))
+            pixels = np.clip(np.array(color) + rng.integers(-25, 25, 3) + noise, 0, 255)
+            image = Image.fromarray(pixels.astype(np.uint8))
+            image.save(tmp_path / "photos" / label / f"{number}.png")
+    config = resolve({}, {**tiny_settings, "mode": "head", "epochs": 25})
+    result = train(tmp_path / "photos", config, runs=tmp_path / "runs")
+    assert result.metrics["test"]["top1"] >= 0.9
+
+
+def test_two_runs_of_one_seed_are_the_same_to_the_last_byte(
+    photos: Path, tmp_path: Path, tiny_settings: Settings
+) -> None:
+    found = {}
+    # Without a cache every photo is decoded in every epoch, by the workers where there are some.
+    for name, workers in [("a", 0), ("b", 0), ("c", 2)]:
+        flags = {**tiny_settings, "mode": "full", "cache_gb": 0.0, "workers": workers}
+        train(photos, resolve({}, flags), run=name, runs=tmp_path)
+        found[name] = digest(tmp_path / name)
+    assert found["a"] == found["b"] == found["c"]
+    train(photos, resolve({}, {**tiny_settings, "mode": "full"}), run="d", runs=tmp_path)
+    assert digest(tmp_path / "d") == found["a"], "the cache must not change a bit"
+    flags = {**tiny_settings, "mode": "full", "seed": 1}
+    train(photos, resolve({}, flags), run="e", runs=tmp_path)
+    assert digest(tmp_path / "e") != found["a"]
+
+
+CHILD = """
+import json, os, signal, sys
+from pathlib import Path
+from finetune import train
+from finetune.config_io import resolve
+from finetune.training.events import EpochDone
+photos, runs = Path(sys.argv[1]), Path(sys.argv[2])
+flags, sign, epoch = map(json.loads, sys.argv[3:])
+from finetune.training import loop
+done, steps, plain = [], [0], loop.set_lr
+def counted(*args, **keywords):
+    if len(done) == epoch - 1:
+        steps[0] += 1
+        if steps[0] == 2:
+            os.kill(os.getpid(), sign)
+    return plain(*args, **keywords)
+loop.set_lr = counted
+train(photos, resolve({}, flags), run="killed", runs=runs,
+      callback=lambda e: done.append(e) if isinstance(e, EpochDone) else None)
+"""
+
+
+@pytest.mark.parametrize(
+    ("mode", "sign"),
+    [
+        ("head", signal.SIGKILL),
+        ("head", signal.SIGINT),
+        ("full", signal.SIGKILL),
+        ("full", signal.SIGTERM),
+    ],
+)
+def test_a_killed_run_resumes_to_the_same_bytes(
+    photos: Path, tmp_path: Path, tiny_settings: Settings, mode: str, sign: signal.Signals
+) -> None:
+    flags = {**tiny_settings, "mode": mode, "epochs": 5}
+    runs = tmp_path / "runs"
+    whole = train(photos, resolve({}, flags), run="whole", runs=runs)
+    child = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            CHILD,
+            str(photos),
+            str(runs),
+            json.dumps(flags),
+            str(int(sign)),
+            "3",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    if sign == signal.SIGKILL:
+        assert child.returncode == -signal.SIGKILL
+        assert not (runs / "killed" / "model.safetensors").exists()
+    else:
+        # Stopped after the step under way, with its results written.
+        assert child.returncode == 0, child.stderr
+        assert (runs / "killed" / "metrics.json").is_file()
+    assert not json.loads((runs / "killed" / "config.json").read_text())["finished"]
+    notes: list[str] = []
+    result = resume(
+        runs / "killed", callback=lambda e: notes.append(e.text) if isinstance(e, Note) else None
+    )
+    assert digest(runs / "killed") == digest(runs / "whole")
+    assert result.metrics == whole.metrics
+    logs = [
+        [
+            {k: v for k, v in json.loads(line).items() if k not in ("seconds", "images_per_second")}
+            for line in (runs / name / "log.jsonl").read_text().splitlines()
+        ]
+        for name in ("killed", "whole")
+    ]
+    assert logs[0] == logs[1]
+    with pytest.raises(RunError, match="is finished; there is nothing to resume"):
+        resume(runs / "killed")
+
+
+def test_a_full_disk_leaves_the_checkpoint_before_it(
+    photos: Path, tmp_path: Path, tiny_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = {**tiny_settings, "mode": "head", "epochs": 4}
+    monkeypatch.setattr(heads, "REST_SECONDS", 0.0)
+    train(photos, resolve({}, flags), run="whole", runs=tmp_path)
+    plain, calls = state_module.save_file, [0]
+
+    def fill_the_disk(tensors: object, path: Path, metadata: object = None) -> None:
+        if "last" in Path(path).name:
+            calls[0] += 1
+            if calls[0] == 3:
+                raise OSError(28, "No space left on device")
+        plain(tensors, path, metadata=metadata)
+
+    monkeypatch.setattr(state_module, "save_file", fill_the_disk)
+    with pytest.raises(StorageError, match="the disk is full"):
+        train(photos, resolve({}, flags), run="full", runs=tmp_path)
+    assert state_module.read_position(tmp_path / "full/checkpoints/last.safetensors").epoch == 2
+    monkeypatch.undo()
+    resume(tmp_path / "full")
+    assert digest(tmp_path / "full") == digest(tmp_path / "whole")
+
+
+def test_a_photo_that_changed_stops_a_resume(
+    photos: Path, tmp_path: Path, tiny_settings: Settings
+) -> None:
+    flags = {**tiny_settings, "mode": "head"}
+    train(photos, resolve({}, flags), run="r", runs=tmp_path)
+    config = json.loads((tmp_path / "r/config.json").read_text())
+    (tmp_path / "r/config.json").write_text(json.dumps({**config, "finished": False}))
+    first = photos / "ant" / "000.jpg"
+    weights = load_file(tmp_path / "r/model.safetensors")
+    state_module.save_tensors(tmp_path / "r/checkpoints/start.safetensors", weights, {})
+    first.unlink()
+    with pytest.raises(RunError) as error:
+        resume(tmp_path / "r")
+    assert str(error.value) == (
+        f"{first} is gone since the run began, so it cannot go on exactly. Put the photo back, or "
+        "start a new run."
+    )
+
+
+def test_a_run_is_never_overwritten(photos: Path, tmp_path: Path, tiny_settings: Settings) -> None:
+    config = resolve({}, {**tiny_settings, "mode": "head", "epochs": 1})
+    first = train(photos, config, runs=tmp_path / "runs")
+    second = train(photos, config, runs=tmp_path / "runs")
+    assert second.run.path.name == first.run.path.name + "-2"
+    with pytest.raises(RunError, match="exists, and a run is never overwritten"):
+        train(photos, config, run=first.run.path.name, runs=tmp_path / "runs")
+
+
+def test_a_photo_under_two_labels_is_left_out_and_said(
+    photos: Path, tmp_path: Path, tiny_settings: Settings
+) -> None:
+    (photos / "bee" / "twice.jpg").write_bytes((photos / "ant" / "003.jpg").read_bytes())
+    (photos / "bee" / "broken.jpg").write_bytes(b"\xff\xd8\xff no photo")
+    notes: list[str] = []
+    config = resolve({}, {**tiny_settings, "mode": "head", "epochs": 1})
+    train(
+        photos,
+        config,
+        run="r",
+        runs=tmp_path,
+        callback=lambda e: notes.append(e.text) if isinstance(e, Note) else None,
+    )
+    assert (
+        "2 photos are under more than one label and left out, ant/003.jpg ('ant' and 'bee') among "
+        "them. Settle them with: finetune annotate"
+    ) in notes
+    assert any(
+        n.startswith("1 file is no usable photo and left out: bee/broken.jpg (") for n in notes
+    )
+    text = (tmp_path / "r/split.csv").read_text(encoding="utf-8")
+    assert "003.jpg" not in text.replace("bee/003.jpg", "").replace("カワセミ/003.jpg", "")
+    assert "twice" not in text
+    assert "broken" not in text
+
+
+def test_ready_parts_are_kept(
+    make_photos: Callable[..., Path], tmp_path: Path, tiny_settings: Settings
+) -> None:
+    root = make_photos({"train/a": 8, "train/b": 8, "val/a": 4, "val/b": 4})
+    config = resolve({}, {**tiny_settings, "mode": "head", "epochs": 1})
+    result = train(root, config, run="r", runs=tmp_path)
+    assert set(result.metrics) == {"validation"}
+    with (tmp_path / "r/split.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert {(r["path"].split("/")[0], r["part"]) for r in rows} == {
+        ("train", "train"),
+        ("val", "validation"),
+    }
+
+
+def test_a_head_on_random_features_is_refused(photos: Path) -> None:
+    config = resolve({}, {"model": "test_resnet", "weights": "none", "mode": "head"})
+    with pytest.raises(ConfigError, match="--mode head with --weights none"):
+        train(photos, config)
+
+
+def test_head_mode_with_augmentation_trains_on_photos_with_a_frozen_backbone(
+    photos: Path, tmp_path: Path, tiny_settings: Settings, tiny_weights: Path
+) -> None:
+    flags = {**tiny_settings, "mode": "head", "augment": "light", "epochs": 2}
+    train(photos, resolve({}, flags), run="r", runs=tmp_path)
+    before, after = load_file(tiny_weights), load_file(tmp_path / "r/model.safetensors")
+    head = {name for name in after if name.startswith("fc.")}
+    assert head
+    for name in set(after) - head:
+        assert torch.equal(before[name], after[name]), name
+
+
+def test_full_mode_trains_every_layer(
+    photos: Path, tmp_path: Path, tiny_settings: Settings, tiny_weights: Path
+) -> None:
+    flags = {**tiny_settings, "mode": "full", "epochs": 2, "head_epochs": 0}
+    train(photos, resolve({}, flags), run="r", runs=tmp_path)
+    before, after = load_file(tiny_weights), load_file(tmp_path / "r/model.safetensors")
+    weights = [n for n in after if n.endswith(".weight") and after[n].ndim == 4]
+    assert weights
+    assert all(not torch.equal(before[n], after[n]) for n in weights)
+
+
+def test_the_run_opens_with_the_photos_and_the_network_gone(
+    photos: Path, tmp_path: Path, tiny_settings: Settings
+) -> None:
+    import shutil
+
+    config = resolve({}, {**tiny_settings, "mode": "head", "epochs": 1})
+    train(photos, config, run="r", runs=tmp_path)
+    photo = tmp_path / "photo.jpg"
+    shutil.copy(photos / "ant" / "001.jpg", photo)
+    elsewhere = tmp_path / "elsewhere" / "moved"
+    shutil.copytree(tmp_path / "r", elsewhere)
+    shutil.rmtree(tmp_path / "r")
+    shutil.rmtree(photos)
+    assert Predictor.load(elsewhere)(photo).label in COUNTS

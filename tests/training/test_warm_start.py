@@ -1,0 +1,246 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from finetune.config import TrainConfig
+from finetune.config_io import resolve
+from finetune.errors import ConfigError, RunError
+from finetune.models.heads import output_layers
+from finetune.photos.split.split import read_split
+from finetune.runs.folder import RunFolder
+from finetune.runs.loading import open_trained
+from finetune.training.events import EpochDone, Event, Note
+from finetune.training.runner import RunResult
+from finetune.training.train import train
+from finetune.training.warm_start import ParentRun, inherit, load_earlier, open_earlier
+
+Settings = dict[str, Any]
+
+
+@pytest.fixture
+def first(
+    make_photos: Callable[..., Path], tmp_path: Path, tiny_settings: Settings
+) -> tuple[Path, ParentRun]:
+    """Photos of three labels, and a run that was trained on them."""
+    photos = make_photos({"ant": 12, "bee": 12, "wasp": 12})
+    # Heads of this optimizer are what their last step left.
+    flags = {"mode": "head", "fit": "pad", "epochs": 8, "optimizer": "adam"}
+    config = resolve({}, {**tiny_settings, **flags})
+    result = train(photos, config, run="first", runs=tmp_path / "runs")
+    return photos, open_earlier(result.run)
+
+
+def go_on(
+    photos: Path, parent: ParentRun, runs: Path, **flags: Any
+) -> tuple[RunResult, list[Event]]:
+    flags = {"device": "cpu", "epochs": 2, "batch_size": 8, "mode": "head", **flags}
+    config = inherit(resolve({}, flags), parent, said=flags)
+    events: list[Event] = []
+    return train(photos, config, runs=runs, callback=events.append, parent=parent), events
+
+
+def notes_of(events: list[Event]) -> list[str]:
+    return [event.text for event in events if isinstance(event, Note)]
+
+
+@pytest.mark.parametrize("mode", ["head", "full"])
+def test_a_run_goes_on_with_new_photos_and_another_label(
+    first: tuple[Path, ParentRun],
+    make_photos: Callable[..., Path],
+    tmp_path: Path,
+    mode: str,
+) -> None:
+    photos, parent = first
+    before = {row.digest: row.part for row in read_split(parent.run.split_file)}
+    shutil.rmtree(photos / "bee")
+    make_photos({"ant": 16, "_": 0, "wasp": 12, "moth": 12})
+    (photos / "_").rmdir()
+    # A learning rate of next to nothing shows where the training starts.
+    result, events = go_on(photos, parent, tmp_path / "runs", mode=mode, lr=1e-12)
+    notes = notes_of(events)
+    assert (
+        f"Goes on from {parent.run.path}: 2 labels keep their part of the head; new: moth; "
+        "dropped, since no photo has them now: bee." in notes
+    )
+    assert any(note.startswith("24 photos keep their part of the earlier run; ") for note in notes)
+    assert json.loads(result.run.labels_file.read_text()) == ["ant", "moth", "wasp"]
+    after = {row.digest: row.part for row in read_split(result.run.split_file)}
+    assert len(after) == 40
+    assert sum(before.get(digest) == part for digest, part in after.items()) == 24
+    content = json.loads(result.run.config_file.read_text())
+    assert content["from"]["run"] == str(parent.run.path.absolute())
+    assert content["from"]["labels"] == {
+        "kept": ["ant", "wasp"],
+        "new": ["moth"],
+        "dropped": ["bee"],
+    }
+    assert content["model"] == parent.model
+    assert content["settings"]["pixels"]["fit"] == "pad"
+    assert content["settings"]["pixels"]["size"] == parent.preprocessing.size
+
+    old, new = open_trained(parent.run).module, open_trained(result.run).module
+    weights, biases = zip(
+        *(
+            (layer.weight, layer.bias)
+            for m, n in ((old, 3), (new, 3))
+            for layer in output_layers(m, n)
+        ),
+        strict=True,
+    )
+    for index, was in {0: 0, 2: 2}.items():
+        torch.testing.assert_close(weights[1][index], weights[0][was], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(biases[1][index], biases[0][was], rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(weights[1][1], weights[0][1], rtol=1e-3)
+    if mode == "head":
+        backbones = [load_file(r.run.model_file) for r in (parent, result)]
+        names = [name for name in backbones[0] if not name.startswith("fc.")]
+        assert names
+        assert all(torch.equal(backbones[0][name], backbones[1][name]) for name in names)
+
+
+def test_it_starts_where_the_earlier_run_ended(
+    first: tuple[Path, ParentRun], tmp_path: Path
+) -> None:
+    photos, parent = first
+    ended = json.loads(parent.run.metrics_file.read_text())
+    result, events = go_on(photos, parent, tmp_path / "runs", lr=1e-12)
+    for part in ("validation", "test"):
+        assert result.metrics[part]["photos"] == ended[part]["photos"]
+        assert result.metrics[part]["top1"] == ended[part]["top1"]
+    log = list(parent.run.read_log())
+    best = min(line["validation_loss"] for line in log if line["best"])
+    epochs = [event for event in events if isinstance(event, EpochDone)]
+    assert epochs[0].validation_loss == pytest.approx(best, rel=1e-3)
+
+
+def test_settings_are_those_of_the_run_unless_said_otherwise(first: tuple[Path, ParentRun]) -> None:
+    _, parent = first
+    config = inherit(resolve({}, {"epochs": 3}), parent)
+    assert config.pixels.fit == "pad"
+    assert config.pixels.size == parent.preprocessing.size
+    assert config.model.model == parent.model
+    assert config.model.weights is None
+    assert config.training.epochs == 3
+    assert config.training.batch_size == TrainConfig().training.batch_size
+    said = inherit(resolve({}, {"fit": "crop", "size": 32}), parent, said={"fit", "size"})
+    assert said.pixels.fit == "crop"
+    assert said.pixels.size == 32
+    assert inherit(resolve({}, {"fit": "squash"}), parent).pixels.fit == "squash"
+
+
+def test_another_size_and_fit_change_the_pixels_alone(first: tuple[Path, ParentRun]) -> None:
+    _, parent = first
+    config = inherit(resolve({}, {"fit": "crop", "size": 96}), parent, said={"fit", "size"})
+    loaded = load_earlier(parent, config)
+    assert loaded.preprocessing.size == 96
+    assert loaded.preprocessing.fit == "crop"
+    assert loaded.preprocessing.mean == parent.preprocessing.mean
+    state = load_file(parent.run.model_file)
+    assert all(
+        torch.equal(value, state[name]) for name, value in loaded.module.state_dict().items()
+    )
+
+
+def test_another_model_or_weights_are_refused(first: tuple[Path, ParentRun]) -> None:
+    _, parent = first
+    path = parent.run.path
+    with pytest.raises(ConfigError) as caught:
+        inherit(resolve({}, {"model": "resnet18"}), parent)
+    assert str(caught.value) == (
+        f"--model resnet18: {path} is a test_resnet, and --from goes on with its network. "
+        "Leave --model out, or start a new run without --from."
+    )
+    with pytest.raises(ConfigError) as caught:
+        inherit(resolve({}, {"weights": "other.safetensors"}), parent)
+    assert str(caught.value) == (
+        f"--from {path} starts from the weights of that run, and --weights other.safetensors from "
+        "others. Leave one of them out."
+    )
+    assert inherit(resolve({}, {"model": "test_resnet"}), parent).model.model == "test_resnet"
+    with pytest.raises(ConfigError) as caught:
+        inherit(resolve({}, {"channels": 1}), parent)
+    assert str(caught.value) == (
+        f"--channels 1: the network of {path} takes 3, and --from goes on with it. "
+        "Leave --channels out."
+    )
+    with pytest.raises(ConfigError) as caught:
+        inherit(resolve({}, {"model_arg": {"widths": [8]}}), parent)
+    assert str(caught.value) == (
+        f"--model-arg: the network of {path} is made already, and --from goes on with it. "
+        "Leave --model-arg out."
+    )
+
+
+def test_a_run_that_is_unfinished_or_damaged_is_refused(
+    first: tuple[Path, ParentRun], tmp_path: Path
+) -> None:
+    _, parent = first
+    run = RunFolder(tmp_path / "copy")
+    shutil.copytree(parent.run.path, run.path)
+    content = json.loads(run.config_file.read_text())
+    run.config_file.write_text(json.dumps(content | {"finished": False}))
+    with pytest.raises(RunError) as caught:
+        open_earlier(run)
+    assert str(caught.value) == (
+        f"--from {run.path}: its training is not finished. "
+        f"Go on with it first: finetune train --resume {run.path}"
+    )
+    run.config_file.write_text(json.dumps({"finished": True}))
+    with pytest.raises(RunError, match=r"--from .*copy: a file of the run is damaged"):
+        open_earlier(run)
+    run.config_file.write_text(json.dumps(content))
+    run.model_file.write_bytes(run.model_file.read_bytes()[:1000])
+    with pytest.raises(RunError, match=r"model.safetensors is damaged"):
+        load_earlier(open_earlier(run), inherit(TrainConfig(), parent))
+
+
+def test_an_interrupted_continuation_resumes_to_the_same_bytes(
+    first: tuple[Path, ParentRun], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from finetune.training import train as module
+
+    photos, parent = first
+    whole, _ = go_on(photos, parent, tmp_path / "runs", epochs=3)
+
+    class StopError(Exception):
+        pass
+
+    def stop(event: Event) -> None:
+        if isinstance(event, Note) and event.text.startswith("Goes on from"):
+            monkeypatch.setattr(module, "execute", fail)
+
+    def fail(*_: object) -> None:
+        raise StopError
+
+    config = inherit(
+        resolve({}, {"device": "cpu", "epochs": 3, "batch_size": 8, "mode": "head"}), parent
+    )
+    real = module.execute
+    with pytest.raises(StopError):
+        train(photos, config, run="cut", runs=tmp_path / "runs", callback=stop, parent=parent)
+    monkeypatch.setattr(module, "execute", real)
+    resumed = module.resume(tmp_path / "runs" / "cut")
+    assert resumed.run.model_file.read_bytes() == whole.run.model_file.read_bytes()
+    assert np.isfinite(resumed.metrics["validation"]["log_loss"])
+
+
+def test_photos_that_were_moved_away_are_named(
+    first: tuple[Path, ParentRun], tmp_path: Path
+) -> None:
+    photos, parent = first
+    photos.rename(tmp_path / "elsewhere")
+    with pytest.raises(RunError) as caught:
+        parent.photos()
+    assert str(caught.value) == (
+        f"The photos of {parent.run.path} are no longer in {photos}. "
+        f"Say where they are: finetune train --from {parent.run.path} PHOTOS"
+    )

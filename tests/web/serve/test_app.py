@@ -1,0 +1,300 @@
+from __future__ import annotations
+
+import io
+import struct
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+pytest.importorskip("starlette")
+pytest.importorskip("prometheus_client")
+
+from starlette.testclient import TestClient
+
+from finetune.prediction.predictor import PredictConfig, Predictor
+from finetune.web.security import Policy
+from finetune.web.serve.app import ServeOptions, serve_app
+from finetune.web.serve.batching import Limits
+
+
+@dataclass(frozen=True)
+class Site:
+    client: TestClient
+    predictor: Predictor
+    photos: Path
+    lines: list[str]
+
+
+@pytest.fixture(scope="module")
+def served_run(
+    tmp_path_factory: pytest.TempPathFactory, train_tiny: Callable[..., Path]
+) -> tuple[Path, Path]:
+    root = tmp_path_factory.mktemp("served")
+    run = train_tiny(root)
+    return run, root / "photos"
+
+
+@pytest.fixture
+def make_site(served_run: tuple[Path, Path]) -> Iterator[Callable[..., Site]]:
+    clients: list[TestClient] = []
+
+    def make(token: str | None = None, **limits: Any) -> Site:
+        bounds = Limits(**limits)
+        predictor = Predictor.load(
+            served_run[0], answering=PredictConfig(max_pixels=bounds.max_pixels)
+        )
+        lines: list[str] = []
+        policy = Policy(
+            token=token,
+            hosts=frozenset({"testserver"}),
+            max_body_bytes=bounds.body_bytes,
+            public=frozenset({"/healthz"}),
+        )
+        options = ServeOptions(policy=policy, limits=bounds, log=lines.append)
+        client = TestClient(serve_app(predictor, options))
+        client.__enter__()
+        clients.append(client)
+        return Site(client, predictor, served_run[1], lines)
+
+    yield make
+    for client in clients:
+        client.__exit__(None, None, None)
+
+
+def png_that_claims(width: int, height: int) -> bytes:
+    """A PNG of a few bytes that says it has so many pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    rows = chunk(b"IDAT", zlib.compress(b"\0" * 1000))
+    return b"\x89PNG\r\n\x1a\n" + head + rows + chunk(b"IEND", b"")
+
+
+def test_bytes_and_forms_get_the_answers_of_predict(make_site: Callable[..., Site]) -> None:
+    site = make_site()
+    photos = sorted(site.photos.rglob("*.png"))
+    for photo in photos[:3]:
+        given = site.client.post(
+            "/v1/predict", content=photo.read_bytes(), headers={"Content-Type": "image/png"}
+        )
+        assert given.status_code == 200
+        expected = site.predictor(photo)
+        (answer,) = given.json()
+        assert answer["photo"] is None
+        assert [item["label"] for item in answer["ranked"]] == [r.label for r in expected.ranked]
+        for found, wanted in zip(answer["ranked"], expected.ranked, strict=True):
+            assert found["probability"] == pytest.approx(wanted.probability, abs=1e-6)
+    files = [("photo", (path.name, path.read_bytes(), "image/png")) for path in photos]
+    files.insert(3, ("photo", ("bad.jpg", b"no photo", "image/jpeg")))
+    answers = site.client.post("/v1/predict?top=1", files=files).json()
+    assert [answer["photo"] for answer in answers] == [name for _, (name, _, _) in files]
+    assert answers[3] == {
+        "photo": "bad.jpg",
+        "status": "not a photo",
+        "ranked": [],
+        "unknown": False,
+    }
+    del answers[3]
+    for photo, answer in zip(photos, answers, strict=True):
+        assert answer["ranked"][0]["label"] == site.predictor(photo).label
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "status", "words"),
+    [
+        (b"", "image/png", 400, "There is no photo in the request."),
+        (b"no photo", "image/png", 422, "The photo cannot be opened: not a photo."),
+        (b"GIF89a", "application/octet-stream", 422, "damaged, or of an unknown kind"),
+        (b"{}", "application/json", 415, "A photo or a form is wanted, not application/json."),
+        (b"garbage", "multipart/form-data; boundary=x", 400, ""),
+        (b"garbage", "multipart/form-data", 400, "Missing boundary"),
+        (png_that_claims(60_000, 60_000), "image/png", 422, "too many pixels"),
+        (png_that_claims(3000, 3000), "image/png", 422, "too many pixels"),
+        (b"x" * 70_000, "image/png", 413, "The body is larger than 65,536 bytes."),
+    ],
+)
+def test_what_is_malformed_is_refused_in_one_sentence(
+    make_site: Callable[..., Site], content: bytes, kind: str, status: int, words: str
+) -> None:
+    site = make_site(body_bytes=1 << 16, max_pixels=1_000_000)
+    given = site.client.post("/v1/predict", content=content, headers={"Content-Type": kind})
+    assert given.status_code == status
+    assert words in given.json()["error"]
+
+
+def test_too_many_photos_in_a_form_are_refused(make_site: Callable[..., Site]) -> None:
+    site = make_site(request_photos=2)
+    photo = next(iter(site.photos.rglob("*.png"))).read_bytes()
+    given = site.client.post("/v1/predict", files=[("photo", ("a.png", photo))] * 3)
+    assert given.status_code == 400
+
+
+@pytest.mark.parametrize("top", ["0", "-1", "x", "1.5", "٣"])
+def test_top_must_be_a_number(make_site: Callable[..., Site], top: str) -> None:
+    given = make_site().client.post("/v1/predict", params={"top": top}, content=b"x")
+    assert given.status_code == 400
+    assert given.json() == {"error": "top must be a whole number from 1 on."}
+
+
+class Slow:
+    """A predictor whose network waits until it is let go."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        self.predictor = predictor
+        self.go = threading.Event()
+        self.engines, self.answering = predictor.engines, predictor.answering
+        self.name, self.squares_of = predictor.name, predictor.squares_of
+        self.sizes: list[int] = []
+
+    def answers(self, photos: Any) -> Any:
+        self.sizes.append(len(photos))
+        self.go.wait(10)
+        return self.predictor.answers(photos)
+
+
+def test_a_full_queue_says_when_to_come_again_and_waiting_photos_go_together(
+    served_run: tuple[Path, Path],
+) -> None:
+    slow = Slow(Predictor.load(served_run[0]))
+    policy = Policy(token=None, hosts=frozenset({"testserver"}), max_body_bytes=1 << 20)
+    options = ServeOptions(policy=policy, limits=Limits(queue_photos=5, batch_photos=4))
+    photos = sorted(served_run[1].rglob("*.png"))
+    statuses: dict[int, Any] = {}
+    with TestClient(serve_app(slow, options)) as client:  # type: ignore[arg-type]
+
+        def ask(number: int) -> None:
+            statuses[number] = client.post("/v1/predict", content=photos[number].read_bytes())
+
+        threads = [threading.Thread(target=ask, args=(number,)) for number in range(5)]
+        threads[0].start()
+        while not slow.sizes:
+            time.sleep(0.01)
+        for thread in threads[1:]:
+            thread.start()
+        while client.get("/healthz").json()["photos"] < 5:
+            time.sleep(0.01)
+        full = client.post("/v1/predict", content=photos[5].read_bytes())
+        slow.go.set()
+        for thread in threads:
+            thread.join()
+    assert full.status_code == 503
+    assert full.json() == {"error": "The queue is full."}
+    assert int(full.headers["Retry-After"]) >= 1
+    assert slow.sizes == [1, 4]
+    for number, given in statuses.items():
+        assert given.json()[0]["ranked"][0]["label"] == slow.predictor(photos[number]).label
+
+
+def test_a_network_that_fails_is_a_server_error_and_the_next_photo_is_answered(
+    served_run: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = Predictor.load(served_run[0])
+    policy = Policy(token=None, hosts=frozenset({"testserver"}), max_body_bytes=1 << 20)
+    photo = next(iter(served_run[1].rglob("*.png"))).read_bytes()
+    app = serve_app(predictor, ServeOptions(policy=policy))
+    with TestClient(app, raise_server_exceptions=False) as client:
+        with monkeypatch.context() as patch:
+            patch.setattr(predictor, "answers", lambda photos: 1 / 0)
+            assert client.post("/v1/predict", content=photo).status_code == 500
+        assert client.post("/v1/predict", content=photo).status_code == 200
+
+
+def test_an_answer_that_takes_too_long_is_given_up(served_run: tuple[Path, Path]) -> None:
+    slow = Slow(Predictor.load(served_run[0]))
+    policy = Policy(token=None, hosts=frozenset({"testserver"}), max_body_bytes=1 << 20)
+    options = ServeOptions(policy=policy, limits=Limits(answer_seconds=0.3))
+    photo = next(iter(served_run[1].rglob("*.png"))).read_bytes()
+    with TestClient(serve_app(slow, options)) as client:  # type: ignore[arg-type]
+        given = client.post("/v1/predict", content=photo)
+        slow.go.set()
+        assert given.status_code == 504
+        assert client.get("/healthz").json() == {"status": "ok", "photos": 0}
+
+
+def test_heat_is_a_picture_of_the_photo(make_site: Callable[..., Site]) -> None:
+    site = make_site()
+    photo = next(iter(site.photos.rglob("*.png"))).read_bytes()
+    given = site.client.post("/v1/explain", params={"label": "bee"}, content=photo)
+    assert given.headers["content-type"] == "image/png"
+    assert Image.open(io.BytesIO(given.content)).size == (448, 448)
+    assert site.client.post("/v1/explain", content=photo).status_code == 200
+    strange = site.client.post("/v1/explain", params={"label": "owl"}, content=photo)
+    assert (strange.status_code, strange.json()) == (400, {"error": "There is no such label."})
+    bad = site.client.post("/v1/explain", content=b"x")
+    assert bad.json() == {"error": "The photo cannot be opened: not a photo."}
+
+
+def test_a_key_is_wanted_where_one_is_set(make_site: Callable[..., Site]) -> None:
+    site = make_site(token="secret")
+    photo = next(iter(site.photos.rglob("*.png"))).read_bytes()
+    assert site.client.get("/healthz").status_code == 200
+    for path in ("/", "/metrics", "/openapi.json", "/v1/model"):
+        assert site.client.get(path).status_code == 401
+    assert site.client.post("/v1/predict", content=photo).status_code == 401
+    for key, status in [("secret", 200), ("guess", 401)]:
+        given = site.client.post(
+            "/v1/predict", content=photo, headers={"Authorization": f"Bearer {key}"}
+        )
+        assert given.status_code == status
+    description = site.client.get(
+        "/openapi.json", headers={"Authorization": "Bearer secret"}
+    ).json()
+    assert description["security"] == [{"key": []}]
+
+
+def test_other_names_and_other_sites_are_kept_out(make_site: Callable[..., Site]) -> None:
+    client = make_site().client
+    assert client.get("/", headers={"Host": "evil.example"}).status_code == 400
+    crossed = client.post("/v1/predict", content=b"x", headers={"Origin": "http://evil.example"})
+    assert crossed.status_code == 403
+
+
+def test_every_route_is_described(make_site: Callable[..., Site]) -> None:
+    site = make_site()
+    described = site.client.get("/openapi.json").json()["paths"]
+    routes = {
+        (route.path, method.lower())
+        for route in site.client.app.routes  # type: ignore[attr-defined]
+        for method in getattr(route, "methods", None) or ()
+        if method != "HEAD"
+    } - {("/", "get")}
+    assert {(path, method) for path, item in described.items() for method in item} == routes
+
+
+def test_photos_are_counted_and_logged_without_their_names(make_site: Callable[..., Site]) -> None:
+    site = make_site()
+    photo = next(iter(site.photos.rglob("*.png"))).read_bytes()
+    site.client.post("/v1/predict?top=1", files=[("photo", ("secret.png", photo))] * 2)
+    site.client.post("/v1/predict", content=b"x")
+    site.client.get("/etc/passwd")
+    text = site.client.get("/metrics").text
+    assert 'finetune_photos_total{status="ok"} 2.0' in text
+    assert 'finetune_photos_total{status="bad"} 1.0' in text
+    assert 'finetune_requests_total{path="/v1/predict",status="200"} 1.0' in text
+    assert 'finetune_requests_total{path="other",status="404"} 1.0' in text
+    assert "finetune_queue_photos 0.0" in text
+    assert [line.split()[:3] for line in site.lines[:3]] == [
+        ["POST", "/v1/predict", "200"],
+        ["POST", "/v1/predict", "422"],
+        ["GET", "other", "404"],
+    ]
+    assert site.lines[0].endswith(" 2 photos")
+    assert not any("secret" in line or "passwd" in line for line in site.lines)
+
+
+def test_the_page_lets_no_foreign_script_run(make_site: Callable[..., Site]) -> None:
+    given = make_site().client.get("/")
+    assert "script-src 'self'" in given.headers["Content-Security-Policy"]
+    assert given.headers["Permissions-Policy"].startswith("camera=(self)")
+    assert "<li>ant</li>" in given.text

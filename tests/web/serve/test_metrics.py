@@ -1,0 +1,69 @@
+"""What is counted and logged of requests, whoever answers them."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+pytest.importorskip("starlette")
+pytest.importorskip("prometheus_client")
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.testclient import TestClient
+
+from finetune.web.serve.metrics import Metrics, Watch
+
+
+async def answer(request: Request) -> Response:
+    request.state.photos = int(request.query_params.get("photos", 0))
+    if "fail" in request.query_params:
+        raise RuntimeError("a bug")
+    return PlainTextResponse("answer", 201)
+
+
+@pytest.fixture
+def watched() -> tuple[TestClient, Metrics, list[str]]:
+    metrics, lines = Metrics(lambda: 0), []
+    told: Any = {"metrics": metrics, "log": lines.append, "paths": frozenset({"/known"})}
+    app = Starlette(
+        routes=[Route("/known", answer), Route("/{path}", answer)],
+        middleware=[Middleware(Watch, **told)],
+    )
+    return TestClient(app, raise_server_exceptions=False), metrics, lines
+
+
+def test_a_line_a_request_without_query_and_unknown_paths_are_one(watched: Any) -> None:
+    client, metrics, lines = watched
+    client.get("/known?photos=2&name=secret")
+    client.get("/secret")
+    client.get("/also-secret")
+    assert [re.sub(r"\d+ ms", "N ms", line) for line in lines] == [
+        "GET /known 201 N ms 2 photos",
+        "GET other 201 N ms",
+        "GET other 201 N ms",
+    ]
+    text = metrics.text().decode()
+    assert 'finetune_requests_total{path="/known",status="201"} 1.0' in text
+    assert 'finetune_requests_total{path="other",status="201"} 2.0' in text
+    assert 'finetune_request_seconds_count{path="other"} 2.0' in text
+
+
+def test_a_request_that_breaks_something_counts_as_a_server_error(watched: Any) -> None:
+    client, metrics, lines = watched
+    client.get("/known?fail")
+    assert lines[0].startswith("GET /known 500 ")
+    assert 'finetune_requests_total{path="/known",status="500"} 1.0' in metrics.text().decode()
+
+
+def test_what_is_no_request_is_not_counted(watched: Any) -> None:
+    client, metrics, lines = watched
+    with client:
+        pass
+    assert lines == []
+    assert "finetune_requests_total{" not in metrics.text().decode()
