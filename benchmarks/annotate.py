@@ -79,11 +79,11 @@ def count_keys(species: int, photos: int, seed: int) -> dict[str, Any]:
     """Labels a drawn collection as a person would who knows every bird and makes no mistake."""
     with tempfile.TemporaryDirectory() as place:
         drawn = Path(place) / "drawn"
-        aviary = draw_collection(
+        demo_collection = draw_collection(
             drawn, species=species, photos_per_species=photos, seed=seed, size=SIZE, flaws=True
         )
         # The photo that is filed under two labels and the corrupt one are no clear photos.
-        bad = {*aviary.corrupt, *(aviary.filed_twice or ())}
+        bad = {*demo_collection.corrupt, *(demo_collection.filed_twice or ())}
         files = sorted(f for f in drawn.glob("*/*") if f"{f.parent.name}/{f.name}" not in bad)
         random.Random(seed).shuffle(files)
         flat = Path(place) / "flat"

@@ -25,7 +25,7 @@ from finetune.curation.embedding import DEFAULT_BACKBONE, Embedder, load_backbon
 from finetune.curation.label_errors import find_label_errors
 from finetune.curation.logistic_regression import DEFAULT_L2, fit_quick_head
 from finetune.curation.subject import SubjectFinder
-from finetune.demo_data import Aviary, draw_collection
+from finetune.demo_data import DemoCollection, draw_collection
 from finetune.models.factory import LoadedModel
 from finetune.photos.crops import Crop
 from finetune.photos.scan import scan
@@ -45,7 +45,7 @@ def main() -> None:
     options = parser.parse_args()
     backbone = load_backbone(options.model, options.weights)
     with tempfile.TemporaryDirectory() as folder:
-        aviary = draw_collection(
+        demo_collection = draw_collection(
             Path(folder) / "photos",
             photos_per_species=options.photos,
             seed=options.seed,
@@ -53,8 +53,8 @@ def main() -> None:
             workers=1,
         )
         for name, measure in (
-            ("crops", lambda: crops_table(aviary, backbone)),
-            ("errors", lambda: errors_table(aviary, backbone)),
+            ("crops", lambda: crops_table(demo_collection, backbone)),
+            ("errors", lambda: errors_table(demo_collection, backbone)),
             ("head", head_table),
         ):
             if options.only in (None, name):
@@ -63,13 +63,17 @@ def main() -> None:
                 print("\n".join(lines), flush=True)
 
 
-def crops_table(aviary: Aviary, backbone: LoadedModel) -> list[str]:
+def crops_table(demo_collection: DemoCollection, backbone: LoadedModel) -> list[str]:
     """Returns how many birds the squares of each method hold, against the boxes as drawn."""
     finder = SubjectFinder(backbone)
     started = time.perf_counter()
-    found = [finder.crop_of(aviary.folder / photo.path) for photo in aviary.photos]
+    found = [
+        finder.crop_of(demo_collection.folder / photo.path) for photo in demo_collection.photos
+    ]
     seconds = (time.perf_counter() - started) / len(found)
-    tight = [Crop.from_box(photo.box, photo.width, photo.height) for photo in aviary.photos]
+    tight = [
+        Crop.from_box(photo.box, photo.width, photo.height) for photo in demo_collection.photos
+    ]
     lines = [
         "| square | holds 90 % of the bird | mean share held | mean side | s/photo |",
         "|---|---|---|---|---|",
@@ -81,7 +85,7 @@ def crops_table(aviary: Aviary, backbone: LoadedModel) -> list[str]:
         ("the box as drawn", tight, ""),
     ]
     for name, crops, shown in rows:
-        shares = np.array([held(c, p) for c, p in zip(crops, aviary.photos, strict=True)])
+        shares = np.array([held(c, p) for c, p in zip(crops, demo_collection.photos, strict=True)])
         sides = statistics.mean(crop.side for crop in crops)
         lines.append(
             f"| {name} | {np.mean(shares >= 0.9):.1%} of {len(crops)} | {shares.mean():.1%} | "
@@ -99,9 +103,9 @@ def held(crop: Crop, photo: object) -> float:
     return float(wide * high / ((box[2] - box[0]) * (box[3] - box[1])))
 
 
-def errors_table(aviary: Aviary, backbone: LoadedModel) -> list[str]:
+def errors_table(demo_collection: DemoCollection, backbone: LoadedModel) -> list[str]:
     """Returns how many of the labels that were made wrong are found, with and without crops."""
-    collection = scan(aviary.folder)
+    collection = scan(demo_collection.folder)
     finder = SubjectFinder(backbone)
     whole = list(collection.photos)
     cropped = [
@@ -114,7 +118,7 @@ def errors_table(aviary: Aviary, backbone: LoadedModel) -> list[str]:
         "|---|---|---|---|---|",
     ]
     for name, photos in (("the middle of the photo", whole), ("the proposed square", cropped)):
-        features = Embedder(backbone).embed(aviary.folder, photos).features
+        features = Embedder(backbone).embed(demo_collection.folder, photos).features
         truth = [photo.labels[0] for photo in photos]
         clean = find_label_errors(features, truth, groups)
         guessed = np.array(clean.labels)[np.nan_to_num(clean.probabilities).argmax(axis=1)]

@@ -272,10 +272,10 @@ def collections(work: Path, photos: Path, cifar: Path | None) -> Iterator[tuple[
         for part in ("train", "val"):
             shutil.copytree(photos / "hymenoptera" / part, both, dirs_exist_ok=True)
     yield both, True
-    aviary = work / "aviary"
-    if not aviary.exists():
-        draw_collection(aviary, photos_per_species=60, seed=3, size=(600, 400), workers=1)
-    yield aviary, True
+    demo_collection = work / "demo_data"
+    if not demo_collection.exists():
+        draw_collection(demo_collection, photos_per_species=60, seed=3, size=(600, 400), workers=1)
+    yield demo_collection, True
     if cifar is not None:
         small = work / "cifar10"
         if not small.exists():

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 if TYPE_CHECKING:
-    from finetune.demo_data import Aviary
+    from finetune.demo_data import DemoCollection
     from finetune.experiments.tune.tune import Tuned
     from finetune.models.factory import LoadedModel
     from finetune.photos.collection import Photo
@@ -297,30 +297,30 @@ def backbone() -> LoadedModel:
 
 
 @pytest.fixture(scope="session")
-def aviary(tmp_path_factory: pytest.TempPathFactory) -> Aviary:
+def demo_collection(tmp_path_factory: pytest.TempPathFactory) -> DemoCollection:
     """Four species, six photos each, no flaws."""
     from finetune.demo_data import draw_collection
 
-    folder = tmp_path_factory.mktemp("aviary") / "photos"
+    folder = tmp_path_factory.mktemp("demo_data") / "photos"
     return draw_collection(
         folder, species=4, photos_per_species=6, seed=3, size=(450, 300), flaws=False, workers=1
     )
 
 
 @pytest.fixture
-def birds(aviary: Aviary) -> Path:
+def birds(demo_collection: DemoCollection) -> Path:
     """The folder of that collection."""
-    return aviary.folder
+    return demo_collection.folder
 
 
 @pytest.fixture(scope="session")
-def at_their_birds() -> Callable[[Aviary, Sequence[Photo]], list[Photo]]:
+def at_their_birds() -> Callable[[DemoCollection, Sequence[Photo]], list[Photo]]:
     """Returns a function that gives drawn photos crops around their birds."""
 
-    def look_at(aviary: Aviary, photos: Sequence[Photo]) -> list[Photo]:
+    def look_at(demo_collection: DemoCollection, photos: Sequence[Photo]) -> list[Photo]:
         from finetune.photos.crops import Crop
 
-        truth = {drawn.path: drawn for drawn in aviary.photos}
+        truth = {drawn.path: drawn for drawn in demo_collection.photos}
         return [
             dataclasses.replace(
                 photo,

@@ -1,4 +1,4 @@
-"""``finetune demo``: from nothing to a prediction, on photos that are drawn on the spot."""
+"""``finetune demo``: training and prediction on drawn photos."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(
-    folder: Annotated[Path, typer.Argument(help="Where photos and run go; made new.")] = Path(
+    folder: Annotated[Path, typer.Argument(help="New folder for photos and run.")] = Path(
         "finetune-demo"
     ),
-    photos: Annotated[int, typer.Option("--photos", help="Photos a species.", min=6)] = 48,
+    photos: Annotated[int, typer.Option("--photos", help="Photos per species.", min=6)] = 48,
     seed: Annotated[int, typer.Option("--seed", help="Seed of every random choice.")] = 0,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Draw a small collection of bird photos, train on it, and predict photos it has not seen.
 
-    Needs no network and nothing of yours. The collection has the flaws of a real one: sideways
-    photos, bursts, one photo under two labels, one broken file.
+    Needs no network and no photos of yours. The collection has the flaws of a real one: sideways
+    photos, bursts, one photo under two labels, one corrupt file.
     """
     output.json, output.quiet = json, quiet
     if folder.exists() and any(folder.iterdir() if folder.is_dir() else [folder]):
@@ -37,9 +37,9 @@ def demo(
         )
     from finetune.demo_data import draw_collection, draw_unseen
 
-    output.say(f"Drawing an aviary into {folder / 'photos'}")
+    output.say(f"Drawing a demo collection into {folder / 'photos'}")
     with output.progress("Drawing") as advance:
-        aviary = draw_collection(
+        drawn = draw_collection(
             folder / "photos", photos_per_species=photos, seed=seed, progress=advance
         )
         unseen = draw_unseen(folder / "unseen", count=8, seed=seed)
@@ -62,12 +62,12 @@ def demo(
 
     predictor = Predictor.load(result.run)
     answers = predictor.predict_batch([folder / "unseen" / photo.path for photo in unseen])
-    right = sum(a.label == photo.species for a, photo in zip(answers, unseen, strict=True))
-    output.text(f"\nOf {len(unseen)} birds drawn afresh, {right} are named rightly. One of them:")
+    correct = sum(a.label == photo.species for a, photo in zip(answers, unseen, strict=True))
+    output.text(f"\nOf {len(unseen)} new photos, {correct} predicted correctly. The first:")
     show_photo(answers[0], top=5)
-    output.text(f"In truth: {unseen[0].species}")
+    output.text(f"True label: {unseen[0].species}")
     output.text(
-        f"\nPhotos    {folder / 'photos'} ({len(aviary.photos)} in {len(aviary.labels)} folders)"
+        f"\nPhotos    {folder / 'photos'} ({len(drawn.photos)} in {len(drawn.labels)} folders)"
     )
     output.text(f"Model     {result.run.path}")
     output.text(f"Next      cd {folder} && finetune predict unseen")

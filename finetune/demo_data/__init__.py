@@ -1,10 +1,10 @@
-"""The project's own example collection: photos of eight species of birds, drawn by code.
+"""Demo data: a collection of bird photos of eight species, drawn by code.
 
-The demonstration trains on it, and tests use it small. Nothing in here needs torch.
+`finetune demo` trains on it and tests use a small one. Needs no torch.
 """
 
 from finetune.demo_data.collection import (
-    Aviary,
+    DemoCollection,
     DrawnPhoto,
     draw_bird,
     draw_collection,
@@ -12,4 +12,4 @@ from finetune.demo_data.collection import (
 )
 from finetune.demo_data.species import SPECIES
 
-__all__ = ["SPECIES", "Aviary", "DrawnPhoto", "draw_bird", "draw_collection", "draw_unseen"]
+__all__ = ["SPECIES", "DemoCollection", "DrawnPhoto", "draw_bird", "draw_collection", "draw_unseen"]

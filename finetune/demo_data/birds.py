@@ -1,38 +1,119 @@
-"""A bird on paper: how it holds itself, and the outlines of its parts, sorted by layer."""
+"""Birds as filled outlines, sorted by layer, and the smooth curves they consist of.
+
+Points are `(N, 2)` float arrays of x (to the right) and y (downwards), in body lengths.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-from finetune.demo_data.shapes import Placement, Points, closed, ellipse, tube
 from finetune.demo_data.species import Color, Pose, Species, shade
 
+Points = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Rotation by `angle` (radians, counterclockwise on screen), then a shift by (x, y)."""
+
+    x: float = 0.0
+    y: float = 0.0
+    angle: float = 0.0
+
+    def at(self, points: ArrayLike) -> Points:
+        """Returns `(N, 2)` points of a part in the coordinates of the bird."""
+        cos, sin = np.cos(self.angle), np.sin(self.angle)
+        turn = np.array([[cos, -sin], [sin, cos]])
+        turned: Points = np.atleast_2d(np.asarray(points, np.float64)) @ turn
+        placed: Points = turned + np.array([self.x, self.y])
+        return placed
+
+
+@cache
+def _spline(samples: int) -> Points:
+    """Returns the weights of four neighboring points at `samples` places between the inner two.
+
+    The uniform Catmull-Rom basis (Catmull and Rom, "A class of local interpolating splines", 1974).
+    """
+    t = np.linspace(0, 1, samples, endpoint=False)[:, None]
+    return np.hstack(
+        [
+            -0.5 * t + t**2 - 0.5 * t**3,
+            1 - 2.5 * t**2 + 1.5 * t**3,
+            0.5 * t + 2 * t**2 - 1.5 * t**3,
+            -0.5 * t**2 + 0.5 * t**3,
+        ]
+    )
+
+
+def closed(points: ArrayLike, *, samples: int = 6) -> Points:
+    """Returns a closed outline of `samples * N` points that runs smoothly through `(N, 2)`."""
+    knots = np.asarray(points, np.float64)
+    four = np.stack([np.roll(knots, shift, axis=0) for shift in (1, 0, -1, -2)])  # (4, N, 2)
+    outline: Points = np.einsum("sk,knd->nsd", _spline(samples), four).reshape(-1, 2)
+    return outline
+
+
+def opened(points: ArrayLike, *, samples: int = 6) -> Points:
+    """Returns an open curve through `(N, 2)` points: `samples * (N - 1) + 1` of them."""
+    knots = np.asarray(points, np.float64)
+    padded = np.vstack([2 * knots[0] - knots[1], knots, 2 * knots[-1] - knots[-2]])
+    count = len(knots) - 1
+    four = np.stack([padded[k : k + count] for k in range(4)])
+    curve = np.einsum("sk,knd->nsd", _spline(samples), four).reshape(-1, 2)
+    return np.vstack([curve, knots[-1:]])
+
+
+def tube(points: ArrayLike, widths: ArrayLike, *, samples: int = 6) -> Points:
+    """Returns the outline of a stroke along a smooth curve, its full width given at each point."""
+    line = opened(points, samples=samples)
+    knots = np.asarray(widths, np.float64)
+    width = np.interp(np.linspace(0, 1, len(line)), np.linspace(0, 1, len(knots)), knots)
+    along = np.gradient(line, axis=0)
+    length = np.maximum(np.hypot(along[:, 0], along[:, 1]), 1e-9)
+    side = np.stack([-along[:, 1], along[:, 0]], axis=1) * (width / 2 / length)[:, None]
+    return np.vstack([line + side, (line - side)[::-1]])
+
+
+@cache
+def _circle(corners: int) -> Points:
+    turn = np.linspace(0, 2 * np.pi, corners, endpoint=False)
+    return np.stack([np.cos(turn), np.sin(turn)], axis=1)
+
+
+def ellipse(x: float, y: float, half_width: float, half_height: float) -> Points:
+    """Returns the outline of an upright ellipse about (x, y)."""
+    outline: Points = _circle(28) * np.array([half_width, half_height]) + np.array([x, y])
+    return outline
+
+
 Layer = Literal["behind", "body", "marks", "streaks", "over"]
-"""What lies behind the body, the body, soft and sharp marks cut off at its edge, what lies over."""
+"""From back to front; marks (blurred) and streaks (sharp) are clipped to the body."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Posture:
-    """How one bird holds itself: angles in radians, anticlockwise for a bird that faces right."""
+    """Posture of one bird; angles in radians, counterclockwise for a bird that faces right."""
 
     pose: Pose
     tilt: float
-    """How far the body's front is raised."""
+    """Angle by which the front of the body is raised."""
     nod: float
-    """How far the bill is raised."""
+    """Angle by which the bill is raised."""
     stretch: float
-    """How far the neck is stretched, 0 to 1."""
+    """Extension of the neck, 0 to 1."""
     stroke: float
     """Angle of the wings when flying: up (> 0) or down (< 0)."""
 
 
 @dataclass
 class Sketch:
-    """The outlines of one bird, by layer, and where it touches what bears it."""
+    """Outlines of one bird by layer, and the point at which it touches its support."""
 
     shapes: list[tuple[Layer, Points, Color]] = field(default_factory=list)
     foot: tuple[float, float] = (0.0, 0.0)
@@ -139,7 +220,7 @@ def add_spread_wing(
 
 
 def add_head(sketch: Sketch, species: Species, head: Placement) -> None:
-    """Adds the head's marks, crest, bill and eye; `head` is its center and how far it nods."""
+    """Adds the head's marks, crest, bill and eye; `head` is its center and rotation."""
     build, colors, r = species.build, species.plumage, species.build.head
 
     def add(layer: Layer, points: ArrayLike, color: Color) -> None:
@@ -228,7 +309,7 @@ def _bill(sketch: Sketch, species: Species, head: Placement) -> None:
 
 
 def draw_posture(species: Species, pose: Pose, rng: np.random.Generator) -> Posture:
-    """Draws how a bird of this species holds itself in `pose`."""
+    """Draws a random posture for a bird of this species in `pose`."""
     tilts = {"perched": (0.3, 0.95), "standing": (0.1, 0.5), "flying": (-0.2, 0.35)}
     low, high = tilts.get(pose, (-0.02, 0.08))
     upward = rng.random() < 0.65

@@ -1,4 +1,4 @@
-"""What a camera adds: exposure, white balance, vignetting, noise, and the EXIF block."""
+"""Camera effects: exposure, white balance, vignetting, noise, and EXIF."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from PIL import Image, ImageChops, ImageFilter
 
 @dataclass(frozen=True, kw_only=True)
 class Camera:
-    """A camera of the collection's owner."""
+    """A camera in the demo collection."""
 
     maker: str
     model: str
     prefix: str
-    """Beginning of its file names."""
+    """Prefix of its file names."""
     focal_length: float
 
 
@@ -27,7 +27,7 @@ CAMERAS = (
     Camera(maker="Merlin", model="Merlin Pocket 3", prefix="IMG_", focal_length=200.0),
 )
 UPRIGHT, UPSIDE_DOWN, TURN_RIGHT, TURN_LEFT = 1, 3, 6, 8
-"""EXIF orientations: how a viewer has to turn the stored pixels to see them upright."""
+"""EXIF orientations: the turn that makes the stored pixels upright."""
 _STORED = {
     UPSIDE_DOWN: Image.Transpose.ROTATE_180,
     TURN_RIGHT: Image.Transpose.ROTATE_90,
@@ -73,7 +73,7 @@ def _vignette(size: tuple[int, int]) -> Image.Image:
 
 @lru_cache(maxsize=3)
 def _grain(level: int) -> Image.Image:
-    """Noise about mid-gray, made once a process: fresh noise costs more than the bird."""
+    """Returns noise around mid-gray, made once per process: drawing it anew is slow."""
     rng = np.random.default_rng([735, level])
     luma = rng.normal(0, 1.6 + 1.8 * level, (512, 512, 1))
     chroma = rng.normal(0, 0.8 + 0.8 * level, (512, 512, 3))
@@ -91,7 +91,7 @@ def _tiled(grain: Image.Image, corner: tuple[int, int], size: tuple[int, int]) -
 def encode(
     photo: Image.Image, *, camera: Camera, taken_at: dt.datetime, orientation: int = UPRIGHT
 ) -> bytes:
-    """Returns the JPEG that `camera` would write of the upright `photo`."""
+    """Returns the JPEG that `camera` writes for the upright `photo`."""
     stored = photo.transpose(_STORED[orientation]) if orientation in _STORED else photo
     stamp = taken_at.strftime("%Y:%m:%d %H:%M:%S")
     exif = Image.Exif()

@@ -1,7 +1,6 @@
-"""The example collection: a folder of drawn photos with the flaws of a real one.
+"""Demo collection: a folder of drawn photos with the flaws of a real one.
 
-Everything follows from the seed: the same seed and the same Pillow give the same bytes, with any
-number of workers.
+The same seed and the same version of Pillow give the same bytes with any number of workers.
 """
 
 from __future__ import annotations
@@ -18,31 +17,126 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from finetune.demo_data.camera import CAMERAS, UPRIGHT, encode
+from finetune.demo_data.camera import CAMERAS, TURN_LEFT, TURN_RIGHT, UPRIGHT, UPSIDE_DOWN, encode
 from finetune.demo_data.composition import Box, compose
-from finetune.demo_data.shots import CORRUPT, UNSEEN, Shot, plan_shots
 from finetune.demo_data.species import DUSK_FINCH, EMBER_FINCH, SPECIES, Species
 from finetune.errors import CollectionError, ConfigError
 from finetune.files import storage_errors, write_json
 
 Progress = Callable[[int, int], None]
 _POOL_WORTHWHILE_PIXELS = 16_000_000
-"""Below this many pixels in all, starting processes takes longer than they save."""
+"""Below this total, starting processes takes longer than they save."""
+
+
+COLLECTION, UNSEEN, CORRUPT = 1, 2, 3
+"""Second number of an encounter's seed, so that the kinds of photo never share one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shot:
+    """Everything that determines one file."""
+
+    path: str
+    species: int
+    encounter: tuple[int, ...]
+    index: int
+    size: tuple[int, int]
+    orientation: int
+    taken_at: dt.datetime
+    camera: int
+    number: int
+    """Number of the encounter within the collection."""
+
+
+def plan_shots(
+    species: int, photos: int, seed: int, size: tuple[int, int], flaws: bool
+) -> list[Shot]:
+    """Returns every shot of the collection, in the order of exposure."""
+    rng = np.random.default_rng([seed, COLLECTION])
+    shots: list[Shot] = []
+    number = 0
+    for kind in range(species):
+        for order, length in enumerate(_bursts(photos, rng) if flaws else [1] * photos):
+            orientation, portrait = _orientation(kind, order, flaws, rng)
+            for index in range(length):
+                shots.append(
+                    Shot(
+                        path="",
+                        species=kind,
+                        encounter=(seed, COLLECTION, kind, order),
+                        index=index,
+                        size=(min(size), max(size)) if portrait else size,
+                        orientation=orientation,
+                        taken_at=dt.datetime.min,
+                        camera=0,
+                        number=number,
+                    )
+                )
+            number += 1
+    return _with_names(_with_times(shots, number, rng))
+
+
+def _bursts(photos: int, rng: np.random.Generator) -> list[int]:
+    """Returns the lengths of the encounters: about a quarter of the photos come in bursts."""
+    lengths: list[int] = []
+    while sum(lengths) < photos:
+        first = not lengths and photos >= 4
+        length = int(rng.integers(2, 5)) if first or rng.random() < 0.1 else 1
+        lengths.append(min(length, photos - sum(lengths)))
+    return lengths
+
+
+def _orientation(kind: int, order: int, flaws: bool, rng: np.random.Generator) -> tuple[int, bool]:
+    """Returns the EXIF orientation, and whether the upright photo is a portrait."""
+    draw, side = rng.random(), rng.random()
+    if not flaws:
+        return UPRIGHT, bool(draw < 0.15)
+    if order == 0 and kind < 3:
+        # Even the smallest collection has one of each.
+        return ((TURN_RIGHT, True), (TURN_LEFT, True), (UPSIDE_DOWN, False))[kind]
+    if draw < 0.15:
+        return (TURN_RIGHT if side < 0.7 else TURN_LEFT), True
+    return (UPSIDE_DOWN if draw > 0.97 else UPRIGHT), False
+
+
+def _with_times(shots: Sequence[Shot], encounters: int, rng: np.random.Generator) -> list[Shot]:
+    """Returns the shots with times: a minute for each encounter, seconds within it."""
+    outings = max(6, -(-encounters // 240))
+    days = np.sort(rng.choice(150 + outings, outings, replace=False))
+    minutes = rng.choice(outings * 720, encounters, replace=False)
+    dated = []
+    for shot in shots:
+        day, minute = divmod(int(minutes[shot.number]), 720)
+        start = dt.datetime(2024, 4, 27, 7) + dt.timedelta(days=int(days[day]), minutes=minute)
+        moment = start + dt.timedelta(seconds=3 + 1.4 * shot.index)
+        dated.append(dataclasses.replace(shot, taken_at=moment, camera=day % len(CAMERAS)))
+    return sorted(dated, key=lambda shot: shot.taken_at)
+
+
+def _with_names(shots: Iterable[Shot]) -> list[Shot]:
+    """Returns the shots with file names, numbered as cameras do."""
+    counters = [1041, 387]
+    named = []
+    for shot in shots:
+        counters[shot.camera] += 1
+        file = f"{CAMERAS[shot.camera].prefix}{counters[shot.camera]:04d}.jpg"
+        named.append(dataclasses.replace(shot, path=f"{SPECIES[shot.species].name}/{file}"))
+    return named
 
 
 @dataclass(frozen=True, kw_only=True)
 class DrawnPhoto:
-    """The truth about one drawn photo.
+    """Ground truth of one drawn photo.
 
     Attributes:
-        path: Relative to the folder it was drawn into, with ``/``.
-        species: What it shows, which for a misfiled photo is not the folder's name.
+        path: Relative to the collection's root, with ``/``.
+        species: Species shown; for a misfiled photo not the folder's name.
         box: Left, top, right, bottom of the visible bird in pixels of the upright photo.
-        width: Of the upright photo, in pixels.
-        height: Of the upright photo, in pixels.
-        orientation: EXIF orientation, 1 for pixels stored upright.
+        width: Pixels of the upright photo.
+        height: Pixels of the upright photo.
+        orientation: EXIF orientation; 1 for pixels stored upright.
         taken_at: EXIF time, ISO format.
-        encounter: Photos of one burst share this number.
+        encounter: Number shared by the photos of one burst.
     """
 
     path: str
@@ -56,14 +150,14 @@ class DrawnPhoto:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Aviary:
-    """What was drawn.
+class DemoCollection:
+    """Ground truth of a drawn collection.
 
     Attributes:
-        folder: The collection's root.
-        labels: The species, in drawing order.
-        photos: Every readable file, sorted by path; a photo filed twice is there twice.
-        filed_twice: The two paths of the photo that is under two labels, if there is one.
+        folder: Root of the collection.
+        labels: Names of the species, in drawing order.
+        photos: Every readable file, sorted by path; a photo filed twice is listed twice.
+        filed_twice: The two paths of the photo filed under two labels, if any.
         corrupt: Files that cannot be decoded.
     """
 
@@ -74,7 +168,7 @@ class Aviary:
     corrupt: tuple[str, ...]
 
     def write_truth(self, path: Path) -> Path:
-        """Writes species, box and the rest of each photo as JSON; raises StorageError."""
+        """Writes the ground truth as JSON; raises StorageError."""
         value = dataclasses.asdict(self)
         del value["folder"]
         return write_json(path, value)
@@ -90,27 +184,27 @@ def draw_collection(
     flaws: bool = True,
     workers: int | None = None,
     progress: Progress | None = None,
-) -> Aviary:
-    """Draws a collection of bird photos, one folder a species, into a new or empty folder.
+) -> DemoCollection:
+    """Draws a collection of bird photos, one folder per species, into a new or empty folder.
 
     Args:
-        folder: Where the label folders go.
-        species: How many species, 1 to 8.
-        photos_per_species: Photos in each label folder.
-        seed: Decides every pixel.
+        folder: Parent of the label folders.
+        species: Number of species, 1 to 8.
+        photos_per_species: Number of photos in each label folder.
+        seed: Determines every pixel.
         size: Width and height of an upright landscape photo in pixels.
         flaws: Whether to add what real collections have: bursts of near-duplicates, photos stored
-            sideways, one photo filed under two labels as well, one corrupt file. The last two come
-            on top of `photos_per_species`.
-        workers: Processes; None: one a core for large collections, else the present one.
-        progress: Called with the photos drawn so far and in all.
+            sideways, one photo filed under two labels, one corrupt file. The last two come on top
+            of `photos_per_species`.
+        workers: Processes; None means one per core for a large collection, else one.
+        progress: Called with the number of photos drawn so far and the total.
 
     Returns:
-        What was drawn, with the box of each bird.
+        Ground truth, with the box of each bird.
 
     Raises:
         ConfigError: A number is out of range.
-        CollectionError: The folder holds something already.
+        CollectionError: The folder is not empty.
         StorageError: A file could not be written.
 
     Example:
@@ -127,7 +221,7 @@ def draw_collection(
     for label in labels:
         with storage_errors(folder / label):
             (folder / label).mkdir(parents=True, exist_ok=True)
-    drawn = _shoot_all(folder, shots, workers=workers, progress=progress)
+    drawn = _draw_all(folder, shots, workers=workers, progress=progress)
     filed_twice: tuple[str, str] | None = None
     corrupt: tuple[str, ...] = ()
     if flaws:
@@ -135,9 +229,9 @@ def draw_collection(
             copy = _misfile(folder, drawn, labels)
             filed_twice = (copy[0].path, copy[1].path)
             drawn.append(copy[1])
-        corrupt = (_spoil(folder, seed, size, shots),)
+        corrupt = (_write_truncated(folder, seed, size, shots),)
     photos = tuple(sorted(drawn, key=lambda photo: photo.path))
-    return Aviary(
+    return DemoCollection(
         folder=folder, labels=labels, photos=photos, filed_twice=filed_twice, corrupt=corrupt
     )
 
@@ -150,17 +244,17 @@ def draw_unseen(
     seed: int = 0,
     size: tuple[int, int] = (1200, 800),
 ) -> tuple[DrawnPhoto, ...]:
-    """Draws photos of the same species that are in no collection, of each species in turn.
+    """Draws photos that are in no collection, one species after another.
 
     Args:
-        folder: Where ``unseen_01.jpg`` and so on go; made when missing.
-        count: How many.
-        species: How many species take turns, 1 to 8.
-        seed: Decides every pixel; no seed repeats a photo of `draw_collection`.
+        folder: Parent of ``unseen_01.jpg`` and so on; created when missing.
+        count: Number of photos.
+        species: Number of species, 1 to 8.
+        seed: Determines every pixel; no seed repeats a photo of `draw_collection`.
         size: Width and height in pixels.
 
     Returns:
-        The truth about each.
+        Ground truth of each photo.
 
     Raises:
         ConfigError: A number is out of range.
@@ -184,7 +278,7 @@ def draw_unseen(
         )
         for index in range(count)
     ]
-    return tuple(_shoot_all(folder, shots, workers=1, progress=None))
+    return tuple(_draw_all(folder, shots, workers=1, progress=None))
 
 
 def draw_bird(
@@ -193,20 +287,20 @@ def draw_bird(
     """Draws one photo of the named species.
 
     Args:
-        species: One of `SPECIES`, by name.
-        rng: Decides every pixel.
+        species: Name of one of `SPECIES`.
+        rng: Determines every pixel.
         size: Width and height in pixels.
 
     Returns:
         The RGB photo, and left, top, right, bottom of the bird in pixels.
 
     Raises:
-        ConfigError: There is no such species.
+        ConfigError: The species is unknown.
     """
     kind = next((kind for kind in SPECIES if kind.name == species), None)
     if kind is None:
         known = ", ".join(kind.name for kind in SPECIES)
-        raise ConfigError(f"The aviary has no species '{species}'. Choose one of: {known}.")
+        raise ConfigError(f"The demo data has no species '{species}'. Choose one of: {known}.")
     encounter, shot = rng.spawn(2)
     return compose(kind, size, encounter=encounter, shot=shot)
 
@@ -220,7 +314,7 @@ def _check(species: int, photos: int, size: tuple[int, int]) -> None:
     if min(size) < 32:
         problems.append(f"the size must be at least 32x32 pixels, not {size[0]}x{size[1]}")
     if problems:
-        raise ConfigError("The aviary cannot be drawn: " + "; ".join(problems) + ".")
+        raise ConfigError("The demo data cannot be drawn: " + "; ".join(problems) + ".")
 
 
 def _require_empty(folder: Path) -> None:
@@ -231,7 +325,7 @@ def _require_empty(folder: Path) -> None:
         )
 
 
-def _shoot_all(
+def _draw_all(
     folder: Path, shots: Sequence[Shot], *, workers: int | None, progress: Progress | None
 ) -> list[DrawnPhoto]:
     pixels = sum(shot.size[0] * shot.size[1] for shot in shots)
@@ -246,17 +340,17 @@ def _shoot_all(
                 progress(len(drawn), len(shots))
 
     if workers <= 1:
-        collect(_shoot(folder, shot) for shot in shots)
+        collect(_draw(folder, shot) for shot in shots)
     else:
         # Spawned, since a fork of a process that has loaded torch may hang in its threads.
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(workers, mp_context=context) as pool:
-            collect(pool.map(_shoot, [folder] * len(shots), shots, chunksize=4))
+            collect(pool.map(_draw, [folder] * len(shots), shots, chunksize=4))
     return drawn
 
 
-def _shoot(folder: Path, shot: Shot) -> DrawnPhoto:
-    data, box = _expose(shot)
+def _draw(folder: Path, shot: Shot) -> DrawnPhoto:
+    data, box = _render(shot)
     target = folder / shot.path
     with storage_errors(target):
         target.write_bytes(data)
@@ -272,7 +366,7 @@ def _shoot(folder: Path, shot: Shot) -> DrawnPhoto:
     )
 
 
-def _expose(shot: Shot) -> tuple[bytes, Box]:
+def _render(shot: Shot) -> tuple[bytes, Box]:
     photo, box = compose(
         SPECIES[shot.species],
         shot.size,
@@ -291,7 +385,7 @@ def _expose(shot: Shot) -> tuple[bytes, Box]:
 def _misfile(
     folder: Path, drawn: Sequence[DrawnPhoto], labels: Sequence[str]
 ) -> tuple[DrawnPhoto, DrawnPhoto]:
-    """Files one photo under a second label too, as somebody unsure between two finches does."""
+    """Files one photo under a second label as well, like a person unsure between two finches."""
     pair: tuple[Species, Species] = (SPECIES[0], SPECIES[1])
     if DUSK_FINCH.name in labels:
         pair = (EMBER_FINCH, DUSK_FINCH)
@@ -302,8 +396,8 @@ def _misfile(
     return original, dataclasses.replace(original, path=path)
 
 
-def _spoil(folder: Path, seed: int, size: tuple[int, int], shots: Sequence[Shot]) -> str:
-    """Writes a photo whose copy from the card broke off, and returns its path."""
+def _write_truncated(folder: Path, seed: int, size: tuple[int, int], shots: Sequence[Shot]) -> str:
+    """Writes a truncated photo and returns its path."""
     last = shots[-1]
     later = last.taken_at + dt.timedelta(minutes=2)
     name, digits = CAMERAS[last.camera].prefix, int(last.path[-8:-4]) + 1
@@ -311,7 +405,7 @@ def _spoil(folder: Path, seed: int, size: tuple[int, int], shots: Sequence[Shot]
     lost = dataclasses.replace(
         last, species=0, encounter=(seed, CORRUPT), index=0, size=size, taken_at=later
     )
-    data, _ = _expose(lost)
+    data, _ = _render(lost)
     with storage_errors(folder / path):
         (folder / path).write_bytes(data[: len(data) * 2 // 5])
     return path

@@ -1,7 +1,7 @@
-"""The eight species of the drawn aviary: build, plumage and habits.
+"""The eight species of the demo data: build, plumage and habits.
 
-Two pairs are alike on purpose: the finches differ in cap, eye stripe and wing bars, the ducks in
-head, breast and the color of the wing patch.
+Two pairs are hard to tell apart on purpose: the finches differ in cap, eye stripe and wing bars,
+the ducks in head, breast and the color of the wing patch.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Plumage:
 
 @dataclass(frozen=True, kw_only=True)
 class Species:
-    """One species: its label, how it looks, and where it is met."""
+    """A species: its label, appearance, poses and habitats."""
 
     name: str
     build: Build
@@ -277,4 +277,4 @@ SPECIES = (
     DUSK_FINCH,
     TEAL,
 )
-"""All of them, the easily told apart first; a smaller aviary takes the first few."""
+"""All species, the most distinct first; a smaller collection takes the first few."""

@@ -15,13 +15,13 @@ def test_demo_goes_the_whole_way(
 ) -> None:
     plain = demo_data.draw_collection
 
-    def small(folder: Path, **options: object) -> demo_data.Aviary:
+    def small(folder: Path, **options: object) -> demo_data.DemoCollection:
         return plain(folder, **{**options, "species": 3, "size": (160, 120)})
 
     monkeypatch.setattr(demo_data, "draw_collection", small)
     shown = run("demo", tmp_path / "d", "--photos", 8).stdout
-    assert "birds drawn afresh" in shown
-    assert "In truth:" in shown
+    assert "new photos" in shown
+    assert "True label:" in shown
     assert (tmp_path / "d" / "runs" / "demo" / "model.safetensors").is_file()
     again = run("demo", tmp_path / "d", code=1)
     assert "exists and is not empty. Name another folder" in " ".join(again.stderr.split())

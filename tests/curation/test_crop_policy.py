@@ -13,7 +13,7 @@ from finetune.curation.crop_policy import (
     remembered_policy,
 )
 from finetune.curation.subject import SubjectFinder
-from finetune.demo_data import Aviary
+from finetune.demo_data import DemoCollection
 from finetune.errors import ConfigError
 from finetune.models.factory import LoadedModel
 from finetune.photos.crops import Crop
@@ -33,9 +33,11 @@ def test_an_unknown_method_is_refused() -> None:
     assert str(caught.value) == ("the crop policy 'magic' is none of saliency, center, detector.")
 
 
-def test_a_loaded_policy_gives_the_finders_squares(aviary: Aviary, backbone: LoadedModel) -> None:
+def test_a_loaded_policy_gives_the_finders_squares(
+    demo_collection: DemoCollection, backbone: LoadedModel
+) -> None:
     policy, preprocessing = load_policy(PolicySpec(method="saliency"))
-    path = aviary.folder / aviary.photos[0].path
+    path = demo_collection.folder / demo_collection.photos[0].path
     expected = SubjectFinder(backbone).crop_of(path)
     assert policy(path) == policy(path.read_bytes()) == policy(decode_photo(path)) == expected
     assert preprocessing.model == "finetune_small"

@@ -10,7 +10,7 @@ from sklearn.preprocessing import StandardScaler
 
 from finetune.curation.embedding import Embedder
 from finetune.curation.label_errors import confident_disagreements, find_label_errors
-from finetune.demo_data import Aviary
+from finetune.demo_data import DemoCollection
 from finetune.errors import ConfigError
 from finetune.models.factory import LoadedModel
 from finetune.photos.collection import Photo
@@ -115,11 +115,13 @@ def test_folds_that_cannot_be_made_are_an_error() -> None:
 
 
 def test_planted_errors_among_drawn_birds_are_found(
-    aviary: Aviary, backbone: LoadedModel, at_their_birds: Callable[..., list[Photo]]
+    demo_collection: DemoCollection,
+    backbone: LoadedModel,
+    at_their_birds: Callable[..., list[Photo]],
 ) -> None:
-    collection = scan(aviary.folder)
-    photos = at_their_birds(aviary, collection.photos)
-    features = Embedder(backbone).embed(aviary.folder, photos).features
+    collection = scan(demo_collection.folder)
+    photos = at_their_birds(demo_collection, collection.photos)
+    features = Embedder(backbone).embed(demo_collection.folder, photos).features
     truth = [photo.labels[0] for photo in photos]
     names = sorted(set(truth))
     given = list(truth)

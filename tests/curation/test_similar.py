@@ -19,7 +19,7 @@ from finetune.curation.similar import (
     hash_similarities,
     rank,
 )
-from finetune.demo_data import Aviary
+from finetune.demo_data import DemoCollection
 from finetune.errors import CollectionError
 from finetune.photos.collection import Photo
 from finetune.photos.crops import load_square
@@ -77,10 +77,10 @@ def test_bounds_and_what_is_left_out() -> None:
 
 
 def test_the_same_species_is_found_by_features(
-    aviary: Aviary, at_their_birds: Callable[..., list[Photo]], tmp_path: Path
+    demo_collection: DemoCollection, at_their_birds: Callable[..., list[Photo]], tmp_path: Path
 ) -> None:
-    collection = scan(aviary.folder)
-    photos = at_their_birds(aviary, collection.photos)
+    collection = scan(demo_collection.folder)
+    photos = at_their_birds(demo_collection, collection.photos)
     pool = dataclasses.replace(collection, photos=tuple(photos))
     seeds = []
     for number, photo in enumerate([p for p in photos if p.labels == ("mallard",)][:2]):

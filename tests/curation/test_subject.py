@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from finetune.curation.subject import LEAST_SIDE, MARGIN, SubjectFinder, crop_around, salient_box
-from finetune.demo_data import Aviary
+from finetune.demo_data import DemoCollection
 from finetune.models.factory import LoadedModel
 from finetune.photos.crops import Crop
 from finetune.photos.decode.decoder import decode_photo
@@ -65,12 +65,12 @@ def share_inside(crop: Crop, box: tuple[float, ...], width: int, height: int) ->
 
 
 def test_squares_hold_the_birds_that_center_crops_cut(
-    aviary: Aviary, backbone: LoadedModel
+    demo_collection: DemoCollection, backbone: LoadedModel
 ) -> None:
     finder = SubjectFinder(backbone)
     found, middle, sides = [], [], []
-    for photo in aviary.photos:
-        crop = finder.crop_of(aviary.folder / photo.path)
+    for photo in demo_collection.photos:
+        crop = finder.crop_of(demo_collection.folder / photo.path)
         sides.append(crop.side)
         for crops, square in ((found, crop), (middle, Crop())):
             crops.append(share_inside(square, photo.box, photo.width, photo.height) >= 0.9)
@@ -79,9 +79,11 @@ def test_squares_hold_the_birds_that_center_crops_cut(
     assert np.mean(sides) < 0.85
 
 
-def test_a_file_and_its_pixels_have_the_same_square(aviary: Aviary, backbone: LoadedModel) -> None:
+def test_a_file_and_its_pixels_have_the_same_square(
+    demo_collection: DemoCollection, backbone: LoadedModel
+) -> None:
     finder = SubjectFinder(backbone)
-    path = aviary.folder / aviary.photos[0].path
+    path = demo_collection.folder / demo_collection.photos[0].path
     from_file, from_bytes = finder.crop_of(path), finder.crop_of(path.read_bytes())
     from_pixels = finder.crop_of_image(decode_photo(path))
     assert from_file == from_bytes == from_pixels

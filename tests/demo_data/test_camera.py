@@ -5,6 +5,7 @@ import io
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from finetune.demo_data.camera import CAMERAS, develop, encode
@@ -20,7 +21,9 @@ def ramp() -> Image.Image:
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
-def test_a_viewer_that_obeys_exif_sees_the_photo_upright(ramp, orientation):
+def test_a_viewer_that_obeys_exif_sees_the_photo_upright(
+    ramp: Image.Image, orientation: int
+) -> None:
     data = encode(ramp, camera=CAMERAS[0], taken_at=MOMENT, orientation=orientation)
     stored = Image.open(io.BytesIO(data))
     assert stored.getexif()[0x0112] == orientation
@@ -29,7 +32,7 @@ def test_a_viewer_that_obeys_exif_sees_the_photo_upright(ramp, orientation):
     assert np.abs(upright - np.asarray(ramp, np.int16)).mean() < 2
 
 
-def test_a_photo_carries_camera_and_time(ramp):
+def test_a_photo_carries_camera_and_time(ramp: Image.Image) -> None:
     data = encode(ramp, camera=CAMERAS[1], taken_at=MOMENT)
     exif = Image.open(io.BytesIO(data)).getexif()
     assert (exif[0x010F], exif[0x0110]) == ("Merlin", "Merlin Pocket 3")
@@ -39,8 +42,8 @@ def test_a_photo_carries_camera_and_time(ramp):
     assert (details[0xA002], details[0xA003]) == (96, 64)
 
 
-def test_shots_of_one_encounter_differ_by_noise_alone(ramp):
-    def exposed(shot: int) -> np.ndarray:
+def test_shots_of_one_encounter_differ_by_noise_alone(ramp: Image.Image) -> None:
+    def exposed(shot: int) -> NDArray[np.float64]:
         photo = develop(
             ramp, encounter=np.random.default_rng(4), shot=np.random.default_rng([4, shot])
         )

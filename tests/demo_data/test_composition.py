@@ -1,27 +1,28 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from finetune.demo_data import SPECIES, composition
-from finetune.demo_data.painting import Tile
+from finetune.demo_data.composition import Box, Tile
 from finetune.demo_data.species import Species
 
 SIZE = (180, 120)
 
 
-def compose(species: Species, seed: int, size: tuple[int, int] = SIZE):
+def compose(species: Species, seed: int, size: tuple[int, int] = SIZE) -> tuple[Image.Image, Box]:
     return composition.compose(
         species, size, encounter=np.random.default_rng(seed), shot=np.random.default_rng(seed + 1)
     )
 
 
-@pytest.mark.parametrize("species", SPECIES, ids=lambda species: species.name)
+@pytest.mark.parametrize("species", SPECIES, ids=[species.name for species in SPECIES])
 @pytest.mark.parametrize("size", [(180, 120), (100, 150), (48, 48)])
-def test_birds_are_whole_in_the_frame(species, size):
+def test_birds_are_whole_in_the_frame(species: Species, size: tuple[int, int]) -> None:
     for seed in range(4):
         photo, (left, top, right, bottom) = compose(species, seed, size)
         assert photo.size == size
@@ -30,13 +31,15 @@ def test_birds_are_whole_in_the_frame(species, size):
         assert 0 <= top < bottom <= size[1]
 
 
-@pytest.mark.parametrize("species", SPECIES, ids=lambda species: species.name)
-def test_the_box_is_where_the_photo_differs_from_the_empty_scene(species, monkeypatch):
+@pytest.mark.parametrize("species", SPECIES, ids=[species.name for species in SPECIES])
+def test_the_box_is_where_the_photo_differs_from_the_empty_scene(
+    species: Species, monkeypatch: pytest.MonkeyPatch
+) -> None:
     flying = dataclasses.replace(species, poses={"flying": 1.0})
     photo, (left, top, right, bottom) = compose(flying, seed=9)
     real_paint = composition.paint
 
-    def paint_nothing(*args: object, **options: object) -> Tile:
+    def paint_nothing(*args: Any, **options: Any) -> Tile:
         tile = real_paint(*args, **options)
         return dataclasses.replace(tile, image=Image.new("RGBA", tile.image.size))
 
@@ -48,7 +51,7 @@ def test_the_box_is_where_the_photo_differs_from_the_empty_scene(species, monkey
     np.testing.assert_allclose((left, top, right, bottom), seen, atol=4)
 
 
-def test_heights_spread_between_a_tenth_and_half_of_the_frame():
+def test_heights_spread_between_a_tenth_and_half_of_the_frame() -> None:
     heights = []
     for seed in range(40):
         _, (_, top, _, bottom) = compose(SPECIES[2], seed)
@@ -58,8 +61,8 @@ def test_heights_spread_between_a_tenth_and_half_of_the_frame():
     assert max(heights) - min(heights) > 0.2
 
 
-def test_birds_are_often_off_center():
-    centers = []
+def test_birds_are_often_off_center() -> None:
+    centers: list[float] = []
     for seed in range(40):
         _, (left, _, right, _) = compose(SPECIES[2], seed)
         centers.append((left + right) / 2 / SIZE[0])
@@ -68,11 +71,11 @@ def test_birds_are_often_off_center():
     assert max(centers) > 0.65
 
 
-def test_left_and_right_are_both_faced():
+def test_left_and_right_are_both_faced() -> None:
     facing = {composition._frame(np.random.default_rng(seed)).mirrored for seed in range(20)}
     assert facing == {True, False}
 
 
-def test_no_two_species_look_alike_to_the_pixel():
+def test_no_two_species_look_alike_to_the_pixel() -> None:
     photos = {compose(species, seed=3)[0].tobytes() for species in SPECIES}
     assert len(photos) == len(SPECIES)

@@ -47,23 +47,23 @@ def find_chromium() -> str | None:
 
 
 @pytest.fixture(scope="session")
-def aviary(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def demo_collection(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folders of 9 small photos each of four species, with bursts and flaws."""
-    folder = tmp_path_factory.mktemp("aviary") / "birds"
+    folder = tmp_path_factory.mktemp("demo_data") / "birds"
     draw_collection(folder, species=4, photos_per_species=9, size=(160, 120), seed=3, workers=1)
     return folder
 
 
 @pytest.fixture
-def birds(aviary: Path, tmp_path: Path) -> Path:
-    """A copy of `aviary` that a test may write to."""
-    return Path(shutil.copytree(aviary, tmp_path / "birds"))
+def birds(demo_collection: Path, tmp_path: Path) -> Path:
+    """A copy of `demo_collection` that a test may write to."""
+    return Path(shutil.copytree(demo_collection, tmp_path / "birds"))
 
 
 @pytest.fixture
-def flat(aviary: Path, tmp_path: Path) -> tuple[Path, dict[str, str]]:
+def flat(demo_collection: Path, tmp_path: Path) -> tuple[Path, dict[str, str]]:
     """The same photos in one folder in random order, and the true label of each by its name."""
-    photos = sorted(path for path in aviary.glob("*/*") if path.is_file())
+    photos = sorted(path for path in demo_collection.glob("*/*") if path.is_file())
     random.Random(5).shuffle(photos)
     folder = tmp_path / "flat"
     folder.mkdir()

@@ -275,10 +275,10 @@ def killed_in_the_end(folder: Path) -> Iterator[str]:
             process.send_signal(signal.SIGKILL)
 
 
-def test_kill_9_loses_no_decision(open_page, aviary: Path, tmp_path: Path):
+def test_kill_9_loses_no_decision(open_page, demo_collection: Path, tmp_path: Path):
     folder = tmp_path / "photos"
     folder.mkdir()
-    for number, path in enumerate(sorted(aviary.glob("*heron/*"))):
+    for number, path in enumerate(sorted(demo_collection.glob("*heron/*"))):
         shutil.copyfile(path, folder / f"{number}.jpg")
     given = {}
     with killed_in_the_end(folder) as address:
@@ -305,7 +305,7 @@ def test_kill_9_loses_no_decision(open_page, aviary: Path, tmp_path: Path):
         assert len(catalog.labels_said()) == 5
 
 
-def test_hostile_names_are_shown_as_text(serve, open_page, aviary: Path, tmp_path: Path):
+def test_hostile_names_are_shown_as_text(serve, open_page, demo_collection: Path, tmp_path: Path):
     names = [
         '<img src=x onerror="window.hacked=1">.jpg',
         "カワセミ.jpg",
@@ -313,7 +313,7 @@ def test_hostile_names_are_shown_as_text(serve, open_page, aviary: Path, tmp_pat
         "{{ 7*7 }}<script>window.hacked=1<" + "\u2044script>.jpg",
         "javascript:window.hacked=1.jpg",
     ]
-    photos = sorted(path for path in aviary.glob("*/*") if path.is_file())
+    photos = sorted(path for path in demo_collection.glob("*/*") if path.is_file())
     folder = tmp_path / "<b>odd & 'quoted'"
     folder.mkdir()
     readable = [path for path in photos if path.stat().st_size > 1500]
