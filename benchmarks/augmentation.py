@@ -30,7 +30,7 @@ from scipy.ndimage import geometric_transform
 from torchvision.transforms import v2
 
 from finetune.augmentation import mobius, sampling, warp
-from finetune.augmentation import rng as chance
+from finetune.augmentation import sampling as chance
 from finetune.augmentation.batch_augment import BatchAugment
 from finetune.augmentation.random_mobius import RandomMobius
 from finetune.augmentation.recipes import named

@@ -34,7 +34,7 @@ from finetune.augmentation.center_crop import center
 from finetune.errors import DecodeError
 from finetune.files import read_json, write_json
 from finetune.models import finetune_small
-from finetune.models.factory import input_spec
+from finetune.models.registry import resolve_preprocessing
 from finetune.photos.crops import load_square
 from finetune.photos.preprocessing import Preprocessing
 
@@ -59,7 +59,7 @@ def candidate(name: str, file: Path, size: int | None = None) -> Candidate:
     net.load_state_dict(state)
     net.reset_classifier(0)
     net.eval().to(memory_format=torch.channels_last)
-    return Candidate(name, net, input_spec(name, size=size), file)
+    return Candidate(name, net, resolve_preprocessing(name, size=size), file)
 
 
 def features(chosen: Candidate, folder: Path) -> tuple[NDArray[np.float32], NDArray[np.str_]]:

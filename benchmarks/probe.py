@@ -32,7 +32,7 @@ from finetune.config_io import resolve
 from finetune.data.dataset import PhotoDataset, Sample
 from finetune.data.pixel_cache import PixelCache
 from finetune.files import collection_cache_dir
-from finetune.models.factory import ModelRequest, create
+from finetune.models.factory import ModelRequest, create_model
 from finetune.models.features import FeatureCache
 from finetune.photos.scan import scan
 from finetune.training.events import Event, Note
@@ -77,7 +77,7 @@ def write(path: Path, content: bytes) -> None:
 
 def probe(photos: Path, run: Path, model: str, weights: str, *, tol: float) -> tuple[float, float]:
     """Returns a probe's accuracy on the test photos of a run's split, and the chosen C."""
-    loaded = create(ModelRequest(name=model, weights=weights))
+    loaded = create_model(ModelRequest(name=model, weights=weights))
     cache_dir = collection_cache_dir(photos)
     with (run / "split.csv").open(encoding="utf-8") as file:
         part_of = {row["path"]: row["part"] for row in csv.DictReader(file)}

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from finetune.augmentation import cpu_rendering, sampling, warp
-from finetune.augmentation.antialias import blur_batch, blur_levels
 from finetune.augmentation.center_crop import (
     luma,
     normalize_batch,
@@ -25,6 +24,7 @@ from finetune.augmentation.center_crop import (
 )
 from finetune.augmentation.recipes import Recipe
 from finetune.augmentation.sampling import Draw, Frame
+from finetune.augmentation.warp import blur_batch, blur_levels
 
 
 class BatchAugment(nn.Module):

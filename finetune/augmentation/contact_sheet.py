@@ -15,8 +15,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from finetune.augmentation import mobius, sampling
-from finetune.augmentation.augmentation import PipelineAugment
 from finetune.augmentation.batch_augment import BatchAugment
+from finetune.augmentation.pipelines import PipelineAugment
 from finetune.augmentation.recipes import Recipe
 from finetune.files import write_atomically, write_text
 

@@ -18,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 
 from finetune.augmentation import warp
-from finetune.augmentation.antialias import blur_levels, blur_photo
 from finetune.augmentation.sampling import Draw, Frame
+from finetune.augmentation.warp import blur_levels, blur_photo
 from finetune.photos.decode.grayscale import to_gray
 
 Pixels = NDArray[np.uint8]

@@ -1,17 +1,137 @@
-"""Recipes as albumentations pipelines, and pipelines in files to edit and hand back."""
+"""Augmentation by name: a recipe on batches, or a person's albumentations pipeline file.
+
+albumentations takes a second to import, so the functions that need it import it themselves.
+"""
 
 from __future__ import annotations
 
+import random
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
+import torch
 import yaml  # type: ignore[import-untyped]
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
-from finetune.augmentation.random_mobius import A, RandomMobius
-from finetune.augmentation.recipes import Recipe
+from finetune.augmentation import cpu_rendering
+from finetune.augmentation.batch_augment import BatchAugment
+from finetune.augmentation.recipes import RECIPES, Recipe, named
+from finetune.augmentation.sampling import splitmix64, uniforms
 from finetune.errors import AugmentError
+from finetune.photos.preprocessing import Preprocessing
+
+
+def create_augmentation(
+    augment: str,
+    preprocessing: Preprocessing,
+    *,
+    seed: int,
+    overrides: Mapping[str, Any] | None = None,
+) -> BatchAugment | PipelineAugment:
+    """Returns what `--augment` names: a recipe on batches, or a person's pipeline file.
+
+    Args:
+        augment: A name in `RECIPES`, or a path that ends in .yaml, .yml or .json.
+        preprocessing: Size, mean and deviation that the network takes.
+        seed: Of the run.
+        overrides: `{field of Recipe: value}`; a pipeline file has none.
+
+    Raises:
+        AugmentError: No such recipe, a wrong number, or a file that does not work.
+
+    Example:
+        >>> create_augmentation("light", Preprocessing(size=64), seed=0).size
+        64
+    """
+    if is_pipeline_file(augment):
+        if overrides:
+            names = ", ".join(sorted(overrides))
+            raise AugmentError(f"--augment {augment} is a pipeline file; it does not take {names}.")
+        return PipelineAugment(Path(augment), preprocessing, seed=seed)
+    recipe = named(augment, overrides)
+    return BatchAugment(
+        recipe, size=preprocessing.size, mean=preprocessing.mean, std=preprocessing.std, seed=seed
+    )
+
+
+def is_pipeline_file(augment: str) -> bool:
+    """Returns whether `--augment` names a pipeline file, and no recipe."""
+    return augment not in RECIPES and Path(augment).suffix.lower() in (".yaml", ".yml", ".json")
+
+
+class PipelineAugment(nn.Module):
+    """Applies an albumentations pipeline photo by photo; called as `BatchAugment` is.
+
+    Albumentations runs on the CPU, so a batch on a GPU comes down and goes back up. Each photo's
+    chance is set from (seed, epoch, index), as in `BatchAugment`.
+
+    Args:
+        path: The pipeline file.
+        preprocessing: Size, mean and deviation that the network takes.
+        seed: Of the run.
+
+    Raises:
+        AugmentError: The file does not work.
+    """
+
+    def __init__(self, path: Path, preprocessing: Preprocessing, *, seed: int) -> None:
+        super().__init__()
+        self.path, self.preprocessing, self.seed = path, preprocessing, seed
+        self.size = preprocessing.size
+        self.pipeline = read_pipeline(path)
+
+    def forward(self, images: Tensor, indices: Tensor, epoch: int) -> Tensor:
+        """Returns `(B, C, size, size)` float32, normalized; see `BatchAugment.forward`.
+
+        Raises:
+            AugmentError: The pipeline gives something other than uint8 RGB of at least `size`.
+        """
+        pixels = self.pixels(images.cpu(), indices, epoch).permute(0, 2, 3, 1).numpy()
+        result = torch.empty((*pixels.shape[:3], self.preprocessing.channels), dtype=torch.float32)
+        matrix = cpu_rendering.normalization(self.preprocessing.mean, self.preprocessing.std)
+        for source, target in zip(pixels, result.numpy(), strict=True):
+            cpu_rendering.normalize(source, matrix, target)
+            if self.preprocessing.whiten:
+                cpu_rendering.whiten(target)
+        return result.permute(0, 3, 1, 2).to(images.device)
+
+    def pixels(self, images: Tensor, indices: Tensor, epoch: int) -> Tensor:
+        """Returns `(B, 3, size, size)` uint8: what `forward` shows the network, to look at."""
+        sources = images.permute(0, 2, 3, 1).cpu().numpy()
+        numbers = indices.cpu().numpy()
+        # 53 bits of the same hash that recipes draw from.
+        seeds = (uniforms(self.seed, epoch, numbers, 1)[:, 0] * 2**53).astype(np.uint64)
+        results = [
+            self._one(np.ascontiguousarray(source), int(number))
+            for source, number in zip(sources, splitmix64(seeds), strict=True)
+        ]
+        return torch.from_numpy(np.stack(results)).permute(0, 3, 1, 2)
+
+    def _one(self, image: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
+        rng = np.random.Generator(np.random.Philox(key=seed))
+        self.pipeline.set_random_state(rng, random.Random(seed))
+        try:
+            result = self.pipeline(image=image)["image"]
+        except Exception as error:
+            raise AugmentError(f"--augment {self.path}: {error}") from error
+        shape, kind = getattr(result, "shape", None), getattr(result, "dtype", type(result))
+        if not isinstance(result, np.ndarray) or kind != np.uint8:
+            raise AugmentError(
+                f"--augment {self.path} gives {kind} pixels; leave out Normalize, ToFloat and "
+                "ToTensorV2: the network's own normalization follows."
+            )
+        if result.ndim != 3 or result.shape[2] != 3 or min(result.shape[:2]) < self.size:
+            raise AugmentError(
+                f"--augment {self.path} gives images of shape {shape}; the network takes "
+                f"{self.size} x {self.size} x 3. End it with a crop or resize to that size."
+            )
+        top, left = ((side - self.size) // 2 for side in result.shape[:2])
+        return result[top : top + self.size, left : left + self.size]
 
 
 def compose(recipe: Recipe, *, size: int) -> Any:
@@ -24,6 +144,8 @@ def compose(recipe: Recipe, *, size: int) -> Any:
         recipe: What to write down.
         size: Side of the output in pixels.
     """
+    from finetune.augmentation.random_mobius import A, RandomMobius
+
     ratio, erase = recipe.crop_ratio_max, recipe.erase_ratio_max
     steps: list[Any] = []
     if recipe.shift_pixels:
@@ -98,6 +220,8 @@ def _weighted(step: Any, chance: float) -> Any:
 
 def write_pipeline(pipeline: Any, path: Path) -> Path:
     """Writes a pipeline in albumentations' own format, YAML or JSON by the file's ending."""
+    from finetune.augmentation.random_mobius import A
+
     A.save(pipeline, path, data_format=_format(path))
     return path
 
@@ -111,6 +235,8 @@ def read_pipeline(path: Path) -> Any:
         AugmentError: The file is missing, or not YAML or JSON, or names a step or a setting that
             albumentations does not have.
     """
+    from finetune.augmentation.random_mobius import A
+
     form = _format(path)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -131,6 +257,8 @@ def read_pipeline(path: Path) -> Any:
 
 def _checked(step: Any, path: Path) -> dict[str, Any]:
     """The step with names as albumentations registers them; refuses what it would not take."""
+    from finetune.augmentation.random_mobius import A, RandomMobius
+
     registry = A.core.serialization.SERIALIZABLE_REGISTRY
     if not isinstance(step, dict) or not isinstance(step.get("__class_fullname__"), str):
         raise AugmentError(f"--augment {path}: a step has no '__class_fullname__': {step!r:.80}.")
@@ -150,6 +278,8 @@ def _checked(step: Any, path: Path) -> dict[str, Any]:
 
 
 def _built(step: dict[str, Any], path: Path) -> Any:
+    from finetune.augmentation.random_mobius import A
+
     try:
         with warnings.catch_warnings():
             # albumentations warns of settings that it does not know, and goes on without them.

@@ -10,7 +10,7 @@ from finetune.cli.console import Json, Quiet, make_table, output
 from finetune.errors import ModelError
 
 if TYPE_CHECKING:
-    from finetune.models.listing import ListedModel
+    from finetune.models.registry import ListedModel
 
 _MOST_WITH_PARAMETERS = 60
 """Each model is built (without memory for weights) to count its parameters, which takes a while."""
@@ -31,9 +31,9 @@ def models(
 ) -> None:
     """List networks: parameters, input size, and whether their weights are on this machine."""
     output.json, output.quiet = json, quiet
-    from finetune.models.listing import CHOICE, find_models, list_models
+    from finetune.models.registry import RECOMMENDED, find_models, list_models
 
-    names = list(CHOICE) if pattern is None else find_models(pattern)
+    names = list(RECOMMENDED) if pattern is None else find_models(pattern)
     if not names:
         raise ModelError(f"No model is named like '{pattern}'. Try a shorter part of the name.")
     counted = len(names) <= _MOST_WITH_PARAMETERS

@@ -46,13 +46,17 @@ def preview(
     output.json, output.quiet = json, quiet
     numbers = _numbers(config, set_ or [])
     from finetune.augmentation import contact_sheet
-    from finetune.augmentation.augmentation import augmentation
     from finetune.augmentation.batch_augment import BatchAugment
+    from finetune.augmentation.pipelines import create_augmentation
     from finetune.augmentation.recipes import RECIPES, named, to_dict
     from finetune.photos.preprocessing import Preprocessing
 
     preprocessing = Preprocessing(size=size)
-    chosen = None if presets else augmentation(augment, preprocessing, seed=seed, overrides=numbers)
+    chosen = (
+        None
+        if presets
+        else create_augmentation(augment, preprocessing, seed=seed, overrides=numbers)
+    )
     if save_pipeline is not None and augment not in RECIPES:
         raise AugmentError(f"--save-pipeline writes down a recipe; {augment} is a file already.")
     names, pixels = _load(photos, rows, preprocessing.working_size)

@@ -24,7 +24,7 @@ from finetune.data.pixel_cache import PixelCache
 from finetune.errors import DecodeError
 from finetune.files import collection_cache_dir, user_cache_folder
 from finetune.models import finetune_small
-from finetune.models.factory import LoadedModel, ModelRequest, create
+from finetune.models.factory import LoadedModel, ModelRequest, create_model
 from finetune.models.features import BATCH_SIZE, FeatureCache
 from finetune.photos.collection import Photo, Problem
 from finetune.photos.crops import Crop, load_square
@@ -106,9 +106,11 @@ def load_backbone(
         ModelError: Unknown model, or weights that do not fit.
         WeightsUnavailable: The weights are neither here nor to be had.
     """
-    loaded = create(ModelRequest(name=model, weights=weights, fit=fit))
+    loaded = create_model(ModelRequest(name=model, weights=weights, fit=fit))
     module = loaded.module.eval().requires_grad_(False).to(memory_format=torch.channels_last)
-    return LoadedModel(module, loaded.name, loaded.preprocessing, loaded.origin, loaded.own_head)
+    return LoadedModel(
+        module, loaded.name, loaded.preprocessing, loaded.origin, loaded.head_from_file
+    )
 
 
 class Embedder:

@@ -11,8 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from finetune.data.balance import balanced_order
-from finetune.data.dataset import Batch, PhotoDataset
-from finetune.data.device_dataset import DeviceDataset
+from finetune.data.dataset import Batch, DeviceDataset, PhotoDataset
 
 
 def epoch_order(count: int, *, seed: int, epoch: int) -> np.ndarray[Any, np.dtype[np.int64]]:

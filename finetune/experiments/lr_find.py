@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from finetune.augmentation.augmentation import augmentation
+from finetune.augmentation.pipelines import create_augmentation
 from finetune.config import TrainConfig
 from finetune.data.dataset import PhotoDataset
 from finetune.experiments.lr_sweep import Suggestion, Sweep, exponential_rates, suggest, sweep_lr
@@ -19,7 +19,7 @@ from finetune.files import collection_cache_dir
 from finetune.models import factory
 from finetune.models.features import standardization
 from finetune.models.heads import FeatureHeads, has_linear_head
-from finetune.models.names import DEFAULT_MODEL
+from finetune.models.registry import DEFAULT_MODEL
 from finetune.photos.collection import Part
 from finetune.runs.folder import RunFolder
 from finetune.tasks.data_split import split_collection
@@ -91,7 +91,7 @@ def find_lr(
     root = Path(photos)
     asked, notes = with_defaults(config or TrainConfig())
     recipe = recipe_of(asked)
-    loaded = factory.create(
+    loaded = factory.create_model(
         factory.ModelRequest(
             name=asked.model.model or DEFAULT_MODEL,
             weights=asked.model.weights,
@@ -196,7 +196,7 @@ def _sweep_network(context: TrainingContext, accelerator: Accelerator, rates: li
         context.preprocessing,
         datasets["train"],
         datasets["validation"],
-        augment=augmentation(
+        augment=create_augmentation(
             context.config.augmentation.augment or "none",
             context.preprocessing,
             seed=loading.seed,

@@ -1,42 +1,39 @@
-"""Makes a network: any timm classifier by name, its pretrained weights, and a new head."""
+"""Network creation: any timm classifier by name, its pretrained weights, and a new head."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
+from timm.layers import DropPath
 from torch import Tensor, nn
 
 from finetune.config import Fit
 from finetune.errors import ModelError, WeightsUnavailable
 from finetune.models import weights as weights_files
 from finetune.models.malloc import keep_freed_memory
-from finetune.models.names import check_name
+from finetune.models.registry import check_name, input_channels, resolve_preprocessing
 from finetune.photos.preprocessing import Preprocessing
 
 FROM_SCRATCH = "none"
-SMALL_PIXELS = 64
-"""Up to this side, photos are taken to be as small as the network's input already."""
-
-logger = logging.getLogger(__name__)
+"""The value of `--weights` for random initialization."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelRequest:
-    """What network is wanted.
+    """Arguments of `create_model`.
 
     Attributes:
         name: A timm model name, with or without a tag.
         weights: A file, ``"none"`` for random initialization, or None for pretrained weights.
-        size: Side of the input in pixels; None takes the model's own.
-        channels: Channels of the input, 1 for gray and 3 for color; None takes the model's own.
+        size: Side of the input in pixels; None: the model's own.
+        channels: Channels of the input, 1 for gray and 3 for color; None: the model's own.
         fit: How a photo becomes square.
-        seed: Seed of weights from scratch.
+        seed: Seed of random initialization.
         args: Arguments of the network itself, such as the widths of a `simple_cnn`.
     """
 
@@ -57,28 +54,31 @@ class LoadedModel:
         module: The network, on the CPU: ``(B, C, size, size) float -> (B, outputs) logits``.
         name: timm's name of its architecture.
         preprocessing: What it expects of its pixels.
-        origin: Where its weights come from, in words.
-        own_head: Whether the head comes from a person's own file, and may be what they want.
+        origin: Where its weights come from: a file, a hub repository or "from scratch".
+        head_from_file: Whether the head was read from a person's own weights file, so that it may
+            be one they want to keep.
     """
 
     module: nn.Module
     name: str
     preprocessing: Preprocessing
     origin: str
-    own_head: bool = False
+    head_from_file: bool = False
 
 
-def create(request: ModelRequest) -> LoadedModel:
-    """Returns the network that was asked for, with its weights and the head they came with.
+def create_model(request: ModelRequest) -> LoadedModel:
+    """Returns the requested network with its weights and the head they came with.
 
     Raises:
-        ModelError: Unknown name (the nearest are offered), or weights that do not fit (says which).
-        WeightsUnavailable: Pretrained weights are neither on this machine nor to be had.
+        ModelError: Unknown name (the nearest are offered), or weights that do not fit.
+        WeightsUnavailable: Pretrained weights are not on this machine and cannot be downloaded.
     """
     keep_freed_memory()
     name = check_name(request.name)
-    preprocessing = input_spec(name, size=request.size, fit=request.fit, channels=request.channels)
-    own_head = False
+    preprocessing = resolve_preprocessing(
+        name, size=request.size, fit=request.fit, channels=request.channels
+    )
+    head_from_file = False
     with torch.random.fork_rng(devices=[]), weights_files.quiet_hub():
         torch.manual_seed(request.seed)
         if request.weights == FROM_SCRATCH:
@@ -87,63 +87,35 @@ def create(request: ModelRequest) -> LoadedModel:
             module, origin = _pretrained(name, request)
         else:
             module = _from_file(name, request, Path(request.weights))
-            origin, own_head = request.weights, True
-    return LoadedModel(module, name, preprocessing, origin, own_head)
+            origin, head_from_file = request.weights, True
+    return LoadedModel(module, name, preprocessing, origin, head_from_file)
 
 
 def replace_head(loaded: LoadedModel, labels: int, *, seed: int) -> str | None:
-    """Gives a network a new head of `labels` outputs, drawn from `seed`, in place.
+    """Replaces a network's head in place by a new one of `labels` outputs, initialized from `seed`.
 
-    A head of just that width in a person's own weights file is kept.
+    A head of exactly that width that came with a person's own weights file is kept.
 
     Returns:
-        What was done, where a person should know it, else None.
+        A note for the person on what became of the head in their file, else None.
     """
     found = loaded.module.num_classes
-    if loaded.own_head and found == labels:
-        return f"The head of {loaded.origin} has one output a label ({labels}) and was kept."
+    if loaded.head_from_file and found == labels:
+        return f"The head of {loaded.origin} has one output per label ({labels}) and was kept."
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         loaded.module.reset_classifier(labels)  # type: ignore[operator]
         if loaded.origin != "from scratch":
-            _draw_head(loaded.module)
-    if loaded.own_head and found:
+            head = loaded.module.get_classifier()  # type: ignore[operator]
+            for layer in head if isinstance(head, tuple) else (head,):
+                if isinstance(layer, nn.Linear):
+                    nn.init.normal_(layer.weight, std=0.01)
+                    nn.init.zeros_(layer.bias)
+    if loaded.head_from_file and found:
         return (
-            f"The head of {loaded.origin} ({found} outputs) was dropped for a new one ({labels})."
+            f"The head of {loaded.origin} ({found} outputs) was replaced by a new one ({labels})."
         )
     return None
-
-
-def input_spec(
-    name: str, *, size: int | None = None, fit: Fit = "crop", channels: int | None = None
-) -> Preprocessing:
-    """Returns the InputSpec of a timm architecture, at `size` pixels if that is given.
-
-    At another size than its own, and `SMALL_PIXELS` or less, it sees the whole square: a margin
-    around so few pixels would come of enlarging the photo. Where the network gets another number of
-    channels than it was made for, all of them have the average of its means, and of its deviations.
-
-    Raises:
-        ConfigError: Neither 1 nor 3 channels.
-    """
-    from timm.data import resolve_data_config
-
-    config = timm.get_pretrained_cfg(name)
-    resolved = resolve_data_config(pretrained_cfg=config.to_dict() if config else {})
-    wanted = channels or _own_channels(name)
-    mean, std = (_for_channels(resolved[key], wanted) for key in ("mean", "std"))
-    own_size = int(resolved["input_size"][-1])
-    # Padding or squashing keeps the whole photo; a center crop afterwards would cut it again.
-    whole = fit != "crop" or (size is not None and size != own_size and size <= SMALL_PIXELS)
-    return Preprocessing(
-        size=size or own_size,
-        channels=wanted,
-        mean=mean,
-        std=std,
-        interpolation="bilinear" if resolved["interpolation"] == "bilinear" else "bicubic",
-        crop_pct=1.0 if whole else float(resolved["crop_pct"]),
-        fit=fit,
-    )
 
 
 def rebuild(
@@ -171,17 +143,71 @@ def rebuild(
     return module
 
 
+def model_arguments(module: nn.Module) -> dict[str, Any]:
+    """Returns the `ModelRequest.args` that a network was made with; empty for nearly all."""
+    return dict(getattr(module, "_finetune_args", None) or {})
+
+
+def check_drop_path(name: str, rate: float) -> None:
+    """Raises ModelError if a network has no stochastic depth to which a rate could apply."""
+    try:
+        module = _on_meta(name, drop_path_rate=rate)
+        has_some = any(
+            isinstance(layer, DropPath) and layer.drop_prob > 0 for layer in module.modules()
+        )
+    except TypeError:
+        has_some = False
+    if not has_some:
+        raise ModelError(
+            f"--drop-path {rate:g}: {name} has no blocks that can be skipped (stochastic depth). "
+            "Leave --drop-path out, or use a ResNet, ConvNeXt or ViT."
+        )
+
+
+def check_smaller_input(
+    name: str, *, size: int, smaller: int, args: Mapping[str, Any] | None = None
+) -> None:
+    """Checks, on the meta device, that a network made for `size` also takes `smaller` pixels.
+
+    Raises:
+        ModelError: It does not, or `smaller` is not smaller.
+    """
+    if smaller >= size:
+        raise ModelError(
+            f"--progressive-size {smaller} must be smaller than the input's full size, {size} "
+            "pixels."
+        )
+    config = timm.get_pretrained_cfg(name)
+    fixed = {"img_size": size} if config and config.fixed_input_size else {}
+    try:
+        module = _on_meta(name, **{**(args or {}), **fixed}).eval()
+        channels = next(p for p in module.parameters() if p.ndim == 4).shape[1]
+        with torch.inference_mode():
+            module(torch.zeros(1, channels, smaller, smaller, device="meta"))
+    except (RuntimeError, AssertionError, ValueError, ModelError) as error:
+        raise ModelError(
+            f"--progressive-size {smaller}: {name} takes photos of {size} pixels only. Leave it "
+            "out, or use a convolutional network."
+        ) from error
+
+
+def _on_meta(name: str, **args: Any) -> nn.Module:
+    with torch.device("meta"), torch.random.fork_rng(devices=[]):
+        module: nn.Module = timm.create_model(name, **args)
+    return module
+
+
 def _build(name: str, request: ModelRequest, **extra: Any) -> nn.Module:
     config = timm.get_pretrained_cfg(name)
     fixed = bool(config and config.fixed_input_size)
     if fixed and request.size and request.size != config.input_size[-1]:
         extra["img_size"] = request.size
-    if request.channels and request.channels != _own_channels(name):
+    if request.channels and request.channels != input_channels(name):
         extra["in_chans"] = request.channels
     try:
         module: nn.Module = timm.create_model(name, **request.args, **extra)
     except (TypeError, ValueError) as error:
-        # Without arguments of a person's own, it is no mistake of theirs.
+        # Without --model-arg values, it is a bug and no mistake of the person.
         if not request.args:
             raise
         given = ", ".join(f"{key}={value}" for key, value in request.args.items())
@@ -190,24 +216,8 @@ def _build(name: str, request: ModelRequest, **extra: Any) -> nn.Module:
     return module
 
 
-def own_arguments(module: nn.Module) -> dict[str, Any]:
-    """Returns the arguments of its own that a network was made with; empty for nearly all."""
-    return dict(getattr(module, "_finetune_args", None) or {})
-
-
-def _own_channels(name: str) -> int:
-    config = timm.get_pretrained_cfg(name)
-    return int(config.input_size[0]) if config else 3
-
-
-def _for_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
-    if len(values) == channels:
-        return tuple(float(value) for value in values)
-    return (sum(map(float, values)) / len(values),) * channels
-
-
 def _channels_of(name: str, state: Mapping[str, Tensor]) -> int | None:
-    """Returns the channels of a trained network's input, by its first convolution."""
+    """Returns the input channels of a trained network, from its first convolution's weights."""
     config = timm.get_pretrained_cfg(name)
     first = config.first_conv if config else None
     if isinstance(first, tuple | list):
@@ -223,7 +233,7 @@ def _pretrained(name: str, request: ModelRequest) -> tuple[nn.Module, str]:
             f"There are no pretrained weights of {name}. "
             "Give a file with --weights FILE, or start from scratch with --weights none."
         )
-    file = weights_files.weights_on_this_machine(config)
+    file = weights_files.local_weights(config)
     overlay = None
     if file is not None:
         overlay = {"file": str(file)}
@@ -244,8 +254,8 @@ def _from_file(name: str, request: ModelRequest, path: Path) -> nn.Module:
     head = config.classifier if config and isinstance(config.classifier, str) else None
     head_weight = state.get(f"{head}.weight")
     found = 0 if head_weight is None else head_weight.shape[0]
-    # The file is loaded strictly with the head it was saved with: a key that does not fit is
-    # then an error, where timm's own non-strict loading would pass over it in silence.
+    # The file is loaded strictly with the head it was saved with, so that a key that does not fit
+    # is an error; timm's own non-strict loading would ignore it silently.
     overlay = {"state_dict": state, "num_classes": found}
     try:
         return _build(
@@ -255,16 +265,8 @@ def _from_file(name: str, request: ModelRequest, path: Path) -> nn.Module:
         raise ModelError(f"--weights {path} does not fit {name}: {_first_keys(error)}") from error
 
 
-def _draw_head(module: nn.Module) -> None:
-    head = module.get_classifier()  # type: ignore[operator]
-    for layer in head if isinstance(head, tuple) else (head,):
-        if isinstance(layer, nn.Linear):
-            nn.init.normal_(layer.weight, std=0.01)
-            nn.init.zeros_(layer.bias)
-
-
 def _first_keys(error: BaseException, most: int = 3) -> str:
-    """Shortens a load_state_dict error to a line that names the first keys of each kind."""
+    """Shortens a load_state_dict error to one line with the first keys of each kind."""
     parts = []
     for line in str(error).splitlines()[1:] or [str(error)]:
         text = line.strip().rstrip(".")

@@ -19,7 +19,7 @@ from finetune.data.loaders import evaluation_batches, load_batches
 from finetune.data.record_store import RecordStore, record_key
 from finetune.models.feature_backends import Engine, features_of, quickest_engine
 from finetune.models.heads import backbone_parameters
-from finetune.models.malloc import give_back_memory
+from finetune.models.malloc import release_memory
 from finetune.photos.preprocessing import Preprocessing
 
 BATCH_SIZE = 32
@@ -156,7 +156,7 @@ class FeatureCache:
         self.records.flush()
         if done:
             # A labeling session goes on for hours after its backbone is done.
-            give_back_memory()
+            release_memory()
         return done
 
     @torch.inference_mode()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from finetune.errors import ModelError
-from finetune.models.names import check_name
+from finetune.models.registry import check_name
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,9 +1,10 @@
-"""Where pretrained weights come from: this machine, the hub, or a person's own file."""
+"""Pretrained weights: on this machine, from the hub, or in a person's own file."""
 
 from __future__ import annotations
 
 import logging
 import os
+import pickle
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,10 +21,10 @@ CONNECT_TIMEOUT_SECONDS = 3.0
 _FILE_NAMES = ("model.safetensors", "pytorch_model.bin")
 
 
-def weights_on_this_machine(pretrained_cfg: Any) -> Path | None:
-    """Returns the weights file of a timm `pretrained_cfg` if this machine has it, else None.
+def local_weights(pretrained_cfg: Any) -> Path | None:
+    """Returns the weights file of a timm `pretrained_cfg` if it is on this machine, else None.
 
-    Looks where timm and huggingface_hub keep their downloads and makes no connection.
+    It searches the caches of timm and huggingface_hub and makes no connection.
     """
     if pretrained_cfg.file:
         packaged = Path(pretrained_cfg.file)
@@ -46,10 +47,12 @@ def weights_on_this_machine(pretrained_cfg: Any) -> Path | None:
 
 
 def require_reachable_hub(model: str, pretrained_cfg: Any) -> None:
-    """Raises WeightsUnavailable at once where a download would only time out.
+    """Checks by one short connection attempt that weights can be downloaded.
 
-    huggingface_hub tries for most of a minute before it gives up on a machine without a network;
-    one connection attempt of a few seconds tells the same.
+    Without a network, huggingface_hub itself retries for most of a minute.
+
+    Raises:
+        WeightsUnavailable: There are none to download, or the host cannot be reached.
     """
     if not (pretrained_cfg.hf_hub_id or pretrained_cfg.url):
         raise WeightsUnavailable(
@@ -72,17 +75,17 @@ def require_reachable_hub(model: str, pretrained_cfg: Any) -> None:
 
 
 def unavailable(model: str, reason: str) -> WeightsUnavailable:
-    """Returns the error that says why `model` has no weights here and what to do instead."""
+    """Returns the error for weights that cannot be downloaded, with what to do instead."""
     return WeightsUnavailable(
-        f"The pretrained weights of {model} are not on this machine and cannot be had: {reason}. "
-        "Connect once so that they are kept, give a file with --weights FILE, use the embedded "
-        "backbone with --model finetune_small, or start from scratch with --weights none."
+        f"The pretrained weights of {model} are not on this machine and cannot be downloaded: "
+        f"{reason}. Connect to the internet once, give a file with --weights FILE, use the "
+        "embedded backbone with --model finetune_small, or start from scratch with --weights none."
     )
 
 
 @contextmanager
 def quiet_hub() -> Iterator[None]:
-    """Keeps huggingface_hub's and timm's own log lines out of a person's terminal."""
+    """Suppresses log lines of huggingface_hub and timm below errors."""
     loggers = [logging.getLogger(name) for name in ("huggingface_hub", "timm")]
     levels = [logger.level for logger in loggers]
     try:
@@ -95,13 +98,13 @@ def quiet_hub() -> Iterator[None]:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Returns the tensors of a .safetensors file, or of a .pth read without running any code.
+    """Returns the tensors of a .safetensors file, or of a .pth file read without running code.
 
     Training wrappers (``{"state_dict": ...}``, ``{"model": ...}``) and the ``module.`` prefix of
-    data-parallel training are taken off.
+    data-parallel training are removed.
 
     Raises:
-        ModelError: No such file, not a weights file, or a pickle that wants to run code.
+        ModelError: No such file, not a weights file, or a pickle that would run code.
     """
     if not path.is_file():
         raise ModelError(f"--weights {path}: there is no such file.")
@@ -121,14 +124,12 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
-    import pickle
-
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ModelError(
-            f"--weights {path} was refused: it is not a plain file of tensors, and opening it "
-            "could run code. Nothing was run. Ask for a .safetensors file of the same weights."
+            f"--weights {path} was refused: it holds more than tensors, and opening it could run "
+            "code. Nothing was run. Ask for a .safetensors file of the same weights."
         ) from error
     except Exception as error:  # arbitrary bytes make an unpickler raise anything at all
         raise ModelError(f"--weights {path} is not a weights file.") from error
@@ -137,7 +138,7 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
             content = content[wrapper]
             break
     if not isinstance(content, dict) or not any(isinstance(v, Tensor) for v in content.values()):
-        raise ModelError(f"--weights {path} holds no named tensors.")
+        raise ModelError(f"--weights {path} has no named tensors.")
     return {
         str(name).removeprefix("module."): value
         for name, value in content.items()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from finetune.models.factory import own_arguments
+from finetune.models.factory import model_arguments
 from finetune.photos.preprocessing import Preprocessing
 
 _CROP_MODES = {"crop": "center", "pad": "border", "squash": "squash"}
@@ -39,7 +39,7 @@ def timm_config(
         "label_names": list(labels),
         "pretrained_cfg": config,
     }
-    own = own_arguments(module)
+    own = model_arguments(module)
     if _has_fixed_size(module, preprocessing):
         own["img_size"] = preprocessing.size
     if own:

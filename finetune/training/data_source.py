@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from finetune.augmentation.augmentation import PipelineAugment
 from finetune.augmentation.batch_augment import BatchAugment
 from finetune.augmentation.mixing import draw_mix, mix, soft_targets
+from finetune.augmentation.pipelines import PipelineAugment
 from finetune.data.dataset import PhotoDataset
 from finetune.data.loaders import evaluation_batches, load_batches
 from finetune.models.features import FeatureCache

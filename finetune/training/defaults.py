@@ -6,13 +6,13 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from finetune.augmentation.augmentation import is_pipeline_file
+from finetune.augmentation.pipelines import is_pipeline_file
 from finetune.augmentation.recipes import Recipe, named
 from finetune.config import Mode, ModelConfig, TrainConfig
 from finetune.errors import ConfigError
 from finetune.models import factory
-from finetune.models import names as naming
-from finetune.models.model_checks import check_drop_path, check_smaller_input
+from finetune.models import registry as naming
+from finetune.models.factory import check_drop_path, check_smaller_input
 from finetune.tasks.data_split import DataSplit
 from finetune.training.device import choose_device
 from finetune.training.optimizer import DEFAULT_OPTIMIZER, check_optimizer, usual_lr
@@ -66,7 +66,7 @@ def with_defaults(config: TrainConfig) -> tuple[TrainConfig, list[str]]:
     model = config.model
     if model.model is None:
         name, note = (
-            naming.choose_model() if model.weights is None else (naming.DEFAULT_MODEL, None)
+            naming.default_model() if model.weights is None else (naming.DEFAULT_MODEL, None)
         )
         notes.extend([note] if note else [])
         model = ModelConfig(model=name, weights=model.weights)
@@ -91,7 +91,7 @@ def with_defaults(config: TrainConfig) -> tuple[TrainConfig, list[str]]:
         check_drop_path(naming.check_name(name), rate)
         model_args["drop_path_rate"] = rate
     if config.optimization.progressive_size:
-        full = factory.input_spec(naming.check_name(name), size=config.pixels.size).size
+        full = naming.resolve_preprocessing(naming.check_name(name), size=config.pixels.size).size
         smaller = config.optimization.progressive_size
         check_smaller_input(name, size=full, smaller=smaller, args=model_args)
     done = dataclasses.replace(
@@ -112,7 +112,7 @@ def with_mode(config: TrainConfig, dataset_size: DatasetSize) -> tuple[TrainConf
     mode = training.mode or _mode_for(config, dataset_size)
     recipe = "light" if mode == "head" and training.views > 1 else DEFAULT_RECIPE[mode]
     if mode != "head":
-        recipe = naming.own_recipe(config.model.model or "") or recipe
+        recipe = naming.default_recipe(config.model.model or "") or recipe
     augment = config.augmentation.augment or recipe
     scale = training.backbone_lr_scale
     if scale is None:

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 
-from finetune.augmentation.augmentation import augmentation
-from finetune.data.device_dataset import near_device
+from finetune.augmentation.pipelines import create_augmentation
+from finetune.data.dataset import near_device
 from finetune.models.factory import rebuild
 from finetune.photos.collection import Part
 from finetune.tasks.objective import Objective
@@ -61,7 +61,7 @@ def train_on_photos(
         preprocessing,
         near_device(datasets["train"], device),
         near_device(datasets["validation"], device),
-        augment=augmentation(
+        augment=create_augmentation(
             context.config.augmentation.augment or "none",
             preprocessing,
             seed=loading.seed,

@@ -14,7 +14,7 @@ from finetune import __version__
 from finetune.config import TrainConfig
 from finetune.config_io import to_dict
 from finetune.models import factory
-from finetune.models.names import DEFAULT_MODEL
+from finetune.models.registry import DEFAULT_MODEL
 from finetune.photos.collection import Collection
 from finetune.tasks.data_split import DataSplit, split_collection
 from finetune.tasks.task import MULTI_LABEL
@@ -28,7 +28,7 @@ Splitter = Callable[[Collection], DataSplit]
 
 def new_network(config: TrainConfig) -> factory.LoadedModel:
     """Returns the network that a config asks for, with the head that its weights came with."""
-    return factory.create(
+    return factory.create_model(
         factory.ModelRequest(
             name=config.model.model or DEFAULT_MODEL,
             weights=config.model.weights,

@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from finetune.augmentation.augmentation import augmentation
 from finetune.augmentation.batch_augment import BatchAugment
 from finetune.augmentation.center_crop import center
 from finetune.augmentation.mixing import draw_mix, mix
+from finetune.augmentation.pipelines import create_augmentation
 from finetune.config import TrackingConfig
 from finetune.config_io import to_dict
 from finetune.data.dataset import PhotoDataset
@@ -195,7 +195,7 @@ def sample_inputs(context: TrainingContext, device: torch.device, *, mixed: bool
     photos = context.datasets()["train"]
     loading = context.loading(device)
     first = cut_epoch(len(photos), loading, 0, 0)[0]
-    augment = augmentation(
+    augment = create_augmentation(
         context.config.augmentation.augment or "none",
         context.preprocessing,
         seed=loading.seed,

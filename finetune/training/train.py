@@ -108,7 +108,7 @@ def train(
         # Only now is it known which recipe a network brings along.
         whiten = loaded.preprocessing.whiten if recipe is None else recipe.whiten
         preprocessing = dataclasses.replace(preprocessing, whiten=whiten)
-        kept_head = loaded.own_head and loaded.module.num_classes == len(parts.labels)
+        kept_head = loaded.head_from_file and loaded.module.num_classes == len(parts.labels)
         if kept_head and config.training.head_epochs is None:
             # A person's own head is what the network is to go on from.
             on = dataclasses.replace(config.training, head_epochs=0)

@@ -18,6 +18,7 @@ from finetune.errors import ConfigError, RunError
 from finetune.models import factory
 from finetune.models.factory import LoadedModel
 from finetune.models.heads import Growth, grow_head
+from finetune.models.registry import resolve_preprocessing
 from finetune.photos.preprocessing import Preprocessing
 from finetune.runs.folder import RunFolder
 from finetune.runs.loading import load_network
@@ -169,7 +170,7 @@ def load_earlier(parent: ParentRun, config: TrainConfig) -> LoadedModel:
         )
     module = load_network(parent.run, parent.model, len(parent.labels), preprocessing, device="cpu")
     size, fit = config.pixels.size or preprocessing.size, config.pixels.fit
-    usual = factory.input_spec(parent.model, size=size, fit=fit)
+    usual = resolve_preprocessing(parent.model, size=size, fit=fit)
     pretrained = timm.get_pretrained_cfg(parent.model)
     if size != preprocessing.size and pretrained and pretrained.fixed_input_size:
         request = factory.ModelRequest(
@@ -179,7 +180,7 @@ def load_earlier(parent: ParentRun, config: TrainConfig) -> LoadedModel:
             channels=preprocessing.channels,
             fit=fit,
         )
-        module = factory.create(request).module
+        module = factory.create_model(request).module
     crop_pct = preprocessing.crop_pct if fit == preprocessing.fit else usual.crop_pct
     preprocessing = dataclasses.replace(preprocessing, size=size, fit=fit, crop_pct=crop_pct)
     return LoadedModel(module, parent.model, preprocessing, f"the run {parent.run.name}")

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from finetune.augmentation import warp
-from finetune.augmentation.antialias import blur_batch, blur_levels, blur_photo, tent
 from finetune.augmentation.batch_augment import BatchAugment
 from finetune.augmentation.recipes import Recipe
 from finetune.augmentation.sampling import Frame, center, draw
+from finetune.augmentation.warp import blur_batch, blur_levels, blur_photo, tent
 
 
 @pytest.mark.parametrize("level", [1, 2, 3])

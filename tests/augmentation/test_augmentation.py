@@ -7,10 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from finetune.augmentation.augmentation import PipelineAugment, augmentation
 from finetune.augmentation.batch_augment import BatchAugment
 from finetune.augmentation.center_crop import center
-from finetune.augmentation.pipelines import compose, write_pipeline
+from finetune.augmentation.pipelines import (
+    PipelineAugment,
+    compose,
+    create_augmentation,
+    write_pipeline,
+)
 from finetune.augmentation.random_mobius import A
 from finetune.augmentation.recipes import RECIPES
 from finetune.errors import AugmentError
@@ -25,15 +29,15 @@ def strong(tmp_path: Path) -> Path:
 
 
 def test_a_name_is_a_recipe_and_an_ending_is_a_file(strong: Path) -> None:
-    recipe = augmentation("mobius", SPEC, seed=3, overrides={"mobius_bound": 1.5})
+    recipe = create_augmentation("mobius", SPEC, seed=3, overrides={"mobius_bound": 1.5})
     assert isinstance(recipe, BatchAugment)
     assert (recipe.recipe.mobius_bound, recipe.seed, recipe.size) == (1.5, 3, 64)
-    assert isinstance(augmentation(str(strong), SPEC, seed=3), PipelineAugment)
+    assert isinstance(create_augmentation(str(strong), SPEC, seed=3), PipelineAugment)
 
 
 def test_a_file_takes_no_numbers_of_a_recipe(strong: Path) -> None:
     with pytest.raises(AugmentError) as error:
-        augmentation(str(strong), SPEC, seed=0, overrides={"hue": 0.1, "zoom": 2})
+        create_augmentation(str(strong), SPEC, seed=0, overrides={"hue": 0.1, "zoom": 2})
     assert str(error.value) == f"--augment {strong} is a pipeline file; it does not take hue, zoom."
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from finetune.augmentation.rng import splitmix64, uniforms
+from finetune.augmentation.sampling import splitmix64, uniforms
 
 
 def test_splitmix64_gives_the_published_first_numbers_of_seed_1234567() -> None:

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from finetune.augmentation.augmentation import PipelineAugment
 from finetune.augmentation.batch_augment import BatchAugment
 from finetune.augmentation.center_crop import center, luma
+from finetune.augmentation.pipelines import PipelineAugment
 from finetune.augmentation.recipes import RECIPES, Recipe, named
 from finetune.photos.crops import load_square
 from finetune.photos.decode.grayscale import to_gray

@@ -36,7 +36,7 @@ def test_demo_never_writes_into_a_file(run: Callable[..., Result], tmp_path: Pat
 def test_models_lists_a_choice_and_finds_by_pattern(run: Callable[..., Result]) -> None:
     choice = json.loads(run("models", "--json").stdout)
     assert choice[0]["name"] == "finetune_small"
-    assert choice[0]["weights"] == "here"
+    assert choice[0]["weights"] == "on this machine"
     found = json.loads(run("models", "test_resnet", "--json").stdout)
     import timm
 
@@ -46,7 +46,7 @@ def test_models_lists_a_choice_and_finds_by_pattern(run: Callable[..., Result]) 
             "name": "test_resnet",
             "parameters": sum(p.numel() for p in module.parameters()),
             "size": 160,
-            "weights": "to be had",
+            "weights": "download",
         }
     ]
     many = run("models", "*")

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from finetune.cli import app
 from finetune.config_io import read_toml, resolve
-from finetune.models.factory import input_spec
+from finetune.models.registry import resolve_preprocessing
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 CONFIGS = sorted(EXAMPLES.glob("*/*.toml"))
@@ -53,7 +53,7 @@ def test_settings_resolve_and_name_a_network(path: Path) -> None:
     config = resolve(read_toml(path))
     assert config.model.model is not None
     assert timm.is_model(config.model.model)
-    preprocessing = input_spec(config.model.model)
+    preprocessing = resolve_preprocessing(config.model.model)
     if path.parent.name == "vgg19-mnist":
         assert (preprocessing.channels, preprocessing.size, preprocessing.working_size) == (
             1,

@@ -18,7 +18,7 @@ from sklearn.preprocessing import StandardScaler
 
 from finetune.augmentation.center_crop import center
 from finetune.models import finetune_small
-from finetune.models.factory import ModelRequest, create
+from finetune.models.factory import ModelRequest, create_model
 from finetune.models.finetune_small import NAME, WEIGHTS, provenance
 from finetune.photos.crops import load_square
 
@@ -68,7 +68,7 @@ def test_features_only_gives_maps_at_five_scales() -> None:
 
 @pytest.mark.usefixtures("_no_network")
 def test_the_factory_makes_it_as_any_other_model() -> None:
-    loaded = create(ModelRequest(name=NAME))
+    loaded = create_model(ModelRequest(name=NAME))
     assert loaded.module.num_features == 1280  # type: ignore[comparison-overlap]
     config = timm.get_pretrained_cfg(NAME)
     assert loaded.preprocessing.size == config.input_size[-1]
@@ -113,7 +113,7 @@ def test_linear_probe_on_birds_is_as_good_as_provenance_says() -> None:
     folder = SHARED / "photos" / "birds5"
     if not folder.is_dir():
         pytest.skip("no photos beside the checkout")
-    loaded = create(ModelRequest(name=NAME))
+    loaded = create_model(ModelRequest(name=NAME))
     preprocessing, net = loaded.preprocessing, loaded.module.eval()
 
     def features(part: str) -> tuple[np.ndarray, list[str]]:

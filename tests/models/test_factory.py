@@ -12,8 +12,7 @@ from finetune.errors import ConfigError, ModelError, WeightsUnavailable
 from finetune.models import weights
 from finetune.models.factory import (
     ModelRequest,
-    create,
-    input_spec,
+    create_model,
     rebuild,
     replace_head,
 )
@@ -23,14 +22,15 @@ from finetune.models.heads import (
     backbone_parameters,
     write_head,
 )
+from finetune.models.registry import resolve_preprocessing
 
 TINY = "test_resnet"
 
 
 def test_weights_from_a_file_are_those_of_the_file(tiny_weights: Path) -> None:
-    loaded = create(ModelRequest(name=TINY, weights=str(tiny_weights)))
+    loaded = create_model(ModelRequest(name=TINY, weights=str(tiny_weights)))
     note = replace_head(loaded, 3, seed=0)
-    assert note == f"The head of {tiny_weights} (1000 outputs) was dropped for a new one (3)."
+    assert note == f"The head of {tiny_weights} (1000 outputs) was replaced by a new one of 3."
     state, expected = loaded.module.state_dict(), load_file(tiny_weights)
     head = {"fc.weight", "fc.bias"}
     assert all(torch.equal(state[name], expected[name]) for name in set(expected) - head)
@@ -40,17 +40,17 @@ def test_weights_from_a_file_are_those_of_the_file(tiny_weights: Path) -> None:
 def test_a_head_of_the_right_width_is_kept(tmp_path: Path) -> None:
     module = timm.create_model(TINY, num_classes=3)
     save_file(module.state_dict(), tmp_path / "w.safetensors")
-    loaded = create(ModelRequest(name=TINY, weights=str(tmp_path / "w.safetensors")))
+    loaded = create_model(ModelRequest(name=TINY, weights=str(tmp_path / "w.safetensors")))
     note = replace_head(loaded, 3, seed=0)
     assert note is not None
-    assert note.endswith("has one output a label (3) and was kept.")
+    assert note.endswith("has one output per label (3) and was kept.")
     assert torch.equal(loaded.module.get_classifier().weight, module.get_classifier().weight)
 
 
 def test_a_file_without_a_head_fits(tmp_path: Path) -> None:
     module = timm.create_model(TINY, num_classes=0)
     save_file(module.state_dict(), tmp_path / "w.safetensors")
-    loaded = create(ModelRequest(name=TINY, weights=str(tmp_path / "w.safetensors")))
+    loaded = create_model(ModelRequest(name=TINY, weights=str(tmp_path / "w.safetensors")))
     assert replace_head(loaded, 4, seed=0) is None
     assert loaded.module(torch.zeros(1, 3, 64, 64)).shape == (1, 4)
 
@@ -59,7 +59,7 @@ def test_a_file_without_a_head_fits(tmp_path: Path) -> None:
 def test_a_pth_file_is_read_with_its_wrapping(tmp_path: Path, wrapper: str | None) -> None:
     state = {f"module.{k}": v for k, v in timm.create_model(TINY).state_dict().items()}
     torch.save({wrapper: state, "epoch": 3} if wrapper else state, tmp_path / "w.pth")
-    loaded = create(ModelRequest(name=TINY, weights=str(tmp_path / "w.pth")))
+    loaded = create_model(ModelRequest(name=TINY, weights=str(tmp_path / "w.pth")))
     assert torch.equal(loaded.module.get_classifier().weight, state["module.fc.weight"])
 
 
@@ -76,10 +76,10 @@ def test_a_malicious_pickle_is_refused_and_nothing_runs(tmp_path: Path) -> None:
     path = tmp_path / "evil.pth"
     torch.save({"state_dict": Bomb(trace)}, path)
     with pytest.raises(ModelError) as error:
-        create(ModelRequest(name=TINY, weights=str(path)))
+        create_model(ModelRequest(name=TINY, weights=str(path)))
     assert str(error.value) == (
-        f"--weights {path} was refused: it is not a plain file of tensors, and opening it could "
-        "run code. Nothing was run. Ask for a .safetensors file of the same weights."
+        f"--weights {path} was refused: it holds more than tensors, and opening it could run "
+        "code. Nothing was run. Ask for a .safetensors file of the same weights."
     )
     assert not trace.exists()
 
@@ -89,17 +89,17 @@ def test_a_file_that_holds_no_weights_is_refused(tmp_path: Path, name: str) -> N
     path = tmp_path / name
     path.write_bytes(b"hello")
     with pytest.raises(ModelError, match=f"--weights .*{name}"):
-        create(ModelRequest(name=TINY, weights=str(path)))
+        create_model(ModelRequest(name=TINY, weights=str(path)))
     with pytest.raises(ModelError, match="there is no such file"):
-        create(ModelRequest(name=TINY, weights=str(tmp_path / "none.pth")))
+        create_model(ModelRequest(name=TINY, weights=str(tmp_path / "none.pth")))
     torch.save({"a": 1}, tmp_path / "n.pth")
-    with pytest.raises(ModelError, match="holds no named tensors"):
-        create(ModelRequest(name=TINY, weights=str(tmp_path / "n.pth")))
+    with pytest.raises(ModelError, match="has no named tensors"):
+        create_model(ModelRequest(name=TINY, weights=str(tmp_path / "n.pth")))
 
 
 def test_weights_of_another_architecture_name_the_keys(tiny_weights: Path) -> None:
     with pytest.raises(ModelError) as error:
-        create(ModelRequest(name="test_vit", weights=str(tiny_weights)))
+        create_model(ModelRequest(name="test_vit", weights=str(tiny_weights)))
     text = str(error.value)
     assert text.startswith(f"--weights {tiny_weights} does not fit test_vit: Missing key(s)")
     assert '"cls_token"' in text
@@ -110,22 +110,22 @@ def test_weights_of_another_architecture_name_the_keys(tiny_weights: Path) -> No
 
 def test_an_unknown_model_offers_the_nearest() -> None:
     with pytest.raises(ModelError) as error:
-        create(ModelRequest(name="resnt50"))
+        create_model(ModelRequest(name="resnt50"))
     assert str(error.value).startswith(
         "--model resnt50: there is no such model; did you mean resnet50"
     )
     with pytest.raises(ModelError, match="see: finetune models"):
-        create(ModelRequest(name="qqqqqqqqqq"))
+        create_model(ModelRequest(name="qqqqqqqqqq"))
 
 
 def test_offline_the_hub_is_not_asked_and_the_way_out_is_named() -> None:
     with pytest.raises(WeightsUnavailable) as error:
-        create(ModelRequest(name="resnet50"))
+        create_model(ModelRequest(name="resnet50"))
     assert str(error.value) == (
-        "The pretrained weights of resnet50 are not on this machine and cannot be had: "
-        "HF_HUB_OFFLINE is set. Connect once so that they are kept, give a file with --weights "
-        "FILE, use the embedded backbone with --model finetune_small, or start from scratch with "
-        "--weights none."
+        "The pretrained weights of resnet50 are not on this machine and cannot be "
+        "downloaded: HF_HUB_OFFLINE is set. Connect to the internet once, give a file with "
+        "--weights FILE, use the embedded backbone with --model finetune_small, or start from "
+        "scratch with --weights none."
     )
 
 
@@ -145,7 +145,7 @@ def test_a_hub_out_of_reach_is_told_by_one_quick_connection(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(socket, "create_connection", refuse)
     with pytest.raises(WeightsUnavailable, match="cannot be reached"):
-        create(ModelRequest(name="resnet50"))
+        create_model(ModelRequest(name="resnet50"))
     assert len(asked) == 1
     assert asked[0][1] == weights.CONNECT_TIMEOUT_SECONDS
 
@@ -161,7 +161,7 @@ def test_pretrained_weights_come_through_timms_own_loading(
         return str(tiny_weights) if file == "model.safetensors" else None
 
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", cached)
-    loaded = create(ModelRequest(name=TINY))
+    loaded = create_model(ModelRequest(name=TINY))
     assert asked[0] == ("timm/test_resnet.r160_in1k", "model.safetensors")
     assert loaded.origin == "timm/test_resnet.r160_in1k"
     expected = load_file(tiny_weights)
@@ -175,7 +175,7 @@ def test_the_download_itself_is_timms(tiny_weights: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(weights, "require_reachable_hub", lambda name, config: None)
     monkeypatch.setattr(builder, "load_state_dict_from_hf", lambda *a, **k: load_file(tiny_weights))
-    loaded = create(ModelRequest(name=TINY))
+    loaded = create_model(ModelRequest(name=TINY))
     assert torch.equal(loaded.module.state_dict()["fc.bias"], load_file(tiny_weights)["fc.bias"])
 
 
@@ -187,13 +187,13 @@ def test_a_download_that_fails_is_said_in_one_line(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(weights, "require_reachable_hub", lambda name, config: None)
     monkeypatch.setattr(builder, "load_state_dict_from_hf", fail)
-    with pytest.raises(WeightsUnavailable, match=r"cannot be had: connection reset\. Connect once"):
-        create(ModelRequest(name=TINY))
+    with pytest.raises(WeightsUnavailable, match=r"cannot be downloaded: connection reset\. Connect"):
+        create_model(ModelRequest(name=TINY))
 
 
 def test_an_architecture_without_pretrained_weights_says_so() -> None:
     with pytest.raises(WeightsUnavailable, match="There are no pretrained weights of"):
-        create(ModelRequest(name=WITHOUT_WEIGHTS))
+        create_model(ModelRequest(name=WITHOUT_WEIGHTS))
 
 
 WITHOUT_WEIGHTS = next(
@@ -204,8 +204,8 @@ WITHOUT_WEIGHTS = next(
 
 
 def test_from_scratch_depends_on_the_seed_alone() -> None:
-    one, two = (create(ModelRequest(name=TINY, weights="none", seed=3)) for _ in range(2))
-    other = create(ModelRequest(name=TINY, weights="none", seed=4))
+    one, two = (create_model(ModelRequest(name=TINY, weights="none", seed=3)) for _ in range(2))
+    other = create_model(ModelRequest(name=TINY, weights="none", seed=4))
     for a, b in zip(one.module.parameters(), two.module.parameters(), strict=True):
         assert torch.equal(a, b)
     assert not torch.equal(next(one.module.parameters()), next(other.module.parameters()))
@@ -213,31 +213,31 @@ def test_from_scratch_depends_on_the_seed_alone() -> None:
 
 def test_creating_leaves_the_global_generator_alone(tiny_weights: Path) -> None:
     before = torch.get_rng_state()
-    replace_head(create(ModelRequest(name=TINY, weights=str(tiny_weights))), 3, seed=1)
+    replace_head(create_model(ModelRequest(name=TINY, weights=str(tiny_weights))), 3, seed=1)
     assert torch.equal(before, torch.get_rng_state())
 
 
 def test_the_spec_is_the_models_own_unless_told() -> None:
     config = timm.get_pretrained_cfg("vit_small_patch16_224")
-    preprocessing = input_spec("vit_small_patch16_224")
+    preprocessing = resolve_preprocessing("vit_small_patch16_224")
     assert (preprocessing.size, preprocessing.mean, preprocessing.crop_pct) == (
         224,
         tuple(config.mean),
         config.crop_pct,
     )
-    assert input_spec("resnet50", size=96).size == 96
+    assert resolve_preprocessing("resnet50", size=96).size == 96
 
 
 def test_small_images_are_seen_whole_and_not_enlarged() -> None:
-    assert input_spec("resnet50", size=32).working_size == 32
-    assert input_spec("resnet50", size=96).working_size > 96
+    assert resolve_preprocessing("resnet50", size=32).working_size == 32
+    assert resolve_preprocessing("resnet50", size=96).working_size > 96
     # The tutorial's own size is a crop of 24 of 32 pixels.
-    assert input_spec("cifar10_tutorial_cnn").working_size == 32
-    assert input_spec("cifar10_tutorial_cnn", size=24).working_size == 32
+    assert resolve_preprocessing("cifar10_tutorial_cnn").working_size == 32
+    assert resolve_preprocessing("cifar10_tutorial_cnn", size=24).working_size == 32
 
 
 def test_gray_has_the_average_of_the_colors_means_and_deviations() -> None:
-    preprocessing = input_spec("resnet50", channels=1)
+    preprocessing = resolve_preprocessing("resnet50", channels=1)
     assert (preprocessing.channels, len(preprocessing.mean), len(preprocessing.std)) == (1, 1, 1)
     assert preprocessing.mean[0] == pytest.approx((0.485 + 0.456 + 0.406) / 3)
     assert preprocessing.std[0] == pytest.approx((0.229 + 0.224 + 0.225) / 3)
@@ -245,13 +245,13 @@ def test_gray_has_the_average_of_the_colors_means_and_deviations() -> None:
 
 @pytest.mark.parametrize("name", ["vgg19_mnist", "mnist_experts_cnn"])
 def test_the_mnist_nets_see_gray_unless_told(name: str) -> None:
-    assert input_spec(name).channels == 1
-    color = input_spec(name, channels=3)
-    assert color.mean == input_spec(name).mean * 3
+    assert resolve_preprocessing(name).channels == 1
+    color = resolve_preprocessing(name, channels=3)
+    assert color.mean == resolve_preprocessing(name).mean * 3
 
 
 def test_pretrained_color_weights_are_summed_for_a_gray_input(tiny_weights: Path) -> None:
-    gray = create(ModelRequest(name=TINY, weights=str(tiny_weights), channels=1)).module
+    gray = create_model(ModelRequest(name=TINY, weights=str(tiny_weights), channels=1)).module
     first = timm.get_pretrained_cfg(TINY).first_conv
     expected = load_file(tiny_weights)[f"{first}.weight"].sum(1, keepdim=True)
     torch.testing.assert_close(gray.state_dict()[f"{first}.weight"], expected)
@@ -261,7 +261,7 @@ def test_pretrained_color_weights_are_summed_for_a_gray_input(tiny_weights: Path
 @pytest.mark.parametrize("name", [TINY, "test_vit", "mnist_experts_cnn", "finetune_small"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_network_is_rebuilt_with_the_channels_of_its_tensors(name: str, channels: int) -> None:
-    made = create(ModelRequest(name=name, weights="none", channels=channels))
+    made = create_model(ModelRequest(name=name, weights="none", channels=channels))
     again = rebuild(
         name, made.module.num_classes, made.preprocessing.size, made.module.state_dict()
     )
@@ -271,12 +271,12 @@ def test_a_network_is_rebuilt_with_the_channels_of_its_tensors(name: str, channe
 
 def test_two_channels_are_refused() -> None:
     with pytest.raises(ConfigError) as error:
-        create(ModelRequest(name=TINY, weights="none", channels=2))
+        create_model(ModelRequest(name=TINY, weights="none", channels=2))
     assert str(error.value) == "--channels 2: a network sees photos in 1 channel (gray) or 3."
 
 
 def test_a_fixed_size_transformer_takes_another_size() -> None:
-    loaded = create(ModelRequest(name="test_vit", weights="none", size=96))
+    loaded = create_model(ModelRequest(name="test_vit", weights="none", size=96))
     assert loaded.preprocessing.size == 96
     assert loaded.module(torch.zeros(1, 3, 96, 96)).shape[0] == 1
     again = rebuild("test_vit", 1000, 96, loaded.module.state_dict())

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from finetune.models.malloc import WHAT_A_PERSON_MAY_SET
+from finetune.models.malloc import USER_VARIABLES
 
 pytestmark = pytest.mark.skipif(
     platform.libc_ver()[0] != "glibc", reason="the C library is not glibc"
@@ -21,7 +21,7 @@ SCRIPT = """
 import json, resource, sys
 import numpy as np
 import psutil
-from finetune.models.malloc import give_back_memory, keep_freed_memory
+from finetune.models.malloc import release_memory, keep_freed_memory
 
 kept = keep_freed_memory() if sys.argv[1] == "keep" else None
 
@@ -37,14 +37,14 @@ for _ in range(4):
     block()
 taken = faults() - before
 resident = psutil.Process().memory_info().rss
-give_back_memory()
+release_memory()
 freed = resident - psutil.Process().memory_info().rss
 print(json.dumps({"kept": kept, "faults": taken, "freed": freed}))
 """
 
 
 def in_a_process(how: str, **variables: str) -> dict[str, Any]:
-    own = {k: v for k, v in os.environ.items() if not k.startswith(WHAT_A_PERSON_MAY_SET)}
+    own = {k: v for k, v in os.environ.items() if not k.startswith(USER_VARIABLES)}
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, how],
         check=True,

@@ -12,7 +12,7 @@ from finetune import Predictor, train
 from finetune.cli.options import model_arguments
 from finetune.config_io import resolve
 from finetune.errors import ConfigError, ModelError
-from finetune.models.factory import ModelRequest, create, rebuild
+from finetune.models.factory import ModelRequest, create_model, rebuild
 from finetune.runs.loading import open_trained
 from finetune.training.events import EpochDone, Event
 from finetune.training.train import resume
@@ -72,20 +72,20 @@ def test_an_interrupted_run_goes_on_with_them(photos: Path, tmp_path: Path) -> N
 
 
 def test_arguments_come_back_through_rebuild() -> None:
-    made = create(ModelRequest(name="simple_cnn", weights="none", args=ARGUMENTS)).module
+    made = create_model(ModelRequest(name="simple_cnn", weights="none", args=ARGUMENTS)).module
     again = rebuild("simple_cnn", 10, 32, made.state_dict(), ARGUMENTS)
     assert [p.shape for p in again.parameters()] == [p.shape for p in made.parameters()]
 
 
 def test_arguments_that_a_network_does_not_take_are_named() -> None:
     with pytest.raises(ModelError) as caught:
-        create(ModelRequest(name="test_resnet", weights="none", args={"petals": 5}))
+        create_model(ModelRequest(name="test_resnet", weights="none", args={"petals": 5}))
     assert str(caught.value).startswith("--model test_resnet cannot be made with petals=5: ")
 
 
 def test_a_networks_own_complaint_is_passed_on() -> None:
     with pytest.raises(ModelError, match="kernel_size must be odd, not 4"):
-        create(ModelRequest(name="simple_cnn", weights="none", args={"kernel_size": 4}))
+        create_model(ModelRequest(name="simple_cnn", weights="none", args={"kernel_size": 4}))
 
 
 def test_arguments_on_the_command_line_are_laid_over_those_of_a_file() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from finetune import Predictor, train
 from finetune.config_io import resolve
-from finetune.models import factory
+from finetune.models import factory, registry
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_the_pixels_of_the_file_are_what_the_network_sees(
     monkeypatch.setattr(factory.timm, "create_model", watched)
     flags = {"model": model, "weights": "none", "size": 32, "augment": "none", "epochs": 1}
     run = train(noise, resolve({}, {**flags, "device": "cpu"}), run=str(tmp_path / "run")).run
-    preprocessing = factory.input_spec(model, size=32)
+    preprocessing = registry.resolve_preprocessing(model, size=32)
     mean, std = (
         torch.tensor(values).view(1, 3, 1, 1) for values in (preprocessing.mean, preprocessing.std)
     )

@@ -11,8 +11,7 @@ import torch
 
 from finetune.augmentation.batch_augment import BatchAugment
 from finetune.augmentation.recipes import named
-from finetune.data.dataset import PhotoDataset, Sample
-from finetune.data.device_dataset import DeviceDataset
+from finetune.data.dataset import DeviceDataset, PhotoDataset, Sample
 from finetune.data.pixel_cache import PixelCache
 from finetune.models.stages import open_all
 from finetune.photos.preprocessing import Preprocessing

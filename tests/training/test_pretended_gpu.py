@@ -25,8 +25,7 @@ from torch.overrides import TorchFunctionMode
 
 from finetune.augmentation.batch_augment import BatchAugment
 from finetune.augmentation.recipes import named
-from finetune.data.dataset import PhotoDataset, Sample
-from finetune.data.device_dataset import DeviceDataset
+from finetune.data.dataset import DeviceDataset, PhotoDataset, Sample
 from finetune.data.loaders import load_batches
 from finetune.data.pixel_cache import PixelCache
 from finetune.models.stages import open_all

@@ -44,7 +44,7 @@ from finetune.experiments.cross_validation.study import (
 )
 from finetune.experiments.say_once import say_once
 from finetune.files import storage_errors, write_json
-from finetune.models.names import DEFAULT_MODEL
+from finetune.models.registry import DEFAULT_MODEL
 from finetune.photos.collection import Collection
 from finetune.runs.folder import RUNS_FOLDER, RunFolder, create_run, drop_weights
 from finetune.runs.model_card import write_model_card

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import timm
 
 from finetune.experiments.tune.space import Space
-from finetune.models.factory import FROM_SCRATCH, input_spec
-from finetune.models.names import own_recipe
+from finetune.models.factory import FROM_SCRATCH
+from finetune.models.registry import default_recipe, resolve_preprocessing
 from finetune.training.defaults import DEFAULT_BACKBONE_SHARE, DEFAULT_SMOOTHING
 from finetune.training.optimizer import usual_lr
 
@@ -175,7 +175,7 @@ def suggest(space: Space, chooser: Chooser) -> dict[str, Any]:
         if (space.base.training.views if views is None else views) > 1:
             _augment(choose, flags, "augment_views", ["light", "standard", "mobius"])
     else:
-        own = sorted({recipe for name in space.weights if (recipe := own_recipe(name))})
+        own = sorted({recipe for name in space.weights if (recipe := default_recipe(name))})
         _augment(choose, flags, "augment", [*own, "standard", "light", "mobius", "strong", "none"])
         choose.setting(flags, "optimizer", ["adamw", "sgd", "lamb"])
         choose.setting(flags, "schedule", ["cosine", "one_cycle", "constant"])
@@ -247,7 +247,7 @@ def _pixels(choose: _Chosen, model: str) -> dict[str, Any]:
     config = timm.get_pretrained_cfg(model)
     if not choose.free("size") or (config is not None and config.fixed_input_size):
         return {}
-    own = input_spec(model).size
+    own = resolve_preprocessing(model).size
     sizes = {
         scale: max(SIZE_STEP, round(own * factor / SIZE_STEP) * SIZE_STEP)
         for scale, factor in (("smaller", 6 / 7), ("larger", 9 / 7))

@@ -10,8 +10,7 @@ from finetune.config import Mode, TrainConfig
 from finetune.config_io import resolve, to_dict
 from finetune.errors import ConfigError
 from finetune.models.factory import FROM_SCRATCH
-from finetune.models.listing import CHOICE, list_models
-from finetune.models.names import check_name
+from finetune.models.registry import RECOMMENDED, check_name, list_models
 from finetune.training.device import choose_device
 
 
@@ -97,8 +96,8 @@ def space_for(
 
 def models_at_hand() -> list[str]:
     """Returns well-tried networks whose pretrained weights are on this machine."""
-    found = list_models(CHOICE, count_parameters=False)
-    return [model.name for model in found if model.weights == "here"]
+    found = list_models(RECOMMENDED, count_parameters=False)
+    return [model.name for model in found if model.weights == "on this machine"]
 
 
 def config_of(space: Space, flags: Mapping[str, Any]) -> TrainConfig:

@@ -1,13 +1,13 @@
-"""The small nets of earlier days, registered with timm by importing this package.
+"""Small and historic networks, registered with timm by importing this package.
 
 ===========================  ==========================================================
 ``mini_alexnet``             AlexNet's layout in 3x3 kernels for 32x32 images
-``alexnet``                  torchvision's, whose pretrained weights it loads
-``cifar10_tutorial_cnn``     the CIFAR-10 net of the TensorFlow tutorials
-``simple_cnn``               convolution, pooling, activation; as many times as wanted
+``alexnet``                  torchvision's AlexNet, which loads its pretrained weights
 ``vgg19_mnist``              VGG-19 for images as small as 28x28
-``mnist_experts_cnn``        the two-layer net of "Deep MNIST for experts"
-``cifar_resnet``             the deep residual nets for CIFAR, by depth (20 ... 1202)
+``simple_cnn``               any number of convolution, pooling and activation blocks
+``mnist_experts_cnn``        the two-layer network of "Deep MNIST for experts"
+``cifar10_tutorial_cnn``     the CIFAR-10 network of the TensorFlow tutorials
+``cifar_resnet``             the deep residual networks for CIFAR, by depth (20 ... 1202)
 ``resnet18_small`` ... 152   timm's ResNets with a stem for small images
 ===========================  ==========================================================
 
@@ -20,24 +20,6 @@ Example:
     (2, 10)
 """
 
-from finetune.models.classic import (
-    alexnet,
-    cifar10_tutorial,
-    cifar_resnet,
-    mini_alexnet,
-    mnist_experts,
-    simple_cnn,
-    small_stem,
-    vgg19_mnist,
-)
+from finetune.models.classic import imagenet, small_resnets, tutorials
 
-__all__ = [
-    "alexnet",
-    "cifar10_tutorial",
-    "cifar_resnet",
-    "mini_alexnet",
-    "mnist_experts",
-    "simple_cnn",
-    "small_stem",
-    "vgg19_mnist",
-]
+__all__ = ["imagenet", "small_resnets", "tutorials"]

@@ -1,27 +1,38 @@
-"""What the classic nets share: timm's interface and registration, a pooling for small maps."""
+"""Base class and timm registration of the classic networks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
-from timm.models import build_model_with_cfg, generate_default_cfgs
-from timm.models import register_model as timm_register_model
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from finetune.errors import ModelError
 
-Entry = TypeVar("Entry", bound=Callable[..., nn.Module])
 ImageSize = int | tuple[int, int] | None
 
-OWN_RECIPES: dict[str, str] = {}
-"""The augmentation recipe that a net was trained with, by its name, where it had one of its own."""
+default_cfgs: dict[str, Any] = {}
+"""Read by timm's `register_model`, which looks for it in the entrypoint's module."""
+
+DEFAULT_RECIPES: dict[str, str] = {}
+"""Augmentation recipe by network name, for networks that were published with one."""
 
 
 class TimmNet(nn.Module):
-    """The part of timm's model interface that does not depend on the layers."""
+    """timm's model interface on top of `features`, `neck` and a linear head.
 
+    Subclasses set `num_features`, `num_classes`, `features` (``(B, in_chans, H, W) ->
+    (B, C, h, w)``) and `neck` (``(B, C, h, w) -> (B, num_features)``, the hidden layers).
+    """
+
+    head_name = "head"
+    """Path of the last layer, as in ``state_dict``."""
+
+    num_features: int
+    num_classes: int
     features: nn.Module
+    neck: Callable[[Tensor], Tensor]
 
     def forward_features(self, images: Tensor) -> Tensor:
         """Returns feature maps ``(B, C, h, w)`` of normalized images ``(B, in_chans, H, W)``."""
@@ -30,32 +41,41 @@ class TimmNet(nn.Module):
 
     def forward_head(self, maps: Tensor, pre_logits: bool = False) -> Tensor:
         """Returns logits ``(B, num_classes)``, or with `pre_logits` ``(B, num_features)``."""
-        raise NotImplementedError
+        hidden = self.neck(maps)
+        if not pre_logits:
+            hidden = self.get_classifier()(hidden)
+        return hidden
 
     def forward(self, images: Tensor) -> Tensor:
         """Returns logits ``(B, num_classes)`` of normalized images ``(B, in_chans, H, W)``."""
         return self.forward_head(self.forward_features(images))
 
+    def get_classifier(self) -> nn.Module:
+        """Returns the last layer."""
+        return self.get_submodule(self.head_name)
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replaces the last layer by a new one; `global_pool` is ignored."""
+        parameter = next(self.parameters())
+        self.num_classes = num_classes
+        parent, _, name = self.head_name.rpartition(".")
+        head = linear(self.num_features, num_classes)
+        self.get_submodule(parent).register_module(
+            name, head.to(device=parameter.device, dtype=parameter.dtype)
+        )
+
     def group_matcher(self, coarse: bool = False) -> dict[str, str]:
-        """Returns timm's description of the layers from input to output."""
+        """Returns timm's patterns of the layers from input to output."""
         return {"stem": r"^features\.0", "blocks": r"^features\.(\d+)"}
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Refuses: nets this small keep their activations."""
+        """Raises ModelError when enabled: networks this small keep their activations."""
         if enable:
             raise ModelError(f"{type(self).__name__} has no gradient checkpointing.")
 
 
 class ClassicNet(TimmNet):
-    """A net of three parts, with the methods that timm's models have.
-
-    Args:
-        features: ``(B, in_chans, H, W) -> (B, C, h, w)``.
-        neck: ``(B, C, h, w) -> (B, num_features)``, the hidden layers before the last one.
-        num_features: Width of what the last layer sees.
-        in_chans: Channels of the input.
-        num_classes: Outputs of the last layer; 0 leaves it out.
-    """
+    """A network of features, neck and a new linear head of `num_classes` outputs (0: none)."""
 
     def __init__(
         self,
@@ -72,35 +92,18 @@ class ClassicNet(TimmNet):
         self.num_features = self.head_hidden_size = num_features
         self.features = features
         self.neck = neck
-        self.head = _linear(num_features, num_classes)
-
-    def forward_head(self, maps: Tensor, pre_logits: bool = False) -> Tensor:
-        """Returns logits ``(B, num_classes)``, or with `pre_logits` ``(B, num_features)``."""
-        hidden: Tensor = self.neck(maps)
-        if not pre_logits:
-            hidden = self.head(hidden)
-        return hidden
-
-    def get_classifier(self) -> nn.Module:
-        """Returns the last layer."""
-        return self.head
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replaces the last layer by a new one; these nets have no `global_pool` to choose."""
-        fresh = _linear(self.num_features, num_classes)
-        parameter = next(self.parameters())
-        self.num_classes = num_classes
-        self.head = fresh.to(device=parameter.device, dtype=parameter.dtype)
+        self.head = linear(num_features, num_classes)
 
 
-def _linear(features: int, outputs: int) -> nn.Module:
+def linear(features: int, outputs: int) -> nn.Module:
+    """Returns a linear layer, or the identity where there are no outputs."""
     return nn.Linear(features, outputs) if outputs > 0 else nn.Identity()
 
 
 class SafeMaxPool2d(nn.MaxPool2d):
-    """Max pooling that lets a map pass which is already smaller than its kernel.
+    """Max pooling that returns maps smaller than its kernel unchanged.
 
-    With it a net made for large images still has one pixel left at the end of a small one.
+    It lets a network designed for large images take small ones.
     """
 
     def forward(self, maps: Tensor) -> Tensor:
@@ -110,75 +113,67 @@ class SafeMaxPool2d(nn.MaxPool2d):
         return maps
 
 
-def sides(img_size: ImageSize, default: int) -> tuple[int, int]:
-    """Returns height and width in pixels."""
-    if img_size is None:
-        return default, default
-    if isinstance(img_size, int):
-        return img_size, img_size
-    height, width = img_size
+def input_sides(
+    name: str, img_size: ImageSize, default: int, *, minimum: int = 1
+) -> tuple[int, int]:
+    """Returns height and width of a network's input in pixels.
+
+    Raises:
+        ModelError: The image is smaller than `minimum`.
+    """
+    size = default if img_size is None else img_size
+    height, width = (size, size) if isinstance(size, int) else size
+    if min(height, width) < minimum:
+        raise ModelError(
+            f"{name} needs images of at least {minimum}x{minimum} pixels; "
+            f"--size {min(height, width)} is too small."
+        )
     return height, width
 
 
-def need_pixels(name: str, height: int, width: int, least: int) -> None:
-    """Raises a ModelError if an image is too small for a net."""
-    if min(height, width) < least:
-        raise ModelError(
-            f"{name} needs images of at least {least}x{least} pixels; --size {min(height, width)} "
-            f"is too small."
-        )
+def pretrained_cfg(*, size: int, channels: int = 3, **more: Any) -> dict[str, Any]:
+    """Returns a timm `pretrained_cfg` for square inputs without a margin.
 
-
-def settings(
-    *,
-    size: int,
-    channels: int = 3,
-    classes: int = 10,
-    first_conv: str = "features.0",
-    classifier: str = "head",
-    **more: Any,
-) -> dict[str, Any]:
-    """Returns a `pretrained_cfg` for square inputs that are used as they are, without a border.
-
-    Pixels are scaled to -1 .. 1 unless `more` says otherwise. Its ``recipe`` is no setting of
-    timm's: see `configure`.
+    Pixels are scaled to -1 .. 1 unless `more` has other values.
     """
     return {
         "input_size": (channels, size, size),
-        "num_classes": classes,
+        "num_classes": 10,
         "mean": (0.5,) * channels,
         "std": (0.5,) * channels,
         "interpolation": "bilinear",
         "crop_pct": 1.0,
         "fixed_input_size": True,
-        "first_conv": first_conv,
-        "classifier": classifier,
+        "first_conv": "features.0",
+        "classifier": "head",
         **more,
     }
 
 
-def configure(**models: dict[str, Any]) -> Any:
-    """Returns timm's `default_cfgs` of a module from the settings of its models.
+def register(
+    name: str,
+    factory: Callable[..., nn.Module],
+    cfg: dict[str, Any],
+    *,
+    recipe: str | None = None,
+    **fixed: Any,
+) -> None:
+    """Registers a network with timm.
 
-    A ``recipe`` among them is taken out and kept in `OWN_RECIPES`.
+    Args:
+        name: The model name.
+        factory: The class, or a function that returns the network.
+        cfg: Its `pretrained_cfg`.
+        recipe: Name of the augmentation recipe that it was published with.
+        **fixed: Arguments of `factory` that define this variant.
     """
-    plain = {}
-    for name, values in models.items():
-        plain[name] = {key: value for key, value in values.items() if key != "recipe"}
-        if "recipe" in values:
-            OWN_RECIPES[name] = values["recipe"]
-    return generate_default_cfgs(plain)
 
+    def entrypoint(pretrained: bool = False, **options: Any) -> nn.Module:
+        module: nn.Module = build_model_with_cfg(factory, name, pretrained, **fixed, **options)
+        return module
 
-def build(
-    factory: Callable[..., nn.Module], variant: str, pretrained: bool, **options: Any
-) -> nn.Module:
-    """Returns a registered model as timm builds its own, weights and settings included."""
-    module: nn.Module = build_model_with_cfg(factory, variant, pretrained, **options)
-    return module
-
-
-def register(entry: Entry) -> Entry:
-    """Registers a function ``(pretrained=False, **options) -> nn.Module`` with timm by its name."""
-    timm_register_model(entry)
-    return entry
+    entrypoint.__name__ = name
+    default_cfgs.update(generate_default_cfgs({name: cfg}))
+    register_model(entrypoint)
+    if recipe is not None:
+        DEFAULT_RECIPES[name] = recipe

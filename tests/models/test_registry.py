@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from finetune.models.names import DEFAULT_MODEL, own_recipe
+from finetune.models.registry import DEFAULT_MODEL, default_recipe
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ from finetune.models.names import DEFAULT_MODEL, own_recipe
     ],
 )
 def test_historic_nets_come_with_their_recipes(name: str, recipe: str | None) -> None:
-    assert own_recipe(name) == recipe
+    assert default_recipe(name) == recipe
 
 
 def test_the_default_model_is_resnet50() -> None:

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from finetune.data.dataset import PhotoDataset, Sample
-from finetune.data.device_dataset import DeviceDataset, bytes_of, near_device
+from finetune.data.dataset import DeviceDataset, PhotoDataset, Sample, bytes_of, near_device
 from finetune.data.loaders import load_batches
 from finetune.data.pixel_cache import PixelCache
 from finetune.photos.preprocessing import Preprocessing
