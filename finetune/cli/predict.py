@@ -113,9 +113,9 @@ def predict(
     if not photos:
         raise ConfigError("Which photos? Name some, or a folder: finetune predict photo.jpg")
     how = _checked_transfer(transfer)
+    from finetune.prediction.inputs import check_views
     from finetune.prediction.predictor import PredictConfig, Predictor
     from finetune.prediction.sources import photos_of
-    from finetune.prediction.tta import check_views
 
     answering = PredictConfig(views=check_views(tta), threshold=threshold, heed_unknown=unknown)
     paths = photos_of(photos, stdin=sys.stdin, without=sort_into)

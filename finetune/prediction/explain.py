@@ -24,7 +24,7 @@ from finetune.errors import ConfigError, ModelError
 from finetune.files import write_atomically
 from finetune.photos.decode.decoder import MAX_PIXELS
 from finetune.photos.preprocessing import Preprocessing
-from finetune.prediction.pixels import working_square
+from finetune.prediction.inputs import working_square
 from finetune.prediction.torch_engine import TorchEngine
 
 if TYPE_CHECKING:

@@ -16,9 +16,15 @@ from finetune.photos.decode.decoder import MAX_PIXELS, decode_photo
 from finetune.photos.preprocessing import Preprocessing
 from finetune.prediction import stream
 from finetune.prediction.engine import Engine, open_engine
-from finetune.prediction.pixels import name_of, source_of, working_square
+from finetune.prediction.inputs import (
+    Views,
+    check_views,
+    name_of,
+    source_of,
+    views_of,
+    working_square,
+)
 from finetune.prediction.predictions import PhotoPrediction, Ranked, rank
-from finetune.prediction.tta import Views, check_views, views_of
 from finetune.runs.folder import RunFolder
 from finetune.tasks.task import MultiLabel
 
@@ -40,7 +46,7 @@ class PredictConfig:
     """How a predictor makes an answer of probabilities.
 
     Attributes:
-        views: Views of a photo that are averaged: 1, 2 or 10; see `finetune.prediction.tta`.
+        views: Views of a photo that are averaged: 1, 2 or 10; see `finetune.prediction.inputs`.
         threshold: Below this probability of the likeliest label the answer is "none of these"; of
             several labels, none below it is said.
         heed_unknown: Whether to heed the threshold that the run itself fitted for that.

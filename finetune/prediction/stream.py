@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune.errors import DecodeError
 from finetune.photos.decode.pool import usable_cores
-from finetune.prediction.pixels import name_of
+from finetune.prediction.inputs import name_of
 from finetune.prediction.predictions import PhotoPrediction
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from finetune.errors import ConfigError
+from finetune.prediction.inputs import check_views, views_of
 from finetune.prediction.onnx_engine import center_of
-from finetune.prediction.tta import check_views, views_of
 
 
 def test_ten_views_are_center_and_corners_with_their_mirror_images() -> None:

@@ -15,12 +15,14 @@ from finetune.photos.preprocessing import Preprocessing
 from finetune.prediction.export.check import (
     Answer,
     Comparison,
+    SquaredPhoto,
     answers_of_onnx,
     answers_of_timm,
     answers_of_torchscript,
     compare,
+    photos_of_run,
+    squared,
 )
-from finetune.prediction.run_photos import SquaredPhoto, photos_of_run, squared
 from finetune.prediction.torch_engine import TorchEngine
 from finetune.runs.folder import RunFolder
 

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from finetune.photos.decode.decoder import decode_photo
-from finetune.prediction.export.check import answers_of_timm, compare
+from finetune.prediction.export.check import SquaredPhoto, answers_of_timm, compare, squared
 from finetune.prediction.export.torch import export_timm
-from finetune.prediction.run_photos import SquaredPhoto, squared
 from finetune.prediction.torch_engine import TorchEngine
 from finetune.runs.folder import open_run
 

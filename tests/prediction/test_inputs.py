@@ -11,7 +11,7 @@ from PIL import Image
 from finetune.errors import DecodeError
 from finetune.photos.crops import Crop, load_square
 from finetune.photos.preprocessing import Preprocessing
-from finetune.prediction.pixels import working_square
+from finetune.prediction.inputs import working_square
 
 SPEC = Preprocessing(size=40)
 
