@@ -173,7 +173,7 @@ def agreement(run: Path, onnx: Path, folder: Path, paths: list[Path], odd: list[
         path for path, row in zip(chosen, decoded(one, chosen), strict=True) if row is not None
     ]
     chosen = chosen[:200] if len(chosen) > 200 else chosen
-    labels, facts = one.labels, one.engines[0].facts
+    labels, metadata = one.labels, one.engines[0].metadata
 
     def table(answers: object) -> np.ndarray:
         return np.array([[a.probability_of(label) for label in labels] for a in answers])
@@ -184,7 +184,7 @@ def agreement(run: Path, onnx: Path, folder: Path, paths: list[Path], odd: list[
     images = torch.from_numpy(squares).permute(0, 3, 1, 2)
     by_timm = np.concatenate(
         [
-            logits_of(module, facts.preprocessing, images[at : at + 32]).numpy()
+            logits_of(module, metadata.preprocessing, images[at : at + 32]).numpy()
             for at in range(0, len(images), 32)
         ]
     )
@@ -192,7 +192,7 @@ def agreement(run: Path, onnx: Path, folder: Path, paths: list[Path], odd: list[
     ways = {
         "bytes (as served)": table(one.predict_batch([path.read_bytes() for path in chosen])),
         "ONNX": table(exported.predict_stream(chosen)),
-        "timm folder": softmax(by_timm, temperature=facts.temperature),
+        "timm folder": softmax(by_timm, temperature=metadata.temperature),
     }
     same = all(
         np.array_equal(one.pixels_of(path), square)

@@ -117,18 +117,18 @@ def _heading(progress: Progress, room: Room) -> RenderableType:
     )
     if room.width >= NARROW:
         first.append(f"  {progress.model}, {progress.mode}")
-    facts = [f"epoch {done} of {progress.epochs}"]
+    metadata = [f"epoch {done} of {progress.epochs}"]
     if progress.rows:
-        facts.append(f"{progress.rows[-1]['images_per_second']:,.0f} photos/s")
+        metadata.append(f"{progress.rows[-1]['images_per_second']:,.0f} photos/s")
     if progress.seconds_left is not None:
-        facts.append(f"{duration(progress.seconds_left)} left")
+        metadata.append(f"{duration(progress.seconds_left)} left")
     first.truncate(room.width, overflow="ellipsis")
     line = Table.grid(padding=(0, 2))
     cells: list[RenderableType] = []
     if not room.ascii:
         side = 24 if room.width >= NARROW else 10
         cells.append(ProgressBar(total=max(1, progress.epochs), completed=done, width=side))
-    line.add_row(*cells, Text("  ".join(facts), no_wrap=True, overflow="ellipsis"))
+    line.add_row(*cells, Text("  ".join(metadata), no_wrap=True, overflow="ellipsis"))
     return Group(first, line)
 
 

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.prediction.model_metadata import ModelFacts
+from finetune.prediction.model_metadata import ModelMetadata
 from finetune.runs.folder import RunFolder, find_run
 
 ONNX_SUFFIX = ".onnx"
@@ -19,7 +19,7 @@ class Engine(Protocol):
     """A network, ready to be asked from any number of threads."""
 
     @property
-    def facts(self) -> ModelFacts:
+    def metadata(self) -> ModelMetadata:
         """Its labels, pixels and calibration."""
         ...
 

@@ -65,13 +65,13 @@ def heat_map(engine: TorchEngine, squares: NDArray[np.uint8], label: str) -> NDA
         ConfigError: The network does not know the label.
         ModelError: It has no feature map.
     """
-    facts = engine.facts
-    if label not in facts.labels:
-        raise ConfigError(f"The run {facts.name} does not know the label '{label}'.")
+    metadata = engine.metadata
+    if label not in metadata.labels:
+        raise ConfigError(f"The run {metadata.name} does not know the label '{label}'.")
     images = torch.from_numpy(np.ascontiguousarray(squares)).permute(0, 3, 1, 2)
-    target = facts.labels.index(label)
+    target = metadata.labels.index(label)
     heat: NDArray[np.float32] = (
-        grad_cam(engine.module, facts.preprocessing, images, target).cpu().numpy()
+        grad_cam(engine.module, metadata.preprocessing, images, target).cpu().numpy()
     )
     return heat
 
@@ -143,7 +143,7 @@ def explain_photo(
         DecodeError: The photo cannot be opened.
         ConfigError: The network does not know the label.
     """
-    preprocessing = engine.facts.preprocessing
+    preprocessing = engine.metadata.preprocessing
     heat = heat_map(
         engine, working_square(photo, preprocessing, max_pixels=max_pixels)[None], label
     )[0]

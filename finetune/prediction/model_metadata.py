@@ -15,11 +15,11 @@ from finetune.runs.unknown_threshold import read_unknown
 from finetune.tasks.task import SingleLabel, Task, task_of
 
 VERSION = 1
-"""Of the JSON object that `ModelFacts.to_dict` gives and exported files carry."""
+"""Of the JSON object that `ModelMetadata.to_dict` gives and exported files carry."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelFacts:
+class ModelMetadata:
     """Labels, pixels and calibration of a trained network.
 
     Attributes:
@@ -60,7 +60,7 @@ class ModelFacts:
     @classmethod
     def from_dict(
         cls, content: Mapping[str, Any], distance: RelativeDistance | None = None
-    ) -> ModelFacts:
+    ) -> ModelMetadata:
         """Returns the facts in a JSON object; KeyError, TypeError, ValueError where it is none.
 
         Args:
@@ -80,7 +80,7 @@ class ModelFacts:
         )
 
     @classmethod
-    def of_run(cls, run: RunFolder) -> ModelFacts:
+    def of_run(cls, run: RunFolder) -> ModelMetadata:
         """Returns the facts of a run.
 
         Raises:

@@ -19,7 +19,7 @@ from finetune.evaluation.mahalanobis import RelativeDistance
 from finetune.photos.decode.grayscale import to_gray
 from finetune.photos.decode.pool import usable_cores
 from finetune.photos.preprocessing import Preprocessing
-from finetune.prediction.model_metadata import ModelFacts
+from finetune.prediction.model_metadata import ModelMetadata
 
 METADATA_KEY = "finetune"
 """Of the file's metadata: labels, preprocessing and calibration as JSON."""
@@ -46,13 +46,13 @@ class OnnxEngine:
 
     Args:
         session: An `onnxruntime.InferenceSession`.
-        facts: Labels, pixels and calibration.
+        metadata: Labels, pixels and calibration.
         path: The file that it is of.
     """
 
-    def __init__(self, session: Any, facts: ModelFacts, path: Path) -> None:
+    def __init__(self, session: Any, metadata: ModelMetadata, path: Path) -> None:
         self.session = session
-        self.facts = facts
+        self.metadata = metadata
         self.path = path
         self._input = session.get_inputs()[0].name
 
@@ -69,7 +69,7 @@ class OnnxEngine:
             RunError: There is no such file, it is damaged, or was exported by something else.
         """
         session = _session(path, threads)
-        return cls(session, facts_in(session, path), path)
+        return cls(session, metadata_in(session, path), path)
 
     @property
     def cores(self) -> int:
@@ -81,7 +81,7 @@ class OnnxEngine:
     @contextmanager
     def side_by_side(self) -> Iterator[OnnxEngine]:
         """Gives the same network for threads that ask at once; see `Engine`."""
-        yield OnnxEngine(_session(self.path, 1), self.facts, self.path)
+        yield OnnxEngine(_session(self.path, 1), self.metadata, self.path)
 
     def logits(self, squares: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Returns logits ``(B, labels) float32``; see `Engine`."""
@@ -95,14 +95,14 @@ class OnnxEngine:
         return logits, features
 
     def _run(self, names: list[str], squares: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-        centered = center_of(squares, self.facts.preprocessing.size)
+        centered = center_of(squares, self.metadata.preprocessing.size)
         if self._input == PIXELS:
-            given: NDArray[Any] = normalized(centered, self.facts.preprocessing)
-        elif squares.shape[1] == self.facts.preprocessing.working_size:
+            given: NDArray[Any] = normalized(centered, self.metadata.preprocessing)
+        elif squares.shape[1] == self.metadata.preprocessing.working_size:
             # The graph finds nothing to resize in a working square, and cuts its center itself.
             given = squares
         else:
-            given = surrounded(centered, self.facts.preprocessing.working_size)
+            given = surrounded(centered, self.metadata.preprocessing.working_size)
         answers = self.session.run(names, {self._input: np.ascontiguousarray(given)})
         return [answer.astype(np.float32, copy=False) for answer in answers]
 
@@ -127,7 +127,7 @@ def _session(path: Path, threads: int | None) -> Any:
         raise RunError(f"{path} cannot be opened by onnxruntime: {reason}") from error
 
 
-def facts_in(session: Any, path: Path) -> ModelFacts:
+def metadata_in(session: Any, path: Path) -> ModelMetadata:
     """Returns the facts in the metadata of an opened file.
 
     Raises:
@@ -139,7 +139,7 @@ def facts_in(session: Any, path: Path) -> ModelFacts:
         distance = None
         if packed:
             distance = RelativeDistance.from_tensors(load(base64.b64decode(packed)))
-        return ModelFacts.from_dict(json.loads(found[METADATA_KEY]), distance)
+        return ModelMetadata.from_dict(json.loads(found[METADATA_KEY]), distance)
     except (KeyError, TypeError, ValueError, SafetensorError) as error:
         raise RunError(
             f"{path} holds no labels of finetune, so it was exported by something else. "

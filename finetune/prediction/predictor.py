@@ -89,19 +89,21 @@ class Predictor:
             raise ConfigError("A predictor needs one run at least.")
         self.engines = tuple(engines)
         self.answering = answering or PredictConfig()
-        self.labels = self.engines[0].facts.labels
+        self.labels = self.engines[0].metadata.labels
         self._orders = [_order(self.engines[0], engine) for engine in self.engines]
         self._limits = self._said_from()
-        specs = [_pixels_key(engine.facts.preprocessing) for engine in self.engines]
+        specs = [_pixels_key(engine.metadata.preprocessing) for engine in self.engines]
         # Engines that want the same pixels share one decoded square.
         self._specs = list(dict.fromkeys(specs))
         self._square_of = [self._specs.index(key) for key in specs]
         self._policy: CropPolicy | None = None
-        if self.engines[0].facts.crop_policy is not None:
+        if self.engines[0].metadata.crop_policy is not None:
             # Only where a run was trained on squares: this loads the backbone that finds them.
             from finetune.curation.crop_policy import PolicySpec, load_policy
 
-            self._policy, _ = load_policy(PolicySpec.from_dict(self.engines[0].facts.crop_policy))
+            self._policy, _ = load_policy(
+                PolicySpec.from_dict(self.engines[0].metadata.crop_policy)
+            )
 
     @classmethod
     def load(
@@ -130,12 +132,12 @@ class Predictor:
     @property
     def name(self) -> str:
         """The names of its runs, joined by ``+``."""
-        return "+".join(engine.facts.name for engine in self.engines)
+        return "+".join(engine.metadata.name for engine in self.engines)
 
     @property
     def preprocessing(self) -> Preprocessing:
         """What the first engine expects of its pixels."""
-        return self.engines[0].facts.preprocessing
+        return self.engines[0].metadata.preprocessing
 
     @property
     def multi_label(self) -> bool:
@@ -224,18 +226,18 @@ class Predictor:
         total = np.zeros((len(photos), len(self.labels)))
         votes = np.zeros(len(photos))
         for engine, order, which in zip(self.engines, self._orders, self._square_of, strict=True):
-            facts = engine.facts
-            for view in views_of(stacks[which], facts.preprocessing.size, self.answering.views):
-                limit = facts.unknown if self.answering.heed_unknown else None
+            metadata = engine.metadata
+            for view in views_of(stacks[which], metadata.preprocessing.size, self.answering.views):
+                limit = metadata.unknown if self.answering.heed_unknown else None
                 distances = None
                 if limit is not None and limit.needs_features:
                     logits, features = engine.logits_and_features(view)
                     distances = limit.distances(features)
                 else:
                     logits = engine.logits(view)
-                total += facts.task.probabilities(logits)[:, order]
+                total += metadata.task.probabilities(logits)[:, order]
                 if limit is not None:
-                    scores = limit.scores(logits, distances, temperature=facts.temperature)
+                    scores = limit.scores(logits, distances, temperature=metadata.temperature)
                     votes += limit.refuses(scores)
         asked = len(self.engines) * self.answering.views
         return total / asked, votes > asked / 2
@@ -245,15 +247,15 @@ class Predictor:
 
         Several engines answer by the mean of their probabilities, and so of their thresholds.
         """
-        tasks = [engine.facts.task for engine in self.engines]
+        tasks = [engine.metadata.task for engine in self.engines]
         several = [task for task in tasks if isinstance(task, MultiLabel)]
         if not several:
             return None
         if len(several) < len(tasks):
-            one = next(e for e in self.engines if not e.facts.task.multi_label)
-            other = next(e for e in self.engines if e.facts.task.multi_label)
+            one = next(e for e in self.engines if not e.metadata.task.multi_label)
+            other = next(e for e in self.engines if e.metadata.task.multi_label)
             raise ConfigError(
-                f"--run {one.facts.name} and --run {other.facts.name} cannot answer together: the "
+                f"--run {one.metadata.name} and --run {other.metadata.name} cannot answer together: the "
                 "one says a single label of a photo, the other several."
             )
         own = [
@@ -265,7 +267,7 @@ class Predictor:
 
     def _distinct_specs(self) -> Iterator[Preprocessing]:
         for number in range(len(self._specs)):
-            yield self.engines[self._square_of.index(number)].facts.preprocessing
+            yield self.engines[self._square_of.index(number)].metadata.preprocessing
 
 
 def _pixels_key(preprocessing: Preprocessing) -> tuple[int, str, str]:
@@ -274,7 +276,7 @@ def _pixels_key(preprocessing: Preprocessing) -> tuple[int, str, str]:
 
 def _order(first: Engine, other: Engine) -> list[int]:
     """Returns where in the other's outputs the first one's labels are."""
-    mine, theirs = first.facts, other.facts
+    mine, theirs = first.metadata, other.metadata
     strange = sorted(set(mine.labels) ^ set(theirs.labels))
     if strange:
         raise ConfigError(

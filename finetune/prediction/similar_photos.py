@@ -81,7 +81,7 @@ class TrainingPhotos:
             )
         catalog_file = Path(catalog) if catalog else None
         cache_dir = collection_cache_dir(self.root, catalog_file)
-        preprocessing = engine.facts.preprocessing
+        preprocessing = engine.metadata.preprocessing
         crops = self._crops(catalog_file)
         limit_gb = settings["pixels"].get("cache_gb", 10.0)
         self._features = FeatureCache(cache_dir, engine.module, preprocessing)
@@ -89,7 +89,7 @@ class TrainingPhotos:
             with contextlib.closing(
                 PixelCache(cache_dir, preprocessing, limit_gb=limit_gb)
             ) as cache:
-                samples = _samples(self._rows, crops, engine.facts.labels)
+                samples = _samples(self._rows, crops, engine.metadata.labels)
                 dataset = PhotoDataset(self.root, samples, cache)
                 self._features.fill(dataset, progress=progress)
                 self._keys = self._features.keys(dataset)

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from finetune.models.inference import logits_and_features_of, logits_of
-from finetune.prediction.model_metadata import ModelFacts
+from finetune.prediction.model_metadata import ModelMetadata
 from finetune.runs.folder import RunFolder
 from finetune.runs.loading import load_network
 from finetune.training.device import choose_device
@@ -23,12 +23,12 @@ class TorchEngine:
 
     Args:
         module: A timm network; it is put in eval mode.
-        facts: Its labels, pixels and calibration.
+        metadata: Its labels, pixels and calibration.
     """
 
-    def __init__(self, module: torch.nn.Module, facts: ModelFacts) -> None:
+    def __init__(self, module: torch.nn.Module, metadata: ModelMetadata) -> None:
         self.module = module.eval()
-        self.facts = facts
+        self.metadata = metadata
         # Two batches at once would each want all cores, and on a GPU twice the memory.
         self._turn: AbstractContextManager[Any] = threading.Lock()
 
@@ -41,11 +41,15 @@ class TorchEngine:
             ModelError: Its weights are not those of its architecture.
             DeviceError: The device is not there.
         """
-        facts = ModelFacts.of_run(run)
+        metadata = ModelMetadata.of_run(run)
         module = load_network(
-            run, facts.model, len(facts.labels), facts.preprocessing, device=choose_device(device)
+            run,
+            metadata.model,
+            len(metadata.labels),
+            metadata.preprocessing,
+            device=choose_device(device),
         )
-        return cls(module, facts)
+        return cls(module, metadata)
 
     @property
     def cores(self) -> int:
@@ -57,7 +61,7 @@ class TorchEngine:
     def side_by_side(self) -> Iterator[TorchEngine]:
         """Gives the same network for threads that ask at once; see `Engine`."""
         threads = torch.get_num_threads()
-        engine = TorchEngine(self.module, self.facts)
+        engine = TorchEngine(self.module, self.metadata)
         engine._turn = _OneCore()
         try:
             yield engine
@@ -70,7 +74,7 @@ class TorchEngine:
         images = torch.from_numpy(np.ascontiguousarray(squares)).permute(0, 3, 1, 2)
         with self._turn:
             result: NDArray[np.float32] = (
-                logits_of(self.module, self.facts.preprocessing, images).cpu().numpy()
+                logits_of(self.module, self.metadata.preprocessing, images).cpu().numpy()
             )
         return result
 
@@ -80,7 +84,9 @@ class TorchEngine:
         """Returns logits ``(B, labels)`` and features ``(B, F)``; see `Engine`."""
         images = torch.from_numpy(np.ascontiguousarray(squares)).permute(0, 3, 1, 2)
         with self._turn:
-            logits, features = logits_and_features_of(self.module, self.facts.preprocessing, images)
+            logits, features = logits_and_features_of(
+                self.module, self.metadata.preprocessing, images
+            )
             return logits.cpu().numpy(), features.cpu().numpy()
 
 

@@ -148,14 +148,14 @@ def test_labels_are_matched_by_name_and_not_by_place(trained: Trained) -> None:
     head.weight.data = head.weight.data.flip(0)
     head.bias.data = head.bias.data.flip(0)
     turned = TorchEngine(
-        second.module, dataclasses.replace(second.facts, labels=second.facts.labels[::-1])
+        second.module, dataclasses.replace(second.metadata, labels=second.metadata.labels[::-1])
     )
     photo = trained.photos / "bee" / "3.png"
     both, one = (Predictor(engines)(photo).ranked for engines in ([first, turned], [first]))
     assert [item.label for item in both] == [item.label for item in one]
     shares = [[item.probability for item in ranked] for ranked in (both, one)]
     assert shares[0] == pytest.approx(shares[1], abs=1e-6)
-    other = TorchEngine(second.module, dataclasses.replace(second.facts, labels=("ant", "wasp")))
+    other = TorchEngine(second.module, dataclasses.replace(second.metadata, labels=("ant", "wasp")))
     with pytest.raises(ConfigError) as error:
         Predictor([first, other])
     assert str(error.value) == (

@@ -32,11 +32,12 @@ def test_the_most_like_by_the_angle_of_features_and_never_the_photo_itself(
 
     def feature(path: Path) -> np.ndarray:
         square = predictor.pixels_of(path)
-        margin = (square.shape[0] - engine.facts.preprocessing.size) // 2
-        size = engine.facts.preprocessing.size
+        margin = (square.shape[0] - engine.metadata.preprocessing.size) // 2
+        size = engine.metadata.preprocessing.size
         cut = square[margin : margin + size, margin : margin + size]
         mean, std = (
-            np.array(v) for v in (engine.facts.preprocessing.mean, engine.facts.preprocessing.std)
+            np.array(v)
+            for v in (engine.metadata.preprocessing.mean, engine.metadata.preprocessing.std)
         )
         pixels = torch.tensor(((cut / 255 - mean) / std).transpose(2, 0, 1)[None]).float()
         with torch.inference_mode():

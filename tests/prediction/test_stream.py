@@ -108,7 +108,7 @@ def test_a_stream_may_be_endless_and_left_in_the_middle(trained: Trained, cores:
 def test_what_the_head_saw_is_each_threads_own(trained: Trained) -> None:
     engine = TorchEngine.load(open_run(trained.run))
     rng = np.random.default_rng(0)
-    side = engine.facts.preprocessing.working_size
+    side = engine.metadata.preprocessing.working_size
     squares = [rng.integers(0, 255, (n, side, side, 3), dtype=np.uint8) for n in (1, 2, 3, 4)]
     expected = [engine.logits_and_features(some)[1] for some in squares]
 

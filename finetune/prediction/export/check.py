@@ -102,7 +102,7 @@ def compare(
         whole_photos: Whether the export resizes whole photos, and is to be asked about these, too.
     """
     squares = np.stack([photo.square for photo in photos])
-    wanted = engine.facts.task.probabilities(engine.logits(squares))
+    wanted = engine.metadata.task.probabilities(engine.logits(squares))
     given = np.concatenate([answer(squares[at : at + 16]) for at in range(0, len(squares), 16)])
     whole = None
     if whole_photos:
@@ -133,7 +133,7 @@ def answers_of_onnx(target: Path, *, with_preprocessing: bool, with_softmax: boo
             logits = exported.session.run(None, {PHOTOS: np.ascontiguousarray(images)})[0]
         else:
             logits = exported.logits(images)
-        return exported.facts.task.probabilities(logits)
+        return exported.metadata.task.probabilities(logits)
 
     return answer
 
@@ -148,7 +148,7 @@ def answers_of_torchscript(
     from finetune.prediction.onnx_engine import center_of, normalized
 
     module = open_torchscript(target)
-    preprocessing = engine.facts.preprocessing
+    preprocessing = engine.metadata.preprocessing
 
     def answer(images: NDArray[np.uint8]) -> NDArray[np.float64]:
         if with_preprocessing:
@@ -162,7 +162,7 @@ def answers_of_torchscript(
             values = module(given).numpy()
         if with_softmax:
             return np.asarray(values, dtype=np.float64)
-        return engine.facts.task.probabilities(values)
+        return engine.metadata.task.probabilities(values)
 
     return answer
 
@@ -173,5 +173,5 @@ def answers_of_timm(engine: TorchEngine, target: Path) -> Answer:
 
     # The folder's own config decides, as for whoever opens it with timm alone.
     module = timm.create_model(f"local-dir:{target}", pretrained=True)
-    exported = TorchEngine(module, engine.facts)
-    return lambda images: engine.facts.task.probabilities(exported.logits(images))
+    exported = TorchEngine(module, engine.metadata)
+    return lambda images: engine.metadata.task.probabilities(exported.logits(images))

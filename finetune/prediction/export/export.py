@@ -120,7 +120,7 @@ def export(
         StorageError: The export cannot be written.
     """
     engine = TorchEngine.load(run, device="cpu")
-    check, calibration = _photos(run, engine.facts.preprocessing, options, photos)
+    check, calibration = _photos(run, engine.metadata.preprocessing, options, photos)
     target = out or default_path(run, options)
     say(f"Exporting {run.path} to {target}")
     _write(engine, target, options, [photo.square for photo in calibration])

@@ -29,7 +29,7 @@ from finetune.files import write_atomically
 from finetune.models.feature_backends import features_of
 from finetune.photos.preprocessing import Preprocessing
 from finetune.prediction.export.onnx_graph import preparation, probability_nodes
-from finetune.prediction.model_metadata import ModelFacts
+from finetune.prediction.model_metadata import ModelMetadata
 from finetune.prediction.onnx_engine import (
     DISTANCE_KEY,
     FEATURES,
@@ -94,17 +94,17 @@ def export_onnx(
     if options.precision == "fp16":
         model = _in_half(model)
     elif options.precision == "int8":
-        model = _in_int8(model, engine.facts.preprocessing, calibration)
-    _surround(model, engine.facts, options)
-    metadata = {METADATA_KEY: json.dumps(engine.facts.to_dict(), ensure_ascii=False)}
-    unknown = engine.facts.unknown
+        model = _in_int8(model, engine.metadata.preprocessing, calibration)
+    _surround(model, engine.metadata, options)
+    metadata = {METADATA_KEY: json.dumps(engine.metadata.to_dict(), ensure_ascii=False)}
+    unknown = engine.metadata.unknown
     if unknown is not None and unknown.distance is not None:
         packed = base64.b64encode(save(dict(unknown.distance.to_tensors())))
         metadata[DISTANCE_KEY] = packed.decode("ascii")
     for key, value in metadata.items():
         entry = model.metadata_props.add()
         entry.key, entry.value = key, value
-    model.doc_string = f"{engine.facts.model}, {len(engine.facts.labels)} labels"
+    model.doc_string = f"{engine.metadata.model}, {len(engine.metadata.labels)} labels"
     model.producer_name = "finetune"
     try:
         onnx.checker.check_model(model, full_check=True)
@@ -129,12 +129,12 @@ def _traced(engine: TorchEngine) -> onnx.ModelProto:
 
     Where the threshold for unknown photos needs them, also to ``features (batch, F)``.
     """
-    size = engine.facts.preprocessing.size
+    size = engine.metadata.preprocessing.size
     network, outputs = engine.module.eval(), [LOGITS]
-    if engine.facts.unknown is not None and engine.facts.unknown.needs_features:
+    if engine.metadata.unknown is not None and engine.metadata.unknown.needs_features:
         network, outputs = _WithFeatures(network).eval(), [LOGITS, FEATURES]
     # Two photos: a batch of one would be taken for a fixed one.
-    example = torch.zeros(2, engine.facts.preprocessing.channels, size, size)
+    example = torch.zeros(2, engine.metadata.preprocessing.channels, size, size)
     try:
         with _silenced(), torch.no_grad():
             program = torch.onnx.export(
@@ -154,7 +154,7 @@ def _traced(engine: TorchEngine) -> onnx.ModelProto:
         raise
     except Exception as error:  # torch's exporter raises whatever its many passes do
         first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"{engine.facts.model} cannot be exported to ONNX: {first}") from error
+        raise ModelError(f"{engine.metadata.model} cannot be exported to ONNX: {first}") from error
     # Source lines of whoever exported are of no use to whoever opens the file.
     for node in model.graph.node:
         node.ClearField("metadata_props")
@@ -246,13 +246,13 @@ def _in_int8(
         return quantized
 
 
-def _surround(model: onnx.ModelProto, facts: ModelFacts, options: OnnxOptions) -> None:
+def _surround(model: onnx.ModelProto, metadata: ModelMetadata, options: OnnxOptions) -> None:
     """Puts preparation before the core, and softmax behind it, as the options say."""
     from onnx import TensorProto, helper
 
     graph = model.graph
     if options.with_preprocessing:
-        nodes, constants = preparation(facts.preprocessing, PHOTOS, PIXELS)
+        nodes, constants = preparation(metadata.preprocessing, PHOTOS, PIXELS)
         core = list(graph.node)
         del graph.node[:]
         graph.node.extend([*nodes, *core])
@@ -261,13 +261,13 @@ def _surround(model: onnx.ModelProto, facts: ModelFacts, options: OnnxOptions) -
         del graph.input[:]
         graph.input.append(helper.make_tensor_value_info(PHOTOS, TensorProto.UINT8, shape))
     if options.with_softmax:
-        nodes, constants = probability_nodes(facts.task, LOGITS, PROBABILITIES)
+        nodes, constants = probability_nodes(metadata.task, LOGITS, PROBABILITIES)
         graph.node.extend(nodes)
         graph.initializer.extend(constants)
         graph.output.insert(
             0,
             helper.make_tensor_value_info(
-                PROBABILITIES, TensorProto.FLOAT, ["batch", len(facts.labels)]
+                PROBABILITIES, TensorProto.FLOAT, ["batch", len(metadata.labels)]
             ),
         )
 

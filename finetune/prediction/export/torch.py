@@ -20,7 +20,7 @@ from finetune.prediction.export.torchscript_module import ExportModule
 from finetune.prediction.torch_engine import TorchEngine
 from finetune.runs.timm_config import timm_config
 
-FACTS_FILE = "finetune.json"
+METADATA_FILE = "finetune.json"
 """Name under which labels, preprocessing and calibration go with a TorchScript or timm export."""
 
 
@@ -35,29 +35,29 @@ def export_torchscript(
         ModelError: Torch cannot trace this network.
         StorageError: The file cannot be written.
     """
-    size = engine.facts.preprocessing.size
+    size = engine.metadata.preprocessing.size
     module = engine.module.cpu().eval()
     try:
         with _deprecations_silenced(), torch.no_grad():
             traced = torch.jit.trace(  # type: ignore[no-untyped-call]
                 module,
-                torch.zeros(2, engine.facts.preprocessing.channels, size, size),
+                torch.zeros(2, engine.metadata.preprocessing.channels, size, size),
                 check_trace=False,
             )
             whole = torch.jit.script(
                 ExportModule(
                     traced,
-                    engine.facts,
+                    engine.metadata,
                     with_preprocessing=with_preprocessing,
                     with_softmax=with_softmax,
                 ).eval()
             )
             buffer = io.BytesIO()
-            facts = json.dumps(engine.facts.to_dict(), ensure_ascii=False)
-            torch.jit.save(whole, buffer, _extra_files={FACTS_FILE: facts})
+            metadata = json.dumps(engine.metadata.to_dict(), ensure_ascii=False)
+            torch.jit.save(whole, buffer, _extra_files={METADATA_FILE: metadata})
     except RuntimeError as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"{engine.facts.model} cannot be traced: {first}") from error
+        raise ModelError(f"{engine.metadata.model} cannot be traced: {first}") from error
     return write_atomically(path, lambda file: file.write(buffer.getvalue()))
 
 
@@ -73,21 +73,21 @@ def export_timm(engine: TorchEngine, folder: Path) -> Path:
     Raises:
         StorageError: The folder holds other files, or cannot be written.
     """
-    names = {"config.json", "model.safetensors", FACTS_FILE, "README.md", "labels.txt"}
+    names = {"config.json", "model.safetensors", METADATA_FILE, "README.md", "labels.txt"}
     if folder.exists() and (
         not folder.is_dir() or any(item.name not in names for item in folder.iterdir())
     ):
         raise StorageError(f"{folder} holds other files. Name a new folder with --out.")
-    facts = engine.facts
+    metadata = engine.metadata
     write_json(
         folder / "config.json",
-        timm_config(engine.module, facts.model, facts.labels, facts.preprocessing),
+        timm_config(engine.module, metadata.model, metadata.labels, metadata.preprocessing),
     )
     tensors = {name: value.contiguous() for name, value in engine.module.state_dict().items()}
     content = save(tensors, {"format": "pt"})
     write_atomically(folder / "model.safetensors", lambda file: file.write(content))
-    write_json(folder / FACTS_FILE, facts.to_dict())
-    write_text(folder / "labels.txt", "".join(f"{label}\n" for label in facts.labels))
+    write_json(folder / METADATA_FILE, metadata.to_dict())
+    write_text(folder / "labels.txt", "".join(f"{label}\n" for label in metadata.labels))
     return folder
 
 

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from finetune.photos.crops import PADDING
 from finetune.photos.decode.grayscale import LUMA, LUMA_HALF, LUMA_SCALE
-from finetune.prediction.model_metadata import ModelFacts
+from finetune.prediction.model_metadata import ModelMetadata
 
 
 class ExportModule(nn.Module):
@@ -17,7 +17,7 @@ class ExportModule(nn.Module):
 
     Args:
         network: ``(B, C, S, S) float32 -> (B, labels)``.
-        facts: Pixels and calibration.
+        metadata: Pixels and calibration.
         with_preprocessing: Take ``(B, H, W, 3) uint8`` photos of any size.
         with_softmax: Give calibrated probabilities in place of logits.
     """
@@ -30,13 +30,13 @@ class ExportModule(nn.Module):
     def __init__(
         self,
         network: nn.Module,
-        facts: ModelFacts,
+        metadata: ModelMetadata,
         *,
         with_preprocessing: bool = False,
         with_softmax: bool = False,
     ) -> None:
         super().__init__()
-        preprocessing = facts.preprocessing
+        preprocessing = metadata.preprocessing
         self.network = network
         self.with_preprocessing = with_preprocessing
         self.with_softmax = with_softmax
@@ -45,8 +45,8 @@ class ExportModule(nn.Module):
         self.fit: str = preprocessing.fit
         self.cubic = preprocessing.interpolation != "bilinear"
         self.whiten = preprocessing.whiten
-        self.temperature = facts.temperature
-        self.multi_label = facts.task.multi_label
+        self.temperature = metadata.temperature
+        self.multi_label = metadata.task.multi_label
         self.channels = preprocessing.channels
         self.luma_half, self.luma_scale = float(LUMA_HALF), float(LUMA_SCALE)
         constants = {

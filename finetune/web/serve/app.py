@@ -72,7 +72,7 @@ class _Server:
         )
         self.engine = _explaining(predictor)
         self.description = describe(
-            predictor.engines[0].facts,
+            predictor.engines[0].metadata,
             self.limits,
             with_key=options.policy.token is not None,
             explains=self.engine is not None,
@@ -107,11 +107,11 @@ class _Server:
             yield
 
     async def page(self, request: Request) -> Response:
-        facts = self.predictor.engines[0].facts
+        metadata = self.predictor.engines[0].metadata
         page = templates().get_template("serve.html")
         html = page.render(
             name=self.predictor.name,
-            labels=facts.labels,
+            labels=metadata.labels,
             explains=self.engine is not None,
         )
         # The camera of this page alone; other pages of this server keep theirs shut.
@@ -121,7 +121,7 @@ class _Server:
         )
 
     async def model(self, request: Request) -> Response:
-        return JSONResponse([engine.facts.to_dict() for engine in self.predictor.engines])
+        return JSONResponse([engine.metadata.to_dict() for engine in self.predictor.engines])
 
     async def openapi(self, request: Request) -> Response:
         return JSONResponse(self.description)
@@ -149,7 +149,7 @@ class _Server:
         content = (await self._upload(request)).photos[0].content
         request.state.photos = 1
         label = request.query_params.get("label")
-        if label is not None and label not in engine.facts.labels:
+        if label is not None and label not in engine.metadata.labels:
             raise HTTPException(400, "There is no such label.")
         with self._places(1):
             try:

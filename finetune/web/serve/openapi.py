@@ -5,17 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from finetune import __version__
-from finetune.prediction.model_metadata import ModelFacts
+from finetune.prediction.model_metadata import ModelMetadata
 from finetune.web.serve.batching import Limits
 
 
 def describe(
-    facts: ModelFacts, limits: Limits, *, with_key: bool, explains: bool
+    metadata: ModelMetadata, limits: Limits, *, with_key: bool, explains: bool
 ) -> dict[str, Any]:
     """Returns an OpenAPI 3.1 document of what this server answers.
 
     Args:
-        facts: The network's labels.
+        metadata: The network's labels.
         limits: The bounds that it keeps.
         with_key: Whether a key is wanted.
         explains: Whether ``/v1/explain`` is there.
@@ -53,12 +53,12 @@ def describe(
     document: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {
-            "title": f"finetune: {facts.name}",
+            "title": f"finetune: {metadata.name}",
             "version": __version__,
-            "description": f"Says which of {len(facts.labels)} labels a photo shows.",
+            "description": f"Says which of {len(metadata.labels)} labels a photo shows.",
         },
         "paths": paths,
-        "components": {"schemas": _schemas(facts)},
+        "components": {"schemas": _schemas(metadata)},
     }
     if with_key:
         document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
@@ -149,7 +149,7 @@ def _refusals() -> dict[str, Any]:
     return {status: _json(text, error) for status, text in reasons.items()}
 
 
-def _schemas(facts: ModelFacts) -> dict[str, Any]:
+def _schemas(metadata: ModelMetadata) -> dict[str, Any]:
     return {
         "Answer": {
             "type": "object",
@@ -157,16 +157,16 @@ def _schemas(facts: ModelFacts) -> dict[str, Any]:
             "properties": {
                 "photo": {"type": ["string", "null"], "description": "Name of the form's file."},
                 "status": {"type": "string", "description": "ok, or why it cannot be opened."},
-                **_labels_said(facts),
+                **_labels_said(metadata),
                 "ranked": {
                     "type": "array",
                     "items": {
                         "type": "object",
                         "required": ["label", "probability"],
                         "properties": {
-                            "label": {"type": "string", "enum": list(facts.labels)},
+                            "label": {"type": "string", "enum": list(metadata.labels)},
                             "probability": {"type": "number", "minimum": 0, "maximum": 1},
-                            **({"said": {"type": "boolean"}} if facts.task.multi_label else {}),
+                            **({"said": {"type": "boolean"}} if metadata.task.multi_label else {}),
                         },
                     },
                 },
@@ -181,10 +181,10 @@ def _schemas(facts: ModelFacts) -> dict[str, Any]:
     }
 
 
-def _labels_said(facts: ModelFacts) -> dict[str, Any]:
-    if not facts.task.multi_label:
+def _labels_said(metadata: ModelMetadata) -> dict[str, Any]:
+    if not metadata.task.multi_label:
         return {}
-    items = {"type": "string", "enum": list(facts.labels)}
+    items = {"type": "string", "enum": list(metadata.labels)}
     text = "All labels that reach their threshold, the likeliest first."
     return {"labels": {"type": "array", "items": items, "description": text}}
 

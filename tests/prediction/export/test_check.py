@@ -27,14 +27,14 @@ def engine(trained: Trained) -> TorchEngine:
 def photos(trained: Trained, engine: TorchEngine) -> list[SquaredPhoto]:
     # More than one batch of what is compared at a time.
     files = sorted(trained.photos.rglob("*.png"))
-    return list(squared([*files, *files], 20, engine.facts.preprocessing))
+    return list(squared([*files, *files], 20, engine.metadata.preprocessing))
 
 
 def test_the_largest_difference_and_the_share_of_equal_labels_are_of_all_photos(
     engine: TorchEngine, photos: list[SquaredPhoto]
 ) -> None:
     squares = np.stack([photo.square for photo in photos])
-    true = engine.facts.task.probabilities(engine.logits(squares))
+    true = engine.metadata.task.probabilities(engine.logits(squares))
     # The last photo, in the last batch, is answered the other way round.
     told = np.concatenate([true[:-1], true[-1:, ::-1]])
     at = iter(range(0, len(photos), 16))
@@ -61,7 +61,7 @@ def test_whole_photos_are_asked_about_one_by_one_at_their_own_size(
 
     found = compare(engine, answer, photos[:3], whole_photos=True)
     squares = np.stack([photo.square for photo in photos[:3]])
-    true = engine.facts.task.probabilities(engine.logits(squares))
+    true = engine.metadata.task.probabilities(engine.logits(squares))
     assert found.whole_photos_difference == pytest.approx(np.abs(true - 0.5).max())
     assert sizes == [squares.shape, *((1, *decode_photo(p.path).shape) for p in photos[:3])]
 

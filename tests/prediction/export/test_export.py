@@ -23,7 +23,7 @@ from finetune.prediction.export import export as library
 from finetune.prediction.export import onnx as export_onnx
 from finetune.prediction.export.export import ExportOptions, export
 from finetune.prediction.export.torchscript_module import ExportModule
-from finetune.prediction.model_metadata import ModelFacts
+from finetune.prediction.model_metadata import ModelMetadata
 from finetune.prediction.onnx_engine import (
     DISTANCE_KEY,
     METADATA_KEY,
@@ -93,7 +93,7 @@ def test_an_onnx_file_answers_like_its_run_and_carries_what_it_knows(
     run = Predictor.load(trained.run)
     for path in (plain, whole):
         exported = Predictor.load(path)
-        assert exported.engines[0].facts == run.engines[0].facts
+        assert exported.engines[0].metadata == run.engines[0].metadata
         for photo in sorted(trained.photos.rglob("*.png")):
             assert shares(exported, photo) == pytest.approx(shares(run, photo), abs=1e-5)
             assert exported(photo).unknown == run(photo).unknown
@@ -103,15 +103,15 @@ def test_an_onnx_file_says_none_of_these_by_the_distance_of_its_run(
     trained: Trained, plain: Path, whole: Path
 ) -> None:
     run = Predictor.load(trained.run).engines[0]
-    limit = run.facts.unknown
+    limit = run.metadata.unknown
     assert limit is not None
     assert limit.distance is not None
-    size = run.facts.preprocessing.working_size
+    size = run.metadata.preprocessing.working_size
     squares = np.random.default_rng(0).integers(0, 256, (6, size, size, 3), np.uint8)
     logits, features = run.logits_and_features(squares)
     for path in (plain, whole):
         exported = Predictor.load(path).engines[0]
-        known = exported.facts.unknown
+        known = exported.metadata.unknown
         assert known is not None
         assert known.distance is not None
         for name, value in limit.distance.to_tensors().items():
@@ -163,8 +163,8 @@ def test_the_graphs_own_resampling_is_the_one_of_training(
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     session = onnxruntime.InferenceSession(model.SerializeToString())
     found = session.run(None, {"photos": photo[None]})[0]
-    facts = ModelFacts(name="x", model="x", labels=("a",), preprocessing=preprocessing)
-    scripted = ExportModule(torch.nn.Identity(), facts, with_preprocessing=True)
+    metadata = ModelMetadata(name="x", model="x", labels=("a",), preprocessing=preprocessing)
+    scripted = ExportModule(torch.nn.Identity(), metadata, with_preprocessing=True)
     also = scripted(torch.from_numpy(photo[None])).numpy()
     for pixels in (found, also):
         # Pillow weighs with 22 bits: a value that lies on the edge may round the other way. (Tall
@@ -237,7 +237,7 @@ def test_plain_timm_opens_the_folder_with_its_pixels(trained: Trained, timm_fold
             preprocessing.std,
         )
         with torch.inference_mode():
-            logits = module(pixels)[0].double() / run.engines[0].facts.temperature
+            logits = module(pixels)[0].double() / run.engines[0].metadata.temperature
         assert logits.softmax(0).tolist() == pytest.approx(shares(run, photo), abs=1e-5)
 
 

@@ -45,7 +45,7 @@ def test_photos_that_are_gone_are_left_out_and_training_photos_stand_in(
 def test_a_few_photos_are_spread_over_all_and_a_bad_one_is_left_out(
     trained: Trained, tmp_path: Path
 ) -> None:
-    preprocessing = TorchEngine.load(open_run(trained.run), device="cpu").facts.preprocessing
+    preprocessing = TorchEngine.load(open_run(trained.run), device="cpu").metadata.preprocessing
     files = sorted(trained.photos.rglob("*.png"))
     assert len(files) == 16
     found = list(squared(files, 4, preprocessing))
