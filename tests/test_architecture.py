@@ -104,7 +104,6 @@ def test_circles_are_found() -> None:
     assert circles(imports) == [{"b", "c"}]
 
 
-@pytest.mark.xfail(reason="predictor and stream import each other")
 def test_no_modules_import_each_other() -> None:
     # The package's face loads names on first use and is imported for its version alone.
     inside = {m: used - {"finetune"} for m, used in IMPORTS.items() if m != "finetune"}

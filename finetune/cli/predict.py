@@ -113,18 +113,18 @@ def predict(
     if not photos:
         raise ConfigError("Which photos? Name some, or a folder: finetune predict photo.jpg")
     how = _checked_transfer(transfer)
-    from finetune.prediction.inputs import check_views
+    from finetune.prediction.inputs import check_tta
     from finetune.prediction.predictor import PredictConfig, Predictor
     from finetune.prediction.sources import photos_of
 
-    answering = PredictConfig(views=check_views(tta), threshold=threshold, heed_unknown=unknown)
+    config = PredictConfig(tta=check_tta(tta), threshold=threshold, use_unknown=unknown)
     paths = photos_of(photos, stdin=sys.stdin, without=sort_into)
     first, paths = _peek(paths)
     if first is None:
         output.document([])
         output.say("No photos were named.")
         return
-    predictor = Predictor.load(run or None, device=device, answering=answering)
+    predictor = Predictor.load(run or None, device=device, config=config)
     output.say(f"By {predictor.name}")
     if sort_into is not None and how == "move" and not yes:
         typer.confirm(f"Move the photos to {sort_into}?", abort=True, err=True)

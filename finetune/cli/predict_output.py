@@ -120,8 +120,10 @@ class Printer:
         from rich.cells import set_cell_size
 
         if answer.labels is not None:
-            said = ", ".join(f"{i.label} {i.probability:.1%}" for i in answer.ranked if i.said)
-            self._stream.write(f"{answer.photo}: {said or 'none of these'}\n")
+            labels = ", ".join(
+                f"{i.label} {i.probability:.1%}" for i in answer.ranked if i.predicted
+            )
+            self._stream.write(f"{answer.photo}: {labels or 'none of these'}\n")
             return
         if self._first and not self._several:
             self._first = False
@@ -145,10 +147,10 @@ def show_photo(answer: PhotoPrediction, top: int, extras: Extras | None = None) 
         output.text(f"  cannot be opened: {answer.status}")
         return
     several = answer.labels is not None
-    said = ["said"] if several else []
-    table = make_table("#", *said, "label", "probability", " ", right=("#", "probability"))
+    labels = ["predicted"] if several else []
+    table = make_table("#", *labels, "label", "probability", " ", right=("#", "probability"))
     for rank, item in enumerate(answer.ranked[:top], start=1):
-        mark = ["yes" if item.said else ""] if several else []
+        mark = ["yes" if item.predicted else ""] if several else []
         table.add_row(
             str(rank),
             *mark,

@@ -91,7 +91,7 @@ def serve(
         predictor = Predictor.load(
             run or None,
             device=device,
-            answering=PredictConfig(threshold=threshold, max_pixels=limits.max_pixels),
+            config=PredictConfig(threshold=threshold, max_pixels=limits.max_pixels),
         )
         policy = Policy(
             token=key,

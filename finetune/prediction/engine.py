@@ -25,10 +25,10 @@ class Engine(Protocol):
 
     @property
     def cores(self) -> int:
-        """How many batches may be asked at once `side_by_side`; 1: one takes all there is."""
+        """How many batches may be asked at once `per_thread`; 1: one takes all there is."""
         ...
 
-    def side_by_side(self) -> AbstractContextManager[Engine]:
+    def per_thread(self) -> AbstractContextManager[Engine]:
         """Gives the same network for `cores` threads of one's own that ask at once.
 
         Each batch is computed on the thread that asks, and on no other.

@@ -1,4 +1,4 @@
-"""From whatever a photo comes as to the working square that a network is asked about."""
+"""Working squares of photos given as paths, bytes, images or pixels, and their augmented views."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def working_square(
 
     Args:
         photo: A path, the bytes of a file, a PIL image, or ``(H, W, 3) uint8`` RGB pixels.
-        preprocessing: What the network expects.
-        crop: The square to take, where a person has said which.
-        max_pixels: A photo with more is refused before its pixels are allocated.
+        preprocessing: Of the network.
+        crop: Square to take instead of the one that `preprocessing` gives.
+        max_pixels: Larger photos are refused before their pixels are allocated.
 
     Raises:
         DecodeError: The photo cannot be opened.
@@ -86,26 +86,26 @@ def source_of(photo: Any) -> Path | bytes | NDArray[np.uint8]:
     return buffer.getvalue()
 
 
-Views = Literal[1, 2, 10]
+TTA = Literal[1, 2, 10]
 """1: the photo. 2: it and its mirror image. 10: center and four corners, each with its mirror
 image (Krizhevsky et al. 2012, section 4.1)."""
 
 
-def check_views(views: int) -> Views:
-    """Returns `views` if it is a number of views that there is.
+def check_tta(views: int) -> TTA:
+    """Returns `views` if test-time augmentation has that many.
 
     Raises:
         ConfigError: It is not.
     """
-    for known in get_args(Views):
+    for known in get_args(TTA):
         if views == known:
-            chosen: Views = known
+            chosen: TTA = known
             return chosen
     raise ConfigError(f"--tta {views} is none of 1, 2, 10.")
 
 
-def views_of(squares: NDArray[np.uint8], size: int, views: Views) -> Iterator[NDArray[np.uint8]]:
-    """Yields each view of working squares, as squares whose center the network is to see.
+def tta_views(squares: NDArray[np.uint8], size: int, views: TTA) -> Iterator[NDArray[np.uint8]]:
+    """Yields each view of working squares, as squares of which the network sees the center.
 
     Args:
         squares: ``(B, S, S, 3) uint8``.

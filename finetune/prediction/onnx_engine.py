@@ -73,13 +73,13 @@ class OnnxEngine:
 
     @property
     def cores(self) -> int:
-        """Batches that may be asked at once `side_by_side`: 1 where a GPU computes."""
+        """Batches that may be asked at once `per_thread`: 1 where a GPU computes."""
         on_cpu = set(self.session.get_providers()) <= ON_THIS_MACHINES_CORES
         threads = self.session.get_session_options().intra_op_num_threads
         return (threads or usable_cores()) if on_cpu else 1
 
     @contextmanager
-    def side_by_side(self) -> Iterator[OnnxEngine]:
+    def per_thread(self) -> Iterator[OnnxEngine]:
         """Gives the same network for threads that ask at once; see `Engine`."""
         yield OnnxEngine(_session(self.path, 1), self.metadata, self.path)
 

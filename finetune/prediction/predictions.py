@@ -1,4 +1,4 @@
-"""What is said of a photo: ranked labels with probabilities. No torch."""
+"""Predictions of photos: ranked labels with probabilities (imports no torch)."""
 
 from __future__ import annotations
 
@@ -15,35 +15,33 @@ from finetune.evaluation.predictions import LabelSet
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ranked:
-    """One label and how probable it is.
+    """One label with its calibrated probability in [0, 1].
 
     Attributes:
-        label: The label.
-        probability: Calibrated, in [0, 1].
-        said: Whether the probability reaches the label's threshold, where a photo may have several
-            labels, else None.
+        predicted: Whether the probability reaches the label's threshold; None where a photo has
+            one label.
     """
 
     label: str
     probability: float
-    said: bool | None = None
+    predicted: bool | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON values."""
         plain: dict[str, Any] = {"label": self.label, "probability": self.probability}
-        return plain if self.said is None else plain | {"said": self.said}
+        return plain if self.predicted is None else plain | {"predicted": self.predicted}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PhotoPrediction:
-    """What a run says of one photo.
+    """Prediction of one photo.
 
     Attributes:
-        photo: Its path, or None where it came as pixels or bytes.
+        photo: Its path; None for pixels or bytes.
         status: ``"ok"``, or why the photo could not be opened.
         ranked: All labels, the likeliest first; empty where the photo could not be opened.
-        unknown: Whether the photo is unlike those that the run can be trusted on, or less certain
-            than was asked for; of several labels, whether none is said.
+        unknown: Whether the photo is out of distribution or below the threshold; of several labels,
+            whether none is predicted.
     """
 
     photo: str | None
@@ -58,17 +56,19 @@ class PhotoPrediction:
 
     @property
     def labels(self) -> tuple[str, ...] | None:
-        """The labels that are said, the likeliest first; None where a photo has just one."""
-        if not self.ranked or self.ranked[0].said is None:
+        """Predicted labels, the likeliest first; None where a photo has one label."""
+        if not self.ranked or self.ranked[0].predicted is None:
             return None
-        return tuple(item.label for item in self.ranked if item.said)
+        return tuple(item.label for item in self.ranked if item.predicted)
 
     @property
     def label_set(self) -> LabelSet | None:
-        """The labels that are said, sorted, and how probable it is that exactly these are right."""
+        """Predicted labels, sorted, and the probability that exactly these are right."""
         if self.labels is None:
             return None
-        shares = [item.probability if item.said else 1 - item.probability for item in self.ranked]
+        shares = [
+            item.probability if item.predicted else 1 - item.probability for item in self.ranked
+        ]
         return LabelSet(labels=tuple(sorted(self.labels)), probability=math.prod(shares))
 
     def probability_of(self, label: str) -> float:
@@ -77,11 +77,11 @@ class PhotoPrediction:
 
     def to_dict(self, top: int | None = None) -> dict[str, Any]:
         """Returns plain JSON values, with the `top` likeliest labels."""
-        said = self.labels
+        labels = self.labels
         return {
             "photo": self.photo,
             "status": self.status,
-            **({} if said is None else {"labels": list(said)}),
+            **({} if labels is None else {"labels": list(labels)}),
             "ranked": [item.to_dict() for item in self.ranked[:top]],
             "unknown": self.unknown,
         }
@@ -97,15 +97,15 @@ def rank(
     Args:
         labels: C names in class order.
         probabilities: ``(C,)``.
-        limits: ``(C,)`` from which a label is said, where a photo may have several.
+        limits: Thresholds ``(C,)``, where a photo may have several labels.
     """
     order = np.argsort(-probabilities, kind="stable")
-    said = None if limits is None else probabilities >= limits
+    predicted = None if limits is None else probabilities >= limits
     return tuple(
         Ranked(
             label=labels[index],
             probability=float(probabilities[index]),
-            said=None if said is None else bool(said[index]),
+            predicted=None if predicted is None else bool(predicted[index]),
         )
         for index in order
     )

@@ -1,8 +1,11 @@
-"""Trained runs, ready to say what is on a photo."""
+"""Predictor: ranked labels of photos by one run or an ensemble of runs."""
 
 from __future__ import annotations
 
+import copy
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,21 +13,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.errors import ConfigError
+from finetune.errors import ConfigError, DecodeError
 from finetune.photos.crops import Crop
 from finetune.photos.decode.decoder import MAX_PIXELS, decode_photo
 from finetune.photos.preprocessing import Preprocessing
-from finetune.prediction import stream
 from finetune.prediction.engine import Engine, open_engine
 from finetune.prediction.inputs import (
-    Views,
-    check_views,
+    TTA,
+    check_tta,
     name_of,
     source_of,
-    views_of,
+    tta_views,
     working_square,
 )
 from finetune.prediction.predictions import PhotoPrediction, Ranked, rank
+from finetune.prediction.stream import batch_per_core, decode_ahead
 from finetune.runs.folder import RunFolder
 from finetune.tasks.task import MultiLabel
 
@@ -35,44 +38,49 @@ __all__ = ["PredictConfig", "PhotoPrediction", "Predictor", "Ranked"]
 
 BATCH_SIZE = 32
 
+SMALLEST_BATCH = 4
+"""Fewest photos in a batch where each core has a batch of its own."""
+
+FEW_PHOTOS = 2 * SMALLEST_BATCH
+"""Below this many photos, one batch at a time on all cores is fastest."""
+
 Squares = tuple[NDArray[np.uint8], ...]
-"""One photo's working squares, one for each way in which the engines want their pixels."""
+"""Working squares of one photo, one for each distinct preprocessing of the engines."""
 
 Source = str | Path | RunFolder
 
 
 @dataclass(frozen=True, kw_only=True)
 class PredictConfig:
-    """How a predictor makes an answer of probabilities.
+    """Test-time augmentation and thresholds of a predictor.
 
     Attributes:
-        views: Views of a photo that are averaged: 1, 2 or 10; see `finetune.prediction.inputs`.
-        threshold: Below this probability of the likeliest label the answer is "none of these"; of
-            several labels, none below it is said.
-        heed_unknown: Whether to heed the threshold that the run itself fitted for that.
-        max_pixels: A photo with more pixels is refused.
+        tta: Views of a photo to average: 1, 2 or 10; see `finetune.prediction.inputs`.
+        threshold: Lowest probability of a predicted label; a photo without one is unknown.
+        use_unknown: Whether to apply the run's own threshold for unknown photos.
+        max_pixels: Larger photos are refused.
 
     Raises:
         ConfigError: A value is out of bounds.
     """
 
-    views: Views = 1
+    tta: TTA = 1
     threshold: float = 0.0
-    heed_unknown: bool = True
+    use_unknown: bool = True
     max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:
-        check_views(self.views)
+        check_tta(self.tta)
         if not 0 <= self.threshold <= 1:
             raise ConfigError(f"--threshold {self.threshold:g} must lie between 0 and 1.")
 
 
 class Predictor:
-    """One run, or several whose probabilities are averaged. May be called from several threads.
+    """Predicts with one run, or with several whose probabilities are averaged; thread-safe.
 
     Args:
-        engines: The networks; all know the same labels, in any order.
-        answering: How their probabilities become answers.
+        engines: Networks with the same labels, in any order.
+        config: Test-time augmentation and thresholds.
 
     Raises:
         ConfigError: No engine, or engines of different labels.
@@ -84,14 +92,14 @@ class Predictor:
         'wren'
     """
 
-    def __init__(self, engines: Sequence[Engine], answering: PredictConfig | None = None) -> None:
+    def __init__(self, engines: Sequence[Engine], config: PredictConfig | None = None) -> None:
         if not engines:
             raise ConfigError("A predictor needs one run at least.")
         self.engines = tuple(engines)
-        self.answering = answering or PredictConfig()
+        self.config = config or PredictConfig()
         self.labels = self.engines[0].metadata.labels
         self._orders = [_order(self.engines[0], engine) for engine in self.engines]
-        self._limits = self._said_from()
+        self._limits = self._label_thresholds()
         specs = [_pixels_key(engine.metadata.preprocessing) for engine in self.engines]
         # Engines that want the same pixels share one decoded square.
         self._specs = list(dict.fromkeys(specs))
@@ -111,15 +119,15 @@ class Predictor:
         run: Source | Sequence[Source] | None = None,
         *,
         device: str | None = "cpu",
-        answering: PredictConfig | None = None,
+        config: PredictConfig | None = None,
     ) -> Predictor:
         """Opens a run: a name in ``./runs``, a path, or None for the newest. Runs no code of it.
 
         Args:
             run: The run, an exported ``.onnx`` file (for which torch is not imported), or several
-                of these, which answer together.
+                of these as an ensemble.
             device: ``cpu``, ``cuda``, ``mps`` ..., or None for the best that is there.
-            answering: How probabilities become answers.
+            config: Test-time augmentation and thresholds.
 
         Raises:
             RunError: There is no such run, or a file of it is missing or damaged.
@@ -127,7 +135,7 @@ class Predictor:
         """
         several: Sequence[Source | None]
         several = [run] if run is None or isinstance(run, str | Path | RunFolder) else run
-        return cls([open_engine(source, device=device) for source in several], answering)
+        return cls([open_engine(source, device=device) for source in several], config)
 
     @property
     def name(self) -> str:
@@ -150,7 +158,7 @@ class Predictor:
         Raises:
             DecodeError: The photo cannot be opened.
         """
-        return self.answers([self.squares_of(photo, crop=crop)], names=[name_of(photo)])[0]
+        return self.predict_squares([self.squares_of(photo, crop=crop)], names=[name_of(photo)])[0]
 
     def predict_batch(self, photos: Sequence[Any]) -> list[PhotoPrediction]:
         """Returns one prediction a photo, in their order; a bad one has its reason."""
@@ -159,16 +167,54 @@ class Predictor:
     def predict_stream(
         self, photos: Iterable[Any], *, batch_size: int = BATCH_SIZE
     ) -> Iterator[PhotoPrediction]:
-        """Yields one prediction a photo, in their order, in memory for three batches.
+        """Yields one prediction a photo, in order, reading at most three batches ahead.
 
-        `photos` may be endless: it is read no further than that. On a CPU each core decodes and
-        answers a batch of its own; before a GPU photos are decoded while it works on others.
+        On a CPU each core decodes and predicts a batch of its own; before a GPU, photos are decoded
+        while it works on others.
 
         Args:
-            photos: As for a single one.
-            batch_size: Photos that the networks are given at once, by all cores together.
+            photos: As for a single one; may be endless.
+            batch_size: Photos in a batch, of all cores together.
         """
-        return stream.predict_stream(self, photos, batch_size=batch_size)
+        waiting = iter(photos)
+        first = list(itertools.islice(waiting, FEW_PHOTOS))
+        cores = min(engine.cores for engine in self.engines)
+        everything = itertools.chain(first, waiting)
+        if cores == 1 or len(first) < FEW_PHOTOS:
+            yield from decode_ahead(
+                everything, self._squares_or_reason, self._predict, batch_size=batch_size
+            )
+            return
+        size = max(min(SMALLEST_BATCH, batch_size), batch_size // cores)
+        with ExitStack() as stack:
+            own = copy.copy(self)
+            own.engines = tuple(stack.enter_context(e.per_thread()) for e in self.engines)
+
+            def predict(batch: Sequence[Any]) -> list[PhotoPrediction]:
+                return own._predict(batch, [own._squares_or_reason(photo) for photo in batch])
+
+            yield from batch_per_core(everything, predict, batch_size=size, cores=cores)
+
+    def _squares_or_reason(self, photo: Any) -> Squares | str:
+        try:
+            return self.squares_of(photo)
+        except DecodeError as error:
+            return error.reason
+
+    def _predict(
+        self, photos: Sequence[Any], squares: Sequence[Squares | str]
+    ) -> list[PhotoPrediction]:
+        """Returns a prediction for each photo; one that cannot be opened has its reason."""
+        good = [(photo, x) for photo, x in zip(photos, squares, strict=True) if type(x) is tuple]
+        predicted = iter(
+            self.predict_squares([x for _, x in good], names=[name_of(photo) for photo, _ in good])
+        )
+        return [
+            PhotoPrediction(photo=name_of(photo), status=x)
+            if isinstance(x, str)
+            else next(predicted)
+            for photo, x in zip(photos, squares, strict=True)
+        ]
 
     def squares_of(self, photo: Any, *, crop: Crop | None = None) -> Squares:
         """Returns the working squares ``(S, S, 3) uint8`` of a photo, made as in training.
@@ -182,10 +228,10 @@ class Predictor:
             source = source_of(photo)
             if not isinstance(source, np.ndarray):
                 # The policy decodes by itself: what is too large is refused before it does.
-                decode_photo(source, min_side_pixels=1, max_pixels=self.answering.max_pixels)
+                decode_photo(source, min_side_pixels=1, max_pixels=self.config.max_pixels)
             crop = self._policy(source)
         return tuple(
-            working_square(photo, preprocessing, crop=crop, max_pixels=self.answering.max_pixels)
+            working_square(photo, preprocessing, crop=crop, max_pixels=self.config.max_pixels)
             for preprocessing in self._distinct_specs()
         )
 
@@ -193,23 +239,26 @@ class Predictor:
         """Returns the working square of a photo for the first engine; raises DecodeError."""
         return self.squares_of(photo)[0]
 
-    def answers(
+    def predict_squares(
         self, photos: Sequence[Squares], names: Sequence[str | None] | None = None
     ) -> list[PhotoPrediction]:
         """Returns one prediction for each photo's squares, in their order."""
         if not photos:
             return []
-        probabilities, refused = self.probabilities(photos)
+        probabilities, odd = self.probabilities(photos)
         limits = self._limits
         if limits is None:
-            unknown = refused | (probabilities.max(1) < self.answering.threshold)
+            unknown = odd | (probabilities.max(1) < self.config.threshold)
         else:
-            unknown = refused | ~(probabilities >= limits).any(1)
+            unknown = odd | ~(probabilities >= limits).any(1)
         return [
             PhotoPrediction(
-                photo=name, status="ok", ranked=rank(self.labels, row, limits), unknown=bool(odd)
+                photo=name,
+                status="ok",
+                ranked=rank(self.labels, row, limits),
+                unknown=bool(is_unknown),
             )
-            for name, row, odd in zip(
+            for name, row, is_unknown in zip(
                 names or [None] * len(photos), probabilities, unknown, strict=True
             )
         ]
@@ -217,18 +266,17 @@ class Predictor:
     def probabilities(
         self, photos: Sequence[Squares]
     ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """Returns probabilities ``(N, labels)`` and whether the runs refuse a photo, ``(N,)``.
+        """Returns probabilities ``(N, labels)`` and which photos are unknown, ``(N,)``.
 
-        Views and engines are averaged; a photo is refused where more than half of all views and
-        engines refuse it.
+        Views and engines are averaged; a photo is unknown where more than half of them call it so.
         """
         stacks = [np.stack(row) for row in zip(*photos, strict=True)]
         total = np.zeros((len(photos), len(self.labels)))
         votes = np.zeros(len(photos))
         for engine, order, which in zip(self.engines, self._orders, self._square_of, strict=True):
             metadata = engine.metadata
-            for view in views_of(stacks[which], metadata.preprocessing.size, self.answering.views):
-                limit = metadata.unknown if self.answering.heed_unknown else None
+            for view in tta_views(stacks[which], metadata.preprocessing.size, self.config.tta):
+                limit = metadata.unknown if self.config.use_unknown else None
                 distances = None
                 if limit is not None and limit.needs_features:
                     logits, features = engine.logits_and_features(view)
@@ -239,13 +287,13 @@ class Predictor:
                 if limit is not None:
                     scores = limit.scores(logits, distances, temperature=metadata.temperature)
                     votes += limit.refuses(scores)
-        asked = len(self.engines) * self.answering.views
-        return total / asked, votes > asked / 2
+        count = len(self.engines) * self.config.tta
+        return total / count, votes > count / 2
 
-    def _said_from(self) -> NDArray[np.float64] | None:
-        """Returns from which probability each label is said; None where a photo has just one.
+    def _label_thresholds(self) -> NDArray[np.float64] | None:
+        """Returns the threshold of each label, ``(labels,)``; None where a photo has one label.
 
-        Several engines answer by the mean of their probabilities, and so of their thresholds.
+        An ensemble averages its probabilities, and so its thresholds.
         """
         tasks = [engine.metadata.task for engine in self.engines]
         several = [task for task in tasks if isinstance(task, MultiLabel)]
@@ -255,14 +303,14 @@ class Predictor:
             one = next(e for e in self.engines if not e.metadata.task.multi_label)
             other = next(e for e in self.engines if e.metadata.task.multi_label)
             raise ConfigError(
-                f"--run {one.metadata.name} and --run {other.metadata.name} cannot answer together: the "
-                "one says a single label of a photo, the other several."
+                f"--run {one.metadata.name} and --run {other.metadata.name} cannot be combined: "
+                "one was trained for one label a photo, the other for several."
             )
         own = [
             task.limits(len(self.labels))[order]
             for task, order in zip(several, self._orders, strict=True)
         ]
-        limits: NDArray[np.float64] = np.maximum(np.mean(own, axis=0), self.answering.threshold)
+        limits: NDArray[np.float64] = np.maximum(np.mean(own, axis=0), self.config.threshold)
         return limits
 
     def _distinct_specs(self) -> Iterator[Preprocessing]:
@@ -280,7 +328,7 @@ def _order(first: Engine, other: Engine) -> list[int]:
     strange = sorted(set(mine.labels) ^ set(theirs.labels))
     if strange:
         raise ConfigError(
-            f"--run {mine.name} and --run {theirs.name} cannot answer together: only one of them "
-            f"knows the label '{strange[0]}'."
+            f"--run {mine.name} and --run {theirs.name} cannot be combined: only one of "
+            f"them has the label '{strange[0]}'."
         )
     return [theirs.labels.index(label) for label in mine.labels]

@@ -53,12 +53,12 @@ class TorchEngine:
 
     @property
     def cores(self) -> int:
-        """Batches that may be asked at once `side_by_side`: 1 on a GPU."""
+        """Batches that may be asked at once `per_thread`: 1 on a GPU."""
         on_cpu = next(self.module.parameters()).device.type == "cpu"
         return torch.get_num_threads() if on_cpu else 1
 
     @contextmanager
-    def side_by_side(self) -> Iterator[TorchEngine]:
+    def per_thread(self) -> Iterator[TorchEngine]:
         """Gives the same network for threads that ask at once; see `Engine`."""
         threads = torch.get_num_threads()
         engine = TorchEngine(self.module, self.metadata)

@@ -71,7 +71,7 @@ def test_a_photo_gets_a_table_in_which_what_is_said_is_marked(
     rows = [line.split() for line in shown.splitlines() if line[:1] in ("1", "2")]
     assert len(rows) == 2
     for row, item in zip(rows, found["ranked"], strict=True):
-        assert ("yes" in row) == item["said"] == (item["label"] in found["labels"])
+        assert ("yes" in row) == item["predicted"] == (item["label"] in found["labels"])
         assert item["label"] in row
     high = run("predict", photo, "--run", name, "--threshold", "1").stdout
     assert "None of these: no label reaches its threshold." in high

@@ -56,7 +56,7 @@ def test_the_bound_on_pixels_holds_before_a_square_is_looked_for(
     propose_squares(photos, PolicySpec(method="saliency"))
     flags = {**tiny_settings, "mode": "head", "epochs": 1}
     run = train(photos, resolve({}, flags), runs=tmp_path / "runs").run
-    predictor = Predictor.load(run.path, answering=PredictConfig(max_pixels=100))
+    predictor = Predictor.load(run.path, config=PredictConfig(max_pixels=100))
     asked: list[object] = []
     predictor._policy = lambda photo: asked.append(photo)  # type: ignore[assignment, func-returns-value]
     with pytest.raises(DecodeError, match="too many pixels"):

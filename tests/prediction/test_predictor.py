@@ -110,17 +110,17 @@ def test_unknown_follows_the_threshold_of_the_run(trained: Trained, tmp_path: Pa
         content["unknown"]["threshold"] = limit
         (copy / "calibration.json").write_text(json.dumps(content))
         assert Predictor.load(copy)(photo).unknown is expected
-    heedless = Predictor.load(copy, answering=PredictConfig(heed_unknown=False))
+    heedless = Predictor.load(copy, config=PredictConfig(use_unknown=False))
     assert heedless(photo).unknown is False
 
 
 def test_a_threshold_makes_what_is_less_probable_unknown(trained: Trained) -> None:
     photo = trained.photos / "ant" / "0.png"
-    sure = Predictor.load(trained.run, answering=PredictConfig(heed_unknown=False))(photo)
+    sure = Predictor.load(trained.run, config=PredictConfig(use_unknown=False))(photo)
     probability = sure.ranked[0].probability
     for threshold, expected in [(probability - 1e-9, False), (probability + 1e-9, True)]:
-        how = PredictConfig(heed_unknown=False, threshold=threshold)
-        assert Predictor.load(trained.run, answering=how)(photo).unknown is expected
+        how = PredictConfig(use_unknown=False, threshold=threshold)
+        assert Predictor.load(trained.run, config=how)(photo).unknown is expected
     with pytest.raises(ConfigError, match=r"^--threshold 1.5 must lie between 0 and 1\.$"):
         PredictConfig(threshold=1.5)
 
@@ -159,7 +159,7 @@ def test_labels_are_matched_by_name_and_not_by_place(trained: Trained) -> None:
     with pytest.raises(ConfigError) as error:
         Predictor([first, other])
     assert str(error.value) == (
-        "--run tiny and --run tiny cannot answer together: only one of them knows the label 'bee'."
+        "--run tiny and --run tiny cannot be combined: only one of them has the label 'bee'."
     )
 
 
@@ -180,7 +180,7 @@ def test_a_stream_reads_no_further_than_it_must(trained: Trained) -> None:
 
 
 def test_too_many_pixels_are_refused(trained: Trained) -> None:
-    small = Predictor.load(trained.run, answering=PredictConfig(max_pixels=100))
+    small = Predictor.load(trained.run, config=PredictConfig(max_pixels=100))
     answer = small.predict_batch([trained.photos / "ant" / "0.png"])[0]
     assert answer.status == "too many pixels"
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from finetune import Predictor
-from finetune.prediction import stream as stream_module
+from finetune.prediction import predictor as predictor_module
 from finetune.prediction.torch_engine import TorchEngine
 from finetune.runs.folder import open_run
 
@@ -80,7 +80,7 @@ def test_each_core_has_its_batch_and_a_few_photos_have_all_cores(
     predictor = Predictor.load(trained.run)
     try:
         torch.set_num_threads(2)
-        list(predictor.predict_stream([photo] * (stream_module.FEW - 1)))
+        list(predictor.predict_stream([photo] * (predictor_module.FEW_PHOTOS - 1)))
         assert asked == {("MainThread", 2)}
         asked.clear()
         list(predictor.predict_stream([photo] * 40))
@@ -118,5 +118,5 @@ def test_what_the_head_saw_is_each_threads_own(trained: Trained) -> None:
             np.allclose(found, expected[turn % 4], atol=1e-5)
         )
 
-    with engine.side_by_side() as alone, ThreadPoolExecutor(4) as pool:
+    with engine.per_thread() as alone, ThreadPoolExecutor(4) as pool:
         assert all(pool.map(ask, range(80)))

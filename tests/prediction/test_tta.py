@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from finetune.errors import ConfigError
-from finetune.prediction.inputs import check_views, views_of
+from finetune.prediction.inputs import check_tta, tta_views
 from finetune.prediction.onnx_engine import center_of
 
 
 def test_ten_views_are_center_and_corners_with_their_mirror_images() -> None:
     squares = np.random.default_rng(0).integers(0, 256, (2, 9, 9, 3), np.uint8)
-    seen = [center_of(view, 6) for view in views_of(squares, 6, 10)]
+    seen = [center_of(view, 6) for view in tta_views(squares, 6, 10)]
     assert len(seen) == 10
     places = [(1, 1), (0, 0), (0, 3), (3, 0), (3, 3)]
     for number, (top, left) in enumerate(places):
@@ -23,4 +23,4 @@ def test_ten_views_are_center_and_corners_with_their_mirror_images() -> None:
 
 def test_other_numbers_of_views_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"^--tta 3 is none of 1, 2, 10\.$"):
-        check_views(3)
+        check_tta(3)

@@ -125,8 +125,8 @@ def test_prediction_agrees_with_evaluation(
         assert answer.ranked[0].probability == pytest.approx(float(row["probability_1"]), abs=1e-5)
         assert answer.unknown == (not row["predicted"])
         plain = answer.to_dict()
-        assert plain["labels"] == [item["label"] for item in plain["ranked"] if item["said"]]
-    nothing = Predictor.load(run, answering=PredictConfig(threshold=1.0))(
+        assert plain["labels"] == [item["label"] for item in plain["ranked"] if item["predicted"]]
+    nothing = Predictor.load(run, config=PredictConfig(threshold=1.0))(
         several_folders / row["path"]
     )
     assert nothing.labels == ()
@@ -150,12 +150,12 @@ def test_several_runs_answer_together_and_only_with_their_like(
     for item in answer.ranked:
         mean = np.mean([one.probability_of(item.label) for one in single])
         assert item.probability == pytest.approx(mean)
-        assert item.said == (mean >= np.mean([limit[item.label] for limit in limits]))
+        assert item.predicted == (mean >= np.mean([limit[item.label] for limit in limits]))
     flags = {k: v for k, v in several.items() if k not in ("multi_label", "negatives")}
     alone = tmp_path / "alone"
     shutil.copytree(several_folders, alone, ignore=shutil.ignore_patterns("none", ".finetune"))
     run_of(alone, tmp_path, flags, "c")
-    with pytest.raises(ConfigError, match="--run c and --run a cannot answer together"):
+    with pytest.raises(ConfigError, match="--run c and --run a cannot be combined"):
         Predictor.load([tmp_path / "a", tmp_path / "c"])
 
 

@@ -52,7 +52,9 @@ def test_an_answer_names_all_labels_that_are_said(
         expected = predictor(photo)
         assert told["labels"] == list(expected.labels or ())
         assert told["unknown"] == (not told["labels"])
-        assert [item["said"] for item in told["ranked"]] == [i.said for i in expected.ranked]
+        assert [item["predicted"] for item in told["ranked"]] == [
+            i.predicted for i in expected.ranked
+        ]
 
 
 def test_the_description_of_the_interface_tells_of_labels(

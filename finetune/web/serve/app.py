@@ -207,7 +207,7 @@ def _overlay(server: _Server, engine: TorchEngine, content: bytes, label: str) -
 
     from finetune.prediction.explain import explain_photo
 
-    image = explain_photo(engine, content, label, max_pixels=server.predictor.answering.max_pixels)
+    image = explain_photo(engine, content, label, max_pixels=server.predictor.config.max_pixels)
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="PNG", compress_level=3)
     return buffer.getvalue()

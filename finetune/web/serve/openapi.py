@@ -166,7 +166,11 @@ def _schemas(metadata: ModelMetadata) -> dict[str, Any]:
                         "properties": {
                             "label": {"type": "string", "enum": list(metadata.labels)},
                             "probability": {"type": "number", "minimum": 0, "maximum": 1},
-                            **({"said": {"type": "boolean"}} if metadata.task.multi_label else {}),
+                            **(
+                                {"predicted": {"type": "boolean"}}
+                                if metadata.task.multi_label
+                                else {}
+                            ),
                         },
                     },
                 },

@@ -108,8 +108,8 @@ function show(card, answer) {
   const first = answer.ranked[0];
   const body = make("div");
   // Where a photo may have several labels, `labels` are those that reach their threshold.
-  const said = answer.labels ? answer.labels.join(", ") || "None of these" : first.label;
-  body.append(make("h2", "", said));
+  const named = answer.labels ? answer.labels.join(", ") || "None of these" : first.label;
+  body.append(make("h2", "", named));
   if (answer.unknown) {
     body.append(make("p", "none", answer.labels
       ? "No label reaches its threshold."
@@ -118,7 +118,7 @@ function show(card, answer) {
   const bars = make("div", "bars");
   answer.ranked.slice(0, SHOWN).forEach((item, rank) => bars.append(bar(card, item, rank)));
   body.append(bars);
-  card.image.alt = answer.labels ? said : `${first.label}, ${percent(first.probability)}`;
+  card.image.alt = answer.labels ? named : `${first.label}, ${percent(first.probability)}`;
   if (explains) {
     const where = make("button", "plain where", "Where was it seen?");
     where.type = "button";
@@ -131,7 +131,7 @@ function show(card, answer) {
 }
 
 function bar(card, item, rank) {
-  const strong = item.said === undefined ? rank === 0 : item.said;
+  const strong = item.predicted === undefined ? rank === 0 : item.predicted;
   const row = make(explains ? "button" : "div", strong ? "row likeliest" : "row");
   if (explains) {
     row.type = "button";

@@ -48,7 +48,7 @@ def make_site(served_run: tuple[Path, Path]) -> Iterator[Callable[..., Site]]:
     def make(token: str | None = None, **limits: Any) -> Site:
         bounds = Limits(**limits)
         predictor = Predictor.load(
-            served_run[0], answering=PredictConfig(max_pixels=bounds.max_pixels)
+            served_run[0], config=PredictConfig(max_pixels=bounds.max_pixels)
         )
         lines: list[str] = []
         policy = Policy(
@@ -153,14 +153,14 @@ class Slow:
     def __init__(self, predictor: Predictor) -> None:
         self.predictor = predictor
         self.go = threading.Event()
-        self.engines, self.answering = predictor.engines, predictor.answering
+        self.engines, self.config = predictor.engines, predictor.config
         self.name, self.squares_of = predictor.name, predictor.squares_of
         self.sizes: list[int] = []
 
-    def answers(self, photos: Any) -> Any:
+    def predict_squares(self, photos: Any) -> Any:
         self.sizes.append(len(photos))
         self.go.wait(10)
-        return self.predictor.answers(photos)
+        return self.predictor.predict_squares(photos)
 
 
 def test_a_full_queue_says_when_to_come_again_and_waiting_photos_go_together(
