@@ -205,7 +205,7 @@ def test_a_network_that_fails_is_a_server_error_and_the_next_photo_is_answered(
     app = serve_app(predictor, ServeOptions(policy=policy))
     with TestClient(app, raise_server_exceptions=False) as client:
         with monkeypatch.context() as patch:
-            patch.setattr(predictor, "answers", lambda photos: 1 / 0)
+            patch.setattr(predictor, "predict_squares", lambda photos: 1 / 0)
             assert client.post("/v1/predict", content=photo).status_code == 500
         assert client.post("/v1/predict", content=photo).status_code == 200
 
