@@ -30,7 +30,7 @@ TINY = "test_resnet"
 def test_weights_from_a_file_are_those_of_the_file(tiny_weights: Path) -> None:
     loaded = create_model(ModelRequest(name=TINY, weights=str(tiny_weights)))
     note = replace_head(loaded, 3, seed=0)
-    assert note == f"The head of {tiny_weights} (1000 outputs) was replaced by a new one of 3."
+    assert note == f"The head of {tiny_weights} (1000 outputs) was replaced by a new one (3)."
     state, expected = loaded.module.state_dict(), load_file(tiny_weights)
     head = {"fc.weight", "fc.bias"}
     assert all(torch.equal(state[name], expected[name]) for name in set(expected) - head)
@@ -187,7 +187,9 @@ def test_a_download_that_fails_is_said_in_one_line(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(weights, "require_reachable_hub", lambda name, config: None)
     monkeypatch.setattr(builder, "load_state_dict_from_hf", fail)
-    with pytest.raises(WeightsUnavailable, match=r"cannot be downloaded: connection reset\. Connect"):
+    with pytest.raises(
+        WeightsUnavailable, match=r"cannot be downloaded: connection reset\."
+    ):
         create_model(ModelRequest(name=TINY))
 
 
