@@ -187,9 +187,7 @@ def test_a_download_that_fails_is_said_in_one_line(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(weights, "require_reachable_hub", lambda name, config: None)
     monkeypatch.setattr(builder, "load_state_dict_from_hf", fail)
-    with pytest.raises(
-        WeightsUnavailable, match=r"cannot be downloaded: connection reset\."
-    ):
+    with pytest.raises(WeightsUnavailable, match=r"cannot be downloaded: connection reset\."):
         create_model(ModelRequest(name=TINY))
 
 

@@ -253,6 +253,6 @@ def test_sizes_that_cannot_grow_are_refused(trained: Callable[..., Any], tmp_pat
         trained("s", progressive_size=64, model="vit_tiny_patch16_224", weights="none", size=96)
     assert str(error.value) == (
         "--progressive-size 64: vit_tiny_patch16_224 takes photos of 96 pixels only. Leave it out, "
-        "or take a network of convolutions."
+        "or use a convolutional network."
     )
     assert not list(tmp_path.glob("runs/*")), "no folder is left of a run that never began"

@@ -149,7 +149,7 @@ def test_drop_path_is_an_argument_of_the_network_where_it_has_one() -> None:
         settled(mode="full", model="vgg11", drop_path=0.2)
     assert str(error.value) == (
         "--drop-path 0.2: vgg11 has no blocks that can be skipped (stochastic depth). Leave "
-        "--drop-path out, or take a ResNet, ConvNeXt or ViT."
+        "--drop-path out, or use a ResNet, ConvNeXt or ViT."
     )
 
 

@@ -144,7 +144,9 @@ class Batcher:
             started = time.monotonic()
             try:
                 answers = await loop.run_in_executor(
-                    self._network, self._predictor.predict_squares, [squares for squares, _ in batch]
+                    self._network,
+                    self._predictor.predict_squares,
+                    [squares for squares, _ in batch],
                 )
             except Exception as error:  # noqa: BLE001 - each waiting request must hear of it
                 for _, future in batch:
