@@ -136,7 +136,7 @@ def worst_map_error(count: int = 500) -> float:
     """Largest distance in source pixels between float32 maps and float64, over random draws."""
     recipe = named("strong", {"mobius_probability": 1.0, "mobius_bound": 2.0})
     frame = sampling.Frame(height=WORKING, width=WORKING, size=SIZE)
-    drawn = sampling.draw(recipe, frame, seed=0, epoch=0, indices=np.arange(count))
+    drawn = sampling.sample_params(recipe, frame, seed=0, epoch=0, indices=np.arange(count))
     pixels = warp.pixel_polynomials(warp.rational(drawn.mobius, drawn.affine), WORKING, WORKING)
     axis = (2 * np.arange(SIZE) + 1) / SIZE - 1
     w = axis[None, :] + 1j * axis[:, None]

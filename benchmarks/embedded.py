@@ -30,7 +30,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from finetune.augmentation.center_crop import center
+from finetune.augmentation.center_crop import preprocess
 from finetune.errors import DecodeError
 from finetune.files import read_json, write_json
 from finetune.models import finetune_small
@@ -79,11 +79,7 @@ def features(chosen: Candidate, folder: Path) -> tuple[NDArray[np.float32], NDAr
     with torch.inference_mode():
         for start in range(0, len(squares), BATCH):
             batch = torch.from_numpy(np.stack(squares[start : start + BATCH])).permute(0, 3, 1, 2)
-            found.append(
-                chosen.net(
-                    center(batch, preprocessing.size, preprocessing.mean, preprocessing.std)
-                ).numpy()
-            )
+            found.append(chosen.net(preprocess(batch, preprocessing)).numpy())
     return np.concatenate(found), np.array(labels)
 
 

@@ -23,14 +23,14 @@ from finetune.augmentation.center_crop import (
     whiten_batch,
 )
 from finetune.augmentation.recipes import Recipe
-from finetune.augmentation.sampling import Draw, Frame
+from finetune.augmentation.sampling import Frame, SampledParams
 from finetune.augmentation.warp import blur_batch, blur_levels
 
 
 class BatchAugment(nn.Module):
-    """Augments batches by a recipe; has no state, and the same photo always gets the same draw.
+    """Augments batches by a recipe; stateless, a photo always gets the same parameters.
 
-    A draw depends on (seed, epoch, index of the photo) alone: not on the batch it is in, the number
+    They depend on (seed, epoch, index of the photo) alone: not on the batch it is in, the number
     of workers or processes, or the device.
 
     Args:
@@ -109,35 +109,37 @@ class BatchAugment(nn.Module):
         """Whether the network sees one channel, the luma of the augmented photo."""
         return len(self.mean) == 1
 
-    def draw(self, indices: Tensor, epoch: int, *, height: int, width: int) -> Draw:
+    def sample(self, indices: Tensor, epoch: int, *, height: int, width: int) -> SampledParams:
         """Returns what `forward` does to photos of `height` x `width`, row by row."""
         frame = Frame(height=height, width=width, size=self.size, region=self.region)
         numbers = indices.cpu().numpy()
-        return sampling.draw(self.recipe, frame, seed=self.seed, epoch=epoch, indices=numbers)
+        return sampling.sample_params(
+            self.recipe, frame, seed=self.seed, epoch=epoch, indices=numbers
+        )
 
     def pixels(self, images: Tensor, indices: Tensor, epoch: int) -> Tensor:
         """Returns `(B, 3, size, size)` uint8: what `forward` shows the network, to look at."""
-        return self.replay(images, self.draw(indices, epoch, **sides_of(images)))
+        return self.replay(images, self.sample(indices, epoch, **sides_of(images)))
 
-    def replay(self, images: Tensor, draw: Draw) -> Tensor:
-        """Returns `(B, 3, size, size)` uint8 photos after a given draw; gray where it sees gray."""
-        shown = self._replay(images, draw)
+    def replay(self, images: Tensor, params: SampledParams) -> Tensor:
+        """Returns `(B, 3, size, size)` uint8 photos augmented by given parameters."""
+        shown = self._replay(images, params)
         return luma(shown).to(torch.uint8).expand(-1, 3, -1, -1) if self.is_gray else shown
 
-    def _replay(self, images: Tensor, draw: Draw) -> Tensor:
+    def _replay(self, images: Tensor, params: SampledParams) -> Tensor:
         frame = Frame(size=self.size, **sides_of(images))
         fill = np.rint(255 * np.broadcast_to(self.mean, 3)).astype(np.uint8)
         if images.device.type != "cpu":
-            host, blur = _pack(draw, frame, scale=np.ones(3), shift=np.zeros(3), fill=fill)
+            host, blur = _pack(params, frame, scale=np.ones(3), shift=np.zeros(3), fill=fill)
             plan = torch.from_numpy(host).to(images.device)
             return render(_blurred(images, blur), plan, self.size).round().to(torch.uint8)
-        rendering = cpu_rendering.prepare(draw, frame)
+        rendering = cpu_rendering.prepare(params, frame)
         sources = images.permute(0, 2, 3, 1).numpy()
         target = np.empty((len(images), self.size, self.size, 3), np.uint8)
 
         def one(row: int) -> None:
             target[row] = cpu_rendering.render(sources[row], rendering, row)
-            top, left, bottom, right = draw.erase[row]
+            top, left, bottom, right = params.erase[row]
             target[row, top:bottom, left:right] = fill
 
         cpu_rendering.for_each_photo(len(images), one)
@@ -157,7 +159,7 @@ class BatchAugment(nn.Module):
         # the colors' matrix.
         mean, std = (np.zeros(3), np.full(3, 1 / 255)) if self.is_gray else (self.mean, self.std)
         host, blur = _pack(
-            self.draw(indices, epoch, **sides),
+            self.sample(indices, epoch, **sides),
             Frame(size=self.size, **sides),
             scale=1 / (255 * np.asarray(std)),
             shift=-np.asarray(mean) / np.asarray(std),
@@ -170,10 +172,10 @@ class BatchAugment(nn.Module):
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _on_cpu(self, images: Tensor, indices: Tensor, epoch: int) -> Tensor:
-        draw = self.draw(indices, epoch, **sides_of(images))
+        params = self.sample(indices, epoch, **sides_of(images))
         return normalize_on_cpu(
             images,
-            draw,
+            params,
             size=self.size,
             mean=self.mean,
             std=self.std,
@@ -211,7 +213,7 @@ def render(images: Tensor, plan: Tensor, size: int) -> Tensor:
 
 
 def _pack(
-    draw: Draw,
+    params: SampledParams,
     frame: Frame,
     *,
     scale: NDArray[np.float64],
@@ -219,12 +221,12 @@ def _pack(
     fill: NDArray[np.generic],
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Maps, colors folded into the normalization, erased boxes, bounds and fill as one array."""
-    count = len(draw)
-    polynomials = warp.rational(draw.mobius, draw.affine)
-    color = draw.color * [1, 1, 1, 255] * scale[:, None]
+    count = len(params)
+    polynomials = warp.rational(params.mobius, params.affine)
+    color = params.color * [1, 1, 1, 255] * scale[:, None]
     color[:, :, 3] += shift
     bounds = np.concatenate([shift, 255 * scale + shift, fill])
-    parts = [polynomials.reshape(count, 12), color.reshape(count, 12), draw.erase]
+    parts = [polynomials.reshape(count, 12), color.reshape(count, 12), params.erase]
     host = np.concatenate([*parts, np.tile(bounds, (count, 1))], axis=1).astype(np.float32)
     return host, blur_levels(polynomials, frame.height, frame.width, frame.size)
 

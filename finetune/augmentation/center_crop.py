@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from finetune.augmentation import cpu_rendering, sampling
-from finetune.augmentation.sampling import Draw, Frame
+from finetune.augmentation.sampling import Frame, SampledParams
 from finetune.errors import AugmentError
 from finetune.photos.decode.grayscale import LUMA, LUMA_HALF, LUMA_SCALE
+from finetune.photos.preprocessing import Preprocessing
 
 
-def center(
+def center_crop(
     images: Tensor,
     size: int,
     mean: Sequence[float],
@@ -45,7 +46,7 @@ def center(
 
     Example:
         >>> photos = torch.zeros(1, 3, 4, 4, dtype=torch.uint8)
-        >>> center(photos, 2, (0.5,) * 3, (0.5,) * 3)[0, 0].tolist()
+        >>> center_crop(photos, 2, (0.5,) * 3, (0.5,) * 3)[0, 0].tolist()
         [[-1.0, -1.0], [-1.0, -1.0]]
     """
     sides = sides_of(images)
@@ -56,8 +57,8 @@ def center(
         )
     if images.device.type == "cpu":
         frame = Frame(size=size, **sides)
-        draw = sampling.center(frame, len(images))
-        return normalize_on_cpu(images, draw, size=size, mean=mean, std=std, whiten=whiten)
+        params = sampling.center_params(frame, len(images))
+        return normalize_on_cpu(images, params, size=size, mean=mean, std=std, whiten=whiten)
     top, left = ((sides[side] - size) // 2 for side in ("height", "width"))
     result = normalize_batch(images[:, :, top : top + size, left : left + size], mean, std)
     if whiten:
@@ -65,26 +66,37 @@ def center(
     return result.contiguous(memory_format=torch.channels_last)
 
 
+def preprocess(images: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """Returns network inputs ``(B, C, size, size)`` of working squares ``(B, 3, S, S)`` uint8."""
+    return center_crop(
+        images,
+        preprocessing.size,
+        preprocessing.mean,
+        preprocessing.std,
+        whiten=preprocessing.whiten,
+    )
+
+
 def normalize_on_cpu(
     images: Tensor,
-    draw: Draw,
+    params: SampledParams,
     *,
     size: int,
     mean: Sequence[float],
     std: Sequence[float],
     whiten: bool,
 ) -> Tensor:
-    """Returns `(B, C, size, size)` float32: photos after a draw, normalized, one by one by OpenCV.
+    """Returns `(B, C, size, size)` float32: photos augmented and normalized one by one by OpenCV.
 
     Args:
         images: `(B, 3, H, W)` uint8 on the CPU.
-        draw: What is done to each.
+        params: What is done to each.
         size: Side of the result in pixels.
         mean: Of each channel, pixels in 0..1.
         std: Of each channel.
         whiten: Bring each photo to mean 0 and deviation 1 at the end.
     """
-    rendering = cpu_rendering.prepare(draw, Frame(size=size, **sides_of(images)))
+    rendering = cpu_rendering.prepare(params, Frame(size=size, **sides_of(images)))
     matrix = cpu_rendering.normalization(mean, std)
     result = torch.empty((len(images), size, size, len(mean)), dtype=torch.float32)
     sources, target = images.permute(0, 2, 3, 1).numpy(), result.numpy()
@@ -93,7 +105,7 @@ def normalize_on_cpu(
         cpu_rendering.normalize(
             cpu_rendering.render(sources[row], rendering, row), matrix, target[row]
         )
-        top, left, bottom, right = draw.erase[row]
+        top, left, bottom, right = params.erase[row]
         target[row, top:bottom, left:right] = 0
         if whiten:
             cpu_rendering.whiten(target[row])

@@ -69,7 +69,7 @@ def preset_sheet(photos: NDArray[np.uint8], *, names: tuple[str, ...], size: int
     """Returns each photo's center crop behind the eight named maps of arXiv:2002.02917."""
     images = _batch(photos)
     frame = sampling.Frame(height=photos.shape[1], width=photos.shape[2], size=size)
-    plain = sampling.center(frame, len(photos))
+    plain = sampling.center_params(frame, len(photos))
     augment = BatchAugment(Recipe(), size=size, mean=(0.5,) * 3, std=(1,) * 3, seed=0)
     views = [_center(images, size)]
     for matrix in mobius.PRESETS.values():

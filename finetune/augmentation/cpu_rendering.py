@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from finetune.augmentation import warp
-from finetune.augmentation.sampling import Draw, Frame
+from finetune.augmentation.sampling import Frame, SampledParams
 from finetune.augmentation.warp import blur_levels, blur_photo
 from finetune.photos.decode.grayscale import to_gray
 
@@ -31,7 +31,7 @@ _scratch = threading.local()
 
 @dataclass(frozen=True, kw_only=True)
 class Rendering:
-    """A draw made ready for pixels; arrays of B rows."""
+    """Sampled parameters prepared for pixels; arrays of B rows."""
 
     pixels: Floats  # (B, 3, 4), maps to the source's pixels
     matrices: Floats  # (B, 2, 3), the same as matrices where is_affine
@@ -41,13 +41,13 @@ class Rendering:
     margins: NDArray[np.int64]  # (B, 4), left, top, right, bottom, pixels beyond the source
     blur: NDArray[np.int64]
     color: Floats  # (B, 3, 4), pixels in 0..255
-    draw: Draw
+    params: SampledParams
     size: int
 
 
-def prepare(draw: Draw, frame: Frame) -> Rendering:
-    """Returns the maps of a draw in pixels, and which short cuts each photo may take."""
-    polynomials = warp.rational(draw.mobius, draw.affine)
+def prepare(params: SampledParams, frame: Frame) -> Rendering:
+    """Returns the maps in pixels, and which faster paths each photo may take."""
+    polynomials = warp.rational(params.mobius, params.affine)
     pixels = warp.pixel_polynomials(polynomials, frame.height, frame.width)
     matrices, affine = warp.affine_matrices(pixels, frame.size), warp.is_affine(polynomials)
     boxes, whole = _boxes(matrices, frame)
@@ -59,8 +59,8 @@ def prepare(draw: Draw, frame: Frame) -> Rendering:
         is_box=affine & whole,
         margins=warp.margins(pixels, frame.height, frame.width),
         blur=blur_levels(polynomials, frame.height, frame.width, frame.size),
-        color=draw.color * [1, 1, 1, 255],
-        draw=draw,
+        color=params.color * [1, 1, 1, 255],
+        params=params,
         size=frame.size,
     )
 
@@ -79,7 +79,7 @@ def render(image: Pixels, rendering: Rendering, row: int) -> Pixels:
     if rendering.blur[row]:
         image = blur_photo(np.ascontiguousarray(image), int(rendering.blur[row]))
     warped = _cut(image, rendering, row) if rendering.is_box[row] else _warp(image, rendering, row)
-    if rendering.draw.is_colored[row]:
+    if rendering.params.is_colored[row]:
         warped = _pixels(cv2.transform(np.ascontiguousarray(warped), rendering.color[row]))
     return warped
 

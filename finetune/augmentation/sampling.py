@@ -1,7 +1,7 @@
-"""What chance decides for each photo of a batch: one map and one color matrix each.
+"""Sampled augmentation parameters: one map and one color matrix per photo of a batch.
 
-`draw` is a pure function of (recipe, seed, epoch, indices): it looks at no pixel. What it returns
-can be looked at, kept, and replayed on any device.
+`sample_params` is a pure function of (recipe, seed, epoch, indices) and reads no pixel. Its result
+can be inspected, kept, and replayed on any device.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Frame:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Draw:
+class SampledParams:
     """What happens to B photos; every array has B rows.
 
     Attributes:
@@ -81,7 +81,9 @@ class Draw:
         return len(self.affine)
 
 
-def draw(recipe: Recipe, frame: Frame, *, seed: int, epoch: int, indices: ArrayLike) -> Draw:
+def sample_params(
+    recipe: Recipe, frame: Frame, *, seed: int, epoch: int, indices: ArrayLike
+) -> SampledParams:
     """Returns what happens to each photo in this epoch.
 
     Args:
@@ -106,7 +108,7 @@ def draw(recipe: Recipe, frame: Frame, *, seed: int, epoch: int, indices: ArrayL
         maps[warped] = drawn
     plain = warped & (recipe.mobius_mode == "replace")
     colored, color = _colors(recipe, u)
-    return Draw(
+    return SampledParams(
         mobius=maps,
         affine=_affines(recipe, frame, u, plain),
         color=color,
@@ -116,9 +118,9 @@ def draw(recipe: Recipe, frame: Frame, *, seed: int, epoch: int, indices: ArrayL
     )
 
 
-def center(frame: Frame, count: int = 1) -> Draw:
-    """Returns the draw that does nothing but take the center crop, for `count` photos."""
-    return Draw(
+def center_params(frame: Frame, count: int = 1) -> SampledParams:
+    """Returns parameters of the center crop and nothing else, for `count` photos."""
+    return SampledParams(
         mobius=np.tile(mobius.IDENTITY, (count, 1, 1)),
         affine=np.tile(_center_affine(frame), (count, 1, 1)),
         color=np.tile(np.eye(3, 4), (count, 1, 1)),
@@ -128,9 +130,9 @@ def center(frame: Frame, count: int = 1) -> Draw:
     )
 
 
-def with_maps(draw: Draw, maps: mobius.Complex) -> Draw:
-    """Returns the draw with `(B, 2, 2)` Möbius maps in the place of its own."""
-    return replace(draw, mobius=maps, is_warped=np.ones(len(draw), bool))
+def with_maps(params: SampledParams, maps: mobius.Complex) -> SampledParams:
+    """Returns the parameters with other `(B, 2, 2)` Möbius maps."""
+    return replace(params, mobius=maps, is_warped=np.ones(len(params), bool))
 
 
 def _center_affine(frame: Frame) -> Floats:

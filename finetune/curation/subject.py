@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from finetune.augmentation.center_crop import center
+from finetune.augmentation.center_crop import center_crop
 from finetune.curation.saliency import feature_maps, saliency_map
 from finetune.models.factory import LoadedModel
 from finetune.photos.crops import Crop, square
@@ -77,7 +77,7 @@ class SubjectFinder:
             image, size=self.size, fit="squash", interpolation=preprocessing.interpolation
         )
         pixels = torch.from_numpy(whole).permute(2, 0, 1)[None]
-        normalized = center(
+        normalized = center_crop(
             pixels, self.size, preprocessing.mean, preprocessing.std, whiten=preprocessing.whiten
         )
         before, last = feature_maps(self.backbone.module, normalized)

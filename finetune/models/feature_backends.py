@@ -1,7 +1,7 @@
-"""What computes a frozen backbone's features on the CPU: torch, or something quicker that agrees.
+"""Backends that compute a frozen backbone's features on the CPU: torch, or ONNX Runtime.
 
-An engine other than torch has to give torch's features for a batch of probe photos before it is
-used, each time that it is made; where it does not, or cannot be made, torch goes on.
+ONNX Runtime must reproduce torch's features of a batch of probe photos each time before it is used;
+where it does not, or cannot run the backbone, torch is used.
 """
 
 from __future__ import annotations
@@ -20,25 +20,22 @@ from torch import Tensor, nn
 from finetune.files import write_atomically
 
 TOLERANCE = 1e-4
-"""Largest difference to torch that a feature may show, as a share of the largest feature.
+"""Largest allowed difference from torch, as a share of the largest feature.
 
-Two exact engines add the same float32 numbers in another order and come to about 1e-6; one that
-rounds to 16 bits or fewer somewhere comes to 1e-3 and more.
+Two exact backends sum the same float32 numbers in another order and differ by about 1e-6; one that
+rounds to 16 bits or fewer somewhere differs by 1e-3 and more.
 """
 
 WORTHWHILE_PHOTOS = 2000
-"""Photos of 224 pixels from which another engine is made, as making it costs time once.
+"""Photos of 224 pixels from which ONNX Runtime is used, as the export takes time once.
 
-By `benchmarks/engines.py` it pays from 800 photos for ResNet-50, from 2,100 for MobileNetV2 and
-EfficientNet-B0, and from 8,600 for the embedded backbone, which loses 2 seconds at most before. It
-is a number and not a stopwatch so that one collection always takes one engine: the engines differ
-in the last bits, and equal runs must not.
+By `benchmarks/feature_backends.py` it pays from 800 photos for ResNet-50, from 2,100 for
+MobileNetV2 and EfficientNet-B0, and from 8,600 for the embedded backbone, which loses 2 seconds at
+most before. It is a constant and not a stopwatch so that one collection always takes one backend:
+the backends differ in the last bits, and equal runs must not.
 """
 
 PROBE_PHOTOS = 8
-
-ENGINES = ("onnxruntime", "openvino")
-"""Tried in this order, the quickest first (`benchmarks/engines.py`)."""
 
 Features = Callable[[Tensor], Tensor]
 """Normalized photos ``(B, 3, S, S) float32`` to features ``(B, F) float32``."""
@@ -47,18 +44,111 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Engine:
-    """What computes features.
+class FeatureBackend:
+    """A way to compute features.
 
     Attributes:
-        name: ``torch``, ``onnxruntime`` or ``openvino``.
+        name: ``torch`` or ``onnxruntime``.
         features: The computation.
-        note: What a person should know of how it was chosen, or None.
+        note: How it was chosen, for the person; None where there was no choice.
     """
 
     name: str
     features: Features
     note: str | None = None
+
+
+def features_of(module: nn.Module, pixels: Tensor) -> Tensor:
+    """Returns the head's input, ``(B, F)``, for normalized photos ``(B, C, S, S)``."""
+    maps = module.forward_features(pixels)  # type: ignore[operator]
+    features: Tensor = module.forward_head(maps, pre_logits=True)  # type: ignore[operator]
+    return features
+
+
+def torch_backend(module: nn.Module, *, note: str | None = None) -> FeatureBackend:
+    """Returns the backend that runs the module itself."""
+
+    @torch.inference_mode()
+    def features(pixels: Tensor) -> Tensor:
+        # channels_last is faster; by how much: benchmarks/feature_backends.py.
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        return features_of(module, pixels).float()
+
+    return FeatureBackend(name="torch", features=features, note=note)
+
+
+def fastest_backend(
+    module: nn.Module, *, shape: tuple[int, int, int], photos: int, graph: Path
+) -> FeatureBackend:
+    """Returns the fastest backend for a number of photos.
+
+    Args:
+        module: The network, in eval mode on its device.
+        shape: Channels, height and width of the network's input.
+        photos: Number of photos in all, including those with features already: the choice must not
+            depend on where an interrupted run stopped.
+        graph: File that keeps the exported backbone for the next time.
+    """
+    _, height, width = shape
+    worthwhile = photos * height * width >= WORTHWHILE_PHOTOS * 224 * 224
+    if next(module.parameters()).device.type != "cpu" or not worthwhile:
+        return torch_backend(module)
+    # Random photos: zeros could hide a layer that computes something else.
+    probe = torch.randn(PROBE_PHOTOS, *shape, generator=torch.Generator().manual_seed(0))
+    try:
+        features = onnxruntime_features(module, probe, graph)
+    except ImportError:
+        return torch_backend(module)
+    except Exception as error:  # noqa: BLE001 - exporters raise whatever their passes do
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        logger.debug("onnxruntime: %s", error)
+        note = f"ONNX Runtime cannot run this backbone ({reason}); torch is used."
+        return torch_backend(module, note=note)
+    difference = relative_difference(features(probe), torch_backend(module).features(probe))
+    if not difference <= TOLERANCE:
+        note = (
+            f"Features by ONNX Runtime differ from torch's by {difference:.1g} of the largest "
+            f"({TOLERANCE:g} is allowed); torch is used."
+        )
+        return torch_backend(module, note=note)
+    note = (
+        f"Features of {photos:,} photos by ONNX Runtime (differs from torch by {difference:.1g})."
+    )
+    return FeatureBackend(name="onnxruntime", features=features, note=note)
+
+
+def relative_difference(found: Tensor, wanted: Tensor) -> float:
+    """Returns the largest difference of two ``(B, F)`` as a share of the largest wanted feature.
+
+    It is infinite for different shapes and NaN where a feature is not finite.
+    """
+    if found.shape != wanted.shape:
+        return float("inf")
+    scale = wanted.abs().max().clamp_min(torch.finfo(torch.float32).tiny)
+    return float((found - wanted).abs().max() / scale)
+
+
+def onnxruntime_features(module: nn.Module, probe: Tensor, graph: Path) -> Features:
+    """Returns a module's features by ONNX Runtime, from `graph` where it was exported before.
+
+    Raises:
+        ImportError: onnxruntime or onnxscript is not installed.
+        Exception: Anything that the export raises.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    # By default it takes every core, regardless of torch's threads and OMP_NUM_THREADS.
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(
+        _exported(module, probe, graph), options, providers=["CPUExecutionProvider"]
+    )
+
+    def features(pixels: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(None, {"pixels": pixels.contiguous().numpy()})[0])
+
+    return features
 
 
 class _Backbone(nn.Module):
@@ -72,141 +162,12 @@ class _Backbone(nn.Module):
         return features_of(self.module, pixels)
 
 
-def features_of(module: nn.Module, pixels: Tensor) -> Tensor:
-    """Returns what the head sees, ``(B, F)``, of normalized photos ``(B, C, S, S)``."""
-    maps = module.forward_features(pixels)  # type: ignore[operator]
-    features: Tensor = module.forward_head(maps, pre_logits=True)  # type: ignore[operator]
-    return features
-
-
-def torch_engine(module: nn.Module, *, note: str | None = None) -> Engine:
-    """Returns the engine that is always there; the photos are laid out as the backbone likes."""
-
-    @torch.inference_mode()
-    def features(pixels: Tensor) -> Tensor:
-        # How much quicker channels last is: benchmarks/engines.py.
-        laid_out = pixels.contiguous(memory_format=torch.channels_last)
-        return features_of(module, laid_out).float()
-
-    return Engine(name="torch", features=features, note=note)
-
-
-def is_worthwhile(photos: int, shape: tuple[int, int, int]) -> bool:
-    """Returns whether so many photos, of channels, height and width, are worth another engine."""
-    _, height, width = shape
-    return photos * height * width >= WORTHWHILE_PHOTOS * 224 * 224
-
-
-def quickest_engine(
-    module: nn.Module, *, shape: tuple[int, int, int], photos: int, graph: Path
-) -> Engine:
-    """Returns what computes the features of so many photos soonest.
-
-    Args:
-        module: The network, in eval mode on its device.
-        shape: Channels, height and width of a photo as the network sees it.
-        photos: How many there are in all, those with features already counted in: the choice must
-            not depend on where a killed run stopped.
-        graph: Where the exported backbone is kept for the next time.
-    """
-    device = next(module.parameters()).device
-    if device.type != "cpu" or not is_worthwhile(photos, shape):
-        return torch_engine(module)
-    # Of photos' spread rather than of zeros, which would hide a layer that goes wrong.
-    probe = torch.randn(PROBE_PHOTOS, *shape, generator=torch.Generator().manual_seed(0))
-    wanted = torch_engine(module).features(probe)
-    for name, make in _INSTALLED.items():
-        try:
-            found = make(module, probe, graph)
-        except ImportError:
-            continue
-        except Exception as error:  # noqa: BLE001 - exporters raise whatever their passes do
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            logger.debug("%s: %s", name, error)
-            return torch_engine(
-                module, note=f"{name} cannot run this backbone ({reason}); torch does it."
-            )
-        difference = disagreement(found(probe), wanted)
-        if not difference <= TOLERANCE:
-            return torch_engine(
-                module,
-                note=f"{name} gives other features than torch (by {difference:.1g} of the largest, "
-                f"and {TOLERANCE:g} is allowed); torch does it.",
-            )
-        return Engine(
-            name=name,
-            features=found,
-            note=f"Features of {photos:,} photos by {name}, which agrees with torch to "
-            f"{difference:.1g}.",
-        )
-    return torch_engine(module)
-
-
-def disagreement(found: Tensor, wanted: Tensor) -> float:
-    """Returns the largest difference as a share of the largest wanted feature; NaN if not finite.
-
-    Args:
-        found: ``(B, F)``.
-        wanted: ``(B, F)``.
-    """
-    if found.shape != wanted.shape:
-        return float("inf")
-    scale = wanted.abs().max().clamp_min(torch.finfo(torch.float32).tiny)
-    return float((found - wanted).abs().max() / scale)
-
-
-def _onnxruntime(module: nn.Module, probe: Tensor, graph: Path) -> Features:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    # Without this it takes every core, whatever torch and OMP_NUM_THREADS were told.
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(
-        _exported(module, probe, graph), options, providers=["CPUExecutionProvider"]
-    )
-
-    def features(pixels: Tensor) -> Tensor:
-        given = pixels.contiguous().numpy()
-        return torch.from_numpy(session.run(None, {"pixels": given})[0])
-
-    return features
-
-
-def _openvino(module: nn.Module, probe: Tensor, graph: Path) -> Features:
-    import openvino
-
-    core = openvino.Core()
-    model = core.read_model(_exported(module, probe, graph))
-    settings = {
-        # Its default on some processors is bfloat16, which is not exact.
-        "INFERENCE_PRECISION_HINT": "f32",
-        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-        "NUM_STREAMS": 1,
-    }
-    compiled = core.compile_model(model, "CPU", settings)
-
-    def features(pixels: Tensor) -> Tensor:
-        # Copied: the result's memory is used again by the next batch.
-        return torch.from_numpy(compiled(pixels.contiguous().numpy())[0].copy())
-
-    return features
-
-
-_INSTALLED: dict[str, Callable[[nn.Module, Tensor, Path], Features]] = {
-    "onnxruntime": _onnxruntime,
-    "openvino": _openvino,
-}
-
-
 def _exported(module: nn.Module, probe: Tensor, graph: Path) -> bytes:
-    """Returns the backbone as an ONNX graph, from `graph` where it was exported before."""
     with contextlib.suppress(OSError):
         return graph.read_bytes()
-    backbone = _Backbone(module).eval()
     with _silenced(), torch.no_grad():
         program = torch.onnx.export(
-            backbone,
+            _Backbone(module).eval(),
             (probe[:2],),
             input_names=["pixels"],
             output_names=["features"],
@@ -217,7 +178,7 @@ def _exported(module: nn.Module, probe: Tensor, graph: Path) -> bytes:
     if program is None:
         raise RuntimeError("torch exported nothing")
     content: bytes = program.model_proto.SerializeToString()
-    # A graph that cannot be kept is exported again the next time.
+    # A graph that cannot be saved is exported again the next time.
     with contextlib.suppress(OSError):
         graph.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(graph, lambda file: file.write(content))
@@ -226,7 +187,7 @@ def _exported(module: nn.Module, probe: Tensor, graph: Path) -> bytes:
 
 @contextlib.contextmanager
 def _silenced() -> Iterator[None]:
-    """Keeps the exporter's progress and its dependencies' warnings from the person."""
+    """Suppresses the exporter's progress output and its dependencies' warnings."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     before = [logger.level for logger in loggers]
     with (

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from finetune.augmentation.center_crop import center
+from finetune.augmentation.center_crop import preprocess
 from finetune.photos.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -39,13 +39,7 @@ def logits_of(
     """
     device = next(module.parameters()).device
     images = images.to(device, non_blocking=True)
-    pixels = center(
-        images,
-        preprocessing.size,
-        preprocessing.mean,
-        preprocessing.std,
-        whiten=preprocessing.whiten,
-    )
+    pixels = preprocess(images, preprocessing)
     pixels = pixels.contiguous(memory_format=torch.channels_last)
     logits: Tensor = module(pixels).float()
     if tta:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from finetune.augmentation.center_crop import center
+from finetune.augmentation.center_crop import preprocess
 from finetune.errors import ConfigError, ModelError
 from finetune.files import write_atomically
 from finetune.photos.decode.decoder import MAX_PIXELS
@@ -91,13 +91,7 @@ def grad_cam(
         ModelError: The network has no feature map.
     """
     device = next(module.parameters()).device
-    pixels = center(
-        images.to(device),
-        preprocessing.size,
-        preprocessing.mean,
-        preprocessing.std,
-        whiten=preprocessing.whiten,
-    )
+    pixels = preprocess(images.to(device), preprocessing)
     pixels = pixels.contiguous(memory_format=torch.channels_last)
     with torch.enable_grad():
         logits, features = _logits_and_features(module, pixels)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from finetune.augmentation.batch_augment import BatchAugment
-from finetune.augmentation.center_crop import center
+from finetune.augmentation.center_crop import preprocess
 from finetune.augmentation.mixing import draw_mix, mix
 from finetune.augmentation.pipelines import create_augmentation
 from finetune.config import TrackingConfig
@@ -216,13 +216,7 @@ def plain_inputs(context: TrainingContext, device: torch.device) -> Tensor:
     photos: PhotoDataset = context.datasets()["validation"]
     (batch,) = load_batches(photos, [np.arange(min(SAMPLE, len(photos)))])
     preprocessing = context.preprocessing
-    inputs = center(
-        batch.images.to(device),
-        preprocessing.size,
-        preprocessing.mean,
-        preprocessing.std,
-        whiten=preprocessing.whiten,
-    )
+    inputs = preprocess(batch.images.to(device), preprocessing)
     return inputs.contiguous(memory_format=torch.channels_last)
 
 

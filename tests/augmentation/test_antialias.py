@@ -8,7 +8,7 @@ from torch import Tensor
 from finetune.augmentation import warp
 from finetune.augmentation.batch_augment import BatchAugment
 from finetune.augmentation.recipes import Recipe
-from finetune.augmentation.sampling import Frame, center, draw
+from finetune.augmentation.sampling import Frame, center_params, sample_params
 from finetune.augmentation.warp import blur_batch, blur_levels, blur_photo, tent
 
 
@@ -35,13 +35,13 @@ def test_levels_follow_the_shrinking() -> None:
     for working, level in ((64, 0), (104, 0), (112, 1), (208, 1), (224, 2), (448, 3)):
         frame = Frame(height=working, width=working, size=64)
         recipe = Recipe(crop_probability=1.0, crop_area_min=1.0, crop_ratio_max=1.0)
-        drawn = draw(recipe, frame, seed=0, epoch=0, indices=[0])
+        drawn = sample_params(recipe, frame, seed=0, epoch=0, indices=[0])
         polynomials = warp.rational(drawn.mobius, drawn.affine)
         assert blur_levels(polynomials, working, working, 64).tolist() == [level], working
 
 
 def test_the_center_crop_is_never_blurred() -> None:
-    plain = center(Frame(height=500, width=400, size=64))
+    plain = center_params(Frame(height=500, width=400, size=64))
     polynomials = warp.rational(plain.mobius, plain.affine)
     assert blur_levels(polynomials, 500, 400, 64).tolist() == [0]
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from finetune.augmentation.batch_augment import BatchAugment
-from finetune.augmentation.center_crop import center
+from finetune.augmentation.center_crop import center_crop
 from finetune.augmentation.pipelines import (
     PipelineAugment,
     compose,
@@ -56,9 +56,9 @@ def test_a_photo_gets_the_same_pixels_in_any_batch(photos: Tensor, strong: Path)
 def test_an_empty_pipeline_is_the_center_crop(photos: Tensor, tmp_path: Path) -> None:
     path = write_pipeline(A.Compose([]), tmp_path / "nothing.json")
     result = PipelineAugment(path, SPEC, seed=0)(photos, torch.arange(8), 0)
-    assert torch.equal(result, center(photos, 64, SPEC.mean, SPEC.std))
+    assert torch.equal(result, center_crop(photos, 64, SPEC.mean, SPEC.std))
     whitening = PipelineAugment(path, Preprocessing(size=64, whiten=True), seed=0)
-    wanted = center(photos, 64, SPEC.mean, SPEC.std, whiten=True)
+    wanted = center_crop(photos, 64, SPEC.mean, SPEC.std, whiten=True)
     assert torch.equal(whitening(photos, torch.arange(8), 0), wanted)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from finetune.augmentation.batch_augment import BatchAugment, render
-from finetune.augmentation.center_crop import center
+from finetune.augmentation.center_crop import center_crop
 from finetune.augmentation.recipes import RECIPES, Recipe
 from finetune.errors import AugmentError
 
@@ -56,11 +56,11 @@ def test_all_steps_at_once_agree_too(photos: Tensor, everything: Recipe) -> None
 def test_an_affine_draw_shows_what_float64_bilinear_sampling_shows(photos: Tensor) -> None:
     recipe = Recipe(crop_probability=1.0, rotation_degrees=30.0)
     augment, indices = module(recipe), torch.arange(8)
-    draw = augment.draw(indices, 0, height=80, width=80)
+    params = augment.sample(indices, 0, height=80, width=80)
     axis = (np.arange(SIZE) + 0.5) * 2 / SIZE - 1
     u, v = np.meshgrid(axis, axis)
     for row in range(8):
-        x, y = ((line[0] * u + line[1] * v + line[2] + 1) * 40 - 0.5 for line in draw.affine[row])
+        x, y = ((line[0] * u + line[1] * v + line[2] + 1) * 40 - 0.5 for line in params.affine[row])
         x, y = (np.where(p < 0, -1 - p, np.where(p > 79, 159 - p, p)) for p in (x, y))
         x, y = np.clip(x, 0, 79), np.clip(y, 0, 79)
         left, top = np.minimum(x.astype(int), 78), np.minimum(y.astype(int), 78)
@@ -100,25 +100,27 @@ def test_a_mirror_shows_the_very_pixels_mirrored(photos: Tensor) -> None:
 
 def test_none_is_the_center_crop_bit_by_bit(photos: Tensor) -> None:
     augmented = module(RECIPES["none"])(photos, torch.arange(8), 3)
-    assert torch.equal(augmented, center(photos, SIZE, MEAN, STD))
+    assert torch.equal(augmented, center_crop(photos, SIZE, MEAN, STD))
 
 
 def test_center_is_the_exact_crop_normalized(photos: Tensor) -> None:
     wanted = normalized(photos[:, :, 8:72, 8:72])
-    np.testing.assert_allclose(center(photos, SIZE, MEAN, STD).numpy(), wanted, atol=1e-6)
-    np.testing.assert_allclose(center(photos, 80, MEAN, STD).numpy(), normalized(photos), atol=1e-6)
+    np.testing.assert_allclose(center_crop(photos, SIZE, MEAN, STD).numpy(), wanted, atol=1e-6)
+    np.testing.assert_allclose(
+        center_crop(photos, 80, MEAN, STD).numpy(), normalized(photos), atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("whiten", [False, True])
 def test_center_gives_a_photo_the_same_bits_in_every_batch(photos: Tensor, whiten: bool) -> None:
-    whole = center(photos, SIZE, MEAN, STD, whiten=whiten)
+    whole = center_crop(photos, SIZE, MEAN, STD, whiten=whiten)
     for part in (photos[3:4], photos[3:6], photos[[3, 3, 3, 3, 3, 0, 1]], photos[3:].contiguous()):
-        assert torch.equal(center(part, SIZE, MEAN, STD, whiten=whiten)[0], whole[3])
+        assert torch.equal(center_crop(part, SIZE, MEAN, STD, whiten=whiten)[0], whole[3])
 
 
 def test_center_refuses_photos_that_are_too_small(photos: Tensor) -> None:
     with pytest.raises(AugmentError) as error:
-        center(photos, 96, MEAN, STD)
+        center_crop(photos, 96, MEAN, STD)
     assert str(error.value) == (
         "A center crop of 96 pixels does not fit into photos of 80 x 80; "
         "cache them at 96 or larger."
@@ -213,8 +215,8 @@ def test_no_recipe_brings_in_a_color_that_is_not_in_the_photo(everything: Recipe
 def test_erased_pixels_are_the_mean_and_the_others_stay(photos: Tensor) -> None:
     recipe = Recipe(erase_probability=1.0)
     augment, indices = module(recipe), torch.arange(8)
-    plain = center(photos, SIZE, MEAN, STD)
-    boxes = augment.draw(indices, 0, height=80, width=80).erase
+    plain = center_crop(photos, SIZE, MEAN, STD)
+    boxes = augment.sample(indices, 0, height=80, width=80).erase
     for path in (augment, augment.as_batch):
         result = path(photos, indices, 0)
         for row, (top, left, bottom, right) in enumerate(boxes):
@@ -244,8 +246,8 @@ def test_a_photo_of_one_color_whitens_to_numbers() -> None:
 
 def test_what_a_draw_says_is_what_the_pixels_show(photos: Tensor, everything: Recipe) -> None:
     augment, indices = module(everything), torch.arange(8)
-    draw = augment.draw(indices, 4, height=80, width=80)
-    assert torch.equal(augment.replay(photos, draw), augment.pixels(photos, indices, 4))
+    params = augment.sample(indices, 4, height=80, width=80)
+    assert torch.equal(augment.replay(photos, params), augment.pixels(photos, indices, 4))
     shown = levels(augment(photos, indices, 4))
     assert (augment.pixels(photos, indices, 4).double() - shown).abs().max() <= 0.5
 

@@ -9,17 +9,17 @@ from numpy.typing import NDArray
 
 from finetune.augmentation import mobius
 from finetune.augmentation.recipes import Recipe
-from finetune.augmentation.sampling import Draw, Frame, center, draw
+from finetune.augmentation.sampling import Frame, SampledParams, center_params, sample_params
 
 FRAME = Frame(height=256, width=256, size=224)
 COUNT = 4000
 
 
-def many(recipe: Recipe, frame: Frame = FRAME, count: int = COUNT) -> Draw:
-    return draw(recipe, frame, seed=0, epoch=0, indices=np.arange(count))
+def many(recipe: Recipe, frame: Frame = FRAME, count: int = COUNT) -> SampledParams:
+    return sample_params(recipe, frame, seed=0, epoch=0, indices=np.arange(count))
 
 
-def corners(drawn: Draw) -> NDArray[np.float64]:
+def corners(drawn: SampledParams) -> NDArray[np.float64]:
     """Left, top, right, bottom of each crop in the photo's [-1, 1]², the Möbius map left out."""
     square = np.array([[-1, -1, 1, 1], [-1, 1, -1, 1], [1, 1, 1, 1]])
     places = drawn.affine @ square
@@ -27,16 +27,16 @@ def corners(drawn: Draw) -> NDArray[np.float64]:
 
 
 def test_an_empty_recipe_is_the_center_crop() -> None:
-    drawn, plain = many(Recipe(), count=5), center(FRAME, 5)
-    for item in dataclasses.fields(Draw):
+    drawn, plain = many(Recipe(), count=5), center_params(FRAME, 5)
+    for item in dataclasses.fields(SampledParams):
         np.testing.assert_array_equal(getattr(drawn, item.name), getattr(plain, item.name))
     np.testing.assert_allclose(corners(drawn), [[-0.875, -0.875, 0.875, 0.875]] * 5)
 
 
 def test_the_same_photo_has_the_same_draw_in_any_batch(everything: Recipe) -> None:
     whole = many(everything, count=50)
-    alone = draw(everything, FRAME, seed=0, epoch=0, indices=[31])
-    for item in dataclasses.fields(Draw):
+    alone = sample_params(everything, FRAME, seed=0, epoch=0, indices=[31])
+    for item in dataclasses.fields(SampledParams):
         np.testing.assert_array_equal(
             getattr(alone, item.name)[0], getattr(whole, item.name)[31], err_msg=item.name
         )
@@ -45,7 +45,9 @@ def test_the_same_photo_has_the_same_draw_in_any_batch(everything: Recipe) -> No
 def test_the_next_epoch_and_another_seed_draw_anew(everything: Recipe) -> None:
     base = many(everything, count=20).affine
     for seed, epoch in ((1, 0), (0, 1)):
-        other = draw(everything, FRAME, seed=seed, epoch=epoch, indices=np.arange(20)).affine
+        other = sample_params(
+            everything, FRAME, seed=seed, epoch=epoch, indices=np.arange(20)
+        ).affine
         assert (np.abs(base - other).max(axis=(1, 2)) > 0).all()
 
 
@@ -101,7 +103,7 @@ def test_replace_gives_warped_photos_the_center_crop_and_on_top_leaves_the_drawn
     assert 0 < warped.sum() < COUNT
     np.testing.assert_array_equal(replaced.affine[~warped], on_top.affine[~warped])
     np.testing.assert_array_equal(
-        replaced.affine[warped], np.tile(center(FRAME).affine, (warped.sum(), 1, 1))
+        replaced.affine[warped], np.tile(center_params(FRAME).affine, (warped.sum(), 1, 1))
     )
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from finetune.augmentation.batch_augment import BatchAugment
-from finetune.augmentation.center_crop import center, luma
+from finetune.augmentation.center_crop import center_crop, luma
 from finetune.augmentation.pipelines import PipelineAugment
 from finetune.augmentation.recipes import RECIPES, Recipe, named
 from finetune.photos.crops import load_square
@@ -51,7 +51,7 @@ def test_the_pixels_of_a_small_png_reach_the_network_unchanged(size: int) -> Non
         file.getvalue(), size=preprocessing.working_size, interpolation=preprocessing.interpolation
     )
     batch = torch.from_numpy(square)[None].permute(0, 3, 1, 2)
-    seen = center(batch, size, preprocessing.mean, preprocessing.std)
+    seen = center_crop(batch, size, preprocessing.mean, preprocessing.std)
     trained = BatchAugment(named("none"), size=size, seed=0, **PLAIN)(batch, torch.arange(1), 0)
     for inputs in (seen, trained):
         shown = levels(inputs)[0].transpose(1, 2, 0)
@@ -98,7 +98,7 @@ def test_tutorial_crops_24_of_32_pixels_and_whitens(images: Tensor) -> None:
 
 
 def test_evaluation_of_24_of_32_pixels_takes_the_middle(images: Tensor) -> None:
-    shown = levels(center(images, 24, **PLAIN))
+    shown = levels(center_crop(images, 24, **PLAIN))
     np.testing.assert_allclose(shown, images[:, :, 4:28, 4:28].numpy(), atol=1e-4)
 
 
@@ -117,7 +117,7 @@ def test_a_gray_photo_keeps_its_levels() -> None:
 
 def test_a_network_of_one_channel_sees_the_luma(images: Tensor) -> None:
     for inputs in (
-        center(images, 32, **GRAY),
+        center_crop(images, 32, **GRAY),
         BatchAugment(named("none"), size=32, seed=0, **GRAY)(images, torch.arange(6), 0),
         BatchAugment(named("none"), size=32, seed=0, **GRAY).as_batch(images, torch.arange(6), 0),
     ):
@@ -126,7 +126,7 @@ def test_a_network_of_one_channel_sees_the_luma(images: Tensor) -> None:
 
 
 def test_gray_is_normalized_by_its_own_mean_and_deviation(images: Tensor) -> None:
-    inputs = center(images, 32, (0.4,), (0.2,)).double().numpy()
+    inputs = center_crop(images, 32, (0.4,), (0.2,)).double().numpy()
     np.testing.assert_allclose(inputs, (gray_of(images) / 255 - 0.4) / 0.2, atol=1e-5)
 
 
@@ -144,7 +144,7 @@ def test_both_forms_agree_for_one_channel(photos: Tensor, name: str, whiten: boo
 
 def test_whitened_gray_has_mean_0_and_deviation_1(images: Tensor) -> None:
     for inputs in (
-        center(images, 28, (0.5,), (0.5,), whiten=True),
+        center_crop(images, 28, (0.5,), (0.5,), whiten=True),
         BatchAugment(named("tutorial"), size=28, seed=0, **GRAY)(images, torch.arange(6), 0),
     ):
         flat = inputs.double().flatten(1)
@@ -164,7 +164,7 @@ def test_what_a_preview_shows_of_a_gray_input_is_gray(images: Tensor) -> None:
 def test_erased_pixels_of_a_gray_input_are_the_mean(images: Tensor) -> None:
     recipe = Recipe(erase_probability=1.0, erase_area_min=0.2, erase_area_max=0.2)
     augment = BatchAugment(recipe, size=32, mean=(0.4,), std=(0.2,), seed=0)
-    boxes = augment.draw(torch.arange(6), 0, height=32, width=32).erase
+    boxes = augment.sample(torch.arange(6), 0, height=32, width=32).erase
     for form, level in ((augment, 0.0), (augment.as_batch, 1 / 51)):
         inputs = form(images, torch.arange(6), 0)
         for image, (top, left, bottom, right) in zip(inputs, boxes, strict=True):

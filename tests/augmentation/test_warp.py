@@ -6,14 +6,14 @@ from numpy.typing import NDArray
 
 from finetune.augmentation import mobius, warp
 from finetune.augmentation.recipes import Recipe
-from finetune.augmentation.sampling import Draw, Frame, center, draw
+from finetune.augmentation.sampling import Frame, SampledParams, center_params, sample_params
 
 WORKING, SIZE = 256, 224
 FRAME = Frame(height=WORKING, width=WORKING, size=SIZE)
 
 
-def drawn(recipe: Recipe, count: int = 60) -> Draw:
-    return draw(recipe, FRAME, seed=1, epoch=0, indices=np.arange(count))
+def drawn(recipe: Recipe, count: int = 60) -> SampledParams:
+    return sample_params(recipe, FRAME, seed=1, epoch=0, indices=np.arange(count))
 
 
 def output_points(size: int) -> NDArray[np.complex128]:
@@ -21,7 +21,7 @@ def output_points(size: int) -> NDArray[np.complex128]:
     return axis[None, :] + 1j * axis[:, None]
 
 
-def exact_pixels(draws: Draw, row: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def exact_pixels(draws: SampledParams, row: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Plain complex arithmetic in float64, then the affine map, then pixels."""
     (a, b), (c, d) = draws.mobius[row]
     w = output_points(SIZE)
@@ -56,16 +56,16 @@ def test_nothing_cancels_where_a_map_is_almost_affine() -> None:
     """The form A/C - 1/(C²z + CD) loses all digits there."""
     numbers = np.random.default_rng(0).random((40, 6))
     maps = mobius.admissible(numbers, bound=1 + 1e-7, max_rotation_degrees=20, max_shift=0.1)
-    plain = center(FRAME, 40)
+    plain = center_params(FRAME, 40)
     pixels = warp.pixel_polynomials(warp.rational(maps, plain.affine), WORKING, WORKING)
-    draws = Draw(**{**vars(plain), "mobius": maps})
+    draws = SampledParams(**{**vars(plain), "mobius": maps})
     for row in range(40):
         x, _ = exact_pixels(draws, row)
         assert np.abs(warp.PixelMaps(SIZE, SIZE).fill(pixels[row])[0] - x).max() < 1e-3
 
 
 def test_the_center_crop_maps_to_whole_pixels_exactly() -> None:
-    plain = center(FRAME)
+    plain = center_params(FRAME)
     pixels = warp.pixel_polynomials(warp.rational(plain.mobius, plain.affine), WORKING, WORKING)
     x, y = warp.PixelMaps(SIZE, SIZE).fill(pixels[0])
     np.testing.assert_array_equal(x, np.tile(np.arange(16, 240, dtype=np.float32), (SIZE, 1)))
@@ -74,7 +74,7 @@ def test_the_center_crop_maps_to_whole_pixels_exactly() -> None:
 
 def test_an_odd_margin_starts_at_a_whole_pixel() -> None:
     frame = Frame(height=11, width=8, size=6)
-    plain = center(frame)
+    plain = center_params(frame)
     pixels = warp.pixel_polynomials(warp.rational(plain.mobius, plain.affine), 11, 8)
     x, y = warp.PixelMaps(6, 6).fill(pixels[0])
     assert (x[0, 0], y[0, 0], y[-1, 0]) == (1, 2, 7)

@@ -16,7 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from finetune.augmentation.center_crop import center
+from finetune.augmentation.center_crop import preprocess
 from finetune.models import finetune_small
 from finetune.models.factory import ModelRequest, create_model
 from finetune.models.finetune_small import NAME, WEIGHTS, provenance
@@ -119,12 +119,7 @@ def test_linear_probe_on_birds_is_as_good_as_provenance_says() -> None:
     def features(part: str) -> tuple[np.ndarray, list[str]]:
         paths = sorted((folder / part).glob("[!.]*/*"))  # .finetune holds caches
         squares = np.stack([load_square(path, size=preprocessing.working_size) for path in paths])
-        images = center(
-            torch.from_numpy(squares).permute(0, 3, 1, 2),
-            preprocessing.size,
-            preprocessing.mean,
-            preprocessing.std,
-        )
+        images = preprocess(torch.from_numpy(squares).permute(0, 3, 1, 2), preprocessing)
         with torch.inference_mode():
             return net(images).numpy(), [path.parent.name for path in paths]
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune.models import feature_backends
-from finetune.models.feature_backends import disagreement, features_of, quickest_engine
+from finetune.models.feature_backends import fastest_backend, features_of, relative_difference
 from finetune.models.features import FeatureCache
 from finetune.photos.preprocessing import Preprocessing
 
@@ -29,30 +29,28 @@ def pixels(count: int = 3) -> Tensor:
     return torch.randn(count, *SHAPE, generator=torch.Generator().manual_seed(9))
 
 
-def engine_of(module: nn.Module, folder: Path, photos: int) -> feature_backends.Engine:
-    return quickest_engine(module, shape=SHAPE, photos=photos, graph=folder / "backbone.onnx")
+def backend_of(module: nn.Module, folder: Path, photos: int) -> feature_backends.FeatureBackend:
+    return fastest_backend(module, shape=SHAPE, photos=photos, graph=folder / "backbone.onnx")
 
 
-def test_few_photos_are_torchs(module: nn.Module, tmp_path: Path) -> None:
-    found = engine_of(module, tmp_path, ENOUGH - 1)
+def test_few_photos_use_torch(module: nn.Module, tmp_path: Path) -> None:
+    found = backend_of(module, tmp_path, ENOUGH - 1)
     assert (found.name, found.note) == ("torch", None)
     assert not list(tmp_path.iterdir())
     with torch.inference_mode():
         assert torch.allclose(found.features(pixels()), features_of(module, pixels()), atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
-def test_an_engine_gives_torchs_features_for_any_number_of_photos(
-    module: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+def test_onnxruntime_gives_torchs_features_for_any_number_of_photos(
+    module: nn.Module, tmp_path: Path
 ) -> None:
-    pytest.importorskip(name)
+    pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    monkeypatch.setattr(feature_backends, "_INSTALLED", {name: feature_backends._INSTALLED[name]})
-    found = engine_of(module, tmp_path, ENOUGH)
-    assert found.name == name
+    found = backend_of(module, tmp_path, ENOUGH)
+    assert found.name == "onnxruntime"
     assert found.note is not None
     assert found.note.startswith(
-        f"Features of {ENOUGH:,} photos by {name}, which agrees with torch to "
+        f"Features of {ENOUGH:,} photos by ONNX Runtime (differs from torch by "
     )
     for photos in (1, 3, 5):
         with torch.inference_mode():
@@ -70,82 +68,83 @@ def test_the_exported_graph_is_kept_and_found_again(
 ) -> None:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    engine_of(module, tmp_path, ENOUGH)
+    backend_of(module, tmp_path, ENOUGH)
     assert (tmp_path / "backbone.onnx").is_file()
 
     def fail(*args: object, **keywords: object) -> None:
         raise AssertionError("exported twice")
 
     monkeypatch.setattr(torch.onnx, "export", fail)
-    assert engine_of(module, tmp_path, ENOUGH).name == "onnxruntime"
+    assert backend_of(module, tmp_path, ENOUGH).name == "onnxruntime"
 
 
 def put(monkeypatch: pytest.MonkeyPatch, make: Callable[..., feature_backends.Features]) -> None:
-    monkeypatch.setattr(feature_backends, "_INSTALLED", {"quick": make})
+    monkeypatch.setattr(feature_backends, "onnxruntime_features", make)
 
 
-def test_an_engine_that_differs_is_not_used(
+def test_onnxruntime_that_differs_is_not_used(
     module: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def make(backbone: nn.Module, probe: Tensor, graph: Path) -> feature_backends.Features:
         return lambda photos: features_of(backbone, photos).detach() * 1.01
 
     put(monkeypatch, make)
-    found = engine_of(module, tmp_path, ENOUGH)
+    found = backend_of(module, tmp_path, ENOUGH)
     assert found.name == "torch"
     assert found.note == (
-        "quick gives other features than torch (by 0.01 of the largest, and 0.0001 is allowed); "
-        "torch does it."
+        "Features by ONNX Runtime differ from torch's by 0.01 of the largest (0.0001 is allowed); "
+        "torch is used."
     )
 
 
-def test_an_engine_that_cannot_be_made_is_not_used(
+def test_onnxruntime_that_cannot_be_made_is_not_used(
     module: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def make(backbone: nn.Module, probe: Tensor, graph: Path) -> feature_backends.Features:
         raise ValueError("no such operator\nand much more")
 
     put(monkeypatch, make)
-    found = engine_of(module, tmp_path, ENOUGH)
+    found = backend_of(module, tmp_path, ENOUGH)
     assert (found.name, found.note) == (
         "torch",
-        "quick cannot run this backbone (no such operator); torch does it.",
+        "ONNX Runtime cannot run this backbone (no such operator); torch is used.",
     )
 
 
-def test_an_engine_that_is_not_installed_is_passed_over(
+def test_onnxruntime_that_is_not_installed_is_skipped(
     module: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("onnxruntime", "openvino"):
-        monkeypatch.setitem(sys.modules, name, None)
-    found = engine_of(module, tmp_path, ENOUGH)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    found = backend_of(module, tmp_path, ENOUGH)
     assert (found.name, found.note) == ("torch", None)
 
 
-def test_disagreement_is_a_share_of_the_largest_feature() -> None:
+def test_difference_is_a_share_of_the_largest_feature() -> None:
     wanted = torch.tensor([[1.0, -4.0]])
-    assert disagreement(torch.tensor([[1.0, -3.0]]), wanted) == 0.25
-    assert disagreement(torch.zeros(1, 3), wanted) == float("inf")
-    assert not disagreement(torch.tensor([[float("nan"), 0.0]]), wanted) <= 1
+    assert relative_difference(torch.tensor([[1.0, -3.0]]), wanted) == 0.25
+    assert relative_difference(torch.zeros(1, 3), wanted) == float("inf")
+    assert not relative_difference(torch.tensor([[float("nan"), 0.0]]), wanted) <= 1
 
 
-def test_the_cache_makes_its_engine_when_a_feature_is_missing(
+def test_cache_makes_its_backend_when_a_feature_is_missing(
     module: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said: list[str] = []
+    notes: list[str] = []
 
     def make(backbone: nn.Module, probe: Tensor, graph: Path) -> feature_backends.Features:
         return lambda photos: features_of(backbone, photos).detach()
 
     put(monkeypatch, make)
     preprocessing = Preprocessing(size=32, crop_pct=1.0)
-    cache = FeatureCache(tmp_path, module, preprocessing, expected=ENOUGH, say=said.append)
-    assert said == []
+    cache = FeatureCache(tmp_path, module, preprocessing, expected=ENOUGH, note=notes.append)
+    assert notes == []
     squares = torch.randint(0, 255, (2, 3, 32, 32), dtype=torch.uint8)
-    by_engine = cache.compute(squares)
-    assert len(said) == 1
-    assert said[0].startswith(f"Features of {ENOUGH:,} photos by quick, which agrees with torch ")
+    by_backend = cache.compute(squares)
+    assert len(notes) == 1
+    assert notes[0].startswith(
+        f"Features of {ENOUGH:,} photos by ONNX Runtime (differs from torch by "
+    )
     plain = FeatureCache(tmp_path / "other", module, preprocessing)
-    assert abs(by_engine - plain.compute(squares)).max() < 1e-5
+    assert abs(by_backend - plain.compute(squares)).max() < 1e-5
     cache.close()
     plain.close()

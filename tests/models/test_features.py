@@ -9,12 +9,12 @@ import torch
 
 from finetune import train
 from finetune.augmentation.batch_augment import BatchAugment
-from finetune.augmentation.center_crop import center
+from finetune.augmentation.center_crop import center_crop
 from finetune.augmentation.recipes import named
 from finetune.config_io import resolve
 from finetune.data.dataset import PhotoDataset, Sample
 from finetune.data.pixel_cache import PixelCache
-from finetune.models.features import FeatureCache, View, features_of
+from finetune.models.features import AugmentedView, FeatureCache, features_of
 from finetune.photos.preprocessing import Preprocessing
 
 SPEC = Preprocessing(size=32, crop_pct=0.8)
@@ -48,7 +48,7 @@ def test_features_are_those_of_the_network_and_are_computed_once(
     assert again.fill(dataset) == 0
     images = dataset.__getitems__(range(6)).images
     with torch.inference_mode():
-        expected = features_of(module, center(images, 32, SPEC.mean, SPEC.std))
+        expected = features_of(module, center_crop(images, 32, SPEC.mean, SPEC.std))
     assert torch.allclose(again.read(again.keys(dataset)), expected, atol=1e-5)
     again.close()
 
@@ -58,7 +58,11 @@ def test_views_are_the_augmented_photos_and_kept_apart(
 ) -> None:
     augment = BatchAugment(named("light"), size=32, mean=SPEC.mean, std=SPEC.std, seed=5)
     cache = FeatureCache(tmp_path / "f", module, SPEC)
-    views = [None, View(augment=augment, number=1), View(augment=augment, number=2)]
+    views = [
+        None,
+        AugmentedView(augment=augment, number=1),
+        AugmentedView(augment=augment, number=2),
+    ]
     for view in views:
         assert cache.fill(dataset, view=view) == 6
     batch = dataset.__getitems__(range(6))
@@ -67,7 +71,7 @@ def test_views_are_the_augmented_photos_and_kept_apart(
     assert torch.allclose(cache.read(cache.keys(dataset, views[2])), expected, atol=1e-5)
     assert len({key for view in views for key in cache.keys(dataset, view)}) == 18
     other = BatchAugment(named("light"), size=32, mean=SPEC.mean, std=SPEC.std, seed=6)
-    fresh = cache.keys(dataset, View(augment=other, number=1))
+    fresh = cache.keys(dataset, AugmentedView(augment=other, number=1))
     assert not set(fresh) & set(cache.keys(dataset, views[1]))
     cache.close()
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from finetune.augmentation.center_crop import center
+from finetune.augmentation.center_crop import center_crop
 from finetune.errors import ConfigError, ModelError
 from finetune.photos.preprocessing import Preprocessing
 from finetune.prediction.explain import explain_photo, grad_cam, heat_map, overlay, write_png
@@ -35,7 +35,7 @@ def test_before_a_mean_and_a_linear_head_it_is_the_heads_weights_on_the_map() ->
     torch.manual_seed(1)
     module = timm.create_model("test_resnet", num_classes=3).eval()
     torch.nn.init.normal_(module.get_classifier().weight)
-    pixels = center(images(), 64, SPEC.mean, SPEC.std)
+    pixels = center_crop(images(), 64, SPEC.mean, SPEC.std)
     with torch.inference_mode():
         maps = module.forward_features(pixels).numpy().astype(np.float64)
     weights = module.get_classifier().weight.detach().numpy().astype(np.float64)
@@ -70,7 +70,7 @@ def test_a_transformers_tokens_follow_the_formula() -> None:
     preprocessing = Preprocessing(size=160, crop_pct=1.0)
     kept = []
     handle = module.blocks[-1].norm1.register_forward_hook(lambda _, __, out: kept.append(out))
-    pixels = center(images(1, 160), 160, preprocessing.mean, preprocessing.std)
+    pixels = center_crop(images(1, 160), 160, preprocessing.mean, preprocessing.std)
     logits = module(pixels)
     handle.remove()
     (slope,) = torch.autograd.grad(logits[0, 2], kept[0])

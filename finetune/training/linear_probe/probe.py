@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from finetune.augmentation.batch_augment import BatchAugment
 from finetune.data.dataset import PhotoDataset
-from finetune.models.features import FeatureCache, View
+from finetune.models.features import AugmentedView, FeatureCache
 from finetune.models.heads import write_head
 from finetune.photos.collection import Part
 from finetune.training.context import TrainingContext
@@ -84,7 +84,7 @@ def feature_cache(
             module,
             context.preprocessing,
             expected=expected,
-            say=lambda text: context.callback(Note(text=text)),
+            note=lambda text: context.callback(Note(text=text)),
         )
     )
 
@@ -99,20 +99,20 @@ def fill(
     workers, share = context.config.machine.workers, context.world.share
     for part, photos in datasets.items():
         stage = f"Features of {part}"
-        features.fill(photos, workers=workers, progress=context.progress(stage), share=share)
+        features.fill(photos, workers=workers, progress=context.progress(stage), shard=share)
     train = datasets["train"]
     views = views_of(context)
     for view in views:
         stage = f"Features of view {view.number + 1}"
         features.fill(
-            train, view=view, workers=workers, progress=context.progress(stage), share=share
+            train, view=view, workers=workers, progress=context.progress(stage), shard=share
         )
     context.world.wait()
     features.records.refresh()
     return [features.keys(train), *(features.keys(train, view) for view in views)]
 
 
-def views_of(context: TrainingContext) -> list[View]:
+def views_of(context: TrainingContext) -> list[AugmentedView]:
     """Returns the augmented views that the head learns from, beside the photo as it is."""
     if context.recipe is None or context.config.training.views == 1:
         return []
@@ -124,4 +124,6 @@ def views_of(context: TrainingContext) -> list[View]:
         std=preprocessing.std,
         seed=context.config.machine.seed,
     )
-    return [View(augment=augment, number=n) for n in range(1, context.config.training.views)]
+    return [
+        AugmentedView(augment=augment, number=n) for n in range(1, context.config.training.views)
+    ]

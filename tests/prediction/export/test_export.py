@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from finetune.augmentation.center_crop import center
+from finetune.augmentation.center_crop import center_crop, preprocess
 from finetune.errors import ConfigError, ModelError, RunError
 from finetune.photos.crops import square
 from finetune.photos.preprocessing import Preprocessing
@@ -181,7 +181,7 @@ def test_normalising_without_torch_gives_what_training_had(whiten: bool) -> None
     preprocessing = Preprocessing(size=40, whiten=whiten)
     squares = np.random.default_rng(2).integers(0, 256, (3, 46, 46, 3), np.uint8)
     images = torch.from_numpy(squares).permute(0, 3, 1, 2)
-    expected = center(images, 40, preprocessing.mean, preprocessing.std, whiten=whiten).numpy()
+    expected = center_crop(images, 40, preprocessing.mean, preprocessing.std, whiten=whiten).numpy()
     np.testing.assert_allclose(
         normalized(center_of(squares, 40), preprocessing), expected, atol=2e-6
     )
@@ -230,11 +230,8 @@ def test_plain_timm_opens_the_folder_with_its_pixels(trained: Trained, timm_fold
     run = Predictor.load(trained.run)
     preprocessing = run.preprocessing
     for photo in sorted(trained.photos.rglob("*.png"))[:4]:
-        pixels = center(
-            torch.from_numpy(run.pixels_of(photo)[None]).permute(0, 3, 1, 2),
-            preprocessing.size,
-            preprocessing.mean,
-            preprocessing.std,
+        pixels = preprocess(
+            torch.from_numpy(run.pixels_of(photo)[None]).permute(0, 3, 1, 2), preprocessing
         )
         with torch.inference_mode():
             logits = module(pixels)[0].double() / run.engines[0].metadata.temperature

@@ -1,10 +1,10 @@
-"""What computes a frozen backbone's features quickest on the CPU, and when it pays.
+"""Speed of the feature backends on the CPU, and the number of photos from which they pay.
 
-    python benchmarks/engines.py --model mobilenetv2_100 resnet50
+    python benchmarks/feature_backends.py --model mobilenetv2_100 resnet50
 
 Features of the same random photos by torch in its plain layout, by torch with channels last (what
-finetune uses unless there is better), by onnxruntime and by openvino; medians of rounds in turns.
-The last column is the number of photos from which making the engine has paid for itself.
+finetune uses by default) and by onnxruntime; medians of rounds in turns.
+The last column is the number of photos from which the export has paid for itself.
 """
 
 from __future__ import annotations
@@ -21,7 +21,12 @@ import torch
 from torch import Tensor, nn
 
 import finetune.models.registry  # noqa: F401 - finetune's own networks, by name
-from finetune.models.feature_backends import _INSTALLED, disagreement, features_of, torch_engine
+from finetune.models.feature_backends import (
+    features_of,
+    onnxruntime_features,
+    relative_difference,
+    torch_backend,
+)
 from finetune.models.malloc import keep_freed_memory
 
 BATCH = 32
@@ -47,36 +52,34 @@ def main() -> None:
     arguments = parser.parse_args()
     keep_freed_memory()
     print(
-        "| network | engine | ms a photo | to channels last | differs by | made in, s | pays from |"
+        "| network | backend | ms a photo | to channels last | differs by | made in, s "
+        "| pays from |"
     )
     print("|---|---|--:|--:|--:|--:|--:|")
     for name in arguments.model:
         module = timm.create_model(name).eval()
         pixels = torch.randn(BATCH, 3, arguments.size, arguments.size)
-        engines = {"torch": plain(module)}
+        backends = {"torch": plain(module)}
         module = module.to(memory_format=torch.channels_last)
-        engines["torch, channels last"] = torch_engine(module).features
+        backends["torch, channels last"] = torch_backend(module).features
         made = {}
-        for kind, make in _INSTALLED.items():
-            with tempfile.TemporaryDirectory() as folder:
-                start = time.perf_counter()
-                try:
-                    engines[kind] = make(module, pixels[:8], Path(folder) / "graph.onnx")
-                except ImportError:
-                    continue
-                made[kind] = time.perf_counter() - start
-        wanted = torch_engine(module).features(pixels)
-        times: dict[str, list[float]] = {kind: [] for kind in engines}
+        with tempfile.TemporaryDirectory() as folder:
+            start = time.perf_counter()
+            graph = Path(folder) / "graph.onnx"
+            backends["onnxruntime"] = onnxruntime_features(module, pixels[:8], graph)
+            made["onnxruntime"] = time.perf_counter() - start
+        wanted = torch_backend(module).features(pixels)
+        times: dict[str, list[float]] = {kind: [] for kind in backends}
         for _ in range(arguments.rounds):
-            for kind, features in engines.items():
+            for kind, features in backends.items():
                 start = time.perf_counter()
                 features(pixels)
                 times[kind].append(1000 * (time.perf_counter() - start) / BATCH)
         base = statistics.median(times["torch, channels last"])
-        for kind, features in engines.items():
+        for kind, features in backends.items():
             taken = statistics.median(times[kind])
             cells = [name, kind, f"{taken:.1f}", f"{base / taken:.2f}x"]
-            cells.append(f"{disagreement(features(pixels), wanted):.0e}")
+            cells.append(f"{relative_difference(features(pixels), wanted):.0e}")
             if kind in made:
                 gain = (base - taken) / 1000
                 pays = f"{made[kind] / gain:,.0f} photos" if gain > 0 else "never"

@@ -1,6 +1,6 @@
-"""What it is worth on a CPU to keep freed memory, and what it costs in memory.
+"""Speed and memory of glibc's settings that keep freed memory.
 
-    python benchmarks/allocator.py [--model mobilenetv2_100 resnet18 ...] [--rounds 3]
+    python benchmarks/malloc.py [--model mobilenetv2_100 resnet18 ...] [--rounds 3]
 
 Forward passes (batches of 32) and training steps (batches of 16) at 224 pixels with the C library's
 own settings and with `keep_freed_memory`, each in a process of its own, in turns; medians.
