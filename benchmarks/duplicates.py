@@ -25,8 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune.photos.near_duplicates.fingerprints import Fingerprints
-from finetune.photos.near_duplicates.groups import Alikeness, group_photos
+from finetune.photos.near_duplicates.groups import group_photos
 from finetune.photos.near_duplicates.hamming import near_pairs
+from finetune.photos.near_duplicates.pairs import NearDuplicateRule
 
 Hashes = NDArray[np.uint64]
 
@@ -49,8 +50,8 @@ def main() -> None:
         check_sample(hashes, pairs, bits)
         rounds = 5 if count < 1_000_000 else 1
         ours = median(partial(near_pairs, hashes, max_distance_bits=bits), rounds)
-        prints = fingerprints(hashes)
-        rule = Alikeness(max_distance_bits=bits)
+        prints = compute_fingerprints(hashes)
+        rule = NearDuplicateRule(max_distance_bits=bits)
         groups = median(partial(group_photos, prints, rule), rounds)
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         brute = median(partial(brute_force, hashes, bits), 1) if count <= 100_000 else None
@@ -87,7 +88,7 @@ def planted(count: int) -> Hashes:
     return hashes
 
 
-def fingerprints(hashes: Hashes) -> Fingerprints:
+def compute_fingerprints(hashes: Hashes) -> Fingerprints:
     count = len(hashes)
     rng = np.random.default_rng(1)
     return Fingerprints(
@@ -96,7 +97,7 @@ def fingerprints(hashes: Hashes) -> Fingerprints:
         difference=np.full(count, 0x5A5A5A5A5A5A5A5A, dtype=np.uint64),
         mirrored_perceptual=rng.integers(0, 2**64, count, dtype=np.uint64),
         mirrored_difference=np.full(count, 0xA5A5A5A5A5A5A5A5, dtype=np.uint64),
-        plain=np.zeros(count, dtype=bool),
+        featureless=np.zeros(count, dtype=bool),
         seconds=np.full(count, np.nan),
         camera=np.zeros(count, dtype=np.intp),
     )

@@ -1,4 +1,4 @@
-"""``finetune duplicates``: groups of nearly the same photos, and moving all but the best away."""
+"""``finetune duplicates``: groups of near-duplicate photos; moves all but the best away."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from finetune.errors import ConfigError
 
 if TYPE_CHECKING:
     from finetune.photos.file_mover import Moves
-    from finetune.photos.near_duplicates.display_groups import AlikeGroup, Kind
+    from finetune.photos.near_duplicates.display_groups import Kind, NearDuplicateGroup
 
 
 def register(app: typer.Typer) -> None:
@@ -29,11 +29,11 @@ def duplicates(
     ] = None,
     max_distance_bits: Annotated[
         int,
-        typer.Option(help="Bits of 64 by which two alike photos may differ.", min=0, max=20),
+        typer.Option(help="Most bits (of 64) by which near-duplicates differ.", min=0, max=20),
     ] = 8,
     bursts: Annotated[
         bool,
-        typer.Option("--bursts", help="Group frames of one camera seconds apart, too."),
+        typer.Option("--bursts", help="Also group frames that one camera took seconds apart."),
     ] = False,
     burst_seconds: Annotated[
         float, typer.Option(help="With --bursts: the longest pause between two frames.", min=0)
@@ -67,10 +67,10 @@ def duplicates(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """List photos that are nearly the same, the best of each group first.
+    """List groups of near-duplicate photos, the best of each group first.
 
-    Alike are exact copies, resized, recompressed and slightly edited ones, and mirror images.
-    Nothing is moved unless you say --quarantine, and then nothing is deleted.
+    Near-duplicates are exact copies, resized, recompressed or slightly edited versions, and mirror
+    images. Photos are moved only with --quarantine, and never deleted.
     """
     output.json, output.quiet = json, quiet
     root = photos_folder(photos)
@@ -79,33 +79,33 @@ def duplicates(
             raise ConfigError("--undo needs the folder to bring back: --quarantine DIR --undo.")
         _undo(root, quarantine)
         return
-    from finetune.photos.near_duplicates.display_groups import alike_groups
-    from finetune.photos.near_duplicates.groups import Alikeness
+    from finetune.photos.near_duplicates.display_groups import near_duplicate_groups
+    from finetune.photos.near_duplicates.pairs import NearDuplicateRule
     from finetune.photos.scan import scan
 
     with output.progress("Reading") as advance:
         collection = scan(root, catalog=catalog, workers=workers, progress=advance)
-    rule = Alikeness(
+    rule = NearDuplicateRule(
         max_distance_bits=max_distance_bits, burst_seconds=burst_seconds if bursts else None
     )
-    groups = alike_groups(collection.photos, rule)
+    groups = near_duplicate_groups(collection.photos, rule)
     document: dict[str, Any] = {
         "photos": len(collection.photos),
         "groups": [_as_dict(group) for group in groups],
     }
     _show(groups, len(collection.photos), limit)
     if html is not None:
-        from finetune.reporting.near_duplicates_page import write_alike_page
+        from finetune.reporting.near_duplicates_page import write_near_duplicates_page
 
         with output.progress("Thumbnails") as advance:
-            document["html"] = str(write_alike_page(html, root, groups, progress=advance))
+            document["html"] = str(write_near_duplicates_page(html, root, groups, progress=advance))
         output.text(f"Written: {html}")
     if quarantine is not None:
         document["moved"] = _quarantine(root, groups, quarantine, across_labels, yes)
     output.document(document)
 
 
-def _show(groups: Sequence[AlikeGroup], photos: int, limit: int) -> None:
+def _show(groups: Sequence[NearDuplicateGroup], photos: int, limit: int) -> None:
     from finetune.reporting.near_duplicates_page import words
 
     if not groups:
@@ -143,18 +143,18 @@ def _show(groups: Sequence[AlikeGroup], photos: int, limit: int) -> None:
         f"{len(groups):,} {'group' if len(groups) == 1 else 'groups'} among {photos:,} photos: "
         f"{found} beside the best."
     )
-    torn = [group for group in groups if group.contradicts]
-    if torn:
-        first = torn[0]
+    contradicting = [group for group in groups if group.contradicts]
+    if contradicting:
+        first, count = contradicting[0], len(contradicting)
         output.warn(
-            f"{len(torn):,} {'group is' if len(torn) == 1 else 'groups are'} under different "
+            f"{count:,} {'group is' if count == 1 else 'groups are'} under different "
             f"labels, {first.best.path} ({' / '.join(first.labels)}) among them. "
             "Settle them with: finetune annotate"
         )
 
 
 def _quarantine(
-    root: Path, groups: Sequence[AlikeGroup], folder: Path, across_labels: bool, yes: bool
+    root: Path, groups: Sequence[NearDuplicateGroup], folder: Path, across_labels: bool, yes: bool
 ) -> list[str]:
     from finetune.photos.file_mover import quarantine
 
@@ -205,7 +205,7 @@ def _report(moves: Moves, what: str) -> None:
         output.warn(f"{path} stays where it is: {reason}.")
 
 
-def _as_dict(group: AlikeGroup) -> dict[str, Any]:
+def _as_dict(group: NearDuplicateGroup) -> dict[str, Any]:
     return {
         "labels": list(group.labels),
         "contradicts": group.contradicts,

@@ -1,7 +1,8 @@
-"""How many points of a run's accuracy come from photos that it has as good as seen."""
+"""``finetune split --audit``: effect of near-duplicates in train on a run's accuracy."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -15,10 +16,10 @@ if TYPE_CHECKING:
 
 
 def show_audit(collection: Collection, run: str, seed: int) -> None:
-    """Prints how a run does on held-out photos with and without a twin in training."""
+    """Prints a run's accuracy on held-out photos with and without a near-duplicate in train."""
     from finetune.evaluation.intervals import wilson
     from finetune.evaluation.predictions import read_predictions
-    from finetune.photos.split.leakage import audit_split, twins_in_training
+    from finetune.photos.split.leakage import audit_split, duplicates_in_training
     from finetune.photos.split.split import read_split
     from finetune.runs.folder import find_run
 
@@ -33,14 +34,14 @@ def show_audit(collection: Collection, run: str, seed: int) -> None:
     table = make_table(
         "held-out photos",
         "photos",
-        "right",
+        "correct",
         "accuracy",
         "95 % interval",
-        right=("photos", "right", "accuracy", "95 % interval"),
+        right=("photos", "correct", "accuracy", "95 % interval"),
     )
     for name, tally in (
-        ("with a twin in training", result.with_twin),
-        ("without", result.without_twin),
+        ("with a near-duplicate in train", result.with_duplicate),
+        ("without a near-duplicate", result.without_duplicate),
     ):
         interval = wilson(tally.correct, tally.photos)
         table.add_row(
@@ -54,36 +55,33 @@ def show_audit(collection: Collection, run: str, seed: int) -> None:
     verdict = _verdict(result)
     output.text(verdict)
     loose = _ungrouped_parts(photos, rows, seed)
-    twins = int(twins_in_training(photos, loose).sum())
+    duplicates = int(duplicates_in_training(photos, loose).sum())
     held_out = sum(part != "train" for part in loose)
     output.text(
-        f"A split without groups would give {twins:,} of {held_out:,} held-out photos a twin in "
-        "training."
+        f"A split without groups would put near-duplicates of {duplicates:,} of {held_out:,} "
+        "held-out photos into train."
     )
     output.document(
         {
-            "with_twin": {"photos": result.with_twin.photos, "correct": result.with_twin.correct},
-            "without_twin": {
-                "photos": result.without_twin.photos,
-                "correct": result.without_twin.correct,
-            },
+            "with_duplicate": dataclasses.asdict(result.with_duplicate),
+            "without_duplicate": dataclasses.asdict(result.without_duplicate),
             "flattered_points": result.flattered_points,
-            "ungrouped": {"held_out": held_out, "with_twin": twins},
+            "ungrouped": {"held_out": held_out, "with_duplicate": duplicates},
         }
     )
 
 
 def _verdict(result: LeakAudit) -> str:
     points = result.flattered_points
-    if result.with_twin.photos == 0:
-        return "No held-out photo has a twin in training: the run's accuracy is not flattered."
+    if result.with_duplicate.photos == 0:
+        return "No held-out photo has a near-duplicate in train, so the accuracy of the run stands."
     if points is None:
-        return "Every held-out photo has a twin in training: the run has no honest figure at all."
-    return f"Twins raise the run's accuracy by {points:.1f} points."
+        return "Every held-out photo has a near-duplicate in train, so no accuracy is unbiased."
+    return f"Near-duplicates raise the accuracy of the run by {points:.1f} points."
 
 
 def photos_of(collection: Collection, rows: Sequence[SplitRow]) -> list[Photo]:
-    """Returns the photos of rows, in their order; those that are gone or changed are said."""
+    """Returns the photos of rows, in their order; warns of photos that are gone or have changed."""
     by_path = {photo.path: photo for photo in collection.photos}
     found = [
         by_path[row.path]
@@ -96,7 +94,7 @@ def photos_of(collection: Collection, rows: Sequence[SplitRow]) -> list[Photo]:
 
 
 def _ungrouped_parts(photos: Sequence[Photo], rows: Sequence[SplitRow], seed: int) -> list[Part]:
-    """Returns the parts that photos of the same shares would get, split one by one."""
+    """Returns the parts of a split with the same shares but without groups."""
     from finetune.photos.split.split import split_groups
 
     counts = Counter(row.part for row in rows)

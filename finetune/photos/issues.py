@@ -10,11 +10,10 @@ from typing import Literal
 
 from finetune.photos.collection import Collection, Photo
 from finetune.photos.labels import nfc, photo_counts
-from finetune.photos.near_duplicates.bursts import BURST_SECONDS, burst_pairs
-from finetune.photos.near_duplicates.components import Components, members
-from finetune.photos.near_duplicates.display_groups import AlikeGroup, alike_groups
-from finetune.photos.near_duplicates.fingerprints import fingerprints
-from finetune.photos.near_duplicates.groups import Alikeness
+from finetune.photos.near_duplicates.display_groups import NearDuplicateGroup, near_duplicate_groups
+from finetune.photos.near_duplicates.fingerprints import compute_fingerprints
+from finetune.photos.near_duplicates.groups import Components, component_members
+from finetune.photos.near_duplicates.pairs import BURST_SECONDS, NearDuplicateRule, burst_pairs
 from finetune.photos.quality import Fault, faults
 
 Kind = Literal[
@@ -124,7 +123,9 @@ def find_trouble(collection: Collection, *, max_distance_bits: int = 8) -> tuple
     Raises:
         ConfigError: `max_distance_bits` is out of bounds.
     """
-    groups = alike_groups(collection.photos, Alikeness(max_distance_bits=max_distance_bits))
+    groups = near_duplicate_groups(
+        collection.photos, NearDuplicateRule(max_distance_bits=max_distance_bits)
+    )
     found = [
         *_about_groups(collection, groups),
         *_about_labels(collection),
@@ -134,7 +135,9 @@ def find_trouble(collection: Collection, *, max_distance_bits: int = 8) -> tuple
     return tuple(sorted(found, key=lambda finding: order.index(finding.kind)))
 
 
-def _about_groups(collection: Collection, groups: Sequence[AlikeGroup]) -> Iterator[Finding]:
+def _about_groups(
+    collection: Collection, groups: Sequence[NearDuplicateGroup]
+) -> Iterator[Finding]:
     contradicting = [group for group in groups if group.contradicts]
     if contradicting:
         items = [_labeled_item(group) for group in contradicting]
@@ -226,11 +229,11 @@ def _finding(kind: Kind, items: Iterable[Item], *title: str) -> Finding:
     return Finding(kind=kind, title=" ".join(title) + ".", advice=ADVICE[kind], items=tuple(items))
 
 
-def _group_item(group: AlikeGroup) -> Item:
+def _group_item(group: NearDuplicateGroup) -> Item:
     return Item(paths=tuple(item.photo.path for item in group.photos))
 
 
-def _labeled_item(group: AlikeGroup) -> Item:
+def _labeled_item(group: NearDuplicateGroup) -> Item:
     """Returns a group that contradicts itself, with how many photos each label has."""
     counts = Counter(label for item in group.photos for label in item.photo.labels)
     note = ", ".join(f"{label} ({count})" for label, count in sorted(counts.items()))
@@ -245,14 +248,14 @@ def _copies(photos: Sequence[Photo]) -> list[list[Photo]]:
 
 
 def _bursts(photos: Sequence[Photo]) -> list[Item]:
-    rule = Alikeness()
+    rule = NearDuplicateRule()
     pairs = burst_pairs(
-        fingerprints(photos), within_seconds=BURST_SECONDS, max_bits=rule.burst_bits
+        compute_fingerprints(photos), within_seconds=BURST_SECONDS, max_bits=rule.burst_bits
     )
     joined = Components(len(photos))
     joined.join(pairs[:, 0], pairs[:, 1])
     found = []
-    for part in members(joined.ids()):
+    for part in component_members(joined.ids()):
         frames = sorted((photos[index] for index in part.tolist()), key=lambda f: f.taken_at or "")
         if len({frame.digest for frame in frames}) > 1:
             note = f"{frames[0].camera or 'unknown camera'}, {frames[0].taken_at}"

@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 
 from finetune.files import write_text
-from finetune.photos.near_duplicates.display_groups import AlikeGroup, AlikePhoto
+from finetune.photos.near_duplicates.display_groups import GroupedPhoto, NearDuplicateGroup
 from finetune.reporting.thumbnails import make_thumbnails
 
 _STYLE = """
@@ -23,10 +23,10 @@ li img { background: #333; } .warn { color: #f96; } }
 """
 
 
-def write_alike_page(
+def write_near_duplicates_page(
     path: Path,
     root: Path,
-    groups: Sequence[AlikeGroup],
+    groups: Sequence[NearDuplicateGroup],
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
@@ -44,14 +44,14 @@ def write_alike_page(
         '<meta http-equiv="Content-Security-Policy" '
         "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">\n"
         '<meta name="viewport" content="width=device-width">\n'
-        f"<title>Alike photos</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
-        f"<h1>{len(groups):,} groups of alike photos in {_text(str(root))}</h1>\n"
+        f"<title>Near-duplicates</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
+        f"<h1>{len(groups):,} groups of near-duplicates in {_text(str(root))}</h1>\n"
         f"{content}\n</body>\n</html>\n"
     )
     return write_text(path, page)
 
 
-def words(item: AlikePhoto) -> str:
+def words(item: GroupedPhoto) -> str:
     """Returns in words what a photo is to the best of its group: ``similar, 4 bits``."""
     names = {
         None: "best",
@@ -68,7 +68,7 @@ def words(item: AlikePhoto) -> str:
 
 def _group(
     number: int,
-    group: AlikeGroup,
+    group: NearDuplicateGroup,
     thumbnails: Mapping[str, bytes],
     failed: Mapping[str, str],
 ) -> str:
@@ -78,7 +78,7 @@ def _group(
     return f"<h2>{number}. {_text(labels)}{warning}</h2>\n<ul>\n{rows}\n</ul>"
 
 
-def _photo(item: AlikePhoto, thumbnails: Mapping[str, bytes], failed: Mapping[str, str]) -> str:
+def _photo(item: GroupedPhoto, thumbnails: Mapping[str, bytes], failed: Mapping[str, str]) -> str:
     photo = item.photo
     if photo.path in thumbnails:
         data = base64.b64encode(thumbnails[photo.path]).decode()

@@ -101,7 +101,7 @@ def run_folder(photos, parts, correct, folder):
     return folder
 
 
-def test_audit_says_how_many_points_twins_add(run, photos, tmp_path):
+def test_audit_says_how_many_points_near_duplicates_add(run, photos, tmp_path):
     # Frame 2 of scenes 0 to 3 is held out beside its burst; of scenes 6 and 7 all frames are.
     def parts(path):
         scene, frame = path.rpartition("/")[2].removesuffix(".jpg").split("-")
@@ -110,12 +110,12 @@ def test_audit_says_how_many_points_twins_add(run, photos, tmp_path):
     folder = run_folder(photos, parts, lambda path: "/7-" not in path, tmp_path / "runs" / "leaky")
     result = run("split", photos, "--audit", folder, "--json")
     document = json.loads(result.stdout)
-    assert document["with_twin"] == {"photos": 8, "correct": 8}
-    assert document["without_twin"] == {"photos": 12, "correct": 6}
+    assert document["with_duplicate"] == {"photos": 8, "correct": 8}
+    assert document["without_duplicate"] == {"photos": 12, "correct": 6}
     assert document["flattered_points"] == pytest.approx(100 * (14 / 20 - 6 / 12))
-    assert document["ungrouped"]["with_twin"] > 0
+    assert document["ungrouped"]["with_duplicate"] > 0
     assert (
-        "Twins raise the run's accuracy by 20.0 points."
+        "Near-duplicates raise the accuracy of the run by 20.0 points."
         in run("split", photos, "--audit", folder).stdout
     )
 
@@ -126,7 +126,7 @@ def test_audit_of_a_clean_split_says_so(run, photos, tmp_path):
 
     folder = run_folder(photos, parts, lambda path: True, tmp_path / "runs" / "clean")
     assert (
-        "No held-out photo has a twin in training: the run's accuracy is not flattered."
+        "No held-out photo has a near-duplicate in train, so the accuracy of the run stands."
         in run("split", photos, "--audit", folder).stdout
     )
 

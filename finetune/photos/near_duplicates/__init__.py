@@ -1,1 +1,1 @@
-"""Near duplicates."""
+"""Near-duplicates: hashes, pairs, groups, and groups as shown to a person."""

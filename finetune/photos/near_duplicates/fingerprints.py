@@ -1,4 +1,4 @@
-"""What a comparison of photos needs of each, as arrays over the whole collection."""
+"""Fingerprints of photos: hashes, times and cameras as arrays over a collection."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 
 from finetune.photos.collection import Photo, hash_array
 
-PLAIN_CONTRAST = 0.02
-"""Below this contrast a photo is plain: its gray levels stray from their mean by 2.5 of 255."""
+FEATURELESS_CONTRAST = 0.02
+"""Below this contrast a photo is featureless: a standard deviation of 2.5 of 255 gray levels."""
 
-PLAIN_TIES = 32
-"""With more equal neighbors than this among the 64 of the difference hash a photo is plain."""
+FEATURELESS_TIES = 32
+"""With more equal neighbors than this in the difference hash (of 64) a photo is featureless."""
 
-PLAIN_FREQUENCIES = 24
-"""With fewer bits set in its perceptual hash a photo is plain. In a photo of something the 64
-frequencies all differ and half lie above their median; in a plain one most are zero alike."""
+FEATURELESS_FREQUENCIES = 24
+"""With fewer bits set in its perceptual hash a photo is featureless: usually half of the 64
+frequencies lie above their median, but in a featureless photo most are zero."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +33,8 @@ class Fingerprints:
         difference: Difference hashes, ``uint64``.
         mirrored_perceptual: Perceptual hashes of the mirror images.
         mirrored_difference: Difference hashes of the mirror images.
-        plain: Whether a photo shows too little for its hashes to mean anything: black, sky, a
-            gradient. The bits are then rounding noise, or the same for all that is plain.
+        featureless: Whether a photo shows too little for its hashes to be meaningful (black, sky, a
+            gradient): their bits are rounding noise, or the same for all such photos.
         seconds: Time of exposure in seconds, NaN where unknown.
         camera: Numbers that are equal for the same camera; photos without one share a number.
     """
@@ -44,7 +44,7 @@ class Fingerprints:
     difference: NDArray[np.uint64]
     mirrored_perceptual: NDArray[np.uint64]
     mirrored_difference: NDArray[np.uint64]
-    plain: NDArray[np.bool_]
+    featureless: NDArray[np.bool_]
     seconds: NDArray[np.float64]
     camera: NDArray[np.intp]
 
@@ -52,10 +52,10 @@ class Fingerprints:
         return len(self.content)
 
 
-def fingerprints(photos: Sequence[Photo]) -> Fingerprints:
+def compute_fingerprints(photos: Sequence[Photo]) -> Fingerprints:
     """Returns the fingerprints of photos, in their order.
 
-    A photo that has no hashes counts as plain: it is alike only to its exact copies.
+    A photo without hashes counts as featureless: it matches its exact copies only.
     """
     hashed = np.array([photo.packed_hashes is not None for photo in photos], dtype=bool)
     with_hashes = [photo for photo in photos if photo.packed_hashes is not None]
@@ -77,27 +77,27 @@ def fingerprints(photos: Sequence[Photo]) -> Fingerprints:
         difference=difference,
         mirrored_perceptual=column("perceptual", mirrored=True),
         mirrored_difference=mirrored_difference,
-        plain=~hashed
-        | (contrast < PLAIN_CONTRAST)
-        | is_plain(perceptual, difference, mirrored_difference),
+        featureless=~hashed
+        | (contrast < FEATURELESS_CONTRAST)
+        | is_featureless(perceptual, difference, mirrored_difference),
         seconds=np.array([_seconds(photo.taken_at) for photo in photos], dtype=np.float64),
         camera=_numbers([photo.camera or "" for photo in photos]),
     )
 
 
-def is_plain(
+def is_featureless(
     perceptual: NDArray[np.uint64],
     difference: NDArray[np.uint64],
     mirrored_difference: NDArray[np.uint64],
 ) -> NDArray[np.bool_]:
-    """Returns, from the hashes alone, which photos are plain in the sense of `Fingerprints`.
+    """Returns which photos are featureless (see `Fingerprints`), from the hashes alone.
 
     A pixel that is brighter than its left neighbor sets a bit of the difference hash, one that is
-    darker sets a bit of the mirror image's: what sets neither is a tie.
+    darker sets one in the mirror image's; a pixel that sets neither is a tie.
     """
     set_bits = np.bitwise_count(difference).astype(int) + np.bitwise_count(mirrored_difference)
-    few: NDArray[np.bool_] = np.bitwise_count(perceptual) < PLAIN_FREQUENCIES
-    return few | (64 - set_bits > PLAIN_TIES)
+    few: NDArray[np.bool_] = np.bitwise_count(perceptual) < FEATURELESS_FREQUENCIES
+    return few | (64 - set_bits > FEATURELESS_TIES)
 
 
 def _numbers(keys: Sequence[str]) -> NDArray[np.intp]:

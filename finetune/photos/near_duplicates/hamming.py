@@ -1,10 +1,10 @@
-"""All pairs of 64-bit hashes within a Hamming distance, found exactly without comparing all pairs.
+"""Exact search for all pairs of 64-bit hashes within a Hamming distance, without comparing all.
 
 Multi-index hashing (Norouzi, Punjani and Fleet, "Fast Exact Search in Hamming Space with
 Multi-Index Hashing", 2014): cut the 64 bits into four chunks of 16. Give chunk ``c`` a radius
 ``r_c`` such that the radii add up to ``d - 3``. If all four chunks of two hashes differed by more
 than their radius, the hashes would differ by ``d - 3 + 4 = d + 1`` bits or more. So each pair
-within ``d`` bits has a chunk within its radius, and a table of 65,536 buckets a chunk finds it.
+within ``d`` bits has a chunk within its radius, and a table of 65,536 buckets per chunk finds it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from finetune.errors import ConfigError
 
 MAX_DISTANCE_BITS = 20
-"""Beyond this a table would probe most of its buckets; photos that differ so much are not alike."""
+"""Beyond this a table would probe most of its buckets, and photos are no near-duplicates."""
 
 _CHUNKS = 4
 _CHUNK_BITS = 16
@@ -30,7 +30,7 @@ Indices = NDArray[np.intp]
 
 
 class PairBlock(NamedTuple):
-    """Some of the pairs that were found, all arrays of one length.
+    """A block of pairs; all arrays have one length.
 
     Attributes:
         first: Indices into the first array of hashes.
@@ -70,10 +70,7 @@ def near_pairs(hashes: Hashes, *, max_distance_bits: int) -> NDArray[np.intp]:
 def pair_blocks(
     hashes: Hashes, others: Hashes | None = None, *, max_distance_bits: int
 ) -> Iterator[PairBlock]:
-    """Yields the near pairs within one array, or between two, some at a time.
-
-    For collections in which so many photos are alike that all pairs together would not fit in
-    memory.
+    """Yields the near pairs within one array, or between two, in blocks that fit in memory.
 
     Args:
         hashes: ``(N,) uint64``.
@@ -107,7 +104,7 @@ def nearest_distance(hashes: Hashes, others: Hashes, *, at_most: int = 12) -> tu
     """Returns the nearest pair between two arrays as (index, index in others, distance in bits).
 
     Of several equally near the one with the smallest indices. Where no pair lies within `at_most`
-    bits, or one array is empty, the answer is (-1, -1, `at_most` + 1).
+    bits, or one array is empty, the result is (-1, -1, `at_most` + 1).
     """
     if not len(hashes) or not len(others):
         return -1, -1, at_most + 1
@@ -146,7 +143,7 @@ class _Table:
 
 
 def _radii(max_distance_bits: int) -> list[int]:
-    """Returns the radius of each chunk; -1 where a chunk need not be looked at."""
+    """Returns the radius of each chunk; -1 where a chunk can be skipped."""
     total = max_distance_bits - _CHUNKS + 1
     return [(total + chunk) // _CHUNKS for chunk in range(_CHUNKS)]
 
@@ -159,10 +156,10 @@ def _masks(radius: int) -> Iterator[int]:
 
 
 def _mixed(hashes: Hashes) -> NDArray[np.uint16]:
-    """Returns the hashes with their bits dealt out over four chunks, as ``(N, 4) uint16``.
+    """Returns the hashes with their bits interleaved over four chunks, as ``(N, 4) uint16``.
 
-    Neighboring bits of a hash go together in photos, so that chunks of neighbors would fill few
-    buckets with many hashes. No order of the bits changes a distance.
+    Neighboring bits of a hash are correlated in photos, so that chunks of neighbors would put many
+    hashes into few buckets. The order of the bits changes no distance.
     """
     mixed = np.empty((len(hashes), _CHUNKS), dtype=np.uint16)
     for start in range(0, len(hashes), 1 << 16):
@@ -179,7 +176,7 @@ def _bucket_pairs(left: _Table, right: _Table, mask: int) -> Iterator[tuple[Indi
     if left is not right:
         places = np.arange(len(partners))
     elif mask:
-        places = np.flatnonzero(left.keys < partners)  # the other half are the same pairs turned
+        places = np.flatnonzero(left.keys < partners)  # the other half are the same pairs reversed
     else:
         places = np.arange(len(partners))
     starts = right.starts[partners[places]]
@@ -193,7 +190,7 @@ def _bucket_pairs(left: _Table, right: _Table, mask: int) -> Iterator[tuple[Indi
     done = 0
     while done < len(places):
         base = ends[done - 1] if done else 0
-        # At least one row a block, so that a single bucket above the bound still gets through.
+        # At least one row per block, so that a bucket above the bound is still yielded.
         upto = max(int(np.searchsorted(ends, base + _BLOCK_PAIRS, side="right")), done + 1)
         rows = slice(done, upto)
         first = np.repeat(places[rows], counts[rows])
@@ -211,7 +208,7 @@ def _within(
     max_distance_bits: int,
     earlier_radii: list[int],
 ) -> PairBlock:
-    """Returns those of the candidates that are near and that no earlier chunk has found."""
+    """Returns the candidates within the distance that no earlier chunk has found."""
     differences = left.hashes[first] ^ right.hashes[second]
     distance = np.bitwise_count(differences)
     kept = np.flatnonzero(distance <= max_distance_bits)

@@ -1,7 +1,7 @@
 """Perceptual hashes of photos: 64 bits that change little when a photo is resized or re-encoded.
 
 The four hashes are those of the ``imagehash`` package at its default size, bit for bit the same on
-the same small image, so that hashes made elsewhere compare with ours:
+the same small image, so that hashes made elsewhere are comparable:
 
 - *average* (8 x 8 gray pixels above their mean),
 - *perceptual* (the 8 x 8 lowest frequencies of a 32 x 32 DCT-II above their median; Zauner,
@@ -25,7 +25,7 @@ from PIL import Image
 from finetune.photos.decode.decoder import decode_photo
 
 HASH_SIDE_PIXELS = 128
-"""Hashes need a photo's shorter side no longer than this: decode it at this size for them."""
+"""Shorter side at which to decode a photo for hashing; larger images are averaged down to it."""
 
 _HASH_SIZE = 8
 _DCT_SIZE = 32
@@ -44,10 +44,10 @@ class PhotoHashes:
     """The four hashes of one image; each an unsigned 64-bit number.
 
     Attributes:
-        perceptual: From the lowest frequencies; the one to find near-duplicates by.
-        average: From which parts are bright; the coarsest, for pictures that look alike.
-        difference: From where brightness rises to the right.
-        wavelet: From which parts are bright, split at the median.
+        perceptual: From the lowest frequencies; the best one for near-duplicates.
+        average: From bright areas; the coarsest.
+        difference: From horizontal gradients.
+        wavelet: From bright areas of a Haar wavelet's approximation band.
     """
 
     perceptual: int
@@ -69,7 +69,7 @@ def hash_image(image: NDArray[np.uint8]) -> PhotoHashes:
 def hash_with_mirror(image: NDArray[np.uint8]) -> tuple[PhotoHashes, PhotoHashes]:
     """Returns the hashes of an image and of its mirror image (left and right swapped)."""
     small = _small_images(image)
-    # A resize treats left and right alike, so the mirror image needs no second one.
+    # Resizing is symmetric, so the mirror image needs no second resize.
     return _hashes(small), _hashes([pixels[:, ::-1] for pixels in small])
 
 
@@ -83,13 +83,13 @@ def hash_photo(source: Path | bytes) -> PhotoHashes:
 
 
 def _small_images(image: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
-    """Returns the gray images, one a hash, in the order of the fields of `PhotoHashes`."""
-    picture = Image.fromarray(np.ascontiguousarray(image))
-    factor = min(picture.size) // HASH_SIDE_PIXELS
+    """Returns the gray images, one per hash, in the order of the fields of `PhotoHashes`."""
+    reduced = Image.fromarray(np.ascontiguousarray(image))
+    factor = min(reduced.size) // HASH_SIDE_PIXELS
     if factor > 1:
-        # Four Lanczos resizes of a large image would cost more than all else here.
-        picture = picture.reduce(factor)
-    gray = picture.convert("L")
+        # Four Lanczos resizes of a large image would take longer than everything else here.
+        reduced = reduced.reduce(factor)
+    gray = reduced.convert("L")
     wavelet_side = max(2 ** int(np.log2(min(gray.size))), _HASH_SIZE)
     sizes = (
         (_DCT_SIZE, _DCT_SIZE),
@@ -104,34 +104,34 @@ def _hashes(small: list[NDArray[np.uint8]]) -> PhotoHashes:
     for_perceptual, for_average, for_difference, for_wavelet = small
     return PhotoHashes(
         perceptual=_perceptual(for_perceptual),
-        average=_packed(for_average > for_average.mean()),
-        difference=_packed(for_difference[:, 1:] > for_difference[:, :-1]),
+        average=_pack(for_average > for_average.mean()),
+        difference=_pack(for_difference[:, 1:] > for_difference[:, :-1]),
         wavelet=_wavelet(for_wavelet),
     )
 
 
 def _perceptual(pixels: NDArray[np.uint8]) -> int:
-    # Rounded, so that what is zero on paper (plain or symmetric images) is no bit of noise that
-    # differs from one linear algebra library to the next.
+    # Rounded, so that exact zeros (featureless or symmetric images) are not noise that differs
+    # between linear algebra libraries.
     frequencies = np.round(_DCT @ pixels.astype(np.float64) @ _DCT.T, 6)
-    return _packed(frequencies > _median(frequencies))
+    return _pack(frequencies > _median(frequencies))
 
 
 def _wavelet(pixels: NDArray[np.uint8]) -> int:
     block = len(pixels) // _HASH_SIZE
     # The approximation band of a Haar transform down to 8 x 8 is the sum of each block, up to a
-    # factor; taking the overall mean out before, as imagehash does, shifts pixels and median alike.
+    # factor; taking the mean out first, as imagehash does, shifts pixels and median equally.
     blocks = pixels.reshape(_HASH_SIZE, block, _HASH_SIZE, block)
     sums = blocks.sum(axis=3, dtype=np.uint16).sum(axis=1, dtype=np.float64)
-    return _packed(sums > _median(sums))
+    return _pack(sums > _median(sums))
 
 
 def _median(values: NDArray[np.float64]) -> float:
-    """Returns what np.median does for 64 values, five times as fast."""
+    """Returns the median; for 64 values five times as fast as np.median."""
     middle = values.size // 2
     ordered = np.partition(values.ravel(), (middle - 1, middle))
     return float((ordered[middle - 1] + ordered[middle]) / 2)
 
 
-def _packed(bits: NDArray[np.bool_]) -> int:
+def _pack(bits: NDArray[np.bool_]) -> int:
     return int.from_bytes(np.packbits(bits).tobytes(), "big")

@@ -9,10 +9,9 @@ import numpy as np
 from finetune.config import GroupBy
 from finetune.errors import ConfigError
 from finetune.photos.collection import Photo
-from finetune.photos.near_duplicates.bursts import BURST_SECONDS, SERIES_SECONDS
-from finetune.photos.near_duplicates.components import Components
-from finetune.photos.near_duplicates.fingerprints import fingerprints
-from finetune.photos.near_duplicates.groups import Alikeness, group_keys, group_photos
+from finetune.photos.near_duplicates.fingerprints import compute_fingerprints
+from finetune.photos.near_duplicates.groups import Components, group_keys, group_photos
+from finetune.photos.near_duplicates.pairs import BURST_SECONDS, SERIES_SECONDS, NearDuplicateRule
 
 _CHAIN_PHOTOS = 50
 _CHAIN_SHARE = 20
@@ -32,7 +31,7 @@ def photo_groups(
     Args:
         photos: The photos of a collection.
         group_by: ``duplicates``: near-duplicates, mirror images and frames of a burst (one camera,
-            two seconds, somewhat alike). ``burst``: these, and all that one camera took with pauses
+            two seconds, similar hashes). ``burst``: these, and all that one camera took with pauses
             of up to half a minute. ``folder``: all photos of a folder. ``none``: nothing more.
         said: A person's groups: name by digest.
 
@@ -52,23 +51,23 @@ def photo_groups(
         case "folder":
             _join_equal(joined, [photo.folder for photo in photos])
         case "duplicates" | "burst":
-            ids = group_photos(fingerprints(photos), split_rule(len(photos), group_by))
+            ids = group_photos(compute_fingerprints(photos), split_rule(len(photos), group_by))
             joined.join(ids, np.arange(len(photos)))
         case _:
             raise ConfigError(f"--group-by {group_by} is none of duplicates, burst, folder, none.")
     return group_keys(joined.ids(), [photo.digest for photo in photos])
 
 
-def split_rule(photos: int, group_by: GroupBy = "duplicates") -> Alikeness:
+def split_rule(photos: int, group_by: GroupBy = "duplicates") -> NearDuplicateRule:
     """Returns what counts as nearly the same for the split of a collection of so many photos.
 
-    A split had better keep a long chain of alike photos together, unless it is so long that the
-    chain, and not the photos, decides what trains.
+    Long chains of near-duplicates stay together, unless a chain is so long that it would dominate
+    the split.
     """
     chain = max(_CHAIN_PHOTOS, photos // _CHAIN_SHARE)
     if group_by == "burst":
-        return Alikeness(chain_photos=chain, burst_seconds=SERIES_SECONDS, burst_bits=64)
-    return Alikeness(chain_photos=chain, burst_seconds=BURST_SECONDS)
+        return NearDuplicateRule(chain_photos=chain, burst_seconds=SERIES_SECONDS, burst_bits=64)
+    return NearDuplicateRule(chain_photos=chain, burst_seconds=BURST_SECONDS)
 
 
 def _join_equal(joined: Components, keys: Sequence[str | None]) -> None:

@@ -1,7 +1,7 @@
-"""Proof that a split holds, and what it costs when it does not.
+"""Leakage between the parts of a split: the proof that there is none, and its effect on accuracy.
 
-A held-out photo with a twin in training (a copy, a near-duplicate, its mirror image, a frame of the
-same burst) is not a photo that the model has never seen, and an accuracy measured on it flatters.
+A held-out photo with a near-duplicate in train (a copy, an edited or mirrored version, a frame of
+the same burst) is not new to the model, and inflates an accuracy measured on it.
 """
 
 from __future__ import annotations
@@ -14,23 +14,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune.photos.collection import Part, Photo
-from finetune.photos.near_duplicates.bursts import burst_pairs
-from finetune.photos.near_duplicates.fingerprints import Fingerprints, fingerprints
-from finetune.photos.near_duplicates.groups import Alikeness, alike_blocks
+from finetune.photos.near_duplicates.fingerprints import Fingerprints, compute_fingerprints
 from finetune.photos.near_duplicates.hamming import nearest_distance
+from finetune.photos.near_duplicates.pairs import (
+    NearDuplicateRule,
+    burst_pairs,
+    near_duplicate_blocks,
+)
 from finetune.photos.split.grouping import split_rule
 
 NEAREST_BITS = 12
-"""The nearest pair is looked for up to here; unlike photos differ by 32 bits, give or take 4."""
+"""Most bits at which the nearest pair is searched; unrelated photos differ by 32 ± 4 bits."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Nearest:
-    """The training photo and the held-out photo that are most alike.
+    """The nearest pair of a training photo and a held-out photo.
 
     Attributes:
         train: Path of the training photo.
-        held_out: Path of the other.
+        held_out: Path of the held-out photo.
         distance_bits: Bits between their perceptual hashes; 0 for exact copies.
     """
 
@@ -46,8 +49,8 @@ class SplitProof:
     Attributes:
         groups: Groups of photos, single photos included.
         straddling: Groups with photos in more than one part; 0 is the proof.
-        leaks: Held-out photos with a twin in training, found anew from the hashes, whatever the
-            groups say; by part.
+        leaks: Held-out photos with a near-duplicate in train by part, found from the hashes,
+            independently of the groups.
         nearest: The nearest pair across the border, or None where none is within `NEAREST_BITS`.
     """
 
@@ -64,45 +67,42 @@ class SplitProof:
 
 @dataclass(frozen=True, kw_only=True)
 class Tally:
-    """Answers to some photos.
-
-    Attributes:
-        photos: How many were answered.
-        correct: How many of them rightly.
-    """
+    """Counts of predicted and correctly predicted photos."""
 
     photos: int
     correct: int
 
     @property
     def accuracy(self) -> float | None:
-        """Share of right answers; None without a photo."""
+        """Share of correct predictions; None without a photo."""
         return self.correct / self.photos if self.photos else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class LeakAudit:
-    """How much better a model does on held-out photos that have a twin in training.
+    """Accuracy on held-out photos with and without a near-duplicate in train.
 
     Attributes:
-        with_twin: Held-out photos with a twin in training.
-        without_twin: The others: the honest figure.
+        with_duplicate: Held-out photos with a near-duplicate in train.
+        without_duplicate: The others, which give the unbiased accuracy.
     """
 
-    with_twin: Tally
-    without_twin: Tally
+    with_duplicate: Tally
+    without_duplicate: Tally
 
     @property
     def flattered_points(self) -> float | None:
-        """Percentage points by which the accuracy on all is above the one on photos without a twin.
+        """Accuracy on all held-out photos minus that without near-duplicates, in percentage points.
 
-        None where no photo is without a twin: then there is no honest figure at all.
+        None where every photo has a near-duplicate in train.
         """
-        honest = self.without_twin.accuracy
-        photos = self.with_twin.photos + self.without_twin.photos
-        if honest is None:
+        unbiased = self.without_duplicate.accuracy
+        photos = self.with_duplicate.photos + self.without_duplicate.photos
+        if unbiased is None:
             return None
-        return 100 * ((self.with_twin.correct + self.without_twin.correct) / photos - honest)
+        return 100 * (
+            (self.with_duplicate.correct + self.without_duplicate.correct) / photos - unbiased
+        )
 
 
 def prove_split(
@@ -118,14 +118,14 @@ def prove_split(
     parts_of: defaultdict[Hashable, set[Part]] = defaultdict(set)
     for group, part in zip(groups, parts, strict=True):
         parts_of[group].add(part)
-    prints = fingerprints(photos)
-    twins = _twins(prints, parts, split_rule(len(photos)))
+    prints = compute_fingerprints(photos)
+    leaking = _duplicates_in_training(prints, parts, split_rule(len(photos)))
     held_out: tuple[Part, ...] = ("validation", "test")
     return SplitProof(
         groups=len(parts_of),
         straddling=sum(len(found) > 1 for found in parts_of.values()),
         leaks={
-            part: sum(1 for own, twin in zip(parts, twins, strict=True) if twin and own == part)
+            part: sum(1 for own, leaks in zip(parts, leaking, strict=True) if leaks and own == part)
             for part in held_out
             if part in parts
         },
@@ -133,55 +133,59 @@ def prove_split(
     )
 
 
-def twins_in_training(
-    photos: Sequence[Photo], parts: Sequence[Part], *, rule: Alikeness | None = None
+def duplicates_in_training(
+    photos: Sequence[Photo], parts: Sequence[Part], *, rule: NearDuplicateRule | None = None
 ) -> NDArray[np.bool_]:
-    """Returns which held-out photos have a twin in training, ``(N,)``; False for training photos.
+    """Returns which held-out photos have a near-duplicate in train, ``(N,)``; False in train.
 
     Args:
-        photos: The photos.
-        parts: The part of each.
-        rule: What counts as a twin; None: what a grouped split keeps together.
+        photos: Photos of all parts.
+        parts: The part of each photo.
+        rule: Rule for near-duplicates; None means the one by which a split groups photos.
     """
-    return _twins(fingerprints(photos), parts, rule or split_rule(len(photos)))
+    return _duplicates_in_training(
+        compute_fingerprints(photos), parts, rule or split_rule(len(photos))
+    )
 
 
 def audit_split(
     photos: Sequence[Photo], parts: Sequence[Part], correct: Mapping[str, bool]
 ) -> LeakAudit:
-    """Returns a model's accuracy on held-out photos with and without a twin in training.
+    """Returns a model's accuracy on held-out photos with and without a near-duplicate in train.
 
     Args:
-        photos: The photos of the model's collection.
-        parts: The part of each while the model was trained.
-        correct: Whether it answered rightly, by path; photos that are not in it do not count.
+        photos: Photos of the model's collection.
+        parts: The part of each photo in the run.
+        correct: Whether the prediction is correct, by path; photos not in it do not count.
     """
-    twins = twins_in_training(photos, parts)
+    duplicates = duplicates_in_training(photos, parts)
     counts = {True: [0, 0], False: [0, 0]}
-    for photo, part, twin in zip(photos, parts, twins.tolist(), strict=True):
+    for photo, part, duplicate in zip(photos, parts, duplicates.tolist(), strict=True):
         if part != "train" and photo.path in correct:
-            counts[twin][0] += 1
-            counts[twin][1] += correct[photo.path]
+            counts[duplicate][0] += 1
+            counts[duplicate][1] += correct[photo.path]
     return LeakAudit(
-        with_twin=Tally(photos=counts[True][0], correct=counts[True][1]),
-        without_twin=Tally(photos=counts[False][0], correct=counts[False][1]),
+        with_duplicate=Tally(photos=counts[True][0], correct=counts[True][1]),
+        without_duplicate=Tally(photos=counts[False][0], correct=counts[False][1]),
     )
 
 
-def _twins(prints: Fingerprints, parts: Sequence[Part], rule: Alikeness) -> NDArray[np.bool_]:
+def _duplicates_in_training(
+    prints: Fingerprints, parts: Sequence[Part], rule: NearDuplicateRule
+) -> NDArray[np.bool_]:
     training = np.array([part == "train" for part in parts], dtype=bool)
     found = np.isin(prints.content, prints.content[training])
-    chosen = np.flatnonzero(~prints.plain)
-    for block in alike_blocks(prints, chosen, rule.max_distance_bits):
-        _mark(found, training, chosen[block.first], chosen[block.second])
+    chosen = np.flatnonzero(~prints.featureless)
+    for block in near_duplicate_blocks(prints, chosen, rule.max_distance_bits):
+        _mark_held_out(found, training, chosen[block.first], chosen[block.second])
     if rule.burst_seconds is not None:
         pairs = burst_pairs(prints, within_seconds=rule.burst_seconds, max_bits=rule.burst_bits)
-        _mark(found, training, pairs[:, 0], pairs[:, 1])
+        _mark_held_out(found, training, pairs[:, 0], pairs[:, 1])
     result: NDArray[np.bool_] = found & ~training
     return result
 
 
-def _mark(
+def _mark_held_out(
     found: NDArray[np.bool_],
     training: NDArray[np.bool_],
     first: NDArray[np.intp],
@@ -201,7 +205,7 @@ def _nearest(
         held = outside[np.argmax(copies)]
         train = inside[np.argmax(prints.content[inside] == prints.content[held])]
         return Nearest(train=photos[train].path, held_out=photos[held].path, distance_bits=0)
-    inside, outside = inside[~prints.plain[inside]], outside[~prints.plain[outside]]
+    inside, outside = inside[~prints.featureless[inside]], outside[~prints.featureless[outside]]
     best: Nearest | None = None
     for hashes in (prints.perceptual, prints.mirrored_perceptual):
         limit = NEAREST_BITS if best is None else best.distance_bits - 1

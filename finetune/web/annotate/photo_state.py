@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune.photos.collection import Photo
-from finetune.photos.near_duplicates.display_groups import detail
+from finetune.photos.near_duplicates.display_groups import detail_score
 from finetune.photos.quality import faults
 from finetune.web.annotate.annotations import EXCLUDE, FLAG, SETTLED, SILENCE, Word
 
@@ -95,7 +95,7 @@ class Entry:
             row["problem"] = self.problem
         if photo is not None:
             row |= {"width": photo.width, "height": photo.height}
-            row["detail"] = round(detail(photo), 2)
+            row["detail"] = round(detail_score(photo), 2)
             if photo.taken_at:
                 row["taken"] = photo.taken_at
             if found := faults(photo.quality, photo.width, photo.height):

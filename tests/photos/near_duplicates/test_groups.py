@@ -11,17 +11,16 @@ from PIL import Image
 from finetune.errors import ConfigError
 from finetune.photos.collection import Photo, pack_hashes
 from finetune.photos.decode.decoder import decode_photo, is_photo_name
-from finetune.photos.near_duplicates.components import Components, members
-from finetune.photos.near_duplicates.fingerprints import Fingerprints, fingerprints
+from finetune.photos.near_duplicates.fingerprints import Fingerprints, compute_fingerprints
 from finetune.photos.near_duplicates.groups import (
-    Alikeness,
-    alike,
+    Components,
+    component_members,
     group_keys,
     group_photos,
-    near_pairs,
 )
-from finetune.photos.near_duplicates.hamming import nearest_distance, pair_blocks
+from finetune.photos.near_duplicates.hamming import near_pairs, nearest_distance, pair_blocks
 from finetune.photos.near_duplicates.hashing import hash_with_mirror
+from finetune.photos.near_duplicates.pairs import NearDuplicateRule, are_near_duplicates
 from finetune.photos.quality import measure
 
 SHARED = Path(__file__).resolve().parents[3] / ".." / "shared" / "photos"
@@ -141,7 +140,7 @@ def test_components_are_those_of_a_graph_search(size, data):
         array = np.array(part, dtype=np.intp).reshape(-1, 2)
         joined.join(array[:, 0], array[:, 1])
     assert joined.ids().tolist() == expected
-    assert [part.tolist() for part in members(joined.ids())] == [
+    assert [part.tolist() for part in component_members(joined.ids())] == [
         [i for i in range(size) if expected[i] == root]
         for root in range(size)
         if expected.count(root) > 1
@@ -184,8 +183,8 @@ def photo(name, image, *, digest=None, taken_at=None, camera=None):
 
 def grouped(photos, rule=None):
     """The names of the photos in each group of two or more."""
-    ids = group_photos(fingerprints(photos), rule)
-    return [[photos[index].path for index in part] for part in members(ids)]
+    ids = group_photos(compute_fingerprints(photos), rule)
+    return [[photos[index].path for index in part] for part in component_members(ids)]
 
 
 def test_resized_recompressed_and_mirrored_copies_are_one_group():
@@ -213,12 +212,12 @@ def test_groups_do_not_depend_on_the_order_of_photos():
 
 def test_group_keys_are_the_smallest_digest_and_do_not_depend_on_order():
     photos = [photo(name, noisy(scene(1), int(name))) for name in ("2", "1", "3")]
-    ids = group_photos(fingerprints(photos))
+    ids = group_photos(compute_fingerprints(photos))
     assert group_keys(ids, [item.digest for item in photos]) == ["digest of 1"] * 3
 
 
 def sky(low, high, seed, *, across=False, grain=0.0):
-    """A plain gradient from one gray level to another, as a sky is."""
+    """A featureless gradient from one gray level to another, as a sky is."""
     ramp = np.linspace(low, high, 400 if across else 300)
     image = np.broadcast_to(ramp[None, :] if across else ramp[:, None], (300, 400))
     image = image + np.random.default_rng(seed).normal(0, grain, (300, 400))
@@ -279,7 +278,7 @@ def prints_of(perceptual, difference=None, **changes):
         "difference": np.array(difference or [0x5A5A5A5A5A5A5A5A] * size, dtype=np.uint64),
         "mirrored_perceptual": rng.integers(0, 2**64, size, dtype=np.uint64),
         "mirrored_difference": rng.integers(0, 2**64, size, dtype=np.uint64),
-        "plain": np.zeros(size, dtype=bool),
+        "featureless": np.zeros(size, dtype=bool),
         "seconds": np.full(size, np.nan),
         "camera": np.zeros(size, dtype=np.intp),
     }
@@ -319,7 +318,7 @@ def test_a_bridge_between_two_tight_groups_is_cut_and_they_stay():
 
 
 def test_a_split_keeps_chains_up_to_the_size_asked_for():
-    rule = Alikeness(chain_photos=10)
+    rule = NearDuplicateRule(chain_photos=10)
     assert set(group_photos(prints_of(chain(9)), rule).tolist()) == {0}
     assert len(set(group_photos(prints_of(chain(10)), rule).tolist())) == 11
 
@@ -350,13 +349,13 @@ def burst_ids(rows, rule):
     return group_photos(prints, rule).tolist()
 
 
-BURSTS = Alikeness(burst_seconds=2.0)
+BURSTS = NearDuplicateRule(burst_seconds=2.0)
 
 
 def test_frames_of_one_camera_seconds_apart_are_one_group():
     rows = [frames(0), frames(1, bits=10), frames(3, bits=10), frames(60), frames(61, bits=9)]
     assert burst_ids(rows, BURSTS) == [0, 0, 0, 3, 3]
-    assert burst_ids(rows, Alikeness()) == [0, 1, 2, 3, 4]
+    assert burst_ids(rows, NearDuplicateRule()) == [0, 1, 2, 3, 4]
 
 
 def test_another_camera_at_the_same_time_is_another_group():
@@ -377,7 +376,7 @@ def test_one_blurred_frame_does_not_break_a_burst():
 
 def test_negative_burst_time_is_refused():
     with pytest.raises(ConfigError) as caught:
-        Alikeness(burst_seconds=-1)
+        NearDuplicateRule(burst_seconds=-1)
     assert str(caught.value) == "--burst-seconds -1 must be at least 0."
 
 
@@ -388,7 +387,7 @@ def test_bursts_are_read_from_exif_times():
         photo(f"{index}", image, taken_at=time, camera="Canon")
         for index, (image, time) in enumerate(zip(images, times, strict=True))
     ]
-    seconds = fingerprints([*photos, photo("odd", scene(8), taken_at="yesterday")]).seconds
+    seconds = compute_fingerprints([*photos, photo("odd", scene(8), taken_at="yesterday")]).seconds
     assert seconds[1] - seconds[0] == 1.5
     assert np.isnan(seconds[2])
 
@@ -396,8 +395,8 @@ def test_bursts_are_read_from_exif_times():
 def test_alike_tells_the_pairs_that_grouping_uses():
     image = scene(3)
     photos = [photo("a", image), photo("b", image[:, ::-1]), photo("c", scene(4))]
-    prints = fingerprints(photos)
-    assert alike(prints, 0, np.array([0, 1, 2]), 8).tolist() == [True, True, False]
+    prints = compute_fingerprints(photos)
+    assert are_near_duplicates(prints, 0, np.array([0, 1, 2]), 8).tolist() == [True, True, False]
 
 
 @pytest.mark.shared

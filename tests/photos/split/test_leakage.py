@@ -8,7 +8,7 @@ from finetune.photos.collection import Photo, pack_hashes
 from finetune.photos.near_duplicates.hashing import PhotoHashes
 from finetune.photos.quality import Quality
 from finetune.photos.split.grouping import photo_groups
-from finetune.photos.split.leakage import audit_split, prove_split, twins_in_training
+from finetune.photos.split.leakage import audit_split, duplicates_in_training, prove_split
 from finetune.photos.split.split import split_groups
 
 PLAIN_TEXTURE = Quality(brightness=0.5, contrast=0.3, sharpness=0.2)
@@ -107,7 +107,7 @@ def test_a_copy_across_the_border_leaks_even_without_hashes():
         Photo(path="c", digest="other", labels=("x",), width=9, height=9),
     ]
     parts = ["train", "validation", "validation"]
-    assert twins_in_training(photos, parts).tolist() == [False, True, False]
+    assert duplicates_in_training(photos, parts).tolist() == [False, True, False]
     proof = prove_split(photos, ["1", "1", "2"], parts)
     assert proof.leaks == {"validation": 1}
     assert proof.nearest is not None
@@ -132,9 +132,9 @@ def test_audit_counts_right_answers_with_and_without_a_twin():
     photos.append(photo("a/not predicted", half_set(rng), 0))
     parts.append("validation")
     audit = audit_split(photos, parts, correct)
-    assert (audit.with_twin.photos, audit.with_twin.correct) == (6, 5)
-    assert (audit.without_twin.photos, audit.without_twin.correct) == (4, 2)
-    assert audit.without_twin.accuracy == 0.5
+    assert (audit.with_duplicate.photos, audit.with_duplicate.correct) == (6, 5)
+    assert (audit.without_duplicate.photos, audit.without_duplicate.correct) == (4, 2)
+    assert audit.without_duplicate.accuracy == 0.5
     assert audit.flattered_points == pytest.approx(100 * (7 / 10 - 2 / 4))
 
 
@@ -144,7 +144,7 @@ def test_audit_without_an_honest_photo_has_no_figure():
         Photo(path="b", digest="same", width=9, height=9),
     ]
     audit = audit_split(photos, ["train", "validation"], {"b": True})
-    assert audit.without_twin.accuracy is None
+    assert audit.without_duplicate.accuracy is None
     assert audit.flattered_points is None
 
 
