@@ -30,7 +30,7 @@ from finetune.web.annotate.app import annotate_app
 from finetune.web.annotate.scan_worker import Reading
 from finetune.web.annotate.session import Session
 from finetune.web.annotate.suggestion_worker import Adviser
-from finetune.web.server import callback, make_server
+from finetune.web.server import listen, make_server
 
 PHOTOS_A_LABEL = 40
 LABELS = 5
@@ -55,7 +55,7 @@ def chromium() -> Iterator[Any]:
 @contextmanager
 def serving(root: Path, labels: list[str]) -> Iterator[tuple[str, Session]]:
     session = Session(root, labels=labels)
-    listening = callback("127.0.0.1", 0)
+    listening = listen("127.0.0.1", 0)
     port = listening.getsockname()[1]
     policy = security.Policy(token=security.new_token(), hosts=security.hosts_for("127.0.0.1"))
     adviser, reading = Adviser(session), Reading(session)

@@ -19,11 +19,11 @@ from finetune.photos.collection import Part
 from finetune.tasks.objective import Objective
 from finetune.training.batch_size import fit_in_memory
 from finetune.training.checkpoints import save_tensors
-from finetune.training.context import TrainingContext
 from finetune.training.data_source import EpochSchedule, PhotoSource, predict_together
 from finetune.training.device import prepare_speed
 from finetune.training.events import Note
 from finetune.training.head_start import give_head, starts_from_features
+from finetune.training.prepared import Prepared
 from finetune.training.result import Outcome
 from finetune.training.unfreezing import growing_size, thaw_of
 from finetune.training.validation import calibrated_losses
@@ -34,68 +34,72 @@ if TYPE_CHECKING:
 
 
 def train_on_photos(
-    context: TrainingContext, accelerator: Accelerator, stop: Callable[[], bool]
+    prepared: Prepared, accelerator: Accelerator, stop: Callable[[], bool]
 ) -> Outcome:
     """Returns the network, trained from the job's photos as its mode says."""
     device = accelerator.device
-    module = context.loaded.module.to(device)
+    module = prepared.loaded.module.to(device)
     if device.type != "mps":
         module = module.to(memory_format=torch.channels_last)
-    datasets = context.datasets()
-    begins = starts_from_features(context)
-    if begins and not context.run.last_checkpoint.is_file():
-        give_head(context, accelerator, datasets)
-        if context.world.is_main:
-            save_tensors(context.run.start_checkpoint, module.state_dict(), {})
-    context.world.same_tensors(module)
-    if context.world.count > 1 and device.type == "cuda":
+    datasets = prepared.datasets()
+    begins = starts_from_features(prepared)
+    if begins and not prepared.run.last_checkpoint.is_file():
+        give_head(prepared, accelerator, datasets)
+        if prepared.world.is_main:
+            save_tensors(prepared.run.start_checkpoint, module.state_dict(), {})
+    prepared.world.same_tensors(module)
+    if prepared.world.count > 1 and device.type == "cuda":
         # Each batch norm then sees the whole step; torch has it for CUDA alone.
         module = convert_sync_batchnorm(module)
-    thaw = thaw_of(context, module)
-    state = context.state(module, thaw.groups, accelerator.scaler)
-    prepare_speed(module, context.config.machine, callback=context.callback)
-    loading = context.loading(device)
-    preprocessing = context.preprocessing
+    thaw = thaw_of(prepared, module)
+    state = prepared.state(module, thaw.groups, accelerator.scaler)
+    prepare_speed(module, prepared.config.machine, callback=prepared.callback)
+    loading = prepared.loading(device)
+    preprocessing = prepared.preprocessing
     source = PhotoSource(
         module,
         preprocessing,
         near_device(datasets["train"], device),
         near_device(datasets["validation"], device),
         augment=create_augmentation(
-            context.config.augmentation.augment or "none",
+            prepared.config.augmentation.augment,
             preprocessing,
             seed=loading.seed,
-            overrides=context.config.recipe,
+            overrides=prepared.config.recipe,
         ),
-        rhythm=EpochSchedule(open=thaw.open, size=growing_size(context)),
+        rhythm=EpochSchedule(open=thaw.open, size=growing_size(prepared)),
         loading=loading,
     )
-    plan = context.plan(head_epochs=thaw.head_epochs)
+    plan = prepared.plan(head_epochs=thaw.head_epochs)
     finished = fit_in_memory(
-        state, source, plan, accelerator, callback=context.log, stop=stop, world=context.world
+        state, source, plan, accelerator, callback=prepared.log, stop=stop, world=prepared.world
     )
-    best = context.run.best_checkpoint
+    best = prepared.run.best_checkpoint
     tensors = load_file(best) if best.is_file() else module.state_dict()
     share = None
-    if begins and finished and context.config.optimization.final_weights == "interpolated":
-        start = load_file(context.run.start_checkpoint)
+    if begins and finished and prepared.config.optimization.final_weights == "interpolated":
+        start = load_file(prepared.run.start_checkpoint)
         way = walk(start, tensors, judge_of(state.module, source, plan.objective))
-        context.callback(Note(text=way.in_words()))
+        prepared.callback(Note(text=way.in_words()))
         tensors, share = between(start, tensors, way.share), way.share
     # A fresh network in plain fp32, as predict will open it.
     trained = rebuild(
-        context.loaded.name,
-        len(context.parts.labels),
+        prepared.loaded.name,
+        len(prepared.data_split.labels),
         preprocessing.size,
         {name: value.cpu() for name, value in tensors.items()},
-        context.config.model_args,
+        prepared.config.model_args,
     )
     trained = trained.to(device).eval()
     if device.type != "mps":
         trained = trained.to(memory_format=torch.channels_last)
     logits: dict[Part, NDArray[np.float32]] = {
         part: predict_together(
-            trained, preprocessing, photos, loading, progress=context.progress(f"Evaluating {part}")
+            trained,
+            preprocessing,
+            photos,
+            loading,
+            progress=prepared.progress(f"Evaluating {part}"),
         )
         for part, photos in datasets.items()
         if part != "train" and len(photos)

@@ -15,46 +15,46 @@ from finetune.data.dataset import PhotoDataset
 from finetune.models.factory import FROM_SCRATCH
 from finetune.models.heads import has_linear_head, write_head
 from finetune.photos.collection import Part
-from finetune.training.context import TrainingContext
-from finetune.training.defaults import DEFAULT_EPOCHS
 from finetune.training.events import Note
 from finetune.training.linear_probe.heads import HeadData, train_start_head
 from finetune.training.linear_probe.probe import feature_cache, fill
 from finetune.training.optimizer import DEFAULT_OPTIMIZER, usual_lr
+from finetune.training.prepared import Prepared
+from finetune.training.resolve import DEFAULT_EPOCHS
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
-def starts_from_features(context: TrainingContext) -> bool:
+def starts_from_features(prepared: Prepared) -> bool:
     """Returns whether the head of a job's full network is one that learns from features first."""
     return (
-        context.mode != "head"
-        and context.config.training.head_epochs is None
-        and context.config.model.weights != FROM_SCRATCH
-        and has_linear_head(context.loaded.module)
-        and not context.continues
+        prepared.config.training.mode != "head"
+        and prepared.config.training.head_epochs is None
+        and prepared.config.model.weights != FROM_SCRATCH
+        and has_linear_head(prepared.loaded.module)
+        and not prepared.continues
     )
 
 
-def head_epochs(context: TrainingContext) -> int:
+def head_epochs(prepared: Prepared) -> int:
     """Returns the epochs at the start in which the head trains alone."""
-    asked = context.config.training.head_epochs
+    asked = prepared.config.training.head_epochs
     if asked is None:
         # A network from scratch has no backbone that a head could learn from.
-        scratch = context.config.model.weights == FROM_SCRATCH
-        asked = 0 if scratch or starts_from_features(context) else 1
-    return min(asked, context.epochs - 1)
+        scratch = prepared.config.model.weights == FROM_SCRATCH
+        asked = 0 if scratch or starts_from_features(prepared) else 1
+    return min(asked, prepared.config.training.epochs - 1)
 
 
 def give_head(
-    context: TrainingContext, accelerator: Accelerator, datasets: Mapping[Part, PhotoDataset]
+    prepared: Prepared, accelerator: Accelerator, datasets: Mapping[Part, PhotoDataset]
 ) -> None:
     """Writes the head that learned on features into the job's network, which is on its device."""
     # Features of the photos as they are: the head is a start, and views would cost a pass each.
-    training = dataclasses.replace(context.config.training, views=1)
+    training = dataclasses.replace(prepared.config.training, views=1)
     plain = dataclasses.replace(
-        context, config=dataclasses.replace(context.config, training=training)
+        prepared, config=dataclasses.replace(prepared.config, training=training)
     )
     judged: dict[Part, PhotoDataset] = {
         part: photos for part, photos in datasets.items() if part != "test"
@@ -66,7 +66,7 @@ def give_head(
             train=judged["train"],
             validation=judged["validation"],
         )
-        if not context.world.is_main:
+        if not prepared.world.is_main:
             return
         found = train_start_head(
             plain,
@@ -76,8 +76,8 @@ def give_head(
             lr=usual_lr(DEFAULT_OPTIMIZER),
         )
     weight, bias = found.head.folded()
-    write_head(context.loaded.module, weight, bias)
-    context.callback(
+    write_head(prepared.loaded.module, weight, bias)
+    prepared.callback(
         Note(
             text=f"The head starts from what it learns on the frozen backbone: log loss "
             f"{found.loss:.3f} on validation, L2 strength {found.strength:g}."

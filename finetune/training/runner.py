@@ -23,12 +23,12 @@ from finetune.photos.collection import Part
 from finetune.runs.folder import RunFolder
 from finetune.runs.model_card import write_model_card
 from finetune.training.checkpoints import read_position
-from finetune.training.context import TrainingContext
-from finetune.training.defaults import on_features
 from finetune.training.device import make_accelerator
 from finetune.training.events import Note
 from finetune.training.finetune import train_on_photos
 from finetune.training.linear_probe.probe import help_with_features, train_on_features
+from finetune.training.prepared import Prepared
+from finetune.training.resolve import on_features
 from finetune.training.result import Outcome
 from finetune.training.results import write_results
 from finetune.training.tracking import tracked
@@ -82,16 +82,16 @@ class RunResult:
     logits: Mapping[Part, NDArray[np.float32]]
 
 
-def execute(context: TrainingContext, started: datetime.datetime) -> RunResult:
+def execute(prepared: Prepared, started: datetime.datetime) -> RunResult:
     """Trains, writes what came of it in the main process, and tells the others."""
-    if not context.world.is_main:
-        _help(context)
-        result: RunResult = context.world.agree(None)
+    if not prepared.world.is_main:
+        _help(prepared)
+        result: RunResult = prepared.world.agree(None)
         return result
-    run = context.run
+    run = prepared.run
     with run.held():
         _forget_unfinished_epochs(run)
-        outcome, metrics = _outcome(context)
+        outcome, metrics = _outcome(prepared)
         seconds = (datetime.datetime.now() - started).total_seconds()
         description = run.read(run.config_file)
         description |= outcome.summary()
@@ -109,36 +109,38 @@ def execute(context: TrainingContext, started: datetime.datetime) -> RunResult:
         interrupted=not outcome.finished,
         logits=outcome.logits,
     )
-    context.world.agree(result)
+    prepared.world.agree(result)
     return result
 
 
-def _help(context: TrainingContext) -> None:
+def _help(prepared: Prepared) -> None:
     """Does another process's part of what the main one does in `_outcome`."""
-    accelerator = make_accelerator(context.config.machine)
+    accelerator = make_accelerator(prepared.config.machine)
     devices = range(torch.cuda.device_count())
     with interruption(lambda: None) as stop, torch.random.fork_rng(devices=devices):
-        torch.manual_seed(context.config.machine.seed + context.world.rank)
-        if on_features(context.config, linear_head=has_linear_head(context.loaded.module)):
-            help_with_features(context, accelerator)
+        torch.manual_seed(prepared.config.machine.seed + prepared.world.rank)
+        if on_features(prepared.config, linear_head=has_linear_head(prepared.loaded.module)):
+            help_with_features(prepared, accelerator)
         else:
-            train_on_photos(context, accelerator, stop)
+            train_on_photos(prepared, accelerator, stop)
 
 
-def _outcome(context: TrainingContext) -> tuple[Outcome, dict[str, Any]]:
+def _outcome(prepared: Prepared) -> tuple[Outcome, dict[str, Any]]:
     """Trains and writes what came of it; returns that and its figures."""
-    accelerator = make_accelerator(context.config.machine)
+    accelerator = make_accelerator(prepared.config.machine)
     warning = "Interrupted: finishing this step and saving. Ctrl-C again ends at once."
-    by_features = on_features(context.config, linear_head=has_linear_head(context.loaded.module))
+    by_features = on_features(prepared.config, linear_head=has_linear_head(prepared.loaded.module))
     train_on = train_on_features if by_features else train_on_photos
     with (
-        interruption(lambda: context.callback(Note(text=warning))) as stop,
+        interruption(lambda: prepared.callback(Note(text=warning))) as stop,
         torch.random.fork_rng(devices=range(torch.cuda.device_count())),
-        tracked(context, accelerator.device, by_features=by_features) as shown,
+        tracked(prepared, accelerator.device, by_features=by_features) as shown,
     ):
-        torch.manual_seed(context.config.machine.seed)
+        torch.manual_seed(prepared.config.machine.seed)
         outcome = train_on(shown, accelerator, stop)
-        return outcome, write_results(context.run, context.loaded.name, context.parts, outcome)
+        return outcome, write_results(
+            prepared.run, prepared.loaded.name, prepared.data_split, outcome
+        )
 
 
 def _forget_unfinished_epochs(run: RunFolder) -> None:

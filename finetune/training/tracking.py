@@ -25,9 +25,9 @@ from finetune.evaluation.confusion import confusion_matrix
 from finetune.evaluation.confusion_image import draw_confusion
 from finetune.photos.preprocessing import Preprocessing
 from finetune.training.activations import activations
-from finetune.training.context import TrainingContext
 from finetune.training.events import EpochDone, Event, StepDone, Validated
 from finetune.training.microbatches import cut_epoch
+from finetune.training.prepared import Prepared
 from finetune.training.trackers import Trackers, tracker_names
 
 SAMPLE = 16
@@ -48,40 +48,38 @@ def check_tracking(config: TrackingConfig) -> tuple[str, ...]:
 
 
 @contextlib.contextmanager
-def tracked(
-    context: TrainingContext, device: torch.device, *, by_features: bool
-) -> Iterator[TrainingContext]:
+def tracked(prepared: Prepared, device: torch.device, *, by_features: bool) -> Iterator[Prepared]:
     """Yields the job with a listener that also tells the trackers; closes them at the end.
 
     Args:
-        context: What is trained.
+        prepared: What is trained.
         device: Where its network is.
         by_features: Whether only a head trains, on features.
 
     Raises:
         ConfigError: A tracker cannot be opened.
     """
-    names = check_tracking(context.config.tracking)
+    names = check_tracking(prepared.config.tracking)
     if not names:
-        yield context
+        yield prepared
         return
-    before = [int(line["step"]) for line in context.run.read_log() if "step" in line]
+    before = [int(line["step"]) for line in prepared.run.read_log() if "step" in line]
     first_step = max(before) + 1 if before else 0
-    trackers = Trackers(names, context.run.path, first_step=first_step)
+    trackers = Trackers(names, prepared.run.path, first_step=first_step)
     try:
         if not before:
-            trackers.settings(_flat(to_dict(context.config)) | {"model": context.loaded.name})
-            inputs = sample_inputs(context, device, mixed=not by_features)
+            trackers.settings(_flat(to_dict(prepared.config)) | {"model": prepared.loaded.name})
+            inputs = sample_inputs(prepared, device, mixed=not by_features)
             trackers.picture(
-                "photos/augmented", grid(as_pixels(inputs, context.preprocessing)), step=0
+                "photos/augmented", grid(as_pixels(inputs, prepared.preprocessing)), step=0
             )
-        tracking = _Tracking(trackers, context, device, by_features=by_features)
+        tracking = _Tracking(trackers, prepared, device, by_features=by_features)
 
         def callback(event: Event) -> None:
-            context.callback(event)
+            prepared.callback(event)
             tracking(event)
 
-        yield dataclasses.replace(context, callback=callback)
+        yield dataclasses.replace(prepared, callback=callback)
         tracking.finish()
     finally:
         trackers.close()
@@ -93,13 +91,13 @@ class _Tracking:
     def __init__(
         self,
         trackers: Trackers,
-        context: TrainingContext,
+        prepared: Prepared,
         device: torch.device,
         *,
         by_features: bool,
     ) -> None:
         self._trackers = trackers
-        self._job = context
+        self._prepared = prepared
         self._device = device
         self._by_features = by_features
         self._batch: Tensor | None = None
@@ -121,9 +119,9 @@ class _Tracking:
                 )
             case Validated():
                 # Its module is good for now only; its step is not known before its epoch is done.
-                step = event.epoch * self._job.steps_per_epoch
+                step = event.epoch * self._prepared.steps_per_epoch
                 self._confusion(event, step)
-                if self._job.config.tracking.track_activations:
+                if self._prepared.config.tracking.track_activations:
                     self._activations(event, step)
             case EpochDone():
                 self._log(
@@ -142,9 +140,9 @@ class _Tracking:
 
     def finish(self) -> None:
         """Logs the figures of the run as it is kept."""
-        if not self._job.run.metrics_file.is_file():
+        if not self._prepared.run.metrics_file.is_file():
             return
-        metrics: dict[str, Any] = self._job.run.read(self._job.run.metrics_file)
+        metrics: dict[str, Any] = self._prepared.run.read(self._prepared.run.metrics_file)
         self._log(
             self._step,
             {
@@ -163,7 +161,7 @@ class _Tracking:
         answers = event.validation.answers
         if answers.targets.ndim > 1:
             return
-        labels = self._job.parts.labels
+        labels = self._prepared.data_split.labels
         matrix = confusion_matrix(answers.targets, answers.logits.argmax(1), len(labels))
         title = f"validation, epoch {event.epoch} (rows: truth)"
         picture = draw_confusion(matrix, labels, title=title)
@@ -174,32 +172,32 @@ class _Tracking:
             return  # A frozen backbone gives the same in every epoch.
         self._backbone_shown = True
         if self._batch is None:
-            self._batch = plain_inputs(self._job, self._device)
-        module = self._job.loaded.module if self._by_features else event.module
+            self._batch = plain_inputs(self._prepared, self._device)
+        module = self._prepared.loaded.module if self._by_features else event.module
         for found in activations(module, self._batch):
             self._trackers.log({f"zeros/{found.layer}": found.zeros}, step)
             self._trackers.histogram(f"activations/{found.layer}", found.values, step)
 
 
-def sample_inputs(context: TrainingContext, device: torch.device, *, mixed: bool) -> Tensor:
+def sample_inputs(prepared: Prepared, device: torch.device, *, mixed: bool) -> Tensor:
     """Returns the first training photos as the network sees them in the first epoch.
 
     Args:
-        context: What is trained.
+        prepared: What is trained.
         device: Where they are made.
         mixed: Whether photos are mixed where the recipe says so.
 
     Returns:
         ``(N, C, S, S)`` float, N at most `SAMPLE`.
     """
-    photos = context.datasets()["train"]
-    loading = context.loading(device)
+    photos = prepared.datasets()["train"]
+    loading = prepared.loading(device)
     first = cut_epoch(len(photos), loading, 0, 0)[0]
     augment = create_augmentation(
-        context.config.augmentation.augment or "none",
-        context.preprocessing,
+        prepared.config.augmentation.augment,
+        prepared.preprocessing,
         seed=loading.seed,
-        overrides=context.config.recipe,
+        overrides=prepared.config.recipe,
     )
     (batch,) = load_batches(photos, [first.indices])
     inputs: Tensor = augment(batch.images.to(device), batch.indices, 0)
@@ -211,11 +209,11 @@ def sample_inputs(context: TrainingContext, device: torch.device, *, mixed: bool
     return inputs[:SAMPLE]
 
 
-def plain_inputs(context: TrainingContext, device: torch.device) -> Tensor:
+def plain_inputs(prepared: Prepared, device: torch.device) -> Tensor:
     """Returns the first validation photos as evaluation sees them: ``(N, C, S, S)`` float."""
-    photos: PhotoDataset = context.datasets()["validation"]
+    photos: PhotoDataset = prepared.datasets()["validation"]
     (batch,) = load_batches(photos, [np.arange(min(SAMPLE, len(photos)))])
-    preprocessing = context.preprocessing
+    preprocessing = prepared.preprocessing
     inputs = preprocess(batch.images.to(device), preprocessing)
     return inputs.contiguous(memory_format=torch.channels_last)
 

@@ -11,9 +11,9 @@ from torch import nn
 
 from finetune.models.heads import head_parameters
 from finetune.models.stages import HEAD_ONLY, TrainableStages, backbone_stages, norm_parameters
-from finetune.training.context import TrainingContext
 from finetune.training.head_start import head_epochs
 from finetune.training.optimizer import Opening, Rates, network_groups, parameter_groups
+from finetune.training.prepared import Prepared
 
 
 def opening_epochs(stages: int, epochs: int) -> tuple[int, ...]:
@@ -81,25 +81,28 @@ class Thaw:
     head_epochs: int = 0
 
 
-def thaw_of(context: TrainingContext, module: nn.Module) -> Thaw:
+def thaw_of(prepared: Prepared, module: nn.Module) -> Thaw:
     """Returns how the network of a job thaws in its mode."""
-    training, optimization = context.config.training, context.config.optimization
-    if context.mode == "head":
+    training, optimization = prepared.config.training, prepared.config.optimization
+    if prepared.config.training.mode == "head":
         groups = parameter_groups(
-            head_parameters(module), part="head", lr=context.lr, weight_decay=training.weight_decay
+            head_parameters(module),
+            part="head",
+            lr=prepared.config.training.lr,
+            weight_decay=training.weight_decay,
         )
         return Thaw(groups=groups, open=lambda epoch: HEAD_ONLY)
     stages = backbone_stages(module)
     never = norm_parameters(module) if optimization.freeze_norm else frozenset()
-    if context.mode == "gradual":
-        alone, opens = 0, opening_epochs(len(stages), context.epochs)
+    if prepared.config.training.mode == "gradual":
+        alone, opens = 0, opening_epochs(len(stages), prepared.config.training.epochs)
     else:
-        alone = head_epochs(context)
+        alone = head_epochs(prepared)
         opens = (alone,) * len(stages)
-    first_steps = tuple(epoch * context.steps_per_epoch for epoch in opens)
+    first_steps = tuple(epoch * prepared.steps_per_epoch for epoch in opens)
     rates = Rates(
-        head=context.lr,
-        backbone=context.lr * (training.backbone_lr_scale or 0.0),
+        head=prepared.config.training.lr,
+        backbone=prepared.config.training.lr * training.backbone_lr_scale,
         layer_decay=optimization.layer_decay,
         weight_decay=training.weight_decay,
     )
@@ -120,9 +123,11 @@ def thaw_of(context: TrainingContext, module: nn.Module) -> Thaw:
     return Thaw(groups=network_groups(module, rates, opening), open=open_in, head_epochs=alone)
 
 
-def growing_size(context: TrainingContext) -> Callable[[int], int] | None:
+def growing_size(prepared: Prepared) -> Callable[[int], int] | None:
     """Returns the side of the inputs by epoch, from 0, where they are to grow, else None."""
-    start, full = context.config.optimization.progressive_size, context.preprocessing.size
+    start, full = prepared.config.optimization.progressive_size, prepared.preprocessing.size
     if start is None:
         return None
-    return lambda epoch: size_at(epoch, epochs=context.epochs, start=start, full=full)
+    return lambda epoch: size_at(
+        epoch, epochs=prepared.config.training.epochs, start=start, full=full
+    )

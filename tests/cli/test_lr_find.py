@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -59,3 +60,13 @@ def test_json_has_the_whole_sweep(
     assert sweep["rates"][0] == pytest.approx(1e-6)
     assert 1e-6 < found["suggestion"]["lr"] < 10
     assert found["usual"] == pytest.approx(0.0005)
+
+
+def test_several_labels_are_swept_with_the_loss_that_they_train_with(
+    run: Callable[..., Result], photos: Path, tiny_settings: Settings
+) -> None:
+    more = ("--mode=head", "--multi-label", "--negatives=bee", "--json")
+    result = run(*arguments(photos, tiny_settings, *more))
+    sweep = json.loads(result.stdout)["sweep"]
+    # One label of half of the photos: binary cross-entropy starts near the entropy of the share.
+    assert sweep["losses"][0] == pytest.approx(math.log(2), abs=0.1)

@@ -22,8 +22,8 @@ from finetune.experiments.ablate import ablate
 from finetune.experiments.cross_validation.cross_validate import cross_validate
 from finetune.experiments.lr_find import find_lr
 from finetune.experiments.tune.tune import tune
-from finetune.training.batch_size_choice import check_shares
 from finetune.training.distributed import World
+from finetune.training.resolve import check_shares
 from finetune.training.train import train
 
 FULL: dict[str, Any] = {
@@ -119,13 +119,12 @@ def test_two_processes_share_the_features_of_one_head(photos: Path, tiny_weights
 
 
 def test_a_batch_that_leaves_a_process_without_a_photo_is_refused() -> None:
-    config = resolve({}, {"batch_size": 2})
-    check_shares(World(count=2), config, 40)
+    check_shares(World(count=2), 40, batch_size=2, accumulate=1)
     with pytest.raises(ConfigError) as caught:
-        check_shares(World(count=3), config, 40)
+        check_shares(World(count=3), 40, batch_size=2, accumulate=1)
     assert str(caught.value) == (
-        "--batch-size 2: a batch of 2 photos is too small for 3 processes, since each has its "
-        "share of it. Start fewer of them."
+        "--batch-size 2: a batch of 2 photos is too small for 3 processes, since each trains on a "
+        "share of it. Start fewer processes."
     )
 
 

@@ -49,11 +49,11 @@ from finetune.photos.collection import Collection
 from finetune.runs.folder import RUNS_FOLDER, RunFolder, create_run, drop_weights
 from finetune.runs.model_card import write_model_card
 from finetune.tasks.data_split import DataSplit
-from finetune.training.defaults import with_defaults
 from finetune.training.device import require_one_process
 from finetune.training.events import Callback, Note, ignore
+from finetune.training.prepare import Splitter
+from finetune.training.resolve import resolve_network
 from finetune.training.runner import RunResult
-from finetune.training.setup import Splitter
 from finetune.training.train import resume, train
 
 FOLDS_FILE = "folds.csv"
@@ -87,7 +87,7 @@ def cross_validate(
     if plan.folds < 2:
         raise ConfigError(f"--folds {plan.folds} must be at least 2.")
     config = config or TrainConfig()
-    decided, _ = with_defaults(config)
+    decided, _ = resolve_network(config)
     name = f"{datetime.date.today():%Y-%m-%d}-{decided.model.model or DEFAULT_MODEL}-folds"
     folder = create_run(run, name, runs)
     study = {

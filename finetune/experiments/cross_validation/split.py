@@ -19,7 +19,7 @@ from finetune.photos.split.folds import fold_groups
 from finetune.photos.split.leakage import SplitProof, prove_split
 from finetune.photos.split.split import SplitRow, split_groups
 from finetune.tasks.data_split import DataSplit, replay_split, split_collection, task_for
-from finetune.training.setup import Splitter
+from finetune.training.prepare import Splitter
 
 NEVER = 0
 """In place of a fold's number: trains in every fold, since its label is one group of photos."""

@@ -11,8 +11,8 @@ import timm
 from finetune.experiments.tune.space import Space
 from finetune.models.factory import FROM_SCRATCH
 from finetune.models.registry import default_recipe, resolve_preprocessing
-from finetune.training.defaults import DEFAULT_BACKBONE_SHARE, DEFAULT_SMOOTHING
 from finetune.training.optimizer import usual_lr
+from finetune.training.resolve import DEFAULT_BACKBONE_SHARE, DEFAULT_SMOOTHING
 
 Value = str | int | float | bool | None
 
@@ -200,7 +200,7 @@ def suggest(space: Space, chooser: Chooser) -> dict[str, Any]:
 def usual_values(space: Space) -> dict[str, Value]:
     """Returns the values by which a search begins: what a training does if nobody chooses."""
     first = next(iter(space.weights.values()))
-    # As `finetune.training.defaults` has it where the head learns on features first.
+    # As `finetune.training.resolve` has it where the head learns on features first.
     usual = Usual(None if first == FROM_SCRATCH else {"label_smoothing": 0.0})
     suggest(space, usual)
     return usual.chosen

@@ -32,8 +32,8 @@ from finetune.runs.folder import RunFolder, drop_weights
 from finetune.tasks.data_split import DataSplit, split_collection
 from finetune.tasks.task import main_score
 from finetune.training.events import Callback, EpochDone, Event, Note
+from finetune.training.prepare import Splitter
 from finetune.training.runner import RunResult
-from finetune.training.setup import Splitter
 from finetune.training.train import train
 
 if TYPE_CHECKING:

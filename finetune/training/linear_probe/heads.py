@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from finetune.config import OptimizationConfig, TrainConfig, TrainingConfig
+from finetune.config import OptimizationConfig
 from finetune.data.dataset import PhotoDataset
 from finetune.errors import ConfigError
 from finetune.models.features import FeatureCache, standardization
@@ -22,13 +22,14 @@ from finetune.runs.folder import RunFolder
 from finetune.tasks.objective import Objective
 from finetune.training.batch_size import REFERENCE_BATCH_SIZE
 from finetune.training.checkpoints import Position
-from finetune.training.context import TrainingContext
 from finetune.training.data_source import FeatureSource
 from finetune.training.events import ignore
 from finetune.training.linear_probe.solver import looks_at, to_minimum
 from finetune.training.loop import fit
 from finetune.training.objectives import start_from_prior
 from finetune.training.optimizer import DEFAULT_OPTIMIZER
+from finetune.training.prepared import Prepared
+from finetune.training.resolve import ResolvedTraining
 from finetune.training.validation import plain_loss
 
 if TYPE_CHECKING:
@@ -107,15 +108,15 @@ class TrainedHead:
 
 
 def train_heads(
-    context: TrainingContext, accelerator: Accelerator, data: HeadData, *, stop: Callable[[], bool]
+    prepared: Prepared, accelerator: Accelerator, data: HeadData, *, stop: Callable[[], bool]
 ) -> TrainedHead:
     """Returns the head that validation chose, from wherever the run's last checkpoint is."""
     device = accelerator.device
     features = data.features
     mean, std = standardization(features.read, [key for view in data.views for key in view])
-    strengths = strengths_of(context.config.training.head_l2)
-    labels = len(context.parts.labels)
-    looks = looks_of(context, sum(map(len, data.views)))
+    strengths = strengths_of(prepared.config.training.head_l2)
+    labels = len(prepared.data_split.labels)
+    looks = looks_of(prepared, sum(map(len, data.views)))
     tried = heads_to_try(strengths, rates=RATES[:1] if looks else RATES, numbers=labels * len(mean))
     heads = FeatureHeads(
         mean,
@@ -124,23 +125,23 @@ def train_heads(
         strengths=[strength for strength, _ in tried],
         rates=[rate for _, rate in tried],
     ).to(device)
-    if context.continues:
-        parent = context.loaded.module.get_classifier()  # type: ignore[operator]
+    if prepared.continues:
+        parent = prepared.loaded.module.get_classifier()  # type: ignore[operator]
         for head in heads:
             head.unfold(parent.weight, parent.bias)
     else:
         for head in heads:
-            start_from_prior(head.linear, context.parts)
-    named = context.config.optimization.optimizer
+            start_from_prior(head.linear, prepared.data_split)
+    named = prepared.config.optimization.optimizer
     optimizer = HEAD_OPTIMIZER if named == DEFAULT_OPTIMIZER else named
-    groups = heads.parameter_groups(lr=context.lr)
-    state = context.state(heads, groups, accelerator.scaler, optimizer=optimizer)
-    plan = context.plan()
+    groups = heads.parameter_groups(lr=prepared.config.training.lr)
+    state = prepared.state(heads, groups, accelerator.scaler, optimizer=optimizer)
+    plan = prepared.plan()
     # At its last epoch every head's rate has come to rest, and the strengths are what they say;
     # picking the luckiest of all epochs as well would choose by chance once more.
     whole = plan.patience is None and plan.soup == 1
     # Epochs of milliseconds: writing each down would take longer than training it.
-    rests = whole and context.config.optimization.ema is None
+    rests = whole and prepared.config.optimization.ema is None
     rest = REST_SECONDS if rests else 0.0
     plan = dataclasses.replace(plan, by_loss=True, keep_last=whole, rest_seconds=rest)
     source = FeatureSource(
@@ -148,13 +149,13 @@ def train_heads(
         features,
         (data.views, torch.from_numpy(data.train.targets)),
         data.validation,
-        loading=context.loading(device),
+        loading=prepared.loading(device),
         objective=plan.objective,
     )
-    finished = fit(state, source, plan, accelerator, callback=context.log, stop=stop)
+    finished = fit(state, source, plan, accelerator, callback=prepared.log, stop=stop)
     # Epochs that rested left no file: of a training that was stopped, what it has now is newer.
-    if context.run.best_checkpoint.is_file() and (finished or not rests):
-        heads.load_state_dict(load_file(context.run.best_checkpoint))
+    if prepared.run.best_checkpoint.is_file() and (finished or not rests):
+        heads.load_state_dict(load_file(prepared.run.best_checkpoint))
     if not finished:
         looks = 0
     if looks:
@@ -164,7 +165,7 @@ def train_heads(
     return TrainedHead(
         head=heads[chosen],
         strength=heads.strengths[chosen],
-        lr=context.lr * heads.rates[chosen],
+        lr=prepared.config.training.lr * heads.rates[chosen],
         strengths=strengths,
         loss=plain_loss(answers, plan.objective),
         looks=looks,
@@ -173,20 +174,20 @@ def train_heads(
     )
 
 
-def looks_of(context: TrainingContext, photos: int) -> int:
+def looks_of(prepared: Prepared, photos: int) -> int:
     """Returns how often heads may look at all photos on the way to their minimum; 0: not at all.
 
     Not where a person chose another way to train them, photos count unequally often, or a head goes
     on from an earlier run's, which the minimum would forget.
     """
-    optimization, labels = context.config.optimization, context.config.labels
+    optimization, labels = prepared.config.optimization, prepared.config.labels
     by_default = (
         optimization.optimizer == DEFAULT_OPTIMIZER
         and optimization.patience is None
         and optimization.ema is None
         and optimization.soup == 1
         and labels.balance != "sampling"
-        and not context.continues
+        and not prepared.continues
     )
     return looks_at(photos) if by_default else 0
 
@@ -200,27 +201,28 @@ def settle(heads: FeatureHeads, data: HeadData, objective: Objective, *, looks: 
 
 
 def train_start_head(
-    context: TrainingContext, accelerator: Accelerator, data: HeadData, *, epochs: int, lr: float
+    prepared: Prepared, accelerator: Accelerator, data: HeadData, *, epochs: int, lr: float
 ) -> TrainedHead:
     """Returns a head for the full network to start from; leaves nothing in the run.
 
     It takes seconds, so that an interruption waits for its end, and a resume makes it anew.
     """
-    training = TrainingConfig(
+    training = ResolvedTraining(
         mode="head",
         epochs=epochs,
         lr=lr,
+        backbone_lr_scale=1.0,
         warmup=0.1,
         label_smoothing=0.0,
-        head_l2=context.config.training.head_l2,
+        head_l2=prepared.config.training.head_l2,
         batch_size=REFERENCE_BATCH_SIZE,
     )
-    config: TrainConfig = dataclasses.replace(
-        context.config, training=training, optimization=OptimizationConfig()
+    config = dataclasses.replace(
+        prepared.config, training=training, optimization=OptimizationConfig()
     )
     with tempfile.TemporaryDirectory(prefix="finetune-head-") as folder:
         alone = dataclasses.replace(
-            context, run=RunFolder(Path(folder)), config=config, callback=ignore, metrics={}
+            prepared, run=RunFolder(Path(folder)), config=config, callback=ignore, metrics={}
         )
         return train_heads(alone, accelerator, data, stop=lambda: False)
 

@@ -30,12 +30,12 @@ from finetune.evaluation.probabilities import Floats
 from finetune.models.features import FeatureCache, standardization
 from finetune.models.heads import FeatureHeads
 from finetune.photos.split.folds import fold_groups
-from finetune.training.context import TrainingContext
 from finetune.training.data_source import head_logits
 from finetune.training.linear_probe.heads import HEAD_OPTIMIZER, HeadData, TrainedHead
 from finetune.training.linear_probe.solver import to_minimum
 from finetune.training.objectives import start_from_prior
 from finetune.training.optimizer import DEFAULT_OPTIMIZER, make_optimizer, set_lr
+from finetune.training.prepared import Prepared
 from finetune.training.result import HeldOut
 from finetune.training.schedule import Schedule
 
@@ -76,7 +76,7 @@ class Kept:
 
 
 def hold_out(
-    context: TrainingContext,
+    prepared: Prepared,
     data: HeadData,
     trained: TrainedHead,
     *,
@@ -88,7 +88,7 @@ def hold_out(
     None where that cannot be known: photos may have several labels, the training was interrupted,
     or no label has photos enough for some to be held out.
     """
-    if context.parts.task.multi_label or not trained.finished:
+    if prepared.data_split.task.multi_label or not trained.finished:
         return None
     train, validation = data.train, data.validation
     count = len(train)
@@ -99,13 +99,13 @@ def hold_out(
         views=[[*view, *asked] for view in data.views],
         targets=np.concatenate([train.targets, validation.targets]).astype(np.int64),
     )
-    folds = _folds(context, kept.targets, count)
+    folds = _folds(prepared, kept.targets, count)
     if folds is None:
         return None
-    rng = np.random.default_rng((context.config.machine.seed, 0xF01D))
+    rng = np.random.default_rng((prepared.config.machine.seed, 0xF01D))
     labels = len(np.unique(kept.targets))
     heads = int(folds.max()) + 1 + (min(LABEL_FOLDS, labels) if labels > 2 else 0)
-    tell = context.progress("Holding photos and labels out")
+    tell = prepared.progress("Holding photos and labels out")
     done = 0
 
     def fit(learned: NDArray[np.bool_], wanted: NDArray[np.bool_]) -> tuple[Floats, Floats]:
@@ -113,7 +113,7 @@ def hold_out(
         if stop():
             raise _StoppedError
         rows, others = np.flatnonzero(learned), np.flatnonzero(wanted)
-        head = _trained_again(context, kept, rows, trained, device)
+        head = _trained_again(prepared, kept, rows, trained, device)
         said = head_logits(head, kept.features, kept.keys(others)).double().numpy()
         distance = distance_of(kept, rows, rng=rng)
         done += 1
@@ -144,7 +144,7 @@ def distance_of(
 
 
 def _folds(
-    context: TrainingContext, targets: NDArray[np.int64], trained_on: int
+    prepared: Prepared, targets: NDArray[np.int64], trained_on: int
 ) -> NDArray[np.int64] | None:
     """Returns in which fold each photo is held out: whole groups, and as many as validation has."""
     held = len(targets) - trained_on
@@ -152,19 +152,19 @@ def _folds(
         return np.where(np.arange(len(targets)) < trained_on, -1, 0)
     # Heads then learn from as many photos as the run's own head did.
     count = min(MOST_FOLDS, max(3, round(len(targets) / max(held, 1))))
-    group_of = {row.path: row.group for row in context.parts.rows}
-    samples = [*context.parts.samples["train"], *context.parts.samples["validation"]]
-    labels = [context.parts.labels[target] for target in targets]
+    group_of = {row.path: row.group for row in prepared.data_split.rows}
+    samples = [*prepared.data_split.samples["train"], *prepared.data_split.samples["validation"]]
+    labels = [prepared.data_split.labels[target] for target in targets]
     groups = [group_of[sample.path] for sample in samples]
     try:
-        folds = fold_groups(labels, groups, folds=count, seed=context.config.machine.seed)
+        folds = fold_groups(labels, groups, folds=count, seed=prepared.config.machine.seed)
     except ConfigError:
         return None
     return np.array(folds, np.int64)
 
 
 def _trained_again(
-    context: TrainingContext,
+    prepared: Prepared,
     kept: Kept,
     rows: NDArray[np.int64],
     trained: TrainedHead,
@@ -180,23 +180,25 @@ def _trained_again(
     views = len(kept.views)
     every = [key for view in range(views) for key in kept.keys(rows, view)]
     mean, std = standardization(kept.features.read, every)
-    head = FeatureHeads(mean, std, len(context.parts.labels), strengths=(trained.strength,))
+    head = FeatureHeads(mean, std, len(prepared.data_split.labels), strengths=(trained.strength,))
     head = head.to(device)
-    start_from_prior(head.first.linear, context.parts)
-    named = context.config.optimization.optimizer
+    start_from_prior(head.first.linear, prepared.data_split)
+    named = prepared.config.optimization.optimizer
     optimizer = make_optimizer(
         head.parameter_groups(lr=trained.lr),
         HEAD_OPTIMIZER if named == DEFAULT_OPTIMIZER else named,
     )
-    plan, loading = context.plan(), context.loading(device)
+    plan, loading = prepared.plan(), prepared.loading(device)
     steps = steps_per_epoch(len(rows), loading.step_size)
     schedule = Schedule(
-        steps=context.epochs * steps, warmup=plan.schedule.warmup, shape=plan.schedule.shape
+        steps=prepared.config.training.epochs * steps,
+        warmup=plan.schedule.warmup,
+        shape=plan.schedule.shape,
     )
     targets = kept.targets[rows]
     alike: Any = None
     if loading.strata is not None:
-        alike = strata(targets, len(context.parts.labels))
+        alike = strata(targets, len(prepared.data_split.labels))
     step = 0
     for epoch in range(max(1, trained.position.best_epoch)):
         batches = epoch_batches(

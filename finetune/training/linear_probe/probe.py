@@ -15,11 +15,11 @@ from finetune.data.dataset import PhotoDataset
 from finetune.models.features import AugmentedView, FeatureCache
 from finetune.models.heads import write_head
 from finetune.photos.collection import Part
-from finetune.training.context import TrainingContext
 from finetune.training.data_source import head_logits
 from finetune.training.events import Note
 from finetune.training.linear_probe.heads import HeadData, train_heads
 from finetune.training.linear_probe.held_out import hold_out
+from finetune.training.prepared import Prepared
 from finetune.training.result import Outcome
 
 if TYPE_CHECKING:
@@ -27,23 +27,23 @@ if TYPE_CHECKING:
 
 
 def train_on_features(
-    context: TrainingContext, accelerator: Accelerator, stop: Callable[[], bool]
+    prepared: Prepared, accelerator: Accelerator, stop: Callable[[], bool]
 ) -> Outcome:
     """Returns the network with a head that was trained on its features of the job's photos."""
     device = accelerator.device
-    module = context.loaded.module.to(device).eval()
-    datasets = context.datasets()
-    with feature_cache(context, datasets) as features:
+    module = prepared.loaded.module.to(device).eval()
+    datasets = prepared.datasets()
+    with feature_cache(prepared, datasets) as features:
         data = HeadData(
             features=features,
-            views=fill(context, features, datasets),
+            views=fill(prepared, features, datasets),
             train=datasets["train"],
             validation=datasets["validation"],
         )
-        found = train_heads(context, accelerator, data, stop=stop)
+        found = train_heads(prepared, accelerator, data, stop=stop)
         if len(found.strengths) > 1:
-            context.callback(Note(text=found.in_words()))
-        held_out = hold_out(context, data, found, device=device, stop=stop)
+            prepared.callback(Note(text=found.in_words()))
+        held_out = hold_out(prepared, data, found, device=device, stop=stop)
         weight, bias = found.head.folded()
         write_head(module, weight.to(device), bias.to(device))
         classifier = module.get_classifier()  # type: ignore[operator]
@@ -61,69 +61,67 @@ def train_on_features(
     )
 
 
-def help_with_features(context: TrainingContext, accelerator: Accelerator) -> None:
+def help_with_features(prepared: Prepared, accelerator: Accelerator) -> None:
     """Computes a process's share of the features from which the main one trains a head."""
-    context.loaded.module.to(accelerator.device).eval()
-    datasets = context.datasets()
-    with feature_cache(context, datasets) as features:
-        fill(context, features, datasets)
+    prepared.loaded.module.to(accelerator.device).eval()
+    datasets = prepared.datasets()
+    with feature_cache(prepared, datasets) as features:
+        fill(prepared, features, datasets)
 
 
 def feature_cache(
-    context: TrainingContext, datasets: Mapping[Part, PhotoDataset]
+    prepared: Prepared, datasets: Mapping[Part, PhotoDataset]
 ) -> contextlib.closing[FeatureCache]:
     """Opens the cache of the features of a job's backbone, which is laid out for speed."""
-    module = context.loaded.module.eval()
+    module = prepared.loaded.module.eval()
     if next(module.parameters()).device.type != "mps":
         module = module.to(memory_format=torch.channels_last)
     expected = sum(len(photos) for photos in datasets.values())
-    expected += len(views_of(context)) * len(datasets["train"])
+    expected += len(views_of(prepared)) * len(datasets["train"])
     return contextlib.closing(
         FeatureCache(
-            context.cache_dir,
+            prepared.cache_dir,
             module,
-            context.preprocessing,
+            prepared.preprocessing,
             expected=expected,
-            note=lambda text: context.callback(Note(text=text)),
+            note=lambda text: prepared.callback(Note(text=text)),
         )
     )
 
 
 def fill(
-    context: TrainingContext, features: FeatureCache, datasets: Mapping[Part, PhotoDataset]
+    prepared: Prepared, features: FeatureCache, datasets: Mapping[Part, PhotoDataset]
 ) -> list[list[bytes]]:
     """Computes the features that are missing; returns the keys of the training photos' views.
 
     Several processes share the photos, and each finds all features there when this returns.
     """
-    workers, share = context.config.machine.workers, context.world.share
+    workers, share = prepared.config.machine.workers, prepared.world.share
     for part, photos in datasets.items():
         stage = f"Features of {part}"
-        features.fill(photos, workers=workers, progress=context.progress(stage), shard=share)
+        features.fill(photos, workers=workers, progress=prepared.progress(stage), shard=share)
     train = datasets["train"]
-    views = views_of(context)
+    views = views_of(prepared)
     for view in views:
         stage = f"Features of view {view.number + 1}"
         features.fill(
-            train, view=view, workers=workers, progress=context.progress(stage), shard=share
+            train, view=view, workers=workers, progress=prepared.progress(stage), shard=share
         )
-    context.world.wait()
+    prepared.world.wait()
     features.records.refresh()
     return [features.keys(train), *(features.keys(train, view) for view in views)]
 
 
-def views_of(context: TrainingContext) -> list[AugmentedView]:
+def views_of(prepared: Prepared) -> list[AugmentedView]:
     """Returns the augmented views that the head learns from, beside the photo as it is."""
-    if context.recipe is None or context.config.training.views == 1:
+    if prepared.recipe is None or prepared.config.training.views == 1:
         return []
-    preprocessing = context.preprocessing
+    preprocessing = prepared.preprocessing
     augment = BatchAugment(
-        context.recipe,
+        prepared.recipe,
         size=preprocessing.size,
         mean=preprocessing.mean,
         std=preprocessing.std,
-        seed=context.config.machine.seed,
+        seed=prepared.config.machine.seed,
     )
-    return [
-        AugmentedView(augment=augment, number=n) for n in range(1, context.config.training.views)
-    ]
+    return [AugmentedView(augment=augment, number=n) for n in range(1, prepared.config.training.views)]

@@ -3,25 +3,36 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import timm
 import torch
+from torch import Tensor, nn
 
 from finetune.augmentation.recipes import named
-from finetune.config import TrainConfig
 from finetune.config_io import resolve
 from finetune.errors import ConfigError, ModelError
-from finetune.training import defaults
-from finetune.training.defaults import DatasetSize, on_features, recipe_of, with_defaults, with_mode
+from finetune.photos.preprocessing import Preprocessing
+from finetune.training import resolve as resolving
+from finetune.training.resolve import (
+    DatasetSize,
+    ResolvedConfig,
+    on_features,
+    resolve_network,
+    resolve_training,
+    try_batch_sizes,
+)
 
+SPEC = Preprocessing(size=32)
 MANY, FEW = DatasetSize(312, 4), DatasetSize(312, 40)
 
 
 def settled(
     dataset_size: DatasetSize = MANY, *, weights: str | None = "w.safetensors", **flags: Any
-) -> tuple[TrainConfig, list[str]]:
+) -> tuple[ResolvedConfig, list[str]]:
     base = {"model": "test_resnet", "weights": weights, "device": "cpu"}
-    config, notes = with_defaults(resolve({}, {**base, **flags}))
-    config, more = with_mode(config, dataset_size)
-    return config, notes + more
+    network, decisions = resolve_network(resolve({}, {**base, **flags}))
+    module = timm.create_model("test_resnet", num_classes=dataset_size.labels)
+    config, more = resolve_training(network, dataset_size, module, SPEC)
+    return config, [decision.reason for decision in decisions + more]
 
 
 def test_on_the_cpu_the_head_trains_on_cached_features() -> None:
@@ -46,7 +57,8 @@ def test_with_augmentation_the_features_are_not_cached_and_it_is_not_said() -> N
 
 
 def test_on_a_gpu_the_photos_of_a_label_decide(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(defaults, "choose_device", lambda asked: torch.device("cuda"))
+    monkeypatch.setattr(resolving, "choose_device", lambda asked: torch.device("cuda"))
+    monkeypatch.setattr(resolving, "try_batch_sizes", lambda *args, **options: 32)
     config, notes = settled(MANY)
     assert config.training.mode == "full"
     assert notes == ["CUDA, 312 photos of 4 labels, 30 each or more: the full network trains."]
@@ -73,7 +85,7 @@ def test_settings_of_the_backbone_ask_for_it_to_train() -> None:
     with pytest.raises(ConfigError) as error:
         settled(mode="head", drop_path=0.1, progressive_size=32, layer_decay=0.5)
     assert str(error.value) == (
-        "--mode head leaves the backbone as it is, so that --layer-decay, --drop-path and "
+        "--mode head does not train the backbone, so --layer-decay, --drop-path and "
         "--progressive-size can do nothing; use --mode full, or leave it out."
     )
 
@@ -123,22 +135,22 @@ def test_targets_are_smoothed_where_a_head_begins_from_nothing(
 
 def test_mixup_and_cutmix_are_numbers_of_the_recipe() -> None:
     config, _ = settled(mode="full", mixup=0.3, cutmix=0.1)
-    recipe = recipe_of(config)
+    recipe = config.recipe_or_none
     assert recipe is not None
     assert recipe.mix_probability == pytest.approx(0.4)
     assert recipe.cutmix_share == pytest.approx(0.25)
     assert recipe.crop_area_min == named("standard").crop_area_min
     # Settled twice, as a run's config.json is when it becomes the next run's settings.
-    assert with_defaults(config)[0].recipe == config.recipe
+    assert resolve_network(config)[0].recipe == config.recipe
     strong, _ = settled(mode="full", augment="strong", mixup=0.0)
-    found = recipe_of(strong)
+    found = strong.recipe_or_none
     assert found is not None
     assert found.mix_probability == 0
     with pytest.raises(ConfigError) as error:
         settled(mixup=0.7, cutmix=0.5)
     assert str(error.value) == (
-        "--mixup 0.7 and --cutmix 0.5: a step is mixed in one way, so that their chances must not "
-        "be more than 1 together."
+        "--mixup 0.7 and --cutmix 0.5: each step uses one of them, so their probabilities must "
+        "add up to at most 1."
     )
 
 
@@ -159,3 +171,101 @@ def test_growing_photos_need_a_recipe() -> None:
     assert str(error.value) == (
         "--progressive-size needs a recipe: the pipeline file mine.yaml gives photos of one size."
     )
+
+
+def batched(**flags: Any) -> tuple[ResolvedConfig, list[str]]:
+    return settled(DatasetSize(photos=4000, labels=3), mode="full", **flags)
+
+
+def test_on_the_cpu_it_is_the_reference() -> None:
+    config, notes = batched()
+    assert (config.training.batch_size, config.training.lr) == (32, 0.001)
+    assert notes == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "lr", "note"),
+    [
+        (
+            {"batch_size": 8},
+            0.0005,
+            "Learning rate 0.0005 for 8 photos a step: 0.001 is for 32, and is scaled by the "
+            "square root.",
+        ),
+        (
+            {"batch_size": 32, "accumulate": 4},
+            0.002,
+            "Learning rate 0.002 for 128 photos a step: 0.001 is for 32, and is scaled by the "
+            "square root.",
+        ),
+    ],
+)
+def test_a_batch_that_a_person_gives_moves_the_learning_rate(
+    flags: dict[str, object], lr: float, note: str
+) -> None:
+    config, notes = batched(**flags)
+    assert config.training.lr == pytest.approx(lr)
+    assert notes == [note]
+
+
+def test_sgds_learning_rate_goes_in_proportion() -> None:
+    usual, _ = batched(optimizer="sgd")
+    config, notes = batched(optimizer="sgd", batch_size=64)
+    assert config.training.lr == pytest.approx(2 * (usual.training.lr))
+    assert notes[-1].endswith("is for 32, and is scaled in proportion.")
+
+
+def test_a_learning_rate_that_a_person_gives_stays() -> None:
+    config, notes = batched(batch_size=8, lr=0.01)
+    assert (config.training.lr, notes) == (0.01, [])
+
+
+def test_on_a_gpu_it_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resolving, "choose_device", lambda asked: torch.device("cuda"))
+    tried: list[int] = []
+
+    def attempt(*args: object, frozen: bool, most: int) -> int:
+        tried.append(most)
+        return min(most, 64)
+
+    monkeypatch.setattr(resolving, "try_batch_sizes", attempt)
+    config, notes = batched()
+    assert tried == [128], "4,000 photos are worth 20 steps of 128, and no more"
+    assert config.training.batch_size == 64
+    assert notes[0] == "Batch size 64: the most that memory holds."
+    assert notes[1].startswith("Learning rate 0.00141 for 64 photos a step")
+    monkeypatch.setattr(resolving, "try_batch_sizes", lambda *args, frozen, most: most)
+    _, notes = batched()
+    assert notes[0] == "Batch size 128: enough for 4,000 photos, and memory holds them."
+
+
+class Tight(nn.Module):
+    """A network that has memory for so many photos."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most = most
+        self.norm = nn.BatchNorm2d(3)
+        self.fc = nn.Linear(3, 2)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        if len(pixels) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        logits: Tensor = self.fc(self.norm(pixels).mean((2, 3)))
+        return logits
+
+
+@pytest.mark.parametrize("mode", ["full", "head"])
+def test_trying_leaves_the_network_as_it_was(mode: str) -> None:
+    module = Tight(most=70)
+    module.norm.weight.requires_grad_(False)
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    machine = resolve({}, {"device": "cpu"}).machine
+    frozen = mode == "head"
+    device = torch.device("cpu")
+    assert try_batch_sizes(module, SPEC, device, machine, frozen=frozen, most=256) == 64
+    after = module.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert all(parameter.grad is None for parameter in module.parameters())
+    wanted = {name: p.requires_grad for name, p in module.named_parameters()}
+    assert [name for name, needed in wanted.items() if not needed] == ["norm.weight"]

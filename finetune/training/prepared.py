@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from finetune.augmentation.recipes import Recipe
-from finetune.config import TrainConfig
 from finetune.data.dataset import PhotoDataset
 from finetune.data.loaders import steps_per_epoch
 from finetune.data.pixel_cache import PixelCache
@@ -21,7 +20,6 @@ from finetune.photos.preprocessing import Preprocessing
 from finetune.runs.folder import RunFolder
 from finetune.tasks.data_split import PARTS, DataSplit
 from finetune.tasks.objective import Objective
-from finetune.training.batch_size import REFERENCE_BATCH_SIZE
 from finetune.training.checkpoints import TrainState, forget_half_written
 from finetune.training.distributed import SINGLE_PROCESS, World
 from finetune.training.ema import WeightAverage
@@ -30,12 +28,13 @@ from finetune.training.loop_config import LoopConfig
 from finetune.training.microbatches import LoaderConfig
 from finetune.training.objectives import objective_of, training_strata
 from finetune.training.optimizer import make_optimizer
+from finetune.training.resolve import ResolvedConfig
 from finetune.training.schedule import Schedule
 from finetune.training.validation import Metric
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingContext:
+class Prepared:
     """Everything that a training needs.
 
     Attributes:
@@ -43,8 +42,7 @@ class TrainingContext:
         config: Settings with nothing left undecided.
         loaded: The network with its new head.
         preprocessing: What the network expects of its pixels.
-        recipe: Augmentation, or None where a pipeline file is named.
-        parts: The split collection.
+        data_split: The photos of each part.
         cache: Working squares of its photos.
         cache_dir: Folder of the collection's caches.
         callback: Who is told what happens.
@@ -53,11 +51,10 @@ class TrainingContext:
     """
 
     run: RunFolder
-    config: TrainConfig
+    config: ResolvedConfig
     loaded: LoadedModel
     preprocessing: Preprocessing
-    recipe: Recipe | None
-    parts: DataSplit
+    data_split: DataSplit
     cache: PixelCache
     cache_dir: Path
     callback: Callback
@@ -65,24 +62,9 @@ class TrainingContext:
     world: World = SINGLE_PROCESS
 
     @property
-    def mode(self) -> str:
-        """``head``, ``full`` or ``gradual``."""
-        return self.config.training.mode or "head"
-
-    @property
-    def epochs(self) -> int:
-        """Passes over the training photos."""
-        return self.config.training.epochs or 1
-
-    @property
-    def batch_size(self) -> int:
-        """Photos that go through the network at once."""
-        return self.config.training.batch_size or REFERENCE_BATCH_SIZE
-
-    @property
-    def lr(self) -> float:
-        """Learning rate of the head."""
-        return self.config.training.lr or 0.0
+    def recipe(self) -> Recipe | None:
+        """The augmentation recipe; None where a pipeline file is named."""
+        return self.config.recipe_or_none
 
     @property
     def continues(self) -> bool:
@@ -95,7 +77,10 @@ class TrainingContext:
         """Returns the photos of every part."""
         return {
             part: PhotoDataset(
-                self.parts.root, self.parts.samples[part], self.cache, labels=self.parts.width
+                self.data_split.root,
+                self.data_split.samples[part],
+                self.cache,
+                labels=self.data_split.width,
             )
             for part in PARTS
         }
@@ -104,25 +89,25 @@ class TrainingContext:
         """Returns how batches are made."""
         machine = self.config.machine
         return LoaderConfig(
-            batch_size=self.batch_size,
+            batch_size=self.config.training.batch_size,
             seed=machine.seed,
             workers=machine.workers,
             device=device,
             accumulate=self.config.optimization.accumulate,
-            strata=training_strata(self.config.labels, self.parts),
+            strata=training_strata(self.config.labels, self.data_split),
             world=self.world,
         )
 
     @property
     def steps_per_epoch(self) -> int:
         """Steps in which the training photos are seen once."""
-        size = self.batch_size * self.config.optimization.accumulate
-        return steps_per_epoch(len(self.parts.samples["train"]), size)
+        size = self.config.training.batch_size * self.config.optimization.accumulate
+        return steps_per_epoch(len(self.data_split.samples["train"]), size)
 
     def objective(self) -> Objective:
         """Returns the loss, and which answers are right."""
-        smoothing = self.config.training.label_smoothing or 0.0
-        return objective_of(self.config.labels, self.parts, label_smoothing=smoothing)
+        smoothing = self.config.training.label_smoothing
+        return objective_of(self.config.labels, self.data_split, label_smoothing=smoothing)
 
     def plan(self, *, head_epochs: int = 0) -> LoopConfig:
         """Returns how long and how fast; the first `head_epochs` are the head's alone."""
@@ -130,18 +115,18 @@ class TrainingContext:
         minutes = optimization.checkpoint_minutes
         steps = self.steps_per_epoch
         return LoopConfig(
-            epochs=self.epochs,
+            epochs=self.config.training.epochs,
             steps_per_epoch=steps,
             schedule=Schedule(
-                steps=self.epochs * steps,
-                warmup=self.config.training.warmup or 0.0,
+                steps=self.config.training.epochs * steps,
+                warmup=self.config.training.warmup,
                 head_steps=head_epochs * steps,
                 shape=optimization.schedule,
             ),
             objective=self.objective(),
             # Accuracy on a hundred photos is luck for the most part; a ranking of many labels is
             # what mean average precision says.
-            by_loss=not self.parts.task.multi_label,
+            by_loss=not self.data_split.task.multi_label,
             metrics=self.metrics,
             clip_norm=optimization.clip_norm,
             patience=optimization.patience,

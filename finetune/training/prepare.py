@@ -1,0 +1,414 @@
+"""Prepares a training: resolved config, network, split photos, head and run folder."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import platform
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from finetune import __version__
+from finetune.config import TrainConfig
+from finetune.config_io import resolve, to_dict
+from finetune.curation.crop_policy import PolicySpec, remembered_policy
+from finetune.data.pixel_cache import PixelCache
+from finetune.errors import ConfigError, RunError
+from finetune.files import collection_cache_dir, write_json
+from finetune.models import factory
+from finetune.models.factory import LoadedModel
+from finetune.models.registry import DEFAULT_MODEL
+from finetune.photos.collection import Collection
+from finetune.photos.preprocessing import Preprocessing
+from finetune.photos.scan import scan
+from finetune.photos.split.split import read_split, write_split
+from finetune.runs.folder import RUNS_FOLDER, RunFolder, create_run, write_labels
+from finetune.tasks.data_split import DataSplit, replay_split, split_collection, task_for
+from finetune.tasks.task import MULTI_LABEL
+from finetune.training.checkpoints import save_tensors
+from finetune.training.device import choose_device, join_processes
+from finetune.training.distributed import World
+from finetune.training.events import Callback, Note, Progressed, ignore
+from finetune.training.objectives import WHAT_IS_COUNTED, start_from_prior
+from finetune.training.prepared import Prepared
+from finetune.training.resolve import (
+    DatasetSize,
+    Decision,
+    ResolvedConfig,
+    check_shares,
+    resolve_network,
+    resolve_training,
+)
+from finetune.training.split_pinning import split_beside
+from finetune.training.tracking import check_tracking
+from finetune.training.validation import Metric
+from finetune.training.warm_start import ParentRun, grow, lineage, load_earlier
+
+Splitter = Callable[[Collection], DataSplit]
+"""Splits a collection, the same way each time."""
+
+CROPS_NOTE = (
+    "Most photos have a crop around their subject; the run learns from these, and its "
+    "predictions crop photos in the same way."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewRun:
+    """Where a new run goes.
+
+    Attributes:
+        run: A name, a path, or a folder that is ready for it; None: date, model and mode.
+        runs: Folder of named runs.
+    """
+
+    run: str | RunFolder | None = None
+    runs: Path = RUNS_FOLDER
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overrides:
+    """What the caller of a training supplies in place of the usual.
+
+    Attributes:
+        split: Splits the collection instead of its own folders or the settings.
+        metrics: Own figures on the validation photos, by name.
+    """
+
+    split: Splitter | None = None
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
+
+
+@contextlib.contextmanager
+def prepare(
+    photos: Path | None,
+    config: TrainConfig | None = None,
+    *,
+    parent: ParentRun | None = None,
+    resume: RunFolder | None = None,
+    run: NewRun | None = None,
+    callback: Callback = ignore,
+    overrides: Overrides = Overrides(),
+) -> Iterator[Prepared]:
+    """Yields a training that is ready for its first step, and closes its caches afterwards.
+
+    Args:
+        photos: A folder with one folder of photos a label, or ``train/ val/ test/`` of such; None
+            with `resume`.
+        config: What was asked for; settings that are not set are resolved here.
+        parent: A finished run whose network is trained on; `config` is as `warm_start.inherit`
+            returns it.
+        resume: An interrupted run; its training is as `prepare` yielded it, from what it keeps.
+        run: Where a new run goes; None: nothing is written but the collection's caches.
+        callback: Receives events, the reason of each decision among them.
+        overrides: A split or metrics of the caller's own.
+
+    Raises:
+        FinetuneError: Photos, settings, weights, device or disk do not allow it.
+        RunError: The run to resume is finished or damaged, or its photos have changed.
+    """
+    if resume is not None:
+        with _resumed(resume, callback, overrides) as prepared:
+            yield prepared
+        return
+    if photos is None:
+        raise ConfigError("A new training needs a folder of photos.")
+    config = config or TrainConfig()
+    started = datetime.datetime.now()
+    world = join_processes(config.machine)
+    callback = callback if world.is_main else ignore
+    notes = _Notes(callback)
+    check_tracking(config.tracking)
+    network_config, decisions = resolve_network(config)
+    notes.add(decision.reason for decision in decisions)
+    with world.main_first():  # one download
+        loaded = load_earlier(parent, network_config) if parent else create_network(network_config)
+    cache_dir = collection_cache_dir(photos, config.collection.catalog)
+    cache = PixelCache(cache_dir, loaded.preprocessing, limit_gb=config.pixels.cache_gb)
+    with contextlib.closing(cache), contextlib.ExitStack() as stack:
+        collection = _scan(photos, config, cache, world, notes)
+        data_split = (overrides.split or usual_split(network_config, parent))(collection)
+        notes.add(data_split.notes)
+        if data_split.task.multi_label:
+            notes.add([WHAT_IS_COUNTED])
+        resolved, more = world.agree(
+            resolve_training(
+                network_config,
+                DatasetSize.of(data_split),
+                loaded.module,
+                loaded.preprocessing,
+                keeps_head=bool(
+                    loaded.head_from_file and loaded.module.num_classes == len(data_split.labels)
+                ),
+            )
+        )
+        check_shares(
+            world,
+            len(data_split.samples["train"]),
+            batch_size=resolved.training.batch_size,
+            accumulate=resolved.optimization.accumulate,
+        )
+        notes.add(decision.reason for decision in more)
+        preprocessing = _whitened(loaded.preprocessing, resolved)
+        origin, head_note = _give_head(loaded, parent, data_split, resolved)
+        notes.add([head_note] if head_note else [])
+        policy_before = parent.crop_policy if parent else None
+        policy = crop_policy(collection, config.collection.catalog, policy_before)
+        notes.add(crop_notes(collection, policy, policy_before))
+        if run is None:
+            folder = RunFolder(Path(stack.enter_context(tempfile.TemporaryDirectory())))
+        else:
+            description = _describe(resolved, loaded, data_split, started) | origin
+            description |= {"notes": notes.texts, "decisions": _as_json(decisions + more)}
+            pixels = preprocessing.to_dict() | {"crop_policy": policy}
+            written = None
+            if world.is_main:
+                written = _write_run(run, loaded, data_split, pixels, description)
+            # The others read the folder, so they wait until it is written.
+            folder = world.agree(written)
+        yield Prepared(
+            run=folder,
+            config=resolved,
+            loaded=loaded,
+            preprocessing=preprocessing,
+            data_split=data_split,
+            cache=cache,
+            cache_dir=cache_dir,
+            callback=callback,
+            metrics=overrides.metrics,
+            world=world,
+        )
+
+
+@contextlib.contextmanager
+def _resumed(run: RunFolder, callback: Callback, overrides: Overrides) -> Iterator[Prepared]:
+    description = run.read(run.config_file)
+    if description.get("finished"):
+        raise RunError(
+            f"{run.path} is finished; there is nothing to resume. "
+            "Start a new run with: finetune train PHOTOS"
+        )
+    try:
+        config = ResolvedConfig.of(resolve(description["settings"]))
+    except ConfigError as error:
+        raise RunError(f"{run.config_file} is damaged: {error}") from error
+    world = join_processes(config.machine)
+    callback = callback if world.is_main else ignore
+    photos = Path(description["photos"])
+    labels = tuple(run.read(run.labels_file))
+    preprocessing = Preprocessing.from_dict(run.read(run.preprocessing_file))
+    module = factory.rebuild(
+        description["model"],
+        len(labels),
+        preprocessing.size,
+        load_file(run.start_checkpoint),
+        config.model_args,
+    )
+    cache_dir = collection_cache_dir(photos, config.collection.catalog)
+    cache = PixelCache(cache_dir, preprocessing, limit_gb=config.pixels.cache_gb)
+    with contextlib.closing(cache):
+        collection = _scan(photos, config, cache, world, _Notes(callback))
+        yield Prepared(
+            run=run,
+            config=config,
+            loaded=LoadedModel(module, description["model"], preprocessing, description["weights"]),
+            preprocessing=preprocessing,
+            data_split=overrides.split(collection)
+            if overrides.split
+            else replay_split(
+                collection, read_split(run.split_file), labels, task_for(config.labels)
+            ),
+            cache=cache,
+            cache_dir=cache_dir,
+            callback=callback,
+            metrics=overrides.metrics,
+            world=world,
+        )
+
+
+class _Notes:
+    """Sends notes to a callback and keeps their texts."""
+
+    def __init__(self, callback: Callback) -> None:
+        self.callback = callback
+        self.texts: list[str] = []
+
+    def add(self, texts: Iterable[str]) -> None:
+        for text in texts:
+            self.texts.append(text)
+            self.callback(Note(text=text))
+
+
+def create_network(config: TrainConfig) -> factory.LoadedModel:
+    """Returns the network of a config, with the head that its weights came with."""
+    return factory.create_model(
+        factory.ModelRequest(
+            name=config.model.model or DEFAULT_MODEL,
+            weights=config.model.weights,
+            size=config.pixels.size,
+            channels=config.pixels.channels,
+            fit=config.pixels.fit,
+            seed=config.machine.seed,
+            args=config.model_args,
+        )
+    )
+
+
+def usual_split(config: TrainConfig, parent: ParentRun | None) -> Splitter:
+    """Returns the split of a config; photos of a parent run stay in its parts."""
+
+    def split(collection: Collection) -> DataSplit:
+        seed = config.machine.seed
+        if parent is not None:
+            return split_beside(
+                collection, parent.run, config.collection, seed=seed, labels=config.labels
+            )
+        return split_collection(collection, config.collection, seed=seed, labels=config.labels)
+
+    return split
+
+
+def _scan(
+    photos: Path, config: TrainConfig, cache: PixelCache, world: World, notes: _Notes
+) -> Collection:
+    """Returns the photos of a folder, scanned by the main process first; notes bad files."""
+    with world.main_first():
+        cache.records.refresh()
+        collection = scan(
+            photos,
+            catalog=config.collection.catalog,
+            progress=lambda done, total: notes.callback(
+                Progressed(stage="Reading photos", done=done, total=total)
+            ),
+            sink=cache,
+        )
+    if collection.problems:
+        first, count = collection.problems[0], len(collection.problems)
+        what = (
+            "1 file is no usable photo" if count == 1 else f"{count:,} files are no usable photos"
+        )
+        more = ", ... See them all with: finetune scan" if count > 1 else "."
+        notes.add([f"{what} and left out: {first.path} ({first.reason}){more}"])
+    return collection
+
+
+def _whitened(preprocessing: Preprocessing, config: ResolvedConfig) -> Preprocessing:
+    """Returns the preprocessing with the whitening of the recipe, which is known only now."""
+    recipe = config.recipe_or_none
+    return (
+        preprocessing
+        if recipe is None
+        else dataclasses.replace(preprocessing, whiten=recipe.whiten)
+    )
+
+
+def _give_head(
+    loaded: LoadedModel, parent: ParentRun | None, data_split: DataSplit, config: ResolvedConfig
+) -> tuple[dict[str, Any], str | None]:
+    """Gives the network its head; returns the run's lineage and a note about the head."""
+    seed = config.machine.seed
+    if parent is not None:
+        growth, note = grow(loaded, parent, data_split.labels, seed=seed)
+        return {"from": lineage(parent, growth)}, note
+    note_or_none = factory.replace_head(loaded, len(data_split.labels), seed=seed)
+    start_from_prior(loaded.module.get_classifier(), data_split)  # type: ignore[operator]
+    return {}, note_or_none
+
+
+def _write_run(
+    run: NewRun,
+    loaded: LoadedModel,
+    data_split: DataSplit,
+    pixels: dict[str, Any],
+    description: dict[str, Any],
+) -> RunFolder:
+    """Creates the run folder with all that a resume needs, and returns it."""
+    started = datetime.datetime.fromisoformat(description["started"])
+    name = f"{started:%Y-%m-%d}-{loaded.name}-{description['settings']['training']['mode']}"
+    folder = run.run if isinstance(run.run, RunFolder) else create_run(run.run, name, run.runs)
+    write_split(folder.split_file, data_split.rows)
+    write_labels(folder, data_split.labels)
+    write_json(folder.preprocessing_file, pixels)
+    save_tensors(folder.start_checkpoint, loaded.module.state_dict(), {})
+    # Last, since a folder counts as a run from the moment that it has this file.
+    write_json(folder.config_file, description)
+    return folder
+
+
+def _as_json(decisions: Iterable[Decision]) -> list[dict[str, Any]]:
+    return [dataclasses.asdict(decision) for decision in decisions]
+
+
+def _describe(
+    config: ResolvedConfig,
+    loaded: LoadedModel,
+    data_split: DataSplit,
+    started: datetime.datetime,
+) -> dict[str, Any]:
+    """Returns the content of config.json before the first step."""
+    import timm
+
+    return {
+        "photos": str(data_split.root.absolute()),
+        "model": loaded.name,
+        "weights": loaded.origin,
+        "started": started.isoformat(timespec="seconds"),
+        "versions": {
+            "finetune": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "timm": timm.__version__,
+        },
+        "device": str(choose_device(config.machine.device)),
+        "settings": to_dict(config),
+        "split": dataclasses.asdict(data_split.proof) if data_split.proof else None,
+        **({"task": MULTI_LABEL} if data_split.task.multi_label else {}),
+        "finished": False,
+    }
+
+
+def crop_policy(
+    collection: Collection, catalog: Path | None, before: dict[str, Any] | None = None
+) -> dict[str, Any] | None:
+    """Returns how a prediction should choose its square, as `curation.policy` understands it.
+
+    None where most photos have no square of their own: the run's fit then serves predictions too.
+
+    Args:
+        collection: What is trained on.
+        catalog: Where its catalog is kept.
+        before: How the run that is gone on from chose them, where the collection does not say.
+    """
+    with_square = sum(photo.crop is not None for photo in collection.photos)
+    if 2 * with_square <= len(collection):
+        return None
+    policy = remembered_policy(collection.root, catalog)
+    if policy is not None:
+        return policy.to_dict()
+    return before or PolicySpec(method="saliency").to_dict()
+
+
+def crop_notes(
+    collection: Collection, policy: dict[str, Any] | None, before: dict[str, Any] | None = None
+) -> list[str]:
+    """Returns what a person must know of the squares; `before` as in `crop_policy`."""
+    if policy is None:
+        if before is None:
+            return []
+        return [
+            "The earlier run learned from squares around subjects, and most of these photos have "
+            "none. Make them with: finetune crop"
+        ]
+    without = sum(photo.crop is None for photo in collection.photos)
+    notes = [CROPS_NOTE]
+    if without and before is not None:
+        have = "photo has" if without == 1 else "photos have"
+        notes.append(f"{without:,} {have} no square yet. Make them with: finetune crop")
+    return notes

@@ -1,0 +1,452 @@
+"""Resolves a training config: every setting left open is decided here, with its reason."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from finetune.augmentation.pipelines import is_pipeline_file
+from finetune.augmentation.recipes import Recipe, named
+from finetune.config import (
+    AugmentationConfig,
+    MachineConfig,
+    Mode,
+    ModelConfig,
+    TrainConfig,
+    TrainingConfig,
+)
+from finetune.data.loaders import steps_per_epoch
+from finetune.errors import ConfigError
+from finetune.models import factory, registry
+from finetune.models.factory import check_drop_path, check_smaller_input
+from finetune.models.heads import has_linear_head
+from finetune.photos.preprocessing import Preprocessing
+from finetune.tasks.data_split import DataSplit
+from finetune.training.batch_size import (
+    REFERENCE_BATCH_SIZE,
+    find_batch_size,
+    is_linear,
+    largest_worthwhile,
+    lr_factor,
+)
+from finetune.training.device import autocast_type, choose_device
+from finetune.training.distributed import World
+from finetune.training.optimizer import DEFAULT_OPTIMIZER, check_optimizer, usual_lr
+
+DEFAULT_EPOCHS = {"head": 25, "full": 12, "gradual": 12}
+DEFAULT_RECIPE = {"head": "none", "full": "standard", "gradual": "standard"}
+DEFAULT_WARMUP = {"cosine": 0.1, "constant": 0.1, "one_cycle": 0.3}
+DEFAULT_BACKBONE_SHARE = 0.03
+"""Learning rate of a pretrained backbone as a share of the head's. Larger steps unlearn more than a
+hundred photos a label can show to be wrong."""
+
+DEFAULT_SMOOTHING = 0.1
+"""Label smoothing where a randomly initialized head trains on photos. A head on cached features has
+its penalty chosen by log loss, which smoothing blurs; and a full network that starts from such a
+head would unlearn its confidence."""
+
+FULL_FROM = 30
+"""Training photos a label from which the full network trains by default on a GPU."""
+
+BACKBONE_SETTINGS = ("layer_decay", "freeze_norm", "drop_path", "progressive_size")
+"""Settings of how the backbone trains; giving one asks for it to train."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedModel(ModelConfig):
+    """Network with its name decided."""
+
+    model: str = dataclasses.field()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedAugmentation(AugmentationConfig):
+    """Augmentation with its recipe or pipeline file decided."""
+
+    augment: str = dataclasses.field()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedTraining(TrainingConfig):
+    """Training settings with nothing left open."""
+
+    mode: Mode = dataclasses.field()
+    epochs: int = dataclasses.field()
+    batch_size: int = dataclasses.field()
+    lr: float = dataclasses.field()
+    backbone_lr_scale: float = dataclasses.field()
+    warmup: float = dataclasses.field()
+    label_smoothing: float = dataclasses.field()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedConfig(TrainConfig):
+    """Training config with every setting decided that a training needs."""
+
+    model: ResolvedModel = dataclasses.field()
+    augmentation: ResolvedAugmentation = dataclasses.field()
+    training: ResolvedTraining = dataclasses.field()
+
+    @classmethod
+    def of(cls, config: TrainConfig) -> Self:
+        """Returns a config whose settings have all been decided before, such as a run's.
+
+        Raises:
+            ConfigError: A setting is still open.
+        """
+        narrowed: dict[str, Any] = {
+            "model": _narrow(config.model, ResolvedModel),
+            "augmentation": _narrow(config.augmentation, ResolvedAugmentation),
+            "training": _narrow(config.training, ResolvedTraining),
+        }
+        return cls(**{f.name: getattr(config, f.name) for f in fields(config)} | narrowed)
+
+    @property
+    def recipe_or_none(self) -> Recipe | None:
+        """The augmentation recipe; None where a pipeline file is named."""
+        return recipe_of(self.augmentation.augment, self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """A setting that was decided for the person.
+
+    Attributes:
+        setting: Its name in the config.
+        value: What it became.
+        reason: One sentence.
+    """
+
+    setting: str
+    value: Any
+    reason: str
+
+
+@dataclass(frozen=True)
+class DatasetSize:
+    """Training photos and labels, by which defaults are chosen."""
+
+    photos: int
+    labels: int
+
+    @classmethod
+    def of(cls, data_split: DataSplit) -> DatasetSize:
+        """Returns the size of a split's training part."""
+        return cls(len(data_split.samples["train"]), len(data_split.labels))
+
+
+def resolve_network(asked: TrainConfig) -> tuple[TrainConfig, tuple[Decision, ...]]:
+    """Returns the config with all decided that does not depend on the photos.
+
+    Raises:
+        ConfigError: Settings that contradict one another.
+        DeviceError: The device is not there.
+        ModelError: The network cannot do what was asked.
+        AugmentError: There is no such recipe, or a number of it cannot work.
+    """
+    decisions = []
+    model, optimization, mode = asked.model, asked.optimization, asked.training.mode
+    name = model.model or registry.DEFAULT_MODEL
+    if model.model is None and model.weights is None:
+        name, reason = registry.default_model()
+        if reason:
+            decisions.append(Decision(setting="model", value=name, reason=reason))
+    device = choose_device(asked.machine.device)
+    check_optimizer(optimization.optimizer, device.type)
+    if mode in ("head", "gradual") and model.weights == factory.FROM_SCRATCH:
+        raise ConfigError(
+            f"--mode {mode} with --weights none would train a head on a backbone that knows "
+            "nothing; use --mode full."
+        )
+    of_the_backbone = _given(asked, BACKBONE_SETTINGS)
+    if mode == "head" and of_the_backbone:
+        raise ConfigError(
+            f"--mode head does not train the backbone, so {_joined(of_the_backbone)} can "
+            "do nothing; use --mode full, or leave it out."
+        )
+    arguments = dict(asked.model_args)
+    if optimization.drop_path:
+        check_drop_path(registry.check_name(name), optimization.drop_path)
+        arguments["drop_path_rate"] = optimization.drop_path
+    if optimization.progressive_size:
+        full = registry.resolve_preprocessing(registry.check_name(name), size=asked.pixels.size)
+        check_smaller_input(
+            name, size=full.size, smaller=optimization.progressive_size, args=arguments
+        )
+    resolved = dataclasses.replace(
+        asked,
+        model=ResolvedModel(model=name, weights=model.weights),
+        model_args=arguments,
+        recipe=_with_mixing(asked),
+    )
+    recipe_of(asked.augmentation.augment, resolved)
+    return resolved, tuple(decisions)
+
+
+def resolve_training(
+    config: TrainConfig,
+    dataset_size: DatasetSize,
+    module: nn.Module,
+    preprocessing: Preprocessing,
+    *,
+    keeps_head: bool = False,
+) -> tuple[ResolvedConfig, tuple[Decision, ...]]:
+    """Returns the config with nothing left open, and what was decided why.
+
+    Args:
+        config: As `resolve_network` returns it.
+        dataset_size: Training photos and labels.
+        module: The network, on the CPU.
+        preprocessing: Of the network.
+        keeps_head: Whether the network comes with a trained head for these labels.
+
+    Raises:
+        ConfigError: Settings that contradict one another.
+        DeviceError: Not even one photo fits into the device's memory.
+        AugmentError: There is no such recipe, or a number of it cannot work.
+    """
+    decisions = []
+    asked, optimization = config.training, config.optimization
+    from_scratch = config.model.weights == factory.FROM_SCRATCH
+    mode = asked.mode or _default_mode(config, dataset_size)
+    default = "light" if mode == "head" and asked.views > 1 else DEFAULT_RECIPE[mode]
+    if mode != "head":
+        default = registry.default_recipe(config.model.model or "") or default
+    augment = config.augmentation.augment or default
+    if optimization.progressive_size and is_pipeline_file(augment):
+        raise ConfigError(
+            f"--progressive-size needs a recipe: the pipeline file {augment} gives photos of one "
+            "size."
+        )
+    recipe = recipe_of(augment, config)
+    linear_head = has_linear_head(module)
+    cached = _caches_features(mode, recipe, asked.views)
+    if asked.mode is None:
+        decisions.append(
+            Decision(
+                setting="mode", value=mode, reason=_why(config, dataset_size, mode, cached=cached)
+            )
+        )
+    usual = usual_lr(optimization.optimizer)
+    if asked.lr is None and optimization.optimizer != DEFAULT_OPTIMIZER:
+        reason = f"Learning rate {usual:g}, as is usual for {optimization.optimizer}."
+        decisions.append(Decision(setting="lr", value=usual, reason=reason))
+    batch_size = asked.batch_size
+    device = choose_device(config.machine.device)
+    if batch_size is None and (device.type == "cpu" or (cached and linear_head)):
+        batch_size = REFERENCE_BATCH_SIZE
+    elif batch_size is None:
+        most = largest_worthwhile(dataset_size.photos // optimization.accumulate)
+        frozen = mode == "head"
+        batch_size = try_batch_sizes(
+            module, preprocessing, device, config.machine, frozen=frozen, most=most
+        )
+        if batch_size != REFERENCE_BATCH_SIZE:
+            why = (
+                "the most that memory holds"
+                if batch_size < most
+                else f"enough for {dataset_size.photos:,} photos, and memory holds them"
+            )
+            reason = f"Batch size {batch_size}: {why}."
+            decisions.append(Decision(setting="batch_size", value=batch_size, reason=reason))
+    lr = usual if asked.lr is None else asked.lr
+    step_size = batch_size * optimization.accumulate
+    factor = lr_factor(step_size, optimization.optimizer)
+    if asked.lr is None and factor != 1:
+        rule = "in proportion" if is_linear(optimization.optimizer) else "by the square root"
+        reason = (
+            f"Learning rate {lr * factor:.3g} for {step_size} photos a step: {lr:g} is "
+            f"for {REFERENCE_BATCH_SIZE}, and is scaled {rule}."
+        )
+        lr *= factor
+        decisions.append(Decision(setting="lr", value=lr, reason=reason))
+    scale, warmup = asked.backbone_lr_scale, asked.warmup
+    if scale is None:
+        scale = 1.0 if from_scratch else DEFAULT_BACKBONE_SHARE
+    if warmup is None:
+        warmup = DEFAULT_WARMUP[optimization.schedule]
+    smoothing = asked.label_smoothing
+    if smoothing is None:
+        random_head = asked.head_epochs is not None or from_scratch
+        smoothing = DEFAULT_SMOOTHING if (not cached if mode == "head" else random_head) else 0.0
+    statistics = optimization.norm_statistics
+    if statistics is None and mode != "head":
+        statistics = "batch" if from_scratch else "kept"
+    decided = {
+        "mode": mode,
+        "epochs": asked.epochs or DEFAULT_EPOCHS[mode],
+        "head_epochs": 0 if keeps_head and asked.head_epochs is None else asked.head_epochs,
+        "batch_size": batch_size,
+        "lr": lr,
+        "backbone_lr_scale": scale,
+        "warmup": warmup,
+        "label_smoothing": smoothing,
+    }
+    done = dataclasses.replace(
+        config,
+        training=dataclasses.replace(asked, **decided),  # type: ignore[arg-type]
+        optimization=dataclasses.replace(optimization, norm_statistics=statistics),
+        augmentation=dataclasses.replace(config.augmentation, augment=augment),
+    )
+    return ResolvedConfig.of(done), tuple(decisions)
+
+
+def on_features(config: ResolvedConfig, *, linear_head: bool) -> bool:
+    """Returns whether a training fits a head on features that are computed once.
+
+    Args:
+        config: Of the training.
+        linear_head: Whether the network's head is one linear layer.
+    """
+    cached = _caches_features(config.training.mode, config.recipe_or_none, config.training.views)
+    return cached and linear_head
+
+
+def recipe_of(augment: str | None, config: TrainConfig) -> Recipe | None:
+    """Returns an augmentation recipe with a config's overrides, or None for a pipeline file.
+
+    Raises:
+        AugmentError: There is no such recipe or file, or a number of it cannot work.
+    """
+    name = augment or "none"
+    return None if is_pipeline_file(name) else named(name, config.recipe)
+
+
+def check_shares(world: World, photos: int, *, batch_size: int, accumulate: int) -> None:
+    """Refuses batches that would leave a process without a photo.
+
+    Raises:
+        ConfigError: A batch has fewer photos than there are processes.
+    """
+    step = photos // steps_per_epoch(photos, batch_size * accumulate)
+    smallest = step // math.ceil(step / batch_size)
+    if smallest < world.count:
+        raise ConfigError(
+            f"--batch-size {batch_size}: a batch of {smallest} photos is too small for "
+            f"{world.count} processes, since each trains on a share of it. Start fewer processes."
+        )
+
+
+def try_batch_sizes(
+    module: nn.Module,
+    preprocessing: Preprocessing,
+    device: torch.device,
+    machine: MachineConfig,
+    *,
+    frozen: bool,
+    most: int,
+) -> int:
+    """Returns the largest batch size up to `most` of which one training step fits on a device.
+
+    `frozen` trains the head alone. The network is on the CPU and unchanged afterwards.
+    """
+    before = {name: value.detach().clone() for name, value in module.state_dict().items()}
+    kind = autocast_type(machine, device)
+    requires_grad = {name: parameter.requires_grad for name, parameter in module.named_parameters()}
+
+    def attempt(size: int) -> None:
+        shape = (size, preprocessing.channels, preprocessing.size, preprocessing.size)
+        pixels = torch.zeros(shape, device=device).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(device.type, dtype=kind, enabled=kind != torch.float32):
+            logits = module(pixels)
+        targets = torch.zeros(size, dtype=torch.int64, device=device)
+        loss = functional.cross_entropy(logits.float(), targets)
+        if loss.requires_grad:
+            loss.backward()  # type: ignore[no-untyped-call]
+        # An optimizer such as AdamW holds two more numbers for each weight from its first step on.
+        trained = [parameter for parameter in module.parameters() if parameter.grad is not None]
+        moments = [torch.empty_like(parameter) for parameter in (*trained, *trained)]
+        del moments
+
+    try:
+        module.to(device).train(not frozen).requires_grad_(not frozen)
+
+        def clean(size: int) -> None:
+            try:
+                attempt(size)
+            finally:
+                module.zero_grad(set_to_none=True)
+
+        return find_batch_size(clean, most=most)
+    finally:
+        module.to("cpu").train()
+        module.load_state_dict(before)
+        for name, parameter in module.named_parameters():
+            parameter.requires_grad_(requires_grad[name])
+
+
+def _narrow(section: Any, kind: type[Any]) -> Any:
+    """Returns a section of a config as its resolved kind."""
+    values = {f.name: getattr(section, f.name) for f in fields(section)}
+    for field in fields(kind):
+        if field.default is dataclasses.MISSING and values.get(field.name) is None:
+            raise ConfigError(f"--{field.name.replace('_', '-')} is not decided.")
+    return kind(**values)
+
+
+def _caches_features(mode: Mode, recipe: Recipe | None, views: int) -> bool:
+    unchanged = recipe is not None and (recipe == named("none") or views > 1)
+    return mode == "head" and unchanged
+
+
+def _default_mode(config: TrainConfig, dataset_size: DatasetSize) -> Mode:
+    if config.model.weights == factory.FROM_SCRATCH or _given(config, BACKBONE_SETTINGS):
+        return "full"
+    if choose_device(config.machine.device).type == "cpu":
+        return "head"
+    return "full" if dataset_size.photos >= FULL_FROM * dataset_size.labels else "head"
+
+
+def _why(config: TrainConfig, dataset_size: DatasetSize, mode: Mode, *, cached: bool) -> str:
+    """Returns the reason of the default mode."""
+    device = choose_device(config.machine.device).type
+    counted = f"{dataset_size.photos:,} photos"
+    if mode == "head":
+        what = "head on cached features" if cached else "head"
+        if device == "cpu":
+            return f"CPU, {counted}: {what}. Add --mode full for the full network."
+        return (
+            f"{device.upper()}, {counted} of {dataset_size.labels} labels, fewer than "
+            f"{FULL_FROM} each: {what}. Add --mode full for the full network."
+        )
+    if config.model.weights == factory.FROM_SCRATCH:
+        return f"No pretrained weights, {counted}: the full network trains."
+    asked = _given(config, BACKBONE_SETTINGS)
+    if asked:
+        return f"{_joined(asked)}, {counted}: the full network trains."
+    return (
+        f"{device.upper()}, {counted} of {dataset_size.labels} labels, {FULL_FROM} each or more: "
+        "the full network trains."
+    )
+
+
+def _given(config: TrainConfig, names: tuple[str, ...]) -> list[str]:
+    """Returns the flags of the named optimization settings that are switched on."""
+    optimization = config.optimization
+    return [f"--{name.replace('_', '-')}" for name in names if getattr(optimization, name)]
+
+
+def _joined(flags: list[str]) -> str:
+    return " and ".join([", ".join(flags[:-1]), flags[-1]] if len(flags) > 1 else flags)
+
+
+def _with_mixing(config: TrainConfig) -> dict[str, Any]:
+    """Returns the recipe overrides with those of ``--mixup`` and ``--cutmix`` added."""
+    given = config.augmentation
+    if given.mixup is None and given.cutmix is None:
+        return dict(config.recipe)
+    mixup, cutmix = given.mixup or 0.0, given.cutmix or 0.0
+    both = mixup + cutmix
+    if both > 1:
+        raise ConfigError(
+            f"--mixup {mixup:g} and --cutmix {cutmix:g}: each step uses one of them, so their "
+            "probabilities must add up to at most 1."
+        )
+    share = cutmix / both if both else 0.0
+    return {**config.recipe, "mix_probability": both, "cutmix_share": share}
