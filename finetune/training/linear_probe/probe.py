@@ -124,4 +124,6 @@ def views_of(prepared: Prepared) -> list[AugmentedView]:
         std=preprocessing.std,
         seed=prepared.config.machine.seed,
     )
-    return [AugmentedView(augment=augment, number=n) for n in range(1, prepared.config.training.views)]
+    return [
+        AugmentedView(augment=augment, number=n) for n in range(1, prepared.config.training.views)
+    ]
