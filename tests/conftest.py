@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-import random
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import hypothesis
 import numpy as np
@@ -17,10 +16,8 @@ from PIL import Image, ImageDraw
 
 if TYPE_CHECKING:
     from finetune.demo_data import DemoCollection
-    from finetune.experiments.tune.tune import Tuned
     from finetune.models.factory import LoadedModel
     from finetune.photos.collection import Photo
-    from finetune.training.events import Event
 
 # huggingface_hub reads it once, when it is imported; so no module of the program is imported above.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -167,8 +164,6 @@ def tiny_settings(tiny_weights: Path) -> dict[str, object]:
 
 COLORS = {"blue": (50, 60, 230), "green": (40, 200, 60), "red": (220, 40, 30)}
 SEVERAL_PHOTOS = 60
-TUNE_COUNTS = {"ant": 12, "bee": 12}
-NOT_SEARCHED = frozenset({"model", "weights", "size", "views"})
 
 
 def shapes(number: int) -> tuple[tuple[str, ...], Image.Image]:
@@ -207,85 +202,6 @@ def several_folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def several(tiny_settings: dict[str, object]) -> dict[str, object]:
     """Flags of a short training on `folders`."""
     return {**tiny_settings, "multi_label": True, "negatives": "none", "mode": "head"}
-
-
-@pytest.fixture
-def tune_photos(make_photos: Callable[..., Path]) -> Path:
-    """Photos for a search."""
-    return make_photos(TUNE_COUNTS)
-
-
-@pytest.fixture
-def search(
-    tune_photos: Path, tmp_path: Path, tiny_settings: dict[str, object]
-) -> Callable[..., Tuned]:
-    """Returns a function that searches `tune_photos`; it takes the fields of a plan."""
-    from finetune.config_io import resolve
-    from finetune.experiments.tune.tune import TunePlan, tune
-
-    del tiny_settings["batch_size"]
-
-    def run(callback: Callable[[Event], None] = lambda event: None, **plan: Any) -> Tuned:
-        chosen = {
-            "trials": 3,
-            "final": False,
-            "fixed": NOT_SEARCHED,
-            "runs": tmp_path / "runs",
-            **plan,
-        }
-        return tune(tune_photos, resolve({}, tiny_settings), TunePlan(**chosen), callback=callback)
-
-    return run
-
-
-@pytest.fixture(scope="session")
-def searched(
-    tmp_path_factory: pytest.TempPathFactory, tiny_weights: Path, draw: Callable[..., Any]
-) -> tuple[Tuned, Path]:
-    """A search of 4 trials, for tests that only look at it."""
-    from finetune.config_io import resolve
-    from finetune.experiments.tune.tune import TunePlan, tune
-
-    root = tmp_path_factory.mktemp("tune")
-    for index, (label, count) in enumerate(TUNE_COUNTS.items()):
-        (root / "photos" / label).mkdir(parents=True)
-        for number in range(count):
-            draw(index, number).save(root / "photos" / label / f"{number:03d}.jpg", quality=92)
-    flags = {"model": "test_resnet", "weights": str(tiny_weights), "size": 48, "device": "cpu"}
-    plan = TunePlan(trials=4, final=False, fixed=NOT_SEARCHED, runs=root / "runs")
-    return tune(root / "photos", resolve({}, {**flags, "epochs": 3}), plan), root / "photos"
-
-
-@pytest.fixture
-def tuned(searched: tuple[Tuned, Path]) -> Tuned:
-    """What the search of 4 trials found."""
-    return searched[0]
-
-
-class ByChance:
-    """Chooses by chance, and notes what was asked for."""
-
-    def __init__(self, seed: int) -> None:
-        self.rng = random.Random(seed)
-        self.asked: dict[str, tuple[Any, ...]] = {}
-
-    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        self.asked[name] = tuple(choices)
-        return self.rng.choice(list(choices))
-
-    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
-        self.asked[name] = (low, high, log)
-        return self.rng.uniform(low, high)
-
-    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
-        self.asked[name] = (low, high, log)
-        return self.rng.randint(low, high)
-
-
-@pytest.fixture(scope="session")
-def by_chance() -> type[ByChance]:
-    """The class ``ByChance(seed)``, a chooser of values."""
-    return ByChance
 
 
 @pytest.fixture(scope="session")

@@ -50,7 +50,7 @@ def ablate(
     same for any setting of train, or any number of a recipe.
     """
     output.json, output.quiet = json, quiet
-    from finetune.experiments.sweep_values import parse_sweep
+    from finetune.experiments.ablate import parse_sweep
 
     if over is None:
         values = (flags.pop("augment", None) or "none,standard,mobius").split(",")
@@ -71,7 +71,7 @@ def ablate(
             folder=run,
             callback=view,
         )
-    output.document(library.to_dict(ablation))
+    output.document(library.to_json(ablation))
     title = "augmentation" if name == "augment" else name.replace("_", " ")
     score = "mAP" if ablation.multi_label else "right"
     table = make_table(title, score, "spread", "time", right=(score, "spread", "time"))

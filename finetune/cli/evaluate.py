@@ -58,14 +58,15 @@ def evaluate(
         photos=photos, catalog=catalog, tta=tta, device=str(choose_device(device))
     )
     if follow:
-        from finetune.runs.follow import follow_run
+        from finetune.runs.follow import BestEpoch, follow_run
 
         if run is None:
             raise ConfigError("--follow needs the name of the run: finetune evaluate RUN --follow")
-        for epoch, result in follow_run(find_run(run), request):
-            output.text(f"Epoch {epoch}")
-            show_evaluation(result)
-            output.document({"epoch": epoch, "metrics": result.metrics})
+        for update in follow_run(find_run(run), request):
+            if isinstance(update, BestEpoch):
+                output.text(f"Epoch {update.epoch}")
+                show_evaluation(update.evaluation)
+                output.document({"epoch": update.epoch, "metrics": update.evaluation.metrics})
         return
     with output.progress("Evaluating") as advance:
         result = library(find_run(run), request, progress=advance)

@@ -12,7 +12,7 @@ from finetune.config import TrainConfig
 
 if TYPE_CHECKING:
     from finetune.evaluation.intervals import Interval
-    from finetune.experiments.cross_validation.study import FoldStudy
+    from finetune.experiments.cross_validate import FoldStudy
     from finetune.training.events import Event
 
 MOST_LABELS = 12
@@ -26,8 +26,7 @@ def is_study(path: Path | None) -> bool:
 
 def train_folds(photos: Path, settings: TrainConfig, plan: dict[str, Any], run: str | None) -> None:
     """Runs a cross-validation and prints what came out."""
-    from finetune.experiments.cross_validation.cross_validate import cross_validate
-    from finetune.experiments.cross_validation.study import FoldPlan
+    from finetune.experiments.cross_validate import FoldPlan, cross_validate
 
     chosen = FoldPlan(**plan)
     _show(lambda callback: cross_validate(photos, settings, chosen, run=run, callback=callback))
@@ -35,14 +34,14 @@ def train_folds(photos: Path, settings: TrainConfig, plan: dict[str, Any], run: 
 
 def resume_study(path: Path) -> None:
     """Goes on with an interrupted cross-validation and prints what came out."""
-    from finetune.experiments.cross_validation.cross_validate import resume_folds
+    from finetune.experiments.cross_validate import resume_folds
 
     _show(lambda callback: resume_folds(path, callback=callback))
 
 
 def _show(work: Any) -> None:
     from finetune.cli.training_progress import TrainingView
-    from finetune.experiments.cross_validation.study import to_json
+    from finetune.experiments.cross_validate import to_json
     from finetune.training.events import EpochDone
 
     with TrainingView(output) as view:

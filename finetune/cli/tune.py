@@ -1,4 +1,4 @@
-"""``finetune tune``: searches the settings that suit your photos."""
+"""``finetune tune``: searches the hyperparameters that suit a collection best."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from finetune.cli.options import SetNumbers, photos_folder, with_settings
 from finetune.cli.train import named_in, settings_of
 
 if TYPE_CHECKING:
-    from finetune.experiments.tune.tune import Tuned
+    from finetune.experiments.tune.search import TuneResult
     from finetune.training.events import Event
 
-MOST_TRIALS = 8
-"""Rows of the table."""
+MAX_ROWS = 8
+"""Trials in the table."""
 
-MOST_BARS = 10
+MAX_BARS = 10
+"""Settings in the list of importances."""
 
 
 def register(app: typer.Typer) -> None:
@@ -32,39 +33,38 @@ def tune(
         Path | None, typer.Argument(help="As for train; not given: ./photos.")
     ] = None,
     trials: Annotated[
-        int, typer.Option("--trials", help="Trainings that the study is to hold in all.")
+        int, typer.Option("--trials", help="Number of trials, those of earlier searches included.")
     ] = 30,
     timeout: Annotated[
         float | None,
-        typer.Option("--timeout", metavar="SECONDS", help="Begin no training after so long."),
+        typer.Option("--timeout", metavar="SECONDS", help="Start no trial after this time."),
     ] = None,
     models: Annotated[
         str | None,
         typer.Option(
-            "--models", help="Networks to choose from, with commas between; not set: those at hand."
+            "--models",
+            help="Models to try, separated by commas; not set: those on this machine.",
         ),
     ] = None,
     modes: Annotated[
         str | None,
-        typer.Option("--modes", help="head, full, gradual to choose from; not set: by machine."),
+        typer.Option("--modes", help="Modes to try: head, full, gradual; not set: by machine."),
     ] = None,
     study: Annotated[
         str | None,
         typer.Option(
-            "--study", help="Its name; one that exists goes on. Not set: the folder's name."
+            "--study", help="Name of the search; an existing one continues. Not set: the folder's."
         ),
     ] = None,
     storage: Annotated[
         str | None,
         typer.Option(
-            "--storage", metavar="URL", help="A database that machines share; not set: a file."
+            "--storage", metavar="URL", help="Database shared by several machines; not set: a file."
         ),
     ] = None,
     final: Annotated[
         bool,
-        typer.Option(
-            "--final/--no-final", help="Train with the best in the end, and look at the test part."
-        ),
+        typer.Option("--final/--no-final", help="Train a model with the best settings at the end."),
     ] = True,
     config: Annotated[
         Path | None,
@@ -75,25 +75,25 @@ def tune(
     quiet: Quiet = False,
     flags: dict[str, Any],
 ) -> None:
-    """Search the settings that suit your photos best.
+    """Search for the settings that suit your photos best.
 
-    Each trial is a training. What you set is not searched; the rest is: model, mode, learning rate,
-    augmentation, image size, batch size and more, for small networks their shape. Trials are judged
-    by validation alone; the test part is not looked at until the end. Ctrl-C keeps what is done,
-    and the same command goes on.
+    Each trial is a training. Settings that you give are fixed; the others are searched: model,
+    mode, learning rate, augmentation, image size, batch size and more. Trials are compared on
+    validation photos; the test photos evaluate the final model only. Ctrl-C keeps finished trials,
+    and the same command continues.
     """
     output.json, output.quiet = json, quiet
     settings = settings_of(config, flags, set_)
     from finetune.cli.training_progress import TrainingView
-    from finetune.experiments.tune import tune as library
+    from finetune.experiments.tune import search as library
     from finetune.training.events import EpochDone
 
-    plan = library.TunePlan(
+    search = library.TuneConfig(
         study=study,
         trials=trials,
         timeout=timeout,
-        models=_words(models),
-        modes=cast(Any, _words(modes)),
+        models=_names(models),
+        modes=cast(Any, _names(modes)),
         fixed=frozenset({*flags, *named_in(config), *(("model_arg",) * bool(settings.model_args))}),
         storage=storage,
         final=final,
@@ -101,131 +101,122 @@ def tune(
     with TrainingView(output) as view:
 
         def callback(event: Event) -> None:
-            # A row an epoch and trial would bury what matters here.
+            # A row per epoch and trial would bury the rest.
             if not isinstance(event, EpochDone):
                 view(event)
 
-        tuned = library.tune(photos_folder(photos), settings, plan, callback=callback)
-    page = _write_page(tuned)
-    output.document(library.to_json(tuned) | {"page": str(page) if page else None})
-    _print_trials(tuned)
-    _print_importances(tuned)
-    _print_end(tuned, page, photos_folder(photos))
-    if tuned.interrupted:
+        result = library.tune(photos_folder(photos), settings, search, callback=callback)
+    page = _write_page(result)
+    output.document(library.to_json(result) | {"page": str(page) if page else None})
+    _print_trials(result)
+    _print_importances(result)
+    _print_end(result, page, photos_folder(photos))
+    if result.interrupted:
         raise typer.Exit(130)
 
 
-def _words(text: str | None) -> tuple[str, ...]:
-    return tuple(word.strip() for word in (text or "").split(",") if word.strip())
+def _names(text: str | None) -> tuple[str, ...]:
+    return tuple(name.strip() for name in (text or "").split(",") if name.strip())
 
 
-def _write_page(tuned: Tuned) -> Path | None:
-    if not tuned.trials:
+def _write_page(result: TuneResult) -> Path | None:
+    if not result.trials:
         return None
     from finetune.errors import MissingExtra
     from finetune.reporting.tune_page import write_tune_page
 
     try:
-        return write_tune_page(tuned.folder / "tune.html", tuned)
+        return write_tune_page(result.folder / "tune.html", result)
     except MissingExtra as error:
-        # The search is done and worth its result; the page can be had later.
+        # The search itself succeeded; the same command writes the page later.
         output.warn(str(error))
         return None
 
 
-def _print_trials(tuned: Tuned) -> None:
-    if not tuned.best:
+def _print_trials(result: TuneResult) -> None:
+    if not result.best:
         return
     from finetune.cli.training_progress import duration
-    from finetune.experiments.tune.trials import in_short
+    from finetune.experiments.tune.search import summarize
 
-    several = len({trial.flags.get("model") for trial in tuned.trials}) > 1
-    hidden = () if several else ("model",)
-    score = "mAP" if tuned.multi_label else "right"
+    several = len({trial.flags.get("model") for trial in result.trials}) > 1
+    score = "mAP" if result.multi_label else "right"
     table = make_table(
         "trial", score, "log loss", "time", "settings", right=("trial", score, "log loss")
     )
-    for trial in tuned.best[:MOST_TRIALS]:
-        shown = {name: value for name, value in trial.flags.items() if name not in hidden}
+    for trial in result.best[:MAX_ROWS]:
+        shown = {k: value for k, value in trial.flags.items() if several or k != "model"}
         table.add_row(
             str(trial.number),
             f"{trial.score:.1%}",
             "" if trial.log_loss is None else f"{trial.log_loss:.3f}",
             "" if trial.seconds is None else duration(trial.seconds),
-            output.plain(in_short(shown)),
+            output.plain(summarize(shown)),
         )
     output.print(table)
-    states = [trial.state for trial in tuned.trials]
+    states = [trial.state for trial in result.trials]
     trials = "1 trial" if len(states) == 1 else f"{len(states)} trials"
-    _say(
-        f"{trials}: {states.count('complete')} complete, {states.count('pruned')} cut short, "
-        f"{states.count('failed')} failed. "
-        + (
-            "mAP: mean average precision on the validation photos."
-            if tuned.multi_label
-            else "Right: of the validation photos."
-        )
+    meaning = (
+        "mAP: mean average precision on the validation photos."
+        if result.multi_label
+        else "Right: share of the validation photos."
+    )
+    _print(
+        f"{trials}: {states.count('complete')} complete, {states.count('pruned')} stopped early, "
+        f"{states.count('failed')} failed. {meaning}"
     )
 
 
-def _print_importances(tuned: Tuned) -> None:
-    from finetune.reporting.tune_charts import value_name
+def _print_importances(result: TuneResult) -> None:
+    from finetune.reporting.tune_page import parameter_name
 
-    if not tuned.importances:
-        if len({trial.score for trial in tuned.best}) == 1 and len(tuned.best) > 1:
-            _say("All complete trials are equally good: nothing that was tried mattered.")
+    if not result.importances:
+        if len({trial.score for trial in result.best}) == 1 and len(result.best) > 1:
+            _print("All complete trials have the same score, so no setting made a difference.")
         return
-    hint = " (a hint, with so few trials)" if len(tuned.best) < 20 else ""
-    _say(f"What mattered{hint}:")
+    hint = " (only a hint, with so few trials)" if len(result.best) < 20 else ""
+    _print(f"Importance of the settings{hint}:")
     table = make_table("setting", "share", "bar", right=("share",))
     table.show_header = False
     room = max(8, min(40, output.stdout.width - 46))
-    for name, share in list(tuned.importances.items())[:MOST_BARS]:
+    for name, share in list(result.importances.items())[:MAX_BARS]:
         bar = "█" * round(share * room) or "▏"
-        table.add_row(output.plain(value_name(name)), f"{share:.0%}", bar)
+        table.add_row(output.plain(parameter_name(name)), f"{share:.0%}", bar)
     output.print(table)
 
 
-def _print_end(tuned: Tuned, page: Path | None, photos: Path) -> None:
-    if not tuned.best:
-        more = " Interrupted; the same command goes on." if tuned.interrupted else ""
-        output.text(f"No trial is complete.{more}")
+def _print_end(result: TuneResult, page: Path | None, photos: Path) -> None:
+    continues = "Interrupted; the same command continues."
+    if not result.best:
+        output.text("No trial has finished." + (f" {continues}" if result.interrupted else ""))
         return
-    best = tuned.best[0]
-    if tuned.final is not None and tuned.final_metrics is not None:
-        test = tuned.final_metrics.get("test")
-        if test is not None:
-            name = "mean_average_precision" if tuned.multi_label else "top1"
+    if result.final is not None and result.final_metrics is not None:
+        best = f"The {result.best[0].score:.1%} on validation"
+        optimistic = f"is the best of {len(result.best)} trials, and therefore optimistic."
+        test = result.final_metrics.get("test")
+        if test is None:
+            _print(f"There are no test photos. {best} {optimistic}")
+        else:
+            name = "mean_average_precision" if result.multi_label else "top1"
             ends = test.get(f"{name}_interval")
             between = f" ({ends[0]:.1%} to {ends[1]:.1%})" if ends else ""
-            photos_in_words = f"{test['photos']:,} photos"
-            what = (
-                f"mAP of {photos_in_words}"
-                if tuned.multi_label
-                else f"of {photos_in_words} are right"
+            score = "mAP on" if result.multi_label else "right of"
+            _print(
+                f"Test photos, which no trial saw: {test.get(name) or 0.0:.1%} {score} "
+                f"{test['photos']:,} photos{between}. {best} {optimistic}"
             )
-            _say(
-                f"On the test part, which no trial has seen: {test.get(name) or 0.0:.1%} {what}"
-                f"{between}. The {best.score:.1%} of validation is the best of "
-                f"{len(tuned.best)} figures, and flatters."
-            )
-        else:
-            _say(
-                f"There is no test part: the {best.score:.1%} of validation is the best of "
-                f"{len(tuned.best)}, and flatters."
-            )
-        output.text(f"The model is in {tuned.final.path}")
-    if tuned.best_file is not None:
-        output.text(f"Best settings: {tuned.best_file}")
+        output.text(f"The model is in {result.final.path}")
+    if result.best_file is not None:
+        output.text(f"Best settings: {result.best_file}")
     if page is not None:
         output.text(f"Page: {page}")
-    if tuned.interrupted:
-        output.text("Interrupted; the same command goes on.")
-    elif tuned.final is not None:
+    if result.interrupted:
+        output.text(continues)
+    elif result.final is not None:
         output.text("Next: finetune predict photo.jpg")
     else:
-        output.text(f"Next: finetune train {photos} --config {tuned.best_file}")
+        output.text(f"Next: finetune train {photos} --config {result.best_file}")
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     output.print(output.plain(text))

@@ -1,21 +1,23 @@
-"""Measures what an augmentation, or any other setting, is worth on a person's own photos."""
+"""Ablation: trains with each of several values of one setting and compares them photo by photo."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from finetune.augmentation.recipes import Recipe
 from finetune.config import TrainConfig
+from finetune.config_io import resolve, settings, strip_none, to_dict
 from finetune.errors import ConfigError
 from finetune.evaluation.intervals import Interval
 from finetune.evaluation.paired_tests import accuracy_difference, mcnemar
 from finetune.evaluation.predictions import read_predictions
-from finetune.experiments.sweep_values import with_value
 from finetune.files import safe_name, write_json
 from finetune.runs.folder import create_run
 from finetune.tasks.task import main_score
@@ -24,19 +26,20 @@ from finetune.training.events import Callback, Note, ignore
 from finetune.training.train import train
 
 BOOTSTRAP_SEED = 0
-_SAID = {"augment": "augmentation"}
+
+RECIPE_FIELDS = frozenset(item.name for item in fields(Recipe))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """One value of the setting, trained once a seed.
+    """One value of the setting, trained once per seed.
 
     Attributes:
-        value: Recipe or pipeline file, size, model: whatever is varied, as text.
-        accuracies: Top-1 of each seed's run, on its held-out photos.
-        mean: Their mean.
-        spread: Their standard deviation (``n - 1``); None for one seed.
-        seconds: Mean time of a training.
+        value: As given on the command line.
+        accuracies: Top-1 accuracy of each seed's run on its held-out photos (multi-label: mAP).
+        mean: Mean of `accuracies`.
+        spread: Standard deviation of `accuracies` (``n - 1``); None for one seed.
+        seconds: Mean training time.
     """
 
     value: str
@@ -48,12 +51,12 @@ class Arm:
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """Two values on the same photos, all seeds together.
+    """Paired comparison of two values on the same photos, all seeds pooled.
 
     Attributes:
-        first: The one compared with: the first of the list.
-        second: The other.
-        photos: Answers compared: held-out photos of every seed.
+        first: The baseline: the first value of the list.
+        second: The value that is compared with it.
+        photos: Compared predictions: the held-out photos of every seed.
         points: Percentage points by which the second is right more often.
         interval: Paired bootstrap interval of `points`, 95 %.
         p_value: McNemar's exact test. Photos that several seeds hold out count each time, which
@@ -70,16 +73,16 @@ class Difference:
 
 @dataclass(frozen=True, kw_only=True)
 class Ablation:
-    """What came out: arms in the order asked for, and each against the first.
+    """Result of an ablation: one arm per value, and each compared with the first.
 
     Attributes:
-        folder: Where the runs are.
+        folder: Folder of the runs.
         over: The setting that was varied.
-        part: What was compared on: test where there is one, else validation.
+        part: Photos that were compared: ``test`` where there are any, else ``validation``.
         multi_label: Whether a photo may have several labels. Accuracies are then mean average
-            precision, and differences those of photos all of whose labels are right.
-        arms: One a value.
-        differences: Of each but the first.
+            precision, and a photo counts as right when all its labels are.
+        arms: In the order of the values.
+        differences: One for each value but the first.
     """
 
     folder: Path
@@ -88,6 +91,16 @@ class Ablation:
     multi_label: bool
     arms: tuple[Arm, ...]
     differences: tuple[Difference, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """Result of one training; `correct` is keyed by seed and path."""
+
+    part: str
+    score: float
+    seconds: float
+    correct: Mapping[tuple[int, str], bool]
 
 
 def ablate(
@@ -102,21 +115,25 @@ def ablate(
 ) -> Ablation:
     """Trains with each value of a setting under the same budget and compares photo by photo.
 
-    A seed fixes the split, the order of the photos and the new head, so that within a seed the
-    setting is all that differs.
+    A seed fixes the split, the order of the photos and the new head, so that within a seed only
+    the setting differs.
 
     Args:
         photos: As for `train`.
-        config: Settings of every training.
-        values: As a command line has them; the first is what the others are compared with.
-        over: The setting, or the number of the recipe, that they are values of.
-        seeds: How many times each is trained, with seeds that follow the config's.
-        folder: Where the runs go; None takes a new folder in ``./runs``.
-        callback: Called with what happens in every training.
+        config: Settings that all runs share.
+        values: As given on the command line; the first is the baseline.
+        over: The setting to vary, or a field of the recipe.
+        seeds: Trainings per value, with consecutive seeds from the config's.
+        folder: Folder for the runs; None creates one in ``./runs``.
+        callback: Receives the events of every training.
 
     Raises:
-        ConfigError: Fewer than two values, or one twice, or one that cannot work, or no seed.
+        ConfigError: Fewer than two values, a repeated or invalid one, or no seed.
         FinetuneError: As `train`.
+
+    Example:
+        >>> from finetune.config import TrainConfig
+        >>> ablate(Path("photos"), TrainConfig(), ["none", "mobius"])  # doctest: +SKIP
     """
     require_one_process("finetune ablate")
     if len(values) < 2 or len(set(values)) < len(values):
@@ -127,64 +144,123 @@ def ablate(
         )
     if seeds < 1:
         raise ConfigError(f"--seeds {seeds} must be at least 1.")
-    # All of them first: a value that cannot work should not cost the trainings before it.
+    # An invalid value must not cost the trainings before it.
     configs = {value: with_value(config, over, value) for value in values}
-    where = create_run(str(folder) if folder else None, "ablation").path
-    right: dict[str, list[dict[tuple[int, str], bool]]] = {value: [] for value in values}
-    accuracies: dict[str, list[float]] = {value: [] for value in values}
-    seconds: dict[str, list[float]] = {value: [] for value in values}
-    part = "validation"
-    for number in range(seeds):
-        seed = config.machine.seed + number
+    root = create_run(str(folder) if folder else None, "ablation").path
+    runs: dict[str, list[_Run]] = {value: [] for value in values}
+    setting = "augmentation" if over == "augment" else over
+    for seed in range(config.machine.seed, config.machine.seed + seeds):
         for value in values:
-            callback(Note(text=f"Seed {seed}, {_SAID.get(over, over)} {value}"))
+            callback(Note(text=f"Seed {seed}, {setting} {value}"))
             machine = dataclasses.replace(configs[value].machine, seed=seed)
             own = dataclasses.replace(configs[value], machine=machine)
-            name = f"{_run_name(over, value)}-seed{seed}"
-            result = train(photos, own, run=str(where / name), callback=callback)
-            if result.interrupted:
-                raise KeyboardInterrupt
-            part = "test" if "test" in result.metrics else "validation"
-            rows = read_predictions(result.run.predictions_file)
-            right[value].append({(seed, r.path): r.correct for r in rows if r.part == part})
-            accuracies[value].append(main_score(result.metrics[part]) or 0.0)
-            seconds[value].append(result.seconds)
+            name = safe_name(Path(value).stem if over == "augment" else f"{over}-{value}")
+            runs[value].append(_train(photos, own, root / f"{name}-seed{seed}", callback))
     ablation = Ablation(
-        folder=where,
+        folder=root,
         over=over,
-        part=part,
+        part=runs[values[-1]][-1].part,
         multi_label=config.labels.multi_label,
-        arms=tuple(_arm(value, accuracies[value], seconds[value]) for value in values),
-        differences=tuple(_difference(values[0], value, right) for value in values[1:]),
+        arms=tuple(_arm(value, runs[value]) for value in values),
+        differences=tuple(_difference(values[0], value, runs) for value in values[1:]),
     )
-    write_json(where / "ablation.json", to_dict(ablation))
+    write_json(root / "ablation.json", to_json(ablation))
     return ablation
 
 
-def to_dict(ablation: Ablation) -> dict[str, Any]:
-    """Returns an ablation as plain JSON values."""
+def to_json(ablation: Ablation) -> dict[str, Any]:
+    """Returns an ablation as JSON values."""
     return dataclasses.asdict(ablation) | {"folder": str(ablation.folder)}
 
 
-def _run_name(over: str, value: str) -> str:
-    return safe_name(Path(value).stem if over == "augment" else f"{over}-{value}")
+def parse_sweep(text: str) -> tuple[str, list[str]]:
+    """Returns the setting and the values of ``NAME=VALUE,VALUE``.
+
+    Raises:
+        ConfigError: The text has another form or names no setting.
+
+    Example:
+        >>> parse_sweep("size=32,128,224")
+        ('size', ['32', '128', '224'])
+    """
+    name, equals, rest = text.partition("=")
+    name = name.strip().lstrip("-").replace("-", "_")
+    values = [value.strip() for value in rest.split(",")]
+    if not equals or not all(values):
+        raise ConfigError(f"--over {text} is not NAME=VALUE,VALUE, such as size=32,128,224.")
+    if name not in RECIPE_FIELDS and name not in {setting.name for setting in settings()}:
+        raise ConfigError(
+            f"--over {text}: there is no setting '{name}'. See: finetune train --help"
+        )
+    if name == "seed":
+        raise ConfigError("--over seed: every value is trained with several seeds; see --seeds.")
+    return name, values
 
 
-def _arm(value: str, accuracies: Sequence[float], seconds: Sequence[float]) -> Arm:
-    return Arm(
-        value=value,
-        accuracies=tuple(accuracies),
-        mean=float(np.mean(accuracies)),
-        spread=float(np.std(accuracies, ddof=1)) if len(accuracies) > 1 else None,
-        seconds=float(np.mean(seconds)),
+def with_value(config: TrainConfig, name: str, text: str) -> TrainConfig:
+    """Returns the config with another value of one setting or of one field of the recipe.
+
+    Args:
+        config: Settings that stay the same.
+        name: As returned by `parse_sweep`.
+        text: The value as given on the command line.
+
+    Raises:
+        ConfigError: The value is invalid.
+
+    Example:
+        >>> with_value(TrainConfig(), "size", "64").pixels.size
+        64
+    """
+    plain = to_dict(config)
+    if name in RECIPE_FIELDS:
+        kind: Any = bool if text.lower() in ("true", "false") else float
+        plain["recipe"] = {**plain.get("recipe", {}), name: _converted(text, kind)}
+        return resolve(plain)
+    kind = next(strip_none(setting.type) for setting in settings() if setting.name == name)
+    return resolve(plain, {name: _converted(text, kind)})
+
+
+def _converted(text: str, kind: Any) -> Any:
+    """Returns the value of a text, or the text itself where `resolve` has to refuse it."""
+    if kind is bool:
+        return {"true": True, "false": False}.get(text.lower(), text)
+    if kind not in (int, float):
+        return text
+    try:
+        return kind(text)
+    except ValueError:
+        return text
+
+
+def _train(photos: Path, config: TrainConfig, folder: Path, callback: Callback) -> _Run:
+    result = train(photos, config, run=str(folder), callback=callback)
+    if result.interrupted:
+        raise KeyboardInterrupt
+    part = "test" if "test" in result.metrics else "validation"
+    rows = read_predictions(result.run.predictions_file)
+    return _Run(
+        part=part,
+        score=main_score(result.metrics[part]) or 0.0,
+        seconds=result.seconds,
+        correct={(config.machine.seed, r.path): r.correct for r in rows if r.part == part},
     )
 
 
-def _difference(
-    first: str, second: str, right: dict[str, list[dict[tuple[int, str], bool]]]
-) -> Difference:
-    one = {key: value for answers in right[first] for key, value in answers.items()}
-    two = {key: value for answers in right[second] for key, value in answers.items()}
+def _arm(value: str, runs: Sequence[_Run]) -> Arm:
+    scores = [run.score for run in runs]
+    return Arm(
+        value=value,
+        accuracies=tuple(scores),
+        mean=statistics.fmean(scores),
+        spread=statistics.stdev(scores) if len(scores) > 1 else None,
+        seconds=statistics.fmean(run.seconds for run in runs),
+    )
+
+
+def _difference(first: str, second: str, runs: Mapping[str, Sequence[_Run]]) -> Difference:
+    one = {key: correct for run in runs[first] for key, correct in run.correct.items()}
+    two = {key: correct for run in runs[second] for key, correct in run.correct.items()}
     keys = sorted(one)
     a = np.array([one[key] for key in keys])
     b = np.array([two[key] for key in keys])

@@ -1,20 +1,29 @@
-"""Finds a learning rate for a person's photos and network, by trying."""
+"""Learning rate range test: one step at each of growing rates, and a suggestion from the losses.
+
+Smith 2017, "Cyclical Learning Rates for Training Neural Networks" (arXiv 1506.01186), section 3.3,
+with rates that grow exponentially.
+"""
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 import torch
 
 from finetune.augmentation.pipelines import create_augmentation
 from finetune.config import TrainConfig
 from finetune.data.dataset import PhotoDataset
-from finetune.experiments.lr_sweep import Suggestion, Sweep, exponential_rates, suggest, sweep_lr
+from finetune.errors import RunError
 from finetune.models.features import standardization
 from finetune.models.heads import FeatureHeads, has_linear_head
 from finetune.photos.collection import Part
+from finetune.tasks.objective import Objective
 from finetune.training.checkpoints import TrainState
 from finetune.training.data_source import EpochSchedule, FeatureSource, PhotoSource
 from finetune.training.device import make_accelerator, require_one_process
@@ -22,6 +31,8 @@ from finetune.training.events import Callback, ignore
 from finetune.training.head_start import give_head, starts_from_features
 from finetune.training.linear_probe.heads import HEAD_OPTIMIZER, strengths_of
 from finetune.training.linear_probe.probe import feature_cache, fill
+from finetune.training.loop import DataSource
+from finetune.training.microbatches import MicroBatch
 from finetune.training.optimizer import DEFAULT_OPTIMIZER, make_optimizer
 from finetune.training.prepare import prepare
 from finetune.training.prepared import Prepared
@@ -34,19 +45,70 @@ if TYPE_CHECKING:
 STEPS = 100
 """Steps of a sweep over seven powers of ten."""
 
+LOWEST, HIGHEST = 1e-6, 10.0
+"""First and last rate of the head."""
+
+SMOOTHING = 0.9
+"""Decay of the running mean of losses; it averages about ten steps."""
+
+DIVERGED = 4.0
+"""Multiple of the lowest smoothed loss at which the sweep stops."""
+
+MIN_DROP = 0.05
+"""Relative fall of the loss below which the sweep has no valley."""
+
+MARGIN = 0.1
+"""Share of the fall that is ignored at both ends of the valley, where it is flat."""
+
+MIN_STEPS = 10
+"""Steps with a finite loss that a suggestion needs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """Training loss at each learning rate.
+
+    Attributes:
+        rates: Learning rate of the head at each step, growing.
+        losses: Mean training loss of each step in nats.
+        smoothed: Running mean of `losses`.
+    """
+
+    rates: tuple[float, ...]
+    losses: tuple[float, ...]
+    smoothed: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suggestion:
+    """Learning rate that a sweep suggests.
+
+    Attributes:
+        lr: The suggested rate.
+        rule: ``valley``: the middle of the range in which the loss falls; ``edge``: the loss hardly
+            falls, as with a trained head, so a tenth of the rate at which it rises.
+        steepest: Rate at which the loss falls fastest.
+        rising: Rate from which the loss rises, or the last one.
+    """
+
+    lr: float
+    rule: Literal["valley", "edge"]
+    steepest: float
+    rising: float
+
 
 @dataclass(frozen=True, kw_only=True)
 class FoundRate:
-    """What a search for a learning rate came to.
+    """Result of a learning rate search.
 
     Attributes:
-        sweep: What the loss did.
-        suggestion: The rate to take, and why.
-        usual: The rate that a training takes where none is given.
+        sweep: The losses.
+        suggestion: The suggested rate.
+        usual: Default rate of such a training.
         model: timm's name of the network.
         mode: ``head``, ``full`` or ``gradual``.
-        photos: Training photos.
-        batch_size: Photos a step.
+        photos: Number of training photos.
+        batch_size: Photos per step.
     """
 
     sweep: Sweep
@@ -65,18 +127,22 @@ def find_lr(
     steps: int = STEPS,
     callback: Callback = ignore,
 ) -> FoundRate:
-    """Returns the learning rate that a short sweep over ever larger ones suggests.
+    """Returns the learning rate that a short sweep of growing rates suggests.
 
-    Nothing is kept but the collection's caches, which a training uses as well.
+    It writes nothing but the collection's caches, which a training uses as well.
 
     Args:
         photos: As for `finetune.train`.
-        config: Settings of the training that the rate is for.
+        config: Settings of the training that needs the rate.
         steps: Steps of the sweep.
-        callback: Called with what happens.
+        callback: Receives events.
 
     Raises:
-        FinetuneError: Photos, settings, weights or device do not allow it; says why.
+        FinetuneError: As `finetune.train`.
+
+    Example:
+        >>> find_lr("photos").suggestion.lr  # doctest: +SKIP
+        0.0021
     """
     require_one_process("finetune lr-find")
     with prepare(Path(photos), config, callback=callback) as prepared:
@@ -93,18 +159,125 @@ def find_lr(
         )
 
 
+def exponential_rates(steps: int, lowest: float = LOWEST, highest: float = HIGHEST) -> list[float]:
+    """Returns rates ``lowest * (highest / lowest)^(t / (steps - 1))`` for t = 0 .. steps - 1."""
+    ratio = math.log(highest / lowest)
+    return [lowest * math.exp(ratio * t / max(1, steps - 1)) for t in range(steps)]
+
+
+def smooth(losses: list[float], decay: float = SMOOTHING) -> list[float]:
+    """Returns the running means ``m_t = (s m_(t-1) + (1 - s) x_t)``, each over ``1 - s^t``.
+
+    The division corrects the bias of ``m_0 = 0`` (Kingma and Ba 2015, section 3).
+    """
+    mean, result = 0.0, []
+    for t, loss in enumerate(losses, start=1):
+        mean = decay * mean + (1 - decay) * loss
+        result.append(mean / (1 - decay**t))
+    return result
+
+
+def sweep_lr(
+    state: TrainState,
+    source: DataSource,
+    objective: Objective,
+    accelerator: Accelerator,
+    rates: list[float],
+    *,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Sweep:
+    """Returns the loss at each rate; restores the module afterwards.
+
+    Each parameter group keeps its ratio to the head's rate.
+
+    Args:
+        state: Module and optimizer before the first step.
+        source: Training batches; its first epoch is repeated as needed.
+        objective: The loss.
+        accelerator: Device and precision.
+        rates: Growing rates of the head.
+        progress: Called as ``progress(done, total)`` after each step.
+
+    Raises:
+        RunError: The loss was finite for less than `MIN_STEPS` steps.
+    """
+    before = {name: value.detach().clone() for name, value in state.module.state_dict().items()}
+    head = next(g["base_lr"] for g in state.optimizer.param_groups if g["part"] == "head")
+    scales = [group["base_lr"] / head for group in state.optimizer.param_groups]
+    module, optimizer = accelerator.prepare(state.module, state.optimizer)
+    losses: list[float] = []
+    batches = _repeated(source)
+    try:
+        for rate in rates:
+            for group, scale in zip(optimizer.param_groups, scales, strict=True):
+                group["lr"] = rate * scale
+            total = 0.0
+            for micro_batch in batches:
+                loss = objective.loss(module(micro_batch.inputs), micro_batch.targets)
+                accelerator.backward(loss * micro_batch.share)
+                total += float(loss.detach()) * micro_batch.share  # waits for the device
+                if micro_batch.completes:
+                    break
+            if not math.isfinite(total):
+                break
+            losses.append(total)
+            smoothed = smooth(losses)
+            progress(len(losses), len(rates))
+            if len(losses) >= MIN_STEPS and smoothed[-1] > DIVERGED * min(smoothed):
+                break
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+    finally:
+        optimizer.zero_grad(set_to_none=True)
+        state.module.load_state_dict(before)
+    if len(losses) < MIN_STEPS:
+        raise RunError(
+            f"The loss was finite for only {len(losses)} steps, too few to find a learning rate. "
+            "Check the network's weights, or try --precision fp32."
+        )
+    done = tuple(losses)
+    return Sweep(rates=tuple(rates[: len(done)]), losses=done, smoothed=tuple(smooth(losses)))
+
+
+def suggest(sweep: Sweep) -> Suggestion:
+    """Returns the learning rate that a sweep suggests."""
+    rates, losses = np.array(sweep.rates), np.array(sweep.smoothed)
+    logs = np.log(rates)
+    lowest = int(losses.argmin())
+    rising = float(rates[min(lowest + 1, len(rates) - 1)])
+    slopes = np.gradient(losses, logs)
+    steepest = float(rates[int(slopes[: lowest + 1].argmin())])
+    if losses[0] - losses[lowest] < MIN_DROP * abs(losses[0]):
+        above = np.flatnonzero(losses > losses[0] * (1 + MIN_DROP))
+        rising = float(rates[above[0]]) if len(above) else float(rates[-1])
+        return Suggestion(lr=rising / 10, rule="edge", steepest=steepest, rising=rising)
+    drop = losses[0] - losses[lowest]
+    fall = losses[: lowest + 1]
+    first = int(np.flatnonzero(fall >= losses[0] - MARGIN * drop)[-1])
+    last = int(np.flatnonzero(fall <= losses[lowest] + MARGIN * drop)[0])
+    # The middle on the logarithmic scale.
+    middle = float(math.exp((logs[first] + logs[last]) / 2))
+    return Suggestion(lr=middle, rule="valley", steepest=steepest, rising=rising)
+
+
+def _repeated(source: DataSource) -> Iterator[MicroBatch]:
+    for epoch in itertools.count():
+        # What trains is that of the first epoch, for which a learning rate is set.
+        source.begin_epoch(0)
+        yield from source.batches(epoch, 0)
+
+
 def _sweep(prepared: Prepared, steps: int) -> Sweep:
     accelerator = make_accelerator(prepared.config.machine)
-    by_features = on_features(prepared.config, linear_head=has_linear_head(prepared.loaded.module))
-    devices = range(torch.cuda.device_count())
-    with torch.random.fork_rng(devices=devices):
+    cached = on_features(prepared.config, linear_head=has_linear_head(prepared.loaded.module))
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(prepared.config.machine.seed)
-        sweep = _sweep_head if by_features else _sweep_network
+        sweep = _sweep_head if cached else _sweep_network
         return sweep(prepared, accelerator, exponential_rates(steps))
 
 
 def _sweep_head(prepared: Prepared, accelerator: Accelerator, rates: list[float]) -> Sweep:
-    device = accelerator.device
+    device, config = accelerator.device, prepared.config
     prepared.loaded.module.to(device)
     datasets: dict[Part, PhotoDataset] = {
         part: photos for part, photos in prepared.datasets().items() if part != "test"
@@ -112,17 +285,14 @@ def _sweep_head(prepared: Prepared, accelerator: Accelerator, rates: list[float]
     with feature_cache(prepared, datasets) as features:
         views = fill(prepared, features, datasets)
         mean, std = standardization(features.read, [key for view in views for key in view])
-        # The middle strength: the loss of a sweep is not that of what it is chosen by.
-        strengths = strengths_of(prepared.config.training.head_l2)
+        # The middle strength, since a sweep cannot choose one by its training loss.
+        strengths = strengths_of(config.training.head_l2)
         strength = strengths[len(strengths) // 2]
-        heads = FeatureHeads(mean, std, len(prepared.data_split.labels), strengths=(strength,)).to(
-            device
-        )
-        named = prepared.config.optimization.optimizer
+        width = len(prepared.data_split.labels)
+        heads = FeatureHeads(mean, std, width, strengths=(strength,)).to(device)
+        named = config.optimization.optimizer
         optimizer = HEAD_OPTIMIZER if named == DEFAULT_OPTIMIZER else named
-        state = TrainState(
-            heads, make_optimizer(heads.parameter_groups(lr=prepared.config.training.lr), optimizer)
-        )
+        groups = heads.parameter_groups(lr=config.training.lr)
         objective = prepared.objective()
         source = FeatureSource(
             heads,
@@ -132,12 +302,13 @@ def _sweep_head(prepared: Prepared, accelerator: Accelerator, rates: list[float]
             loading=prepared.loading(device),
             objective=objective,
         )
+        state = TrainState(heads, make_optimizer(groups, optimizer))
         progress = prepared.progress("Trying learning rates")
         return sweep_lr(state, source, objective, accelerator, rates, progress=progress)
 
 
 def _sweep_network(prepared: Prepared, accelerator: Accelerator, rates: list[float]) -> Sweep:
-    device = accelerator.device
+    device, config = accelerator.device, prepared.config
     module = prepared.loaded.module.to(device)
     if device.type != "mps":
         module = module.to(memory_format=torch.channels_last)
@@ -146,22 +317,22 @@ def _sweep_network(prepared: Prepared, accelerator: Accelerator, rates: list[flo
         give_head(prepared, accelerator, datasets)
     thaw = thaw_of(prepared, module)
     loading = prepared.loading(device)
-    # All that will train at any time: a rate that suits the head alone may be too much for it.
-    everything = thaw.open(prepared.config.training.epochs - 1)
+    # All layers that will ever train: a rate for the head alone may be too high for them.
+    everything = thaw.open(config.training.epochs - 1)
     source = PhotoSource(
         module,
         prepared.preprocessing,
         datasets["train"],
         datasets["validation"],
         augment=create_augmentation(
-            prepared.config.augmentation.augment,
+            config.augmentation.augment,
             prepared.preprocessing,
             seed=loading.seed,
-            overrides=prepared.config.recipe,
+            overrides=config.recipe,
         ),
         rhythm=EpochSchedule(open=lambda epoch: everything),
         loading=loading,
     )
-    state = TrainState(module, make_optimizer(thaw.groups, prepared.config.optimization.optimizer))
+    state = TrainState(module, make_optimizer(thaw.groups, config.optimization.optimizer))
     progress = prepared.progress("Trying learning rates")
     return sweep_lr(state, source, prepared.objective(), accelerator, rates, progress=progress)

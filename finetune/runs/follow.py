@@ -1,89 +1,160 @@
-"""Evaluates a training from beside it: each new best epoch, as it appears."""
+"""Progress of a training, read from its run folder by another process."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
-from torch import Tensor
 
+from finetune.errors import RunError
 from finetune.models.factory import rebuild
 from finetune.models.heads import chosen_head, write_head
 from finetune.photos.preprocessing import Preprocessing
 from finetune.runs.evaluate import Evaluation, EvaluationRequest, evaluate_trained
-from finetune.runs.folder import RunFolder
+from finetune.runs.folder import RUNS_FOLDER, RunFolder
 from finetune.runs.loading import TrainedRun, model_args, open_trained
 from finetune.tasks.task import uncalibrated_task
 
-POLL_SECONDS = 2.0
+State = Literal["running", "interrupted", "finished"]
+
+STARTING_SECONDS = 20.0
+"""Time after a run folder is created in which its training may not have locked it yet."""
+
+POLL_SECONDS = 1.0
+
+RECENT_EPOCHS = 3
+"""Epochs whose mean duration predicts the time left."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """Progress of a training.
+
+    Attributes:
+        run: Its folder.
+        state: Whether a process is training the run now, has stopped early, or has finished.
+        model: timm's name of the network.
+        mode: ``head``, ``full`` or ``gradual``.
+        epochs: Planned epochs.
+        rows: Rows of log.jsonl, one per finished epoch.
+        seconds_left: Estimated from the latest epochs; None before the first epoch and unless
+            running.
+    """
+
+    run: RunFolder
+    state: State
+    model: str
+    mode: str
+    epochs: int
+    rows: tuple[Mapping[str, Any], ...]
+    seconds_left: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BestEpoch:
+    """Evaluation of the best epoch so far; `epoch` counts from 1."""
+
+    epoch: int
+    evaluation: Evaluation
+
+
+def read_progress(run: RunFolder, *, now: float | None = None) -> Progress:
+    """Returns the progress of a run.
+
+    Args:
+        run: Its folder.
+        now: Unix time in seconds; None reads the clock.
+
+    Raises:
+        RunError: config.json cannot be read.
+    """
+    now = time.time() if now is None else now
+    # Before config.json, so that a training that ends in between counts as finished.
+    held = run.is_held
+    description = run.read(run.config_file)
+    rows = tuple(row for row in run.read_log() if "epoch" in row and "train_loss" in row)
+    training = description.get("settings", {}).get("training", {})
+    epochs = int(training.get("epochs") or (rows[-1]["epochs"] if rows else 0))
+    if description.get("finished"):
+        state: State = "finished"
+    elif held or (not rows and now - _modified(run.config_file) < STARTING_SECONDS):
+        state = "running"
+    else:
+        state = "interrupted"
+    left = None
+    if state == "running" and rows:
+        recent = [float(row["seconds"]) for row in rows[-RECENT_EPOCHS:]]
+        todo = max(0, epochs - int(rows[-1]["epoch"]))
+        gone = max(0.0, now - _modified(run.log_file))
+        left = max(0.0, todo * sum(recent) / len(recent) - gone)
+    return Progress(
+        run=run,
+        state=state,
+        model=str(description.get("model", "")),
+        mode=str(training.get("mode") or ""),
+        epochs=epochs,
+        rows=rows,
+        seconds_left=left,
+    )
 
 
 def follow_run(
     run: RunFolder,
-    request: EvaluationRequest,
+    request: EvaluationRequest | None = None,
     *,
     wait: Callable[[float], None] = time.sleep,
-) -> Iterator[tuple[int, Evaluation]]:
-    """Yields (epoch, evaluation) for each new best epoch, and ends with the finished run.
+) -> Iterator[Progress | BestEpoch]:
+    """Yields the progress of a run at every poll, and an evaluation of each new best epoch.
 
-    An epoch that is better than the one being evaluated is not waited for: only the newest counts.
+    Epochs that are superseded during an evaluation are skipped. Iteration ends when no process is
+    training the run anymore. A finished run is evaluated once more where its final weights differ
+    from those that were evaluated last.
+
+    Args:
+        run: Its folder.
+        request: Evaluation settings; None for no evaluations.
+        wait: Sleeps for a number of seconds.
+
+    Raises:
+        RunError: The run cannot be read.
     """
     seen = 0
-    shown: dict[str, Tensor] | None = None
+    shown: Mapping[str, torch.Tensor] | None = None
     while True:
-        if run.read(run.config_file).get("finished"):
-            trained = open_trained(run, device=request.device)
-            # What becomes of the best epoch's weights at the end may be something else.
-            if shown is None or not _equal(shown, trained.module.state_dict()):
-                yield trained.description["best_epoch"], evaluate_trained(trained, request)
+        progress = read_progress(run)
+        yield progress
+        if request is not None:
+            if progress.state == "finished":
+                trained = open_trained(run, device=request.device)
+                if shown is None or not _equal(shown, trained.module.state_dict()):
+                    epoch = trained.description["best_epoch"]
+                    yield BestEpoch(epoch=epoch, evaluation=evaluate_trained(trained, request))
+            elif (found := open_best_epoch(run, seen=seen, device=request.device)) is not None:
+                seen, trained = found
+                shown = trained.module.state_dict()
+                yield BestEpoch(epoch=seen, evaluation=evaluate_trained(trained, request))
+        if progress.state != "running":
             return
-        found = newest(run, seen=seen, device=request.device)
-        if found is not None:
-            seen, trained = found
-            shown = trained.module.state_dict()
-            yield seen, evaluate_trained(trained, request)
         wait(POLL_SECONDS)
 
 
-def evaluate_newest(
-    run: RunFolder, request: EvaluationRequest, *, seen: int
-) -> tuple[int, Evaluation] | None:
-    """Returns (epoch, evaluation) of the best epoch so far; None where it is `seen`, or none is."""
-    found = newest(run, seen=seen, device=request.device)
-    return None if found is None else (found[0], evaluate_trained(found[1], request))
-
-
-def newest(run: RunFolder, *, seen: int, device: str) -> tuple[int, TrainedRun] | None:
-    """Returns (epoch, network) of the best epoch so far; None where it is `seen`, or none is."""
-    epoch = _best_epoch(run.best_checkpoint)
-    if epoch is None or epoch == seen:
-        return None
-    trained = _open_checkpoint(run, device)
-    return None if trained is None else (epoch, trained)
-
-
-def _equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
-    return all(torch.equal(value, other[name]) for name, value in one.items())
-
-
-def _best_epoch(path: Path) -> int | None:
+def open_best_epoch(run: RunFolder, *, seen: int, device: str) -> tuple[int, TrainedRun] | None:
+    """Returns (epoch, network) of the best epoch so far; None without one, or if it is `seen`."""
     try:
-        with safe_open(path, framework="pt") as file:
-            return int(file.metadata()["epoch"])
-    except (OSError, SafetensorError):
-        return None
-
-
-def _open_checkpoint(run: RunFolder, device: str) -> TrainedRun | None:
-    """Returns the network of the best epoch so far, or None if the training just ended."""
-    try:
+        with safe_open(run.best_checkpoint, framework="pt") as file:
+            epoch = int(file.metadata()["epoch"])
+        if epoch == seen:
+            return None
         state = load_file(run.best_checkpoint)
         start = load_file(run.start_checkpoint)
     except (OSError, SafetensorError):
+        # Not written yet, or removed by a training that has just ended.
         return None
     description = run.read(run.config_file)
     labels = tuple(run.read(run.labels_file))
@@ -96,7 +167,7 @@ def _open_checkpoint(run: RunFolder, device: str) -> TrainedRun | None:
     if head is not None:
         write_head(module, *head.folded())
     module = module.to(device).eval().to(memory_format=torch.channels_last)
-    return TrainedRun(
+    trained = TrainedRun(
         folder=run,
         module=module,
         preprocessing=preprocessing,
@@ -106,3 +177,30 @@ def _open_checkpoint(run: RunFolder, device: str) -> TrainedRun | None:
         description=description,
         task=uncalibrated_task(description),
     )
+    return epoch, trained
+
+
+def newest_run(runs: Path = RUNS_FOLDER) -> RunFolder:
+    """Returns the run that was modified last, finished or not.
+
+    Raises:
+        RunError: There is no run.
+    """
+    found = [RunFolder(file.parent) for file in runs.glob("*/config.json")]
+    if not found:
+        raise RunError(
+            f"There is no run in {runs.absolute()}. Start one with: finetune train PHOTOS, or name "
+            "one: finetune watch RUN"
+        )
+    return max(found, key=lambda run: max(_modified(run.config_file), _modified(run.log_file)))
+
+
+def _equal(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> bool:
+    return all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def _modified(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from torch import Tensor
-
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from finetune.training.validation import Validation
 
@@ -195,3 +194,24 @@ Callback = Callable[[Event], None]
 
 def ignore(event: Event) -> None:
     """Listens to nothing."""
+
+
+def without_repeated_notes(callback: Callback, *, keep: tuple[str, ...] = ()) -> Callback:
+    """Returns a callback for several trainings that passes each note on once.
+
+    Args:
+        callback: Receives the events.
+        keep: Beginnings of notes that are always passed on. Other notes count as repeated when
+            they differ by numbers alone.
+    """
+    seen: set[str] = set()
+
+    def filtered(event: Event) -> None:
+        if isinstance(event, Note) and not event.text.startswith(keep):
+            text = re.sub(r"\d+", "0", event.text)
+            if text in seen:
+                return
+            seen.add(text)
+        callback(event)
+
+    return filtered

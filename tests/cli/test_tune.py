@@ -27,7 +27,7 @@ def photos(
     return make_photos({"ant": 12, "bee": 12})
 
 
-def test_tune_then_train_with_what_it_found(
+def test_train_reproduces_the_best_settings_of_tune(
     run: Callable[..., Result],
     photos: Path,
     flags: list[str],
@@ -45,7 +45,7 @@ def test_tune_then_train_with_what_it_found(
     }
     words = " ".join(shown.split())
     assert words.startswith("trial right log loss time settings ")
-    assert "Right: of the validation photos." in words
+    assert "Right: share of the validation photos." in words
     assert "Best settings: runs/tune-photos/best.toml" in words
     assert words.endswith(f"Next: finetune train {photos} --config runs/tune-photos/best.toml")
     table = [line for line in shown.splitlines() if not line.startswith(("Next", "Best", "Page"))]
@@ -56,21 +56,21 @@ def test_tune_then_train_with_what_it_found(
     assert json.loads(trained.stdout)["metrics"]["validation"]["top1"] == first["score"]
 
 
-def test_the_test_part_judges_the_final_model(
+def test_the_final_model_is_evaluated_on_test(
     run: Callable[..., Result], photos: Path, flags: list[str]
 ) -> None:
     shown = " ".join(run("tune", photos, *flags, "--trials", "1", "--quiet").stdout.split())
-    assert "On the test part, which no trial has seen: " in shown
+    assert "Test photos, which no trial saw: " in shown
     assert "The model is in runs/tune-photos-best" in shown
     assert shown.endswith("Next: finetune predict photo.jpg")
 
 
-def test_without_optuna_one_line_says_what_to_install(
+def test_without_optuna_the_error_names_the_package_to_install(
     error_of: Callable[..., str], photos: Path, flags: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
     assert error_of("tune", photos, *flags) == (
-        "A search of settings needs the package 'optuna'. "
+        "A hyperparameter search needs the package 'optuna'. "
         "Install it with: pip install 'finetune-photos[tune]'"
     )
 
@@ -78,12 +78,15 @@ def test_without_optuna_one_line_says_what_to_install(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--models", "a,b"], "--models is a choice, --model is none; give one of the two."),
+        (
+            ["--models", "a,b"],
+            "--models lists choices and --model sets one; give only one of the two.",
+        ),
         (["--trials", "0"], "--trials 0 must be at least 1."),
         (["--model-arg", "x"], "--model-arg x is not NAME=VALUE, such as widths=16,32."),
     ],
 )
-def test_what_cannot_be_searched(
+def test_invalid_searches_are_refused(
     error_of: Callable[..., str], photos: Path, flags: list[str], words: list[str], message: str
 ) -> None:
     assert error_of("tune", photos, *flags, *words) == message

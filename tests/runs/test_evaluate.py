@@ -21,7 +21,7 @@ from finetune.experiments.ablate import ablate
 from finetune.models.inference import logits_of
 from finetune.runs.evaluate import EvaluationRequest, evaluate
 from finetune.runs.folder import RunFolder
-from finetune.runs.follow import follow_run
+from finetune.runs.follow import BestEpoch, follow_run
 from finetune.runs.loading import open_trained
 from finetune.training.events import EpochDone
 
@@ -118,11 +118,12 @@ def test_following_sees_every_new_best_and_ends_with_the_run(
     worker.start()
     assert ready.wait(60)
     seen = []
-    for epoch, result in follow_run(
+    for update in follow_run(
         RunFolder(runs / "r"), EvaluationRequest(), wait=lambda seconds: worker.join(60)
     ):
-        seen.append((epoch, result.metrics["validation"]["top1"]))
-        looked.set()
+        if isinstance(update, BestEpoch):
+            seen.append((update.epoch, update.evaluation.metrics["validation"]["top1"]))
+            looked.set()
     worker.join(60)
     log = [json.loads(line) for line in (runs / "r" / "log.jsonl").read_text().splitlines()]
     assert [epoch for epoch, _ in seen] == sorted({1, best[-1]})
@@ -136,16 +137,17 @@ def test_following_ends_with_the_model_where_it_is_not_the_best_epoch_as_it_was(
     photos = make_photos({"a": 10, "b": 10})
     run = RunFolder(tmp_path / "r")
     looks: list[tuple[int, float]] = []
-    following = follow_run(run, EvaluationRequest(), wait=lambda seconds: None)
+    updates = follow_run(run, EvaluationRequest(), wait=lambda seconds: None)
+    following = (update for update in updates if isinstance(update, BestEpoch))
 
     def callback(event: object) -> None:
         if isinstance(event, EpochDone) and event.epoch == event.epochs:
-            epoch, evaluation = next(following)
-            looks.append((epoch, evaluation.metrics["validation"]["log_loss"]))
+            best = next(following)
+            looks.append((best.epoch, best.evaluation.metrics["validation"]["log_loss"]))
 
     config = resolve({}, {**tiny_settings, "mode": "head"})
     train(photos, config, run="r", runs=tmp_path, callback=callback)
-    looks += [(epoch, said.metrics["validation"]["log_loss"]) for epoch, said in following]
+    looks += [(b.epoch, b.evaluation.metrics["validation"]["log_loss"]) for b in following]
     # The head was brought to its minimum after its last epoch.
     assert [epoch for epoch, _ in looks] == [tiny_settings["epochs"]] * 2
     assert looks[0][1] != looks[1][1]

@@ -19,9 +19,9 @@ from safetensors.numpy import load_file
 from finetune.config_io import resolve
 from finetune.errors import ConfigError
 from finetune.experiments.ablate import ablate
-from finetune.experiments.cross_validation.cross_validate import cross_validate
+from finetune.experiments.cross_validate import cross_validate
 from finetune.experiments.lr_find import find_lr
-from finetune.experiments.tune.tune import tune
+from finetune.experiments.tune.search import tune
 from finetune.training.distributed import World
 from finetune.training.resolve import check_shares
 from finetune.training.train import train

@@ -1,4 +1,4 @@
-"""What a search is for: the best settings in a file, and the model that is trained with them."""
+"""Best settings of a search, and the final model that is trained with them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune.config import ModelConfig
 from finetune.config_io import settings_toml
 from finetune.experiments.tune.space import Space, config_of
 from finetune.experiments.tune.study import Trial
@@ -23,14 +22,8 @@ STATE_FILE = "tune.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Final:
-    """The model that the best settings trained.
-
-    Attributes:
-        run: Holds it.
-        metrics: Its metrics.json.
-        interrupted: Whether its training was stopped.
-    """
+class FinalModel:
+    """The model trained with the best settings, and its metrics.json."""
 
     run: RunFolder
     metrics: Mapping[str, Any]
@@ -38,9 +31,12 @@ class Final:
 
 
 def write_best(folder: Path, space: Space, name: str, best: Trial) -> Path:
-    """Writes the best settings of the study `name` into its folder, as TOML for ``--config``."""
+    """Writes the best settings of the study `name` as TOML for ``--config``; returns the file."""
     config = config_of(space, best.flags)
-    config = dataclasses.replace(config, model=_with_absolute_weights(config.model))
+    weights = config.model.weights
+    if weights is not None and Path(weights).is_file():
+        model = dataclasses.replace(config.model, weights=str(Path(weights).absolute()))
+        config = dataclasses.replace(config, model=model)
     comment = (
         f"Best of the study '{name}': trial {best.number}, {best.score:.1%} on validation.\n"
         f"Train with it: finetune train PHOTOS --config {BEST_FILE}"
@@ -49,15 +45,17 @@ def write_best(folder: Path, space: Space, name: str, best: Trial) -> Path:
     return write_text(folder / BEST_FILE, text)
 
 
-def train_best(root: Path, folder: Path, space: Space, best: Trial, *, tell: Callback) -> Final:
-    """Trains with the best settings, test part and all, unless that was done before.
+def train_best(
+    root: Path, folder: Path, space: Space, best: Trial, *, callback: Callback
+) -> FinalModel:
+    """Trains with the best settings, unless that was done before.
 
     Args:
         root: The photos.
-        folder: Of the study; the run goes beside it.
-        space: What was searched.
+        folder: Folder of the study; the run is created beside it.
+        space: Search space.
         best: The best trial.
-        tell: Called with what happens.
+        callback: Receives the events of the training.
 
     Raises:
         FinetuneError: As `finetune.training.train.train`.
@@ -66,26 +64,15 @@ def train_best(root: Path, folder: Path, space: Space, best: Trial, *, tell: Cal
     before = read_json(state) if state.is_file() else {}
     kept = RunFolder(Path(before.get("run", "")))
     if before.get("trial") == best.number and kept.model_file.is_file():
-        return Final(run=kept, metrics=kept.read(kept.metrics_file), interrupted=False)
-    tell(
-        Note(
-            text=f"Trial {best.number} was best on validation. The final model trains with "
-            "its settings."
-        )
-    )
+        return FinalModel(run=kept, metrics=kept.read(kept.metrics_file), interrupted=False)
+    callback(Note(text=f"Training the final model with the settings of trial {best.number}."))
     run = create_run(None, f"{folder.name}-best", folder.parent)
     try:
-        result = train(root, config_of(space, best.flags), run=run, callback=tell)
+        result = train(root, config_of(space, best.flags), run=run, callback=callback)
     except BaseException:
         if not run.config_file.is_file():
             shutil.rmtree(run.path, ignore_errors=True)
         raise
     if not result.interrupted:
         write_json(state, {"trial": best.number, "run": str(run.path)})
-    return Final(run=run, metrics=result.metrics, interrupted=result.interrupted)
-
-
-def _with_absolute_weights(model: ModelConfig) -> ModelConfig:
-    if model.weights is None or not Path(model.weights).is_file():
-        return model
-    return dataclasses.replace(model, weights=str(Path(model.weights).absolute()))
+    return FinalModel(run=run, metrics=result.metrics, interrupted=result.interrupted)

@@ -1,4 +1,4 @@
-"""The study that a search writes to: Optuna's, in a file of its own or wherever an URL leads."""
+"""Optuna study of a search: opening it, its trials, and their ranking."""
 
 from __future__ import annotations
 
@@ -14,41 +14,39 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from finetune.errors import ConfigError, MissingExtra
-from finetune.experiments.tune.search_space import usual_values
-from finetune.experiments.tune.space import Space
+from finetune.experiments.tune.space import Space, default_params
 from finetune.files import storage_errors, user_cache_folder
 
 if TYPE_CHECKING:
     import optuna
 
 STARTUP_TRIALS = 8
-"""Trials by chance before the sampler learns from them; the first of them is the usual settings."""
+"""Random trials before the sampler learns from them; the first has the default settings."""
 
 PRUNE_FROM_TRIAL = 4
-"""No trial is cut short before so many are done."""
+"""Finished trials before any is pruned."""
 
 PRUNE_FROM_EPOCH = 3
-"""Nor before this epoch."""
+"""Epochs of a trial before it can be pruned."""
 
-_WAIT_SECONDS = 120
+_LOCK_SECONDS = 120
 _ATTEMPTS = 6
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One training of a search, as the study knows it.
+    """One training of a search.
 
     Attributes:
-        number: From 0; 0 is the usual settings.
-        state: ``complete``, ``pruned`` (cut short), ``failed`` or ``running``.
-        score: Share of right validation photos at the best epoch (of several labels a photo: mAP);
-            None where there is none.
+        number: From 0; trial 0 has the default settings.
+        state: ``complete``, ``pruned``, ``failed`` or ``running``.
+        score: Top-1 accuracy on validation at the best epoch (multi-label: mAP), if any.
         log_loss: On validation, in nats; None unless complete.
-        flags: The settings that were chosen, by the names that `resolve` takes.
-        values: What the sampler chose, by the study's names.
+        flags: The chosen settings, as the flags that `resolve` takes.
+        values: The sampled parameters, by their names in the study.
         curve: Validation score by epoch.
-        seconds: Of the training; None where it was not told.
-        reason: Why it failed.
+        seconds: Training time, if it ended.
+        reason: Error of a failed trial.
     """
 
     number: int
@@ -63,16 +61,16 @@ class Trial:
 
 
 def open_study(name: str, *, url: str | None, file: Path, space: Space) -> optuna.Study:
-    """Returns the study called `name`, begun now or earlier, here or on another machine.
+    """Returns the study called `name`, created if there is none.
 
     Args:
         name: Name of the study.
         url: An Optuna storage URL (``sqlite:///``, ``mysql://``, ``postgresql://`` ...), or None.
         file: The SQLite file that is used without a URL.
-        space: What is searched; a study that exists must have been begun with the same.
+        space: Search space; an existing study must have the same.
 
     Raises:
-        ConfigError: The storage cannot be opened, or the study was begun with other settings.
+        ConfigError: The storage cannot be opened, or the study has another search space.
         MissingExtra: Optuna is not installed.
     """
     import_optuna().logging.set_verbosity(import_optuna().logging.WARNING)
@@ -82,14 +80,13 @@ def open_study(name: str, *, url: str | None, file: Path, space: Space) -> optun
     wanted = url or f"sqlite:///{file.absolute()}"
     with storage_errors(file):
         file.parent.mkdir(parents=True, exist_ok=True)
-    lock = _lock(wanted)
     try:
-        with lock:
-            study = _begin(name, wanted)
-            begun_with = study.user_attrs.get("space")
-            if begun_with is None:
+        with _lock(wanted):
+            study = _create_or_load(name, wanted)
+            stored = study.user_attrs.get("space")
+            if stored is None:
                 study.set_user_attr("space", space.to_dict())
-                study.enqueue_trial(usual_values(space))
+                study.enqueue_trial(default_params(space))
     except ImportError as error:
         raise ConfigError(
             f"--storage {without_password(wanted)}: the package {error.name!r} is missing; "
@@ -100,21 +97,28 @@ def open_study(name: str, *, url: str | None, file: Path, space: Space) -> optun
         raise ConfigError(
             f"--storage {without_password(wanted)} cannot be opened: {reason}"
         ) from error
-    _check_same(name, begun_with, space)
+    current = json.loads(json.dumps(space.to_dict()))
+    if stored is not None and stored != current:
+        differing = sorted(_differences(stored, current))
+        raise ConfigError(
+            f"The study '{name}' has other settings ({', '.join(differing[:5])}), so its trials "
+            "would not be comparable. Use the same settings, or start another study with "
+            "--study NAME."
+        )
     return study
 
 
 def _lock(url: str) -> FileLock:
-    """Returns this machine's lock of a storage, wherever the studies' folders are."""
+    """Returns this machine's lock of a storage, the same for all folders."""
     folder = user_cache_folder() / "studies"
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     name = hashlib.blake2b(url.encode(), digest_size=8).hexdigest()
-    return FileLock(folder / f"{name}.lock", timeout=_WAIT_SECONDS)
+    return FileLock(folder / f"{name}.lock", timeout=_LOCK_SECONDS)
 
 
-def _begin(name: str, url: str) -> optuna.Study:
-    """Makes or opens a study; tries again where another process is making its tables as well."""
+def _create_or_load(name: str, url: str) -> optuna.Study:
+    """Creates or loads a study; retries while another machine creates the tables."""
     import optuna
     from sqlalchemy.exc import DBAPIError
 
@@ -136,11 +140,28 @@ def _begin(name: str, url: str) -> optuna.Study:
     raise AssertionError
 
 
+def _storage(url: str) -> Any:
+    if not url.startswith("sqlite"):
+        return url
+    # SQLite allows one writer at a time; the others wait.
+    connect = {"timeout": _LOCK_SECONDS}
+    return import_optuna().storages.RDBStorage(url, engine_kwargs={"connect_args": connect})
+
+
+def _differences(one: Any, two: Any, path: str = "") -> set[str]:
+    if isinstance(one, Mapping) and isinstance(two, Mapping):
+        found = set()
+        for key in {*one, *two}:
+            found |= _differences(one.get(key), two.get(key), key)
+        return found
+    return set() if one == two else {path}
+
+
 def reseed(study: optuna.Study, seed: int, number: int) -> None:
     """Gives a study the sampler of one trial.
 
-    What a trial tries depends on the seed, its number and the trials before it: a search that was
-    interrupted goes on as if it had not been, and two processes never draw the same.
+    A trial's parameters depend on the seed, its number and the trials before it: an interrupted
+    search continues as if it had not stopped, and two processes never sample the same.
     """
     optuna = import_optuna()
     digest = hashlib.blake2b(f"{seed}/{number}".encode(), digest_size=4).digest()
@@ -150,13 +171,15 @@ def reseed(study: optuna.Study, seed: int, number: int) -> None:
 
 
 def trials_of(study: optuna.Study) -> tuple[Trial, ...]:
-    """Returns all trials of a study in the order in which they began; those queued left out."""
+    """Returns the trials of a study by number, without queued and interrupted ones."""
     states = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running"}
     return tuple(
         Trial(
             number=trial.number,
             state=states[trial.state.name],
-            score=_score(trial),
+            score=trial.value
+            if trial.state.name == "COMPLETE"
+            else max(trial.intermediate_values.values(), default=None),
             log_loss=trial.user_attrs.get("log_loss"),
             flags=trial.user_attrs.get("flags", {}),
             values=trial.params,
@@ -170,7 +193,7 @@ def trials_of(study: optuna.Study) -> tuple[Trial, ...]:
 
 
 def ranked(trials: Sequence[Trial]) -> list[Trial]:
-    """Returns the complete trials, the best first: by score, then log loss, then who was first."""
+    """Returns the complete trials, best first: by score, then log loss, then number."""
     complete = [trial for trial in trials if trial.state == "complete" and trial.score is not None]
     return sorted(
         complete,
@@ -183,11 +206,11 @@ def ranked(trials: Sequence[Trial]) -> list[Trial]:
 
 
 def importances(study: optuna.Study) -> dict[str, float]:
-    """Returns how much of the scores' variance each searched value explains, most first.
+    """Returns the share of the scores' variance that each parameter explains, largest first.
 
     Functional ANOVA on a random forest (Hutter, Hoos & Leyton-Brown 2014, "An Efficient Approach
-    for Assessing Hyperparameter Importance"), over the values that all complete trials have. Empty
-    where there are fewer than four such trials, or all scores are the same.
+    for Assessing Hyperparameter Importance"), over the parameters that all complete trials have.
+    Empty for fewer than four such trials, or if all scores are equal.
     """
     optuna = import_optuna()
     complete = [t for t in study.get_trials(deepcopy=False) if t.state.name == "COMPLETE"]
@@ -198,7 +221,7 @@ def importances(study: optuna.Study) -> dict[str, float]:
 
 
 def without_password(url: str) -> str:
-    """Returns a storage URL as it may be shown.
+    """Returns a storage URL with its password masked.
 
     Example:
         >>> without_password("mysql://me:secret@host/db")
@@ -208,45 +231,9 @@ def without_password(url: str) -> str:
 
 
 def import_optuna() -> Any:
-    """Returns the package; raises MissingExtra where it is not installed."""
+    """Returns the package; raises MissingExtra if it is not installed."""
     try:
         import optuna
     except ImportError as error:
-        raise MissingExtra("optuna", "tune", "A search of settings") from error
+        raise MissingExtra("optuna", "tune", "A hyperparameter search") from error
     return optuna
-
-
-def _storage(url: str) -> Any:
-    optuna = import_optuna()
-    if not url.startswith("sqlite"):
-        return url
-    # SQLite takes one writer at a time; the others wait their turn.
-    return optuna.storages.RDBStorage(
-        url, engine_kwargs={"connect_args": {"timeout": _WAIT_SECONDS}}
-    )
-
-
-def _check_same(name: str, begun_with: Mapping[str, Any] | None, space: Space) -> None:
-    now = json.loads(json.dumps(space.to_dict()))
-    if begun_with is None or begun_with == now:
-        return
-    differing = sorted(_differences(begun_with, now))
-    raise ConfigError(
-        f"The study '{name}' was begun with other settings ({', '.join(differing[:5])}), and its "
-        "trials would not compare. Give the same ones, or begin another with --study NAME."
-    )
-
-
-def _differences(one: Any, two: Any, path: str = "") -> set[str]:
-    if isinstance(one, Mapping) and isinstance(two, Mapping):
-        found = set()
-        for key in {*one, *two}:
-            found |= _differences(one.get(key), two.get(key), key)
-        return found
-    return set() if one == two else {path}
-
-
-def _score(trial: Any) -> float | None:
-    if trial.state.name == "COMPLETE":
-        return float(trial.value)
-    return max(trial.intermediate_values.values(), default=None)

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from finetune.config_io import read_toml, resolve
-from finetune.experiments.tune.tune import Tuned
+from finetune.experiments.tune.search import TuneResult
 from finetune.training.train import train
 
 
-def test_trials_are_kept_and_the_best_settings_train_the_same_again(
-    searched: tuple[Tuned, Path], tmp_path: Path
+def test_training_with_the_best_settings_reproduces_the_best_trial(
+    searched: tuple[TuneResult, Path], tmp_path: Path
 ) -> None:
     tuned, photos = searched
     assert [trial.number for trial in tuned.trials] == [0, 1, 2, 3]
@@ -30,14 +30,14 @@ def test_trials_are_kept_and_the_best_settings_train_the_same_again(
     assert again.metrics["validation"]["log_loss"] == pytest.approx(best.log_loss, rel=1e-6)
 
 
-def test_the_final_model_is_trained_once_and_judged_by_the_test_part(
-    search: Callable[..., Tuned],
+def test_the_final_model_is_trained_once_and_evaluated_on_test(
+    search: Callable[..., TuneResult],
 ) -> None:
-    tuned = search(final=True)
+    tuned = search(final=True, trials=1)
     assert tuned.final is not None
     assert tuned.final_metrics is not None
     assert tuned.final_metrics.keys() == {"validation", "test"}
     assert tuned.final_metrics["validation"]["top1"] == tuned.best[0].score
-    again = search(final=True)
+    again = search(final=True, trials=1)
     assert again.final == tuned.final
     assert len(list(tuned.folder.parent.glob("tune-photos-best*"))) == 1

@@ -11,24 +11,24 @@ import optuna
 import pytest
 
 from finetune.errors import ConfigError
+from finetune.experiments.tune.search import TuneResult
 from finetune.experiments.tune.study import ranked, without_password
-from finetune.experiments.tune.tune import Tuned
 
 FIXED = frozenset({"model", "weights", "size", "views"})
 
 
-def test_a_study_of_other_settings_is_refused(search: Callable[..., Tuned]) -> None:
+def test_a_study_of_other_settings_is_refused(search: Callable[..., TuneResult]) -> None:
     search(trials=1, fixed=FIXED)
     with pytest.raises(ConfigError) as caught:
         search(trials=1, fixed=FIXED | {"lr"})
     assert str(caught.value) == (
-        "The study 'photos' was begun with other settings (fixed), and its trials would not "
-        "compare. Give the same ones, or begin another with --study NAME."
+        "The study 'photos' has other settings (fixed), so its trials would not be comparable. Use "
+        "the same settings, or start another study with --study NAME."
     )
 
 
 def test_a_storage_that_cannot_be_opened_is_named_without_its_password(
-    search: Callable[..., Tuned],
+    search: Callable[..., TuneResult],
 ) -> None:
     with pytest.raises(ConfigError) as caught:
         search(storage="nonsense://me:secret@host/db")
@@ -39,10 +39,10 @@ def test_a_storage_that_cannot_be_opened_is_named_without_its_password(
 SHARE = """
 import sys
 from pathlib import Path
-from finetune.experiments.tune.tune import TunePlan, tune
+from finetune.experiments.tune.search import TuneConfig, tune
 from finetune.config_io import resolve
 photos, runs, storage, flags = sys.argv[1], Path(sys.argv[2]), sys.argv[3], eval(sys.argv[4])
-tune(photos, resolve({}, flags), TunePlan(trials=3, final=False, runs=runs, storage=storage,
+tune(photos, resolve({}, flags), TuneConfig(trials=3, final=False, runs=runs, storage=storage,
      study="shared", fixed=frozenset({"model", "weights", "size", "views"})))
 """
 
@@ -74,11 +74,11 @@ def test_two_processes_share_one_study(
     assert rates.count(1.0) == 1
 
 
-def test_equal_scores_are_ranked_by_log_loss(tuned: Tuned) -> None:
+def test_equal_scores_are_ranked_by_log_loss(tuned: TuneResult) -> None:
     order = [(-(t.score or 0), t.log_loss, t.number) for t in ranked(tuned.trials)]
     assert order == sorted(order)
 
 
-def test_passwords_are_not_shown() -> None:
+def test_passwords_are_masked() -> None:
     assert without_password("postgresql://u:p%40ss@h:5432/d") == "postgresql://u:***@h:5432/d"
     assert without_password("sqlite:////tmp/a.sqlite3") == "sqlite:////tmp/a.sqlite3"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from finetune.config import CollectionConfig, TrainConfig
 from finetune.config_io import resolve
 from finetune.errors import CollectionError, ConfigError, RunError
-from finetune.experiments.cross_validation.split import (
+from finetune.experiments.folds import (
     NEVER,
     OWN_TEST,
     FoldRow,

@@ -10,7 +10,7 @@ from torch import nn
 
 from finetune.config import MachineConfig
 from finetune.errors import RunError
-from finetune.experiments.lr_sweep import (
+from finetune.experiments.lr_find import (
     Sweep,
     exponential_rates,
     smooth,
@@ -133,6 +133,6 @@ def test_a_loss_that_is_never_finite_is_said() -> None:
             exponential_rates(30),
         )
     assert str(error.value) == (
-        "The loss was finite for 0 steps only, too few to find a learning rate. Check the "
-        "network's weights, or take --precision fp32."
+        "The loss was finite for only 0 steps, too few to find a learning rate. Check the "
+        "network's weights, or try --precision fp32."
     )

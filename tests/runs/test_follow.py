@@ -11,11 +11,11 @@ import pytest
 
 from finetune.errors import RunError
 from finetune.runs.folder import RunFolder
-from finetune.runs.progress import follow_progress, newest_run, read_progress
+from finetune.runs.follow import Progress, follow_run, newest_run, read_progress
 
 
 def make_run(path: Path, *, epochs: int = 4, done: int = 0, finished: bool = False) -> RunFolder:
-    """A run folder of a training that has come to the end of epoch `done`, 10 s each."""
+    """Creates the run folder of a training after `done` epochs of 10 s each."""
     path.mkdir(parents=True)
     run = RunFolder(path)
     settings = {"training": {"epochs": epochs, "mode": "full"}}
@@ -46,14 +46,14 @@ def row(epoch: int, epochs: int) -> dict[str, Any]:
     }
 
 
-def test_the_state_is_that_of_the_lock_and_of_the_config(tmp_path: Path) -> None:
+def test_state_follows_the_lock_and_the_config(tmp_path: Path) -> None:
     run = make_run(tmp_path / "r", done=1)
     now = run.log_file.stat().st_mtime
     assert read_progress(run, now=now).state == "interrupted"
     with run.held():
         progress = read_progress(run, now=now + 4)
         assert progress.state == "running"
-        # Three epochs of 10 s are left, and 4 s of the first of them have gone by.
+        # Three epochs of 10 s are left, less the 4 s since the last one.
         assert progress.seconds_left == pytest.approx(26)
         assert (progress.model, progress.mode, progress.epochs) == ("resnet18", "full", 4)
         assert read_progress(run, now=now + 1000).seconds_left == 0
@@ -63,7 +63,7 @@ def test_the_state_is_that_of_the_lock_and_of_the_config(tmp_path: Path) -> None
     assert progress.seconds_left is None
 
 
-def test_a_training_that_has_just_begun_counts_as_running(tmp_path: Path) -> None:
+def test_a_training_that_has_just_started_is_running(tmp_path: Path) -> None:
     run = make_run(tmp_path / "r")
     made = run.config_file.stat().st_mtime
     assert read_progress(run, now=made + 1).state == "running"
@@ -71,7 +71,7 @@ def test_a_training_that_has_just_begun_counts_as_running(tmp_path: Path) -> Non
     assert read_progress(run, now=made + 600).state == "interrupted"
 
 
-def test_a_run_is_held_by_one_process_and_let_go_when_that_is_killed(tmp_path: Path) -> None:
+def test_a_run_is_locked_by_one_process_and_unlocked_when_that_is_killed(tmp_path: Path) -> None:
     run = make_run(tmp_path / "r", done=1)
     code = (
         "import sys; from pathlib import Path; from finetune.runs.folder import RunFolder\n"
@@ -110,19 +110,20 @@ def test_following_ends_with_the_training(tmp_path: Path) -> None:
             write(run, {**json.loads(run.config_file.read_text()), "finished": True})
 
     with run.held():
-        for progress in follow_progress(run, wait=wait):
+        for progress in follow_run(run, wait=wait):
+            assert isinstance(progress, Progress)
             seen.append((progress.state, len(progress.rows)))
     assert seen == [("running", 1), ("running", 2), ("running", 3), ("finished", 4)]
 
 
-def test_a_line_that_is_cut_off_is_passed_over(tmp_path: Path) -> None:
+def test_an_incomplete_log_line_is_skipped(tmp_path: Path) -> None:
     run = make_run(tmp_path / "r", done=2)
     with run.log_file.open("a") as file:
         file.write('{"event": "epoch", "epo')
     assert len(read_progress(run).rows) == 2
 
 
-def test_the_newest_run_is_the_one_where_something_happened_last(tmp_path: Path) -> None:
+def test_the_newest_run_is_the_one_modified_last(tmp_path: Path) -> None:
     old, new = make_run(tmp_path / "a", done=1), make_run(tmp_path / "b")
     os.utime(old.config_file, (100, 100))
     os.utime(new.config_file, (200, 200))

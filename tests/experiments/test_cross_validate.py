@@ -26,9 +26,14 @@ from sklearn.metrics import (
 from finetune import Predictor
 from finetune.config_io import resolve
 from finetune.errors import ConfigError, RunError
-from finetune.experiments.cross_validation.cross_validate import cross_validate, resume_folds
-from finetune.experiments.cross_validation.split import read_folds
-from finetune.experiments.cross_validation.study import FoldPlan, FoldStudy, is_fold_study
+from finetune.experiments.cross_validate import (
+    FoldPlan,
+    FoldStudy,
+    cross_validate,
+    is_fold_study,
+    resume_folds,
+)
+from finetune.experiments.folds import read_folds
 from finetune.models.features import FeatureCache
 from finetune.runs.evaluate import evaluate
 from finetune.runs.folder import RunFolder
@@ -210,8 +215,8 @@ def test_head_mode_runs_the_backbone_once_a_photo(
 
 KILL = """
 import os, signal, sys
-from finetune.experiments.cross_validation.study import FoldPlan
-from finetune.experiments.cross_validation.cross_validate import cross_validate
+from finetune.experiments.cross_validate import FoldPlan
+from finetune.experiments.cross_validate import cross_validate
 from finetune.config_io import resolve
 from finetune.training.events import EpochDone, Note
 photos, runs, sign, flags, mode = sys.argv[1], sys.argv[2], int(sys.argv[3]), *eval(sys.argv[4])

@@ -7,7 +7,7 @@ import pytest
 from finetune.config import TrainConfig
 from finetune.config_io import resolve
 from finetune.errors import ConfigError
-from finetune.experiments.sweep_values import parse_sweep, with_value
+from finetune.experiments.ablate import parse_sweep, with_value
 
 
 @pytest.mark.parametrize(

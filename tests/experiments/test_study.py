@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 
 from finetune.errors import RunError
-from finetune.experiments.cross_validation.cross_validate import resume_folds
-from finetune.experiments.cross_validation.results import Fold, Pooled
-from finetune.experiments.cross_validation.study import (
+from finetune.experiments.cross_validate import (
     FoldPlan,
     figures_of,
     in_short,
     is_fold_study,
     read_study,
+    resume_folds,
     study_of,
     to_json,
 )
+from finetune.experiments.fold_results import Fold, Pooled
 from finetune.runs.folder import RunFolder
 
 SCORES = (0.75, 0.5, 1.0)

@@ -1,0 +1,365 @@
+"""Hyperparameter search: trains many trials, prunes weak ones, and keeps the best settings.
+
+All trials share one split and are compared on its validation photos. The test photos are held out
+from every trial; they evaluate the final model, which is trained with the best settings.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import shutil
+import socket
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from finetune.config import Mode, TrainConfig
+from finetune.errors import (
+    CollectionError,
+    ConfigError,
+    FinetuneError,
+    MissingExtra,
+    StorageError,
+    WeightsUnavailable,
+)
+from finetune.experiments.tune.best import train_best, write_best
+from finetune.experiments.tune.space import Space, config_of, space_for, suggest
+from finetune.experiments.tune.study import (
+    Trial,
+    importances,
+    open_study,
+    ranked,
+    reseed,
+    trials_of,
+    without_password,
+)
+from finetune.files import safe_name, storage_errors
+from finetune.photos.collection import Collection
+from finetune.runs.folder import RUNS_FOLDER, RunFolder, drop_weights
+from finetune.tasks.data_split import DataSplit, split_collection
+from finetune.tasks.task import main_score
+from finetune.training.device import require_one_process
+from finetune.training.events import (
+    Callback,
+    EpochDone,
+    Event,
+    Note,
+    ignore,
+    without_repeated_notes,
+)
+from finetune.training.runner import RunResult
+from finetune.training.train import train
+
+if TYPE_CHECKING:
+    import optuna
+
+MAX_FIRST_FAILURES = 3
+"""Failures without any success that end a search: the settings are not the cause."""
+
+_FATAL = (CollectionError, ConfigError, MissingExtra, StorageError, WeightsUnavailable)
+
+
+class _Pruned(Exception):  # noqa: N818 - it is no error
+    """Raised in a training to prune its trial."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneConfig:
+    """Configuration of a hyperparameter search.
+
+    Attributes:
+        study: Name of the study; None takes that of the photos' folder. An existing study
+            continues.
+        trials: Trials of the study in total, those of other processes included.
+        timeout: Seconds after which no trial starts; None for no limit.
+        models: Models to choose from; see `finetune.experiments.tune.space.space_for`.
+        modes: Modes to choose from.
+        fixed: Names of settings that are not searched.
+        storage: An Optuna storage URL; None for a SQLite file in the study's folder.
+        final: Whether to train a final model with the best settings and evaluate it on test.
+        runs: Folder in which the study's folder is created.
+    """
+
+    study: str | None = None
+    trials: int = 30
+    timeout: float | None = None
+    models: tuple[str, ...] = ()
+    modes: tuple[Mode, ...] = ()
+    fixed: frozenset[str] = frozenset()
+    storage: str | None = None
+    final: bool = True
+    runs: Path = RUNS_FOLDER
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneResult:
+    """Result of a hyperparameter search so far.
+
+    Attributes:
+        folder: Folder of the study.
+        study: Optuna's study.
+        storage: Its URL, without a password.
+        trials: All trials by number.
+        best: The complete trials, best first.
+        importances: Share of the scores' variance that each parameter explains, largest first.
+        best_file: The best settings as TOML; None without a complete trial.
+        final: Run of the final model, if it was trained.
+        final_metrics: Its metrics.json.
+        multi_label: Whether photos may have several labels; scores are then mAP.
+        interrupted: Whether the search was interrupted.
+    """
+
+    folder: Path
+    study: optuna.Study
+    storage: str
+    trials: tuple[Trial, ...]
+    best: tuple[Trial, ...]
+    importances: Mapping[str, float]
+    best_file: Path | None
+    final: RunFolder | None
+    final_metrics: Mapping[str, Any] | None
+    multi_label: bool
+    interrupted: bool
+
+
+def tune(
+    photos: Path | str,
+    config: TrainConfig | None = None,
+    search: TuneConfig | None = None,
+    *,
+    callback: Callback = ignore,
+) -> TuneResult:
+    """Searches hyperparameters for the photos in a folder; continues a study of the same name.
+
+    A trial below the median of the others at the same epoch is pruned. A trial's settings depend
+    only on the seed and the trials before it, so one process reproduces its search.
+
+    Args:
+        photos: As for `finetune.training.train.train`.
+        config: Settings that all trials share.
+        search: Number of trials, search space and storage.
+        callback: Receives the events of every training.
+
+    Raises:
+        MissingExtra: Optuna is not installed.
+        ConfigError: The storage cannot be opened, or holds a study of other settings or photos.
+        FinetuneError: As `train`, unless only a trial's settings are to blame.
+
+    Example:
+        >>> result = tune("photos", search=TuneConfig(trials=10))  # doctest: +SKIP
+        >>> result.best[0].flags  # doctest: +SKIP
+        {'model': 'mobilenetv2_100', 'mode': 'head', 'lr': 0.0012, ...}
+    """
+    require_one_process("finetune tune")
+    search = search or TuneConfig()
+    if search.trials < 1:
+        raise ConfigError(f"--trials {search.trials} must be at least 1.")
+    if search.timeout is not None and not search.timeout > 0:
+        raise ConfigError(f"--timeout {search.timeout:g} must be greater than 0.")
+    root = Path(photos)
+    name = safe_name(search.study or root.resolve().name)
+    folder = search.runs / f"tune-{name}"
+    file = folder / "study.sqlite3"
+    space = space_for(
+        config or TrainConfig(), models=search.models, modes=search.modes, fixed=search.fixed
+    )
+    if not root.is_dir():
+        raise CollectionError(f"{root} is not a folder. Name the folder of your photos.")
+    study = open_study(name, url=search.storage, file=file, space=space)
+    callback = without_repeated_notes(callback, keep=("Trial ",))
+    trials = _Trials(root=root, folder=folder, space=space, study=study, callback=callback)
+    interrupted = trials.run(search.trials, search.timeout)
+    best = ranked(trials_of(study))
+    best_file = write_best(folder, space, name, best[0]) if best else None
+    final = None
+    if best and search.final and not interrupted:
+        final = train_best(root, folder, space, best[0], callback=callback)
+    return TuneResult(
+        folder=folder,
+        study=study,
+        storage=without_password(search.storage or f"sqlite:///{file}"),
+        trials=trials_of(study),
+        best=tuple(best),
+        importances=importances(study),
+        best_file=best_file,
+        final=final.run if final else None,
+        final_metrics=final.metrics if final else None,
+        multi_label=space.base.labels.multi_label,
+        interrupted=interrupted or (final is not None and final.interrupted),
+    )
+
+
+def to_json(result: TuneResult) -> dict[str, Any]:
+    """Returns the result of a search as JSON values."""
+    return {
+        "folder": str(result.folder),
+        "study": result.study.study_name,
+        "storage": result.storage,
+        "trials": [dataclasses.asdict(trial) for trial in result.trials],
+        "best": [trial.number for trial in result.best],
+        "importances": dict(result.importances),
+        "best_file": str(result.best_file) if result.best_file else None,
+        "final": str(result.final.path) if result.final else None,
+        "final_metrics": result.final_metrics,
+        "multi_label": result.multi_label,
+        "interrupted": result.interrupted,
+    }
+
+
+def summarize(flags: Mapping[str, Any]) -> str:
+    """Returns settings on one line: ``lr 0.003, batch size 32``."""
+    shown = []
+    for name, value in flags.items():
+        if name == "weights" or value is None:
+            continue
+        if name == "model_arg":
+            shown.append(summarize(value))
+        elif name in ("model", "mode"):
+            shown.append(str(value))
+        else:
+            shown.append(f"{name.replace('_', ' ')} {value}")
+    return ", ".join(shown)
+
+
+@dataclass(kw_only=True)
+class _Trials:
+    """The trials of one process; `best` is the highest score among them."""
+
+    root: Path
+    folder: Path
+    space: Space
+    study: optuna.Study
+    callback: Callback
+    best: float = field(default=-1.0)
+
+    def run(self, trials: int, timeout: float | None) -> bool:
+        """Runs trials until the study has enough or the time is up.
+
+        Returns:
+            Whether a person interrupted it.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        ended = ("complete", "pruned", "failed")
+        while sum(trial.state in ended for trial in trials_of(self.study)) < trials:
+            if deadline is not None and time.monotonic() >= deadline:
+                self.callback(Note(text=f"--timeout {timeout:g} has passed: no more trials."))
+                break
+            try:
+                if self._run_trial():
+                    return True
+            except KeyboardInterrupt:
+                return True
+        return False
+
+    def _run_trial(self) -> bool:
+        """Runs one trial and returns whether a person interrupted it."""
+        # Parameters are sampled one by one below, by the sampler of the trial's own number.
+        trial = self.study.ask()
+        reseed(self.study, self.space.base.machine.seed, trial.number)
+        run = RunFolder(self.folder / "trials" / f"{trial.number:04d}")
+        started = time.monotonic()
+        try:
+            flags = suggest(self.space, trial)
+            trial.set_user_attr("flags", flags)
+            trial.set_user_attr("machine", socket.gethostname())
+            result = self._train(trial, run, config_of(self.space, flags))
+        except _Pruned:
+            self._end(trial, "PRUNED", run, started)
+        except _FATAL:
+            self._discard(trial, run)
+            raise
+        except (FinetuneError, torch.OutOfMemoryError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            trial.set_user_attr("reason", reason)
+            self._end(trial, "FAIL", run, started)
+            states = [trial.state for trial in trials_of(self.study)]
+            if states.count("failed") == len(states) >= MAX_FIRST_FAILURES:
+                raise
+        except BaseException:
+            self._discard(trial, run)
+            raise
+        else:
+            if result.interrupted:
+                self._discard(trial, run)
+                return True
+            validation = result.metrics["validation"]
+            trial.set_user_attr("log_loss", validation.get("log_loss"))
+            self._end(trial, "COMPLETE", run, started, main_score(validation) or 0.0)
+        return False
+
+    def _train(self, trial: optuna.Trial, run: RunFolder, config: TrainConfig) -> RunResult:
+        def callback(event: Event) -> None:
+            self.callback(event)
+            if isinstance(event, EpochDone):
+                trial.report(event.validation_accuracy, event.epoch)
+                if event.epoch < event.epochs and trial.should_prune():
+                    raise _Pruned
+
+        def split(collection: Collection) -> DataSplit:
+            whole = split_collection(
+                collection, config.collection, seed=config.machine.seed, labels=config.labels
+            )
+            self._check_split(whole)
+            return dataclasses.replace(
+                whole,
+                samples={**whole.samples, "test": ()},
+                rows=tuple(row for row in whole.rows if row.part != "test"),
+            )
+
+        # A killed process may have left it.
+        shutil.rmtree(run.path, ignore_errors=True)
+        with storage_errors(run.path):
+            run.path.mkdir(parents=True)
+        return train(self.root, config, run=run, callback=callback, split=split)
+
+    def _check_split(self, split: DataSplit) -> None:
+        """Raises ConfigError if photos or split differ from those of the study's first trial."""
+        lines = sorted(f"{row.digest} {row.part}" for row in split.rows)
+        digest = hashlib.blake2b("\n".join(lines).encode(), digest_size=16).hexdigest()
+        stored = self.study.user_attrs.get("split")
+        if stored is None:
+            self.study.set_user_attr("split", digest)
+        elif stored != digest:
+            raise ConfigError(
+                f"The photos in {self.root} have changed since the study "
+                f"'{self.study.study_name}' started, so its trials would not be comparable. "
+                "Start another study with --study NAME."
+            )
+
+    def _end(
+        self,
+        trial: optuna.Trial,
+        state: str,
+        run: RunFolder,
+        started: float,
+        score: float | None = None,
+    ) -> None:
+        import optuna
+
+        seconds = round(time.monotonic() - started, 3)
+        trial.set_user_attr("seconds", seconds)
+        drop_weights(run)
+        self.study.tell(trial, score, state=optuna.trial.TrialState[state])
+        if score is not None:
+            mark = "  best so far" if score > self.best else ""
+            self.best = max(self.best, score)
+            text = f"{score:.1%} in {seconds:.1f} s{mark}."
+        elif state == "PRUNED":
+            text = f"stopped early after {seconds:.1f} s."
+        else:
+            text = f"failed. {trial.user_attrs['reason']}"
+        settings = summarize(trial.user_attrs.get("flags", {}))
+        self.callback(Note(text=f"Trial {trial.number}: {text}  {settings}"))
+
+    def _discard(self, trial: optuna.Trial, run: RunFolder) -> None:
+        """Discards a trial that ended for reasons other than its settings."""
+        import optuna
+
+        trial.set_user_attr("interrupted", True)
+        self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        shutil.rmtree(run.path, ignore_errors=True)
