@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from finetune.cli.console import Json, Quiet, output
+from finetune.cli.metrics_table import metrics_table
 from finetune.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -84,8 +85,6 @@ def evaluate(
 
 def show_evaluation(result: Evaluation) -> None:
     """Prints the figures of an evaluation."""
-    from finetune.cli.train import metrics_table
-
     output.print(metrics_table(result.metrics))
     if result.foreign_labels:
         names = ", ".join(f"{label} ({count})" for label, count in result.foreign_labels.items())

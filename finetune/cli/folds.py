@@ -1,160 +1,138 @@
-"""``finetune train --folds K``: shows a cross-validation."""
+"""``finetune train --folds K``: runs a cross-validation and prints its results."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from finetune.cli.console import make_table, output
+from finetune.cli.metrics_table import metrics_table
 from finetune.config import TrainConfig
 
 if TYPE_CHECKING:
     from finetune.evaluation.intervals import Interval
-    from finetune.experiments.cross_validate import FoldStudy
+    from finetune.experiments.cross_validate import CrossValidation
     from finetune.training.events import Event
 
-MOST_LABELS = 12
-"""Rows of the table of labels; those that are found least often come first."""
+MAX_LABELS = 12
+"""Rows of the table of labels; those with the lowest recall come first."""
 
 
-def is_study(path: Path | None) -> bool:
+def is_cross_validation(path: Path | None) -> bool:
     """Returns whether a folder is that of a cross-validation, without loading torch."""
     return path is not None and (path / "folds.json").is_file()
 
 
-def train_folds(photos: Path, settings: TrainConfig, plan: dict[str, Any], run: str | None) -> None:
-    """Runs a cross-validation and prints what came out."""
-    from finetune.experiments.cross_validate import FoldPlan, cross_validate
+def train_folds(
+    photos: Path, settings: TrainConfig, options: dict[str, Any], run: str | None
+) -> None:
+    """Runs a cross-validation and prints its results."""
+    from finetune.experiments.cross_validate import FoldConfig, cross_validate
 
-    chosen = FoldPlan(**plan)
-    _show(lambda callback: cross_validate(photos, settings, chosen, run=run, callback=callback))
+    folds = FoldConfig(**options)
+    _run(lambda callback: cross_validate(photos, settings, folds, run=run, callback=callback))
 
 
-def resume_study(path: Path) -> None:
-    """Goes on with an interrupted cross-validation and prints what came out."""
+def resume_folds(path: Path) -> None:
+    """Resumes an interrupted cross-validation and prints its results."""
     from finetune.experiments.cross_validate import resume_folds
 
-    _show(lambda callback: resume_folds(path, callback=callback))
+    _run(lambda callback: resume_folds(path, callback=callback))
 
 
-def _show(work: Any) -> None:
+def _run(work: Callable[[Callable[[Event], None]], CrossValidation]) -> None:
     from finetune.cli.training_progress import TrainingView
-    from finetune.experiments.cross_validate import to_json
     from finetune.training.events import EpochDone
 
     with TrainingView(output) as view:
 
         def callback(event: Event) -> None:
-            # A row an epoch and fold would bury what matters here.
+            # A row per epoch and fold would bury the rest.
             if not isinstance(event, EpochDone):
                 view(event)
 
-        study: FoldStudy = work(callback)
-    output.document(to_json(study))
-    _print_folds(study)
-    if study.figures is not None and study.pooled is not None:
-        _print_figures(study)
-        _print_labels(study.pooled)
-    _print_end(study)
-    if study.interrupted:
+        result = work(callback)
+    output.document(result.to_json())
+    metrics = {f"fold {fold.number}": fold.metrics for fold in result.folds}
+    if result.pooled is not None:
+        metrics["all folds"] = result.pooled
+    if metrics:
+        output.print(metrics_table(metrics))
+    if result.statistics is not None and result.pooled is not None:
+        _print_statistics(result)
+        _print_labels(result.pooled)
+    _print_end(result)
+    if result.interrupted:
         raise typer.Exit(130)
 
 
-def _print_folds(study: FoldStudy) -> None:
-    scores = ("mAP",) if study.multi_label else ("right", "balanced")
-    names = ("fold", "held out", *scores, "log loss", "time")
-    table = make_table(*names, right=names)
-    from finetune.cli.training_progress import duration
-
-    for fold in study.folds:
-        table.add_row(
-            str(fold.number),
-            f"{fold.photos:,}",
-            f"{fold.score:.1%}",
-            *(() if fold.balanced_accuracy is None else (f"{fold.balanced_accuracy:.1%}",)),
-            "" if fold.log_loss is None else f"{fold.log_loss:.3f}",
-            duration(fold.seconds),
-        )
-    output.print(table)
-
-
-def _print_figures(study: FoldStudy) -> None:
-    figures, pooled = study.figures, study.pooled
-    if figures is None or pooled is None:
+def _print_statistics(result: CrossValidation) -> None:
+    statistics, pooled = result.statistics, result.pooled
+    if statistics is None or pooled is None:
         return
-    what = "mAP" if study.multi_label else "right"
-    _say(
-        f"Mean of the {len(study.folds)} folds: {figures.mean:.1%} {what}, give or take "
-        f"{100 * figures.spread:.1f} points from fold to fold."
+    score = "mAP" if result.multi_label else "right"
+    _print(
+        f"Mean of the {len(result.folds)} folds: {statistics.mean:.1%} {score}, standard deviation "
+        f"{100 * statistics.spread:.1f} points. Student's t interval of the mean (95 %): "
+        f"{_interval(statistics.interval)}; usually too narrow, since the folds share training "
+        "photos (Bengio & Grandvalet 2004)."
     )
-    _say(
-        f"  {_ends(figures.interval)} is Student's t interval of that mean (95 %). It is mostly "
-        "too narrow, since the folds train on much the same photos (Bengio & Grandvalet 2004)."
-    )
-    name, said = ("exact_match", "all labels right") if study.multi_label else ("top1", "right")
-    _say(f"All {pooled['photos']:,} held-out photos together: {pooled[name]:.1%} {said}.")
-    _say(
-        f"  {_ends(pooled[f'{name}_interval'])} is Wilson's interval of that share (95 %): how "
-        "far so many photos can be trusted."
+    name, text = ("exact_match", "all labels right") if result.multi_label else ("top1", "right")
+    _print(
+        f"All {pooled['photos']:,} held-out photos: {pooled[name]:.1%} {text}. Wilson's interval "
+        f"(95 %): {_interval(pooled[f'{name}_interval'])}."
     )
 
 
 def _print_labels(pooled: Any) -> None:
-    rows = [
-        (figures["recall"], label, figures)
-        for label, figures in pooled["labels"].items()
-        if figures.get("recall") is not None
-    ]
-    rows.sort(key=lambda row: (row[0], row[1]))
+    rows = sorted(
+        (metrics["recall"], label, metrics)
+        for label, metrics in pooled["labels"].items()
+        if metrics.get("recall") is not None
+    )
     table = make_table("label", "photos", "found", "95 % interval", right=("photos", "found"))
-    for recall, label, figures in rows[:MOST_LABELS]:
-        ends = figures.get("recall_interval")
+    for recall, label, metrics in rows[:MAX_LABELS]:
+        ends = metrics.get("recall_interval")
         table.add_row(
             output.plain(label),
-            f"{figures['photos']:,}",
+            f"{metrics['photos']:,}",
             f"{recall:.1%}",
-            _ends(ends) if ends else "",
+            _interval(ends) if ends else "",
         )
     output.print(table)
-    if len(rows) > MOST_LABELS:
-        _say(f"and {len(rows) - MOST_LABELS:,} labels more that are found as often or oftener.")
+    if len(rows) > MAX_LABELS:
+        _print(f"and {len(rows) - MAX_LABELS:,} more labels that are found at least as often.")
 
 
-def _print_end(study: FoldStudy) -> None:
+def _print_end(result: CrossValidation) -> None:
     from finetune.cli.training_progress import duration
 
-    folder = study.folder.path
-    if study.interrupted:
-        done = f"{len(study.folds)} of {study.plan.folds} folds"
+    folder = result.folder.path
+    if result.interrupted:
+        done = f"{len(result.folds)} of {result.config.folds} folds"
         output.text(f"Interrupted: {done} are done.\nNext: finetune train --resume {folder}")
         return
-    if study.test is not None:
-        name = "mean_average_precision" if study.multi_label else "top1"
-        score = f"{study.test.get(name) or 0.0:.1%}" + (" mAP" if study.multi_label else "")
-        interval = study.test.get(f"{name}_interval")
-        _say(
-            f"The final model on the collection's own test folder: {score} of "
-            f"{study.test['photos']:,} photos {_ends(interval) if interval else ''}".rstrip()
-        )
-    output.text(
-        f"Done in {duration(study.seconds)}; "
-        + (
-            f"the final model is in {folder}"
-            if study.plan.final
-            else f"the figures are in {folder}"
-        )
-    )
-    if study.plan.final:
+    if result.test is not None:
+        name = "mean_average_precision" if result.multi_label else "top1"
+        score = f"{result.test.get(name) or 0.0:.1%}" + (" mAP" if result.multi_label else " right")
+        ends = result.test.get(f"{name}_interval")
+        between = f" ({_interval(ends)})" if ends else ""
+        photos = f"{result.test['photos']:,} photos"
+        _print(f"The final model on the collection's own test folder: {score} of {photos}{between}")
+    what = "final model is" if result.config.final else "results are"
+    output.text(f"Done in {duration(result.seconds)}; the {what} in {folder}")
+    if result.config.final:
         output.text("Next: finetune predict photo.jpg")
 
 
-def _ends(interval: Interval) -> str:
-    """Writes an interval of a share; none is below 0 or above 1, whatever a formula says."""
+def _interval(interval: Interval) -> str:
+    """Returns an interval of a share, clipped to 0 and 1, which a t interval may exceed."""
     low, high = max(0.0, interval[0]), min(1.0, interval[1])
     return f"{low:.1%} to {high:.1%}"
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     output.print(output.plain(text))

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
 from finetune.cli import folds as cross_validation
-from finetune.cli.console import Json, Quiet, make_table, output, speaks
+from finetune.cli.console import Json, Quiet, output, speaks
+from finetune.cli.metrics_table import metrics_table
 from finetune.cli.options import SetNumbers, photos_folder, recipe_numbers, with_settings
 from finetune.config import TrainConfig
 from finetune.config_io import read_toml, resolve
@@ -78,8 +78,8 @@ def train(
     output.json, output.quiet = json, quiet or not speaks()
     if resume is not None:
         _refuse_with_resume(photos, run, from_, config, flags, set_)
-        if cross_validation.is_study(resume):
-            cross_validation.resume_study(resume)
+        if cross_validation.is_cross_validation(resume):
+            cross_validation.resume_folds(resume)
             return
     else:
         settings = settings_of(config, flags, set_)
@@ -200,44 +200,3 @@ def show_result(result: RunResult, *, follow: bool = True) -> None:
         else "finetune predict photo.jpg"
     )
     output.text(f"Next: {command}")
-
-
-def metrics_table(metrics: dict[str, Any]) -> Table:
-    """Returns a row a part with what matters most of its figures."""
-    if all("top1" not in figures for figures in metrics.values()):
-        return _multilabel_table(metrics)
-    numbers = ("photos", "right", "balanced", "log loss", "ECE (by chance)")
-    table = make_table("part", *numbers[:2], "95 % interval", *numbers[2:], right=numbers)
-    for name, figures in metrics.items():
-        low, high = figures["top1_interval"]
-        balanced = figures["balanced_accuracy"]
-        table.add_row(
-            output.plain(name),
-            f"{figures['photos']:,}",
-            f"{figures['top1']:.1%}",
-            f"{low:.1%} to {high:.1%}",
-            "" if balanced is None else f"{balanced:.1%}",
-            f"{figures['log_loss']:.3f}",
-            f"{figures['ece']:.3f} ({figures['ece_honest']:.3f})",
-        )
-    return table
-
-
-def _multilabel_table(metrics: dict[str, Any]) -> Table:
-    names = ("photos", "mAP", "95 % interval", "macro F1", "micro F1", "all right", "ECE")
-    table = make_table("part", *names, right=(*names[:2], *names[3:]))
-    for name, figures in metrics.items():
-        ends = figures["mean_average_precision_interval"]
-        shares = [
-            "" if figures[key] is None else f"{figures[key]:.1%}"
-            for key in ("mean_average_precision", "macro_f1", "micro_f1", "exact_match")
-        ]
-        table.add_row(
-            output.plain(name),
-            f"{figures['photos']:,}",
-            shares[0],
-            f"{ends[0]:.1%} to {ends[1]:.1%}" if ends else "",
-            *shares[1:],
-            f"{figures['ece']:.3f}",
-        )
-    return table

@@ -1,8 +1,7 @@
-"""Cross-validation: how right a training will be, from photos that are each held out once.
+"""Cross-validation: every photo is held out once and predicted by a model that never saw it.
 
-With few photos a single held-out part says little. Here each photo is answered by a network that
-never saw it or anything nearly the same, and in no fold has the held-out part a say in anything:
-the epoch is chosen and the calibration fitted on a share of the other folds.
+With few photos, one held-out part gives an imprecise accuracy. Near-duplicates share a fold, and
+the held-out fold chooses nothing: a share of the other folds selects the epoch and calibrates.
 """
 
 from __future__ import annotations
@@ -20,19 +19,18 @@ from finetune.config_io import resolve, to_dict
 from finetune.errors import ConfigError, RunError
 from finetune.experiments.fold_results import (
     Fold,
-    FoldFigures,
+    FoldStatistics,
     Pooled,
-    fold_figures,
     fold_of_run,
+    fold_statistics,
     has_held_out,
-    keep_held_out,
     pool,
+    save_held_out,
     write_final,
     write_pooled,
 )
 from finetune.experiments.folds import (
-    FoldRow,
-    draw_folds,
+    assign_folds,
     final_splitter,
     fold_splitter,
     read_folds,
@@ -51,173 +49,20 @@ from finetune.training.resolve import resolve_network
 from finetune.training.runner import RunResult
 from finetune.training.train import resume, train
 
+STATE_FILE = "folds.json"
+"""In the run folder: photos, settings and options, and finally the results."""
+
 FOLDS_FILE = "folds.csv"
 
 
-def cross_validate(
-    photos: Path | str,
-    config: TrainConfig | None = None,
-    plan: FoldPlan | None = None,
-    *,
-    run: str | None = None,
-    runs: Path = RUNS_FOLDER,
-    callback: Callback = ignore,
-) -> FoldStudy:
-    """Trains once a fold and puts the answers to held-out photos together; then trains for use.
-
-    Args:
-        photos: As for `finetune.training.train.train`.
-        config: Settings of every training; its share for a test is not used.
-        plan: How many folds, and what becomes of them.
-        run: Name of the run, or a path; None takes date, model and mode.
-        runs: Where named runs go.
-        callback: Called with what happens in every training.
-
-    Raises:
-        ConfigError: Fewer than 2 folds, more than there are groups of photos, or several processes.
-        FinetuneError: As `train`.
-    """
-    require_one_process("--folds")
-    plan = plan or FoldPlan()
-    if plan.folds < 2:
-        raise ConfigError(f"--folds {plan.folds} must be at least 2.")
-    config = config or TrainConfig()
-    decided, _ = resolve_network(config)
-    name = f"{datetime.date.today():%Y-%m-%d}-{decided.model.model or DEFAULT_MODEL}-folds"
-    folder = create_run(run, name, runs)
-    study = {
-        "photos": str(Path(photos).absolute()),
-        "settings": to_dict(config),
-        "plan": dataclasses.asdict(plan),
-        "finished": False,
-    }
-    try:
-        write_json(folder.path / STUDY_FILE, study)
-        return _go_on(folder, callback)
-    except Exception:
-        # Photos or settings that could never have worked leave nothing behind.
-        if not (folder.path / FOLDS_FILE).is_file():
-            shutil.rmtree(folder.path, ignore_errors=True)
-        raise
-
-
-def resume_folds(path: Path, *, callback: Callback = ignore) -> FoldStudy:
-    """Goes on with an interrupted cross-validation: folds that are done stay as they are.
-
-    Raises:
-        RunError: It is none, it is finished, or its photos have changed.
-    """
-    require_one_process("--folds")
-    study = read_study(path)
-    if study["finished"]:
-        raise RunError(
-            f"{path} is finished; there is nothing to resume. "
-            "Begin anew with: finetune train PHOTOS --folds 5"
-        )
-    return _go_on(RunFolder(path), callback)
-
-
-def _go_on(folder: RunFolder, callback: Callback) -> FoldStudy:
-    stored = read_study(folder.path)
-    plan = FoldPlan(**stored["plan"])
-    config = resolve(stored["settings"])
-    tell = without_repeated_notes(callback, keep=("Fold ",))
-    done: list[Fold] = []
-    for number in range(1, plan.folds + 1):
-        run = RunFolder(folder.path / f"fold-{number}")
-        if not has_held_out(run):
-            split = _fold_split(folder, config, plan, number, tell)
-            result = _train_or_resume(run, stored["photos"], config, split, tell)
-            if result is None:
-                return study_of(folder, plan, done, interrupted=True)
-            keep_held_out(run, result.logits["test"])
-        if not plan.keep_models:
-            drop_weights(run)
-        done.append(fold_of_run(run, number))
-        tell(Note(text=_in_words(done[-1], plan)))
-    pooled = pool([RunFolder(folder.path / f"fold-{fold.number}") for fold in done])
-    study = study_of(folder, plan, done, pooled=pooled)
-    figures = figures_of(study)
-    if plan.final:
-        split = final_splitter(read_folds(folder.path / FOLDS_FILE), config)
-        if not _is_finished(folder):
-            result = _train_or_resume(folder, stored["photos"], config, split, tell)
-            if result is None:
-                return dataclasses.replace(study, interrupted=True)
-        test = write_final(folder, pooled, in_short(study)).get("test")
-        write_model_card(folder)
-        seconds = study.seconds + folder.read(folder.config_file)["seconds"]
-        study = dataclasses.replace(study, test=test, seconds=seconds)
-    else:
-        write_pooled(folder, pooled)
-    write_json(folder.path / STUDY_FILE, stored | {"finished": True} | figures)
-    return study
-
-
-def _fold_split(
-    folder: RunFolder, config: TrainConfig, plan: FoldPlan, number: int, tell: Callback
-) -> Splitter:
-    """Returns the split of one fold; the first to be asked draws the folds and writes them down."""
-
-    def split(collection: Collection) -> DataSplit:
-        file = folder.path / FOLDS_FILE
-        if file.is_file():
-            rows: tuple[FoldRow, ...] = read_folds(file)
-        else:
-            rows, notes = draw_folds(collection, config, plan.folds)
-            for note in notes:
-                tell(Note(text=note))
-            write_folds(file, rows)
-        return fold_splitter(rows, config, number)(collection)
-
-    return split
-
-
-def _train_or_resume(
-    run: RunFolder, photos: str, config: TrainConfig, split: Splitter, tell: Callback
-) -> RunResult | None:
-    """Returns what a training came to, or None where Ctrl-C stopped it, at whatever point."""
-    try:
-        result = _train(run, photos, config, split, tell)
-    except KeyboardInterrupt:
-        return None
-    return None if result.interrupted else result
-
-
-def _train(
-    run: RunFolder, photos: str, config: TrainConfig, split: Splitter, tell: Callback
-) -> RunResult:
-    if run.config_file.is_file() and not _is_finished(run):
-        return resume(run.path, callback=tell, split=split)
-    if not is_fold_study(run.path):
-        # What a kill left before the first step, or between the last one and the record.
-        shutil.rmtree(run.path, ignore_errors=True)
-    with storage_errors(run.path):
-        run.path.mkdir(parents=True, exist_ok=True)
-    return train(photos, config, run=run, callback=tell, split=split)
-
-
-def _is_finished(run: RunFolder) -> bool:
-    return run.config_file.is_file() and bool(run.read(run.config_file).get("finished"))
-
-
-def _in_words(fold: Fold, plan: FoldPlan) -> str:
-    score = f"{fold.score:.1%}" + (" mAP" if fold.multi_label else "")
-    return f"Fold {fold.number} of {plan.folds} done: {score} of {fold.photos:,} held out."
-
-
-STUDY_FILE = "folds.json"
-"""Beside the folds: the photos, settings and plan, and in the end the figures."""
-
-
 @dataclass(frozen=True, kw_only=True)
-class FoldPlan:
-    """What a cross-validation does.
+class FoldConfig:
+    """Options of a cross-validation.
 
     Attributes:
-        folds: In how many parts the photos are held out in turn.
-        final: Whether a last network is trained, no photo put aside for a test, to be used.
-        keep_models: Whether the networks of the folds are kept, beside their figures.
+        folds: Number of folds, at least 2.
+        final: Whether to train a final model on all photos.
+        keep_models: Whether to keep the models of the folds.
     """
 
     folds: int = 5
@@ -226,101 +71,238 @@ class FoldPlan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FoldStudy:
-    """What a cross-validation came to.
+class CrossValidation:
+    """Result of a cross-validation.
 
     Attributes:
-        folder: Holds everything; a run, once the final network is there.
-        plan: What was asked for.
-        folds: Those that are done, in order.
-        figures: Mean, spread and interval of their scores; None before the last fold is done.
-        pooled: Metrics of all held-out photos together, as `evaluate_logits` has them; None before
-            the last fold is done.
-        seconds: Of all trainings.
-        test: The final network's metrics on the collection's own test folder, where it has one.
-        interrupted: Whether it was stopped before it was done.
+        folder: Folder of all folds; a run once the final model is trained.
+        config: Its options.
+        folds: The finished folds by number.
+        statistics: Statistics of their scores; None before the last fold has finished.
+        pooled: Metrics of all held-out photos together; None before the last fold has finished.
+        seconds: Total training time.
+        test: Metrics of the final model on the collection's own test folder, if it has one.
+        interrupted: Whether it was interrupted.
     """
 
     folder: RunFolder
-    plan: FoldPlan
+    config: FoldConfig
     folds: tuple[Fold, ...]
-    figures: FoldFigures | None
+    statistics: FoldStatistics | None
     pooled: Mapping[str, Any] | None
     seconds: float
-    test: Mapping[str, Any] | None
-    interrupted: bool
+    test: Mapping[str, Any] | None = None
+    interrupted: bool = False
 
     @property
     def multi_label(self) -> bool:
-        """Whether a photo may have several labels; scores are then mean average precision."""
+        """Whether photos may have several labels; scores are then mean average precision."""
         return any(fold.multi_label for fold in self.folds)
 
+    def results(self) -> dict[str, Any]:
+        """Returns the results of the folds as JSON values."""
+        return {
+            "folds": [fold.to_dict() for fold in self.folds],
+            "figures": dataclasses.asdict(self.statistics) if self.statistics else None,
+        }
 
-def is_fold_study(path: Path) -> bool:
-    """Returns whether a folder is that of a cross-validation."""
-    return (path / STUDY_FILE).is_file()
+    def to_json(self) -> dict[str, Any]:
+        """Returns everything as JSON values."""
+        return {
+            "run": str(self.folder.path),
+            "plan": dataclasses.asdict(self.config),
+            **self.results(),
+            "pooled": self.pooled,
+            "test": self.test,
+            "seconds": round(self.seconds, 3),
+            "interrupted": self.interrupted,
+        }
 
 
-def read_study(path: Path) -> dict[str, Any]:
-    """Returns what is kept of a cross-validation.
+def cross_validate(
+    photos: Path | str,
+    config: TrainConfig | None = None,
+    folds: FoldConfig | None = None,
+    *,
+    run: str | None = None,
+    runs: Path = RUNS_FOLDER,
+    callback: Callback = ignore,
+) -> CrossValidation:
+    """Trains once per fold, pools the predictions of held-out photos, and trains a final model.
+
+    Args:
+        photos: As for `finetune.training.train.train`.
+        config: Settings of every training; its test share is ignored.
+        folds: Options of the cross-validation.
+        run: Name of the run, or a path; None for date and model.
+        runs: Folder of named runs.
+        callback: Receives the events of every training.
 
     Raises:
-        RunError: The folder is not that of one.
+        ConfigError: Fewer than 2 folds, more than there are groups of photos, or several processes.
+        FinetuneError: As `train`.
+
+    Example:
+        >>> result = cross_validate("photos", folds=FoldConfig(folds=5))  # doctest: +SKIP
+        >>> result.statistics.mean  # doctest: +SKIP
+        0.962
+    """
+    require_one_process("--folds")
+    folds = folds or FoldConfig()
+    if folds.folds < 2:
+        raise ConfigError(f"--folds {folds.folds} must be at least 2.")
+    config = config or TrainConfig()
+    resolved, _ = resolve_network(config)
+    name = f"{datetime.date.today():%Y-%m-%d}-{resolved.model.model or DEFAULT_MODEL}-folds"
+    folder = create_run(run, name, runs)
+    state = {
+        "photos": str(Path(photos).absolute()),
+        "settings": to_dict(config),
+        "plan": dataclasses.asdict(folds),
+        "finished": False,
+    }
+    try:
+        write_json(folder.path / STATE_FILE, state)
+        return _run_folds(folder, callback)
+    except Exception:
+        # Invalid photos or settings leave no folder behind.
+        if not (folder.path / FOLDS_FILE).is_file():
+            shutil.rmtree(folder.path, ignore_errors=True)
+        raise
+
+
+def resume_folds(path: Path, *, callback: Callback = ignore) -> CrossValidation:
+    """Resumes an interrupted cross-validation; finished folds stay as they are.
+
+    Raises:
+        RunError: It is not a cross-validation, it is finished, or its photos have changed.
+    """
+    require_one_process("--folds")
+    if read_state(path)["finished"]:
+        raise RunError(
+            f"{path} is finished; there is nothing to resume. "
+            "Start a new one with: finetune train PHOTOS --folds 5"
+        )
+    return _run_folds(RunFolder(path), callback)
+
+
+def is_cross_validation(path: Path) -> bool:
+    """Returns whether a folder is that of a cross-validation."""
+    return (path / STATE_FILE).is_file()
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """Returns the content of folds.json.
+
+    Raises:
+        RunError: The folder is not that of a cross-validation.
     """
     try:
-        study: dict[str, Any] = read_json(path / STUDY_FILE)
-        FoldPlan(**study["plan"])
+        state: dict[str, Any] = read_json(path / STATE_FILE)
+        FoldConfig(**state["plan"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(
-            f"{path} has no readable {STUDY_FILE}: it is no cross-validation. "
-            "Begin one with: finetune train PHOTOS --folds 5"
+            f"{path} has no readable {STATE_FILE}, so it is not a cross-validation. "
+            "Start one with: finetune train PHOTOS --folds 5"
         ) from error
-    return study
+    return state
 
 
-def study_of(
+def result_of(
     folder: RunFolder,
-    plan: FoldPlan,
+    config: FoldConfig,
     done: Sequence[Fold],
     *,
     pooled: Pooled | None = None,
     interrupted: bool = False,
-) -> FoldStudy:
-    """Returns what the folds that are done came to."""
-    return FoldStudy(
+) -> CrossValidation:
+    """Returns the result of the finished folds."""
+    return CrossValidation(
         folder=folder,
-        plan=plan,
+        config=config,
         folds=tuple(done),
-        figures=fold_figures(done) if pooled else None,
+        statistics=fold_statistics(done) if pooled else None,
         pooled=pooled.metrics if pooled else None,
         seconds=sum(fold.seconds for fold in done),
-        test=None,
         interrupted=interrupted,
     )
 
 
-def figures_of(study: FoldStudy) -> dict[str, Any]:
-    """Returns what folds.json keeps of the folds."""
-    return {
-        "folds": [dataclasses.asdict(fold) for fold in study.folds],
-        "figures": dataclasses.asdict(study.figures) if study.figures else None,
-    }
+def _run_folds(folder: RunFolder, callback: Callback) -> CrossValidation:
+    state = read_state(folder.path)
+    options = FoldConfig(**state["plan"])
+    config = resolve(state["settings"])
+    callback = without_repeated_notes(callback, keep=("Fold ",))
+    done: list[Fold] = []
+    runs = [RunFolder(folder.path / f"fold-{k}") for k in range(1, options.folds + 1)]
+    for number, run in enumerate(runs, start=1):
+        if not has_held_out(run):
+            split = _fold_split(folder, config, options.folds, number, callback)
+            trained = _train_or_resume(run, state["photos"], config, split, callback)
+            if trained is None:
+                return result_of(folder, options, done, interrupted=True)
+            save_held_out(run, trained.logits["test"])
+        if not options.keep_models:
+            drop_weights(run)
+        fold = fold_of_run(run, number)
+        done.append(fold)
+        score = f"{fold.score:.1%}" + (" mAP" if fold.multi_label else " right")
+        text = f"Fold {number} of {options.folds} done in {fold.seconds:.1f} s: {score} of "
+        callback(Note(text=f"{text}{fold.photos:,} held-out photos."))
+    pooled = pool(runs)
+    result = result_of(folder, options, done, pooled=pooled)
+    results = result.results()
+    if options.final:
+        split = final_splitter(read_folds(folder.path / FOLDS_FILE), config)
+        if not _is_finished(folder):
+            trained = _train_or_resume(folder, state["photos"], config, split, callback)
+            if trained is None:
+                return dataclasses.replace(result, interrupted=True)
+        test = write_final(folder, pooled, done).get("test")
+        write_model_card(folder)
+        seconds = result.seconds + folder.read(folder.config_file)["seconds"]
+        result = dataclasses.replace(result, test=test, seconds=seconds)
+    else:
+        write_pooled(folder, pooled)
+    write_json(folder.path / STATE_FILE, state | {"finished": True} | results)
+    return result
 
 
-def in_short(study: FoldStudy) -> dict[str, Any]:
-    """Returns what the final network's config.json keeps of the folds."""
-    figures = dataclasses.asdict(study.figures) if study.figures else {}
-    return {"count": study.plan.folds, "scores": [fold.score for fold in study.folds], **figures}
+def _fold_split(
+    folder: RunFolder, config: TrainConfig, folds: int, number: int, callback: Callback
+) -> Splitter:
+    """Returns the split of one fold; the first use assigns photos to folds and writes folds.csv."""
+
+    def split(collection: Collection) -> DataSplit:
+        file = folder.path / FOLDS_FILE
+        if not file.is_file():
+            rows, notes = assign_folds(collection, config, folds)
+            for note in notes:
+                callback(Note(text=note))
+            write_folds(file, rows)
+        return fold_splitter(read_folds(file), config, number)(collection)
+
+    return split
 
 
-def to_json(study: FoldStudy) -> dict[str, Any]:
-    """Returns a study as plain JSON values."""
-    return {
-        "run": str(study.folder.path),
-        "plan": dataclasses.asdict(study.plan),
-        **figures_of(study),
-        "pooled": study.pooled,
-        "test": study.test,
-        "seconds": round(study.seconds, 3),
-        "interrupted": study.interrupted,
-    }
+def _train_or_resume(
+    run: RunFolder, photos: str, config: TrainConfig, split: Splitter, callback: Callback
+) -> RunResult | None:
+    """Returns the result of a training, or None if it was interrupted at any point."""
+    try:
+        if run.config_file.is_file() and not _is_finished(run):
+            result = resume(run.path, callback=callback, split=split)
+        else:
+            if not is_cross_validation(run.path):
+                # A killed process may have left a run without a first checkpoint or a result.
+                shutil.rmtree(run.path, ignore_errors=True)
+            with storage_errors(run.path):
+                run.path.mkdir(parents=True, exist_ok=True)
+            result = train(photos, config, run=run, callback=callback, split=split)
+    except KeyboardInterrupt:
+        return None
+    return None if result.interrupted else result
+
+
+def _is_finished(run: RunFolder) -> bool:
+    return run.config_file.is_file() and bool(run.read(run.config_file).get("finished"))

@@ -1,7 +1,8 @@
-"""What the folds of a cross-validation came to, each alone and all together."""
+"""Results of a cross-validation: each fold's metrics, and those of all held-out photos together."""
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,43 +32,59 @@ from finetune.tasks.task import MultiLabel, SingleLabel, Task, main_score, task_
 from finetune.training.checkpoints import save_tensors
 
 PART = "folds"
-"""Name in metrics.json and predictions.csv of the photos that were held out in some fold."""
+"""Name of the pooled held-out photos in metrics.json and predictions.csv."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fold:
-    """One fold.
+    """Result of one fold.
 
     Attributes:
         number: From 1.
-        photos: How many were held out.
-        score: Share of right answers to them; of several labels a photo, mean average precision.
-        balanced_accuracy: Mean recall over labels; None of several labels a photo.
-        log_loss: In nats.
-        best_epoch: Chosen on a share of the other folds.
-        seconds: Of its training, evaluation included.
+        metrics: Metrics of its held-out photos.
+        best_epoch: Selected on a share of the other folds.
+        seconds: Training time, evaluation included.
     """
 
     number: int
-    photos: int
-    score: float
-    balanced_accuracy: float | None
-    log_loss: float | None
+    metrics: Mapping[str, Any]
     best_epoch: int
     seconds: float
 
     @property
+    def photos(self) -> int:
+        """Number of held-out photos."""
+        return int(self.metrics["photos"])
+
+    @property
+    def score(self) -> float:
+        """Top-1 accuracy, or mean average precision of several labels a photo."""
+        return main_score(self.metrics) or 0.0
+
+    @property
     def multi_label(self) -> bool:
-        """Whether a photo may have several labels."""
-        return self.balanced_accuracy is None
+        """Whether photos may have several labels."""
+        return SingleLabel.score not in self.metrics
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the headline metrics as JSON values."""
+        return {
+            "number": self.number,
+            "photos": self.photos,
+            "score": self.score,
+            "balanced_accuracy": self.metrics.get("balanced_accuracy"),
+            "log_loss": self.metrics.get("log_loss"),
+            "best_epoch": self.best_epoch,
+            "seconds": self.seconds,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
-class FoldFigures:
-    """The folds' scores in three numbers.
+class FoldStatistics:
+    """Statistics of the folds' scores.
 
     Attributes:
-        mean: Of the folds' scores, each fold counting the same.
+        mean: Mean score, every fold with the same weight.
         spread: Standard deviation (``K - 1``).
         interval: Student's t interval of `mean`, 95 %.
     """
@@ -83,10 +100,10 @@ class Pooled:
 
     Attributes:
         labels: In class order.
-        logits: ``(N, C) float32`` by networks that did not see the photo.
+        logits: ``(N, C) float32`` of models that did not see the photo.
         targets: ``(N,) int64``, or ``(N, C) float32`` of several labels a photo.
-        metrics: With each fold's own calibration, fitted without the photos it is judged by.
-        predictions: The same photo by photo.
+        metrics: With each fold's own calibration, which its held-out photos had no part in.
+        predictions: One per photo.
     """
 
     labels: tuple[str, ...]
@@ -96,36 +113,32 @@ class Pooled:
     predictions: tuple[Prediction, ...]
 
 
-def keep_held_out(run: RunFolder, logits: NDArray[np.float32]) -> None:
-    """Keeps a fold's logits of its held-out photos; with this file a fold counts as done."""
+def save_held_out(run: RunFolder, logits: NDArray[np.float32]) -> None:
+    """Writes a fold's logits of its held-out photos; the file marks the fold as finished."""
     save_tensors(_logits_file(run), {"logits": torch.from_numpy(np.ascontiguousarray(logits))}, {})
 
 
 def has_held_out(run: RunFolder) -> bool:
-    """Returns whether a fold is done."""
+    """Returns whether a fold has finished."""
     return _logits_file(run).is_file()
 
 
 def fold_of_run(run: RunFolder, number: int) -> Fold:
-    """Returns the figures of a fold that is done."""
-    metrics = run.read(run.metrics_file)["test"]
+    """Returns the result of a finished fold."""
     description = run.read(run.config_file)
     return Fold(
         number=number,
-        photos=metrics["photos"],
-        score=main_score(metrics) or 0.0,
-        balanced_accuracy=metrics.get("balanced_accuracy"),
-        log_loss=metrics.get("log_loss"),
+        metrics=run.read(run.metrics_file)["test"],
         best_epoch=description["best_epoch"],
         seconds=description["seconds"],
     )
 
 
-def fold_figures(folds: Sequence[Fold]) -> FoldFigures:
-    """Returns mean, spread and interval of two folds or more."""
+def fold_statistics(folds: Sequence[Fold]) -> FoldStatistics:
+    """Returns the statistics of two folds or more."""
     scores = [fold.score for fold in folds]
     mean = statistics.fmean(scores)
-    return FoldFigures(
+    return FoldStatistics(
         mean=mean,
         spread=statistics.stdev(scores),
         interval=mean_interval(scores) or (mean, mean),
@@ -133,13 +146,13 @@ def fold_figures(folds: Sequence[Fold]) -> FoldFigures:
 
 
 def pool(runs: Sequence[RunFolder]) -> Pooled:
-    """Returns all held-out photos of folds that are done, in the order of their paths.
+    """Returns the held-out photos of finished folds, sorted by path.
 
     Raises:
-        RunError: The record of a fold is damaged.
+        RunError: The files of a fold are damaged.
     """
     labels = tuple(runs[0].read(runs[0].labels_file))
-    found = [_held_out(run, labels) for run in runs]
+    found = [_read_held_out(run, labels) for run in runs]
     predictions = [row for fold in found for row in fold.predictions(labels)]
     order = np.argsort([row.path for row in predictions], kind="stable")
     logits = np.concatenate([fold.logits for fold in found])[order]
@@ -148,7 +161,7 @@ def pool(runs: Sequence[RunFolder]) -> Pooled:
     task = _pooled_task([fold.task for fold in found])
     metrics = task.metrics(calibrated, targets, labels)
     if "uncalibrated" in metrics:
-        # Of the logits as they were before each fold's own temperature.
+        # Of the logits before each fold's own temperature.
         metrics["uncalibrated"] = task.metrics(logits, targets, labels)["uncalibrated"]
     return Pooled(
         labels=labels,
@@ -166,24 +179,30 @@ def write_pooled(folder: RunFolder, pooled: Pooled) -> None:
     _write_confusion(folder, pooled)
 
 
-def write_final(folder: RunFolder, pooled: Pooled, figures: Mapping[str, Any]) -> dict[str, Any]:
-    """Gives the final network the folds' figures beside its own, and returns its metrics.
+def write_final(folder: RunFolder, pooled: Pooled, folds: Sequence[Fold]) -> dict[str, Any]:
+    """Adds the results of the folds to the final model's run and returns its metrics.
 
-    Its validation photos have chosen its epoch; the folds' photos had no say in anything, so that
-    theirs are the figures that count. The confusion matrix is theirs, too.
+    The final model's validation photos selected its epoch; the held-out photos selected nothing,
+    so the confusion matrix is theirs.
     """
-    own = folder.read(folder.metrics_file)
     rows = [row for row in read_predictions(folder.predictions_file) if row.part != PART]
-    metrics: dict[str, Any] = own | {PART: pooled.metrics}
+    metrics: dict[str, Any] = folder.read(folder.metrics_file) | {PART: pooled.metrics}
     write_predictions(folder.predictions_file, [*rows, *pooled.predictions])
     write_json(folder.metrics_file, metrics)
     _write_confusion(folder, pooled)
-    write_json(folder.config_file, folder.read(folder.config_file) | {PART: figures})
+    summary = {
+        "count": len(folds),
+        "scores": [fold.score for fold in folds],
+        **dataclasses.asdict(fold_statistics(folds)),
+    }
+    write_json(folder.config_file, folder.read(folder.config_file) | {PART: summary})
     return metrics
 
 
 @dataclass(frozen=True, kw_only=True)
 class _HeldOut:
+    """Held-out photos of one fold, sorted by path."""
+
     rows: tuple[SplitRow, ...]
     logits: NDArray[np.float32]
     targets: NDArray[Any]
@@ -194,7 +213,7 @@ class _HeldOut:
         return self.task.predictions(photos, self.logits, self.targets, labels)
 
 
-def _held_out(run: RunFolder, labels: tuple[str, ...]) -> _HeldOut:
+def _read_held_out(run: RunFolder, labels: tuple[str, ...]) -> _HeldOut:
     rows = tuple(row for row in read_split(run.split_file) if row.part == "test")
     rows = tuple(sorted(rows, key=lambda row: row.path))
     try:
@@ -202,7 +221,7 @@ def _held_out(run: RunFolder, labels: tuple[str, ...]) -> _HeldOut:
     except (OSError, SafetensorError, KeyError) as error:
         raise RunError(f"{_logits_file(run)} is damaged: {error}.") from error
     if logits.shape != (len(rows), len(labels)):
-        raise RunError(f"{_logits_file(run)} does not fit {run.split_file}.")
+        raise RunError(f"{_logits_file(run)} does not match {run.split_file}.")
     task = task_of(run.read(run.calibration_file), labels)
     return _HeldOut(rows=rows, logits=logits, targets=_targets(rows, labels, task), task=task)
 
@@ -218,11 +237,11 @@ def _targets(rows: Sequence[SplitRow], labels: Sequence[str], task: Task) -> NDA
 
 
 def _pooled_task(tasks: Sequence[Task]) -> Task:
-    """Returns what judges logits that each fold's temperature has divided already."""
+    """Returns the task for logits that each fold's temperature has divided already."""
     several = [task for task in tasks if isinstance(task, MultiLabel)]
     if not several:
         return SingleLabel()
-    # A label needs one threshold for all: the one in the middle of the folds'.
+    # A label needs one threshold for all folds: the median of theirs.
     limits = np.median([task.thresholds for task in several if task.thresholds], axis=0)
     return MultiLabel(thresholds=tuple(float(limit) for limit in limits))
 

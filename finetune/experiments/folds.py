@@ -1,4 +1,4 @@
-"""Which photo is held out in which fold, and what trains meanwhile."""
+"""Folds of a cross-validation: which photo each fold holds out, and the split of its training."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import csv
 import dataclasses
 import io
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,16 +16,16 @@ from finetune.files import write_atomically
 from finetune.photos.collection import Collection, Part
 from finetune.photos.labels import join_labels, split_labels
 from finetune.photos.split.folds import fold_groups
-from finetune.photos.split.leakage import SplitProof, prove_split
+from finetune.photos.split.leakage import prove_split
 from finetune.photos.split.split import SplitRow, split_groups
 from finetune.tasks.data_split import DataSplit, replay_split, split_collection, task_for
 from finetune.training.prepare import Splitter
 
 NEVER = 0
-"""In place of a fold's number: trains in every fold, since its label is one group of photos."""
+"""Fold number of photos that train in every fold, since their label is a single group."""
 
 OWN_TEST = -1
-"""In place of a fold's number: of the collection's own test folder, which takes no part."""
+"""Fold number of photos in the collection's own test folder, which no fold uses."""
 
 _COLUMNS = ["path", "digest", "label", "group", "fold"]
 
@@ -38,8 +38,8 @@ class FoldRow:
         path: Path below the collection's root.
         digest: Digest of the file's content.
         labels: Its labels.
-        group: Key of what shares a fold with it.
-        fold: Where it is held out, from 1; or `NEVER` or `OWN_TEST`.
+        group: Key of its group; a group is whole in one fold.
+        fold: The fold that holds it out, from 1; or `NEVER` or `OWN_TEST`.
     """
 
     path: str
@@ -49,13 +49,13 @@ class FoldRow:
     fold: int
 
 
-def draw_folds(
+def assign_folds(
     collection: Collection, config: TrainConfig, folds: int
 ) -> tuple[tuple[FoldRow, ...], tuple[str, ...]]:
-    """Returns the fold of each photo that can be used, and what a person must know of it.
+    """Returns the fold of each usable photo, and notes for the user.
 
-    Whole groups only; each label spread as evenly as its groups allow. A collection's own train
-    and validation folders are put together; its own test folder takes no part.
+    Groups stay whole, and each label is spread as evenly as its groups allow. A collection's own
+    train and validation folders are merged; no fold uses its own test folder.
 
     Raises:
         ConfigError: There are fewer groups than folds.
@@ -75,8 +75,8 @@ def draw_folds(
     empty = set(range(folds)) - set(drawn)
     if empty:
         raise ConfigError(
-            f"--folds {folds} is too many: only {folds - len(empty)} of them would hold a photo "
-            f"out. Choose --folds {max(2, folds - len(empty))}, or add photos."
+            f"--folds {folds} is too many: only {folds - len(empty)} of them would have a photo. "
+            f"Choose --folds {max(2, folds - len(empty))}, or add photos."
         )
     fold_of = {
         row.path: fold + 1 if fold >= 0 else NEVER for row, fold in zip(rows, drawn, strict=True)
@@ -91,7 +91,7 @@ def draw_folds(
         )
         for row in whole.rows
     )
-    return found, (*notes, *_in_words(found, folds))
+    return found, (*notes, *_notes(found, folds))
 
 
 def write_folds(path: Path, rows: Sequence[FoldRow]) -> Path:
@@ -125,63 +125,59 @@ def read_folds(path: Path) -> tuple[FoldRow, ...]:
         )
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise RunError(
-            f"{path} is damaged, so the folds cannot go on. Begin anew with: "
-            "finetune train PHOTOS --folds 5"
+            f"{path} is damaged, so the cross-validation cannot be resumed. "
+            "Start a new one with: finetune train PHOTOS --folds 5"
         ) from error
 
 
 def fold_splitter(rows: Sequence[FoldRow], config: TrainConfig, fold: int) -> Splitter:
     """Returns a split with one fold as its test part.
 
-    The other folds train, save a share of them (``config.collection.validation``) that chooses the
-    epoch and calibrates; the fold itself has no say in anything.
+    Of the other folds, a share (``config.collection.validation``) selects the epoch and calibrates;
+    the rest trains.
     """
     folds = max(row.fold for row in rows)
     used = [row for row in rows if row.fold != OWN_TEST]
 
     def split(collection: Collection) -> DataSplit:
-        rest = [row for row in used if row.fold != fold]
-        inner = _carve(rest, config)
-        split_rows = [_split_row(row, inner.get(row.path, "test")) for row in used]
-        parts = replay_split(collection, split_rows, _labels(rows), task_for(config.labels))
-        proof = _prove(collection, split_rows)
-        counts = Counter(row.part for row in split_rows)
+        parts = _validation_split([row for row in used if row.fold != fold], config)
+        found = _split(collection, rows, [_split_row(row, parts) for row in used], config)
+        counts = Counter(row.part for row in found.rows)
         note = (
             f"Fold {fold} of {folds}: {counts['train']:,} train, {counts['validation']:,} "
             f"validation, {counts['test']:,} held out."
         )
-        leaks = sum(proof.leaks.values())
+        leaks = sum(found.proof.leaks.values()) if found.proof else 0
         if leaks:
-            note += f" {leaks} of them have a near-duplicate in train; the figures are flattered."
-        return dataclasses.replace(parts, proof=proof, notes=(note,))
+            note += f" {leaks} of these have a near-duplicate in train, so results are optimistic."
+        return dataclasses.replace(found, notes=(note,))
 
     return split
 
 
 def final_splitter(rows: Sequence[FoldRow], config: TrainConfig) -> Splitter:
-    """Returns the split of the network that is to be used: nothing is put aside for a test.
+    """Returns the split of the final model, which holds out no photos for a test.
 
-    As in the folds, a share of the photos chooses the epoch and calibrates, so that what the folds
-    have measured is what is done. The collection's own test part stays what it is.
+    As in the folds, a share of the photos selects the epoch and calibrates, so that the folds'
+    results apply to it. The collection's own test folder stays the test part.
     """
     used = [row for row in rows if row.fold != OWN_TEST]
 
     def split(collection: Collection) -> DataSplit:
-        inner = _carve(used, config)
-        split_rows = [_split_row(row, inner.get(row.path, "test")) for row in rows]
-        parts = replay_split(collection, split_rows, _labels(rows), task_for(config.labels))
-        counts = Counter(row.part for row in split_rows)
+        parts = _validation_split(used, config)
+        found = _split(collection, rows, [_split_row(row, parts) for row in rows], config)
+        counts = Counter(row.part for row in found.rows)
         note = (
-            f"The final model uses all {len(used):,} photos: {counts['train']:,} to learn from, "
-            f"{counts['validation']:,} to choose the epoch and calibrate by."
+            f"The final model uses all {len(used):,} photos: {counts['train']:,} for training, "
+            f"{counts['validation']:,} to select the epoch and calibrate."
         )
-        return dataclasses.replace(parts, proof=_prove(collection, split_rows), notes=(note,))
+        return dataclasses.replace(found, notes=(note,))
 
     return split
 
 
-def _carve(rows: Sequence[FoldRow], config: TrainConfig) -> dict[str, Part]:
-    """Returns train or validation by path, for photos that are not held out."""
+def _validation_split(rows: Sequence[FoldRow], config: TrainConfig) -> dict[str, Part]:
+    """Returns train or validation by path, of photos that are not held out."""
     parts = split_groups(
         [row.labels for row in rows],
         [row.group for row in rows],
@@ -192,43 +188,46 @@ def _carve(rows: Sequence[FoldRow], config: TrainConfig) -> dict[str, Part]:
     return {row.path: part for row, part in zip(rows, parts, strict=True)}
 
 
-def _split_row(row: FoldRow, part: Part) -> SplitRow:
+def _split_row(row: FoldRow, parts: Mapping[str, Part]) -> SplitRow:
+    part = parts.get(row.path, "test")
     return SplitRow(path=row.path, digest=row.digest, labels=row.labels, group=row.group, part=part)
 
 
-def _labels(rows: Sequence[FoldRow]) -> tuple[str, ...]:
-    return tuple(sorted({label for row in rows for label in row.labels}))
-
-
-def _prove(collection: Collection, rows: Sequence[SplitRow]) -> SplitProof:
+def _split(
+    collection: Collection,
+    rows: Sequence[FoldRow],
+    split_rows: Sequence[SplitRow],
+    config: TrainConfig,
+) -> DataSplit:
+    labels = tuple(sorted({label for row in rows for label in row.labels}))
+    found = replay_split(collection, split_rows, labels, task_for(config.labels))
     by_path = {photo.path: photo for photo in collection.photos}
-    photos = [by_path[row.path] for row in rows]
-    return prove_split(photos, [row.group for row in rows], [row.part for row in rows])
+    photos = [by_path[row.path] for row in split_rows]
+    groups, parts = [row.group for row in split_rows], [row.part for row in split_rows]
+    return dataclasses.replace(found, proof=prove_split(photos, groups, parts))
 
 
-def _in_words(rows: Sequence[FoldRow], folds: int) -> list[str]:
+def _notes(rows: Sequence[FoldRow], folds: int) -> list[str]:
     held = [row for row in rows if row.fold > 0]
-    groups = len({row.group for row in held})
-    said = [
-        f"{folds} folds of {len(held):,} photos ({groups:,} groups, each whole "
-        "in one fold); every photo is held out once."
-    ]
     never = [row for row in rows if row.fold == NEVER]
+    own = sum(row.fold == OWN_TEST for row in rows)
+    groups = len({row.group for row in held})
+    each = "each of them" if never else "every photo"
+    notes = [
+        f"{folds} folds of {len(held):,} photos ({groups:,} groups, each whole "
+        f"in one fold); {each} is held out once."
+    ]
     if never:
         labels = sorted({label for row in never for label in row.labels})
         named = ", ".join(f"'{label}'" for label in labels[:5]) + (
             f" and {len(labels) - 5} more" if len(labels) > 5 else ""
         )
         one = len(never) == 1
-        said[0] = said[0].replace("every photo", "each of them")
-        said.append(
+        notes.append(
             f"{len(never):,} {'photo' if one else 'photos'} of {named} "
-            f"{'trains' if one else 'train'} in every fold and {'is' if one else 'are'} held out "
-            "in none: without them too little of a label would be left to learn from."
+            f"{'is' if one else 'are'} never held out and {'trains' if one else 'train'} in every "
+            "fold: without them, too few photos of a label would be left for training."
         )
-    own = sum(row.fold == OWN_TEST for row in rows)
     if own:
-        said.append(
-            f"The collection's own test folder ({own:,} photos) takes no part in the folds."
-        )
-    return said
+        notes.append(f"No fold uses the collection's own test folder ({own:,} photos).")
+    return notes

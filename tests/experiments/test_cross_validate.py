@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import signal
+import statistics
 import subprocess
 import sys
 from collections import Counter
@@ -27,12 +28,15 @@ from finetune import Predictor
 from finetune.config_io import resolve
 from finetune.errors import ConfigError, RunError
 from finetune.experiments.cross_validate import (
-    FoldPlan,
-    FoldStudy,
+    CrossValidation,
+    FoldConfig,
     cross_validate,
-    is_fold_study,
+    is_cross_validation,
+    read_state,
+    result_of,
     resume_folds,
 )
+from finetune.experiments.fold_results import Fold, Pooled
 from finetune.experiments.folds import read_folds
 from finetune.models.features import FeatureCache
 from finetune.runs.evaluate import evaluate
@@ -53,14 +57,14 @@ def rows_of(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def pooled_rows(study: FoldStudy) -> list[dict[str, str]]:
+def pooled_rows(study: CrossValidation) -> list[dict[str, str]]:
     return [row for row in rows_of(study.folder.predictions_file) if row["part"] == "folds"]
 
 
 @pytest.fixture(scope="module")
 def studied(
     tmp_path_factory: pytest.TempPathFactory, tiny_weights: Path, draw: Callable[..., Any]
-) -> tuple[FoldStudy, Path]:
+) -> tuple[CrossValidation, Path]:
     """A cross-validation of 3 folds, for tests that only look at it."""
     root = tmp_path_factory.mktemp("folds")
     for index, (label, count) in enumerate(COUNTS.items()):
@@ -69,17 +73,19 @@ def studied(
             draw(index, number).save(root / "photos" / label / f"{number:03d}.jpg", quality=92)
     flags = {"model": "test_resnet", "weights": str(tiny_weights), "size": 48, "device": "cpu"}
     config = resolve({}, {**flags, "epochs": 3, "batch_size": 8, "mode": "head"})
-    study = cross_validate(root / "photos", config, FoldPlan(folds=3), run="s", runs=root / "runs")
+    study = cross_validate(
+        root / "photos", config, FoldConfig(folds=3), run="s", runs=root / "runs"
+    )
     return study, root / "photos"
 
 
 @pytest.fixture
-def study(studied: tuple[FoldStudy, Path]) -> FoldStudy:
+def study(studied: tuple[CrossValidation, Path]) -> CrossValidation:
     return studied[0]
 
 
-def test_every_photo_is_answered_once_by_a_network_that_did_not_see_it(
-    studied: tuple[FoldStudy, Path],
+def test_every_photo_is_held_out_once(
+    studied: tuple[CrossValidation, Path],
 ) -> None:
     study, photos = studied
     everything = {p.relative_to(photos).as_posix() for p in photos.rglob("*.jpg")}
@@ -93,7 +99,7 @@ def test_every_photo_is_answered_once_by_a_network_that_did_not_see_it(
     assert pooled == sorted(everything)
 
 
-def test_pooled_figures_are_those_of_the_folds_predictions(study: FoldStudy) -> None:
+def test_pooled_metrics_match_scikit_learn(study: CrossValidation) -> None:
     rows = pooled_rows(study)
     truth, said = [r["label"] for r in rows], [r["predicted"] for r in rows]
     pooled = json.loads(study.folder.metrics_file.read_text())["folds"]
@@ -115,7 +121,7 @@ def test_pooled_figures_are_those_of_the_folds_predictions(study: FoldStudy) -> 
     assert pooled["top1_interval"] == pytest.approx((wilson.low, wilson.high))
 
 
-def test_pooled_log_loss_is_of_each_folds_own_calibration(study: FoldStudy) -> None:
+def test_pooled_log_loss_uses_each_folds_own_calibration(study: CrossValidation) -> None:
     labels = sorted(COUNTS)
     probabilities, truth = [], []
     for fold in (1, 2, 3):
@@ -132,14 +138,14 @@ def test_pooled_log_loss_is_of_each_folds_own_calibration(study: FoldStudy) -> N
     )
 
 
-def test_mean_and_interval_are_students(study: FoldStudy) -> None:
+def test_mean_and_interval_match_scipy(study: CrossValidation) -> None:
     scores = [fold.score for fold in study.folds]
     for fold in study.folds:
         metrics = json.loads(
             (study.folder.path / f"fold-{fold.number}" / "metrics.json").read_text()
         )
         assert fold.score == metrics["test"]["top1"]
-    figures = study.figures
+    figures = study.statistics
     assert figures is not None
     assert figures.mean == pytest.approx(np.mean(scores))
     assert figures.spread == pytest.approx(np.std(scores, ddof=1))
@@ -150,8 +156,8 @@ def test_mean_and_interval_are_students(study: FoldStudy) -> None:
         assert figures.interval == (figures.mean, figures.mean)
 
 
-def test_the_final_model_leaves_no_photo_out_and_has_the_folds_figures(
-    studied: tuple[FoldStudy, Path],
+def test_the_final_model_uses_all_photos_and_has_the_folds_metrics(
+    studied: tuple[CrossValidation, Path],
 ) -> None:
     study, photos = studied
     folder = study.folder
@@ -170,53 +176,48 @@ def test_the_final_model_leaves_no_photo_out_and_has_the_folds_figures(
     assert "each photo answered once by one that did not see it (cross-validation)." in card
 
 
-def test_the_final_model_can_be_looked_at_again(study: FoldStudy) -> None:
+def test_the_final_model_can_be_evaluated_again(study: CrossValidation) -> None:
     again = evaluate(study.folder)
     own = study.folder.read(study.folder.metrics_file)["validation"]
     assert again.metrics["validation"]["top1"] == own["top1"]
 
 
-def test_folds_are_light_unless_their_networks_are_kept(
-    photos: Path, tmp_path: Path, tiny_settings: Settings
+def test_weights_of_folds_are_removed_unless_kept(
+    study: CrossValidation, photos: Path, tmp_path: Path, tiny_settings: Settings
 ) -> None:
+    folds = [study.folder.path / f"fold-{k}" for k in (1, 2, 3)]
+    assert not [fold for fold in folds if list(fold.rglob("model.safetensors"))]
+    assert not [fold for fold in folds if list(fold.rglob("checkpoints"))]
     config = resolve({}, {**tiny_settings, "mode": "head"})
-    light = cross_validate(photos, config, FoldPlan(folds=2, final=False), run=str(tmp_path / "l"))
-    kept = cross_validate(
-        photos,
-        config,
-        FoldPlan(folds=2, final=False, keep_models=True),
-        run=str(tmp_path / "k"),
-    )
-    assert not list(light.folder.path.rglob("model.safetensors"))
-    assert not list(light.folder.path.rglob("checkpoints"))
-    models = [kept.folder.path / f"fold-{k}" for k in (1, 2)]
+    options = FoldConfig(folds=3, final=False, keep_models=True)
+    kept = cross_validate(photos, config, options, run=str(tmp_path / "k"))
+    models = [kept.folder.path / f"fold-{k}" for k in (1, 2, 3)]
     assert Predictor.load(models)(next(photos.rglob("*.jpg"))).label in COUNTS
-    assert not light.folder.config_file.exists()
-    assert light.folder.read(light.folder.metrics_file).keys() == {"folds"}
-    assert light.pooled == kept.pooled
+    assert not kept.folder.config_file.exists()
+    assert kept.folder.read(kept.folder.metrics_file).keys() == {"folds"}
+    assert kept.pooled == study.pooled
 
 
-def test_head_mode_runs_the_backbone_once_a_photo(
+def test_head_mode_computes_features_once_per_photo(
     photos: Path, tmp_path: Path, tiny_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = 0
     compute = FeatureCache.compute
 
-    def count(self: FeatureCache, images, *rest):  # type: ignore[no-untyped-def]
+    def count(self: FeatureCache, images: Any, *rest: Any) -> Any:
         nonlocal seen
         seen += len(images)
         return compute(self, images, *rest)
 
     monkeypatch.setattr(FeatureCache, "compute", count)
     config = resolve({}, {**tiny_settings, "mode": "head"})
-    cross_validate(photos, config, FoldPlan(folds=3), run=str(tmp_path / "s"))
+    cross_validate(photos, config, FoldConfig(folds=3), run=str(tmp_path / "s"))
     assert seen == 33
 
 
 KILL = """
 import os, signal, sys
-from finetune.experiments.cross_validate import FoldPlan
-from finetune.experiments.cross_validate import cross_validate
+from finetune.experiments.cross_validate import FoldConfig, cross_validate
 from finetune.config_io import resolve
 from finetune.training.events import EpochDone, Note
 photos, runs, sign, flags, mode = sys.argv[1], sys.argv[2], int(sys.argv[3]), *eval(sys.argv[4])
@@ -227,13 +228,13 @@ def callback(event):
         fold = 2
     if isinstance(event, EpochDone) and fold == 2 and event.epoch == 1:
         os.kill(os.getpid(), sign)
-study = cross_validate(photos, resolve({}, {**flags, "mode": mode}), FoldPlan(folds=2),
+study = cross_validate(photos, resolve({}, {**flags, "mode": mode}), FoldConfig(folds=2),
                        run=runs, callback=callback)
 sys.exit(0 if study.interrupted else 3)
 """
 
 
-def test_an_interrupted_study_goes_on_where_it_was(
+def test_a_killed_cross_validation_resumes_to_the_same_bytes(
     photos: Path, tmp_path: Path, tiny_settings: Settings
 ) -> None:
     tiny_settings["epochs"] = 2
@@ -255,7 +256,7 @@ def test_an_interrupted_study_goes_on_where_it_was(
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == -signal.SIGKILL, done.stderr
-    assert is_fold_study(killed)
+    assert is_cross_validation(killed)
     first = (killed / "fold-1" / "held_out.safetensors").stat().st_mtime_ns
     partition = read_folds(killed / "folds.csv")
     notes: list[str] = []
@@ -266,7 +267,7 @@ def test_an_interrupted_study_goes_on_where_it_was(
     assert read_folds(killed / "folds.csv") == partition
     assert not any(note.startswith("Fold 1 of 2:") for note in notes)
     config = resolve({}, {**tiny_settings, "mode": "full"})
-    whole = cross_validate(photos, config, FoldPlan(folds=2), run=str(tmp_path / "whole"))
+    whole = cross_validate(photos, config, FoldConfig(folds=2), run=str(tmp_path / "whole"))
     assert study.pooled == whole.pooled
     assert [fold.score for fold in study.folds] == [fold.score for fold in whole.folds]
     assert (killed / "model.safetensors").read_bytes() == (
@@ -276,7 +277,7 @@ def test_an_interrupted_study_goes_on_where_it_was(
         resume_folds(killed)
 
 
-def test_an_own_test_folder_judges_the_final_model_alone(
+def test_the_collections_own_test_folder_evaluates_only_the_final_model(
     make_photos: Callable[..., Path], tmp_path: Path, tiny_settings: Settings
 ) -> None:
     make_photos({"a": 10, "b": 10}, folder="photos/train")
@@ -285,7 +286,9 @@ def test_an_own_test_folder_judges_the_final_model_alone(
         # Drawn alike in both folders; other bytes make them other photos.
         file.write_bytes(file.read_bytes() + file.name.encode())
     config = resolve({}, {**tiny_settings, "mode": "head", "group_by": "none"})
-    study = cross_validate(tmp_path / "photos", config, FoldPlan(folds=2), run=str(tmp_path / "s"))
+    study = cross_validate(
+        tmp_path / "photos", config, FoldConfig(folds=2), run=str(tmp_path / "s")
+    )
     assert study.pooled is not None
     assert study.test is not None
     assert study.pooled["photos"] == 20
@@ -294,17 +297,95 @@ def test_an_own_test_folder_judges_the_final_model_alone(
     assert (parts["folds"], parts["test"]) == (20, 8)
 
 
-def test_one_fold_is_none(photos: Path, tmp_path: Path) -> None:
+def test_a_single_fold_is_refused(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
-        cross_validate(photos, None, FoldPlan(folds=1), run=str(tmp_path / "s"))
+        cross_validate(photos, None, FoldConfig(folds=1), run=str(tmp_path / "s"))
     assert str(caught.value) == "--folds 1 must be at least 2."
     assert not (tmp_path / "s").exists()
 
 
-def test_what_cannot_work_leaves_no_folder_behind(
+def test_invalid_folds_leave_no_folder(
     photos: Path, tmp_path: Path, tiny_settings: Settings
 ) -> None:
     config = resolve({}, {**tiny_settings, "mode": "head"})
     with pytest.raises(ConfigError, match="--folds 40 is too many"):
-        cross_validate(photos, config, FoldPlan(folds=40), run=str(tmp_path / "s"))
+        cross_validate(photos, config, FoldConfig(folds=40), run=str(tmp_path / "s"))
     assert not (tmp_path / "s").exists()
+
+
+SCORES = (0.75, 0.5, 1.0)
+FOLDS = [
+    Fold(
+        number=number,
+        metrics={"photos": 4, "top1": score, "balanced_accuracy": score, "log_loss": 0.5},
+        best_epoch=number,
+        seconds=1.25,
+    )
+    for number, score in enumerate(SCORES, start=1)
+]
+OPTIONS = FoldConfig(folds=3)
+
+
+def pooled() -> Pooled:
+    return Pooled(
+        labels=("ant", "bee"),
+        logits=np.zeros((12, 2), np.float32),
+        targets=np.zeros(12, np.int64),
+        metrics={"top1": 0.75},
+        predictions=(),
+    )
+
+
+def test_a_finished_result_has_statistics_and_the_time_of_all_folds(tmp_path: Path) -> None:
+    result = result_of(RunFolder(tmp_path), OPTIONS, FOLDS, pooled=pooled())
+    assert result.statistics is not None
+    assert result.statistics.mean == statistics.fmean(SCORES)
+    assert result.statistics.spread == pytest.approx(statistics.stdev(SCORES))
+    assert result.pooled == {"top1": 0.75}
+    assert result.seconds == 3.75
+    assert not result.interrupted
+    assert result.results()["folds"][1] == {
+        "number": 2,
+        "photos": 4,
+        "score": 0.5,
+        "balanced_accuracy": 0.5,
+        "log_loss": 0.5,
+        "best_epoch": 2,
+        "seconds": 1.25,
+    }
+
+
+def test_an_interrupted_result_has_its_folds_and_no_statistics(tmp_path: Path) -> None:
+    result = result_of(RunFolder(tmp_path), OPTIONS, FOLDS[:1], interrupted=True)
+    assert result.folds == (FOLDS[0],)
+    assert result.interrupted
+    assert result.results()["figures"] is None
+
+
+def test_a_result_is_json(tmp_path: Path) -> None:
+    result = result_of(RunFolder(tmp_path), OPTIONS, FOLDS, pooled=pooled())
+    plain = json.loads(json.dumps(result.to_json()))
+    assert plain["run"] == str(tmp_path)
+    assert plain["plan"] == {"folds": 3, "final": True, "keep_models": False}
+    assert [fold["number"] for fold in plain["folds"]] == [1, 2, 3]
+    assert plain["figures"]["mean"] == statistics.fmean(fold["score"] for fold in plain["folds"])
+    assert plain["pooled"] == {"top1": 0.75}
+    assert (plain["test"], plain["seconds"], plain["interrupted"]) == (None, 3.75, False)
+
+
+@pytest.mark.parametrize(
+    "content", [None, "rubbish", "{}", "[]", '{"plan": {"fold": 3}}', '{"plan": null}']
+)
+def test_a_folder_without_a_readable_state_cannot_be_resumed(
+    tmp_path: Path, content: str | None
+) -> None:
+    if content is not None:
+        (tmp_path / "folds.json").write_text(content)
+    assert is_cross_validation(tmp_path) == (content is not None)
+    for work in (read_state, resume_folds):
+        with pytest.raises(RunError) as caught:
+            work(tmp_path)
+        assert str(caught.value) == (
+            f"{tmp_path} has no readable folds.json, so it is not a cross-validation. "
+            "Start one with: finetune train PHOTOS --folds 5"
+        )

@@ -15,34 +15,25 @@ from finetune.experiments.folds import (
     NEVER,
     OWN_TEST,
     FoldRow,
-    draw_folds,
+    assign_folds,
     final_splitter,
     fold_splitter,
     read_folds,
     write_folds,
 )
-from finetune.photos.collection import Collection, Photo
+from finetune.photos.collection import Collection, Part, Photo
 
 
-def photo(number: int, label: str, group: int, part: str | None = None) -> Photo:
-    fields = {
-        "path": f"{label}/{number:03d}.jpg",
-        "digest": f"{number:032x}",
-        "labels": (label,),
-        "part": part,
-        "width": 80,
-        "height": 60,
-        "group": f"g{group}",
-    }
-    known = {field.name for field in dataclasses.fields(Photo)}
-    missing = {
-        field.name: None
-        for field in dataclasses.fields(Photo)
-        if field.default is dataclasses.MISSING
-        and field.default_factory is dataclasses.MISSING
-        and field.name not in fields
-    }
-    return Photo(**{**missing, **{k: v for k, v in fields.items() if k in known}})
+def photo(number: int, label: str, group: int, part: Part | None = None) -> Photo:
+    return Photo(
+        path=f"{label}/{number:03d}.jpg",
+        digest=f"{number:032x}",
+        labels=(label,),
+        part=part,
+        width=80,
+        height=60,
+        group=f"g{group}",
+    )
 
 
 def collection(photos: list[Photo]) -> Collection:
@@ -60,43 +51,47 @@ photo_lists = st.lists(
 ).map(lambda pairs: [photo(n, label, group) for n, (label, group) in enumerate(pairs)])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(photo_lists, st.integers(2, 6), st.integers(0, 5))
-def test_folds_are_a_partition_into_whole_groups(photos, folds, seed):
+def test_folds_are_a_partition_into_whole_groups(
+    photos: list[Photo], folds: int, seed: int
+) -> None:
     try:
-        rows, _ = draw_folds(collection(photos), config(seed), folds)
+        rows, _ = assign_folds(collection(photos), config(seed), folds)
     except (ConfigError, CollectionError):
         return
     assert sorted(row.path for row in rows) == sorted(p.path for p in photos)
-    fold_of_group = defaultdict(set)
+    fold_of_group: dict[str, set[int]] = defaultdict(set)
     for row in rows:
         fold_of_group[row.group].add(row.fold)
         assert 0 <= row.fold <= folds
     assert all(len(found) == 1 for found in fold_of_group.values())
     assert set(range(1, folds + 1)) <= {row.fold for row in rows}
-    again, _ = draw_folds(collection(photos[::-1]), config(seed), folds)
+    again, _ = assign_folds(collection(photos[::-1]), config(seed), folds)
     assert again == rows
 
 
 @settings(max_examples=40, deadline=None)
 @given(photo_lists, st.integers(2, 5))
-def test_each_photo_is_held_out_once_and_no_group_is_on_both_sides(photos, folds):
+def test_each_photo_is_held_out_once_and_no_group_is_on_both_sides(
+    photos: list[Photo], folds: int
+) -> None:
     found = collection(photos)
     try:
-        rows, _ = draw_folds(found, config(), folds)
+        rows, _ = assign_folds(found, config(), folds)
         splits = [fold_splitter(rows, config(), fold)(found) for fold in range(1, folds + 1)]
     except (ConfigError, CollectionError):
         return
     held_out: Counter[str] = Counter()
     for split in splits:
-        parts_of_group = defaultdict(set)
+        parts_of_group: dict[str, set[str]] = defaultdict(set)
         for row in split.rows:
             parts_of_group[row.group].add(row.part)
         assert all(len(parts) == 1 for parts in parts_of_group.values())
         for part, samples in split.samples.items():
             assert {s.path for s in samples} == {r.path for r in split.rows if r.part == part}
         held_out.update(sample.path for sample in split.samples["test"])
-        # No label is asked for that the fold's training never saw.
+        # The fold's training has every label that it holds out.
         taught = {row.labels[0] for row in split.rows if row.part != "test"}
         assert {row.labels[0] for row in split.rows if row.part == "test"} <= taught
     assert set(held_out.values()) <= {1}
@@ -105,42 +100,41 @@ def test_each_photo_is_held_out_once_and_no_group_is_on_both_sides(photos, folds
 
 def test_each_label_is_spread_evenly_over_the_folds() -> None:
     photos = [photo(n, "ab"[n % 3 == 0], n) for n in range(90)]
-    rows, _ = draw_folds(collection(photos), config(), 5)
+    rows, _ = assign_folds(collection(photos), config(), 5)
     for label, share in (("a", 12), ("b", 6)):
         counts = Counter(row.fold for row in rows if row.labels == (label,))
         assert counts == dict.fromkeys(range(1, 6), share)
 
 
-def test_a_label_of_one_group_trains_in_every_fold_and_this_is_said() -> None:
+def test_a_label_of_one_group_trains_in_every_fold() -> None:
     photos = [photo(n, "a", n) for n in range(8)] + [photo(n, "b", 99) for n in range(10, 14)]
-    rows, notes = draw_folds(collection(photos), config(), 4)
+    rows, notes = assign_folds(collection(photos), config(), 4)
     assert {row.fold for row in rows if row.labels == ("b",)} == {NEVER}
     assert notes == (
         "4 folds of 8 photos (8 groups, each whole in one fold); each of them is held out once.",
-        "4 photos of 'b' train in every fold and are held out in none: without them too little of "
-        "a label would be left to learn from.",
+        "4 photos of 'b' are never held out and train in every fold: without them, too few photos "
+        "of a label would be left for training.",
     )
 
 
-def test_more_folds_than_groups_are_refused_with_a_number_that_works() -> None:
+def test_more_folds_than_groups_are_refused() -> None:
     photos = [photo(n, "ab"[n % 2], n // 4) for n in range(12)]
     with pytest.raises(ConfigError) as caught:
-        draw_folds(collection(photos), config(), 9)
+        assign_folds(collection(photos), config(), 9)
     assert str(caught.value) == (
-        "--folds 9 is too many: only 3 of them would hold a photo out. "
-        "Choose --folds 3, or add photos."
+        "--folds 9 is too many: only 3 of them would have a photo. Choose --folds 3, or add photos."
     )
 
 
-def test_an_own_test_folder_takes_no_part_and_own_train_and_validation_are_put_together() -> None:
-    parts = ["train", "train", "train", "validation", "test"]
+def test_own_train_and_validation_are_merged_and_own_test_is_unused() -> None:
+    parts: list[Part] = ["train", "train", "train", "validation", "test"]
     photos = [photo(n, "ab"[n % 2], n, parts[n % 5]) for n in range(40)]
-    rows, notes = draw_folds(collection(photos), config(), 4)
+    rows, notes = assign_folds(collection(photos), config(), 4)
     assert {row.path for row in rows if row.fold == OWN_TEST} == {
         p.path for p in photos if p.part == "test"
     }
     assert all(row.fold > 0 for row in rows if row.fold != OWN_TEST)
-    assert "The collection's own test folder (8 photos) takes no part in the folds." in notes
+    assert "No fold uses the collection's own test folder (8 photos)." in notes
     split = fold_splitter(rows, config(), 1)(collection(photos))
     assert not {p.path for p in photos if p.part == "test"} & {row.path for row in split.rows}
     whole = final_splitter(rows, config())(collection(photos))
@@ -149,14 +143,13 @@ def test_an_own_test_folder_takes_no_part_and_own_train_and_validation_are_put_t
 
 def test_the_final_split_puts_nothing_aside_for_a_test() -> None:
     photos = [photo(n, "ab"[n % 2], n) for n in range(20)]
-    rows, _ = draw_folds(collection(photos), config(), 4)
+    rows, _ = assign_folds(collection(photos), config(), 4)
     split = final_splitter(rows, config())(collection(photos))
     both = [*split.samples["train"], *split.samples["validation"]]
     assert sorted(s.path for s in both) == sorted(p.path for p in photos)
     assert split.samples["test"] == ()
     assert split.notes == (
-        "The final model uses all 20 photos: 17 to learn from, 3 to choose the epoch and "
-        "calibrate by.",
+        "The final model uses all 20 photos: 17 for training, 3 to select the epoch and calibrate.",
     )
 
 
@@ -170,22 +163,22 @@ def test_folds_csv_comes_back_as_it_was_written(tmp_path: Path) -> None:
 
 def test_a_damaged_folds_csv_is_refused(tmp_path: Path) -> None:
     (tmp_path / "folds.csv").write_text("path,digest\nx,y\n")
-    with pytest.raises(RunError, match="is damaged, so the folds cannot go on"):
+    with pytest.raises(RunError, match="is damaged, so the cross-validation cannot be resumed"):
         read_folds(tmp_path / "folds.csv")
 
 
 def test_a_photo_that_changed_since_is_named() -> None:
     photos = [photo(n, "ab"[n % 2], n) for n in range(12)]
-    rows, _ = draw_folds(collection(photos), config(), 3)
+    rows, _ = assign_folds(collection(photos), config(), 3)
     changed = [dataclasses.replace(photos[0], digest="other"), *photos[1:]]
     with pytest.raises(RunError, match=r"a.000\.jpg has changed since the run began"):
         fold_splitter(rows, config(), 1)(collection(changed))
 
 
-def test_the_share_for_a_test_is_not_used() -> None:
+def test_the_test_share_is_ignored() -> None:
     assert CollectionConfig().test > 0
     photos = [photo(n, "ab"[n % 2], n) for n in range(40)]
-    rows, _ = draw_folds(collection(photos), config(test=0.5), 4)
+    rows, _ = assign_folds(collection(photos), config(test=0.5), 4)
     split = fold_splitter(rows, config(test=0.5), 1)(collection(photos))
     assert {part: len(samples) for part, samples in split.samples.items()} == {
         "train": 26,

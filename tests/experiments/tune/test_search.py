@@ -19,6 +19,7 @@ from finetune.experiments.tune.search import (
     tune,
 )
 from finetune.training.events import EpochDone, Event, Note
+from finetune.training.train import train
 
 Settings = dict[str, Any]
 
@@ -122,7 +123,7 @@ def test_a_failed_trial_keeps_its_reason_and_the_search_continues(
     search: Callable[..., TuneResult], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = 0
-    original = library.train
+    original = train
 
     def diverge_once(*words: Any, **options: Any) -> Any:
         nonlocal calls
