@@ -200,14 +200,18 @@ def move_photos(root: Path, catalog: Path | None, *, back: bool, yes: bool) -> N
     """Moves photos into their label folders, or back."""
     from finetune.files import collection_cache_dir
     from finetune.photos.scan import scan
-    from finetune.web.annotate.apply import apply_moves, plan_moves, take_back
+    from finetune.web.annotate.apply import apply_moves, plan_moves, undo_moves
 
     cache_dir = collection_cache_dir(root, catalog)
     if back:
         with output.progress("Moving back") as advance:
-            done = take_back(root, cache_dir, progress=advance)
-        output.document([{"from": move.target, "to": move.source} for move in done])
-        output.text(f"{len(done):,} photos are back where they were.")
+            undone = undo_moves(root, cache_dir, progress=advance)
+        output.document([{"from": move.target, "to": move.source} for move in undone.done])
+        output.text(f"{len(undone.done):,} photos are back where they were.")
+        for move, reason in undone.problems:
+            output.warn(f"{move.target} was not moved back: {reason}.")
+        if undone.problems:
+            raise typer.Exit(1)
         return
     with output.progress("Reading photos") as advance:
         moves = plan_moves(scan(root, catalog=catalog, progress=advance))

@@ -14,7 +14,7 @@ from finetune.cli.options import photos_folder
 from finetune.errors import ConfigError
 
 if TYPE_CHECKING:
-    from finetune.photos.file_mover import Moves
+    from finetune.photos.file_mover import MoveResult
     from finetune.photos.near_duplicates.display_groups import Kind, NearDuplicateGroup
 
 
@@ -184,7 +184,7 @@ def _quarantine(
         f"moved to {folder}. To bring them back: "
         f"finetune duplicates {root} --quarantine {folder} --undo",
     )
-    return list(moves.done)
+    return [move.source for move in moves.done]
 
 
 def _undo(root: Path, folder: Path) -> None:
@@ -193,16 +193,21 @@ def _undo(root: Path, folder: Path) -> None:
     with output.progress("Moving back") as advance:
         moves = restore(root, folder, progress=advance)
     _report(moves, f"moved back to {root}.")
-    output.document({"restored": list(moves.done), "problems": [list(p) for p in moves.problems]})
+    output.document(
+        {
+            "restored": [move.source for move in moves.done],
+            "problems": [[move.source, reason] for move, reason in moves.problems],
+        }
+    )
     if moves.problems:
         raise typer.Exit(1)
 
 
-def _report(moves: Moves, what: str) -> None:
+def _report(moves: MoveResult, what: str) -> None:
     count = len(moves.done)
     output.text(f"{count:,} {'photo' if count == 1 else 'photos'} {what}")
-    for path, reason in moves.problems:
-        output.warn(f"{path} stays where it is: {reason}.")
+    for move, reason in moves.problems:
+        output.warn(f"{move.source} was not moved: {reason}.")
 
 
 def _as_dict(group: NearDuplicateGroup) -> dict[str, Any]:

@@ -15,9 +15,10 @@ from finetune.cli.predict_output import FEW, Extras, Printer, show_photo
 from finetune.errors import ConfigError
 
 if TYPE_CHECKING:
+    from finetune.photos.file_mover import Transfer
     from finetune.prediction.predictions import PhotoPrediction
     from finetune.prediction.predictor import Predictor
-    from finetune.prediction.sort_into import Sorter, Transfer
+    from finetune.prediction.sort_into import Sorter
     from finetune.prediction.table import PredictionTable
 
 __all__ = ["predict", "register", "show_photo"]
@@ -136,7 +137,7 @@ def predict(
             outlets.append(table.add)
         sorter: Sorter | None = None
         if sort_into is not None:
-            sorter = stack.enter_context(_sorter(sort_into, how))
+            sorter = _sorter(sort_into, how)
             outlets.append(sorter.put)
         extras = _extras(predictor, run, explain, similar, show, stack)
         done = len(list(table.done.elements())) if table is not None else 0
@@ -161,7 +162,7 @@ def predict(
 
 
 def _checked_transfer(text: str) -> Transfer:
-    from finetune.prediction.sort_into import Transfer
+    from finetune.photos.file_mover import Transfer
 
     for known in get_args(Transfer):
         if text == known:
@@ -200,12 +201,15 @@ def _undo(folder: Path) -> None:
 
     undone = undo_sorting(folder)
     output.document(
-        {"photos": undone.photos, "kept": [[str(path), why] for path, why in undone.kept]}
+        {
+            "photos": len(undone.done),
+            "kept": [[str(folder / move.target), why] for move, why in undone.problems],
+        }
     )
-    output.text(f"Undone for {undone.photos:,} photos.")
-    for path, why in undone.kept:
-        output.warn(f"{path} was left: {why}.")
-    if undone.kept:
+    output.text(f"Undone for {len(undone.done):,} photos.")
+    for move, why in undone.problems:
+        output.warn(f"{folder / move.target} was left: {why}.")
+    if undone.problems:
         raise typer.Exit(1)
 
 

@@ -1,8 +1,7 @@
-"""Moving photos out of a collection so that they can be put back: a journal, and no overwriting.
+"""Journaled moves, copies and links of photos that can be undone and never overwrite a file.
 
-Each move is written to ``moves.jsonl`` in the quarantine folder, and is on disk, before the file
-moves. Whatever moment a power cut comes at, each photo is either where it was or where the journal
-says, and `restore` puts it back.
+Each step is written to a journal, and is on disk, before its file moves. After a power cut every
+photo is either where it was or where the journal says, and `MoveJournal.undo` puts it back.
 """
 
 from __future__ import annotations
@@ -15,40 +14,224 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Any, Literal, get_args
 
 from finetune.errors import CollectionError
-from finetune.files import storage_errors, write_atomically, write_text
+from finetune.files import storage_errors, write_text
 
 JOURNAL = "moves.jsonl"
 
+Transfer = Literal["copy", "link", "move"]
+
+Progress = Callable[[int, int], None]
+
 
 @dataclass(frozen=True, kw_only=True)
-class Moves:
-    """What a quarantine or a restore did.
+class Move:
+    """One journaled step.
 
     Attributes:
-        done: Paths below the collection's root of the photos that were moved.
-        problems: Photos that were left where they are, as (path, reason).
+        source: Path below the source folder; absolute where a journal has no source folder.
+        target: Path below the target folder.
+        size: Of a copy, in bytes.
+        mtime_ns: Of a copy, when it was last modified.
     """
 
-    done: tuple[str, ...]
-    problems: tuple[tuple[str, str], ...]
+    source: str
+    target: str
+    transfer: Transfer = "move"
+    size: int | None = None
+    mtime_ns: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MoveResult:
+    """Steps that were done or undone, and those that were not, each with the reason."""
+
+    done: tuple[Move, ...]
+    problems: tuple[tuple[Move, str], ...]
+
+
+class MoveJournal:
+    """Journal of the files that were moved, copied or linked into a folder.
+
+    Args:
+        path: The journal, a file of JSON lines.
+        target_root: Folder that the files go to.
+        source_root: Folder that they come from; None allows any absolute path.
+    """
+
+    def __init__(self, path: Path, *, target_root: Path, source_root: Path | None = None) -> None:
+        self.path = path
+        self.target_root = target_root
+        self.source_root = source_root
+
+    def prepare(self) -> None:
+        """Creates the journal's folder and drops a line that a power cut left unfinished.
+
+        Raises:
+            StorageError: The folder cannot be written.
+        """
+        with storage_errors(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("ab+") as file:
+                file.seek(0)
+                content = file.read()
+                whole = content.rfind(b"\n") + 1
+                if whole != len(content):
+                    file.truncate(whole)
+
+    def transfer(self, source: str, target: str, transfer: Transfer = "move") -> Move:
+        """Writes one step to the journal, then does it. `target` must not exist.
+
+        Raises:
+            StorageError: The file cannot be moved, copied or linked.
+        """
+        old, new = self._source_path(source), self.target_root / target
+        entry: dict[str, Any] = {"source": source, "target": target, "transfer": transfer}
+        if self.source_root not in (None, self.target_root):
+            entry["root"] = str(self.source_root)
+        with storage_errors(new):
+            if transfer == "copy":
+                entry |= _size_and_mtime(old)
+            with self.path.open("a", encoding="utf-8") as log:
+                # Escaped to ASCII, so that no file name can break a line.
+                log.write(json.dumps(entry) + "\n")
+                log.flush()
+                if transfer == "move":
+                    # Without this line a moved photo could not be found again.
+                    os.fsync(log.fileno())
+            new.parent.mkdir(parents=True, exist_ok=True)
+            match transfer:
+                case "copy":
+                    _copy(old, new)
+                case "link":
+                    new.symlink_to(old)
+                case "move":
+                    _move(old, new)
+        return _checked(entry)
+
+    def read(self) -> tuple[Move, ...]:
+        """Returns the journaled steps, oldest first; those of older formats included.
+
+        Raises:
+            CollectionError: A line is damaged or has a path outside of the journal's folders.
+        """
+        if not self.path.is_file():
+            return ()
+        text = self.path.read_text(encoding="utf-8", errors="surrogateescape")
+        lines = text.split("\n")
+        del lines[-1]  # empty, or cut off before its file moved
+        moves = []
+        for number, line in enumerate(lines, start=1):
+            if line.startswith('{"transfer"') and not line.endswith("}"):
+                continue  # older journals kept a cut-off line and went on below it
+            try:
+                entry = json.loads(line)
+                move = _checked(entry)
+                owner = entry.get("root") if isinstance(entry, dict) else None
+            except (ValueError, KeyError, TypeError) as error:
+                raise CollectionError(
+                    f"{self.path}, line {number} is damaged: {line[:80]!r}."
+                ) from error
+            # A journal may come from a stranger: it must not move files anywhere else.
+            for path in (move.source, move.target):
+                below = self.source_root is not None or path is move.target
+                if ".." in Path(path).parts or bool(Path(path).anchor) is below:
+                    raise CollectionError(
+                        f"{self.path}, line {number} leads out of the folder: {path!r}."
+                    )
+            if owner not in (None, str(self.source_root)) and self.source_root is not None:
+                raise CollectionError(
+                    f"{self.target_root} holds photos of {owner}, not of {self.source_root}. "
+                    "Name the collection that they came from, or choose another folder."
+                )
+            moves.append(move)
+        return tuple(moves)
+
+    def undo(self, *, progress: Progress | None = None) -> MoveResult:
+        """Undoes all steps, the last first, so that a path moved twice ends with its first file.
+
+        A file that was changed, or whose old place is taken, stays, and its step stays in the
+        journal. Folders that are left empty are removed; so is a journal that is left empty.
+
+        Args:
+            progress: Called as ``progress(done, total)``.
+
+        Raises:
+            CollectionError: As `read`.
+            StorageError: A file cannot be moved; calling again continues where it stopped.
+        """
+        moves = self.read()
+        done: list[Move] = []
+        problems: list[tuple[Move, str]] = []
+        left: list[Move] = []
+        for number, move in enumerate(reversed(moves), start=1):
+            target = self.target_root / move.target
+            if os.path.lexists(target):
+                reason = self._undo_one(move)
+                if reason is None:
+                    done.append(move)
+                    remove_empty_folders(target.parent, self.target_root)
+                else:
+                    problems.append((move, reason))
+                    left.insert(0, move)
+            elif move.transfer == "move" and not os.path.lexists(self._source_path(move.source)):
+                problems.append((move, "the file no longer exists"))
+            if progress is not None:
+                progress(number, len(moves))
+        with storage_errors(self.path):
+            if left:
+                write_text(self.path, "".join(self._line(move) for move in left))
+            else:
+                self.path.unlink()
+                remove_empty_folders(self.path.parent, self.target_root)
+                with contextlib.suppress(OSError):
+                    self.target_root.rmdir()
+        return MoveResult(done=tuple(done), problems=tuple(problems))
+
+    def _undo_one(self, move: Move) -> str | None:
+        """Undoes a step whose target exists; returns the reason where it must not."""
+        source, target = self._source_path(move.source), self.target_root / move.target
+        with storage_errors(source):
+            match move.transfer:
+                case "link":
+                    if not target.is_symlink() or target.readlink() != source:
+                        return "it is no longer the link that was made"
+                    target.unlink()
+                case "copy":
+                    made = {"size": move.size, "mtime_ns": move.mtime_ns}
+                    if target.is_symlink() or _size_and_mtime(target) != made:
+                        return "it was changed since"
+                    target.unlink()
+                case "move" if not os.path.lexists(source):
+                    source.parent.mkdir(parents=True, exist_ok=True)
+                    _move(target, source)
+                case "move" if _same_content(source, target):
+                    target.unlink()  # a move between disks that was cut short
+                case "move":
+                    return "another file has taken its place"
+        return None
+
+    def _source_path(self, source: str) -> Path:
+        return Path(source) if self.source_root is None else self.source_root / source
+
+    def _line(self, move: Move) -> str:
+        entry: dict[str, Any] = {key: v for key, v in vars(move).items() if v is not None}
+        if self.source_root not in (None, self.target_root):
+            entry["root"] = str(self.source_root)
+        return json.dumps(entry) + "\n"
 
 
 def quarantine(
-    root: Path,
-    paths: Sequence[str],
-    folder: Path,
-    *,
-    progress: Callable[[int, int], None] | None = None,
-) -> Moves:
+    root: Path, paths: Sequence[str], folder: Path, *, progress: Progress | None = None
+) -> MoveResult:
     """Moves photos of a collection to another folder, under the same relative paths.
 
     Args:
         root: The collection's folder.
         paths: Photos, as paths below `root`.
-        folder: Where they go; it is made, and must lie outside of `root`.
+        folder: Created when missing; must lie outside of `root`.
         progress: Called as ``progress(done, total)``.
 
     Raises:
@@ -61,162 +244,107 @@ def quarantine(
             f"--quarantine {folder} lies inside {root}, where the next scan would find the photos "
             "again. Choose a folder outside of it."
         )
-    journal = folder / JOURNAL
-    _drop_cut_line(journal)
-    _check_owner(journal, root)
-    done: list[str] = []
-    problems: list[tuple[str, str]] = []
-    with storage_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        with journal.open("a", encoding="utf-8", errors="surrogateescape") as log:
-            for number, path in enumerate(paths, start=1):
-                source, target = root / path, _free(folder / path)
-                if not os.path.lexists(source):
-                    problems.append((path, "is gone"))
-                else:
-                    entry = {
-                        "root": str(root),
-                        "path": path,
-                        "moved_to": target.relative_to(folder).as_posix(),
-                    }
-                    _write(log, entry)
-                    _move(source, target)
-                    done.append(path)
-                if progress is not None:
-                    progress(number, len(paths))
-    return Moves(done=tuple(done), problems=tuple(problems))
+    journal = MoveJournal(folder / JOURNAL, target_root=folder, source_root=root)
+    journal.read()
+    journal.prepare()
+    done: list[Move] = []
+    problems: list[tuple[Move, str]] = []
+    for number, path in enumerate(paths, start=1):
+        target = free_path(folder / path).relative_to(folder).as_posix()
+        if os.path.lexists(root / path):
+            done.append(journal.transfer(path, target))
+        else:
+            problems.append((Move(source=path, target=target), "the file no longer exists"))
+        if progress is not None:
+            progress(number, len(paths))
+    return MoveResult(done=tuple(done), problems=tuple(problems))
 
 
-def restore(
-    root: Path, folder: Path, *, progress: Callable[[int, int], None] | None = None
-) -> Moves:
-    """Moves the photos of a quarantine back to where they were.
-
-    A place that has been taken since is not overwritten: that photo stays in the quarantine and in
-    its journal. With the last photo the journal goes, too.
+def restore(root: Path, folder: Path, *, progress: Progress | None = None) -> MoveResult:
+    """Moves the photos of a quarantine folder back to where they were; see `MoveJournal.undo`.
 
     Raises:
-        CollectionError: `folder` is no quarantine of this collection.
-        StorageError: A photo could not be moved; the same command goes on where it stopped.
+        CollectionError: `folder` is not a quarantine of this collection.
+        StorageError: A photo could not be moved; the same command continues where it stopped.
     """
     root, folder = root.resolve(), folder.resolve()
-    journal = folder / JOURNAL
-    if not journal.is_file():
-        raise CollectionError(f"{folder} is no quarantine: it has no {JOURNAL}.")
-    _drop_cut_line(journal)
-    _check_owner(journal, root)
-    entries = _read(journal)
-    done: list[str] = []
-    problems: list[tuple[str, str]] = []
-    left: list[dict[str, str]] = []
-    with storage_errors(root):
-        # Backwards, so that a path which was moved twice ends with its first file.
-        for number, entry in enumerate(reversed(entries), start=1):
-            source, target = folder / entry["moved_to"], root / entry["path"]
-            if os.path.lexists(source):
-                if not os.path.lexists(target):
-                    _move(source, target)
-                    done.append(entry["path"])
-                elif _same(source, target):
-                    source.unlink()  # a move between disks that was cut short
-                    done.append(entry["path"])
-                else:
-                    problems.append((entry["path"], "another file has its place"))
-                    left.insert(0, entry)
-            elif not os.path.lexists(target):
-                problems.append((entry["path"], "is gone from the quarantine"))
-            if progress is not None:
-                progress(number, len(entries))
-        if left:
-            write_text(journal, "".join(json.dumps(entry) + "\n" for entry in left))
-        else:
-            journal.unlink()
-        _remove_empty(folder)
-    return Moves(done=tuple(done), problems=tuple(problems))
+    journal = MoveJournal(folder / JOURNAL, target_root=folder, source_root=root)
+    if not journal.path.is_file():
+        raise CollectionError(f"{folder} is not a quarantine folder: it has no {JOURNAL}.")
+    return journal.undo(progress=progress)
 
 
-def _check_owner(journal: Path, root: Path) -> None:
-    if not journal.is_file():
-        return
-    owners = {entry["root"] for entry in _read(journal)} - {str(root)}
-    if owners:
-        raise CollectionError(
-            f"{journal.parent} holds photos of {min(owners)}, not of {root}. "
-            "Name the collection that they came from, or choose another folder."
-        )
-
-
-def _read(journal: Path) -> list[dict[str, str]]:
-    text = journal.read_text(encoding="utf-8", errors="surrogateescape")
-    entries = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        try:
-            entry = json.loads(line)
-            checked = {name: str(entry[name]) for name in ("root", "path", "moved_to")}
-        except (ValueError, KeyError, TypeError) as error:
-            raise CollectionError(f"{journal}, line {number} is damaged: {line[:80]!r}.") from error
-        for name in ("path", "moved_to"):
-            # A journal is a file like any other: it may not send photos anywhere it likes.
-            if Path(checked[name]).is_absolute() or ".." in Path(checked[name]).parts:
-                raise CollectionError(
-                    f"{journal}, line {number} leads out of the folder: {checked[name]!r}."
-                )
-        entries.append(checked)
-    return entries
-
-
-def _write(log: TextIO, entry: dict[str, str]) -> None:
-    # Escaped to ASCII, so that no file name can break a line.
-    log.write(json.dumps(entry) + "\n")
-    log.flush()
-    os.fsync(log.fileno())
-
-
-def _drop_cut_line(journal: Path) -> None:
-    """Takes off a last line that a power cut left unfinished: its file had not moved yet."""
-    if journal.is_file():
-        content = journal.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        if whole != content:
-            write_atomically(journal, lambda file: file.write(whole))
-
-
-def _free(target: Path) -> Path:
+def free_path(target: Path) -> Path:
     """Returns the path, or one with a number where a file has it already."""
-    number = 2
-    free = target
+    free, number = target, 2
     while os.path.lexists(free):
         free = target.with_name(f"{target.stem} ({number}){target.suffix}")
         number += 1
     return free
 
 
+def remove_empty_folders(folder: Path, root: Path) -> None:
+    """Removes a folder and its parents below `root`, as far as they are empty."""
+    while folder != root and folder.is_relative_to(root):
+        try:
+            folder.rmdir()
+        except OSError:
+            return
+        folder = folder.parent
+
+
+def _checked(entry: Any) -> Move:
+    """Returns a journal entry as a `Move`; KeyError, TypeError or ValueError where it is none."""
+    if isinstance(entry, list):  # annotate's older journals
+        source, target = entry
+        entry = {"source": source, "target": target}
+    elif "moved_to" in entry:  # quarantine's older journals
+        entry = {"source": entry["path"], "target": entry["moved_to"]}
+    source, target, transfer = entry["source"], entry["target"], entry.get("transfer", "move")
+    if not (isinstance(source, str) and isinstance(target, str) and transfer in get_args(Transfer)):
+        raise TypeError("not a journal entry")
+    if transfer != "copy":
+        return Move(source=source, target=target, transfer=transfer)
+    return Move(
+        source=source,
+        target=target,
+        transfer=transfer,
+        size=int(entry["size"]),
+        mtime_ns=int(entry["mtime_ns"]),
+    )
+
+
 def _move(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
     try:
         source.rename(target)
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
         # Another disk: the copy is whole and on disk before the original goes.
-        part = target.with_name(f".{target.name}.part")
-        shutil.copy2(source, part)
-        with part.open("rb+") as file:
-            os.fsync(file.fileno())
-        part.rename(target)
+        _copy(source, target)
         source.unlink()
 
 
-def _same(first: Path, second: Path) -> bool:
-    return first.stat().st_size == second.stat().st_size and (
-        first.read_bytes() == second.read_bytes()
-    )
+def _copy(source: Path, target: Path) -> None:
+    part = target.with_name(f".{target.name}.part")
+    try:
+        shutil.copy2(source, part)
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        part.rename(target)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
 
 
-def _remove_empty(folder: Path) -> None:
-    for path in sorted(folder.rglob("*"), reverse=True):
-        if path.is_dir():
-            with contextlib.suppress(OSError):
-                path.rmdir()
-    with contextlib.suppress(OSError):
-        folder.rmdir()
+def _size_and_mtime(path: Path) -> dict[str, int]:
+    status = path.stat()
+    return {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
+
+
+def _same_content(first: Path, second: Path) -> bool:
+    try:
+        same_size = first.stat().st_size == second.stat().st_size
+        return same_size and first.read_bytes() == second.read_bytes()
+    except OSError:
+        return False

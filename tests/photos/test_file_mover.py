@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 import errno
 import json
 from pathlib import Path
@@ -5,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from finetune.errors import CollectionError, StorageError
-from finetune.photos.file_mover import JOURNAL, quarantine, restore
+from finetune.photos.file_mover import JOURNAL, MoveResult, quarantine, restore
 
 
 @pytest.fixture
-def root(tmp_path):
+def root(tmp_path: Path) -> Path:
     root = tmp_path / "photos"
     for name in ("gull/1.jpg", "gull/2.jpg", "heron/カワ.jpg", "heron/bad \udcff.jpg"):
         path = root / name
@@ -18,7 +20,7 @@ def root(tmp_path):
     return root
 
 
-def tree(folder):
+def tree(folder: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")
@@ -26,23 +28,28 @@ def tree(folder):
     }
 
 
+def problems(result: MoveResult) -> list[tuple[str, str]]:
+    return [(move.source, reason) for move, reason in result.problems]
+
+
 ALL = ("gull/1.jpg", "heron/カワ.jpg", "heron/bad \udcff.jpg")
 
 
-def test_quarantine_and_restore_leave_the_collection_as_it_was(root, tmp_path):
+def test_quarantine_and_restore_leave_the_collection_as_it_was(root: Path, tmp_path: Path) -> None:
     before = tree(root)
     away = tmp_path / "away"
     moves = quarantine(root, ALL, away)
-    assert moves.done == ALL
+    assert tuple(move.source for move in moves.done) == ALL
     assert moves.problems == ()
     assert set(tree(root)) == {"gull/2.jpg"}
     assert {name: tree(away)[name] for name in ALL} == {name: before[name] for name in ALL}
-    assert restore(root, away).done == tuple(reversed(ALL))
+    restored = restore(root, away)
+    assert tuple(move.source for move in restored.done) == tuple(reversed(ALL))
     assert tree(root) == before
     assert not away.exists()
 
 
-def test_two_quarantines_into_one_folder_overwrite_nothing(root, tmp_path):
+def test_two_quarantines_into_one_folder_overwrite_nothing(root: Path, tmp_path: Path) -> None:
     away = tmp_path / "away"
     quarantine(root, ["gull/1.jpg"], away)
     (root / "gull/1.jpg").write_bytes(b"another photo")
@@ -52,21 +59,21 @@ def test_two_quarantines_into_one_folder_overwrite_nothing(root, tmp_path):
     moves = restore(root, away)
     # The later one is back; the earlier one has no place any more and stays.
     assert (root / "gull/1.jpg").read_bytes() == b"another photo"
-    assert moves.problems == (("gull/1.jpg", "another file has its place"),)
+    assert problems(moves) == [("gull/1.jpg", "another file has taken its place")]
     assert (away / "gull/1.jpg").read_bytes() == b"gull/1.jpg"
     (root / "gull/1.jpg").unlink()
     assert restore(root, away).problems == ()
     assert (root / "gull/1.jpg").read_bytes() == b"gull/1.jpg"
 
 
-def test_a_photo_that_is_gone_is_reported(root, tmp_path):
+def test_a_photo_that_is_gone_is_reported(root: Path, tmp_path: Path) -> None:
     moves = quarantine(root, ["gull/9.jpg", "gull/1.jpg"], tmp_path / "away")
-    assert moves.problems == (("gull/9.jpg", "is gone"),)
-    assert moves.done == ("gull/1.jpg",)
+    assert problems(moves) == [("gull/9.jpg", "the file no longer exists")]
+    assert [move.source for move in moves.done] == ["gull/1.jpg"]
 
 
 @pytest.mark.parametrize("inside", [".", "away", "gull/away"])
-def test_quarantine_inside_the_collection_is_refused(root, inside):
+def test_quarantine_inside_the_collection_is_refused(root: Path, inside: str) -> None:
     with pytest.raises(CollectionError) as caught:
         quarantine(root, ["gull/1.jpg"], root / inside)
     assert str(caught.value) == (
@@ -75,32 +82,32 @@ def test_quarantine_inside_the_collection_is_refused(root, inside):
     )
 
 
-def test_folder_of_another_collection_is_refused(root, tmp_path):
+def test_folder_of_another_collection_is_refused(root: Path, tmp_path: Path) -> None:
     quarantine(root, ["gull/1.jpg"], tmp_path / "away")
     other = tmp_path / "other"
     other.mkdir()
-    for act in (
-        lambda: restore(other, tmp_path / "away"),
-        lambda: quarantine(other, [], tmp_path / "away"),
-    ):
+    for act in (restore, lambda root, folder: quarantine(root, [], folder)):
         with pytest.raises(CollectionError) as caught:
-            act()
+            act(other, tmp_path / "away")
         assert str(caught.value) == (
             f"{tmp_path / 'away'} holds photos of {root}, not of {other}. "
             "Name the collection that they came from, or choose another folder."
         )
 
 
-def test_restore_from_a_folder_that_is_no_quarantine_is_refused(root, tmp_path):
+def test_restore_from_a_folder_that_is_no_quarantine_is_refused(root: Path, tmp_path: Path) -> None:
     with pytest.raises(CollectionError) as caught:
         restore(root, tmp_path / "nowhere")
-    assert str(caught.value) == f"{tmp_path / 'nowhere'} is no quarantine: it has no moves.jsonl."
+    assert (
+        str(caught.value)
+        == f"{tmp_path / 'nowhere'} is not a quarantine folder: it has no moves.jsonl."
+    )
 
 
-def test_a_journal_cannot_send_photos_out_of_the_folder(root, tmp_path):
+def test_a_journal_cannot_send_photos_out_of_the_folder(root: Path, tmp_path: Path) -> None:
     away = tmp_path / "away"
     quarantine(root, ["gull/1.jpg"], away)
-    line = json.dumps({"root": str(root), "path": "../stolen.jpg", "moved_to": "gull/1.jpg"})
+    line = json.dumps({"root": str(root), "source": "../stolen.jpg", "target": "gull/1.jpg"})
     (away / JOURNAL).write_text(line + "\n")
     with pytest.raises(CollectionError) as caught:
         restore(root, away)
@@ -113,18 +120,32 @@ def test_a_journal_cannot_send_photos_out_of_the_folder(root, tmp_path):
     assert str(caught.value) == f"{away / JOURNAL}, line 1 is damaged: 'nonsense'."
 
 
+def test_older_journals_are_restored(root: Path, tmp_path: Path) -> None:
+    before = tree(root)
+    away = tmp_path / "away"
+    away.mkdir()
+    (root / "gull/1.jpg").rename(away / "1.jpg")
+    line = json.dumps({"root": str(root), "path": "gull/1.jpg", "moved_to": "1.jpg"})
+    (away / JOURNAL).write_text(line + "\n")
+    assert restore(root, away).problems == ()
+    assert tree(root) == before
+    assert not away.exists()
+
+
 class PowerCut(BaseException):
     pass
 
 
 @pytest.mark.parametrize("moved_before", range(4))
-def test_power_cut_at_any_move_loses_nothing(root, tmp_path, monkeypatch, moved_before):
+def test_power_cut_at_any_move_loses_nothing(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moved_before: int
+) -> None:
     before = tree(root)
     away = tmp_path / "away"
     rename = Path.rename
     count = 0
 
-    def cut(self, target):
+    def cut(self: Path, target: Path) -> Path:
         nonlocal count
         if count == moved_before:
             raise PowerCut
@@ -144,12 +165,14 @@ def test_power_cut_at_any_move_loses_nothing(root, tmp_path, monkeypatch, moved_
     assert tree(root) == before
 
 
-def test_move_to_another_disk_copies_before_it_deletes(root, tmp_path, monkeypatch):
+def test_move_to_another_disk_copies_before_it_deletes(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = tree(root)
     away = tmp_path / "away"
     rename = Path.rename
 
-    def across(self, target):
+    def across(self: Path, target: Path) -> Path:
         if Path(target).name.startswith(".") or self.name.startswith("."):
             return rename(self, target)
         raise OSError(errno.EXDEV, "Invalid cross-device link")
@@ -161,7 +184,7 @@ def test_move_to_another_disk_copies_before_it_deletes(root, tmp_path, monkeypat
     assert tree(root) == before
 
 
-def test_unfinished_move_between_disks_is_undone(root, tmp_path):
+def test_unfinished_move_between_disks_is_undone(root: Path, tmp_path: Path) -> None:
     away = tmp_path / "away"
     quarantine(root, ["gull/1.jpg"], away)
     # Cut between copying and deleting: the photo is in both places.
@@ -171,15 +194,17 @@ def test_unfinished_move_between_disks_is_undone(root, tmp_path):
     assert not away.exists()
 
 
-def test_full_disk_is_a_storage_error(root, tmp_path, monkeypatch):
-    def full(self, target):
+def test_full_disk_is_a_storage_error(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Path, target: Path) -> Path:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "rename", full)
     with pytest.raises(StorageError) as caught:
         quarantine(root, ["gull/1.jpg"], tmp_path / "away")
     assert str(caught.value) == (
-        f"Could not write {tmp_path / 'away'}: the disk is full. Free some space and run the same "
-        "command again. Older files are intact."
+        f"Could not write {tmp_path / 'away' / 'gull' / '1.jpg'}: the disk is full. Free some "
+        "space and run the same command again. Older files are intact."
     )
     assert (root / "gull/1.jpg").exists()

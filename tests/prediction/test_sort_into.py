@@ -1,21 +1,26 @@
 from __future__ import annotations
 
-import os
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
 import pytest
 
-from finetune.errors import StorageError
-from finetune.prediction import sort_into
+from finetune.errors import CollectionError, StorageError
+from finetune.photos import file_mover
+from finetune.photos.file_mover import MoveResult, Transfer
 from finetune.prediction.predictions import PhotoPrediction, Ranked
-from finetune.prediction.sort_into import Sorter, Transfer, undo_sorting
+from finetune.prediction.sort_into import Sorter, undo_sorting
 
 
 def answer(photo: Path, label: str, *, unknown: bool = False) -> PhotoPrediction:
     ranked = (Ranked(label=label, probability=1.0),)
     return PhotoPrediction(photo=str(photo), status="ok", ranked=ranked, unknown=unknown)
+
+
+def problems(result: MoveResult) -> list[tuple[str, str]]:
+    return [(move.target, reason) for move, reason in result.problems]
 
 
 def files_of(root: Path) -> dict[str, bytes]:
@@ -33,12 +38,12 @@ def test_photos_go_to_their_labels_and_back(
     root = make_photos({"in": 3, "other": 1})
     before = files_of(root)
     out = tmp_path / "out"
-    with Sorter(out, transfer) as sorter:
-        sorter.put(answer(root / "in/000.jpg", "gulls/herring"))
-        sorter.put(answer(root / "in/001.jpg", "a:b"))
-        sorter.put(answer(root / "in/002.jpg", "a:b", unknown=True))
-        sorter.put(answer(root / "other/000.jpg", "gulls/herring"))
-        assert sorter.put(PhotoPrediction(photo="x", status="truncated")) is None
+    sorter = Sorter(out, transfer)
+    sorter.put(answer(root / "in/000.jpg", "gulls/herring"))
+    sorter.put(answer(root / "in/001.jpg", "a:b"))
+    sorter.put(answer(root / "in/002.jpg", "a:b", unknown=True))
+    sorter.put(answer(root / "other/000.jpg", "gulls/herring"))
+    assert sorter.put(PhotoPrediction(photo="x", status="truncated")) is None
     assert files_of(out) == {
         "_unsure/002.jpg": before["in/002.jpg"],
         "a_b/001.jpg": before["in/001.jpg"],
@@ -47,7 +52,7 @@ def test_photos_go_to_their_labels_and_back(
     }
     assert files_of(root) == ({} if transfer == "move" else before)
     undone = undo_sorting(out)
-    assert (undone.photos, undone.kept) == (4, ())
+    assert (len(undone.done), undone.problems) == (4, ())
     assert files_of(root) == before
     assert not out.exists()
     with pytest.raises(StorageError, match="There is nothing to undo in"):
@@ -60,9 +65,9 @@ def test_a_second_call_sorts_only_what_is_new(
     root = make_photos({"in": 2})
     out = tmp_path / "out"
     for _ in range(2):
-        with Sorter(out) as sorter:
-            for photo in sorted(root.rglob("*.jpg")):
-                sorter.put(answer(photo, "x"))
+        sorter = Sorter(out)
+        for photo in sorted(root.rglob("*.jpg")):
+            sorter.put(answer(photo, "x"))
     assert list(files_of(out)) == ["x/000.jpg", "x/001.jpg"]
 
 
@@ -71,13 +76,13 @@ def test_undo_leaves_what_a_person_changed(
 ) -> None:
     root = make_photos({"in": 2})
     out = tmp_path / "out"
-    with Sorter(out, "copy") as sorter:
-        for photo in sorted(root.rglob("*.jpg")):
-            sorter.put(answer(photo, "x"))
+    sorter = Sorter(out, "copy")
+    for photo in sorted(root.rglob("*.jpg")):
+        sorter.put(answer(photo, "x"))
     (out / "x/000.jpg").write_bytes(b"painted over")
     undone = undo_sorting(out)
-    assert undone.photos == 1
-    assert undone.kept == ((out / "x/000.jpg", "it was changed since"),)
+    assert len(undone.done) == 1
+    assert problems(undone) == [("x/000.jpg", "it was changed since")]
     assert (out / "x/000.jpg").read_bytes() == b"painted over"
 
 
@@ -86,11 +91,11 @@ def test_undo_overwrites_nothing_that_took_a_photos_place(
 ) -> None:
     root = make_photos({"in": 1})
     out = tmp_path / "out"
-    with Sorter(out, "move") as sorter:
-        sorter.put(answer(root / "in/000.jpg", "x"))
+    sorter = Sorter(out, "move")
+    sorter.put(answer(root / "in/000.jpg", "x"))
     (root / "in/000.jpg").write_bytes(b"another")
     undone = undo_sorting(out)
-    assert undone.kept == ((out / "x/000.jpg", f"{root / 'in/000.jpg'} is taken"),)
+    assert problems(undone) == [("x/000.jpg", "another file has taken its place")]
     assert (root / "in/000.jpg").read_bytes() == b"another"
 
 
@@ -100,15 +105,50 @@ def test_a_kill_in_the_midst_of_a_move_loses_nothing(
     root = make_photos({"in": 2})
     before = files_of(root)
     out = tmp_path / "out"
-    with Sorter(out, "move") as sorter:
-        sorter.put(answer(root / "in/000.jpg", "x"))
-        # The line is in the journal, and the move never comes.
-        monkeypatch.setattr(sort_into, "_move", lambda source, target: os._exit)
-        sorter.put(answer(root / "in/001.jpg", "x"))
+    sorter = Sorter(out, "move")
+    sorter.put(answer(root / "in/000.jpg", "x"))
+    # The line is in the journal, and the move never comes.
+    monkeypatch.setattr(file_mover, "_move", lambda source, target: None)
+    sorter.put(answer(root / "in/001.jpg", "x"))
     monkeypatch.undo()
     with (out / ".finetune" / "sorted.jsonl").open("a") as journal:
         journal.write('{"half a li')
-    with Sorter(out, "move") as sorter:
-        assert sorter.put(answer(root / "in/001.jpg", "x")) == out / "x/001.jpg"
+    sorter = Sorter(out, "move")
+    assert sorter.put(answer(root / "in/001.jpg", "x")) == out / "x/001.jpg"
     undo_sorting(out)
     assert files_of(root) == before
+
+
+def test_older_journals_with_a_cut_line_amid_them_are_undone(
+    make_photos: Callable[..., Path], tmp_path: Path
+) -> None:
+    root = make_photos({"in": 2})
+    before = files_of(root)
+    out = tmp_path / "out"
+    (out / "x").mkdir(parents=True)
+    (out / ".finetune").mkdir()
+    entries = []
+    for name in before:
+        status = (root / name).stat()
+        mark = {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
+        entries.append(
+            {"transfer": "move", "source": f"{root / name}", "target": f"x/{Path(name).name}"}
+            | mark
+        )
+        (root / name).rename(out / "x" / Path(name).name)
+    lines = [json.dumps(entries[0]), '{"transfer": "mo', json.dumps(entries[1])]
+    (out / ".finetune" / "sorted.jsonl").write_text("\n".join(lines) + "\n")
+    assert len(undo_sorting(out).done) == 2
+    assert files_of(root) == before
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("target", ["../stolen.jpg", "/stolen.jpg"])
+def test_a_journal_cannot_lead_out_of_the_folder(tmp_path: Path, target: str) -> None:
+    journal = tmp_path / "out" / ".finetune" / "sorted.jsonl"
+    journal.parent.mkdir(parents=True)
+    entry = {"transfer": "move", "source": str(tmp_path / "x.jpg"), "target": target}
+    journal.write_text(json.dumps(entry) + "\n")
+    with pytest.raises(CollectionError) as caught:
+        undo_sorting(tmp_path / "out")
+    assert str(caught.value) == f"{journal}, line 1 leads out of the folder: {target!r}."

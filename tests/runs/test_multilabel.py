@@ -291,9 +291,9 @@ def test_photos_sorted_by_several_labels_train_such_a_run_again(
     for number in range(12):
         shutil.copy(next(several_folders.rglob(f"{number:03d}.png")), flat)
     answers = predictor.predict_batch(sorted(flat.iterdir()))
-    with Sorter(tmp_path / "sorted") as sorter:
-        for answer in answers:
-            sorter.put(answer)
+    sorter = Sorter(tmp_path / "sorted")
+    for answer in answers:
+        sorter.put(answer)
     for answer in answers:
         name = Path(answer.photo or "").name
         found = {path.parent.name for path in (tmp_path / "sorted").rglob(name)}
