@@ -58,8 +58,9 @@ def ablate(
     else:
         name, values = parse_sweep(over)
     settings = settings_of(config, flags, set_)
-    from finetune.cli.training_progress import TrainingView, duration
+    from finetune.cli.training_progress import TrainingView
     from finetune.experiments import ablate as library
+    from finetune.reporting.formatting import duration
 
     with TrainingView(output) as view:
         ablation = library.ablate(

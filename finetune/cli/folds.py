@@ -108,7 +108,7 @@ def _print_labels(pooled: Any) -> None:
 
 
 def _print_end(result: CrossValidation) -> None:
-    from finetune.cli.training_progress import duration
+    from finetune.reporting.formatting import duration
 
     folder = result.folder.path
     if result.interrupted:

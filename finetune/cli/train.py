@@ -175,7 +175,7 @@ def _refuse_with_resume(
 
 def show_result(result: RunResult, *, follow: bool = True) -> None:
     """Prints what a training came to, and what to do next unless `follow` is False."""
-    from finetune.cli.training_progress import duration
+    from finetune.reporting.formatting import duration
 
     part = "test" if "test" in result.metrics else "validation"
     metrics = result.metrics[part]

@@ -1,4 +1,4 @@
-"""Shows a training as it goes: a bar with what matters, and a row an epoch, both on stderr."""
+"""Progress of a training on stderr: a bar with the main figures, and one row per epoch."""
 
 from __future__ import annotations
 
@@ -7,20 +7,19 @@ from types import TracebackType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from finetune.cli.console import Output
+from finetune.reporting.formatting import duration
 from finetune.training.events import EpochDone, Event, Note, Progressed, StepDone
 
 _HEADER = (
     f"{'epoch':>9}  {'train loss':>10}  {'train':>7}  {'val loss':>8}  {'val':>7}  {'time':>7}"
 )
 
-
-_BESIDE = 14
-"""Letters of a bar's line that are neither its stage, its figures nor its numbers: a short bar, a
-slash, and the spaces between."""
+_BAR_COLUMNS = 14
+"""Columns of a progress line for the bar, a slash and spaces."""
 
 
 class TrainingView:
-    """Listens to a training and draws it; a context manager, so that the bar goes away."""
+    """Callback that draws a training; the bar disappears when the context ends."""
 
     def __init__(self, output: Output) -> None:
         self._output = output
@@ -39,7 +38,7 @@ class TrainingView:
         self._rows = 0
 
     def __enter__(self) -> TrainingView:
-        # Even a disabled bar writes an empty line when it stops.
+        # A disabled bar would still print an empty line when it stops.
         if self._live:
             self._bars.start()
         return self
@@ -54,14 +53,14 @@ class TrainingView:
             self._bars.stop()
 
     def __call__(self, event: Event) -> None:
-        """Takes an event of the training."""
+        """Receives an event of the training."""
         match event:
             case Note():
                 self._output.say(event.text)
             case Progressed():
                 self._show(event.stage, event.done, event.total, "photos")
             case StepDone():
-                room = self._output.stderr.width - len(f"{event.steps}") * 2 - _BESIDE
+                room = self._output.stderr.width - len(f"{event.steps}") * 2 - _BAR_COLUMNS
                 stage = f"Epoch {event.epoch}/{event.epochs}"
                 figures = step_figures(event, room - len(stage))
                 self._show(stage, event.step, event.steps, figures)
@@ -91,9 +90,9 @@ class TrainingView:
 
 
 def step_figures(event: StepDone, room: int) -> str:
-    """Returns what a bar says of a step: what matters most first, as much as `room` letters hold.
+    """Returns the most important figures of a step that fit in `room` columns.
 
-    Nothing is asked of the device for it.
+    It does not wait for the device.
     """
     from finetune.training.device import memory_in_use
 
@@ -111,16 +110,3 @@ def step_figures(event: StepDone, room: int) -> str:
             break
         kept.append(pieces[name])
     return "  ".join(piece for piece in pieces.values() if piece in kept)
-
-
-def duration(seconds: float) -> str:
-    """Returns a duration as a person says it: ``0.4 s``, ``12 s``, ``3:05 min``, ``2:10 h``."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    if seconds < 3600:
-        minutes, rest = divmod(round(seconds), 60)
-        return f"{minutes}:{rest:02d} min"
-    hours, rest = divmod(round(seconds / 60), 60)
-    return f"{hours}:{rest:02d} h"

@@ -136,8 +136,8 @@ def _write_page(result: TuneResult) -> Path | None:
 def _print_trials(result: TuneResult) -> None:
     if not result.best:
         return
-    from finetune.cli.training_progress import duration
     from finetune.experiments.tune.search import summarize
+    from finetune.reporting.formatting import duration
 
     several = len({trial.flags.get("model") for trial in result.trials}) > 1
     score = "mAP" if result.multi_label else "right"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,7 +12,6 @@ from rich.live import Live
 from rich.text import Text
 
 from finetune.cli.console import Json, Quiet, make_table, output
-from finetune.cli.training_progress import duration
 from finetune.errors import FinetuneError
 
 if TYPE_CHECKING:
@@ -62,20 +60,25 @@ def watch(
     request = EvaluationRequest(device=str(choose_device(device))) if evaluate else None
     progress = read_progress(folder)
     drawn = not output.json and output.stdout.is_terminal
-    view: _LiveView | _LineView = _LiveView(folder) if drawn else _LineView()
-    with view:
+    notes: list[str] = []
+    messages: list[str] = []
+    printed = 0
+    with _live(folder, notes) if drawn else contextlib.nullcontext():
         try:
-            for update in _updates(folder, request, view):
+            for update in _updates(folder, request, messages):
                 if isinstance(update, BestEpoch):
-                    view.show_evaluation(update)
+                    notes[:] = evaluation_lines(update)
+                    if not drawn:
+                        _print_evaluation(update)
                     continue
                 progress = update
-                view.show(progress)
+                if not drawn:
+                    printed = _print_epochs(progress, printed)
                 if progress.state != "running":
                     break
         except KeyboardInterrupt:
-            view.messages.append(f"{folder.path} is still training. See it with: finetune watch")
-    for message in view.messages:
+            messages.append(f"{folder.path} is still training. See it with: finetune watch")
+    for message in messages:
         output.say(message)
     if progress.state == "interrupted":
         output.say(f"The training was interrupted. Next: finetune train --resume {folder.path}")
@@ -86,7 +89,7 @@ def watch(
 
 
 def _updates(
-    run: RunFolder, request: EvaluationRequest | None, view: _LiveView | _LineView
+    run: RunFolder, request: EvaluationRequest | None, messages: list[str]
 ) -> Iterator[Progress | BestEpoch]:
     """Follows a run; a failed evaluation ends the evaluations alone."""
     from finetune.runs.follow import follow_run
@@ -96,73 +99,46 @@ def _updates(
     except FinetuneError as error:
         if request is None:
             raise
-        view.messages.append(f"Evaluation failed: {error}")
+        messages.append(f"Evaluation failed: {error}")
         yield from follow_run(run)
 
 
-@dataclass
-class _LineView(contextlib.AbstractContextManager[None]):
-    """Prints each epoch once, as a line of text or of JSON."""
+def _live(run: RunFolder, notes: Sequence[str]) -> Live:
+    """Returns a display that reads the run twice a second, also during an evaluation."""
+    from finetune.runs.follow import read_progress
 
-    messages: list[str] = field(default_factory=list)
-    _printed: int = 0
+    last: RenderableType = ""
 
-    def __exit__(self, *error: object) -> None:
-        pass
-
-    def show(self, progress: Progress) -> None:
-        """Prints the new epochs."""
-        for row in progress.rows:
-            if row["epoch"] > self._printed:
-                output.text(epoch_line(row))
-                output.line({**row, "state": progress.state})
-                self._printed = row["epoch"]
-
-    def show_evaluation(self, best: BestEpoch) -> None:
-        """Prints the metrics of an evaluation."""
-        for line in evaluation_lines(best):
-            output.text(line)
-        metrics = best.evaluation.metrics
-        output.line({"event": "evaluation", "epoch": best.epoch, "metrics": metrics})
-
-
-class _LiveView(contextlib.AbstractContextManager[None]):
-    """Redraws a run twice a second from its folder, also during an evaluation."""
-
-    def __init__(self, run: RunFolder) -> None:
-        self.messages: list[str] = []
-        self._run = run
-        self._notes: Sequence[str] = ()
-        self._last: RenderableType = ""
-        self._live = Live(
-            get_renderable=self._draw,
-            console=output.stdout,
-            refresh_per_second=2,
-            vertical_overflow="crop",
-        )
-
-    def __enter__(self) -> None:
-        self._live.start()
-
-    def __exit__(self, *error: object) -> None:
-        self._live.stop()
-
-    def show(self, progress: Progress) -> None:
-        """Does nothing: the drawing reads the folder itself."""
-
-    def show_evaluation(self, best: BestEpoch) -> None:
-        """Shows the metrics of the latest evaluation below the epochs."""
-        self._notes = evaluation_lines(best)
-
-    def _draw(self) -> RenderableType:
-        from finetune.runs.follow import read_progress
-
-        # Called in the drawing's thread; `follow_run` raises the same error in the main thread.
+    def render() -> RenderableType:
+        nonlocal last
+        # Runs in the display's thread; `follow_run` raises the same error in the main thread.
         with contextlib.suppress(FinetuneError):
             console = output.stdout
-            progress = read_progress(self._run)
-            self._last = draw(progress, console.width, console.height, notes=self._notes)
-        return self._last
+            last = draw(read_progress(run), console.width, console.height, notes=notes)
+        return last
+
+    return Live(
+        get_renderable=render,
+        console=output.stdout,
+        refresh_per_second=2,
+        vertical_overflow="crop",
+    )
+
+
+def _print_epochs(progress: Progress, printed: int) -> int:
+    """Prints the epochs after `printed`, as text or JSON, and returns the last one."""
+    for row in progress.rows:
+        if row["epoch"] > printed:
+            output.text(epoch_line(row))
+            output.line({**row, "state": progress.state})
+            printed = row["epoch"]
+    return printed
+
+
+def _print_evaluation(best: BestEpoch) -> None:
+    for line in evaluation_lines(best):
+        output.text(line)
+    output.line({"event": "evaluation", "epoch": best.epoch, "metrics": best.evaluation.metrics})
 
 
 def draw(
@@ -176,6 +152,8 @@ def draw(
         height: Rows of the terminal.
         notes: Lines below the table.
     """
+    from finetune.reporting.formatting import duration
+
     done = progress.rows[-1]["epoch"] if progress.rows else 0
     heading = Text.assemble(
         (progress.run.name, "bold"), "  ", (progress.state, STYLES[progress.state])
@@ -193,34 +171,40 @@ def draw(
     return Group(*lines, body, *(Text(note) for note in ("", *notes) if notes))
 
 
+def _cells(row: Mapping[str, Any]) -> dict[str, str]:
+    from finetune.reporting.formatting import duration
+
+    return {
+        "epoch": f"{row['epoch']}",
+        "train loss": f"{row['train_loss']:.3f}",
+        "train": f"{row['train_accuracy']:.1%}",
+        "val loss": f"{row['validation_loss']:.3f}",
+        "val": f"{row['validation_accuracy']:.1%}",
+        "photos/s": f"{row['images_per_second']:,.0f}",
+        "time": duration(row["seconds"]),
+        "": "best" if row.get("best") else "",
+    }
+
+
 def _epoch_table(rows: Sequence[Mapping[str, Any]], width: int) -> RenderableType:
-    names = ["epoch", "train loss", "train", "val loss", "val", "photos/s", "time", ""]
-    if width < NARROW:
-        names = ["epoch", "val loss", "val", "time", ""]
+    cells = [_cells(row) for row in rows]
+    narrow = ("epoch", "val loss", "val", "time", "")
+    names = [name for name in cells[0] if width >= NARROW or name in narrow]
     table = make_table(*names, right=tuple(names[:-1]))
-    for row in rows:
-        cells = {
-            "epoch": f"{row['epoch']}",
-            "train loss": f"{row['train_loss']:.3f}",
-            "train": f"{row['train_accuracy']:.1%}",
-            "val loss": f"{row['validation_loss']:.3f}",
-            "val": f"{row['validation_accuracy']:.1%}",
-            "photos/s": f"{row['images_per_second']:,.0f}",
-            "time": duration(row["seconds"]),
-            "": "best" if row.get("best") else "",
-        }
-        table.add_row(*(cells[name] for name in names))
+    for row in cells:
+        table.add_row(*(row[name] for name in names))
     return table
 
 
 def epoch_line(row: Mapping[str, Any]) -> str:
     """Returns an epoch as one line of text."""
-    mark = "  best" if row.get("best") else ""
-    return (
-        f"epoch {row['epoch']}/{row['epochs']}  loss {row['train_loss']:.3f}  "
-        f"val loss {row['validation_loss']:.3f}  val {row['validation_accuracy']:.1%}  "
-        f"{row['images_per_second']:,.0f} photos/s  {duration(row['seconds'])}{mark}"
+    cells = _cells(row)
+    text = (
+        f"epoch {cells['epoch']}/{row['epochs']}  loss {cells['train loss']}  "
+        f"val loss {cells['val loss']}  val {cells['val']}  {cells['photos/s']} photos/s  "
+        f"{cells['time']}  {cells['']}"
     )
+    return text.rstrip()
 
 
 def evaluation_lines(best: BestEpoch) -> list[str]:

@@ -50,13 +50,16 @@ def count(amount: int, one: str, many: str | None = None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Returns seconds in words: ``45 s``, ``3 min 20 s``, ``2 h 5 min``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+    """Returns a duration in short: ``0.4 s``, ``12 s``, ``3:05 min``, ``2:10 h``."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    if seconds < 3600:
+        minutes, rest = divmod(round(seconds), 60)
+        return f"{minutes}:{rest:02d} min"
+    hours, rest = divmod(round(seconds / 60), 60)
+    return f"{hours}:{rest:02d} h"
 
 
 def interval(ends: Sequence[float] | None) -> str:

@@ -31,7 +31,7 @@ def _memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device, "memory_in_use", lambda: used)
 
 
-def test_a_wide_bar_says_everything() -> None:
+def test_a_wide_bar_shows_every_figure() -> None:
     assert step_figures(STEP, 200) == (
         "loss 0.654  right 87.6%  3:12 min left  1,234 photos/s  3.2 GB GPU  lr 1.2e-03"
     )
@@ -47,13 +47,13 @@ def test_a_wide_bar_says_everything() -> None:
         (62, "loss 0.654  right 87.6%  3:12 min left  1,234 photos/s"),
     ],
 )
-def test_a_narrow_bar_says_what_matters_most(room: int, shown: str) -> None:
+def test_a_narrow_bar_shows_the_most_important_figures(room: int, shown: str) -> None:
     assert step_figures(STEP, room) == shown
     assert len(shown) <= room
 
 
 @pytest.mark.parametrize("width", [40, 50, 80, 120, 200])
-def test_a_bar_is_one_line_of_the_terminal(width: int) -> None:
+def test_the_bar_fits_on_one_line(width: int) -> None:
     file = io.StringIO()
     console = Console(file=file, width=width, force_terminal=True, color_system=None, height=20)
     view = TrainingView(dataclasses.replace(Output(), stderr=console))
@@ -72,7 +72,7 @@ def test_a_bar_is_one_line_of_the_terminal(width: int) -> None:
         assert "3.2 GB GPU" in text
 
 
-def test_an_epoch_is_a_row(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_epoch_is_one_row(capsys: pytest.CaptureFixture[str]) -> None:
     file = io.StringIO()
     console = Console(file=file, width=90, force_terminal=False)
     with TrainingView(dataclasses.replace(Output(), stderr=console)) as view:

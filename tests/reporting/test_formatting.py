@@ -45,7 +45,7 @@ def test_figures_are_written_as_people_read_them():
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(4.23, "4.2 s"), (59.2, "59 s"), (200, "3 min 20 s"), (7500, "2 h 5 min")],
+    [(4.23, "4.2 s"), (59.2, "59 s"), (200, "3:20 min"), (7500, "2:05 h")],
 )
 def test_durations_are_in_words(seconds, text):
     assert duration(seconds) == text
