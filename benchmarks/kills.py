@@ -35,7 +35,7 @@ from safetensors.torch import save_file
 
 from finetune.config_io import resolve
 from finetune.training import checkpoints, loop
-from finetune.training.ema import WeightAverage
+from finetune.training.averaging import WeightAverage
 from finetune.training.train import resume, train
 
 MODEL, SIZE, PHOTOS_A_LABEL = "test_resnet", 48, 16

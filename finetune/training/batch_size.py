@@ -19,8 +19,7 @@ from finetune.training.checkpoints import TrainState
 from finetune.training.data_source import PhotoSource
 from finetune.training.distributed import SINGLE_PROCESS, World
 from finetune.training.events import Callback, Note
-from finetune.training.loop import fit
-from finetune.training.loop_config import LoopConfig
+from finetune.training.loop import LoopConfig, fit
 from finetune.training.microbatches import LoaderConfig
 
 if TYPE_CHECKING:

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from finetune.errors import RunError
 from finetune.files import replacing
-from finetune.training.ema import WeightAverage
-from finetune.training.soup import Candidate
+from finetune.training.averaging import Candidate, WeightAverage
 
 
 def to_plain(value: Any, tensors: dict[str, Tensor], *, name: str, cache_dir: torch.device) -> Any:

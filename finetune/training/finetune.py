@@ -17,6 +17,7 @@ from finetune.data.dataset import near_device
 from finetune.models.factory import rebuild
 from finetune.photos.collection import Part
 from finetune.tasks.objective import Objective
+from finetune.training.averaging import between, walk
 from finetune.training.batch_size import fit_in_memory
 from finetune.training.checkpoints import save_tensors
 from finetune.training.data_source import EpochSchedule, PhotoSource, predict_together
@@ -24,10 +25,9 @@ from finetune.training.device import prepare_speed
 from finetune.training.events import Note
 from finetune.training.head_start import give_head, starts_from_features
 from finetune.training.prepared import Prepared
-from finetune.training.result import Outcome
+from finetune.training.results import Outcome
 from finetune.training.unfreezing import growing_size, thaw_of
 from finetune.training.validation import calibrated_losses
-from finetune.training.weight_interpolation import between, walk
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

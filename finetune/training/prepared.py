@@ -20,11 +20,11 @@ from finetune.photos.preprocessing import Preprocessing
 from finetune.runs.folder import RunFolder
 from finetune.tasks.data_split import PARTS, DataSplit
 from finetune.tasks.objective import Objective
+from finetune.training.averaging import WeightAverage
 from finetune.training.checkpoints import TrainState, forget_half_written
 from finetune.training.distributed import SINGLE_PROCESS, World
-from finetune.training.ema import WeightAverage
 from finetune.training.events import Callback, EpochDone, Event, Progressed
-from finetune.training.loop_config import LoopConfig
+from finetune.training.loop import LoopConfig
 from finetune.training.microbatches import LoaderConfig
 from finetune.training.objectives import objective_of, training_strata
 from finetune.training.optimizer import make_optimizer

@@ -6,14 +6,18 @@ import contextlib
 import dataclasses
 import os
 import shutil
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from torch import nn
 
 from finetune.data.dataset import targets_of_samples
 from finetune.errors import RunError
 from finetune.evaluation.confusion import confusion_matrix, write_confusion_csv
-from finetune.evaluation.cross_fit import masked_scores
+from finetune.evaluation.cross_fit import CrossFit, masked_scores
+from finetune.evaluation.mahalanobis import RelativeDistance
 from finetune.evaluation.out_of_distribution import UnknownThreshold
 from finetune.evaluation.precision_target import fit_stated
 from finetune.evaluation.predictions import EvaluatedPhoto, write_predictions
@@ -25,8 +29,52 @@ from finetune.runs.timm_config import timm_config
 from finetune.runs.unknown_threshold import write_distance
 from finetune.tasks.data_split import DataSplit
 from finetune.tasks.task import Task
-from finetune.training.checkpoints import save_tensors
-from finetune.training.result import HeldOut, Outcome
+from finetune.training.checkpoints import Position, save_tensors
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOut:
+    """What `finetune.training.results` calibrates with.
+
+    Attributes:
+        answers: To photos and labels held out.
+        distance: From the training photos, of features.
+    """
+
+    answers: CrossFit
+    distance: RelativeDistance
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a training came to.
+
+    Attributes:
+        module: The network with its best weights, in eval mode and fp32.
+        logits: ``(N, labels)`` of the validation and test photos, in their order.
+        position: How far it came, and which epoch was best.
+        finished: Whether it came to its last epoch.
+        held_out: Answers to photos and labels held out of heads like its own, where there are.
+        share: Share of the way from start to best epoch at which the weights were taken, or None.
+    """
+
+    module: nn.Module
+    logits: dict[Part, NDArray[np.float32]]
+    position: Position
+    finished: bool
+    held_out: HeldOut | None = None
+    share: float | None = None
+
+    def summary(self) -> dict[str, Any]:
+        """Returns what config.json says of it."""
+        return {
+            "finished": self.finished,
+            "best_epoch": self.position.best_epoch,
+            "epochs_done": self.position.epoch,
+            "training_seconds": round(self.position.seconds, 3),
+            **({} if self.share is None else {"share_of_training": self.share}),
+        }
+
 
 UNKNOWN_SHARE = 0.2
 """Share of photos of foreign labels that the threshold for "none of these" reckons with."""

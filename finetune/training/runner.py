@@ -29,8 +29,7 @@ from finetune.training.finetune import train_on_photos
 from finetune.training.linear_probe.probe import help_with_features, train_on_features
 from finetune.training.prepared import Prepared
 from finetune.training.resolve import on_features
-from finetune.training.result import Outcome
-from finetune.training.results import write_results
+from finetune.training.results import Outcome, write_results
 from finetune.training.tracking import tracked
 
 

@@ -21,12 +21,12 @@ from finetune.errors import ModelError
 from finetune.models.stages import backbone_stages, norm_parameters
 from finetune.photos.split.split import read_split
 from finetune.runs.loading import open_trained
-from finetune.training import finetune, loop, weight_interpolation
+from finetune.training import averaging, finetune, loop
+from finetune.training.averaging import Way
 from finetune.training.events import EpochDone, Event, Note, Validated
 from finetune.training.runner import RunResult
 from finetune.training.train import train
 from finetune.training.validation import SHARPNESS
-from finetune.training.weight_interpolation import Way
 
 Settings = dict[str, Any]
 
@@ -123,7 +123,7 @@ def test_the_network_that_validation_likes_best_on_the_way_is_kept(
     ways: list[Way] = []
 
     def walk(*ends: Any) -> Way:
-        ways.append(weight_interpolation.walk(*ends))
+        ways.append(averaging.walk(*ends))
         return ways[-1]
 
     monkeypatch.setattr(finetune, "walk", walk)

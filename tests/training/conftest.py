@@ -17,12 +17,11 @@ from torch.nn import functional
 
 from finetune.config import MachineConfig
 from finetune.tasks.objective import one_label
+from finetune.training.averaging import WeightAverage
 from finetune.training.checkpoints import TrainState
 from finetune.training.device import make_accelerator
-from finetune.training.ema import WeightAverage
 from finetune.training.events import Event
-from finetune.training.loop import fit
-from finetune.training.loop_config import LoopConfig
+from finetune.training.loop import LoopConfig, fit
 from finetune.training.microbatches import LoaderConfig, MicroBatch, cut_epoch
 from finetune.training.optimizer import make_optimizer, parameter_groups
 from finetune.training.schedule import Schedule

@@ -5,7 +5,7 @@ import timm
 import torch
 from torch import nn
 
-from finetune.training.activations import MOST_VALUES, activations, is_activation
+from finetune.training.tracking import MOST_VALUES, activations, is_activation
 
 
 def test_zeros_and_values_are_those_of_the_layers() -> None:

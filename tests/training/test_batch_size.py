@@ -17,7 +17,7 @@ from finetune.training import batch_size as sizes
 from finetune.training.checkpoints import TrainState
 from finetune.training.device import make_accelerator
 from finetune.training.events import Event, Note, ignore
-from finetune.training.loop_config import LoopConfig
+from finetune.training.loop import LoopConfig
 from finetune.training.microbatches import LoaderConfig, MicroBatch, cut_epoch
 from finetune.training.optimizer import make_optimizer, parameter_groups
 from finetune.training.schedule import Schedule

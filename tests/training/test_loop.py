@@ -15,10 +15,9 @@ from torch import nn
 from finetune.errors import ConfigError, StorageError
 from finetune.tasks.objective import Objective, one_label
 from finetune.training import checkpoints as state_module
+from finetune.training.averaging import best_first, decay_at
 from finetune.training.checkpoints import TrainState, forget_half_written, read_position
-from finetune.training.ema import decay_at
 from finetune.training.events import EpochDone, Event, Note, Validated
-from finetune.training.soup import best_first
 from finetune.training.validation import SHARPNESS, assess
 
 Toys = Callable[..., Any]

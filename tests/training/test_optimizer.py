@@ -12,8 +12,8 @@ from torch import nn
 from finetune.errors import ConfigError, RunError
 from finetune.models.heads import head_parameters
 from finetune.models.stages import backbone_stages, norm_parameters
+from finetune.training.averaging import WeightAverage
 from finetune.training.checkpoints import TrainState
-from finetune.training.ema import WeightAverage
 from finetune.training.optimizer import (
     PACKAGES,
     UNFIT,

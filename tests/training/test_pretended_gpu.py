@@ -32,8 +32,8 @@ from finetune.models.stages import open_all
 from finetune.photos.preprocessing import Preprocessing
 from finetune.tasks.objective import one_label
 from finetune.training import data_source as material_module
+from finetune.training.averaging import WeightAverage
 from finetune.training.data_source import EpochSchedule, PhotoSource
-from finetune.training.ema import WeightAverage
 from finetune.training.microbatches import LoaderConfig
 from finetune.training.optimizer import make_optimizer, parameter_groups
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from finetune.training.soup import (
+from finetune.training.averaging import (
     Candidate,
     best_first,
     candidate_file,

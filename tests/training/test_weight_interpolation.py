@@ -6,7 +6,7 @@ import torch
 from scipy.stats import ttest_rel
 from torch import Tensor
 
-from finetune.training.weight_interpolation import SHARES, Way, between, walk
+from finetune.training.averaging import SHARES, Way, between, walk
 
 
 def ends(seed: int = 0) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

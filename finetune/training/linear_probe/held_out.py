@@ -36,7 +36,7 @@ from finetune.training.linear_probe.solver import to_minimum
 from finetune.training.objectives import start_from_prior
 from finetune.training.optimizer import DEFAULT_OPTIMIZER, make_optimizer, set_lr
 from finetune.training.prepared import Prepared
-from finetune.training.result import HeldOut
+from finetune.training.results import HeldOut
 from finetune.training.schedule import Schedule
 
 ENOUGH_PHOTOS = 1000

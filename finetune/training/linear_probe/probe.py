@@ -20,7 +20,7 @@ from finetune.training.events import Note
 from finetune.training.linear_probe.heads import HeadData, train_heads
 from finetune.training.linear_probe.held_out import hold_out
 from finetune.training.prepared import Prepared
-from finetune.training.result import Outcome
+from finetune.training.results import Outcome
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

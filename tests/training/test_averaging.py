@@ -6,7 +6,7 @@ import torch
 from timm.utils import ModelEmaV3
 from torch import nn
 
-from finetune.training.ema import WeightAverage, decay_at
+from finetune.training.averaging import WeightAverage, decay_at
 
 
 def net() -> nn.Module:

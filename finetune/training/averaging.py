@@ -1,0 +1,295 @@
+"""A moving average of the weights, which is what is validated and kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+WARMUP_POWER = 2 / 3
+
+
+def decay_at(update: int, decay: float) -> float:
+    """Returns the decay of one update.
+
+    ``min(decay, 1 - (1 + t)^(-2/3))`` for update ``t``, counted from 0: the first takes the weights
+    as they are, and a short training is not averaged over weights that it has long left behind
+    (the warm-up of timm's ``ModelEmaV3`` at its default power).
+
+    Args:
+        update: Updates before this one.
+        decay: What it grows to, in (0, 1).
+    """
+    return min(decay, 1.0 - math.pow(1 + update, -WARMUP_POWER))
+
+
+class WeightAverage:
+    """The moving average of all floating-point tensors of a network.
+
+    ``a <- d a + (1 - d) w`` after each step (Polyak and Juditsky 1992; d as in `decay_at`). The
+    running statistics of batch norms are averaged alike: they belong to the weights that they were
+    gathered with. Counters are taken over as they are.
+
+    Args:
+        module: What trains.
+        decay: In (0, 1).
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.tensors: dict[str, Tensor] = {
+            name: value.detach().clone() for name, value in module.state_dict().items()
+        }
+
+    @torch.no_grad()
+    def update(self, module: nn.Module, update: int) -> None:
+        """Takes in the weights after a step.
+
+        Args:
+            module: What trains.
+            update: Updates before this one.
+        """
+        now = module.state_dict()
+        names = [name for name, value in now.items() if value.is_floating_point()]
+        torch._foreach_lerp_(
+            [self.tensors[name] for name in names],
+            [now[name] for name in names],
+            1 - decay_at(update, self.decay),
+        )
+        for name, value in now.items():
+            if not value.is_floating_point():
+                self.tensors[name].copy_(value)
+
+    @contextmanager
+    def in_place_of(self, module: nn.Module) -> Iterator[None]:
+        """Gives the module the average for the time of the block, without a copy."""
+        tensors = list(module.state_dict(keep_vars=True).items())
+        self._swap(tensors)
+        try:
+            yield
+        finally:
+            # Backwards, for tensors that go by two names.
+            self._swap(tensors[::-1])
+
+    def _swap(self, tensors: list[tuple[str, Tensor]]) -> None:
+        for name, tensor in tensors:
+            tensor.data, self.tensors[name] = self.tensors[name], tensor.data
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Puts back the tensors of a checkpoint, to the last bit.
+
+        Raises:
+            KeyError: One is missing.
+        """
+        for name, value in self.tensors.items():
+            value.copy_(tensors[name])
+
+
+class Candidate(NamedTuple):
+    """An epoch whose weights are kept.
+
+    Attributes:
+        epoch: From 1.
+        accuracy: On validation.
+        loss: On validation, in nats.
+    """
+
+    epoch: int
+    accuracy: float
+    loss: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Soup:
+    """Weights of several epochs, averaged.
+
+    Attributes:
+        epochs: Those that are in it, best first.
+        accuracy: On validation.
+        loss: On validation, in nats.
+        tensors: The weights, on the CPU.
+    """
+
+    epochs: tuple[int, ...]
+    accuracy: float
+    loss: float
+    tensors: dict[str, Tensor]
+
+
+Rank = Callable[[Candidate], tuple[float, float]]
+"""What is higher for a better one."""
+
+
+def best_first(candidates: Sequence[Candidate], rank: Rank) -> list[Candidate]:
+    """Returns candidates by rank; the earlier of two equals is first."""
+    by_age = sorted(candidates, key=lambda one: one.epoch)
+    return sorted(by_age, key=rank, reverse=True)
+
+
+def candidate_file(best: Path, epoch: int) -> Path:
+    """Returns where the weights of a candidate lie, beside the best epoch's file."""
+    return best.with_name(f"epoch-{epoch}.safetensors")
+
+
+def forget_others(best: Path, candidates: Sequence[Candidate]) -> None:
+    """Deletes the weights of epochs that are candidates no longer."""
+    kept = {candidate_file(best, one.epoch) for one in candidates}
+    for file in best.parent.glob("epoch-*.safetensors"):
+        if file not in kept:
+            file.unlink(missing_ok=True)
+
+
+def greedy_soup(
+    ranked: Sequence[Candidate],
+    read: Callable[[int], dict[str, Tensor]],
+    judge: Callable[[dict[str, Tensor]], tuple[float, float]],
+    rank: Rank,
+) -> Soup:
+    """Returns the average of the best epoch and of each next one that does not make it worse.
+
+    The greedy soup of Wortsman et al. 2022 (arXiv 2203.05482, algorithm 1): in the order of their
+    own accuracy, an epoch stays in when the mean with it is at least as accurate on validation as
+    the mean without; of two equals, which are many where photos are few, the one with the lower
+    loss. Running statistics of batch norms are averaged like weights.
+
+    Args:
+        ranked: One or more, best first.
+        read: An epoch's weights.
+        judge: Loss and accuracy of weights on the validation photos.
+        rank: By what they are compared, the second where the first is equal.
+    """
+    first = read(ranked[0].epoch)
+    total = {name: value.double() for name, value in first.items() if value.is_floating_point()}
+    best = ranked[0]
+    soup = Soup(epochs=(best.epoch,), accuracy=best.accuracy, loss=best.loss, tensors=first)
+    for candidate in ranked[1:]:
+        tensors = read(candidate.epoch)
+        trial_total = {name: value + tensors[name] for name, value in total.items()}
+        count = len(soup.epochs) + 1
+        # Counters, which have no mean, stay those of the best epoch.
+        trial = first | {
+            name: (value / count).to(first[name].dtype) for name, value in trial_total.items()
+        }
+        loss, accuracy = judge(trial)
+        epochs = (*soup.epochs, candidate.epoch)
+        so_far = Candidate(candidate.epoch, soup.accuracy, soup.loss)
+        if rank(Candidate(candidate.epoch, accuracy, loss)) >= rank(so_far):
+            soup = Soup(epochs=epochs, accuracy=accuracy, loss=loss, tensors=trial)
+            total = trial_total
+    return soup
+
+
+def read_candidate(best: Path, epoch: int) -> dict[str, Tensor]:
+    """Returns the weights of a candidate, on the CPU."""
+    tensors: dict[str, Tensor] = load_file(candidate_file(best, epoch))
+    return tensors
+
+
+Floats = NDArray[np.float64]
+
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Shares of the way that are tried; each costs a look at the validation photos."""
+
+LEAST_GAIN = 0.001
+"""Of log loss: where every photo is right already, being surer still is no reason to move."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """The places that were tried between two ends, and what they were worth.
+
+    Attributes:
+        losses: ``(N,)`` of the validation photos by share of the way; 0 is the start, 1 the end.
+    """
+
+    losses: Mapping[float, Floats]
+
+    @property
+    def share(self) -> float:
+        """The share that is kept: that of the lowest mean loss, if it is better than the start.
+
+        Better by more than one standard error of the difference from photo to photo, and by
+        `LEAST_GAIN` at least: the start has learned nothing but a head by heart, and what a few
+        photos say against it may be chance.
+        """
+        best = min(self.losses, key=lambda share: (self.loss(share), -share))
+        gains = self.losses[0.0] - self.losses[best]
+        error = gains.std(ddof=1) / math.sqrt(len(gains)) if len(gains) > 1 else 0.0
+        return best if gains.mean() > error and gains.mean() >= LEAST_GAIN else 0.0
+
+    def loss(self, share: float) -> float:
+        """Returns the mean loss at a share of the way."""
+        return float(self.losses[share].mean())
+
+    def in_words(self) -> str:
+        """Returns what is kept, and why."""
+        start, end = (f"{self.loss(share):.3f}" for share in (0.0, 1.0))
+        if self.share == 1:
+            return (
+                f"The network is kept as it was trained: log loss {end} on validation, {start} at "
+                "its start."
+            )
+        if self.share == 0:
+            best = min(self.loss(share) for share in self.losses)
+            way = f"on the way to the trained network ({end})"
+            if self.loss(0.0) - best < LEAST_GAIN:
+                found = f"nowhere lower by {LEAST_GAIN} {way}"
+            else:
+                found = f"{best:.3f} at best {way}, which is no more than chance would give"
+            return (
+                "The network is kept as it started, with the head that learned on the frozen "
+                f"backbone: log loss {start} on validation, and {found}."
+            )
+        return (
+            f"The network is kept at {self.share:.0%} of the way from its start: log loss "
+            f"{self.loss(self.share):.3f} on validation, {start} at the start, {end} at the end."
+        )
+
+
+def walk(
+    start: Mapping[str, Tensor],
+    end: Mapping[str, Tensor],
+    judge: Callable[[dict[str, Tensor]], Floats],
+    shares: Sequence[float] = SHARES,
+) -> Way:
+    """Returns what the weights between two ends are worth.
+
+    Few photos pull a pretrained network away from what it knew further than they can show to be
+    right. A network on the line ``(1 - a) start + a end`` is often better than both ends (Wortsman
+    et al. 2022, "Robust fine-tuning of zero-shot models", arXiv 2109.01903, section 3), and where
+    training only did harm, the start is one of the choices.
+
+    Args:
+        start: Tensors before training.
+        end: Tensors after it, of the same names.
+        judge: Tensors to the loss of each validation photo, ``(N,)``; lower is better.
+        shares: Which ``a`` to try, in [0, 1]; 0 is one of them.
+    """
+    return Way(losses={share: judge(between(start, end, share)) for share in shares})
+
+
+def between(
+    start: Mapping[str, Tensor], end: Mapping[str, Tensor], share: float
+) -> dict[str, Tensor]:
+    """Returns ``start + share (end - start)``; counters are those of the end.
+
+    Args:
+        start: Tensors before training.
+        end: Tensors after it.
+        share: In [0, 1]; 0 and 1 give the ends to the last bit.
+    """
+    if share == 1:
+        return dict(end)
+    return {
+        name: torch.lerp(start[name], value, share) if value.is_floating_point() else value
+        for name, value in end.items()
+    }
