@@ -251,7 +251,7 @@ def train_counted(
         at_point(half)
 
     loop.set_lr = before(loop.set_lr)
-    loop.assess = before(loop.assess)
+    loop.score_outputs = before(loop.score_outputs)
     WeightAverage.update = before(WeightAverage.update)  # type: ignore[method-assign]
     run = place.folder / name
     if again:

@@ -20,7 +20,7 @@ from finetune.training import train as runs_train
 from finetune.training.events import Callback, Event
 from finetune.training.runner import RunResult
 from finetune.training.validation import Metric
-from finetune.training.warm_start import ParentRun, inherit, open_earlier
+from finetune.training.warm_start import ParentRun, inherit, open_parent
 
 Callbacks = Callback | Iterable[Callback]
 
@@ -112,7 +112,7 @@ def train(
     settled = _settled(config, settings)
     parent = None
     if from_run is not None:
-        parent = open_earlier(find_run(str(from_run), Path(runs)))
+        parent = open_parent(find_run(str(from_run), Path(runs)))
         settled = inherit(settled, parent, said=settings, same_photos=photos is None)
     if photos is None:
         photos = _photos_of(parent)

@@ -97,9 +97,9 @@ def train(
     parent = None
     if from_ is not None:
         from finetune.runs.folder import find_run
-        from finetune.training.warm_start import inherit, open_earlier
+        from finetune.training.warm_start import inherit, open_parent
 
-        parent = open_earlier(find_run(from_))
+        parent = open_parent(find_run(from_))
         said = {*flags, *named_in(config)}
         settings = inherit(settings, parent, said=said, same_photos=photos is None)
         photos = photos or parent.photos()

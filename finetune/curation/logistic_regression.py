@@ -55,7 +55,7 @@ def fit_quick_head(
     labels: Sequence[str],
     *,
     l2: float = DEFAULT_L2,
-    looks: int = 120,
+    max_evals: int = 120,
 ) -> QuickHead:
     """Returns the classifier that minimizes cross-entropy on standardized features.
 
@@ -67,7 +67,7 @@ def fit_quick_head(
         features: ``(N, F)``.
         labels: The label of each row; two different ones at least.
         l2: Weight of the penalty.
-        looks: Evaluations of the objective at most.
+        max_evals: Evaluations of the objective at most.
 
     Raises:
         ValueError: Fewer than two labels.
@@ -82,7 +82,7 @@ def fit_quick_head(
         len(names),
         lambda logits: functional.cross_entropy(logits, targets),
         l2=l2,
-        looks=looks,
+        max_evals=max_evals,
     )
     return QuickHead(labels=names, weight=weight, bias=bias)
 
@@ -93,7 +93,7 @@ def fit_quick_tags(
     borne: NDArray[np.bool_],
     *,
     l2: float = DEFAULT_L2,
-    looks: int = 120,
+    max_evals: int = 120,
 ) -> QuickTags:
     """Returns the classifiers, one a label, that minimize their binary cross-entropies.
 
@@ -105,7 +105,7 @@ def fit_quick_tags(
         labels: The C labels; each with photos that have it and photos that have not.
         borne: ``(N, C)``, which photo has which label.
         l2: Weight of the penalty.
-        looks: Evaluations of the objective at most.
+        max_evals: Evaluations of the objective at most.
 
     Raises:
         ValueError: All photos have a label, or none has.
@@ -119,7 +119,7 @@ def fit_quick_tags(
         # A sum over labels: each is then at its own minimum, whatever the others.
         return functional.binary_cross_entropy_with_logits(logits, targets) * targets.shape[1]
 
-    weight, bias = _fit(features, len(labels), loss, l2=l2, looks=looks)
+    weight, bias = _fit(features, len(labels), loss, l2=l2, max_evals=max_evals)
     return QuickTags(labels=tuple(labels), weight=weight, bias=bias)
 
 
@@ -129,7 +129,7 @@ def _fit(
     loss: Callable[[Tensor], Tensor],
     *,
     l2: float,
-    looks: int,
+    max_evals: int,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Returns the weight ``(F, columns)`` and bias of the least ``loss(logits) + penalty``."""
     mean = features.mean(axis=0, dtype=np.float64)
@@ -143,7 +143,7 @@ def _fit(
     def value() -> Tensor:
         return loss(inputs @ weight + bias) + l2 / 2 * weight.square().sum()
 
-    minimize(value, [weight, bias], looks=looks, steepest=1e-5)
+    minimize(value, [weight, bias], max_evals=max_evals, gradient_tolerance=1e-5)
     learned = weight.detach().double().numpy() * scale[:, None]
     return (
         learned.astype(np.float32),

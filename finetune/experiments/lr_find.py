@@ -37,7 +37,7 @@ from finetune.training.optimizer import DEFAULT_OPTIMIZER, make_optimizer
 from finetune.training.prepare import prepare
 from finetune.training.prepared import Prepared
 from finetune.training.resolve import on_features
-from finetune.training.unfreezing import thaw_of
+from finetune.training.unfreezing import plan_unfreezing
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -315,10 +315,10 @@ def _sweep_network(prepared: Prepared, accelerator: Accelerator, rates: list[flo
     datasets = prepared.datasets()
     if starts_from_features(prepared):
         give_head(prepared, accelerator, datasets)
-    thaw = thaw_of(prepared, module)
+    unfreezing = plan_unfreezing(prepared, module)
     loading = prepared.loading(device)
     # All layers that will ever train: a rate for the head alone may be too high for them.
-    everything = thaw.open(config.training.epochs - 1)
+    everything = unfreezing.trainable(config.training.epochs - 1)
     source = PhotoSource(
         module,
         prepared.preprocessing,
@@ -330,9 +330,9 @@ def _sweep_network(prepared: Prepared, accelerator: Accelerator, rates: list[flo
             seed=loading.seed,
             overrides=config.recipe,
         ),
-        rhythm=EpochSchedule(open=lambda epoch: everything),
+        epoch_schedule=EpochSchedule(trainable=lambda epoch: everything),
         loading=loading,
     )
-    state = TrainState(module, make_optimizer(thaw.groups, config.optimization.optimizer))
+    state = TrainState(module, make_optimizer(unfreezing.groups, config.optimization.optimizer))
     progress = prepared.progress("Trying learning rates")
     return sweep_lr(state, source, prepared.objective(), accelerator, rates, progress=progress)

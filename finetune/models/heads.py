@@ -14,7 +14,7 @@ from finetune.photos.labels import nfc
 
 
 @dataclass(frozen=True, kw_only=True)
-class Growth:
+class HeadExpansion:
     """What became of a head's labels.
 
     Attributes:
@@ -28,9 +28,9 @@ class Growth:
     dropped: tuple[str, ...]
 
 
-def grow_head(
+def expand_head(
     module: nn.Module, before: Sequence[str], after: Sequence[str], *, seed: int
-) -> Growth:
+) -> HeadExpansion:
     """Gives a network one output a label of `after`, in place.
 
     Weights and bias of a label that is also in `before` (compared in NFC) are kept to the last bit,
@@ -69,7 +69,7 @@ def grow_head(
     for parameter in head_parameters(module):
         parameter.requires_grad_(True)
     known = {nfc(label) for label in after}
-    return Growth(
+    return HeadExpansion(
         kept=tuple(label for label in after if nfc(label) in place),
         new=tuple(label for label in after if nfc(label) not in place),
         dropped=tuple(label for label in before if nfc(label) not in known),

@@ -9,7 +9,11 @@ from torch import Tensor
 
 
 def minimize(
-    value: Callable[[], Tensor], parameters: Sequence[Tensor], *, looks: int, steepest: float
+    value: Callable[[], Tensor],
+    parameters: Sequence[Tensor],
+    *,
+    max_evals: int,
+    gradient_tolerance: float,
 ) -> None:
     """Moves parameters, in place, to where a function of them is lowest.
 
@@ -18,15 +22,15 @@ def minimize(
     Args:
         value: The function at what the parameters are now, a tensor of one number.
         parameters: Leaves that require a gradient.
-        looks: Evaluations of the function at most.
-        steepest: Largest entry of a gradient that counts as none.
+        max_evals: Evaluations of the function at most.
+        gradient_tolerance: Largest entry of a gradient that counts as none.
     """
     solver = torch.optim.LBFGS(
         parameters,
-        max_iter=looks,
-        max_eval=looks,
+        max_iter=max_evals,
+        max_eval=max_evals,
         history_size=20,
-        tolerance_grad=steepest,
+        tolerance_grad=gradient_tolerance,
         tolerance_change=1e-9,
         line_search_fn="strong_wolfe",
     )

@@ -1,4 +1,4 @@
-"""A moving average of the weights, which is what is validated and kept."""
+"""Averages of weights: moving average (EMA), greedy soup, interpolation with the start."""
 
 from __future__ import annotations
 
@@ -21,26 +21,24 @@ WARMUP_POWER = 2 / 3
 def decay_at(update: int, decay: float) -> float:
     """Returns the decay of one update.
 
-    ``min(decay, 1 - (1 + t)^(-2/3))`` for update ``t``, counted from 0: the first takes the weights
-    as they are, and a short training is not averaged over weights that it has long left behind
-    (the warm-up of timm's ``ModelEmaV3`` at its default power).
+    ``min(decay, 1 - (1 + t)^(-2/3))`` for update ``t``, counted from 0 (the warm-up of timm's
+    ``ModelEmaV3`` at its default power), so that short trainings do not average in their start.
 
     Args:
-        update: Updates before this one.
-        decay: What it grows to, in (0, 1).
+        update: Number of earlier updates.
+        decay: Limit of the decay, in (0, 1).
     """
     return min(decay, 1.0 - math.pow(1 + update, -WARMUP_POWER))
 
 
 class WeightAverage:
-    """The moving average of all floating-point tensors of a network.
+    """Moving average of all floating-point tensors of a network.
 
-    ``a <- d a + (1 - d) w`` after each step (Polyak and Juditsky 1992; d as in `decay_at`). The
-    running statistics of batch norms are averaged alike: they belong to the weights that they were
-    gathered with. Counters are taken over as they are.
+    ``a <- d a + (1 - d) w`` after each step (Polyak and Juditsky 1992; d as in `decay_at`). Running
+    statistics of batch norms are averaged alike; counters are copied.
 
     Args:
-        module: What trains.
+        module: The network that trains.
         decay: In (0, 1).
     """
 
@@ -52,10 +50,10 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, module: nn.Module, update: int) -> None:
-        """Takes in the weights after a step.
+        """Updates the average after a step.
 
         Args:
-            module: What trains.
+            module: The network that trains.
             update: Updates before this one.
         """
         now = module.state_dict()
@@ -95,7 +93,7 @@ class WeightAverage:
 
 
 class Candidate(NamedTuple):
-    """An epoch whose weights are kept.
+    """Epoch whose weights are saved, with its validation scores (loss in nats).
 
     Attributes:
         epoch: From 1.
@@ -126,22 +124,22 @@ class Soup:
 
 
 Rank = Callable[[Candidate], tuple[float, float]]
-"""What is higher for a better one."""
+"""Ranking key of a candidate; higher is better."""
 
 
 def best_first(candidates: Sequence[Candidate], rank: Rank) -> list[Candidate]:
-    """Returns candidates by rank; the earlier of two equals is first."""
+    """Returns candidates by falling rank, earlier epochs first among equals."""
     by_age = sorted(candidates, key=lambda one: one.epoch)
     return sorted(by_age, key=rank, reverse=True)
 
 
 def candidate_file(best: Path, epoch: int) -> Path:
-    """Returns where the weights of a candidate lie, beside the best epoch's file."""
+    """Returns the weights file of a candidate, beside the best epoch's file."""
     return best.with_name(f"epoch-{epoch}.safetensors")
 
 
-def forget_others(best: Path, candidates: Sequence[Candidate]) -> None:
-    """Deletes the weights of epochs that are candidates no longer."""
+def remove_other_candidates(best: Path, candidates: Sequence[Candidate]) -> None:
+    """Deletes the weights files of epochs that are no longer candidates."""
     kept = {candidate_file(best, one.epoch) for one in candidates}
     for file in best.parent.glob("epoch-*.safetensors"):
         if file not in kept:
@@ -151,10 +149,10 @@ def forget_others(best: Path, candidates: Sequence[Candidate]) -> None:
 def greedy_soup(
     ranked: Sequence[Candidate],
     read: Callable[[int], dict[str, Tensor]],
-    judge: Callable[[dict[str, Tensor]], tuple[float, float]],
+    evaluate: Callable[[dict[str, Tensor]], tuple[float, float]],
     rank: Rank,
 ) -> Soup:
-    """Returns the average of the best epoch and of each next one that does not make it worse.
+    """Returns the average of the best epoch and of each further one that does not hurt it.
 
     The greedy soup of Wortsman et al. 2022 (arXiv 2203.05482, algorithm 1): in the order of their
     own accuracy, an epoch stays in when the mean with it is at least as accurate on validation as
@@ -163,8 +161,8 @@ def greedy_soup(
 
     Args:
         ranked: One or more, best first.
-        read: An epoch's weights.
-        judge: Loss and accuracy of weights on the validation photos.
+        read: Returns the weights of an epoch.
+        evaluate: Loss and accuracy of weights on the validation photos.
         rank: By what they are compared, the second where the first is equal.
     """
     first = read(ranked[0].epoch)
@@ -179,7 +177,7 @@ def greedy_soup(
         trial = first | {
             name: (value / count).to(first[name].dtype) for name, value in trial_total.items()
         }
-        loss, accuracy = judge(trial)
+        loss, accuracy = evaluate(trial)
         epochs = (*soup.epochs, candidate.epoch)
         so_far = Candidate(candidate.epoch, soup.accuracy, soup.loss)
         if rank(Candidate(candidate.epoch, accuracy, loss)) >= rank(so_far):
@@ -197,29 +195,27 @@ def read_candidate(best: Path, epoch: int) -> dict[str, Tensor]:
 Floats = NDArray[np.float64]
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
-"""Shares of the way that are tried; each costs a look at the validation photos."""
+"""Interpolation factors to try; each costs a pass over the validation photos."""
 
 LEAST_GAIN = 0.001
-"""Of log loss: where every photo is right already, being surer still is no reason to move."""
+"""Smallest gain in log loss that counts."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Way:
-    """The places that were tried between two ends, and what they were worth.
+class Interpolation:
+    """Validation losses of weights interpolated between start and end of a training.
 
     Attributes:
-        losses: ``(N,)`` of the validation photos by share of the way; 0 is the start, 1 the end.
+        losses: ``(N,)`` losses of the validation photos by factor; 0 is the start, 1 the end.
     """
 
     losses: Mapping[float, Floats]
 
     @property
     def share(self) -> float:
-        """The share that is kept: that of the lowest mean loss, if it is better than the start.
+        """The factor of lowest mean loss, or 0 where it does not clearly beat the start.
 
-        Better by more than one standard error of the difference from photo to photo, and by
-        `LEAST_GAIN` at least: the start has learned nothing but a head by heart, and what a few
-        photos say against it may be chance.
+        It must gain more than one standard error of the paired difference, and `LEAST_GAIN`.
         """
         best = min(self.losses, key=lambda share: (self.loss(share), -share))
         gains = self.losses[0.0] - self.losses[best]
@@ -227,11 +223,11 @@ class Way:
         return best if gains.mean() > error and gains.mean() >= LEAST_GAIN else 0.0
 
     def loss(self, share: float) -> float:
-        """Returns the mean loss at a share of the way."""
+        """Returns the mean loss at a factor."""
         return float(self.losses[share].mean())
 
-    def in_words(self) -> str:
-        """Returns what is kept, and why."""
+    def describe(self) -> str:
+        """Returns a sentence on the weights that are kept and why."""
         start, end = (f"{self.loss(share):.3f}" for share in (0.0, 1.0))
         if self.share == 1:
             return (
@@ -240,11 +236,11 @@ class Way:
             )
         if self.share == 0:
             best = min(self.loss(share) for share in self.losses)
-            way = f"on the way to the trained network ({end})"
+            where = f"on the way to the trained network ({end})"
             if self.loss(0.0) - best < LEAST_GAIN:
-                found = f"nowhere lower by {LEAST_GAIN} {way}"
+                found = f"nowhere lower by {LEAST_GAIN} {where}"
             else:
-                found = f"{best:.3f} at best {way}, which is no more than chance would give"
+                found = f"{best:.3f} at best {where}, which is no more than chance would give"
             return (
                 "The network is kept as it started, with the head that learned on the frozen "
                 f"backbone: log loss {start} on validation, and {found}."
@@ -255,29 +251,30 @@ class Way:
         )
 
 
-def walk(
+def interpolate_weights(
     start: Mapping[str, Tensor],
     end: Mapping[str, Tensor],
-    judge: Callable[[dict[str, Tensor]], Floats],
+    evaluate: Callable[[dict[str, Tensor]], Floats],
     shares: Sequence[float] = SHARES,
-) -> Way:
-    """Returns what the weights between two ends are worth.
+) -> Interpolation:
+    """Returns the losses of weights interpolated between two ends.
 
-    Few photos pull a pretrained network away from what it knew further than they can show to be
-    right. A network on the line ``(1 - a) start + a end`` is often better than both ends (Wortsman
+    A network on the line ``(1 - a) start + a end`` is often better than both ends (Wortsman
     et al. 2022, "Robust fine-tuning of zero-shot models", arXiv 2109.01903, section 3), and where
     training only did harm, the start is one of the choices.
 
     Args:
         start: Tensors before training.
         end: Tensors after it, of the same names.
-        judge: Tensors to the loss of each validation photo, ``(N,)``; lower is better.
-        shares: Which ``a`` to try, in [0, 1]; 0 is one of them.
+        evaluate: Returns the loss of each validation photo, ``(N,)``.
+        shares: Factors ``a`` to try, in [0, 1]; must include 0.
     """
-    return Way(losses={share: judge(between(start, end, share)) for share in shares})
+    return Interpolation(
+        losses={share: evaluate(interpolate(start, end, share)) for share in shares}
+    )
 
 
-def between(
+def interpolate(
     start: Mapping[str, Tensor], end: Mapping[str, Tensor], share: float
 ) -> dict[str, Tensor]:
     """Returns ``start + share (end - start)``; counters are those of the end.

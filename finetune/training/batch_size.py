@@ -105,7 +105,7 @@ def find_batch_size(attempt: Callable[[int], None], *, most: int) -> int:
 def fit_in_memory(
     state: TrainState,
     source: PhotoSource,
-    plan: LoopConfig,
+    loop_config: LoopConfig,
     accelerator: Accelerator,
     *,
     callback: Callback,
@@ -124,7 +124,9 @@ def fit_in_memory(
     """
     while True:
         try:
-            return fit(state, source, plan, accelerator, callback=callback, stop=stop, world=world)
+            return fit(
+                state, source, loop_config, accelerator, callback=callback, stop=stop, world=world
+            )
         except (torch.OutOfMemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise

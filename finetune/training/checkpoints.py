@@ -224,7 +224,7 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
         save_file(_unshared(whole), part, metadata=metadata)
 
 
-def forget_half_written(folder: Path) -> None:
+def remove_partial_files(folder: Path) -> None:
     """Deletes what a process that was killed while it wrote a file left beside it."""
     for file in folder.glob(".*.part"):
         file.unlink(missing_ok=True)

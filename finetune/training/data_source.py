@@ -1,4 +1,4 @@
-"""What a training is made of: photos through the whole network, or features through a head."""
+"""Data sources of the training loop: augmented photos, or cached features."""
 
 from __future__ import annotations
 
@@ -23,34 +23,33 @@ from finetune.models.stages import TrainableStages, set_open
 from finetune.photos.preprocessing import Preprocessing
 from finetune.tasks.objective import Objective
 from finetune.training.distributed import SINGLE_PROCESS
-from finetune.training.microbatches import LoaderConfig, MicroBatch, cut_epoch
-from finetune.training.validation import Answers, calibrated_loss, plain_loss
+from finetune.training.microbatches import LoaderConfig, MicroBatch, split_epoch
+from finetune.training.validation import Outputs, calibrated_loss, plain_loss
 
 
 @dataclass(frozen=True, kw_only=True)
 class EpochSchedule:
-    """What changes from epoch to epoch, as functions of the epoch.
+    """Trainable stages and input size as functions of the epoch.
 
     Attributes:
-        open: Which parts of the network train.
-        size: Side of the input in pixels; None: always the full one.
+        size: Side of the input in pixels; None: always the full size.
     """
 
-    open: Callable[[int], TrainableStages]
+    trainable: Callable[[int], TrainableStages]
     size: Callable[[int], int] | None = None
 
 
 class PhotoSource:
-    """Augmented photos for a whole network, parts of which may be frozen.
+    """Augmented photos for a network, parts of which may be frozen.
 
     Args:
         module: The network, on its device.
-        preprocessing: What it expects of its pixels.
-        train: Photos to learn from.
-        validation: Photos to be judged by.
-        augment: From working squares to inputs.
-        rhythm: Which parts train when, and how large the inputs are.
-        loading: How batches are made.
+        preprocessing: Of the network.
+        train: Training photos.
+        validation: Validation photos.
+        augment: Turns working squares into inputs.
+        epoch_schedule: Trainable stages and input size by epoch.
+        loading: Batch size, order and workers.
     """
 
     def __init__(
@@ -61,7 +60,7 @@ class PhotoSource:
         validation: PhotoDataset,
         *,
         augment: BatchAugment | PipelineAugment,
-        rhythm: EpochSchedule,
+        epoch_schedule: EpochSchedule,
         loading: LoaderConfig,
     ) -> None:
         self.module = module
@@ -69,24 +68,24 @@ class PhotoSource:
         self.train = train
         self.validation = validation
         self.augment = augment
-        self.rhythm = rhythm
+        self.epoch_schedule = epoch_schedule
         self.loading = loading
         self._open: TrainableStages | None = None
 
     def begin_epoch(self, epoch: int) -> None:
-        """Frees what trains in `epoch`, freezes the rest, and sets the size of the inputs."""
-        self._open = self.rhythm.open(epoch)
+        """Sets the trainable stages and the input size of an epoch."""
+        self._open = self.epoch_schedule.trainable(epoch)
         set_open(self.module, self._open)
-        if self.rhythm.size is not None and isinstance(self.augment, BatchAugment):
-            self.augment = self.augment.at_size(self.rhythm.size(epoch))
+        if self.epoch_schedule.size is not None and isinstance(self.augment, BatchAugment):
+            self.augment = self.augment.at_size(self.epoch_schedule.size(epoch))
 
     def batches(self, epoch: int, first_step: int) -> Iterator[MicroBatch]:
-        """Yields portions with inputs ``(B, 3, S, S)``, from a step of the epoch on.
+        """Yields micro-batches with inputs ``(B, 3, S, S)``, from a step of the epoch on.
 
         Targets are ``(B,) int64``, or ``(B, labels)`` where photos are mixed or have several.
         """
         loading = self.loading
-        cuts = cut_epoch(len(self.train), loading, epoch, first_step)
+        cuts = split_epoch(len(self.train), loading, epoch, first_step)
         loaded = load_batches(
             self.train,
             [cut.indices for cut in cuts],
@@ -117,16 +116,16 @@ class PhotoSource:
             targets = soft_targets(targets, labels)
         return mix(inputs, targets, drawn)
 
-    def validate(self) -> Answers:
-        """Returns what the network says of the validation photos."""
+    def validate(self) -> Outputs:
+        """Returns the logits of the validation photos."""
         self.module.eval()
-        logits = predict_together(self.module, self.preprocessing, self.validation, self.loading)
+        logits = predict_sharded(self.module, self.preprocessing, self.validation, self.loading)
         if self._open is not None:
             set_open(self.module, self._open)
-        return Answers(logits, self.validation.targets)
+        return Outputs(logits, self.validation.targets)
 
 
-def predict_together(
+def predict_sharded(
     module: nn.Module,
     preprocessing: Preprocessing,
     photos: PhotoDataset,
@@ -134,7 +133,7 @@ def predict_together(
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> NDArray[np.float32]:
-    """Returns logits ``(N, labels)`` of photos, each looked at by one process of the team."""
+    """Returns logits ``(N, labels)`` of photos, computed by all processes."""
     world = loading.world if len(photos) >= loading.world.count else SINGLE_PROCESS
     logits = predict_dataset(
         module,
@@ -142,23 +141,22 @@ def predict_together(
         photos,
         workers=loading.workers,
         progress=progress,
-        places=world.share(np.arange(len(photos))),
+        places=world.shard(np.arange(len(photos))),
     )
     return world.gather(logits)
 
 
 class FeatureSource:
-    """Features that a frozen backbone gave once, for heads that learn from them side by side.
+    """Cached features of a frozen backbone, for heads that train side by side.
 
     Args:
-        heads: What trains.
-        features: Where the features are.
-        train: Keys of the features to learn from, one list a view, and their targets ``(N,)``. In
-            each epoch a photo shows another view, so that an epoch has the same length for any
-            number of views.
-        validation: Photos to be judged by, likewise.
-        loading: How batches are made.
-        objective: Says which head is best.
+        heads: The heads.
+        features: Cache of the features.
+        train: Feature keys, one list a view, and targets ``(N,)``. Each epoch uses another view of
+            a photo, so that an epoch has the same length for any number of views.
+        validation: Validation photos.
+        loading: Batch size, order and workers.
+        objective: By which the best head is chosen.
     """
 
     def __init__(
@@ -174,7 +172,7 @@ class FeatureSource:
         self.heads = heads
         self.features = features
         self.objective = objective
-        # Features are small: a step needs no portions.
+        # Features are small: a step needs no micro-batches.
         self.loading = replace(
             loading, batch_size=loading.step_size, accumulate=1, world=SINGLE_PROCESS
         )
@@ -183,13 +181,13 @@ class FeatureSource:
         self._validation_targets = validation.targets
 
     def begin_epoch(self, epoch: int) -> None:
-        """Does nothing: a head is always free."""
+        """Does nothing: heads always train."""
 
     def batches(self, epoch: int, first_step: int) -> Iterator[MicroBatch]:
-        """Yields portions with features ``(B, F)`` and each target once a head, from a step on."""
+        """Yields micro-batches of features ``(B, F)``, each target repeated for every head."""
         device = self.loading.device
         views = self._train_keys
-        for cut in cut_epoch(len(self._train_targets), self.loading, epoch, first_step):
+        for cut in split_epoch(len(self._train_targets), self.loading, epoch, first_step):
             # A photo that comes again in the epoch shows its next view.
             rounds = (cut.indices + cut.keys // len(self._train_targets) + epoch) % len(views)
             shown = zip(rounds.tolist(), cut.indices.tolist(), strict=True)
@@ -202,21 +200,21 @@ class FeatureSource:
                 completes=cut.completes,
             )
 
-    def validate(self, *, calibrated: bool = False) -> Answers:
-        """Returns what the head of the lowest loss says of the validation photos; chooses it.
+    def validate(self, *, calibrated: bool = False) -> Outputs:
+        """Chooses the head of the lowest validation loss and returns its logits.
 
         Args:
-            calibrated: Compare the heads as sure as suits each of them best.
+            calibrated: Compare the heads by calibrated loss.
         """
         logits = head_logits(self.heads, self.features, self._validation_keys)
         of_heads = logits.view(-1, len(self.heads), logits.shape[1])  # (N, heads, labels)
-        answers = [
-            Answers(np.ascontiguousarray(said.numpy()), self._validation_targets)
-            for said in of_heads.unbind(1)
+        outputs = [
+            Outputs(np.ascontiguousarray(one.numpy()), self._validation_targets)
+            for one in of_heads.unbind(1)
         ]
-        worth = calibrated_loss if calibrated else plain_loss
-        self.heads.choose([worth(said, self.objective) for said in answers])
-        return answers[int(self.heads.chosen)]
+        loss_of = calibrated_loss if calibrated else plain_loss
+        self.heads.choose([loss_of(one, self.objective) for one in outputs])
+        return outputs[int(self.heads.chosen)]
 
 
 @torch.inference_mode()
@@ -228,7 +226,7 @@ def head_logits(head: nn.Module, features: FeatureCache, keys: Sequence[bytes]) 
     device = next(head.parameters()).device
     rows = []
     for step in evaluation_batches(len(keys), 1024):
-        said = head(features.read([keys[i] for i in step]).to(device)).float().cpu()
-        by_head = said.view(-1, len(step), said.shape[1])  # (heads, B, labels)
-        rows.append(by_head.transpose(0, 1).reshape(-1, said.shape[1]))
+        logits = head(features.read([keys[i] for i in step]).to(device)).float().cpu()
+        by_head = logits.view(-1, len(step), logits.shape[1])  # (heads, B, labels)
+        rows.append(by_head.transpose(0, 1).reshape(-1, logits.shape[1]))
     return torch.cat(rows) if rows else torch.zeros(0, 0)

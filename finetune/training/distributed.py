@@ -1,9 +1,8 @@
-"""Several processes that train one network: who does what, and how they come to agree.
+"""Distributed training of one network by several processes.
 
-Each process takes its share of every step's photos, and the gradients are averaged over all of
-them before the optimizer's step, weighted by the photos that each process saw. So a run of several
-processes makes the steps that one process would make at the same batch size, up to the order in
-which floating-point numbers are added.
+Each process trains on a shard of every step's photos, and gradients are averaged over all of them,
+weighted by photos, before the optimizer's step. So several processes make the same steps as one
+process at the same batch size, up to the order of floating-point sums.
 """
 
 from __future__ import annotations
@@ -18,49 +17,44 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, distributed, nn
 
-AGREE_EVERY = 8
-"""Steps after which several processes ask one another whether to stop or to save."""
+SYNC_EVERY = 8
+"""Steps between two synchronizations on whether to stop or to save."""
 
 BUCKET_NUMBERS = 16 * 2**20
-"""Numbers that are sent together: many small tensors would each wait for the network."""
+"""Numbers in one all-reduce: many small tensors would each wait for the network."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """The processes of one training, as one of them sees them.
-
-    Attributes:
-        rank: This process, from 0.
-        count: How many there are.
-    """
+    """Processes of a training: rank of this one, from 0, and their count."""
 
     rank: int = 0
     count: int = 1
 
     @property
     def is_main(self) -> bool:
-        """Whether this process is the one that writes the run and speaks to the person."""
+        """Whether this process writes the run and sends events."""
         return self.rank == 0
 
-    def share(self, items: NDArray[Any]) -> NDArray[Any]:
-        """Returns this process's part of `items`: consecutive, and equal to within one."""
+    def shard(self, items: NDArray[Any]) -> NDArray[Any]:
+        """Returns this process's consecutive part of `items`; parts differ by at most one item."""
         return np.array_split(items, self.count)[self.rank]
 
-    def wait(self) -> None:
-        """Returns when every process has come this far."""
+    def barrier(self) -> None:
+        """Waits for every process."""
         if self.count > 1:
             distributed.barrier()
 
     @contextlib.contextmanager
     def main_first(self) -> Iterator[None]:
-        """Lets the main process do what is inside before the others do: they find it done."""
+        """Runs the block in the main process first, then in the others."""
         if not self.is_main:
-            self.wait()
+            self.barrier()
         yield
         if self.is_main:
-            self.wait()
+            self.barrier()
 
-    def agree(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """Returns the main process's `value` in every process."""
         if self.count == 1:
             return value
@@ -68,11 +62,11 @@ class World:
         distributed.broadcast_object_list(box, src=0)
         return box[0]
 
-    def may_agree(self, step: int) -> bool:
-        """Returns whether to ask `any` after a step; several processes wait for it: not often."""
-        return self.count == 1 or step % AGREE_EVERY == 0
+    def sync_due(self, step: int) -> bool:
+        """Returns whether `any_process` may be called after a step; it makes processes wait."""
+        return self.count == 1 or step % SYNC_EVERY == 0
 
-    def any(self, flag: bool, device: torch.device) -> bool:
+    def any_process(self, flag: bool, device: torch.device) -> bool:
         """Returns whether `flag` is true in any process; waits for the device."""
         if self.count == 1:
             return flag
@@ -89,8 +83,8 @@ class World:
         return summed
 
     @torch.no_grad()
-    def same_tensors(self, module: nn.Module) -> None:
-        """Gives a module the main process's parameters and buffers in every process."""
+    def broadcast_tensors(self, module: nn.Module) -> None:
+        """Copies the main process's parameters and buffers to every process."""
         if self.count == 1:
             return
         for tensor in (*module.parameters(), *module.buffers()):
@@ -141,11 +135,11 @@ class World:
 
 
 SINGLE_PROCESS = World()
-"""One process, which needs nobody."""
+"""A training in one process."""
 
 
 def processes() -> World:
-    """Returns the processes that `accelerate launch` or `torchrun` started, or this one alone."""
+    """Returns the world that `accelerate launch` or `torchrun` started, or a single process."""
     if distributed.is_available() and distributed.is_initialized():
         return World(rank=distributed.get_rank(), count=distributed.get_world_size())
     return SINGLE_PROCESS

@@ -17,16 +17,16 @@ from finetune.data.dataset import near_device
 from finetune.models.factory import rebuild
 from finetune.photos.collection import Part
 from finetune.tasks.objective import Objective
-from finetune.training.averaging import between, walk
+from finetune.training.averaging import interpolate, interpolate_weights
 from finetune.training.batch_size import fit_in_memory
 from finetune.training.checkpoints import save_tensors
-from finetune.training.data_source import EpochSchedule, PhotoSource, predict_together
+from finetune.training.data_source import EpochSchedule, PhotoSource, predict_sharded
 from finetune.training.device import prepare_speed
 from finetune.training.events import Note
 from finetune.training.head_start import give_head, starts_from_features
 from finetune.training.prepared import Prepared
 from finetune.training.results import Outcome
-from finetune.training.unfreezing import growing_size, thaw_of
+from finetune.training.unfreezing import growing_size, plan_unfreezing
 from finetune.training.validation import calibrated_losses
 
 if TYPE_CHECKING:
@@ -47,12 +47,12 @@ def train_on_photos(
         give_head(prepared, accelerator, datasets)
         if prepared.world.is_main:
             save_tensors(prepared.run.start_checkpoint, module.state_dict(), {})
-    prepared.world.same_tensors(module)
+    prepared.world.broadcast_tensors(module)
     if prepared.world.count > 1 and device.type == "cuda":
         # Each batch norm then sees the whole step; torch has it for CUDA alone.
         module = convert_sync_batchnorm(module)
-    thaw = thaw_of(prepared, module)
-    state = prepared.state(module, thaw.groups, accelerator.scaler)
+    unfreezing = plan_unfreezing(prepared, module)
+    state = prepared.state(module, unfreezing.groups, accelerator.scaler)
     prepare_speed(module, prepared.config.machine, callback=prepared.callback)
     loading = prepared.loading(device)
     preprocessing = prepared.preprocessing
@@ -67,21 +67,29 @@ def train_on_photos(
             seed=loading.seed,
             overrides=prepared.config.recipe,
         ),
-        rhythm=EpochSchedule(open=thaw.open, size=growing_size(prepared)),
+        epoch_schedule=EpochSchedule(trainable=unfreezing.trainable, size=growing_size(prepared)),
         loading=loading,
     )
-    plan = prepared.plan(head_epochs=thaw.head_epochs)
+    loop_config = prepared.loop_config(head_epochs=unfreezing.head_epochs)
     finished = fit_in_memory(
-        state, source, plan, accelerator, callback=prepared.log, stop=stop, world=prepared.world
+        state,
+        source,
+        loop_config,
+        accelerator,
+        callback=prepared.log,
+        stop=stop,
+        world=prepared.world,
     )
     best = prepared.run.best_checkpoint
     tensors = load_file(best) if best.is_file() else module.state_dict()
     share = None
     if begins and finished and prepared.config.optimization.final_weights == "interpolated":
         start = load_file(prepared.run.start_checkpoint)
-        way = walk(start, tensors, judge_of(state.module, source, plan.objective))
-        prepared.callback(Note(text=way.in_words()))
-        tensors, share = between(start, tensors, way.share), way.share
+        interpolation = interpolate_weights(
+            start, tensors, judge_of(state.module, source, loop_config.objective)
+        )
+        prepared.callback(Note(text=interpolation.describe()))
+        tensors, share = interpolate(start, tensors, interpolation.share), interpolation.share
     # A fresh network in plain fp32, as predict will open it.
     trained = rebuild(
         prepared.loaded.name,
@@ -94,7 +102,7 @@ def train_on_photos(
     if device.type != "mps":
         trained = trained.to(memory_format=torch.channels_last)
     logits: dict[Part, NDArray[np.float32]] = {
-        part: predict_together(
+        part: predict_sharded(
             trained,
             preprocessing,
             photos,

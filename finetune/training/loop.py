@@ -1,4 +1,4 @@
-"""The training loop, whole and visible."""
+"""Training loop: steps, validation, checkpoints, best weights."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from finetune.training.averaging import (
     Candidate,
     best_first,
     candidate_file,
-    forget_others,
     greedy_soup,
     read_candidate,
+    remove_other_candidates,
 )
 from finetune.training.checkpoints import Position, TrainState, save_tensors
 from finetune.training.distributed import SINGLE_PROCESS, World
@@ -28,12 +28,12 @@ from finetune.training.microbatches import MicroBatch
 from finetune.training.optimizer import set_lr
 from finetune.training.schedule import Schedule
 from finetune.training.validation import (
-    Answers,
     Metric,
+    Outputs,
     Validation,
-    assess,
     calibrated_loss,
     plain_loss,
+    score_outputs,
 )
 
 if TYPE_CHECKING:
@@ -42,23 +42,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class LoopConfig:
-    """What a training is to bring down, how long, how fast, and what is kept of it.
+    """Loop configuration: loss, schedule, checkpoints.
 
     Attributes:
         epochs: Passes over the training photos.
         steps_per_epoch: Steps in each.
         schedule: Learning rate factors by step.
-        objective: The loss, and which answers are right.
-        by_loss: Rank epochs by their calibrated validation loss, not by accuracy first.
-        keep_last: Keep the last epoch, in which the rate has come to rest, whatever it is worth.
-        metrics: A person's own figures on the validation photos, by name.
-        clip_norm: Longest norm of a step's gradient, or None.
-        patience: Epochs without a better one after which the training ends, or None.
-        soup: Best epochs that are kept to be averaged; 1: the best alone.
+        objective: Loss and correctness.
+        by_loss: Rank epochs by calibrated validation loss instead of accuracy.
+        keep_last: Keep the last epoch's weights instead of the best epoch's.
+        metrics: Own metrics on the validation photos, by name.
+        clip_norm: Largest norm of a step's gradient, or None.
+        patience: Epochs without improvement after which the training stops, or None.
+        soup: Number of best epochs to average; 1: the best alone.
         checkpoint_steps: Steps of an epoch between two checkpoints, or None.
         checkpoint_seconds: Seconds between two checkpoints, or None.
-        rest_seconds: Seconds after a checkpoint in which the end of an epoch writes no other, nor
-            its weights where only the last epoch's are kept.
+        min_checkpoint_seconds: Shortest time between the checkpoints of two epochs.
         last: Checkpoint file to resume from.
         best: Weights file of the best epoch.
     """
@@ -75,97 +74,95 @@ class LoopConfig:
     soup: int = 1
     checkpoint_steps: int | None = None
     checkpoint_seconds: float | None = None
-    rest_seconds: float = 0.0
+    min_checkpoint_seconds: float = 0.0
     last: Path
     best: Path
 
     def is_over(self, position: Position) -> bool:
-        """Returns whether nothing is left to train."""
+        """Returns whether the training is complete."""
         waited = position.epoch - position.best_epoch
-        tired = self.patience is not None and position.best_epoch > 0 and waited >= self.patience
-        return position.epoch >= self.epochs or tired
+        stalled = self.patience is not None and position.best_epoch > 0 and waited >= self.patience
+        return position.epoch >= self.epochs or stalled
 
     def rank(self, one: Candidate) -> tuple[float, float]:
-        """Returns what is higher for an epoch that is rather to be kept."""
+        """Returns the key by which epochs are ranked; higher is better."""
         if self.keep_last:
             return (one.epoch, -one.loss)
         return (-one.loss, one.accuracy) if self.by_loss else (one.accuracy, -one.loss)
 
     def wants_checkpoint(self, step: int, seconds: float) -> bool:
-        """Returns whether to write one after `step` steps of the epoch, `seconds` after another."""
+        """Returns whether a checkpoint is due at a step, `seconds` after the last one."""
         return (self.checkpoint_steps is not None and step % self.checkpoint_steps == 0) or (
             self.checkpoint_seconds is not None and seconds >= self.checkpoint_seconds
         )
 
 
 class DataSource(Protocol):
-    """What a training is made of: batches to learn from, and validation photos to be judged by."""
+    """Training batches and validation photos of a training."""
 
     def batches(self, epoch: int, first_step: int) -> Iterator[MicroBatch]:
-        """Yields what goes through the network, the epoch's own, from `first_step` on."""
+        """Yields the micro-batches of an epoch, from `first_step` on."""
         ...
 
     def begin_epoch(self, epoch: int) -> None:
-        """Freezes or frees what does not or does train in this epoch."""
+        """Sets which parameters train in this epoch."""
         ...
 
-    def validate(self) -> Answers:
-        """Returns what the module, with the weights that it has now, says of validation."""
+    def validate(self) -> Outputs:
+        """Returns the logits of the validation photos with the current weights."""
         ...
 
 
 def fit(
     state: TrainState,
     source: DataSource,
-    plan: LoopConfig,
+    config: LoopConfig,
     accelerator: Accelerator,
     *,
     callback: Callback,
     stop: Callable[[], bool],
     world: World = SINGLE_PROCESS,
 ) -> bool:
-    """Trains from wherever `state` is to the end of the plan, or until `stop` says so.
+    """Trains from `state` to the last epoch, or until `stop` returns True.
 
-    A checkpoint is written after each epoch but those that the plan lets rest, as often within one
-    as it says, and when stopped; whichever it resumes from, the weights come out the same as
-    without the interruption (on the CPU to the last bit).
+    Checkpoints are written after epochs, at the configured intervals, and when stopped. Resuming
+    from any of them gives the same weights as an uninterrupted training (bit by bit on the CPU).
 
-    Of several processes each calls this with its own share of the photos; they make each step
-    together, and the main one alone writes and speaks.
+    In a distributed training each process calls this with its shard of the photos; gradients are
+    averaged, and only the main process writes and sends events.
 
     Returns:
-        True when the plan is done, False when it was stopped.
+        True when complete, False when stopped.
 
     Raises:
         StorageError: A checkpoint could not be written; the one before it is intact.
     """
-    # Without accelerate's wrapping for several processes: which parameters train changes from
-    # epoch to epoch, and gradients are averaged here, where one can see it.
+    # Not wrapped for several processes: the trainable parameters change from epoch to epoch, and
+    # gradients are averaged below.
     module = accelerator.prepare_model(state.module, evaluation_mode=True)
-    # Without a scaler accelerate's optimizer does what it wraps, and looks for optional packages in
-    # every step.
+    # Without a scaler the wrapper adds nothing but a look for optional packages in every step.
     scaled = accelerator.scaler is not None
     optimizer = accelerator.prepare_optimizer(state.optimizer) if scaled else state.optimizer
     device = accelerator.device
     if not world.is_main:
-        # What a checkpoint holds of the epoch under way is the sum over all processes.
+        # A checkpoint holds the sums over all processes.
         state.running.zero_()
     position = state.position
-    objective = plan.objective
+    objective = config.objective
     state.running = state.running.to(
         # MPS knows no float64.
         device=accelerator.device,
         dtype=torch.float32 if accelerator.device.type == "mps" else torch.float64,
     )
     written = -math.inf
-    while not plan.is_over(position):
+    while not config.is_over(position):
         epoch = position.epoch
         source.begin_epoch(epoch)
-        meter = Meter(epoch, plan.epochs, plan.steps_per_epoch, position.step)
+        meter = Meter(epoch, config.epochs, config.steps_per_epoch, position.step)
         lr = 0.0
         for micro_batch in source.batches(epoch, position.step):
-            step = epoch * plan.steps_per_epoch + position.step
-            lr = set_lr(optimizer, plan.schedule, step)
+            step = epoch * config.steps_per_epoch + position.step
+            lr = set_lr(optimizer, config.schedule, step)
             logits = module(micro_batch.inputs)  # (B, labels)
             loss = objective.loss(logits, micro_batch.targets)
             if scaled:
@@ -181,8 +178,8 @@ def fit(
             if not micro_batch.completes:
                 continue
             world.average_gradients(state.module.parameters())
-            if plan.clip_norm is not None:
-                accelerator.clip_grad_norm_(module.parameters(), plan.clip_norm)
+            if config.clip_norm is not None:
+                accelerator.clip_grad_norm_(module.parameters(), config.clip_norm)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             if state.average is not None:
@@ -190,31 +187,33 @@ def fit(
             position.step += 1
             if meter.due and world.is_main:
                 callback(meter.report(position.step, state.running, lr))
-            ask = world.may_agree(position.step) or plan.wants_checkpoint(position.step, 0)
-            if ask and position.step < plan.steps_per_epoch:
-                stopped = world.any(stop(), device)
-                wanted = plan.wants_checkpoint(position.step, meter.since_lap)
-                if stopped or world.any(wanted, device):
+            ask = world.sync_due(position.step) or config.wants_checkpoint(position.step, 0)
+            if ask and position.step < config.steps_per_epoch:
+                stopped = world.any_process(stop(), device)
+                wanted = config.wants_checkpoint(position.step, meter.since_lap)
+                if stopped or world.any_process(wanted, device):
                     position.seconds += meter.lap()
-                    _save(state, plan, world)
+                    _save(state, config, world)
                 if stopped:
                     return False
         meter.stop_training()
         train_loss, train_right, count = world.total(state.running).tolist()
         world.average_buffers(state.module)
         with state.average.in_place_of(state.module) if state.average else nullcontext():
-            validation = assess(source.validate(), objective, plan.metrics)
+            validation = score_outputs(source.validate(), objective, config.metrics)
             callback(Validated(epoch=epoch + 1, module=state.module, validation=validation))
-        rests = epoch + 1 < plan.epochs and time.monotonic() - written < plan.rest_seconds
-        best = _keep(state, plan, validation, world, rests=rests)
+        skip_checkpoint = (
+            epoch + 1 < config.epochs and time.monotonic() - written < config.min_checkpoint_seconds
+        )
+        best = _keep_best(state, config, validation, world, skip_checkpoint=skip_checkpoint)
         position.epoch, position.step = epoch + 1, 0
         position.seconds += meter.lap()
         state.running.zero_()
         callback(
             EpochDone(
                 epoch=epoch + 1,
-                epochs=plan.epochs,
-                step=(epoch + 1) * plan.steps_per_epoch,
+                epochs=config.epochs,
+                step=(epoch + 1) * config.steps_per_epoch,
                 train_loss=train_loss / count,
                 train_accuracy=train_right / count,
                 validation_loss=validation.loss,
@@ -226,82 +225,89 @@ def fit(
                 metrics=validation.metrics,
             )
         )
-        rests = world.any(rests, device)
-        if not rests:
-            _save(state, plan, world)
+        skip_checkpoint = world.any_process(skip_checkpoint, device)
+        if not skip_checkpoint:
+            _save(state, config, world)
             written = time.monotonic()
         if world.is_main:
-            forget_others(plan.best, position.candidates)
-        if world.any(stop(), device) and not plan.is_over(position):
-            if rests:
-                _save(state, plan, world)
+            remove_other_candidates(config.best, position.candidates)
+        if world.any_process(stop(), device) and not config.is_over(position):
+            if skip_checkpoint:
+                _save(state, config, world)
             return False
-    if position.epoch < plan.epochs:
+    if position.epoch < config.epochs:
         callback(
             Note(
                 text=f"No epoch after epoch {position.best_epoch} was better, so the training "
-                f"ended after {position.epoch} of {plan.epochs} epochs (--patience "
-                f"{plan.patience})."
+                f"ended after {position.epoch} of {config.epochs} epochs (--patience "
+                f"{config.patience})."
             )
         )
     if len(position.candidates) > 1:
-        world.wait()
-        _stir(state, source, plan, world, callback)
-    world.wait()
+        world.barrier()
+        _apply_soup(state, source, config, world, callback)
+    world.barrier()
     return True
 
 
-def _save(state: TrainState, plan: LoopConfig, world: World) -> None:
-    """Writes the checkpoint, with the sums of all processes, in the main one."""
+def _save(state: TrainState, config: LoopConfig, world: World) -> None:
+    """Writes the checkpoint in the main process, with the sums over all processes."""
     own = state.running
     state.running = world.total(own)
     if world.is_main:
-        state.save(plan.last)
+        state.save(config.last)
     state.running = own
 
 
-def _keep(
-    state: TrainState, plan: LoopConfig, validation: Validation, world: World, *, rests: bool
+def _keep_best(
+    state: TrainState,
+    config: LoopConfig,
+    validation: Validation,
+    world: World,
+    *,
+    skip_checkpoint: bool,
 ) -> bool:
-    """Keeps the weights of the epoch under way if they are good enough; returns if they are best.
+    """Saves the epoch's weights if they rank high enough; returns whether they are the best.
 
-    Files come before the checkpoint that names them, and go after it: a kill in between leaves
-    one too many, never one too few.
+    Weights are written before the checkpoint that names them and deleted after it, so that a kill
+    in between leaves a file too many, never one too few.
     """
     position = state.position
     epoch = position.epoch + 1
-    # Label smoothing makes a network less sure the longer it trains, and plain losses would rank
-    # its first epochs above its best.
-    worth = plain_loss if plan.keep_last else calibrated_loss
-    here = Candidate(epoch, validation.accuracy, worth(validation.answers, plan.objective))
+    # Label smoothing lowers the confidence the longer a network trains, so plain losses would rank
+    # the first epochs above the best.
+    loss_of = plain_loss if config.keep_last else calibrated_loss
+    here = Candidate(epoch, validation.accuracy, loss_of(validation.outputs, config.objective))
     before = Candidate(position.best_epoch, position.best_accuracy, position.best_loss)
-    best = plan.rank(here) > plan.rank(before)
+    best = config.rank(here) > config.rank(before)
     if best:
         position.best_accuracy, position.best_loss = here.accuracy, here.loss
         position.best_epoch = epoch
-        if world.is_main and not (rests and plan.keep_last):
-            save_tensors(plan.best, state.kept_weights(), {"epoch": str(epoch)})
-    if plan.soup > 1:
-        position.candidates = best_first([*position.candidates, here], plan.rank)[: plan.soup]
+        if world.is_main and not (skip_checkpoint and config.keep_last):
+            save_tensors(config.best, state.kept_weights(), {"epoch": str(epoch)})
+    if config.soup > 1:
+        position.candidates = best_first([*position.candidates, here], config.rank)[: config.soup]
         if here in position.candidates and world.is_main:
-            file = candidate_file(plan.best, epoch)
+            file = candidate_file(config.best, epoch)
             save_tensors(file, state.kept_weights(), {"epoch": str(epoch)})
-    return epoch == plan.epochs if plan.keep_last else best
+    return epoch == config.epochs if config.keep_last else best
 
 
-def _stir(
-    state: TrainState, source: DataSource, plan: LoopConfig, world: World, callback: Callback
+def _apply_soup(
+    state: TrainState, source: DataSource, config: LoopConfig, world: World, callback: Callback
 ) -> None:
-    """Puts the greedy soup of the best epochs in the place of the best epoch's weights."""
+    """Replaces the best epoch's weights by the greedy soup of the best epochs."""
     position = state.position
 
-    def judge(tensors: dict[str, torch.Tensor]) -> tuple[float, float]:
+    def evaluate(tensors: dict[str, torch.Tensor]) -> tuple[float, float]:
         state.module.load_state_dict(tensors)
-        validation = assess(source.validate(), plan.objective)
-        return calibrated_loss(validation.answers, plan.objective), validation.accuracy
+        validation = score_outputs(source.validate(), config.objective)
+        return calibrated_loss(validation.outputs, config.objective), validation.accuracy
 
-    ranked = best_first(position.candidates, plan.rank)
-    soup = greedy_soup(ranked, lambda epoch: read_candidate(plan.best, epoch), judge, plan.rank)
+    ranked = best_first(position.candidates, config.rank)
+    soup = greedy_soup(
+        ranked, lambda epoch: read_candidate(config.best, epoch), evaluate, config.rank
+    )
     names = [str(epoch) for epoch in sorted(soup.epochs)]
     if len(names) == 1:
         text = (
@@ -314,5 +320,5 @@ def _stir(
             f"{soup.accuracy:.1%} on validation, the best alone {ranked[0].accuracy:.1%}."
         )
         if world.is_main:
-            save_tensors(plan.best, soup.tensors, {"epoch": str(position.best_epoch)})
+            save_tensors(config.best, soup.tensors, {"epoch": str(position.best_epoch)})
     callback(Note(text=text))

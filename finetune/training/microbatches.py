@@ -1,4 +1,4 @@
-"""An epoch cut into steps, and steps into portions that go through the network at once."""
+"""Micro-batches: an epoch split into steps, and steps into batches for one forward pass."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from finetune.training.distributed import SINGLE_PROCESS, World
 
 @dataclass(frozen=True, kw_only=True)
 class LoaderConfig:
-    """How batches are made.
+    """Batch size, order and workers of a training's batches.
 
     Attributes:
-        batch_size: Photos that go through the network at once, in all processes together.
-        seed: Decides the order of the photos.
-        workers: Processes that decode what the cache does not hold.
-        device: Where the network is.
-        accumulate: Batches that make one step together.
+        batch_size: Photos in one forward pass, over all processes.
+        seed: Of the order of the photos.
+        workers: Processes that decode photos missing in the cache.
+        device: Of the network.
+        accumulate: Batches in one step.
         strata: As in `epoch_batches`.
-        world: Who takes part; each process has its share of every batch.
+        world: Processes that share every batch.
     """
 
     batch_size: int
@@ -45,12 +45,11 @@ class LoaderConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class MicroBatch:
-    """What goes through the network at once: a whole step, or one of the batches that make it.
+    """Inputs and targets of one forward pass, on the device.
 
     Attributes:
-        inputs: On the device.
-        targets: On the device: ``(B,) int64``, or ``(B, labels)`` of any float type.
-        share: This portion's photos as a share of the step's; its loss counts as much.
+        targets: ``(B,) int64``, or ``(B, labels)`` of any float type.
+        share: Weight of its loss: its photos as a share of the step's.
         completes: Whether it is the last of its step.
     """
 
@@ -61,15 +60,13 @@ class MicroBatch:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cut:
-    """Which photos a portion has, and what is to be known of it before they are loaded.
+class MicroBatchIndices:
+    """Photos of a micro-batch, before they are loaded.
 
     Attributes:
         indices: ``(B,)`` places in the training photos.
-        keys: ``(B,)`` what each photo's own chance is drawn from: its place, or another number
-            where it comes again in the same epoch.
-        number: Of the portion in its epoch, from 0; chance that concerns a whole batch is drawn
-            from it.
+        keys: ``(B,)`` random keys of the photos; differ where a photo occurs twice in an epoch.
+        number: Of the micro-batch in its epoch, from 0; random key of the whole batch.
         share: As in `MicroBatch`.
         completes: As in `MicroBatch`.
     """
@@ -81,12 +78,14 @@ class Cut:
     completes: bool
 
 
-def cut_epoch(count: int, loading: LoaderConfig, epoch: int, first_step: int) -> list[Cut]:
-    """Returns the portions of an epoch from `first_step` on.
+def split_epoch(
+    count: int, loading: LoaderConfig, epoch: int, first_step: int
+) -> list[MicroBatchIndices]:
+    """Returns the micro-batches of an epoch from `first_step` on.
 
     The photos of a step are those that it would have at a batch size of ``batch_size *
-    accumulate``; they are then cut into portions of at most ``batch_size``, equal to within one,
-    and these are what this process has of each.
+    accumulate``, split into micro-batches of at most ``batch_size`` whose sizes differ by at most
+    one; each process gets its shard of each.
     """
     steps = epoch_batches(
         count, loading.step_size, seed=loading.seed, epoch=epoch, strata=loading.strata
@@ -94,13 +93,13 @@ def cut_epoch(count: int, loading: LoaderConfig, epoch: int, first_step: int) ->
     keys = steps if loading.strata is None else draw_keys(steps, count)
     cuts = []
     for number, step in list(enumerate(steps))[first_step:]:
-        portions = math.ceil(len(step) / loading.batch_size)
-        parts = np.array_split(step, portions)
-        own_keys = np.array_split(keys[number], portions)
-        parts = [loading.world.share(part) for part in parts]
-        own_keys = [loading.world.share(part) for part in own_keys]
+        pieces = math.ceil(len(step) / loading.batch_size)
+        parts = np.array_split(step, pieces)
+        own_keys = np.array_split(keys[number], pieces)
+        parts = [loading.world.shard(part) for part in parts]
+        own_keys = [loading.world.shard(part) for part in own_keys]
         cuts += [
-            Cut(
+            MicroBatchIndices(
                 indices=part,
                 keys=own_keys[place],
                 number=number * loading.accumulate + place,

@@ -46,10 +46,10 @@ from finetune.training.resolve import (
     resolve_network,
     resolve_training,
 )
-from finetune.training.split_pinning import split_beside
+from finetune.training.split_pinning import split_with_pinned
 from finetune.training.tracking import check_tracking
 from finetune.training.validation import Metric
-from finetune.training.warm_start import ParentRun, grow, lineage, load_earlier
+from finetune.training.warm_start import ParentRun, expand_parent_head, lineage, load_parent
 
 Splitter = Callable[[Collection], DataSplit]
 """Splits a collection, the same way each time."""
@@ -129,7 +129,7 @@ def prepare(
     network_config, decisions = resolve_network(config)
     notes.add(decision.reason for decision in decisions)
     with world.main_first():  # one download
-        loaded = load_earlier(parent, network_config) if parent else create_network(network_config)
+        loaded = load_parent(parent, network_config) if parent else create_network(network_config)
     cache_dir = collection_cache_dir(photos, config.collection.catalog)
     cache = PixelCache(cache_dir, loaded.preprocessing, limit_gb=config.pixels.cache_gb)
     with contextlib.closing(cache), contextlib.ExitStack() as stack:
@@ -138,7 +138,7 @@ def prepare(
         notes.add(data_split.notes)
         if data_split.task.multi_label:
             notes.add([WHAT_IS_COUNTED])
-        resolved, more = world.agree(
+        resolved, more = world.broadcast(
             resolve_training(
                 network_config,
                 DatasetSize.of(data_split),
@@ -172,7 +172,7 @@ def prepare(
             if world.is_main:
                 written = _write_run(run, loaded, data_split, pixels, description)
             # The others read the folder, so they wait until it is written.
-            folder = world.agree(written)
+            folder = world.broadcast(written)
         yield Prepared(
             run=folder,
             config=resolved,
@@ -267,7 +267,7 @@ def usual_split(config: TrainConfig, parent: ParentRun | None) -> Splitter:
     def split(collection: Collection) -> DataSplit:
         seed = config.machine.seed
         if parent is not None:
-            return split_beside(
+            return split_with_pinned(
                 collection, parent.run, config.collection, seed=seed, labels=config.labels
             )
         return split_collection(collection, config.collection, seed=seed, labels=config.labels)
@@ -315,7 +315,7 @@ def _give_head(
     """Gives the network its head; returns the run's lineage and a note about the head."""
     seed = config.machine.seed
     if parent is not None:
-        growth, note = grow(loaded, parent, data_split.labels, seed=seed)
+        growth, note = expand_parent_head(loaded, parent, data_split.labels, seed=seed)
         return {"from": lineage(parent, growth)}, note
     note_or_none = factory.replace_head(loaded, len(data_split.labels), seed=seed)
     start_from_prior(loaded.module.get_classifier(), data_split)  # type: ignore[operator]

@@ -21,7 +21,7 @@ from finetune.runs.folder import RunFolder
 from finetune.tasks.data_split import PARTS, DataSplit
 from finetune.tasks.objective import Objective
 from finetune.training.averaging import WeightAverage
-from finetune.training.checkpoints import TrainState, forget_half_written
+from finetune.training.checkpoints import TrainState, remove_partial_files
 from finetune.training.distributed import SINGLE_PROCESS, World
 from finetune.training.events import Callback, EpochDone, Event, Progressed
 from finetune.training.loop import LoopConfig
@@ -109,7 +109,7 @@ class Prepared:
         smoothing = self.config.training.label_smoothing
         return objective_of(self.config.labels, self.data_split, label_smoothing=smoothing)
 
-    def plan(self, *, head_epochs: int = 0) -> LoopConfig:
+    def loop_config(self, *, head_epochs: int = 0) -> LoopConfig:
         """Returns how long and how fast; the first `head_epochs` are the head's alone."""
         optimization = self.config.optimization
         minutes = optimization.checkpoint_minutes
@@ -164,7 +164,7 @@ class Prepared:
             scaler=scaler,
         )
         if self.world.is_main:
-            forget_half_written(self.run.last_checkpoint.parent)
+            remove_partial_files(self.run.last_checkpoint.parent)
         if self.run.last_checkpoint.is_file():
             state.load(self.run.last_checkpoint)
         return state

@@ -37,11 +37,11 @@ class HeldOut:
     """What `finetune.training.results` calibrates with.
 
     Attributes:
-        answers: To photos and labels held out.
+        outputs: To photos and labels held out.
         distance: From the training photos, of features.
     """
 
-    answers: CrossFit
+    outputs: CrossFit
     distance: RelativeDistance
 
 
@@ -109,7 +109,7 @@ def write_results(run: RunFolder, name: str, parts: DataSplit, outcome: Outcome)
             outcome.logits["validation"], targets["validation"], task, labels=parts.labels
         )
     else:
-        known = held_out.answers.known
+        known = held_out.outputs.known
         task = parts.task.calibrated(known.logits, known.targets)
         fitted = calibration_held_out(held_out, task, labels=parts.labels)
         write_distance(run, held_out.distance)
@@ -155,7 +155,7 @@ def calibration_held_out(
     held_out: HeldOut, task: Task, *, labels: tuple[str, ...]
 ) -> dict[str, Any]:
     """Returns the same from heads that were trained again; the distance is in a file of its own."""
-    scores, mixture = held_out.answers.scores(temperature=task.temperature)
+    scores, mixture = held_out.outputs.scores(temperature=task.temperature)
     fitted = fit_stated(scores, unknown_share=UNKNOWN_SHARE, score="odds_and_distance")
     unknown = dataclasses.replace(fitted, mixture=mixture)
     return _content(task, labels, "held-out", len(scores.scores), unknown)

@@ -26,7 +26,7 @@ from finetune.training.checkpoints import read_position
 from finetune.training.device import make_accelerator
 from finetune.training.events import Note
 from finetune.training.finetune import train_on_photos
-from finetune.training.linear_probe.probe import help_with_features, train_on_features
+from finetune.training.linear_probe.probe import fill_features_only, train_on_features
 from finetune.training.prepared import Prepared
 from finetune.training.resolve import on_features
 from finetune.training.results import Outcome, write_results
@@ -85,7 +85,7 @@ def execute(prepared: Prepared, started: datetime.datetime) -> RunResult:
     """Trains, writes what came of it in the main process, and tells the others."""
     if not prepared.world.is_main:
         _help(prepared)
-        result: RunResult = prepared.world.agree(None)
+        result: RunResult = prepared.world.broadcast(None)
         return result
     run = prepared.run
     with run.held():
@@ -108,7 +108,7 @@ def execute(prepared: Prepared, started: datetime.datetime) -> RunResult:
         interrupted=not outcome.finished,
         logits=outcome.logits,
     )
-    prepared.world.agree(result)
+    prepared.world.broadcast(result)
     return result
 
 
@@ -119,7 +119,7 @@ def _help(prepared: Prepared) -> None:
     with interruption(lambda: None) as stop, torch.random.fork_rng(devices=devices):
         torch.manual_seed(prepared.config.machine.seed + prepared.world.rank)
         if on_features(prepared.config, linear_head=has_linear_head(prepared.loaded.module)):
-            help_with_features(prepared, accelerator)
+            fill_features_only(prepared, accelerator)
         else:
             train_on_photos(prepared, accelerator, stop)
 

@@ -55,7 +55,7 @@ class Kept:
     notes: tuple[str, ...]
 
 
-def split_beside(
+def split_with_pinned(
     collection: Collection,
     run: RunFolder,
     config: CollectionConfig,

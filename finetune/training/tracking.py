@@ -27,7 +27,7 @@ from finetune.evaluation.confusion import confusion_matrix
 from finetune.evaluation.confusion_image import draw_confusion
 from finetune.photos.preprocessing import Preprocessing
 from finetune.training.events import EpochDone, Event, StepDone, Validated
-from finetune.training.microbatches import cut_epoch
+from finetune.training.microbatches import split_epoch
 from finetune.training.prepared import Prepared
 from finetune.training.trackers import Trackers, tracker_names
 
@@ -235,11 +235,11 @@ class _Tracking:
         self._trackers.log(values, step)
 
     def _confusion(self, event: Validated, step: int) -> None:
-        answers = event.validation.answers
-        if answers.targets.ndim > 1:
+        outputs = event.validation.outputs
+        if outputs.targets.ndim > 1:
             return
         labels = self._prepared.data_split.labels
-        matrix = confusion_matrix(answers.targets, answers.logits.argmax(1), len(labels))
+        matrix = confusion_matrix(outputs.targets, outputs.logits.argmax(1), len(labels))
         title = f"validation, epoch {event.epoch} (rows: truth)"
         picture = draw_confusion(matrix, labels, title=title)
         self._trackers.picture("validation/confusion", picture, step)
@@ -269,7 +269,7 @@ def sample_inputs(prepared: Prepared, device: torch.device, *, mixed: bool) -> T
     """
     photos = prepared.datasets()["train"]
     loading = prepared.loading(device)
-    first = cut_epoch(len(photos), loading, 0, 0)[0]
+    first = split_epoch(len(photos), loading, 0, 0)[0]
     augment = create_augmentation(
         prepared.config.augmentation.augment,
         prepared.preprocessing,

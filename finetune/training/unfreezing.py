@@ -67,7 +67,7 @@ def size_at(epoch: int, *, epochs: int, start: int, full: int) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Thaw:
+class Unfreezing:
     """How a network thaws.
 
     Attributes:
@@ -77,11 +77,11 @@ class Thaw:
     """
 
     groups: list[dict[str, Any]]
-    open: Callable[[int], TrainableStages]
+    trainable: Callable[[int], TrainableStages]
     head_epochs: int = 0
 
 
-def thaw_of(prepared: Prepared, module: nn.Module) -> Thaw:
+def plan_unfreezing(prepared: Prepared, module: nn.Module) -> Unfreezing:
     """Returns how the network of a job thaws in its mode."""
     training, optimization = prepared.config.training, prepared.config.optimization
     if prepared.config.training.mode == "head":
@@ -91,7 +91,7 @@ def thaw_of(prepared: Prepared, module: nn.Module) -> Thaw:
             lr=prepared.config.training.lr,
             weight_decay=training.weight_decay,
         )
-        return Thaw(groups=groups, open=lambda epoch: HEAD_ONLY)
+        return Unfreezing(groups=groups, trainable=lambda epoch: HEAD_ONLY)
     stages = backbone_stages(module)
     never = norm_parameters(module) if optimization.freeze_norm else frozenset()
     if prepared.config.training.mode == "gradual":
@@ -108,7 +108,7 @@ def thaw_of(prepared: Prepared, module: nn.Module) -> Thaw:
     )
     opening = Opening(stages=stages, steps=first_steps, never=never)
 
-    def open_in(epoch: int) -> TrainableStages:
+    def trainable_in(epoch: int) -> TrainableStages:
         names = (
             name
             for stage, first in zip(stages, opens, strict=True)
@@ -120,7 +120,9 @@ def thaw_of(prepared: Prepared, module: nn.Module) -> Thaw:
             batch_statistics=optimization.norm_statistics != "kept",
         )
 
-    return Thaw(groups=network_groups(module, rates, opening), open=open_in, head_epochs=alone)
+    return Unfreezing(
+        groups=network_groups(module, rates, opening), trainable=trainable_in, head_epochs=alone
+    )
 
 
 def growing_size(prepared: Prepared) -> Callable[[int], int] | None:

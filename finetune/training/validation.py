@@ -1,4 +1,4 @@
-"""What a network says of the validation photos, and what that is worth."""
+"""Validation: logits of the validation photos, their loss and scores."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from finetune.errors import ConfigError
 from finetune.tasks.objective import Objective
 
 Metric = Callable[[NDArray[np.float32], NDArray[Any]], float]
-"""A person's own figure: ``(logits (N, C) float32, targets)`` to a number."""
+"""Own metric: a function of logits ``(N, C) float32`` and targets that returns a number."""
 
 
 @dataclass(frozen=True)
-class Answers:
-    """Every validation photo exactly once, in the collection's order.
+class Outputs:
+    """Logits and targets of the validation photos, in the collection's order.
 
     Attributes:
         logits: ``(N, C) float32``.
@@ -32,78 +32,77 @@ class Answers:
 
 @dataclass(frozen=True, kw_only=True)
 class Validation:
-    """Answers with their figures.
+    """Outputs with their scores.
 
     Attributes:
-        answers: What was judged.
+        outputs: Logits and targets.
         loss: In nats.
-        accuracy: The figure by which epochs are ranked.
-        metrics: A person's own figures by name.
+        accuracy: Score by which epochs are ranked.
+        metrics: Own metrics by name.
     """
 
-    answers: Answers
+    outputs: Outputs
     loss: float
     accuracy: float
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 SHARPNESS = tuple(2.0 ** (half / 2) for half in range(-7, 3))
-"""Factors on the logits with which networks are compared, up to 2.
+"""Factors on the logits tried for the calibrated loss.
 
-A run's probabilities are calibrated afterwards, so that a network is worth what it is worth then.
-No more than twice as sure: where validation is all right, every network would come to a loss of
-nothing.
+Probabilities are calibrated after training, so networks are compared by their calibrated loss. The
+factor is at most 2: where all validation photos are right, any loss could be scaled to zero.
 """
 
 
-def plain_loss(answers: Answers, objective: Objective) -> float:
-    """Returns the loss of answers as they are."""
-    return objective.judge(torch.from_numpy(answers.logits), torch.from_numpy(answers.targets))[0]
+def plain_loss(outputs: Outputs, objective: Objective) -> float:
+    """Returns the loss of outputs without calibration."""
+    return objective.judge(torch.from_numpy(outputs.logits), torch.from_numpy(outputs.targets))[0]
 
 
-def calibrated_loss(answers: Answers, objective: Objective) -> float:
-    """Returns the loss of answers at that factor of `SHARPNESS` which suits them best."""
-    return min(loss for loss, _ in _tried(answers, objective))
+def calibrated_loss(outputs: Outputs, objective: Objective) -> float:
+    """Returns the lowest loss of outputs over the factors of `SHARPNESS`."""
+    return min(loss for loss, _ in _tried(outputs, objective))
 
 
-def calibrated_losses(answers: Answers, objective: Objective) -> NDArray[np.float64]:
+def calibrated_losses(outputs: Outputs, objective: Objective) -> NDArray[np.float64]:
     """Returns the losses ``(N,)`` of the photos whose mean is the `calibrated_loss`."""
-    _, factor = min(_tried(answers, objective))
-    logits, targets = torch.from_numpy(answers.logits), torch.from_numpy(answers.targets)
+    _, factor = min(_tried(outputs, objective))
+    logits, targets = torch.from_numpy(outputs.logits), torch.from_numpy(outputs.targets)
     each = zip((logits * factor)[:, None], targets[:, None], strict=True)
     return np.array([objective.judge(one, target)[0] for one, target in each])
 
 
-def _tried(answers: Answers, objective: Objective) -> Iterator[tuple[float, float]]:
+def _tried(outputs: Outputs, objective: Objective) -> Iterator[tuple[float, float]]:
     """Yields loss and factor."""
-    logits, targets = torch.from_numpy(answers.logits), torch.from_numpy(answers.targets)
+    logits, targets = torch.from_numpy(outputs.logits), torch.from_numpy(outputs.targets)
     return ((objective.judge(logits * factor, targets)[0], factor) for factor in SHARPNESS)
 
 
-def assess(
-    answers: Answers, objective: Objective, metrics: Mapping[str, Metric] | None = None
+def score_outputs(
+    outputs: Outputs, objective: Objective, metrics: Mapping[str, Metric] | None = None
 ) -> Validation:
-    """Returns answers with loss, accuracy and a person's own metrics.
+    """Returns outputs with loss, accuracy and own metrics.
 
     Raises:
         ConfigError: A metric returned something that is no number.
 
     Example:
         >>> from finetune.tasks.objective import one_label
-        >>> said = Answers(np.array([[0.0, 2.0]], np.float32), np.array([1]))
+        >>> outputs = Answers(np.array([[0.0, 2.0]], np.float32), np.array([1]))
         >>> assess(said, one_label(), {"photos": lambda logits, targets: len(targets)}).metrics
         {'photos': 1.0}
     """
     loss, accuracy = objective.judge(
-        torch.from_numpy(answers.logits), torch.from_numpy(answers.targets)
+        torch.from_numpy(outputs.logits), torch.from_numpy(outputs.targets)
     )
     own = {}
     for name, metric in (metrics or {}).items():
-        value = metric(answers.logits, answers.targets)
+        value = metric(outputs.logits, outputs.targets)
         try:
             own[name] = float(value)
         except (TypeError, ValueError) as error:
             raise ConfigError(
                 f"The metric '{name}' returned {type(value).__name__}; it must return one number."
             ) from error
-    return Validation(answers=answers, loss=loss, accuracy=accuracy, metrics=own)
+    return Validation(outputs=outputs, loss=loss, accuracy=accuracy, metrics=own)

@@ -17,7 +17,7 @@ from finetune.config_io import settings
 from finetune.errors import ConfigError, RunError
 from finetune.models import factory
 from finetune.models.factory import LoadedModel
-from finetune.models.heads import Growth, grow_head
+from finetune.models.heads import HeadExpansion, expand_head
 from finetune.models.registry import resolve_preprocessing
 from finetune.photos.preprocessing import Preprocessing
 from finetune.runs.folder import RunFolder
@@ -69,7 +69,7 @@ class ParentRun:
         return root
 
 
-def open_earlier(run: RunFolder) -> ParentRun:
+def open_parent(run: RunFolder) -> ParentRun:
     """Returns a run to go on from.
 
     Raises:
@@ -155,7 +155,7 @@ def inherit(
     return dataclasses.replace(config, **replaced)
 
 
-def load_earlier(parent: ParentRun, config: TrainConfig) -> LoadedModel:
+def load_parent(parent: ParentRun, config: TrainConfig) -> LoadedModel:
     """Returns the network of an earlier run, with its head, for the pixels of `config`.
 
     Raises:
@@ -186,11 +186,11 @@ def load_earlier(parent: ParentRun, config: TrainConfig) -> LoadedModel:
     return LoadedModel(module, parent.model, preprocessing, f"the run {parent.run.name}")
 
 
-def grow(
+def expand_parent_head(
     loaded: LoadedModel, parent: ParentRun, labels: Sequence[str], *, seed: int
-) -> tuple[Growth, str]:
+) -> tuple[HeadExpansion, str]:
     """Gives an earlier run's network the head for new labels; returns what was done, in words."""
-    growth = grow_head(loaded.module, parent.labels, labels, seed=seed)
+    growth = expand_head(loaded.module, parent.labels, labels, seed=seed)
     where = f"Goes on from {parent.run.path}"
     if not growth.kept:
         return growth, f"{where}: none of its labels is left, so only its backbone goes on."
@@ -205,7 +205,7 @@ def grow(
     return growth, text + "."
 
 
-def lineage(parent: ParentRun, growth: Growth) -> dict[str, Any]:
+def lineage(parent: ParentRun, growth: HeadExpansion) -> dict[str, Any]:
     """Returns what config.json says of where a run came from."""
     digest = hashlib.blake2b(parent.run.model_file.read_bytes(), digest_size=16).hexdigest()
     return {

@@ -21,7 +21,7 @@ def blobs(count: int, width: int, labels: int, seed: int) -> tuple[np.ndarray, l
 def test_head_is_that_of_scikit_learn(count: int, width: int, labels: int) -> None:
     features, names = blobs(count, width, labels, seed=count)
     l2 = 0.02
-    ours = fit_quick_head(features, names, l2=l2, looks=600)
+    ours = fit_quick_head(features, names, l2=l2, max_evals=600)
     theirs = make_pipeline(
         StandardScaler(), LogisticRegression(C=1 / (count * l2), tol=1e-9, max_iter=5000)
     ).fit(features.astype(np.float64), names)
@@ -62,7 +62,7 @@ def test_tags_are_those_of_scikit_learn_each_by_itself() -> None:
     rng = np.random.default_rng(10)
     kind = np.array([int(name.split()[1]) for name in names])
     borne = np.stack([kind == 0, kind < 2, rng.random(150) < 0.1], axis=1)
-    ours = fit_quick_tags(features, ["a", "b", "c"], borne, l2=0.02, looks=600)
+    ours = fit_quick_tags(features, ["a", "b", "c"], borne, l2=0.02, max_evals=600)
     for k in range(3):
         theirs = make_pipeline(
             StandardScaler(), LogisticRegression(C=1 / (150 * 0.02), tol=1e-9, max_iter=5000)

@@ -7,7 +7,7 @@ import timm
 import torch
 
 from finetune.errors import ModelError
-from finetune.models.heads import FeatureHead, grow_head, output_layers
+from finetune.models.heads import FeatureHead, expand_head, output_layers
 
 OLD = ("ant", "bee", unicodedata.normalize("NFD", "カワガラス"), "wasp")
 NEW = ("bee", "カワガラス", "fly", "wasp")
@@ -18,7 +18,7 @@ def test_rows_of_labels_that_stay_are_the_same_bytes_at_their_new_place(name: st
     module = timm.create_model(name, num_classes=len(OLD))
     before = output_layers(module, len(OLD))[0]
     weight, bias = before.weight.detach().clone(), before.bias.detach().clone()
-    growth = grow_head(module, OLD, NEW, seed=3)
+    growth = expand_head(module, OLD, NEW, seed=3)
     assert growth.kept == ("bee", "カワガラス", "wasp")
     assert growth.new == ("fly",)
     assert growth.dropped == ("ant",)
@@ -41,7 +41,7 @@ def test_what_is_drawn_depends_on_the_seed_alone() -> None:
         torch.manual_seed(disturb)
         module = timm.create_model("test_resnet", num_classes=2)
         state = torch.get_rng_state()
-        grow_head(module, ("a", "b"), ("a", "b", "c"), seed=seed)
+        expand_head(module, ("a", "b"), ("a", "b", "c"), seed=seed)
         assert torch.equal(torch.get_rng_state(), state)
         rows.append(output_layers(module, 3)[0].weight[2].detach())
     assert torch.equal(rows[0], rows[1])
@@ -51,7 +51,7 @@ def test_what_is_drawn_depends_on_the_seed_alone() -> None:
 def test_both_heads_of_a_distilled_network_grow() -> None:
     module = timm.create_model("deit_tiny_distilled_patch16_224", num_classes=2)
     before = [layer.weight.detach().clone() for layer in output_layers(module, 2)]
-    grow_head(module, ("a", "b"), ("b", "c", "d"), seed=0)
+    expand_head(module, ("a", "b"), ("b", "c", "d"), seed=0)
     layers = output_layers(module, 3)
     assert len(layers) == len(before) == 2
     for layer, old in zip(layers, before, strict=True):
@@ -61,7 +61,7 @@ def test_both_heads_of_a_distilled_network_grow() -> None:
 def test_a_head_with_another_number_of_outputs_is_refused() -> None:
     module = timm.create_model("test_resnet", num_classes=5)
     with pytest.raises(ModelError) as caught:
-        grow_head(module, ("a", "b"), ("b", "c"), seed=0)
+        expand_head(module, ("a", "b"), ("b", "c"), seed=0)
     assert str(caught.value) == (
         "The head of this network does not end in a layer of 2 outputs, one a label, so it cannot "
         "be given other labels. Start a new run without --from."

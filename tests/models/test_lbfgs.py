@@ -18,21 +18,21 @@ def start() -> Tensor:
 def test_it_finds_the_minimum_of_rosenbrocks_function() -> None:
     x = start()
     with torch.no_grad():
-        minimize(lambda: rosenbrock(x), [x], looks=200, steepest=1e-9)
+        minimize(lambda: rosenbrock(x), [x], max_evals=200, gradient_tolerance=1e-9)
     # It stops where a step brings less than 1e-9.
     assert rosenbrock(x) < 1e-8
     assert torch.allclose(x, torch.ones(2, dtype=torch.float64), atol=1e-3)
 
 
 def test_it_looks_no_oftener_than_it_may_but_for_the_line_search_under_way() -> None:
-    looks = 0
+    max_evals = 0
     x = start()
 
     def value() -> Tensor:
-        nonlocal looks
-        looks += 1
+        nonlocal max_evals
+        max_evals += 1
         return rosenbrock(x)
 
-    minimize(value, [x], looks=8, steepest=1e-9)
-    assert 2 <= looks <= 8 + 25
+    minimize(value, [x], max_evals=8, gradient_tolerance=1e-9)
+    assert 2 <= max_evals <= 8 + 25
     assert rosenbrock(x) < rosenbrock(start())

@@ -22,7 +22,7 @@ from finetune.models.stages import backbone_stages, norm_parameters
 from finetune.photos.split.split import read_split
 from finetune.runs.loading import open_trained
 from finetune.training import averaging, finetune, loop
-from finetune.training.averaging import Way
+from finetune.training.averaging import Interpolation
 from finetune.training.events import EpochDone, Event, Note, Validated
 from finetune.training.runner import RunResult
 from finetune.training.train import train
@@ -120,17 +120,17 @@ def test_norms_keep_the_statistics_that_come_with_pretrained_weights(
 def test_the_network_that_validation_likes_best_on_the_way_is_kept(
     trained: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ways: list[Way] = []
+    ways: list[Interpolation] = []
 
-    def walk(*ends: Any) -> Way:
-        ways.append(averaging.walk(*ends))
+    def walk(*ends: Any) -> Interpolation:
+        ways.append(averaging.interpolate_weights(*ends))
         return ways[-1]
 
-    monkeypatch.setattr(finetune, "walk", walk)
+    monkeypatch.setattr(finetune, "interpolate_weights", walk)
     flags = {"mode": "full", "epochs": 2, "lr": 0.01}
     run, events = trained("way", **flags)
     (way,) = ways
-    assert Note(text=way.in_words()) in events
+    assert Note(text=way.describe()) in events
     description = json.loads(run.run.config_file.read_text())
     assert description["share_of_training"] == way.share
     # The same training without the way has the end of it, and nothing of the kind in its run.

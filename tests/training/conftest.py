@@ -22,10 +22,10 @@ from finetune.training.checkpoints import TrainState
 from finetune.training.device import make_accelerator
 from finetune.training.events import Event
 from finetune.training.loop import LoopConfig, fit
-from finetune.training.microbatches import LoaderConfig, MicroBatch, cut_epoch
+from finetune.training.microbatches import LoaderConfig, MicroBatch, split_epoch
 from finetune.training.optimizer import make_optimizer, parameter_groups
 from finetune.training.schedule import Schedule
-from finetune.training.validation import Answers
+from finetune.training.validation import Outputs
 
 PHOTOS, WIDTH, LABELS = 26, 6, 3
 
@@ -45,7 +45,7 @@ class Numbers:
         self.module.train()
 
     def batches(self, epoch: int, first_step: int) -> Iterator[MicroBatch]:
-        for cut in cut_epoch(PHOTOS, self.loading, epoch, first_step):
+        for cut in split_epoch(PHOTOS, self.loading, epoch, first_step):
             indices = torch.from_numpy(cut.indices)
             yield MicroBatch(
                 inputs=functional.dropout(self.inputs[indices], self.dropout),
@@ -55,9 +55,9 @@ class Numbers:
             )
 
     @torch.no_grad()
-    def validate(self) -> Answers:
+    def validate(self) -> Outputs:
         self.module.eval()
-        return Answers(self.module(self.inputs).numpy(), self.targets.numpy())
+        return Outputs(self.module(self.inputs).numpy(), self.targets.numpy())
 
 
 @dataclass
@@ -73,14 +73,14 @@ class Toy:
     dropout: float = 0.3
     norm: bool = True
     lr: float = 0.05
-    plan: dict[str, Any] = field(default_factory=dict)
+    loop_config: dict[str, Any] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
 
     def state(self) -> TrainState:
         with torch.random.fork_rng():
             torch.manual_seed(1)
-            between = nn.BatchNorm1d(8) if self.norm else nn.Identity()
-            net = nn.Sequential(nn.Linear(WIDTH, 8), between, nn.Tanh(), nn.Linear(8, LABELS))
+            interpolate = nn.BatchNorm1d(8) if self.norm else nn.Identity()
+            net = nn.Sequential(nn.Linear(WIDTH, 8), interpolate, nn.Tanh(), nn.Linear(8, LABELS))
         groups = parameter_groups(net.parameters(), part="head", lr=self.lr, weight_decay=0.05)
         average = None if self.ema is None else WeightAverage(net, self.ema)
         return TrainState(net, make_optimizer(groups, self.optimizer), average=average)
@@ -104,7 +104,7 @@ class Toy:
 
     def make_plan(self) -> LoopConfig:
         steps = self.steps_per_epoch
-        plan = LoopConfig(
+        loop_config = LoopConfig(
             epochs=self.epochs,
             steps_per_epoch=steps,
             schedule=Schedule(steps=self.epochs * steps, warmup=0.2),
@@ -112,7 +112,7 @@ class Toy:
             last=self.folder / "last.safetensors",
             best=self.folder / "best.safetensors",
         )
-        return dataclasses.replace(plan, **self.plan)
+        return dataclasses.replace(loop_config, **self.loop_config)
 
     def train(
         self,
@@ -122,15 +122,15 @@ class Toy:
     ) -> TrainState:
         """Trains from the checkpoint in the folder, or from the start, and returns the state."""
         state = state or self.state()
-        plan = self.make_plan()
+        loop_config = self.make_plan()
         with torch.random.fork_rng():
             torch.manual_seed(2)
-            if plan.last.is_file():
-                state.load(plan.last)
+            if loop_config.last.is_file():
+                state.load(loop_config.last)
             fit(
                 state,
                 self.numbers(state),
-                plan,
+                loop_config,
                 make_accelerator(MachineConfig(device="cpu")),
                 callback=callback or self.events.append,
                 stop=lambda: stop(state),

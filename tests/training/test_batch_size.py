@@ -18,10 +18,10 @@ from finetune.training.checkpoints import TrainState
 from finetune.training.device import make_accelerator
 from finetune.training.events import Event, Note, ignore
 from finetune.training.loop import LoopConfig
-from finetune.training.microbatches import LoaderConfig, MicroBatch, cut_epoch
+from finetune.training.microbatches import LoaderConfig, MicroBatch, split_epoch
 from finetune.training.optimizer import make_optimizer, parameter_groups
 from finetune.training.schedule import Schedule
-from finetune.training.validation import Answers
+from finetune.training.validation import Outputs
 
 NOT_ONE = (
     "The device's memory does not hold one photo through this network. Take a smaller --size or a "
@@ -110,7 +110,7 @@ class Numbers:
         pass
 
     def batches(self, epoch: int, first_step: int) -> Iterator[MicroBatch]:
-        for cut in cut_epoch(48, self.loading, epoch, first_step):
+        for cut in split_epoch(48, self.loading, epoch, first_step):
             rows = torch.from_numpy(cut.indices)
             yield MicroBatch(
                 inputs=self.inputs[rows],
@@ -119,10 +119,10 @@ class Numbers:
                 completes=cut.completes,
             )
 
-    def validate(self) -> Answers:
+    def validate(self) -> Outputs:
         assert self.module is not None
         with torch.no_grad():
-            return Answers(self.module(self.inputs).numpy(), self.targets.numpy())
+            return Outputs(self.module(self.inputs).numpy(), self.targets.numpy())
 
 
 class Small(nn.Module):
@@ -149,7 +149,7 @@ def train(
     source.module = module
     groups = parameter_groups(module.parameters(), part="head", lr=0.05, weight_decay=0.0)
     state = TrainState(module, make_optimizer(groups))
-    plan = LoopConfig(
+    loop_config = LoopConfig(
         epochs=3,
         steps_per_epoch=3,
         schedule=Schedule(steps=9, warmup=0.1),
@@ -161,7 +161,7 @@ def train(
     done = sizes.fit_in_memory(
         state,
         source,  # type: ignore[arg-type]
-        plan,
+        loop_config,
         accelerator,
         callback=callback,
         stop=lambda: False,

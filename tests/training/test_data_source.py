@@ -17,7 +17,7 @@ from finetune.data.pixel_cache import PixelCache
 from finetune.models.stages import HEAD_ONLY, open_all
 from finetune.photos.preprocessing import Preprocessing
 from finetune.training.data_source import EpochSchedule, PhotoSource
-from finetune.training.microbatches import LoaderConfig, cut_epoch
+from finetune.training.microbatches import LoaderConfig, split_epoch
 
 
 def loading(batch_size: int, accumulate: int) -> LoaderConfig:
@@ -36,7 +36,7 @@ def test_portions_make_up_the_steps_of_the_large_batch(
     count: int, batch_size: int, accumulate: int
 ) -> None:
     how = loading(batch_size, accumulate)
-    cuts = cut_epoch(count, how, epoch=2, first_step=0)
+    cuts = split_epoch(count, how, epoch=2, first_step=0)
     steps: list[list[int]] = [[]]
     shares: list[float] = [0.0]
     for cut in cuts:
@@ -54,7 +54,7 @@ def test_portions_make_up_the_steps_of_the_large_batch(
     numbers = [cut.number for cut in cuts]
     assert len(set(numbers)) == len(numbers), "what is drawn by number must differ"
     for first in range(len(steps) + 1):
-        rest = cut_epoch(count, how, epoch=2, first_step=first)
+        rest = split_epoch(count, how, epoch=2, first_step=first)
         left = [i for step in steps[first:] for i in step]
         assert [i for cut in rest for i in cut.indices.tolist()] == left
         assert [cut.number for cut in rest] == numbers[len(numbers) - len(rest) :]
@@ -125,8 +125,8 @@ def test_inputs_grow_and_stages_open_with_the_epochs(
             std=preprocessing.std,
             seed=0,
         ),
-        rhythm=EpochSchedule(
-            open=lambda epoch: open_all(module) if epoch else HEAD_ONLY,
+        epoch_schedule=EpochSchedule(
+            trainable=lambda epoch: open_all(module) if epoch else HEAD_ONLY,
             size=lambda epoch: (32, 40, 48)[epoch],
         ),
         loading=loading(4, 2),
@@ -139,9 +139,9 @@ def test_inputs_grow_and_stages_open_with_the_epochs(
         assert all(p.targets.shape == (len(p.inputs), 2) for p in portions)
         assert module.layer1[0].conv1.weight.requires_grad == (epoch > 0)
         assert module.fc.weight.requires_grad
-        answers = source.validate()
-        assert answers.logits.shape == (10, 2)
-        assert answers.targets.tolist() == [0] * 5 + [1] * 5
+        outputs = source.validate()
+        assert outputs.logits.shape == (10, 2)
+        assert outputs.targets.tolist() == [0] * 5 + [1] * 5
         assert module.training
         assert module.conv1.training == (epoch > 0)
     # What an epoch shows does not depend on the epochs before it: a resume begins anywhere.
@@ -151,7 +151,7 @@ def test_inputs_grow_and_stages_open_with_the_epochs(
         photos,
         photos,
         augment=source.augment,
-        rhythm=source.rhythm,
+        epoch_schedule=source.epoch_schedule,
         loading=source.loading,
     )
     source.begin_epoch(1)

@@ -24,17 +24,18 @@ from finetune.training.distributed import processes
 distributed.init_process_group("gloo")
 us = processes()
 said = {"rank": us.rank, "count": us.count, "main": us.is_main}
-said["share"] = us.share(np.arange(7)).tolist()
+said["share"] = us.shard(np.arange(7)).tolist()
 said["gathered"] = us.gather(np.arange(us.rank + 1) + 10 * us.rank).tolist()
-said["agreed"] = us.agree({"rank": us.rank})
-said["any"] = [us.any(us.rank == 1, torch.device("cpu")), us.any(False, torch.device("cpu"))]
+said["agreed"] = us.broadcast({"rank": us.rank})
+cpu = torch.device("cpu")
+said["any"] = [us.any_process(us.rank == 1, cpu), us.any_process(False, cpu)]
 said["total"] = us.total(torch.tensor([1.0, us.rank])).tolist()
 
 order = sys.argv[1] + "/order"
 with us.main_first():
     with open(order, "a") as file:
         file.write(str(us.rank))
-us.wait()
+us.barrier()
 said["order"] = open(order).read()
 
 torch.manual_seed(3)
@@ -42,7 +43,7 @@ model = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.Tanh(), torch.nn.Lin
 model[0].bias.requires_grad_(False)
 x = torch.randn(7, 5, dtype=torch.float64)
 y = torch.randint(0, 3, (7,))
-mine = torch.from_numpy(us.share(np.arange(7)))
+mine = torch.from_numpy(us.shard(np.arange(7)))
 loss = torch.nn.functional.cross_entropy(model(x[mine]), y[mine])
 (loss * len(mine) / 7).backward()
 us.average_gradients(model.parameters())
@@ -121,12 +122,12 @@ def test_gradients_are_those_of_the_whole_step(said: list[dict[str, Any]]) -> No
 def test_a_process_alone_needs_nobody(tmp_path: Path) -> None:
     alone = processes()
     assert alone == World(rank=0, count=1)
-    assert alone.share(np.arange(3)).tolist() == [0, 1, 2]
+    assert alone.shard(np.arange(3)).tolist() == [0, 1, 2]
     assert alone.gather(np.arange(3)).tolist() == [0, 1, 2]
-    assert alone.agree("x") == "x"
-    assert alone.any(True, torch.device("cpu"))
+    assert alone.broadcast("x") == "x"
+    assert alone.any_process(True, torch.device("cpu"))
     with alone.main_first():
-        alone.wait()
+        alone.barrier()
     parameter = torch.nn.Parameter(torch.ones(2))
     parameter.grad = torch.full((2,), 3.0)
     alone.average_gradients([parameter])

@@ -16,9 +16,9 @@ from finetune.errors import ConfigError, StorageError
 from finetune.tasks.objective import Objective, one_label
 from finetune.training import checkpoints as state_module
 from finetune.training.averaging import best_first, decay_at
-from finetune.training.checkpoints import TrainState, forget_half_written, read_position
+from finetune.training.checkpoints import TrainState, read_position, remove_partial_files
 from finetune.training.events import EpochDone, Event, Note, Validated
-from finetune.training.validation import SHARPNESS, assess
+from finetune.training.validation import SHARPNESS, score_outputs
 
 Toys = Callable[..., Any]
 
@@ -60,7 +60,7 @@ def test_accumulated_batches_make_the_step_of_the_large_batch(toy: Toys, batches
 def test_a_step_clips_as_torch_does(toy: Toys) -> None:
     small = 0.01
     changes = {"norm": False, "dropout": 0.0, "epochs": 1, "batch_size": 26, "optimizer": "sgd"}
-    clipped = toy("clipped", plan={"clip_norm": small}, **changes)
+    clipped = toy("clipped", loop_config={"clip_norm": small}, **changes)
     by_hand = clipped.state()
     numbers = next(clipped.numbers(by_hand).batches(0, 0))
     loss = one_label(label_smoothing=0.1).loss(by_hand.module(numbers.inputs), numbers.targets)
@@ -73,10 +73,10 @@ def test_a_step_clips_as_torch_does(toy: Toys) -> None:
 
 
 def test_a_gradient_shorter_than_the_norm_is_left_alone(toy: Toys) -> None:
-    assert_same_bytes(toy("plain").train(), toy("clipped", plan={"clip_norm": 1e6}).train())
+    assert_same_bytes(toy("plain").train(), toy("clipped", loop_config={"clip_norm": 1e6}).train())
     assert not torch.equal(
         toy("again").train().module[0].weight,
-        toy("short", plan={"clip_norm": 1e-3}, optimizer="sgd").train().module[0].weight,
+        toy("short", loop_config={"clip_norm": 1e-3}, optimizer="sgd").train().module[0].weight,
     )
 
 
@@ -127,7 +127,7 @@ def _trail_of_weights(run: Any) -> list[dict[str, np.ndarray]]:
 
 def test_patience_ends_a_training_that_gets_no_better(toy: Toys) -> None:
     # A rate this high never gets anywhere after the first epochs.
-    run = toy(epochs=40, lr=3.0, optimizer="sgd", plan={"patience": 3})
+    run = toy(epochs=40, lr=3.0, optimizer="sgd", loop_config={"patience": 3})
     state = run.train()
     done = epochs_of(run.events)
     best = max(
@@ -149,20 +149,20 @@ def test_own_metrics_are_in_the_epochs(toy: Toys) -> None:
     def macro_f1(logits: Any, targets: Any) -> float:
         return float(f1_score(targets, logits.argmax(1), average="macro"))
 
-    run = toy(plan={"metrics": {"macro_f1": macro_f1, "photos": lambda z, y: len(y)}})
+    run = toy(loop_config={"metrics": {"macro_f1": macro_f1, "photos": lambda z, y: len(y)}})
     run.train()
     done = epochs_of(run.events)
     validated = [e for e in run.events if isinstance(e, Validated)]
     assert [e.epoch for e in validated] == [e.epoch for e in done] == [1, 2, 3]
     for event, epoch in zip(validated, done, strict=True):
-        answers = event.validation.answers
-        expected = f1_score(answers.targets, answers.logits.argmax(1), average="macro")
+        outputs = event.validation.outputs
+        expected = f1_score(outputs.targets, outputs.logits.argmax(1), average="macro")
         assert epoch.metrics == {"macro_f1": expected, "photos": 26.0}
         assert event.validation.accuracy == epoch.validation_accuracy
 
 
 def test_a_metric_that_is_no_number_is_named(toy: Toys) -> None:
-    run = toy(plan={"metrics": {"shape": lambda logits, targets: logits.shape}})
+    run = toy(loop_config={"metrics": {"shape": lambda logits, targets: logits.shape}})
     with pytest.raises(ConfigError) as error:
         run.train()
     assert str(error.value) == "The metric 'shape' returned tuple; it must return one number."
@@ -177,7 +177,7 @@ def test_the_loss_is_what_the_plan_says(toy: Toys) -> None:
         right=lambda logits, targets: (logits.argmax(1) != targets).sum(),
         judge=lambda logits, targets: (float(squares(logits, targets)), 0.25),
     )
-    run = toy(plan={"objective": objective})
+    run = toy(loop_config={"objective": objective})
     run.train()
     done = epochs_of(run.events)
     assert done[-1].train_loss < done[0].train_loss < 1.5
@@ -191,8 +191,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
     "ema": {"ema": 0.9},
     "accumulate": {"accumulate": 2, "batch_size": 4},
-    "muon and clip": {"optimizer": "muon", "plan": {"clip_norm": 0.5}},
-    "soup": {"ema": 0.7, "plan": {"soup": 2}},
+    "muon and clip": {"optimizer": "muon", "loop_config": {"clip_norm": 0.5}},
+    "soup": {"ema": 0.7, "loop_config": {"soup": 2}},
 }
 
 
@@ -230,7 +230,7 @@ def test_checkpoints_come_as_often_as_asked_for_and_all_of_them_resume(
 ) -> None:
     whole = toy("whole", ema=0.9)
     expected = whole.train()
-    run = toy("often", ema=0.9, plan={"checkpoint_steps": every})
+    run = toy("often", ema=0.9, loop_config={"checkpoint_steps": every})
     written: list[tuple[int, int]] = []
     kept: list[bytes] = []
     save = TrainState.save
@@ -256,12 +256,12 @@ def test_checkpoints_come_as_often_as_asked_for_and_all_of_them_resume(
 
 
 def test_checkpoints_come_by_the_clock(toy: Toys) -> None:
-    plan = toy().make_plan()
-    assert not plan.wants_checkpoint(7, 1e9)
-    timed = toy(plan={"checkpoint_seconds": 90.0}).make_plan()
+    loop_config = toy().make_plan()
+    assert not loop_config.wants_checkpoint(7, 1e9)
+    timed = toy(loop_config={"checkpoint_seconds": 90.0}).make_plan()
     assert not timed.wants_checkpoint(7, 89.9)
     assert timed.wants_checkpoint(7, 90.0)
-    run = toy("run", plan={"checkpoint_seconds": 0.0}, epochs=1)
+    run = toy("run", loop_config={"checkpoint_seconds": 0.0}, epochs=1)
     seen: list[tuple[int, int]] = []
 
     def look(state: TrainState) -> bool:
@@ -279,7 +279,7 @@ def test_a_half_written_checkpoint_is_never_picked_up(
     toy: Toys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = toy("whole").train()
-    run = toy("broken", plan={"checkpoint_steps": 1})
+    run = toy("broken", loop_config={"checkpoint_steps": 1})
     plain, count = state_module.save_file, [0]
 
     def dies_half_way(tensors: Any, path: Any, metadata: Any = None) -> None:
@@ -302,7 +302,7 @@ def test_a_half_written_checkpoint_is_never_picked_up(
     position = read_position(run.folder / "last.safetensors")
     assert (position.epoch, position.step) == (1, 1)
     assert_same_bytes(run.train(), expected)
-    forget_half_written(run.folder)
+    remove_partial_files(run.folder)
     assert sorted(file.name for file in run.folder.iterdir()) == [
         "best.safetensors",
         "last.safetensors",
@@ -310,14 +310,14 @@ def test_a_half_written_checkpoint_is_never_picked_up(
 
 
 def test_a_soup_keeps_the_best_epochs_and_never_makes_validation_fall(toy: Toys) -> None:
-    run = toy(epochs=8, plan={"soup": 3}, lr=0.2)
+    run = toy(epochs=8, loop_config={"soup": 3}, lr=0.2)
     state = run.train()
     done = [event for event in run.events if isinstance(event, Validated)]
     ranked = best_first(state.position.candidates, run.make_plan().rank)
 
     def worth(event: Validated) -> tuple[float, float, int]:
         """Accuracy, and of equals the log loss when the logits are as sure as suits them."""
-        said = event.validation.answers
+        said = event.validation.outputs
         logits = said.logits.astype(np.float64)
         losses = [log_loss(said.targets, softmax(logits * f, axis=1)) for f in SHARPNESS]
         return -np.mean(logits.argmax(1) == said.targets), min(losses), event.epoch
@@ -331,8 +331,8 @@ def test_a_soup_keeps_the_best_epochs_and_never_makes_validation_fall(toy: Toys)
     best = load_file(run.folder / "best.safetensors")
     judged = run.state()
     judged.module.load_state_dict(best)
-    answers = assess(run.numbers(judged).validate(), one_label())
-    assert answers.accuracy >= ranked[0].accuracy
+    outputs = score_outputs(run.numbers(judged).validate(), one_label())
+    assert outputs.accuracy >= ranked[0].accuracy
     if "the mean of epochs" in note:
         names = note.split(" epochs ")[1].split(" is kept")[0].replace(" and ", ", ").split(", ")
         files = [load_file(run.folder / f"epoch-{name}.safetensors") for name in names]
@@ -343,7 +343,7 @@ def test_a_soup_keeps_the_best_epochs_and_never_makes_validation_fall(toy: Toys)
 def test_epochs_within_the_rest_share_a_checkpoint_and_a_stop_has_its_own(
     toy: Toys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan = {"rest_seconds": 1e9, "keep_last": True}
+    loop_config = {"min_checkpoint_seconds": 1e9, "keep_last": True}
     expected = toy("whole", epochs=5).train()
     written: list[str] = []
     plain = state_module.save_file
@@ -353,11 +353,11 @@ def test_epochs_within_the_rest_share_a_checkpoint_and_a_stop_has_its_own(
         plain(tensors, path, metadata=metadata)
 
     monkeypatch.setattr(state_module, "save_file", note)
-    run = toy("rests", epochs=5, plan=plan)
+    run = toy("rests", epochs=5, loop_config=loop_config)
     assert_same_bytes(run.train(), expected)
     # After the first epoch and after the last.
     assert written == ["best", "last"] * 2
-    stopped = toy("stopped", epochs=5, plan=plan)
+    stopped = toy("stopped", epochs=5, loop_config=loop_config)
     stopped.train(stop=lambda state: state.position.epoch == 3 and state.position.step == 0)
     assert read_position(stopped.folder / "last.safetensors").epoch == 3
     assert_same_bytes(stopped.train(), expected)

@@ -51,7 +51,7 @@ def test_a_step_does_not_wait_for_the_gpu(
         augment=BatchAugment(
             named(recipe), size=32, mean=preprocessing.mean, std=preprocessing.std, seed=0
         ),
-        rhythm=EpochSchedule(open=lambda epoch: everything),
+        epoch_schedule=EpochSchedule(trainable=lambda epoch: everything),
         loading=LoaderConfig(batch_size=8, seed=0, workers=0, device=device),
     )
     optimizer = make_optimizer(

@@ -133,7 +133,7 @@ def test_a_step_stays_on_the_device_and_asks_it_for_nothing(
         augment=BatchAugment(
             chosen.get(recipe) or named(recipe), size=32, mean=mean, std=std, seed=0
         ),
-        rhythm=EpochSchedule(open=lambda epoch: everything),
+        epoch_schedule=EpochSchedule(trainable=lambda epoch: everything),
         loading=LoaderConfig(batch_size=8, seed=0, workers=0, device=CUDA),
     )
     groups = parameter_groups(module.parameters(), part="head", lr=1e-3, weight_decay=0.01)

@@ -11,8 +11,8 @@ from finetune.training.averaging import (
     Candidate,
     best_first,
     candidate_file,
-    forget_others,
     greedy_soup,
+    remove_other_candidates,
 )
 
 
@@ -90,7 +90,7 @@ def test_files_of_epochs_that_fell_out_are_deleted(tmp_path: Path) -> None:
     for epoch in (1, 2, 3):
         candidate_file(best, epoch).write_bytes(b"x")
     best.write_bytes(b"x")
-    forget_others(best, [Candidate(2, 0.5, 1.0)])
+    remove_other_candidates(best, [Candidate(2, 0.5, 1.0)])
     assert {file.name for file in tmp_path.iterdir()} == {
         "best.safetensors",
         "epoch-2.safetensors",

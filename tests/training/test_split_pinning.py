@@ -11,7 +11,7 @@ from finetune.config import CollectionConfig
 from finetune.photos.collection import Collection, Part, Photo, PhotoHashes, pack_hashes
 from finetune.photos.split.split import SplitRow, write_split
 from finetune.runs.folder import RunFolder
-from finetune.training.split_pinning import Memory, keep_sides, remember, split_beside
+from finetune.training.split_pinning import Memory, keep_sides, remember, split_with_pinned
 
 CONFIG = CollectionConfig()
 
@@ -79,10 +79,10 @@ def test_a_new_photo_that_looks_like_both_sides_is_left_out(
     tmp_path: Path, old: dict[str, Photo]
 ) -> None:
     twin = photo("t3", like=old["x1"])
-    between = photo("n1", like=old["x1"])
+    interpolate = photo("n1", like=old["x1"])
     parts: dict[str, Part] = {**PARTS, "t3": "train"}
     kept = keep_sides(
-        collection(tmp_path, [*old.values(), twin, between]), Memory(parts=parts), CONFIG
+        collection(tmp_path, [*old.values(), twin, interpolate]), Memory(parts=parts), CONFIG
     )
     assert [p.digest for p in kept.collection.photos] == ["t1", "t2", "t3", "v1", "x1"]
     assert kept.parts["t3"] == "train"
@@ -159,7 +159,7 @@ def test_new_photos_are_split_as_usual_and_old_ones_stay(tmp_path: Path, seed: i
     parts = {digest: where[int(digest[-1])] for digest in old}
     new = [photo(f"n{label}{n}", label) for label in "abc" for n in range(20)]
     run = make_run(tmp_path / "run", parts, tmp_path)
-    split = split_beside(collection(tmp_path, [*old.values(), *new]), run, CONFIG, seed=seed)
+    split = split_with_pinned(collection(tmp_path, [*old.values(), *new]), run, CONFIG, seed=seed)
     after = {row.digest: row.part for row in split.rows}
     assert {digest: after[digest] for digest in old} == parts
     for label in "abc":

@@ -234,7 +234,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_it(
     photos: Path, tmp_path: Path, tiny_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flags = {**tiny_settings, "mode": "head", "epochs": 4}
-    monkeypatch.setattr(heads, "REST_SECONDS", 0.0)
+    monkeypatch.setattr(heads, "MIN_CHECKPOINT_SECONDS", 0.0)
     train(photos, resolve({}, flags), run="whole", runs=tmp_path)
     plain, calls = state_module.save_file, [0]
 

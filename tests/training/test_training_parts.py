@@ -197,7 +197,7 @@ def test_a_recipe_that_mixes_gives_soft_targets(
             augment=BatchAugment(
                 recipe, size=32, mean=preprocessing.mean, std=preprocessing.std, seed=0
             ),
-            rhythm=EpochSchedule(open=lambda epoch: open_all(module)),
+            epoch_schedule=EpochSchedule(trainable=lambda epoch: open_all(module)),
             loading=LoaderConfig(batch_size=8, seed=0, workers=0, device=torch.device("cpu")),
         )
         micro_batch = next(iter(source.batches(3, 0)))

@@ -21,7 +21,7 @@ from finetune.runs.loading import open_trained
 from finetune.training.events import EpochDone, Event, Note
 from finetune.training.runner import RunResult
 from finetune.training.train import train
-from finetune.training.warm_start import ParentRun, inherit, load_earlier, open_earlier
+from finetune.training.warm_start import ParentRun, inherit, load_parent, open_parent
 
 Settings = dict[str, Any]
 
@@ -36,7 +36,7 @@ def first(
     flags = {"mode": "head", "fit": "pad", "epochs": 8, "optimizer": "adam"}
     config = resolve({}, {**tiny_settings, **flags})
     result = train(photos, config, run="first", runs=tmp_path / "runs")
-    return photos, open_earlier(result.run)
+    return photos, open_parent(result.run)
 
 
 def go_on(
@@ -140,7 +140,7 @@ def test_settings_are_those_of_the_run_unless_said_otherwise(first: tuple[Path, 
 def test_another_size_and_fit_change_the_pixels_alone(first: tuple[Path, ParentRun]) -> None:
     _, parent = first
     config = inherit(resolve({}, {"fit": "crop", "size": 96}), parent, said={"fit", "size"})
-    loaded = load_earlier(parent, config)
+    loaded = load_parent(parent, config)
     assert loaded.preprocessing.size == 96
     assert loaded.preprocessing.fit == "crop"
     assert loaded.preprocessing.mean == parent.preprocessing.mean
@@ -189,18 +189,18 @@ def test_a_run_that_is_unfinished_or_damaged_is_refused(
     content = json.loads(run.config_file.read_text())
     run.config_file.write_text(json.dumps(content | {"finished": False}))
     with pytest.raises(RunError) as caught:
-        open_earlier(run)
+        open_parent(run)
     assert str(caught.value) == (
         f"--from {run.path}: its training is not finished. "
         f"Go on with it first: finetune train --resume {run.path}"
     )
     run.config_file.write_text(json.dumps({"finished": True}))
     with pytest.raises(RunError, match=r"--from .*copy: a file of the run is damaged"):
-        open_earlier(run)
+        open_parent(run)
     run.config_file.write_text(json.dumps(content))
     run.model_file.write_bytes(run.model_file.read_bytes()[:1000])
     with pytest.raises(RunError, match=r"model.safetensors is damaged"):
-        load_earlier(open_earlier(run), inherit(TrainConfig(), parent))
+        load_parent(open_parent(run), inherit(TrainConfig(), parent))
 
 
 def test_an_interrupted_continuation_resumes_to_the_same_bytes(

@@ -6,7 +6,7 @@ import torch
 from scipy.stats import ttest_rel
 from torch import Tensor
 
-from finetune.training.averaging import SHARES, Way, between, walk
+from finetune.training.averaging import SHARES, Interpolation, interpolate, interpolate_weights
 
 
 def ends(seed: int = 0) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -25,7 +25,7 @@ def ends(seed: int = 0) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
 @pytest.mark.parametrize("share", [0.1, 0.25, 0.5, 0.9])
 def test_weights_in_between_are_the_weighted_mean_of_the_ends(share: float) -> None:
     start, end = ends()
-    found = between(start, end, share)
+    found = interpolate(start, end, share)
     for name in ("weight", "running_var"):
         a, b = start[name].double().numpy(), end[name].double().numpy()
         np.testing.assert_allclose(found[name].numpy(), (1 - share) * a + share * b, atol=1e-6)
@@ -36,7 +36,7 @@ def test_weights_in_between_are_the_weighted_mean_of_the_ends(share: float) -> N
 def test_the_ends_are_kept_to_the_last_bit(share: float) -> None:
     start, end = ends()
     expected = end if share else start
-    found = between(start, end, share)
+    found = interpolate(start, end, share)
     for name in ("weight", "running_var"):
         assert torch.equal(found[name], expected[name])
 
@@ -45,15 +45,17 @@ def test_the_ends_are_kept_to_the_last_bit(share: float) -> None:
 def test_the_share_nearest_to_the_bottom_of_a_valley_is_kept(best: float, nearest: float) -> None:
     start, end = {"w": torch.tensor([0.0])}, {"w": torch.tensor([2.0])}
     depths = np.linspace(0.9, 1.1, 30)
-    way = walk(start, end, lambda tensors: depths * float((tensors["w"] - 2 * best) ** 2))
-    assert way.share == nearest
+    interpolation = interpolate_weights(
+        start, end, lambda tensors: depths * float((tensors["w"] - 2 * best) ** 2)
+    )
+    assert interpolation.share == nearest
     for share in SHARES:
-        assert way.loss(share) == pytest.approx((2 * share - 2 * best) ** 2, abs=1e-5)
+        assert interpolation.loss(share) == pytest.approx((2 * share - 2 * best) ** 2, abs=1e-5)
 
 
 def test_of_equals_the_one_nearest_to_the_end_is_kept() -> None:
     losses = dict.fromkeys((0.25, 0.5, 1.0), np.linspace(0.1, 0.2, 9))
-    assert Way(losses={0.0: np.full(9, 0.3), **losses}).share == 1
+    assert Interpolation(losses={0.0: np.full(9, 0.3), **losses}).share == 1
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -66,20 +68,20 @@ def test_the_start_is_left_for_more_than_one_standard_error_alone(seed: int) -> 
         gains = noise - noise.mean() + wanted * noise.std(ddof=1) / np.sqrt(50)
         end = start - gains
         assert ttest_rel(start, end).statistic == pytest.approx(wanted)
-        way = Way(losses={0.0: start, 0.5: start + 0.2, 1.0: end})
-        assert way.share == (1.0 if wanted > 1 else 0.0)
+        interpolation = Interpolation(losses={0.0: start, 0.5: start + 0.2, 1.0: end})
+        assert interpolation.share == (1.0 if wanted > 1 else 0.0)
 
 
 def test_photos_that_are_all_right_are_no_reason_to_be_surer_of_them() -> None:
     start = np.linspace(1e-4, 9e-4, 12)
     assert ttest_rel(start, start / 100).pvalue < 0.001
-    assert Way(losses={0.0: start, 1.0: start / 100}).share == 0
-    assert Way(losses={0.0: 10 * start, 1.0: start / 10}).share == 1
+    assert Interpolation(losses={0.0: start, 1.0: start / 100}).share == 0
+    assert Interpolation(losses={0.0: 10 * start, 1.0: start / 10}).share == 1
 
 
 def test_a_single_photo_decides_by_its_loss() -> None:
-    assert Way(losses={0.0: np.array([0.5]), 1.0: np.array([0.4])}).share == 1
-    assert Way(losses={0.0: np.array([0.4]), 1.0: np.array([0.5])}).share == 0
+    assert Interpolation(losses={0.0: np.array([0.5]), 1.0: np.array([0.4])}).share == 1
+    assert Interpolation(losses={0.0: np.array([0.4]), 1.0: np.array([0.5])}).share == 0
 
 
 @pytest.mark.parametrize(
@@ -111,7 +113,7 @@ def test_a_single_photo_decides_by_its_loss() -> None:
 )
 def test_what_is_kept_is_said(losses: dict[float, float], text: str) -> None:
     spread = np.array([-0.05, 0.05])
-    way = {
+    interpolation = {
         share: np.full(2, loss) + (spread if share == 0 else 0) for share, loss in losses.items()
     }
-    assert Way(losses=way).in_words() == text
+    assert Interpolation(losses=interpolation).describe() == text

@@ -1,4 +1,4 @@
-"""Heads on cached features: one for each L2 strength, of which validation chooses."""
+"""Linear heads on cached features, one for each L2 strength; validation picks one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from finetune.training.batch_size import REFERENCE_BATCH_SIZE
 from finetune.training.checkpoints import Position
 from finetune.training.data_source import FeatureSource
 from finetune.training.events import ignore
-from finetune.training.linear_probe.solver import looks_at, to_minimum
+from finetune.training.linear_probe.solver import max_evals_for, minimize_head
 from finetune.training.loop import fit
 from finetune.training.objectives import start_from_prior
 from finetune.training.optimizer import DEFAULT_OPTIMIZER
@@ -36,34 +36,32 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 L2_STRENGTHS = (0.001, 0.01, 0.03, 0.1, 0.3, 1.0)
-"""What validation chooses from: logistic regression's C = 1 / (strength * photos)."""
+"""L2 strengths to try; validation picks one. Logistic regression's C is 1 / (strength * photos)."""
 
 RATES = (3.0, 1.0)
-"""Shares of the learning rate that each strength is tried at.
+"""Factors of the learning rate to try for each strength.
 
 In 25 epochs a hundred photos make too few steps for the lower, a few thousand too many for the
-higher. Heads that are brought to their minimum afterwards take the first alone.
+higher. Heads that the solver finishes use the first alone.
 """
 
 MOST_NUMBERS = 2**24
-"""Weights that all heads may have together; of many labels fewer heads are tried."""
+"""Most weights of all heads together; with many labels fewer heads are tried."""
 
-REST_SECONDS = 1.0
-"""Seconds between two checkpoints at least: so much is lost at most when a process is killed."""
+MIN_CHECKPOINT_SECONDS = 1.0
+"""Shortest time between two checkpoints, and so the most that a kill can lose."""
 
 HEAD_OPTIMIZER = "adam"
-"""Stands in for AdamW, whose decay is no L2 penalty: it is no part of the gradient."""
+"""Used instead of AdamW, whose decoupled weight decay is not an L2 penalty."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeadData:
-    """What heads learn from and are judged by.
+    """Features and photos of a linear probe.
 
     Attributes:
-        features: Where the features are, all of them computed.
-        views: Keys of the training photos' features, one list a view.
-        train: The training photos.
-        validation: The validation photos.
+        features: Filled feature cache.
+        views: Feature keys of the training photos, one list a view.
     """
 
     features: FeatureCache
@@ -74,18 +72,14 @@ class HeadData:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedHead:
-    """What a training of heads came to.
+    """Head that validation picked.
 
     Attributes:
-        head: The best epoch's best one.
-        strength: Its L2 strength.
-        lr: Its learning rate.
-        strengths: What it was chosen from.
-        loss: Its log loss on validation in nats, before any calibration.
-        looks: Looks at the photos with which it came to its minimum; 0: it was left as its last
-            step left it.
-        position: How far the training came, and which epoch was best.
-        finished: Whether it came to its last epoch.
+        strengths: L2 strengths it was picked from.
+        loss: Log loss on validation in nats, uncalibrated.
+        max_evals: Evaluations allowed to the solver; 0: it was not used.
+        position: Position of the training.
+        finished: Whether all epochs were done.
     """
 
     head: FeatureHead
@@ -93,14 +87,14 @@ class TrainedHead:
     lr: float
     strengths: tuple[float, ...]
     loss: float
-    looks: int
+    max_evals: int
     position: Position
     finished: bool
 
-    def in_words(self) -> str:
-        """Returns what was chosen, and from what."""
+    def describe(self) -> str:
+        """Returns a sentence on the choice."""
         tried = ", ".join(f"{strength:g}" for strength in self.strengths)
-        how = "" if self.looks else f" at learning rate {self.lr:g}"
+        how = "" if self.max_evals else f" at learning rate {self.lr:g}"
         return (
             f"L2 strength {self.strength:g} of {tried}{how}: the lowest calibrated log loss on "
             "validation."
@@ -110,14 +104,16 @@ class TrainedHead:
 def train_heads(
     prepared: Prepared, accelerator: Accelerator, data: HeadData, *, stop: Callable[[], bool]
 ) -> TrainedHead:
-    """Returns the head that validation chose, from wherever the run's last checkpoint is."""
+    """Trains heads from the run's last checkpoint on and returns the one that validation picks."""
     device = accelerator.device
     features = data.features
     mean, std = standardization(features.read, [key for view in data.views for key in view])
     strengths = strengths_of(prepared.config.training.head_l2)
     labels = len(prepared.data_split.labels)
-    looks = looks_of(prepared, sum(map(len, data.views)))
-    tried = heads_to_try(strengths, rates=RATES[:1] if looks else RATES, numbers=labels * len(mean))
+    max_evals = solver_evals(prepared, sum(map(len, data.views)))
+    tried = heads_to_try(
+        strengths, rates=RATES[:1] if max_evals else RATES, numbers=labels * len(mean)
+    )
     heads = FeatureHeads(
         mean,
         std,
@@ -136,49 +132,51 @@ def train_heads(
     optimizer = HEAD_OPTIMIZER if named == DEFAULT_OPTIMIZER else named
     groups = heads.parameter_groups(lr=prepared.config.training.lr)
     state = prepared.state(heads, groups, accelerator.scaler, optimizer=optimizer)
-    plan = prepared.plan()
-    # At its last epoch every head's rate has come to rest, and the strengths are what they say;
-    # picking the luckiest of all epochs as well would choose by chance once more.
-    whole = plan.patience is None and plan.soup == 1
-    # Epochs of milliseconds: writing each down would take longer than training it.
-    rests = whole and prepared.config.optimization.ema is None
-    rest = REST_SECONDS if rests else 0.0
-    plan = dataclasses.replace(plan, by_loss=True, keep_last=whole, rest_seconds=rest)
+    loop_config = prepared.loop_config()
+    # The last epoch has the lowest learning rate, and picking the luckiest of all epochs as well
+    # would be one more choice by chance.
+    whole = loop_config.patience is None and loop_config.soup == 1
+    # An epoch takes milliseconds, less than writing a checkpoint.
+    skip_checkpoint = whole and prepared.config.optimization.ema is None
+    rest = MIN_CHECKPOINT_SECONDS if skip_checkpoint else 0.0
+    loop_config = dataclasses.replace(
+        loop_config, by_loss=True, keep_last=whole, min_checkpoint_seconds=rest
+    )
     source = FeatureSource(
         heads,
         features,
         (data.views, torch.from_numpy(data.train.targets)),
         data.validation,
         loading=prepared.loading(device),
-        objective=plan.objective,
+        objective=loop_config.objective,
     )
-    finished = fit(state, source, plan, accelerator, callback=prepared.log, stop=stop)
-    # Epochs that rested left no file: of a training that was stopped, what it has now is newer.
-    if prepared.run.best_checkpoint.is_file() and (finished or not rests):
+    finished = fit(state, source, loop_config, accelerator, callback=prepared.log, stop=stop)
+    # Epochs without a checkpoint left no file, so a stopped training has newer weights in memory.
+    if prepared.run.best_checkpoint.is_file() and (finished or not skip_checkpoint):
         heads.load_state_dict(load_file(prepared.run.best_checkpoint))
     if not finished:
-        looks = 0
-    if looks:
-        settle(heads, data, plan.objective, looks=looks)
-    answers = source.validate(calibrated=True)
+        max_evals = 0
+    if max_evals:
+        solve_heads(heads, data, loop_config.objective, max_evals=max_evals)
+    outputs = source.validate(calibrated=True)
     chosen = int(heads.chosen)
     return TrainedHead(
         head=heads[chosen],
         strength=heads.strengths[chosen],
         lr=prepared.config.training.lr * heads.rates[chosen],
         strengths=strengths,
-        loss=plain_loss(answers, plan.objective),
-        looks=looks,
+        loss=plain_loss(outputs, loop_config.objective),
+        max_evals=max_evals,
         position=state.position,
         finished=finished,
     )
 
 
-def looks_of(prepared: Prepared, photos: int) -> int:
-    """Returns how often heads may look at all photos on the way to their minimum; 0: not at all.
+def solver_evals(prepared: Prepared, photos: int) -> int:
+    """Returns the loss evaluations allowed to the solver; 0: the training is left as it is.
 
-    Not where a person chose another way to train them, photos count unequally often, or a head goes
-    on from an earlier run's, which the minimum would forget.
+    The solver is skipped with other than default optimization, with balanced sampling, and for a
+    head that continues a parent run's, which the minimum would forget.
     """
     optimization, labels = prepared.config.optimization, prepared.config.labels
     by_default = (
@@ -189,23 +187,27 @@ def looks_of(prepared: Prepared, photos: int) -> int:
         and labels.balance != "sampling"
         and not prepared.continues
     )
-    return looks_at(photos) if by_default else 0
+    return max_evals_for(photos) if by_default else 0
 
 
-def settle(heads: FeatureHeads, data: HeadData, objective: Objective, *, looks: int) -> None:
-    """Brings each head to its minimum, in place."""
+def solve_heads(
+    heads: FeatureHeads, data: HeadData, objective: Objective, *, max_evals: int
+) -> None:
+    """Minimizes each head, in place."""
     features = data.features.read([key for view in data.views for key in view])
     targets = torch.from_numpy(np.concatenate([data.train.targets] * len(data.views)))
     for head, strength in zip(heads, heads.strengths, strict=True):
-        to_minimum(head, features, targets, objective.loss, strength=strength, looks=looks)
+        minimize_head(
+            head, features, targets, objective.loss, strength=strength, max_evals=max_evals
+        )
 
 
 def train_start_head(
     prepared: Prepared, accelerator: Accelerator, data: HeadData, *, epochs: int, lr: float
 ) -> TrainedHead:
-    """Returns a head for the full network to start from; leaves nothing in the run.
+    """Returns a head for the full network to start from; writes nothing to the run.
 
-    It takes seconds, so that an interruption waits for its end, and a resume makes it anew.
+    It takes seconds: an interruption waits for it, and a resume repeats it.
     """
     training = ResolvedTraining(
         mode="head",
@@ -230,12 +232,12 @@ def train_start_head(
 def heads_to_try(
     strengths: Sequence[float], *, rates: Sequence[float] = RATES, numbers: int
 ) -> list[tuple[float, float]]:
-    """Returns strength and share of the learning rate of each head to train.
+    """Returns L2 strength and learning rate factor of each head to train.
 
     Args:
         strengths: L2 strengths.
-        rates: Shares of the learning rate.
-        numbers: Weights of one head; where they are many, fewer heads are tried.
+        rates: Learning rate factors.
+        numbers: Weights of one head; large heads are tried with fewer strengths.
     """
     every = [(strength, rate) for strength in strengths for rate in rates]
     most = max(2, MOST_NUMBERS // numbers)

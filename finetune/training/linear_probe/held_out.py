@@ -32,7 +32,7 @@ from finetune.models.heads import FeatureHeads
 from finetune.photos.split.folds import fold_groups
 from finetune.training.data_source import head_logits
 from finetune.training.linear_probe.heads import HEAD_OPTIMIZER, HeadData, TrainedHead
-from finetune.training.linear_probe.solver import to_minimum
+from finetune.training.linear_probe.solver import minimize_head
 from finetune.training.objectives import start_from_prior
 from finetune.training.optimizer import DEFAULT_OPTIMIZER, make_optimizer, set_lr
 from finetune.training.prepared import Prepared
@@ -121,10 +121,10 @@ def hold_out(
         return said, kept.map(others, distance)
 
     try:
-        answers = cross_fit(kept.targets, folds, fit, rng=rng)
+        outputs = cross_fit(kept.targets, folds, fit, rng=rng)
     except _StoppedError:
         return None
-    return HeldOut(answers=answers, distance=distance_of(kept, np.arange(count), rng=rng))
+    return HeldOut(outputs=outputs, distance=distance_of(kept, np.arange(count), rng=rng))
 
 
 class _StoppedError(Exception):
@@ -188,12 +188,12 @@ def _trained_again(
         head.parameter_groups(lr=trained.lr),
         HEAD_OPTIMIZER if named == DEFAULT_OPTIMIZER else named,
     )
-    plan, loading = prepared.plan(), prepared.loading(device)
+    loop_config, loading = prepared.loop_config(), prepared.loading(device)
     steps = steps_per_epoch(len(rows), loading.step_size)
     schedule = Schedule(
         steps=prepared.config.training.epochs * steps,
-        warmup=plan.schedule.warmup,
-        shape=plan.schedule.shape,
+        warmup=loop_config.schedule.warmup,
+        shape=loop_config.schedule.shape,
     )
     targets = kept.targets[rows]
     alike: Any = None
@@ -208,18 +208,20 @@ def _trained_again(
             set_lr(optimizer, schedule, step)
             shown = [kept.views[(index + epoch) % views][rows[index]] for index in batch.tolist()]
             inputs = kept.features.read(shown).to(device)
-            loss = plan.objective.loss(head(inputs), torch.from_numpy(targets[batch]).to(device))
+            loss = loop_config.objective.loss(
+                head(inputs), torch.from_numpy(targets[batch]).to(device)
+            )
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             step += 1
-    if trained.looks:
-        to_minimum(
+    if trained.max_evals:
+        minimize_head(
             head.first,
             kept.features.read(every),
             torch.from_numpy(np.concatenate([targets] * views)),
-            plan.objective.loss,
+            loop_config.objective.loss,
             strength=trained.strength,
-            looks=trained.looks,
+            max_evals=trained.max_evals,
         )
     return head

@@ -42,7 +42,7 @@ def train_on_features(
         )
         found = train_heads(prepared, accelerator, data, stop=stop)
         if len(found.strengths) > 1:
-            prepared.callback(Note(text=found.in_words()))
+            prepared.callback(Note(text=found.describe()))
         held_out = hold_out(prepared, data, found, device=device, stop=stop)
         weight, bias = found.head.folded()
         write_head(module, weight.to(device), bias.to(device))
@@ -61,7 +61,7 @@ def train_on_features(
     )
 
 
-def help_with_features(prepared: Prepared, accelerator: Accelerator) -> None:
+def fill_features_only(prepared: Prepared, accelerator: Accelerator) -> None:
     """Computes a process's share of the features from which the main one trains a head."""
     prepared.loaded.module.to(accelerator.device).eval()
     datasets = prepared.datasets()
@@ -96,7 +96,7 @@ def fill(
 
     Several processes share the photos, and each finds all features there when this returns.
     """
-    workers, share = prepared.config.machine.workers, prepared.world.share
+    workers, share = prepared.config.machine.workers, prepared.world.shard
     for part, photos in datasets.items():
         stage = f"Features of {part}"
         features.fill(photos, workers=workers, progress=prepared.progress(stage), shard=share)
@@ -107,7 +107,7 @@ def fill(
         features.fill(
             train, view=view, workers=workers, progress=prepared.progress(stage), shard=share
         )
-    prepared.world.wait()
+    prepared.world.barrier()
     features.records.refresh()
     return [features.keys(train), *(features.keys(train, view) for view in views)]
 

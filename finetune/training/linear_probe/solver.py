@@ -1,7 +1,7 @@
-"""Brings a linear head on features to the minimum of its loss, once its epochs are over.
+"""Solver that brings a linear head on features to the minimum of its penalized loss.
 
-A hundred photos make four steps an epoch: after 25 epochs a head is still on its way, and what its
-L2 strength means depends on how far it came. The minimum is one point, whatever the steps were.
+A hundred photos make four steps an epoch: after 25 epochs a head is still far from its minimum, and
+the effect of its L2 strength depends on how far.
 """
 
 from __future__ import annotations
@@ -14,35 +14,35 @@ from torch import Tensor
 from finetune.models.heads import FeatureHead
 from finetune.models.lbfgs import minimize
 
-MOST_LOOKS = 50
-"""Looks at all photos after which a head is as good as at its minimum."""
+MAX_EVALS = 50
+"""Most evaluations of the loss."""
 
-FEWEST_LOOKS = 20
-"""Fewer change little; so many photos have made steps enough in their epochs."""
+MIN_EVALS = 20
+"""Below this number the solver is skipped: so many photos made enough steps in their epochs."""
 
-PHOTOS_SEEN = 50_000
-"""Photos that all looks of a head may take together, so that it stays a matter of seconds."""
-
-
-def looks_at(photos: int) -> int:
-    """Returns how often the way to the minimum may look at so many photos; 0: not worth it."""
-    looks = min(MOST_LOOKS, PHOTOS_SEEN // max(photos, 1))
-    return looks if looks >= FEWEST_LOOKS else 0
+MAX_PHOTO_EVALS = 50_000
+"""Most photos over all evaluations, to keep the solver within seconds."""
 
 
-def to_minimum(
+def max_evals_for(photos: int) -> int:
+    """Returns the evaluations allowed for a number of photos; 0: skip the solver."""
+    max_evals = min(MAX_EVALS, MAX_PHOTO_EVALS // max(photos, 1))
+    return max_evals if max_evals >= MIN_EVALS else 0
+
+
+def minimize_head(
     head: FeatureHead,
     features: Tensor,
     targets: Tensor,
     loss: Callable[[Tensor, Tensor], Tensor],
     *,
     strength: float,
-    looks: int,
+    max_evals: int,
 ) -> None:
-    """Moves a head to where ``loss + strength / 2 * |W|^2`` is lowest, from where it is.
+    """Minimizes a head to where ``loss + strength / 2 * |W|^2`` is lowest.
 
-    With cross-entropy that is scikit-learn's logistic regression of ``C = 1 / (strength * N)``. All
-    of it is computed in float64.
+    With cross-entropy that is scikit-learn's logistic regression of ``C = 1 / (strength * N)``.
+    Computed in float64.
 
     Args:
         head: Changed in place; its statistics stay.
@@ -50,7 +50,7 @@ def to_minimum(
         targets: ``(N,)``, or ``(N, labels)`` where a photo may have several.
         loss: As in `Objective`.
         strength: L2 strength; biases have none.
-        looks: Evaluations of the loss at most.
+        max_evals: Evaluations of the loss at most.
     """
     mean, std = head.mean.double().cpu(), head.std.double().cpu()
     standard = (features.double() - mean) / std
@@ -61,7 +61,7 @@ def to_minimum(
         fit = loss(standard @ weight.T + bias, targets)
         return fit + strength / 2 * weight.square().sum()
 
-    minimize(value, [weight, bias], looks=looks, steepest=1e-6)
+    minimize(value, [weight, bias], max_evals=max_evals, gradient_tolerance=1e-6)
     with torch.no_grad():
         head.linear.weight.copy_(weight)
         head.linear.bias.copy_(bias)

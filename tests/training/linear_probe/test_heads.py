@@ -18,7 +18,7 @@ from finetune.models.heads import FeatureHead
 from finetune.training.events import EpochDone, Event, Note
 from finetune.training.linear_probe import heads
 from finetune.training.linear_probe.heads import L2_STRENGTHS, heads_to_try, strengths_of
-from finetune.training.linear_probe.solver import to_minimum
+from finetune.training.linear_probe.solver import minimize_head
 
 Settings = dict[str, object]
 
@@ -88,11 +88,11 @@ def test_a_head_is_the_logistic_regression_of_its_strength(
     seen: list[tuple[np.ndarray, np.ndarray, FeatureHead]] = []
 
     def look(head: FeatureHead, features: Tensor, targets: Tensor, loss: Any, **how: Any) -> None:
-        to_minimum(head, features, targets, loss, **how)
+        minimize_head(head, features, targets, loss, **how)
         seen.append((features.double().numpy(), targets.numpy(), head))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(heads, "to_minimum", look)
+        patch.setattr(heads, "minimize_head", look)
         config = resolve({}, {**tiny_settings, "mode": "head", "head_l2": "0.1", **flags})
         run = train(photos, config, run="r", runs=tmp_path).run
     ((features, targets, head),) = seen

@@ -196,10 +196,10 @@ def test_temperature_is_that_of_answers_by_heads_that_did_not_see_the_photo(
 
     monkeypatch.setattr(probe, "hold_out", spy)
     _, content = trained_on(make_photos({"a": 9, "b": 9, "c": 9}), tmp_path / "runs", tiny_settings)
-    known = seen[0].answers.known
+    known = seen[0].outputs.known
     assert content["temperature"] == fit_temperature(known.logits, known.targets)
     assert len(known.targets) == content["photos"]
-    assert [group.logits.shape[1] for group in seen[0].answers.foreign] == [2, 2, 2]
+    assert [group.logits.shape[1] for group in seen[0].outputs.foreign] == [2, 2, 2]
 
 
 def test_a_head_trained_again_on_the_runs_photos_is_the_runs_own(

@@ -10,11 +10,11 @@ from torch.nn import functional
 from finetune.models.heads import FeatureHead
 from finetune.tasks.losses import binary_cross_entropy
 from finetune.training.linear_probe.solver import (
-    FEWEST_LOOKS,
-    MOST_LOOKS,
-    PHOTOS_SEEN,
-    looks_at,
-    to_minimum,
+    MAX_EVALS,
+    MAX_PHOTO_EVALS,
+    MIN_EVALS,
+    max_evals_for,
+    minimize_head,
 )
 
 
@@ -42,13 +42,13 @@ def test_the_minimum_is_scikit_learns_logistic_regression(strength: float, shift
     head = head_for(features, 4)
     with torch.no_grad():
         head.linear.weight += shift
-    to_minimum(
+    minimize_head(
         head,
         features,
         targets,
         functional.cross_entropy,
         strength=strength,
-        looks=200,
+        max_evals=200,
     )
     fitted = LogisticRegression(C=1 / (strength * len(targets)), tol=1e-10, max_iter=10_000)
     fitted.fit(standardized(head, features), targets.numpy())
@@ -68,7 +68,7 @@ def test_several_labels_are_as_many_regressions() -> None:
     def loss(logits: Tensor, truth: Tensor) -> Tensor:
         return binary_cross_entropy(logits, truth, label_smoothing=0.0)
 
-    to_minimum(head, features, targets, loss, strength=0.05, looks=200)
+    minimize_head(head, features, targets, loss, strength=0.05, max_evals=200)
     for label in range(3):
         fitted = LogisticRegression(C=1 / (0.05 * len(one)), tol=1e-10, max_iter=10_000)
         fitted.fit(standardized(head, features), targets[:, label].numpy())
@@ -85,13 +85,13 @@ def test_no_more_looks_than_allowed() -> None:
         seen += 1
         return functional.cross_entropy(logits, truth)
 
-    to_minimum(head_for(features, 4), features, targets, loss, strength=1e-6, looks=7)
+    minimize_head(head_for(features, 4), features, targets, loss, strength=1e-6, max_evals=7)
     # The line search may end what it began.
     assert 3 <= seen <= 7 + 25
 
 
 def test_many_photos_have_made_steps_enough() -> None:
-    assert looks_at(100) == MOST_LOOKS
-    most = PHOTOS_SEEN // FEWEST_LOOKS
-    assert (looks_at(most), looks_at(most + 1)) == (FEWEST_LOOKS, 0)
-    assert looks_at(0) == MOST_LOOKS
+    assert max_evals_for(100) == MAX_EVALS
+    most = MAX_PHOTO_EVALS // MIN_EVALS
+    assert (max_evals_for(most), max_evals_for(most + 1)) == (MIN_EVALS, 0)
+    assert max_evals_for(0) == MAX_EVALS
