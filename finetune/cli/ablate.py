@@ -1,4 +1,4 @@
-"""``finetune ablate``: what an augmentation or another setting is worth on your own photos."""
+"""``finetune ablate``: compares augmentations, or values of another setting, on your photos."""
 
 from __future__ import annotations
 
@@ -22,13 +22,15 @@ def ablate(
     photos: Annotated[
         Path | None, typer.Argument(help="As for train; not given: ./photos.")
     ] = None,
-    seeds: Annotated[int, typer.Option("--seeds", help="Trainings with each value.", min=1)] = 3,
+    seeds: Annotated[
+        int, typer.Option("--seeds", help="Trainings per value, each with its own seed.", min=1)
+    ] = 3,
     over: Annotated[
         str | None,
         typer.Option(
             "--over",
             metavar="NAME=VALUE,VALUE",
-            help="Vary another setting than --augment: size=32,128,224 or model=resnet18,resnet50.",
+            help="Compare values of another setting: size=32,128,224 or model=resnet18,resnet50.",
         ),
     ] = None,
     run: Annotated[
@@ -43,11 +45,10 @@ def ablate(
     quiet: Quiet = False,
     flags: dict[str, Any],
 ) -> None:
-    """Train with each of several augmentations under the same budget, and compare them.
+    """Compare augmentations by training with each under the same budget.
 
-    --augment takes a list: none,standard,mobius. Whether Möbius maps help is not known in general:
-    this measures it on your photos, with the spread over seeds and a paired test. --over does the
-    same for any setting of train, or any number of a recipe.
+    --augment takes a list: none,standard,mobius. The result has the spread over seeds and a paired
+    test on your photos. --over compares values of any other setting of train, or of a recipe.
     """
     output.json, output.quiet = json, quiet
     from finetune.experiments.ablate import parse_sweep
@@ -81,16 +82,16 @@ def ablate(
         table.add_row(output.plain(arm.value), f"{arm.mean:.1%}", spread, duration(arm.seconds))
     output.print(table)
     if ablation.multi_label:
-        output.text("Compared by the photos of which all labels are right:")
+        output.text("A photo counts as right when all its labels are right:")
     for pair in ablation.differences:
         low, high = pair.interval
         verdict = (
-            "no difference that these photos can show"
+            "no clear difference on these photos"
             if low <= 0 <= high
             else ("better" if pair.points > 0 else "worse")
         )
         output.text(
             f"{pair.second} against {pair.first}: {pair.points:+.1f} points ({low:+.1f} to "
-            f"{high:+.1f}; {pair.photos:,} answers, McNemar p = {pair.p_value:.2g}): {verdict}"
+            f"{high:+.1f}; {pair.photos:,} predictions, McNemar p = {pair.p_value:.2g}): {verdict}"
         )
     output.text(f"The runs are in {ablation.folder}")

@@ -1,4 +1,4 @@
-"""``finetune evaluate``: how right a run is, on its own held-out photos or on others."""
+"""``finetune evaluate``: measures a run on its own held-out photos or on other photos."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def evaluate(
     ] = None,
     photos: Annotated[
         Path | None,
-        typer.Argument(help="Labeled folder; not given: the run's own validation and test."),
+        typer.Argument(help="Labeled photos; not given: the run's validation and test photos."),
     ] = None,
     tta: Annotated[
         bool, typer.Option("--tta", help="Average each photo and its mirror image.")
     ] = False,
     follow: Annotated[
         bool,
-        typer.Option("--follow", help="Beside a training: evaluate each new best epoch."),
+        typer.Option("--follow", help="During a training: evaluate each new best epoch."),
     ] = False,
     catalog: Annotated[
         Path | None, typer.Option("--catalog", help="Where the folder's catalog is kept.")
@@ -44,10 +44,10 @@ def evaluate(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Say how right a run is, with intervals, and write it beside the run.
+    """Measure the accuracy of a run, with intervals, and save the result in the run.
 
-    Labels are matched by name. Photos of labels that the run was never trained on show how well it
-    says "none of these".
+    Labels are matched by name. Photos with labels that the run does not have measure how well it
+    recognizes "none of these".
     """
     output.json, output.quiet = json, quiet
     from finetune.runs.evaluate import EvaluationRequest
@@ -88,20 +88,20 @@ def show_evaluation(result: Evaluation) -> None:
     output.print(metrics_table(result.metrics))
     if result.foreign_labels:
         names = ", ".join(f"{label} ({count})" for label, count in result.foreign_labels.items())
-        output.text(f"Labels that the run does not know: {names}")
+        output.text(f"Labels that the run does not have: {names}")
     if result.left_out:
         output.text(f"{result.left_out:,} photos without one label were left out.")
     unknown = result.unknown
     if unknown and unknown["measured_precision"] is not None:
         low, high = unknown["precision_interval"]
         output.text(
-            f"With 'none of these': answers {unknown['answered']:.0%} of the photos it should know "
-            f"and is right in {unknown['measured_precision']:.1%} of its answers "
-            f"({low:.1%} to {high:.1%}; stated: {unknown['stated_precision']:.0%})"
+            f"With 'none of these': {unknown['answered']:.0%} of the photos of known labels get a "
+            f"label, and {unknown['measured_precision']:.1%} of these labels are right "
+            f"({low:.1%} to {high:.1%}; target: {unknown['stated_precision']:.0%})"
         )
         if unknown["foreign_refused"] is not None:
             output.text(
-                f"Of {unknown['foreign_photos']:,} photos of other labels it refuses "
-                f"{unknown['foreign_refused']:.0%}"
+                f"Of {unknown['foreign_photos']:,} photos of other labels, "
+                f"{unknown['foreign_refused']:.0%} are recognized as 'none of these'"
             )
-    output.text(f"Written to {result.folder}")
+    output.text(f"Saved in {result.folder}")

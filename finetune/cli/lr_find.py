@@ -1,4 +1,4 @@
-"""``finetune lr-find``: the learning rate that suits these photos and this network."""
+"""``finetune lr-find``: suggests a learning rate for a network and a collection."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ def lr_find(
     quiet: Quiet = False,
     flags: dict[str, Any],
 ) -> None:
-    """Find a learning rate: a short training at ever larger rates, and what the loss does.
+    """Find a good learning rate with a short training at growing rates.
 
-    It takes the settings of train, and keeps nothing but the caches that train uses as well.
+    It takes the settings of train, and writes nothing but the caches that train uses as well.
     """
     output.json, output.quiet = json, quiet
     settings = settings_of(config, flags, set_)

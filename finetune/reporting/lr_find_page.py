@@ -1,4 +1,4 @@
-"""A sweep of the learning rate to look at: as a page, as a picture, and as text."""
+"""Learning rate sweep as an HTML page, a PNG picture, and text."""
 
 from __future__ import annotations
 
@@ -18,39 +18,39 @@ WIDTH, HEIGHT = 960, 560
 MARGIN = 70
 
 BRAILLE = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
-"""Bits of a braille character's dots, row by row."""
+"""Bits of the dots of a braille character, row by row."""
 
 
 def why(found: FoundRate) -> str:
-    """Returns what is suggested, and for what reason, in a sentence."""
+    """Returns the suggestion and its reason."""
     suggestion = found.suggestion
     if suggestion.rule == "valley":
         reason = (
-            f"the middle of the loss's fall, which is steepest at "
+            f"the middle of the range in which the loss falls; it falls fastest at "
             f"{suggestion.steepest:.2g} and rises from {suggestion.rising:.2g} on"
         )
     else:
         reason = (
-            f"a tenth of {suggestion.rising:.2g}, from where the loss rises; below it hardly falls"
+            f"a tenth of {suggestion.rising:.2g}, where the loss starts to rise; it hardly falls "
+            "before"
         )
     return (
-        f"Learning rate {suggestion.lr:.2g}: {reason}. Where none is given, a training takes "
+        f"Learning rate {suggestion.lr:.2g}: {reason}. The default for this training is "
         f"{found.usual:.2g}."
     )
 
 
 def shown_losses(found: FoundRate) -> tuple[float, float]:
-    """Returns the lowest and highest loss to show: a loss that has run away would flatten all."""
+    """Returns the lowest and highest loss to show; a diverged loss is cut off."""
     smoothed = found.sweep.smoothed
     low = min(smoothed)
-    # No loss is below zero.
     return max(0.0, low - 0.1 * (smoothed[0] - low)), min(
         max(smoothed), smoothed[0] + (smoothed[0] - low)
     )
 
 
 def write_lr_page(path: Path, found: FoundRate) -> Path:
-    """Writes a sweep as one HTML file and returns `path`.
+    """Writes a sweep as an HTML file and returns `path`.
 
     Raises:
         MissingExtra: Jinja2 or plotly is not installed.
@@ -159,7 +159,7 @@ def write_lr_picture(path: Path, found: FoundRate) -> Path:
 
 
 def text_chart(found: FoundRate, *, columns: int = 72, rows: int = 14) -> list[str]:
-    """Returns a sweep as lines of text: the running mean in braille, the suggestion as an arrow."""
+    """Returns a sweep as lines of text: running mean in braille dots, suggestion as an arrow."""
     low, high = _padded(found)
     rates, losses = found.sweep.rates, found.sweep.smoothed
     first, last = math.log10(rates[0]), math.log10(rates[-1])

@@ -71,9 +71,9 @@ def test_evaluate_names_strange_labels_and_writes_beside_the_run(
     run("train", *flags, "--quiet")
     own = run("evaluate").stdout
     assert "validation" in own
-    assert "Written to runs" in own
+    assert "Saved in runs" in own
     shown = run("evaluate", *[p.name for p in Path("runs").iterdir()], others).stdout
-    assert "Labels that the run does not know: z (2)" in shown
+    assert "Labels that the run does not have: z (2)" in shown
     document = json.loads(run("evaluate", "--json", "--tta").stdout)
     assert set(document["metrics"]) == {"validation", "test"}
     refused = run("evaluate", "--follow", code=1)

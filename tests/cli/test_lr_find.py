@@ -26,7 +26,7 @@ def arguments(photos: Path, settings: Settings, *more: str) -> list[str]:
 
 
 @pytest.mark.parametrize("mode", ["head", "full"])
-def test_a_rate_is_suggested_drawn_and_written(
+def test_a_suggested_rate_is_printed_and_plotted(
     run: Callable[..., Result],
     photos: Path,
     tmp_path: Path,
@@ -41,11 +41,11 @@ def test_a_rate_is_suggested_drawn_and_written(
     assert "▲" in result.stdout
     assert any(0x2800 < ord(character) <= 0x28FF for character in result.stdout)
     html = page.read_text(encoding="utf-8")
-    assert "What the loss does as the learning rate grows" in html
+    assert "Loss by learning rate" in html
     assert "http-equiv" in html
     with Image.open(picture) as image:
         assert image.size == (960, 560)
-    # Nothing is kept but the collection's caches.
+    # Only the collection's caches are written.
     assert not (Path.cwd() / "runs").exists() or not list(photos.parent.glob("runs/*"))
 
 

@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from finetune.config import TrainConfig
 from finetune.config_io import resolve
 from finetune.errors import ConfigError
-from finetune.experiments.ablate import parse_sweep, with_value
+from finetune.evaluation.predictions import read_predictions
+from finetune.experiments.ablate import ablate, parse_sweep, with_value
 
 
 @pytest.mark.parametrize(
@@ -19,7 +24,7 @@ from finetune.experiments.ablate import parse_sweep, with_value
         ("model=resnet18,resnet50", ("model", ["resnet18", "resnet50"])),
     ],
 )
-def test_a_sweep_is_a_setting_and_its_values(text: str, expected: tuple[str, list[str]]) -> None:
+def test_a_sweep_has_a_setting_and_its_values(text: str, expected: tuple[str, list[str]]) -> None:
     assert parse_sweep(text) == expected
 
 
@@ -33,13 +38,13 @@ def test_a_sweep_is_a_setting_and_its_values(text: str, expected: tuple[str, lis
         ("seed=1,2", "--over seed: every value is trained with several seeds; see --seeds."),
     ],
 )
-def test_what_is_no_sweep_is_refused(text: str, message: str) -> None:
+def test_other_forms_are_refused(text: str, message: str) -> None:
     with pytest.raises(ConfigError) as error:
         parse_sweep(text)
     assert str(error.value) == message
 
 
-def test_one_setting_changes_and_the_others_stay() -> None:
+def test_only_one_setting_changes() -> None:
     config = resolve({"recipe": {"hue": 0.1}}, {"model": "resnet18", "epochs": 3})
     varied = with_value(config, "size", "64")
     assert varied.pixels.size == 64
@@ -62,14 +67,14 @@ def test_one_setting_changes_and_the_others_stay() -> None:
         ("freeze_norm", "true", "optimization", True),
     ],
 )
-def test_values_get_the_settings_own_type(
+def test_values_have_the_settings_own_type(
     name: str, text: str, concern: str, value: object
 ) -> None:
     found = getattr(getattr(with_value(TrainConfig(), name, text), concern), name)
     assert (found, type(found)) == (value, type(value))
 
 
-def test_a_number_of_the_recipe_can_be_varied() -> None:
+def test_a_field_of_the_recipe_can_be_varied() -> None:
     config = with_value(resolve({"recipe": {"hue": 0.1}}), "mobius_bound", "1.5")
     assert config.recipe == {"hue": 0.1, "mobius_bound": 1.5}
 
@@ -83,7 +88,71 @@ def test_a_number_of_the_recipe_can_be_varied() -> None:
         ("fit", "cut", "--fit cut is none of crop, pad, squash."),
     ],
 )
-def test_a_value_that_cannot_work_is_refused(name: str, text: str, message: str) -> None:
+def test_an_invalid_value_is_refused(name: str, text: str, message: str) -> None:
     with pytest.raises(ConfigError) as error:
         with_value(TrainConfig(), name, text)
     assert str(error.value) == message
+
+
+def test_an_ablation_compares_the_same_photos(
+    make_photos: Callable[..., Path], tmp_path: Path, tiny_settings: dict[str, object]
+) -> None:
+    photos = make_photos({"a": 12, "b": 12})
+    flags = {**tiny_settings, "mode": "full", "epochs": 2}
+    found = ablate(photos, resolve({}, flags), ["none", "strong"], seeds=2, folder=tmp_path / "abl")
+    right: dict[str, dict[tuple[str, str], bool]] = {}
+    for augment in ("none", "strong"):
+        correct = {}
+        for seed in ("0", "1"):
+            run = tmp_path / "abl" / f"{augment}-seed{seed}"
+            settings = json.loads((run / "config.json").read_text())["settings"]
+            assert settings["augmentation"]["augment"] == augment
+            assert settings["machine"]["seed"] == int(seed)
+            for row in read_predictions(run / "predictions.csv"):
+                if row.part == "test":
+                    correct[seed, row.path] = row.correct
+        right[augment] = correct
+    assert right["none"].keys() == right["strong"].keys()
+    a = np.array([right["none"][key] for key in sorted(right["none"])])
+    b = np.array([right["strong"][key] for key in sorted(right["none"])])
+    pair = found.differences[0]
+    assert pair.points == pytest.approx(100 * (b.mean() - a.mean()))
+    assert pair.photos == len(a)
+    differing = int((a != b).sum())
+    expected = binomtest(int((a & ~b).sum()), differing).pvalue if differing else 1.0
+    assert pair.p_value == pytest.approx(expected)
+    arm = found.arms[0]
+    assert arm.mean == pytest.approx(np.mean(arm.accuracies))
+    assert arm.spread == pytest.approx(np.std(arm.accuracies, ddof=1))
+    assert json.loads((tmp_path / "abl" / "ablation.json").read_text())["part"] == "test"
+
+
+def test_any_setting_can_be_varied(
+    make_photos: Callable[..., Path], tmp_path: Path, tiny_settings: dict[str, object]
+) -> None:
+    photos = make_photos({"a": 8, "b": 8})
+    flags = {**tiny_settings, "mode": "full", "epochs": 1}
+    found = ablate(
+        photos, resolve({}, flags), ["32", "40"], over="size", seeds=1, folder=tmp_path / "abl"
+    )
+    assert [arm.value for arm in found.arms] == ["32", "40"]
+    for size in (32, 40):
+        run = tmp_path / "abl" / f"size-{size}-seed0"
+        assert json.loads((run / "preprocessing.json").read_text())["size"] == size
+    content = json.loads((tmp_path / "abl" / "ablation.json").read_text())
+    assert (content["over"], content["differences"][0]["first"]) == ("size", "32")
+
+
+def test_an_invalid_value_stops_an_ablation_before_its_first_training(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        ablate(tmp_path, resolve({}), ["32", "4"], over="size", folder=tmp_path / "abl")
+    assert str(error.value) == "--size 4 must be at least 8."
+    assert not (tmp_path / "abl").exists()
+
+
+def test_an_ablation_needs_two_different_recipes(tmp_path: Path) -> None:
+    for augments in (["none"], ["none", "none"]):
+        with pytest.raises(ConfigError, match="two or more different recipes"):
+            ablate(tmp_path, resolve({}), augments)

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,14 +11,18 @@ import torch
 from torch import nn
 
 from finetune.config import MachineConfig
+from finetune.config_io import resolve
 from finetune.errors import RunError
 from finetune.experiments.lr_find import (
     Sweep,
     exponential_rates,
+    find_lr,
     smooth,
     suggest,
     sweep_lr,
 )
+from finetune.photos.scan import scan
+from finetune.tasks.data_split import split_collection
 from finetune.tasks.objective import one_label
 from finetune.training.checkpoints import TrainState
 from finetune.training.device import make_accelerator
@@ -24,12 +30,12 @@ from finetune.training.microbatches import MicroBatch
 from finetune.training.optimizer import make_optimizer, parameter_groups
 
 
-def test_rates_grow_by_the_same_factor() -> None:
+def test_rates_are_evenly_spaced_on_a_logarithmic_scale() -> None:
     rates = exponential_rates(15, 1e-6, 10.0)
     assert np.allclose(rates, np.logspace(-6, 1, 15))
 
 
-def test_the_running_mean_weighs_by_age() -> None:
+def test_the_running_mean_is_exponentially_weighted() -> None:
     losses = [3.0, 1.0, 2.0, 5.0]
     for end in range(1, 5):
         weights = 0.9 ** np.arange(end)[::-1]
@@ -38,7 +44,7 @@ def test_the_running_mean_weighs_by_age() -> None:
 
 
 def curve(low: float, high: float, drop: float) -> Sweep:
-    """Flat, then falling evenly from rate `low` to `high` by `drop`, then up."""
+    """Returns a flat loss that falls from rate `low` to `high` by `drop`, then rises."""
     rates = exponential_rates(141, 1e-6, 10.0)
     losses = []
     for rate in rates:
@@ -55,7 +61,7 @@ def test_the_middle_of_the_valley_is_suggested() -> None:
     assert 1e-4 <= found.steepest <= 1e-2
 
 
-def test_where_the_loss_hardly_falls_a_tenth_of_the_edge_is_suggested() -> None:
+def test_a_tenth_of_the_edge_is_suggested_for_a_flat_loss() -> None:
     found = suggest(curve(1e-4, 1e-2, drop=0.01))
     assert found.rule == "edge"
     assert found.rising == pytest.approx(1e-2, rel=0.4)
@@ -63,7 +69,7 @@ def test_where_the_loss_hardly_falls_a_tenth_of_the_edge_is_suggested() -> None:
 
 
 class Blobs:
-    """Stands in for photos: two clouds of points, in portions of a half step each."""
+    """Data source of two clouds of points, with two micro-batches per step."""
 
     def __init__(self) -> None:
         rng = np.random.default_rng(1)
@@ -87,7 +93,7 @@ class Blobs:
             )
 
     def validate(self) -> None:
-        raise AssertionError("a sweep looks at no validation photo")
+        raise AssertionError("a sweep does not validate")
 
 
 def network() -> TrainState:
@@ -99,7 +105,7 @@ def network() -> TrainState:
     return TrainState(module, make_optimizer([*head, *rest], "sgd"))
 
 
-def test_a_sweep_leaves_the_network_as_it_was() -> None:
+def test_a_sweep_restores_the_network() -> None:
     state, source = network(), Blobs()
     before = {name: value.clone() for name, value in state.module.state_dict().items()}
     seen: list[tuple[int, int]] = []
@@ -121,7 +127,7 @@ def test_a_sweep_leaves_the_network_as_it_was() -> None:
     assert last["backbone"] == pytest.approx(last["head"] / 4)
 
 
-def test_a_loss_that_is_never_finite_is_said() -> None:
+def test_a_loss_that_is_never_finite_is_an_error() -> None:
     state, source = network(), Blobs()
     source.inputs[:] = float("nan")
     with pytest.raises(RunError) as error:
@@ -136,3 +142,16 @@ def test_a_loss_that_is_never_finite_is_said() -> None:
         "The loss was finite for only 0 steps, too few to find a learning rate. Check the "
         "network's weights, or try --precision fp32."
     )
+
+
+def test_a_multi_label_sweep_trains_on_the_photos_of_several_labels(
+    several_folders: Path, several: dict[str, Any]
+) -> None:
+    config = resolve({}, several)
+    found = find_lr(several_folders, config, steps=20)
+    collection = scan(several_folders)
+    split = split_collection(
+        collection, config.collection, seed=config.machine.seed, labels=config.labels
+    )
+    assert any(len(row.labels) > 1 for row in split.rows)
+    assert found.photos == len(split.samples["train"])

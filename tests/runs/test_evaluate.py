@@ -7,17 +7,14 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score
 
 from finetune import train
 from finetune.config_io import resolve
-from finetune.errors import CollectionError, ConfigError
-from finetune.experiments.ablate import ablate
+from finetune.errors import CollectionError
 from finetune.models.inference import logits_of
 from finetune.runs.evaluate import EvaluationRequest, evaluate
 from finetune.runs.folder import RunFolder
@@ -151,70 +148,6 @@ def test_following_ends_with_the_model_where_it_is_not_the_best_epoch_as_it_was(
     # The head was brought to its minimum after its last epoch.
     assert [epoch for epoch, _ in looks] == [tiny_settings["epochs"]] * 2
     assert looks[0][1] != looks[1][1]
-
-
-def test_an_ablation_compares_on_the_same_photos(
-    make_photos: Callable[..., Path], tmp_path: Path, tiny_settings: Settings
-) -> None:
-    photos = make_photos({"a": 12, "b": 12})
-    flags = {**tiny_settings, "mode": "full", "epochs": 2}
-    found = ablate(photos, resolve({}, flags), ["none", "strong"], seeds=2, folder=tmp_path / "abl")
-    right: dict[str, dict[tuple[str, str], bool]] = {}
-    for augment in ("none", "strong"):
-        answers = {}
-        for seed in ("0", "1"):
-            run = tmp_path / "abl" / f"{augment}-seed{seed}"
-            settings = json.loads((run / "config.json").read_text())["settings"]
-            assert settings["augmentation"]["augment"] == augment
-            assert settings["machine"]["seed"] == int(seed)
-            for row in rows_of(run / "predictions.csv"):
-                if row["part"] == "test":
-                    answers[seed, row["path"]] = row["label"] == row["predicted"]
-        right[augment] = answers
-    assert right["none"].keys() == right["strong"].keys()
-    a = np.array([right["none"][key] for key in sorted(right["none"])])
-    b = np.array([right["strong"][key] for key in sorted(right["none"])])
-    pair = found.differences[0]
-    assert pair.points == pytest.approx(100 * (b.mean() - a.mean()))
-    assert pair.photos == len(a)
-    differing = int((a != b).sum())
-    expected = binomtest(int((a & ~b).sum()), differing).pvalue if differing else 1.0
-    assert pair.p_value == pytest.approx(expected)
-    arm = found.arms[0]
-    assert arm.mean == pytest.approx(np.mean(arm.accuracies))
-    assert arm.spread == pytest.approx(np.std(arm.accuracies, ddof=1))
-    assert json.loads((tmp_path / "abl" / "ablation.json").read_text())["part"] == "test"
-
-
-def test_an_ablation_varies_any_setting(
-    make_photos: Callable[..., Path], tmp_path: Path, tiny_settings: Settings
-) -> None:
-    photos = make_photos({"a": 8, "b": 8})
-    flags = {**tiny_settings, "mode": "full", "epochs": 1}
-    found = ablate(
-        photos, resolve({}, flags), ["32", "40"], over="size", seeds=1, folder=tmp_path / "abl"
-    )
-    assert [arm.value for arm in found.arms] == ["32", "40"]
-    for size in (32, 40):
-        run = tmp_path / "abl" / f"size-{size}-seed0"
-        assert json.loads((run / "preprocessing.json").read_text())["size"] == size
-    content = json.loads((tmp_path / "abl" / "ablation.json").read_text())
-    assert (content["over"], content["differences"][0]["first"]) == ("size", "32")
-
-
-def test_a_value_that_cannot_work_stops_an_ablation_before_its_first_training(
-    tmp_path: Path,
-) -> None:
-    with pytest.raises(ConfigError) as error:
-        ablate(tmp_path, resolve({}), ["32", "4"], over="size", folder=tmp_path / "abl")
-    assert str(error.value) == "--size 4 must be at least 8."
-    assert not (tmp_path / "abl").exists()
-
-
-def test_an_ablation_needs_two_different_recipes(tmp_path: Path) -> None:
-    for augments in (["none"], ["none", "none"]):
-        with pytest.raises(ConfigError, match="two or more different recipes"):
-            ablate(tmp_path, resolve({}), augments)
 
 
 def test_the_kept_weights_are_those_of_the_best_epoch(
