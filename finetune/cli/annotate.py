@@ -117,10 +117,9 @@ def serve_page(place: Place, labels: list[str], *, run: str | None, annotator: s
 
     from finetune.web import security
     from finetune.web.annotate.app import annotate_app
-    from finetune.web.annotate.run_predictions import run_classifier
-    from finetune.web.annotate.scan_worker import Reading
     from finetune.web.annotate.session import Session
-    from finetune.web.annotate.suggestion_worker import Adviser
+    from finetune.web.annotate.suggestions import run_classifier
+    from finetune.web.annotate.workers import Adviser, Reading
     from finetune.web.server import listen, run_server
 
     if run is not None:

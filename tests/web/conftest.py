@@ -19,8 +19,8 @@ from finetune.demo_data import draw_collection
 from finetune.photos.catalog.catalog import Catalog
 from finetune.web import security
 from finetune.web.annotate.app import annotate_app
-from finetune.web.annotate.scan_worker import Reading
 from finetune.web.annotate.session import Session
+from finetune.web.annotate.workers import Reading
 from finetune.web.server import listen, make_server
 
 CHROMIUM_FLAGS = [

@@ -19,9 +19,9 @@ from finetune.errors import CollectionError, DecodeError, FinetuneError
 from finetune.web.annotate.actions import BadRequestError, read_action
 from finetune.web.annotate.agreement import agreements
 from finetune.web.annotate.annotations import StaleError
-from finetune.web.annotate.photo_state import Entry
+from finetune.web.annotate.photo_index import Entry
 from finetune.web.annotate.session import Done, Session
-from finetune.web.annotate.suggestion_worker import Adviser
+from finetune.web.annotate.workers import Adviser
 from finetune.web.security import Guard, Policy
 from finetune.web.server import STATIC_FOLDER, OwnFiles, templates
 

@@ -12,9 +12,8 @@ from finetune.photos.catalog.catalog import open_catalog
 from finetune.photos.walk import require_photos
 from finetune.web.annotate.actions import Action, BadRequestError, writer_of
 from finetune.web.annotate.annotations import StaleError, WordCatalog
-from finetune.web.annotate.photo_index import Board
-from finetune.web.annotate.photo_state import Entry
-from finetune.web.thumbnails import Kind, Thumbnails
+from finetune.web.annotate.photo_index import Board, Entry
+from finetune.web.annotate.thumbnails import Kind, Thumbnails
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from finetune.photos.collection import Photo
 from finetune.web.annotate.features import Features
-from finetune.web.annotate.photo_state import Advice
-from finetune.web.annotate.run_predictions import Array, RunAnswers
+from finetune.web.annotate.photo_index import Advice
+from finetune.web.annotate.session import Session
 
 if TYPE_CHECKING:
     from finetune.curation.logistic_regression import QuickHead
+
 
 HEAD_EVERY = 15
 """A head is trained again after so many labels more; until the first, neighbors decide alone."""
@@ -164,3 +166,127 @@ def _columns(shares: Array, labels: Sequence[str], names: Sequence[str]) -> Arra
         if name in labels:
             result[:, column] = shares[:, labels.index(name)]
     return result
+
+
+Array = NDArray[np.float64]
+
+Classifier = Callable[[Sequence[Photo]], tuple[tuple[str, ...], Array]]
+"""Gives the labels and the probabilities ``(N, labels)`` of photos: a run that was trained."""
+
+
+class RunAnswers:
+    """What a run has said so far; nothing where there is none.
+
+    Attributes:
+        labels: Those of the run; () where there is none.
+    """
+
+    def __init__(self) -> None:
+        self.labels: tuple[str, ...] = ()
+        self._rows: dict[str, Array] = {}
+
+    def put(self, ids: Sequence[str], labels: tuple[str, ...], shares: Array) -> None:
+        """Takes the probabilities ``(N, labels)`` of N photos."""
+        self.labels = labels
+        self._rows |= dict(zip(ids, shares, strict=True))
+
+    def of(self, photo_id: str) -> Array:
+        """Returns the probabilities ``(labels,)`` of a photo."""
+        return self._rows[photo_id]
+
+
+def run_classifier(run: str, session: Session) -> Classifier:
+    """Returns what a trained run says of photos of a session.
+
+    Raises:
+        RunError: There is no such run, or it is damaged.
+    """
+    from finetune.prediction.predictor import Predictor
+
+    predictor = Predictor.load(run)
+
+    def classify(photos: Sequence[Photo]) -> tuple[tuple[str, ...], Array]:
+        answers = predictor.predict_batch([session.root / photo.path for photo in photos])
+        shares = np.full((len(answers), len(predictor.labels)), 1 / len(predictor.labels))
+        for row, answer in zip(shares, answers, strict=True):
+            by_label = {item.label: item.probability for item in answer.ranked}
+            if by_label:
+                row[:] = [by_label[label] for label in predictor.labels]
+        return predictor.labels, shares
+
+    return classify
+
+
+CHECK_EVERY = 15
+"""Labels are checked again after so many more of them."""
+
+
+class Doubts:
+    """What models that never saw a labeled photo say of it, as of the latest check."""
+
+    def __init__(self) -> None:
+        self._said: dict[str, tuple[tuple[str, ...], Array]] = {}
+        self._labels = 0
+
+    def check(
+        self,
+        features: Features,
+        known: Known,
+        groups: Sequence[str],
+        go_on: Callable[..., None],
+    ) -> bool:
+        """Asks them anew where there is enough that is new.
+
+        Args:
+            features: Of all photos.
+            known: Those among them whose label is known.
+            groups: Keys of their groups of near-duplicates, which are held out together.
+            go_on: Called again and again; what it raises ends the check.
+
+        Returns:
+            Whether they were asked.
+        """
+        count = len(known.labels)
+        if abs(count - self._labels) < CHECK_EVERY or not _can_be_held_out(known.labels, groups):
+            return False
+        self._labels = count
+        from finetune.curation.label_errors import find_label_errors
+
+        found = find_label_errors(features.rows[known.places], known.labels, groups, progress=go_on)
+        self._said = {
+            features.ids[place]: (found.labels, row)
+            for place, row in zip(known.places.tolist(), found.probabilities, strict=True)
+            if not np.isnan(row).any()
+        }
+        return True
+
+    def advice(
+        self, ids: Sequence[str], own: Sequence[tuple[str, ...]], run: RunAnswers
+    ) -> dict[str, Advice]:
+        """Returns what they think of the labels that photos have.
+
+        Args:
+            ids: The photos.
+            own: Their labels; one without any is left out.
+            run: Speaks for what was not checked yet.
+        """
+        told = {}
+        for photo_id, labels in zip(ids, own, strict=True):
+            if not labels:
+                continue
+            names, row = self._said.get(photo_id, ((), np.zeros(0)))
+            if not names and run.labels:
+                names, row = run.labels, run.of(photo_id)
+            best = np.argsort(-row, kind="stable")[:TOP].tolist()
+            given = sum(float(row[names.index(label)]) for label in labels if label in names)
+            told[photo_id] = Advice(
+                ranked=tuple((names[i], round(float(row[i]), 2)) for i in best),
+                disagreement=round(1 - given, 2) if names else None,
+            )
+        return told
+
+
+def _can_be_held_out(labels: Sequence[str], groups: Sequence[str]) -> bool:
+    """Returns whether there are two labels, and of one of them two groups of photos or more."""
+    pairs = set(zip(labels, groups, strict=True))
+    return len(pairs) > len(set(labels)) > 1

@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 
 from finetune.web.annotate.features import Features
-from finetune.web.annotate.label_errors import CHECK_EVERY, Doubts
-from finetune.web.annotate.run_predictions import RunAnswers
-from finetune.web.annotate.suggestions import Known
+from finetune.web.annotate.suggestions import CHECK_EVERY, Doubts, Known, RunAnswers
 
 IDS = tuple(map(str, range(20)))
 CLUSTERS = [number % 2 for number in range(20)]

@@ -8,8 +8,8 @@ import pytest
 
 from finetune import Predictor
 from finetune.photos.scan import scan
-from finetune.web.annotate.run_predictions import RunAnswers, run_classifier
 from finetune.web.annotate.session import Session
+from finetune.web.annotate.suggestions import RunAnswers, run_classifier
 
 
 def test_answers_are_kept_by_photo() -> None:

@@ -15,7 +15,7 @@ from finetune.photos.scan import scan
 from finetune.web.annotate.actions import BadRequestError, read_action
 from finetune.web.annotate.annotations import StaleError
 from finetune.web.annotate.session import Session
-from finetune.web.thumbnails import Thumbnails
+from finetune.web.annotate.thumbnails import Thumbnails
 
 
 @pytest.fixture

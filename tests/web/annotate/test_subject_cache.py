@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from finetune.photos.crops import Crop
-from finetune.web.annotate.subject_cache import Subjects
+from finetune.web.annotate.features import Subjects
 
 
 def test_subjects_are_kept_between_sessions_and_a_damaged_file_is_forgotten(tmp_path: Path):

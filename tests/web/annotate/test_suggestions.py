@@ -7,8 +7,14 @@ import pytest
 
 from finetune.curation.suggestions import neighbor_probabilities
 from finetune.web.annotate.features import Features
-from finetune.web.annotate.run_predictions import RunAnswers
-from finetune.web.annotate.suggestions import COHORT, HEAD_LEAST, Known, Opinion, Suggester
+from finetune.web.annotate.suggestions import (
+    COHORT,
+    HEAD_LEAST,
+    Known,
+    Opinion,
+    RunAnswers,
+    Suggester,
+)
 
 
 def features(*clusters: int) -> Features:

@@ -12,7 +12,7 @@ from finetune.photos.crops import Crop
 from finetune.photos.scan import scan
 from finetune.web.annotate.actions import read_action
 from finetune.web.annotate.session import Session
-from finetune.web.annotate.suggestion_worker import Adviser
+from finetune.web.annotate.workers import Adviser
 
 
 @pytest.fixture

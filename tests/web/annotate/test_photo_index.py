@@ -6,7 +6,7 @@ import pytest
 
 from finetune.photos.crops import Crop
 from finetune.web.annotate.annotations import EXCLUDE, FLAG, SETTLED, VOTE, Word
-from finetune.web.annotate.photo_state import Advice, Entry
+from finetune.web.annotate.photo_index import Advice, Entry
 
 ANN, BEN = VOTE + "ann", VOTE + "ben"
 
