@@ -28,7 +28,7 @@ from finetune.photos.catalog.catalog import Catalog
 from finetune.web import security
 from finetune.web.annotate.app import annotate_app
 from finetune.web.annotate.session import Session
-from finetune.web.annotate.workers import Adviser, Reading
+from finetune.web.annotate.workers import ScanWorker, SuggestionWorker
 from finetune.web.server import listen, make_server
 
 PHOTOS_A_LABEL = 40
@@ -57,20 +57,20 @@ def serving(root: Path, labels: list[str]) -> Iterator[tuple[str, Session]]:
     listening = listen("127.0.0.1", 0)
     port = listening.getsockname()[1]
     policy = security.Policy(token=security.new_token(), hosts=security.hosts_for("127.0.0.1"))
-    adviser, reading = Adviser(session), Reading(session)
-    server = make_server(annotate_app(session, policy, adviser))
+    suggestion_worker, scan_worker = SuggestionWorker(session), ScanWorker(session)
+    server = make_server(annotate_app(session, policy, suggestion_worker))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
-    reading.start()
-    reading.done.wait()
-    adviser.start()
-    while session.board.jobs.advice.state != "done":
+    scan_worker.start()
+    scan_worker.done.wait()
+    suggestion_worker.start()
+    while session.index.jobs.suggestions.state != "done":
         time.sleep(0.1)
     yield security.address_of("127.0.0.1", port, policy.token), session
     server.should_exit = True
     thread.join()
-    adviser.stop()
-    reading.stop()
+    suggestion_worker.stop()
+    scan_worker.stop()
     session.close()
 
 
@@ -136,7 +136,7 @@ def _label_all(page: Any, session: Session, truth: dict[str, str], labels: list[
             press(key)
             if key == "Enter":
                 page.wait_for_timeout(300)
-                while "just changed" in page.inner_text("#said"):  # counts as one more press
+                while "just changed" in page.inner_text("#toast"):  # counts as one more press
                     page.wait_for_timeout(3000)
                     press(key)
                     page.wait_for_timeout(300)
@@ -149,7 +149,7 @@ def _label_all(page: Any, session: Session, truth: dict[str, str], labels: list[
         # A person looks at the next photo for a second; the suggestions come meanwhile.
         page.wait_for_function(
             """async () => { const { photos } = await import('/static/annotate/photos.js');
-                return photos.heard === photos.said; }"""
+                return photos.suggestedCount === photos.actionCount; }"""
         )
         page.wait_for_timeout(450)
 

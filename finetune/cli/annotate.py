@@ -12,7 +12,7 @@ import typer
 from finetune.cli.console import Json, Quiet, Yes, make_table, output
 from finetune.errors import ConfigError
 
-_HEAD_START_SECONDS = 2.5
+_SUGGESTIONS_DELAY_SECONDS = 2.5
 
 _SHOWN = 10
 """Moves that are listed before the question."""
@@ -119,7 +119,7 @@ def serve_page(place: Place, labels: list[str], *, run: str | None, annotator: s
     from finetune.web.annotate.app import annotate_app
     from finetune.web.annotate.session import Session
     from finetune.web.annotate.suggestions import run_classifier
-    from finetune.web.annotate.workers import Adviser, Reading
+    from finetune.web.annotate.workers import ScanWorker, SuggestionWorker
     from finetune.web.server import listen, run_server
 
     if run is not None:
@@ -137,9 +137,11 @@ def serve_page(place: Place, labels: list[str], *, run: str | None, annotator: s
         cookie=f"finetune_{number}",
     )
     address = security.address_of(place.host, number, policy.token)
-    reading = Reading(session)
+    scan_worker = ScanWorker(session)
     classifier = (lambda: run_classifier(run, session)) if run else None
-    adviser = Adviser(session, classifier, head_start_seconds=_HEAD_START_SECONDS)
+    suggestion_worker = SuggestionWorker(
+        session, classifier, delay_seconds=_SUGGESTIONS_DELAY_SECONDS
+    )
 
     def started() -> None:
         output.document({"address": address})
@@ -151,18 +153,18 @@ def serve_page(place: Place, labels: list[str], *, run: str | None, annotator: s
                 "they still need the token in the address. Use it in networks that you trust."
             )
         output.say("Stop with Ctrl C; every decision is kept as you make it.")
-        reading.start()
-        adviser.start()
+        scan_worker.start()
+        suggestion_worker.start()
         if place.browser:
             webbrowser.open(address)
 
     try:
-        run_server(annotate_app(session, policy, adviser), listening, started=started)
+        run_server(annotate_app(session, policy, suggestion_worker), listening, started=started)
     except KeyboardInterrupt:
         output.say("Stopped; every decision is kept.")
     finally:
-        adviser.stop()
-        reading.stop()
+        suggestion_worker.stop()
+        scan_worker.stop()
         session.close()
         listening.close()
 

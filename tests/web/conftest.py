@@ -20,7 +20,7 @@ from finetune.photos.catalog.catalog import Catalog
 from finetune.web import security
 from finetune.web.annotate.app import annotate_app
 from finetune.web.annotate.session import Session
-from finetune.web.annotate.workers import Reading
+from finetune.web.annotate.workers import ScanWorker
 from finetune.web.server import listen, make_server
 
 CHROMIUM_FLAGS = [
@@ -78,7 +78,9 @@ def flat(demo_collection: Path, tmp_path: Path) -> tuple[Path, dict[str, str]]:
 class Running:
     """A labeling server in a thread of this process."""
 
-    def __init__(self, root: Path, *, adviser: Any = None, scan: bool = True, **options: Any):
+    def __init__(
+        self, root: Path, *, suggestion_worker: Any = None, scan: bool = True, **options: Any
+    ):
         self.root = root
         self.session = Session(root, **options)
         self.listening = listen("127.0.0.1", 0)
@@ -89,19 +91,19 @@ class Running:
             hosts=security.hosts_for("127.0.0.1"),
             cookie=f"finetune_{self.port}",
         )
-        self.reading = Reading(self.session)
-        self.adviser = adviser(self.session) if adviser else None
-        app = annotate_app(self.session, self.policy, self.adviser)
+        self.scan_worker = ScanWorker(self.session)
+        self.suggestion_worker = suggestion_worker(self.session) if suggestion_worker else None
+        app = annotate_app(self.session, self.policy, self.suggestion_worker)
         self.server = make_server(app)
         self.thread = threading.Thread(
             target=self.server.run, kwargs={"sockets": [self.listening]}, daemon=True
         )
         self.thread.start()
         if scan:
-            self.reading.start()
-            assert self.reading.done.wait(30)
-        if self.adviser:
-            self.adviser.start()
+            self.scan_worker.start()
+            assert self.scan_worker.done.wait(30)
+        if self.suggestion_worker:
+            self.suggestion_worker.start()
         wait_until(lambda: self.server.started)
 
     @property
@@ -130,9 +132,9 @@ class Running:
     def stop(self) -> None:
         self.server.should_exit = True
         self.thread.join(10)
-        if self.adviser:
-            self.adviser.stop()
-        self.reading.stop()
+        if self.suggestion_worker:
+            self.suggestion_worker.stop()
+        self.scan_worker.stop()
         self.session.close()
         self.listening.close()
 
@@ -194,7 +196,7 @@ def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
     def open_address(
         address: str, *, context: Any = None, server_dies: bool = False, **options: Any
     ) -> Any:
-        def hear(message: Any) -> None:
+        def update_annotations(message: Any) -> None:
             expected = _EXPECTED.search(message.text) or (
                 server_dies and _SERVER_DIED.search(message.text)
             )
@@ -208,7 +210,7 @@ def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
         page = context.new_page()
         page.set_default_timeout(20_000)
         page.on("pageerror", lambda error: troubles.append(str(error)))
-        page.on("console", hear)
+        page.on("console", update_annotations)
         page.goto(address)
         page.wait_for_selector("body[data-ready]")
         return page

@@ -25,10 +25,10 @@ def shown(page: Any) -> str:
     return str(page.inner_text(".caption .file"))
 
 
-def said(page: Any, text: str) -> None:
+def toast(page: Any, text: str) -> None:
     """Waits until the page reports something."""
     page.wait_for_function(
-        "text => document.querySelector('#said p')?.textContent.includes(text)", arg=text
+        "text => document.querySelector('#toast p')?.textContent.includes(text)", arg=text
     )
 
 
@@ -68,11 +68,11 @@ def test_thirty_photos_are_labeled_by_keyboard_alone(serve, open_page, flat):
     assert len(copies) - len(given) in (0, 1)
 
     page.keyboard.press("u")
-    said(page, "Undone: label 1 photo")
+    toast(page, "Undone: label 1 photo")
     undone = shown(page)
     assert server.labels()[undone] == ()
     page.keyboard.press("Shift+U")
-    said(page, "Done again: label 1 photo")
+    toast(page, "Done again: label 1 photo")
     assert server.labels()[undone] == (given[undone],)
 
     page.reload()
@@ -92,7 +92,7 @@ def test_undo_goes_back_to_the_first_action(serve, open_page, flat, wait_until):
         name = shown(page)
         page.keyboard.press(key)
         if key == "f":
-            said(page, "Flag 1 photo")
+            toast(page, "Flag 1 photo")
         else:
             next_shown(page, name)
     for _ in range(7):
@@ -124,10 +124,10 @@ def test_g_selects_the_near_duplicates_and_one_key_labels_them_all(serve, open_p
         "count => document.querySelectorAll('.thumb.selected').length === count", arg=members
     )
     page.keyboard.press("2")
-    said(page, f"Label {members} photos 'second'")
+    toast(page, f"Label {members} photos 'second'")
     assert sum(label == ("second",) for label in server.labels().values()) == members
     page.keyboard.press("u")
-    said(page, "Undone")
+    toast(page, "Undone")
     assert set(server.labels().values()) == {()}
 
 
@@ -140,13 +140,13 @@ def test_near_duplicates_get_a_label_together_unless_told_apart(serve, open_page
     members, name = strip.count(), shown(page)
     page.keyboard.press("Escape")
     page.keyboard.press("1")
-    said(page, "Label 1 photo 'first'")
+    toast(page, "Label 1 photo 'first'")
     next_shown(page, name)
     page.keyboard.press("u")
-    said(page, "Undone")
+    toast(page, "Undone")
     page.keyboard.press("ArrowRight")
     page.keyboard.press("2")
-    said(page, f"Label {members} photos 'second'")
+    toast(page, f"Label {members} photos 'second'")
     assert sum(labels == ("second",) for labels in server.labels().values()) == members
 
 
@@ -157,7 +157,7 @@ def test_k_keeps_one_photo_of_a_group(serve, open_page, flat):
     page.select_option("#sort", "group")
     members = page.locator('.strip[aria-label="Near-duplicates"] .thumb').count()
     page.keyboard.press("k")
-    said(page, "Keep one of")
+    toast(page, "Keep one of")
     with server.catalog() as catalog:
         assert len(catalog.decisions("exclude")) >= members - 1
         kept = {photo.path for photo in catalog.collection(folder).photos}
@@ -175,7 +175,7 @@ def test_a_square_is_placed_by_keyboard_and_comes_back_after_reload(serve, open_
     for key in ("-", "-", "-", "ArrowLeft", "ArrowUp", "ArrowUp"):
         page.keyboard.press(key)
     page.keyboard.press("Enter")
-    said(page, "Crop 1 photo")
+    toast(page, "Crop 1 photo")
     with server.catalog() as catalog:
         (photo,) = [p for p in catalog.collection(folder).photos if p.path == name]
     width, height, crop = photo.width, photo.height, photo.crop
@@ -223,7 +223,7 @@ def test_a_square_is_dragged_and_resized_and_stays_square(serve, open_page, flat
     assert moved["y"] - small["y"] == pytest.approx(10, abs=2)
     page.keyboard.press("w")  # the whole photo
     page.keyboard.press("Enter")
-    said(page, "Crop 1 photo")
+    toast(page, "Crop 1 photo")
     with server.catalog() as catalog:
         (crop,) = catalog.crops().values()
     assert crop.center_x == crop.center_y == 0.5
@@ -242,13 +242,13 @@ def test_the_later_of_two_tabs_is_told_and_overwrites_nothing(serve, open_page, 
     one.keyboard.press("1")
     next_shown(one, name)
     two.keyboard.press("2")
-    said(two, "Changed in another window meanwhile. Nothing was overwritten.")
+    toast(two, "Another window changed this first. Nothing was overwritten.")
     assert server.labels()[name] == ("first",)
     two.wait_for_function(
         "() => document.querySelector('.suggestion .answer')?.textContent.includes('first')"
     )
     two.keyboard.press("2")
-    said(two, "Label 1 photo 'second'")
+    toast(two, "Label 1 photo 'second'")
     assert server.labels()[name] == ("second",)
 
 
@@ -300,7 +300,7 @@ def test_kill_9_loses_no_decision(open_page, demo_collection: Path, tmp_path: Pa
         assert shown(page) not in given
         page.keyboard.press("t")
         page.keyboard.press("1")
-        said(page, "Label 1 photo 'a'")
+        toast(page, "Label 1 photo 'a'")
     with Catalog(folder / ".finetune" / "catalog.sqlite3") as catalog:
         assert len(catalog.labels_said()) == 5
 
@@ -327,7 +327,7 @@ def test_hostile_names_are_shown_as_text(serve, open_page, demo_collection: Path
         seen.append(shown(page))
         label = f"<svg onload=window.hacked=1> {len(seen)}"
         type_label(page, label)
-        said(page, f"Label 1 photo {label!r}")
+        toast(page, f"Label 1 photo {label!r}")
         if len(seen) < len(names):
             next_shown(page, seen[-1])
     assert sorted(seen) == sorted(names)
@@ -349,12 +349,12 @@ def test_the_grid_selects_ranges_and_labels_them(serve, open_page, birds: Path):
     page.keyboard.press("Shift+ArrowRight")
     assert page.locator('.cell[aria-selected="true"]').count() == 3
     type_label(page, "wren")
-    said(page, "Label 3 photos 'wren'")
+    toast(page, "Label 3 photos 'wren'")
     assert sum(labels == ("wren",) for labels in server.labels().values()) == 3
     page.keyboard.press("Home")
     page.keyboard.press(" ")
     page.keyboard.press("x")
-    said(page, "Reject 1 photo")
+    toast(page, "Reject 1 photo")
     with server.catalog() as catalog:
         assert list(catalog.decisions("exclude").values()) == ["rejected"]
     cell = page.locator(".cell.out")
@@ -369,7 +369,7 @@ def test_a_photo_under_two_labels_is_settled_by_one_key(serve, open_page, birds:
     assert choices.count() == 2
     wanted = choices.nth(1).inner_text()
     page.keyboard.press("2")
-    said(page, "Settle")
+    toast(page, "Settle")
     with server.catalog() as catalog:
         assert set(catalog.labels_said().values()) == {(wanted,)}
     page.wait_for_function("() => document.querySelector('.choice') === null")

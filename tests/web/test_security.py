@@ -203,7 +203,7 @@ class TestLabelingServer:
 
     def test_refusals_write_nothing_and_the_server_stays_up(self, serve, birds: Path):
         server = serve(birds)
-        photo = server.session.board.entries()[0].id
+        photo = server.session.index.states()[0].id
         action = {"kind": "flag", "photos": {photo: ""}}
         with server.client() as good:
             assert good.get("/api/photos").status_code == 200
@@ -261,7 +261,7 @@ class TestLabelingServer:
 
     def test_200_malformed_requests_are_refused_and_nothing_is_written(self, serve, birds: Path):
         server = serve(birds)
-        ids = [entry.id for entry in server.session.board.entries()][:3]
+        ids = [state.id for state in server.session.index.states()][:3]
         rng = random.Random(11)
         statuses = []
         for number in range(200):

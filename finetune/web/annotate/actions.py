@@ -1,4 +1,4 @@
-"""What a page may ask for: checked requests, and how each is written into the catalog."""
+"""Actions on photos: validated requests, and how each is written to the catalog."""
 
 from __future__ import annotations
 
@@ -29,13 +29,11 @@ Kind = Literal[
     "group",
     "ungroup",
 ]
-"""What can be done to photos."""
-
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
-MOST_PHOTOS = 20_000
-MOST_LABELS = 50
-LONGEST_LABEL = 200
+MAX_PHOTOS = 20_000
+MAX_LABELS = 50
+MAX_LABEL_LENGTH = 200
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\u2028\u2029\ud800-\udfff]")
 _ID = re.compile(r"[0-9a-f]{16}")
@@ -43,20 +41,20 @@ _VERSION = re.compile(r"(?:[0-9a-f]{12})?")
 
 
 class BadRequestError(Exception):
-    """A request that no page of ours would send; the message says what is wrong with it."""
+    """An invalid request; the message describes the error."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Action:
-    """A checked request.
+    """A validated request.
 
     Attributes:
-        kind: What to do.
-        photos: Id of each photo it is about, with the version that the page had before it.
+        kind: The action.
+        photos: Id of each photo, with the version that the page had shown.
         labels: For `label`, `add`, `remove` and `settle`.
         choices: For `accept`: the label of each photo, by id.
-        crop: For `crop`; None takes the square away.
-        keeper: For `keep`: the id of the photo that stays in the collection.
+        crop: For `crop`; None removes the crop.
+        keeper: For `keep`: id of the photo that stays in the collection.
     """
 
     kind: Kind
@@ -67,18 +65,18 @@ class Action:
     keeper: str | None = None
 
     @property
-    def what(self) -> str:
-        """The action in words, as undo will name it."""
+    def description(self) -> str:
+        """The action in words, as undo shows it."""
         count = len(self.photos)
         photos = f"{count:,} photo{'' if count == 1 else 's'}"
-        names = " + ".join(map(repr, self.labels)) or "as none of the labels"
+        names = " + ".join(map(repr, self.labels)) or "none of the labels"
         match self.kind:
             case "label":
                 return f"label {photos} {names}"
             case "add":
                 return f"add {names} to {photos}"
             case "remove":
-                return f"take {names} off {photos}"
+                return f"remove {names} from {photos}"
             case "accept":
                 different = sorted(set((self.choices or {}).values()))
                 return f"accept {', '.join(map(repr, different[:3]))} for {photos}"
@@ -88,23 +86,21 @@ class Action:
                 return f"clear the label of {photos}"
             case "keep":
                 return f"keep one of {photos}"
-            case "restore":
-                return f"take {photos} in again"
             case _:
                 return f"{self.kind} {photos}"
 
 
 def read_action(body: object) -> Action:
-    """Returns the action that a page's JSON asks for.
+    """Returns the action in a JSON request.
 
     Raises:
-        BadRequestError: It is not one.
+        BadRequestError: It is invalid.
     """
     if not isinstance(body, dict):
         raise BadRequestError("The request must be a JSON object.")
     kind = next((known for known in KINDS if known == body.get("kind")), None)
     if kind is None:
-        raise BadRequestError("'kind' is no action.")
+        raise BadRequestError("'kind' is not an action.")
     allowed = {"kind", "photos"} | set(_EXTRAS.get(kind, ()))
     if set(body) != allowed:
         raise BadRequestError(f"The action {kind} has the keys {', '.join(sorted(allowed))}.")
@@ -137,13 +133,13 @@ _EXTRAS: Mapping[str, tuple[str, ...]] = {
 
 
 def _photos(value: object) -> dict[str, str]:
-    if not isinstance(value, dict) or not 1 <= len(value) <= MOST_PHOTOS:
-        raise BadRequestError(f"'photos' must be an object with 1 to {MOST_PHOTOS:,} photos.")
+    if not isinstance(value, dict) or not 1 <= len(value) <= MAX_PHOTOS:
+        raise BadRequestError(f"'photos' must be an object with 1 to {MAX_PHOTOS:,} photos.")
     for photo_id, version in value.items():
         if not _ID.fullmatch(photo_id):
-            raise BadRequestError("'photos' has a key that is no photo.")
+            raise BadRequestError("'photos' has a key that is not a photo id.")
         if not isinstance(version, str) or not _VERSION.fullmatch(version):
-            raise BadRequestError("'photos' has a value that is no version.")
+            raise BadRequestError("'photos' has a value that is not a version.")
     return value
 
 
@@ -151,19 +147,19 @@ def read_label(value: object) -> str:
     """Returns a label in NFC.
 
     Raises:
-        BadRequestError: It is empty, too long, or has characters that cannot be seen.
+        BadRequestError: It is empty, too long, or has invisible characters.
     """
     if not isinstance(value, str) or _CONTROL.search(value):
-        raise BadRequestError("A label must be text on one line.")
+        raise BadRequestError("A label must be a single line of text.")
     label = nfc(value.strip())
-    if not 1 <= len(label) <= LONGEST_LABEL:
-        raise BadRequestError(f"A label must have 1 to {LONGEST_LABEL} characters.")
+    if not 1 <= len(label) <= MAX_LABEL_LENGTH:
+        raise BadRequestError(f"A label must have 1 to {MAX_LABEL_LENGTH} characters.")
     return label
 
 
 def _labels(value: object) -> tuple[str, ...]:
-    if not isinstance(value, list) or len(value) > MOST_LABELS:
-        raise BadRequestError(f"'labels' must be a list of {MOST_LABELS} labels or fewer.")
+    if not isinstance(value, list) or len(value) > MAX_LABELS:
+        raise BadRequestError(f"'labels' must be a list of {MAX_LABELS} labels or fewer.")
     return tuple(dict.fromkeys(read_label(label) for label in value))
 
 
@@ -190,13 +186,13 @@ def writer_of(
     shown: Mapping[str, tuple[str, ...]],
     annotator: str | None,
 ) -> Callable[[Pen], None]:
-    """Returns what writes an action into the catalog.
+    """Returns a function that writes an action to the catalog.
 
     Args:
         action: The action.
         digests: The digest of each of its photos, by id.
         shown: The labels that each photo was shown with, by id.
-        annotator: Name of who acts, or None.
+        annotator: Name of the person who acts, or None.
     """
 
     def write(pen: Pen) -> None:
@@ -204,17 +200,17 @@ def writer_of(
             word = pen.words[digest]
             match action.kind:
                 case "label":
-                    _speak(pen, digest, word, action.labels, annotator)
+                    _set_labels(pen, digest, word, action.labels, annotator)
                 case "add":
-                    _speak(pen, digest, word, (*shown[photo_id], *action.labels), annotator)
+                    _set_labels(pen, digest, word, (*shown[photo_id], *action.labels), annotator)
                 case "remove":
                     rest = set(shown[photo_id]) - set(action.labels)
-                    _speak(pen, digest, word, rest, annotator)
+                    _set_labels(pen, digest, word, rest, annotator)
                 case "accept":
                     label = (action.choices or {})[photo_id]
-                    _speak(pen, digest, word, (label,), annotator)
+                    _set_labels(pen, digest, word, (label,), annotator)
                 case "clear":
-                    _speak(pen, digest, word, None, annotator)
+                    _set_labels(pen, digest, word, None, annotator)
                 case "settle":
                     pen.label(digest, action.labels)
                     pen.decide(digest, SETTLED, "yes")
@@ -237,25 +233,25 @@ def writer_of(
     return write
 
 
-def _speak(
+def _set_labels(
     pen: Pen,
     digest: str,
     word: Word,
     labels: tuple[str, ...] | set[str] | None,
     annotator: str | None,
 ) -> None:
-    """Writes labels: an annotator's vote, and the photo's own label where that is theirs to set.
+    """Writes labels: an annotator's vote, and the photo's label if the annotator may set it.
 
-    Where two annotators differ, the photo keeps the label it had until the case is settled.
+    Where two annotators differ, the photo keeps its first label until the conflict is settled.
     """
     if annotator is None:
         pen.label(digest, labels)
         return
-    said = None if labels is None else tuple(sorted(set(labels)))
+    assigned = None if labels is None else tuple(sorted(set(labels)))
     votes = word.votes
     before = votes.pop(annotator, None)
-    vote = None if said is None else json.dumps(said, ensure_ascii=False)
+    vote = None if assigned is None else json.dumps(assigned, ensure_ascii=False)
     pen.decide(digest, VOTE + annotator, vote)
     is_ours = word.labels == before and word.labels not in votes.values()
     if word.labels is None or is_ours:
-        pen.label(digest, said)
+        pen.label(digest, assigned)

@@ -1,4 +1,4 @@
-"""The labeling page: its routes over a session."""
+"""ASGI application of the labeling page."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from finetune.errors import CollectionError, DecodeError, FinetuneError
 from finetune.web.annotate.actions import BadRequestError, read_action
 from finetune.web.annotate.agreement import agreements
 from finetune.web.annotate.annotations import StaleError
-from finetune.web.annotate.photo_index import Entry
-from finetune.web.annotate.session import Done, Session
-from finetune.web.annotate.workers import Adviser
+from finetune.web.annotate.photo_index import PhotoState
+from finetune.web.annotate.session import ActionResult, Session
+from finetune.web.annotate.workers import SuggestionWorker
 from finetune.web.security import Guard, Policy
 from finetune.web.server import STATIC_FOLDER, OwnFiles, templates
 
-_FOREVER = "private, max-age=31536000, immutable"
+_CACHE_FOREVER = "private, max-age=31536000, immutable"
 
 
-class Json(Response):
-    """Compact JSON in UTF-8."""
+class CompactJson(Response):
+    """JSON in UTF-8 without spaces."""
 
     media_type = "application/json"
 
@@ -42,128 +42,132 @@ class Json(Response):
 
 @dataclass(frozen=True)
 class Pages:
-    """The endpoints over one session."""
+    """Endpoints of one session; without a worker there are no suggestions."""
 
     session: Session
-    adviser: Adviser | None = None
+    worker: SuggestionWorker | None = None
 
     def home(self, request: Request) -> Response:
-        """The page itself; its photos come as JSON."""
+        """Returns the page; its photos follow as JSON."""
         name = self.session.root.resolve().name
         modules = sorted(file.name for file in (STATIC_FOLDER / "annotate").glob("*.js"))
         template = templates().get_template("annotate.html")
         return HTMLResponse(template.render(collection=name, modules=modules))
 
     def photos(self, request: Request) -> Response:
-        """All rows, or those that changed since a moment of the board's clock."""
+        """Returns all rows, or those that changed since a time of the index's clock."""
         text = request.query_params.get("since", "-1")
         if not text.removeprefix("-").isdecimal() or len(text) > 12:
             raise HTTPException(400, "'since' must be a number.")
-        return Json(self._state(int(text)))
+        return CompactJson(self._state(int(text)))
 
     def image(self, request: Request) -> Response:
-        """A photo by its id: small, or as large as a screen."""
-        entry = self.session.board.get(request.path_params["photo"])
+        """Returns a photo by its id, as a thumbnail or at screen size."""
+        state = self.session.index.get(request.path_params["photo"])
         kind = request.path_params["kind"]
-        if entry is None or kind not in ("thumb", "view"):
+        if state is None or kind not in ("thumb", "view"):
             raise HTTPException(404, "There is no such photo.")
-        if request.headers.get("if-none-match") == f'"{entry.id}"':
-            return Response(status_code=304, headers={"Cache-Control": _FOREVER})
+        if request.headers.get("if-none-match") == f'"{state.id}"':
+            return Response(status_code=304, headers={"Cache-Control": _CACHE_FOREVER})
         try:
-            jpeg = self.session.copy_of(entry, kind)
+            jpeg = self.session.thumbnail(state, kind)
         except DecodeError as error:
             raise HTTPException(415, f"This photo cannot be opened: {error.reason}.") from error
-        headers = {"Cache-Control": _FOREVER, "ETag": f'"{entry.id}"'}
+        headers = {"Cache-Control": _CACHE_FOREVER, "ETag": f'"{state.id}"'}
         return Response(jpeg, media_type="image/jpeg", headers=headers)
 
     async def act(self, request: Request) -> Response:
-        """Does one thing to photos."""
+        """Applies an action to photos."""
         action = read_action(await _json_of(request))
-        return await run_in_threadpool(self._answer, lambda: self.session.act(action))
+        return await run_in_threadpool(self._perform, lambda: self.session.act(action))
 
     async def undo(self, request: Request) -> Response:
-        """Takes the latest action back."""
+        """Undoes the latest action."""
         number = _number_of(await _json_of(request))
-        return await run_in_threadpool(self._answer, lambda: self.session.undo(number))
+        return await run_in_threadpool(self._perform, lambda: self.session.undo(number))
 
     async def redo(self, request: Request) -> Response:
-        """Does again what was undone last."""
+        """Redoes the action undone last."""
         number = _number_of(await _json_of(request))
-        return await run_in_threadpool(self._answer, lambda: self.session.redo(number))
+        return await run_in_threadpool(self._perform, lambda: self.session.redo(number))
 
     def similar(self, request: Request) -> Response:
-        """All photos by their likeness to one."""
-        ids = self.adviser.similar(self._asked(request, "to")) if self.adviser else []
+        """Returns all photo ids by similarity to one photo."""
+        state = self._requested(request)
+        ids = self.worker.similar(state) if self.worker else []
         if not ids:
-            raise HTTPException(409, "The photos have not been looked at yet. Try again soon.")
-        return Json({"ids": ids})
+            raise HTTPException(409, "This photo has not been analyzed yet. Try again shortly.")
+        return CompactJson({"ids": ids})
 
     def cohort(self, request: Request) -> Response:
-        """Look-alikes of a photo that probably have its label."""
-        entry = self._asked(request, "photo")
-        label, ids = self.adviser.cohort(entry) if self.adviser else (None, [])
-        return Json({"label": label, "ids": ids})
+        """Returns a photo's suggested label and similar photos that probably have it too."""
+        state = self._requested(request)
+        label, ids = self.worker.cohort(state) if self.worker else (None, [])
+        return CompactJson({"label": label, "ids": ids})
 
-    def square(self, request: Request) -> Response:
-        """The square around what a machine takes for a photo's subject, or null."""
-        entry = self._asked(request, "photo")
-        crop = self.adviser.square(entry) if self.adviser else None
-        return Json({"crop": crop and [crop.center_x, crop.center_y, crop.side]})
+    def subject_crop(self, request: Request) -> Response:
+        """Returns a crop around a photo's subject, or null."""
+        state = self._requested(request)
+        crop = self.worker.extractor.subject_crop(state) if self.worker else None
+        return CompactJson({"crop": crop and [crop.center_x, crop.center_y, crop.side]})
 
     def agreement(self, request: Request) -> Response:
-        """How far annotators agree."""
+        """Returns the agreement of each pair of annotators."""
         votes = [word.votes for word in self.session.catalog.words().values()]
-        return Json({"pairs": [asdict(pair) for pair in agreements(votes)]})
+        return CompactJson({"pairs": [asdict(pair) for pair in agreements(votes)]})
 
-    def _asked(self, request: Request, name: str) -> Entry:
-        entry = self.session.board.get(request.query_params.get(name, ""))
-        if entry is None:
+    def _requested(self, request: Request) -> PhotoState:
+        state = self.session.index.get(request.query_params.get("photo", ""))
+        if state is None:
             raise HTTPException(404, "There is no such photo.")
-        return entry
+        return state
 
-    def _answer(self, do: Callable[[], Done]) -> Response:
-        board = self.session.board
+    def _perform(self, action: Callable[[], ActionResult]) -> Response:
         try:
-            done = do()
+            result = action()
         except StaleError:
             self.session.refresh()
-            reason = "Changed in another window meanwhile. Nothing was overwritten."
-            return Json({"error": reason, **self._state(None)}, status_code=409)
-        rows = [entry.row(board.annotator) for entry in _distinct(done.entries)]
-        return Json({"did": done.what, "rows": rows, **self._head()})
+            reason = "Another window changed this first. Nothing was overwritten."
+            return CompactJson({"error": reason, **self._state(-1)}, status_code=409)
+        annotator = self.session.index.annotator
+        changed = {state.id: state.row(annotator) for state in result.states}
+        rows = list(changed.values())
+        return CompactJson({"did": result.description, "rows": rows, **self._head()})
 
     def _head(self) -> dict[str, Any]:
         undo, redo = self.session.catalog.latest()
-        return {"labels": self.session.board.labels, "undo": undo, "redo": redo}
+        return {"labels": self.session.index.labels, "undo": undo, "redo": redo}
 
-    def _state(self, since: int | None) -> dict[str, Any]:
-        board = self.session.board
-        heard = board.heard  # before the rows: what it counts is then in them
-        with board.lock:
-            clock = board.clock
-            rows = board.rows(-1 if since is None else since)
-        jobs = {"scan": asdict(board.jobs.scan), "advice": asdict(board.jobs.advice)}
+    def _state(self, since: int) -> dict[str, Any]:
+        index = self.session.index
+        # Before the rows, so that the rows include what it counts.
+        suggested_count = index.suggested_count
+        with index.lock:
+            clock = index.clock
+            rows = index.rows(since)
         return {
             "clock": clock,
             "rows": rows,
-            "jobs": jobs,
-            "annotator": board.annotator,
-            "said": board.said,
-            "heard": heard,
+            "jobs": asdict(index.jobs),
+            "annotator": index.annotator,
+            "actionCount": index.action_count,
+            "suggestedCount": suggested_count,
             **self._head(),
         }
 
 
-def annotate_app(session: Session, policy: Policy, adviser: Adviser | None = None) -> Starlette:
-    """Returns the labeling page as an ASGI application behind its guard."""
-    pages = Pages(session, adviser)
+def annotate_app(
+    session: Session, policy: Policy, worker: SuggestionWorker | None = None
+) -> Starlette:
+    """Returns the labeling page as an ASGI application with its security middleware."""
+    pages = Pages(session, worker)
     return Starlette(
         routes=[
             Route("/", pages.home),
             Route("/api/photos", pages.photos),
             Route("/api/similar", pages.similar),
             Route("/api/cohort", pages.cohort),
-            Route("/api/square", pages.square),
+            Route("/api/subject-crop", pages.subject_crop),
             Route("/api/agreement", pages.agreement),
             Route("/api/act", pages.act, methods=["POST"]),
             Route("/api/undo", pages.undo, methods=["POST"]),
@@ -173,15 +177,11 @@ def annotate_app(session: Session, policy: Policy, adviser: Adviser | None = Non
         ],
         middleware=[Middleware(Guard, policy=policy)],
         exception_handlers={
-            HTTPException: _refused,
+            HTTPException: _http_error,
             BadRequestError: _bad_request,
-            FinetuneError: _failed,
+            FinetuneError: _finetune_error,
         },
     )
-
-
-def _distinct(entries: tuple[Entry, ...]) -> list[Entry]:
-    return list({entry.id: entry for entry in entries}.values())
 
 
 async def _json_of(request: Request) -> object:
@@ -202,7 +202,7 @@ def _number_of(body: object) -> int:
     return number
 
 
-def _refused(request: Request, error: Exception) -> Response:
+def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     return JSONResponse({"error": error.detail}, error.status_code, headers=error.headers)
 
@@ -211,5 +211,5 @@ def _bad_request(request: Request, error: Exception) -> Response:
     return JSONResponse({"error": str(error)}, 400)
 
 
-def _failed(request: Request, error: Exception) -> Response:
+def _finetune_error(request: Request, error: Exception) -> Response:
     return JSONResponse({"error": str(error)}, 404 if isinstance(error, CollectionError) else 500)

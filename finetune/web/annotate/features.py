@@ -1,4 +1,4 @@
-"""What a backbone sees of the photos of a session, as far as it has looked."""
+"""Backbone features of a session's photos, computed in steps."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from finetune.errors import DecodeError, PhotoError, StorageError
 from finetune.files import read_json, write_json
 from finetune.photos.collection import Photo
 from finetune.photos.crops import Crop
-from finetune.web.annotate.photo_index import Entry
+from finetune.web.annotate.photo_index import PhotoState
 from finetune.web.annotate.session import Session
 
 if TYPE_CHECKING:
@@ -26,44 +26,46 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Features:
-    """Features of the photos that are known so far.
+    """Features of the photos embedded so far.
 
     Attributes:
-        ids: The photos.
+        ids: Ids of the photos.
         rows: ``(N, F) float32``, one row a photo.
     """
 
     ids: tuple[str, ...]
     rows: NDArray[np.float32]
 
-    def nearest(self, photo_id: str) -> list[str]:
-        """Returns all photos by their likeness to one, the likest first; [] if it is not there."""
-        return [self.ids[place] for place in self.nearest_places(photo_id)]
+    def nearest(self, photo_id: str) -> list[int]:
+        """Returns all positions in `ids` by cosine similarity to a photo, the most similar first.
 
-    def nearest_places(self, photo_id: str) -> list[int]:
-        """Returns the same as places in `ids`."""
+        Empty if the photo has no features.
+        """
         if photo_id not in self.ids:
             return []
         from finetune.curation.embedding import unit_rows
 
         rows = unit_rows(self.rows)
-        likeness = rows @ rows[self.ids.index(photo_id)]
-        places: list[int] = np.argsort(-likeness, kind="stable").tolist()
-        return places
+        similarity = rows @ rows[self.ids.index(photo_id)]
+        positions: list[int] = np.argsort(-similarity, kind="stable").tolist()
+        return positions
 
 
-class FeatureReader:
-    """Looks at the photos of a session, some at a time. What it found may be read from any thread.
+class FeatureExtractor:
+    """Embeds the photos of a session step by step. Results may be read from any thread.
+
+    Each photo is embedded through a crop around its subject: features of a small subject's
+    surroundings separate labels far worse.
 
     Args:
         session: The session.
 
     Attributes:
-        subjects: The squares that it looked through.
+        subjects: Subject crops, kept between sessions.
     """
 
     def __init__(self, session: Session) -> None:
-        self.subjects = Subjects(session.home / "subjects.json")
+        self.subjects = SubjectCache(session.cache_dir / "subjects.json")
         self._session = session
         self._rows: dict[str, NDArray[np.float32]] = {}
         self._embedder: Embedder | None = None
@@ -72,8 +74,8 @@ class FeatureReader:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def open(self) -> Embedder:
-        """Loads the backbone, which takes seconds; at once where that was done before."""
+    def load(self) -> Embedder:
+        """Loads the backbone, which takes seconds the first time."""
         if self._embedder is None:
             from finetune.curation.embedding import Embedder, load_backbone
             from finetune.curation.subject import SubjectFinder
@@ -83,58 +85,53 @@ class FeatureReader:
             self._finder = SubjectFinder(backbone)
         return self._embedder
 
-    def fresh(self) -> list[Entry]:
-        """Returns the photos that can be looked at and have not been."""
+    def pending(self) -> list[PhotoState]:
+        """Returns the readable photos without features."""
         return [
-            entry
-            for entry in self._session.board.entries()
-            if entry.photo is not None and entry.problem is None and entry.id not in self._rows
+            state
+            for state in self._session.index.states()
+            if state.photo is not None and state.problem is None and state.id not in self._rows
         ]
 
-    def read(self, entries: Sequence[Entry], go_on: Callable[..., None]) -> None:
-        """Looks at photos.
+    def extract(self, states: Sequence[PhotoState], progress: Callable[..., None]) -> None:
+        """Embeds photos.
 
         Args:
-            entries: The photos.
-            go_on: Called again and again; what it raises ends the looking.
+            states: The photos.
+            progress: Called repeatedly; an exception that it raises stops the work.
         """
-        embedder = self.open()
-        photos = [self._framed(entry.photo, go_on) for entry in entries if entry.photo is not None]
+        embedder = self.load()
+        photos = [self._with_crop(s.photo, progress) for s in states if s.photo is not None]
         found = embedder.embed(
-            self._session.root, photos, catalog=self._session.catalog_place, progress=go_on
+            self._session.root, photos, catalog=self._session.catalog_path, progress=progress
         )
         for row, position in zip(found.features, found.positions.tolist(), strict=True):
-            self.put(entries[position].id, row)
-        # One that cannot be opened after all is not tried again and again.
-        for entry in entries:
-            self._rows.setdefault(entry.id, np.zeros(found.features.shape[1], np.float32))
+            self.put(states[position].id, row)
+        # A photo that cannot be opened after all is not tried again and again.
+        for state in states:
+            self._rows.setdefault(state.id, np.zeros(found.features.shape[1], np.float32))
 
     def put(self, photo_id: str, row: NDArray[np.float32]) -> None:
-        """Takes the features ``(F,)`` of a photo."""
+        """Sets the features ``(F,)`` of a photo."""
         self._rows[photo_id] = row
 
-    def known(self) -> Features:
-        """Returns the features of all photos that were looked at."""
+    def features(self) -> Features:
+        """Returns the features of all photos embedded so far."""
         rows = dict(self._rows)
         stacked = np.stack(list(rows.values())) if rows else np.zeros((0, 1), np.float32)
         return Features(ids=tuple(rows), rows=stacked)
 
-    def square(self, entry: Entry) -> Crop | None:
-        """Returns the square around the subject of a photo; None where there is no backbone yet.
+    def subject_crop(self, state: PhotoState) -> Crop | None:
+        """Returns a crop around the subject of a photo; None before the backbone is loaded.
 
         Raises:
             DecodeError: The photo cannot be opened.
         """
         finder = self._finder
-        return None if finder is None else finder.crop_of(self._session.root / entry.path)
+        return None if finder is None else finder.crop_of(self._session.root / state.path)
 
-    def _framed(self, photo: Photo, go_on: Callable[..., None]) -> Photo:
-        """Returns a photo with the square through which it is looked at.
-
-        What surrounds a small subject says little about it: features of the square around it tell
-        the labels apart far better than features of the whole photo.
-        """
-        go_on()
+    def _with_crop(self, photo: Photo, progress: Callable[..., None]) -> Photo:
+        progress()
         if photo.crop is not None:
             return photo
         crop = self.subjects.get(photo.digest)
@@ -147,10 +144,10 @@ class FeatureReader:
         return dataclasses.replace(photo, crop=crop)
 
 
-class Subjects:
-    """Squares around subjects by the photos' digests: a cache that may be deleted.
+class SubjectCache:
+    """Subject crops by photo digest, in a file that may be deleted.
 
-    They are not proposals to a person, and no training sees them.
+    They are neither proposed to a person nor used in training.
 
     Args:
         path: Its JSON file.
@@ -159,25 +156,24 @@ class Subjects:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._crops: dict[str, Crop] = {}
-        self._saved = 0
         with contextlib.suppress(OSError, ValueError, TypeError, AttributeError, PhotoError):
             self._crops = {
                 str(digest): Crop(center_x=x, center_y=y, side=side)
                 for digest, (x, y, side) in read_json(path).items()
             }
-            self._saved = len(self._crops)
+        self._saved = len(self._crops)
 
     def get(self, digest: str) -> Crop | None:
-        """Returns the square of a photo, or None."""
+        """Returns the crop of a photo, or None."""
         return self._crops.get(digest)
 
     def put(self, digest: str, crop: Crop) -> None:
-        """Keeps the square of a photo."""
+        """Sets the crop of a photo."""
         self._crops[digest] = crop
 
-    def save(self, *, least: int = 500) -> None:
-        """Writes the file when there is much that is new, or with ``least=1`` anything."""
-        if len(self._crops) - self._saved < least:
+    def save(self, *, min_new: int = 500) -> None:
+        """Writes the file if at least `min_new` crops are new."""
+        if len(self._crops) - self._saved < min_new:
             return
         rows = {
             digest: [round(crop.center_x, 4), round(crop.center_y, 4), round(crop.side, 4)]

@@ -1,4 +1,4 @@
-"""All photos of a session as the page sees them: one row a photo, and which rows have changed."""
+"""In-memory index of a session's photos: what is known of each, and which ones changed."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from finetune.web.annotate.annotations import EXCLUDE, FLAG, SETTLED, SILENCE, W
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Advice:
-    """What a machine thinks of one photo.
+class Suggestions:
+    """Model output for one photo.
 
     Attributes:
-        ranked: Labels with probabilities, the likeliest first.
-        uncertainty: In [0, 1]: 0 for a photo whose label is clear to the machine.
+        ranked: Labels with probabilities, most likely first.
+        uncertainty: In [0, 1]; 0 where the model is certain.
         disagreement: Probability that none of the photo's own labels fits; None without labels.
     """
 
@@ -36,21 +36,21 @@ class Advice:
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class Entry:
+class PhotoState:
     """A file of the collection and all that is known of it now.
 
     Attributes:
-        id: Names this content of this file in addresses; says nothing of its path.
+        id: Names this content of this file in addresses; reveals nothing of its path.
         path: Path below the root, with ``/``.
-        folder_label: The label that its folder gives it, or None.
+        folder_label: Label given by its folder, or None.
         digest: Of its content; None until it has been read.
-        photo: What the scan found; None until then, and for a file that cannot be opened.
+        photo: Result of the scan; None until then, and for a file that cannot be opened.
         problem: Why it cannot be opened, or None.
-        word: What people said about it.
-        advice: What a machine thinks of it.
-        group: Key of its group of near-duplicates; None when it is alone.
-        asked: Its rank among the photos to ask about next, from 0; None further back.
-        changed_at: The board's clock when the row last changed.
+        word: Annotations by people.
+        suggestions: Model output.
+        group: Key of its group of near-duplicates; None outside any group.
+        rank: Position among the photos to label next, from 0; None beyond those.
+        changed_at: The index's clock at the latest change.
     """
 
     id: str
@@ -60,16 +60,15 @@ class Entry:
     photo: Photo | None = None
     problem: str | None = None
     word: Word = SILENCE
-    advice: Advice | None = None
+    suggestions: Suggestions | None = None
     group: str | None = None
-    asked: int | None = None
+    rank: int | None = None
     changed_at: int = 0
 
     def labels(self, annotator: str | None) -> tuple[tuple[str, ...], str]:
-        """Returns the labels to show, and whose word they are: person, folder or nobody ("").
+        """Returns the labels to show and their source: "person", "folder" or "" for none.
 
-        A named annotator sees only what that annotator said, so that two people's words stay
-        independent of each other.
+        A named annotator sees their own labels only, so that two people stay independent.
         """
         if annotator is not None:
             vote = self.word.votes.get(annotator)
@@ -79,25 +78,25 @@ class Entry:
         return ((), "") if self.folder_label is None else ((self.folder_label,), "folder")
 
     def row(self, annotator: str | None) -> dict[str, Any]:
-        """Returns the entry as a page shows it; what is not known or not so is left out."""
-        labels, by = self.labels(annotator)
+        """Returns the JSON row for the page; unknown and false values are left out."""
+        labels, source = self.labels(annotator)
         row: dict[str, Any] = {"id": self.id, "path": self.path}
-        word, photo, advice = self.word, self.photo, self.advice
+        word, photo, suggestions = self.word, self.photo, self.suggestions
         if labels:
             row["labels"] = labels
-        if by:
-            row["by"] = by
+        if source:
+            row["source"] = source
         if word.version:
             row["version"] = word.version
         if FLAG in word.decisions:
             row["flag"] = True
         if EXCLUDE in word.decisions:
-            row["out"] = True
+            row["rejected"] = True
         if word.crop is not None:
             row["crop"] = [word.crop.center_x, word.crop.center_y, word.crop.side]
-            row["cropBy"] = word.crop_by
-        if self.asked is not None:
-            row["ask"] = self.asked
+            row["cropSource"] = word.crop_by
+        if self.rank is not None:
+            row["rank"] = self.rank
         if self.group is not None:
             row["group"] = self.group
         if self.problem is not None:
@@ -109,13 +108,13 @@ class Entry:
                 row["taken"] = photo.taken_at
             if found := faults(photo.quality, photo.width, photo.height):
                 row["faults"] = found
-        if advice is not None:
-            if advice.ranked:
-                row["ranked"] = [[label, round(share, 3)] for label, share in advice.ranked]
-            if advice.uncertainty is not None:
-                row["unsure"] = round(advice.uncertainty, 3)
-            if advice.disagreement is not None:
-                row["doubt"] = round(advice.disagreement, 3)
+        if suggestions is not None:
+            if suggestions.ranked:
+                row["ranked"] = [[label, round(p, 3)] for label, p in suggestions.ranked]
+            if suggestions.uncertainty is not None:
+                row["uncertainty"] = round(suggestions.uncertainty, 3)
+            if suggestions.disagreement is not None:
+                row["disagreement"] = round(suggestions.disagreement, 3)
         votes = word.votes
         if len(votes) > 1 and (annotator is None or annotator in votes):
             row["votes"] = votes
@@ -124,14 +123,14 @@ class Entry:
 
 
 @dataclass(kw_only=True)
-class Progress:
-    """How far a background job is.
+class Job:
+    """Progress of a background job.
 
     Attributes:
         state: ``waiting``, ``running``, ``done`` or ``failed``.
-        done: Photos that are done.
-        total: Of how many; 0 when not known.
-        note: What is being done, or what went wrong.
+        done: Photos done.
+        total: Photos in all; 0 when not known.
+        note: Current step, or the error message.
     """
 
     state: str = "waiting"
@@ -144,22 +143,22 @@ class Progress:
 class Jobs:
     """The background jobs of a session."""
 
-    scan: Progress = field(default_factory=Progress)
-    advice: Progress = field(default_factory=Progress)
+    scan: Job = field(default_factory=Job)
+    suggestions: Job = field(default_factory=Job)
 
 
-class Board:
+class PhotoIndex:
     """The photos of a session. May be used from any thread.
 
     Args:
         root: The collection's folder.
         labels: Labels to offer from the start, in the order of their keys.
-        annotator: Name of who labels, or None.
+        annotator: Name of the person who labels, or None.
 
     Attributes:
         clock: Grows with each change of a row.
-        said: How many actions there were.
-        heard: How many of them the machine's advice takes into account.
+        action_count: Number of actions so far.
+        suggested_count: Number of actions that the suggestions take into account.
     """
 
     def __init__(
@@ -169,164 +168,156 @@ class Board:
         self.annotator = annotator
         self.jobs = Jobs()
         self.clock = 0
-        self.said = 0
-        self.heard = 0
+        self.action_count = 0
+        self.suggested_count = 0
         self.lock = threading.RLock()
-        self._entries: dict[str, Entry] = {}
-        self._paths: dict[str, Entry] = {}
-        self._digests: defaultdict[str, list[Entry]] = defaultdict(list)
+        self._states: dict[str, PhotoState] = {}
+        self._paths: dict[str, PhotoState] = {}
+        self._digests: defaultdict[str, list[PhotoState]] = defaultdict(list)
         self._words: dict[str, Word] = {}
         self._labels: dict[str, None] = dict.fromkeys(nfc(label) for label in labels)
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._states)
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Every label on offer; the place of one never changes during a session."""
+        """Every label on offer; a label keeps its position throughout a session."""
         with self.lock:
             return tuple(self._labels)
 
-    def entries(self) -> list[Entry]:
-        """Returns all entries, sorted by path."""
+    def states(self) -> list[PhotoState]:
+        """Returns all photos, sorted by path."""
         with self.lock:
-            return sorted(self._entries.values(), key=lambda entry: entry.path)
+            return sorted(self._states.values(), key=lambda state: state.path)
 
-    def get(self, photo_id: str) -> Entry | None:
-        """Returns the entry with this id, or None."""
-        return self._entries.get(photo_id)
+    def get(self, photo_id: str) -> PhotoState | None:
+        """Returns the photo with this id, or None."""
+        return self._states.get(photo_id)
 
-    def of_digest(self, digest: str) -> list[Entry]:
-        """Returns the entries with this content."""
+    def of_digest(self, digest: str) -> list[PhotoState]:
+        """Returns the photos with this content."""
         with self.lock:
             return list(self._digests.get(digest, ()))
 
-    def digest_of(self, entry: Entry) -> str:
-        """Returns the digest of an entry's content; read from the file where no scan has yet.
+    def digest_of(self, state: PhotoState) -> str:
+        """Returns the digest of a photo's content; reads the file if no scan has done so yet.
 
         Raises:
             CollectionError: The file cannot be read.
         """
-        if entry.digest is None:
+        if state.digest is None:
             try:
-                digest = digest_of((self.root / entry.path).read_bytes())
+                digest = digest_of((self.root / state.path).read_bytes())
             except OSError as error:
                 raise CollectionError(
-                    f"{entry.path} cannot be read: {(error.strerror or 'error').lower()}. "
-                    "Reload the page to see what is there."
+                    f"{state.path} cannot be read: {(error.strerror or 'error').lower()}. "
+                    "Reload the page to update the list of photos."
                 ) from error
             with self.lock:
-                self._give_digest(entry, digest)
-        return entry.digest or ""
+                self._set_digest(state, digest)
+        return state.digest or ""
 
-    def find(self, files: Sequence[FoundFile]) -> None:
-        """Takes the files that a walk found."""
+    def add_files(self, files: Sequence[FoundFile]) -> None:
+        """Adds the files found in the folder."""
         parts = find_parts(file.path for file in files)
         with self.lock:
             self.clock += 1
             for file in files:
                 photo_id = _id_of(file)
-                if photo_id in self._entries:
+                if photo_id in self._states:
                     continue
                 label, _ = place_of(file.path, parts)
-                entry = Entry(
+                state = PhotoState(
                     id=photo_id, path=file.path, folder_label=label, changed_at=self.clock
                 )
-                self._entries[photo_id] = entry
-                self._paths[file.path] = entry
-            self._offer(sorted({e.folder_label for e in self._entries.values() if e.folder_label}))
+                self._states[photo_id] = state
+                self._paths[file.path] = state
+            folder_labels = {state.folder_label for state in self._states.values()}
+            self.add_labels(sorted(label for label in folder_labels if label))
 
-    def learn(self, collection: Collection) -> None:
-        """Takes what a scan has found so far."""
+    def update_photos(self, collection: Collection) -> None:
+        """Adds the results of a scan, which may still be running."""
         with self.lock:
             self.clock += 1
             for photo in collection.photos:
-                entry = self._paths.get(photo.path)
-                if entry is not None and entry.photo is None:
-                    entry.photo = photo
-                    self._give_digest(entry, photo.digest)
-                    self._touch(entry)
+                state = self._paths.get(photo.path)
+                if state is not None and state.photo is None:
+                    state.photo = photo
+                    self._set_digest(state, photo.digest)
+                    state.changed_at = self.clock
             for problem in collection.problems:
-                entry = self._paths.get(problem.path)
-                if entry is not None and entry.problem != problem.reason:
-                    entry.problem = problem.reason
-                    self._touch(entry)
+                state = self._paths.get(problem.path)
+                if state is not None:
+                    self._set(state, "problem", problem.reason)
 
-    def hear(self, words: Mapping[str, Word]) -> None:
-        """Takes what people say of some photos now, by digest."""
+    def update_annotations(self, words: Mapping[str, Word]) -> None:
+        """Sets the annotations of some photos, by digest."""
         with self.lock:
             self.clock += 1
             self._words.update(words)
             for digest, word in words.items():
-                for entry in self._digests.get(digest, ()):
-                    if entry.word != word:
-                        entry.word = word
-                        self._touch(entry)
-            self._offer(sorted({label for word in words.values() for label in word.labels or ()}))
+                for state in self._digests.get(digest, ()):
+                    self._set(state, "word", word)
+            self.add_labels(
+                sorted({label for word in words.values() for label in word.labels or ()})
+            )
 
-    def hear_all(self, words: Mapping[str, Word]) -> None:
-        """Takes all that people say; of every other photo nobody says anything."""
+    def replace_annotations(self, words: Mapping[str, Word]) -> None:
+        """Sets all annotations, by digest; photos not among them have none."""
         with self.lock:
-            self.hear({**dict.fromkeys(self._words, SILENCE), **words})
+            self.update_annotations({**dict.fromkeys(self._words, SILENCE), **words})
 
-    def group(self, groups: Mapping[str, str]) -> None:
-        """Takes the groups of near-duplicates: key by path; photos that are alone are left out."""
-        with self.lock:
-            self.clock += 1
-            for path, entry in self._paths.items():
-                group = groups.get(path)
-                if entry.group != group:
-                    entry.group = group
-                    self._touch(entry)
-
-    def advise(self, advice: Mapping[str, Advice]) -> None:
-        """Takes what a machine thinks, by id."""
+    def set_groups(self, groups: Mapping[str, str]) -> None:
+        """Sets the near-duplicate groups: key by path; photos outside any group are left out."""
         with self.lock:
             self.clock += 1
-            for photo_id, thought in advice.items():
-                entry = self._entries.get(photo_id)
-                if entry is not None and entry.advice != thought:
-                    entry.advice = thought
-                    self._touch(entry)
+            for path, state in self._paths.items():
+                self._set(state, "group", groups.get(path))
 
-    def ask(self, ids: Sequence[str]) -> None:
-        """Takes which photos to ask a person about next, the most useful first."""
+    def update_suggestions(self, suggestions: Mapping[str, Suggestions]) -> None:
+        """Sets the suggestions of some photos, by id."""
+        with self.lock:
+            self.clock += 1
+            for photo_id, value in suggestions.items():
+                state = self._states.get(photo_id)
+                if state is not None:
+                    self._set(state, "suggestions", value)
+
+    def set_ranking(self, ids: Sequence[str]) -> None:
+        """Sets the photos to label next, the most informative first."""
         with self.lock:
             self.clock += 1
             ranks = {photo_id: rank for rank, photo_id in enumerate(ids)}
-            for entry in self._entries.values():
-                rank = ranks.get(entry.id)
-                if entry.asked != rank:
-                    entry.asked = rank
-                    self._touch(entry)
+            for state in self._states.values():
+                self._set(state, "rank", ranks.get(state.id))
 
-    def offer(self, labels: Iterable[str]) -> None:
+    def add_labels(self, labels: Iterable[str]) -> None:
         """Adds labels to those on offer."""
         with self.lock:
-            self._offer(labels)
+            for label in labels:
+                self._labels.setdefault(label)
 
     def rows(self, since: int = -1) -> list[dict[str, Any]]:
-        """Returns the rows that changed after `since` on the board's clock, sorted by path."""
+        """Returns the rows that changed after `since` on the index's clock, sorted by path."""
         with self.lock:
             return [
-                entry.row(self.annotator) for entry in self.entries() if entry.changed_at > since
+                state.row(self.annotator) for state in self.states() if state.changed_at > since
             ]
 
-    def _give_digest(self, entry: Entry, digest: str) -> None:
-        if entry.digest == digest:
+    def _set_digest(self, state: PhotoState, digest: str) -> None:
+        if state.digest == digest:
             return
-        if entry.digest is not None:
-            self._digests[entry.digest].remove(entry)
-        entry.digest = digest
-        entry.word = self._words.get(digest, SILENCE)
-        self._digests[digest].append(entry)
+        if state.digest is not None:
+            self._digests[state.digest].remove(state)
+        state.digest = digest
+        state.word = self._words.get(digest, SILENCE)
+        self._digests[digest].append(state)
 
-    def _touch(self, entry: Entry) -> None:
-        entry.changed_at = self.clock
-
-    def _offer(self, labels: Iterable[str]) -> None:
-        for label in labels:
-            self._labels.setdefault(label)
+    def _set(self, state: PhotoState, name: str, value: object) -> None:
+        if getattr(state, name) != value:
+            setattr(state, name, value)
+            state.changed_at = self.clock
 
 
 def _id_of(file: FoundFile) -> str:

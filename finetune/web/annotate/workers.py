@@ -1,4 +1,4 @@
-"""What goes on behind the page: reading new photos, grouping near-duplicates, small copies."""
+"""Background workers of a session: the scan, and label suggestions."""
 
 from __future__ import annotations
 
@@ -12,128 +12,29 @@ import numpy as np
 
 from finetune.errors import FinetuneError
 from finetune.photos.collection import Collection
-from finetune.photos.crops import Crop
 from finetune.photos.decode.pool import usable_cores
 from finetune.photos.scan import update
 from finetune.photos.split.grouping import photo_groups
 from finetune.web.annotate.annotations import EXCLUDE, WordCatalog
-from finetune.web.annotate.features import FeatureReader
-from finetune.web.annotate.photo_index import Entry
+from finetune.web.annotate.features import FeatureExtractor, Features
+from finetune.web.annotate.photo_index import Job, PhotoState
 from finetune.web.annotate.session import Session
 from finetune.web.annotate.suggestions import (
     Classifier,
-    Doubts,
-    Known,
-    Opinion,
-    RunAnswers,
+    Labeled,
+    LabelErrors,
+    Predictions,
+    RunPredictions,
     Suggester,
 )
 
 logger = logging.getLogger(__name__)
 
-_SHARE = 0.05
-"""Share of the time that telling the page of new photos may take while a scan runs."""
+RANKED_PHOTOS = 40
+"""Photos that are ranked by how informative their label would be."""
 
-
-class _StoppedError(Exception):
-    """The session is over."""
-
-
-class Reading:
-    """The background scan of a session.
-
-    Args:
-        session: The session whose board it fills.
-    """
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="reading", daemon=True)
-        self._tell_at = 0.0
-        self.collection: Collection | None = None
-        self.done = threading.Event()
-
-    def start(self) -> None:
-        """Begins."""
-        self._thread.start()
-
-    def stop(self, timeout_seconds: float = 5.0) -> None:
-        """Ends it; what was read so far is kept."""
-        self._stop.set()
-        if self._thread.ident is not None:
-            self._thread.join(timeout_seconds)
-
-    def _run(self) -> None:
-        job = self._session.board.jobs.scan
-        job.state = "running"
-        try:
-            # A connection of its own: a long read does not hold up what a person says.
-            with WordCatalog(self._session.catalog_file) as catalog:
-                update(
-                    catalog,
-                    self._session.root,
-                    self._session.found,
-                    workers=max(1, usable_cores() - 1),
-                    progress=lambda done, total: self._progress(catalog, done, total),
-                )
-                self._tell(catalog)
-            job.note = "grouping"
-            self._group()
-            job.state, job.note = "done", ""
-            self.done.set()
-            self._make_thumbnails()
-        except _StoppedError:
-            job.state = "waiting"
-        except FinetuneError as error:
-            job.state, job.note = "failed", str(error)
-            logger.warning("%s", error)
-        except Exception:
-            job.state, job.note = "failed", "reading the photos failed; see the terminal"
-            raise
-
-    def _progress(self, catalog: WordCatalog, done: int, total: int) -> None:
-        if self._stop.is_set():
-            raise _StoppedError
-        job = self._session.board.jobs.scan
-        job.done, job.total = done, total
-        if done < total and time.monotonic() > self._tell_at:
-            self._tell(catalog)
-
-    def _tell(self, catalog: WordCatalog) -> None:
-        started = time.monotonic()
-        self.collection = catalog.collection(self._session.root, with_excluded=True)
-        self._session.board.learn(self.collection)
-        took = time.monotonic() - started
-        self._tell_at = time.monotonic() + max(0.5, took / _SHARE)
-
-    def _group(self) -> None:
-        if self.collection is None:
-            return
-        photos = [photo for photo in self.collection.photos if photo.packed_hashes is not None]
-        keys = photo_groups(photos, said=self._session.catalog.groups())
-        sizes = Counter(keys)
-        self._session.board.group(
-            {photo.path: key for photo, key in zip(photos, keys, strict=True) if sizes[key] > 1}
-        )
-
-    def _make_thumbnails(self) -> None:
-        """Makes the cells of the grid ahead of their scrolling by, one after the other."""
-        thumbnails = self._session.thumbnails
-        for entry in self._session.board.entries():
-            if self._stop.is_set():
-                return
-            if entry.problem is None and not thumbnails.has(entry.id, "thumb"):
-                try:
-                    self._session.copy_of(entry, "thumb")
-                except FinetuneError as error:
-                    logger.info("%s", error)
-
-
-logger = logging.getLogger(__name__)
-
-ASKED = 40
-"""Photos that are ranked by how much a person's word on them would teach."""
+_EMIT_SHARE = 0.05
+"""Share of a scan's time that sending new photos to the page may take."""
 
 _FEATURE_STEP = 32
 _DEBOUNCE_SECONDS = 0.15
@@ -143,167 +44,267 @@ class _StoppedError(Exception):
     """The session is over."""
 
 
-class Adviser:
-    """Thinks in the background, whenever there are new photos or new labels.
+class Worker:
+    """A thread that works for a session and reports to a job; subclasses implement `work`."""
+
+    _join_seconds: float | None = None
+
+    def __init__(self, session: Session, job: Job, failure: str) -> None:
+        self._session = session
+        self._job = job
+        self._failure = failure
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=type(self).__name__, daemon=True)
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stops the thread and waits for it; finished work is kept."""
+        self._stop.set()
+        # A thread inside torch or a decoder when the process ends would abort it.
+        if self._thread.ident is not None:
+            self._thread.join(self._join_seconds)
+
+    def work(self) -> None:
+        """Does the work."""
+        raise NotImplementedError
+
+    def _run(self) -> None:
+        job = self._job
+        try:
+            self.work()
+        except _StoppedError:
+            job.state = "waiting"
+        except FinetuneError as error:
+            job.state, job.note = "failed", f"{self._failure}: {error}"
+            logger.warning("%s", error)
+        except Exception:
+            job.state, job.note = "failed", f"{self._failure}; see the terminal."
+            raise
+
+    def _raise_if_stopped(self, done: int = 0, total: int = 0) -> None:
+        if self._stop.is_set():
+            raise _StoppedError
+
+
+class ScanWorker(Worker):
+    """Scans the folder, groups near-duplicates, then makes thumbnails.
 
     Args:
-        session: The session that it advises.
-        classifier: Opens a trained run, in the background; None learns from labels alone.
-        head_start_seconds: Pause before it begins, so that the page is on screen first.
+        session: The session whose index it fills.
 
     Attributes:
-        features: What it has seen of the photos.
-        answers: What the trained run has said of them.
-        opinion: What it thinks now; None as long as it knows too little.
+        collection: The photos found so far.
+        done: Set when all photos are read and grouped.
+    """
+
+    _join_seconds = 5.0
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(session, session.index.jobs.scan, "Photos could not be read")
+        self._emit_at = 0.0
+        self.collection: Collection | None = None
+        self.done = threading.Event()
+
+    def work(self) -> None:
+        """Scans."""
+        job = self._job
+        job.state = "running"
+        # A connection of its own: a long scan does not delay a person's actions.
+        with WordCatalog(self._session.catalog_file) as catalog:
+            update(
+                catalog,
+                self._session.root,
+                self._session.files,
+                workers=max(1, usable_cores() - 1),
+                progress=lambda done, total: self._progress(catalog, done, total),
+            )
+            self._emit(catalog)
+        job.note = "grouping"
+        self._group()
+        job.state, job.note = "done", ""
+        self.done.set()
+        self._make_thumbnails()
+
+    def _progress(self, catalog: WordCatalog, done: int, total: int) -> None:
+        self._raise_if_stopped()
+        self._job.done, self._job.total = done, total
+        if done < total and time.monotonic() > self._emit_at:
+            self._emit(catalog)
+
+    def _emit(self, catalog: WordCatalog) -> None:
+        started = time.monotonic()
+        self.collection = catalog.collection(self._session.root, with_excluded=True)
+        self._session.index.update_photos(self.collection)
+        took = time.monotonic() - started
+        self._emit_at = time.monotonic() + max(0.5, took / _EMIT_SHARE)
+
+    def _group(self) -> None:
+        if self.collection is None:
+            return
+        photos = [photo for photo in self.collection.photos if photo.packed_hashes is not None]
+        keys = photo_groups(photos, said=self._session.catalog.groups())
+        sizes = Counter(keys)
+        self._session.index.set_groups(
+            {photo.path: key for photo, key in zip(photos, keys, strict=True) if sizes[key] > 1}
+        )
+
+    def _make_thumbnails(self) -> None:
+        thumbnails = self._session.thumbnails
+        for state in self._session.index.states():
+            if self._stop.is_set():
+                return
+            if state.problem is None and not thumbnails.has(state.id, "thumb"):
+                try:
+                    self._session.thumbnail(state, "thumb")
+                except FinetuneError as error:
+                    logger.info("%s", error)
+
+
+class SuggestionWorker(Worker):
+    """Updates suggestions whenever there are new photos or new labels.
+
+    Args:
+        session: The session.
+        load_classifier: Loads a trained run, in the background; None uses labels alone.
+        delay_seconds: Pause before it starts, so that the page appears first.
+
+    Attributes:
+        extractor: Features of the photos.
+        run_predictions: Predictions of the trained run.
+        predictions: The latest predictions; None while there are too few labels.
     """
 
     def __init__(
         self,
         session: Session,
-        classifier: Callable[[], Classifier] | None = None,
+        load_classifier: Callable[[], Classifier] | None = None,
         *,
-        head_start_seconds: float = 0.0,
+        delay_seconds: float = 0.0,
     ) -> None:
-        self.features = FeatureReader(session)
-        self.answers = RunAnswers()
-        self.opinion: Opinion | None = None
-        self._head_start_seconds = head_start_seconds
-        self._session = session
-        self._make_classifier = classifier
+        super().__init__(session, session.index.jobs.suggestions, "No suggestions")
+        self.extractor = FeatureExtractor(session)
+        self.run_predictions = RunPredictions()
+        self.predictions: Predictions | None = None
+        self._delay_seconds = delay_seconds
+        self._load_classifier = load_classifier
         self._suggester = Suggester()
-        self._doubts = Doubts()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="adviser", daemon=True)
-
-    def start(self) -> None:
-        """Begins."""
-        self._thread.start()
+        self._label_errors = LabelErrors()
 
     def stop(self) -> None:
-        """Ends it, within a batch of photos or a fold of a check."""
+        """Stops after the current photos or fold; finished work is kept."""
         self._stop.set()
         self._session.labeled.set()
-        # A thread that is inside of torch when the process ends would abort it.
-        if self._thread.ident is not None:
-            self._thread.join()
+        super().stop()
 
-    def cohort(self, entry: Entry) -> tuple[str | None, list[str]]:
-        """Returns the suggested label of a photo and its look-alikes that probably show it, too.
+    def cohort(self, state: PhotoState) -> tuple[str | None, list[str]]:
+        """Returns a photo's suggested label, and similar photos that probably have it too.
 
-        They have no label yet; the photo itself comes first.
+        They are unlabeled; the photo itself comes first.
         """
-        opinion = self.opinion
-        if opinion is None:
+        if self.predictions is None:
             return None, []
-        return opinion.cohort(entry.id, lambda other: self._is_open(self._session.board.get(other)))
+        index = self._session.index
+        return self.predictions.cohort(state.id, lambda other: self._is_open(index.get(other)))
 
-    def similar(self, entry: Entry) -> list[str]:
-        """Returns all photos by their likeness to one, the likest first; [] without features."""
-        return self.features.known().nearest(entry.id)
+    def similar(self, state: PhotoState) -> list[str]:
+        """Returns all photos by similarity to one, itself first; [] without features."""
+        features = self.extractor.features()
+        return [features.ids[position] for position in features.nearest(state.id)]
 
-    def square(self, entry: Entry) -> Crop | None:
-        """Returns the square around the subject of a photo; None where there is no backbone yet.
+    def suggest(self) -> None:
+        """Predicts labels for all photos and updates the index."""
+        from finetune.curation.suggestions import ask_next
 
-        Raises:
-            DecodeError: The photo cannot be opened.
-        """
-        return self.features.square(entry)
-
-    def think(self) -> None:
-        """Forms an opinion on all photos and tells the board."""
-        from finetune.curation import suggestions
-
-        board = self._session.board
-        features = self.features.known()
-        entries = [board.get(photo_id) for photo_id in features.ids]
-        own = self._labels_of(entries)
-        known = Known.of(own)
-        places = np.flatnonzero(np.array([self._is_open(entry) for entry in entries], bool))
-        opinion = self._suggester.opinion(features, known, self.answers, board.labels)
-        if opinion is not None:
-            self.opinion = opinion
-            shares = opinion.probabilities
-            doubts = self._doubts.advice(features.ids, own, self.answers)
-            board.advise(doubts | opinion.advice(places))
+        index = self._session.index
+        features, states, own = self._photos()
+        labeled = Labeled.of(own)
+        is_open = np.flatnonzero(np.array([self._is_open(state) for state in states], bool))
+        predictions = self._suggester.predict(features, labeled, self.run_predictions, index.labels)
+        if predictions is not None:
+            self.predictions = predictions
+            probabilities = predictions.probabilities
+            of_labeled = self._label_errors.suggestions(features.ids, own, self.run_predictions)
+            index.update_suggestions(of_labeled | predictions.suggestions(is_open))
         else:
-            # Nothing to doubt yet: the photos that are most unlike each other teach the most.
-            shares = np.full((len(features.ids), 2), 0.5)
-        asked = suggestions.ask_next(
-            shares[places], features.rows[places], features.rows[known.places], count=ASKED
+            # Without predictions, photos that differ most from each other teach the most.
+            probabilities = np.full((len(features.ids), 2), 0.5)
+        ranking = ask_next(
+            probabilities[is_open],
+            features.rows[is_open],
+            features.rows[labeled.positions],
+            count=RANKED_PHOTOS,
         )
-        board.ask([features.ids[places[at]] for at in asked])
+        index.set_ranking([features.ids[is_open[at]] for at in ranking])
 
-    def check(self) -> None:
-        """Asks models that never saw a labeled photo what it shows; when nothing else waits."""
-        board = self._session.board
-        features = self.features.known()
-        entries = [board.get(photo_id) for photo_id in features.ids]
-        own = self._labels_of(entries)
-        known = Known.of(own)
+    def check_labels(self) -> None:
+        """Finds doubtful labels out of fold and updates the index."""
+        features, states, own = self._photos()
+        labeled = Labeled.of(own)
         groups = [
-            getattr(entries[place], "group", None) or features.ids[place]
-            for place in known.places.tolist()
+            getattr(states[position], "group", None) or features.ids[position]
+            for position in labeled.positions.tolist()
         ]
-        if self._doubts.check(features, known, groups, self._go_on):
-            board.advise(self._doubts.advice(features.ids, own, self.answers))
+        if self._label_errors.update(features, labeled, groups, self._raise_if_stopped):
+            self._session.index.update_suggestions(
+                self._label_errors.suggestions(features.ids, own, self.run_predictions)
+            )
 
-    def _labels_of(self, entries: Sequence[Entry | None]) -> list[tuple[str, ...]]:
-        annotator = self._session.board.annotator
-        return [entry.labels(annotator)[0] if entry is not None else () for entry in entries]
-
-    def _is_open(self, entry: Entry | None) -> bool:
-        """Returns whether a photo still wants a label."""
-        if entry is None or entry.problem is not None or EXCLUDE in entry.word.decisions:
-            return False
-        _, by = entry.labels(self._session.board.annotator)
-        return not by
-
-    def _run(self) -> None:
-        job = self._session.board.jobs.advice
-        if self._stop.wait(self._head_start_seconds):
+    def work(self) -> None:
+        """Extracts features, suggests labels, and checks labels when there is nothing else."""
+        job, index, labeled = self._job, self._session.index, self._session.labeled
+        if self._stop.wait(self._delay_seconds):
             return
         try:
             job.state = "running"
-            # Heavy, and not needed for the first photo to be on screen.
-            self.features.open()
-            classifier = self._make_classifier() if self._make_classifier is not None else None
+            # Slow, and not needed to show the first photo.
+            self.extractor.load()
+            classifier = self._load_classifier() if self._load_classifier is not None else None
             while not self._stop.is_set():
-                fresh = self.features.fresh()[:_FEATURE_STEP]
-                if fresh:
+                pending = self.extractor.pending()[:_FEATURE_STEP]
+                if pending:
                     job.state = "running"
-                    self._learn(classifier, fresh)
-                    self.features.subjects.save()
-                elif job.state == "running" and self._session.board.jobs.scan.state != "running":
-                    self.features.subjects.save(least=1)
+                    self._extract(classifier, pending)
+                    self.extractor.subjects.save()
+                elif job.state == "running" and index.jobs.scan.state != "running":
+                    self.extractor.subjects.save(min_new=1)
                     job.state, job.done, job.total = "done", 0, 0
-                if fresh or self._session.labeled.is_set():
-                    self._session.labeled.clear()
-                    said = self._session.board.said
-                    self.think()
-                    self._session.board.heard = said
-                if not fresh and not self._session.labeled.wait(1.0):
-                    self.check()
-                elif not fresh:
-                    # Fast keys come in bursts: one thought for all of them.
+                if pending or labeled.is_set():
+                    labeled.clear()
+                    action_count = index.action_count
+                    self.suggest()
+                    index.suggested_count = action_count
+                if not pending and not labeled.wait(1.0):
+                    self.check_labels()
+                elif not pending:
+                    # Keys come in bursts: one update for all of them.
                     time.sleep(_DEBOUNCE_SECONDS)
         except _StoppedError:
-            self.features.subjects.save(least=1)
-        except FinetuneError as error:
-            job.state, job.note = "failed", f"No suggestions: {error}"
-            logger.warning("%s", error)
-        except Exception:
-            job.state, job.note = "failed", "No suggestions: see the terminal"
+            self.extractor.subjects.save(min_new=1)
             raise
 
-    def _go_on(self, done: int = 0, total: int = 0) -> None:
-        if self._stop.is_set():
-            raise _StoppedError
+    def _photos(self) -> tuple[Features, list[PhotoState | None], list[tuple[str, ...]]]:
+        """Returns the features so far, and the state and labels of the same photos."""
+        index = self._session.index
+        features = self.extractor.features()
+        states = [index.get(photo_id) for photo_id in features.ids]
+        own = [() if state is None else state.labels(index.annotator)[0] for state in states]
+        return features, states, own
 
-    def _learn(self, classifier: Classifier | None, fresh: Sequence[Entry]) -> None:
-        job = self._session.board.jobs.advice
-        self.features.read(fresh, self._go_on)
+    def _is_open(self, state: PhotoState | None) -> bool:
+        """Returns whether a photo is still to be labeled."""
+        if state is None or state.problem is not None or EXCLUDE in state.word.decisions:
+            return False
+        _, source = state.labels(self._session.index.annotator)
+        return not source
+
+    def _extract(self, classifier: Classifier | None, pending: Sequence[PhotoState]) -> None:
+        self.extractor.extract(pending, self._raise_if_stopped)
         if classifier is not None:
-            photos = [entry.photo for entry in fresh if entry.photo is not None]
-            self.answers.put([entry.id for entry in fresh], *classifier(photos))
-        job.done = len(self.features)
-        job.total = sum(entry.problem is None for entry in self._session.board.entries())
+            photos = [state.photo for state in pending if state.photo is not None]
+            self.run_predictions.put([state.id for state in pending], *classifier(photos))
+        self._job.done = len(self.extractor)
+        states = self._session.index.states()
+        self._job.total = sum(state.problem is None for state in states)

@@ -6,13 +6,13 @@ import pytest
 
 from finetune.photos.crops import Crop
 from finetune.web.annotate.annotations import EXCLUDE, FLAG, SETTLED, VOTE, Word
-from finetune.web.annotate.photo_index import Advice, Entry
+from finetune.web.annotate.photo_index import PhotoState, Suggestions
 
 ANN, BEN = VOTE + "ann", VOTE + "ben"
 
 
-def entry(**values: object) -> Entry:
-    return Entry(**{"id": "ab", "path": "heron/1.jpg", "folder_label": "heron", **values})
+def state(**values: object) -> PhotoState:
+    return PhotoState(**{"id": "ab", "path": "heron/1.jpg", "folder_label": "heron", **values})
 
 
 @pytest.mark.parametrize(
@@ -29,53 +29,53 @@ def entry(**values: object) -> Entry:
 def test_a_persons_word_is_shown_before_the_folders_and_an_annotator_sees_their_own(
     word: Word, annotator: str | None, shown: tuple[tuple[str, ...], str]
 ) -> None:
-    assert entry(word=word).labels(annotator) == shown
+    assert state(word=word).labels(annotator) == shown
 
 
 def test_without_a_folder_label_nobody_has_spoken() -> None:
-    assert entry(folder_label=None).labels(None) == ((), "")
+    assert state(folder_label=None).labels(None) == ((), "")
 
 
-def test_a_row_leaves_out_what_is_not_known_or_not_so() -> None:
-    assert entry(folder_label=None).row(None) == {"id": "ab", "path": "heron/1.jpg"}
+def test_a_row_leaves_out_unknown_and_false_values() -> None:
+    assert state(folder_label=None).row(None) == {"id": "ab", "path": "heron/1.jpg"}
 
 
-def test_a_row_has_what_people_and_the_machine_said() -> None:
+def test_a_row_has_annotations_and_suggestions() -> None:
     word = Word(
         labels=("owl", "wren"),
         crop=Crop(center_x=0.25, center_y=0.5, side=0.75),
         crop_by="person",
         decisions={FLAG: "", EXCLUDE: ""},
     )
-    advice = Advice(ranked=(("owl", 0.12345),), uncertainty=0.98765, disagreement=0.5)
-    row = entry(word=word, advice=advice, group="g", asked=3, problem="damaged").row(None)
+    suggestions = Suggestions(ranked=(("owl", 0.12345),), uncertainty=0.98765, disagreement=0.5)
+    row = state(word=word, suggestions=suggestions, group="g", rank=3, problem="damaged").row(None)
     assert row == {
         "id": "ab",
         "path": "heron/1.jpg",
         "labels": ("owl", "wren"),
-        "by": "person",
+        "source": "person",
         "version": word.version,
         "flag": True,
-        "out": True,
+        "rejected": True,
         "crop": [0.25, 0.5, 0.75],
-        "cropBy": "person",
-        "ask": 3,
+        "cropSource": "person",
+        "rank": 3,
         "group": "g",
         "problem": "damaged",
         "ranked": [["owl", 0.123]],
-        "unsure": 0.988,
-        "doubt": 0.5,
+        "uncertainty": 0.988,
+        "disagreement": 0.5,
     }
 
 
 def test_votes_are_shown_when_there_are_two_and_to_who_has_voted() -> None:
     alone = Word(decisions={ANN: '["owl"]'})
-    assert "votes" not in entry(word=alone).row(None)
+    assert "votes" not in state(word=alone).row(None)
     both = replace(alone, decisions={**alone.decisions, BEN: '["wren"]'})
     votes = {"ann": ("owl",), "ben": ("wren",)}
     for annotator in (None, "ann"):
-        row = entry(word=both).row(annotator)
+        row = state(word=both).row(annotator)
         assert (row["votes"], row["settled"]) == (votes, False)
-    assert "votes" not in entry(word=both).row("cleo")
+    assert "votes" not in state(word=both).row("cleo")
     settled = replace(both, decisions={**both.decisions, SETTLED: ""})
-    assert entry(word=settled).row(None)["settled"] is True
+    assert state(word=settled).row(None)["settled"] is True

@@ -30,20 +30,20 @@ def open_session(root: Path, **options: Any) -> Session:
 
 
 def act(session: Session, kind: str, *paths: str, **extra: Any) -> None:
-    entries = [entry for entry in session.board.entries() if entry.path in paths]
-    assert len(entries) == len(paths)
-    body = {"kind": kind, "photos": {entry.id: entry.word.version for entry in entries}, **extra}
+    states = [state for state in session.index.states() if state.path in paths]
+    assert len(states) == len(paths)
+    body = {"kind": kind, "photos": {state.id: state.word.version for state in states}, **extra}
     session.act(read_action(body))
 
 
 def shown(session: Session) -> dict[str, tuple[str, ...]]:
-    entries = session.board.entries()
-    return {entry.path: entry.labels(session.board.annotator)[0] for entry in entries}
+    states = session.index.states()
+    return {state.path: state.labels(session.index.annotator)[0] for state in states}
 
 
 def test_folder_labels_are_shown_until_a_person_speaks(photos: Path):
     session = open_session(photos)
-    assert session.board.labels == ("heron", "wren")
+    assert session.index.labels == ("heron", "wren")
     act(session, "add", "heron/000.jpg", labels=["young"])
     assert shown(session)["heron/000.jpg"] == ("heron", "young")
     act(session, "remove", "heron/000.jpg", labels=["heron"])
@@ -56,7 +56,7 @@ def test_folder_labels_are_shown_until_a_person_speaks(photos: Path):
 def test_a_label_can_be_given_before_the_scan_has_read_the_photo(make_photos):
     root = make_photos({"": 2})
     session = open_session(root, labels=["wren"])
-    assert all(entry.digest is None for entry in session.board.entries())
+    assert all(state.digest is None for state in session.index.states())
     act(session, "label", "000.jpg", labels=["wren"])
     session.close()
     assert {p.path: p.labels for p in scan(root, workers=1).photos} == {
@@ -71,8 +71,8 @@ def test_copies_of_a_photo_share_one_word(photos: Path):
     session = open_session(photos)
     act(session, "label", "heron/000.jpg", "wren/copy.jpg", labels=["finch"])
     assert shown(session)["wren/copy.jpg"] == shown(session)["heron/000.jpg"] == ("finch",)
-    first = next(e for e in session.board.entries() if e.path == "heron/000.jpg")
-    other = next(e for e in session.board.entries() if e.path == "wren/copy.jpg")
+    first = next(e for e in session.index.states() if e.path == "heron/000.jpg")
+    other = next(e for e in session.index.states() if e.path == "wren/copy.jpg")
     mixed = {"kind": "flag", "photos": {first.id: first.word.version, other.id: ""}}
     with pytest.raises(StaleError):
         session.act(read_action(mixed))
@@ -89,7 +89,7 @@ def test_annotators_do_not_see_each_other_and_a_difference_waits_to_be_settled(p
     assert set(shown(ben).values()) == {()}
     act(ben, "label", "heron/000.jpg", labels=["finch"])
     act(ben, "label", "heron/001.jpg", labels=["heron"])
-    rows = {row["path"]: row for row in ben.board.rows()}
+    rows = {row["path"]: row for row in ben.index.rows()}
     assert rows["heron/000.jpg"]["votes"] == {"anna": ("wren",), "ben": ("finch",)}
     assert shown(ben)["heron/000.jpg"] == ("finch",)
     ben.close()
@@ -97,7 +97,7 @@ def test_annotators_do_not_see_each_other_and_a_difference_waits_to_be_settled(p
     assert {p.path: p.labels for p in scan(photos, workers=1).photos}["heron/000.jpg"] == ("wren",)
     both = open_session(photos)
     act(both, "settle", "heron/000.jpg", labels=["finch"])
-    row = next(row for row in both.board.rows() if row["path"] == "heron/000.jpg")
+    row = next(row for row in both.index.rows() if row["path"] == "heron/000.jpg")
     assert row["settled"]
     assert row["labels"] == ("finch",)
     both.close()
@@ -127,7 +127,7 @@ def test_a_photo_that_is_not_there_is_refused(photos: Path):
     ("body", "message"),
     [
         ([], "The request must be a JSON object."),
-        ({"kind": "delete"}, "'kind' is no action."),
+        ({"kind": "delete"}, "'kind' is not an action."),
         ({"kind": "flag"}, "The action flag has the keys kind, photos."),
         (
             {"kind": "flag", "photos": {}},
@@ -135,7 +135,7 @@ def test_a_photo_that_is_not_there_is_refused(photos: Path):
         ),
         (
             {"kind": "label", "photos": {"0" * 16: ""}, "labels": ["a\nb"]},
-            "A label must be text on one line.",
+            "A label must be a single line of text.",
         ),
         (
             {"kind": "label", "photos": {"0" * 16: ""}, "labels": ["  "]},
@@ -147,7 +147,7 @@ def test_a_photo_that_is_not_there_is_refused(photos: Path):
         ),
     ],
 )
-def test_a_request_that_is_none_is_told_why(body: object, message: str):
+def test_an_invalid_request_is_refused_with_its_reason(body: object, message: str):
     with pytest.raises(BadRequestError) as error:
         read_action(body)
     assert str(error.value) == message

@@ -12,7 +12,7 @@ from finetune.photos.crops import Crop
 from finetune.photos.scan import scan
 from finetune.web.annotate.actions import read_action
 from finetune.web.annotate.session import Session
-from finetune.web.annotate.workers import Adviser
+from finetune.web.annotate.workers import SuggestionWorker
 
 
 @pytest.fixture
@@ -30,109 +30,111 @@ def session(make_photos, tmp_path: Path):
 
 
 @pytest.fixture
-def adviser(session: Session) -> Adviser:
+def suggestion_worker(session: Session) -> SuggestionWorker:
     """Knows features in three clear clusters, one of them wide."""
     rng = np.random.default_rng(0)
     centers = np.eye(8, dtype=np.float32)[:3]
-    made = Adviser(session)
-    for number, entry in enumerate(session.board.entries()):
+    made = SuggestionWorker(session)
+    for number, state in enumerate(session.index.states()):
         noise = rng.normal(0, 0.05 if number < 20 else 0.2, 8).astype(np.float32)
-        made.features.put(entry.id, centers[number // 10] + noise)
+        made.extractor.put(state.id, centers[number // 10] + noise)
     return made
 
 
 def label(session: Session, number: int, name: str) -> None:
-    entry = session.board.entries()[number]
-    body = {"kind": "label", "photos": {entry.id: entry.word.version}, "labels": [name]}
+    state = session.index.states()[number]
+    body = {"kind": "label", "photos": {state.id: state.word.version}, "labels": [name]}
     session.act(read_action(body))
 
 
 def rows(session: Session) -> list[dict[str, Any]]:
-    return session.board.rows()
+    return session.index.rows()
 
 
-def test_before_any_label_the_most_different_photos_are_asked_first(session, adviser):
-    adviser.think()
-    asked = sorted((row["ask"], number) for number, row in enumerate(rows(session)) if "ask" in row)
-    clusters = [number // 10 for _, number in asked[:3]]
+def test_before_any_label_the_most_different_photos_are_asked_first(session, suggestion_worker):
+    suggestion_worker.suggest()
+    rank = sorted(
+        (row["rank"], number) for number, row in enumerate(rows(session)) if "rank" in row
+    )
+    clusters = [number // 10 for _, number in rank[:3]]
     assert sorted(clusters) == [0, 1, 2]
     assert not any("ranked" in row for row in rows(session))
 
 
-def test_one_label_alone_suggests_nothing(session, adviser):
+def test_one_label_alone_suggests_nothing(session, suggestion_worker):
     label(session, 0, "x")
-    adviser.think()
+    suggestion_worker.suggest()
     assert not any("ranked" in row for row in rows(session))
 
 
-def test_neighbors_suggest_and_the_unknown_cluster_is_asked_next(session, adviser):
+def test_neighbors_suggest_and_the_unknown_cluster_is_asked_next(session, suggestion_worker):
     label(session, 0, "x")
     label(session, 10, "y")
-    adviser.think()
+    suggestion_worker.suggest()
     found = rows(session)
     assert all(row["ranked"][0][0] == "x" for row in found[1:10])
     assert all(row["ranked"][0][0] == "y" for row in found[11:20])
-    first = min(range(30), key=lambda number: found[number].get("ask", 99))
+    first = min(range(30), key=lambda number: found[number].get("rank", 99))
     assert first >= 20
-    assert np.mean([row["unsure"] for row in found[20:]]) > np.mean(
-        [row["unsure"] for row in found[1:10]]
+    assert np.mean([row["uncertainty"] for row in found[20:]]) > np.mean(
+        [row["uncertainty"] for row in found[1:10]]
     )
     # What a person labeled is neither asked nor advised upon.
-    assert "ask" not in found[0]
+    assert "rank" not in found[0]
     assert "ranked" not in found[0]
 
 
-def test_a_cohort_holds_open_look_alikes_of_one_suggestion(session, adviser):
+def test_a_cohort_holds_open_look_alikes_of_one_suggestion(session, suggestion_worker):
     for number, name in ((0, "x"), (10, "y"), (20, "z")):
         label(session, number, name)
-    adviser.think()
-    entries = session.board.entries()
-    name, ids = adviser.cohort(entries[3])
-    numbers = [int(session.board.get(photo_id).path[:2]) for photo_id in ids]
+    suggestion_worker.suggest()
+    states = session.index.states()
+    name, ids = suggestion_worker.cohort(states[3])
+    numbers = [int(session.index.get(photo_id).path[:2]) for photo_id in ids]
     assert name == "x"
     assert numbers[0] == 3
     assert set(numbers) <= set(range(1, 10))
     label(session, 4, "x")
-    assert entries[4].id not in adviser.cohort(entries[3])[1]
+    assert states[4].id not in suggestion_worker.cohort(states[3])[1]
 
 
-def test_a_wrong_label_is_doubted_by_models_that_did_not_learn_it(session, adviser):
+def test_a_wrong_label_is_doubted_by_models_that_did_not_learn_it(session, suggestion_worker):
     for number in range(30):
         label(session, number, "y" if number == 5 else "xyz"[number // 10])
-    adviser.think()
-    adviser.check()
+    suggestion_worker.suggest()
+    suggestion_worker.check_labels()
     found = rows(session)
-    doubts = [row["doubt"] for row in found]
+    doubts = [row["disagreement"] for row in found]
     assert int(np.argmax(doubts)) == 5
-    assert found[5]["doubt"] > 0.5
+    assert found[5]["disagreement"] > 0.5
     assert found[5]["ranked"][0][0] == "x"
     assert sum(doubt > 0.5 for doubt in doubts[:20]) == 1
 
 
-def test_similar_photos_come_first(session, adviser):
-    entries = session.board.entries()
-    ids = adviser.similar(entries[12])
-    assert ids[0] == entries[12].id
-    numbers = [int(session.board.get(photo_id).path[:2]) for photo_id in ids]
+def test_similar_photos_come_first(session, suggestion_worker):
+    states = session.index.states()
+    ids = suggestion_worker.similar(states[12])
+    assert ids[0] == states[12].id
+    numbers = [int(session.index.get(photo_id).path[:2]) for photo_id in ids]
     assert set(numbers[:10]) == set(range(10, 20))
     assert sorted(numbers) == list(range(30))
 
 
-def test_a_run_suggests_before_anything_is_labeled(session, adviser):
-    session.board.offer(["x", "q"])
-    ids = [entry.id for entry in session.board.entries()]
+def test_a_run_suggests_before_anything_is_labeled(session, suggestion_worker):
+    session.index.add_labels(["x", "q"])
+    ids = [state.id for state in session.index.states()]
     shares = np.array([[0.8, 0.2] if number % 2 else [0.1, 0.9] for number in range(30)])
-    adviser.answers.put(ids, ("x", "q"), shares)
-    adviser.think()
+    suggestion_worker.run_predictions.put(ids, ("x", "q"), shares)
+    suggestion_worker.suggest()
     found = rows(session)
     assert found[1]["ranked"] == [["x", 0.8], ["q", 0.2]]
     assert found[2]["ranked"] == [["q", 0.9], ["x", 0.1]]
 
 
-def test_advice_never_becomes_a_label(session, adviser):
+def test_advice_never_becomes_a_label(session, suggestion_worker):
     for number, name in ((0, "x"), (10, "y"), (20, "z")):
         label(session, number, name)
-    adviser.think()
+    suggestion_worker.suggest()
     assert {photo.path: photo.labels for photo in scan(session.root, workers=1).photos} == {
         f"{number:02d}.jpg": {0: ("x",), 10: ("y",), 20: ("z",)}.get(number, ())
         for number in range(30)
@@ -140,13 +142,13 @@ def test_advice_never_becomes_a_label(session, adviser):
 
 
 def test_the_whole_chain_learns_from_real_photos(serve, birds: Path, wait_until):
-    server = serve(birds, adviser=Adviser)
-    wait_until(lambda: server.session.board.jobs.advice.state == "done", 60)
-    entry = server.session.board.entries()[0]
+    server = serve(birds, suggestion_worker=SuggestionWorker)
+    wait_until(lambda: server.session.index.jobs.suggestions.state == "done", 60)
+    state = server.session.index.states()[0]
     with server.client() as client:
-        crop = client.get(f"/api/square?photo={entry.id}").json()["crop"]
+        crop = client.get(f"/api/subject-crop?photo={state.id}").json()["crop"]
         assert Crop(center_x=crop[0], center_y=crop[1], side=crop[2]).side <= 1
-        ids = client.get(f"/api/similar?to={entry.id}").json()["ids"]
-        good = [e.id for e in server.session.board.entries() if e.problem is None]
+        ids = client.get(f"/api/similar?photo={state.id}").json()["ids"]
+        good = [e.id for e in server.session.index.states() if e.problem is None]
         assert sorted(ids) == sorted(good)
-        assert client.get(f"/api/cohort?photo={entry.id}").status_code == 200
+        assert client.get(f"/api/cohort?photo={state.id}").status_code == 200

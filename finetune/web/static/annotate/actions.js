@@ -4,7 +4,7 @@ import { get, post, Refused } from "./api.js";
 import { count } from "./dom.js";
 import { guessOf, isLabeled, photos } from "./photos.js";
 import { queue } from "./queue.js";
-import { say } from "./said.js";
+import { toast } from "./toast.js";
 
 let last = Promise.resolve();
 
@@ -19,7 +19,7 @@ export function inTurn(work) {
       photos.take(error.body);
       queue.renew();
     }
-    say(error.message, { bad: true, stay: error.status === 0 || error.status === 401 });
+    toast(error.message, { bad: true, stay: error.status === 0 || error.status === 401 });
   });
   return last;
 }
@@ -30,7 +30,7 @@ async function act(kind, ids, extra = {}) {
   const answer = await post("/api/act", { kind, photos: seen, ...extra });
   photos.take(answer);
   dispatchEvent(new Event("acted"));
-  say(`${answer.did[0].toUpperCase()}${answer.did.slice(1)}`);
+  toast(`${answer.did[0].toUpperCase()}${answer.did.slice(1)}`);
   return answer;
 }
 
@@ -65,7 +65,7 @@ async function acceptAll(ids) {
   }
   const chosen = Object.keys(choices);
   if (!chosen.length) {
-    say("There is no suggestion yet. Label a photo or two of each kind first.");
+    toast("There is no suggestion yet. Label a photo or two of each kind first.");
     return;
   }
   if (await act("accept", chosen, { choices })) onward();
@@ -91,7 +91,7 @@ export const flag = toggle("flag", "unflag", (row) => row.flag);
 export const reject = () =>
   inTurn(async () => {
     const ids = queue.targets;
-    const back = ids.every((id) => photos.get(id).out);
+    const back = ids.every((id) => photos.get(id).rejected);
     if ((await act(back ? "restore" : "reject", ids)) && !back) onward();
   });
 
@@ -102,17 +102,17 @@ export const keep = () =>
     const row = photos.get(queue.cursor);
     const ids = photos.group(row?.group);
     if (ids.length < 2) {
-      say("This photo has no near-duplicates.");
+      toast("This photo has no near-duplicates.");
       return;
     }
-    const back = ids.every((id) => id === row.id ? !photos.get(id).out : photos.get(id).out);
+    const back = ids.every((id) => id === row.id ? !photos.get(id).rejected : photos.get(id).rejected);
     await (back ? act("restore", ids) : act("keep", ids, { keeper: row.id }));
   });
 
 export const together = () =>
   inTurn(async () => {
     const ids = queue.targets;
-    if (ids.length < 2) say("Select two photos or more that belong together.");
+    if (ids.length < 2) toast("Select two photos or more that belong together.");
     else await act("group", ids);
   });
 
@@ -126,13 +126,13 @@ export const settle = (contradiction, choice) =>
 const replay = (path, key, verb, nothing) => () =>
   inTurn(async () => {
     if (!photos[key]) {
-      say(nothing);
+      toast(nothing);
       return;
     }
     const answer = await post(path, { number: photos[key] });
     const changed = photos.take(answer);
     dispatchEvent(new Event("acted"));
-    say(`${verb}: ${answer.did}`);
+    toast(`${verb}: ${answer.did}`);
     const shown = changed.find((id) => queue.placeOf(id) >= 0);
     if (shown !== undefined) queue.move(shown);
   });
@@ -142,22 +142,22 @@ export const redo = replay("/api/redo", "redo", "Done again", "There is nothing 
 
 export function selectGroup() {
   const row = photos.get(queue.cursor);
-  const ids = photos.group(row?.group).filter((id) => !photos.get(id).out);
+  const ids = photos.group(row?.group).filter((id) => !photos.get(id).rejected);
   if (ids.length < 2) {
-    say("This photo has no near-duplicates.");
+    toast("This photo has no near-duplicates.");
     return;
   }
   const all = ids.every((id) => queue.selected.has(id)) && queue.selected.size === ids.length;
   queue.select(all ? [] : ids);
-  if (!all) say(`${count(ids.length, "near-duplicate")} selected`);
+  if (!all) toast(`${count(ids.length, "near-duplicate")} selected`);
 }
 
 export async function sortBySimilarity() {
   try {
-    const { ids } = await get(`/api/similar?to=${queue.cursor}`);
+    const { ids } = await get(`/api/similar?photo=${queue.cursor}`);
     queue.show({ sort: "similar", similar: ids });
   } catch (error) {
     if (!(error instanceof Refused)) throw error;
-    say(error.message, { bad: true });
+    toast(error.message, { bad: true });
   }
 }

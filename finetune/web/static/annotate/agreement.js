@@ -3,7 +3,7 @@
 import { get, Refused } from "./api.js";
 import { el, percent } from "./dom.js";
 import { showDialog } from "./help.js";
-import { say } from "./said.js";
+import { toast } from "./toast.js";
 
 const WORDS = [[0.8, "almost the same"], [0.6, "substantial"], [0.4, "moderate"], [0.2, "fair"], [-1, "slight"]];
 
@@ -18,7 +18,7 @@ export async function showAgreement() {
     );
   } catch (error) {
     if (!(error instanceof Refused)) throw error;
-    say(error.message, { bad: true });
+    toast(error.message, { bad: true });
   }
 }
 

@@ -111,9 +111,9 @@ function fill(cell, place) {
   cell.setAttribute("aria-selected", chosen);
   cell.classList.toggle("cursor", id === queue.cursor);
   cell.classList.toggle("labeled", labeled);
-  cell.classList.toggle("out", Boolean(row.out));
+  cell.classList.toggle("out", Boolean(row.rejected));
   cell.classList.toggle("bad", Boolean(row.problem));
-  cell.mark.textContent = (row.flag ? "⚑" : "") + (row.crop && row.cropBy === "person" ? " ▢" : "");
+  cell.mark.textContent = (row.flag ? "⚑" : "") + (row.crop && row.cropSource === "person" ? " ▢" : "");
   let text = labelText(row);
   if (row.problem) text = row.problem;
   else if (!labeled && guess) text = `${guess.label} ${percent(guess.share)}`;
@@ -133,7 +133,7 @@ export function describe(row) {
     fileName(row),
     labelText(row) || (guess ? `perhaps ${guess.label}, ${percent(guess.share)}` : "no label"),
     row.flag && "flagged",
-    row.out && "rejected",
+    row.rejected && "rejected",
     row.problem && `cannot be opened: ${row.problem}`,
     row.faults?.join(", "),
   ].filter(Boolean).join(", ");

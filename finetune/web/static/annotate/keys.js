@@ -8,7 +8,7 @@ import { photos } from "./photos.js";
 import { queue } from "./queue.js";
 import * as single from "./single.js";
 import { showHelp } from "./help.js";
-import { say } from "./said.js";
+import { toast } from "./toast.js";
 
 const inGrid = () => queue.view === "grid";
 const across = (by) => (event) => queue.step(by, { extend: event.shiftKey });
@@ -93,12 +93,12 @@ function selectNothing() {
 
 function toggleTogether() {
   queue.takeTogether(!queue.together);
-  say(queue.together ? "Near-duplicates get a label together." : "Each photo gets its own label.");
+  toast(queue.together ? "Near-duplicates get a label together." : "Each photo gets its own label.");
 }
 
 function acceptSuggestion() {
   if (justChanged() && queue.selected.size < 2) {
-    say("The suggestion has just changed: look again.");
+    toast("The suggestion has just changed: look again.");
     return undefined;
   }
   return actions.accept();
@@ -109,7 +109,7 @@ function acceptCohort() {
   if (inGrid() || !found || found.ids.length < 2) {
     const row = photos.get(queue.cursor);
     if (inGrid() && queue.selected.size > 1) return actions.accept();
-    say(row?.ranked ? "No look-alikes are shown for this photo." : "There is no suggestion yet.");
+    toast(row?.ranked ? "No look-alikes are shown for this photo." : "There is no suggestion yet.");
     return undefined;
   }
   return actions.acceptThese(found.label, found.ids);
@@ -159,7 +159,7 @@ function commandOf(event) {
   if (COMMANDS[key]) return COMMANDS[key];
   const name = labelOfKey(key);
   if (name) return () => actions.label([name]);
-  if (/^[1-9]$/.test(key)) return () => say(`There is no label ${key} yet. Type / and its name.`);
+  if (/^[1-9]$/.test(key)) return () => toast(`There is no label ${key} yet. Type / and its name.`);
   if (/^\p{L}$/u.test(event.key)) return () => openFinder(event.key);
   return null;
 }

@@ -1,7 +1,7 @@
 // The labels: their keys, how many photos each has, the suggestion, and the finder for new ones.
 
 import * as actions from "./actions.js";
-import { deeds } from "./deeds.js";
+import { commands } from "./commands.js";
 import { cap, el, figure, find, percent } from "./dom.js";
 import { guessOf, isLabeled, photos } from "./photos.js";
 import { queue } from "./queue.js";
@@ -52,7 +52,7 @@ box.append(
   suggestion,
   el("div", { className: "finder" }, input, cap("/")),
   list,
-  deeds,
+  commands,
 );
 
 // Labels that contain what was typed, those that begin with it first.
@@ -140,7 +140,7 @@ function drawSuggestion() {
   }
   if (isLabeled(row)) {
     put(
-      el("p", { className: "quiet" }, row.by === "folder" ? "Label of its folder" : "Labeled"),
+      el("p", { className: "quiet" }, row.source === "folder" ? "Label of its folder" : "Labeled"),
       el(
         "p",
         { className: "answer dotted", css: { "--hue": photos.hueOf(row.labels?.[0]) } },
@@ -153,7 +153,7 @@ function drawSuggestion() {
     return;
   }
   if (!guess) {
-    const text = photos.jobs.advice.state === "running" ? "Looking at the photos …" : "Not labeled yet";
+    const text = photos.jobs.suggestions.state === "running" ? "Looking at the photos …" : "Not labeled yet";
     suggestion.replaceChildren(el("p", { className: "quiet" }, text));
     return;
   }

@@ -8,8 +8,8 @@ import { showHelp } from "./help.js";
 import { KEYS, focusStage, listen } from "./keys.js";
 import { photos } from "./photos.js";
 import { FILTERS, queue, SORTS } from "./queue.js";
-import { say } from "./said.js";
-import "./deeds.js";
+import { toast } from "./toast.js";
+import "./commands.js";
 import "./grid.js";
 import "./labels.js";
 import "./single.js";
@@ -20,7 +20,7 @@ const EAGER_MS = 250; // after a label, until the suggestions know of it
 
 function drawBar() {
   const { counts, labeled } = photos.counts();
-  const all = [...photos.rows.values()].filter((row) => !row.out && !row.problem).length;
+  const all = [...photos.rows.values()].filter((row) => !row.rejected && !row.problem).length;
   find("progress").value = all ? labeled / all : 0;
   find("tally").textContent = `${figure(labeled)} of ${count(all, "photo")} labeled`;
   const shown = find("filter");
@@ -42,17 +42,17 @@ function drawBar() {
 }
 
 function drawJobs() {
-  const { scan, advice } = photos.jobs;
+  const { scan, suggestions } = photos.jobs;
   const lines = [];
   if (scan.state === "running") {
     lines.push(scan.note ? "Looking for near-duplicates …" : `Reading photos: ${figure(scan.done)} of ${figure(scan.total)}`);
   } else if (scan.state === "failed") {
     lines.push(scan.note);
   }
-  if (advice.state === "running" && advice.total) {
-    lines.push(`Looking at photos: ${figure(advice.done)} of ${figure(advice.total)}`);
-  } else if (advice.state === "failed") {
-    lines.push(advice.note);
+  if (suggestions.state === "running" && suggestions.total) {
+    lines.push(`Looking at photos: ${figure(suggestions.done)} of ${figure(suggestions.total)}`);
+  } else if (suggestions.state === "failed") {
+    lines.push(suggestions.note);
   }
   if (photos.annotator) lines.push(`Labeling as ${photos.annotator}`);
   const stale = queue.filter === "all" ? 0 : queue.stale;
@@ -85,7 +85,7 @@ function remember() {
 
 function recall() {
   const state = new URLSearchParams(location.hash.slice(1));
-  const open = [...photos.rows.values()].filter((row) => !row.by && !row.out && !row.problem).length;
+  const open = [...photos.rows.values()].filter((row) => !row.source && !row.rejected && !row.problem).length;
   const filter = state.get("show");
   const known = FILTERS.some(([name]) => name === filter) || photos.labels.some((label) => filter === `label:${label}`);
   const sort = SORTS.some(([name]) => name === state.get("sort") && name !== "similar") ? state.get("sort") : null;
@@ -111,16 +111,16 @@ async function poll() {
     if (photos.rows.size !== before) queue.renew();
     if (document.body.classList.contains("lost")) {
       document.body.classList.remove("lost");
-      say("Connected again.");
+      toast("Connected again.");
     }
   } catch (error) {
     if (!(error instanceof Refused)) throw error;
     document.body.classList.add("lost");
-    say(error.message, { bad: true, stay: true });
+    toast(error.message, { bad: true, stay: true });
   }
   const busy = Object.values(photos.jobs).some((job) => job.state === "running");
-  const behind = photos.heard < photos.said && photos.jobs.advice.state !== "failed";
-  const advised = photos.jobs.advice.state !== "waiting";
+  const behind = photos.suggestedCount < photos.actionCount && photos.jobs.suggestions.state !== "failed";
+  const advised = photos.jobs.suggestions.state !== "waiting";
   pollIn(behind && advised ? EAGER_MS : busy ? BUSY_MS : CALM_MS);
 }
 
@@ -168,4 +168,4 @@ async function start() {
   pollIn(BUSY_MS);
 }
 
-start().catch((error) => say(error.message, { bad: true, stay: true }));
+start().catch((error) => toast(error.message, { bad: true, stay: true }));

@@ -7,10 +7,10 @@ class Photos extends EventTarget {
   labels = [];
   undo = 0;
   redo = 0;
-  said = 0; // actions so far, and how many of them the suggestions know of
-  heard = 0;
+  actionCount = 0; // all actions, and those that the suggestions take into account
+  suggestedCount = 0;
   clock = -1;
-  jobs = { scan: { state: "waiting" }, advice: { state: "waiting" } };
+  jobs = { scan: { state: "waiting" }, suggestions: { state: "waiting" } };
   annotator = null;
   groupLabels = new Map(); // by group, until a row changes
   #groups = null;
@@ -26,7 +26,9 @@ class Photos extends EventTarget {
     if ("undo" in answer) [this.undo, this.redo] = [answer.undo, answer.redo];
     if ("clock" in answer) this.clock = answer.clock;
     if ("annotator" in answer) this.annotator = answer.annotator;
-    if ("heard" in answer) [this.said, this.heard] = [answer.said, answer.heard];
+    if ("suggestedCount" in answer) {
+      [this.actionCount, this.suggestedCount] = [answer.actionCount, answer.suggestedCount];
+    };
     if (answer.jobs) this.jobs = answer.jobs;
     const changed = [];
     for (const row of answer.rows ?? []) {
@@ -61,7 +63,7 @@ class Photos extends EventTarget {
     const counts = new Map(this.labels.map((label) => [label, 0]));
     let labeled = 0;
     for (const row of this.rows.values()) {
-      if (row.problem || row.out) continue;
+      if (row.problem || row.rejected) continue;
       if (isLabeled(row)) labeled += 1;
       for (const label of row.labels ?? []) counts.set(label, (counts.get(label) ?? 0) + 1);
     }
@@ -76,10 +78,10 @@ class Photos extends EventTarget {
 
 export const photos = new Photos();
 
-export const isLabeled = (row) => Boolean(row.by);
+export const isLabeled = (row) => Boolean(row.source);
 
 export const labelText = (row) =>
-  row.labels?.length ? row.labels.join(" + ") : row.by ? "none of the labels" : "";
+  row.labels?.length ? row.labels.join(" + ") : row.source ? "none of the labels" : "";
 
 export const guessOf = (row) => (row.ranked?.length ? { label: row.ranked[0][0], share: row.ranked[0][1] } : null);
 
@@ -94,7 +96,7 @@ export function labelsOfGroup(key) {
   const found = new Map();
   for (const id of photos.group(key)) {
     const row = photos.get(id);
-    if (row.out || !row.labels?.length) continue;
+    if (row.rejected || !row.labels?.length) continue;
     const text = labelText(row);
     if (!found.has(text)) found.set(text, { labels: row.labels, id });
   }
@@ -117,7 +119,7 @@ export function contradiction(row) {
   }
   const labels = row.group === undefined ? [] : labelsOfGroup(row.group);
   if (labels.length > 1) {
-    return { kind: "group", ids: photos.group(row.group).filter((id) => !photos.get(id).out), choices: labels };
+    return { kind: "group", ids: photos.group(row.group).filter((id) => !photos.get(id).rejected), choices: labels };
   }
   return null;
 }

@@ -12,19 +12,19 @@ const by = (key, direction = 1) => (a, b) => {
 };
 
 export const FILTERS = [
-  ["all", "all photos", (row) => !row.out && !row.problem],
-  ["unlabeled", "unlabeled", (row) => !isLabeled(row) && !row.out && !row.problem],
-  ["labeled", "labeled", (row) => isLabeled(row) && !row.out && !row.problem],
-  ["doubtful", "label in doubt", (row) => (row.doubt ?? 0) >= 0.5 && !row.out],
-  ["twice", "two labels for one", (row) => !row.out && contradiction(row)?.ids[0] === row.id],
+  ["all", "all photos", (row) => !row.rejected && !row.problem],
+  ["unlabeled", "unlabeled", (row) => !isLabeled(row) && !row.rejected && !row.problem],
+  ["labeled", "labeled", (row) => isLabeled(row) && !row.rejected && !row.problem],
+  ["doubtful", "label in doubt", (row) => (row.disagreement ?? 0) >= 0.5 && !row.rejected],
+  ["twice", "two labels for one", (row) => !row.rejected && contradiction(row)?.ids[0] === row.id],
   ["flagged", "flagged", (row) => row.flag],
-  ["cropped", "with a square", (row) => row.crop && !row.out],
-  ["bad", "bad photos", (row) => row.problem || (row.faults && !row.out)],
-  ["out", "rejected", (row) => row.out],
+  ["cropped", "with a square", (row) => row.crop && !row.rejected],
+  ["bad", "bad photos", (row) => row.problem || (row.faults && !row.rejected)],
+  ["out", "rejected", (row) => row.rejected],
 ];
 
 export const SORTS = [
-  ["useful", "most useful first", by((row) => row.ask)],
+  ["useful", "most useful first", by((row) => row.rank)],
   ["path", "folder", byPath],
   ["time", "time", by((row) => row.taken)],
   ["group", "near-duplicates", by((row) => row.group)],
@@ -34,8 +34,8 @@ export const SORTS = [
     if (!x || !y) return x ? -1 : y ? 1 : byPath(a, b);
     return x.label < y.label ? -1 : x.label > y.label ? 1 : y.share - x.share || byPath(a, b);
   }],
-  ["unsure", "uncertainty", by((row) => row.unsure, -1)],
-  ["doubt", "doubt about the label", by((row) => row.doubt, -1)],
+  ["unsure", "uncertainty", by((row) => row.uncertainty, -1)],
+  ["doubt", "doubt about the label", by((row) => row.disagreement, -1)],
 ];
 
 class Queue extends EventTarget {
@@ -53,7 +53,7 @@ class Queue extends EventTarget {
 
   matches(row) {
     const label = this.filter.startsWith("label:") ? this.filter.slice(6) : null;
-    if (label !== null) return Boolean(row.labels?.includes(label)) && !row.out;
+    if (label !== null) return Boolean(row.labels?.includes(label)) && !row.rejected;
     return FILTERS.find(([name]) => name === this.filter)[2](row);
   }
 
@@ -81,7 +81,7 @@ class Queue extends EventTarget {
     const row = photos.get(this.cursor);
     const one = this.view !== "single" || this.selected.size > 0 || this.alone === this.cursor;
     if (!this.together || one || !row || row.group === undefined || isLabeled(row)) return [];
-    const open = (id) => !isLabeled(photos.get(id)) && !photos.get(id).out;
+    const open = (id) => !isLabeled(photos.get(id)) && !photos.get(id).rejected;
     const ids = photos.group(row.group).filter(open);
     return ids.length > 1 ? ids : [];
   }
@@ -184,7 +184,7 @@ class Queue extends EventTarget {
     this.renew();
     const open = (id) => {
       const row = photos.get(id);
-      return !isLabeled(row) && !row.out && !row.problem;
+      return !isLabeled(row) && !row.rejected && !row.problem;
     };
     const wants = this.filter === "all" || this.filter.startsWith("label:") || this.filter === "labeled"
       ? () => true

@@ -50,7 +50,7 @@ function caption(row) {
     row.width && `${row.width} × ${row.height}`,
     row.faults?.join(", "),
   ].filter(Boolean);
-  const marks = [row.flag && "⚑ flagged", row.out && "✕ rejected", row.crop && "▢ square"].filter(Boolean);
+  const marks = [row.flag && "⚑ flagged", row.rejected && "✕ rejected", row.crop && "▢ square"].filter(Boolean);
   return el(
     "div",
     { className: "caption" },
@@ -102,7 +102,7 @@ function thumb(id, { current = false } = {}) {
     "button",
     {
       type: "button",
-      className: `thumb${current ? " current" : ""}${isMeant(id) ? " selected" : ""}${row.out ? " out" : ""}`,
+      className: `thumb${current ? " current" : ""}${isMeant(id) ? " selected" : ""}${row.rejected ? " out" : ""}`,
       "aria-label": describe(row),
       "aria-pressed": String(isMeant(id)),
       title: fileName(row),
@@ -235,17 +235,17 @@ export function draw() {
 
 async function askForCohort(row) {
   // Look-alikes that are shown stay as they are: a key may be on its way to accept them.
-  if (cohort.id === row.id && (cohort.heard === photos.heard || cohort.ids.length > 1)) return;
+  if (cohort.id === row.id && (cohort.suggestedCount === photos.suggestedCount || cohort.ids.length > 1)) return;
   const guess = guessOf(row);
   if (!guess || isLabeled(row) || row.problem) return;
-  cohort = { id: row.id, heard: photos.heard, label: guess.label, all: [], ids: [] };
+  cohort = { id: row.id, suggestedCount: photos.suggestedCount, label: guess.label, all: [], ids: [] };
   asking?.abort();
   asking = new AbortController();
   try {
     const answer = await get(`/api/cohort?photo=${row.id}`, { signal: asking.signal });
     if (shown !== row.id) return;
     cohort = { ...cohort, label: answer.label, all: answer.ids, ids: answer.ids };
-    box.dataset.cohort = `${row.id} ${cohort.heard}`;
+    box.dataset.cohort = `${row.id} ${cohort.suggestedCount}`;
     if (answer.ids.length > 1) draw();
   } catch (error) {
     if (!(error instanceof Refused)) throw error;
@@ -294,7 +294,7 @@ async function proposedSquare(id) {
     setTimeout(() => resolve({ crop: null }), PROPOSAL_MS);
   });
   try {
-    return (await Promise.race([get(`/api/square?photo=${id}`), late])).crop;
+    return (await Promise.race([get(`/api/subject-crop?photo=${id}`), late])).crop;
   } catch (error) {
     if (!(error instanceof Refused)) throw error;
     return null;

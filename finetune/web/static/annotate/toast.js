@@ -4,8 +4,8 @@ import { el, find } from "./dom.js";
 
 let timer = 0;
 
-export function say(text, { bad = false, stay = false } = {}) {
-  const box = find("said");
+export function toast(text, { bad = false, stay = false } = {}) {
+  const box = find("toast");
   box.replaceChildren(el("p", { className: bad ? "bad" : "" }, text));
   box.classList.add("shown");
   clearTimeout(timer);

@@ -6,24 +6,24 @@ import { photos } from "./photos.js";
 import { queue } from "./queue.js";
 import { enterCrop } from "./single.js";
 
-const DEEDS = [
+const COMMANDS = [
   ["Previous", "←", () => queue.step(-1)],
   ["Next", "→", () => queue.step(1)],
   ["Flag", "F", actions.flag, (row) => row.flag],
-  ["Reject", "X", actions.reject, (row) => row.out],
+  ["Reject", "X", actions.reject, (row) => row.rejected],
   ["Square", "C", enterCrop],
   ["No label", "⌫", actions.clear],
   ["Group", "G", actions.selectGroup],
   ["Similar", "S", actions.sortBySimilarity],
 ];
 
-export const deeds = el("div", { className: "deeds", role: "toolbar", "aria-label": "Photo" });
+export const commands = el("div", { className: "commands", role: "toolbar", "aria-label": "Photo" });
 
-const buttons = DEEDS.map(([text, key, run, isOn]) => {
+const buttons = COMMANDS.map(([text, key, run, isOn]) => {
   const button = el("button", { type: "button", on: { click: run } }, el("span", {}, text), cap(key));
   return { button, isOn };
 });
-deeds.append(...buttons.map(({ button }) => button));
+commands.append(...buttons.map(({ button }) => button));
 
 export function draw() {
   const row = photos.get(queue.cursor);
