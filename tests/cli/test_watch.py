@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typer.testing import Result
 from finetune.cli.console import output
 from finetune.cli.watch import draw
 from finetune.config_io import resolve
+from finetune.errors import RunError
 from finetune.runs import follow
 from finetune.runs.folder import RunFolder
 from finetune.runs.follow import Progress
@@ -90,16 +92,17 @@ def test_the_live_view_is_drawn_in_a_terminal(
     assert shown.rstrip().endswith(f"Next: finetune report {Path('runs') / 'garden'}")
 
 
+@pytest.fixture(scope="module")
+def trained(train_tiny: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of three epochs."""
+    return train_tiny(tmp_path_factory.mktemp("watch"), epochs=3)
+
+
 @pytest.fixture
-def finished(
-    make_photos: Callable[..., Path],
-    tmp_path: Path,
-    tiny_settings: dict[str, object],
-    monkeypatch: pytest.MonkeyPatch,
-) -> RunFolder:
-    photos = make_photos({"a": 8, "b": 8})
+def finished(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
+    """A copy of the run `trained` in ./runs/garden."""
     monkeypatch.chdir(tmp_path)
-    return train(photos, resolve({}, tiny_settings), run="garden").run
+    return RunFolder(shutil.copytree(trained, tmp_path / "runs" / "garden"))
 
 
 def test_a_finished_run_is_shown_once(run: Callable[..., Result], finished: RunFolder) -> None:
@@ -114,7 +117,7 @@ def test_a_finished_run_is_shown_once(run: Callable[..., Result], finished: RunF
 
 
 @pytest.mark.parametrize("mode", ["head", "full"])
-def test_a_running_training_is_followed_and_its_best_epochs_evaluated(
+def test_a_running_training_is_followed_and_its_best_epoch_evaluated(
     run: Callable[..., Result],
     mode: str,
     make_photos: Callable[..., Path],
@@ -122,7 +125,7 @@ def test_a_running_training_is_followed_and_its_best_epochs_evaluated(
     tiny_settings: dict[str, object],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The training itself calls the watcher, at the end of its second epoch."""
+    """The training itself starts watch at the end of its second epoch."""
     photos = make_photos({"a": 8, "b": 8})
     monkeypatch.chdir(tmp_path)
     shown: list[dict[str, Any]] = []
@@ -166,3 +169,27 @@ def test_watch_without_any_run_is_an_error(
     monkeypatch.chdir(tmp_path)
     result = run("watch", code=1)
     assert f"There is no run in {tmp_path / 'runs'}" in " ".join(result.stderr.split())
+
+
+def test_a_failed_evaluation_ends_the_evaluations_alone(
+    run: Callable[..., Result], finished: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*words: object, **options: object) -> None:
+        raise RunError("the checkpoint is damaged")
+
+    monkeypatch.setattr(follow, "open_best_epoch", fail)
+    content = json.loads(finished.config_file.read_text())
+    finished.config_file.write_text(json.dumps(content | {"finished": False}))
+    waits = 0
+
+    def finish(seconds: float) -> None:
+        nonlocal waits
+        waits += 1
+        finished.config_file.write_text(json.dumps(content))
+
+    monkeypatch.setattr(follow.follow_run, "__kwdefaults__", {"wait": finish})
+    with finished.held():
+        result = run("watch")
+    assert waits == 1
+    assert "Evaluation failed: the checkpoint is damaged" in " ".join(result.stderr.split())
+    assert "Next: finetune report" in result.stdout
