@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import json
 import tomllib
 import types
 import typing
@@ -21,6 +20,8 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import tomli_w
 
 from finetune.config import TrainConfig
 from finetune.errors import ConfigError
@@ -225,38 +226,16 @@ def settings_toml(
         <BLANKLINE>
     """
     usual = to_dict(TrainConfig())
-    blocks = []
-    if comment:
-        blocks.append("\n".join(f"# {line}".rstrip() for line in comment.splitlines()) + "\n")
-    for section, content in to_dict(config).items():
-        lines = [
-            f"{_key(name)} = {_value(value)}"
+    changed = {
+        section: {
+            name: value
             for name, value in content.items()
             if value is not None and (name in always or value != usual[section].get(name))
-        ]
-        if lines:
-            blocks.append("\n".join([f"[{section}]", *lines]) + "\n")
-    return "\n".join(blocks)
-
-
-def _key(name: str) -> str:
-    plain = name.replace("_", "").replace("-", "")
-    return name if plain.isascii() and plain.isalnum() else _text(name)
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int | float):
-        return repr(value)
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(_value(item) for item in value) + "]"
-    if isinstance(value, Mapping):
-        pairs = (f"{_key(str(name))} = {_value(item)}" for name, item in value.items())
-        return "{ " + ", ".join(pairs) + " }"
-    return _text(str(value))
-
-
-def _text(text: str) -> str:
-    # A JSON string is a TOML string, but for the delete character.
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+        }
+        for section, content in to_dict(config).items()
+    }
+    text = tomli_w.dumps({section: content for section, content in changed.items() if content})
+    if comment:
+        lines = "\n".join(f"# {line}".rstrip() for line in comment.splitlines())
+        return f"{lines}\n\n{text}"
+    return text

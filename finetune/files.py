@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import platformdirs
+
 from finetune.errors import StorageError
 
 HIDDEN_FOLDER = ".finetune"
@@ -115,8 +117,10 @@ def user_cache_folder() -> Path:
     override = os.environ.get("FINETUNE_CACHE")
     if override:
         return Path(override)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "finetune"
+    folder = platformdirs.user_cache_path("finetune", appauthor=False)
+    # Where earlier versions kept it on every system; catalogs in it stay in use.
+    earlier = Path.home() / ".cache" / "finetune"
+    return earlier if earlier.is_dir() and not folder.is_dir() else folder
 
 
 def _umask() -> int:

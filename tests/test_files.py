@@ -3,10 +3,18 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
+import platformdirs
 import pytest
 
 from finetune.errors import StorageError
-from finetune.files import replacing, safe_name, write_atomically, write_json, write_text
+from finetune.files import (
+    replacing,
+    safe_name,
+    user_cache_folder,
+    write_atomically,
+    write_json,
+    write_text,
+)
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
@@ -77,3 +85,18 @@ def test_safe_names_work_on_every_file_system(text: str, name: str) -> None:
 
 def test_safe_names_are_short_enough() -> None:
     assert len(safe_name("カ" * 300).encode()) <= 200
+
+
+def test_the_cache_folder_is_the_systems_unless_an_earlier_one_is_in_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FINETUNE_CACHE")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    usual = tmp_path / "Library" / "Caches" / "finetune"
+    monkeypatch.setattr(platformdirs, "user_cache_path", lambda *args, **options: usual)
+    assert user_cache_folder() == usual
+    earlier = tmp_path / ".cache" / "finetune"
+    earlier.mkdir(parents=True)
+    assert user_cache_folder() == earlier
+    usual.mkdir(parents=True)
+    assert user_cache_folder() == usual

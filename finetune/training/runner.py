@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import json
 import shutil
@@ -24,7 +25,7 @@ from finetune.runs.folder import RunFolder
 from finetune.runs.model_card import write_model_card
 from finetune.training.checkpoints import read_position
 from finetune.training.device import make_accelerator
-from finetune.training.events import Note
+from finetune.training.events import Event, Note
 from finetune.training.finetune import train_on_photos
 from finetune.training.linear_probe.probe import fill_features_only, train_on_features
 from finetune.training.prepared import Prepared
@@ -90,10 +91,12 @@ def execute(prepared: Prepared, started: datetime.datetime) -> RunResult:
     run = prepared.run
     with run.held():
         _forget_unfinished_epochs(run)
-        outcome, metrics = _outcome(prepared)
+        later: list[str] = []
+        outcome, metrics = _outcome(_noting(prepared, later))
         seconds = (datetime.datetime.now() - started).total_seconds()
         description = run.read(run.config_file)
         description |= outcome.summary()
+        description["notes"] = [*description.get("notes", []), *later]
         description["seconds"] = round(description.get("seconds", 0.0) + seconds, 3)
         write_json(run.config_file, description)
         write_model_card(run)
@@ -110,6 +113,17 @@ def execute(prepared: Prepared, started: datetime.datetime) -> RunResult:
     )
     prepared.world.broadcast(result)
     return result
+
+
+def _noting(prepared: Prepared, texts: list[str]) -> Prepared:
+    """Returns the training with a callback that also keeps the texts of notes."""
+
+    def callback(event: Event) -> None:
+        if isinstance(event, Note):
+            texts.append(event.text)
+        prepared.callback(event)
+
+    return dataclasses.replace(prepared, callback=callback)
 
 
 def _help(prepared: Prepared) -> None:

@@ -367,3 +367,18 @@ def test_the_run_opens_with_the_photos_and_the_network_gone(
     shutil.rmtree(tmp_path / "r")
     shutil.rmtree(photos)
     assert Predictor.load(elsewhere)(photo).label in COUNTS
+
+
+def test_notes_and_decisions_are_in_the_run(
+    photos: Path, tmp_path: Path, tiny_settings: dict[str, object]
+) -> None:
+    flags = {**tiny_settings, "optimizer": "sgd"}
+    events: list[Event] = []
+    run = train(photos, resolve({}, flags), run="r", runs=tmp_path, callback=events.append).run
+    description = run.read(run.config_file)
+    texts = [event.text for event in events if isinstance(event, Note)]
+    assert description["notes"] == texts
+    decisions = {item["setting"]: item for item in description["decisions"]}
+    assert decisions["mode"]["value"] == "head"
+    assert {item["reason"] for item in decisions.values()} <= set(texts)
+    assert any(text.startswith("L2 strength") for text in texts), "a note of the training itself"
