@@ -175,12 +175,9 @@ def print_agreement(root: Path, catalog: Path | None) -> None:
 
     from finetune.photos.catalog.catalog import open_catalog
     from finetune.web.annotate.agreement import agreements
-    from finetune.web.annotate.annotations import WordCatalog
 
     with open_catalog(root, catalog) as opened:
-        file = opened.path
-    with WordCatalog(file) as words:
-        pairs = agreements([word.votes for word in words.words().values()])
+        pairs = agreements([found.votes for found in opened.annotations().values()])
     output.document([asdict(pair) for pair in pairs])
     if not pairs:
         output.text("No photo has labels of two people yet: label it twice with --annotator NAME.")

@@ -124,7 +124,7 @@ def _evaluated_on(
     if all(record.multi_label for record in records):
         merged, _ = merge_copies(collection.photos)
         collection = dataclasses.replace(collection, photos=tuple(merged))
-        kept = [k for k, photo in enumerate(merged) if photo.labels or photo.spoken]
+        kept = [k for k, photo in enumerate(merged) if photo.labels or photo.confirmed]
         unusable = "without a label"
     else:
         kept = [k for k, photo in enumerate(collection.photos) if len(photo.labels) == 1]

@@ -168,7 +168,7 @@ def import_labels(
         plan = plan_import(
             table,
             collection,
-            opened.labels_said(),
+            opened.assigned_labels(),
             beside=labels if labels.is_dir() else labels.parent,
             overwrite=overwrite,
             empty_is_none=empty_is_none,

@@ -106,7 +106,7 @@ def propose_into(
     found = propose(collection, policy, settled=settled, progress=progress)
     # What an earlier run proposed where this one finds nothing must not stay.
     crops = {photo.digest: None for photo in found.nothing_found} | dict(found.crops)
-    catalog.set_crops(crops, source="model")
+    catalog.propose_crops(crops)
     return found
 
 
@@ -120,7 +120,10 @@ def accept(catalog: Catalog, digests: Sequence[str] | None = None) -> int:
     crops = catalog.crops()
     chosen = _by_model(catalog, digests)
     if chosen:
-        catalog.set_crops({digest: crops[digest] for digest in chosen}, source="person")
+        count = f"{len(chosen):,} photo{'' if len(chosen) == 1 else 's'}"
+        with catalog.writer(f"crop {count}", chosen) as writer:
+            for digest in chosen:
+                writer.set_crop(digest, crops[digest])
     return len(chosen)
 
 
@@ -128,7 +131,7 @@ def clear(catalog: Catalog, digests: Sequence[str] | None = None) -> int:
     """Takes a model's squares away, a person's being kept; returns how many."""
     chosen = _by_model(catalog, digests)
     if chosen:
-        catalog.set_crops(dict.fromkeys(chosen), source="model")
+        catalog.propose_crops(dict.fromkeys(chosen))
     return len(chosen)
 
 
@@ -137,7 +140,8 @@ def undo_accept(catalog: Catalog) -> str | None:
     latest = next((action for action in catalog.history() if not action.undone), None)
     if latest is None or not latest.what.startswith("crop "):
         return None
-    return catalog.undo()
+    undone = catalog.undo(latest.number)
+    return None if undone is None else undone.what
 
 
 def _by_model(catalog: Catalog, digests: Sequence[str] | None) -> list[str]:

@@ -17,7 +17,7 @@ from finetune.errors import DecodeError
 from finetune.photos.collection import pack_hashes
 from finetune.photos.crops import Crop, load_square, needed_side, square
 from finetune.photos.decode.decoder import DecodedPhoto, read_photo
-from finetune.photos.metadata import PhotoFacts, Status
+from finetune.photos.metadata import PhotoMetadata, Status
 from finetune.photos.near_duplicates.hashing import HASH_SIDE_PIXELS, hash_with_mirror
 from finetune.photos.quality import MEASURED_SIDE_PIXELS, measure, small_gray
 
@@ -74,7 +74,7 @@ class Analysis:
     status: Status
     reason: str | None = None
     digest: str | None = None
-    facts: PhotoFacts | None = None
+    facts: PhotoMetadata | None = None
     crop: Crop | None = None
     square: NDArray[np.uint8] | None = None
 
@@ -145,11 +145,11 @@ def _square(content: bytes, preprocessing: SquareSpec, crop: Crop | None) -> NDA
     )
 
 
-def _facts(digest: str, decoded: DecodedPhoto) -> PhotoFacts:
+def _facts(digest: str, decoded: DecodedPhoto) -> PhotoMetadata:
     # Made once for both: what they measure is coarser still.
     gray = small_gray(decoded.image)
     quality = measure(gray)
-    return PhotoFacts(
+    return PhotoMetadata(
         digest=digest,
         width=decoded.width,
         height=decoded.height,

@@ -44,7 +44,7 @@ class Photo:
         packed_hashes: 64 bytes, read by `hashes` and `mirror_hashes`; None when there are none.
         quality: Brightness, contrast and sharpness; None when not measured.
         file_bytes: Size of the file.
-        spoken: Whether a person said which labels the photo has; where none, that none fits.
+        confirmed: Whether a person set the labels; with no labels, that none fits.
     """
 
     path: str
@@ -60,7 +60,7 @@ class Photo:
     packed_hashes: bytes | None = None
     quality: Quality | None = None
     file_bytes: int = 0
-    spoken: bool = False
+    confirmed: bool = False
 
     @property
     def hashes(self) -> PhotoHashes | None:

@@ -10,7 +10,7 @@ Status = Literal["ok", "bad", "unread"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PhotoFacts:
+class PhotoMetadata:
     """What was measured of one content; the columns of the table ``photo``."""
 
     digest: str
@@ -27,7 +27,7 @@ class PhotoFacts:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FileFacts:
+class FileMetadata:
     """What was found at one path.
 
     Attributes:

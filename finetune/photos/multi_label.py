@@ -54,7 +54,7 @@ def multilabel_photos(
             "Name the folder as it is called below PHOTOS."
         )
     merged, copies = merge_copies(marked)
-    none = [photo for photo in merged if not photo.labels and photo.spoken]
+    none = [photo for photo in merged if not photo.labels and photo.confirmed]
     rest = [photo for photo in merged if photo.labels]
     unknown = len(merged) - len(none) - len(rest)
     checked = check_labels(
@@ -94,9 +94,9 @@ def _lies_in(photo: Photo, folder: str) -> bool:
 
 
 def _without_labels(photo: Photo, negatives: str | None) -> Photo:
-    if negatives is None or photo.spoken or not _lies_in(photo, negatives):
+    if negatives is None or photo.confirmed or not _lies_in(photo, negatives):
         return photo
-    return dataclasses.replace(photo, labels=(), spoken=True)
+    return dataclasses.replace(photo, labels=(), confirmed=True)
 
 
 def merge_copies(photos: Sequence[Photo]) -> tuple[list[Photo], int]:
@@ -105,17 +105,17 @@ def merge_copies(photos: Sequence[Photo]) -> tuple[list[Photo], int]:
     The number is that of the copies that were merged into another.
     """
     labels_of: dict[str, set[str]] = {}
-    spoken: set[str] = set()
+    confirmed: set[str] = set()
     for photo in photos:
         labels_of.setdefault(photo.digest, set()).update(photo.labels)
-        if photo.spoken:
-            spoken.add(photo.digest)
-    merged = list(_first_copies(photos, labels_of, spoken))
+        if photo.confirmed:
+            confirmed.add(photo.digest)
+    merged = list(_first_copies(photos, labels_of, confirmed))
     return merged, len(photos) - len(merged)
 
 
 def _first_copies(
-    photos: Sequence[Photo], labels_of: dict[str, set[str]], spoken: set[str]
+    photos: Sequence[Photo], labels_of: dict[str, set[str]], confirmed: set[str]
 ) -> Iterator[Photo]:
     seen = set()
     for photo in photos:
@@ -123,7 +123,7 @@ def _first_copies(
         if key not in seen:
             seen.add(key)
             labels = tuple(sorted(labels_of[photo.digest]))
-            yield dataclasses.replace(photo, labels=labels, spoken=photo.digest in spoken)
+            yield dataclasses.replace(photo, labels=labels, confirmed=photo.digest in confirmed)
 
 
 def _photos(count: int) -> str:

@@ -26,7 +26,7 @@ from finetune.photos.catalog.catalog import Catalog, open_catalog
 from finetune.photos.collection import Collection
 from finetune.photos.crops import Crop
 from finetune.photos.decode.pool import analyze_all
-from finetune.photos.metadata import FileFacts, PhotoFacts
+from finetune.photos.metadata import FileMetadata, PhotoMetadata
 from finetune.photos.walk import Found, FoundFile, require_photos
 
 _COMMIT_SECONDS = 1.0
@@ -124,7 +124,7 @@ class _Planner:
     """Decides which files must be read, and what is wanted of each."""
 
     def __init__(
-        self, catalog: Catalog, known: Mapping[str, FileFacts], sink: PixelSink | None
+        self, catalog: Catalog, known: Mapping[str, FileMetadata], sink: PixelSink | None
     ) -> None:
         self._known = known
         self._analyzed = catalog.analyzed(ANALYSIS_VERSION)
@@ -153,14 +153,14 @@ class _Planner:
             tasks[Task(path=f"{root}/{file.path}", known=candidates)] = file
         return tasks
 
-    def _unchanged(self, file: FoundFile, before: FileFacts) -> bool:
+    def _unchanged(self, file: FoundFile, before: FileMetadata) -> bool:
         if (before.size, before.mtime_ns) != (file.size, file.mtime_ns):
             return False
         if before.status == "ok":
             return before.digest in self._analyzed
         return before.status == "bad" and before.reader == self._reader
 
-    def _gone(self, files: Sequence[FoundFile]) -> dict[int, list[FileFacts]]:
+    def _gone(self, files: Sequence[FoundFile]) -> dict[int, list[FileMetadata]]:
         """Returns the files that have gone from where they were, by size."""
         here = {file.path for file in files}
         gone = defaultdict(list)
@@ -170,7 +170,10 @@ class _Planner:
         return gone
 
     def _candidates(
-        self, file: FoundFile, before: FileFacts | None, gone: Mapping[int, Sequence[FileFacts]]
+        self,
+        file: FoundFile,
+        before: FileMetadata | None,
+        gone: Mapping[int, Sequence[FileMetadata]],
     ) -> dict[str, Wanted]:
         name = file.path.rpartition("/")[2]
         same_size = sorted(
@@ -193,14 +196,14 @@ class _Writer:
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
         self._reader = reader_version()
-        self._files: list[FileFacts] = []
-        self._photos: list[PhotoFacts] = []
+        self._files: list[FileMetadata] = []
+        self._photos: list[PhotoMetadata] = []
         self._last = time.monotonic()
 
     def add(self, file: FoundFile, analysis: Analysis) -> None:
         """Takes a result."""
         self._files.append(
-            FileFacts(
+            FileMetadata(
                 path=file.path,
                 size=file.size,
                 mtime_ns=file.mtime_ns,

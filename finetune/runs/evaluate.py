@@ -178,7 +178,7 @@ def _labels_sorted_out(
     left_out = 0
     merged, _ = merge_copies(collection.photos)
     for photo in merged:
-        if not photo.labels and not photo.spoken:
+        if not photo.labels and not photo.confirmed:
             left_out += 1
             continue
         labels = tuple(label for label in photo.labels if label in index)

@@ -98,7 +98,8 @@ def test_agreement_of_two_people_is_printed(run, make_photos):
     with open_catalog(root) as catalog:
         for name, votes in (("anna", "xxyy"), ("ben", "xyyy")):
             for digest, vote in zip(digests, votes, strict=True):
-                catalog.decide([digest], f"label by {name}", json.dumps([vote]))
+                with catalog.writer("vote", [digest]) as writer:
+                    writer.set_decision(digest, f"label by {name}", json.dumps([vote]))
     result = run("annotate", root, "--agreement")
     assert result.stdout.splitlines()[0] == (
         "anna and ben: kappa 0.50, the same label on 75% of 4 photos"

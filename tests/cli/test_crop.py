@@ -71,8 +71,8 @@ def test_squares_are_proposed_kept_shown_and_written(
 
 def test_a_persons_square_is_never_replaced(run: Callable[..., Result], birds: Path) -> None:
     photo, mine = scan(birds).photos[0], Crop(center_x=0.1, side=0.2)
-    with open_catalog(birds) as catalog:
-        catalog.set_crop(photo.digest, mine)
+    with open_catalog(birds) as catalog, catalog.writer("crop", [photo.digest]) as writer:
+        writer.set_crop(photo.digest, mine)
     result = run("crop", birds, "--method", "center")
     assert "3 photos with a proposed square." in result.stdout
     assert "1 photo with a square of yours, which is kept." in result.stdout

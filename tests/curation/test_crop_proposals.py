@@ -69,8 +69,9 @@ def test_bad_photos_are_named(three: Collection) -> None:
 def test_accepting_makes_squares_a_persons_and_can_be_undone(three: Collection) -> None:
     digests = [photo.digest for photo in three.photos]
     with open_catalog(three.root) as catalog:
-        catalog.set_crop(digests[0], RIGHT)
-        catalog.set_crops(dict.fromkeys(digests, LEFT), source="model")
+        with catalog.writer("crop", [digests[0]]) as writer:
+            writer.set_crop(digests[0], RIGHT)
+        catalog.propose_crops(dict.fromkeys(digests, LEFT))
         assert catalog.crop_sources() == {
             digests[0]: "person",
             digests[1]: "model",
@@ -89,8 +90,9 @@ def test_accepting_makes_squares_a_persons_and_can_be_undone(three: Collection) 
 def test_clearing_keeps_what_a_person_chose(three: Collection) -> None:
     digests = [photo.digest for photo in three.photos]
     with open_catalog(three.root) as catalog:
-        catalog.set_crop(digests[0], RIGHT)
-        catalog.set_crops(dict.fromkeys(digests, LEFT), source="model")
+        with catalog.writer("crop", [digests[0]]) as writer:
+            writer.set_crop(digests[0], RIGHT)
+        catalog.propose_crops(dict.fromkeys(digests, LEFT))
         assert clear(catalog, [digests[0], digests[1]]) == 1
         assert clear(catalog) == 1
         assert catalog.crops() == {digests[0]: RIGHT}
@@ -100,8 +102,9 @@ def test_undo_leaves_labels_alone(three: Collection) -> None:
     digest = three.photos[0].digest
     with open_catalog(three.root) as catalog:
         assert undo_accept(catalog) is None
-        catalog.set_crop(digest, LEFT)
+        with catalog.writer("crop", [digest]) as writer:
+            writer.set_crop(digest, LEFT)
         catalog.set_labels([digest], ["heron"])
         assert undo_accept(catalog) is None
         assert catalog.crops() == {digest: LEFT}
-        assert catalog.labels_said() == {digest: ("heron",)}
+        assert catalog.assigned_labels() == {digest: ("heron",)}

@@ -16,9 +16,9 @@ from finetune.photos.scan import scan
 from finetune.photos.split.folds import fold_groups
 
 
-def photo(path, digest, *labels, part=None, spoken=False):
+def photo(path, digest, *labels, part=None, confirmed=False):
     return Photo(path=path, digest=digest, labels=labels, part=part, width=9, height=9,
-                 spoken=spoken)  # fmt: skip
+                 confirmed=confirmed)  # fmt: skip
 
 
 def collection(*photos):
@@ -45,9 +45,9 @@ def test_what_a_person_said_is_kept_and_none_counts_as_a_negative():
     found = multilabel_photos(
         collection(
             *PLAIN,
-            photo("x", "4", "ant", "bee", "owl", spoken=True),
-            photo("ant/5", "5", spoken=True),
-            photo("y", "6", "owl", spoken=True),
+            photo("x", "4", "ant", "bee", "owl", confirmed=True),
+            photo("ant/5", "5", confirmed=True),
+            photo("y", "6", "owl", confirmed=True),
             photo("z", "7"),
         )
     )
@@ -171,7 +171,7 @@ def test_an_empty_line_of_a_file_is_a_negative_where_a_person_says_so(tmp_path, 
             plan = plan_import(
                 read_labels(file),
                 scan(root),
-                catalog.labels_said(),
+                catalog.assigned_labels(),
                 beside=tmp_path,
                 empty_is_none=says_none,
             )

@@ -269,7 +269,8 @@ def test_moved_and_renamed_photos_keep_what_was_said(birds, monkeypatch):
     (photo,) = [photo for photo in scan(birds).photos if photo.path == "gull/1.jpg"]
     with open_catalog(birds) as catalog:
         catalog.set_labels([photo.digest], ["tern"])
-        catalog.set_crop(photo.digest, Crop(side=0.5))
+        with catalog.writer("crop", [photo.digest]) as writer:
+            writer.set_crop(photo.digest, Crop(side=0.5))
     (birds / "new folder").mkdir()
     shutil.move(birds / "gull" / "1.jpg", birds / "new folder" / "renamed.jpg")
     shutil.move(birds / "gull" / "2.jpg", birds / "heron" / "from gull.jpg")
@@ -387,8 +388,9 @@ def test_sink_gets_the_very_square_that_load_square_makes(
 def test_known_photos_fill_a_sink_that_misses_them_with_their_crop(birds, with_processes):
     first = scan(birds)
     crop = Crop(center_x=0.4, center_y=0.6, side=0.5)
-    with open_catalog(birds) as catalog:
-        catalog.set_crop(first.photos[0].digest, crop)
+    digest = first.photos[0].digest
+    with open_catalog(birds) as catalog, catalog.writer("crop", [digest]) as writer:
+        writer.set_crop(digest, crop)
     shelf = Shelf()
     collection = scan(birds, sink=shelf)
     assert set(shelf.squares) == {(photo.digest, photo.crop) for photo in collection.photos}

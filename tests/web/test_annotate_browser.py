@@ -291,7 +291,7 @@ def test_kill_9_loses_no_decision(open_page, demo_collection: Path, tmp_path: Pa
             given[name] = (label,)
     page.close()
     with Catalog(folder / ".finetune" / "catalog.sqlite3") as catalog:
-        kept = catalog.labels_said()
+        kept = catalog.assigned_labels()
     assert sorted(kept.values()) == sorted(given.values())
 
     with killed_in_the_end(folder) as address:
@@ -302,7 +302,7 @@ def test_kill_9_loses_no_decision(open_page, demo_collection: Path, tmp_path: Pa
         page.keyboard.press("1")
         toast(page, "Label 1 photo 'a'")
     with Catalog(folder / ".finetune" / "catalog.sqlite3") as catalog:
-        assert len(catalog.labels_said()) == 5
+        assert len(catalog.assigned_labels()) == 5
 
 
 def test_hostile_names_are_shown_as_text(serve, open_page, demo_collection: Path, tmp_path: Path):
@@ -371,7 +371,7 @@ def test_a_photo_under_two_labels_is_settled_by_one_key(serve, open_page, birds:
     page.keyboard.press("2")
     toast(page, "Settle")
     with server.catalog() as catalog:
-        assert set(catalog.labels_said().values()) == {(wanted,)}
+        assert set(catalog.assigned_labels().values()) == {(wanted,)}
     page.wait_for_function("() => document.querySelector('.choice') === null")
 
 

@@ -1,262 +1,165 @@
-"""What people and machines say about photos: labels, crops, groups, decisions."""
+"""Annotations of photos: labels, crops, groups and decisions, and their one writer."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
 
-from finetune.photos.catalog import undo_log
 from finetune.photos.catalog.store import Store
-from finetune.photos.collection import Collection
+from finetune.photos.catalog.undo_log import Recorder, Row, Value, now
 from finetune.photos.crops import Crop
-from finetune.photos.labels import find_parts, nfc, place_of
+from finetune.photos.labels import nfc
 
-Source = Literal["folder", "person", "model"]
-"""Who said it."""
+Source = Literal["person", "model"]
+
+EXCLUDE = "exclude"
+"""Decision that leaves a photo out of the collection."""
+
+FLAG = "flag"
+"""Decision that marks a photo for another look."""
+
+SETTLED = "settled"
+"""Decision that a photo's label stands although annotators disagreed."""
+
+VOTE = "label by "
+"""Before an annotator's name: the decision that holds that annotator's labels as JSON."""
+
+_QUERY_KEYS = 900
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Claim:
-    """Somebody's word that a photo shows something.
+@dataclass(frozen=True, kw_only=True)
+class Annotations:
+    """All that people assigned to one photo, and its crop.
 
     Attributes:
-        label: The label in NFC; empty where a person said that no label fits.
-        source: Who said it.
-        confidence: A model's probability, else None.
-        said_at: UTC in ISO form; for a folder, when the file was first seen in it.
+        labels: Empty where a person found that no label fits; None where nobody labeled it.
+        crop_source: Who chose the crop.
+        group: The group that a person put the photo in, or None.
+        decisions: Values by kind, such as `FLAG`.
     """
 
-    label: str
-    source: Source
-    confidence: float | None
-    said_at: str
+    labels: tuple[str, ...] | None = None
+    crop: Crop | None = None
+    crop_source: Source | None = None
+    group: str | None = None
+    decisions: Mapping[str, str] = field(default_factory=dict)
 
+    @cached_property
+    def version(self) -> str:
+        """A short digest of what people assigned; empty for nothing.
 
-class Words(Store):
-    """The part of the catalog that people fill; a machine never overwrites them.
-
-    Every method that speaks for a person has its word on disk before it returns, and can be undone.
-    """
-
-    def claims(self, digest: str) -> tuple[Claim, ...]:
-        """Returns everybody's word on what a photo shows: a person's first, then folders'."""
-        rows = self._all(
-            "SELECT label, source, confidence, said_at FROM label WHERE digest = ? "
-            "ORDER BY source = 'person' DESC, confidence DESC, label",
-            (digest,),
-        )
-        spoken = [
-            Claim(label=label, source=source, confidence=confidence, said_at=said_at)
-            for label, source, confidence, said_at in rows
-        ]
-        files = self._all(
-            "SELECT path, first_seen FROM file WHERE digest = ? AND present ORDER BY path",
-            (digest,),
-        )
-        if not files:
-            return tuple(spoken)
-        parts = find_parts(row[0] for row in self._all("SELECT path FROM file WHERE present"))
-        folders: dict[str, str] = {}
-        for path, first_seen in files:
-            label, _ = place_of(path, parts)
-            if label is not None:
-                folders[label] = min(first_seen, folders.get(label, first_seen))
-        by_person = [claim for claim in spoken if claim.source == "person"]
-        by_folder = [
-            Claim(label=label, source="folder", confidence=None, said_at=said_at)
-            for label, said_at in folders.items()
-        ]
-        by_model = [claim for claim in spoken if claim.source == "model"]
-        return (*by_person, *by_folder, *by_model)
-
-    def set_labels(self, digests: Sequence[str], labels: Sequence[str]) -> None:
-        """Writes a person's word on what photos show; on disk when it returns.
-
-        Args:
-            digests: The photos.
-            labels: All labels that fit; none says that no label does, whatever the folder is.
+        It depends on no clock or process, so a page stays valid when the server restarts.
         """
-        names = sorted({nfc(label.strip()) for label in labels} - {""})
-        shown = " + ".join(map(repr, names)) or "as none of the labels"
-        with self._act(f"label {_photos(len(digests))} {shown}") as recorder:
-            for digest in digests:
-                for (label,) in self._all(
-                    "SELECT label FROM label WHERE digest = ? AND source = 'person'", (digest,)
-                ):
-                    if label not in names:
-                        recorder.remove("label", _label_key(digest, label, "person"))
-                for label in names or [""]:
-                    recorder.put("label", _label_row(digest, label, "person", None))
+        crop = self.crop if self.crop_source == "person" else None
+        box = None if crop is None else (crop.center_x, crop.center_y, crop.side)
+        content = (self.labels, box, self.group, sorted(self.decisions.items()))
+        if content == (None, None, None, []):
+            return ""
+        text = json.dumps(content, ensure_ascii=True)
+        return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 
-    def clear_labels(self, digests: Sequence[str]) -> None:
-        """Takes a person's word on photos back, so that their folder's name counts again."""
-        with self._act(f"clear the label of {_photos(len(digests))}") as recorder:
-            for digest in digests:
-                for (label,) in self._all(
-                    "SELECT label FROM label WHERE digest = ? AND source = 'person'", (digest,)
-                ):
-                    recorder.remove("label", _label_key(digest, label, "person"))
-
-    def suggest_labels(self, suggestions: Mapping[str, Mapping[str, float]]) -> None:
-        """Replaces a model's guesses for photos; never what a person said.
-
-        Args:
-            suggestions: By digest, the probability of each label.
-        """
-        with self._write() as connection:
-            connection.executemany(
-                "DELETE FROM label WHERE digest = ? AND source = 'model'",
-                [(digest,) for digest in suggestions],
-            )
-            rows = [
-                _label_row(digest, nfc(label), "model", float(confidence))
-                for digest, guesses in suggestions.items()
-                for label, confidence in guesses.items()
-            ]
-            connection.executemany(
-                "INSERT OR REPLACE INTO label (digest, label, source, confidence, said_at) "
-                "VALUES (:digest, :label, :source, :confidence, :said_at)",
-                rows,
-            )
-
-    def crops(self) -> dict[str, Crop]:
-        """Returns the square of every photo that has one, by digest."""
+    @property
+    def votes(self) -> dict[str, tuple[str, ...]]:
+        """The labels that each named annotator gave, by annotator."""
         return {
-            digest: Crop(center_x=x, center_y=y, side=side)
-            for digest, x, y, side in self._all("SELECT digest, center_x, center_y, side FROM crop")
+            kind.removeprefix(VOTE): tuple(json.loads(value))
+            for kind, value in self.decisions.items()
+            if kind.startswith(VOTE)
         }
 
-    def set_crop(self, digest: str, crop: Crop | None, *, source: Source = "person") -> bool:
-        """Writes a photo's square; returns False where a person's square is kept instead.
 
-        Args:
-            digest: The photo.
-            crop: Its square; None takes it away.
-            source: A ``model`` never overwrites a person, and its proposals are not journalled.
+NO_ANNOTATIONS = Annotations()
+
+
+class AnnotationWriter:
+    """Writes a person's annotations inside one action; see `Catalog.writer`.
+
+    Attributes:
+        annotations: Those before the action, by digest of every photo that it may touch.
+    """
+
+    def __init__(self, recorder: Recorder, annotations: Mapping[str, Annotations]) -> None:
+        self.annotations = annotations
+        self._recorder = recorder
+
+    def set_labels(self, digest: str, labels: Iterable[str] | None) -> None:
+        """Replaces a photo's labels.
+
+        An empty sequence records that no label fits, whatever the folder; None clears the labels,
+        so that the folder's name counts again.
         """
-        return self.set_crops({digest: crop}, source=source) == 1
+        before = self.annotations[digest].labels
+        wanted: tuple[str, ...] = ()
+        if labels is not None:
+            wanted = tuple(sorted({nfc(label.strip()) for label in labels} - {""})) or ("",)
+        for label in () if before is None else (before or ("",)):
+            if label not in wanted:
+                self._recorder.remove("label", _label_key(digest, label))
+        for label in wanted:
+            row = {**_label_key(digest, label), "confidence": None, "recorded_at": now()}
+            self._recorder.put("label", row)
 
-    def set_crops(self, crops: Mapping[str, Crop | None], *, source: Source = "person") -> int:
-        """Writes many squares at once; returns how many, a person's being kept from a machine."""
-        if source == "person":
-            with self._act(f"crop {_photos(len(crops))}") as recorder:
-                for digest, crop in crops.items():
-                    if crop is None:
-                        recorder.remove("crop", {"digest": digest})
-                    else:
-                        recorder.put("crop", _crop_row(digest, crop, source))
-            return len(crops)
-        with self._write() as connection:
-            by_person = {
-                row[0]
-                for row in connection.execute("SELECT digest FROM crop WHERE source = 'person'")
-            }
-            free = {digest: crop for digest, crop in crops.items() if digest not in by_person}
-            connection.executemany("DELETE FROM crop WHERE digest = ?", [(d,) for d in free])
-            connection.executemany(
-                "INSERT INTO crop (digest, center_x, center_y, side, source, said_at) "
-                "VALUES (:digest, :center_x, :center_y, :side, :source, :said_at)",
-                [_crop_row(digest, crop, source) for digest, crop in free.items() if crop],
-            )
-        return len(free)
+    def set_decision(self, digest: str, kind: str, value: str | None) -> None:
+        """Writes a decision, such as `EXCLUDE`; None removes it."""
+        values = None if value is None else {"value": value}
+        self._set("decision", {"digest": digest, "kind": kind}, values)
 
-    def set_group(self, digests: Sequence[str], name: str | None) -> None:
-        """Writes a person's word that photos belong together, whatever their hashes say.
+    def set_crop(self, digest: str, crop: Crop | None) -> None:
+        """Writes a photo's crop; None removes it."""
+        self._set("crop", {"digest": digest}, None if crop is None else crop.to_dict())
 
-        Args:
-            digests: The photos.
-            name: Name of their group; None takes them out of the group they were put in.
-        """
-        what = f"group {_photos(len(digests))}" if name else f"ungroup {_photos(len(digests))}"
-        with self._act(what) as recorder:
-            for digest in digests:
-                if name:
-                    recorder.put(
-                        "membership",
-                        {
-                            "digest": digest,
-                            "name": nfc(name),
-                            "source": "person",
-                            "said_at": undo_log.now(),
-                        },
-                    )
-                else:
-                    recorder.remove("membership", {"digest": digest})
+    def set_group(self, digest: str, name: str | None) -> None:
+        """Puts a photo into a group; None takes it out of the one it was put in."""
+        values = None if name is None else {"name": nfc(name)}
+        self._set("membership", {"digest": digest}, values)
 
-    def crop_sources(self) -> dict[str, Source]:
-        """Returns who chose the square of each photo that has one, by digest."""
-        return dict(self._all("SELECT digest, source FROM crop"))
-
-    def groups(self) -> dict[str, str]:
-        """Returns the group that a person put photos in, by digest."""
-        return dict(self._all("SELECT digest, name FROM membership"))
-
-    def decide(self, digests: Sequence[str], kind: str, value: str | None) -> None:
-        """Writes a person's decision about photos; on disk when it returns.
-
-        Args:
-            digests: The photos.
-            kind: What is decided: ``exclude`` leaves a photo out of the collection; other kinds
-                are their user's own.
-            value: What was decided; None takes the decision back.
-        """
-        verb = "take back" if value is None else "set"
-        with self._act(f"{verb} '{kind}' of {_photos(len(digests))}") as recorder:
-            for digest in digests:
-                if value is None:
-                    recorder.remove("decision", {"digest": digest, "kind": kind})
-                else:
-                    row: dict[str, undo_log.Value] = {"digest": digest, "kind": kind}
-                    row |= {"value": value, "source": "person", "said_at": undo_log.now()}
-                    recorder.put("decision", row)
-
-    def decisions(self, kind: str) -> dict[str, str]:
-        """Returns what was decided, by digest."""
-        return dict(self._all("SELECT digest, value FROM decision WHERE kind = ?", (kind,)))
-
-    def rename_label(self, old: str, new: str, collection: Collection) -> int:
-        """Gives every photo of one label another one, or merges it into that; returns how many.
-
-        Folders are left as they are: the new name is a person's word on each photo.
-        """
-        old, new = nfc(old), nfc(new)
-        labels_of = {
-            photo.digest: photo.labels for photo in collection.photos if old in photo.labels
-        }
-        with self._act(f"rename '{old}' to '{new}' ({_photos(len(labels_of))})") as recorder:
-            for digest, labels in labels_of.items():
-                recorder.remove("label", _label_key(digest, old, "person"))
-                for label in {new if label == old else label for label in labels}:
-                    recorder.put("label", _label_row(digest, label, "person", None))
-        return len(labels_of)
-
-    def labels_said(self) -> dict[str, tuple[str, ...]]:
-        """Returns the labels that a person gave, by digest; empty where none fits."""
-        found = defaultdict(list)
-        for digest, label in self._all(
-            "SELECT digest, label FROM label WHERE source = 'person' ORDER BY label"
-        ):
-            found[digest].append(label)
-        return {digest: tuple(filter(None, labels)) for digest, labels in found.items()}
+    def _set(self, table: str, key: Row, values: Row | None) -> None:
+        if values is None:
+            self._recorder.remove(table, key)
+        else:
+            row = {**key, **values, "source": "person", "recorded_at": now()}
+            self._recorder.put(table, row)
 
 
-def _label_key(digest: str, label: str, source: Source) -> dict[str, undo_log.Value]:
-    return {"digest": digest, "label": label, "source": source}
+def read_annotations(store: Store, digests: Sequence[str] | None = None) -> dict[str, Annotations]:
+    """Returns the annotations of these photos, or of all photos that have any, by digest."""
+    with store.snapshot():
+        if digests is None:
+            return _read(store, "", ())
+        found: dict[str, Annotations] = {}
+        for start in range(0, len(digests), _QUERY_KEYS):
+            some = tuple(digests[start : start + _QUERY_KEYS])
+            found |= _read(store, f" AND digest IN ({', '.join('?' * len(some))})", some)
+        return {digest: found.get(digest, NO_ANNOTATIONS) for digest in digests}
 
 
-def _label_row(
-    digest: str, label: str, source: Source, confidence: float | None
-) -> dict[str, undo_log.Value]:
-    key = _label_key(digest, label, source)
-    return {**key, "confidence": confidence, "said_at": undo_log.now()}
+def _read(store: Store, condition: str, values: tuple[str, ...]) -> dict[str, Annotations]:
+    fields: defaultdict[str, dict[str, Any]] = defaultdict(dict)
+    for digest, label in store.read(
+        f"SELECT digest, label FROM label WHERE source = 'person'{condition} ORDER BY label", values
+    ):
+        before = fields[digest].get("labels", ())
+        fields[digest]["labels"] = (*before, label) if label else before
+    for digest, x, y, side, source in store.read(
+        f"SELECT digest, center_x, center_y, side, source FROM crop WHERE 1{condition}", values
+    ):
+        crop = Crop(center_x=x, center_y=y, side=side)
+        fields[digest] |= {"crop": crop, "crop_source": source}
+    for digest, name in store.read(
+        f"SELECT digest, name FROM membership WHERE 1{condition}", values
+    ):
+        fields[digest]["group"] = name
+    for digest, kind, value in store.read(
+        f"SELECT digest, kind, value FROM decision WHERE 1{condition} ORDER BY kind", values
+    ):
+        fields[digest].setdefault("decisions", {})[kind] = value
+    return {digest: Annotations(**found) for digest, found in fields.items()}
 
 
-def _crop_row(digest: str, crop: Crop, source: Source) -> dict[str, undo_log.Value]:
-    box = {"center_x": crop.center_x, "center_y": crop.center_y, "side": crop.side}
-    return {"digest": digest, **box, "source": source, "said_at": undo_log.now()}
-
-
-def _photos(count: int) -> str:
-    return f"{count:,} photo{'' if count == 1 else 's'}"
+def _label_key(digest: str, label: str) -> dict[str, Value]:
+    return {"digest": digest, "label": label, "source": "person"}

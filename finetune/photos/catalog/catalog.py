@@ -1,36 +1,48 @@
-"""The catalog: what is known of a collection's photos, and what a person said about them.
+"""Catalog of a collection: measurements, annotations and undo, in one SQLite file.
 
-Facts belong to a photo's content (its digest), so that a moved, renamed or copied file keeps them;
-a file's row says only which content lies at which path. A person's word beats a folder's name and
-a machine's guess, is on disk before the call returns, and can be undone.
+Measurements and annotations belong to a photo's content (its digest), so that a moved, renamed or
+copied file keeps them. A person's annotation takes precedence over a folder's name and a model's
+proposal.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Self
 
 from finetune.errors import CatalogError
 from finetune.files import HIDDEN_FOLDER, user_cache_folder
-from finetune.photos.catalog import store, undo_log
-from finetune.photos.catalog.annotations import Words
+from finetune.photos.catalog import undo_log
+from finetune.photos.catalog.annotations import (
+    EXCLUDE,
+    NO_ANNOTATIONS,
+    Annotations,
+    AnnotationWriter,
+    Source,
+    read_annotations,
+)
+from finetune.photos.catalog.store import Store
+from finetune.photos.catalog.undo_log import Action, Replayed, StaleError
 from finetune.photos.collection import Collection, Photo, Problem
-from finetune.photos.labels import find_parts, place_of
-from finetune.photos.metadata import FileFacts, PhotoFacts
+from finetune.photos.crops import Crop
+from finetune.photos.labels import find_parts, nfc, place_of
+from finetune.photos.metadata import FileMetadata, PhotoMetadata
 from finetune.photos.quality import Quality
 
 logger = logging.getLogger(__name__)
 
 
-class Catalog(Words):
-    """An open catalog: what scans found and what was said.
+class Catalog:
+    """An open catalog: the files and photos that scans found, and their annotations.
 
     Args:
-        path: The SQLite file; made when missing.
+        path: The SQLite file; created when missing.
 
     Raises:
         CatalogError: The file is no catalog, is damaged, is in use, or has a newer schema.
@@ -40,34 +52,153 @@ class Catalog(Words):
         >>> import tempfile
         >>> with Catalog(Path(tempfile.mkdtemp()) / "catalog.sqlite3") as catalog:
         ...     catalog.set_labels(["00ff"], ["heron"])
-        ...     catalog.undo()
+        ...     catalog.undo().what
         "label 1 photo 'heron'"
     """
 
-    def files(self) -> dict[str, FileFacts]:
-        """Returns what the last scans found, by path; files that have since gone included."""
-        columns = ", ".join(FileFacts.__slots__)
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._store = Store(path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._store.close()
+
+    @contextlib.contextmanager
+    def writer(
+        self, what: str, digests: Iterable[str], *, seen: Mapping[str, str] | None = None
+    ) -> Iterator[AnnotationWriter]:
+        """Yields a writer of one action, which is on disk when the block ends and can be undone.
+
+        Args:
+            what: Description of the action, as undo will show it.
+            digests: All photos that the action touches.
+            seen: The `Annotations.version` that a page showed of each, by digest.
+
+        Raises:
+            StaleError: A photo was changed after the page showed it; nothing was written.
+        """
+        with self._store.write() as connection:
+            recorder = undo_log.Recorder(connection)
+            annotations = self.annotations(list(digests))
+            if seen is not None:
+                stale = [key for key, found in annotations.items() if found.version != seen[key]]
+                if stale:
+                    raise StaleError(stale)
+            yield AnnotationWriter(recorder, annotations)
+            recorder.commit(what)
+
+    def set_labels(self, digests: Sequence[str], labels: Sequence[str]) -> None:
+        """Replaces the labels of photos in one action; none means that no label fits."""
+        names = sorted({nfc(label.strip()) for label in labels} - {""})
+        shown = " + ".join(map(repr, names)) or "as none of the labels"
+        count = f"{len(digests):,} photo{'' if len(digests) == 1 else 's'}"
+        with self.writer(f"label {count} {shown}", digests) as writer:
+            for digest in digests:
+                writer.set_labels(digest, names)
+
+    def propose_crops(self, crops: Mapping[str, Crop | None]) -> int:
+        """Writes a model's crops, None for no crop; returns how many replaced no person's crop.
+
+        Proposals are not journaled, so undo does not touch them.
+        """
+        with self._store.write() as connection:
+            fixed = {digest for digest, source in self.crop_sources().items() if source == "person"}
+            free = {digest: crop for digest, crop in crops.items() if digest not in fixed}
+            connection.executemany("DELETE FROM crop WHERE digest = ?", [(d,) for d in free])
+            connection.executemany(
+                "INSERT INTO crop (digest, center_x, center_y, side, source, recorded_at) "
+                "VALUES (?, ?, ?, ?, 'model', ?)",
+                [
+                    (digest, crop.center_x, crop.center_y, crop.side, undo_log.now())
+                    for digest, crop in free.items()
+                    if crop is not None
+                ],
+            )
+        return len(free)
+
+    def annotations(self, digests: Sequence[str] | None = None) -> dict[str, Annotations]:
+        """Returns the annotations of these photos, or of all that have any, by digest."""
+        return read_annotations(self._store, digests)
+
+    def assigned_labels(self) -> dict[str, tuple[str, ...]]:
+        """Returns the labels that people assigned, by digest; empty where no label fits."""
+        annotations = self.annotations().items()
+        return {digest: found.labels for digest, found in annotations if found.labels is not None}
+
+    def crops(self) -> dict[str, Crop]:
+        """Returns the crop of every photo that has one, by digest."""
+        rows = self._store.read("SELECT digest, center_x, center_y, side FROM crop")
+        return {digest: Crop(center_x=x, center_y=y, side=side) for digest, x, y, side in rows}
+
+    def crop_sources(self) -> dict[str, Source]:
+        """Returns who chose the crop of each photo that has one, by digest."""
+        return dict(self._store.read("SELECT digest, source FROM crop"))
+
+    def groups(self) -> dict[str, str]:
+        """Returns the group that a person put photos in, by digest."""
+        return dict(self._store.read("SELECT digest, name FROM membership"))
+
+    def undo(self, number: int | None = None) -> Replayed | None:
+        """Undoes the latest action and returns it, or None where there is none.
+
+        Args:
+            number: The action that must be the latest; None takes any.
+
+        Raises:
+            StaleError: The latest action is another.
+        """
+        with self._store.write() as connection:
+            return undo_log.replay(connection, backward=True, number=number)
+
+    def redo(self, number: int | None = None) -> Replayed | None:
+        """Redoes the action that was undone last; otherwise as `undo`."""
+        with self._store.write() as connection:
+            return undo_log.replay(connection, backward=False, number=number)
+
+    def latest(self) -> tuple[int, int]:
+        """Returns the numbers of the actions that undo and redo would replay; 0 for none."""
+        with self._store.snapshot() as connection:
+            return undo_log.latest(connection)
+
+    def history(self, limit: int = 100) -> tuple[Action, ...]:
+        """Returns the latest actions, newest first."""
+        with self._store.snapshot() as connection:
+            return undo_log.history(connection, limit)
+
+    def files(self) -> dict[str, FileMetadata]:
+        """Returns the files that scans found, by path; including those that are gone now."""
+        columns = ", ".join(FileMetadata.__slots__)
         return {
-            row[0]: FileFacts(**dict(zip(FileFacts.__slots__, row, strict=True)))
-            for row in self._all(f"SELECT {columns} FROM file")
+            row[0]: FileMetadata(**dict(zip(FileMetadata.__slots__, row, strict=True)))
+            for row in self._store.read(f"SELECT {columns} FROM file")
         }
 
     def analyzed(self, analysis: int) -> set[str]:
         """Returns the digests that have been measured by this version of the analysis."""
-        rows = self._all("SELECT digest FROM photo WHERE analysis = ?", (analysis,))
+        rows = self._store.read("SELECT digest FROM photo WHERE analysis = ?", (analysis,))
         return {row[0] for row in rows}
 
-    def record(self, files: Sequence[FileFacts], photos: Sequence[PhotoFacts]) -> None:
+    def record(self, files: Sequence[FileMetadata], photos: Sequence[PhotoMetadata]) -> None:
         """Writes what a scan found, in one transaction."""
-        said_at = undo_log.now()
-        with self._write() as connection:
+        recorded_at = undo_log.now()
+        with self._store.write() as connection:
             connection.executemany(
-                f"INSERT OR REPLACE INTO photo ({', '.join(PhotoFacts.__slots__)}) "
-                f"VALUES ({', '.join('?' * len(PhotoFacts.__slots__))})",
-                [tuple(getattr(photo, name) for name in PhotoFacts.__slots__) for photo in photos],
+                f"INSERT OR REPLACE INTO photo ({', '.join(PhotoMetadata.__slots__)}) "
+                f"VALUES ({', '.join('?' * len(PhotoMetadata.__slots__))})",
+                [
+                    tuple(getattr(photo, name) for name in PhotoMetadata.__slots__)
+                    for photo in photos
+                ],
             )
             connection.executemany(
-                f"INSERT INTO file ({', '.join(FileFacts.__slots__)}, first_seen) "
+                f"INSERT INTO file ({', '.join(FileMetadata.__slots__)}, first_seen) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (path) DO UPDATE SET "
                 "first_seen = CASE WHEN digest IS excluded.digest AND present = 1 "
                 "THEN first_seen ELSE excluded.first_seen END, "
@@ -75,14 +206,14 @@ class Catalog(Words):
                 "status = excluded.status, reason = excluded.reason, reader = excluded.reader, "
                 "present = 1",
                 [
-                    (*(getattr(file, name) for name in FileFacts.__slots__), said_at)
+                    (*(getattr(file, name) for name in FileMetadata.__slots__), recorded_at)
                     for file in files
                 ],
             )
 
     def set_present(self, paths: Iterable[str]) -> None:
-        """Notes which files are there now; the others keep their rows, should they come back."""
-        with self._write() as connection:
+        """Marks which files exist now; the others keep their rows in case they come back."""
+        with self._store.write() as connection:
             before = {row[0] for row in connection.execute("SELECT path FROM file WHERE present")}
             now = set(paths)
             connection.executemany(
@@ -93,38 +224,33 @@ class Catalog(Words):
             )
 
     def collection(self, root: Path, *, with_excluded: bool = False) -> Collection:
-        """Returns the collection that the last scan found, with all that was said about it.
+        """Returns the collection that the last scan found, with its annotations.
 
         Args:
             root: The folder that the catalog's paths are relative to.
-            with_excluded: Keep photos that a person decided to leave out (`decide` ``"exclude"``).
+            with_excluded: Keep photos that a person excluded.
         """
-        with self._lock, store.translated(self.path):
-            # One transaction, so that photos and words are of the same moment.
-            self._connection.execute("BEGIN")
-            try:
-                bad = self._all(
-                    "SELECT path, reason FROM file WHERE present AND status != 'ok' ORDER BY path"
-                )
-                rows = self._all(
-                    "SELECT path, digest, size, width, height, taken_at, camera, hashes, "
-                    "brightness, contrast, sharpness FROM file JOIN photo USING (digest) "
-                    "WHERE present AND status = 'ok' ORDER BY path"
-                )
-                said = self.labels_said()
-                crops = self.crops()
-                groups = self.groups()
-                excluded = self.decisions("exclude") if not with_excluded else {}
-            finally:
-                self._connection.execute("COMMIT")
+        with self._store.snapshot():
+            bad = self._store.read(
+                "SELECT path, reason FROM file WHERE present AND status != 'ok' ORDER BY path"
+            )
+            rows = self._store.read(
+                "SELECT path, digest, size, width, height, taken_at, camera, hashes, "
+                "brightness, contrast, sharpness FROM file JOIN photo USING (digest) "
+                "WHERE present AND status = 'ok' ORDER BY path"
+            )
+            annotations = self.annotations()
         parts = find_parts(row[0] for row in (*rows, *bad))
         known: dict[tuple[str, ...], tuple[str, ...]] = {}
         photos = []
         for path, digest, size, width, height, taken_at, camera, hashes, *measured in rows:
-            if digest in excluded:
+            assigned = annotations.get(digest, NO_ANNOTATIONS)
+            if EXCLUDE in assigned.decisions and not with_excluded:
                 continue
             folder_label, part = place_of(path, parts)
-            labels = said.get(digest, () if folder_label is None else (folder_label,))
+            labels = assigned.labels
+            if labels is None:
+                labels = () if folder_label is None else (folder_label,)
             quality = None
             if measured[0] is not None:
                 brightness, contrast, sharpness = measured
@@ -139,12 +265,12 @@ class Catalog(Words):
                     height=height,
                     taken_at=taken_at,
                     camera=None if camera is None else sys.intern(camera),
-                    crop=crops.get(digest),
-                    group=groups.get(digest),
+                    crop=assigned.crop,
+                    group=assigned.group,
                     packed_hashes=hashes,
                     quality=quality,
                     file_bytes=size,
-                    spoken=digest in said,
+                    confirmed=assigned.labels is not None,
                 )
             )
         return Collection(
@@ -157,12 +283,12 @@ class Catalog(Words):
 
 
 def open_catalog(root: Path, catalog: Path | None = None) -> Catalog:
-    """Returns the catalog of the collection in a folder, made when there is none.
+    """Returns the catalog of the collection in a folder, created when there is none.
 
     Args:
         root: The collection's folder.
         catalog: The catalog's file, or a folder for it; None means ``.finetune`` in `root`, or this
-            user's cache folder, said with ``logging.warning``, where `root` cannot be written.
+            user's cache folder, with a logged warning, where `root` cannot be written.
 
     Raises:
         CatalogError: The file is no catalog, is damaged, is in use, has a newer schema, or its
@@ -191,7 +317,7 @@ def open_catalog(root: Path, catalog: Path | None = None) -> Catalog:
             elsewhere,
         )
         try:
-            _bring_along(path, elsewhere)
+            _copy_catalog(path, elsewhere)
             return Catalog(elsewhere)
         except OSError as second:
             raise CatalogError(
@@ -200,8 +326,8 @@ def open_catalog(root: Path, catalog: Path | None = None) -> Catalog:
             ) from second
 
 
-def _bring_along(path: Path, elsewhere: Path) -> None:
-    """Starts a catalog elsewhere from the one in a folder that became read-only."""
+def _copy_catalog(path: Path, elsewhere: Path) -> None:
+    """Copies the catalog of a folder that became read-only."""
     if not elsewhere.exists() and path.is_file():
         elsewhere.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, elsewhere)

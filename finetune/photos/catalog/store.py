@@ -1,4 +1,4 @@
-"""An open catalog file: shared by threads, safe beside other processes, with undo."""
+"""SQLite store of a catalog: migrations, transactions, locks and readable errors."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from finetune.errors import CatalogError, StorageError
-from finetune.photos.catalog import undo_log
 
 APPLICATION_ID = 0x66743031
 """Marks an SQLite file as a catalog of this program: "ft01"."""
@@ -58,15 +56,23 @@ MIGRATIONS: tuple[str, ...] = (
     UPDATE journal SET changes = replace(replace(changes, '"centre_x"', '"center_x"'),
         '"centre_y"', '"center_y"');
     """,
+    """
+    ALTER TABLE label RENAME COLUMN said_at TO recorded_at;
+    ALTER TABLE crop RENAME COLUMN said_at TO recorded_at;
+    ALTER TABLE membership RENAME COLUMN said_at TO recorded_at;
+    ALTER TABLE decision RENAME COLUMN said_at TO recorded_at;
+    ALTER TABLE journal RENAME COLUMN said_at TO recorded_at;
+    UPDATE journal SET changes = replace(changes, '"said_at":', '"recorded_at":');
+    """,
 )
 """One script a schema version. A released script is never edited: a change is a further script."""
 
 
 def connect(path: Path, *, timeout_seconds: float = BUSY_TIMEOUT_SECONDS) -> sqlite3.Connection:
-    """Returns a connection to a catalog, made or brought up to date when needed.
+    """Returns a connection to a catalog, created or migrated when needed.
 
-    The connection is in autocommit mode, journals to a write-ahead log, waits for other processes,
-    and has each commit on disk before it returns. Several threads may share it under a lock.
+    The connection is in autocommit mode, uses a write-ahead log, waits for other processes, and
+    has each commit on disk before it returns. Several threads may share it under a lock.
 
     Raises:
         CatalogError: The file is no catalog, is damaged, is in use, or has a newer schema.
@@ -107,7 +113,7 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
 
 @contextlib.contextmanager
 def translated(path: Path) -> Iterator[None]:
-    """Turns SQLite's errors into those that a person can do something about."""
+    """Turns SQLite's errors into ones that state the next step."""
     try:
         yield
     except sqlite3.DatabaseError as error:
@@ -168,10 +174,10 @@ def _version(connection: sqlite3.Connection, path: Path) -> int:
 
 
 class Store:
-    """A connection under a lock, with the journal of what people did.
+    """A catalog's connection. May be shared by threads, and by processes on one file.
 
     Args:
-        path: The SQLite file; made when missing.
+        path: The SQLite file; created when missing.
 
     Raises:
         CatalogError: The file is no catalog, is damaged, is in use, or has a newer schema.
@@ -183,53 +189,31 @@ class Store:
         self._lock = threading.RLock()
         self._connection = connect(path)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
     def close(self) -> None:
         """Closes the file."""
         with self._lock:
             self._connection.close()
 
-    def undo(self) -> str | None:
-        """Takes back the latest thing that a person did; returns what it was, or None."""
-        with self._write() as connection:
-            return undo_log.undo(connection)
-
-    def redo(self) -> str | None:
-        """Does again what was taken back last; returns what it was, or None."""
-        with self._write() as connection:
-            return undo_log.redo(connection)
-
-    def history(self, limit: int = 100) -> tuple[undo_log.Action, ...]:
-        """Returns what people did, newest first."""
-        with self._lock, translated(self.path):
-            return undo_log.history(self._connection, limit)
-
-    def _all(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
+    def read(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
+        """Returns the rows of a query."""
         with self._lock, translated(self.path):
             return self._connection.execute(query, values).fetchall()
 
     @contextlib.contextmanager
-    def _write(self) -> Iterator[sqlite3.Connection]:
-        with (
-            self._lock,
-            translated(self.path),
-            transaction(self._connection),
-        ):
-            yield self._connection
+    def snapshot(self) -> Iterator[sqlite3.Connection]:
+        """Makes all reads inside see the catalog at one moment."""
+        with self._lock, translated(self.path):
+            if self._connection.in_transaction:
+                yield self._connection
+                return
+            self._connection.execute("BEGIN")
+            try:
+                yield self._connection
+            finally:
+                self._connection.execute("COMMIT")
 
     @contextlib.contextmanager
-    def _act(self, what: str) -> Iterator[undo_log.Recorder]:
-        with self._write() as connection:
-            recorder = undo_log.Recorder(connection)
-            yield recorder
-            recorder.commit(what)
+    def write(self) -> Iterator[sqlite3.Connection]:
+        """Commits all changes inside as one, or none of them when an exception passes."""
+        with self._lock, translated(self.path), transaction(self._connection):
+            yield self._connection

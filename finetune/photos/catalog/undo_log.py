@@ -1,10 +1,10 @@
-"""Undo and redo of what a person said: each action with the rows that it changed."""
+"""Undo and redo of annotation actions; the journal keeps the rows that each action changed."""
 
 from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -18,28 +18,43 @@ KEYS: Mapping[str, tuple[str, ...]] = {
     "membership": ("digest",),
     "decision": ("digest", "kind"),
 }
-"""The tables that a person's words go to, with their primary keys."""
+"""The tables of annotations, with their primary keys."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Action:
-    """One thing that a person did.
+    """One journaled action.
 
     Attributes:
         number: Grows with time.
-        said_at: UTC in ISO form.
-        what: In words: ``label 3 photos 'heron'``.
-        undone: Whether it has been taken back.
+        recorded_at: UTC in ISO form.
+        what: Description: ``label 3 photos 'heron'``.
     """
 
     number: int
-    said_at: str
+    recorded_at: str
     what: str
     undone: bool
 
 
+@dataclass(frozen=True, kw_only=True)
+class Replayed:
+    """An action that was undone or redone, and the photos that it touched."""
+
+    what: str
+    digests: tuple[str, ...]
+
+
+class StaleError(Exception):
+    """Another action changed these photos after they were shown; nothing was written."""
+
+    def __init__(self, digests: Sequence[str]) -> None:
+        super().__init__(f"{len(digests)} photos have changed since")
+        self.digests = tuple(digests)
+
+
 class Recorder:
-    """Changes rows inside an open transaction and remembers how they were before."""
+    """Changes rows inside an open transaction and keeps their values from before."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
@@ -59,39 +74,68 @@ class Recorder:
             self._changes.append((table, before, None))
 
     def commit(self, what: str) -> None:
-        """Adds the action to the journal; what had been undone can no longer be redone."""
+        """Adds the action to the journal; undone actions can no longer be redone."""
         changes = [change for change in self._changes if not _same(change[1], change[2])]
         if not changes:
             return
         self._connection.execute("DELETE FROM journal WHERE undone = 1")
         self._connection.execute(
-            "INSERT INTO journal (said_at, what, changes) VALUES (?, ?, ?)",
+            "INSERT INTO journal (recorded_at, what, changes) VALUES (?, ?, ?)",
             (now(), what, json.dumps(changes, ensure_ascii=False)),
         )
 
 
-def undo(connection: sqlite3.Connection) -> str | None:
-    """Takes back the latest action, inside an open transaction; returns what it was, or None."""
-    return _replay(
-        connection, "SELECT id, what, changes FROM journal WHERE undone = 0 ORDER BY id DESC", True
-    )
+def latest(connection: sqlite3.Connection) -> tuple[int, int]:
+    """Returns the numbers of the actions that undo and redo would replay; 0 for none."""
+    (undo,) = connection.execute("SELECT max(id) FROM journal WHERE undone = 0").fetchone()
+    (redo,) = connection.execute("SELECT min(id) FROM journal WHERE undone = 1").fetchone()
+    return undo or 0, redo or 0
 
 
-def redo(connection: sqlite3.Connection) -> str | None:
-    """Repeats the action that was taken back last; returns what it was, or None."""
-    return _replay(
-        connection, "SELECT id, what, changes FROM journal WHERE undone = 1 ORDER BY id", False
-    )
+def replay(
+    connection: sqlite3.Connection, *, backward: bool, number: int | None
+) -> Replayed | None:
+    """Undoes the latest action, or redoes the one undone last, inside an open transaction.
+
+    Args:
+        connection: The catalog.
+        backward: Whether to undo.
+        number: The action that is expected; None takes any.
+
+    Returns:
+        The action, or None where there is none.
+
+    Raises:
+        StaleError: The action to replay is not the expected one.
+    """
+    following = latest(connection)[0 if backward else 1]
+    if number is not None and (not number or number != following):
+        raise StaleError(())
+    if not following:
+        return None
+    what, text = connection.execute(
+        "SELECT what, changes FROM journal WHERE id = ?", (following,)
+    ).fetchone()
+    changes = json.loads(text)
+    for table, before, after in reversed(changes) if backward else changes:
+        wanted, other = (before, after) if backward else (after, before)
+        if wanted is None:
+            _delete(connection, table, other)
+        else:
+            _write(connection, table, wanted)
+    connection.execute("UPDATE journal SET undone = ? WHERE id = ?", (int(backward), following))
+    digests = {(after or before)["digest"] for _, before, after in changes}
+    return Replayed(what=str(what), digests=tuple(sorted(digests)))
 
 
 def history(connection: sqlite3.Connection, limit: int) -> tuple[Action, ...]:
     """Returns the latest actions, newest first."""
     rows = connection.execute(
-        "SELECT id, said_at, what, undone FROM journal ORDER BY id DESC LIMIT ?", (limit,)
+        "SELECT id, recorded_at, what, undone FROM journal ORDER BY id DESC LIMIT ?", (limit,)
     )
     return tuple(
-        Action(number=number, said_at=said_at, what=what, undone=bool(undone))
-        for number, said_at, what, undone in rows
+        Action(number=number, recorded_at=recorded_at, what=what, undone=bool(undone))
+        for number, recorded_at, what, undone in rows
     )
 
 
@@ -100,27 +144,11 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _replay(connection: sqlite3.Connection, query: str, backwards: bool) -> str | None:
-    entry = connection.execute(query + " LIMIT 1").fetchone()
-    if entry is None:
-        return None
-    number, what, text = entry
-    changes = json.loads(text)
-    for table, before, after in reversed(changes) if backwards else changes:
-        wanted, other = (before, after) if backwards else (after, before)
-        if wanted is None:
-            _delete(connection, table, other)
-        else:
-            _write(connection, table, wanted)
-    connection.execute("UPDATE journal SET undone = ? WHERE id = ?", (int(backwards), number))
-    return str(what)
-
-
 def _same(before: Row | None, after: Row | None) -> bool:
-    """Returns whether a change said nothing new; saying it again later is no change."""
+    """Returns whether two rows differ in nothing but their time."""
     if before is None or after is None:
         return before is after
-    return {**before, "said_at": None} == {**after, "said_at": None}
+    return {**before, "recorded_at": None} == {**after, "recorded_at": None}
 
 
 # Table and column names come from KEYS and from our own rows, never from a person.
@@ -135,7 +163,7 @@ def _find(connection: sqlite3.Connection, table: str, row: Row) -> dict[str, Any
 
 def _write(connection: sqlite3.Connection, table: str, row: Row) -> None:
     if table not in KEYS:
-        raise ValueError(f"{table} is not journalled")
+        raise ValueError(f"{table} is not journaled")
     marks = ", ".join("?" * len(row))
     connection.execute(
         f"INSERT OR REPLACE INTO {table} ({', '.join(row)}) VALUES ({marks})", tuple(row.values())

@@ -20,7 +20,7 @@ import numpy as np
 
 from finetune.photos.analyze import Analysis, SquareSpec, Task, Wanted, analyze
 from finetune.photos.crops import Crop
-from finetune.photos.metadata import PhotoFacts
+from finetune.photos.metadata import PhotoMetadata
 
 READY = b"ready\n"
 
@@ -115,7 +115,7 @@ def read_analysis(file: BinaryIO) -> Analysis:
         status=status,
         reason=reason,
         digest=digest,
-        facts=None if facts is None else PhotoFacts(**facts),
+        facts=None if facts is None else PhotoMetadata(**facts),
         crop=None if crop is None else Crop.from_dict(crop),
         square=square,
     )

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from finetune.errors import PhotoError
+from finetune.photos.catalog.annotations import EXCLUDE, FLAG, SETTLED, VOTE, AnnotationWriter
 from finetune.photos.crops import Crop
 from finetune.photos.labels import nfc
-from finetune.web.annotate.annotations import EXCLUDE, FLAG, SETTLED, VOTE, Pen, Word
 
 Kind = Literal[
     "label",
@@ -180,63 +180,58 @@ def _crop(value: object) -> Crop | None:
         raise BadRequestError(str(error)) from error
 
 
-def writer_of(
+def write_action(
+    writer: AnnotationWriter,
     action: Action,
     digests: Mapping[str, str],
     shown: Mapping[str, tuple[str, ...]],
     annotator: str | None,
-) -> Callable[[Pen], None]:
-    """Returns a function that writes an action to the catalog.
+) -> None:
+    """Writes an action to the catalog.
 
     Args:
+        writer: The catalog's writer.
         action: The action.
         digests: The digest of each of its photos, by id.
         shown: The labels that each photo was shown with, by id.
         annotator: Name of the person who acts, or None.
     """
-
-    def write(pen: Pen) -> None:
-        for photo_id, digest in digests.items():
-            word = pen.words[digest]
-            match action.kind:
-                case "label":
-                    _set_labels(pen, digest, word, action.labels, annotator)
-                case "add":
-                    _set_labels(pen, digest, word, (*shown[photo_id], *action.labels), annotator)
-                case "remove":
-                    rest = set(shown[photo_id]) - set(action.labels)
-                    _set_labels(pen, digest, word, rest, annotator)
-                case "accept":
-                    label = (action.choices or {})[photo_id]
-                    _set_labels(pen, digest, word, (label,), annotator)
-                case "clear":
-                    _set_labels(pen, digest, word, None, annotator)
-                case "settle":
-                    pen.label(digest, action.labels)
-                    pen.decide(digest, SETTLED, "yes")
-                case "flag" | "unflag":
-                    pen.decide(digest, FLAG, "yes" if action.kind == "flag" else None)
-                case "reject":
-                    pen.decide(digest, EXCLUDE, "rejected")
-                case "restore":
-                    pen.decide(digest, EXCLUDE, None)
-                case "keep":
-                    kept = digest == digests[action.keeper or ""]
-                    pen.decide(digest, EXCLUDE, None if kept else "duplicate")
-                case "crop":
-                    pen.crop(digest, action.crop)
-                case "group":
-                    pen.group(digest, f"with {min(digests.values())}")
-                case "ungroup":
-                    pen.group(digest, None)
-
-    return write
+    for photo_id, digest in digests.items():
+        match action.kind:
+            case "label":
+                _set_labels(writer, digest, action.labels, annotator)
+            case "add":
+                _set_labels(writer, digest, (*shown[photo_id], *action.labels), annotator)
+            case "remove":
+                rest = set(shown[photo_id]) - set(action.labels)
+                _set_labels(writer, digest, rest, annotator)
+            case "accept":
+                _set_labels(writer, digest, ((action.choices or {})[photo_id],), annotator)
+            case "clear":
+                _set_labels(writer, digest, None, annotator)
+            case "settle":
+                writer.set_labels(digest, action.labels)
+                writer.set_decision(digest, SETTLED, "yes")
+            case "flag" | "unflag":
+                writer.set_decision(digest, FLAG, "yes" if action.kind == "flag" else None)
+            case "reject":
+                writer.set_decision(digest, EXCLUDE, "rejected")
+            case "restore":
+                writer.set_decision(digest, EXCLUDE, None)
+            case "keep":
+                kept = digest == digests[action.keeper or ""]
+                writer.set_decision(digest, EXCLUDE, None if kept else "duplicate")
+            case "crop":
+                writer.set_crop(digest, action.crop)
+            case "group":
+                writer.set_group(digest, f"with {min(digests.values())}")
+            case "ungroup":
+                writer.set_group(digest, None)
 
 
 def _set_labels(
-    pen: Pen,
+    writer: AnnotationWriter,
     digest: str,
-    word: Word,
     labels: tuple[str, ...] | set[str] | None,
     annotator: str | None,
 ) -> None:
@@ -245,13 +240,14 @@ def _set_labels(
     Where two annotators differ, the photo keeps its first label until the conflict is settled.
     """
     if annotator is None:
-        pen.label(digest, labels)
+        writer.set_labels(digest, labels)
         return
     assigned = None if labels is None else tuple(sorted(set(labels)))
-    votes = word.votes
+    current = writer.annotations[digest]
+    votes = current.votes
     before = votes.pop(annotator, None)
     vote = None if assigned is None else json.dumps(assigned, ensure_ascii=False)
-    pen.decide(digest, VOTE + annotator, vote)
-    is_ours = word.labels == before and word.labels not in votes.values()
-    if word.labels is None or is_ours:
-        pen.label(digest, assigned)
+    writer.set_decision(digest, VOTE + annotator, vote)
+    is_ours = current.labels == before and current.labels not in votes.values()
+    if current.labels is None or is_ours:
+        writer.set_labels(digest, assigned)

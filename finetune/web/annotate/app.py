@@ -16,9 +16,9 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 
 from finetune.errors import CollectionError, DecodeError, FinetuneError
+from finetune.photos.catalog.undo_log import StaleError
 from finetune.web.annotate.actions import BadRequestError, read_action
 from finetune.web.annotate.agreement import agreements
-from finetune.web.annotate.annotations import StaleError
 from finetune.web.annotate.photo_index import PhotoState
 from finetune.web.annotate.session import ActionResult, Session
 from finetune.web.annotate.workers import SuggestionWorker
@@ -113,7 +113,7 @@ class Pages:
 
     def agreement(self, request: Request) -> Response:
         """Returns the agreement of each pair of annotators."""
-        votes = [word.votes for word in self.session.catalog.words().values()]
+        votes = [found.votes for found in self.session.catalog.annotations().values()]
         return CompactJson({"pairs": [asdict(pair) for pair in agreements(votes)]})
 
     def _requested(self, request: Request) -> PhotoState:

@@ -12,12 +12,12 @@ from typing import Any
 
 from finetune.errors import CollectionError
 from finetune.photos.analyze import digest_of
+from finetune.photos.catalog.annotations import EXCLUDE, FLAG, NO_ANNOTATIONS, SETTLED, Annotations
 from finetune.photos.collection import Collection, Photo
 from finetune.photos.labels import find_parts, nfc, place_of
 from finetune.photos.near_duplicates.display_groups import detail_score
 from finetune.photos.quality import faults
 from finetune.photos.walk import FoundFile
-from finetune.web.annotate.annotations import EXCLUDE, FLAG, SETTLED, SILENCE, Word
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,7 +46,6 @@ class PhotoState:
         digest: Of its content; None until it has been read.
         photo: Result of the scan; None until then, and for a file that cannot be opened.
         problem: Why it cannot be opened, or None.
-        word: Annotations by people.
         suggestions: Model output.
         group: Key of its group of near-duplicates; None outside any group.
         rank: Position among the photos to label next, from 0; None beyond those.
@@ -59,7 +58,7 @@ class PhotoState:
     digest: str | None = None
     photo: Photo | None = None
     problem: str | None = None
-    word: Word = SILENCE
+    annotations: Annotations = NO_ANNOTATIONS
     suggestions: Suggestions | None = None
     group: str | None = None
     rank: int | None = None
@@ -71,30 +70,31 @@ class PhotoState:
         A named annotator sees their own labels only, so that two people stay independent.
         """
         if annotator is not None:
-            vote = self.word.votes.get(annotator)
+            vote = self.annotations.votes.get(annotator)
             return ((), "") if vote is None else (vote, "person")
-        if self.word.labels is not None:
-            return self.word.labels, "person"
+        if self.annotations.labels is not None:
+            return self.annotations.labels, "person"
         return ((), "") if self.folder_label is None else ((self.folder_label,), "folder")
 
     def row(self, annotator: str | None) -> dict[str, Any]:
         """Returns the JSON row for the page; unknown and false values are left out."""
         labels, source = self.labels(annotator)
         row: dict[str, Any] = {"id": self.id, "path": self.path}
-        word, photo, suggestions = self.word, self.photo, self.suggestions
+        annotations, photo, suggestions = self.annotations, self.photo, self.suggestions
         if labels:
             row["labels"] = labels
         if source:
             row["source"] = source
-        if word.version:
-            row["version"] = word.version
-        if FLAG in word.decisions:
+        if annotations.version:
+            row["version"] = annotations.version
+        if FLAG in annotations.decisions:
             row["flag"] = True
-        if EXCLUDE in word.decisions:
+        if EXCLUDE in annotations.decisions:
             row["rejected"] = True
-        if word.crop is not None:
-            row["crop"] = [word.crop.center_x, word.crop.center_y, word.crop.side]
-            row["cropSource"] = word.crop_by
+        if annotations.crop is not None:
+            crop = annotations.crop
+            row["crop"] = [crop.center_x, crop.center_y, crop.side]
+            row["cropSource"] = annotations.crop_source
         if self.rank is not None:
             row["rank"] = self.rank
         if self.group is not None:
@@ -115,10 +115,10 @@ class PhotoState:
                 row["uncertainty"] = round(suggestions.uncertainty, 3)
             if suggestions.disagreement is not None:
                 row["disagreement"] = round(suggestions.disagreement, 3)
-        votes = word.votes
+        votes = annotations.votes
         if len(votes) > 1 and (annotator is None or annotator in votes):
             row["votes"] = votes
-            row["settled"] = SETTLED in word.decisions
+            row["settled"] = SETTLED in annotations.decisions
         return row
 
 
@@ -174,7 +174,7 @@ class PhotoIndex:
         self._states: dict[str, PhotoState] = {}
         self._paths: dict[str, PhotoState] = {}
         self._digests: defaultdict[str, list[PhotoState]] = defaultdict(list)
-        self._words: dict[str, Word] = {}
+        self._annotations: dict[str, Annotations] = {}
         self._labels: dict[str, None] = dict.fromkeys(nfc(label) for label in labels)
 
     def __len__(self) -> int:
@@ -251,22 +251,24 @@ class PhotoIndex:
                 if state is not None:
                     self._set(state, "problem", problem.reason)
 
-    def update_annotations(self, words: Mapping[str, Word]) -> None:
+    def update_annotations(self, annotations: Mapping[str, Annotations]) -> None:
         """Sets the annotations of some photos, by digest."""
         with self.lock:
             self.clock += 1
-            self._words.update(words)
-            for digest, word in words.items():
+            self._annotations.update(annotations)
+            for digest, found in annotations.items():
                 for state in self._digests.get(digest, ()):
-                    self._set(state, "word", word)
+                    self._set(state, "annotations", found)
             self.add_labels(
-                sorted({label for word in words.values() for label in word.labels or ()})
+                sorted({label for found in annotations.values() for label in found.labels or ()})
             )
 
-    def replace_annotations(self, words: Mapping[str, Word]) -> None:
+    def replace_annotations(self, annotations: Mapping[str, Annotations]) -> None:
         """Sets all annotations, by digest; photos not among them have none."""
         with self.lock:
-            self.update_annotations({**dict.fromkeys(self._words, SILENCE), **words})
+            self.update_annotations(
+                {**dict.fromkeys(self._annotations, NO_ANNOTATIONS), **annotations}
+            )
 
     def set_groups(self, groups: Mapping[str, str]) -> None:
         """Sets the near-duplicate groups: key by path; photos outside any group are left out."""
@@ -311,7 +313,7 @@ class PhotoIndex:
         if state.digest is not None:
             self._digests[state.digest].remove(state)
         state.digest = digest
-        state.word = self._words.get(digest, SILENCE)
+        state.annotations = self._annotations.get(digest, NO_ANNOTATIONS)
         self._digests[digest].append(state)
 
     def _set(self, state: PhotoState, name: str, value: object) -> None:

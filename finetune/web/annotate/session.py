@@ -9,9 +9,9 @@ from pathlib import Path
 
 from finetune.files import collection_cache_dir
 from finetune.photos.catalog.catalog import open_catalog
+from finetune.photos.catalog.undo_log import Replayed, StaleError
 from finetune.photos.walk import require_photos
-from finetune.web.annotate.actions import Action, BadRequestError, writer_of
-from finetune.web.annotate.annotations import StaleError, WordCatalog
+from finetune.web.annotate.actions import Action, BadRequestError, write_action
 from finetune.web.annotate.photo_index import PhotoIndex, PhotoState
 from finetune.web.annotate.thumbnails import Kind, Thumbnails
 
@@ -54,15 +54,14 @@ class Session:
         self.root = root
         self.catalog_path = catalog
         self.files = require_photos(root, advice=_EXPECTED)
-        with open_catalog(root, catalog) as opened:
-            self.catalog_file = opened.path
-        self.catalog = WordCatalog(self.catalog_file)
+        self.catalog = open_catalog(root, catalog)
+        self.catalog_file = self.catalog.path
         self.cache_dir = collection_cache_dir(root, catalog)
         self.thumbnails = Thumbnails(self.cache_dir / "thumbnails")
         self.index = PhotoIndex(root, labels=labels, annotator=annotator)
         self.index.add_files(self.files.files)
         self.index.update_photos(self.catalog.collection(root, with_excluded=True))
-        self.index.replace_annotations(self.catalog.words())
+        self.index.replace_annotations(self.catalog.annotations())
         self.labeled = threading.Event()
 
     def close(self) -> None:
@@ -84,17 +83,18 @@ class Session:
                 raise StaleError([digests[photo_id]])
         annotator = self.index.annotator
         shown = {state.id: state.labels(annotator)[0] for state in states}
-        self.catalog.act(action.description, seen, writer_of(action, digests, shown, annotator))
+        with self.catalog.writer(action.description, seen, seen=seen) as writer:
+            write_action(writer, action, digests, shown, annotator)
         self.index.add_labels((*action.labels, *(action.choices or {}).values()))
         return self._result(action.description, tuple(seen))
 
     def undo(self, number: int) -> ActionResult:
         """Undoes the latest action; raises StaleError if that is not this one."""
-        return self._result(*self.catalog.take_back(number))
+        return self._replayed(self.catalog.undo(number))
 
     def redo(self, number: int) -> ActionResult:
         """Redoes the action undone last; raises StaleError if that is not this one."""
-        return self._result(*self.catalog.bring_back(number))
+        return self._replayed(self.catalog.redo(number))
 
     def thumbnail(self, state: PhotoState, kind: Kind) -> bytes:
         """Returns a photo as a JPEG for the screen; raises DecodeError."""
@@ -104,10 +104,15 @@ class Session:
 
     def refresh(self) -> None:
         """Reads all annotations again: another program may have changed them."""
-        self.index.replace_annotations(self.catalog.words())
+        self.index.replace_annotations(self.catalog.annotations())
+
+    def _replayed(self, action: Replayed | None) -> ActionResult:
+        if action is None:
+            raise StaleError(())
+        return self._result(action.what, action.digests)
 
     def _result(self, description: str, digests: Sequence[str]) -> ActionResult:
-        self.index.update_annotations(self.catalog.words(digests))
+        self.index.update_annotations(self.catalog.annotations(digests))
         self.index.action_count += 1
         self.labeled.set()
         states = [state for digest in digests for state in self.index.of_digest(digest)]

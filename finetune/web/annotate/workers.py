@@ -11,11 +11,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from finetune.errors import FinetuneError
+from finetune.photos.catalog.annotations import EXCLUDE
+from finetune.photos.catalog.catalog import Catalog
 from finetune.photos.collection import Collection
 from finetune.photos.decode.pool import usable_cores
 from finetune.photos.scan import update
 from finetune.photos.split.grouping import photo_groups
-from finetune.web.annotate.annotations import EXCLUDE, WordCatalog
 from finetune.web.annotate.features import FeatureExtractor, Features
 from finetune.web.annotate.photo_index import Job, PhotoState
 from finetune.web.annotate.session import Session
@@ -113,7 +114,7 @@ class ScanWorker(Worker):
         job = self._job
         job.state = "running"
         # A connection of its own: a long scan does not delay a person's actions.
-        with WordCatalog(self._session.catalog_file) as catalog:
+        with Catalog(self._session.catalog_file) as catalog:
             update(
                 catalog,
                 self._session.root,
@@ -128,13 +129,13 @@ class ScanWorker(Worker):
         self.done.set()
         self._make_thumbnails()
 
-    def _progress(self, catalog: WordCatalog, done: int, total: int) -> None:
+    def _progress(self, catalog: Catalog, done: int, total: int) -> None:
         self._raise_if_stopped()
         self._job.done, self._job.total = done, total
         if done < total and time.monotonic() > self._emit_at:
             self._emit(catalog)
 
-    def _emit(self, catalog: WordCatalog) -> None:
+    def _emit(self, catalog: Catalog) -> None:
         started = time.monotonic()
         self.collection = catalog.collection(self._session.root, with_excluded=True)
         self._session.index.update_photos(self.collection)
@@ -295,7 +296,7 @@ class SuggestionWorker(Worker):
 
     def _is_open(self, state: PhotoState | None) -> bool:
         """Returns whether a photo is still to be labeled."""
-        if state is None or state.problem is not None or EXCLUDE in state.word.decisions:
+        if state is None or state.problem is not None or EXCLUDE in state.annotations.decisions:
             return False
         _, source = state.labels(self._session.index.annotator)
         return not source

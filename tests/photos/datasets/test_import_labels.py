@@ -132,7 +132,7 @@ def imported(root, source, *, overwrite=False):
         plan = plan_import(
             read_labels(source),
             collection,
-            catalog.labels_said(),
+            catalog.assigned_labels(),
             beside=beside,
             overwrite=overwrite,
         )

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
+from finetune.photos.catalog.annotations import EXCLUDE, FLAG, SETTLED, VOTE, Annotations
 from finetune.photos.crops import Crop
-from finetune.web.annotate.annotations import EXCLUDE, FLAG, SETTLED, VOTE, Word
 from finetune.web.annotate.photo_index import PhotoState, Suggestions
 
 ANN, BEN = VOTE + "ann", VOTE + "ben"
@@ -16,20 +16,20 @@ def state(**values: object) -> PhotoState:
 
 
 @pytest.mark.parametrize(
-    ("word", "annotator", "shown"),
+    ("annotations", "annotator", "shown"),
     [
-        (Word(), None, (("heron",), "folder")),
-        (Word(labels=("wren",)), None, (("wren",), "person")),
-        (Word(labels=()), None, ((), "person")),
-        (Word(labels=("wren",)), "ann", ((), "")),
-        (Word(decisions={ANN: '["owl"]'}), "ann", (("owl",), "person")),
-        (Word(decisions={BEN: '["owl"]'}), "ann", ((), "")),
+        (Annotations(), None, (("heron",), "folder")),
+        (Annotations(labels=("wren",)), None, (("wren",), "person")),
+        (Annotations(labels=()), None, ((), "person")),
+        (Annotations(labels=("wren",)), "ann", ((), "")),
+        (Annotations(decisions={ANN: '["owl"]'}), "ann", (("owl",), "person")),
+        (Annotations(decisions={BEN: '["owl"]'}), "ann", ((), "")),
     ],
 )
 def test_a_persons_word_is_shown_before_the_folders_and_an_annotator_sees_their_own(
-    word: Word, annotator: str | None, shown: tuple[tuple[str, ...], str]
+    annotations: Annotations, annotator: str | None, shown: tuple[tuple[str, ...], str]
 ) -> None:
-    assert state(word=word).labels(annotator) == shown
+    assert state(annotations=annotations).labels(annotator) == shown
 
 
 def test_without_a_folder_label_nobody_has_spoken() -> None:
@@ -41,20 +41,23 @@ def test_a_row_leaves_out_unknown_and_false_values() -> None:
 
 
 def test_a_row_has_annotations_and_suggestions() -> None:
-    word = Word(
+    annotations = Annotations(
         labels=("owl", "wren"),
         crop=Crop(center_x=0.25, center_y=0.5, side=0.75),
-        crop_by="person",
+        crop_source="person",
         decisions={FLAG: "", EXCLUDE: ""},
     )
     suggestions = Suggestions(ranked=(("owl", 0.12345),), uncertainty=0.98765, disagreement=0.5)
-    row = state(word=word, suggestions=suggestions, group="g", rank=3, problem="damaged").row(None)
+    shown = state(
+        annotations=annotations, suggestions=suggestions, group="g", rank=3, problem="damaged"
+    )
+    row = shown.row(None)
     assert row == {
         "id": "ab",
         "path": "heron/1.jpg",
         "labels": ("owl", "wren"),
         "source": "person",
-        "version": word.version,
+        "version": annotations.version,
         "flag": True,
         "rejected": True,
         "crop": [0.25, 0.5, 0.75],
@@ -69,13 +72,13 @@ def test_a_row_has_annotations_and_suggestions() -> None:
 
 
 def test_votes_are_shown_when_there_are_two_and_to_who_has_voted() -> None:
-    alone = Word(decisions={ANN: '["owl"]'})
-    assert "votes" not in state(word=alone).row(None)
+    alone = Annotations(decisions={ANN: '["owl"]'})
+    assert "votes" not in state(annotations=alone).row(None)
     both = replace(alone, decisions={**alone.decisions, BEN: '["wren"]'})
     votes = {"ann": ("owl",), "ben": ("wren",)}
     for annotator in (None, "ann"):
-        row = state(word=both).row(annotator)
+        row = state(annotations=both).row(annotator)
         assert (row["votes"], row["settled"]) == (votes, False)
-    assert "votes" not in state(word=both).row("cleo")
+    assert "votes" not in state(annotations=both).row("cleo")
     settled = replace(both, decisions={**both.decisions, SETTLED: ""})
-    assert state(word=settled).row(None)["settled"] is True
+    assert state(annotations=settled).row(None)["settled"] is True

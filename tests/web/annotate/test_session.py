@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from finetune.errors import DecodeError
+from finetune.photos.catalog.undo_log import StaleError
 from finetune.photos.scan import scan
 from finetune.web.annotate.actions import BadRequestError, read_action
-from finetune.web.annotate.annotations import StaleError
 from finetune.web.annotate.session import Session
 from finetune.web.annotate.thumbnails import Thumbnails
 
@@ -32,7 +32,8 @@ def open_session(root: Path, **options: Any) -> Session:
 def act(session: Session, kind: str, *paths: str, **extra: Any) -> None:
     states = [state for state in session.index.states() if state.path in paths]
     assert len(states) == len(paths)
-    body = {"kind": kind, "photos": {state.id: state.word.version for state in states}, **extra}
+    versions = {state.id: state.annotations.version for state in states}
+    body = {"kind": kind, "photos": versions, **extra}
     session.act(read_action(body))
 
 
@@ -73,7 +74,7 @@ def test_copies_of_a_photo_share_one_word(photos: Path):
     assert shown(session)["wren/copy.jpg"] == shown(session)["heron/000.jpg"] == ("finch",)
     first = next(e for e in session.index.states() if e.path == "heron/000.jpg")
     other = next(e for e in session.index.states() if e.path == "wren/copy.jpg")
-    mixed = {"kind": "flag", "photos": {first.id: first.word.version, other.id: ""}}
+    mixed = {"kind": "flag", "photos": {first.id: first.annotations.version, other.id: ""}}
     with pytest.raises(StaleError):
         session.act(read_action(mixed))
     session.close()

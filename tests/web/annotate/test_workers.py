@@ -43,7 +43,7 @@ def suggestion_worker(session: Session) -> SuggestionWorker:
 
 def label(session: Session, number: int, name: str) -> None:
     state = session.index.states()[number]
-    body = {"kind": "label", "photos": {state.id: state.word.version}, "labels": [name]}
+    body = {"kind": "label", "photos": {state.id: state.annotations.version}, "labels": [name]}
     session.act(read_action(body))
 
 
