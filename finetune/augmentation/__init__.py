@@ -1,1 +1,1 @@
-"""Random changes to training photos: maps, colors, erasing and mixing, on the CPU and the GPU."""
+"""Augmentation: Möbius maps, composed warps, recipes, batches on the CPU and the GPU."""

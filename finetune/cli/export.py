@@ -67,7 +67,7 @@ def export(
 
     folder = find_run(run)
     if push is not None:
-        from finetune.prediction.export.hub import push as push_to_hub
+        from finetune.prediction.export.export import push as push_to_hub
 
         address = push_to_hub(folder, push)
         output.document({"address": address})

@@ -1,1 +1,1 @@
-"""What a backbone says about a collection."""
+"""Curation of a collection with a backbone: crops, similarity, suggestions, label errors."""

@@ -1,1 +1,1 @@
-"""Photos as batches: the caches on disk, datasets, and the order of an epoch."""
+"""Caches on disk, datasets, loaders."""

@@ -1,1 +1,1 @@
-"""Honest numbers: pure functions of logits and targets, in float64, without torch."""
+"""Metrics, calibration and out-of-distribution scores: functions of (logits, targets) in float64."""

@@ -1,1 +1,1 @@
-"""Experiments."""
+"""Experiments: cross-validation, tuning, ablation, learning rate search."""

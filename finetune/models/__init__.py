@@ -1,1 +1,1 @@
-"""Networks: any of timm's, our own, their weights, heads and features."""
+"""Networks: timm models and our own, weights, heads, feature extraction."""

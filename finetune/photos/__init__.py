@@ -1,1 +1,1 @@
-"""Photos on disk: opening, finding, remembering, comparing, cropping and splitting them."""
+"""Photos on disk: decoding, scanning, catalog, near-duplicates, crops, splits (no torch)."""

@@ -1,1 +1,1 @@
-"""From a run to answers about new photos."""
+"""Prediction of new photos by trained runs."""

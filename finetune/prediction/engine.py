@@ -1,4 +1,4 @@
-"""What answers: a network of any kind, from a file or folder, behind one protocol."""
+"""Engine protocol: a trained network from a run folder or an exported file."""
 
 from __future__ import annotations
 
@@ -16,38 +16,38 @@ ONNX_SUFFIX = ".onnx"
 
 
 class Engine(Protocol):
-    """A network, ready to be asked from any number of threads."""
+    """Network that predicts from any number of threads."""
 
     @property
     def metadata(self) -> ModelMetadata:
-        """Its labels, pixels and calibration."""
+        """Labels, preprocessing and calibration."""
         ...
 
     @property
     def cores(self) -> int:
-        """How many batches may be asked at once `per_thread`; 1: one takes all there is."""
+        """Batches computed at once by the engine of `per_thread`; 1 where one batch uses everything."""
         ...
 
     def per_thread(self) -> AbstractContextManager[Engine]:
-        """Gives the same network for `cores` threads of one's own that ask at once.
+        """Yields an engine of the same network for `cores` concurrent threads.
 
-        Each batch is computed on the thread that asks, and on no other.
+        Each batch is computed on the calling thread alone.
         """
         ...
 
     def logits(self, squares: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Returns logits ``(B, labels)`` of the center of squares ``(B, S, S, 3) uint8``.
 
-        S is the working size or any other from the network's own size on.
+        S is the working size, or any size from the network's input size on.
         """
         ...
 
     def logits_and_features(
         self, squares: NDArray[np.uint8]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Returns the same, and what the linear head took in, ``(B, F)``.
+        """Returns logits, and features ``(B, F)``: the input of the linear head.
 
-        Only for networks whose threshold for unknown photos needs features.
+        Only for networks whose unknown threshold needs features.
         """
         ...
 
@@ -55,11 +55,11 @@ class Engine(Protocol):
 def open_engine(source: str | Path | RunFolder | None, *, device: str | None = "cpu") -> Engine:
     """Opens a run (a name, a path, None for the newest) or an exported ``.onnx`` file.
 
-    An ``.onnx`` file is run by onnxruntime, and torch is not imported for it.
+    An ``.onnx`` file runs in onnxruntime without importing torch.
 
     Args:
-        source: What to open.
-        device: For runs: ``cpu``, ``cuda``, ``mps`` ..., or None for the best that is there.
+        source: Run or file.
+        device: Of a run: ``cpu``, ``cuda``, ``mps`` ..., or None for the best that is there.
 
     Raises:
         RunError: There is no such run or file, or it is damaged.

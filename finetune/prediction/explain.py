@@ -1,4 +1,4 @@
-"""Where on a photo a network found what it says: Grad-CAM, for CNNs and transformers.
+"""Grad-CAM explanations of predictions, for CNNs and transformers.
 
 Selvaraju et al. (2017), "Grad-CAM", eq. 1 and 2: with A_k the channels of the last feature map and
 y_c the logit of a label, ``heat = relu(sum_k alpha_k A_k)`` where ``alpha_k`` is the mean of
@@ -39,7 +39,7 @@ _LINE = (255, 176, 46)
 
 
 def explainable(predictor: Predictor) -> TorchEngine:
-    """Returns the engine of a predictor that can be explained: the first one in torch.
+    """Returns the first torch engine of a predictor, which can be explained.
 
     Raises:
         ConfigError: There is none; an exported file has no gradients.
@@ -54,7 +54,7 @@ def explainable(predictor: Predictor) -> TorchEngine:
 
 
 def heat_map(engine: TorchEngine, squares: NDArray[np.uint8], label: str) -> NDArray[np.float32]:
-    """Returns how much each place speaks for a label, ``(B, h, w)`` in [0, 1], on its feature map.
+    """Returns Grad-CAM heat maps of a label, ``(B, h, w)`` in [0, 1].
 
     Args:
         engine: The network.
@@ -107,8 +107,8 @@ def grad_cam(
 def overlay(image: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Returns a square image ``(S, S, 3) uint8`` with its heat ``(h, w)`` shown on it.
 
-    What speaks for the label keeps its colors, the rest is gray and dim, and a line goes round
-    what has more than half of the greatest heat: that reads on a photo of any colors.
+    Hot regions keep their colors, the rest is gray and dim, and a line surrounds the regions above
+    half of the highest heat, so that it is visible on photos of any colors.
     """
     side = image.shape[0]
     resized = Image.fromarray(np.asarray(heat, dtype=np.float32)).resize(
@@ -131,7 +131,7 @@ def explain_photo(
     size: int = OVERLAY_SIZE,
     max_pixels: int = MAX_PIXELS,
 ) -> NDArray[np.uint8]:
-    """Returns a photo as the network sees it, ``(size, size, 3) uint8``, with a label's heat on it.
+    """Returns a photo as the network sees it, ``(size, size, 3) uint8``, with a heat map.
 
     Raises:
         DecodeError: The photo cannot be opened.
@@ -157,7 +157,7 @@ def write_png(path: Path, image: NDArray[np.uint8]) -> Path:
 
 
 def _logits_and_features(module: nn.Module, pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns logits and the last features that they depend on place by place."""
+    """Returns logits and the last spatial features they depend on."""
     watched = _token_layer(module)
     if watched is not None:
         with _output_of(watched) as kept:
@@ -174,10 +174,10 @@ def _logits_and_features(module: nn.Module, pixels: Tensor) -> tuple[Tensor, Ten
 
 
 def _token_layer(module: nn.Module) -> nn.Module | None:
-    """Returns the layer whose output to watch in a network of plain tokens, else None.
+    """Returns the layer whose output to use in a vision transformer, else None.
 
-    After the last block only the class token may count, and the other tokens would get no
-    gradient; the input of its attention still reaches all of them.
+    After the last block only the class token may matter, and the other tokens would get no
+    gradient; the input of the last attention still reaches all of them.
     """
     blocks = getattr(module, "blocks", None)
     prefix = getattr(module, "num_prefix_tokens", None)

@@ -50,7 +50,7 @@ def working_square(
 
 
 def name_of(photo: Any) -> str | None:
-    """Returns the path by which a photo was named, or None for one that came as content."""
+    """Returns the path of a photo, or None for bytes, images and pixels."""
     return str(photo) if isinstance(photo, (str, Path)) else None
 
 
@@ -63,7 +63,7 @@ def _checked(pixels: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def source_of(photo: Any) -> Path | bytes | NDArray[np.uint8]:
-    """Returns a photo as a file, the content of one, or pixels; raises DecodeError."""
+    """Returns a photo as a path, bytes or pixels; raises DecodeError."""
     if isinstance(photo, np.ndarray):
         return _checked(photo)
     if isinstance(photo, (str, Path)):

@@ -1,4 +1,4 @@
-"""What must be known of a network, beside its tensors, to ask it about photos. No torch."""
+"""Metadata of a trained network: labels, preprocessing, calibration (imports no torch)."""
 
 from __future__ import annotations
 
@@ -15,21 +15,20 @@ from finetune.runs.unknown_threshold import read_unknown
 from finetune.tasks.task import SingleLabel, Task, task_of
 
 VERSION = 1
-"""Of the JSON object that `ModelMetadata.to_dict` gives and exported files carry."""
+"""Version of the JSON of `ModelMetadata.to_dict` in exported files."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelMetadata:
-    """Labels, pixels and calibration of a trained network.
+    """Labels, preprocessing and calibration of a trained network.
 
     Attributes:
         name: The run's name.
         model: timm's name of the architecture.
         labels: In class order.
-        preprocessing: What the network expects of its pixels.
-        task: What its logits mean, calibrated.
-        unknown: When to say "none of these", or None where nothing was fitted.
-        crop_policy: How a photo's square is chosen, for `curation.policy`; None: by the spec's fit.
+        task: Calibrated task of its logits.
+        unknown: Out-of-distribution threshold, or None where none was fitted.
+        crop_policy: Of `curation.crop_policy`; None: photos are cropped as in `preprocessing`.
     """
 
     name: str
@@ -42,7 +41,7 @@ class ModelMetadata:
 
     @property
     def temperature(self) -> float:
-        """What divides the logits before they become probabilities."""
+        """Temperature that divides the logits."""
         return self.task.temperature
 
     def to_dict(self) -> dict[str, Any]:
@@ -61,11 +60,11 @@ class ModelMetadata:
     def from_dict(
         cls, content: Mapping[str, Any], distance: RelativeDistance | None = None
     ) -> ModelMetadata:
-        """Returns the facts in a JSON object; KeyError, TypeError, ValueError where it is none.
+        """Returns the metadata in a JSON object; raises KeyError, TypeError or ValueError.
 
         Args:
-            content: What `to_dict` gave.
-            distance: Of the threshold for unknown photos; no part of the object, as it is large.
+            content: As from `to_dict`.
+            distance: Of the unknown threshold; stored apart, since it is large.
         """
         unknown = content.get("unknown")
         labels = tuple(str(label) for label in content["labels"])
@@ -81,7 +80,7 @@ class ModelMetadata:
 
     @classmethod
     def of_run(cls, run: RunFolder) -> ModelMetadata:
-        """Returns the facts of a run.
+        """Returns the metadata of a run.
 
         Raises:
             RunError: A file of it is missing or damaged.

@@ -1,4 +1,4 @@
-"""An exported ``.onnx`` file, run by onnxruntime. No torch."""
+"""Engine that runs an exported ONNX file in onnxruntime (imports no torch)."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ from finetune.photos.preprocessing import Preprocessing
 from finetune.prediction.model_metadata import ModelMetadata
 
 METADATA_KEY = "finetune"
-"""Of the file's metadata: labels, preprocessing and calibration as JSON."""
+"""Metadata key of labels, preprocessing and calibration, as JSON."""
 
 DISTANCE_KEY = "finetune_distance"
-"""Likewise: the distance that "none of these" goes by, if it does, as safetensors in base64."""
+"""Metadata key of the out-of-distribution distance, if any, as safetensors in base64."""
 
 PIXELS, PHOTOS = "pixels", "photos"
-"""Names of the graph's input: normalized floats, or uint8 photos that the graph prepares itself."""
+"""Names of the graph's input: normalized floats, or uint8 photos with preprocessing inside."""
 
 LOGITS, PROBABILITIES = "logits", "probabilities"
-"""Names of the graph's outputs; a file with probabilities has logits beside them."""
+"""Names of the graph's outputs; a file with probabilities also has logits."""
 
 FEATURES = "features"
-"""Name of the output that a file has in addition whose threshold for unknown photos needs it."""
+"""Name of the features output, present where the unknown threshold needs features."""
 
 
 ON_THIS_MACHINES_CORES = {"CPUExecutionProvider", "AzureExecutionProvider"}
-"""onnxruntime's providers that compute on no GPU; it lists Azure's wherever it is built in."""
+"""Execution providers without a GPU; Azure's is listed wherever it is built in."""
 
 
 class OnnxEngine:
-    """Answers with an onnxruntime session, which takes any number of threads.
+    """Engine of an onnxruntime session.
 
     Args:
         session: An `onnxruntime.InferenceSession`.
@@ -73,14 +73,14 @@ class OnnxEngine:
 
     @property
     def cores(self) -> int:
-        """Batches that may be asked at once `per_thread`: 1 where a GPU computes."""
+        """Batches computed at once by the engine of `per_thread`; 1 on a GPU."""
         on_cpu = set(self.session.get_providers()) <= ON_THIS_MACHINES_CORES
         threads = self.session.get_session_options().intra_op_num_threads
         return (threads or usable_cores()) if on_cpu else 1
 
     @contextmanager
     def per_thread(self) -> Iterator[OnnxEngine]:
-        """Gives the same network for threads that ask at once; see `Engine`."""
+        """Yields an engine for concurrent threads; see `Engine`."""
         yield OnnxEngine(_session(self.path, 1), self.metadata, self.path)
 
     def logits(self, squares: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -128,7 +128,7 @@ def _session(path: Path, threads: int | None) -> Any:
 
 
 def metadata_in(session: Any, path: Path) -> ModelMetadata:
-    """Returns the facts in the metadata of an opened file.
+    """Returns the model metadata of an opened file.
 
     Raises:
         RunError: There are none, so that it was exported by something else.
@@ -148,13 +148,13 @@ def metadata_in(session: Any, path: Path) -> ModelMetadata:
 
 
 def center_of(squares: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Returns the center ``(B, size, size, 3)``; of an odd margin, more is cut lower right."""
+    """Returns the center ``(B, size, size, 3)``; an odd margin is cut more at the lower right."""
     top = (squares.shape[1] - size) // 2
     return squares[:, top : top + size, top : top + size]
 
 
 def surrounded(centered: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Returns squares ``(B, size, size, 3)`` whose center `center_of` gives back."""
+    """Pads squares to ``(B, size, size, 3)``; `center_of` is the inverse."""
     margin = size - centered.shape[1]
     before = margin // 2
     return np.pad(centered, ((0, 0), *((before, margin - before),) * 2, (0, 0)))

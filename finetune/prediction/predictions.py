@@ -72,7 +72,7 @@ class PhotoPrediction:
         return LabelSet(labels=tuple(sorted(self.labels)), probability=math.prod(shares))
 
     def probability_of(self, label: str) -> float:
-        """Returns the probability of one label; 0 for one that is not there."""
+        """Returns the probability of a label, or 0 if it is unknown."""
         return next((item.probability for item in self.ranked if item.label == label), 0.0)
 
     def to_dict(self, top: int | None = None) -> dict[str, Any]:

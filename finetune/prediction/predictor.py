@@ -139,12 +139,12 @@ class Predictor:
 
     @property
     def name(self) -> str:
-        """The names of its runs, joined by ``+``."""
+        """Names of its runs, joined by ``+``."""
         return "+".join(engine.metadata.name for engine in self.engines)
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """What the first engine expects of its pixels."""
+        """Preprocessing of the first engine."""
         return self.engines[0].metadata.preprocessing
 
     @property
@@ -161,7 +161,7 @@ class Predictor:
         return self.predict_squares([self.squares_of(photo, crop=crop)], names=[name_of(photo)])[0]
 
     def predict_batch(self, photos: Sequence[Any]) -> list[PhotoPrediction]:
-        """Returns one prediction a photo, in their order; a bad one has its reason."""
+        """Returns one prediction a photo, in order, with the reason where one cannot be opened."""
         return list(self.predict_stream(photos))
 
     def predict_stream(
@@ -204,7 +204,7 @@ class Predictor:
     def _predict(
         self, photos: Sequence[Any], squares: Sequence[Squares | str]
     ) -> list[PhotoPrediction]:
-        """Returns a prediction for each photo; one that cannot be opened has its reason."""
+        """Returns a prediction for each photo, with the reason where one cannot be opened."""
         good = [(photo, x) for photo, x in zip(photos, squares, strict=True) if type(x) is tuple]
         predicted = iter(
             self.predict_squares([x for _, x in good], names=[name_of(photo) for photo, _ in good])
@@ -242,7 +242,7 @@ class Predictor:
     def predict_squares(
         self, photos: Sequence[Squares], names: Sequence[str | None] | None = None
     ) -> list[PhotoPrediction]:
-        """Returns one prediction for each photo's squares, in their order."""
+        """Returns one prediction for the squares of each photo, in order."""
         if not photos:
             return []
         probabilities, odd = self.probabilities(photos)
@@ -323,7 +323,7 @@ def _pixels_key(preprocessing: Preprocessing) -> tuple[int, str, str]:
 
 
 def _order(first: Engine, other: Engine) -> list[int]:
-    """Returns where in the other's outputs the first one's labels are."""
+    """Returns the indices of the first engine's labels in the other's outputs."""
     mine, theirs = first.metadata, other.metadata
     strange = sorted(set(mine.labels) ^ set(theirs.labels))
     if strange:

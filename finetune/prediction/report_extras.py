@@ -1,4 +1,4 @@
-"""What the report shows beside a run: doubtful labels, and what the network looked at."""
+"""Extras of a report: likely label errors and Grad-CAM overlays of mistakes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def report_extras(
     max_overlays: int = 100,
     progress: Progress | None = None,
 ) -> tuple[Extras, list[str]]:
-    """Returns what to show, and notes on what could not be made and why.
+    """Returns the extras, and notes on what is missing and why.
 
     Args:
         run: The run.
@@ -67,7 +67,7 @@ def _suspect(path: str, doubt: Doubt | TagDoubt) -> Suspect:
 
 
 def _doubtful(row: Prediction) -> str:
-    """Returns the label of a wrong answer to look at: one wrongly said, else one missed."""
+    """Returns the label to explain of a mistake: a wrongly predicted one, else a missed one."""
     said, truth = row.said, row.truth
     wrongly = [label for label in said if label not in truth]
     return (wrongly or [label for label in truth if label not in said])[0]

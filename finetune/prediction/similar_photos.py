@@ -1,4 +1,4 @@
-"""The training photos that a photo is most like: "because it looks like these"."""
+"""Training photos most similar to a photo, by backbone features."""
 
 from __future__ import annotations
 
@@ -29,13 +29,7 @@ _CHUNK = 4096
 
 @dataclass(frozen=True, kw_only=True)
 class Similar:
-    """A training photo that is like the one asked about.
-
-    Attributes:
-        photo: Its path.
-        label: Its label in training.
-        similarity: Cosine of the angle between the two photos' features, in [-1, 1].
-    """
+    """Training photo with its label and the cosine similarity of features, in [-1, 1]."""
 
     photo: str
     label: str
@@ -47,9 +41,9 @@ class Similar:
 
 
 class TrainingPhotos:
-    """The photos that a run was trained on, by what its backbone makes of them.
+    """Features of the photos that a run was trained on.
 
-    Their features come from the collection's cache, and what is missing there is computed once.
+    They come from the collection's cache; missing ones are computed once.
 
     Args:
         run: The run.

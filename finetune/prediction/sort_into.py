@@ -11,7 +11,7 @@ from finetune.photos.file_mover import MoveJournal, MoveResult, Transfer, free_p
 from finetune.prediction.predictions import PhotoPrediction
 
 UNSURE = "_unsure"
-"""Folder of the photos that are predicted to be none of the labels."""
+"""Folder of photos that are unknown."""
 
 
 class Sorter:

@@ -1,4 +1,4 @@
-"""From what a person names to the photos that are meant."""
+"""Photos named on the command line: files, folders, patterns, standard input."""
 
 from __future__ import annotations
 
@@ -17,17 +17,16 @@ STDIN = "-"
 def photos_of(
     sources: Sequence[str | Path], *, stdin: Iterable[str] = (), without: Path | None = None
 ) -> Iterator[Path]:
-    """Yields every photo that is meant, in the order given, one folder's names at a time.
+    """Yields the photos of paths, folders and patterns, in the order given.
 
-    A file is itself, a folder the photos in it at any depth, ``-`` the paths in `stdin`, one a
-    line. What does not exist and has ``*``, ``?`` or ``[`` in it is a pattern, in which ``**``
-    stands for folders at any depth. A file that is missing is yielded all the same, so that it is
-    answered with its reason in its row.
+    A folder stands for the photos in it at any depth, ``-`` for the paths in `stdin`, one a line,
+    and a path with ``*``, ``?`` or ``[`` that does not exist is a pattern (``**``: any depth). A
+    missing file is yielded too, so that it gets a row with the reason.
 
     Args:
         sources: Paths, patterns, ``-``.
         stdin: Lines for ``-``.
-        without: A folder whose photos are passed over.
+        without: Folder whose photos are skipped.
 
     Raises:
         CollectionError: A folder or pattern yields no photos, or a folder cannot be listed.

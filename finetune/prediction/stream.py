@@ -54,7 +54,7 @@ def decode_ahead(
     *,
     batch_size: int,
 ) -> Iterator[Result]:
-    """Yields results in order; threads decode the next batches while the network has this one."""
+    """Yields results in order; threads decode the next batches during the current one."""
     with ThreadPoolExecutor(max(2, usable_cores()), thread_name_prefix="decode") as pool:
 
         def submit(count: int) -> list[tuple[Photo, Future[Decoded]]]:

@@ -1,4 +1,4 @@
-"""Predictions as a CSV file that grows as they come, and goes on after a kill."""
+"""CSV file of predictions, appended row by row and resumable after a kill."""
 
 from __future__ import annotations
 
@@ -22,18 +22,17 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 class PredictionTable:
-    """A CSV file of one row a photo, appended to as predictions come.
+    """CSV file with one row a photo.
 
-    A file that is there already is gone on with: what a kill left of its last row is cut off, and
-    `missing` passes over the photos that have a row. Every row is with the operating system before
-    the next prediction is made, so that killing the program loses no row.
+    An existing file is resumed: a partial last row is cut off, and `missing` skips the photos that
+    have a row. Each row is written before the next prediction, so that a kill loses none.
 
     Args:
         path: The file.
-        run: What made the predictions; a file is not gone on with by another.
-        top: How many labels a row has.
-        several: Whether a photo may have several labels: a column ``labels`` then holds all that
-            are said, joined by ``|``.
+        run: Name of the run; a file of another run is refused.
+        top: Labels in a row.
+        several: Whether a photo may have several labels; adds a column ``labels`` of the predicted
+            ones, joined by ``|``.
 
     Raises:
         ConfigError: The file holds something else, or predictions of another run.
@@ -77,7 +76,7 @@ class PredictionTable:
         self.close()
 
     def missing(self, photos: Iterable[Path]) -> Iterator[Path]:
-        """Yields the photos that have no row yet; one named twice needs two rows."""
+        """Yields the photos without a row; a photo given twice needs two rows."""
         left = Counter(self.done)
         for photo in photos:
             name = str(photo)
@@ -105,7 +104,7 @@ class PredictionTable:
         self._append(_line_of([*cells, guard(self.run)]))
 
     def close(self) -> None:
-        """Lets go of the file, with all of it on disk."""
+        """Flushes the file to disk and closes it."""
         if not self._file.closed:
             with storage_errors(self.path):
                 self._file.flush()
@@ -162,7 +161,7 @@ def _line_of(cells: list[str]) -> bytes:
 
 
 def _length_of_whole_rows(file: BinaryIO) -> int:
-    """Returns the bytes up to the last line end that stands outside of quotes."""
+    """Returns the length of the file up to the last line end outside quotes, in bytes."""
     whole = position = 0
     quotes = 0
     file.seek(0)

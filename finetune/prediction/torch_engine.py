@@ -1,4 +1,4 @@
-"""A run's network, in torch."""
+"""Engine that runs a trained network in torch."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from finetune.training.device import choose_device
 
 
 class TorchEngine:
-    """Answers with a torch network, one batch at a time.
+    """Engine of a torch network, one batch at a time.
 
     Args:
         module: A timm network; it is put in eval mode.
-        metadata: Its labels, pixels and calibration.
+        metadata: Labels, preprocessing and calibration.
     """
 
     def __init__(self, module: torch.nn.Module, metadata: ModelMetadata) -> None:
         self.module = module.eval()
         self.metadata = metadata
-        # Two batches at once would each want all cores, and on a GPU twice the memory.
+        # Two batches at once would each use all cores, and on a GPU twice the memory.
         self._turn: AbstractContextManager[Any] = threading.Lock()
 
     @classmethod
@@ -53,20 +53,20 @@ class TorchEngine:
 
     @property
     def cores(self) -> int:
-        """Batches that may be asked at once `per_thread`: 1 on a GPU."""
+        """Batches computed at once by the engine of `per_thread`; 1 on a GPU."""
         on_cpu = next(self.module.parameters()).device.type == "cpu"
         return torch.get_num_threads() if on_cpu else 1
 
     @contextmanager
     def per_thread(self) -> Iterator[TorchEngine]:
-        """Gives the same network for threads that ask at once; see `Engine`."""
+        """Yields an engine for concurrent threads; see `Engine`."""
         threads = torch.get_num_threads()
         engine = TorchEngine(self.module, self.metadata)
         engine._turn = _OneCore()
         try:
             yield engine
         finally:
-            # What a new thread begins with is what any thread set last.
+            # A new thread starts with the number that any thread set last.
             torch.set_num_threads(threads)
 
     def logits(self, squares: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -91,7 +91,7 @@ class TorchEngine:
 
 
 class _OneCore:
-    """Has torch compute on the calling thread alone, from its first batch on."""
+    """Limits torch to the calling thread, from its first batch on."""
 
     def __enter__(self) -> None:
         if torch.get_num_threads() != 1:

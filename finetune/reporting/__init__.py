@@ -1,1 +1,1 @@
-"""Reports that a person would rather read than a log."""
+"""Reports, comparisons, galleries and charts."""

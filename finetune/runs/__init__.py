@@ -1,1 +1,1 @@
-"""A run: the folder that holds all that a model is, and how it comes to be."""
+"""Run folders: reading, loading, evaluating, model card."""

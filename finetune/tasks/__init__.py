@@ -1,1 +1,1 @@
-"""Tasks."""
+"""Tasks: one label a photo, or several."""

@@ -1,1 +1,1 @@
-"""The loop and its parts: learning rate, loss, state, device, events."""
+"""Training: prepare, loop, optimizer, schedule, checkpoints, distributed."""

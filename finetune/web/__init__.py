@@ -1,1 +1,1 @@
-"""Pages in the browser."""
+"""Local web pages: annotate and serve."""

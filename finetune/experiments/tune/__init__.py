@@ -1,1 +1,1 @@
-"""Tune."""
+"""Hyperparameter search with Optuna."""

@@ -1,1 +1,1 @@
-"""Catalog."""
+"""Catalog of a collection: an SQLite file of photos and annotations."""

@@ -1,1 +1,1 @@
-"""Datasets."""
+"""Import and export of labels and data sets."""

@@ -1,1 +1,1 @@
-"""Export."""
+"""Export of runs to ONNX, TorchScript, timm and the Hugging Face hub."""

@@ -1,4 +1,4 @@
-"""Whether an export answers as its run does: exports opened again, and compared on real photos."""
+"""Verification of exports: reopened and compared with the run on real photos."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from finetune.runs.folder import RunFolder
 
 @dataclass(frozen=True, kw_only=True)
 class SquaredPhoto:
-    """A photo and its working square.
+    """Photo and its working square.
 
     Attributes:
         path: Its file.
@@ -32,7 +32,7 @@ class SquaredPhoto:
 
 
 def photos_of_run(run: RunFolder) -> tuple[list[Path], list[Path]]:
-    """Returns a run's held-out photos and its training photos, as far as they are still there.
+    """Returns a run's held-out and training photos that still exist.
 
     Raises:
         RunError: The run does not say where they were.
@@ -50,7 +50,7 @@ def photos_of_run(run: RunFolder) -> tuple[list[Path], list[Path]]:
 def squared(
     paths: Sequence[Path], count: int, preprocessing: Preprocessing
 ) -> Iterator[SquaredPhoto]:
-    """Yields `count` photos spread evenly over `paths`, so that every label's folder has some.
+    """Yields `count` photos spread evenly over `paths` and so over the labels.
 
     A photo that cannot be opened is left out.
     """
@@ -70,7 +70,7 @@ Answer = Callable[[NDArray[np.uint8]], NDArray[np.float64]]
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """How an export's answers differ from the run's on the same photos.
+    """Difference between the predictions of an export and its run.
 
     Attributes:
         photos: How many were compared.
@@ -93,7 +93,7 @@ def compare(
     *,
     whole_photos: bool = False,
 ) -> Comparison:
-    """Returns how an export's answers differ from an engine's.
+    """Returns the differences between an export and an engine.
 
     Args:
         engine: The run, opened.
@@ -119,7 +119,7 @@ def compare(
 
 
 def answers_of_onnx(target: Path, *, with_preprocessing: bool, with_softmax: bool) -> Answer:
-    """Returns how an ONNX file answers."""
+    """Returns the predict function of an ONNX file."""
     from finetune.prediction.onnx_engine import PHOTOS, PROBABILITIES, OnnxEngine
 
     exported = OnnxEngine.load(target)
@@ -141,7 +141,7 @@ def answers_of_onnx(target: Path, *, with_preprocessing: bool, with_softmax: boo
 def answers_of_torchscript(
     engine: TorchEngine, target: Path, *, with_preprocessing: bool, with_softmax: bool
 ) -> Answer:
-    """Returns how a TorchScript file answers, with the calibration of the engine it came from."""
+    """Returns the predict function of a TorchScript file, calibrated as its engine."""
     import torch
 
     from finetune.prediction.export.torch import open_torchscript
@@ -168,7 +168,7 @@ def answers_of_torchscript(
 
 
 def answers_of_timm(engine: TorchEngine, target: Path) -> Answer:
-    """Returns how a folder for timm answers, with the calibration of the engine it came from."""
+    """Returns the predict function of a timm folder, calibrated as its engine."""
     import timm
 
     # The folder's own config decides, as for whoever opens it with timm alone.

@@ -1,7 +1,8 @@
-"""Exports a run, and does not say done before the export has answered real photos like the run."""
+"""Exports a run and verifies the export on real photos; uploads to the Hugging Face hub."""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.errors import ConfigError, ModelError, RunError
+from finetune.errors import ConfigError, FinetuneError, MissingExtra, ModelError, RunError
 from finetune.photos.preprocessing import Preprocessing
 from finetune.prediction.export.check import (
     Answer,
@@ -23,18 +24,20 @@ from finetune.prediction.export.check import (
     photos_of_run,
     squared,
 )
+from finetune.prediction.export.torch import copy_card, export_timm
 from finetune.prediction.torch_engine import TorchEngine
 from finetune.runs.folder import RunFolder
+from finetune.runs.model_card import CARD, write_model_card
 
 Format = Literal["onnx", "torchscript", "timm"]
 
 TOLERANCE = 1e-4
-"""Largest difference of a probability that an export in fp32 may show."""
+"""Largest difference in a probability allowed to an fp32 export."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions:
-    """What to export.
+    """Export options.
 
     Attributes:
         format: ``onnx``, ``torchscript`` or ``timm``.
@@ -71,7 +74,7 @@ class ExportOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """What was written.
+    """Written export.
 
     Attributes:
         path: The file, or timm's folder.
@@ -85,7 +88,7 @@ class Exported:
 
 
 def default_path(run: RunFolder, options: ExportOptions) -> Path:
-    """Returns where an export goes: a file or folder named after the run, in the run's own."""
+    """Returns the default path of an export: named after the run, in its folder."""
     match options.format:
         case "onnx":
             mark = "" if options.precision == "fp32" else f"-{options.precision}"
@@ -212,3 +215,73 @@ def _photos(
 def _bytes_of(path: Path) -> int:
     files = path.rglob("*") if path.is_dir() else [path]
     return sum(file.stat().st_size for file in files if file.is_file())
+
+
+_SHARED = (
+    "labels.json",
+    "preprocessing.json",
+    "calibration.json",
+    "distance.safetensors",
+    "metrics.json",
+)
+
+
+def push(run: RunFolder, repository: str, *, private: bool = True) -> str:
+    """Uploads a run as a model that ``timm.create_model("hf-hub:REPOSITORY")`` opens.
+
+    Names of photos and folders stay here: split.csv, predictions.csv and config.json are not sent.
+
+    Args:
+        run: The run.
+        repository: ``USER/NAME``.
+        private: Whether only its owner sees a repository that is made for it.
+
+    Returns:
+        The address of the model.
+
+    Raises:
+        MissingExtra: huggingface_hub is not installed.
+        RunError: Nobody is logged in, or the hub refused.
+    """
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise MissingExtra("huggingface_hub", "hub", "--push") from error
+    if repository.count("/") != 1 or not all(repository.split("/")):
+        raise RunError(f"--push {repository}: the hub names a model USER/NAME.")
+    if huggingface_hub.get_token() is None:
+        raise RunError(
+            "--push: you are not logged in to the Hugging Face hub, and nothing was sent. Log in "
+            "with: hf auth login"
+        )
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "model"
+        gather(run, folder)
+        try:
+            api = huggingface_hub.HfApi()
+            api.create_repo(repository, private=private, exist_ok=True)
+            api.upload_folder(
+                repo_id=repository, folder_path=folder, commit_message=f"Upload {run.name}"
+            )
+        except FinetuneError:
+            raise
+        except Exception as error:  # the hub's client raises its own, requests' and OS errors
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise RunError(f"--push {repository}: the hub refused: {reason}") from error
+    return f"https://huggingface.co/{repository}"
+
+
+def gather(run: RunFolder, folder: Path) -> None:
+    """Writes everything that `push` uploads to a folder.
+
+    Raises:
+        RunError: The run is not finished.
+        StorageError: The folder cannot be written.
+    """
+    engine = TorchEngine.load(run, device="cpu")
+    export_timm(engine, folder)
+    copy_card(write_model_card(run), folder)
+    for name in _SHARED:
+        copy_card(run.path / name, folder)
+    if not (folder / CARD).is_file():
+        raise RunError(f"{run.path} has no {CARD}.")

@@ -1,4 +1,4 @@
-"""A run's network as an ONNX file, with as much around it as is asked for.
+"""Export to ONNX, optionally with preprocessing and softmax in the graph.
 
 The core takes normalized pixels and gives logits, for any number of photos. On request the graph
 also prepares photos of any size itself (upright RGB bytes in), and ends in calibrated
@@ -49,12 +49,12 @@ if TYPE_CHECKING:
 Precision = Literal["fp32", "fp16", "int8"]
 
 OPSET = 18
-"""The first in which resizing is antialiased."""
+"""ONNX opset: the first with antialiased resizing."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OnnxOptions:
-    """What the graph holds.
+    """Options of the graph.
 
     Attributes:
         precision: Of weights and arithmetic; ``int8`` needs photos to calibrate with.
@@ -165,7 +165,7 @@ def _traced(engine: TorchEngine) -> onnx.ModelProto:
 
 
 class _WithFeatures(torch.nn.Module):
-    """A network that also returns what its linear head took in."""
+    """Network that also returns the input of its linear head."""
 
     def __init__(self, network: torch.nn.Module) -> None:
         super().__init__()
@@ -194,7 +194,7 @@ def _in_half(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _sort(graph: onnx.GraphProto) -> None:
-    """Puts nodes behind those whose results they take; a converter may append some at the end."""
+    """Sorts nodes topologically; a converter may append some at the end."""
     waiting = list(graph.node)
     known = {"", *(value.name for value in (*graph.input, *graph.initializer))}
     del graph.node[:]
@@ -247,7 +247,7 @@ def _in_int8(
 
 
 def _surround(model: onnx.ModelProto, metadata: ModelMetadata, options: OnnxOptions) -> None:
-    """Puts preparation before the core, and softmax behind it, as the options say."""
+    """Adds preprocessing before and softmax after the network, as the options ask."""
     from onnx import TensorProto, helper
 
     graph = model.graph
@@ -274,7 +274,7 @@ def _surround(model: onnx.ModelProto, metadata: ModelMetadata, options: OnnxOpti
 
 @contextlib.contextmanager
 def _silenced() -> Iterator[None]:
-    """Keeps the exporters' remarks to themselves: a failure raises, and the outcome is measured."""
+    """Silences the exporters' logs: failures raise, and the result is verified."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

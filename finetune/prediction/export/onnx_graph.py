@@ -1,4 +1,4 @@
-"""The ONNX nodes around a network: preparation of photos before it, probabilities behind."""
+"""ONNX nodes for preprocessing before a network and probabilities after it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from finetune.photos.preprocessing import Preprocessing
 from finetune.tasks.task import Task
 
 Nodes = tuple[list[NodeProto], list[TensorProto]]
-"""Nodes in order, and the constants that they name."""
+"""Nodes in topological order, and their constants."""
 
 
 class _Builder:
-    """Collects nodes and constants under names of their own."""
+    """Collects nodes and constants under unique names."""
 
     def __init__(self, prefix: str) -> None:
         self.nodes: list[NodeProto] = []

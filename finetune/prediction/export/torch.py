@@ -1,4 +1,4 @@
-"""A run's network for plain torch (TorchScript) and plain timm."""
+"""Export to TorchScript and to timm."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def export_timm(engine: TorchEngine, folder: Path) -> Path:
 
 
 def copy_card(card: Path, folder: Path) -> None:
-    """Puts a run's model card beside an export, where there is one; raises StorageError."""
+    """Copies a run's model card, if any, beside an export; raises StorageError."""
     if card.is_file():
         write_atomically(folder / card.name, lambda file: _copy(card, file))
 
@@ -104,7 +104,7 @@ def _copy(source: Path, target: Any) -> None:
 
 @contextlib.contextmanager
 def _deprecations_silenced() -> Iterator[None]:
-    """TorchScript is on its way out of torch, which the person who asked for it knows."""
+    """Silences the deprecation warnings of TorchScript."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", FutureWarning)

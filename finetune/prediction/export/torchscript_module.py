@@ -1,4 +1,4 @@
-"""A network with preparation before it and softmax behind it, in the part of Python that scripts.
+"""Network with preprocessing and softmax as a scriptable module.
 
 Annotations here are evaluated: TorchScript reads them.
 """
@@ -13,11 +13,11 @@ from finetune.prediction.model_metadata import ModelMetadata
 
 
 class ExportModule(nn.Module):
-    """A network with what is asked for around it; can be scripted.
+    """Scriptable network with optional preprocessing and softmax.
 
     Args:
         network: ``(B, C, S, S) float32 -> (B, labels)``.
-        metadata: Pixels and calibration.
+        metadata: Preprocessing and calibration.
         with_preprocessing: Take ``(B, H, W, 3) uint8`` photos of any size.
         with_softmax: Give calibrated probabilities in place of logits.
     """
@@ -95,7 +95,7 @@ class ExportModule(nn.Module):
         return values
 
     def shown(self, length: int, height: int, width: int) -> int:
-        """Returns how much of an axis of `length` the square shows."""
+        """Returns how many pixels of an axis of `length` the square shows."""
         if self.fit == "crop":
             return min(height, width)
         if self.fit == "pad":
@@ -103,7 +103,7 @@ class ExportModule(nn.Module):
         return length
 
     def weights(self, length: int, shown: int) -> tuple[Tensor, Tensor]:
-        """Returns Pillow's resampling weights ``(S, length)``, and which rows lie on the photo."""
+        """Returns Pillow's resampling weights ``(S, length)`` and a mask of the rows on the photo."""
         device = self.mean.device
         scale = shown / self.working_size
         start = (length - shown) / 2

@@ -1,1 +1,1 @@
-"""Linear probe."""
+"""Linear probe: heads on the cached features of a frozen backbone."""

@@ -1,1 +1,1 @@
-"""Annotate."""
+"""Labeling page: routes, session, suggestions."""

@@ -1,1 +1,1 @@
-"""Serve."""
+"""Prediction server: page and HTTP interface."""
