@@ -1,1 +1,1 @@
-"""Metrics, calibration and out-of-distribution scores: functions of (logits, targets) in float64."""
+"""Metrics, calibration and out-of-distribution scores: pure functions of logits and targets."""

@@ -25,7 +25,7 @@ class Engine(Protocol):
 
     @property
     def cores(self) -> int:
-        """Batches computed at once by the engine of `per_thread`; 1 where one batch uses everything."""
+        """Batches computed at once by the engine of `per_thread`; 1: one batch uses all."""
         ...
 
     def per_thread(self) -> AbstractContextManager[Engine]:

@@ -1,4 +1,4 @@
-"""Working squares of photos given as paths, bytes, images or pixels, and their augmented views."""
+"""Working squares of photos given as paths, bytes, images or pixels; test-time augmentation."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ class ExportModule(nn.Module):
         return length
 
     def weights(self, length: int, shown: int) -> tuple[Tensor, Tensor]:
-        """Returns Pillow's resampling weights ``(S, length)`` and a mask of the rows on the photo."""
+        """Returns Pillow's resampling weights ``(S, length)`` and which rows are on the photo."""
         device = self.mean.device
         scale = shown / self.working_size
         start = (length - shown) / 2
