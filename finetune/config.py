@@ -67,9 +67,7 @@ class CollectionConfig:
 class PixelsConfig:
     """How photos become the square images that the network sees."""
 
-    size: int | None = option(
-        None, "Side of the network's input in pixels; not set: the model's own.", minimum=8
-    )
+    size: int | None = option(None, "Image size in pixels; not set: the model's own.", minimum=8)
     channels: int | None = option(
         None,
         "Channels of the network's input: 3 for color, 1 for gray; not set: the model's own.",
@@ -89,10 +87,10 @@ class ModelConfig:
     """Which network, and where its weights come from."""
 
     model: str | None = option(
-        None, "Any timm model by name; not set: resnet50, or the best that this machine can have."
+        None, "Any timm model; not set: resnet50, or the best one available on this machine."
     )
     weights: str | None = option(
-        None, "A .safetensors or .pth file, or 'none' to start from scratch; not set: pretrained."
+        None, "A .safetensors or .pth file, or none to train from scratch; not set: pretrained."
     )
 
 
@@ -103,7 +101,7 @@ class AugmentationConfig:
     augment: str | None = option(
         None,
         "none, light, standard, mobius, strong, cifar, tutorial, digits, or a pipeline file; not "
-        "set: none for head (light with --views), else the network's own, else standard.",
+        "set: none in head mode (light with --views), else the network's own or standard.",
     )
     mixup: float | None = option(
         None, "Chance that the photos of a step are added in pairs; not set: as the recipe says.",
@@ -121,11 +119,11 @@ class TrainingConfig:
 
     mode: Mode | None = option(
         None,
-        "Train the head alone, the full network, or the network stage by stage from the head "
-        "backwards (gradual); not set: chosen for machine and photos.",
+        "Train the head, the full network, or stage by stage from the head backwards (gradual); "
+        "not set: chosen for machine and photos.",
     )
     epochs: int | None = option(
-        None, "Passes over the training photos; not set: 25 for head, 12 otherwise.", minimum=1
+        None, "Passes over the photos; not set: 25 or 12 by mode.", minimum=1
     )
     head_epochs: int | None = option(
         None,
@@ -143,13 +141,10 @@ class TrainingConfig:
     )
     batch_size: int | None = option(
         None,
-        "Photos that go through the network at once; not set: 32, on a GPU as many as its memory "
-        "holds and the collection is worth.",
+        "Photos per step; not set: 32, more on a GPU.",
         minimum=1,
     )
-    lr: float | None = option(
-        None, "Learning rate of the head; not set: what suits the optimizer.", above=0
-    )
+    lr: float | None = option(None, "Learning rate of the head; not set: by optimizer.", above=0)
     backbone_lr_scale: float | None = option(
         None,
         "Learning rate of the backbone as a share of the head's; "
@@ -285,7 +280,7 @@ class OptimizationConfig:
 class MachineConfig:
     """Device, precision and chance."""
 
-    device: str | None = option(None, "cpu, cuda, cuda:1, mps; not set: the best that is there.")
+    device: str | None = option(None, "cpu, cuda, cuda:1 or mps; not set: the best.")
     precision: Precision | None = option(
         None, "fp32, bf16 or fp16; not set: bf16 on CUDA, fp32 elsewhere."
     )

@@ -33,8 +33,8 @@ def ablate(
             help="Compare values of another setting: size=32,128,224 or model=resnet18,resnet50.",
         ),
     ] = None,
-    run: Annotated[
-        Path | None, typer.Option("--run", help="Folder for the runs; not set: runs/ablation.")
+    name: Annotated[
+        Path | None, typer.Option("--name", help="Folder for the runs; not set: runs/ablation.")
     ] = None,
     config: Annotated[
         Path | None,
@@ -55,9 +55,9 @@ def ablate(
 
     if over is None:
         values = (flags.pop("augment", None) or "none,standard,mobius").split(",")
-        name, values = "augment", [value.strip() for value in values]
+        setting, values = "augment", [value.strip() for value in values]
     else:
-        name, values = parse_sweep(over)
+        setting, values = parse_sweep(over)
     settings = settings_of(config, flags, set_)
     from finetune.cli.training_progress import TrainingView
     from finetune.experiments import ablate as library
@@ -68,13 +68,13 @@ def ablate(
             photos_folder(photos),
             settings,
             values,
-            over=name,
+            over=setting,
             seeds=seeds,
-            folder=run,
+            folder=name,
             callback=view,
         )
     output.document(library.to_json(ablation))
-    title = "augmentation" if name == "augment" else name.replace("_", " ")
+    title = "augmentation" if setting == "augment" else setting.replace("_", " ")
     score = "mAP" if ablation.multi_label else "right"
     table = make_table(title, score, "spread", "time", right=(score, "spread", "time"))
     for arm in ablation.arms:

@@ -50,8 +50,8 @@ def annotate(
         bool,
         typer.Option("--apply", help="Move photos into folders named after their labels."),
     ] = False,
-    take_back: Annotated[
-        bool, typer.Option("--take-back", help="Move them back to where they were.")
+    undo: Annotated[
+        bool, typer.Option("--undo", help="Move the photos back that --apply moved.")
     ] = False,
     host: Annotated[
         str,
@@ -61,8 +61,8 @@ def annotate(
         int | None,
         typer.Option("--port", help="Port; not set: the first free of 8765 …", min=0, max=65535),
     ] = None,
-    browser: Annotated[
-        bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")
+    show: Annotated[
+        bool, typer.Option("--open/--no-open", help="Open the page in a browser.")
     ] = True,
     catalog: Annotated[
         Path | None,
@@ -75,20 +75,20 @@ def annotate(
     """Label photos in the browser, without the mouse.
 
     What you decide is kept in the collection's catalog at once; nothing is moved on disk, save by
-    --apply, which asks first and can be taken back.
+    --apply, which asks first and can be undone.
     """
     output.json, output.quiet = json, quiet
     from finetune.cli.options import photos_folder
 
-    if sum((agreement, apply, take_back)) > 1:
-        raise ConfigError("Give one of --agreement, --apply and --take-back.")
+    if sum((agreement, apply, undo)) > 1:
+        raise ConfigError("Give one of --agreement, --apply and --undo.")
     root = photos_folder(photos)
     if agreement:
         print_agreement(root, catalog)
-    elif apply or take_back:
-        move_photos(root, catalog, back=take_back, yes=yes)
+    elif apply or undo:
+        move_photos(root, catalog, back=undo, yes=yes)
     else:
-        place = Place(root=root, catalog=catalog, host=host, port=port, browser=browser)
+        place = Place(root=root, catalog=catalog, host=host, port=port, browser=show)
         serve_page(place, read_label_list(labels), run=run, annotator=annotator)
 
 
@@ -226,7 +226,7 @@ def move_photos(root: Path, catalog: Path | None, *, back: bool, yes: bool) -> N
     with output.progress("Moving") as advance:
         done = apply_moves(root, cache_dir, moves, progress=advance)
     output.document([{"from": move.source, "to": move.target} for move in done])
-    output.text(f"{len(done):,} photos moved. Take it back with: finetune annotate --take-back")
+    output.text(f"{len(done):,} photos moved. Undo with: finetune annotate --undo")
 
 
 def read_label_list(value: str | None) -> list[str]:

@@ -40,7 +40,9 @@ def compare(
         Path | None,
         typer.Option("--output", "-o", help="Also write a page with photos to this HTML file."),
     ] = None,
-    show: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+    show: Annotated[
+        bool, typer.Option("--open/--no-open", help="Open the page in the browser.")
+    ] = False,
     device: Annotated[
         str | None, typer.Option(help="With --on: cpu, cuda, cuda:1, mps; not set: the best.")
     ] = None,

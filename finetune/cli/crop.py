@@ -39,35 +39,29 @@ def crop(
     detector: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Weights of a torchvision COCO detector; animals count first."
+            metavar="FILE", help="Weights of a torchvision COCO detector; it prefers animals."
         ),
     ] = None,
     accept: Annotated[
-        bool, typer.Option("--accept", help="Make the proposed squares yours; --undo takes back.")
+        bool, typer.Option("--accept", help="Make the proposed crops your own.")
     ] = False,
-    clear: Annotated[
-        bool, typer.Option("--clear", help="Take the proposed squares away; yours stay.")
-    ] = False,
-    undo: Annotated[
-        bool, typer.Option("--undo", help="Take back the latest change of squares of yours.")
-    ] = False,
-    html: Annotated[
-        Path | None, typer.Option(help="Write photos and squares, before and after, to this page.")
-    ] = None,
-    png: Annotated[
-        Path | None, typer.Option(help="Write photos and squares to this picture.")
+    clear: Annotated[bool, typer.Option("--clear", help="Remove the proposed crops.")] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Undo your last crop change.")] = False,
+    sheets: Annotated[
+        list[Path] | None,
+        typer.Option("--output", "-o", help="Write photos and crops to this .html or .png file."),
     ] = None,
     write: Annotated[
         Path | None,
-        typer.Option("--write", metavar="DIR", help="Write square copies into this new folder."),
+        typer.Option("--write", metavar="DIR", help="Write square copies to this new folder."),
     ] = None,
     size: Annotated[
         int | None,
-        typer.Option(help="With --write: pixels a side; not set: as many as there are.", min=1),
+        typer.Option(help="With --write: size in pixels; not set: full size.", min=1),
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="Any timm network for saliency; not set: the embedded backbone."),
+        typer.Option(help="Any timm model for saliency; not set: the built-in one."),
     ] = None,
     weights: Annotated[
         str | None, typer.Option(help="A weights file for --model; not set: its own.")
@@ -79,15 +73,11 @@ def crop(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Propose a square around the subject of each photo, and keep it in the catalog.
+    """Propose a square crop around the subject of each photo and store it in the catalog.
 
-    saliency looks for what differs from the photo's own background, with the backbone that comes
-    along; center takes the largest square in the middle; detector asks a COCO detector whose
-    weights you have.
-
-    Photos are never changed. What is proposed is used by the next training in place of the middle
-    of the photo. Squares of yours (from annotate, or accepted ones) are never replaced. --html
-    shows what was found, --accept keeps it for good, --clear takes it away.
+    saliency finds what differs from the background; center takes the largest square in the middle;
+    detector uses a COCO detector whose weights you have. Photos are never changed, and your own
+    crops (from annotate, or accepted) are never replaced. Training uses the crops.
     """
     output.json, output.quiet = json, quiet
     chosen = _method(method, detector)
@@ -135,7 +125,7 @@ def crop(
         if photo.crop is not None
     ]
     _show(collection)
-    _write_sheets(collection, html, png)
+    _write_sheets(collection, sheets or [])
     if write is not None:
         document["written"] = _write_copies(collection, write, size)
     output.document(document)
@@ -230,30 +220,28 @@ def _show(collection: Collection) -> None:
             table.add_row(output.plain(photo.path), where, f"{photo.crop.side:.0%}")
     output.print(table)
     if len(with_crop) > _SHOWN:
-        output.text(f"... and {len(with_crop) - _SHOWN:,} more; --html shows all of them.")
+        output.text(f"... and {len(with_crop) - _SHOWN:,} more; --output shows all of them.")
 
 
-def _write_sheets(collection: Collection, html: Path | None, png: Path | None) -> None:
+def _write_sheets(collection: Collection, files: list[Path]) -> None:
     photos = [photo for photo in collection.photos if photo.crop is not None]
-    if html is not None:
-        from finetune.reporting.crop_page import crop_figures
+    for file in files:
+        from finetune.reporting.crop_page import crop_figures, write_crop_png
         from finetune.reporting.photo_page import Section, write_picture_page
 
-        by_folder: dict[str, list[Any]] = {}
-        for photo in photos:
-            by_folder.setdefault(photo.folder, []).append(photo)
-        sections = [
-            Section(heading=name or ".", figures=tuple(crop_figures(collection, members)))
-            for name, members in by_folder.items()
-        ]
-        title = f"{_photos(len(photos))} of {collection.root} and their squares"
-        write_picture_page(html, title, sections)
-        output.text(f"Written: {html}")
-    if png is not None:
-        from finetune.reporting.crop_page import write_crop_png
-
-        write_crop_png(png, collection, photos)
-        output.text(f"Written: {png}")
+        if file.suffix.lower() == ".png":
+            write_crop_png(file, collection, photos)
+        else:
+            by_folder: dict[str, list[Any]] = {}
+            for photo in photos:
+                by_folder.setdefault(photo.folder, []).append(photo)
+            sections = [
+                Section(heading=name or ".", figures=tuple(crop_figures(collection, members)))
+                for name, members in by_folder.items()
+            ]
+            title = f"{_photos(len(photos))} of {collection.root} and their squares"
+            write_picture_page(file, title, sections)
+        output.text(f"Written: {file}")
 
 
 def _write_copies(collection: Collection, folder: Path, size: int | None) -> dict[str, Any]:

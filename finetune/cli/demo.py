@@ -20,7 +20,9 @@ def demo(
     folder: Annotated[Path, typer.Argument(help="New folder for photos and run.")] = Path(
         "finetune-demo"
     ),
-    photos: Annotated[int, typer.Option("--photos", help="Photos per species.", min=6)] = 48,
+    per_label: Annotated[
+        int, typer.Option("--per-label", help="Photos of each species.", min=6)
+    ] = 48,
     seed: Annotated[int, typer.Option("--seed", help="Seed of every random choice.")] = 0,
     json: Json = False,
     quiet: Quiet = False,
@@ -40,7 +42,7 @@ def demo(
     output.say(f"Drawing a demo collection into {folder / 'photos'}")
     with output.progress("Drawing") as advance:
         drawn = draw_collection(
-            folder / "photos", photos_per_species=photos, seed=seed, progress=advance
+            folder / "photos", photos_per_species=per_label, seed=seed, progress=advance
         )
         unseen = draw_unseen(folder / "unseen", count=8, seed=seed)
     from finetune.cli.train import show_result

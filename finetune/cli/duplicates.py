@@ -39,8 +39,9 @@ def duplicates(
         float, typer.Option(help="With --bursts: the longest pause between two frames.", min=0)
     ] = 2.0,
     limit: Annotated[int, typer.Option(help="Most groups to list.", min=0)] = 20,
-    html: Annotated[
-        Path | None, typer.Option(help="Write all groups with thumbnails to this file.")
+    page: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Write all groups with thumbnails to this HTML file."),
     ] = None,
     quarantine: Annotated[
         Path | None,
@@ -94,12 +95,12 @@ def duplicates(
         "groups": [_as_dict(group) for group in groups],
     }
     _show(groups, len(collection.photos), limit)
-    if html is not None:
+    if page is not None:
         from finetune.reporting.near_duplicates_page import write_near_duplicates_page
 
         with output.progress("Thumbnails") as advance:
-            document["html"] = str(write_near_duplicates_page(html, root, groups, progress=advance))
-        output.text(f"Written: {html}")
+            document["html"] = str(write_near_duplicates_page(page, root, groups, progress=advance))
+        output.text(f"Written: {page}")
     if quarantine is not None:
         document["moved"] = _quarantine(root, groups, quarantine, across_labels, yes)
     output.document(document)
@@ -126,7 +127,7 @@ def _show(groups: Sequence[NearDuplicateGroup], photos: int, limit: int) -> None
     if limit:
         output.print(table)
     if len(groups) > limit > 0:
-        output.text(f"... and {len(groups) - limit:,} more groups; --limit or --html shows them.")
+        output.text(f"... and {len(groups) - limit:,} more groups; --limit or --output shows them.")
     kinds = Counter(item.kind for group in groups for item in group.photos if item.kind)
     names: dict[Kind, tuple[str, str]] = {
         "copy": ("exact copy", "exact copies"),

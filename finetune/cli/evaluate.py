@@ -29,8 +29,8 @@ def evaluate(
         typer.Argument(help="Labeled photos; not given: the run's validation and test photos."),
     ] = None,
     tta: Annotated[
-        bool, typer.Option("--tta", help="Average each photo and its mirror image.")
-    ] = False,
+        int, typer.Option("--tta", help="Views of a photo to average: 1, 2 (its mirror image too).")
+    ] = 1,
     follow: Annotated[
         bool,
         typer.Option("--follow", help="During a training: evaluate each new best epoch."),
@@ -50,13 +50,15 @@ def evaluate(
     recognizes "none of these".
     """
     output.json, output.quiet = json, quiet
+    if tta not in (1, 2):
+        raise ConfigError(f"--tta {tta} is none of 1, 2.")
     from finetune.runs.evaluate import EvaluationRequest
     from finetune.runs.evaluate import evaluate as library
     from finetune.runs.folder import find_run
     from finetune.training.device import choose_device
 
     request = EvaluationRequest(
-        photos=photos, catalog=catalog, tta=tta, device=str(choose_device(device))
+        photos=photos, catalog=catalog, tta=tta == 2, device=str(choose_device(device))
     )
     if follow:
         from finetune.runs.follow import BestEpoch, follow_run

@@ -26,7 +26,7 @@ def export(
     ] = None,
     format: Annotated[str, typer.Option("--format", help="onnx, torchscript or timm.")] = "onnx",
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="File or folder; not set: RUN/export.")
+        Path | None, typer.Option("--output", "-o", help="File or folder; not set: RUN/export.")
     ] = None,
     precision: Annotated[
         str, typer.Option("--precision", help="fp32; for ONNX also fp16 and int8.")

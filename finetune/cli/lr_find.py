@@ -26,8 +26,10 @@ def lr_find(
     steps: Annotated[
         int, typer.Option("--steps", help="Steps of the sweep, one at each rate.", min=20)
     ] = 100,
-    html: Annotated[Path | None, typer.Option("--html", help="Write the plot as a page.")] = None,
-    png: Annotated[Path | None, typer.Option("--png", help="Write the plot as a picture.")] = None,
+    plots: Annotated[
+        list[Path] | None,
+        typer.Option("--output", "-o", help="Write the plot to this file, .html or .png."),
+    ] = None,
     config: Annotated[
         Path | None,
         typer.Option("--config", help="Settings from a TOML file, or a run's config.json."),
@@ -49,15 +51,14 @@ def lr_find(
 
     with TrainingView(output) as view:
         found = library.find_lr(photos_folder(photos), settings, steps=steps, callback=view)
-    if html is not None:
-        lr_find_page.write_lr_page(html, found)
-    if png is not None:
-        lr_find_page.write_lr_picture(png, found)
+    for file in plots or ():
+        is_picture = file.suffix.lower() == ".png"
+        write = lr_find_page.write_lr_picture if is_picture else lr_find_page.write_lr_page
+        write(file, found)
     output.document(dataclasses.asdict(found))
     for line in lr_find_page.text_chart(found):
         output.text(line)
     output.text(lr_find_page.why(found))
-    for file in (html, png):
-        if file is not None:
-            output.text(f"The plot is in {file}")
+    for file in plots or ():
+        output.text(f"The plot is in {file}")
     output.text(f"Next: finetune train --lr {found.suggestion.lr:.2g}")

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from finetune.cli.command import MORE
 from finetune.config_io import Setting, choices, settings, strip_none
 from finetune.errors import ConfigError
 
@@ -30,7 +31,10 @@ _PANELS = {
 SetNumbers = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="NAME=VALUE", help="A number of the recipe: --set mobius_bound=1.5"
+        "--set",
+        metavar="NAME=VALUE",
+        help="A value of the augmentation recipe, such as mobius_bound=1.5.",
+        rich_help_panel=MORE,
     ),
 ]
 
@@ -44,10 +48,14 @@ _MODEL_ARG = typer.Option(
 )
 
 
-def with_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command one option a setting; it receives them as ``flags``.
+def with_settings(
+    command: Callable[..., None], *, main: tuple[str, ...] = ()
+) -> Callable[..., None]:
+    """Adds an option for each training setting to a command; it receives them as ``flags``.
 
-    That is ``{field: value}`` of what was given on the command line, nothing else.
+    Args:
+        command: Takes ``flags``, ``{field: value}`` of the options on the command line.
+        main: Settings whose options ``--help`` shows, in this order; ``--help-all`` shows all.
     """
     named = {setting.name: setting for setting in settings()}
 
@@ -58,8 +66,11 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
         command(**values, flags={name: value for name, value in flags.items() if value is not None})
 
     own = inspect.signature(command, eval_str=True).parameters
-    parameters = [parameter for name, parameter in own.items() if name != "flags"]
-    parameters += [_parameter(setting) for setting in named.values()]
+    photos, *others = (parameter for name, parameter in own.items() if name != "flags")
+    parameters = [photos, *(_parameter(named[name], is_main=True) for name in main), *others]
+    parameters += [
+        _parameter(setting, is_main=False) for name, setting in named.items() if name not in main
+    ]
     parameters.append(_keyword("model_arg", list[str], _MODEL_ARG))
     wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     wrapped.__annotations__ = {p.name: p.annotation for p in parameters}
@@ -121,7 +132,7 @@ def _value(text: str) -> Any:
         return text
 
 
-def _parameter(setting: Setting) -> inspect.Parameter:
+def _parameter(setting: Setting, *, is_main: bool) -> inspect.Parameter:
     allowed = choices(setting.type)
     kind = str if allowed else strip_none(setting.type)
     shown = "" if setting.default is None else f" (default: {setting.default})"
@@ -130,7 +141,7 @@ def _parameter(setting: Setting) -> inspect.Parameter:
         help=setting.help + shown,
         metavar="|".join(allowed) if allowed else None,
         show_default=False,
-        rich_help_panel=_PANELS[setting.concern],
+        rich_help_panel=None if is_main else _PANELS[setting.concern],
     )
     return _keyword(setting.name, kind, info)
 

@@ -41,58 +41,54 @@ def predict(
         list[str] | None,
         typer.Option(
             "--run",
-            help="A run's name or folder, or an exported .onnx file; not set: the newest run. "
-            "Several answer together.",
+            help="Name or folder of a run, or an .onnx file; not set: the newest run. Several are "
+            "averaged.",
             show_default=False,
         ),
     ] = None,
-    top: Annotated[int, typer.Option("--top", help="How many labels to show.", min=1)] = 5,
+    top: Annotated[int, typer.Option("--top", help="Number of labels to show.", min=1)] = 5,
     csv: Annotated[
         Path | None,
-        typer.Option("--csv", help="Write a row a photo; a file that was cut off is gone on with."),
+        typer.Option("--csv", help="Write one row per photo; resumes an interrupted file."),
     ] = None,
     threshold: Annotated[
         float,
-        typer.Option("--threshold", help="Below this probability the answer is 'none of these'."),
+        typer.Option("--threshold", help="Predict 'none of these' below this probability."),
     ] = 0.0,
     unknown: Annotated[
         bool,
         typer.Option(
             "--unknown/--no-unknown",
-            help="Heed the run's own threshold for photos unlike those that it learned.",
+            help="Mark photos that are unlike the training photos as unknown.",
         ),
     ] = True,
     tta: Annotated[
         int,
         typer.Option(
             "--tta",
-            help="Views of a photo to average: 1, 2 (its mirror image too), 10 (corners too).",
+            help="Views per photo to average: 1, 2 (mirror image) or 10 (also corners).",
         ),
     ] = 1,
     sort_into: Annotated[
         Path | None,
-        typer.Option("--sort-into", help="Put photos into a folder a label, unsure ones apart."),
+        typer.Option("--sort-into", help="Sort the photos into one folder per label."),
     ] = None,
     transfer: Annotated[
         str, typer.Option("--transfer", help="How to sort: copy, link or move.")
     ] = "copy",
     undo: Annotated[
-        Path | None,
-        typer.Option("--undo-sort", help="Take back what --sort-into did in this folder."),
-    ] = None,
+        bool, typer.Option("--undo", help="With --sort-into: undo the sorting into this folder.")
+    ] = False,
     explain: Annotated[
         Path | None,
-        typer.Option("--explain", help="Write where the likeliest label was seen, as PNG, here."),
+        typer.Option("--explain", help="Write a heat map of each photo's first label here."),
     ] = None,
     similar: Annotated[
-        int, typer.Option("--similar", help="Name so many training photos it is most like.", min=0)
+        int,
+        typer.Option("--similar", help="List this many similar training photos.", min=0),
     ] = 0,
-    show: Annotated[
-        bool, typer.Option("--show", help="Draw each photo small, in a terminal of colors.")
-    ] = False,
-    batch_size: Annotated[
-        int, typer.Option("--batch-size", help="Photos the network is given at once.", min=1)
-    ] = 32,
+    show: Annotated[bool, typer.Option("--show", help="Draw each photo in the terminal.")] = False,
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Photos per batch.", min=1)] = 32,
     device: Annotated[
         str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps; not set: the best.")
     ] = None,
@@ -100,16 +96,18 @@ def predict(
     quiet: Quiet = False,
     yes: Yes = False,
 ) -> None:
-    """Say what is on photos: ranked labels with probabilities.
+    """Predict the labels of photos, with probabilities.
 
-    A photo that cannot be opened is named with the reason, the others are answered all the same,
-    and the exit code is 1.
+    A photo that cannot be opened is listed with the reason, and the exit code is 1; the others are
+    predicted as usual.
     """
     output.json, output.quiet = json, quiet
-    if undo is not None:
+    if undo:
         if photos:
-            raise ConfigError("--undo-sort takes no photos; it undoes what was sorted before.")
-        _undo(undo)
+            raise ConfigError("--undo takes no photos; it undoes what was sorted before.")
+        if sort_into is None:
+            raise ConfigError("--undo needs the sorted folder: --sort-into DIR --undo.")
+        _undo(sort_into)
         return
     if not photos:
         raise ConfigError("Which photos? Name some, or a folder: finetune predict photo.jpg")
@@ -259,6 +257,6 @@ def _sum_up(
     if sorter is not None:
         for label, count in sorted(sorter.counts.items()):
             output.say(f"{count:>7,}  {label}")
-        output.say(f"Sorted into {folder}. Undo with: finetune predict --undo-sort {folder}")
+        output.say(f"Sorted into {folder}. Undo with: finetune predict --sort-into {folder} --undo")
     if failed and total > FEW:
         output.say(f"{failed:,} of {total:,} photos could not be opened.")

@@ -21,7 +21,7 @@ def report(
         str | None,
         typer.Argument(help="A run's name or folder; not given: the newest.", show_default=False),
     ] = None,
-    show: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    show: Annotated[bool, typer.Option("--open/--no-open", help="Open it in the browser.")] = False,
     max_photos: Annotated[
         int, typer.Option(help="Most photos in the file; each adds about 12 KB.", min=0)
     ] = 1000,

@@ -34,11 +34,9 @@ def scan_command(
             help="Where the catalog is kept, instead of PHOTOS/.finetune.", show_default=False
         ),
     ] = None,
-    html: Annotated[
+    page: Annotated[
         Path | None,
-        typer.Option(
-            help="Write a page with pictures of all findings to this file.", show_default=False
-        ),
+        typer.Option("--output", "-o", help="Write all findings with pictures to this HTML file."),
     ] = None,
     max_distance_bits: Annotated[
         int,
@@ -70,11 +68,11 @@ def scan_command(
     said = {photo.digest: photo.group for photo in collection.photos if photo.group}
     rows = summarize_labels(collection, photo_groups(collection.photos, said=said))
     findings = find_trouble(collection, max_distance_bits=max_distance_bits)
-    if html is not None:
+    if page is not None:
         with output.progress("Drawing pictures") as progress:
-            write_contact_sheet(html, collection, rows, findings, progress=progress)
-        output.say(f"Wrote {html}")
-    output.document(_document(collection, rows, findings, html))
+            write_contact_sheet(page, collection, rows, findings, progress=progress)
+        output.say(f"Written: {page}")
+    output.document(_document(collection, rows, findings, page))
     _print(collection, rows, findings)
 
 
@@ -112,7 +110,7 @@ def _document(
     collection: Collection,
     rows: Sequence[LabelRow],
     findings: Sequence[Finding],
-    html: Path | None,
+    page: Path | None,
 ) -> dict[str, Any]:
     return {
         "root": str(collection.root),
@@ -121,7 +119,7 @@ def _document(
         "labels": [asdict(row) for row in rows],
         "problems": [{"path": bad.path, "reason": bad.reason} for bad in collection.problems],
         "findings": [asdict(finding) for finding in findings],
-        "html": None if html is None else str(html),
+        "html": None if page is None else str(page),
     }
 
 

@@ -25,28 +25,26 @@ def register(app: typer.Typer) -> None:
 
 def similar(
     seeds: Annotated[
-        list[Path], typer.Argument(metavar="SEED...", help="Chosen photos, or folders of them.")
+        list[Path], typer.Argument(metavar="SEED", help="Chosen photos, or folders of them.")
     ],
     pool: Annotated[
-        Path, typer.Option("--from", metavar="POOL", help="The folder of photos to look through.")
+        Path, typer.Option("--from", metavar="POOL", help="Folder of photos to search.")
     ],
     to: Annotated[
         Path | None,
-        typer.Option("--to", metavar="DIR", help="Put what is found into this new folder."),
+        typer.Option("--to", metavar="DIR", help="Copy the photos found to this new folder."),
     ] = None,
-    by: Annotated[
-        str, typer.Option(metavar="features|hash", help="What to compare; see above.")
-    ] = "features",
+    by: Annotated[str, typer.Option(metavar="features|hash", help="What to compare.")] = "features",
     like: Annotated[
         str,
         typer.Option(
-            metavar="all|any", help="Like the seeds taken together, or like any one of them."
+            metavar="all|any", help="Like all the chosen photos together, or any of them."
         ),
     ] = "all",
-    top: Annotated[int, typer.Option(help="How many photos at most.", min=1)] = 50,
+    top: Annotated[int, typer.Option(help="Maximum number of photos.", min=1)] = 50,
     least: Annotated[
         float | None,
-        typer.Option(help="Leave out what is less similar than this, of 1.", min=-1, max=1),
+        typer.Option(help="Minimum similarity.", min=-1, max=1),
     ] = None,
     link: Annotated[
         str,
@@ -54,31 +52,30 @@ def similar(
             metavar="copy|hardlink|symlink", help="With --to: copy the files, or link to them."
         ),
     ] = "copy",
-    html: Annotated[
-        Path | None, typer.Option(help="Write what is found with thumbnails to this file.")
+    page: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Write the photos found to this HTML file."),
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="Any timm model for the features; not set: the embedded backbone."),
+        typer.Option(help="Any timm model for features; not set: the built-in one."),
     ] = None,
     weights: Annotated[
         str | None, typer.Option(help="A weights file for --model; not set: its own.")
     ] = None,
     catalog: Annotated[
-        Path | None, typer.Option(help="Where the pool's catalog is kept, not POOL/.finetune.")
+        Path | None, typer.Option(help="Catalog of the folder; not set: POOL/.finetune.")
     ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Gather from a pool the photos that look like a few chosen ones, the likest first.
+    """Find the photos in a folder that look most like a few chosen photos.
 
-    --by features compares what is on the photos: the same kind of thing, place or mood in another
-    picture. Use it to collect more photos of a subject. --by hash compares where the picture is
-    bright and dark: the same picture again, its crops and copies, or the same composition. It
-    needs no network and is quick on any number of photos, but a bird on the left is unlike a bird
-    on the right to it.
+    --by features compares what the photos show: the same kind of subject, place or mood. --by hash
+    compares where they are bright and dark: copies and crops of the same photo, or the same
+    composition. It is quick and loads no model.
 
-    Seeds that are in the pool are not listed again. No original is moved or changed.
+    The chosen photos are not listed again. No original is moved or changed.
     """
     output.json, output.quiet = json, quiet
     for flag, value, allowed in (
@@ -121,9 +118,9 @@ def similar(
             entry["placed"] = str(path)
         verb = "copied" if link == "copy" else "linked"
         output.text(f"{_photos(len(made))} {verb} to {to}.")
-    if html is not None:
-        document["html"] = str(_write_page(html, found, collection, pool))
-        output.text(f"Written: {html}")
+    if page is not None:
+        document["html"] = str(_write_page(page, found, collection, pool))
+        output.text(f"Written: {page}")
     output.document(document)
 
 
@@ -141,7 +138,7 @@ def _show(found: Similar, collection: Collection) -> None:
         )
     output.print(table)
     if len(found.matches) > _SHOWN:
-        output.text(f"... and {len(found.matches) - _SHOWN:,} more; --json or --html lists them.")
+        output.text(f"... and {len(found.matches) - _SHOWN:,} more; --json or --output lists them.")
 
 
 def _as_dict(found: Similar, collection: Collection) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from finetune.cli import folds as cross_validation
+from finetune.cli.command import MORE
 from finetune.cli.console import Json, Quiet, output, speaks
 from finetune.cli.metrics_table import metrics_table
 from finetune.cli.options import SetNumbers, photos_folder, recipe_numbers, with_settings
@@ -20,9 +21,24 @@ if TYPE_CHECKING:
     from finetune.training.runner import RunResult
 
 
+MAIN_SETTINGS = (
+    "model",
+    "weights",
+    "mode",
+    "epochs",
+    "augment",
+    "size",
+    "batch_size",
+    "lr",
+    "device",
+    "seed",
+)
+"""Settings that ``finetune train --help`` shows; ``--help-all`` shows all."""
+
+
 def register(app: typer.Typer) -> None:
     """Adds the command."""
-    app.command("train")(with_settings(train))
+    app.command("train")(with_settings(train, main=MAIN_SETTINGS))
 
 
 def train(
@@ -30,40 +46,52 @@ def train(
     photos: Annotated[
         Path | None,
         typer.Argument(
-            help="Folder with one folder of photos a label; not given: ./photos, or with --from "
-            "those of that run."
+            help="Folder with one folder of photos per label; not given: ./photos, or with "
+            "--from the photos of that run."
         ),
     ] = None,
-    run: Annotated[
-        str | None, typer.Option("--run", help="Name of the run; not set: date, model and mode.")
+    name: Annotated[
+        str | None,
+        typer.Option("--name", help="Name of the new run; not set: date, model, mode."),
     ] = None,
     config: Annotated[
         Path | None,
-        typer.Option("--config", help="Settings from a TOML file, or a run's config.json."),
+        typer.Option(
+            "--config",
+            help="Settings from a TOML file, or a run's config.json.",
+            rich_help_panel=MORE,
+        ),
     ] = None,
     resume: Annotated[
-        Path | None, typer.Option("--resume", help="Go on with this interrupted run.")
+        Path | None, typer.Option("--resume", help="Resume this interrupted run.")
     ] = None,
     from_: Annotated[
         str | None,
         typer.Option(
             "--from",
             metavar="RUN",
-            help="Go on from this finished run, with more photos or other labels, to a new run.",
+            help="Start from this finished run, with more photos or other labels.",
         ),
     ] = None,
     folds: Annotated[
         int | None,
-        typer.Option(
-            "--folds", help="Hold each photo out once: train so many times, and once more for use."
-        ),
+        typer.Option("--folds", help="Cross-validate with this many folds first."),
     ] = None,
     final: Annotated[
         bool,
-        typer.Option("--final/--no-final", help="With --folds: also train a model for use."),
+        typer.Option(
+            "--final/--no-final",
+            help="With --folds: also train a model on all photos.",
+            rich_help_panel=MORE,
+        ),
     ] = True,
     keep_folds: Annotated[
-        bool, typer.Option("--keep-folds", help="With --folds: keep the networks of the folds.")
+        bool,
+        typer.Option(
+            "--keep-folds",
+            help="With --folds: keep the model of each fold.",
+            rich_help_panel=MORE,
+        ),
     ] = False,
     set_: SetNumbers = None,
     json: Json = False,
@@ -72,12 +100,12 @@ def train(
 ) -> None:
     """Train a classifier on your photos.
 
-    The photos lie in one folder a label, or in train/ val/ test/ folders of such. What comes out
-    is a folder in ./runs that holds all that the model is.
+    The photos are in one folder per label, or in train/, val/ and test/ folders of such folders.
+    The result is a folder in ./runs with the model and everything that it needs.
     """
     output.json, output.quiet = json, quiet or not speaks()
     if resume is not None:
-        _refuse_with_resume(photos, run, from_, config, flags, set_)
+        _refuse_with_resume(photos, name, from_, config, flags, set_)
         if cross_validation.is_cross_validation(resume):
             cross_validation.resume_folds(resume)
             return
@@ -88,7 +116,7 @@ def train(
             other = "--from" if resume is None else "--resume"
             raise ConfigError(f"--folds begins anew; leave out {other}.")
         plan = {"folds": folds, "final": final, "keep_models": keep_folds}
-        cross_validation.train_folds(photos_folder(photos), settings, plan, run)
+        cross_validation.train_folds(photos_folder(photos), settings, plan, name)
         return
     # Checked before torch is loaded: a typing mistake is answered at once.
     from finetune.cli.training_progress import TrainingView
@@ -108,7 +136,7 @@ def train(
             result = library.resume(resume, callback=view)
         else:
             result = library.train(
-                photos_folder(photos), settings, run=run, callback=view, parent=parent
+                photos_folder(photos), settings, run=name, callback=view, parent=parent
             )
     if not speaks():
         return
@@ -157,14 +185,14 @@ def named_in(path: Path | None) -> set[str]:
 
 def _refuse_with_resume(
     photos: Path | None,
-    run: str | None,
+    name: str | None,
     from_: str | None,
     config: Path | None,
     flags: dict[str, Any],
     numbers: list[str] | None,
 ) -> None:
-    given = [f"--{name.replace('_', '-')}" for name in flags]
-    given += ["PHOTOS"] * (photos is not None) + ["--run"] * (run is not None)
+    given = [f"--{flag.replace('_', '-')}" for flag in flags]
+    given += ["PHOTOS"] * (photos is not None) + ["--name"] * (name is not None)
     given += ["--from"] * (from_ is not None)
     given += ["--config"] * (config is not None) + ["--set"] * bool(numbers)
     if given:

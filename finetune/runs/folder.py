@@ -210,7 +210,7 @@ def create_run(name: str | None, default_name: str, runs: Path = RUNS_FOLDER) ->
                 path.mkdir()
             except FileExistsError as error:
                 raise RunError(
-                    f"--run {name}: {path} exists, and a run is never overwritten. Choose another "
+                    f"--name {name}: {path} exists, and a run is never overwritten. Choose another "
                     f"name, or go on with it: finetune train --resume {path}"
                 ) from error
         return RunFolder(path)
@@ -224,7 +224,7 @@ def create_run(name: str | None, default_name: str, runs: Path = RUNS_FOLDER) ->
                 return RunFolder(path)
             except FileExistsError:
                 continue
-    raise RunError(f"{runs} holds too many runs named {base}. Give a name with --run.")
+    raise RunError(f"{runs} holds too many runs named {base}. Give a name with --name.")
 
 
 def open_run(path: Path) -> RunFolder:

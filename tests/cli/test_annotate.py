@@ -45,7 +45,7 @@ def test_labels_that_are_none_are_refused(value: str, message: str):
 
 
 def test_a_missing_folder_is_one_line(run, tmp_path: Path):
-    result = run("annotate", tmp_path / "gone", "--no-browser", code=1)
+    result = run("annotate", tmp_path / "gone", "--no-open", code=1)
     assert one_line(result.stderr) == one_line(
         f"Error: There is no folder {tmp_path / 'gone'}. "
         "Give a folder of photos, with or without sub-folders."
@@ -54,7 +54,7 @@ def test_a_missing_folder_is_one_line(run, tmp_path: Path):
 
 def test_a_folder_without_photos_is_one_line(run, tmp_path: Path):
     (tmp_path / "notes.txt").write_text("no photo")
-    result = run("annotate", tmp_path, "--no-browser", code=1)
+    result = run("annotate", tmp_path, "--no-open", code=1)
     assert one_line(result.stderr) == one_line(
         f"Error: There are no photos in {tmp_path}. "
         "Give a folder of photos, with or without sub-folders."
@@ -66,13 +66,13 @@ def test_an_unknown_run_is_refused_before_the_page_opens(
 ):
     root = make_photos({"a": 1})
     monkeypatch.chdir(tmp_path)
-    result = run("annotate", root, "--run", "nothing", "--no-browser", code=1)
+    result = run("annotate", root, "--run", "nothing", "--no-open", code=1)
     assert "Error: " in result.stderr
 
 
 def test_one_thing_at_a_time(run):
-    result = run("annotate", "--apply", "--take-back", code=1)
-    assert result.stderr == "Error: Give one of --agreement, --apply and --take-back.\n"
+    result = run("annotate", "--apply", "--undo", code=1)
+    assert result.stderr == "Error: Give one of --agreement, --apply and --undo.\n"
 
 
 def test_photos_are_moved_when_asked_and_come_back(run, make_photos):
@@ -87,7 +87,7 @@ def test_photos_are_moved_when_asked_and_come_back(run, make_photos):
     assert (root / "b" / "000 (2).jpg").is_file()
     again = run("annotate", root, "--apply", "--yes")
     assert again.stdout == "Every labeled photo lies in its label's folder already.\n"
-    back = run("annotate", root, "--take-back")
+    back = run("annotate", root, "--undo")
     assert back.stdout == "1 photos are back where they were.\n"
     assert (root / "a" / "000.jpg").is_file()
 
@@ -112,11 +112,11 @@ def test_agreement_of_two_people_is_printed(run, make_photos):
 def test_the_command_prints_its_address_and_stops_on_interrupt(make_photos, host: str):
     root = make_photos({"a": 1})
     code = (
-        "import sys, typer; from finetune.cli import ErrorBoundary; "
-        "from finetune.cli.annotate import register; app = typer.Typer(cls=ErrorBoundary); "
+        "import sys, typer; from finetune.cli.command import Group; "
+        "from finetune.cli.annotate import register; app = typer.Typer(cls=Group); "
         "app.callback()(lambda: None); register(app); app()"
     )
-    arguments = ["annotate", str(root), "--no-browser", "--port", "0", "--host", host]
+    arguments = ["annotate", str(root), "--no-open", "--port", "0", "--host", host]
     with subprocess.Popen(
         [sys.executable, "-c", code, *arguments],
         stdout=subprocess.PIPE,

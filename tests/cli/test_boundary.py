@@ -4,12 +4,12 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from finetune.cli import ErrorBoundary
+from finetune.cli.command import Group
 from finetune.errors import RunError
 
 
 def app_that_raises(error: BaseException) -> typer.Typer:
-    app = typer.Typer(cls=ErrorBoundary, pretty_exceptions_enable=False)
+    app = typer.Typer(cls=Group, pretty_exceptions_enable=False)
 
     @app.command()
     def work() -> None:

@@ -19,7 +19,7 @@ def test_demo_goes_the_whole_way(
         return plain(folder, **{**options, "species": 3, "size": (160, 120)})
 
     monkeypatch.setattr(demo_data, "draw_collection", small)
-    shown = run("demo", tmp_path / "d", "--photos", 8).stdout
+    shown = run("demo", tmp_path / "d", "--per-label", 8).stdout
     assert "new photos" in shown
     assert "True label:" in shown
     assert (tmp_path / "d" / "runs" / "demo" / "model.safetensors").is_file()
@@ -74,7 +74,7 @@ def test_evaluate_names_strange_labels_and_writes_beside_the_run(
     assert "Saved in runs" in own
     shown = run("evaluate", *[p.name for p in Path("runs").iterdir()], others).stdout
     assert "Labels that the run does not have: z (2)" in shown
-    document = json.loads(run("evaluate", "--json", "--tta").stdout)
+    document = json.loads(run("evaluate", "--json", "--tta", 2).stdout)
     assert set(document["metrics"]) == {"validation", "test"}
     refused = run("evaluate", "--follow", code=1)
     assert "--follow needs the name of the run" in refused.stderr
@@ -86,7 +86,7 @@ def test_ablate_prints_a_paired_comparison(
     run: Callable[..., Result], make_photos: Callable[..., Path], tmp_path: Path, flags: list[str]
 ) -> None:
     photos = make_photos({"a": 8, "b": 8})
-    command = ["ablate", photos, *flags, "--seeds", 1, "--run", tmp_path / "abl", "--epochs", 1]
+    command = ["ablate", photos, *flags, "--seeds", 1, "--name", tmp_path / "abl", "--epochs", 1]
     shown = run(*command, "--augment", "none,light", "--mode", "full")
     assert "light against none:" in shown.stdout
     assert "McNemar p =" in shown.stdout

@@ -43,7 +43,17 @@ def test_squares_are_proposed_kept_shown_and_written(
     before = {path: path.read_bytes() for path in birds.rglob("*.jpg")}
     page, picture, copies = tmp_path / "a.html", tmp_path / "a.png", tmp_path / "copies"
     result = run(
-        "crop", birds, "--html", page, "--png", picture, "--write", copies, "--size", 64, "--json"
+        "crop",
+        birds,
+        "--output",
+        page,
+        "--output",
+        picture,
+        "--write",
+        copies,
+        "--size",
+        64,
+        "--json",
     )
     document = json.loads(result.stdout)
     assert document["proposed"] == 4

@@ -103,7 +103,7 @@ def test_undo_without_a_folder_is_refused(error_of, photos):
 def test_page_is_one_file_that_asks_for_nothing(run, photos, tmp_path):
     (photos / "gull" / "0.jpg").rename(photos / "gull" / "<script>alert(1)<script>.jpg")
     page = tmp_path / "page.html"
-    run(photos, "--html", page)
+    run(photos, "--output", page)
     text = page.read_text(encoding="utf-8")
     assert text.count("data:image/jpeg;base64,") == 6
     assert "<script" not in text

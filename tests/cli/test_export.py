@@ -27,7 +27,7 @@ def test_the_largest_difference_is_printed(run: Callable[..., Result]) -> None:
 
 
 def test_json_is_one_document(run: Callable[..., Result], tmp_path: Path) -> None:
-    words = ("--format", "torchscript", "--with-softmax", "--out", tmp_path / "m.pt", "--json")
+    words = ("--format", "torchscript", "--with-softmax", "--output", tmp_path / "m.pt", "--json")
     found = json.loads(run("export", *words, "--photos", "photos/bee").stdout)
     assert found["photos"] == 6
     assert found["largest_difference"] < 1e-5

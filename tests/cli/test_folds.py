@@ -25,7 +25,7 @@ def test_folds_have_one_table_and_both_intervals(
     photos = make_photos({"ant": 8, "カワセミ": 8})
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(output.stdout, "width", 80)
-    shown = run("train", photos, *flags, "--folds", "2", "--run", "f", "--quiet").stdout
+    shown = run("train", photos, *flags, "--folds", "2", "--name", "f", "--quiet").stdout
     assert max(map(len, shown.splitlines())) <= 80
     words = " ".join(shown.split())
     assert words.startswith("part photos right ")
@@ -50,7 +50,7 @@ def test_folds_as_json_and_without_a_final_model(
 ) -> None:
     photos = make_photos({"ant": 8, "bee": 8})
     monkeypatch.chdir(tmp_path)
-    done = run("train", photos, *flags, "--folds", "2", "--no-final", "--run", "f", "--json")
+    done = run("train", photos, *flags, "--folds", "2", "--no-final", "--name", "f", "--json")
     plain = json.loads(done.stdout)
     assert plain["run"] == "runs/f"
     assert plain["plan"] == {"folds": 2, "final": False, "keep_models": False}

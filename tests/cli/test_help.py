@@ -1,51 +1,59 @@
-"""The help of every command, as a person reads it."""
-
 from __future__ import annotations
 
-import inspect
-import itertools
-import re
 from collections.abc import Callable
 
 import pytest
 from typer.models import CommandInfo
 from typer.testing import Result
 
-from finetune.cli import app, paragraphs
+from finetune.cli import app
+from finetune.config_io import settings
 
-COLOR = re.compile(r"\x1b\[[0-9;]*m")
+SCREEN = 40
+"""Lines of help that fit on one screen."""
 
 
 def name_of(command: CommandInfo) -> str:
+    assert command.callback is not None
     return command.name or command.callback.__name__
 
 
+@pytest.fixture(autouse=True)
+def narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+
+
 @pytest.mark.parametrize("command", app.registered_commands, ids=name_of)
-def test_a_paragraph_of_help_breaks_only_where_the_terminal_ends(
-    run: Callable[..., Result], command: CommandInfo, monkeypatch: pytest.MonkeyPatch
+def test_help_of_each_command_fits_one_screen(
+    run: Callable[..., Result], command: CommandInfo
 ) -> None:
-    written = inspect.getdoc(command.callback)
-    for width in (64, 2000):
-        monkeypatch.setenv("COLUMNS", str(width))
-        shown = COLOR.sub("", run(name_of(command), "--help").stdout)
-        prose = shown.partition("[OPTIONS]")[2].partition("╭")[0].partition("\n")[2].strip()
-        blocks = [block.splitlines() for block in prose.split(" " * width + "\n")]
-        assert len(blocks) == len(written.split("\n\n"))
-        for block, paragraph in zip(blocks, written.split("\n\n"), strict=True):
-            lines = [line.strip() for line in block]
-            assert " ".join(lines) == " ".join(paragraph.split())
-            # The first word of a line did not fit on the line before.
-            for line, after in itertools.pairwise(lines):
-                assert len(f"{line} {after.split()[0]}") > width - 2
+    lines = run(name_of(command), "--help").stdout.splitlines()
+    assert len(lines) <= SCREEN
+    assert max(map(len, lines)) <= 80
 
 
-def test_a_paragraph_of_a_docstring_becomes_one_line() -> None:
-    text = """Do this.
+def test_help_of_the_program_fits_one_screen(run: Callable[..., Result]) -> None:
+    shown = run("--help").stdout
+    assert len(shown.splitlines()) <= SCREEN
+    assert all(f"  {name_of(command)} " in shown for command in app.registered_commands)
 
-    And then
-    that.
 
-    The end.
-    """
-    assert paragraphs(text) == "Do this.\n\nAnd then that.\n\nThe end."
-    assert paragraphs(None) == ""
+def test_train_help_shows_the_main_options(run: Callable[..., Result]) -> None:
+    words = run("train", "--help").stdout.split()
+    expected = (
+        *("model", "weights", "mode", "epochs", "augment", "size", "batch-size", "lr", "device"),
+        *("seed", "name", "resume", "from", "folds", "json", "quiet", "help", "help-all"),
+    )
+    assert [word for word in words if word.startswith("--")] == [f"--{name}" for name in expected]
+
+
+@pytest.mark.parametrize("name", ["train", "tune", "ablate", "lr-find"])
+def test_help_all_shows_every_setting(run: Callable[..., Result], name: str) -> None:
+    words = run(name, "--help-all").stdout.split()
+    assert {setting.flag for setting in settings()} <= {word.rstrip(",/") for word in words}
+
+
+def test_commands_that_train_refer_to_the_options_of_train(run: Callable[..., Result]) -> None:
+    assert run("tune", "--help").stdout.endswith(
+        "\nOptions of train work here too: finetune tune --help-all\n"
+    )

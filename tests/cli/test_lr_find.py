@@ -34,7 +34,7 @@ def test_a_suggested_rate_is_printed_and_plotted(
     mode: str,
 ) -> None:
     page, picture = tmp_path / "lr.html", tmp_path / "lr.png"
-    more = (f"--mode={mode}", f"--html={page}", f"--png={picture}")
+    more = (f"--mode={mode}", f"--output={page}", f"--output={picture}")
     result = run(*arguments(photos, tiny_settings, *more))
     assert re.search(r"^Learning rate \S+: (the middle of|a tenth of) ", result.stdout, re.M)
     assert re.search(r"^Next: finetune train --lr \S+$", result.stdout, re.M)

@@ -45,7 +45,7 @@ def cache_dir(
     assert told["labeled"] == 32
     assert told["unlabeled"] == 0
     made = run("train", photos, "--multi-label", "--weights", tiny_weights, *FLAGS,
-               "--run", root / "runs" / "pairs", "--mode", "head", "--json")  # fmt: skip
+               "--name", root / "runs" / "pairs", "--mode", "head", "--json")  # fmt: skip
     metrics = json.loads(made.stdout)["metrics"]
     assert "mean_average_precision" in metrics["test"]
     return root
@@ -55,7 +55,7 @@ def test_training_tells_of_its_labels_and_shows_map(
     run: Callable[..., Result], cache_dir: Path, tiny_weights: Path
 ) -> None:
     told = run("train", cache_dir / "photos", "--multi-label", "--weights", tiny_weights, *FLAGS,
-               "--mode", "head", "--run", cache_dir / "runs" / "again")  # fmt: skip
+               "--mode", "head", "--name", cache_dir / "runs" / "again")  # fmt: skip
     header = next(line for line in told.stdout.splitlines() if line.startswith("part"))
     assert header.split()[:3] == ["part", "photos", "mAP"]
     assert "8 photos with more than one, 8 with none, 1.00 labels a photo." in told.stderr
@@ -139,7 +139,7 @@ def test_folds_searches_and_ablations_call_their_score_map(
     monkeypatch.setattr(output.stdout, "width", 200)
     flags = ("--multi-label", "--weights", tiny_weights, *FLAGS, "--mode", "head")
     photos = cache_dir / "photos"
-    folds = run("train", photos, *flags, "--folds", "2", "--no-final", "--run", "f")
+    folds = run("train", photos, *flags, "--folds", "2", "--no-final", "--name", "f")
     assert "Fold 1 of 2 done in " in folds.stderr
     done = [line for line in folds.stderr.splitlines() if " done in " in line]
     assert all("% mAP of 16 held-out photos." in line for line in done)

@@ -82,8 +82,8 @@ def test_sorting_and_taking_it_back(run: Callable[..., Result], tmp_path: Path) 
     )
     assert all(answer["unknown"] for answer in json.loads(shown.stdout))
     assert len(list((out / "_unsure").iterdir())) == 16
-    assert "Undo with: finetune predict --undo-sort" in shown.stderr
-    assert "Undone for 16 photos." in run("predict", "--undo-sort", out).stdout
+    assert "Undo with: finetune predict --sort-into" in shown.stderr
+    assert "Undone for 16 photos." in run("predict", "--sort-into", out, "--undo").stdout
     assert not out.exists()
 
 
@@ -99,7 +99,7 @@ def test_moving_is_asked_about_first(
     assert (box / "a.png").exists()
     run(*words, "--yes")
     assert list(box.iterdir()) == []
-    run("predict", "--undo-sort", out)
+    run("predict", "--sort-into", out, "--undo")
     assert (box / "a.png").exists()
 
 
@@ -148,10 +148,13 @@ def test_views_change_the_answer_a_little_and_several_runs_are_named(
             "There is no file none.onnx. Make one with: finetune export --format onnx",
         ),
         (
-            ("x", "--undo-sort", "y"),
-            "--undo-sort takes no photos; it undoes what was sorted before.",
+            ("x", "--sort-into", "y", "--undo"),
+            "--undo takes no photos; it undoes what was sorted before.",
         ),
-        (("--undo-sort", "y"), "There is nothing to undo in y: nothing was sorted into it."),
+        (
+            ("--sort-into", "y", "--undo"),
+            "There is nothing to undo in y: nothing was sorted into it.",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_said_in_one_line(

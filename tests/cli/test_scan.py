@@ -53,7 +53,7 @@ def test_table_and_findings_are_printed(run, photos):
 
 
 def test_json_is_one_document(run, photos, tmp_path):
-    result = run("scan", photos, "--json", "--html", tmp_path / "sheet.html")
+    result = run("scan", photos, "--json", "--output", tmp_path / "sheet.html")
     document = json.loads(result.stdout)
     assert document["photos"] == 25
     assert document["has_parts"] is False
@@ -78,7 +78,7 @@ def test_json_is_one_document(run, photos, tmp_path):
 
 
 def test_page_is_written_and_said(run, photos, tmp_path):
-    result = run("scan", photos, "--html", tmp_path / "sheet.html")
+    result = run("scan", photos, "--output", tmp_path / "sheet.html")
     assert "<img" in (tmp_path / "sheet.html").read_text(encoding="utf-8")
     assert f"Wrote {tmp_path / 'sheet.html'}" in result.stderr
 

@@ -27,7 +27,7 @@ def test_photos_of_the_same_kind_are_gathered_in_order(
     before = {path: path.read_bytes() for path in pool.rglob("*.jpg")}
     result = run(
         pool / "disc" / "000.jpg", "--from", pool, "--to", out, "--top", 5, "--by", by,
-        "--html", page, "--json",
+        "--output", page, "--json",
     )  # fmt: skip
     document = json.loads(result.stdout)
     assert len(document["photos"]) == 5

@@ -59,7 +59,7 @@ def test_train_json_is_one_document(
 ) -> None:
     photos = make_photos({"a": 8, "b": 8})
     monkeypatch.chdir(tmp_path)
-    result = run("train", photos, *flags, "--json", "--quiet", "--run", "mine")
+    result = run("train", photos, *flags, "--json", "--quiet", "--name", "mine")
     document = json.loads(result.stdout)
     assert document["run"] == str(Path("runs", "mine"))
     assert document["metrics"]["validation"]["photos"] > 0
@@ -79,11 +79,11 @@ def test_settings_come_from_a_file_and_from_a_run(
     Path("mine.toml").write_text(
         "[training]\nepochs = 2\nlr = 0.5\n[recipe]\nflip_probability = 0.25\n"
     )
-    run("train", photos, *flags[:8], "--config", "mine.toml", "--lr", "0.01", "--run", "one")
+    run("train", photos, *flags[:8], "--config", "mine.toml", "--lr", "0.01", "--name", "one")
     written = json.loads(Path("runs/one/config.json").read_text())["settings"]
     assert (written["training"]["epochs"], written["training"]["lr"]) == (2, 0.01)
     assert written["recipe"] == {"flip_probability": 0.25}
-    run("train", photos, "--config", "runs/one/config.json", "--epochs", 1, "--run", "two")
+    run("train", photos, "--config", "runs/one/config.json", "--epochs", 1, "--name", "two")
     again = json.loads(Path("runs/two/config.json").read_text())["settings"]
     assert again["training"]["epochs"] == 1
     assert again["training"]["lr"] == 0.01
@@ -99,8 +99,8 @@ def test_impossible_settings_are_named_together(error_of: Callable[..., str]) ->
 
 
 def test_resume_takes_no_settings(error_of: Callable[..., str]) -> None:
-    assert error_of("train", "--resume", "runs/x", "--lr", "1", "--run", "y") == (
-        "--resume goes on with the settings of the run; leave out --lr, --run."
+    assert error_of("train", "--resume", "runs/x", "--lr", "1", "--name", "y") == (
+        "--resume goes on with the settings of the run; leave out --lr, --name."
     )
 
 

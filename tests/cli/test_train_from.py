@@ -23,7 +23,7 @@ def trained(
     """A folder with a run called garden of the photos in ``photos``."""
     make_photos({"ant": 8, "bee": 8})
     monkeypatch.chdir(tmp_path)
-    run("train", *flags, "--fit", "pad", "--run", "garden")
+    run("train", *flags, "--fit", "pad", "--name", "garden")
     return tmp_path
 
 
@@ -31,7 +31,7 @@ def test_a_run_goes_on_with_what_is_now_in_its_folder(
     run: Callable[..., Result], trained: Path, make_photos: Callable[..., Path]
 ) -> None:
     make_photos({"ant": 12, "bee": 8, "wasp": 8})
-    result = run("train", "--from", "garden", "--run", "second", *GO_ON)
+    result = run("train", "--from", "garden", "--name", "second", *GO_ON)
     said = " ".join(result.stderr.split())
     assert "16 photos keep their part of the earlier run; 12 are new." in said
     assert "Goes on from runs/garden: 2 labels keep their part of the head; new: wasp." in said
@@ -39,14 +39,14 @@ def test_a_run_goes_on_with_what_is_now_in_its_folder(
     assert content["settings"]["pixels"]["fit"] == "pad"
     assert content["from"]["labels"]["new"] == ["wasp"]
     assert json.loads(Path("runs/second/labels.json").read_text()) == ["ant", "bee", "wasp"]
-    run("train", "--from", "runs/second", "--run", "third", "--fit", "crop", *GO_ON)
+    run("train", "--from", "runs/second", "--name", "third", "--fit", "crop", *GO_ON)
     content = json.loads(Path("runs/third/config.json").read_text())
     assert content["settings"]["pixels"]["fit"] == "crop"
 
 
 def test_a_config_file_counts_as_said(run: Callable[..., Result], trained: Path) -> None:
     Path("c.toml").write_text('[pixels]\nfit = "crop"\n')
-    run("train", "--from", "garden", "--config", "c.toml", "--run", "second", *GO_ON)
+    run("train", "--from", "garden", "--config", "c.toml", "--name", "second", *GO_ON)
     content = json.loads(Path("runs/second/config.json").read_text())
     assert content["settings"]["pixels"]["fit"] == "crop"
 
@@ -55,7 +55,7 @@ def test_other_photos_may_be_named(
     run: Callable[..., Result], trained: Path, make_photos: Callable[..., Path]
 ) -> None:
     make_photos({"ant": 8, "empty": 0, "moth": 8}, folder="others")
-    result = run("train", "others", "--from", "garden", "--run", "second", *GO_ON)
+    result = run("train", "others", "--from", "garden", "--name", "second", *GO_ON)
     said = " ".join(result.stderr.split())
     # The ants are the same photos in another place.
     assert "8 photos keep their part of the earlier run; 8 are new." in said

@@ -50,7 +50,7 @@ def test_train_reproduces_the_best_settings_of_tune(
     assert words.endswith(f"Next: finetune train {photos} --config runs/tune-photos/best.toml")
     table = [line for line in shown.splitlines() if not line.startswith(("Next", "Best", "Page"))]
     assert max(map(len, table)) <= 50
-    trained = run("train", photos, "--config", folder / "best.toml", "--run", "r", "--json")
+    trained = run("train", photos, "--config", folder / "best.toml", "--name", "r", "--json")
     best = json.loads(run("tune", photos, *flags, "--trials", "1", "--no-final", "--json").stdout)
     first = best["trials"][best["best"][0]]
     assert json.loads(trained.stdout)["metrics"]["validation"]["top1"] == first["score"]

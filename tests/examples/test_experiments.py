@@ -89,7 +89,7 @@ def test_one_step_can_be_trained(
     written.write_text(json.dumps({"settings": content}))
     run = tmp_path / "run"
     monkeypatch.chdir(tmp_path)
-    words: list[Any] = ["train", photos, "--config", written, "--run", run, "--json"]
+    words: list[Any] = ["train", photos, "--config", written, "--name", run, "--json"]
     result = CliRunner().invoke(app, [str(word) for word in words])
     assert result.exit_code == 0, result.output + repr(result.exception)
     document = json.loads(result.stdout)

@@ -10,7 +10,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from finetune.cli import ErrorBoundary, compare, report
+from finetune.cli import compare, report
+from finetune.cli.command import Group
 from finetune.cli.console import output
 from finetune.prediction.predictions import PhotoPrediction, Ranked
 from finetune.prediction.predictor import Predictor
@@ -18,7 +19,7 @@ from finetune.prediction.predictor import Predictor
 
 @pytest.fixture
 def run_command(monkeypatch):
-    app = typer.Typer(cls=ErrorBoundary, pretty_exceptions_enable=False)
+    app = typer.Typer(cls=Group, pretty_exceptions_enable=False)
     report.register(app)
     compare.register(app)
 

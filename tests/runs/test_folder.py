@@ -64,7 +64,7 @@ def test_names_are_numbered_and_never_taken_twice(tmp_path: Path) -> None:
     names = [create_run(None, "2026/day", tmp_path).name for _ in range(3)]
     assert names == ["2026_day", "2026_day-2", "2026_day-3"]
     create_run("mine", "x", tmp_path)
-    with pytest.raises(RunError, match=r"--run mine: .* exists, and a run is never overwritten"):
+    with pytest.raises(RunError, match=r"--name mine: .* exists, and a run is never overwritten"):
         create_run("mine", "x", tmp_path)
     by_path = create_run(str(tmp_path / "deep" / "run"), "x", Path("ignored"))
     assert by_path.path == tmp_path / "deep" / "run"

@@ -51,7 +51,7 @@ def by_two(photos: Path, settings: dict[str, Any]) -> Path:
     settings = settings | {"catalog": folder / "of-two.sqlite3"}
     flags = [text for name, value in settings.items() for text in (_flag(name), str(value))]
     done = subprocess.run(
-        [*start, "--run", str(folder / "two"), *flags],
+        [*start, "--name", str(folder / "two"), *flags],
         capture_output=True,
         text=True,
         timeout=600,

@@ -77,7 +77,7 @@ def export_timm(engine: TorchEngine, folder: Path) -> Path:
     if folder.exists() and (
         not folder.is_dir() or any(item.name not in names for item in folder.iterdir())
     ):
-        raise StorageError(f"{folder} holds other files. Name a new folder with --out.")
+        raise StorageError(f"{folder} holds other files. Name a new folder with --output.")
     metadata = engine.metadata
     write_json(
         folder / "config.json",
