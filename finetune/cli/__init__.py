@@ -45,7 +45,7 @@ def root(
             callback=_show_version,
             is_eager=True,
             metavar="",
-            help="Show the versions of finetune, Python, torch and timm, and the device.",
+            help="Show versions and the device.",
         ),
     ] = False,
 ) -> None:

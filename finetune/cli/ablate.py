@@ -45,7 +45,7 @@ def ablate(
     quiet: Quiet = False,
     flags: dict[str, Any],
 ) -> None:
-    """Compare augmentations by training with each under the same budget.
+    """Compare augmentations, or values of any other setting.
 
     --augment takes a list: none,standard,mobius. The result has the spread over seeds and a paired
     test on your photos. --over compares values of any other setting of train, or of a recipe.

@@ -116,6 +116,14 @@ class Group(typer.core.TyperGroup):
             output.error("Interrupted.")
             raise typer.Exit(130) from error
 
+    def get_params(self, ctx: Any) -> Any:
+        """Returns the options of the root command, each with one line of help."""
+        params: Any = super().get_params(ctx)
+        for param in params:
+            if param.name == "show_completion":
+                param.help = "Show the completion script of the current shell."
+        return params
+
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Writes the commands panel by panel."""
         panels: dict[str, list[tuple[str, str]]] = {}

@@ -50,7 +50,7 @@ def compare(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Compare runs on the same photos: figures, settings, labels that gain and lose."""
+    """Compare runs on the same photos."""
     output.json, output.quiet = json, quiet
     if len(runs) < 2:
         raise ConfigError("finetune compare needs two runs or more. See your runs with: ls runs")

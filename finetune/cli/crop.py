@@ -73,7 +73,7 @@ def crop(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Propose a square crop around the subject of each photo and store it in the catalog.
+    """Propose a square crop around the subject of each photo.
 
     saliency finds what differs from the background; center takes the largest square in the middle;
     detector uses a COCO detector whose weights you have. Photos are never changed, and your own

@@ -27,10 +27,10 @@ def demo(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Draw a small collection of bird photos, train on it, and predict photos it has not seen.
+    """Draw a few bird photos, train on them and predict new ones.
 
-    Needs no network and no photos of yours. The collection has the flaws of a real one: sideways
-    photos, bursts, one photo under two labels, one corrupt file.
+    It needs no internet and none of your photos. The collection has the flaws of a real one:
+    sideways photos, bursts, a photo with two labels, a corrupt file.
     """
     output.json, output.quiet = json, quiet
     if folder.exists() and any(folder.iterdir() if folder.is_dir() else [folder]):

@@ -68,7 +68,7 @@ def duplicates(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """List groups of near-duplicate photos, the best of each group first.
+    """Find near-duplicate photos and move all but the best away.
 
     Near-duplicates are exact copies, resized, recompressed or slightly edited versions, and mirror
     images. Photos are moved only with --quarantine, and never deleted.

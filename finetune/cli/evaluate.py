@@ -44,7 +44,7 @@ def evaluate(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure the accuracy of a run, with intervals, and save the result in the run.
+    """Measure the accuracy of a run on labeled photos.
 
     Labels are matched by name. Photos with labels that the run does not have measure how well it
     recognizes "none of these".

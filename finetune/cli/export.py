@@ -61,7 +61,10 @@ def export(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write a run for other programs, compared with the run on real photos before it says done."""
+    """Export a run to ONNX, TorchScript or timm.
+
+    The exported model is compared with the run on real photos.
+    """
     output.json, output.quiet = json, quiet
     from finetune.runs.folder import find_run
 

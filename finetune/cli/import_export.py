@@ -60,7 +60,10 @@ def export_photos(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write the photos with their labels for another program. The originals stay as they are."""
+    """Write photos and labels for other programs.
+
+    The originals are not changed.
+    """
     output.json, output.quiet = json, quiet
     if hardlink and symlink:
         raise ConfigError("--hardlink and --symlink exclude each other.")
@@ -136,7 +139,7 @@ def import_labels(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Read labels into the catalog, or write a data set out as a new folder of photos.
+    """Import labels, or a data set as a new folder of photos.
 
     Labels are a CSV with a column of paths and one of labels, Neural Network Console's
     x:image,y:label, Hugging Face's metadata.csv, or folders of labeled copies of your photos,

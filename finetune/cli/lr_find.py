@@ -39,7 +39,7 @@ def lr_find(
     quiet: Quiet = False,
     flags: dict[str, Any],
 ) -> None:
-    """Find a good learning rate with a short training at growing rates.
+    """Find a good learning rate with a short sweep of rates.
 
     It takes the settings of train, and writes nothing but the caches that train uses as well.
     """

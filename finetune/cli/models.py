@@ -29,7 +29,7 @@ def models(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """List networks: parameters, input size, and whether their weights are on this machine."""
+    """List models with parameters, input size and weights."""
     output.json, output.quiet = json, quiet
     from finetune.models.registry import RECOMMENDED, find_models, list_models
 

@@ -42,7 +42,7 @@ def preview(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say only the results.")] = False,
 ) -> None:
-    """Draw a contact sheet of what an augmentation makes of your photos (PNG and HTML)."""
+    """Preview an augmentation on your photos (PNG and HTML)."""
     output.json, output.quiet = json, quiet
     numbers = _numbers(config, set_ or [])
     from finetune.augmentation import contact_sheet

@@ -42,7 +42,7 @@ def report(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write a run's report: one HTML file, offline, with its mistakes, labels and charts."""
+    """Write a report of a run as one HTML file."""
     output.json, output.quiet = json, quiet
     from finetune.reporting.report import Extras, write_report
     from finetune.reporting.run_record import photos_root

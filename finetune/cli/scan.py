@@ -51,9 +51,9 @@ def scan_command(
         bool, typer.Option("--quiet", "-q", help="Say only results and errors.")
     ] = False,
 ) -> None:
-    """Look through a collection: labels, duplicates, doubtful labels, bad photos.
+    """Check a collection: labels, duplicates, bad photos.
 
-    Only new and changed photos are read. Nothing is changed but the catalog.
+    Only new and changed photos are read. Your photos are not changed.
     """
     output.json, output.quiet = json, quiet
     from finetune.photos.issues import find_trouble

@@ -67,7 +67,7 @@ def serve(
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Answer photos in the browser and over HTTP until stopped with Ctrl-C."""
+    """Serve predictions as a web page and an HTTP API."""
     output.json, output.quiet = False, quiet
     for package in ("starlette", "uvicorn", "jinja2", "python_multipart", "prometheus_client"):
         _require(package)

@@ -69,7 +69,7 @@ def similar(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Find the photos in a folder that look most like a few chosen photos.
+    """Find the photos that look most like a few chosen ones.
 
     --by features compares what the photos show: the same kind of subject, place or mood. --by hash
     compares where they are bright and dark: copies and crops of the same photo, or the same

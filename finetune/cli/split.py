@@ -78,7 +78,7 @@ def split(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Split the photos as train does, and prove that no near-duplicate is on both sides."""
+    """Split photos as train does, and check for leaks."""
     output.json, output.quiet = json, quiet
     settings = resolve(
         None,

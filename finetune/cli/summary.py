@@ -39,7 +39,7 @@ def summary(
         bool, typer.Option("--quiet", "-q", help="Say only results and errors.")
     ] = False,
 ) -> None:
-    """Show a network layer by layer: kernels, channels, sizes, parameters, multiply-adds."""
+    """Show the layers of a model with sizes and parameters."""
     output.json, output.quiet = json, quiet
     from finetune.models.summary import summarize
 

@@ -45,7 +45,7 @@ def watch(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Watch a training: its epochs, and the accuracy of each new best epoch.
+    """Watch a training run in another terminal.
 
     It only reads the run's folder: Ctrl-C stops watching, and the training goes on. With --json it
     prints one line per epoch and one per evaluation.

@@ -48,7 +48,7 @@ def test_a_missing_folder_is_one_line(run, tmp_path: Path):
     result = run("annotate", tmp_path / "gone", "--no-open", code=1)
     assert one_line(result.stderr) == one_line(
         f"Error: There is no folder {tmp_path / 'gone'}. "
-        "Give a folder of photos, with or without sub-folders."
+        "Give a folder of photos, with or without subfolders."
     )
 
 
@@ -57,7 +57,7 @@ def test_a_folder_without_photos_is_one_line(run, tmp_path: Path):
     result = run("annotate", tmp_path, "--no-open", code=1)
     assert one_line(result.stderr) == one_line(
         f"Error: There are no photos in {tmp_path}. "
-        "Give a folder of photos, with or without sub-folders."
+        "Give a folder of photos, with or without subfolders."
     )
 
 

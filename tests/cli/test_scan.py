@@ -80,7 +80,7 @@ def test_json_is_one_document(run, photos, tmp_path):
 def test_page_is_written_and_said(run, photos, tmp_path):
     result = run("scan", photos, "--output", tmp_path / "sheet.html")
     assert "<img" in (tmp_path / "sheet.html").read_text(encoding="utf-8")
-    assert f"Wrote {tmp_path / 'sheet.html'}" in result.stderr
+    assert f"Written: {tmp_path / 'sheet.html'}" in result.stderr
 
 
 def test_catalog_goes_where_it_is_told(run, photos, tmp_path):

@@ -95,5 +95,5 @@ def test_a_folder_in_the_pool_is_refused_before_any_work(
 
 def test_help_says_when_to_use_which(run: Callable[..., Result]) -> None:
     text = " ".join(run("--help").output.split())
-    assert "--by features compares what is on the photos" in text
-    assert "--by hash compares where the picture is bright and dark" in text
+    assert "--by features compares what the photos show" in text
+    assert "--by hash compares where they are bright and dark" in text
