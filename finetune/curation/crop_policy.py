@@ -1,4 +1,4 @@
-"""How squares were chosen, in words that a run can keep, so that a prediction does the same."""
+"""Crop policy: the method that chose crops, kept in a run so that predictions do the same."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 class CropPolicy(Protocol):
-    """Says which square of a photo to take; None leaves the photo to the run's fit."""
+    """Returns the crop of a photo, or None to crop by the run's preprocessing."""
 
     def __call__(self, photo: Path | bytes | NDArray[np.uint8], /) -> Crop | None:
         """Returns the square of a photo: a file, the content of one, or ``(H, W, 3) uint8``.
@@ -38,7 +38,7 @@ class CropPolicy(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class PolicySpec:
-    """What a policy is made of; plain enough for JSON.
+    """Method, model and weights of a crop policy, as JSON values.
 
     Attributes:
         method: ``saliency``, ``center`` or ``detector``.
@@ -72,7 +72,7 @@ class PolicySpec:
 
 
 def load_policy(preprocessing: PolicySpec) -> tuple[CropPolicy, PolicySpec]:
-    """Returns a policy that is ready to use, and its spec with the digest of what was loaded.
+    """Returns a loaded policy, and its spec with the digest of the weights.
 
     Where the backbone's weights are not those that the spec was written with, squares may come out
     a little otherwise, which is logged as a warning.
@@ -106,7 +106,7 @@ def load_policy(preprocessing: PolicySpec) -> tuple[CropPolicy, PolicySpec]:
 def remember_policy(
     root: Path, preprocessing: PolicySpec | None, catalog: Path | None = None
 ) -> None:
-    """Writes beside a collection's caches how its squares were proposed; None forgets it.
+    """Saves the crop policy of a collection beside its caches; None deletes it.
 
     Raises:
         StorageError: The file cannot be written.
@@ -119,7 +119,7 @@ def remember_policy(
 
 
 def remembered_policy(root: Path, catalog: Path | None = None) -> PolicySpec | None:
-    """Returns how a collection's squares were proposed; None when none were, or it is unknown."""
+    """Returns the saved crop policy of a collection, or None."""
     try:
         return PolicySpec.from_dict(read_json(collection_cache_dir(root, catalog) / FILE))
     except (OSError, ValueError, TypeError, AttributeError, ConfigError):

@@ -100,7 +100,7 @@ def propose_into(
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> Proposals:
-    """Proposes a square for each photo and keeps it in an open catalog; a person's squares stay."""
+    """Proposes a crop for each photo and saves it in the catalog; a person's crops stay."""
     sources = catalog.crop_sources()
     settled = [digest for digest, source in sources.items() if source == "person"]
     found = propose(collection, policy, settled=settled, progress=progress)
@@ -111,7 +111,7 @@ def propose_into(
 
 
 def accept(catalog: Catalog, digests: Sequence[str] | None = None) -> int:
-    """Makes a model's squares a person's word, which can be undone; returns how many.
+    """Accepts proposed crops as a person's, which can be undone; returns their number.
 
     Args:
         catalog: Where they are.
@@ -128,7 +128,7 @@ def accept(catalog: Catalog, digests: Sequence[str] | None = None) -> int:
 
 
 def clear(catalog: Catalog, digests: Sequence[str] | None = None) -> int:
-    """Takes a model's squares away, a person's being kept; returns how many."""
+    """Deletes proposed crops and keeps a person's; returns their number."""
     chosen = _by_model(catalog, digests)
     if chosen:
         catalog.propose_crops(dict.fromkeys(chosen))
@@ -136,7 +136,7 @@ def clear(catalog: Catalog, digests: Sequence[str] | None = None) -> int:
 
 
 def undo_accept(catalog: Catalog) -> str | None:
-    """Takes back the latest thing a person did if it was about squares; returns what, or None."""
+    """Undoes a person's last action if it changed crops; returns its description, or None."""
     latest = next((action for action in catalog.history() if not action.undone), None)
     if latest is None or not latest.what.startswith("crop "):
         return None

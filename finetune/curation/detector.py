@@ -1,4 +1,4 @@
-"""The square around the subject by a torchvision detector, where its weights are at hand."""
+"""Subject crops by a torchvision detector, where its weights are available."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LEAST_SCORE = 0.4
 """A box that the detector is less sure of is no subject."""
 
 MARGIN = 1.1
-"""How much longer the square is than the box."""
+"""Margin of the crop around the box."""
 
 LONG_SIDE_PIXELS = 800
 
@@ -70,7 +70,7 @@ class Detector:
         return self.crop_of_image(photo) if isinstance(photo, np.ndarray) else self.crop_of(photo)
 
     def crop_of(self, source: Path | bytes) -> Crop | None:
-        """Returns the square around the subject of a photo file; None where nothing is detected.
+        """Returns the crop around the subject of a photo file, or None.
 
         Raises:
             DecodeError: The photo cannot be opened.
@@ -117,7 +117,7 @@ def choose_box(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps torchvision's notes about tensor operations from a person who can do nothing."""
+    """Silences torchvision's notes about tensor operations."""
     import warnings
 
     with warnings.catch_warnings():

@@ -78,7 +78,7 @@ def embed(
     weights: str | None = None,
     progress: Progress | None = None,
 ) -> Embedding:
-    """Returns the features of a collection's photos; what was computed before is read from disk.
+    """Returns the features of a collection's photos, from the cache where possible.
 
     Args:
         root: The collection's folder.

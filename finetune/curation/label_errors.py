@@ -1,4 +1,4 @@
-"""Likely wrong labels: where a model that never saw a photo contradicts it with confidence.
+"""Label errors: labels confidently contradicted by a model that never saw the photo.
 
 Confident learning (Northcutt, Jiang and Chuang 2021, "Confident Learning: Estimating Uncertainty
 in Dataset Labels", JAIR 70, arXiv:1911.00068): a label counts as confidently seen in a photo when
@@ -21,7 +21,7 @@ FOLDS = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Doubt:
-    """A photo that probably shows something else than its label says.
+    """Photo whose label is probably wrong.
 
     Attributes:
         position: Which photo.
@@ -39,13 +39,13 @@ class Doubt:
 
     @property
     def strength(self) -> float:
-        """How much likelier the other label is: the difference, above 0 and at most 1."""
+        """Difference in probability to the other label, in (0, 1]."""
         return self.likely_probability - self.given_probability
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelCheck:
-    """What a check of labels found.
+    """Label errors found.
 
     Attributes:
         doubts: The strongest first.
@@ -166,13 +166,13 @@ class TagDoubt:
 
     @property
     def strength(self) -> float:
-        """How much likelier the contrary is: the difference, above 0 and at most 1."""
+        """Difference in probability to the contrary, in (0, 1]."""
         return abs(2 * self.probability - 1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TagCheck:
-    """What a check of labels found.
+    """Label errors found.
 
     Attributes:
         doubts: The strongest first; a photo comes as often as it has doubtful labels.

@@ -41,7 +41,7 @@ class QuickHead:
 
 @dataclass(frozen=True, kw_only=True)
 class QuickTags(QuickHead):
-    """A linear classifier of features that says of each label by itself whether a photo has it."""
+    """Linear multi-label classifier of features: one logistic regression a label."""
 
     def probabilities(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
         """Returns the probability of each label ``(N, C)`` of features ``(N, F)``."""

@@ -1,4 +1,4 @@
-"""Where on a photo its subject is: the cells whose features are unlike the photo's own background.
+"""Saliency maps: cells whose features differ from the photo's background.
 
 A backbone's feature map describes each cell of a photo by some hundred numbers. What most cells
 have in common (sky, water, leaves, blur) is the background, whatever it looks like, and the subject
@@ -51,7 +51,7 @@ def feature_maps(module: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def saliency_map(before: NDArray[np.float32], last: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Returns how much each cell of a photo stands out ``(GRID, GRID)``, 0 for background.
+    """Returns the saliency of each cell ``(GRID, GRID)``; 0 for background.
 
     The finer map shows edges and texture, the coarser one things; what stands out in both is the
     subject, so that their geometric mean is taken. It is about 1 where the photo is remarkable.
@@ -67,7 +67,7 @@ def saliency_map(before: NDArray[np.float32], last: NDArray[np.float32]) -> NDAr
 
 
 def anomaly(features: NDArray[np.float32], *, ridge: float = RIDGE) -> NDArray[np.float64]:
-    """Returns how unlike the photo as a whole each cell is ``(h, w)``: its Mahalanobis distance.
+    """Returns the Mahalanobis distance of each cell from the whole photo, ``(h, w)``.
 
     The detector of Reed and Yu (1990, "Adaptive multiple-band CFAR detection of an optical pattern
     with unknown spectral distribution"): ``d^2 = (x - m)' (C + a I)^-1 (x - m)`` with mean m and

@@ -1,4 +1,4 @@
-"""Which photos of a large pool look like a few chosen ones."""
+"""Similarity search: photos of a pool that resemble a few seeds."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from finetune.photos.near_duplicates.hashing import hash_photo
 
 By = Literal["features", "hash"]
 Like = Literal["all", "any"]
-"""Whether a photo must be like the seeds taken together, or like any one of them."""
+"""Compare with the mean of the seeds, or with the nearest seed."""
 
 HASH_BITS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class Match:
-    """A photo of the pool that looks like the seeds.
+    """Pool photo similar to the seeds.
 
     Attributes:
         position: Which photo of the pool it is.
@@ -41,7 +41,7 @@ class Match:
 def feature_similarities(
     seeds: NDArray[np.float32], pool: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Returns how like each pool photo is to each seed: the cosine between their features.
+    """Returns cosine similarities of features between pool photos and seeds.
 
     The pool's mean is taken out of both first: what all photos have in common would make the most
     average ones like every seed. 1 is the same photo, 0 no more alike than any two.
@@ -108,7 +108,7 @@ def rank(
 
 @dataclass(frozen=True, kw_only=True)
 class Query:
-    """What counts as similar.
+    """Similarity query.
 
     Attributes:
         by: ``features`` of a backbone: what is on the photo, and its mood. ``hash``: the average
@@ -130,7 +130,7 @@ class Query:
 
 @dataclass(frozen=True, kw_only=True)
 class Similar:
-    """What was found.
+    """Similar photos found.
 
     Attributes:
         matches: The likest first; a position counts photos of the pool's collection, a seed counts
@@ -152,7 +152,7 @@ def find_similar(
     catalog: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Similar:
-    """Returns the photos of a pool that look like the seeds; the seeds themselves are left out.
+    """Returns the pool photos similar to the seeds, without the seeds themselves.
 
     Args:
         seeds: Photos, from the pool or from elsewhere.

@@ -15,10 +15,10 @@ from finetune.photos.crops import Crop, square
 from finetune.photos.decode.decoder import read_photo
 
 BACKGROUND_LEVEL = 0.2
-"""Saliency that a cell must have to be worth taking into the box; see `salient_box`."""
+"""Saliency that a cell needs to be in the box; see `salient_box`."""
 
 MARGIN = 1.1
-"""How much longer the square is than the box around what stands out."""
+"""Margin of the crop around the salient box."""
 
 LEAST_SIDE = 0.2
 """No square is smaller than this share of a photo's shorter side: a cell is not a subject."""
@@ -71,7 +71,7 @@ class SubjectFinder:
         return self._crop(image, image.shape[1], image.shape[0])
 
     def saliency_of(self, image: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """Returns how much each cell of a photo ``(H, W, 3) uint8`` stands out ``(GRID, GRID)``."""
+        """Returns the saliency map ``(GRID, GRID)`` of a photo ``(H, W, 3) uint8``."""
         preprocessing = self.backbone.preprocessing
         whole = square(
             image, size=self.size, fit="squash", interpolation=preprocessing.interpolation
@@ -88,7 +88,7 @@ class SubjectFinder:
 
 
 def salient_box(saliency: NDArray[np.float64], *, level: float = BACKGROUND_LEVEL) -> Box:
-    """Returns left, top, right, bottom, in [0, 1], of the rectangle that holds what stands out.
+    """Returns left, top, right, bottom, in [0, 1], of the salient box.
 
     It is the rectangle of the largest sum of ``saliency - level``: a speck far from the subject
     does not pay for the background between them. All rectangles are compared, by an integral image.

@@ -1,4 +1,4 @@
-"""Labels for the photos that have none, and which of them to ask a person about next."""
+"""Label suggestions for unlabeled photos, and active learning order."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from finetune.curation.embedding import unit_rows
 
 NEIGHBORS = 10
-"""How many labeled photos have a say in a suggestion."""
+"""Number of nearest neighbors that vote."""
 
 TEMPERATURE = 0.07
-"""How fast a neighbor's say falls with its distance (Wu et al. 2018, arXiv:1805.01978)."""
+"""Temperature of the neighbors' votes (Wu et al. 2018, arXiv:1805.01978)."""
 
 DOUBT = 0.5
-"""What is spread over all labels, beside the nearest neighbor's say of 1."""
+"""Prior vote spread over all labels; the nearest neighbor's vote is 1."""
 
 CHUNK = 2048
 """Photos that are compared with all labeled ones at a time, to bound the memory."""
@@ -25,7 +25,7 @@ CHUNK = 2048
 
 @dataclass(frozen=True, kw_only=True)
 class Suggested:
-    """A label and how probable it is."""
+    """Suggested label with its probability."""
 
     label: str
     probability: float
@@ -33,7 +33,7 @@ class Suggested:
 
 @dataclass(frozen=True, kw_only=True)
 class Cohort:
-    """Photos that look alike and have the same suggestion, to be accepted with one key.
+    """Similar photos with the same suggestion, to be accepted together.
 
     Attributes:
         label: Index of the label that all of them are likeliest to show.
@@ -118,7 +118,7 @@ def ask_next(
     *,
     count: int = 20,
 ) -> list[int]:
-    """Returns the photos whose label would teach the most: uncertain, and unlike what is known.
+    """Returns the photos to label next: uncertain ones unlike the labeled ones.
 
     Greedily takes the photo with the largest ``uncertainty x distance``, the distance being that
     to the nearest photo that is labeled or was taken before it (the k-center rule of Sener and
@@ -160,7 +160,7 @@ def cohorts(
     most_photos: int = 24,
     most_cohorts: int = 20,
 ) -> list[Cohort]:
-    """Returns groups of look-alikes of one suggestion each, the surest first; no photo twice.
+    """Returns cohorts of similar photos with one suggestion each, the surest first.
 
     The surest photo that is left leads the next cohort, and those of the same suggestion that are
     nearest to it follow.

@@ -1,4 +1,4 @@
-"""Average precision: how well a score ranks photos."""
+"""Average precision of a ranking."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def average_precisions(scores: ArrayLike, truth: ArrayLike) -> list[float | None
 
 
 def defined_mean(values: Sequence[float | None]) -> float | None:
-    """Returns the mean of what is defined; None where nothing is."""
+    """Returns the mean of the defined values, or None."""
     present = [value for value in values if value is not None]
     return float(np.mean(present)) if present else None
 

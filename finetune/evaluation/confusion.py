@@ -1,4 +1,4 @@
-"""The confusion matrix: which label is taken for which, as an array and as a spreadsheet."""
+"""Confusion matrix as an array and as a CSV file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CORNER = "truth \\ predicted"
 
 
 def confusion_matrix(targets: ArrayLike, predicted: ArrayLike, label_count: int) -> Integers:
-    """Returns how often each label (row) was taken for each label (column).
+    """Returns the confusion matrix: true labels in rows, predicted ones in columns.
 
     Args:
         targets: ``(N,)`` true indices.
@@ -38,7 +38,7 @@ def confusion_matrix(targets: ArrayLike, predicted: ArrayLike, label_count: int)
 
 @dataclass(frozen=True, kw_only=True)
 class LabelCounts:
-    """What precision, recall and F1 are made of, ``(..., C)`` each.
+    """Counts behind precision, recall and F1, ``(..., C)`` each.
 
     Attributes:
         hits: Photos of the label that were given it.
@@ -59,7 +59,7 @@ def count_labels(matrix: Integers) -> LabelCounts:
 
 
 def resample_labels(matrix: Integers, *, resamples: int, rng: np.random.Generator) -> LabelCounts:
-    """Returns the counts of each label when the photos are drawn again with replacement.
+    """Returns bootstrap resamples of the counts of each label.
 
     Drawing photos is drawing the matrix's cells from a multinomial; only cells with photos are
     drawn, so that a resample costs at most a number a photo, however many labels there are.

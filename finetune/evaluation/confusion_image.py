@@ -11,10 +11,10 @@ from PIL import Image, ImageDraw, ImageFont
 from finetune.evaluation.probabilities import Integers
 
 MOST_NUMBERED = 25
-"""Labels up to which each cell says its count; above, a cell is too small for it."""
+"""Most labels for which cells show their counts."""
 
 MOST_NAMED = 100
-"""Labels up to which they are named."""
+"""Most labels that are named."""
 
 FONTS = (
     "NotoSansCJK-Regular.ttc",
@@ -23,7 +23,7 @@ FONTS = (
     "Arial Unicode.ttf",
     "msgothic.ttc",
 )
-"""Where to look for letters that the built-in font lacks."""
+"""Fonts tried for characters that the built-in font lacks."""
 
 _INK, _PAPER, _SHADE = (30, 30, 30), (255, 255, 255), (8, 81, 156)
 _MARGIN = 10
@@ -32,7 +32,7 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def draw_confusion(matrix: Integers, labels: Sequence[str], *, title: str) -> NDArray[np.uint8]:
-    """Returns a picture of a confusion matrix: rows are the truth, columns what was said.
+    """Returns an image of a confusion matrix: true labels in rows, predicted ones in columns.
 
     A cell is as dark as its share of its row: the diagonal shows each label's recall.
 
@@ -80,7 +80,7 @@ def draw_confusion(matrix: Integers, labels: Sequence[str], *, title: str) -> ND
 
 
 def font_for(text: str, size: int) -> Font | None:
-    """Returns a font that has the letters of `text`, or None where this machine has none."""
+    """Returns a font with the characters of `text`, or None."""
     try:
         text.encode("latin-1")
         return ImageFont.load_default(size)

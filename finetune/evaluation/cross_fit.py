@@ -1,4 +1,4 @@
-"""Answers to photos that a head has not learned from, and to photos of labels it has not learned.
+"""Cross-fit predictions of held-out photos and of held-out labels.
 
 A temperature and a threshold for "none of these" want to see what a new photo will look like to
 the network. The validation photos show it, but they are few, and no photo among them is foreign.
@@ -23,7 +23,7 @@ from finetune.evaluation.precision_target import HeldOutScores
 from finetune.evaluation.probabilities import Floats, Integers, check
 
 FitHead = Callable[[NDArray[np.bool_], NDArray[np.bool_]], tuple[Floats, Floats]]
-"""Takes which of the N photos to learn from, ``(N,)``, and which to be asked about; returns the
+"""Takes indices of the training photos, ``(N,)``, and of the photos to predict; returns the
 logits ``(K, C)`` of the latter, and how familiar they are by their distance, ``(K,)``."""
 
 LABEL_FOLDS = 10
@@ -32,7 +32,7 @@ LABEL_FOLDS = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Answered:
-    """What heads say of photos that they have not learned from.
+    """Cross-fit logits of photos.
 
     Attributes:
         logits: ``(K, C)``; of photos of foreign labels without the columns of these.
@@ -47,7 +47,7 @@ class Answered:
 
 @dataclass(frozen=True, kw_only=True)
 class CrossFit:
-    """What heads say of photos held out, and of labels held out.
+    """Cross-fit logits of held-out photos and of held-out labels.
 
     Attributes:
         known: Photos of labels that were learned.
@@ -81,7 +81,7 @@ class CrossFit:
 def cross_fit(
     targets: Integers, folds: Integers, fit: FitHead, *, rng: np.random.Generator
 ) -> CrossFit:
-    """Returns answers to every photo by heads that have not learned from it, nor from its label.
+    """Returns cross-fit logits of every photo, and of every photo with its label held out.
 
     A head a fold learns from all photos but the fold's, and is asked about these. Then the labels
     are dealt into `LABEL_FOLDS` (a label each, where there are no more); a head for each learns
@@ -155,7 +155,7 @@ def masked_scores(
     score: Score = "max_probability",
     temperature: float = 1.0,
 ) -> HeldOutScores:
-    """Returns scores of validation photos as they are and, as foreign ones, without their label.
+    """Returns scores of validation photos, and out-of-distribution scores without their label.
 
     With fewer than three labels there are no foreign ones.
 

@@ -1,4 +1,4 @@
-"""How far a share measured on few photos can be trusted."""
+"""Confidence intervals of shares and means."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far features lie from the labels that were learned, against how far photos lie in general.
+"""Relative Mahalanobis distance of features from the training labels.
 
 The relative Mahalanobis distance of Ren et al. (2021, "A Simple Fix to Mahalanobis Distance for
 Improving Near-OOD Detection", eq. 3): the squared distance to the nearest label's mean, in units of
@@ -20,10 +20,10 @@ from numpy.typing import ArrayLike, NDArray
 from finetune.evaluation.probabilities import Floats
 
 DIMENSIONS = 64
-"""Most directions that are looked at: those in which the photos differ most."""
+"""Number of principal components used."""
 
 SHRINKAGE = 0.1
-"""Share of the mean variance that is added to each direction's; few photos know little of it."""
+"""Shrinkage: share of the mean variance added to each component's."""
 
 BASIS_PHOTOS = 500
 """Most photos that the directions are found from."""
@@ -31,7 +31,7 @@ BASIS_PHOTOS = 500
 
 @dataclass(frozen=True, kw_only=True)
 class Basis:
-    """The directions in which photos differ most.
+    """Principal components of the features.
 
     Attributes:
         matrix: ``(F, K)``: a photo's coordinates are ``(features - mean) @ matrix``.
@@ -71,7 +71,7 @@ def find_basis(features: ArrayLike, *, dimensions: int = DIMENSIONS) -> Basis:
 
 @dataclass(frozen=True, kw_only=True)
 class RelativeDistance:
-    """The distance of features from what was learned, ready to be asked.
+    """Fitted relative Mahalanobis distance.
 
     Attributes:
         projection: ``(F, K) float32``; coordinates are ``features @ projection + offset``.
@@ -88,14 +88,14 @@ class RelativeDistance:
     background: NDArray[np.float32]
 
     def __call__(self, features: ArrayLike) -> Floats:
-        """Returns how familiar features ``(N, F)`` are: minus their relative distance, ``(N,)``."""
+        """Returns minus the relative distance of features ``(N, F)``, ``(N,)``."""
         where = np.asarray(features, np.float64) @ self.projection.astype(np.float64) + self.offset
         means = self.means.astype(np.float64)
         squared = (where**2).sum(1)[:, None] + (means**2).sum(1) - 2 * where @ means.T  # (N, C)
         return np.asarray(where**2 @ self.background - squared.min(axis=1))
 
     def behind(self, basis: Basis) -> RelativeDistance:
-        """Returns the same distance of features, where this one is of their coordinates."""
+        """Returns this distance, composed with the projection onto a basis."""
         turn = self.projection.astype(np.float64)
         return RelativeDistance(
             projection=(basis.matrix @ turn).astype(np.float32),
@@ -115,7 +115,7 @@ class RelativeDistance:
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Any]) -> RelativeDistance:
-        """Returns the distance that `to_tensors` described; KeyError where an array is missing."""
+        """Returns the distance of `to_tensors`; raises KeyError where an array is missing."""
         return cls(
             **{
                 name: np.asarray(tensors[name], np.float32)

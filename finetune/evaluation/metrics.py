@@ -1,4 +1,4 @@
-"""How often the network is right: what ``metrics.json`` says of each part of a collection.
+"""Metrics of one label a photo, as in ``metrics.json``.
 
 Where a ratio has nothing below its line (the recall of a label without photos, the precision of a
 label that is never said) it is undefined: NaN in arrays, None in JSON, and left out of means.
@@ -36,7 +36,7 @@ from finetune.evaluation.reliability import (
 )
 
 PRECISIONS = (0.9, 0.95, 0.99)
-"""Stated precisions for which the coverage is reported."""
+"""Precisions for which the coverage is reported."""
 
 RESAMPLES = 1000
 """Of each bootstrap interval."""
@@ -126,17 +126,17 @@ def top_k_accuracies(logits: ArrayLike, targets: ArrayLike, *, most: int = 5) ->
 
 
 def precisions(counts: LabelCounts) -> Floats:
-    """Returns right answers / answers of each label, ``(..., C)``."""
+    """Returns the precision of each label, ``(..., C)``."""
     return _divide(counts.hits, counts.said)
 
 
 def recalls(counts: LabelCounts) -> Floats:
-    """Returns right answers / photos of each label, ``(..., C)``."""
+    """Returns the recall of each label, ``(..., C)``."""
     return _divide(counts.hits, counts.photos)
 
 
 def f1_scores(counts: LabelCounts) -> Floats:
-    """Returns ``2·TP / (2·TP + FP + FN)`` of each label; NaN for a label neither there nor said."""
+    """Returns ``2·TP / (2·TP + FP + FN)`` of each label; NaN if neither present nor predicted."""
     return _divide(2 * counts.hits, counts.photos + counts.said)
 
 
@@ -146,7 +146,7 @@ def balanced_accuracy(counts: LabelCounts) -> Floats:
 
 
 def macro_f1(counts: LabelCounts) -> Floats:
-    """Returns the mean F1 over the labels that occur or are said."""
+    """Returns the mean F1 over the labels that are present or predicted."""
     return _mean_defined(f1_scores(counts))
 
 

@@ -1,4 +1,4 @@
-"""How much a photo resembles what was trained on; each score is greater for what is familiar."""
+"""Out-of-distribution scores of logits and features; higher is more in-distribution."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Score = Literal["energy", "max_logit", "max_probability", "odds_and_distance"]
 
 
 def familiarity(logits: ArrayLike, *, score: Score = "energy", temperature: float = 1.0) -> Floats:
-    """Returns how much each photo resembles what was trained on, by its logits.
+    """Returns an out-of-distribution score of logits, ``(N,)``; higher is more in-distribution.
 
     Args:
         logits: ``(N, C)``.
@@ -60,7 +60,7 @@ def log_odds(logits: ArrayLike, *, temperature: float = 1.0) -> Floats:
 
 @dataclass(frozen=True, kw_only=True)
 class Mixture:
-    """How log odds and distance make one score: each in units of its spread on known photos.
+    """Sum of log odds and distance, each in units of its spread on known photos.
 
     Attributes:
         odds_spread: Standard deviation of the log odds.
@@ -76,7 +76,7 @@ class Mixture:
 
 
 def fit_mixture(odds: ArrayLike, distances: ArrayLike) -> Mixture:
-    """Returns the mixture in which both count the same on these known photos."""
+    """Returns the mixture that weighs both equally on known photos."""
     spreads = [float(np.std(np.asarray(values, np.float64))) for values in (odds, distances)]
     first, second = (spread if spread > 1e-9 else 1.0 for spread in spreads)
     return Mixture(odds_spread=first, distance_spread=second)

@@ -1,4 +1,4 @@
-"""When to say "none of these": a score of familiarity, and the threshold below which it is said."""
+"""Unknown threshold: out-of-distribution score below which a photo is unknown."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from finetune.evaluation.probabilities import Floats, check_finite
 
 @dataclass(frozen=True, kw_only=True)
 class UnknownThreshold:
-    """Below which score a photo is "none of these", and what it was fitted for.
+    """Threshold on an out-of-distribution score, with the precision it was fitted for.
 
     Attributes:
         score: Which score it belongs to.
@@ -60,7 +60,7 @@ class UnknownThreshold:
     def from_dict(
         cls, content: dict[str, Any], distance: RelativeDistance | None = None
     ) -> UnknownThreshold:
-        """Returns the threshold that `to_dict` described; TypeError where fields differ.
+        """Returns the threshold of `to_dict`; raises TypeError where fields differ.
 
         Raises:
             ValueError: The score needs a distance, and there is none.
@@ -82,11 +82,11 @@ class UnknownThreshold:
 
     @property
     def needs_features(self) -> bool:
-        """Whether the score looks at more than the logits."""
+        """Whether the score needs features beside logits."""
         return self.score == "odds_and_distance"
 
     def distances(self, features: ArrayLike) -> Floats:
-        """Returns how familiar photos are by what the last layer took in, ``(N, F)`` to ``(N,)``.
+        """Returns the in-distribution scores of features, ``(N, F)`` to ``(N,)``.
 
         Raises:
             ValueError: The score looks at no features.
@@ -119,7 +119,7 @@ class UnknownThreshold:
         return self.mixture(odds, np.asarray(distances, np.float64))
 
     def refuses(self, scores: ArrayLike) -> NDArray[np.bool_]:
-        """Returns for each score whether the answer is "none of these", ``(N,) bool``."""
+        """Returns which scores are below the threshold, ``(N,) bool``."""
         values = np.asarray(scores, dtype=np.float64)
         if self.threshold is None:
             return np.zeros(values.shape, dtype=bool)

@@ -1,4 +1,4 @@
-"""Is one network better than another, or was it chance: tests on the same photos."""
+"""Paired tests of two networks on the same photos."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def accuracy_difference(
     resamples: int = RESAMPLES,
     confidence: float = 0.95,
 ) -> tuple[float, Interval]:
-    """Returns by how much the second is right more often, with its paired bootstrap interval.
+    """Returns the gain in accuracy of the second, with its paired bootstrap interval.
 
     Photos are drawn again with replacement, each with what both said of it (Efron & Tibshirani
     1993, chapter 8). A photo adds +1, -1 or 0, so that a resample is a draw of three counts.

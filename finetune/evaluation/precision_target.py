@@ -1,4 +1,4 @@
-"""Fits the threshold for "none of these": the answers that are given keep a stated precision."""
+"""Precision target: fits the unknown threshold so that predictions keep a stated precision."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from finetune.evaluation.out_of_distribution import UnknownThreshold
 from finetune.evaluation.probabilities import Floats, Integers
 
 STATED_PRECISIONS = (0.95, 0.9, 0.8, 0.7, 0.6, 0.5)
-"""What is promised: the first of these that leaves enough photos answered."""
+"""Precision targets; the first that keeps enough coverage is used."""
 
 LEAST_COVERAGE = 0.5
-"""Share of the known photos that must be answered; of a few sure answers little is measured, and
+"""Least coverage of known photos; of a few sure predictions little is measured, and
 nobody has much of them."""
 
 CONFIDENCE = 0.9
-"""How sure the precision is to be at least the stated one."""
+"""Confidence that the precision is at least the stated one."""
 
 HARDEST = 0.1
-"""Share of the held-out labels, those that are answered most, that foreign photos are taken to be
+"""Share of the held-out labels, accepted most, that out-of-distribution photos are taken to be
 like; one label at least."""
 
 RESERVE = 0.05
-"""Share of the known photos, the least familiar, that are refused where no label can be held out
+"""Share of the known photos, of lowest score, that are unknown where no label can be held out
 and nothing is known of foreign photos."""
 
 
@@ -55,7 +55,7 @@ class HeldOutScores:
 
 @dataclass(frozen=True, kw_only=True)
 class Promise:
-    """What a threshold is to keep.
+    """Precision target with its assumptions.
 
     Attributes:
         precision: Share of the answers that should be right, 0 < precision <= 1.
@@ -82,7 +82,7 @@ class Promise:
             raise ValueError(f"hardest {self.hardest} must lie above 0 and be at most 1")
 
     def foreign_to_known(self, found: HeldOutScores) -> float:
-        """Returns how many foreign photos are asked about for each known one."""
+        """Returns the ratio of out-of-distribution to known photos."""
         if not len(found.unknown_scores):
             return 0.0
         if self.unknown_share is None:
@@ -97,7 +97,7 @@ def fit_stated(
     score: Score = "energy",
     precisions: Sequence[float] = STATED_PRECISIONS,
 ) -> UnknownThreshold:
-    """Returns the threshold for the greatest precision at which enough photos are answered.
+    """Returns the threshold for the highest precision with enough coverage.
 
     A collection whose labels are hard to tell apart cannot be answered right 95 times in 100, save
     for a few photos; then less is promised, and the promise is kept. Where even the least of
@@ -119,7 +119,7 @@ def fit_stated(
 def fit_threshold(
     found: HeldOutScores, promise: Promise | None = None, *, score: Score = "energy"
 ) -> UnknownThreshold:
-    """Returns the lowest threshold at which the answers given are right as often as promised.
+    """Returns the lowest threshold that meets the precision target.
 
     An answered photo of a foreign label counts as wrong. Of all the thresholds, each the score of
     some photo, those are good at which the lower bound of the precision reaches the promise; the
@@ -154,7 +154,7 @@ def fit_threshold(
 def _at(
     found: HeldOutScores, promise: Promise, threshold: float | None, score: Score
 ) -> UnknownThreshold:
-    """Returns a threshold with what it comes to on the photos fitted on."""
+    """Returns a threshold with its figures on the fitted photos."""
     known, foreign = found.scores, found.unknown_scores
     # Without a promise nothing is refused.
     limit = -np.inf if threshold is None else threshold
@@ -178,7 +178,7 @@ def _at(
 
 
 def _answered_foreign(found: HeldOutScores, candidates: Floats, promise: Promise) -> Floats:
-    """Returns the share of foreign photos that are answered at each threshold, ``(T,)``.
+    """Returns the share of out-of-distribution photos accepted at each threshold, ``(T,)``.
 
     The mean over the labels of which most are answered there, as many as `Promise.hardest` says.
     """
@@ -197,7 +197,7 @@ def _answered_foreign(found: HeldOutScores, candidates: Floats, promise: Promise
 
 
 def _at_least(scores: Floats, candidates: Floats) -> Floats:
-    """Returns how many scores reach each candidate, ``(T,)``."""
+    """Returns the number of scores at or above each candidate, ``(T,)``."""
     below = np.searchsorted(np.sort(scores), candidates, side="left")
     return np.asarray(len(scores) - below, np.float64)
 

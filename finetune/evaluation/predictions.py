@@ -1,4 +1,4 @@
-"""``predictions.csv``: what was said of every photo, beside the truth."""
+"""Predictions and true labels of evaluated photos: ``predictions.csv``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from finetune.spreadsheets import guard, read_csv, unguard, write_csv
 from finetune.tasks.multi_label_metrics import check_multilabel
 
 RANKED = 5
-"""How many labels of each photo are kept."""
+"""Ranked labels kept of each photo."""
 
 _COLUMNS = ("path", "digest", "part", "label", "predicted", "probability", "correct")
 _SEVERAL_COLUMNS = ("path", "digest", "part", "labels", "predicted", "probability", "correct")
@@ -25,7 +25,7 @@ _RANKS = tuple(f"{what}_{k}" for k in range(1, RANKED + 1) for what in ("label",
 
 @dataclass(frozen=True, kw_only=True)
 class LabelSet:
-    """The labels that were said of one photo.
+    """Predicted labels of one photo.
 
     Attributes:
         labels: In class order.
@@ -39,7 +39,7 @@ class LabelSet:
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """What was said of one photo.
+    """Prediction and truth of one photo.
 
     Attributes:
         path: As in the collection, relative to its root.
@@ -59,7 +59,7 @@ class Prediction:
 
     @property
     def predicted(self) -> str:
-        """The likeliest label; of several labels a photo, all that were said, joined by ``|``."""
+        """Likeliest label; of several labels a photo, all predicted ones, joined by ``|``."""
         return self.ranked[0][0] if self.answer is None else join_labels(self.answer.labels)
 
     @property
@@ -79,13 +79,13 @@ class Prediction:
 
     @property
     def said(self) -> tuple[str, ...]:
-        """The labels that were said."""
+        """Predicted labels."""
         return (self.ranked[0][0],) if self.answer is None else self.answer.labels
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluatedPhoto:
-    """Which photo a row of logits belongs to."""
+    """Photo of a row of logits."""
 
     path: str
     digest: str
@@ -134,7 +134,7 @@ def make_multilabel_predictions(
     thresholds: Sequence[float],
     temperature: float = 1.0,
 ) -> list[Prediction]:
-    """Returns one prediction a photo that may have several labels, in the order given.
+    """Returns one prediction for each photo with several labels, in order.
 
     Args:
         photos: N photos.

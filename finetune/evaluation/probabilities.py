@@ -79,7 +79,7 @@ def check(scores: ArrayLike, targets: ArrayLike) -> tuple[Floats, Integers]:
 
 
 def check_finite(values: NDArray[Any]) -> None:
-    """Raises ModelError where some rows of ``(N, C)`` values are not finite numbers."""
+    """Raises ModelError unless all ``(N, C)`` values are finite."""
     bad = int((~np.isfinite(values)).any(axis=1).sum())
     if bad:
         raise ModelError(

@@ -61,7 +61,7 @@ RESAMPLES = 500
 
 @dataclass(frozen=True, kw_only=True)
 class ReliabilityBin:
-    """Photos whose confidence lies in ``(low, high]``; means are None where there are none."""
+    """Photos with confidence in ``(low, high]``; means are None for an empty bin."""
 
     low: float
     high: float
@@ -149,7 +149,7 @@ def calibration_gap(bins: list[ReliabilityBin]) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class HonestGap:
-    """The calibration error of a model whose probabilities are exactly right, by chance alone.
+    """Calibration error expected by chance of a perfectly calibrated model.
 
     Attributes:
         mean: On average.
@@ -167,7 +167,7 @@ def honest_gap(
     resamples: int = RESAMPLES,
     rng: np.random.Generator,
 ) -> HonestGap:
-    """Returns the ECE of photos that are right with just the probability that was said.
+    """Returns the ECE of simulated photos that are right with their predicted probability.
 
     The gap in a bin of few photos is never 0, however true the probabilities: ECE is biased upward,
     the more so the fewer photos there are (Bröcker 2012; Roelofs et al. 2022, "Mitigating Bias in

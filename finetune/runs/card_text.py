@@ -1,4 +1,4 @@
-"""What model cards say alike, whatever it is that a photo may have."""
+"""Shared text of model cards."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ PARTS = ("train", "validation", "test")
 """Columns of photos, and rows of figures."""
 
 KINDS = {"folds": "cross-validated"}
-"""What the photos of a part are called, where it is not the part's name."""
+"""Names of the parts in text."""
 
 OF_THE_FOLDS = (
     "The figures of the folds are those of networks trained as this one was, each photo answered "
@@ -16,7 +16,7 @@ OF_THE_FOLDS = (
 )
 
 MOST_LABELS = 200
-"""A table that is longer helps nobody; labels.json holds them all."""
+"""Most rows of the label table; labels.json holds them all."""
 
 
 def escaped(text: str) -> str:
@@ -25,22 +25,22 @@ def escaped(text: str) -> str:
 
 
 def percent(value: float | None) -> str:
-    """Returns a share such as ``87.5%``; nothing where it is not defined."""
+    """Returns a share such as ``87.5%``, or an empty string."""
     return "" if value is None else f"{value:.1%}"
 
 
 def number(value: float | None) -> str:
-    """Returns a figure to three decimals; nothing where it is not defined."""
+    """Returns a number to three decimals, or an empty string."""
     return "" if value is None else f"{value:.3f}"
 
 
 def ends(interval: tuple[float, float] | list[float] | None) -> str:
-    """Returns an interval such as ``81.0% to 92.3%``; nothing where there is none."""
+    """Returns an interval such as ``81.0% to 92.3%``, or an empty string."""
     return f"{interval[0]:.1%} to {interval[1]:.1%}" if interval else ""
 
 
 def weakest(figure: str, judged: str, worst: Sequence[tuple[float, str]]) -> str:
-    """Returns a paragraph that names the labels of the lowest figures; nothing where none has one.
+    """Returns a paragraph on the labels of the lowest scores, or an empty string.
 
     Args:
         figure: What is low, as its first words.

@@ -1,4 +1,4 @@
-"""Looks at a run again: on its own parts, or on any other labeled photos."""
+"""Evaluation of a run on its own parts or on other labeled photos."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What a run says of photos whose labels are known.
+    """Evaluation of a run on labeled photos.
 
     Attributes:
         folder: Where metrics.json, predictions.csv and confusion_matrix.csv are.
@@ -55,7 +55,7 @@ class Evaluation:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationRequest:
-    """What is to be evaluated.
+    """Evaluation request.
 
     Attributes:
         photos: A labeled folder; None for the run's own validation and test parts.
@@ -75,7 +75,7 @@ class EvaluationRequest:
 def evaluate(
     run: RunFolder, request: EvaluationRequest | None = None, *, progress: Progress | None = None
 ) -> Evaluation:
-    """Returns how right a run is, and writes it down.
+    """Evaluates a run and writes the results.
 
     On the run's own parts the files go to ``RUN/evaluation``, on other photos to
     ``RUN/evaluation-NAME``; what the training wrote stays as it was.
@@ -91,7 +91,7 @@ def evaluate(
 def evaluate_trained(
     trained: TrainedRun, request: EvaluationRequest, *, progress: Progress | None = None
 ) -> Evaluation:
-    """Returns how right an opened run is; see `evaluate`."""
+    """Evaluates an opened run; see `evaluate`."""
     if request.photos is None:
         return _own_parts(trained, request, progress)
     return _other_photos(trained, request.photos, request, progress)
@@ -158,7 +158,7 @@ def _other_photos(
 def _sorted_out(
     collection: Collection, index: dict[str, int]
 ) -> tuple[list[Photo], list[Photo], int]:
-    """Returns photos of the run's labels, photos of other labels, and how many have not one."""
+    """Returns photos of the run's labels, photos of other labels, and the number without label."""
     known: list[Photo] = []
     foreign: list[Photo] = []
     for photo in collection.photos:
@@ -170,7 +170,7 @@ def _sorted_out(
 def _labels_sorted_out(
     collection: Collection, index: dict[str, int]
 ) -> tuple[list[Photo], list[Photo], int]:
-    """Returns the same for a run that says several labels; a label it does not know is taken off.
+    """Returns the same for a multi-label run; labels unknown to it are dropped.
 
     A photo of nothing but other labels is a photo of none of the run's.
     """
@@ -232,7 +232,7 @@ def _write(
 def _unknown(
     trained: TrainedRun, said: _Said, targets: Any, strangers: _Said | None
 ) -> dict[str, Any] | None:
-    """Returns how the run's threshold did on these photos, with strangers counted as wrong."""
+    """Returns the figures of the run's unknown threshold; photos of other labels count as wrong."""
     limit = trained.unknown
     if limit is None or limit.threshold is None:
         return None
@@ -252,7 +252,7 @@ def _unknown(
 
 @dataclass(frozen=True, kw_only=True)
 class _Said:
-    """Logits ``(N, C)``, and of which photos the answer is "none of these", ``(N,)``."""
+    """Logits ``(N, C)`` and which photos are unknown, ``(N,)``."""
 
     logits: NDArray[np.float32]
     refused: NDArray[np.bool_]

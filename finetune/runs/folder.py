@@ -1,4 +1,4 @@
-"""A run's folder: the names of what is in it, and how one is made, found and opened."""
+"""Run folders: file names, creation, lookup and locking."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from finetune.files import read_json, safe_name, storage_errors, write_json
 
 
 def drop_weights(run: RunFolder) -> None:
-    """Removes a run's network and checkpoints; what was measured stays.
+    """Prunes the network and checkpoints of a run; its metrics stay.
 
     Raises:
         StorageError: A file cannot be removed.
@@ -34,7 +34,7 @@ RUNS_FOLDER = Path("runs")
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A folder that holds all that a model is.
+    """Folder of a run.
 
     Attributes:
         path: The folder.
@@ -84,7 +84,7 @@ class RunFolder:
 
     @property
     def distance_file(self) -> Path:
-        """How far features lie from what was learned; "none of these" goes by it in head mode."""
+        """Distance of the unknown threshold, in head mode."""
         return self.path / "distance.safetensors"
 
     @property
@@ -94,7 +94,7 @@ class RunFolder:
 
     @property
     def predictions_file(self) -> Path:
-        """What was said of each photo."""
+        """Predictions of the held-out photos."""
         return self.path / "predictions.csv"
 
     @property
@@ -109,12 +109,12 @@ class RunFolder:
 
     @property
     def last_checkpoint(self) -> Path:
-        """Where ``--resume`` goes on."""
+        """Checkpoint that ``--resume`` loads."""
         return self.path / "checkpoints" / "last.safetensors"
 
     @property
     def start_checkpoint(self) -> Path:
-        """The network before its first step, which a resume and a head need."""
+        """Initial network, needed by a resume and by weight interpolation."""
         return self.path / "checkpoints" / "start.safetensors"
 
     @property
@@ -265,5 +265,5 @@ def find_run(name: str | None, runs: Path = RUNS_FOLDER) -> RunFolder:
 
 
 def write_labels(run: RunFolder, labels: tuple[str, ...]) -> None:
-    """Writes the label order; the only place where it is kept."""
+    """Writes labels.json, the only place of the class order."""
     write_json(run.labels_file, list(labels))

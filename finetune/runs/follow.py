@@ -24,7 +24,7 @@ from finetune.tasks.task import uncalibrated_task
 State = Literal["running", "interrupted", "finished"]
 
 STARTING_SECONDS = 20.0
-"""Time after a run folder is created in which its training may not have locked it yet."""
+"""Seconds after its creation in which a run may not be locked yet."""
 
 POLL_SECONDS = 1.0
 

@@ -22,7 +22,7 @@ Progress = Callable[[int, int], None]
 def suspects(
     trained: TrainedRun, root: Path, *, progress: Progress | None = None
 ) -> list[tuple[str, Doubt]] | list[tuple[str, TagDoubt]]:
-    """Returns (path, doubt) of photos a label of which is contradicted, the strongest doubt first.
+    """Returns (path, label error) of a run's photos, the strongest first.
 
     Heads are cross-validated on the network's features of all photos of the split, near-duplicates
     kept together. Where the whole network was trained on these photos, its features have seen their

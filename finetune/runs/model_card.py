@@ -22,7 +22,7 @@ _Figures = Mapping[str, Any]
 
 
 def write_model_card(run: RunFolder) -> Path:
-    """Writes ``README.md`` into a run from what the run holds, and returns its path.
+    """Writes the model card ``README.md`` of a run and returns its path.
 
     It names no path of this machine, so that it can be shown to anyone.
 
@@ -65,7 +65,7 @@ def model_card(run: RunFolder) -> str:
 
 
 class _Card(Protocol):
-    """What a card says that depends on what a photo may have."""
+    """Text of a card that depends on the task."""
 
     @property
     def ANSWER(self) -> str: ...  # noqa: N802 - a constant of a module

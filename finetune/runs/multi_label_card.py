@@ -1,4 +1,4 @@
-"""What a model card says of a run that says several labels of a photo."""
+"""Model card text for several labels a photo."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from finetune.runs.card_text import (
 )
 
 ANSWER = "labels"
-"""The attribute of an answer that its users look at."""
+"""Attribute of a prediction in the usage example."""
 
 
 def metric_of(found: Mapping[str, Any]) -> tuple[str, float]:
@@ -29,7 +29,7 @@ def metric_of(found: Mapping[str, Any]) -> tuple[str, float]:
 
 
 def summary(model: str, labels: Sequence[str], judged: str, found: Mapping[str, Any]) -> str:
-    """Returns what the network is and how well it does, in words."""
+    """Returns the summary paragraph."""
     kind = KINDS.get(judged, judged)
     return (
         f"An image tagger of {len(labels)} labels, of which a photo may have several or none: a "
@@ -90,7 +90,7 @@ def accuracy(metrics: Mapping[str, Any]) -> str:
 
 
 def calibration(content: Mapping[str, Any], found: Mapping[str, Any]) -> str:
-    """Returns how probabilities and answers come about."""
+    """Returns the paragraph on calibration and thresholds."""
     goal = content.get("thresholds_for")
     aim = (
         f"so that {goal['precision']:.0%} of its answers are right"
@@ -114,7 +114,7 @@ def calibration(content: Mapping[str, Any], found: Mapping[str, Any]) -> str:
 
 
 def intended_use(judged: str, found: Mapping[str, Any]) -> str:
-    """Returns what it is for, and which labels it finds least well."""
+    """Returns the intended use, with the weakest labels."""
     worst = sorted(
         (figures["average_precision"], label)
         for label, figures in found.get("labels", {}).items()

@@ -1,4 +1,4 @@
-"""What a model card says of a run whose photos have one label each."""
+"""Model card text for one label a photo."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from finetune.runs.card_text import (
 )
 
 ANSWER = "label"
-"""The attribute of an answer that its users look at."""
+"""Attribute of a prediction in the usage example."""
 
 
 def metric_of(found: Mapping[str, Any]) -> tuple[str, float]:
@@ -29,7 +29,7 @@ def metric_of(found: Mapping[str, Any]) -> tuple[str, float]:
 
 
 def summary(model: str, labels: Sequence[str], judged: str, found: Mapping[str, Any]) -> str:
-    """Returns what the network is and how well it does, in words."""
+    """Returns the summary paragraph."""
     interval = ends(found.get("top1_interval"))
     return (
         f"An image classifier of {len(labels)} labels: a {model}. On {found['photos']:,} "
@@ -83,7 +83,7 @@ def accuracy(metrics: Mapping[str, Any]) -> str:
 
 
 def calibration(content: Mapping[str, Any], found: Mapping[str, Any]) -> str:
-    """Returns how probabilities and answers come about."""
+    """Returns the paragraph on calibration and thresholds."""
     source = content.get("fitted_on", "validation")
     text = (
         f"Probabilities are softmax(logits / {content['temperature']:.4g}); the temperature "
@@ -112,7 +112,7 @@ def calibration(content: Mapping[str, Any], found: Mapping[str, Any]) -> str:
 
 
 def intended_use(judged: str, found: Mapping[str, Any]) -> str:
-    """Returns what it is for, and which labels it finds least often."""
+    """Returns the intended use, with the weakest labels."""
     worst = sorted(
         (figures["recall"], label)
         for label, figures in found.get("labels", {}).items()

@@ -1,4 +1,4 @@
-"""The config.json by which plain timm opens a trained network."""
+"""The config.json with which timm opens a trained network."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ def write_distance(run: RunFolder, distance: RelativeDistance) -> None:
 
 
 def read_unknown(run: RunFolder, calibration: Mapping[str, Any]) -> UnknownThreshold | None:
-    """Returns when a run says "none of these", or None where it never does.
+    """Returns the unknown threshold of a run, or None.
 
     Raises:
         RunError: The distance is missing or damaged.

@@ -1,4 +1,4 @@
-"""From a collection to what trains, what chooses and what is tested."""
+"""Data split: train, validation and test photos of a collection."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class DataSplit:
 
     @property
     def width(self) -> int | None:
-        """How many labels a row of targets has, where a photo may have several, else None."""
+        """Width of the targets where a photo may have several labels, else None."""
         return len(self.labels) if self.task.multi_label else None
 
 
@@ -60,7 +60,7 @@ def split_collection(
     kept: Mapping[str, Part] | None = None,
     labels: LabelsConfig | None = None,
 ) -> DataSplit:
-    """Returns the parts of a collection: its own folders where it comes with them, else a split.
+    """Returns the split of a collection: its ready-made folders if any, else a new split.
 
     Args:
         collection: What a scan found.
@@ -115,7 +115,7 @@ def split_collection(
 
 
 def task_for(labels: LabelsConfig) -> Task:
-    """Returns the task that settings ask for, not yet calibrated.
+    """Returns the uncalibrated task of settings.
 
     Raises:
         ConfigError: They name something that photos of one label do not have.
@@ -206,7 +206,7 @@ def _in_words(proof: SplitProof, parts: Sequence[Part]) -> str:
 def _usable(
     collection: Collection, config: CollectionConfig, labels: LabelsConfig
 ) -> tuple[Collection, Sequence[str]]:
-    """Returns the photos that can take part with their labels, and what was left out."""
+    """Returns the usable photos with their labels, and notes on the others."""
     if labels.multi_label:
         found = multilabel_photos(
             collection, negatives=labels.negatives, min_photos=config.min_photos

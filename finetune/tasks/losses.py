@@ -1,4 +1,4 @@
-"""Losses on hard, soft or several labels, each with weights where labels should count unequally."""
+"""Losses for hard, soft and multi-label targets, with optional label weights."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def asymmetric_loss(
 
 
 def _smoothed(targets: Tensor, label_smoothing: float) -> tuple[Tensor, Tensor]:
-    """Returns how much each label counts as present, and how much as absent."""
+    """Returns smoothed targets of present and absent labels."""
     hard = targets.to(torch.float32)
     present = (1 - label_smoothing) * hard + label_smoothing / max(targets.shape[1], 2)
     return present, 1 - present

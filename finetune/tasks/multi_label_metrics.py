@@ -1,4 +1,4 @@
-"""Photos with several labels or none: how right the network is, and how honest.
+"""Metrics of several labels a photo.
 
 Each label is a question of its own, answered by a sigmoid: a label is said where its probability
 reaches its threshold. Where a ratio has nothing below its line it is undefined: None, and left out
@@ -213,7 +213,7 @@ def _calibration(values: Floats, positive: Truth, temperature: float) -> dict[st
 def _resample(
     values: Floats, positive: Truth, said: Truth, rng: np.random.Generator
 ) -> dict[str, Floats]:
-    """Returns mAP, macro and micro F1 when the photos are drawn again with replacement, ``(R,)``.
+    """Returns bootstrap resamples of mAP, macro F1 and micro F1, ``(R,)``.
 
     A resample is a whole number for each photo: how many times it was drawn.
     """

@@ -1,4 +1,4 @@
-"""What a training is to bring down, and which of its answers count as right."""
+"""Objective of a training: loss, correctness and validation score."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from finetune.tasks.losses import cross_entropy
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """Loss, and what is right; the loop knows no other difference between kinds of labels.
+    """Loss, correctness and validation score of a training.
 
     Attributes:
         loss: ``(logits (B, C), targets)`` to the batch's mean loss in nats, which is minimized.
@@ -44,7 +44,7 @@ def one_label(*, label_smoothing: float = 0.0) -> Objective:
 
 
 def count_right(logits: Tensor, targets: Tensor) -> Tensor:
-    """Returns how many of ``(B, C)`` logits have their maximum where the target has.
+    """Returns the number of ``(B, C)`` logits with the same argmax as the target.
 
     Args:
         logits: ``(B, C)``.

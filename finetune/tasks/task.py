@@ -1,4 +1,4 @@
-"""What a photo may have: one label, or several of them or none; and all that follows from it.
+"""Task of a run: one label a photo, or several.
 
 A run has one `Task`. It says what the targets are, how logits become probabilities and answers, how
 right these are, and what calibration.json and an exported file keep of it. Whoever needs to know
@@ -35,7 +35,7 @@ from finetune.tasks.multi_label_metrics import (
 from finetune.tasks.thresholds import NEVER, USUAL, fit_thresholds
 
 MULTI_LABEL = "multi-label"
-"""What config.json and calibration.json say under ``task``; for one label a photo, nothing."""
+"""Value of ``task`` in config.json and calibration.json; absent for one label a photo."""
 
 
 class Task(Protocol):
@@ -43,7 +43,7 @@ class Task(Protocol):
 
     @property
     def temperature(self) -> float:
-        """What the logits are divided by."""
+        """Temperature that divides the logits."""
         ...
 
     @property
@@ -53,7 +53,7 @@ class Task(Protocol):
 
     @property
     def score(self) -> str:
-        """Name in metrics.json of the figure by which epochs and runs are compared."""
+        """Name in metrics.json of the headline score."""
         ...
 
     def probabilities(self, logits: ArrayLike) -> Floats:
@@ -65,7 +65,7 @@ class Task(Protocol):
         ...
 
     def calibrated(self, logits: ArrayLike, targets: ArrayLike) -> Task:
-        """Returns this task with what is fitted on the validation part."""
+        """Returns this task, calibrated on the validation part."""
         ...
 
     def metrics(
@@ -85,7 +85,7 @@ class Task(Protocol):
         ...
 
     def to_dict(self, labels: Sequence[str]) -> dict[str, Any]:
-        """Returns what calibration.json and exported files keep; `task_of` is its inverse."""
+        """Returns the content for calibration.json and exports; `task_of` is its inverse."""
         ...
 
 
@@ -197,7 +197,7 @@ class MultiLabel:
         targets: ArrayLike,
         labels: Sequence[str],
     ) -> list[Prediction]:
-        """Returns a row a photo, with all labels that are said of it."""
+        """Returns a row a photo with all predicted labels."""
         return make_multilabel_predictions(
             photos,
             logits,
@@ -208,7 +208,7 @@ class MultiLabel:
         )
 
     def to_dict(self, labels: Sequence[str]) -> dict[str, Any]:
-        """Returns temperature and thresholds by label; one that is never said has None."""
+        """Returns temperature and thresholds by label; None for one that is never predicted."""
         limits = self.limits(len(labels)).tolist()
         return {
             "task": MULTI_LABEL,
@@ -222,7 +222,7 @@ class MultiLabel:
 
 
 def task_of(content: Mapping[str, Any], labels: Sequence[str]) -> Task:
-    """Returns the task that a calibration.json or an exported file tells of.
+    """Returns the task of a calibration.json or an exported file.
 
     Args:
         content: What `Task.to_dict` gave, among other things.
@@ -244,12 +244,12 @@ def task_of(content: Mapping[str, Any], labels: Sequence[str]) -> Task:
 
 
 def uncalibrated_task(description: Mapping[str, Any]) -> Task:
-    """Returns the task that a config.json tells of, before anything is fitted."""
+    """Returns the uncalibrated task of a config.json."""
     return MultiLabel() if description.get("task") == MULTI_LABEL else SingleLabel()
 
 
 def main_score(metrics: Mapping[str, Any]) -> float | None:
-    """Returns the figure by which runs of one kind are compared: top-1 or mAP."""
+    """Returns the headline score: top-1 or mAP."""
     for task in (SingleLabel, MultiLabel):
         if task.score in metrics:
             value = metrics[task.score]

@@ -1,4 +1,4 @@
-"""From which probability on a label is said, where a photo may have several.
+"""Label thresholds where a photo may have several labels.
 
 Each label has its own threshold, chosen on the validation part. Between two neighboring
 probabilities of that part every threshold gives the same answers there; 0.5 is taken where it lies
@@ -13,17 +13,17 @@ from numpy.typing import ArrayLike
 from finetune.evaluation.probabilities import Floats
 
 USUAL = 0.5
-"""The threshold of a label on which the validation part says nothing."""
+"""Threshold of a label without validation photos."""
 
 PRIOR_PHOTOS = 10.0
-"""As many photos of a label as its calibrated probabilities are worth when F1 is sought.
+"""Weight of the calibrated probabilities, in photos, when F1 is maximized.
 
 `benchmarks/label_thresholds.py` measures it: more would help where the probabilities are honest,
 and harm where they lean to one side.
 """
 
 NEVER = 2.0
-"""A threshold that no probability reaches: the label is not said at all."""
+"""Threshold of a label that is never predicted."""
 
 
 def f1_threshold(probabilities: ArrayLike, positive: ArrayLike) -> float:
@@ -52,7 +52,7 @@ def f1_threshold(probabilities: ArrayLike, positive: ArrayLike) -> float:
 
 
 def precision_threshold(probabilities: ArrayLike, positive: ArrayLike, precision: float) -> float:
-    """Returns the lowest threshold at which so large a share of a label's answers is right.
+    """Returns the lowest threshold that reaches a precision.
 
     Args:
         probabilities: ``(N,)`` of the label.
@@ -102,7 +102,7 @@ def fit_thresholds(
 
 
 def _expected(probabilities: Floats, positive: Floats, prior_photos: float) -> Floats:
-    """Returns how likely each photo's like has the label; 0 for all where none has."""
+    """Returns calibrated rates of the label by isotonic groups; 0 where none has it."""
     there: Floats = np.asarray(positive).astype(np.float64)
     if not there.any():
         return there

@@ -1,4 +1,4 @@
-"""How many photos go through a network at once: as many as fit, and what that means for the rate.
+"""Batch size: the largest that fits into memory, and the learning rate for it.
 
 A step's photos are fixed by the settings. Where they do not fit into memory at once they go through
 in smaller portions whose gradients are added up, so that the step stays what it was.
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 REFERENCE_BATCH_SIZE = 32
-"""Photos a step for which the usual learning rates are meant."""
+"""Photos a step that the usual learning rates are for."""
 
 LARGEST_BATCH_SIZE = 256
 """Beyond it a GPU is no quicker, and the photos of most collections make too few steps."""
@@ -39,7 +39,7 @@ LINEAR_RULE = ("sgd", "nesterov", "momentum")
 
 
 def lr_factor(photos: int, optimizer: str) -> float:
-    """Returns the factor on a learning rate for steps of so many photos.
+    """Returns the factor on a learning rate for a step size in photos.
 
     With ``k = photos / REFERENCE_BATCH_SIZE``: k for SGD, whose steps are as long as the gradient
     (Goyal et al. 2017, arXiv 1706.02677); the square root of k for optimizers that divide by the
@@ -59,7 +59,7 @@ def is_linear(optimizer: str) -> bool:
 
 
 def largest_worthwhile(photos: int) -> int:
-    """Returns the largest batch size to try for a collection of so many training photos."""
+    """Returns the largest batch size to try for a number of training photos."""
     size = REFERENCE_BATCH_SIZE
     while size < LARGEST_BATCH_SIZE and photos >= STEPS_WORTH * 2 * size:
         size *= 2
@@ -152,7 +152,7 @@ def fit_in_memory(
 
 
 def smaller(loading: LoaderConfig) -> LoaderConfig:
-    """Returns how to make the same steps of portions half as large, or less where it must be.
+    """Returns the loader config with micro-batches of half the size, or less where needed.
 
     Raises:
         DeviceError: The portions are single photos already.
@@ -165,7 +165,7 @@ def smaller(loading: LoaderConfig) -> LoaderConfig:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Returns whether an error says that a device has no memory left, as CUDA, MPS or XPU do."""
+    """Returns whether an error is an out-of-memory error of CUDA, MPS or XPU."""
     return isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error).lower()
 
 

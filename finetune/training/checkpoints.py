@@ -1,4 +1,4 @@
-"""Nested state of any kind as JSON beside named tensors, and back to the last bit."""
+"""Checkpoints: state of a training in one safetensors file, serialized losslessly."""
 
 from __future__ import annotations
 
@@ -90,12 +90,12 @@ def from_plain(plain: Any, tensors: dict[str, Tensor], *, cache_dir: torch.devic
 
 
 OF_THE_MACHINE = ("fused", "foreach", "capturable")
-"""Options of an optimizer that a resume takes from where it runs, not from the checkpoint."""
+"""Optimizer options that a resume takes from its machine, not from the checkpoint."""
 
 
 @dataclass
 class Position:
-    """Where in the training a state is.
+    """Position in the training.
 
     Attributes:
         epoch: Epochs that are done.
@@ -124,7 +124,7 @@ class Position:
 
 @dataclass
 class TrainState:
-    """What trains, its optimizer, and how far it has come.
+    """Module, optimizer and position of a training: saved and resumed as one object.
 
     Attributes:
         module: What trains: the full network, or a head on features.
@@ -143,7 +143,7 @@ class TrainState:
     position: Position = field(default_factory=Position)
 
     def kept_weights(self) -> dict[str, Tensor]:
-        """Returns the tensors that are validated and kept: the average where there is one."""
+        """Returns the tensors that are validated and saved: the moving average if there is one."""
         return self.module.state_dict() if self.average is None else self.average.tensors
 
     def save(self, path: Path) -> None:
@@ -210,7 +210,7 @@ class TrainState:
 
 
 def read_position(path: Path) -> Position:
-    """Returns how far the training of a checkpoint file had come; raises RunError if damaged."""
+    """Returns the position in a checkpoint file; raises RunError if damaged."""
     try:
         return Position.from_dict(_words(path)["position"])
     except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
@@ -225,13 +225,13 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
 
 
 def remove_partial_files(folder: Path) -> None:
-    """Deletes what a process that was killed while it wrote a file left beside it."""
+    """Deletes partial files of killed processes."""
     for file in folder.glob(".*.part"):
         file.unlink(missing_ok=True)
 
 
 def _words(path: Path) -> dict[str, Any]:
-    """Returns what a checkpoint has beside its tensors."""
+    """Returns the metadata of a checkpoint."""
     with safe_open(path, framework="pt") as file:
         words: dict[str, Any] = json.loads(file.metadata()["training"])
     return words

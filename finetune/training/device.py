@@ -1,4 +1,4 @@
-"""Lets torch compile a network where a person asks for it."""
+"""Device, precision, compilation and memory of a training."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def prepare_speed(module: nn.Module, config: MachineConfig, *, callback: Callback) -> bool:
-    """Compiles a network in place if `config` asks for it; returns whether that was done.
+    """Compiles a network in place if `config` asks for it; returns whether it was compiled.
 
     In place, so that its tensors keep their names: a checkpoint opens with or without. Where there
     is no compiler the network goes on as it is, and the listener is told why.
@@ -71,7 +71,7 @@ class Memory:
 
 
 def memory_in_use() -> Memory:
-    """Returns what this process has now: of the CUDA device if it uses one, else its resident set.
+    """Returns the memory in use: of the CUDA device if one is used, else the resident set.
 
     It asks no device to wait: torch's allocator keeps the count on the host.
     """
@@ -83,7 +83,7 @@ def memory_in_use() -> Memory:
 
 
 def choose_device(asked: str | None) -> torch.device:
-    """Returns the device that was asked for, or the best that is there: cuda, then mps, then cpu.
+    """Returns the requested device, or the best available: cuda, then mps, then cpu.
 
     Raises:
         DeviceError: It is not there, or is no device.
@@ -117,13 +117,13 @@ def choose_device(asked: str | None) -> torch.device:
 
 
 def autocast_type(config: MachineConfig, device: torch.device) -> torch.dtype:
-    """Returns the type in which a network computes on a device with these settings."""
+    """Returns the autocast dtype of a device with these settings."""
     kinds = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
     return kinds[config.precision or usual_precision(device)]
 
 
 def usual_precision(device: torch.device) -> Precision:
-    """Returns the precision that a device has where none is asked for."""
+    """Returns the default precision of a device."""
     return "bf16" if device.type == "cuda" else "fp32"
 
 
@@ -168,7 +168,7 @@ def join_processes(config: MachineConfig) -> World:
 
 
 def require_one_process(what: str) -> None:
-    """Refuses several processes for what would write the same files in each of them.
+    """Refuses to run in several processes, which would write the same files.
 
     Args:
         what: The start of the message: ``"finetune tune"``.

@@ -1,4 +1,4 @@
-"""What a training tells whoever listens: the command line's progress bar, a notebook, a log."""
+"""Events of a training, sent to callbacks: progress bars, notebooks, logs."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Meter:
 
     @property
     def since_lap(self) -> float:
-        """Seconds since the last lap, which goes on."""
+        """Seconds since the last lap, without ending it."""
         return time.monotonic() - self._lap
 
     @property
@@ -62,7 +62,7 @@ class Meter:
         return time.monotonic() - self._reported > REPORT_SECONDS
 
     def report(self, step: int, running: Tensor, lr: float) -> StepDone:
-        """Returns how it goes after `step` steps of the epoch; waits for the device.
+        """Returns the figures after `step` steps of the epoch; waits for the device.
 
         Args:
             step: Steps done in the epoch.
@@ -87,7 +87,7 @@ class Meter:
         )
 
     def stop_training(self) -> None:
-        """Ends the time in which photos are counted: validation is not training."""
+        """Ends the timing of training photos, before validation."""
         self._trained = self.seconds
 
     @property
@@ -98,7 +98,7 @@ class Meter:
 
 @dataclass(frozen=True, kw_only=True)
 class Note:
-    """Something that a person must know: a default that was chosen, a thing done instead."""
+    """Message to the user: a default that was chosen, or a fallback."""
 
     text: str
 

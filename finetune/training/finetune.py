@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 def train_on_photos(
     prepared: Prepared, accelerator: Accelerator, stop: Callable[[], bool]
 ) -> Outcome:
-    """Returns the network, trained from the job's photos as its mode says."""
+    """Returns the network, fine-tuned on the training photos."""
     device = accelerator.device
     module = prepared.loaded.module.to(device)
     if device.type != "mps":
@@ -124,7 +124,7 @@ def train_on_photos(
 def judge_of(
     module: nn.Module, source: PhotoSource, objective: Objective
 ) -> Callable[[dict[str, Tensor]], NDArray[np.float64]]:
-    """Returns what weights of a network are worth: their calibrated losses on validation."""
+    """Returns a function from weights to their calibrated validation losses."""
 
     def judge(tensors: dict[str, Tensor]) -> NDArray[np.float64]:
         module.load_state_dict(tensors)

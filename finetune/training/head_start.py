@@ -38,7 +38,7 @@ def starts_from_features(prepared: Prepared) -> bool:
 
 
 def head_epochs(prepared: Prepared) -> int:
-    """Returns the epochs at the start in which the head trains alone."""
+    """Returns the number of first epochs in which only the head trains."""
     asked = prepared.config.training.head_epochs
     if asked is None:
         # A network from scratch has no backbone that a head could learn from.
@@ -50,7 +50,7 @@ def head_epochs(prepared: Prepared) -> int:
 def give_head(
     prepared: Prepared, accelerator: Accelerator, datasets: Mapping[Part, PhotoDataset]
 ) -> None:
-    """Writes the head that learned on features into the job's network, which is on its device."""
+    """Writes a head trained on features into the network, which is on its device."""
     # Features of the photos as they are: the head is a start, and views would cost a pass each.
     training = dataclasses.replace(prepared.config.training, views=1)
     plain = dataclasses.replace(

@@ -1,4 +1,4 @@
-"""What a training is to bring down, as its settings and its labels say."""
+"""Objectives of trainings by settings and labels; balanced sampling and priors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def objective_of(labels: LabelsConfig, parts: DataSplit, *, label_smoothing: float) -> Objective:
-    """Returns loss, right answers and judgment for one label a photo or several.
+    """Returns the objective for one label a photo or several.
 
     Args:
         labels: Which loss, and whether labels weigh unequally in it.
@@ -82,7 +82,7 @@ def several_labels(
 
 
 def _weighted(loss: Callable[..., Tensor], weight: Tensor) -> Loss:
-    """Returns a loss with its weights, which follow the logits to their device once."""
+    """Returns a weighted loss; weights move to the logits' device once."""
     on_device: dict[torch.device, Tensor] = {}
 
     def weighted(logits: Tensor, targets: Tensor) -> Tensor:
@@ -94,7 +94,7 @@ def _weighted(loss: Callable[..., Tensor], weight: Tensor) -> Loss:
 
 
 def count_all_right(logits: Tensor, targets: Tensor) -> Tensor:
-    """Returns of how many photos every label is right at a probability of 50 %.
+    """Returns the number of photos with every label right at a threshold of 50 %.
 
     Args:
         logits: ``(B, C)``.
@@ -104,7 +104,7 @@ def count_all_right(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def start_from_prior(head: nn.Module, parts: DataSplit) -> None:
-    """Lets a new linear head of several labels begin with how common each label is in training.
+    """Initializes the bias of a new multi-label head with the label frequencies.
 
     A head of one label a photo, or one without a bias, stays as it is.
     """
@@ -115,7 +115,7 @@ def start_from_prior(head: nn.Module, parts: DataSplit) -> None:
 
 
 def training_strata(labels: LabelsConfig, parts: DataSplit) -> list[NDArray[np.int64]] | None:
-    """Returns what an epoch draws from alike, or None where it has every photo once."""
+    """Returns the strata of balanced sampling, or None where every photo occurs once."""
     if labels.balance != "sampling":
         return None
     return strata(training_targets(parts), len(parts.labels))

@@ -21,10 +21,10 @@ from finetune.training.schedule import Schedule
 DEFAULT_OPTIMIZER = "adamw"
 
 PACKAGES = {"fused": "apex", "bnb": "bitsandbytes"}
-"""What timm's optimizers of these prefixes need beside torch, and CUDA."""
+"""Extra packages that timm's optimizers with these prefixes need, with CUDA."""
 
 POPULAR = ("adamw", "sgd", "lamb", "muon", "lion", "adafactor")
-"""Offered where nothing is near what was asked for."""
+"""Optimizers suggested for an unknown name."""
 
 UNFIT = {"adahessian": "needs the gradient's own gradient, which this loop does not compute"}
 """Optimizers that timm has and that cannot be used here, and why."""
@@ -41,14 +41,14 @@ USUAL_LR = {
     "adadelta": 1.0,
     "adagrad": 0.01,
 }
-"""Learning rates of a new head by what an optimizer's name has in it; others: `ADAM_LR`."""
+"""Learning rates of a new head by a part of the optimizer's name; others: `ADAM_LR`."""
 
 ADAM_LR = 0.001
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rates:
-    """How fast each part of a network learns.
+    """Learning rates and weight decay of the parts of a network.
 
     Attributes:
         head: Learning rate of the head.
@@ -65,7 +65,7 @@ class Rates:
 
 @dataclass(frozen=True, kw_only=True)
 class Opening:
-    """When parts of the backbone begin to train.
+    """First training step of each backbone stage.
 
     Attributes:
         stages: Names of the backbone's parameters, a group each.
@@ -78,7 +78,7 @@ class Opening:
     never: Collection[str] = field(default_factory=frozenset)
 
     def first_step(self, name: str) -> int:
-        """Returns the first step of a parameter; 0 where it is in no group."""
+        """Returns the first training step of a parameter; 0 if it is in no stage."""
         for stage, step in zip(self.stages, self.steps, strict=True):
             if name in stage:
                 return step
@@ -150,13 +150,13 @@ def layer_scales(module: nn.Module, layer_decay: float | None) -> dict[str, floa
 
 
 def _undecayed(module: nn.Module) -> Collection[str]:
-    """Names that a network asks not to decay, such as a transformer's position embedding."""
+    """Parameter names excluded from weight decay, such as position embeddings."""
     asked: Any = getattr(module, "no_weight_decay", None)
     return set(asked()) if callable(asked) else set()
 
 
 FUSED_ON = ("cuda", "cpu")
-"""Kinds of devices on which torch steps through all parameters in one call."""
+"""Devices with fused optimizers."""
 
 
 def check_optimizer(name: str, device: str = "cpu") -> str:

@@ -62,7 +62,7 @@ CROPS_NOTE = (
 
 @dataclass(frozen=True, kw_only=True)
 class NewRun:
-    """Where a new run goes.
+    """Destination of a new run.
 
     Attributes:
         run: A name, a path, or a folder that is ready for it; None: date, model and mode.
@@ -75,7 +75,7 @@ class NewRun:
 
 @dataclass(frozen=True, kw_only=True)
 class Overrides:
-    """What the caller of a training supplies in place of the usual.
+    """Split and metrics supplied by the caller.
 
     Attributes:
         split: Splits the collection instead of its own folders or the settings.
@@ -247,7 +247,7 @@ class _Notes:
 
 
 def create_network(config: TrainConfig) -> factory.LoadedModel:
-    """Returns the network of a config, with the head that its weights came with."""
+    """Returns the network of a config, with the head of its weights."""
     return factory.create_model(
         factory.ModelRequest(
             name=config.model.model or DEFAULT_MODEL,
@@ -300,7 +300,7 @@ def _scan(
 
 
 def _whitened(preprocessing: Preprocessing, config: ResolvedConfig) -> Preprocessing:
-    """Returns the preprocessing with the whitening of the recipe, which is known only now."""
+    """Returns the preprocessing with the whitening of the recipe."""
     recipe = config.recipe_or_none
     return (
         preprocessing
@@ -329,7 +329,7 @@ def _write_run(
     pixels: dict[str, Any],
     description: dict[str, Any],
 ) -> RunFolder:
-    """Creates the run folder with all that a resume needs, and returns it."""
+    """Creates the run folder with everything a resume needs."""
     started = datetime.datetime.fromisoformat(description["started"])
     name = f"{started:%Y-%m-%d}-{loaded.name}-{description['settings']['training']['mode']}"
     folder = run.run if isinstance(run.run, RunFolder) else create_run(run.run, name, run.runs)
@@ -377,7 +377,7 @@ def _describe(
 def crop_policy(
     collection: Collection, catalog: Path | None, before: dict[str, Any] | None = None
 ) -> dict[str, Any] | None:
-    """Returns how a prediction should choose its square, as `curation.policy` understands it.
+    """Returns the crop policy for predictions, as in `curation.crop_policy`.
 
     None where most photos have no square of their own: the run's fit then serves predictions too.
 
@@ -398,7 +398,7 @@ def crop_policy(
 def crop_notes(
     collection: Collection, policy: dict[str, Any] | None, before: dict[str, Any] | None = None
 ) -> list[str]:
-    """Returns what a person must know of the squares; `before` as in `crop_policy`."""
+    """Returns notes about the crops; `before` as in `crop_policy`."""
     if policy is None:
         if before is None:
             return []

@@ -68,7 +68,7 @@ class Prepared:
 
     @property
     def continues(self) -> bool:
-        """Whether the network's head comes from an earlier run and goes on from what it is."""
+        """Whether the head continues from a parent run."""
         file = self.run.config_file
         # The head that a full network starts from trains in a folder that is no run.
         return file.is_file() and bool(self.run.read(file).get("from"))
@@ -86,7 +86,7 @@ class Prepared:
         }
 
     def loading(self, device: torch.device) -> LoaderConfig:
-        """Returns how batches are made."""
+        """Returns the loader config."""
         machine = self.config.machine
         return LoaderConfig(
             batch_size=self.config.training.batch_size,
@@ -100,17 +100,17 @@ class Prepared:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps in which the training photos are seen once."""
+        """Steps in an epoch."""
         size = self.config.training.batch_size * self.config.optimization.accumulate
         return steps_per_epoch(len(self.data_split.samples["train"]), size)
 
     def objective(self) -> Objective:
-        """Returns the loss, and which answers are right."""
+        """Returns the objective."""
         smoothing = self.config.training.label_smoothing
         return objective_of(self.config.labels, self.data_split, label_smoothing=smoothing)
 
     def loop_config(self, *, head_epochs: int = 0) -> LoopConfig:
-        """Returns how long and how fast; the first `head_epochs` are the head's alone."""
+        """Returns the loop config; only the head trains in the first `head_epochs`."""
         optimization = self.config.optimization
         minutes = optimization.checkpoint_minutes
         steps = self.steps_per_epoch
@@ -145,7 +145,7 @@ class Prepared:
         *,
         optimizer: str | None = None,
     ) -> TrainState:
-        """Returns what trains, as it was at the last checkpoint if there is one.
+        """Returns the training state, from the last checkpoint if there is one.
 
         Args:
             module: The network, or a head on features, on its device.
@@ -170,11 +170,11 @@ class Prepared:
         return state
 
     def progress(self, stage: str) -> Callable[[int, int], None]:
-        """Returns a callback that tells the listener how far a stage is."""
+        """Returns a progress function that emits events of a stage."""
         return lambda done, total: self.callback(Progressed(stage=stage, done=done, total=total))
 
     def log(self, event: Event) -> None:
-        """Tells the listener, and keeps what epochs came to in the run: the main process does."""
+        """Emits an event and logs finished epochs in the run, in the main process."""
         if not self.world.is_main:
             return
         if isinstance(event, EpochDone):

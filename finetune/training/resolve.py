@@ -115,7 +115,7 @@ class ResolvedConfig(TrainConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """A setting that was decided for the person.
+    """Setting decided for the user.
 
     Attributes:
         setting: Its name in the config.
@@ -130,7 +130,7 @@ class Decision:
 
 @dataclass(frozen=True)
 class DatasetSize:
-    """Training photos and labels, by which defaults are chosen."""
+    """Numbers of training photos and labels, by which defaults are chosen."""
 
     photos: int
     labels: int
@@ -197,7 +197,7 @@ def resolve_training(
     *,
     keeps_head: bool = False,
 ) -> tuple[ResolvedConfig, tuple[Decision, ...]]:
-    """Returns the config with nothing left open, and what was decided why.
+    """Returns the fully resolved config, and the decisions with their reasons.
 
     Args:
         config: As `resolve_network` returns it.
@@ -342,7 +342,7 @@ def try_batch_sizes(
     frozen: bool,
     most: int,
 ) -> int:
-    """Returns the largest batch size up to `most` of which one training step fits on a device.
+    """Returns the largest batch size up to `most` whose training step fits on a device.
 
     `frozen` trains the head alone. The network is on the CPU and unchanged afterwards.
     """

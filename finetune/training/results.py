@@ -1,4 +1,4 @@
-"""Writes what a training came to: the model, its calibration, its figures."""
+"""Results of a training: model, calibration, metrics and predictions."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class HeldOut:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a training came to.
+    """Result of a training.
 
     Attributes:
         module: The network with its best weights, in eval mode and fp32.
@@ -66,7 +66,7 @@ class Outcome:
     share: float | None = None
 
     def summary(self) -> dict[str, Any]:
-        """Returns what config.json says of it."""
+        """Returns its entries in config.json."""
         return {
             "finished": self.finished,
             "best_epoch": self.position.best_epoch,
@@ -77,7 +77,7 @@ class Outcome:
 
 
 UNKNOWN_SHARE = 0.2
-"""Share of photos of foreign labels that the threshold for "none of these" reckons with."""
+"""Assumed share of out-of-distribution photos for the unknown threshold."""
 
 
 def write_results(run: RunFolder, name: str, parts: DataSplit, outcome: Outcome) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from finetune.training.tracking import tracked
 
 @contextmanager
 def interruption(on_first: Callable[[], None]) -> Iterator[Callable[[], bool]]:
-    """Yields a function that says whether Ctrl-C or SIGTERM has come.
+    """Yields a function that returns whether Ctrl-C or SIGTERM was received.
 
     The first signal only sets that answer and calls `on_first`; a second Ctrl-C raises
     KeyboardInterrupt at once. Outside the main thread, where Python takes no signals, the answer
@@ -63,7 +63,7 @@ def interruption(on_first: Callable[[], None]) -> Iterator[Callable[[], bool]]:
 
 @dataclass(frozen=True, kw_only=True)
 class RunResult:
-    """What a training came to.
+    """Result of a training.
 
     Attributes:
         run: The run's folder.
@@ -83,7 +83,7 @@ class RunResult:
 
 
 def execute(prepared: Prepared, started: datetime.datetime) -> RunResult:
-    """Trains, writes what came of it in the main process, and tells the others."""
+    """Trains and writes the results; all processes return the same result."""
     if not prepared.world.is_main:
         _help(prepared)
         result: RunResult = prepared.world.broadcast(None)
@@ -127,7 +127,7 @@ def _noting(prepared: Prepared, texts: list[str]) -> Prepared:
 
 
 def _help(prepared: Prepared) -> None:
-    """Does another process's part of what the main one does in `_outcome`."""
+    """Runs the part of a process that is not the main one."""
     accelerator = make_accelerator(prepared.config.machine)
     devices = range(torch.cuda.device_count())
     with interruption(lambda: None) as stop, torch.random.fork_rng(devices=devices):
@@ -139,7 +139,7 @@ def _help(prepared: Prepared) -> None:
 
 
 def _outcome(prepared: Prepared) -> tuple[Outcome, dict[str, Any]]:
-    """Trains and writes what came of it; returns that and its figures."""
+    """Trains and writes the results; returns the outcome and its metrics."""
     accelerator = make_accelerator(prepared.config.machine)
     warning = "Interrupted: finishing this step and saving. Ctrl-C again ends at once."
     by_features = on_features(prepared.config, linear_head=has_linear_head(prepared.loaded.module))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from finetune.config import ScheduleName
 
 ONE_CYCLE_START = 25.0
-"""One-cycle begins at the full rate divided by this."""
+"""One-cycle starts at the peak rate divided by this."""
 
 ONE_CYCLE_END = 1e4
 """One-cycle ends at its first rate divided by this."""
@@ -16,7 +16,7 @@ ONE_CYCLE_END = 1e4
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """A warm-up and what follows it; before them, steps in which only the head trains.
+    """Learning rate schedule: head-only steps, warm-up, decay.
 
     With ``w`` warm-up steps and ``T`` steps in all, step ``t`` (counted from 0) has the factor
 

@@ -1,4 +1,4 @@
-"""Photos that earlier runs have had stay on the side of the split where they were.
+"""Split pinning: photos of earlier runs stay in their parts.
 
 A network that goes on from an earlier run has learned that run's training photos, and was chosen by
 its validation photos. A photo that changed sides would be judged by a network that knows it.
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """What earlier runs have had.
+    """Photos of earlier runs with their parts.
 
     Attributes:
         parts: Part by digest of every photo that they had.
@@ -42,7 +42,7 @@ class Memory:
 
 @dataclass(frozen=True, kw_only=True)
 class Kept:
-    """A collection, and where those of its photos go that are not free to choose.
+    """Collection with the parts of its pinned photos.
 
     Attributes:
         collection: Without the photos that would be on both sides.
@@ -63,7 +63,7 @@ def split_with_pinned(
     seed: int,
     labels: LabelsConfig | None = None,
 ) -> DataSplit:
-    """Returns the parts of a collection on which a training goes on from `run`.
+    """Returns a split that keeps the photos of `run` in their parts.
 
     Photos of the run and of those that it came from keep their part, what looks like one of them
     goes with it, and all others are split as usual.
@@ -78,7 +78,7 @@ def split_with_pinned(
 
 
 def remember(run: RunFolder, collection: Collection) -> Memory:
-    """Returns what a run has had, and the runs that it came from.
+    """Returns the photos of a run and of its parent runs.
 
     Where a photo had several parts, it counts as learned: train comes first, then validation.
 
@@ -118,7 +118,7 @@ def remember(run: RunFolder, collection: Collection) -> Memory:
 
 
 def keep_sides(collection: Collection, memory: Memory, config: CollectionConfig) -> Kept:
-    """Returns where photos go that earlier runs have had, or that look like such a photo.
+    """Returns the parts of photos of earlier runs and of their near-duplicates.
 
     A new photo that looks like photos on both sides can be on neither; it is left out.
     """

@@ -22,7 +22,7 @@ KNOWN = ("tensorboard", "wandb", "mlflow")
 """What ``--track`` takes; each is also the name of its package and of the extra that brings it."""
 
 PROJECT = "finetune"
-"""Project (W&B) or experiment (MLflow) where the environment names none."""
+"""Default project (W&B) or experiment (MLflow)."""
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ def tracker_names(asked: str | None) -> tuple[str, ...]:
 
 
 class Trackers:
-    """Open trackers; what is logged goes to each of them.
+    """Open trackers; everything logged goes to each of them.
 
     A tracker that fails later, such as one whose server is gone, is let go with a warning: a
     training of many hours must not end because nobody can watch it.
@@ -115,7 +115,7 @@ class Trackers:
         self._each(log)
 
     def histogram(self, title: str, values: NDArray[np.float32], step: int) -> None:
-        """Logs how values ``(N,)`` are spread, where the tracker can show that."""
+        """Logs a histogram of values ``(N,)`` where the tracker supports it."""
 
         def log(name: str, tracker: Any) -> None:
             if name == "tensorboard":
@@ -128,7 +128,7 @@ class Trackers:
         self._each(log)
 
     def close(self) -> None:
-        """Writes what is left and ends each tracker."""
+        """Flushes and closes each tracker."""
         self._each(lambda name, tracker: tracker.finish())
         self._open = {}
 

@@ -37,7 +37,7 @@ MOST_VALUES = 50_000
 
 @dataclass(frozen=True, kw_only=True)
 class Activation:
-    """What one layer gave for a batch.
+    """Activations of one layer for a batch.
 
     Attributes:
         layer: Its name in the network.
@@ -52,7 +52,7 @@ class Activation:
 
 @torch.no_grad()
 def activations(module: nn.Module, inputs: Tensor) -> list[Activation]:
-    """Returns what the activation layers of a network give for a batch, in order of their use.
+    """Returns the outputs of a network's activation layers for a batch, in order of use.
 
     The network is in eval mode for it and comes back as it was; nothing random is drawn.
 
@@ -108,11 +108,11 @@ def _in_eval_mode(module: nn.Module) -> Iterator[None]:
 
 
 SAMPLE = 16
-"""Augmented photos in the picture, and at most as many in the batch of the activations."""
+"""Augmented photos in the logged image and in the activations batch."""
 
 
 def check_tracking(config: TrackingConfig) -> tuple[str, ...]:
-    """Returns the trackers that are asked for.
+    """Returns the names of the requested trackers.
 
     Raises:
         ConfigError: An unknown one, or activations without any.
@@ -126,7 +126,7 @@ def check_tracking(config: TrackingConfig) -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def tracked(prepared: Prepared, device: torch.device, *, by_features: bool) -> Iterator[Prepared]:
-    """Yields the job with a listener that also tells the trackers; closes them at the end.
+    """Yields the training with a callback that also logs to the trackers; closes them afterwards.
 
     Args:
         prepared: What is trained.
@@ -163,7 +163,7 @@ def tracked(prepared: Prepared, device: torch.device, *, by_features: bool) -> I
 
 
 class _Tracking:
-    """Turns events into what trackers show."""
+    """Logs events to trackers."""
 
     def __init__(
         self,

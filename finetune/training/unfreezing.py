@@ -1,4 +1,4 @@
-"""Which parts of a network train in which epoch, and how large its inputs are in it."""
+"""Unfreezing schedule: trainable stages and input size by epoch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from finetune.training.prepared import Prepared
 
 
 def opening_epochs(stages: int, epochs: int) -> tuple[int, ...]:
-    """Returns the epoch, from 0, in which each stage of a backbone begins to train.
+    """Returns the first training epoch, from 0, of each backbone stage.
 
     The head trains from the first epoch. With ``S`` stages, the ``k``-th from the head opens in
     epoch ``ceil(k E / 2 S)`` of ``E``: the whole network trains in the second half (gradual
@@ -68,7 +68,7 @@ def size_at(epoch: int, *, epochs: int, start: int, full: int) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Unfreezing:
-    """How a network thaws.
+    """Parameter groups and trainable stages by epoch.
 
     Attributes:
         groups: The optimizer's groups.
@@ -82,7 +82,7 @@ class Unfreezing:
 
 
 def plan_unfreezing(prepared: Prepared, module: nn.Module) -> Unfreezing:
-    """Returns how the network of a job thaws in its mode."""
+    """Returns the unfreezing schedule of a training's mode."""
     training, optimization = prepared.config.training, prepared.config.optimization
     if prepared.config.training.mode == "head":
         groups = parameter_groups(
@@ -126,7 +126,7 @@ def plan_unfreezing(prepared: Prepared, module: nn.Module) -> Unfreezing:
 
 
 def growing_size(prepared: Prepared) -> Callable[[int], int] | None:
-    """Returns the side of the inputs by epoch, from 0, where they are to grow, else None."""
+    """Returns the input size by epoch, from 0, for progressive resizing, else None."""
     start, full = prepared.config.optimization.progressive_size, prepared.preprocessing.size
     if start is None:
         return None

@@ -1,4 +1,4 @@
-"""Goes on from an earlier run: with its network, its pixels, and its photos on the same side."""
+"""Warm start from a parent run: its network, preprocessing and split."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ INHERITED = (
     *("min_photos", "validation", "test", "group_by", "size", "fit"),
     *("multi_label", "negatives", "label_precision"),
 )
-"""Settings that are those of the earlier run where nobody says otherwise: those that decide what
+"""Settings inherited from the parent run unless set: those that decide what
 the network sees and how photos are split. How it trains is decided anew."""
 
 
@@ -98,7 +98,7 @@ def open_parent(run: RunFolder) -> ParentRun:
 def inherit(
     config: TrainConfig, parent: ParentRun, *, said: AnyOf[str] = (), same_photos: bool = False
 ) -> TrainConfig:
-    """Returns a config in which what nobody has said is as it was in an earlier run.
+    """Returns a config with unset settings inherited from a parent run.
 
     Args:
         config: What was asked for.
@@ -189,7 +189,7 @@ def load_parent(parent: ParentRun, config: TrainConfig) -> LoadedModel:
 def expand_parent_head(
     loaded: LoadedModel, parent: ParentRun, labels: Sequence[str], *, seed: int
 ) -> tuple[HeadExpansion, str]:
-    """Gives an earlier run's network the head for new labels; returns what was done, in words."""
+    """Expands the head of a parent run's network for new labels; returns a note about it."""
     growth = expand_head(loaded.module, parent.labels, labels, seed=seed)
     where = f"Goes on from {parent.run.path}"
     if not growth.kept:
@@ -206,7 +206,7 @@ def expand_parent_head(
 
 
 def lineage(parent: ParentRun, growth: HeadExpansion) -> dict[str, Any]:
-    """Returns what config.json says of where a run came from."""
+    """Returns the lineage entry of config.json."""
     digest = hashlib.blake2b(parent.run.model_file.read_bytes(), digest_size=16).hexdigest()
     return {
         "run": str(parent.run.path.absolute()),

@@ -1,4 +1,4 @@
-"""What a head says of photos and labels held out of it: heads are trained again without them.
+"""Cross-fitting of heads: logits of photos and labels held out of training.
 
 One part for validation is enough to choose an epoch by, but a temperature fitted on 60 photos is
 half chance. On kept features a head is trained in no time, so that every photo of the training and
@@ -40,7 +40,7 @@ from finetune.training.results import HeldOut
 from finetune.training.schedule import Schedule
 
 ENOUGH_PHOTOS = 1000
-"""Validation photos from which they alone show what a new photo looks like."""
+"""Number of validation photos from which they alone are used for the threshold."""
 
 MOST_FOLDS = 8
 """Most heads that are trained without some of the photos."""
@@ -50,7 +50,7 @@ CHUNK = 1024
 
 @dataclass(frozen=True, kw_only=True)
 class Kept:
-    """Photos of the training and validation parts with their features, which lie on disk.
+    """Training and validation photos with their cached features.
 
     Attributes:
         features: Where the features are.
@@ -83,7 +83,7 @@ def hold_out(
     device: torch.device,
     stop: Callable[[], bool],
 ) -> HeldOut | None:
-    """Returns what heads like the trained one say of photos and labels held out of them.
+    """Returns cross-fit logits of held-out photos and labels, by heads like the trained one.
 
     None where that cannot be known: photos may have several labels, the training was interrupted,
     or no label has photos enough for some to be held out.
@@ -128,7 +128,7 @@ def hold_out(
 
 
 class _StoppedError(Exception):
-    """A person wants it to end: what is there must do."""
+    """Raised when the training is interrupted."""
 
 
 def distance_of(
@@ -146,7 +146,7 @@ def distance_of(
 def _folds(
     prepared: Prepared, targets: NDArray[np.int64], trained_on: int
 ) -> NDArray[np.int64] | None:
-    """Returns in which fold each photo is held out: whole groups, and as many as validation has."""
+    """Returns the fold of each photo: whole groups, about as many photos as validation has."""
     held = len(targets) - trained_on
     if held >= ENOUGH_PHOTOS:
         return np.where(np.arange(len(targets)) < trained_on, -1, 0)

@@ -62,7 +62,7 @@ def train_on_features(
 
 
 def fill_features_only(prepared: Prepared, accelerator: Accelerator) -> None:
-    """Computes a process's share of the features from which the main one trains a head."""
+    """Computes this process's shard of the features; the main process trains the head."""
     prepared.loaded.module.to(accelerator.device).eval()
     datasets = prepared.datasets()
     with feature_cache(prepared, datasets) as features:
@@ -72,7 +72,7 @@ def fill_features_only(prepared: Prepared, accelerator: Accelerator) -> None:
 def feature_cache(
     prepared: Prepared, datasets: Mapping[Part, PhotoDataset]
 ) -> contextlib.closing[FeatureCache]:
-    """Opens the cache of the features of a job's backbone, which is laid out for speed."""
+    """Opens the feature cache of the backbone, in channels-last layout."""
     module = prepared.loaded.module.eval()
     if next(module.parameters()).device.type != "mps":
         module = module.to(memory_format=torch.channels_last)
@@ -113,7 +113,7 @@ def fill(
 
 
 def views_of(prepared: Prepared) -> list[AugmentedView]:
-    """Returns the augmented views that the head learns from, beside the photo as it is."""
+    """Returns the augmented views of a photo, beside the photo itself."""
     if prepared.recipe is None or prepared.config.training.views == 1:
         return []
     preprocessing = prepared.preprocessing

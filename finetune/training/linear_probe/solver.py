@@ -18,7 +18,7 @@ MAX_EVALS = 50
 """Most evaluations of the loss."""
 
 MIN_EVALS = 20
-"""Below this number the solver is skipped: so many photos made enough steps in their epochs."""
+"""Below this number the solver is skipped: the epochs made enough steps."""
 
 MAX_PHOTO_EVALS = 50_000
 """Most photos over all evaluations, to keep the solver within seconds."""
