@@ -14,7 +14,7 @@ from torch import Tensor
 from finetune.augmentation import cpu_rendering, sampling
 from finetune.augmentation.sampling import Frame, SampledParams
 from finetune.errors import AugmentError
-from finetune.photos.decode.grayscale import LUMA, LUMA_HALF, LUMA_SCALE
+from finetune.photos.decode.color import LUMA, LUMA_HALF, LUMA_SCALE
 from finetune.photos.preprocessing import Preprocessing
 
 

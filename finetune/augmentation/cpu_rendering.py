@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from finetune.augmentation import warp
 from finetune.augmentation.sampling import Frame, SampledParams
 from finetune.augmentation.warp import blur_levels, blur_photo
-from finetune.photos.decode.grayscale import to_gray
+from finetune.photos.decode.color import to_gray
 
 Pixels = NDArray[np.uint8]
 Floats32 = NDArray[np.float32]

@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from finetune.photos.collection import Collection
-    from finetune.photos.issues import Finding
-    from finetune.photos.label_summary import LabelRow
+    from finetune.photos.issues import Finding, LabelRow
 
 _EXAMPLES = 3
 
@@ -56,8 +55,7 @@ def scan_command(
     Only new and changed photos are read. Your photos are not changed.
     """
     output.json, output.quiet = json, quiet
-    from finetune.photos.issues import find_trouble
-    from finetune.photos.label_summary import summarize_labels
+    from finetune.photos.issues import find_trouble, summarize_labels
     from finetune.photos.scan import scan
     from finetune.photos.split.grouping import photo_groups
     from finetune.reporting.scan_page import write_contact_sheet

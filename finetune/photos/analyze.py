@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 
 from finetune.config import Fit
 from finetune.errors import DecodeError
-from finetune.photos.collection import pack_hashes
+from finetune.photos.collection import PhotoMetadata, Status, pack_hashes
 from finetune.photos.crops import Crop, load_square, needed_side, square
 from finetune.photos.decode.decoder import DecodedPhoto, read_photo
-from finetune.photos.metadata import PhotoMetadata, Status
 from finetune.photos.near_duplicates.hashing import HASH_SIDE_PIXELS, hash_with_mirror
 from finetune.photos.quality import MEASURED_SIDE_PIXELS, measure, small_gray
 

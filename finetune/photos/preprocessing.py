@@ -16,7 +16,7 @@ class Preprocessing:
 
     A photo is made square by `fit` at `working_size`, and the network sees the center `size` pixels
     of that square, divided by 255, less `mean`, divided by `std`. A network of one channel sees the
-    luma of the same pixels (`finetune.photos.decode.grayscale.to_gray`).
+    luma of the same pixels (`finetune.photos.decode.color.to_gray`).
 
     Attributes:
         size: Side of the network's input in pixels.

@@ -23,10 +23,9 @@ from finetune.photos.analyze import (
     reader_version,
 )
 from finetune.photos.catalog.catalog import Catalog, open_catalog
-from finetune.photos.collection import Collection
+from finetune.photos.collection import Collection, FileMetadata, PhotoMetadata
 from finetune.photos.crops import Crop
 from finetune.photos.decode.pool import analyze_all
-from finetune.photos.metadata import FileMetadata, PhotoMetadata
 from finetune.photos.walk import Found, FoundFile, require_photos
 
 _COMMIT_SECONDS = 1.0

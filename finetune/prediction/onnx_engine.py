@@ -16,7 +16,7 @@ from safetensors.numpy import load
 
 from finetune.errors import MissingExtra, RunError
 from finetune.evaluation.mahalanobis import RelativeDistance
-from finetune.photos.decode.grayscale import to_gray
+from finetune.photos.decode.color import to_gray
 from finetune.photos.decode.pool import usable_cores
 from finetune.photos.preprocessing import Preprocessing
 from finetune.prediction.model_metadata import ModelMetadata

@@ -16,8 +16,7 @@ from finetune.files import write_text
 from finetune.photos.collection import Collection
 from finetune.photos.decode.decoder import decode_photo
 from finetune.photos.decode.pool import usable_cores
-from finetune.photos.issues import Finding, Item
-from finetune.photos.label_summary import LabelRow
+from finetune.photos.issues import Finding, Item, LabelRow
 
 THUMBNAIL_PIXELS = 160
 """Longer side of a picture."""

@@ -16,7 +16,7 @@ from finetune.augmentation.center_crop import center_crop, luma
 from finetune.augmentation.pipelines import PipelineAugment
 from finetune.augmentation.recipes import RECIPES, Recipe, named
 from finetune.photos.crops import load_square
-from finetune.photos.decode.grayscale import to_gray
+from finetune.photos.decode.color import to_gray
 from finetune.photos.preprocessing import Preprocessing
 
 PLAIN = {"mean": (0.0,) * 3, "std": (1.0,) * 3}

@@ -11,8 +11,7 @@ from PIL import Image, ImageOps
 
 from finetune.errors import ConfigError
 from finetune.photos.collection import Collection, Photo, Problem
-from finetune.photos.issues import ADVICE, Finding, Kind, find_trouble
-from finetune.photos.label_summary import summarize_labels
+from finetune.photos.issues import ADVICE, Finding, Kind, find_trouble, summarize_labels
 from finetune.photos.scan import scan
 from finetune.photos.split.grouping import photo_groups
 from finetune.reporting.scan_page import write_contact_sheet

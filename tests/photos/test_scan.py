@@ -23,7 +23,7 @@ from finetune.photos.catalog.catalog import open_catalog
 from finetune.photos.crops import Crop, load_square
 from finetune.photos.decode import pool
 from finetune.photos.decode.decoder import decode_photo
-from finetune.photos.decode.worker import WorkerError
+from finetune.photos.decode.pool import WorkerError
 from finetune.photos.near_duplicates.hashing import hash_with_mirror
 from finetune.photos.quality import measure
 from finetune.photos.scan import scan
@@ -419,14 +419,14 @@ def worker_that(action: str) -> list[str]:
     code = f"""
 import json, os, signal, sys
 sys.path[:] = json.loads(sys.argv[1])
-from finetune.photos.decode import worker
-original = worker.analyze
+from finetune.photos.decode import pool
+original = pool.analyze
 def analyze(task, spec):
     if task.path.endswith("odd.jpg"):
         {action}
     return original(task, spec)
-worker.analyze = analyze
-worker.main()
+pool.analyze = analyze
+pool.main()
 """
     return [sys.executable, "-c", code, json.dumps(sys.path)]
 
@@ -529,7 +529,7 @@ import sys
 from pathlib import Path
 from finetune.photos.decode import pool
 from finetune.photos.scan import scan
-from finetune.photos.decode.worker import WorkerError
+from finetune.photos.decode.pool import WorkerError
 pool.FEW_PHOTOS = 1
 def say(done, total):
     sys.stdout.write(f"{done}\\n")
@@ -606,7 +606,7 @@ def test_two_scans_at_once_agree(many):
 
 def test_worker_imports_no_torch():
     code = (
-        "import sys, finetune.photos.decode.worker;"
+        "import sys, finetune.photos.decode.pool;"
         "print('torch' in sys.modules, 'cv2' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)

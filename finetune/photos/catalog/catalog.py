@@ -29,10 +29,9 @@ from finetune.photos.catalog.annotations import (
 )
 from finetune.photos.catalog.store import Store
 from finetune.photos.catalog.undo_log import Action, Replayed, StaleError
-from finetune.photos.collection import Collection, Photo, Problem
+from finetune.photos.collection import Collection, FileMetadata, Photo, PhotoMetadata, Problem
 from finetune.photos.crops import Crop
 from finetune.photos.labels import find_parts, nfc, place_of
-from finetune.photos.metadata import FileMetadata, PhotoMetadata
 from finetune.photos.quality import Quality
 
 logger = logging.getLogger(__name__)

@@ -9,15 +9,20 @@ import json
 import logging
 import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
+import traceback
 from collections import deque
 from collections.abc import Generator, Sequence
-from typing import IO
+from typing import IO, Any, BinaryIO
 
-from finetune.photos.analyze import Analysis, SquareSpec, Task, analyze
-from finetune.photos.decode.worker import READY, read_analysis, task_to_json
+import numpy as np
+
+from finetune.photos.analyze import Analysis, SquareSpec, Task, Wanted, analyze
+from finetune.photos.collection import PhotoMetadata
+from finetune.photos.crops import Crop
 
 FEW_PHOTOS = 64
 """Below this many photos, starting processes takes longer than they save."""
@@ -74,7 +79,7 @@ def worker_command() -> list[str]:
     """Returns the command line of a worker process: this Python, with this program's modules."""
     code = (
         "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-        "from finetune.photos.decode.worker import main; main()"
+        "from finetune.photos.decode.pool import main; main()"
     )
     return [sys.executable, "-c", code, json.dumps(sys.path)]
 
@@ -247,3 +252,102 @@ class _Pool:
             first, self._use_processes = self._use_processes, False
         if first:
             logger.warning("Worker processes cannot be started; photos are read by threads alone.")
+
+
+READY = b"ready\n"
+
+
+class WorkerError(RuntimeError):
+    """A bug that showed in a worker process."""
+
+
+def main() -> None:
+    """Answers tasks until its input ends."""
+    # An interrupt goes to every process of a terminal; the one that asks decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    answers = os.fdopen(os.dup(1), "wb")
+    # What a library prints must not end up among the answers.
+    os.dup2(2, 1)
+    questions = sys.stdin.buffer
+    preprocessing = json.loads(questions.readline() or "null")
+    square = None if preprocessing is None else SquareSpec(**preprocessing)
+    answers.write(READY)
+    answers.flush()
+    for line in questions:
+        try:
+            analysis = analyze(task_from_json(line), square)
+        except Exception:  # noqa: BLE001 - a bug, which the process that asked is to raise
+            answers.write(json.dumps(traceback.format_exc()).encode() + b"\n")
+        else:
+            write_analysis(answers, analysis)
+        answers.flush()
+
+
+def task_to_json(task: Task) -> bytes:
+    """Returns a task as one line of JSON."""
+    known = {
+        digest: [wanted.square, None if wanted.crop is None else wanted.crop.to_dict()]
+        for digest, wanted in task.known.items()
+    }
+    return json.dumps([task.path, known]).encode() + b"\n"
+
+
+def task_from_json(line: bytes) -> Task:
+    """Returns the task in a line of JSON."""
+    path, known = json.loads(line)
+    return Task(
+        path=path,
+        known={
+            digest: Wanted(square=square, crop=None if crop is None else Crop.from_dict(crop))
+            for digest, (square, crop) in known.items()
+        },
+    )
+
+
+def write_analysis(file: BinaryIO, analysis: Analysis) -> None:
+    """Writes an answer: its length's worth of JSON on one line, then the square's bytes."""
+    facts: dict[str, Any] | None = None
+    if analysis.facts is not None:
+        facts = dataclasses.asdict(analysis.facts)
+        facts["hashes"] = facts["hashes"].hex() if facts["hashes"] is not None else None
+    side = 0 if analysis.square is None else analysis.square.shape[0]
+    crop = None if analysis.crop is None else analysis.crop.to_dict()
+    head = [analysis.status, analysis.reason, analysis.digest, facts, crop, side]
+    file.write(json.dumps(head).encode() + b"\n")
+    if analysis.square is not None:
+        file.write(np.ascontiguousarray(analysis.square).data)
+
+
+def read_analysis(file: BinaryIO) -> Analysis:
+    """Returns the next answer.
+
+    Raises:
+        EOFError: The process that should have written it has died.
+        WorkerError: There is a bug in the analysis; the message has its traceback.
+    """
+    line = file.readline()
+    if not line.endswith(b"\n"):
+        raise EOFError
+    head = json.loads(line)
+    if isinstance(head, str):
+        raise WorkerError(f"in a process that reads photos:\n{head}")
+    status, reason, digest, facts, crop, side = head
+    square = None
+    if side:
+        square = np.empty((side, side, 3), dtype=np.uint8)
+        rest = memoryview(square.reshape(-1).data)
+        while rest:
+            got = file.readinto(rest)  # type: ignore[attr-defined] # BufferedReader has it
+            if not got:
+                raise EOFError
+            rest = rest[got:]
+    if facts is not None and facts["hashes"] is not None:
+        facts["hashes"] = bytes.fromhex(facts["hashes"])
+    return Analysis(
+        status=status,
+        reason=reason,
+        digest=digest,
+        facts=None if facts is None else PhotoMetadata(**facts),
+        crop=None if crop is None else Crop.from_dict(crop),
+        square=square,
+    )

@@ -9,7 +9,7 @@ import numpy as np
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from finetune.photos.crops import PADDING
-from finetune.photos.decode.grayscale import LUMA, LUMA_HALF, LUMA_SCALE
+from finetune.photos.decode.color import LUMA, LUMA_HALF, LUMA_SCALE
 from finetune.photos.preprocessing import Preprocessing
 from finetune.tasks.task import Task
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from finetune.photos.crops import PADDING
-from finetune.photos.decode.grayscale import LUMA, LUMA_HALF, LUMA_SCALE
+from finetune.photos.decode.color import LUMA, LUMA_HALF, LUMA_SCALE
 from finetune.prediction.model_metadata import ModelMetadata
 
 

@@ -20,8 +20,8 @@ from finetune.errors import CatalogError, StorageError
 from finetune.photos.catalog import store
 from finetune.photos.catalog.catalog import Catalog, open_catalog
 from finetune.photos.catalog.undo_log import Recorder
+from finetune.photos.collection import FileMetadata, PhotoMetadata
 from finetune.photos.crops import Crop
-from finetune.photos.metadata import FileMetadata, PhotoMetadata
 
 KILLS = int(os.environ.get("FINETUNE_TEST_KILLS", "10"))
 
