@@ -29,7 +29,7 @@ from finetune.web import security
 from finetune.web.annotate.app import annotate_app
 from finetune.web.annotate.session import Session
 from finetune.web.annotate.workers import ScanWorker, SuggestionWorker
-from finetune.web.server import listen, make_server
+from finetune.web.server import Server, listen
 
 PHOTOS_A_LABEL = 40
 LABELS = 5
@@ -58,8 +58,8 @@ def serving(root: Path, labels: list[str]) -> Iterator[tuple[str, Session]]:
     port = listening.getsockname()[1]
     policy = security.Policy(token=security.new_token(), hosts=security.hosts_for("127.0.0.1"))
     suggestion_worker, scan_worker = SuggestionWorker(session), ScanWorker(session)
-    server = make_server(annotate_app(session, policy, suggestion_worker))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    server = Server(annotate_app(session, policy, suggestion_worker), listening)
+    thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     scan_worker.start()
     scan_worker.done.wait()
@@ -67,7 +67,7 @@ def serving(root: Path, labels: list[str]) -> Iterator[tuple[str, Session]]:
     while session.index.jobs.suggestions.state != "done":
         time.sleep(0.1)
     yield security.address_of("127.0.0.1", port, policy.token), session
-    server.should_exit = True
+    server.stop()
     thread.join()
     suggestion_worker.stop()
     scan_worker.stop()

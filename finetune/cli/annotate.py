@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from finetune.cli.console import Json, Quiet, Yes, make_table, output
 from finetune.errors import ConfigError
 
-_SUGGESTIONS_DELAY_SECONDS = 2.5
+if TYPE_CHECKING:
+    from finetune.web.annotate.session import Session
 
-_SHOWN = 10
-"""Moves that are listed before the question."""
+_SUGGESTIONS_DELAY_SECONDS = 2.5
+"""Pause before the backbone is loaded, so that the page appears first."""
+
+_LISTED_MOVES = 10
+"""Moves listed before the confirmation."""
 
 
 def register(app: typer.Typer) -> None:
@@ -26,56 +30,55 @@ def register(app: typer.Typer) -> None:
 def annotate(
     photos: Annotated[
         Path | None,
-        typer.Argument(help="Folder of photos; not set: ./photos, or else this folder."),
+        typer.Argument(help="Folder of photos; default: ./photos, else this folder."),
     ] = None,
     labels: Annotated[
         str | None,
         typer.Option(
-            "--labels", help="Labels in the order of their keys: a,b,c, or a file with one a line."
+            "--labels", help="Labels in the order of their keys: a,b,c, or a file, one a line."
         ),
     ] = None,
     run: Annotated[
         str | None,
-        typer.Option("--run", help="Suggest labels by this run: a name or folder."),
+        typer.Option("--run", help="Run that suggests labels: a name or folder."),
     ] = None,
     annotator: Annotated[
         str | None,
-        typer.Option("--annotator", help="Your name, where several people label the same photos."),
+        typer.Option("--annotator", help="Your name, if several people label the same photos."),
     ] = None,
     agreement: Annotated[
         bool,
-        typer.Option("--agreement", help="Print how far annotators agree, and serve no page."),
+        typer.Option("--agreement", help="Print how well annotators agree, and exit."),
     ] = False,
     apply: Annotated[
         bool,
         typer.Option("--apply", help="Move photos into folders named after their labels."),
     ] = False,
-    undo: Annotated[
-        bool, typer.Option("--undo", help="Move the photos back that --apply moved.")
-    ] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Undo --apply.")] = False,
     host: Annotated[
-        str,
-        typer.Option("--host", help="Address to listen on; 0.0.0.0 opens it to your network."),
+        str, typer.Option("--host", help="Address to listen on; 0.0.0.0 for your whole network.")
     ] = "127.0.0.1",
     port: Annotated[
         int | None,
-        typer.Option("--port", help="Port; not set: the first free of 8765 …", min=0, max=65535),
+        typer.Option(
+            "--port", help="Port; default: the first free one from 8765.", min=0, max=65535
+        ),
     ] = None,
-    show: Annotated[
+    open_browser: Annotated[
         bool, typer.Option("--open/--no-open", help="Open the page in a browser.")
     ] = True,
     catalog: Annotated[
         Path | None,
-        typer.Option("--catalog", help="Where labels are kept; not set: .finetune in PHOTOS."),
+        typer.Option("--catalog", help="Where labels are kept; default: .finetune in PHOTOS."),
     ] = None,
     yes: Yes = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Label photos in the browser, without the mouse.
+    """Label, group and crop photos in the browser, by keyboard.
 
-    What you decide is kept in the collection's catalog at once; nothing is moved on disk, save by
-    --apply, which asks first and can be undone.
+    Every decision is saved at once in the collection's catalog. Files are moved only by --apply,
+    which asks first and can be undone.
     """
     output.json, output.quiet = json, quiet
     from finetune.cli.options import photos_folder
@@ -86,87 +89,68 @@ def annotate(
     if agreement:
         print_agreement(root, catalog)
     elif apply or undo:
-        move_photos(root, catalog, back=undo, yes=yes)
+        move_photos(root, catalog, undo=undo, yes=yes)
     else:
-        place = Place(root=root, catalog=catalog, host=host, port=port, browser=show)
-        serve_page(place, read_label_list(labels), run=run, annotator=annotator)
+        from finetune.web.annotate.session import Session
+
+        serve_page(
+            Session(root, catalog=catalog, labels=read_label_list(labels), annotator=annotator),
+            run=run,
+            host=host,
+            port=port,
+            open_browser=open_browser,
+        )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """Where a page is served, and of what.
-
-    Attributes:
-        root: The collection's folder.
-        catalog: Where its catalog is kept, or None.
-        host: Address to listen on.
-        port: Port, or None for the first free one.
-        browser: Whether to open a browser.
-    """
-
-    root: Path
-    catalog: Path | None
-    host: str
-    port: int | None
-    browser: bool
-
-
-def serve_page(place: Place, labels: list[str], *, run: str | None, annotator: str | None) -> None:
-    """Serves the labeling page until interrupted."""
-    import webbrowser
-
+def serve_page(
+    session: Session, *, run: str | None, host: str, port: int | None, open_browser: bool
+) -> None:
+    """Serves the labeling page until interrupted, then closes the session."""
+    from finetune.runs.folder import find_run
     from finetune.web import security
     from finetune.web.annotate.app import annotate_app
-    from finetune.web.annotate.session import Session
     from finetune.web.annotate.suggestions import run_classifier
     from finetune.web.annotate.workers import ScanWorker, SuggestionWorker
-    from finetune.web.server import listen, run_server
+    from finetune.web.server import Server, listen
 
-    if run is not None:
-        from finetune.runs.folder import find_run
-
-        run = str(find_run(run).path)
-    session = Session(place.root, catalog=place.catalog, labels=labels, annotator=annotator)
-    listening = listen(place.host, place.port)
-    number = listening.getsockname()[1]
-    is_open = not security.is_loopback(place.host)
-    policy = security.Policy(
-        token=security.new_token(),
-        hosts=security.hosts_for(place.host),
-        any_address=is_open,
-        cookie=f"finetune_{number}",
-    )
-    address = security.address_of(place.host, number, policy.token)
-    scan_worker = ScanWorker(session)
-    classifier = (lambda: run_classifier(run, session)) if run else None
-    suggestion_worker = SuggestionWorker(
-        session, classifier, delay_seconds=_SUGGESTIONS_DELAY_SECONDS
-    )
-
-    def started() -> None:
+    with contextlib.ExitStack() as stack:
+        stack.callback(session.close)
+        run_folder = None if run is None else str(find_run(run).path)
+        listening = stack.enter_context(listen(host, port))
+        number = listening.getsockname()[1]
+        is_open = not security.is_loopback(host)
+        policy = security.Policy(
+            token=security.new_token(),
+            hosts=security.hosts_for(host),
+            any_address=is_open,
+            cookie=f"finetune_{number}",
+        )
+        address = security.address_of(host, number, policy.token)
+        scan_worker = ScanWorker(session)
+        stack.callback(scan_worker.stop)
+        classifier = None if run_folder is None else (lambda: run_classifier(run_folder, session))
+        suggestion_worker = SuggestionWorker(
+            session, classifier, delay_seconds=_SUGGESTIONS_DELAY_SECONDS
+        )
+        stack.callback(suggestion_worker.stop)
         output.document({"address": address})
         output.text(f"Label your photos at {address}")
         sys.stdout.flush()
         if is_open:
             output.warn(
-                f"--host {place.host} lets everyone on your network reach this page, unencrypted; "
-                "they still need the token in the address. Use it in networks that you trust."
+                f"--host {host} lets everyone on your network reach this page, unencrypted. They "
+                "still need the token in the address; use it only on networks that you trust."
             )
-        output.say("Stop with Ctrl C; every decision is kept as you make it.")
-        scan_worker.start()
-        suggestion_worker.start()
-        if place.browser:
-            webbrowser.open(address)
-
-    try:
-        run_server(annotate_app(session, policy, suggestion_worker), listening, started=started)
-    except KeyboardInterrupt:
-        output.say("Stopped; every decision is kept.")
-    finally:
-        suggestion_worker.stop()
-        scan_worker.stop()
-        session.close()
-        listening.close()
+        output.say("Stop with Ctrl-C. Every decision is saved at once.")
+        try:
+            scan_worker.start()
+            suggestion_worker.start()
+            if open_browser:
+                typer.launch(address)
+            Server(annotate_app(session, policy, suggestion_worker), listening).run()
+        except KeyboardInterrupt:
+            pass
+        output.say("Stopped. Every decision is saved.")
 
 
 def print_agreement(root: Path, catalog: Path | None) -> None:
@@ -180,12 +164,14 @@ def print_agreement(root: Path, catalog: Path | None) -> None:
         pairs = agreements([found.votes for found in opened.annotations().values()])
     output.document([asdict(pair) for pair in pairs])
     if not pairs:
-        output.text("No photo has labels of two people yet: label it twice with --annotator NAME.")
+        output.text(
+            "No photo has been labeled by two people yet: label the same ones with --annotator."
+        )
     for pair in pairs:
         first, second = pair.annotators
         kappa = "–" if pair.kappa is None else f"{pair.kappa:.2f}"
         output.text(
-            f"{first} and {second}: kappa {kappa}, the same label on {pair.agreement:.0%} of "
+            f"{first} and {second}: kappa {kappa}, same label on {pair.agreement:.0%} of "
             f"{pair.photos:,} photos"
         )
         table = make_table(f"{first} \\ {second}", *pair.labels, right=pair.labels)
@@ -194,18 +180,18 @@ def print_agreement(root: Path, catalog: Path | None) -> None:
         output.print(table)
 
 
-def move_photos(root: Path, catalog: Path | None, *, back: bool, yes: bool) -> None:
-    """Moves photos into their label folders, or back."""
+def move_photos(root: Path, catalog: Path | None, *, undo: bool, yes: bool) -> None:
+    """Moves photos into the folders of their labels, or back."""
     from finetune.files import collection_cache_dir
     from finetune.photos.scan import scan
     from finetune.web.annotate.apply import apply_moves, plan_moves, undo_moves
 
     cache_dir = collection_cache_dir(root, catalog)
-    if back:
+    if undo:
         with output.progress("Moving back") as advance:
             undone = undo_moves(root, cache_dir, progress=advance)
         output.document([{"from": move.target, "to": move.source} for move in undone.done])
-        output.text(f"{len(undone.done):,} photos are back where they were.")
+        output.text(f"{len(undone.done):,} photos moved back.")
         for move, reason in undone.problems:
             output.warn(f"{move.target} was not moved back: {reason}.")
         if undone.problems:
@@ -215,12 +201,12 @@ def move_photos(root: Path, catalog: Path | None, *, back: bool, yes: bool) -> N
         moves = plan_moves(scan(root, catalog=catalog, progress=advance))
     if not moves:
         output.document([])
-        output.text("Every labeled photo lies in its label's folder already.")
+        output.text("Every labeled photo is already in the folder of its label.")
         return
-    for move in moves[:_SHOWN]:
+    for move in moves[:_LISTED_MOVES]:
         output.say(f"{move.source} -> {move.target}")
-    if len(moves) > _SHOWN:
-        output.say(f"… and {len(moves) - _SHOWN:,} more")
+    if len(moves) > _LISTED_MOVES:
+        output.say(f"… and {len(moves) - _LISTED_MOVES:,} more")
     if not yes:
         typer.confirm(f"Move {len(moves):,} photos in {root}?", abort=True, err=True)
     with output.progress("Moving") as advance:
@@ -233,7 +219,7 @@ def read_label_list(value: str | None) -> list[str]:
     """Returns the labels in ``a,b,c``, or in a file with one a line.
 
     Raises:
-        ConfigError: A file that was named cannot be read, or the list is empty.
+        ConfigError: The file cannot be read, or the list is empty.
     """
     if value is None:
         return []

@@ -30,6 +30,7 @@ RENAMED: dict[str, dict[str, str]] = {
 """Old option names by command; accepted with a note for one release."""
 
 EXTRAS = {
+    "hypercorn": "web",
     "jinja2": "web",
     "mlflow": "mlflow",
     "multipart": "web",
@@ -42,7 +43,6 @@ EXTRAS = {
     "python_multipart": "web",
     "starlette": "web",
     "tensorboard": "tensorboard",
-    "uvicorn": "web",
     "wandb": "wandb",
 }
 """Optional dependency group that installs a package."""

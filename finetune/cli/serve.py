@@ -1,14 +1,12 @@
-"""``finetune serve``: a page to drop photos on, and an HTTP interface."""
+"""``finetune serve``: a page for photos and an HTTP API."""
 
 from __future__ import annotations
 
-import contextlib
 from typing import Annotated
 
 import typer
 
 from finetune.cli.console import Quiet, output
-from finetune.errors import MissingExtra
 
 
 def register(app: typer.Typer) -> None:
@@ -20,37 +18,38 @@ def serve(
     run: Annotated[
         list[str] | None,
         typer.Argument(
-            help="A run, or an exported .onnx file; not set: the newest run. Several answer "
-            "together.",
+            help="Run or exported .onnx file; default: the newest run. Several form an ensemble.",
             show_default=False,
         ),
     ] = None,
     host: Annotated[
-        str, typer.Option("--host", help="Interface; 0.0.0.0 opens it to the network.")
+        str, typer.Option("--host", help="Address to listen on; 0.0.0.0 for your whole network.")
     ] = "127.0.0.1",
     port: Annotated[
-        int | None, typer.Option("--port", help="0: any free one; not set: from 8765 on.", min=0)
+        int | None,
+        typer.Option("--port", help="Port; default: the first free one from 8765.", min=0),
     ] = None,
     api_key: Annotated[
         str | None,
         typer.Option(
             "--api-key",
             envvar="FINETUNE_API_KEY",
-            help="Who asks must know it; made up where the server is open to the network.",
+            help="Key that clients must send; generated if open to the network.",
             show_default=False,
         ),
     ] = None,
     batch_photos: Annotated[
-        int, typer.Option("--batch-photos", help="Most photos answered at once.", min=1)
+        int, typer.Option("--batch-photos", help="Maximum photos in a batch.", min=1)
     ] = 16,
     queue_photos: Annotated[
-        int, typer.Option("--queue-photos", help="Photos that may wait; more get 503.", min=1)
+        int,
+        typer.Option("--queue-photos", help="Maximum photos waiting; further ones get 503.", min=1),
     ] = 256,
     max_megabytes: Annotated[
-        int, typer.Option("--max-megabytes", help="Largest request.", min=1)
+        int, typer.Option("--max-megabytes", help="Maximum size of a request.", min=1)
     ] = 64,
     max_megapixels: Annotated[
-        float, typer.Option("--max-megapixels", help="Most pixels of a photo, in millions.")
+        float, typer.Option("--max-megapixels", help="Maximum pixels of a photo, in millions.")
     ] = 64.0,
     threshold: Annotated[
         float,
@@ -60,23 +59,22 @@ def serve(
         bool, typer.Option("--open/--no-open", help="Open the page in a browser.")
     ] = False,
     access_log: Annotated[
-        bool, typer.Option("--access-log/--no-access-log", help="A line a request on stderr.")
+        bool, typer.Option("--access-log/--no-access-log", help="Log each request on stderr.")
     ] = True,
     device: Annotated[
-        str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps; not set: the best.")
+        str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps; default: the best.")
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Serve predictions as a web page and an HTTP API."""
+    """Classify photos in the browser and over HTTP until stopped with Ctrl-C."""
     output.json, output.quiet = False, quiet
-    for package in ("starlette", "uvicorn", "jinja2", "python_multipart", "prometheus_client"):
-        _require(package)
+    import python_multipart  # noqa: F401 - starlette imports it late, for the first form
+
     from finetune.prediction.predictor import PredictConfig, Predictor
     from finetune.web.security import Policy, address_of, hosts_for, is_loopback, new_token
     from finetune.web.serve.app import ServeOptions, serve_app
     from finetune.web.serve.batching import Limits
-    from finetune.web.serve.process import run as run_server
-    from finetune.web.server import listen
+    from finetune.web.server import Server, ServerLimits, listen
 
     limits = Limits(
         batch_photos=batch_photos,
@@ -85,8 +83,8 @@ def serve(
         max_pixels=int(max_megapixels * 1e6),
     )
     key = api_key or (None if is_loopback(host) else new_token())
-    # Before the run is opened, which takes seconds: a port that is taken is said at once.
-    with contextlib.closing(listen(host, port)) as listening:
+    # Before the run is loaded, which takes seconds, so that a port in use is reported at once.
+    with listen(host, port) as listening:
         number = listening.getsockname()[1]
         predictor = Predictor.load(
             run or None,
@@ -104,20 +102,14 @@ def serve(
         options = ServeOptions(
             policy=policy, limits=limits, log=output.say if access_log else lambda line: None
         )
+        server = Server(
+            serve_app(predictor, options),
+            listening,
+            ServerLimits(shutdown_seconds=limits.answer_seconds),
+        )
         address = address_of(host, number, key)
-
-        def started() -> None:
-            output.text(f"{predictor.name} answers at {address}")
-            output.say("Stop with Ctrl-C.")
-            if open_browser:
-                typer.launch(address)
-
-        run_server(serve_app(predictor, options), listening, limits, started=started)
-
-
-def _require(package: str) -> None:
-    try:
-        __import__(package)
-    except ImportError as error:
-        name = package.replace("_multipart", "-multipart")
-        raise MissingExtra(name, "web", "finetune serve") from error
+        output.text(f"{predictor.name} is served at {address}")
+        output.say("Stop with Ctrl-C.")
+        if open_browser:
+            typer.launch(address)
+        server.run()

@@ -86,9 +86,9 @@ def test_photos_are_moved_when_asked_and_come_back(run, make_photos):
     assert json.loads(done.stdout) == [{"from": "a/000.jpg", "to": "b/000 (2).jpg"}]
     assert (root / "b" / "000 (2).jpg").is_file()
     again = run("annotate", root, "--apply", "--yes")
-    assert again.stdout == "Every labeled photo lies in its label's folder already.\n"
+    assert again.stdout == "Every labeled photo is already in the folder of its label.\n"
     back = run("annotate", root, "--undo")
-    assert back.stdout == "1 photos are back where they were.\n"
+    assert back.stdout == "1 photos moved back.\n"
     assert (root / "a" / "000.jpg").is_file()
 
 
@@ -102,7 +102,7 @@ def test_agreement_of_two_people_is_printed(run, make_photos):
                     writer.set_decision(digest, f"label by {name}", json.dumps([vote]))
     result = run("annotate", root, "--agreement")
     assert result.stdout.splitlines()[0] == (
-        "anna and ben: kappa 0.50, the same label on 75% of 4 photos"
+        "anna and ben: kappa 0.50, same label on 75% of 4 photos"
     )
     (pair,) = json.loads(run("annotate", root, "--agreement", "--json").stdout)
     assert pair["confusion"] == [[1, 1], [0, 2]]
@@ -132,5 +132,5 @@ def test_the_command_prints_its_address_and_stops_on_interrupt(make_photos, host
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=30)
     assert process.returncode == 0
-    assert "Stopped; every decision is kept." in errors
+    assert "Stopped. Every decision is saved." in errors
     assert ("Note: --host 0.0.0.0 lets everyone on your network" in errors) == (host != "127.0.0.1")

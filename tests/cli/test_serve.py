@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import builtins
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -10,16 +10,9 @@ import pytest
 def test_a_missing_package_names_the_extra(
     error_of: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = builtins.__import__
-
-    def without(name: str, *rest: Any, **more: Any) -> Any:
-        if name == "prometheus_client":
-            raise ImportError(name)
-        return real(name, *rest, **more)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setitem(sys.modules, "python_multipart", None)
     assert error_of("serve") == (
-        "finetune serve needs the package 'prometheus_client'. "
+        "finetune serve needs the package 'python_multipart'. "
         "Install it with: pip install 'finetune-photos[web]'"
     )
 

@@ -21,7 +21,7 @@ from finetune.web import security
 from finetune.web.annotate.app import annotate_app
 from finetune.web.annotate.session import Session
 from finetune.web.annotate.workers import ScanWorker
-from finetune.web.server import listen, make_server
+from finetune.web.server import Server, listen
 
 CHROMIUM_FLAGS = [
     "--no-sandbox",
@@ -94,17 +94,14 @@ class Running:
         self.scan_worker = ScanWorker(self.session)
         self.suggestion_worker = suggestion_worker(self.session) if suggestion_worker else None
         app = annotate_app(self.session, self.policy, self.suggestion_worker)
-        self.server = make_server(app)
-        self.thread = threading.Thread(
-            target=self.server.run, kwargs={"sockets": [self.listening]}, daemon=True
-        )
+        self.server = Server(app, self.listening)
+        self.thread = threading.Thread(target=self.server.run, daemon=True)
         self.thread.start()
         if scan:
             self.scan_worker.start()
             assert self.scan_worker.done.wait(30)
         if self.suggestion_worker:
             self.suggestion_worker.start()
-        wait_until(lambda: self.server.started)
 
     @property
     def origin(self) -> str:
@@ -130,7 +127,7 @@ class Running:
         return {photo.path: photo.labels for photo in collection.photos}
 
     def stop(self) -> None:
-        self.server.should_exit = True
+        self.server.stop()
         self.thread.join(10)
         if self.suggestion_worker:
             self.suggestion_worker.stop()

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,14 +9,14 @@ import pytest
 from PIL import Image
 
 pytest.importorskip("playwright")
-uvicorn = pytest.importorskip("uvicorn")
+pytest.importorskip("hypercorn")
 
-from finetune import train  # noqa: E402
-from finetune.config_io import resolve  # noqa: E402
-from finetune.prediction.predictor import Predictor  # noqa: E402
-from finetune.web.security import Policy, hosts_for  # noqa: E402
-from finetune.web.serve.app import ServeOptions, serve_app  # noqa: E402
-from finetune.web.server import listen  # noqa: E402
+from finetune import train
+from finetune.config_io import resolve
+from finetune.prediction.predictor import Predictor
+from finetune.web.security import Policy, hosts_for
+from finetune.web.serve.app import ServeOptions, serve_app
+from finetune.web.server import Server, listen
 
 pytestmark = pytest.mark.browser
 
@@ -46,17 +45,11 @@ def site(
     options = ServeOptions(
         policy=Policy(token=None, hosts=hosts_for("127.0.0.1"), max_body_bytes=1 << 20)
     )
-    server = uvicorn.Server(
-        uvicorn.Config(
-            serve_app(Predictor.load(run), options), log_level="error", access_log=False, ws="none"
-        )
-    )
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    server = Server(serve_app(Predictor.load(run), options), listening)
+    thread = threading.Thread(target=server.run)
     thread.start()
-    while not server.started:
-        time.sleep(0.02)
     yield f"http://127.0.0.1:{listening.getsockname()[1]}/", root / "photos"
-    server.should_exit = True
+    server.stop()
     thread.join()
     listening.close()
 

@@ -11,7 +11,7 @@ from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 
@@ -23,7 +23,13 @@ from finetune.web.annotate.photo_index import PhotoState
 from finetune.web.annotate.session import ActionResult, Session
 from finetune.web.annotate.workers import SuggestionWorker
 from finetune.web.security import Guard, Policy
-from finetune.web.server import STATIC_FOLDER, OwnFiles, templates
+from finetune.web.server import (
+    STATIC_FOLDER,
+    OwnFiles,
+    client_disconnected,
+    http_error,
+    templates,
+)
 
 _CACHE_FOREVER = "private, max-age=31536000, immutable"
 
@@ -177,7 +183,8 @@ def annotate_app(
         ],
         middleware=[Middleware(Guard, policy=policy)],
         exception_handlers={
-            HTTPException: _http_error,
+            ClientDisconnect: client_disconnected,
+            HTTPException: http_error,
             BadRequestError: _bad_request,
             FinetuneError: _finetune_error,
         },
@@ -200,11 +207,6 @@ def _number_of(body: object) -> int:
     if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < 1 << 53:
         raise BadRequestError("'number' must be a whole number.")
     return number
-
-
-def _http_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    return JSONResponse({"error": error.detail}, error.status_code, headers=error.headers)
 
 
 def _bad_request(request: Request, error: Exception) -> Response:

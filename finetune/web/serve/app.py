@@ -1,15 +1,17 @@
-"""A page to drop photos on, and the HTTP interface behind it."""
+"""ASGI application of the prediction server: a page for photos, and the HTTP API behind it."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import io
+import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
+from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
@@ -20,11 +22,10 @@ from finetune.errors import ConfigError, DecodeError
 from finetune.prediction.predictions import PhotoPrediction
 from finetune.prediction.predictor import Predictor
 from finetune.web.security import Guard, Policy
-from finetune.web.serve.batching import Batcher, Full, Limits
-from finetune.web.serve.metrics import MEDIA_TYPE, Log, Metrics, Watch
+from finetune.web.serve.batching import Batcher, Limits, QueueFullError
+from finetune.web.serve.metrics import MEDIA_TYPE, Log, Metrics, RequestMetrics
 from finetune.web.serve.openapi import describe
-from finetune.web.serve.upload import Patience, Upload, UploadedPhoto, read_upload
-from finetune.web.server import OwnFiles, templates
+from finetune.web.server import OwnFiles, client_disconnected, http_error, templates
 
 if TYPE_CHECKING:
     from finetune.prediction.torch_engine import TorchEngine
@@ -33,19 +34,21 @@ _PATHS = frozenset(
     ("/", "/v1/predict", "/v1/explain", "/v1/model", "/healthz", "/metrics", "/openapi.json")
 )
 
-_GRACE_SECONDS = 2.0
-"""So much later than the body of a request that is read, one that is refused is given up."""
+_FORM = "multipart/form-data"
+
+_PHOTO_TYPES = frozenset({"", "application/octet-stream", "application/x-www-form-urlencoded"})
+"""Bodies that are one photo, beside ``image/*``; the last is curl's default for any file."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServeOptions:
-    """How the server behaves.
+    """Options of the prediction server.
 
     Attributes:
-        policy: Who is let in.
-        limits: How much is taken on.
-        log: Told one line a request: method, path, status, milliseconds, photos. No name, no
-            content, no address.
+        policy: Access policy.
+        limits: Bounds on work and sizes.
+        log: Receives one line a request: method, path, status, milliseconds, photos. It contains
+            no file name, content or address.
     """
 
     policy: Policy
@@ -53,24 +56,73 @@ class ServeOptions:
     log: Log = lambda line: None
 
 
+@dataclass(frozen=True, kw_only=True)
+class UploadedPhoto:
+    """A photo of a request.
+
+    Attributes:
+        name: File name in a form; None if the photo is the body itself.
+        content: Bytes of the file.
+    """
+
+    name: str | None
+    content: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upload:
+    """The photos of a request; at least one."""
+
+    photos: tuple[UploadedPhoto, ...]
+    is_form: bool
+
+
+async def read_upload(request: Request, limits: Limits) -> Upload:
+    """Returns the photos of a request.
+
+    Raises:
+        HTTPException: There is no photo, or the body has another type.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == _FORM:
+        photos = await _read_form(request, limits.request_photos)
+    elif kind in _PHOTO_TYPES or kind.startswith("image/"):
+        body = await request.body()
+        photos = (UploadedPhoto(name=None, content=body),) if body else ()
+    else:
+        raise HTTPException(415, f"Send a photo or a form, not {kind[:80]}.")
+    if not photos:
+        raise HTTPException(400, "The request contains no photo.")
+    return Upload(photos=photos, is_form=kind == _FORM)
+
+
+async def _read_form(request: Request, max_files: int) -> tuple[UploadedPhoto, ...]:
+    async with request.form(max_files=max_files, max_fields=16, max_part_size=1 << 16) as form:
+        return tuple(
+            [
+                UploadedPhoto(name=item.filename or None, content=await item.read())
+                for _, item in form.multi_items()
+                if isinstance(item, UploadFile)
+            ]
+        )
+
+
 def serve_app(predictor: Predictor, options: ServeOptions) -> Starlette:
     """Returns the application of one predictor.
 
-    Its `PredictConfig.max_pixels` bounds the photos; make the predictor with that of the limits.
+    Photos are bounded by the predictor's `PredictConfig.max_pixels`: set it to that of the limits.
     """
-    return _Server(predictor, options).app()
+    return _Endpoints(predictor, options).app()
 
 
-class _Server:
+class _Endpoints:
     def __init__(self, predictor: Predictor, options: ServeOptions) -> None:
         self.predictor = predictor
         self.options = options
         self.limits = options.limits
         self.metrics = Metrics(lambda: self.batcher.photos)
-        self.batcher = Batcher(
-            predictor, self.limits, batched=lambda size: self.metrics.batches.observe(size)
-        )
-        self.engine = _explaining(predictor)
+        self.batcher = Batcher(predictor, self.limits, on_batch=self.metrics.batches.observe)
+        self.engine = _explainable_engine(predictor)
         self.description = describe(
             predictor.engines[0].metadata,
             self.limits,
@@ -93,10 +145,11 @@ class _Server:
         return Starlette(
             routes=routes,
             lifespan=self.lifespan,
-            exception_handlers={HTTPException: _refused, ClientDisconnect: _gone},
+            exception_handlers={HTTPException: http_error, ClientDisconnect: client_disconnected},
             middleware=[
-                Middleware(Watch, metrics=self.metrics, log=self.options.log, paths=_PATHS),
-                Middleware(Patience, seconds=self.limits.body_seconds + _GRACE_SECONDS),
+                Middleware(
+                    RequestMetrics, metrics=self.metrics, log=self.options.log, paths=_PATHS
+                ),
                 Middleware(Guard, policy=self.options.policy),
             ],
         )
@@ -107,17 +160,18 @@ class _Server:
             yield
 
     async def page(self, request: Request) -> Response:
-        metadata = self.predictor.engines[0].metadata
-        page = templates().get_template("serve.html")
-        html = page.render(
-            name=self.predictor.name,
-            labels=metadata.labels,
-            explains=self.engine is not None,
+        html = (
+            templates()
+            .get_template("serve.html")
+            .render(
+                name=self.predictor.name,
+                labels=self.predictor.engines[0].metadata.labels,
+                explains=self.engine is not None,
+            )
         )
-        # The camera of this page alone; other pages of this server keep theirs shut.
+        # Only this page may use the camera.
         return HTMLResponse(
-            html,
-            headers={"Permissions-Policy": "camera=(self), microphone=(), geolocation=()"},
+            html, headers={"Permissions-Policy": "camera=(self), microphone=(), geolocation=()"}
         )
 
     async def model(self, request: Request) -> Response:
@@ -135,62 +189,63 @@ class _Server:
     async def predict(self, request: Request) -> Response:
         top = _top(request)
         upload = await self._upload(request)
-        with self._places(len(upload.photos)):
-            answers = await self._answers(upload.photos)
+        with self._reserved(len(upload.photos)):
+            predictions = await self._predictions(upload.photos)
         request.state.photos = len(upload.photos)
-        if not upload.is_form and answers[0].status != "ok":
-            raise HTTPException(422, f"The photo cannot be opened: {answers[0].status}.")
-        return JSONResponse([answer.to_dict(top) for answer in answers])
+        if not upload.is_form and predictions[0].status != "ok":
+            raise HTTPException(422, f"The photo cannot be opened: {predictions[0].status}.")
+        return JSONResponse([prediction.to_dict(top) for prediction in predictions])
 
     async def explain(self, request: Request) -> Response:
         engine = self.engine
         if engine is None:
-            raise HTTPException(404, "This model cannot be explained.")
+            raise HTTPException(404, "This model does not support explanations.")
         content = (await self._upload(request)).photos[0].content
         request.state.photos = 1
         label = request.query_params.get("label")
         if label is not None and label not in engine.metadata.labels:
             raise HTTPException(400, "There is no such label.")
-        with self._places(1):
+        with self._reserved(1):
             try:
                 async with asyncio.timeout(self.limits.answer_seconds):
-                    if label is None:
-                        label = (await self.batcher.predict(content)).label or ""
-                    chosen = label
-                    image = await self.batcher.run(lambda: _overlay(self, engine, content, chosen))
+                    chosen = label or (await self.batcher.predict(content)).label or ""
+                    max_pixels = self.predictor.config.max_pixels
+                    image = await self.batcher.run(
+                        lambda: _heatmap(engine, content, chosen, max_pixels)
+                    )
             except TimeoutError:
-                raise HTTPException(504, "It took too long.") from None
+                raise HTTPException(504, _TIMED_OUT) from None
             except DecodeError as error:
                 raise HTTPException(422, f"The photo cannot be opened: {error.reason}.") from error
         return Response(image, media_type="image/png")
 
     async def _upload(self, request: Request) -> Upload:
-        # What could not be taken anyway need not be read.
+        # With a full queue the body need not be read.
         if self.batcher.photos >= self.limits.queue_photos:
-            with self._places(1):
+            with self._reserved(1):
                 pass
         return await read_upload(request, self.limits)
 
     @contextlib.contextmanager
-    def _places(self, count: int) -> Iterator[None]:
+    def _reserved(self, count: int) -> Iterator[None]:
         try:
-            with self.batcher.places(count):
+            with self.batcher.reserve(count):
                 yield
-        except Full:
+        except QueueFullError:
             raise HTTPException(
                 503,
                 "The queue is full.",
                 headers={"Retry-After": str(self.batcher.retry_seconds)},
             ) from None
 
-    async def _answers(self, photos: Sequence[UploadedPhoto]) -> list[PhotoPrediction]:
+    async def _predictions(self, photos: Sequence[UploadedPhoto]) -> list[PhotoPrediction]:
         try:
             async with asyncio.timeout(self.limits.answer_seconds):
-                return list(await asyncio.gather(*(self._answer(photo) for photo in photos)))
+                return list(await asyncio.gather(*(self._prediction(photo) for photo in photos)))
         except TimeoutError:
-            raise HTTPException(504, "It took too long.") from None
+            raise HTTPException(504, _TIMED_OUT) from None
 
-    async def _answer(self, photo: UploadedPhoto) -> PhotoPrediction:
+    async def _prediction(self, photo: UploadedPhoto) -> PhotoPrediction:
         try:
             found = await self.batcher.predict(photo.content)
         except DecodeError as error:
@@ -202,20 +257,21 @@ class _Server:
         )
 
 
-def _overlay(server: _Server, engine: TorchEngine, content: bytes, label: str) -> bytes:
+_TIMED_OUT = "The prediction took too long."
+
+
+def _heatmap(engine: TorchEngine, content: bytes, label: str, max_pixels: int) -> bytes:
     from PIL import Image
 
     from finetune.prediction.explain import explain_photo
 
-    image = explain_photo(engine, content, label, max_pixels=server.predictor.config.max_pixels)
+    image = explain_photo(engine, content, label, max_pixels=max_pixels)
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="PNG", compress_level=3)
     return buffer.getvalue()
 
 
-def _explaining(predictor: Predictor) -> TorchEngine | None:
-    import sys
-
+def _explainable_engine(predictor: Predictor) -> TorchEngine | None:
     if "torch" not in sys.modules:
         return None
     from finetune.prediction.explain import explainable
@@ -231,15 +287,5 @@ def _top(request: Request) -> int | None:
     if text is None:
         return None
     if not (text.isascii() and text.isdigit() and int(text[:9]) > 0):
-        raise HTTPException(400, "top must be a whole number from 1 on.")
+        raise HTTPException(400, "'top' must be a whole number of at least 1.")
     return int(text[:9])
-
-
-async def _refused(request: Request, error: Exception) -> Response:
-    if not isinstance(error, HTTPException):
-        raise error
-    return JSONResponse({"error": error.detail}, error.status_code, headers=error.headers)
-
-
-async def _gone(request: Request, error: Exception) -> Response:
-    return Response(status_code=499)

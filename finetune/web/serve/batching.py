@@ -1,4 +1,4 @@
-"""Many requests, one network: photos that come within milliseconds are answered as one batch."""
+"""Dynamic batching: photos that arrive within milliseconds are predicted as one batch."""
 
 from __future__ import annotations
 
@@ -16,25 +16,23 @@ if TYPE_CHECKING:
     from finetune.prediction.predictor import Predictor, Squares
 
 
-class Full(Exception):  # noqa: N818 - the standard library calls it so
-    """The queue has no place left."""
+class QueueFullError(Exception):
+    """The queue has no room for more photos."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """How much the server takes on at once.
+    """Bounds on the work of the prediction server.
 
     Attributes:
-        queue_photos: Photos that may be waiting or in work; more are refused with 503.
-        batch_photos: Most photos in one batch.
-        wait_seconds: How long the first photo of a batch waits for others.
-        decoders: Threads that open photos.
-        max_pixels: Most pixels of a photo.
-        body_bytes: Largest body of a request.
-        request_photos: Most photos in one request.
-        header_seconds: In which the head of a request must have come.
-        body_seconds: In which its body must have come.
-        answer_seconds: In which it must be answered.
+        queue_photos: Photos waiting or in progress; further ones are refused with 503.
+        batch_photos: Maximum photos in a batch.
+        wait_seconds: Time that the first photo of a batch waits for others.
+        decoders: Threads that decode photos.
+        max_pixels: Maximum pixels of a photo.
+        body_bytes: Maximum size of a request body.
+        request_photos: Maximum photos in a request.
+        answer_seconds: Deadline for the answer to a request.
     """
 
     queue_photos: int = 256
@@ -44,18 +42,16 @@ class Limits:
     max_pixels: int = 64_000_000
     body_bytes: int = 64 << 20
     request_photos: int = 64
-    header_seconds: float = 10.0
-    body_seconds: float = 30.0
     answer_seconds: float = 60.0
 
 
 class Batcher:
-    """Answers photos in batches, in the order in which they were decoded.
+    """Predicts photos in batches, in the order in which they were decoded.
 
     Args:
-        predictor: Answers.
-        limits: Bounds of queue and batch.
-        batched: Told the size of each batch.
+        predictor: Predicts the batches.
+        limits: Bounds on queue and batch.
+        on_batch: Called with the size of each batch.
     """
 
     def __init__(
@@ -63,37 +59,37 @@ class Batcher:
         predictor: Predictor,
         limits: Limits,
         *,
-        batched: Callable[[int], None] = lambda size: None,
+        on_batch: Callable[[int], None] = lambda size: None,
     ) -> None:
         self._predictor = predictor
         self._limits = limits
-        self._batched = batched
-        self._places = 0
+        self._on_batch = on_batch
+        self._photos = 0
         self._seconds = 0.05
         self._waiting: asyncio.Queue[tuple[Squares, asyncio.Future[PhotoPrediction]]]
         self._waiting = asyncio.Queue()
         self._decoding = ThreadPoolExecutor(limits.decoders, thread_name_prefix="decode")
-        # One thread: the network takes all cores for a batch anyway.
+        # One thread: the network uses all cores for a batch.
         self._network = ThreadPoolExecutor(1, thread_name_prefix="network")
 
     @property
     def photos(self) -> int:
-        """How many photos are waiting or in work."""
-        return self._places
+        """Number of photos waiting or in progress."""
+        return self._photos
 
     @property
     def retry_seconds(self) -> int:
-        """In how many seconds a full queue should have places again."""
-        return max(1, round(self._places * self._seconds))
+        """Estimated seconds until a full queue has room again."""
+        return max(1, round(self._photos * self._seconds))
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Answers until the block ends; then finishes what has been taken on."""
+        """Runs the batcher in a ``with`` block; at its end, finishes the accepted photos."""
         worker = asyncio.create_task(self._work())
         try:
             yield
         finally:
-            while self._places:
+            while self._photos:
                 await asyncio.sleep(0.01)
             worker.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -102,22 +98,22 @@ class Batcher:
             self._network.shutdown(wait=True)
 
     @contextlib.contextmanager
-    def places(self, count: int) -> Iterator[None]:
-        """Takes places in the queue while the block runs.
+    def reserve(self, count: int) -> Iterator[None]:
+        """Reserves room in the queue for the duration of a ``with`` block.
 
         Raises:
-            Full: There are not so many left.
+            QueueFullError: There is not enough room.
         """
-        if self._places + count > self._limits.queue_photos:
-            raise Full
-        self._places += count
+        if self._photos + count > self._limits.queue_photos:
+            raise QueueFullError
+        self._photos += count
         try:
             yield
         finally:
-            self._places -= count
+            self._photos -= count
 
     async def predict(self, content: bytes) -> PhotoPrediction:
-        """Returns the answer to one photo's bytes; the caller holds a place for it.
+        """Returns the prediction for one photo's bytes; the caller has reserved room for it.
 
         Raises:
             DecodeError: The photo cannot be opened.
@@ -129,7 +125,7 @@ class Batcher:
         return await answer
 
     async def run(self, work: Callable[[], bytes]) -> bytes:
-        """Returns what other work on the network's thread gives."""
+        """Runs other work on the network's thread and returns its result."""
         return await asyncio.get_running_loop().run_in_executor(self._network, work)
 
     async def _work(self) -> None:
@@ -140,7 +136,7 @@ class Batcher:
             batch = [item for item in batch if not item[1].done()]
             if not batch:
                 continue
-            self._batched(len(batch))
+            self._on_batch(len(batch))
             started = time.monotonic()
             try:
                 answers = await loop.run_in_executor(
@@ -148,7 +144,7 @@ class Batcher:
                     self._predictor.predict_squares,
                     [squares for squares, _ in batch],
                 )
-            except Exception as error:  # noqa: BLE001 - each waiting request must hear of it
+            except Exception as error:  # noqa: BLE001 - each waiting request gets it
                 for _, future in batch:
                     if not future.done():
                         future.set_exception(error)
@@ -156,18 +152,18 @@ class Batcher:
             taken = (time.monotonic() - started) / len(batch)
             self._seconds += 0.1 * (taken - self._seconds)
             for (_, future), answer in zip(batch, answers, strict=True):
-                # A client that gave up has cancelled its future.
+                # The future of a client that disconnected is cancelled.
                 if not future.done():
                     future.set_result(answer)
 
     async def _fill(self, batch: list[tuple[Squares, asyncio.Future[PhotoPrediction]]]) -> None:
-        """Adds what comes within the waiting time; a lone client is not made to wait for others."""
+        """Adds photos that arrive within the waiting time; a single client does not wait."""
         deadline = time.monotonic() + self._limits.wait_seconds
         while len(batch) < self._limits.batch_photos:
             left = deadline - time.monotonic()
             if not self._waiting.empty():
                 batch.append(self._waiting.get_nowait())
-            elif left <= 0 or self._places <= len(batch):
+            elif left <= 0 or self._photos <= len(batch):
                 return
             else:
                 with contextlib.suppress(TimeoutError):

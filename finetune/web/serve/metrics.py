@@ -1,4 +1,4 @@
-"""What the prediction server counts, for Prometheus."""
+"""Prometheus metrics and request log of the prediction server."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ MEDIA_TYPE = CONTENT_TYPE_LATEST
 
 
 class Metrics:
-    """Counters of one server, apart from those of others in the process.
+    """Metrics of one server, in a registry of its own.
 
     Args:
-        waiting: Returns how many photos are waiting or in work.
+        queued: Returns the number of photos waiting or in progress.
     """
 
-    def __init__(self, waiting: Callable[[], int]) -> None:
+    def __init__(self, queued: Callable[[], int]) -> None:
         self._registry = CollectorRegistry()
         self.requests = Counter(
             "finetune_requests", "Requests answered.", ["path", "status"], registry=self._registry
         )
         self.photos = Counter(
-            "finetune_photos", "Photos asked about.", ["status"], registry=self._registry
+            "finetune_photos", "Photos received.", ["status"], registry=self._registry
         )
         self.seconds = Histogram(
             "finetune_request_seconds",
-            "From the head of a request to the end of its answer.",
+            "Time from the head of a request to the end of its response.",
             ["path"],
             buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
             registry=self._registry,
@@ -41,26 +41,26 @@ class Metrics:
             registry=self._registry,
         )
         queue = Gauge(
-            "finetune_queue_photos", "Photos waiting or in work.", registry=self._registry
+            "finetune_queue_photos", "Photos waiting or in progress.", registry=self._registry
         )
-        queue.set_function(waiting)
+        queue.set_function(queued)
 
     def text(self) -> bytes:
-        """Returns all of it in Prometheus' text format."""
+        """Returns the metrics in Prometheus' text format."""
         return generate_latest(self._registry)
 
 
 Log = Callable[[str], None]
 
 
-class Watch:
-    """Counts and logs each request, whoever answers it.
+class RequestMetrics:
+    """ASGI middleware that counts and logs each request.
 
     Args:
-        app: What answers.
-        metrics: Where is counted.
-        log: Told one line a request: method, path, status, milliseconds, photos.
-        paths: Those that are named; all others are one.
+        app: The application.
+        metrics: Metrics to update.
+        log: Receives one line a request: method, path, status, milliseconds, photos.
+        paths: Paths with a counter of their own; all others share one.
     """
 
     def __init__(self, app: ASGIApp, *, metrics: Metrics, log: Log, paths: Set[str]) -> None:
@@ -70,7 +70,7 @@ class Watch:
         self._paths = paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers with the application behind."""
+        """Passes a request on and records it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -87,7 +87,7 @@ class Watch:
             await self._app(scope, receive, watched)
         finally:
             seconds = time.perf_counter() - started
-            # Paths that nobody serves would make a new counter for each one that is tried.
+            # A counter for every unknown path would grow without bound.
             path = scope["path"] if scope["path"] in self._paths else "other"
             self._metrics.requests.labels(path, str(status)).inc()
             self._metrics.seconds.labels(path).observe(seconds)

@@ -113,10 +113,10 @@ def test_bytes_and_forms_get_the_answers_of_predict(make_site: Callable[..., Sit
 @pytest.mark.parametrize(
     ("content", "kind", "status", "words"),
     [
-        (b"", "image/png", 400, "There is no photo in the request."),
+        (b"", "image/png", 400, "The request contains no photo."),
         (b"no photo", "image/png", 422, "The photo cannot be opened: not a photo."),
         (b"GIF89a", "application/octet-stream", 422, "damaged, or of an unknown kind"),
-        (b"{}", "application/json", 415, "A photo or a form is wanted, not application/json."),
+        (b"{}", "application/json", 415, "Send a photo or a form, not application/json."),
         (b"garbage", "multipart/form-data; boundary=x", 400, ""),
         (b"garbage", "multipart/form-data", 400, "Missing boundary"),
         (png_that_claims(60_000, 60_000), "image/png", 422, "too many pixels"),
@@ -144,7 +144,7 @@ def test_too_many_photos_in_a_form_are_refused(make_site: Callable[..., Site]) -
 def test_top_must_be_a_number(make_site: Callable[..., Site], top: str) -> None:
     given = make_site().client.post("/v1/predict", params={"top": top}, content=b"x")
     assert given.status_code == 400
-    assert given.json() == {"error": "top must be a whole number from 1 on."}
+    assert given.json() == {"error": "'top' must be a whole number of at least 1."}
 
 
 class Slow:

@@ -17,7 +17,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from finetune.web.serve.metrics import Metrics, Watch
+from finetune.web.serve.metrics import Metrics, RequestMetrics
 
 
 async def answer(request: Request) -> Response:
@@ -33,7 +33,7 @@ def watched() -> tuple[TestClient, Metrics, list[str]]:
     told: Any = {"metrics": metrics, "log": lines.append, "paths": frozenset({"/known"})}
     app = Starlette(
         routes=[Route("/known", answer), Route("/{path}", answer)],
-        middleware=[Middleware(Watch, **told)],
+        middleware=[Middleware(RequestMetrics, **told)],
     )
     return TestClient(app, raise_server_exceptions=False), metrics, lines
 
