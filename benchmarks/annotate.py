@@ -203,7 +203,7 @@ def command(folder: Path, catalog: Path | None = None) -> Iterator[str]:
 _COMMAND = (
     "import sys; from pathlib import Path; from finetune.cli.annotate import annotate; "
     "annotate(Path(sys.argv[1]), catalog=Path(sys.argv[2]) if sys.argv[2:] else None, "
-    "port=0, browser=False, quiet=True)"
+    "port=0, open_browser=False, quiet=True)"
 )
 
 
