@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 def prepare_speed(module: nn.Module, config: MachineConfig, *, callback: Callback) -> bool:
     """Compiles a network in place if `config` asks for it; returns whether it was compiled.
 
-    In place, so that its tensors keep their names: a checkpoint opens with or without. Where there
-    is no compiler the network goes on as it is, and the listener is told why.
+    In place, so that tensors keep their names and checkpoints open with or without it. Without a
+    compiler the network stays as it is, and a note says why.
     """
     if not config.compile:
         return False
@@ -73,7 +73,7 @@ class Memory:
 def memory_in_use() -> Memory:
     """Returns the memory in use: of the CUDA device if one is used, else the resident set.
 
-    It asks no device to wait: torch's allocator keeps the count on the host.
+    Does not synchronize: torch's allocator counts on the host.
     """
     if torch.cuda.is_available():
         reserved = torch.cuda.memory_reserved()

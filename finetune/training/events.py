@@ -20,14 +20,13 @@ REPORT_SECONDS = 0.5
 
 @dataclass
 class Meter:
-    """The clock of one epoch, as far as this process has trained it.
+    """Clock of one epoch in this process.
 
     Attributes:
         epoch: From 0.
-        epochs: In all.
-        steps_per_epoch: Steps in each.
-        first_step: Where in the epoch this process began.
-        photos: Training photos seen by this process.
+        epochs: Number of epochs.
+        first_step: Step of the epoch at which this process started.
+        photos: Training photos processed.
     """
 
     epoch: int
@@ -114,11 +113,11 @@ class Progressed:
 
 @dataclass(frozen=True, kw_only=True)
 class StepDone:
-    """A few steps have been made; the means are over the epoch so far.
+    """Some steps are done; means are over the epoch so far.
 
     Attributes:
         epoch: From 1.
-        epochs: In all.
+        epochs: Number of epochs.
         step: Steps made in all epochs.
         steps: Steps of all epochs.
         loss: Mean training loss in nats.
@@ -141,13 +140,13 @@ class StepDone:
 
 @dataclass(frozen=True, kw_only=True)
 class Validated:
-    """The validation photos have been looked at; comes just before the `EpochDone` of its epoch.
+    """The validation photos were evaluated; sent just before the `EpochDone` of the epoch.
 
     Attributes:
         epoch: From 1.
-        module: The network (or head) that answered, with the weights that it answered with, until
-            the listener returns. Look at it, and leave it as it is.
-        validation: Its answers and their figures.
+        module: The network (or head) with the validated weights, until the callback returns. Do not
+            change it.
+        validation: Outputs and their scores.
     """
 
     epoch: int
@@ -157,21 +156,20 @@ class Validated:
 
 @dataclass(frozen=True, kw_only=True)
 class EpochDone:
-    """An epoch has ended and its validation photos have been looked at; a line of ``log.jsonl``.
+    """An epoch is done, validation included; a line of ``log.jsonl``.
 
     Attributes:
         epoch: From 1.
-        epochs: In all.
+        epochs: Number of epochs.
         step: Steps made in all epochs.
         train_loss: Mean training loss in nats.
         train_accuracy: Share of training photos that were right.
-        validation_loss: In nats, of the weights that are kept (their average with ``--ema``).
-        validation_accuracy: Likewise.
+        validation_loss: In nats, of the saved weights (the moving average with ``--ema``).
         lr: Learning rate of the head at the last step.
         images_per_second: Rate of the training steps.
         seconds: From the epoch's start to the end of its validation, in this process.
         best: Whether no epoch before was better.
-        metrics: A person's own figures on the validation photos.
+        metrics: Own metrics on the validation photos.
     """
 
     epoch: int
@@ -193,7 +191,7 @@ Callback = Callable[[Event], None]
 
 
 def ignore(event: Event) -> None:
-    """Listens to nothing."""
+    """Ignores an event."""
 
 
 def without_repeated_notes(callback: Callback, *, keep: tuple[str, ...] = ()) -> Callback:

@@ -1,8 +1,9 @@
-"""Trains on augmented photos: the full network, or its head alone."""
+"""Fine-tuning on augmented photos: the full network, or its head alone."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,8 +14,9 @@ from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 
 from finetune.augmentation.pipelines import create_augmentation
-from finetune.data.dataset import near_device
+from finetune.data.dataset import PhotoDataset, near_device
 from finetune.models.factory import rebuild
+from finetune.models.heads import write_head
 from finetune.photos.collection import Part
 from finetune.tasks.objective import Objective
 from finetune.training.averaging import interpolate, interpolate_weights
@@ -23,10 +25,13 @@ from finetune.training.checkpoints import save_tensors
 from finetune.training.data_source import EpochSchedule, PhotoSource, predict_sharded
 from finetune.training.device import prepare_speed
 from finetune.training.events import Note
-from finetune.training.head_start import give_head, starts_from_features
+from finetune.training.linear_probe.heads import HeadData, train_start_head
+from finetune.training.linear_probe.probe import feature_cache, fill
+from finetune.training.optimizer import DEFAULT_OPTIMIZER, usual_lr
 from finetune.training.prepared import Prepared
+from finetune.training.resolve import DEFAULT_EPOCHS
 from finetune.training.results import Outcome
-from finetune.training.unfreezing import growing_size, plan_unfreezing
+from finetune.training.unfreezing import growing_size, plan_unfreezing, starts_from_features
 from finetune.training.validation import calibrated_losses
 
 if TYPE_CHECKING:
@@ -131,3 +136,45 @@ def judge_of(
         return calibrated_losses(source.validate(), objective)
 
     return judge
+
+
+def give_head(
+    prepared: Prepared, accelerator: Accelerator, datasets: Mapping[Part, PhotoDataset]
+) -> None:
+    """Replaces the network's head by one trained on cached features of the frozen backbone.
+
+    A random head would send large gradients into the backbone and distort its features (Kumar et
+    al. 2022, "Fine-Tuning can Distort Pretrained Features", arXiv 2202.10054).
+    """
+    # Without augmented views, each of which would cost a pass of the backbone.
+    training = dataclasses.replace(prepared.config.training, views=1)
+    plain = dataclasses.replace(
+        prepared, config=dataclasses.replace(prepared.config, training=training)
+    )
+    judged: dict[Part, PhotoDataset] = {
+        part: photos for part, photos in datasets.items() if part != "test"
+    }
+    with feature_cache(plain, judged) as features:
+        data = HeadData(
+            features=features,
+            views=fill(plain, features, judged),
+            train=judged["train"],
+            validation=judged["validation"],
+        )
+        if not prepared.world.is_main:
+            return
+        found = train_start_head(
+            plain,
+            accelerator,
+            data,
+            epochs=DEFAULT_EPOCHS["head"],
+            lr=usual_lr(DEFAULT_OPTIMIZER),
+        )
+    weight, bias = found.head.folded()
+    write_head(prepared.loaded.module, weight, bias)
+    prepared.callback(
+        Note(
+            text=f"The head starts from what it learns on the frozen backbone: log loss "
+            f"{found.loss:.3f} on validation, L2 strength {found.strength:g}."
+        )
+    )

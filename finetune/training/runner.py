@@ -1,4 +1,4 @@
-"""Ctrl-C ends a training after the step under way, with everything saved."""
+"""Runs a prepared training, and stops it cleanly on Ctrl-C or SIGTERM."""
 
 from __future__ import annotations
 
@@ -38,24 +38,23 @@ from finetune.training.tracking import tracked
 def interruption(on_first: Callable[[], None]) -> Iterator[Callable[[], bool]]:
     """Yields a function that returns whether Ctrl-C or SIGTERM was received.
 
-    The first signal only sets that answer and calls `on_first`; a second Ctrl-C raises
-    KeyboardInterrupt at once. Outside the main thread, where Python takes no signals, the answer
-    stays False.
+    The first signal sets it and calls `on_first`; a second Ctrl-C raises KeyboardInterrupt. Outside
+    the main thread, where Python receives no signals, it stays False.
     """
-    asked = threading.Event()
+    received = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield asked.is_set
+        yield received.is_set
         return
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if asked.is_set():
+        if received.is_set():
             raise KeyboardInterrupt
-        asked.set()
+        received.set()
         on_first()
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield asked.is_set
+        yield received.is_set
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -66,11 +65,10 @@ class RunResult:
     """Result of a training.
 
     Attributes:
-        run: The run's folder.
-        metrics: As in metrics.json: one object a part.
-        best_epoch: The epoch whose weights were kept, from 1.
-        seconds: From the start of the call to its end.
-        interrupted: Whether it was stopped before its last epoch.
+        metrics: As in metrics.json, by part.
+        best_epoch: From 1.
+        seconds: Duration of the call.
+        interrupted: Whether it stopped before the last epoch.
         logits: ``(N, labels)`` of the validation and test photos, in the order of their paths.
     """
 
@@ -101,7 +99,7 @@ def execute(prepared: Prepared, started: datetime.datetime) -> RunResult:
         write_json(run.config_file, description)
         write_model_card(run)
     if outcome.finished:
-        # The best weights are the model now, and a finished run has nothing to resume.
+        # A finished run has nothing to resume.
         shutil.rmtree(run.last_checkpoint.parent, ignore_errors=True)
     result = RunResult(
         run=run,
@@ -157,7 +155,7 @@ def _outcome(prepared: Prepared) -> tuple[Outcome, dict[str, Any]]:
 
 
 def _forget_unfinished_epochs(run: RunFolder) -> None:
-    """Takes epochs off the log that the checkpoint to resume from has not seen the end of."""
+    """Removes epochs from the log that the checkpoint to resume from does not include."""
     if not run.log_file.is_file():
         return
     done = 0

@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import nn
 
-from finetune.models.heads import head_parameters
+from finetune.models.factory import FROM_SCRATCH
+from finetune.models.heads import has_linear_head, head_parameters
 from finetune.models.stages import HEAD_ONLY, TrainableStages, backbone_stages, norm_parameters
-from finetune.training.head_start import head_epochs
 from finetune.training.optimizer import Opening, Rates, network_groups, parameter_groups
 from finetune.training.prepared import Prepared
 
@@ -79,6 +79,27 @@ class Unfreezing:
     groups: list[dict[str, Any]]
     trainable: Callable[[int], TrainableStages]
     head_epochs: int = 0
+
+
+def starts_from_features(prepared: Prepared) -> bool:
+    """Returns whether the head of a job's full network is one that learns from features first."""
+    return (
+        prepared.config.training.mode != "head"
+        and prepared.config.training.head_epochs is None
+        and prepared.config.model.weights != FROM_SCRATCH
+        and has_linear_head(prepared.loaded.module)
+        and not prepared.continues
+    )
+
+
+def head_epochs(prepared: Prepared) -> int:
+    """Returns the number of first epochs in which only the head trains."""
+    asked = prepared.config.training.head_epochs
+    if asked is None:
+        # A network from scratch has no backbone that a head could learn from.
+        scratch = prepared.config.model.weights == FROM_SCRATCH
+        asked = 0 if scratch or starts_from_features(prepared) else 1
+    return min(asked, prepared.config.training.epochs - 1)
 
 
 def plan_unfreezing(prepared: Prepared, module: nn.Module) -> Unfreezing:
