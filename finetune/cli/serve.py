@@ -66,7 +66,7 @@ def serve(
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Classify photos in the browser and over HTTP until stopped with Ctrl-C."""
+    """Classify photos in the browser and over HTTP."""
     output.json, output.quiet = False, quiet
     import python_multipart  # noqa: F401 - starlette imports it late, for the first form
 

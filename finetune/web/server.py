@@ -225,12 +225,14 @@ class RequestLimits:
             return
         self._open += 1
         try:
-            await self._app(scope, self._with_deadline(scope, receive), send)
+            await self._app(scope, *self._with_deadline(scope, receive, send))
         finally:
             self._open -= 1
 
-    def _with_deadline(self, scope: Scope, receive: Receive) -> Receive:
+    def _with_deadline(self, scope: Scope, receive: Receive, send: Send) -> tuple[Receive, Send]:
         deadline = asyncio.get_running_loop().time() + self._limits.body_seconds
+        names = {name for name, _ in scope["headers"]}
+        has_body = not names.isdisjoint({b"content-length", b"transfer-encoding"})
         complete = False
 
         async def receive_in_time() -> Message:
@@ -246,7 +248,13 @@ class RequestLimits:
             complete = not message.get("more_body", False)
             return message
 
-        return receive_in_time
+        async def send_and_close_if_unread(message: Message) -> None:
+            # Hypercorn closes after an unread body; without the header the client may reuse it.
+            if message["type"] == "http.response.start" and has_body and not complete:
+                message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
+            await send(message)
+
+        return receive_in_time, send_and_close_if_unread
 
 
 def http_error(request: Request, error: Exception) -> Response:
@@ -260,4 +268,4 @@ def client_disconnected(request: Request, error: Exception) -> Response:
     if not getattr(request.state, "timed_out", False):
         return Response(status_code=499)
     late = {"error": "The body of the request arrived too slowly."}
-    return JSONResponse(late, 408, headers={"Connection": "close"})
+    return JSONResponse(late, 408)

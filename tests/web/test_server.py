@@ -80,11 +80,18 @@ async def echo(request: Request) -> Response:
     return PlainTextResponse(f"got {len(body)}")
 
 
+async def refuse(request: Request) -> Response:
+    return PlainTextResponse("too large", 413)
+
+
 @pytest.fixture
 def port() -> Iterator[int]:
     """Port of a server in a thread, with short deadlines."""
     app = Starlette(
-        routes=[Route("/", echo, methods=["GET", "POST"])],
+        routes=[
+            Route("/", echo, methods=["GET", "POST"]),
+            Route("/refuse", refuse, methods=["POST"]),
+        ],
         exception_handlers={ClientDisconnect: client_disconnected},
     )
     with listen("127.0.0.1", 0) as listening:
@@ -155,6 +162,21 @@ def test_half_sent_bodies_are_cut_off(port: int) -> None:
         assert time.monotonic() - started < 3
     assert answer.startswith(b"HTTP/1.1 408")
     assert answer.endswith(b'{"error":"The body of the request arrived too slowly."}')
+
+
+def test_a_connection_with_an_unread_body_is_announced_as_closing(port: int) -> None:
+    with connect(port) as connection:
+        connection.sendall(b"POST /refuse HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc")
+        answer = read_all(connection).lower()
+    assert answer.startswith(b"http/1.1 413")
+    assert answer.count(b"connection: close") == 1
+
+
+def test_a_connection_with_a_read_body_stays_open(port: int) -> None:
+    with connect(port) as connection:
+        for _ in range(2):
+            connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc")
+            assert b"connection: close" not in read_until(connection, b"got 3").lower()
 
 
 def test_requests_beyond_the_bound_get_503(port: int) -> None:
@@ -254,7 +276,7 @@ def received(
         pass
 
     limits = ServerLimits(body_seconds=seconds)
-    run_alone(RequestLimits(app, limits)({"type": kind}, receive, send))
+    run_alone(RequestLimits(app, limits)({"type": kind, "headers": []}, receive, send))
     return found
 
 
