@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from finetune.curation.embedding import DEFAULT_BACKBONE, Embedder, load_backbone
 from finetune.curation.label_errors import find_label_errors
 from finetune.curation.logistic_regression import DEFAULT_L2, fit_quick_head
-from finetune.curation.subject import SubjectFinder
+from finetune.curation.saliency import SubjectFinder
 from finetune.demo_data import DemoCollection, draw_collection
 from finetune.models.factory import LoadedModel
 from finetune.photos.crops import Crop

@@ -11,8 +11,7 @@ from finetune.cli.console import Json, Quiet, make_table, output
 from finetune.errors import ConfigError
 
 if TYPE_CHECKING:
-    from finetune.curation.gather import Link
-    from finetune.curation.similar import By, Like, Similar
+    from finetune.curation.similar import By, Like, Link, Similar
     from finetune.photos.collection import Collection
 
 _SHOWN = 20
@@ -86,8 +85,7 @@ def similar(
         if value not in allowed:
             raise ConfigError(f"{flag} {value} is none of {', '.join(allowed)}.")
     from finetune.curation.embedding import DEFAULT_BACKBONE
-    from finetune.curation.gather import check_target, gather
-    from finetune.curation.similar import Query, find_similar
+    from finetune.curation.similar import Query, check_target, find_similar, gather
     from finetune.photos.scan import scan
     from finetune.prediction.sources import photos_of
 

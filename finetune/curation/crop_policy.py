@@ -88,7 +88,7 @@ def load_policy(preprocessing: PolicySpec) -> tuple[CropPolicy, PolicySpec]:
 
         return Detector(Path(preprocessing.weights or "")), preprocessing
     from finetune.curation.embedding import DEFAULT_BACKBONE, load_backbone
-    from finetune.curation.subject import SubjectFinder
+    from finetune.curation.saliency import SubjectFinder
     from finetune.models.features import weights_digest
 
     name = preprocessing.model or DEFAULT_BACKBONE

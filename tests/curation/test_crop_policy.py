@@ -12,7 +12,7 @@ from finetune.curation.crop_policy import (
     remember_policy,
     remembered_policy,
 )
-from finetune.curation.subject import SubjectFinder
+from finetune.curation.saliency import SubjectFinder
 from finetune.demo_data import DemoCollection
 from finetune.errors import ConfigError
 from finetune.models.factory import LoadedModel

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune.curation.gather import check_target, gather
+from finetune.curation.similar import check_target, gather
 from finetune.errors import CollectionError
 
 

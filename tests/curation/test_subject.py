@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from finetune.curation.subject import LEAST_SIDE, MARGIN, SubjectFinder, crop_around, salient_box
+from finetune.curation.saliency import LEAST_SIDE, MARGIN, SubjectFinder, crop_around, salient_box
 from finetune.demo_data import DemoCollection
 from finetune.models.factory import LoadedModel
 from finetune.photos.crops import Crop

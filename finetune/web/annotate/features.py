@@ -21,7 +21,7 @@ from finetune.web.annotate.session import Session
 
 if TYPE_CHECKING:
     from finetune.curation.embedding import Embedder
-    from finetune.curation.subject import SubjectFinder
+    from finetune.curation.saliency import SubjectFinder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,7 @@ class FeatureExtractor:
         """Loads the backbone, which takes seconds the first time."""
         if self._embedder is None:
             from finetune.curation.embedding import Embedder, load_backbone
-            from finetune.curation.subject import SubjectFinder
+            from finetune.curation.saliency import SubjectFinder
 
             backbone = load_backbone()
             self._embedder = Embedder(backbone)
