@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from finetune.curation.embedding import DEFAULT_BACKBONE, Embedder, load_backbone
 from finetune.curation.label_errors import find_label_errors
-from finetune.curation.logistic_regression import DEFAULT_L2, fit_quick_head
+from finetune.curation.logistic_regression import DEFAULT_L2, fit_classifier
 from finetune.curation.saliency import SubjectFinder
 from finetune.demo_data import DemoCollection, draw_collection
 from finetune.models.factory import LoadedModel
@@ -126,8 +126,8 @@ def errors_table(demo_collection: DemoCollection, backbone: LoadedModel) -> list
         hits = shown = planted = 0
         for seed in range(ROUNDS):
             given, wrong = plant(truth, seed)
-            doubts = {d.position for d in find_label_errors(features, given, groups).doubts}
-            hits, shown = hits + len(doubts & wrong), shown + len(doubts)
+            found = {d.position for d in find_label_errors(features, given, groups).errors}
+            hits, shown = hits + len(found & wrong), shown + len(found)
             planted += len(wrong)
         lines.append(
             f"| {name} | {right:.1%} | {planted} in {ROUNDS} rounds | {hits / max(shown, 1):.1%} | "
@@ -162,7 +162,7 @@ def head_table() -> list[str]:
         scaled = StandardScaler().fit_transform(features)
         theirs = LogisticRegression(C=1 / (count * DEFAULT_L2), max_iter=100)
         rounds = 3 if count < 5_000 else 1
-        ours = clock(lambda f=features, n=names: fit_quick_head(f, n), rounds)  # type: ignore[misc]
+        ours = clock(lambda f=features, n=names: fit_classifier(f, n), rounds)  # type: ignore[misc]
         other = clock(lambda t=theirs, s=scaled, n=names: t.fit(s, n), rounds)  # type: ignore[misc]
         lines.append(
             f"| {count:,} x 1,280, {labels} | {ours:.2f} s | {other:.2f} s | {other / ours:.1f} |"

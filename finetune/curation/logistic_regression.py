@@ -1,4 +1,4 @@
-"""Logistic regression on features: heads that are trained in seconds, exactly."""
+"""Logistic regression on features, fitted in seconds to the exact minimum."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ DEFAULT_L2 = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
-class QuickHead:
-    """A linear classifier of features.
+class LinearClassifier:
+    """Linear classifier of features.
 
     Attributes:
         labels: In class order.
@@ -40,7 +40,7 @@ class QuickHead:
 
 
 @dataclass(frozen=True, kw_only=True)
-class QuickTags(QuickHead):
+class MultiLabelClassifier(LinearClassifier):
     """Linear multi-label classifier of features: one logistic regression a label."""
 
     def probabilities(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -50,31 +50,31 @@ class QuickTags(QuickHead):
         return shares
 
 
-def fit_quick_head(
+def fit_classifier(
     features: NDArray[np.float32],
     labels: Sequence[str],
     *,
     l2: float = DEFAULT_L2,
     max_evals: int = 120,
-) -> QuickHead:
+) -> LinearClassifier:
     """Returns the classifier that minimizes cross-entropy on standardized features.
 
     The objective is ``mean(cross entropy) + l2 / 2 * |W|^2`` with W on features of mean 0 and
     deviation 1, the bias free: scikit-learn's ``LogisticRegression(C=1 / (N * l2))`` after its
-    ``StandardScaler``. It is convex, so there is one answer and no chance in it.
+    ``StandardScaler``. It is convex: the minimum does not depend on a seed.
 
     Args:
         features: ``(N, F)``.
-        labels: The label of each row; two different ones at least.
+        labels: The label of each row; at least two different.
         l2: Weight of the penalty.
-        max_evals: Evaluations of the objective at most.
+        max_evals: Maximum number of evaluations of the objective.
 
     Raises:
         ValueError: Fewer than two labels.
     """
     names = tuple(sorted(set(labels)))
     if len(names) < 2:
-        raise ValueError(f"a head needs two labels or more, not {len(names)}")
+        raise ValueError(f"a classifier needs two labels or more, not {len(names)}")
     index = {name: number for number, name in enumerate(names)}
     targets = torch.tensor([index[label] for label in labels])
     weight, bias = _fit(
@@ -84,43 +84,42 @@ def fit_quick_head(
         l2=l2,
         max_evals=max_evals,
     )
-    return QuickHead(labels=names, weight=weight, bias=bias)
+    return LinearClassifier(labels=names, weight=weight, bias=bias)
 
 
-def fit_quick_tags(
+def fit_multi_label_classifier(
     features: NDArray[np.float32],
     labels: Sequence[str],
-    borne: NDArray[np.bool_],
+    present: NDArray[np.bool_],
     *,
     l2: float = DEFAULT_L2,
     max_evals: int = 120,
-) -> QuickTags:
-    """Returns the classifiers, one a label, that minimize their binary cross-entropies.
+) -> MultiLabelClassifier:
+    """Returns one binary classifier per label, each of minimal binary cross-entropy.
 
-    Each is scikit-learn's ``LogisticRegression(C=1 / (N * l2))`` of the answers "has it" and "has
-    it not", after its ``StandardScaler``.
+    Each is scikit-learn's ``LogisticRegression(C=1 / (N * l2))`` after its ``StandardScaler``.
 
     Args:
         features: ``(N, F)``.
-        labels: The C labels; each with photos that have it and photos that have not.
-        borne: ``(N, C)``, which photo has which label.
+        labels: The C labels; each needs photos with and photos without it.
+        present: ``(N, C)``: whether a photo has a label.
         l2: Weight of the penalty.
-        max_evals: Evaluations of the objective at most.
+        max_evals: Maximum number of evaluations of the objective.
 
     Raises:
-        ValueError: All photos have a label, or none has.
+        ValueError: A label that all photos have, or none.
     """
-    shares = borne.mean(axis=0)
+    shares = present.mean(axis=0)
     if not ((shares > 0) & (shares < 1)).all():
-        raise ValueError("each label needs photos that have it and photos that have not")
-    targets = torch.from_numpy(borne.astype(np.float32))
+        raise ValueError("each label needs photos with and photos without it")
+    targets = torch.from_numpy(present.astype(np.float32))
 
     def loss(logits: Tensor) -> Tensor:
-        # A sum over labels: each is then at its own minimum, whatever the others.
+        # A sum over labels, so that each reaches its own minimum.
         return functional.binary_cross_entropy_with_logits(logits, targets) * targets.shape[1]
 
     weight, bias = _fit(features, len(labels), loss, l2=l2, max_evals=max_evals)
-    return QuickTags(labels=tuple(labels), weight=weight, bias=bias)
+    return MultiLabelClassifier(labels=tuple(labels), weight=weight, bias=bias)
 
 
 def _fit(
@@ -131,10 +130,10 @@ def _fit(
     l2: float,
     max_evals: int,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Returns the weight ``(F, columns)`` and bias of the least ``loss(logits) + penalty``."""
+    """Returns the weight ``(F, columns)`` and bias that minimize ``loss(logits) + penalty``."""
     mean = features.mean(axis=0, dtype=np.float64)
     deviation = features.std(axis=0, dtype=np.float64)
-    # A feature that never changes says nothing: it gets no weight instead of a division by zero.
+    # A constant feature gets weight 0 instead of a division by zero.
     scale = np.where(deviation > 1e-6, 1 / np.maximum(deviation, 1e-6), 0.0)
     inputs = torch.from_numpy(((features - mean) * scale).astype(np.float32))
     weight = torch.zeros(inputs.shape[1], columns, requires_grad=True)

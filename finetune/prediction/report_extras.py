@@ -8,7 +8,6 @@ from pathlib import Path
 
 from PIL import Image
 
-from finetune.curation.label_errors import Doubt, TagDoubt
 from finetune.errors import DecodeError, FinetuneError
 from finetune.evaluation.predictions import Prediction, read_predictions
 from finetune.prediction.explain import explain_photo, explainable
@@ -44,7 +43,15 @@ def report_extras(
     notes = []
     doubted: tuple[Suspect, ...] = ()
     try:
-        doubted = tuple(_suspect(path, doubt) for path, doubt in suspects(open_trained(run), root))
+        doubted = tuple(
+            Suspect(
+                path=path,
+                label=error.label,
+                suggested=error.suggested,
+                probability=error.probability,
+            )
+            for path, error in suspects(open_trained(run), root)
+        )
     except FinetuneError as error:
         notes.append(f"Likely wrong labels are left out: {error}")
     overlays: dict[str, bytes] = {}
@@ -53,17 +60,6 @@ def report_extras(
     except FinetuneError as error:
         notes.append(f"What the network looked at is left out: {error}")
     return Extras(part=part, overlays=overlays, suspects=doubted), notes
-
-
-def _suspect(path: str, doubt: Doubt | TagDoubt) -> Suspect:
-    if isinstance(doubt, Doubt):
-        label, suggested = doubt.given, doubt.likely
-        probability = doubt.likely_probability
-    elif doubt.borne:
-        label, suggested, probability = doubt.label, None, 1 - doubt.probability
-    else:
-        label, suggested, probability = None, doubt.label, doubt.probability
-    return Suspect(path=path, label=label, suggested=suggested, probability=probability)
 
 
 def _doubtful(row: Prediction) -> str:

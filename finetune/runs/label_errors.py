@@ -8,7 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from finetune.curation.label_errors import Doubt, TagDoubt, find_label_errors, find_tag_errors
+from finetune.curation.label_errors import (
+    LabelError,
+    find_label_errors,
+    find_multi_label_errors,
+)
 from finetune.data.dataset import PhotoDataset, Sample
 from finetune.data.pixel_cache import PixelCache
 from finetune.files import collection_cache_dir
@@ -21,13 +25,12 @@ Progress = Callable[[int, int], None]
 
 def suspects(
     trained: TrainedRun, root: Path, *, progress: Progress | None = None
-) -> list[tuple[str, Doubt]] | list[tuple[str, TagDoubt]]:
+) -> list[tuple[str, LabelError]]:
     """Returns (path, label error) of a run's photos, the strongest first.
 
     Heads are cross-validated on the network's features of all photos of the split, near-duplicates
-    kept together. Where the whole network was trained on these photos, its features have seen their
-    labels, and fewer wrong ones stand out. Photos that are gone are passed over. Of a run that says
-    several labels a photo the doubts are of each label by itself.
+    kept together. If the whole network was trained on these photos, its features depend on their
+    labels, and fewer wrong ones are found. Missing photos are left out.
 
     Args:
         trained: The run.
@@ -57,7 +60,7 @@ def suspects(
         found = np.asarray(features.read(features.keys(photos)))
     groups = [r.group for r in rows]
     if several:
-        tags = find_tag_errors(found, [r.labels for r in rows], groups)
-        return [(rows[doubt.position].path, doubt) for doubt in tags.doubts]
-    check = find_label_errors(found, [r.labels[0] for r in rows], groups)
-    return [(rows[doubt.position].path, doubt) for doubt in check.doubts]
+        check = find_multi_label_errors(found, [r.labels for r in rows], groups)
+    else:
+        check = find_label_errors(found, [r.labels[0] for r in rows], groups)
+    return [(rows[error.position].path, error) for error in check.errors]

@@ -85,11 +85,11 @@ def test_planted_errors_are_found_first() -> None:
     found = find_label_errors(
         features, labels, range(len(labels)), progress=lambda *done: calls.append(done)
     )
-    shown = [doubt.position for doubt in found.doubts]
+    shown = [error.position for error in found.errors]
     assert len(set(shown) & set(planted.tolist())) >= 10
     assert set(shown[:10]) <= set(planted.tolist())
-    assert all(doubt.likely == f"l{truth[doubt.position]}" for doubt in found.doubts[:10])
-    strengths = [doubt.strength for doubt in found.doubts]
+    assert all(error.suggested == f"l{truth[error.position]}" for error in found.errors[:10])
+    strengths = [error.strength for error in found.errors]
     assert strengths == sorted(strengths, reverse=True)
     assert calls == [(n, 5) for n in range(1, 6)]
 
@@ -101,7 +101,7 @@ def test_a_label_of_one_group_is_not_checked() -> None:
     groups = ["burst"] * 3 + [str(i) for i in range(3, 60)]
     found = find_label_errors(features, labels, groups)
     assert found.unchecked == (0, 1, 2)
-    assert not {doubt.position for doubt in found.doubts} & {0, 1, 2}
+    assert not {error.position for error in found.errors} & {0, 1, 2}
 
 
 def test_folds_that_cannot_be_made_are_an_error() -> None:
@@ -129,5 +129,5 @@ def test_planted_errors_among_drawn_birds_are_found(
     for i in planted:
         given[i] = names[(names.index(truth[i]) + 2) % len(names)]
     found = find_label_errors(features, given, range(len(given)))
-    assert {doubt.position for doubt in found.doubts} >= set(planted)
-    assert len(found.doubts) <= 8
+    assert {error.position for error in found.errors} >= set(planted)
+    assert len(found.errors) <= 8

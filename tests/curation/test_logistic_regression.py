@@ -6,7 +6,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from finetune.curation.logistic_regression import fit_quick_head, fit_quick_tags
+from finetune.curation.logistic_regression import fit_classifier, fit_multi_label_classifier
 
 
 def blobs(count: int, width: int, labels: int, seed: int) -> tuple[np.ndarray, list[str]]:
@@ -21,7 +21,7 @@ def blobs(count: int, width: int, labels: int, seed: int) -> tuple[np.ndarray, l
 def test_head_is_that_of_scikit_learn(count: int, width: int, labels: int) -> None:
     features, names = blobs(count, width, labels, seed=count)
     l2 = 0.02
-    ours = fit_quick_head(features, names, l2=l2, max_evals=600)
+    ours = fit_classifier(features, names, l2=l2, max_evals=600)
     theirs = make_pipeline(
         StandardScaler(), LogisticRegression(C=1 / (count * l2), tol=1e-9, max_iter=5000)
     ).fit(features.astype(np.float64), names)
@@ -37,43 +37,43 @@ def test_head_is_that_of_scikit_learn(count: int, width: int, labels: int) -> No
     assert np.abs(ours.probabilities(features) - expected).max() < 2e-3
 
 
-def test_a_feature_that_never_changes_has_no_say() -> None:
+def test_a_constant_feature_has_weight_zero() -> None:
     features, names = blobs(50, 6, 3, seed=8)
     features[:, 2] = 7
-    head = fit_quick_head(features, names)
+    head = fit_classifier(features, names)
     assert np.array_equal(head.weight[2], np.zeros(3))
     assert np.isfinite(head.weight).all()
 
 
 def test_probabilities_sum_to_one_and_do_not_overflow() -> None:
     features, names = blobs(50, 6, 3, seed=9)
-    found = fit_quick_head(features, names).probabilities(features * 1e4)
+    found = fit_classifier(features, names).probabilities(features * 1e4)
     assert np.allclose(found.sum(axis=1), 1)
     assert np.isfinite(found).all()
 
 
-def test_one_label_is_no_question() -> None:
-    with pytest.raises(ValueError, match="a head needs two labels or more, not 1"):
-        fit_quick_head(np.zeros((3, 2), np.float32), ["a", "a", "a"])
+def test_one_label_is_an_error() -> None:
+    with pytest.raises(ValueError, match="a classifier needs two labels or more, not 1"):
+        fit_classifier(np.zeros((3, 2), np.float32), ["a", "a", "a"])
 
 
-def test_tags_are_those_of_scikit_learn_each_by_itself() -> None:
+def test_multi_label_classifiers_are_those_of_scikit_learn() -> None:
     features, names = blobs(150, 12, 4, seed=3)
     rng = np.random.default_rng(10)
     kind = np.array([int(name.split()[1]) for name in names])
-    borne = np.stack([kind == 0, kind < 2, rng.random(150) < 0.1], axis=1)
-    ours = fit_quick_tags(features, ["a", "b", "c"], borne, l2=0.02, max_evals=600)
+    present = np.stack([kind == 0, kind < 2, rng.random(150) < 0.1], axis=1)
+    ours = fit_multi_label_classifier(features, ["a", "b", "c"], present, l2=0.02, max_evals=600)
     for k in range(3):
         theirs = make_pipeline(
             StandardScaler(), LogisticRegression(C=1 / (150 * 0.02), tol=1e-9, max_iter=5000)
-        ).fit(features.astype(np.float64), borne[:, k])
+        ).fit(features.astype(np.float64), present[:, k])
         expected = theirs.predict_proba(features.astype(np.float64))[:, 1]
         assert np.abs(ours.probabilities(features)[:, k] - expected).max() < 2e-3
     assert np.isfinite(ours.probabilities(features * 1e4)).all()
 
 
 @pytest.mark.parametrize("all_have_it", [True, False])
-def test_a_tag_that_all_or_none_have_is_no_question(all_have_it: bool) -> None:
-    borne = np.full((4, 1), all_have_it)
-    with pytest.raises(ValueError, match="photos that have it and photos that have not"):
-        fit_quick_tags(np.zeros((4, 2), np.float32), ["a"], borne)
+def test_a_label_that_all_or_none_have_is_an_error(all_have_it: bool) -> None:
+    present = np.full((4, 1), all_have_it)
+    with pytest.raises(ValueError, match="photos with and photos without it"):
+        fit_multi_label_classifier(np.zeros((4, 2), np.float32), ["a"], present)

@@ -15,7 +15,7 @@ from finetune.web.annotate.photo_index import Suggestions
 from finetune.web.annotate.session import Session
 
 if TYPE_CHECKING:
-    from finetune.curation.logistic_regression import QuickHead
+    from finetune.curation.logistic_regression import LinearClassifier
 
 Array = NDArray[np.float64]
 
@@ -157,7 +157,7 @@ class Suggester:
     """Predicts labels from labeled photos; keeps its head between calls."""
 
     def __init__(self) -> None:
-        self._head: QuickHead | None = None
+        self._head: LinearClassifier | None = None
         self._fitted_on = 0
 
     def predict(
@@ -195,13 +195,15 @@ class Suggester:
             members.append(_columns(by_run, run.labels, names))
         return Predictions(labels=names, probabilities=np.mean(members, axis=0), features=features)
 
-    def _fitted_head(self, rows: NDArray[np.float32], labels: Sequence[str]) -> QuickHead | None:
+    def _fitted_head(
+        self, rows: NDArray[np.float32], labels: Sequence[str]
+    ) -> LinearClassifier | None:
         if len(labels) < MIN_LABELED:
             self._head, self._fitted_on = None, 0
         elif self._head is None or abs(len(labels) - self._fitted_on) >= REFIT_EVERY:
-            from finetune.curation.logistic_regression import fit_quick_head
+            from finetune.curation.logistic_regression import fit_classifier
 
-            self._head, self._fitted_on = fit_quick_head(rows, labels), len(labels)
+            self._head, self._fitted_on = fit_classifier(rows, labels), len(labels)
         return self._head
 
 

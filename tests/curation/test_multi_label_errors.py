@@ -6,7 +6,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from finetune.curation.label_errors import find_tag_errors
+from finetune.curation.label_errors import find_multi_label_errors
 from finetune.errors import ConfigError
 from finetune.photos.split.folds import fold_groups
 
@@ -16,20 +16,20 @@ NAMES = np.array(["bee", "flower", "leaf"])
 def scenes(seed: int, count: int = 240) -> tuple[np.ndarray, np.ndarray]:
     """Features in which each label, by itself, adds a direction of its own."""
     rng = np.random.default_rng(seed)
-    borne = rng.random((count, 3)) < (0.5, 0.3, 0.2)
+    present = rng.random((count, 3)) < (0.5, 0.3, 0.2)
     directions = rng.normal(size=(3, 24)) * 1.5
-    return (borne @ directions + rng.normal(size=(count, 24))).astype(np.float32), borne
+    return (present @ directions + rng.normal(size=(count, 24))).astype(np.float32), present
 
 
-def labels_of(borne: np.ndarray) -> list[tuple[str, ...]]:
-    return [tuple(NAMES[row].tolist()) for row in borne]
+def labels_of(present: np.ndarray) -> list[tuple[str, ...]]:
+    return [tuple(NAMES[row].tolist()) for row in present]
 
 
-def slow_doubts(borne: np.ndarray, probabilities: np.ndarray) -> set[tuple[int, str]]:
+def slow_errors(present: np.ndarray, probabilities: np.ndarray) -> set[tuple[int, str]]:
     """Equation 1 of the paper for the two answers to each label's question, a photo at a time."""
     found = set()
     for k, name in enumerate(NAMES):
-        has, p = borne[:, k], probabilities[:, k]
+        has, p = present[:, k], probabilities[:, k]
         there, absent = p[has].mean(), (1 - p[~has]).mean()
         for i in range(len(p)):
             contrary = p[i] < 0.5 if has[i] else p[i] > 0.5
@@ -40,10 +40,10 @@ def slow_doubts(borne: np.ndarray, probabilities: np.ndarray) -> set[tuple[int, 
 
 
 def test_probabilities_are_out_of_sample_as_scikit_learn_gives_them() -> None:
-    features, borne = scenes(2)
-    labels = labels_of(borne)
+    features, present = scenes(2)
+    labels = labels_of(present)
     groups = [i // 2 for i in range(len(labels))]
-    found = find_tag_errors(features, labels, groups, folds=4, seed=5, l2=0.05)
+    found = find_multi_label_errors(features, labels, groups, folds=4, seed=5, l2=0.05)
     assert found.labels == tuple(NAMES)
     fold_of = np.array(fold_groups(labels, groups, folds=4, seed=5))
     for fold in range(4):
@@ -52,11 +52,11 @@ def test_probabilities_are_out_of_sample_as_scikit_learn_gives_them() -> None:
             theirs = make_pipeline(
                 StandardScaler(),
                 LogisticRegression(C=1 / (train.sum() * 0.05), tol=1e-9, max_iter=3000),
-            ).fit(features[train].astype(np.float64), borne[train, k])
+            ).fit(features[train].astype(np.float64), present[train, k])
             expected = theirs.predict_proba(features[held].astype(np.float64))[:, 1]
             assert np.abs(found.probabilities[held, k] - expected).max() < 5e-3
-    doubts = {(doubt.position, doubt.label) for doubt in found.doubts}
-    assert doubts == slow_doubts(borne, found.probabilities)
+    errors = {(error.position, str(error.label or error.suggested)) for error in found.errors}
+    assert errors == slow_errors(present, found.probabilities)
 
 
 def test_planted_gaps_and_excesses_are_found_first() -> None:
@@ -67,45 +67,47 @@ def test_planted_gaps_and_excesses_are_found_first() -> None:
     for i, k in planted:
         given[i, k] = not given[i, k]
     calls: list[tuple[int, int]] = []
-    found = find_tag_errors(
+    found = find_multi_label_errors(
         features, labels_of(given), range(len(given)), progress=lambda *done: calls.append(done)
     )
-    pairs = [(doubt.position, NAMES.tolist().index(doubt.label)) for doubt in found.doubts]
+    columns = {name: k for k, name in enumerate(found.labels)}
+    pairs = [(e.position, columns[e.label or e.suggested or ""]) for e in found.errors]
     assert len(set(pairs) & planted) >= len(planted) / 2
     assert set(pairs[:8]) <= planted
-    for doubt, (i, k) in zip(found.doubts, pairs, strict=True):
-        assert doubt.borne == given[i, k]
-        assert doubt.probability == found.probabilities[i, k]
-        assert (doubt.probability < 0.5) == doubt.borne
-    strengths = [doubt.strength for doubt in found.doubts]
+    for error, (i, k) in zip(found.errors, pairs, strict=True):
+        assert (error.label is not None) == given[i, k]
+        p = found.probabilities[i, k]
+        assert error.probability == (1 - p if given[i, k] else p) > 0.5
+        assert np.isclose(error.strength, abs(2 * p - 1))
+    strengths = [error.strength for error in found.errors]
     assert strengths == sorted(strengths, reverse=True)
     assert calls == [(n, 5) for n in range(1, 6)]
 
 
-def test_a_label_of_one_group_and_one_that_every_photo_has_are_not_asked_about() -> None:
-    features, borne = scenes(5, 80)
-    labels = [(*own, "everywhere") for own in labels_of(borne)]
+def test_a_label_of_one_group_and_one_that_every_photo_has_have_no_probability() -> None:
+    features, present = scenes(5, 80)
+    labels = [(*own, "everywhere") for own in labels_of(present)]
     labels[:3] = [(*own, "rare") for own in labels[:3]]
     groups = ["burst"] * 3 + [str(i) for i in range(3, 80)]
-    found = find_tag_errors(features, labels, groups)
+    found = find_multi_label_errors(features, labels, groups)
     column = dict(zip(found.labels, found.probabilities.T, strict=True))
     assert np.isnan(found.probabilities[:3]).all()
     assert np.isnan(column["everywhere"]).all()
     assert np.isfinite(column["rare"][3:]).all()
     assert np.isfinite(column["bee"][3:]).all()
-    assert not {doubt.label for doubt in found.doubts} & {"everywhere", "rare"}
+    assert not {error.label or error.suggested for error in found.errors} & {"everywhere", "rare"}
 
 
-def test_photos_without_any_label_are_asked_about_too() -> None:
-    features, borne = scenes(6)
-    bare = int(np.flatnonzero(borne[:, 0] & ~borne[:, 1] & ~borne[:, 2])[0])
-    given = borne.copy()
+def test_photos_without_any_label_are_checked_too() -> None:
+    features, present = scenes(6)
+    bare = int(np.flatnonzero(present[:, 0] & ~present[:, 1] & ~present[:, 2])[0])
+    given = present.copy()
     given[bare] = False
-    found = find_tag_errors(features, labels_of(given), range(len(given)))
-    assert (bare, "bee", False) in {(d.position, d.label, d.borne) for d in found.doubts}
+    found = find_multi_label_errors(features, labels_of(given), range(len(given)))
+    assert (bare, None, "bee") in {(e.position, e.label, e.suggested) for e in found.errors}
 
 
 def test_folds_that_cannot_be_made_are_an_error() -> None:
-    features, borne = scenes(7, 6)
+    features, present = scenes(7, 6)
     with pytest.raises(ConfigError, match="--folds 1 must be at least 2"):
-        find_tag_errors(features, labels_of(borne), range(6), folds=1)
+        find_multi_label_errors(features, labels_of(present), range(6), folds=1)
