@@ -98,7 +98,7 @@ def similar(
         by=cast("By", by),
         like=cast("Like", like),
         top=top,
-        least=least,
+        min_similarity=least,
         model=model or DEFAULT_BACKBONE,
         weights=weights,
     )

@@ -25,10 +25,10 @@ logger = logging.getLogger(__name__)
 
 
 class CropPolicy(Protocol):
-    """Returns the crop of a photo, or None to crop by the run's preprocessing."""
+    """Function that returns the crop of a photo, or None to crop by the run's preprocessing."""
 
     def __call__(self, photo: Path | bytes | NDArray[np.uint8], /) -> Crop | None:
-        """Returns the square of a photo: a file, the content of one, or ``(H, W, 3) uint8``.
+        """Returns the crop of a photo: a path, the bytes of a file, or ``(H, W, 3) uint8``.
 
         Raises:
             DecodeError: The photo cannot be opened.
@@ -42,9 +42,9 @@ class PolicySpec:
 
     Attributes:
         method: ``saliency``, ``center`` or ``detector``.
-        model: The backbone of ``saliency``.
-        weights: A weights file: of the backbone, or of the detector; None: the model's own.
-        digest: Of the backbone's tensors when the squares were proposed.
+        model: Backbone of ``saliency``.
+        weights: Weights file of the backbone or detector; None: the model's own weights.
+        digest: Digest of the backbone's tensors when the crops were proposed.
     """
 
     method: Method
@@ -58,14 +58,14 @@ class PolicySpec:
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> PolicySpec:
-        """Reads what `to_dict` gave; keys of a later version are left out.
+        """Inverse of `to_dict`; ignores unknown keys.
 
         Raises:
             ConfigError: An unknown method.
         """
         if value.get("method") not in METHODS:
             raise ConfigError(
-                f"the crop policy {value.get('method')!r} is none of {', '.join(METHODS)}."
+                f"the crop policy {value.get('method')!r} is not one of {', '.join(METHODS)}."
             )
         names = {item.name for item in dataclasses.fields(cls)}
         return cls(**{name: item for name, item in value.items() if name in names})
@@ -74,12 +74,11 @@ class PolicySpec:
 def load_policy(preprocessing: PolicySpec) -> tuple[CropPolicy, PolicySpec]:
     """Returns a loaded policy, and its spec with the digest of the weights.
 
-    Where the backbone's weights are not those that the spec was written with, squares may come out
-    a little otherwise, which is logged as a warning.
+    Logs a warning if the weights differ from those that proposed the crops.
 
     Raises:
         ModelError: The backbone or detector cannot be loaded.
-        WeightsUnavailable: Its weights are neither here nor to be had.
+        WeightsUnavailable: Its weights are neither on disk nor can be downloaded.
     """
     if preprocessing.method == "center":
         return _middle, preprocessing
@@ -96,8 +95,8 @@ def load_policy(preprocessing: PolicySpec) -> tuple[CropPolicy, PolicySpec]:
     digest = weights_digest(backbone.module)
     if preprocessing.digest is not None and preprocessing.digest != digest:
         logger.warning(
-            "The squares were proposed by other weights of %s than those that are here; they may "
-            "come out a little otherwise.",
+            "The crops were proposed by other weights of %s than the installed ones; new crops may "
+            "differ a little.",
             name,
         )
     return SubjectFinder(backbone), dataclasses.replace(preprocessing, model=name, digest=digest)

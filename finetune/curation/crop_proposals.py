@@ -1,8 +1,9 @@
-"""Square crops for a whole collection: proposed, kept in its catalog, accepted or taken away."""
+"""Proposed square crops of a collection, saved in its catalog."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +20,11 @@ _AHEAD = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Proposals:
-    """Squares that were proposed.
+    """Proposed crops.
 
     Attributes:
         crops: By digest.
-        nothing_found: Photos in which no subject was found; they have no square.
+        nothing_found: Photos without a subject, which get no crop.
         problems: Photos that could not be opened.
     """
 
@@ -36,20 +37,18 @@ def propose(
     collection: Collection,
     policy: CropPolicy,
     *,
-    settled: Sequence[str] = (),
+    skip: AbstractSet[str] = frozenset(),
     progress: Callable[[int, int], None] | None = None,
 ) -> Proposals:
-    """Returns a square for each photo of a collection; of several copies one is looked at.
+    """Returns a crop for each photo of a collection; copies of a photo are read once.
 
     Args:
         collection: The photos.
-        policy: Finds the square.
-        settled: Digests of photos to pass over, as a person chose their squares.
+        policy: Returns the crop of a photo.
+        skip: Digests of photos to leave out.
         progress: Called as ``progress(done, total)``.
     """
-    passed_over = set(settled)
-    wanted = {p.digest: p for p in collection.photos if p.digest not in passed_over}
-    photos = list(wanted.values())
+    photos = list({p.digest: p for p in collection.photos if p.digest not in skip}.values())
     crops: dict[str, Crop] = {}
     nothing: list[Photo] = []
     problems: list[Problem] = []
@@ -69,17 +68,16 @@ def propose(
     return Proposals(crops=crops, nothing_found=tuple(nothing), problems=tuple(problems))
 
 
-def propose_squares(
+def propose_crops(
     root: Path,
     preprocessing: PolicySpec,
     *,
     catalog: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Proposals:
-    """Proposes a square for each photo in a folder and keeps it in the catalog.
+    """Proposes a crop for each photo in a folder and saves it in the catalog.
 
-    Squares that a person chose stay. Trainings use the squares from then on, and how they came
-    about is remembered for predictions.
+    A person's crops stay. Trainings use the crops, and the policy is saved for predictions.
 
     Raises:
         CollectionError: The folder cannot be scanned.
@@ -102,9 +100,9 @@ def propose_into(
 ) -> Proposals:
     """Proposes a crop for each photo and saves it in the catalog; a person's crops stay."""
     sources = catalog.crop_sources()
-    settled = [digest for digest, source in sources.items() if source == "person"]
-    found = propose(collection, policy, settled=settled, progress=progress)
-    # What an earlier run proposed where this one finds nothing must not stay.
+    by_person = {digest for digest, source in sources.items() if source == "person"}
+    found = propose(collection, policy, skip=by_person, progress=progress)
+    # Removes an earlier proposal where no subject is found now.
     crops = {photo.digest: None for photo in found.nothing_found} | dict(found.crops)
     catalog.propose_crops(crops)
     return found
@@ -114,8 +112,8 @@ def accept(catalog: Catalog, digests: Sequence[str] | None = None) -> int:
     """Accepts proposed crops as a person's, which can be undone; returns their number.
 
     Args:
-        catalog: Where they are.
-        digests: Of these photos; None: of all.
+        catalog: The catalog.
+        digests: Digests of the photos; None: all.
     """
     crops = catalog.crops()
     chosen = _by_model(catalog, digests)
@@ -146,14 +144,14 @@ def undo_accept(catalog: Catalog) -> str | None:
 
 def _by_model(catalog: Catalog, digests: Sequence[str] | None) -> list[str]:
     sources = catalog.crop_sources()
-    asked = sources if digests is None else digests
-    return [digest for digest in asked if sources.get(digest) == "model"]
+    chosen = sources if digests is None else digests
+    return [digest for digest in chosen if sources.get(digest) == "model"]
 
 
 def _contents(
     collection: Collection, photos: Sequence[Photo]
 ) -> Iterator[tuple[Photo, bytes | str]]:
-    """Yields each photo with the content of its file, or why it cannot be read."""
+    """Yields each photo with the bytes of its file, or the reason why it cannot be read."""
 
     def read(photo: Photo) -> bytes | str:
         try:

@@ -1,4 +1,4 @@
-"""Subject crops by a torchvision detector, where its weights are available."""
+"""Subject crops from a torchvision object detector."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from finetune.models.weights import read_weights
 from finetune.photos.crops import Box, Crop
 from finetune.photos.decode.decoder import read_photo
 
-LEAST_SCORE = 0.4
-"""A box that the detector is less sure of is no subject."""
+MIN_SCORE = 0.4
+"""Minimum score of a box."""
 
 MARGIN = 1.1
 """Margin of the crop around the box."""
@@ -31,14 +31,14 @@ _CATEGORIES = 91
 
 
 class Detector:
-    """A COCO detector of torchvision.
+    """torchvision detector trained on COCO; a `CropPolicy`.
 
     Args:
         weights: A weights file whose name starts with the detector's, as torchvision's own do:
             ``fasterrcnn_mobilenet_v3_large_320_fpn-907ea3f9.pth``.
 
     Raises:
-        ModelError: No such file, a name of no detector, or weights that do not fit.
+        ModelError: The file is missing, has no detector's name, or does not fit.
     """
 
     def __init__(self, weights: Path) -> None:
@@ -61,12 +61,12 @@ class Detector:
         try:
             module.load_state_dict(state)
         except RuntimeError as error:
-            first = (str(error).splitlines() or ["they do not fit"])[-1].strip()
+            first = (str(error).splitlines() or ["the shapes differ"])[-1].strip()
             raise ModelError(f"--detector {weights} does not fit {name}: {first}") from error
         self.module = module.eval()
 
     def __call__(self, photo: Path | bytes | NDArray[np.uint8], /) -> Crop | None:
-        """Returns the square of a photo in whatever form it comes: a `CropPolicy`."""
+        """Returns the crop of a photo: a path, the bytes of a file, or ``(H, W, 3) uint8``."""
         return self.crop_of_image(photo) if isinstance(photo, np.ndarray) else self.crop_of(photo)
 
     def crop_of(self, source: Path | bytes) -> Crop | None:
@@ -78,7 +78,7 @@ class Detector:
         return self.crop_of_image(read_photo(source, min_side_pixels=LONG_SIDE_PIXELS // 2).image)
 
     def crop_of_image(self, image: NDArray[np.uint8]) -> Crop | None:
-        """Returns the same of an upright photo ``(H, W, 3) uint8``."""
+        """Returns the crop around the subject of an upright photo ``(H, W, 3) uint8``, or None."""
         pixels = torch.from_numpy(image).permute(2, 0, 1).float() / 255
         with torch.inference_mode(), _quiet():
             found: dict[str, Any] = self.module([pixels])[0]
@@ -96,20 +96,20 @@ class Detector:
 def choose_box(
     boxes: NDArray[np.float64], labels: NDArray[np.int64], scores: NDArray[np.float32]
 ) -> Box | None:
-    """Returns the box of the subject: the surest and largest animal, or else thing; or None.
+    """Returns the box of the most certain and largest animal, or else of any object, or None.
 
     Args:
         boxes: ``(N, 4)``: left, top, right, bottom in pixels.
         labels: ``(N,)``, COCO's categories.
         scores: ``(N,)`` in [0, 1].
     """
-    sure = scores >= LEAST_SCORE
-    animals = sure & np.isin(labels, list(ANIMALS))
-    chosen = animals if animals.any() else sure
+    certain = scores >= MIN_SCORE
+    animals = certain & np.isin(labels, list(ANIMALS))
+    chosen = animals if animals.any() else certain
     if not chosen.any():
         return None
     areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    # By its side and not its area: a large and vague box must not beat a small and certain one.
+    # Weighted by side, not area, so that a large uncertain box does not beat a small certain one.
     weight = np.where(chosen, scores * np.sqrt(np.maximum(areas, 0)), -1.0)
     left, top, right, bottom = boxes[int(weight.argmax())].tolist()
     return left, top, right, bottom

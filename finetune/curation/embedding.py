@@ -1,8 +1,7 @@
-"""Features of photos by a frozen backbone, computed once a photo and kept on disk.
+"""Features of photos from a pretrained backbone, cached on disk.
 
-What looks alike, which label is likely and which label is doubtful are all questions about these
-numbers. They come from the backbone that is part of the package unless another is asked for, so
-nothing is downloaded.
+Similarity search, label suggestions and label errors use them. The default backbone is part of the
+package, so that nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -39,13 +38,13 @@ Item = TypeVar("Item", bound=Hashable)
 
 @dataclass(frozen=True, kw_only=True)
 class Embedding:
-    """Photos with their features; a photo that could not be opened is a problem instead of a row.
+    """Features of photos.
 
     Attributes:
-        photos: The photos that could be opened, in the order in which they were given.
-        features: ``(N, F) float32``, one row a photo of `photos`.
-        positions: ``(N,) int64``, where each of `photos` was in what was given.
-        problems: The others, with the reason.
+        photos: The photos that could be opened, in the given order.
+        features: ``(N, F) float32``, a row per photo of `photos`.
+        positions: ``(N,) int64``, indices of `photos` among those given.
+        problems: Photos that could not be opened.
     """
 
     photos: tuple[Photo, ...]
@@ -56,12 +55,12 @@ class Embedding:
 
 @dataclass(frozen=True, kw_only=True)
 class FileFeatures:
-    """Files outside of any collection with their features.
+    """Features of files outside of a collection.
 
     Attributes:
-        paths: The files that could be opened, in the order in which they were given.
-        features: ``(N, F) float32``, one row a file of `paths`.
-        problems: The others, with the reason.
+        paths: The files that could be opened, in the given order.
+        features: ``(N, F) float32``, a row per file of `paths`.
+        problems: Files that could not be opened.
     """
 
     paths: tuple[Path, ...]
@@ -82,11 +81,11 @@ def embed(
 
     Args:
         root: The collection's folder.
-        photos: Photos of it, each seen through its crop where it has one.
-        catalog: Where its catalog is kept, as in `finetune.photos.scan.scan`.
+        photos: Photos of the collection; their crops are used.
+        catalog: Catalog of the collection, as in `finetune.photos.scan.scan`.
         model: Any timm model with pretrained weights.
-        weights: A weights file for it; None takes its own.
-        progress: Called with how many of the photos that are new are done, and of how many.
+        weights: A weights file; None: the model's own weights.
+        progress: Called as ``progress(done, total)`` for photos that are not cached.
 
     Raises:
         ModelError: Unknown model, or weights that do not fit.
@@ -100,7 +99,7 @@ def embed(
 def load_backbone(
     model: str = DEFAULT_BACKBONE, weights: str | None = None, *, fit: Fit = "crop"
 ) -> LoadedModel:
-    """Returns a frozen backbone on the CPU, in eval mode.
+    """Returns a backbone on the CPU, in eval mode, without gradients.
 
     Raises:
         ModelError: Unknown model, or weights that do not fit.
@@ -114,10 +113,10 @@ def load_backbone(
 
 
 class Embedder:
-    """A backbone that turns photos into features.
+    """Computes features of photos.
 
-    Squares that a training has decoded already are taken from its cache; none are added to it,
-    since features take a thirtieth of their space.
+    Reads photos that a training decoded from its pixel cache, and adds none to it: features take a
+    thirtieth of the space.
 
     Args:
         backbone: What `load_backbone` returned.
@@ -134,7 +133,7 @@ class Embedder:
         catalog: Path | None = None,
         progress: Progress | None = None,
     ) -> Embedding:
-        """Returns the features of a collection's photos; arguments are as in the function."""
+        """Returns the features of a collection's photos; see the function `embed`."""
         cache_dir = collection_cache_dir(root, catalog)
         with self._caches(cache_dir) as (pixels, features):
             samples = [
@@ -142,7 +141,7 @@ class Embedder:
                 for photo in photos
             ]
             keys = features.keys(PhotoDataset(root, samples, pixels))
-            # By key, so that of several copies of a photo one is decoded.
+            # By key, so that copies of a photo are decoded once.
             missing = {key: i for i, key in enumerate(keys) if key not in features.records}
 
             def square_of(key: bytes) -> NDArray[np.uint8]:
@@ -174,10 +173,10 @@ class Embedder:
     def embed_files(
         self, paths: Sequence[Path], *, progress: Progress | None = None
     ) -> FileFeatures:
-        """Returns the features of files that belong to no collection; nothing is kept on disk."""
+        """Returns the features of files outside of a collection, without caching them."""
         found: dict[Path, NDArray[np.float32]] = {}
         failed: dict[Path, str] = {}
-        # The caches are only read here, and reading makes no file.
+        # Only the features' shape is read; this creates no file.
         with self._caches(user_cache_folder()) as (_, features):
             width = features.records.shape[0]
             steps = self._compute(
@@ -226,7 +225,7 @@ class Embedder:
         square_of: Callable[[Item], NDArray[np.uint8]],
         progress: Progress | None,
     ) -> Iterator[tuple[dict[Item, NDArray[np.float32]], dict[Item, str]]]:
-        """Yields, batch by batch, the features of items and why others have none."""
+        """Yields the features by item, and the reasons by failed item, of each batch."""
         for number, (squares, failed) in enumerate(decoded_batches(items, square_of), start=1):
             rows: Sequence[NDArray[np.float32]] = ()
             if squares:
@@ -240,9 +239,9 @@ class Embedder:
 def decoded_batches(
     items: Sequence[Item], pixels_of: Callable[[Item], NDArray[np.uint8]]
 ) -> Iterator[tuple[dict[Item, NDArray[np.uint8]], dict[Item, str]]]:
-    """Yields the pixels of items by batches, and the reasons of those that cannot be opened.
+    """Yields the pixels by item, and the reasons by failed item, of each batch.
 
-    The next batch is decoded while its user works on this one.
+    Decodes the next batch while the caller works on this one.
     """
     with ThreadPoolExecutor(usable_cores(), thread_name_prefix="decode") as pool:
 
@@ -265,6 +264,6 @@ def decoded_batches(
 
 
 def unit_rows(features: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Returns features scaled to length 1; those that are all zero stay so."""
+    """Returns features scaled to length 1; zero rows stay zero."""
     lengths = np.linalg.norm(features, axis=1, keepdims=True)
     return (features / np.where(lengths > 0, lengths, 1)).astype(np.float32)

@@ -1,8 +1,7 @@
-"""Saliency maps: cells whose features differ from the photo's background.
+"""Subject crops by saliency: the cells whose features differ from the photo's background.
 
-A backbone's feature map describes each cell of a photo by some hundred numbers. What most cells
-have in common (sky, water, leaves, blur) is the background, whatever it looks like, and the subject
-is what differs from it. No label and no training is needed for that.
+A backbone's feature map describes each cell of a photo by some hundred numbers. Most cells belong
+to the background (sky, water, leaves); the subject is an outlier. Needs no labels and no training.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ GRID = 24
 """Cells a side of a saliency map."""
 
 RIDGE = 0.3
-"""Share of the mean variance that is added to each direction before it is divided by."""
+"""Ridge of the covariance, as a share of the mean variance."""
 
 
 @torch.inference_mode()
@@ -38,7 +37,7 @@ def feature_maps(module: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
         images: ``(B, 3, H, W)``, normalized.
 
     Raises:
-        ModelError: The network has no maps.
+        ModelError: The network has no feature maps.
     """
     method: Any = getattr(module, "forward_intermediates", None)
     if method is None:
@@ -50,20 +49,20 @@ def feature_maps(module: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
             )
         return final, final
     final, (before, last) = method(images, indices=2)
-    # Some networks end in tokens, or in maps with the channels last: the map is then the other.
+    # Some networks end in tokens or in channels-last maps; `last` is then the feature map.
     in_order = final.ndim == 4 and final.shape[-2:] == last.shape[-2:]
     return before, final if in_order else last
 
 
 def saliency_map(before: NDArray[np.float32], last: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Returns the saliency of each cell ``(GRID, GRID)``; 0 for background.
+    """Returns the saliency of each cell ``(GRID, GRID)``: 0 for background, about 1 for subjects.
 
-    The finer map shows edges and texture, the coarser one things; what stands out in both is the
-    subject, so that their geometric mean is taken. It is about 1 where the photo is remarkable.
+    It is the geometric mean of the anomalies of a finer map (edges, texture) and a coarser one
+    (objects).
 
     Args:
         before: ``(F, h, w)``, the last feature map but one.
-        last: ``(F, h, w)``, the last one.
+        last: ``(F, h, w)``, the last feature map.
     """
     fine = _smooth(anomaly(before))
     coarse = anomaly(last)
@@ -77,7 +76,7 @@ def anomaly(features: NDArray[np.float32], *, ridge: float = RIDGE) -> NDArray[n
     The detector of Reed and Yu (1990, "Adaptive multiple-band CFAR detection of an optical pattern
     with unknown spectral distribution"): ``d^2 = (x - m)' (C + a I)^-1 (x - m)`` with mean m and
     covariance C of the photo's own cells. There are fewer cells than features, so a ridge
-    ``a = ridge * trace(C) / min(cells, F)`` makes C invertible. Where all cells are alike, all
+    ``a = ridge * trace(C) / min(cells, F)`` makes C invertible. If all cells are equal, all
     distances are 0.
 
     Args:
@@ -96,7 +95,7 @@ def anomaly(features: NDArray[np.float32], *, ridge: float = RIDGE) -> NDArray[n
         covariance = apart.T @ apart / number + a * np.eye(count)
         squared = np.einsum("ij,ji->i", apart, np.linalg.solve(covariance, apart.T))
     else:
-        # Woodbury's identity: a system as large as the number of cells, not that of features.
+        # Woodbury's identity: solves a system of the number of cells, not of features.
         inner = apart @ apart.T
         solved = np.linalg.solve(inner + number * a * np.eye(number), inner)
         squared = (np.diagonal(inner) - np.einsum("ij,ji->i", inner, solved)) / a
@@ -141,20 +140,19 @@ BACKGROUND_LEVEL = 0.2
 MARGIN = 1.1
 """Margin of the crop around the salient box."""
 
-LEAST_SIDE = 0.2
-"""No square is smaller than this share of a photo's shorter side: a cell is not a subject."""
+MIN_SIDE = 0.2
+"""Minimum side of a crop, as a share of the photo's shorter side."""
 
 Box = tuple[float, float, float, float]
 
 
 class SubjectFinder:
-    """Finds the square around the subject of any photo. May be called from several threads.
+    """Crops photos to their subjects; a `CropPolicy`. Safe to call from several threads.
 
-    The photo is squashed to a square of twice the backbone's input size, so that all of it is seen
-    and no padding stands out.
+    The photo is squashed to a square of twice the backbone's input size: padding would be salient.
 
     Args:
-        backbone: What `finetune.curation.embedding.load_backbone` returned.
+        backbone: See `finetune.curation.embedding.load_backbone`.
 
     Example:
         >>> import numpy as np
@@ -174,7 +172,7 @@ class SubjectFinder:
         self.size = backbone.preprocessing.size * (1 if fixed else 2)
 
     def crop_of(self, source: Path | bytes) -> Crop:
-        """Returns the square around the subject of a photo file.
+        """Returns the crop around the subject of a photo file.
 
         Raises:
             DecodeError: The photo cannot be opened.
@@ -184,11 +182,11 @@ class SubjectFinder:
         return self._crop(decoded.image, decoded.width, decoded.height)
 
     def __call__(self, photo: Path | bytes | NDArray[np.uint8], /) -> Crop:
-        """Returns the square of a photo in whatever form it comes: a `CropPolicy`."""
+        """Returns the crop of a photo: a path, the bytes of a file, or ``(H, W, 3) uint8``."""
         return self.crop_of_image(photo) if isinstance(photo, np.ndarray) else self.crop_of(photo)
 
     def crop_of_image(self, image: NDArray[np.uint8]) -> Crop:
-        """Returns the square around the subject of an upright photo ``(H, W, 3) uint8``."""
+        """Returns the crop around the subject of an upright photo ``(H, W, 3) uint8``."""
         return self._crop(image, image.shape[1], image.shape[0])
 
     def saliency_of(self, image: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -211,9 +209,9 @@ class SubjectFinder:
 def salient_box(saliency: NDArray[np.float64], *, level: float = BACKGROUND_LEVEL) -> Box:
     """Returns left, top, right, bottom, in [0, 1], of the salient box.
 
-    It is the rectangle of the largest sum of ``saliency - level``: a speck far from the subject
-    does not pay for the background between them. All rectangles are compared, by an integral image.
-    Where nothing stands out it is the whole photo.
+    It is the rectangle with the largest sum of ``saliency - level``, found among all by an integral
+    image: a distant speck does not outweigh the background between. Without a salient cell it is
+    the whole photo.
     """
     if saliency.max() <= level:
         return 0.0, 0.0, 1.0, 1.0
@@ -234,10 +232,10 @@ def salient_box(saliency: NDArray[np.float64], *, level: float = BACKGROUND_LEVE
 
 
 def crop_around(box: Box, width: int, height: int, *, margin: float = MARGIN) -> Crop:
-    """Returns the square inside a photo that holds a box, given as shares of its sides."""
+    """Returns the square crop around a box, given as shares of the photo's sides."""
     left, top, right, bottom = box
     pixels = (left * width, top * height, right * width, bottom * height)
     tight = Crop.from_box(pixels, width, height)
-    side = min(max(tight.side * margin, LEAST_SIDE), 1.0)
+    side = min(max(tight.side * margin, MIN_SIDE), 1.0)
     crop = Crop(center_x=tight.center_x, center_y=tight.center_y, side=side)
     return crop.inside(width, height)

@@ -32,9 +32,9 @@ class Match:
     """Pool photo similar to the seeds.
 
     Attributes:
-        position: Which photo of the pool it is.
-        similarity: In [-1, 1] by features (a cosine), in [0, 1] by hash (the share of equal bits).
-        seed: Which seed is nearest to it.
+        position: Index of the photo in the pool.
+        similarity: Cosine in [-1, 1] by features, share of equal bits in [0, 1] by hash.
+        seed: Index of the nearest seed.
     """
 
     position: int
@@ -47,15 +47,15 @@ def feature_similarities(
 ) -> NDArray[np.float32]:
     """Returns cosine similarities of features between pool photos and seeds.
 
-    The pool's mean is taken out of both first: what all photos have in common would make the most
-    average ones like every seed. 1 is the same photo, 0 no more alike than any two.
+    The pool's mean is subtracted from both first, or average photos would resemble every seed.
+    1 is the same photo; 0 is the similarity of any two photos.
 
     Args:
         seeds: ``(S, F)``.
         pool: ``(N, F)``.
 
     Returns:
-        ``(N, S) float32`` in [-1, 1]; 0 for a photo that is the mean.
+        ``(N, S) float32`` in [-1, 1]; 0 for a photo equal to the mean.
     """
     if not len(pool):
         return np.zeros((0, len(seeds)), np.float32)
@@ -84,26 +84,26 @@ def rank(
     *,
     like: Like = "all",
     top: int | None = None,
-    least: float | None = None,
-    without: Sequence[int] = (),
+    min_similarity: float | None = None,
+    exclude: Sequence[int] = (),
 ) -> list[Match]:
-    """Returns the photos of a pool, the likest first; equal ones keep the pool's order.
+    """Returns the photos of a pool, the most similar first; ties keep the pool's order.
 
     Args:
-        similarities: ``(N, S)`` of each photo to each seed.
+        similarities: ``(N, S)`` between photos and seeds.
         like: ``all`` ranks by the mean over the seeds, ``any`` by the nearest seed.
-        top: Return so many at most; None: no bound.
-        least: Leave out what is less similar than this.
-        without: Positions to leave out: the seeds themselves, where they are in the pool.
+        top: Maximum number of photos; None: no limit.
+        min_similarity: Minimum similarity; None: no limit.
+        exclude: Positions to leave out, such as those of the seeds.
     """
     if not similarities.size:
         return []
     scores = similarities.mean(axis=1) if like == "all" else similarities.max(axis=1)
     nearest = similarities.argmax(axis=1)
     order = np.argsort(-scores, kind="stable")
-    order = order[~np.isin(order, np.asarray(without, dtype=np.int64))]
-    if least is not None:
-        order = order[scores[order] >= least]
+    order = order[~np.isin(order, np.asarray(exclude, dtype=np.int64))]
+    if min_similarity is not None:
+        order = order[scores[order] >= min_similarity]
     return [
         Match(position=int(i), similarity=float(scores[i]), seed=int(nearest[i]))
         for i in order[:top]
@@ -115,19 +115,19 @@ class Query:
     """Similarity query.
 
     Attributes:
-        by: ``features`` of a backbone: what is on the photo, and its mood. ``hash``: the average
-            hash, which parts are bright and which dark: the same picture, or its composition.
+        by: ``features`` of a backbone (subject and mood), or ``hash``: average hash (composition:
+            bright and dark areas).
         like: ``all`` ranks by the mean over the seeds, ``any`` by the nearest one.
-        top: How many photos at most; None: no bound.
-        least: Least similarity; None: no bound.
-        model: The backbone.
-        weights: A weights file for it; None takes its own.
+        top: Maximum number of photos; None: no limit.
+        min_similarity: Minimum similarity; None: no limit.
+        model: Name of the backbone.
+        weights: Weights file; None: the model's own weights.
     """
 
     by: By = "features"
     like: Like = "all"
     top: int | None = 50
-    least: float | None = None
+    min_similarity: float | None = None
     model: str = DEFAULT_BACKBONE
     weights: str | None = None
 
@@ -137,10 +137,9 @@ class Similar:
     """Similar photos found.
 
     Attributes:
-        matches: The likest first; a position counts photos of the pool's collection, a seed counts
-            `seeds`.
-        seeds: Those that could be opened.
-        problems: Seeds, and photos of the pool, that could not be opened.
+        matches: The most similar first; positions in the pool's photos, and in `seeds`.
+        seeds: Seeds that could be opened.
+        problems: Seeds and photos of the pool that could not be opened.
     """
 
     matches: tuple[Match, ...]
@@ -159,16 +158,16 @@ def find_similar(
     """Returns the pool photos similar to the seeds, without the seeds themselves.
 
     Args:
-        seeds: Photos, from the pool or from elsewhere.
-        pool: What `finetune.photos.scan.scan` found.
-        query: How to compare.
-        catalog: Where the pool's catalog is kept, as in `scan`.
-        progress: Called with how many of the pool's photos are compared, and of how many.
+        seeds: Photos from the pool or elsewhere.
+        pool: Collection to search.
+        query: Kind of similarity and number of matches.
+        catalog: Catalog of the pool, as in `scan`.
+        progress: Called as ``progress(done, total)`` for photos of the pool.
 
     Raises:
         CollectionError: No seed can be opened.
         ModelError: Unknown model, or weights that do not fit.
-        WeightsUnavailable: The weights are neither here nor to be had.
+        WeightsUnavailable: The weights are neither on disk nor can be downloaded.
     """
     digests, contents, problems = set(), [], []
     for path in seeds:
@@ -192,8 +191,14 @@ def find_similar(
             f"{count} {verb}".rstrip()
             + f" be opened: {first.path}: {first.reason}. Choose photos that other programs open."
         )
-    without = [i for i, place in enumerate(places) if pool.photos[place].digest in digests]
-    matches = rank(similarities, like=query.like, top=query.top, least=query.least, without=without)
+    exclude = [i for i, place in enumerate(places) if pool.photos[place].digest in digests]
+    matches = rank(
+        similarities,
+        like=query.like,
+        top=query.top,
+        min_similarity=query.min_similarity,
+        exclude=exclude,
+    )
     return Similar(
         matches=tuple(
             Match(position=int(places[m.position]), similarity=m.similarity, seed=m.seed)
@@ -253,8 +258,8 @@ def gather(
     """Copies or links photos into a new folder, numbered, so that it sorts by their order.
 
     Args:
-        sources: The photos, the likest first; they are not changed.
-        folder: New or empty.
+        sources: The photos in order; they are not changed.
+        folder: A new or empty folder.
         link: ``copy``, ``hardlink`` or ``symlink``.
         progress: Called as ``progress(done, total)``.
 
@@ -262,8 +267,8 @@ def gather(
         The files made: ``0001 heron.jpg`` and so on.
 
     Raises:
-        CollectionError: The folder has something in it.
-        StorageError: A file could not be copied or linked; those before it are there.
+        CollectionError: The folder is not empty.
+        StorageError: A file could not be copied or linked; earlier ones remain.
     """
     _check_empty(folder)
     with storage_errors(folder):
@@ -283,7 +288,7 @@ def check_target(folder: Path, pool: Path) -> None:
     """Checks that photos of `pool` can be gathered in `folder`.
 
     Raises:
-        CollectionError: It has something in it, or lies inside of the pool.
+        CollectionError: The folder is not empty, or lies inside the pool.
     """
     if folder.resolve().is_relative_to(pool.resolve()):
         raise CollectionError(

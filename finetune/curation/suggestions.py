@@ -16,7 +16,7 @@ NEIGHBORS = 10
 TEMPERATURE = 0.07
 """Temperature of the neighbors' votes (Wu et al. 2018, arXiv:1805.01978)."""
 
-DOUBT = 0.5
+PRIOR_VOTE = 0.5
 """Prior vote spread over all labels; the nearest neighbor's vote is 1."""
 
 CHUNK = 2048
@@ -31,24 +31,9 @@ class Suggested:
     probability: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class Cohort:
-    """Similar photos with the same suggestion, to be accepted together.
-
-    Attributes:
-        label: Index of the label that all of them are likeliest to show.
-        positions: The photos, the surest first and then by their likeness to it.
-        least_probability: Of `label`, over all of them.
-    """
-
-    label: int
-    positions: tuple[int, ...]
-    least_probability: float
-
-
 def neighbor_probabilities(
     features: NDArray[np.float32],
-    known: NDArray[np.float32],
+    labeled: NDArray[np.float32],
     targets: NDArray[np.int64],
     labels: int,
     *,
@@ -56,32 +41,32 @@ def neighbor_probabilities(
 ) -> NDArray[np.float64]:
     """Returns the probability of each label by the nearest labeled photos.
 
-    Each of the k nearest by cosine s says its label with weight ``exp((s - s_nearest) / 0.07)``;
-    half a nearest neighbor's say is spread over all labels, so that a lone one convinces nobody.
+    Each of the k nearest by cosine s votes for its label with weight
+    ``exp((s - s_nearest) / 0.07)``; a prior vote of 0.5 is spread over all labels.
 
     Args:
         features: ``(N, F)`` of the photos to label.
-        known: ``(M, F)`` of the labeled ones.
-        targets: ``(M,)``, the index of the label of each.
-        labels: How many labels there are.
-        neighbors: k; fewer where fewer are labeled.
+        labeled: ``(M, F)`` of the labeled photos.
+        targets: ``(M,)``, label indices of the labeled photos.
+        labels: Number of labels.
+        neighbors: k; at most M are used.
 
     Returns:
-        ``(N, labels)``; rows sum to 1; all labels alike where none is labeled.
+        ``(N, labels)``; rows sum to 1; uniform without labeled photos.
     """
     result = np.full((len(features), labels), 1.0 / labels)
-    if not len(known):
+    if not len(labeled):
         return result
-    k = min(neighbors, len(known))
-    known = unit_rows(known)
+    k = min(neighbors, len(labeled))
+    labeled = unit_rows(labeled)
     for start in range(0, len(features), CHUNK):
         rows = slice(start, min(start + CHUNK, len(features)))
-        cosines = unit_rows(features[rows]) @ known.T
+        cosines = unit_rows(features[rows]) @ labeled.T
         nearest = np.argpartition(-cosines, k - 1, axis=1)[:, :k]
         found = np.take_along_axis(cosines, nearest, axis=1).astype(np.float64)
-        says = np.exp((found - found.max(axis=1, keepdims=True)) / TEMPERATURE)
-        votes = np.full((len(found), labels), DOUBT / labels)
-        np.add.at(votes, (np.arange(len(found))[:, None], targets[nearest]), says)
+        weights = np.exp((found - found.max(axis=1, keepdims=True)) / TEMPERATURE)
+        votes = np.full((len(found), labels), PRIOR_VOTE / labels)
+        np.add.at(votes, (np.arange(len(found))[:, None], targets[nearest]), weights)
         result[rows] = votes / votes.sum(axis=1, keepdims=True)
     return result
 
@@ -89,13 +74,7 @@ def neighbor_probabilities(
 def ranked(
     probabilities: NDArray[np.float64], labels: Sequence[str], *, top: int = 5
 ) -> list[tuple[Suggested, ...]]:
-    """Returns the likeliest labels of each photo, the likeliest first.
-
-    Args:
-        probabilities: ``(N, C)``.
-        labels: The C labels.
-        top: How many.
-    """
+    """Returns the `top` likeliest of the C labels for each row of ``(N, C)`` probabilities."""
     order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
     return [
         tuple(Suggested(label=labels[i], probability=float(row[i])) for i in best)
@@ -104,7 +83,7 @@ def ranked(
 
 
 def uncertainty(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Returns 1 less the margin between the two likeliest labels ``(N,)``: 1 is a toss-up."""
+    """Returns 1 minus the margin between the two likeliest labels, ``(N,)`` in [0, 1]."""
     if probabilities.shape[1] < 2:
         return np.ones(len(probabilities))
     two = -np.partition(-probabilities, 1, axis=1)[:, :2]
@@ -114,81 +93,39 @@ def uncertainty(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
 def ask_next(
     probabilities: NDArray[np.float64],
     features: NDArray[np.float32],
-    known: NDArray[np.float32] | None = None,
+    labeled: NDArray[np.float32] | None = None,
     *,
     count: int = 20,
 ) -> list[int]:
-    """Returns the photos to label next: uncertain ones unlike the labeled ones.
+    """Returns the photos to label next: uncertain and unlike the labeled ones (active learning).
 
-    Greedily takes the photo with the largest ``uncertainty x distance``, the distance being that
-    to the nearest photo that is labeled or was taken before it (the k-center rule of Sener and
-    Savarese 2018, arXiv:1708.00489, weighted by the margin), so that a burst is asked about once.
+    Greedily takes the photo with the largest ``uncertainty x distance`` to the nearest photo that
+    is labeled or already taken: the k-center rule of Sener and Savarese 2018, arXiv:1708.00489,
+    weighted by the margin. Of a burst, one photo is taken.
 
     Args:
         probabilities: ``(N, C)`` of the unlabeled photos.
-        features: ``(N, F)`` of them.
-        known: ``(M, F)`` of the labeled ones, if there are any.
-        count: How many to return at most.
+        features: ``(N, F)`` of the unlabeled photos.
+        labeled: ``(M, F)`` of the labeled photos, if any.
+        count: Maximum number of photos.
     """
-    doubt = uncertainty(probabilities)
+    uncertain = uncertainty(probabilities)
     rows = unit_rows(features)
     distance = np.full(len(rows), 2.0)
-    if known is not None and len(known):
-        others = unit_rows(known)
+    if labeled is not None and len(labeled):
+        others = unit_rows(labeled)
         for start in range(0, len(rows), CHUNK):
             part = slice(start, start + CHUNK)
             distance[part] = 1 - (rows[part] @ others.T).max(axis=1)
-    # A sure photo may still be asked about when nothing better is left.
-    doubt = np.maximum(doubt, 1e-3)
+    # Certain photos may still be taken when no others are left.
+    uncertain = np.maximum(uncertain, 1e-3)
     distance = np.maximum(distance, 0.0)
     free = np.ones(len(rows), bool)
     chosen: list[int] = []
     for _ in range(min(count, len(rows))):
-        scores = np.where(free, doubt * distance, -1.0)
+        scores = np.where(free, uncertain * distance, -1.0)
         best = int(scores.argmax())
         chosen.append(best)
         free[best] = False
         distance = np.minimum(distance, np.maximum(1 - rows @ rows[best], 0.0))
     return chosen
-
-
-def cohorts(
-    probabilities: NDArray[np.float64],
-    features: NDArray[np.float32],
-    *,
-    least_probability: float = 0.7,
-    most_photos: int = 24,
-    most_cohorts: int = 20,
-) -> list[Cohort]:
-    """Returns cohorts of similar photos with one suggestion each, the surest first.
-
-    The surest photo that is left leads the next cohort, and those of the same suggestion that are
-    nearest to it follow.
-
-    Args:
-        probabilities: ``(N, C)`` of the unlabeled photos.
-        features: ``(N, F)`` of them.
-        least_probability: Photos whose likeliest label is less probable are in no cohort.
-        most_photos: Photos of a cohort, as many as a person can look over at once.
-        most_cohorts: How many cohorts to make.
-    """
-    rows = unit_rows(features)
-    likeliest = probabilities.argmax(axis=1)
-    sureness = probabilities.max(axis=1)
-    free = sureness >= least_probability
-    found: list[Cohort] = []
-    while free.any() and len(found) < most_cohorts:
-        leader = int(np.where(free, sureness, -1.0).argmax())
-        fellows = np.flatnonzero(free & (likeliest == likeliest[leader]))
-        likeness = rows[fellows] @ rows[leader]
-        likeness[fellows == leader] = np.inf
-        members = fellows[np.argsort(-likeness, kind="stable")[:most_photos]]
-        free[members] = False
-        found.append(
-            Cohort(
-                label=int(likeliest[leader]),
-                positions=tuple(int(i) for i in members),
-                least_probability=float(sureness[members].min()),
-            )
-        )
-    return found

@@ -30,10 +30,10 @@ def test_a_spec_survives_json() -> None:
 def test_an_unknown_method_is_refused() -> None:
     with pytest.raises(ConfigError) as caught:
         PolicySpec.from_dict({"method": "magic"})
-    assert str(caught.value) == ("the crop policy 'magic' is none of saliency, center, detector.")
+    assert str(caught.value) == ("the crop policy 'magic' is not one of saliency, center, detector.")
 
 
-def test_a_loaded_policy_gives_the_finders_squares(
+def test_a_loaded_policy_gives_the_finders_crops(
     demo_collection: DemoCollection, backbone: LoadedModel
 ) -> None:
     policy, preprocessing = load_policy(PolicySpec(method="saliency"))
@@ -52,16 +52,16 @@ def test_the_middle_needs_no_backbone() -> None:
     assert preprocessing == PolicySpec(method="center")
 
 
-def test_other_weights_are_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_other_weights_are_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "finetune"):
         load_policy(PolicySpec(method="saliency", digest="0" * 16))
     assert caplog.messages == [
-        "The squares were proposed by other weights of finetune_small than those that are here; "
-        "they may come out a little otherwise."
+        "The crops were proposed by other weights of finetune_small than the installed ones; "
+        "new crops may differ a little."
     ]
 
 
-def test_a_collection_remembers_how_its_squares_were_proposed(tmp_path: Path) -> None:
+def test_a_collection_keeps_its_crop_policy(tmp_path: Path) -> None:
     assert remembered_policy(tmp_path) is None
     preprocessing = PolicySpec(method="saliency", model="finetune_small", digest="1" * 16)
     remember_policy(tmp_path, preprocessing)

@@ -43,9 +43,9 @@ def test_a_policy_is_asked_once_a_content(three: Collection) -> None:
     assert calls == [(1, 3), (2, 3), (3, 3)]
 
 
-def test_settled_photos_are_passed_over(three: Collection) -> None:
-    settled = [three.photos[1].digest]
-    found = propose(three, lambda source: LEFT, settled=settled)
+def test_skipped_photos_get_no_crop(three: Collection) -> None:
+    skip = {three.photos[1].digest}
+    found = propose(three, lambda source: LEFT, skip=skip)
     assert set(found.crops) == {three.photos[0].digest, three.photos[2].digest}
 
 

@@ -14,8 +14,10 @@ from sklearn.metrics.pairwise import cosine_similarity
 from finetune.curation.similar import (
     Match,
     Query,
+    check_target,
     feature_similarities,
     find_similar,
+    gather,
     hash_similarities,
     rank,
 )
@@ -71,8 +73,8 @@ def test_all_ranks_by_the_mean_and_any_by_the_nearest_seed() -> None:
 
 
 def test_bounds_and_what_is_left_out() -> None:
-    assert [m.position for m in rank(TABLE, like="any", top=2, without=[0])] == [2, 1]
-    assert [m.position for m in rank(TABLE, like="any", least=0.75)] == [0, 2]
+    assert [m.position for m in rank(TABLE, like="any", top=2, exclude=[0])] == [2, 1]
+    assert [m.position for m in rank(TABLE, like="any", min_similarity=0.75)] == [0, 2]
     assert rank(np.empty((0, 2), np.float32)) == []
 
 
@@ -150,4 +152,48 @@ def test_no_good_seed_is_an_error(by: str, birds: Path, tmp_path: Path) -> None:
     assert str(caught.value) == (
         f"None of the 2 seeds can be opened: {gone}: no such file or directory. "
         "Choose photos that other programs open."
+    )
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> list[Path]:
+    folder = tmp_path / "pool"
+    paths = []
+    for number, name in enumerate(("b.jpg", "sub/a.jpg", "x/a.jpg")):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes([number]) * 9)
+        paths.append(path)
+    return paths
+
+
+@pytest.mark.parametrize("link", ["copy", "hardlink", "symlink"])
+def test_files_are_numbered_in_their_order(sources: list[Path], tmp_path: Path, link: str) -> None:
+    before = {path: path.read_bytes() for path in sources}
+    made = gather(sources, tmp_path / "out", link=link)
+    assert [path.name for path in made] == ["0001 b.jpg", "0002 a.jpg", "0003 a.jpg"]
+    assert [path.read_bytes() for path in made] == list(before.values())
+    assert made[0].is_symlink() == (link == "symlink")
+    assert made[0].samefile(sources[0]) == (link != "copy")
+    assert {path: path.read_bytes() for path in sources} == before
+
+
+def test_a_folder_with_something_in_it_is_refused(sources: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "mine.txt").write_text("mine")
+    with pytest.raises(CollectionError) as caught:
+        gather(sources, out)
+    assert str(caught.value) == (
+        f"{out} is not an empty folder. Choose a new one; nothing is lost."
+    )
+    assert [path.name for path in out.iterdir()] == ["mine.txt"]
+
+
+def test_a_folder_in_the_pool_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CollectionError) as caught:
+        check_target(tmp_path / "found", tmp_path)
+    assert str(caught.value) == (
+        f"--to {tmp_path / 'found'} lies inside {tmp_path}, where the next search would find the "
+        "photos again. Choose a folder outside of it."
     )

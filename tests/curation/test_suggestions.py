@@ -8,7 +8,6 @@ from finetune.curation import suggestions
 from finetune.curation.suggestions import (
     Suggested,
     ask_next,
-    cohorts,
     neighbor_probabilities,
     ranked,
     uncertainty,
@@ -109,31 +108,6 @@ def test_a_burst_is_asked_about_once() -> None:
     assert sorted(i // 8 for i in asked) == [0, 1, 2, 3, 4]
 
 
-def test_no_more_photos_are_asked_about_than_there_are() -> None:
+def test_at_most_all_photos_are_taken() -> None:
     asked = ask_next(np.full((3, 2), 0.5), np.eye(3, dtype=np.float32), count=10)
     assert sorted(asked) == [0, 1, 2]
-
-
-def test_cohorts_are_sure_alike_and_disjoint() -> None:
-    rng = np.random.default_rng(7)
-    scenes = np.eye(4)
-    features = np.repeat(scenes, 10, axis=0) + rng.normal(scale=0.05, size=(40, 4))
-    # Scenes 0 and 1 show label 0, 2 shows label 1, and of scene 3 nothing is sure.
-    sure = np.array([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.55, 0.45]])
-    probabilities = np.repeat(sure, 10, axis=0)
-    found = cohorts(probabilities, features.astype(np.float32), most_photos=10)
-    assert [(c.label, sorted(c.positions)) for c in found] == [
-        (0, list(range(10))),
-        (1, list(range(20, 30))),
-        (0, list(range(10, 20))),
-    ]
-    assert [c.least_probability for c in found] == [0.9, 0.9, 0.8]
-
-
-def test_a_cohort_starts_with_its_surest_photo_and_keeps_its_bounds() -> None:
-    probabilities = np.array([[0.8, 0.2], [0.95, 0.05], [0.9, 0.1], [0.7, 0.3]])
-    features = np.array([[1, 0], [1, 0.1], [0, 1], [1, 0.2]], np.float32)
-    found = cohorts(probabilities, features, most_photos=3, most_cohorts=1)
-    assert len(found) == 1
-    assert found[0].positions == (1, 0, 3) or found[0].positions == (1, 3, 0)
-    assert cohorts(probabilities, features, least_probability=0.99) == []
