@@ -85,7 +85,7 @@ def crop(
         raise ConfigError("--accept, --clear and --undo exclude each other.")
     if size is not None and write is None:
         raise ConfigError("--size says how large copies are: give --write DIR, too.")
-    from finetune.curation.crop_policy import PolicySpec, load_policy, remember_policy
+    from finetune.curation.crop_policy import CropPolicyConfig, load_policy, remember_policy
     from finetune.photos.catalog.catalog import open_catalog
     from finetune.photos.scan import scan
 
@@ -103,7 +103,7 @@ def crop(
         elif accept and opened.crop_sources():
             document["accepted"] = _accept(opened)
         else:
-            asked = PolicySpec(
+            asked = CropPolicyConfig(
                 method=chosen,
                 model=model,
                 weights=str(detector) if detector is not None else weights,

@@ -48,13 +48,13 @@ def demo(
     from finetune.cli.train import show_result
     from finetune.cli.training_progress import TrainingView
     from finetune.config_io import resolve
-    from finetune.curation.crop_policy import PolicySpec
+    from finetune.curation.crop_policy import CropPolicyConfig
     from finetune.curation.crop_proposals import propose_crops
     from finetune.training.train import train
 
     output.say("Finding the bird in each photo")
     with output.progress("Finding") as advance:
-        propose_crops(folder / "photos", PolicySpec(method="saliency"), progress=advance)
+        propose_crops(folder / "photos", CropPolicyConfig(method="saliency"), progress=advance)
     config = resolve({}, {"model": "finetune_small", "seed": seed, "views": 4, "epochs": 40})
     with TrainingView(output) as view:
         result = train(folder / "photos", config, run="demo", runs=folder / "runs", callback=view)

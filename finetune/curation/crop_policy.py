@@ -37,7 +37,7 @@ class CropPolicy(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PolicySpec:
+class CropPolicyConfig:
     """Method, model and weights of a crop policy, as JSON values.
 
     Attributes:
@@ -57,7 +57,7 @@ class PolicySpec:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> PolicySpec:
+    def from_dict(cls, value: Mapping[str, Any]) -> CropPolicyConfig:
         """Inverse of `to_dict`; ignores unknown keys.
 
         Raises:
@@ -71,7 +71,7 @@ class PolicySpec:
         return cls(**{name: item for name, item in value.items() if name in names})
 
 
-def load_policy(preprocessing: PolicySpec) -> tuple[CropPolicy, PolicySpec]:
+def load_policy(config: CropPolicyConfig) -> tuple[CropPolicy, CropPolicyConfig]:
     """Returns a loaded policy, and its spec with the digest of the weights.
 
     Logs a warning if the weights differ from those that proposed the crops.
@@ -80,30 +80,30 @@ def load_policy(preprocessing: PolicySpec) -> tuple[CropPolicy, PolicySpec]:
         ModelError: The backbone or detector cannot be loaded.
         WeightsUnavailable: Its weights are neither on disk nor can be downloaded.
     """
-    if preprocessing.method == "center":
-        return _middle, preprocessing
-    if preprocessing.method == "detector":
+    if config.method == "center":
+        return _middle, config
+    if config.method == "detector":
         from finetune.curation.detector import Detector
 
-        return Detector(Path(preprocessing.weights or "")), preprocessing
+        return Detector(Path(config.weights or "")), config
     from finetune.curation.embedding import DEFAULT_BACKBONE, load_backbone
     from finetune.curation.saliency import SubjectFinder
     from finetune.models.features import weights_digest
 
-    name = preprocessing.model or DEFAULT_BACKBONE
-    backbone = load_backbone(name, preprocessing.weights)
+    name = config.model or DEFAULT_BACKBONE
+    backbone = load_backbone(name, config.weights)
     digest = weights_digest(backbone.module)
-    if preprocessing.digest is not None and preprocessing.digest != digest:
+    if config.digest is not None and config.digest != digest:
         logger.warning(
             "The crops were proposed by other weights of %s than the installed ones; new crops may "
             "differ a little.",
             name,
         )
-    return SubjectFinder(backbone), dataclasses.replace(preprocessing, model=name, digest=digest)
+    return SubjectFinder(backbone), dataclasses.replace(config, model=name, digest=digest)
 
 
 def remember_policy(
-    root: Path, preprocessing: PolicySpec | None, catalog: Path | None = None
+    root: Path, config: CropPolicyConfig | None, catalog: Path | None = None
 ) -> None:
     """Saves the crop policy of a collection beside its caches; None deletes it.
 
@@ -111,16 +111,16 @@ def remember_policy(
         StorageError: The file cannot be written.
     """
     path = collection_cache_dir(root, catalog) / FILE
-    if preprocessing is None:
+    if config is None:
         path.unlink(missing_ok=True)
     else:
-        write_json(path, preprocessing.to_dict())
+        write_json(path, config.to_dict())
 
 
-def remembered_policy(root: Path, catalog: Path | None = None) -> PolicySpec | None:
+def remembered_policy(root: Path, catalog: Path | None = None) -> CropPolicyConfig | None:
     """Returns the saved crop policy of a collection, or None."""
     try:
-        return PolicySpec.from_dict(read_json(collection_cache_dir(root, catalog) / FILE))
+        return CropPolicyConfig.from_dict(read_json(collection_cache_dir(root, catalog) / FILE))
     except (OSError, ValueError, TypeError, AttributeError, ConfigError):
         return None
 

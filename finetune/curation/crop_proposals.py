@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune.curation.crop_policy import CropPolicy, PolicySpec, load_policy, remember_policy
+from finetune.curation.crop_policy import CropPolicy, CropPolicyConfig, load_policy, remember_policy
 from finetune.errors import DecodeError
 from finetune.photos.catalog.catalog import Catalog, open_catalog
 from finetune.photos.collection import Collection, Photo, Problem
@@ -70,7 +70,7 @@ def propose(
 
 def propose_crops(
     root: Path,
-    preprocessing: PolicySpec,
+    config: CropPolicyConfig,
     *,
     catalog: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -83,7 +83,7 @@ def propose_crops(
         CollectionError: The folder cannot be scanned.
         ModelError: The policy's network cannot be loaded.
     """
-    policy, loaded = load_policy(preprocessing)
+    policy, loaded = load_policy(config)
     collection = scan(root, catalog=catalog)
     with open_catalog(root, catalog) as opened:
         found = propose_into(opened, collection, policy, progress=progress)

@@ -107,10 +107,10 @@ class Predictor:
         self._policy: CropPolicy | None = None
         if self.engines[0].metadata.crop_policy is not None:
             # Only where a run was trained on squares: this loads the backbone that finds them.
-            from finetune.curation.crop_policy import PolicySpec, load_policy
+            from finetune.curation.crop_policy import CropPolicyConfig, load_policy
 
             self._policy, _ = load_policy(
-                PolicySpec.from_dict(self.engines[0].metadata.crop_policy)
+                CropPolicyConfig.from_dict(self.engines[0].metadata.crop_policy)
             )
 
     @classmethod

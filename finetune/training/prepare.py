@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from finetune import __version__
 from finetune.config import TrainConfig
 from finetune.config_io import resolve, to_dict
-from finetune.curation.crop_policy import PolicySpec, remembered_policy
+from finetune.curation.crop_policy import CropPolicyConfig, remembered_policy
 from finetune.data.pixel_cache import PixelCache
 from finetune.errors import ConfigError, RunError
 from finetune.files import collection_cache_dir, write_json
@@ -392,7 +392,7 @@ def crop_policy(
     policy = remembered_policy(collection.root, catalog)
     if policy is not None:
         return policy.to_dict()
-    return before or PolicySpec(method="saliency").to_dict()
+    return before or CropPolicyConfig(method="saliency").to_dict()
 
 
 def crop_notes(

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from typer.testing import Result
 
-from finetune.curation.crop_policy import PolicySpec, remembered_policy
+from finetune.curation.crop_policy import CropPolicyConfig, remembered_policy
 from finetune.demo_data import draw_collection
 from finetune.photos.catalog.catalog import open_catalog
 from finetune.photos.crops import Crop, load_square
@@ -122,10 +122,10 @@ def test_the_collection_remembers_the_method_as_long_as_it_has_squares(
     run: Callable[..., Result], birds: Path
 ) -> None:
     run("crop", birds, "--method", "center")
-    assert remembered_policy(birds) == PolicySpec(method="center")
+    assert remembered_policy(birds) == CropPolicyConfig(method="center")
     run("crop", birds, "--accept")
     run("crop", birds, "--clear", "--yes")
-    assert remembered_policy(birds) == PolicySpec(method="center")
+    assert remembered_policy(birds) == CropPolicyConfig(method="center")
     run("crop", birds, "--undo")
     run("crop", birds, "--clear", "--yes")
     assert remembered_policy(birds) is None

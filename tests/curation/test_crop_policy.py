@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from finetune.curation.crop_policy import (
-    PolicySpec,
+    CropPolicyConfig,
     load_policy,
     remember_policy,
     remembered_policy,
@@ -21,40 +21,40 @@ from finetune.photos.decode.decoder import decode_photo
 
 
 def test_a_spec_survives_json() -> None:
-    preprocessing = PolicySpec(method="saliency", model="resnet50", weights="w.pth", digest="00ff")
-    assert (
-        PolicySpec.from_dict({**preprocessing.to_dict(), "of a later version": 1}) == preprocessing
-    )
+    config = CropPolicyConfig(method="saliency", model="resnet50", weights="w.pth", digest="00ff")
+    assert CropPolicyConfig.from_dict({**config.to_dict(), "of a later version": 1}) == config
 
 
 def test_an_unknown_method_is_refused() -> None:
     with pytest.raises(ConfigError) as caught:
-        PolicySpec.from_dict({"method": "magic"})
-    assert str(caught.value) == ("the crop policy 'magic' is not one of saliency, center, detector.")
+        CropPolicyConfig.from_dict({"method": "magic"})
+    assert str(caught.value) == (
+        "the crop policy 'magic' is not one of saliency, center, detector."
+    )
 
 
 def test_a_loaded_policy_gives_the_finders_crops(
     demo_collection: DemoCollection, backbone: LoadedModel
 ) -> None:
-    policy, preprocessing = load_policy(PolicySpec(method="saliency"))
+    policy, config = load_policy(CropPolicyConfig(method="saliency"))
     path = demo_collection.folder / demo_collection.photos[0].path
     expected = SubjectFinder(backbone).crop_of(path)
     assert policy(path) == policy(path.read_bytes()) == policy(decode_photo(path)) == expected
-    assert preprocessing.model == "finetune_small"
-    again, same = load_policy(preprocessing)
-    assert same == preprocessing
+    assert config.model == "finetune_small"
+    again, same = load_policy(config)
+    assert same == config
     assert again(path) == expected
 
 
 def test_the_middle_needs_no_backbone() -> None:
-    policy, preprocessing = load_policy(PolicySpec(method="center"))
+    policy, config = load_policy(CropPolicyConfig(method="center"))
     assert policy(np.zeros((4, 6, 3), np.uint8)) == Crop()
-    assert preprocessing == PolicySpec(method="center")
+    assert config == CropPolicyConfig(method="center")
 
 
 def test_other_weights_are_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "finetune"):
-        load_policy(PolicySpec(method="saliency", digest="0" * 16))
+        load_policy(CropPolicyConfig(method="saliency", digest="0" * 16))
     assert caplog.messages == [
         "The crops were proposed by other weights of finetune_small than the installed ones; "
         "new crops may differ a little."
@@ -63,9 +63,9 @@ def test_other_weights_are_a_warning(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_a_collection_keeps_its_crop_policy(tmp_path: Path) -> None:
     assert remembered_policy(tmp_path) is None
-    preprocessing = PolicySpec(method="saliency", model="finetune_small", digest="1" * 16)
-    remember_policy(tmp_path, preprocessing)
-    assert remembered_policy(tmp_path) == preprocessing
+    config = CropPolicyConfig(method="saliency", model="finetune_small", digest="1" * 16)
+    remember_policy(tmp_path, config)
+    assert remembered_policy(tmp_path) == config
     (tmp_path / ".finetune" / "crop-policy.json").write_text('{"method": "magic"}')
     assert remembered_policy(tmp_path) is None
     remember_policy(tmp_path, None)

@@ -3,7 +3,9 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from finetune.curation.crop_proposals import accept, clear, propose, undo_accept
 from finetune.errors import DecodeError
@@ -30,7 +32,7 @@ def test_a_policy_is_asked_once_a_content(three: Collection) -> None:
     collection = scan(three.root)
     asked: list[bytes] = []
 
-    def policy(source: Path | bytes) -> Crop | None:
+    def policy(source: Path | bytes | NDArray[np.uint8], /) -> Crop | None:
         assert isinstance(source, bytes)
         asked.append(source)
         return LEFT if len(asked) < 3 else None
@@ -53,7 +55,7 @@ def test_bad_photos_are_named(three: Collection) -> None:
     (three.root / three.photos[0].path).unlink()
     spoiled = (three.root / three.photos[1].path).read_bytes()
 
-    def policy(source: Path | bytes) -> Crop | None:
+    def policy(source: Path | bytes | NDArray[np.uint8], /) -> Crop | None:
         if source == spoiled:
             raise DecodeError(None, "truncated")
         return RIGHT

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,7 +34,8 @@ def reference(backbone: LoadedModel, path: Path, crop: Crop | None = None) -> np
     pixels = (image.astype(np.float64) / 255 - preprocessing.mean) / preprocessing.std
     tensor = torch.from_numpy(pixels).permute(2, 0, 1)[None].float()
     with torch.inference_mode():
-        maps = backbone.module.forward_features(tensor)
+        forward: Any = backbone.module.forward_features
+        maps: torch.Tensor = forward(tensor)
         return maps.double().mean(dim=(2, 3))[0].numpy()
 
 

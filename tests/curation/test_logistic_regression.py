@@ -47,7 +47,7 @@ def test_a_constant_feature_has_weight_zero() -> None:
 
 def test_probabilities_sum_to_one_and_do_not_overflow() -> None:
     features, names = blobs(50, 6, 3, seed=9)
-    found = fit_classifier(features, names).probabilities(features * 1e4)
+    found = fit_classifier(features, names).probabilities(features * np.float32(1e4))
     assert np.allclose(found.sum(axis=1), 1)
     assert np.isfinite(found).all()
 
@@ -69,7 +69,7 @@ def test_multi_label_classifiers_are_those_of_scikit_learn() -> None:
         ).fit(features.astype(np.float64), present[:, k])
         expected = theirs.predict_proba(features.astype(np.float64))[:, 1]
         assert np.abs(ours.probabilities(features)[:, k] - expected).max() < 2e-3
-    assert np.isfinite(ours.probabilities(features * 1e4)).all()
+    assert np.isfinite(ours.probabilities(features * np.float32(1e4))).all()
 
 
 @pytest.mark.parametrize("all_have_it", [True, False])

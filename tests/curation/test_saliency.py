@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -74,7 +75,8 @@ def test_the_last_map_is_what_the_head_pools(backbone: LoadedModel) -> None:
     images = torch.rand(1, 3, 96, 96, generator=torch.Generator().manual_seed(1))
     _, last = feature_maps(backbone.module, images)
     with torch.inference_mode():
-        assert torch.allclose(last, backbone.module.forward_features(images))
+        forward: Any = backbone.module.forward_features
+        assert torch.allclose(last, forward(images))
 
 
 def test_tokens_are_laid_out_as_maps() -> None:
@@ -153,7 +155,9 @@ def test_squares_hold_the_birds_that_center_crops_cut(
     demo_collection: DemoCollection, backbone: LoadedModel
 ) -> None:
     finder = SubjectFinder(backbone)
-    found, middle, sides = [], [], []
+    found: list[bool] = []
+    middle: list[bool] = []
+    sides: list[float] = []
     for photo in demo_collection.photos:
         crop = finder.crop_of(demo_collection.folder / photo.path)
         sides.append(crop.side)

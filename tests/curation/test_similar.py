@@ -12,6 +12,8 @@ from PIL import Image
 from sklearn.metrics.pairwise import cosine_similarity
 
 from finetune.curation.similar import (
+    By,
+    Link,
     Match,
     Query,
     check_target,
@@ -67,8 +69,8 @@ def test_all_ranks_by_the_mean_and_any_by_the_nearest_seed() -> None:
     ]
     nearest = rank(TABLE, like="any")
     assert nearest[:2] == [
-        Match(position=0, similarity=pytest.approx(0.9), seed=0),
-        Match(position=2, similarity=pytest.approx(0.8), seed=1),
+        Match(position=0, similarity=float(np.float32(0.9)), seed=0),
+        Match(position=2, similarity=float(np.float32(0.8)), seed=1),
     ]
 
 
@@ -137,7 +139,7 @@ def test_a_bad_seed_is_named_and_the_others_count(birds: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("by", ["hash", "features"])
-def test_no_good_seed_is_an_error(by: str, birds: Path, tmp_path: Path) -> None:
+def test_no_good_seed_is_an_error(by: By, birds: Path, tmp_path: Path) -> None:
     gone, bad = tmp_path / "gone.jpg", tmp_path / "bad.jpg"
     bad.write_text("no photo")
     collection = scan(birds)
@@ -168,7 +170,7 @@ def sources(tmp_path: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("link", ["copy", "hardlink", "symlink"])
-def test_files_are_numbered_in_their_order(sources: list[Path], tmp_path: Path, link: str) -> None:
+def test_files_are_numbered_in_their_order(sources: list[Path], tmp_path: Path, link: Link) -> None:
     before = {path: path.read_bytes() for path in sources}
     made = gather(sources, tmp_path / "out", link=link)
     assert [path.name for path in made] == ["0001 b.jpg", "0002 a.jpg", "0003 a.jpg"]

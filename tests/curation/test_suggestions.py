@@ -15,7 +15,8 @@ from finetune.curation.suggestions import (
 
 
 def unit(array: np.ndarray) -> np.ndarray:
-    return array / np.linalg.norm(array, axis=1, keepdims=True)
+    rows: np.ndarray = array / np.linalg.norm(array, axis=1, keepdims=True)
+    return rows
 
 
 @pytest.mark.parametrize("chunk", [7, 2048])
@@ -29,7 +30,8 @@ def test_neighbors_vote_as_in_scikit_learn(chunk: int, monkeypatch: pytest.Monke
     def votes(distances: np.ndarray) -> np.ndarray:
         # On the unit sphere |a - b|^2 = 2 - 2 cos.
         near = 1 - distances**2 / 2
-        return np.exp((near - near.max(axis=1, keepdims=True)) / 0.07)
+        weights: np.ndarray = np.exp((near - near.max(axis=1, keepdims=True)) / 0.07)
+        return weights
 
     theirs = KNeighborsClassifier(10, weights=votes).fit(unit(known), targets)
     shares = theirs.predict_proba(unit(asked))

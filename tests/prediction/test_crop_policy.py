@@ -9,7 +9,7 @@ import pytest
 
 from finetune import Predictor, train
 from finetune.config_io import resolve
-from finetune.curation.crop_policy import PolicySpec, load_policy
+from finetune.curation.crop_policy import CropPolicyConfig, load_policy
 from finetune.curation.crop_proposals import propose_crops
 from finetune.errors import DecodeError
 from finetune.photos.crops import Crop, load_square
@@ -21,13 +21,13 @@ def test_a_run_trained_on_squares_predicts_on_squares(
     make_photos: Callable[..., Path], tmp_path: Path, tiny_settings: dict[str, object]
 ) -> None:
     photos = make_photos({"a": 8, "b": 8})
-    propose_crops(photos, PolicySpec(method="saliency"))
+    propose_crops(photos, CropPolicyConfig(method="saliency"))
     crops = [photo.crop for photo in scan(photos).photos]
     assert sum(crop is not None for crop in crops) > len(crops) / 2
     flags = {**tiny_settings, "mode": "head", "epochs": 1}
     run = train(photos, resolve({}, flags), runs=tmp_path / "runs").run
     content = json.loads(run.preprocessing_file.read_text())
-    policy, _ = load_policy(PolicySpec.from_dict(content["crop_policy"]))
+    policy, _ = load_policy(CropPolicyConfig.from_dict(content["crop_policy"]))
     predictor = Predictor.load(run.path)
     path = photos / "a" / "000.jpg"
     crop = policy(path)
@@ -53,7 +53,7 @@ def test_the_bound_on_pixels_holds_before_a_square_is_looked_for(
     make_photos: Callable[..., Path], tmp_path: Path, tiny_settings: dict[str, object]
 ) -> None:
     photos = make_photos({"a": 6, "b": 6})
-    propose_crops(photos, PolicySpec(method="saliency"))
+    propose_crops(photos, CropPolicyConfig(method="saliency"))
     flags = {**tiny_settings, "mode": "head", "epochs": 1}
     run = train(photos, resolve({}, flags), runs=tmp_path / "runs").run
     predictor = Predictor.load(run.path, config=PredictConfig(max_pixels=100))
