@@ -5,12 +5,40 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import NotRequired
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import TypedDict
 
 from finetune.evaluation.predictions import LabelSet
+
+
+class RankedJson(TypedDict):
+    """A label with its calibrated probability in [0, 1].
+
+    With several labels a photo, `predicted` is whether the probability reaches the label's
+    threshold.
+    """
+
+    label: str
+    probability: float
+    predicted: NotRequired[bool]
+
+
+class PredictionJson(TypedDict):
+    """Prediction of one photo.
+
+    `status` is "ok", or the reason why the photo could not be opened. `ranked` has the likeliest
+    label first. `unknown` is whether the photo may show none of the labels. With several labels a
+    photo, `labels` are those that reach their threshold.
+    """
+
+    photo: str | None
+    status: str
+    labels: NotRequired[list[str]]
+    ranked: list[RankedJson]
+    unknown: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,10 +54,12 @@ class Ranked:
     probability: float
     predicted: bool | None = None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> RankedJson:
         """Returns plain JSON values."""
-        plain: dict[str, Any] = {"label": self.label, "probability": self.probability}
-        return plain if self.predicted is None else plain | {"predicted": self.predicted}
+        plain: RankedJson = {"label": self.label, "probability": self.probability}
+        if self.predicted is not None:
+            plain["predicted"] = self.predicted
+        return plain
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,15 +105,19 @@ class PhotoPrediction:
         """Returns the probability of a label, or 0 if it is unknown."""
         return next((item.probability for item in self.ranked if item.label == label), 0.0)
 
-    def to_dict(self, top: int | None = None) -> dict[str, Any]:
+    def to_dict(self, top: int | None = None) -> PredictionJson:
         """Returns plain JSON values, with the `top` likeliest labels."""
-        labels = self.labels
+        photo, status, unknown = self.photo, self.status, self.unknown
+        ranked = [item.to_dict() for item in self.ranked[:top]]
+        if self.labels is None:
+            return {"photo": photo, "status": status, "ranked": ranked, "unknown": unknown}
+        labels = list(self.labels)
         return {
-            "photo": self.photo,
-            "status": self.status,
-            **({} if labels is None else {"labels": list(labels)}),
-            "ranked": [item.to_dict() for item in self.ranked[:top]],
-            "unknown": self.unknown,
+            "photo": photo,
+            "status": status,
+            "labels": labels,
+            "ranked": ranked,
+            "unknown": unknown,
         }
 
 

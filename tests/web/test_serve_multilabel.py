@@ -57,11 +57,11 @@ def test_an_answer_names_all_labels_that_are_said(
         ]
 
 
-def test_the_description_of_the_interface_tells_of_labels(
+def test_openapi_describes_the_labels_of_a_photo(
     served: tuple[TestClient, Predictor, Path],
 ) -> None:
     client, predictor, _ = served
-    answer = client.get("/openapi.json").json()["components"]["schemas"]["Answer"]
+    answer = client.get("/openapi.json").json()["components"]["schemas"]["PredictionJson"]
     assert answer["properties"]["labels"]["items"]["enum"] == list(predictor.labels)
     (model,) = client.get("/v1/model").json()
     assert model["task"] == "multi-label"

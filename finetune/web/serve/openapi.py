@@ -1,64 +1,107 @@
-"""The OpenAPI description of the prediction server."""
+"""OpenAPI document of the prediction server; its schemas come from the response types."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from pydantic import TypeAdapter
+from typing_extensions import TypedDict
+
 from finetune import __version__
 from finetune.prediction.model_metadata import ModelMetadata
+from finetune.prediction.predictions import PredictionJson, RankedJson
 from finetune.web.serve.batching import Limits
+
+
+class HealthJson(TypedDict):
+    """Answer of ``/healthz``: "ok", and the number of photos waiting or in progress."""
+
+    status: str
+    photos: int
+
+
+class ErrorJson(TypedDict):
+    """Reason why a request was refused."""
+
+    error: str
+
+
+_REFUSALS = {
+    "400": "No photo, a malformed form, or a wrong Host.",
+    "401": "No key, or a wrong one.",
+    "403": "Request from another site.",
+    "408": "The body arrived too slowly.",
+    "413": "The body is too large.",
+    "415": "Neither a photo nor a form.",
+    "422": "The photo cannot be opened.",
+    "503": "The queue is full; Retry-After says when to try again.",
+    "504": "The prediction took too long.",
+}
+
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
 
 
 def describe(
     metadata: ModelMetadata, limits: Limits, *, with_key: bool, explains: bool
 ) -> dict[str, Any]:
-    """Returns an OpenAPI 3.1 document of what this server answers.
+    """Returns the OpenAPI 3.1 document of the server.
 
     Args:
         metadata: The network's labels.
-        limits: The bounds that it keeps.
-        with_key: Whether a key is wanted.
-        explains: Whether ``/v1/explain`` is there.
+        limits: Bounds on requests.
+        with_key: Whether clients must send a key.
+        explains: Whether ``/v1/explain`` exists.
     """
+    schemas, components = _schemas(metadata)
+    form = {"photo": {"type": "array", "items": _BINARY["schema"]}}
+    refusals = {status: _response(reason, schemas["error"]) for status, reason in _REFUSALS.items()}
     paths: dict[str, Any] = {
-        "/v1/predict": {"post": _predict(limits)},
-        "/v1/model": {
-            "get": {
-                "summary": "Labels, preprocessing and calibration.",
-                "responses": {"200": _json("The model.", {"type": "object"})},
+        "/v1/predict": {
+            "post": {
+                "summary": "Predicts the labels of photos.",
+                "description": f"One photo as the body, or up to {limits.request_photos} photos as "
+                f"files of a form. At most {limits.body_bytes >> 20} MiB a request and "
+                f"{limits.max_pixels / 1e6:g} megapixels a photo.",
+                "parameters": [_query("top", "Number of labels; default: all.", minimum=1)],
+                "requestBody": {
+                    "required": True,
+                    "content": {
+                        "image/*": _BINARY,
+                        "application/octet-stream": _BINARY,
+                        "multipart/form-data": {"schema": {"type": "object", "properties": form}},
+                    },
+                },
+                "responses": {
+                    "200": _response("Predictions in the order sent.", schemas["predictions"]),
+                    **refusals,
+                },
             }
         },
-        "/healthz": {
-            "get": {
-                "summary": "Whether the server answers.",
-                "security": [],
-                "responses": {"200": _json("It does.", {"type": "object"})},
-            }
-        },
-        "/metrics": {
-            "get": {
-                "summary": "Counters for Prometheus.",
-                "responses": {"200": {"description": "Text.", "content": {"text/plain": {}}}},
-            }
-        },
-        "/openapi.json": {
-            "get": {
-                "summary": "This description.",
-                "responses": {"200": _json("It.", {"type": "object"})},
-            }
-        },
+        "/v1/model": _get("Returns labels, preprocessing and calibration.", {"type": "array"}),
+        "/healthz": _get("Returns whether the server is up.", schemas["health"]),
+        "/metrics": _get("Returns metrics for Prometheus.", {"type": "string"}, "text/plain"),
+        "/openapi.json": _get("Returns this document.", {"type": "object"}),
     }
+    paths["/healthz"]["get"]["security"] = []
     if explains:
-        paths["/v1/explain"] = {"post": _explain()}
+        image = {"description": "The photo with a heatmap.", "content": {"image/png": _BINARY}}
+        paths["/v1/explain"] = {
+            "post": {
+                "summary": "Shows where on a photo the network sees a label, by Grad-CAM.",
+                "parameters": [_query("label", "Label to explain; default: the likeliest.")],
+                "requestBody": {"required": True, "content": {"image/*": _BINARY}},
+                "responses": {"200": image, **refusals},
+            }
+        }
     document: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {
             "title": f"finetune: {metadata.name}",
             "version": __version__,
-            "description": f"Says which of {len(metadata.labels)} labels a photo shows.",
+            "description": f"Classifies photos into {len(metadata.labels)} labels.",
         },
         "paths": paths,
-        "components": {"schemas": _schemas(metadata)},
+        "components": {"schemas": components},
     }
     if with_key:
         document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
@@ -66,132 +109,37 @@ def describe(
     return document
 
 
-def _predict(limits: Limits) -> dict[str, Any]:
-    return {
-        "summary": "What is on photos.",
-        "description": (
-            f"One photo as the body, or up to {limits.request_photos} as fields of a form; "
-            f"{limits.body_bytes >> 20} MiB and {limits.max_pixels / 1e6:g} megapixels a photo at "
-            "most."
-        ),
-        "parameters": [
-            {
-                "name": "top",
-                "in": "query",
-                "description": "How many labels to give; all where it is left out.",
-                "schema": {"type": "integer", "minimum": 1},
-            }
-        ],
-        "requestBody": {
-            "required": True,
-            "content": {
-                "image/*": {"schema": {"type": "string", "format": "binary"}},
-                "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
-                "multipart/form-data": {
-                    "schema": {
-                        "type": "object",
-                        "properties": {
-                            "photo": {
-                                "type": "array",
-                                "items": {"type": "string", "format": "binary"},
-                            }
-                        },
-                    }
-                },
-            },
-        },
-        "responses": {
-            "200": _json(
-                "One answer a photo, in the order sent. A photo of a form that cannot be opened "
-                "has its reason as status.",
-                {"type": "array", "items": {"$ref": "#/components/schemas/Answer"}},
-            ),
-            **_refusals(),
-        },
+def _schemas(metadata: ModelMetadata) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns the schemas of the responses by name, and the components that they refer to."""
+    types: dict[str, Any] = {
+        "predictions": list[PredictionJson],
+        "error": ErrorJson,
+        "health": HealthJson,
     }
+    by_key, definitions = TypeAdapter.json_schemas(
+        [(name, "serialization", TypeAdapter(of)) for name, of in types.items()],
+        ref_template="#/components/schemas/{model}",
+    )
+    components = definitions["$defs"]
+    ranked, prediction = (components[of.__name__] for of in (RankedJson, PredictionJson))
+    ranked["properties"]["label"]["enum"] = list(metadata.labels)
+    ranked["properties"]["probability"] |= {"minimum": 0, "maximum": 1}
+    if metadata.task.multi_label:
+        prediction["properties"]["labels"]["items"]["enum"] = list(metadata.labels)
+    else:
+        del ranked["properties"]["predicted"], prediction["properties"]["labels"]
+    return {name: schema for (name, _), schema in by_key.items()}, components
 
 
-def _explain() -> dict[str, Any]:
-    return {
-        "summary": "Where on a photo a label was seen, by Grad-CAM.",
-        "parameters": [
-            {
-                "name": "label",
-                "in": "query",
-                "description": "The label to explain; the likeliest where it is left out.",
-                "schema": {"type": "string"},
-            }
-        ],
-        "requestBody": {
-            "required": True,
-            "content": {"image/*": {"schema": {"type": "string", "format": "binary"}}},
-        },
-        "responses": {
-            "200": {"description": "The photo, tinted.", "content": {"image/png": {}}},
-            **_refusals(),
-        },
-    }
+def _query(name: str, description: str, *, minimum: int | None = None) -> dict[str, Any]:
+    number = {"type": "integer", "minimum": minimum}
+    schema = {"type": "string"} if minimum is None else number
+    return {"name": name, "in": "query", "description": description, "schema": schema}
 
 
-def _refusals() -> dict[str, Any]:
-    reasons = {
-        "400": "No photo, a broken form, or a wrong Host.",
-        "401": "No key, or a wrong one.",
-        "403": "From another site.",
-        "408": "The body came too slowly.",
-        "413": "The body, or the number of photos, is too large.",
-        "415": "Neither a photo nor a form.",
-        "422": "The photo cannot be opened.",
-        "503": "The queue is full; Retry-After says when to come again.",
-        "504": "It took too long.",
-    }
-    error = {"$ref": "#/components/schemas/Error"}
-    return {status: _json(text, error) for status, text in reasons.items()}
+def _get(summary: str, schema: Any, media_type: str = "application/json") -> dict[str, Any]:
+    return {"get": {"summary": summary, "responses": {"200": _response("OK", schema, media_type)}}}
 
 
-def _schemas(metadata: ModelMetadata) -> dict[str, Any]:
-    return {
-        "Answer": {
-            "type": "object",
-            "required": ["photo", "status", "ranked", "unknown"],
-            "properties": {
-                "photo": {"type": ["string", "null"], "description": "Name of the form's file."},
-                "status": {"type": "string", "description": "ok, or why it cannot be opened."},
-                **_labels_said(metadata),
-                "ranked": {
-                    "type": "array",
-                    "items": {
-                        "type": "object",
-                        "required": ["label", "probability"],
-                        "properties": {
-                            "label": {"type": "string", "enum": list(metadata.labels)},
-                            "probability": {"type": "number", "minimum": 0, "maximum": 1},
-                            **(
-                                {"predicted": {"type": "boolean"}}
-                                if metadata.task.multi_label
-                                else {}
-                            ),
-                        },
-                    },
-                },
-                "unknown": {"type": "boolean", "description": "Perhaps none of these."},
-            },
-        },
-        "Error": {
-            "type": "object",
-            "required": ["error"],
-            "properties": {"error": {"type": "string"}},
-        },
-    }
-
-
-def _labels_said(metadata: ModelMetadata) -> dict[str, Any]:
-    if not metadata.task.multi_label:
-        return {}
-    items = {"type": "string", "enum": list(metadata.labels)}
-    text = "All labels that reach their threshold, the likeliest first."
-    return {"labels": {"type": "array", "items": items, "description": text}}
-
-
-def _json(description: str, schema: dict[str, Any]) -> dict[str, Any]:
-    return {"description": description, "content": {"application/json": {"schema": schema}}}
+def _response(description: str, schema: Any, media_type: str = "application/json") -> Any:
+    return {"description": description, "content": {media_type: {"schema": schema}}}

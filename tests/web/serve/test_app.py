@@ -16,12 +16,15 @@ from PIL import Image
 pytest.importorskip("starlette")
 pytest.importorskip("prometheus_client")
 
+from pydantic import TypeAdapter
 from starlette.testclient import TestClient
 
+from finetune.prediction.predictions import PredictionJson
 from finetune.prediction.predictor import PredictConfig, Predictor
 from finetune.web.security import Policy
 from finetune.web.serve.app import ServeOptions, serve_app
 from finetune.web.serve.batching import Limits
+from finetune.web.serve.openapi import ErrorJson, HealthJson
 
 
 @dataclass(frozen=True)
@@ -258,6 +261,23 @@ def test_other_names_and_other_sites_are_kept_out(make_site: Callable[..., Site]
     assert client.get("/", headers={"Host": "evil.example"}).status_code == 400
     crossed = client.post("/v1/predict", content=b"x", headers={"Origin": "http://evil.example"})
     assert crossed.status_code == 403
+
+
+def test_answers_match_the_types_of_the_openapi_document(make_site: Callable[..., Site]) -> None:
+    site = make_site()
+    photo = next(iter(site.photos.rglob("*.png"))).read_bytes()
+    files = [("photo", ("a.png", photo)), ("photo", ("b.png", b"no photo"))]
+    answers = {
+        "/v1/predict": (list[PredictionJson], site.client.post("/v1/predict", files=files)),
+        "/healthz": (HealthJson, site.client.get("/healthz")),
+        "/gone": (ErrorJson, site.client.get("/gone")),
+    }
+    for kind, answer in answers.values():
+        TypeAdapter(kind).validate_python(answer.json(), strict=True, extra="forbid")
+    schemas = site.client.get("/openapi.json").json()["components"]["schemas"]
+    ranked = schemas["RankedJson"]["properties"]
+    assert ranked["label"]["enum"] == list(site.predictor.labels)
+    assert schemas.keys() == {"PredictionJson", "RankedJson", "HealthJson", "ErrorJson"}
 
 
 def test_every_route_is_described(make_site: Callable[..., Site]) -> None:
