@@ -40,8 +40,8 @@ from finetune.config_io import resolve
 from finetune.data.dataset import PhotoDataset, Sample
 from finetune.data.pixel_cache import PixelCache
 from finetune.demo_data import draw_collection
+from finetune.evaluation.calibration import bin_confidence, calibration_gap
 from finetune.evaluation.intervals import wilson
-from finetune.evaluation.reliability import bin_confidence, calibration_gap
 from finetune.files import collection_cache_dir
 from finetune.models.features import FeatureCache
 from finetune.photos.collection import Collection, Photo

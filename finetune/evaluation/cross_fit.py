@@ -18,7 +18,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from finetune.errors import ConfigError
-from finetune.evaluation.ood_scores import Mixture, Score, familiarity, fit_mixture, log_odds
+from finetune.evaluation.out_of_distribution import (
+    Mixture,
+    Score,
+    familiarity,
+    fit_mixture,
+    log_odds,
+)
 from finetune.evaluation.precision_target import HeldOutScores
 from finetune.evaluation.probabilities import Floats, Integers, check
 

@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune.evaluation.intervals import wilson
-from finetune.evaluation.ood_scores import Score
-from finetune.evaluation.out_of_distribution import UnknownThreshold
+from finetune.evaluation.out_of_distribution import Score, UnknownThreshold
 from finetune.evaluation.probabilities import Floats, Integers
 
 STATED_PRECISIONS = (0.95, 0.9, 0.8, 0.7, 0.6, 0.5)

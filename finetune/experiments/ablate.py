@@ -15,8 +15,7 @@ from finetune.augmentation.recipes import Recipe
 from finetune.config import TrainConfig
 from finetune.config_io import resolve, settings, strip_none, to_dict
 from finetune.errors import ConfigError
-from finetune.evaluation.intervals import Interval
-from finetune.evaluation.paired_tests import accuracy_difference, mcnemar
+from finetune.evaluation.intervals import Interval, accuracy_difference, mcnemar
 from finetune.evaluation.predictions import read_predictions
 from finetune.files import safe_name, write_json
 from finetune.runs.folder import create_run

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from finetune.evaluation.calibration import risk_coverage
 from finetune.evaluation.predictions import Prediction
-from finetune.evaluation.reliability import risk_coverage
 
 Figure = dict[str, Any]
 

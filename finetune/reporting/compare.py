@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 
 from finetune.errors import RunError
-from finetune.evaluation.intervals import wilson
-from finetune.evaluation.paired_tests import accuracy_difference, mcnemar
+from finetune.evaluation.calibration import bin_confidence, calibration_gap
+from finetune.evaluation.intervals import accuracy_difference, mcnemar, wilson
 from finetune.evaluation.predictions import Prediction
-from finetune.evaluation.reliability import bin_confidence, calibration_gap
 from finetune.reporting.compare_types import (
     Comparison,
     Contender,

@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from finetune.evaluation.average_precision import (
+from finetune.evaluation.calibration import bin_confidence, calibration_gap
+from finetune.evaluation.intervals import percentile_interval, wilson
+from finetune.evaluation.metrics import (
     average_precision,
     average_precisions,
     defined_mean,
     resampled_average_precision,
 )
-from finetune.evaluation.intervals import percentile_interval, wilson
 from finetune.evaluation.probabilities import Floats, check_finite, sigmoid
-from finetune.evaluation.reliability import bin_confidence, calibration_gap
 from finetune.tasks.thresholds import NEVER, USUAL
 
 COLDEST, HOTTEST = 0.05, 20.0

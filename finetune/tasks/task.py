@@ -15,9 +15,8 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from numpy.typing import ArrayLike
 
-from finetune.evaluation.average_precision import average_precisions, defined_mean
-from finetune.evaluation.calibration import fit_temperature
-from finetune.evaluation.metrics import evaluate_logits
+from finetune.evaluation.calibration import fit_temperature, log_loss
+from finetune.evaluation.metrics import average_precisions, defined_mean, evaluate_logits
 from finetune.evaluation.predictions import (
     EvaluatedPhoto,
     Prediction,
@@ -25,7 +24,6 @@ from finetune.evaluation.predictions import (
     make_predictions,
 )
 from finetune.evaluation.probabilities import Floats, sigmoid, softmax
-from finetune.evaluation.reliability import log_loss
 from finetune.tasks.multi_label_metrics import (
     check_multilabel,
     evaluate_multilabel,

@@ -23,8 +23,7 @@ from finetune.config_io import to_dict
 from finetune.data.dataset import PhotoDataset
 from finetune.data.loaders import load_batches
 from finetune.errors import ConfigError
-from finetune.evaluation.confusion import confusion_matrix
-from finetune.evaluation.confusion_image import draw_confusion
+from finetune.evaluation.confusion import confusion_matrix, draw_confusion
 from finetune.photos.preprocessing import Preprocessing
 from finetune.training.events import EpochDone, Event, StepDone, Validated
 from finetune.training.microbatches import split_epoch

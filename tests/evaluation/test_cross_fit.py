@@ -12,7 +12,7 @@ from finetune.evaluation.cross_fit import (
     drop_own_label,
     masked_scores,
 )
-from finetune.evaluation.ood_scores import log_odds
+from finetune.evaluation.out_of_distribution import log_odds
 from finetune.evaluation.precision_target import Promise, fit_threshold
 from finetune.evaluation.probabilities import softmax
 
