@@ -170,15 +170,15 @@ def _predictions(
             # A file that went bad since the scan is missing here and so not compared.
             if said.ranked:
                 ranked = [(item.label, item.probability) for item in said.ranked[:RANKED]]
-                answer = said.label_set
+                label_set = said.label_set
                 found.append(
                     Prediction(
                         path=photo.path,
                         digest=photo.digest,
                         part="on",
-                        label=photo.labels[0] if answer is None else join_labels(photo.labels),
+                        label=photo.labels[0] if label_set is None else join_labels(photo.labels),
                         ranked=tuple(ranked),
-                        answer=answer,
+                        label_set=label_set,
                     )
                 )
             advance(len(found), len(photos))

@@ -42,20 +42,20 @@ class LabelCounts:
     """Counts behind precision, recall and F1, ``(..., C)`` each.
 
     Attributes:
-        hits: Photos of the label that were given it.
+        hits: Correctly predicted photos of the label.
         photos: Photos of the label.
-        said: Photos that were given the label.
+        predicted: Photos predicted to have it.
     """
 
     hits: Integers
     photos: Integers
-    said: Integers
+    predicted: Integers
 
 
 def count_labels(matrix: Integers) -> LabelCounts:
     """Returns the counts of each label of a ``(C, C)`` confusion matrix."""
     return LabelCounts(
-        hits=np.diagonal(matrix).copy(), photos=matrix.sum(axis=1), said=matrix.sum(axis=0)
+        hits=np.diagonal(matrix).copy(), photos=matrix.sum(axis=1), predicted=matrix.sum(axis=0)
     )
 
 
@@ -80,7 +80,7 @@ def resample_labels(matrix: Integers, *, resamples: int, rng: np.random.Generato
     return LabelCounts(
         hits=_sum_cells(np.where(truth == predicted, drawn, 0), truth, labels),
         photos=_sum_cells(drawn, truth, labels),
-        said=_sum_cells(drawn, predicted, labels),
+        predicted=_sum_cells(drawn, predicted, labels),
     )
 
 

@@ -1,7 +1,7 @@
 """Metrics of one label a photo, as in ``metrics.json``.
 
 Where a ratio has nothing below its line (the recall of a label without photos, the precision of a
-label that is never said) it is undefined: NaN in arrays, None in JSON, and left out of means.
+label that is never predicted) it is undefined: NaN in arrays, None in JSON, and left out of means.
 Photos with equal logits go to the label that comes first in the class order, in every top-k.
 """
 
@@ -38,7 +38,7 @@ PRECISIONS = (0.9, 0.95, 0.99)
 """Precisions for which the coverage is reported."""
 
 RESAMPLES = 1000
-"""Of each bootstrap interval."""
+"""Resamples of each bootstrap interval."""
 
 
 def evaluate_logits(
@@ -55,15 +55,15 @@ def evaluate_logits(
         logits: ``(N, C)`` raw outputs of the network, not yet divided by the temperature.
         targets: ``(N,)`` true indices.
         labels: C names in class order.
-        temperature: What calibration fitted; ``uncalibrated`` repeats at 1 what it changes.
+        temperature: Fitted by calibration; ``uncalibrated`` has the calibration metrics at 1.
         seed: Seed of the bootstrap intervals.
 
     Returns:
         ``photos``; ``top1`` .. ``top5`` and ``top1_interval`` (Wilson, 95 %);
         ``balanced_accuracy``, ``macro_f1`` with bootstrap intervals; ``weighted_f1``; ``kappa``;
         ``log_loss``; ``brier``; ``ece``; ``adaptive_ece``; ``ece_honest`` and ``ece_honest_high``,
-        the ECE that probabilities that are exactly right have by chance on so many photos (mean,
-        and what 19 of 20 stay below); ``mean_average_precision``; ``aurc``;
+        mean and 95th percentile of the ECE of exact probabilities on as many photos;
+        ``mean_average_precision``; ``aurc``;
         ``coverage`` by stated precision; ``reliability`` bins; ``uncalibrated``; and ``labels``:
         for each its ``precision``, ``recall``, ``f1``, ``average_precision``, ``photos``,
         ``predicted``, and Wilson intervals of precision and recall.
@@ -81,7 +81,7 @@ def evaluate_logits(
         raise ValueError(f"{values.shape[1]} columns of logits, but {len(labels)} labels")
     matrix = confusion_matrix(indices, values.argmax(axis=1), len(labels))
     counts = count_labels(matrix)
-    again = resample_labels(matrix, resamples=RESAMPLES, rng=np.random.default_rng(seed))
+    resampled = resample_labels(matrix, resamples=RESAMPLES, rng=np.random.default_rng(seed))
     probabilities = softmax(values, temperature=temperature)
     confidence, correct = confidence_and_correct(probabilities, indices)
     average = average_precisions(probabilities, indices[:, None] == np.arange(len(labels)))
@@ -92,9 +92,9 @@ def evaluate_logits(
         **{f"top{k}": top[k - 1] for k in range(1, 6)},
         "top1_interval": wilson(int(counts.hits.sum()), len(indices)),
         "balanced_accuracy": _or_none(balanced_accuracy(counts)),
-        "balanced_accuracy_interval": percentile_interval(balanced_accuracy(again)),
+        "balanced_accuracy_interval": percentile_interval(balanced_accuracy(resampled)),
         "macro_f1": _or_none(macro_f1(counts)),
-        "macro_f1_interval": percentile_interval(macro_f1(again)),
+        "macro_f1_interval": percentile_interval(macro_f1(resampled)),
         "weighted_f1": _or_none(weighted_f1(counts)),
         "kappa": _or_none(kappa(counts)),
         **_calibration(values, indices, temperature),
@@ -126,7 +126,7 @@ def top_k_accuracies(logits: ArrayLike, targets: ArrayLike, *, most: int = 5) ->
 
 def precisions(counts: LabelCounts) -> Floats:
     """Returns the precision of each label, ``(..., C)``."""
-    return _divide(counts.hits, counts.said)
+    return _divide(counts.hits, counts.predicted)
 
 
 def recalls(counts: LabelCounts) -> Floats:
@@ -136,7 +136,7 @@ def recalls(counts: LabelCounts) -> Floats:
 
 def f1_scores(counts: LabelCounts) -> Floats:
     """Returns ``2·TP / (2·TP + FP + FN)`` of each label; NaN if neither present nor predicted."""
-    return _divide(2 * counts.hits, counts.photos + counts.said)
+    return _divide(2 * counts.hits, counts.photos + counts.predicted)
 
 
 def balanced_accuracy(counts: LabelCounts) -> Floats:
@@ -162,7 +162,7 @@ def kappa(counts: LabelCounts) -> Floats:
     """
     total = counts.photos.sum(axis=-1)
     observed = counts.hits.sum(axis=-1) * total
-    expected = (counts.photos * counts.said).sum(axis=-1)
+    expected = (counts.photos * counts.predicted).sum(axis=-1)
     return _divide(observed - expected, total * total - expected)
 
 
@@ -180,14 +180,14 @@ def _calibration(logits: Floats, targets: Integers, temperature: float) -> dict[
 def _by_label(
     counts: LabelCounts, labels: Sequence[str], average: Sequence[float | None]
 ) -> dict[str, dict[str, float | int | Interval | None]]:
-    hits, photos, said = counts.hits, counts.photos, counts.said
+    hits, photos, predicted = counts.hits, counts.photos, counts.predicted
     precision, recall, f1 = precisions(counts), recalls(counts), f1_scores(counts)
     return {
         label: {
             "photos": int(photos[c]),
-            "predicted": int(said[c]),
+            "predicted": int(predicted[c]),
             "precision": _or_none(precision[c]),
-            "precision_interval": wilson(int(hits[c]), int(said[c])),
+            "precision_interval": wilson(int(hits[c]), int(predicted[c])),
             "recall": _or_none(recall[c]),
             "recall_interval": wilson(int(hits[c]), int(photos[c])),
             "f1": _or_none(f1[c]),
@@ -265,9 +265,9 @@ def resampled_average_precision(
     order = np.argsort(-values, kind="stable")
     thresholds = np.flatnonzero(np.r_[values[order][1:] != values[order][:-1], True])
     counted = np.asarray(weights, dtype=np.float64)[:, order]
-    said = np.cumsum(counted, axis=1)[:, thresholds]
+    predicted = np.cumsum(counted, axis=1)[:, thresholds]
     hits = np.cumsum(counted * np.asarray(positive, np.float64)[order], axis=1)[:, thresholds]
-    precision = np.divide(hits, said, out=np.zeros_like(hits), where=said > 0)
+    precision = np.divide(hits, predicted, out=np.zeros_like(hits), where=predicted > 0)
     gained = np.diff(hits, axis=1, prepend=0.0)
     total = hits[:, -1]
     found: Floats = np.divide(

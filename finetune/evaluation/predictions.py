@@ -16,7 +16,7 @@ from finetune.spreadsheets import guard, read_csv, unguard, write_csv
 from finetune.tasks.multi_label_metrics import check_multilabel
 
 RANKED = 5
-"""Ranked labels kept of each photo."""
+"""Number of ranked labels written per photo."""
 
 _COLUMNS = ("path", "digest", "part", "label", "predicted", "probability", "correct")
 _SEVERAL_COLUMNS = ("path", "digest", "part", "labels", "predicted", "probability", "correct")
@@ -30,7 +30,7 @@ class LabelSet:
     Attributes:
         labels: In class order.
         probability: That exactly these are right, the labels taken as independent: the product of
-            ``p`` over those said and of ``1 - p`` over the others.
+            ``p`` over these and of ``1 - p`` over all others.
     """
 
     labels: tuple[str, ...]
@@ -47,7 +47,7 @@ class Prediction:
         part: train, validation, test, or another collection's name.
         label: The truth; of several labels a photo, all of them joined by ``|``.
         ranked: At most five (label, probability), likeliest first.
-        answer: The labels that were said, where a photo may have several, else None.
+        label_set: Predicted labels, if a photo may have several; else None.
     """
 
     path: str
@@ -55,17 +55,17 @@ class Prediction:
     part: str
     label: str
     ranked: tuple[tuple[str, float], ...]
-    answer: LabelSet | None = None
+    label_set: LabelSet | None = None
 
     @property
     def predicted(self) -> str:
         """Likeliest label; of several labels a photo, all predicted ones, joined by ``|``."""
-        return self.ranked[0][0] if self.answer is None else join_labels(self.answer.labels)
+        return self.ranked[0][0] if self.label_set is None else join_labels(self.label_set.labels)
 
     @property
     def probability(self) -> float:
         """The probability of `predicted`."""
-        return self.ranked[0][1] if self.answer is None else self.answer.probability
+        return self.ranked[0][1] if self.label_set is None else self.label_set.probability
 
     @property
     def correct(self) -> bool:
@@ -75,12 +75,12 @@ class Prediction:
     @property
     def truth(self) -> tuple[str, ...]:
         """The true labels."""
-        return (self.label,) if self.answer is None else split_labels(self.label)
+        return (self.label,) if self.label_set is None else split_labels(self.label)
 
     @property
-    def said(self) -> tuple[str, ...]:
+    def predicted_labels(self) -> tuple[str, ...]:
         """Predicted labels."""
-        return (self.ranked[0][0],) if self.answer is None else self.answer.labels
+        return (self.ranked[0][0],) if self.label_set is None else self.label_set.labels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,17 +141,17 @@ def make_multilabel_predictions(
         logits: ``(N, C)``.
         truth: ``(N, C)`` of 0 and 1.
         labels: C names in class order.
-        thresholds: C probabilities from which a label is said.
+        thresholds: C probabilities from which on a label is predicted.
         temperature: Divides the logits.
     """
     values, positive = check_multilabel(logits, truth)
     probabilities = sigmoid(values, temperature=temperature)
-    said = probabilities >= np.asarray(thresholds, np.float64)
-    certainty = np.where(said, probabilities, 1 - probabilities).prod(axis=1)
+    chosen = probabilities >= np.asarray(thresholds, np.float64)
+    certainty = np.where(chosen, probabilities, 1 - probabilities).prod(axis=1)
     order = np.argsort(-values, axis=1, kind="stable")[:, :RANKED]
 
-    def named(chosen: np.ndarray) -> tuple[str, ...]:
-        return tuple(label for label, present in zip(labels, chosen, strict=True) if present)
+    def named(columns: np.ndarray) -> tuple[str, ...]:
+        return tuple(label for label, present in zip(labels, columns, strict=True) if present)
 
     return [
         Prediction(
@@ -160,7 +160,7 @@ def make_multilabel_predictions(
             part=photo.part,
             label=join_labels(named(positive[n])),
             ranked=tuple((labels[int(c)], float(probabilities[n, c])) for c in order[n]),
-            answer=LabelSet(labels=named(said[n]), probability=float(certainty[n])),
+            label_set=LabelSet(labels=named(chosen[n]), probability=float(certainty[n])),
         )
         for n, photo in enumerate(photos)
     ]
@@ -181,7 +181,7 @@ def write_predictions(path: Path, rows: Iterable[Prediction]) -> Path:
         return [*shown, repr(row.probability), str(row.correct).lower(), *ranks]
 
     held = list(rows)
-    columns = _SEVERAL_COLUMNS if any(row.answer is not None for row in held) else _COLUMNS
+    columns = _SEVERAL_COLUMNS if any(row.label_set is not None for row in held) else _COLUMNS
     return write_csv(path, [[*columns, *_RANKS], *map(cells, held)])
 
 
@@ -215,16 +215,16 @@ def _parse(path: Path, line: int, row: Sequence[str], several: bool) -> Predicti
             for label, share in zip(ranks[::2], ranks[1::2], strict=True)
             if share
         )
-        answer = None
+        label_set = None
         if several:
-            answer = LabelSet(labels=split_labels(unguard(row[4])), probability=float(row[5]))
+            label_set = LabelSet(labels=split_labels(unguard(row[4])), probability=float(row[5]))
         return Prediction(
             path=names[0],
             digest=names[1],
             part=names[2],
             label=names[3],
             ranked=ranked,
-            answer=answer,
+            label_set=label_set,
         )
     except (IndexError, ValueError) as error:
         raise RunError(

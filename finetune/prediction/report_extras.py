@@ -64,7 +64,7 @@ def report_extras(
 
 def _doubtful(row: Prediction) -> str:
     """Returns the label to explain of a mistake: a wrongly predicted one, else a missed one."""
-    said, truth = row.said, row.truth
+    said, truth = row.predicted_labels, row.truth
     wrongly = [label for label in said if label not in truth]
     return (wrongly or [label for label in truth if label not in said])[0]
 

@@ -45,7 +45,7 @@ def page_data(
                 rows[k].path,
                 numbers(rows[k].truth),
                 [[index.get(name, -1), round(p, 5)] for name, p in rows[k].ranked],
-                numbers(rows[k].said),
+                numbers(rows[k].predicted_labels),
                 round(rows[k].probability, 5),
             ]
             for k in kept
@@ -70,7 +70,7 @@ def surest_right(rows: Sequence[Prediction], labels: Sequence[str]) -> list[int]
     best: dict[str, tuple[float, int]] = {}
     for k, row in enumerate(rows):
         shares = dict(row.ranked)
-        for label in set(row.truth) & set(row.said):
+        for label in set(row.truth) & set(row.predicted_labels):
             share = shares.get(label, 0.0)
             if label not in best or share > best[label][0]:
                 best[label] = (share, k)
@@ -150,9 +150,9 @@ def findings(record: RunRecord, part: Mapping[str, Any], rows: Sequence[Predicti
     missed = dict.fromkeys(record.labels, 0)
     extra = dict.fromkeys(record.labels, 0)
     for row in rows:
-        for label in set(row.truth) - set(row.said):
+        for label in set(row.truth) - set(row.predicted_labels):
             missed[label] = missed.get(label, 0) + 1
-        for label in set(row.said) - set(row.truth):
+        for label in set(row.predicted_labels) - set(row.truth):
             extra[label] = extra.get(label, 0) + 1
     figures = part.get("labels") or {}
     said = []
@@ -186,7 +186,7 @@ def findings(record: RunRecord, part: Mapping[str, Any], rows: Sequence[Predicti
         said.append(f"Never said, as no threshold reached the precision asked for: {names}.")
     without = [row for row in rows if not row.truth]
     if without:
-        right = sum(not row.said for row in without)
+        right = sum(not row.predicted_labels for row in without)
         said.append(
             f"Of {formatting.count(len(without), 'photo')} that show none of the labels, it says "
             f"nothing of {right:,}."
@@ -226,7 +226,7 @@ def _counts(record: RunRecord, rows: Sequence[Prediction]) -> dict[str, tuple[in
     index = {label: k for k, label in enumerate(record.labels)}
     found = np.zeros((len(index), 3), dtype=np.int64)
     for row in rows:
-        truth, said = set(row.truth), set(row.said)
+        truth, said = set(row.truth), set(row.predicted_labels)
         for kind, labels in enumerate((truth & said, truth - said, said - truth)):
             for label in labels & index.keys():
                 found[index[label], kind] += 1

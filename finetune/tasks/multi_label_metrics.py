@@ -1,6 +1,6 @@
 """Metrics of several labels a photo.
 
-Each label is a question of its own, answered by a sigmoid: a label is said where its probability
+Each label is a binary classification by a sigmoid: a label is predicted where its probability
 reaches its threshold. Where a ratio has nothing below its line it is undefined: None, and left out
 of means, as in `finetune.evaluation.metrics`.
 """
@@ -52,7 +52,7 @@ def evaluate_multilabel(
         truth: ``(N, C)`` of 0 and 1.
         labels: C names.
         temperature: What calibration fitted; ``uncalibrated`` repeats at 1 what it changes.
-        thresholds: C probabilities from which a label is said; None: 0.5 for each.
+        thresholds: C probabilities from which on a label is predicted; None: 0.5 for each.
         seed: Seed of the bootstrap intervals.
 
     Returns:
@@ -62,7 +62,7 @@ def evaluate_multilabel(
         bootstrap intervals of mAP and both F1; ``labels_a_photo``; ``log_loss`` (nats a photo,
         summed over labels), ``brier``, ``ece`` and ``reliability`` over all yes/no answers;
         ``temperature``; ``uncalibrated``; and ``labels``: for each its ``threshold`` (None: it is
-        never said),
+        never predicted),
         ``precision``, ``recall`` (with Wilson intervals), ``f1``, ``average_precision``,
         ``photos``, ``predicted``.
 
@@ -78,15 +78,15 @@ def evaluate_multilabel(
     if limits.shape != (width,):
         raise ValueError(f"{width} labels, but thresholds have shape {limits.shape}")
     probabilities = sigmoid(values, temperature=temperature)
-    said = probabilities >= limits
-    right = (said & positive).astype(np.float64)
+    predicted = probabilities >= limits
+    right = (predicted & positive).astype(np.float64)
     hits, predicted, present = (
-        part.sum(axis=0).astype(np.int64) for part in (right, said, positive)
+        part.sum(axis=0).astype(np.int64) for part in (right, predicted, positive)
     )
     f1 = _ratio(2 * hits, predicted + present)
     average = average_precisions(values, positive)
-    exact = (said == positive).all(axis=1)
-    again = _resample(values, positive, said, np.random.default_rng(seed))
+    exact = (predicted == positive).all(axis=1)
+    again = _resample(values, positive, predicted, np.random.default_rng(seed))
     return {
         "photos": count,
         "mean_average_precision": defined_mean(average),
@@ -94,13 +94,13 @@ def evaluate_multilabel(
         "micro_average_precision": average_precision(values.ravel(), positive.ravel()),
         "exact_match": float(exact.mean()),
         "exact_match_interval": wilson(int(exact.sum()), count),
-        "hamming_loss": float((said != positive).mean()),
+        "hamming_loss": float((predicted != positive).mean()),
         "macro_f1": defined_mean(f1),
         "macro_f1_interval": percentile_interval(again["macro_f1"]),
         "micro_f1": _ratio(2 * hits.sum()[None], (predicted + present).sum()[None])[0],
         "micro_f1_interval": percentile_interval(again["micro_f1"]),
         "labels_a_photo": float(positive.sum() / count),
-        "labels_said": float(said.sum() / count),
+        "labels_said": float(predicted.sum() / count),
         **_calibration(values, positive, temperature),
         "temperature": temperature,
         "uncalibrated": _calibration(values, positive, 1.0),
@@ -211,7 +211,7 @@ def _calibration(values: Floats, positive: Truth, temperature: float) -> dict[st
 
 
 def _resample(
-    values: Floats, positive: Truth, said: Truth, rng: np.random.Generator
+    values: Floats, positive: Truth, predicted: Truth, rng: np.random.Generator
 ) -> dict[str, Floats]:
     """Returns bootstrap resamples of mAP, macro F1 and micro F1, ``(R,)``.
 
@@ -223,8 +223,8 @@ def _resample(
     while done < RESAMPLES:
         rounds = min(RESAMPLES - done, max(1, _MOST_CELLS // count))
         drawn = rng.multinomial(count, np.full(count, 1 / count), size=rounds).astype(np.float64)
-        hits = drawn @ (said & positive)
-        both = drawn @ (said.astype(np.float64) + positive)
+        hits = drawn @ (predicted & positive)
+        both = drawn @ (predicted.astype(np.float64) + positive)
         columns = [
             resampled_average_precision(values[:, c], positive[:, c], drawn)
             for c in range(values.shape[1])

@@ -140,7 +140,7 @@ class MultiLabel:
 
     Attributes:
         temperature: Divides the logits.
-        thresholds: From which probability each label is said; None: 0.5 for all.
+        thresholds: Probability from which on each label is predicted; None: 0.5 for all.
         precision: What thresholds are chosen for: so large a share of each label's answers should
             be right; None: the best F1.
     """

@@ -45,8 +45,8 @@ def f1_threshold(probabilities: ArrayLike, positive: ArrayLike) -> float:
     cuts = _cuts(probabilities, positive)
     if cuts is None:
         return USUAL
-    values, hits, said, total = cuts
-    scores = 2 * hits / (said + total)
+    values, hits, predicted, total = cuts
+    scores = 2 * hits / (predicted + total)
     best = np.flatnonzero(scores >= scores.max() - 1e-12)
     return min((_between(values, int(k)) for k in best), key=lambda cut: abs(cut - USUAL))
 
@@ -66,8 +66,8 @@ def precision_threshold(probabilities: ArrayLike, positive: ArrayLike, precision
     cuts = _cuts(probabilities, positive)
     if cuts is None:
         return USUAL
-    values, hits, said, _ = cuts
-    good = np.flatnonzero(hits >= precision * said - 1e-9)
+    values, hits, predicted, _ = cuts
+    good = np.flatnonzero(hits >= precision * predicted - 1e-9)
     return _between(values, int(good[-1])) if len(good) else NEVER
 
 
@@ -123,8 +123,8 @@ def _cuts(
     ranked = values[order]
     last = np.flatnonzero(np.r_[ranked[1:] != ranked[:-1], True])
     hits: Floats = np.cumsum(truth[order])[last]
-    said: Floats = (last + 1).astype(np.float64)
-    return ranked[last], hits, said, float(truth.sum())
+    predicted: Floats = (last + 1).astype(np.float64)
+    return ranked[last], hits, predicted, float(truth.sum())
 
 
 def _between(values: Floats, place: int) -> float:

@@ -71,7 +71,7 @@ def test_counts_are_the_sums_of_the_matrix():
     counts = count_labels(np.array([[3, 1, 0], [2, 5, 0], [0, 4, 0]]))
     assert counts.hits.tolist() == [3, 5, 0]
     assert counts.photos.tolist() == [4, 7, 4]
-    assert counts.said.tolist() == [5, 10, 0]
+    assert counts.predicted.tolist() == [5, 10, 0]
 
 
 def test_a_resample_of_cells_is_a_resample_of_photos():

@@ -94,7 +94,7 @@ def test_the_page_holds_every_photo_with_its_labels_and_what_was_said(made):
     for row, (path, truth, ranked, said, sure) in zip(rows, data["photos"], strict=True):
         assert path == row.path
         assert {names[k] for k in truth} == set(row.truth)
-        assert {names[k] for k in said} == set(row.said)
+        assert {names[k] for k in said} == set(row.predicted_labels)
         assert sure == pytest.approx(row.probability, abs=1e-5)
         assert [names[k] for k, _ in ranked] == [name for name, _ in row.ranked]
     mistakes = [data["photos"][k] for k in data["galleries"]["mistakes"]]
@@ -109,9 +109,13 @@ def test_the_chart_of_answers_counts_found_missed_and_wrongly_said(made):
     found, missed, extra = (dict(zip(t["customdata"], t["x"], strict=True)) for t in chart["data"])
     for label in LABELS:
         shown = label.replace("<", "&lt;").replace(">", "&gt;")
-        assert found[shown] == sum(label in r.truth and label in r.said for r in rows)
-        assert missed[shown] == sum(label in r.truth and label not in r.said for r in rows)
-        assert extra[shown] == sum(label not in r.truth and label in r.said for r in rows)
+        assert found[shown] == sum(label in r.truth and label in r.predicted_labels for r in rows)
+        assert missed[shown] == sum(
+            label in r.truth and label not in r.predicted_labels for r in rows
+        )
+        assert extra[shown] == sum(
+            label not in r.truth and label in r.predicted_labels for r in rows
+        )
 
 
 def test_the_page_speaks_of_map_and_thresholds_and_of_no_confusion_matrix(made):
@@ -134,14 +138,14 @@ def test_findings_count_by_label(made):
     record = read_run(run)
     rows = record.predictions_of("test")
     said = findings(record, record.metrics["test"], rows)
-    missed = {n: sum(n in r.truth and n not in r.said for r in rows) for n in LABELS}
+    missed = {n: sum(n in r.truth and n not in r.predicted_labels for r in rows) for n in LABELS}
     worst = max(missed, key=lambda name: missed[name])
     photos = sum(worst in row.truth for row in rows)
     assert said[0] == (
         f"“{worst}” is missed most often: in {missed[worst]} of its {photos} photos."
     )
     without = [row for row in rows if not row.truth]
-    right = sum(not row.said for row in without)
+    right = sum(not row.predicted_labels for row in without)
     assert (
         f"Of {len(without)} photos that show none of the labels, it says nothing of {right}."
         in said
@@ -151,9 +155,9 @@ def test_findings_count_by_label(made):
 def test_the_surest_photo_of_a_label_has_it_and_was_said_to(made):
     rows = read_run(made[0]).predictions_of("test")
     for place in surest_right(rows, LABELS):
-        assert set(rows[place].truth) & set(rows[place].said)
+        assert set(rows[place].truth) & set(rows[place].predicted_labels)
     best = max((dict(r.ranked)["heron"], k) for k, r in enumerate(rows)
-               if "heron" in r.truth and "heron" in r.said)  # fmt: skip
+               if "heron" in r.truth and "heron" in r.predicted_labels)  # fmt: skip
     assert best[1] in surest_right(rows, LABELS)
 
 
@@ -211,7 +215,7 @@ def test_the_page_works_in_a_browser(made):
         cards = page.locator('[data-gallery="mistakes"] > .card')
         wrong = [row for row in rows if not row.correct]
         assert cards.count() == len(wrong)
-        missed = sum("heron" in row.truth and "heron" not in row.said for row in rows)
+        missed = sum("heron" in row.truth and "heron" not in row.predicted_labels for row in rows)
         choice = page.locator('[data-filter="mistakes"]')
         choice.select_option("missed 1")
         assert cards.count() == missed

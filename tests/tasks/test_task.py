@@ -84,7 +84,7 @@ def test_predictions_of_several_labels_hold_the_set_and_survive_the_file(tmp_pat
         ("=ant", "b|e"),
         ("=ant", "カワセミ"),
     ]
-    assert [row.said for row in rows] == [
+    assert [row.predicted_labels for row in rows] == [
         ("=ant", "b|e"),
         ("b|e",),
         ("=ant", "b|e"),
@@ -106,5 +106,5 @@ def test_predictions_of_one_label_have_the_columns_they_always_had(tmp_path):
     header = path.read_text(encoding="utf-8-sig").splitlines()[0]
     assert header.startswith("path,digest,part,label,predicted,probability,correct,label_1,")
     assert read_predictions(path) == rows
-    assert rows[0].truth == rows[0].said == ("=ant",)
-    assert rows[0].answer is None
+    assert rows[0].truth == rows[0].predicted_labels == ("=ant",)
+    assert rows[0].label_set is None
