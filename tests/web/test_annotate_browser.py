@@ -78,7 +78,7 @@ def test_thirty_photos_are_labeled_by_keyboard_alone(serve, open_page, flat):
     undone = shown(page)
     assert server.labels()[undone] == ()
     page.keyboard.press("Shift+U")
-    toast(page, "Done again: label 1 photo")
+    toast(page, "Redone: label 1 photo")
     assert server.labels()[undone] == (given[undone],)
 
     page.reload()
@@ -176,7 +176,7 @@ def test_a_square_is_placed_by_keyboard_and_comes_back_after_reload(serve, open_
     page = open_page(server.address)
     name = shown(page)
     page.keyboard.press("c")
-    page.wait_for_selector(".square:focus")
+    page.wait_for_selector(".crop-box:focus")
     page.keyboard.press("c")  # center
     for key in ("-", "-", "-", "ArrowLeft", "ArrowUp", "ArrowUp"):
         page.keyboard.press(key)
@@ -191,9 +191,9 @@ def test_a_square_is_placed_by_keyboard_and_comes_back_after_reload(serve, open_
     assert crop.center_x == pytest.approx(0.5 - 0.01 * short / width, abs=1e-4)
     assert crop.center_y == pytest.approx(0.5 - 0.02 * short / height, abs=1e-4)
     page.reload()
-    page.wait_for_selector(".crop-layer.quiet .square")
+    page.wait_for_selector(".crop-layer.quiet .crop-box")
     left, top, right, bottom = crop.box(width, height)
-    box = page.locator(".square").bounding_box()
+    box = page.locator(".crop-box").bounding_box()
     holder = page.locator(".holder").bounding_box()
     scale = holder["width"] / width
     assert box["x"] - holder["x"] == pytest.approx(left * scale, abs=2)
@@ -207,16 +207,16 @@ def test_a_square_is_dragged_and_resized_and_stays_square(serve, open_page, flat
     server = serve(folder)
     page = open_page(server.address)
     page.keyboard.press("c")
-    page.wait_for_selector(".square:focus")
+    page.wait_for_selector(".crop-box:focus")
     page.keyboard.press("c")
-    before = page.locator(".square").bounding_box()
+    before = page.locator(".crop-box").bounding_box()
     corner = page.locator(".corner.se").bounding_box()
     x, y = corner["x"] + corner["width"] / 2, corner["y"] + corner["height"] / 2
     page.mouse.move(x, y)
     page.mouse.down()
     page.mouse.move(x - 100, y - 100, steps=4)
     page.mouse.up()
-    small = page.locator(".square").bounding_box()
+    small = page.locator(".crop-box").bounding_box()
     assert small["width"] == pytest.approx(before["width"] - 100, abs=3)
     assert small["width"] == pytest.approx(small["height"], abs=1)
     assert small["x"] == pytest.approx(before["x"], abs=2)
@@ -224,7 +224,7 @@ def test_a_square_is_dragged_and_resized_and_stays_square(serve, open_page, flat
     page.mouse.down()
     page.mouse.move(small["x"] + 50, small["y"] + 40, steps=4)
     page.mouse.up()
-    moved = page.locator(".square").bounding_box()
+    moved = page.locator(".crop-box").bounding_box()
     assert moved["x"] - small["x"] == pytest.approx(20, abs=2)
     assert moved["y"] - small["y"] == pytest.approx(10, abs=2)
     page.keyboard.press("w")  # the whole photo
@@ -370,12 +370,12 @@ def test_the_grid_selects_ranges_and_labels_them(serve, open_page, birds: Path):
 
 def test_a_photo_under_two_labels_is_settled_by_one_key(serve, open_page, birds: Path):
     server = serve(birds)
-    page = open_page(server.address + "#view=single&show=twice&sort=path")
+    page = open_page(server.address + "#view=single&show=conflicts&sort=path")
     choices = page.locator(".choice .answer b")
     assert choices.count() == 2
     wanted = choices.nth(1).inner_text()
     page.keyboard.press("2")
-    toast(page, "Settle")
+    toast(page, "Resolve")
     with server.catalog() as catalog:
         assert set(catalog.assigned_labels().values()) == {(wanted,)}
     page.wait_for_function("() => document.querySelector('.choice') === null")

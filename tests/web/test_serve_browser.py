@@ -68,7 +68,7 @@ def test_photos_are_answered_with_bars_and_heat(
     good = sorted(photos.rglob("*.png"))[:2]
     page.set_input_files("#files", [str(path) for path in (*good, bad)])
     page.locator(".bars, .failed").nth(2).wait_for()
-    cards = page.locator(".answer")
+    cards = page.locator(".result")
     assert cards.count() == 3
     assert cards.nth(2).locator(".failed").inner_text() == (
         "The photo cannot be opened: not a photo."
@@ -88,10 +88,10 @@ def test_photos_are_answered_with_bars_and_heat(
     before = image.get_attribute("src")
     cards.nth(0).get_by_role("button", name="bee").click()
     page.wait_for_function(
-        "before => document.querySelector('.answer img').src !== before", arg=before
+        "before => document.querySelector('.result img').src !== before", arg=before
     )
-    page.wait_for_function("() => document.querySelector('.answer img').naturalWidth === 448")
-    cards.nth(0).get_by_role("button", name="Show the photo").click()
+    page.wait_for_function("() => document.querySelector('.result img').naturalWidth === 448")
+    cards.nth(0).get_by_role("button", name="Show photo").click()
     page.get_by_role("button", name="Clear").click()
     assert cards.count() == 0
     assert problems == []

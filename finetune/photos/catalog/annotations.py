@@ -23,7 +23,7 @@ EXCLUDE = "exclude"
 FLAG = "flag"
 """Decision that marks a photo for another look."""
 
-SETTLED = "settled"
+RESOLVED = "settled"
 """Decision that a photo's label stands although annotators disagreed."""
 
 VOTE = "label by "

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from finetune.errors import PhotoError
-from finetune.photos.catalog.annotations import EXCLUDE, FLAG, SETTLED, VOTE, AnnotationWriter
+from finetune.photos.catalog.annotations import EXCLUDE, FLAG, RESOLVED, VOTE, AnnotationWriter
 from finetune.photos.crops import Crop
 from finetune.photos.labels import nfc
 
@@ -19,7 +19,7 @@ Kind = Literal[
     "remove",
     "accept",
     "clear",
-    "settle",
+    "resolve",
     "flag",
     "unflag",
     "reject",
@@ -51,7 +51,7 @@ class Action:
     Attributes:
         kind: The action.
         photos: Id of each photo, with the version that the page had shown.
-        labels: For `label`, `add`, `remove` and `settle`.
+        labels: For `label`, `add`, `remove` and `resolve`.
         choices: For `accept`: the label of each photo, by id.
         crop: For `crop`; None removes the crop.
         keeper: For `keep`: id of the photo that stays in the collection.
@@ -80,8 +80,8 @@ class Action:
             case "accept":
                 different = sorted(set((self.choices or {}).values()))
                 return f"accept {', '.join(map(repr, different[:3]))} for {photos}"
-            case "settle":
-                return f"settle {photos} as {names}"
+            case "resolve":
+                return f"resolve {photos} as {names}"
             case "clear":
                 return f"clear the label of {photos}"
             case "keep":
@@ -125,7 +125,7 @@ _EXTRAS: Mapping[str, tuple[str, ...]] = {
     "label": ("labels",),
     "add": ("labels",),
     "remove": ("labels",),
-    "settle": ("labels",),
+    "resolve": ("labels",),
     "accept": ("choices",),
     "crop": ("crop",),
     "keep": ("keeper",),
@@ -209,9 +209,9 @@ def write_action(
                 _set_labels(writer, digest, ((action.choices or {})[photo_id],), annotator)
             case "clear":
                 _set_labels(writer, digest, None, annotator)
-            case "settle":
+            case "resolve":
                 writer.set_labels(digest, action.labels)
-                writer.set_decision(digest, SETTLED, "yes")
+                writer.set_decision(digest, RESOLVED, "yes")
             case "flag" | "unflag":
                 writer.set_decision(digest, FLAG, "yes" if action.kind == "flag" else None)
             case "reject":
@@ -237,7 +237,7 @@ def _set_labels(
 ) -> None:
     """Writes labels: an annotator's vote, and the photo's label if the annotator may set it.
 
-    Where two annotators differ, the photo keeps its first label until the conflict is settled.
+    Where two annotators differ, the photo keeps its first label until the conflict is resolved.
     """
     if annotator is None:
         writer.set_labels(digest, labels)

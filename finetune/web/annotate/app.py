@@ -138,7 +138,7 @@ class Pages:
         annotator = self.session.index.annotator
         changed = {state.id: state.row(annotator) for state in result.states}
         rows = list(changed.values())
-        return CompactJson({"did": result.description, "rows": rows, **self._head()})
+        return CompactJson({"description": result.description, "rows": rows, **self._head()})
 
     def _head(self) -> dict[str, Any]:
         undo, redo = self.session.catalog.latest()

@@ -12,7 +12,7 @@ from typing import Any
 
 from finetune.errors import CollectionError
 from finetune.photos.analyze import digest_of
-from finetune.photos.catalog.annotations import EXCLUDE, FLAG, NO_ANNOTATIONS, SETTLED, Annotations
+from finetune.photos.catalog.annotations import EXCLUDE, FLAG, NO_ANNOTATIONS, RESOLVED, Annotations
 from finetune.photos.collection import Collection, Photo
 from finetune.photos.labels import find_parts, nfc, place_of
 from finetune.photos.near_duplicates.display_groups import detail_score
@@ -118,7 +118,7 @@ class PhotoState:
         votes = annotations.votes
         if len(votes) > 1 and (annotator is None or annotator in votes):
             row["votes"] = votes
-            row["settled"] = SETTLED in annotations.decisions
+            row["resolved"] = RESOLVED in annotations.decisions
         return row
 
 

@@ -1,86 +1,86 @@
-// Photos in, ranked labels out. Text from anywhere goes into the page as text, never as markup.
+// Page of finetune serve: sends photos and shows ranked labels. Text is never parsed as HTML.
 
 const byId = (id) => document.getElementById(id);
 const explains = document.body.dataset.explains === "yes";
 const SHOWN = 5;
-const TOGETHER = 4;
+const CONCURRENT = 4;
 
-const answers = byId("answers");
+const results = byId("results");
 const drop = byId("drop");
 const notice = byId("notice");
 const waiting = [];
 let running = 0;
-let asked = 0;
-let answered = 0;
+let sent = 0;
+let done = 0;
 
-function make(tag, className, text) {
+function el(tag, className, text) {
   const element = document.createElement(tag);
   if (className) element.className = className;
   if (text !== undefined) element.textContent = text;
   return element;
 }
 
-function say(text) {
+function showNotice(text) {
   notice.textContent = text;
   notice.hidden = !text;
 }
 
 function count() {
-  byId("tools").hidden = asked === 0;
+  byId("tools").hidden = sent === 0;
   byId("tally").textContent =
-    answered < asked ? `${answered} of ${asked} answered` : `${asked} ${asked === 1 ? "photo" : "photos"}`;
+    done < sent ? `${done} of ${sent} done` : `${sent} ${sent === 1 ? "photo" : "photos"}`;
 }
 
 function add(files) {
   const photos = [...files].filter((file) => file.type.startsWith("image/") || /\.(hei[cf]|jpe?g|png|tiff?|webp|avif)$/i.test(file.name));
-  say(photos.length < files.length ? "Files that are no photos were left out." : "");
-  const newest = answers.firstChild;
+  showNotice(photos.length < files.length ? "Files that are not photos were skipped." : "");
+  const newest = results.firstChild;
   for (const file of photos) {
     const card = newCard(file);
-    answers.insertBefore(card.element, newest);
+    results.insertBefore(card.element, newest);
     waiting.push(card);
   }
-  asked += photos.length;
+  sent += photos.length;
   count();
   next();
 }
 
 function newCard(file) {
-  const element = make("li", "answer");
-  const picture = make("div", "picture");
-  const image = make("img");
+  const element = el("li", "result");
+  const picture = el("div", "picture");
+  const image = el("img");
   image.alt = "";
   const address = URL.createObjectURL(file);
   image.src = address;
-  // A browser that cannot draw this kind of file still sends it.
+  // A file that the browser cannot display is sent nevertheless.
   image.addEventListener("error", () => { image.hidden = true; });
   picture.append(image);
-  const side = make("div");
-  side.append(make("p", "name", file.name || "pasted photo"), make("p", "waiting", "…"));
+  const side = el("div");
+  side.append(el("p", "name", file.name || "Pasted photo"), el("p", "waiting", "…"));
   element.append(picture, side);
-  return { element, picture, image, side, file, address, heats: new Map() };
+  return { element, picture, image, side, file, address, heatmaps: new Map() };
 }
 
 function next() {
-  while (running < TOGETHER && waiting.length) {
+  while (running < CONCURRENT && waiting.length) {
     running += 1;
-    ask(waiting.shift()).finally(() => {
+    predict(waiting.shift()).finally(() => {
       running -= 1;
-      answered += 1;
+      done += 1;
       count();
       next();
     });
   }
 }
 
-async function ask(card) {
+async function predict(card) {
   try {
     const response = await send("/v1/predict", card.file);
     const found = await response.json();
     if (response.ok) show(card, found[0]);
     else fail(card, found.error || `The server answered ${response.status}.`);
   } catch {
-    fail(card, "The server cannot be reached.");
+    fail(card, "finetune serve cannot be reached.");
   }
 }
 
@@ -92,59 +92,59 @@ async function send(address, file, tries = 4) {
   });
   if (response.status !== 503 || tries === 0) return response;
   const seconds = Number(response.headers.get("Retry-After")) || 1;
-  await new Promise((done) => setTimeout(done, 1000 * Math.min(seconds, 10)));
+  await new Promise((resolve) => setTimeout(resolve, 1000 * Math.min(seconds, 10)));
   return send(address, file, tries - 1);
 }
 
 function fail(card, reason) {
-  card.side.lastChild.replaceWith(make("p", "failed", reason));
+  card.side.lastChild.replaceWith(el("p", "failed", reason));
 }
 
-function percent(share) {
-  return `${(100 * share).toFixed(1)} %`;
+function percent(probability) {
+  return `${(100 * probability).toFixed(1)} %`;
 }
 
-function show(card, answer) {
-  const first = answer.ranked[0];
-  const body = make("div");
-  // Where a photo may have several labels, `labels` are those that reach their threshold.
-  const named = answer.labels ? answer.labels.join(", ") || "None of these" : first.label;
-  body.append(make("h2", "", named));
-  if (answer.unknown) {
-    body.append(make("p", "none", answer.labels
+function show(card, prediction) {
+  const first = prediction.ranked[0];
+  const body = el("div");
+  // With several labels a photo, `labels` are those that reach their threshold.
+  const named = prediction.labels ? prediction.labels.join(", ") || "None of these" : first.label;
+  body.append(el("h2", "", named));
+  if (prediction.unknown) {
+    body.append(el("p", "none", prediction.labels
       ? "No label reaches its threshold."
-      : "Perhaps none of these: it is unlike the photos that this model is sure of."));
+      : "Probably none of these labels: it differs too much from the training photos."));
   }
-  const bars = make("div", "bars");
-  answer.ranked.slice(0, SHOWN).forEach((item, rank) => bars.append(bar(card, item, rank)));
+  const bars = el("div", "bars");
+  prediction.ranked.slice(0, SHOWN).forEach((item, rank) => bars.append(bar(card, item, rank)));
   body.append(bars);
-  card.image.alt = answer.labels ? named : `${first.label}, ${percent(first.probability)}`;
+  card.image.alt = prediction.labels ? named : `${first.label}, ${percent(first.probability)}`;
   if (explains) {
-    const where = make("button", "plain where", "Where was it seen?");
-    where.type = "button";
-    where.setAttribute("aria-pressed", "false");
-    where.addEventListener("click", () => explain(card, first.label));
-    card.picture.append(where);
-    card.where = where;
+    const toggle = el("button", "plain toggle", "Show heatmap");
+    toggle.type = "button";
+    toggle.setAttribute("aria-pressed", "false");
+    toggle.addEventListener("click", () => explain(card, first.label));
+    card.picture.append(toggle);
+    card.toggle = toggle;
   }
   card.side.lastChild.replaceWith(body);
 }
 
 function bar(card, item, rank) {
   const strong = item.predicted === undefined ? rank === 0 : item.predicted;
-  const row = make(explains ? "button" : "div", strong ? "row likeliest" : "row");
+  const row = el(explains ? "button" : "div", strong ? "row likeliest" : "row");
   if (explains) {
     row.type = "button";
-    row.title = `Where does it look like ${item.label}?`;
+    row.title = `Show where it looks like ${item.label}`;
     row.setAttribute("aria-pressed", "false");
     row.dataset.label = item.label;
     row.addEventListener("click", () => explain(card, item.label));
   }
-  const track = make("span", "track");
-  const fill = make("span", "fill");
+  const track = el("span", "track");
+  const fill = el("span", "fill");
   fill.style.width = `${100 * item.probability}%`;
   track.append(fill);
-  row.append(make("span", "label", item.label), make("span", "share", percent(item.probability)), track);
+  row.append(el("span", "label", item.label), el("span", "share", percent(item.probability)), track);
   return row;
 }
 
@@ -154,23 +154,23 @@ async function explain(card, label) {
   for (const row of card.side.querySelectorAll("button.row")) {
     row.setAttribute("aria-pressed", String(row.dataset.label === shown));
   }
-  card.where.textContent = shown === null ? "Where was it seen?" : "Show the photo";
-  card.where.setAttribute("aria-pressed", String(shown !== null));
+  card.toggle.textContent = shown === null ? "Show heatmap" : "Show photo";
+  card.toggle.setAttribute("aria-pressed", String(shown !== null));
   if (shown === null) {
     card.image.src = card.address;
     card.image.hidden = false;
     return;
   }
-  if (!card.heats.has(label)) {
+  if (!card.heatmaps.has(label)) {
     const response = await send(`/v1/explain?label=${encodeURIComponent(label)}`, card.file);
     if (!response.ok) {
-      say("This photo cannot be explained just now.");
+      showNotice("No explanation for this photo right now.");
       return;
     }
-    card.heats.set(label, URL.createObjectURL(await response.blob()));
+    card.heatmaps.set(label, URL.createObjectURL(await response.blob()));
   }
   if (card.shown === label) {
-    card.image.src = card.heats.get(label);
+    card.image.src = card.heatmaps.get(label);
     card.image.hidden = false;
   }
 }
@@ -200,9 +200,9 @@ document.addEventListener("paste", (event) => {
 
 byId("clear").addEventListener("click", () => {
   waiting.length = 0;
-  answers.replaceChildren();
-  asked = answered = 0;
-  say("");
+  results.replaceChildren();
+  sent = done = 0;
+  showNotice("");
   count();
 });
 
@@ -215,8 +215,7 @@ byId("camera").addEventListener("click", async () => {
       video: { facingMode: "environment", width: { ideal: 1920 } },
     });
   } catch {
-    // Browsers hand out a camera only to https and to this machine's own addresses.
-    say("The camera is not to be had here.");
+    showNotice("The camera is not available. Browsers allow it only over HTTPS or on this computer.");
     return;
   }
   viewfinder.showModal();

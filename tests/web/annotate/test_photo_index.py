@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from finetune.photos.catalog.annotations import EXCLUDE, FLAG, SETTLED, VOTE, Annotations
+from finetune.photos.catalog.annotations import EXCLUDE, FLAG, RESOLVED, VOTE, Annotations
 from finetune.photos.crops import Crop
 from finetune.web.annotate.photo_index import PhotoState, Suggestions
 
@@ -78,7 +78,7 @@ def test_votes_are_shown_when_there_are_two_and_to_who_has_voted() -> None:
     votes = {"ann": ("owl",), "ben": ("wren",)}
     for annotator in (None, "ann"):
         row = state(annotations=both).row(annotator)
-        assert (row["votes"], row["settled"]) == (votes, False)
+        assert (row["votes"], row["resolved"]) == (votes, False)
     assert "votes" not in state(annotations=both).row("cleo")
-    settled = replace(both, decisions={**both.decisions, SETTLED: ""})
-    assert state(annotations=settled).row(None)["settled"] is True
+    settled = replace(both, decisions={**both.decisions, RESOLVED: ""})
+    assert state(annotations=settled).row(None)["resolved"] is True

@@ -97,9 +97,9 @@ def test_annotators_do_not_see_each_other_and_a_difference_waits_to_be_settled(p
     # The photo keeps its first label until the two are settled.
     assert {p.path: p.labels for p in scan(photos, workers=1).photos}["heron/000.jpg"] == ("wren",)
     both = open_session(photos)
-    act(both, "settle", "heron/000.jpg", labels=["finch"])
+    act(both, "resolve", "heron/000.jpg", labels=["finch"])
     row = next(row for row in both.index.rows() if row["path"] == "heron/000.jpg")
-    assert row["settled"]
+    assert row["resolved"]
     assert row["labels"] == ("finch",)
     both.close()
 

@@ -1,22 +1,22 @@
-// What a person does. Each waits for the catalog, one after the other, in the order of the keys.
+// Actions on photos, sent to the server one at a time in the order of the keys.
 
-import { get, post, Refused } from "./api.js";
+import { get, post, RequestError } from "./api.js";
 import { count } from "./dom.js";
-import { guessOf, isLabeled, photos } from "./photos.js";
+import { suggestionOf, isLabeled, photos } from "./photos.js";
 import { queue } from "./queue.js";
 import { toast } from "./toast.js";
 
 let last = Promise.resolve();
 
-// Runs after all that was asked for before, so that fast keys meet the photos they are meant for.
-export function inTurn(work) {
+// Waits for earlier actions, so that each key applies to the photo that was shown.
+export function enqueue(work) {
   last = last.then(work).catch((error) => {
-    if (!(error instanceof Refused)) {
-      reportError(error); // a bug: shown in the console, and the next key works all the same
+    if (!(error instanceof RequestError)) {
+      reportError(error); // a bug: report it and go on
       return;
     }
     if (error.status === 409) {
-      photos.take(error.body);
+      photos.update(error.body);
       queue.renew();
     }
     toast(error.message, { bad: true, stay: error.status === 0 || error.status === 401 });
@@ -28,117 +28,104 @@ async function act(kind, ids, extra = {}) {
   if (!ids.length) return null;
   const seen = Object.fromEntries(ids.map((id) => [id, photos.get(id).version ?? ""]));
   const answer = await post("/api/act", { kind, photos: seen, ...extra });
-  photos.take(answer);
+  photos.update(answer);
   dispatchEvent(new Event("acted"));
-  toast(`${answer.did[0].toUpperCase()}${answer.did.slice(1)}`);
+  toast(`${answer.description[0].toUpperCase()}${answer.description.slice(1)}`);
   return answer;
 }
 
 const usable = (ids) => ids.filter((id) => !photos.get(id).problem);
 
-const onward = () => {
-  queue.advance();
-};
-
 export const label = (labels) =>
-  inTurn(async () => {
-    if (await act("label", usable(queue.labelTargets), { labels })) onward();
+  enqueue(async () => {
+    if (await act("label", usable(queue.labelTargets), { labels })) queue.advance();
   });
 
-// Adds a label beside those that a photo has, or takes it off again.
+// Adds a label to the present ones, or removes it if all photos have it.
 export const toggleLabel = (name) =>
-  inTurn(async () => {
+  enqueue(async () => {
     const ids = usable(queue.targets);
     const everywhere = ids.every((id) => photos.get(id).labels?.includes(name));
     await act(everywhere ? "remove" : "add", ids, { labels: [name] });
   });
 
-export const clear = () => inTurn(() => act("clear", usable(queue.targets)));
+export const clear = () => enqueue(() => act("clear", usable(queue.targets)));
 
-async function acceptAll(ids) {
+async function acceptSuggestions(ids) {
   const choices = {};
-  // Near-duplicates get the suggestion of the photo that is looked at.
-  const shared = queue.company.length ? guessOf(photos.get(queue.cursor)) : null;
+  // Near-duplicates get the suggestion of the current photo.
+  const shared = queue.groupTargets.length ? suggestionOf(photos.get(queue.cursor)) : null;
   for (const id of ids) {
-    const guess = shared ?? guessOf(photos.get(id));
-    if (guess) choices[id] = guess.label;
+    const suggestion = shared ?? suggestionOf(photos.get(id));
+    if (suggestion) choices[id] = suggestion.label;
   }
   const chosen = Object.keys(choices);
   if (!chosen.length) {
-    toast("There is no suggestion yet. Label a photo or two of each kind first.");
+    toast("No suggestions yet. Label one or two photos of each kind first.");
     return;
   }
-  if (await act("accept", chosen, { choices })) onward();
+  if (await act("accept", chosen, { choices })) queue.advance();
 }
 
-export const accept = () => inTurn(() => acceptAll(usable(queue.labelTargets)));
+export const accept = () => enqueue(() => acceptSuggestions(usable(queue.labelTargets)));
 
-export const acceptThese = (name, ids) =>
-  inTurn(async () => {
+export const acceptAll = (name, ids) =>
+  enqueue(async () => {
     const open = usable(ids).filter((id) => !isLabeled(photos.get(id)));
-    if (open.length && (await act("label", open, { labels: [name] }))) onward();
+    if (open.length && (await act("label", open, { labels: [name] }))) queue.advance();
   });
 
-const toggle = (on, off, isOn) => () =>
-  inTurn(async () => {
+const toggle = (on, off, isPressed) => () =>
+  enqueue(async () => {
     const ids = queue.targets;
-    const all = ids.every((id) => isOn(photos.get(id)));
+    const all = ids.every((id) => isPressed(photos.get(id)));
     return act(all ? off : on, ids);
   });
 
 export const flag = toggle("flag", "unflag", (row) => row.flag);
 
 export const reject = () =>
-  inTurn(async () => {
+  enqueue(async () => {
     const ids = queue.targets;
-    const back = ids.every((id) => photos.get(id).rejected);
-    if ((await act(back ? "restore" : "reject", ids)) && !back) onward();
+    const undoes = ids.every((id) => photos.get(id).rejected);
+    if ((await act(undoes ? "restore" : "reject", ids)) && !undoes) queue.advance();
   });
 
-export const crop = (id, box) => inTurn(() => act("crop", [id], { crop: box }));
+export const crop = (id, box) => enqueue(() => act("crop", [id], { crop: box }));
 
 export const keep = () =>
-  inTurn(async () => {
+  enqueue(async () => {
     const row = photos.get(queue.cursor);
     const ids = photos.group(row?.group);
     if (ids.length < 2) {
       toast("This photo has no near-duplicates.");
       return;
     }
-    const back = ids.every((id) => id === row.id ? !photos.get(id).rejected : photos.get(id).rejected);
-    await (back ? act("restore", ids) : act("keep", ids, { keeper: row.id }));
+    const undoes = ids.every((id) => id === row.id ? !photos.get(id).rejected : photos.get(id).rejected);
+    await (undoes ? act("restore", ids) : act("keep", ids, { keeper: row.id }));
   });
 
-export const together = () =>
-  inTurn(async () => {
-    const ids = queue.targets;
-    if (ids.length < 2) toast("Select two photos or more that belong together.");
-    else await act("group", ids);
-  });
-
-export const apart = () => inTurn(() => act("ungroup", queue.targets));
-
-export const settle = (contradiction, choice) =>
-  inTurn(async () => {
-    if (await act("settle", contradiction.ids, { labels: choice.labels })) onward();
+export const resolve = (conflict, choice) =>
+  enqueue(async () => {
+    if (await act("resolve", conflict.ids, { labels: choice.labels })) queue.advance();
   });
 
 const replay = (path, key, verb, nothing) => () =>
-  inTurn(async () => {
+  enqueue(async () => {
     if (!photos[key]) {
       toast(nothing);
       return;
     }
     const answer = await post(path, { number: photos[key] });
-    const changed = photos.take(answer);
+    const changed = photos.update(answer);
     dispatchEvent(new Event("acted"));
-    toast(`${verb}: ${answer.did}`);
+    toast(`${verb}: ${answer.description}`);
     const shown = changed.find((id) => queue.placeOf(id) >= 0);
     if (shown !== undefined) queue.move(shown);
   });
 
-export const undo = replay("/api/undo", "undo", "Undone", "There is nothing to undo.");
-export const redo = replay("/api/redo", "redo", "Done again", "There is nothing to redo.");
+export const undo = replay("/api/undo", "undo", "Undone", "Nothing to undo.");
+export const redo = replay("/api/redo", "redo", "Redone", "Nothing to redo.");
 
 export function selectGroup() {
   const row = photos.get(queue.cursor);
@@ -157,7 +144,7 @@ export async function sortBySimilarity() {
     const { ids } = await get(`/api/similar?photo=${queue.cursor}`);
     queue.show({ sort: "similar", similar: ids });
   } catch (error) {
-    if (!(error instanceof Refused)) throw error;
+    if (!(error instanceof RequestError)) throw error;
     toast(error.message, { bad: true });
   }
 }

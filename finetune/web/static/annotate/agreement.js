@@ -1,23 +1,23 @@
-// How far annotators agree: Cohen's kappa of each pair, and what they confuse.
+// Agreement of annotators: Cohen's kappa and confusion matrix of each pair.
 
-import { get, Refused } from "./api.js";
+import { get, RequestError } from "./api.js";
 import { el, percent } from "./dom.js";
 import { showDialog } from "./help.js";
 import { toast } from "./toast.js";
 
-const WORDS = [[0.8, "almost the same"], [0.6, "substantial"], [0.4, "moderate"], [0.2, "fair"], [-1, "slight"]];
+const WORDS = [[0.8, "almost perfect"], [0.6, "substantial"], [0.4, "moderate"], [0.2, "fair"], [-1, "slight"]];
 
 export async function showAgreement() {
   try {
     const { pairs } = await get("/api/agreement");
     showDialog(
-      "Agreement of annotators",
+      "Agreement between annotators",
       pairs.length
         ? pairs.map(pairOf)
-        : el("p", {}, "Two people must label the same photos first, each with --annotator NAME."),
+        : el("p", {}, "No photo has been labeled by two people yet. Each starts finetune annotate with --annotator NAME."),
     );
   } catch (error) {
-    if (!(error instanceof Refused)) throw error;
+    if (!(error instanceof RequestError)) throw error;
     toast(error.message, { bad: true });
   }
 }
@@ -30,7 +30,7 @@ function pairOf(pair) {
     "section",
     { className: "pair-of" },
     el("h3", {}, `${first} and ${second}`),
-    el("p", {}, `Cohen’s kappa ${kappa}${word}; the same label on ${percent(pair.agreement)} of ${pair.photos} photos.`),
+    el("p", {}, `Cohen’s kappa ${kappa}${word}: the same label for ${percent(pair.agreement)} of ${pair.photos} photos.`),
     el(
       "div",
       { className: "scroll" },

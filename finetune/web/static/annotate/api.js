@@ -1,6 +1,6 @@
-// Talks to the server. Photos are named by id; an answer comes when the catalog is on disk.
+// HTTP requests. A response to an action means that it has been saved.
 
-export class Refused extends Error {
+export class RequestError extends Error {
   constructor(status, body) {
     super(body?.error ?? `The server answered ${status}.`);
     this.status = status;
@@ -8,24 +8,24 @@ export class Refused extends Error {
   }
 }
 
-async function ask(path, options) {
+async function request(path, options) {
   let response;
   try {
     response = await fetch(path, { credentials: "same-origin", ...options });
   } catch {
-    throw new Refused(0, {
-      error: "The server is not there. Start it again and open the address that it prints.",
+    throw new RequestError(0, {
+      error: "finetune annotate has stopped. Start it again and open the address that it prints.",
     });
   }
   const body = await response.json().catch(() => null);
-  if (!response.ok) throw new Refused(response.status, body);
+  if (!response.ok) throw new RequestError(response.status, body);
   return body;
 }
 
-export const get = (path, options = {}) => ask(path, options);
+export const get = (path, options = {}) => request(path, options);
 
 export const post = (path, body) =>
-  ask(path, {
+  request(path, {
     method: "POST",
     headers: { "Content-Type": "application/json" },
     body: JSON.stringify(body),

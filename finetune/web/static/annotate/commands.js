@@ -1,7 +1,7 @@
-// What keys do besides labels, as buttons: for the mouse, for a finger, and to be found at all.
+// Toolbar with a button for each common key, for mouse and touch.
 
 import * as actions from "./actions.js";
-import { cap, el } from "./dom.js";
+import { keyCap, el } from "./dom.js";
 import { photos } from "./photos.js";
 import { queue } from "./queue.js";
 import { enterCrop } from "./single.js";
@@ -11,25 +11,25 @@ const COMMANDS = [
   ["Next", "→", () => queue.step(1)],
   ["Flag", "F", actions.flag, (row) => row.flag],
   ["Reject", "X", actions.reject, (row) => row.rejected],
-  ["Square", "C", enterCrop],
-  ["No label", "⌫", actions.clear],
+  ["Crop", "C", enterCrop],
+  ["Clear label", "⌫", actions.clear],
   ["Group", "G", actions.selectGroup],
   ["Similar", "S", actions.sortBySimilarity],
 ];
 
-export const commands = el("div", { className: "commands", role: "toolbar", "aria-label": "Photo" });
+export const commands = el("div", { className: "commands", role: "toolbar", "aria-label": "Actions" });
 
-const buttons = COMMANDS.map(([text, key, run, isOn]) => {
-  const button = el("button", { type: "button", on: { click: run } }, el("span", {}, text), cap(key));
-  return { button, isOn };
+const buttons = COMMANDS.map(([text, key, run, isPressed]) => {
+  const button = el("button", { type: "button", on: { click: run } }, el("span", {}, text), keyCap(key));
+  return { button, isPressed };
 });
 commands.append(...buttons.map(({ button }) => button));
 
 export function draw() {
   const row = photos.get(queue.cursor);
-  for (const { button, isOn } of buttons) {
+  for (const { button, isPressed } of buttons) {
     button.disabled = !row;
-    if (isOn) button.setAttribute("aria-pressed", String(Boolean(row && isOn(row))));
+    if (isPressed) button.setAttribute("aria-pressed", String(Boolean(row && isPressed(row))));
   }
 }
 

@@ -1,28 +1,27 @@
-// A square on a photo: dragged, resized, nudged; in relative units, so that it fits any size of it.
+// Square crop of a photo, moved and resized by pointer or keyboard.
 //
-// A crop is [centerX, centerY, side]: the center as shares of width and height, the side as a share
-// of the shorter side. Pointer events serve mouse, pen and touch alike.
+// A crop is [centerX, centerY, side]: the center as fractions of width and height, the side as a
+// fraction of the shorter side.
 
 import { el } from "./dom.js";
 
-const SMALLEST = 0.05;
+const MIN_SIDE = 0.05;
 const CORNERS = ["nw", "ne", "sw", "se"];
 
-export class SquareBox {
-  // width, height: of the photo, in any unit; changed: called after each change.
-  constructor({ width, height, crop, changed }) {
+export class CropBox {
+  // width, height: of the photo, in any unit.
+  constructor({ width, height, crop }) {
     this.width = width;
     this.height = height;
     this.crop = crop ?? [0.5, 0.5, 1];
-    this.changed = changed;
     this.frame = el(
       "div",
       {
-        className: "square",
+        className: "crop-box",
         tabIndex: 0,
         role: "application",
-        "aria-roledescription": "square",
-        "aria-label": "Square around the subject. Arrows move it, plus and minus resize it, Enter accepts.",
+        "aria-roledescription": "crop",
+        "aria-label": "Crop around the subject. Arrow keys move it, plus and minus resize it, Enter saves it.",
       },
       CORNERS.map((corner) => el("span", { className: `corner ${corner}`, data: { corner } })),
     );
@@ -43,13 +42,12 @@ export class SquareBox {
     style.top = `${(y - part / this.height / 2) * 100}%`;
     style.width = `${(part / this.width) * 100}%`;
     style.height = `${(part / this.height) * 100}%`;
-    this.changed?.(this.crop);
   }
 
   set(x, y, side) {
     const most = Math.max(this.width, this.height) / this.short;
-    const size = Math.min(Math.max(side, SMALLEST), most);
-    // Inside the photo along each axis on which it fits; centered along one on which it does not.
+    const size = Math.min(Math.max(side, MIN_SIDE), most);
+    // Stay inside the photo; center along an axis on which the crop is larger.
     const fit = (value, length) => {
       const half = (size * this.short) / length / 2;
       return half >= 0.5 ? 0.5 : Math.min(Math.max(value, half), 1 - half);
@@ -92,16 +90,16 @@ export class SquareBox {
         this.set(x + dx, y + dy, side);
         return;
       }
-      // The opposite corner stays; the side follows the pointer along the diagonal.
+      // The opposite corner stays fixed; the side follows the pointer along the diagonal.
       const right = corner.includes("e") ? 1 : -1;
       const down = corner.includes("s") ? 1 : -1;
-      const grown = (right * dx * this.width + down * dy * this.height) / 2 / this.short;
+      const growth = (right * dx * this.width + down * dy * this.height) / 2 / this.short;
       const fixedX = x - (right * side * this.short) / this.width / 2;
       const fixedY = y - (down * side * this.short) / this.height / 2;
-      const roomX = (right > 0 ? 1 - fixedX : fixedX) * this.width;
-      const roomY = (down > 0 ? 1 - fixedY : fixedY) * this.height;
-      const wider = side > 1 ? Infinity : Math.min(roomX, roomY) / this.short;
-      const size = Math.min(Math.max(side + grown, SMALLEST), wider);
+      const maxX = (right > 0 ? 1 - fixedX : fixedX) * this.width;
+      const maxY = (down > 0 ? 1 - fixedY : fixedY) * this.height;
+      const maxSide = side > 1 ? Infinity : Math.min(maxX, maxY) / this.short;
+      const size = Math.min(Math.max(side + growth, MIN_SIDE), maxSide);
       this.set(
         fixedX + (right * size * this.short) / this.width / 2,
         fixedY + (down * size * this.short) / this.height / 2,

@@ -1,4 +1,4 @@
-// Elements from values. Text is set as text, never parsed: names and labels are other people's.
+// DOM elements. Text is set as text, never parsed as HTML: names and labels are untrusted.
 
 export function el(tag, properties = {}, ...children) {
   const node = document.createElement(tag);
@@ -22,11 +22,10 @@ export function el(tag, properties = {}, ...children) {
 
 export const find = (id) => document.getElementById(id);
 
-// A key cap.
-export const cap = (text) => el("kbd", {}, text);
+export const keyCap = (text) => el("kbd", {}, text);
 
 const NUMBERS = new Intl.NumberFormat("en");
 export const count = (number, one, many = `${one}s`) =>
   `${NUMBERS.format(number)} ${number === 1 ? one : many}`;
-export const figure = (number) => NUMBERS.format(number);
-export const percent = (share) => `${share >= 0.995 ? 100 : Math.floor(share * 100)} %`;
+export const formatNumber = (number) => NUMBERS.format(number);
+export const percent = (probability) => `${probability >= 0.995 ? 100 : Math.floor(probability * 100)} %`;

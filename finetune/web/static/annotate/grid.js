@@ -1,21 +1,21 @@
-// The grid: only the cells in sight exist, whatever the number of photos.
+// Virtualized grid of photos: only the visible cells are in the document.
 
 import { imageOf } from "./api.js";
 import { el, find, percent } from "./dom.js";
-import { guessOf, labelText, fileName, isLabeled, photos } from "./photos.js";
+import { suggestionOf, labelText, fileName, isLabeled, photos } from "./photos.js";
 import { queue } from "./queue.js";
 
 const GAP = 10;
 const SIZES = [96, 132, 176, 236, 320];
 const OVERSCAN_ROWS = 2;
-const REST_MS = 90; // pictures are asked for when scrolling rests or is slow
+const REST_MS = 90; // images load only while scrolling is slow or has stopped
 
 let size = 2;
 let columns = 1;
 let pitch = 1;
 let drawn = new Map(); // place -> cell
 let spare = [];
-let settled = true;
+let isScrollSlow = true;
 let lastTop = 0;
 let timer = 0;
 
@@ -104,7 +104,7 @@ function put(cell, place) {
 function fill(cell, place) {
   const id = queue.list[place];
   const row = photos.get(id);
-  const guess = guessOf(row);
+  const suggestion = suggestionOf(row);
   const labeled = isLabeled(row);
   const chosen = queue.selected.has(id);
   cell.setAttribute("aria-setsize", queue.list.length);
@@ -116,22 +116,22 @@ function fill(cell, place) {
   cell.mark.textContent = (row.flag ? "⚑" : "") + (row.crop && row.cropSource === "person" ? " ▢" : "");
   let text = labelText(row);
   if (row.problem) text = row.problem;
-  else if (!labeled && guess) text = `${guess.label} ${percent(guess.share)}`;
+  else if (!labeled && suggestion) text = `${suggestion.label} ${percent(suggestion.probability)}`;
   else if (!labeled) text = "";
   cell.tag.textContent = text;
-  cell.tag.classList.toggle("guess", !labeled && !row.problem);
-  const shown = labeled ? row.labels?.[0] : guess?.label;
+  cell.tag.classList.toggle("suggested", !labeled && !row.problem);
+  const shown = labeled ? row.labels?.[0] : suggestion?.label;
   if (shown) cell.style.setProperty("--hue", photos.hueOf(shown));
   cell.tag.classList.toggle("dotted", Boolean(shown));
   cell.setAttribute("aria-label", describe(row));
-  if (settled && !cell.picture.hasAttribute("src") && !row.problem) cell.picture.src = imageOf(id, "thumb");
+  if (isScrollSlow && !cell.picture.hasAttribute("src") && !row.problem) cell.picture.src = imageOf(id, "thumb");
 }
 
 export function describe(row) {
-  const guess = guessOf(row);
+  const suggestion = suggestionOf(row);
   return [
     fileName(row),
-    labelText(row) || (guess ? `perhaps ${guess.label}, ${percent(guess.share)}` : "no label"),
+    labelText(row) || (suggestion ? `probably ${suggestion.label}, ${percent(suggestion.probability)}` : "no label"),
     row.flag && "flagged",
     row.rejected && "rejected",
     row.problem && `cannot be opened: ${row.problem}`,
@@ -139,7 +139,7 @@ export function describe(row) {
   ].filter(Boolean).join(", ");
 }
 
-// Scrolls the cursor's cell into sight.
+// Scrolls to the current photo.
 export function reveal() {
   if (box.hidden || queue.place < 0) return;
   const top = GAP + Math.floor(queue.place / columns) * pitch;
@@ -152,10 +152,10 @@ export function reveal() {
 box.addEventListener("scroll", () => {
   const moved = Math.abs(box.scrollTop - lastTop);
   lastTop = box.scrollTop;
-  settled = moved < 1.5 * pitch;
+  isScrollSlow = moved < 1.5 * pitch;
   clearTimeout(timer);
   timer = setTimeout(() => {
-    settled = true;
+    isScrollSlow = true;
     draw();
   }, REST_MS);
   requestAnimationFrame(draw);

@@ -1,6 +1,6 @@
-// The overlay with every key.
+// Dialogs, and the list of keyboard shortcuts.
 
-import { cap, el } from "./dom.js";
+import { keyCap, el } from "./dom.js";
 
 let dialog = null;
 
@@ -24,7 +24,7 @@ export function showDialog(title, ...content) {
 export function showHelp(table) {
   if (dialog?.open) return;
   dialog = showDialog(
-    "Keys",
+    "Keyboard shortcuts",
     el(
       "div",
       { className: "keys" },
@@ -33,7 +33,7 @@ export function showHelp(table) {
           "section",
           {},
           el("h3", {}, title),
-          el("dl", {}, rows.map(([keys, what]) => [el("dt", {}, cap(keys)), el("dd", {}, what)])),
+          el("dl", {}, rows.map(([keys, what]) => [el("dt", {}, keyCap(keys)), el("dd", {}, what)])),
         ),
       ),
     ),

@@ -1,4 +1,4 @@
-// Every key, in one table: what the page does, and what the overlay shows, cannot differ.
+// Keyboard shortcuts: one table for the commands and for the help dialog.
 
 import * as actions from "./actions.js";
 import * as grid from "./grid.js";
@@ -18,52 +18,52 @@ const end = (place) => (event) => queue.move(queue.list.at(place), { extend: eve
 
 export const KEYS = [
   ["Label", [
-    ["1 – 9", "give the label with that number, and go on"],
-    ["letter", "give the label with that letter; a free letter starts typing"],
-    ["Shift 1 – 9", "add the label beside others, or take it off"],
-    ["/", "type to find a label; Enter gives it, or makes a new one", () => openFinder(), ["/", "l"]],
+    ["1 – 9", "set the label with that number and go on"],
+    ["letter", "set the label with that letter; any other letter starts a search"],
+    ["Shift 1 – 9", "add or remove a second label"],
+    ["/", "find a label, or add a new one", () => openFinder(), ["/", "l"]],
     ["Enter", "accept the suggestion", acceptSuggestion, ["Enter"]],
-    ["A", "accept it for all look-alikes shown below", acceptCohort, ["a"]],
-    [", .", "show half, twice as many look-alikes", () => single.resizeCohort(0.5), [","]],
-    ["0", "none of the labels fits", () => actions.label([]), ["0"]],
-    ["⌫", "take the label back", actions.clear, ["Backspace", "Delete"]],
+    ["A", "accept it for all similar photos shown below", acceptCohort, ["a"]],
+    [", .", "fewer or more similar photos", () => single.resizeCohort(0.5), [","]],
+    ["0", "none of the labels", () => actions.label([]), ["0"]],
+    ["⌫", "clear your label", actions.clear, ["Backspace", "Delete"]],
   ]],
   ["Move", [
     ["← →", "previous, next photo", null],
     ["↑ ↓", "row up, down", null],
     ["Page ↑ ↓", "a screen up, down", null],
     ["Home, End", "first, last photo", null],
-    ["N", "next photo without a decision", () => queue.advance(), ["n"]],
-    ["V", "grid or one photo", () => queue.show({ view: inGrid() ? "single" : "grid" }), ["v"]],
-    ["+ −", "larger, smaller cells", null],
-    ["S", "sort by likeness to this photo", actions.sortBySimilarity, ["s"]],
-    ["R", "make the list anew", () => queue.rebuild(), ["r"]],
+    ["N", "next unlabeled photo", () => queue.advance(), ["n"]],
+    ["V", "switch between grid and photo", () => queue.show({ view: inGrid() ? "single" : "grid" }), ["v"]],
+    ["+ −", "larger, smaller thumbnails", null],
+    ["S", "sort by similarity to this photo", actions.sortBySimilarity, ["s"]],
+    ["R", "refresh the list", () => queue.rebuild(), ["r"]],
   ]],
   ["Select", [
-    ["Space", "select this photo, or not", () => queue.cursor && queue.toggle(queue.cursor), [" "]],
-    ["Shift ← →", "select from here to there", null],
+    ["Space", "select or deselect this photo", () => queue.cursor && queue.toggle(queue.cursor), [" "]],
+    ["Shift ← →", "select a range", null],
     ["G", "select its near-duplicates", actions.selectGroup, ["g"]],
-    ["Ctrl A", "select all that are shown", null],
-    ["T", "near-duplicates get a label together, or one by one", toggleTogether, ["t"]],
-    ["Esc", "select nothing; leave near-duplicates out this time", selectNothing, ["Escape"]],
+    ["Ctrl A", "select all shown", null],
+    ["T", "label near-duplicates together or one by one", toggleLabelGroups, ["t"]],
+    ["Esc", "select none; label this near-duplicate alone", clearSelection, ["Escape"]],
   ]],
-  ["Decide", [
-    ["X", "reject: leave out of the collection; again to take in", actions.reject, ["x"]],
-    ["F", "flag, or not", actions.flag, ["f"]],
-    ["K", "keep this one, reject its near-duplicates", actions.keep, ["k"]],
-    ["C", "square around the subject", single.enterCrop, ["c"]],
-    ["U", "undo, without limit", actions.undo, ["u"]],
+  ["Edit", [
+    ["X", "reject: exclude from training; press again to restore", actions.reject, ["x"]],
+    ["F", "flag or unflag", actions.flag, ["f"]],
+    ["K", "keep this photo, reject its near-duplicates", actions.keep, ["k"]],
+    ["C", "crop around the subject", single.enterCrop, ["c"]],
+    ["U", "undo", actions.undo, ["u"]],
     ["Shift U", "redo", actions.redo, ["U"]],
-    ["?", "this list", () => showHelp(KEYS), ["?"]],
+    ["?", "show this list", () => showHelp(KEYS), ["?"]],
   ]],
-  ["In the square", [
-    ["arrows", "move it; with Shift in larger steps", null],
-    ["+ −", "resize it", null],
+  ["While cropping", [
+    ["arrows", "move; with Shift in larger steps", null],
+    ["+ −", "resize", null],
     ["C", "center", null],
     ["W", "whole photo", null],
-    ["⌫", "no square", null],
-    ["Enter, Esc", "accept, cancel", null],
-    ["Shift Enter", "accept, and on to the next photo’s square", null],
+    ["⌫", "remove the crop", null],
+    ["Enter, Esc", "save, cancel", null],
+    ["Shift Enter", "save and crop the next photo", null],
   ]],
 ];
 
@@ -86,19 +86,19 @@ const COMMANDS = Object.fromEntries(
   KEYS.flatMap(([, rows]) => rows.flatMap(([, , run, keys]) => (keys ?? []).map((key) => [key, run]))),
 );
 
-function selectNothing() {
+function clearSelection() {
   if (queue.selected.size) queue.select([]);
-  else if (queue.company.length) queue.leaveAlone();
+  else if (queue.groupTargets.length) queue.excludeGroup();
 }
 
-function toggleTogether() {
-  queue.takeTogether(!queue.together);
-  toast(queue.together ? "Near-duplicates get a label together." : "Each photo gets its own label.");
+function toggleLabelGroups() {
+  queue.setLabelGroups(!queue.labelGroups);
+  toast(queue.labelGroups ? "Near-duplicates are labeled together." : "Near-duplicates are labeled one by one.");
 }
 
 function acceptSuggestion() {
   if (justChanged() && queue.selected.size < 2) {
-    toast("The suggestion has just changed: look again.");
+    toast("The suggestion has just changed. Check it, then press Enter.");
     return undefined;
   }
   return actions.accept();
@@ -109,10 +109,10 @@ function acceptCohort() {
   if (inGrid() || !found || found.ids.length < 2) {
     const row = photos.get(queue.cursor);
     if (inGrid() && queue.selected.size > 1) return actions.accept();
-    toast(row?.ranked ? "No look-alikes are shown for this photo." : "There is no suggestion yet.");
+    toast(row?.ranked ? "No similar photos are shown for this one." : "No suggestion yet.");
     return undefined;
   }
-  return actions.acceptThese(found.label, found.ids);
+  return actions.acceptAll(found.label, found.ids);
 }
 
 function isTyping(target) {
@@ -145,9 +145,9 @@ function onKey(event) {
 
 function commandOf(event) {
   const digit = /^Digit([1-9])$/.exec(event.code)?.[1];
-  const choices = single.choicesShown();
+  const choices = single.shownConflict();
   if (choices && digit && choices.choices[digit - 1] && !event.shiftKey) {
-    return () => actions.settle(choices, choices.choices[digit - 1]);
+    return () => actions.resolve(choices, choices.choices[digit - 1]);
   }
   if (digit && event.shiftKey) {
     const name = labelOfKey(digit);
@@ -159,14 +159,14 @@ function commandOf(event) {
   if (COMMANDS[key]) return COMMANDS[key];
   const name = labelOfKey(key);
   if (name) return () => actions.label([name]);
-  if (/^[1-9]$/.test(key)) return () => toast(`There is no label ${key} yet. Type / and its name.`);
+  if (/^[1-9]$/.test(key)) return () => toast(`There is no label ${key} yet. Press / and type its name.`);
   if (/^\p{L}$/u.test(event.key)) return () => openFinder(event.key);
   return null;
 }
 
-export function listen() {
+export function listenToKeys() {
   document.addEventListener("keydown", onKey);
-  // A click must not leave the next Enter to the button that was clicked.
+  // Otherwise the next Enter would press the clicked button again.
   document.addEventListener("click", (event) => {
     const button = event.target.closest("button");
     if (event.detail > 0 && button && !button.closest("dialog") && !single.cropping()) {

@@ -1,18 +1,18 @@
-// The labels: their keys, how many photos each has, the suggestion, and the finder for new ones.
+// Side panel: the suggestion, and the labels with keys, counts and a search box.
 
 import * as actions from "./actions.js";
 import { commands } from "./commands.js";
-import { cap, el, figure, find, percent } from "./dom.js";
-import { guessOf, isLabeled, photos } from "./photos.js";
+import { keyCap, el, formatNumber, find, percent } from "./dom.js";
+import { suggestionOf, isLabeled, photos } from "./photos.js";
 import { queue } from "./queue.js";
 
-// Letters that no command has, in the order in which labels after the ninth get them.
+// Letters without a command; labels after the ninth get them in this order.
 const LETTERS = "qweryiopdhjbm".split("");
 
 const REACTION_MS = 400;
 
 const box = find("side");
-let finding = false;
+let isFinderOpen = false;
 
 export function keyOf(place) {
   return place < 9 ? String(place + 1) : (LETTERS[place - 9] ?? null);
@@ -24,7 +24,7 @@ export function labelOfKey(key) {
   return place < 0 ? null : (photos.labels[place + 9] ?? null);
 }
 
-const suggestion = el("div", { className: "suggestion", "aria-live": "off" });
+const panel = el("div", { className: "suggestion", "aria-live": "off" });
 const input = el("input", {
   type: "text",
   id: "finder",
@@ -44,51 +44,51 @@ const none = el(
   el(
     "button",
     { type: "button", className: "label none", on: { click: () => actions.label([]) } },
-    cap("0"),
+    keyCap("0"),
     el("span", { className: "text" }, "None of these"),
   ),
 );
 box.append(
-  suggestion,
-  el("div", { className: "finder" }, input, cap("/")),
+  panel,
+  el("div", { className: "finder" }, input, keyCap("/")),
   list,
   commands,
 );
 
-// Labels that contain what was typed, those that begin with it first.
+// Labels that contain the text, those that start with it first.
 function matching(text) {
-  const wanted = text.trim().normalize("NFC").toLocaleLowerCase();
+  const query = text.trim().normalize("NFC").toLocaleLowerCase();
   const found = photos.labels.map((label, place) => ({ label, place }));
-  if (!wanted) return found;
-  const rank = ({ label }) => label.toLocaleLowerCase().indexOf(wanted);
+  if (!query) return found;
+  const rank = ({ label }) => label.toLocaleLowerCase().indexOf(query);
   return found.filter((item) => rank(item) >= 0).sort((a, b) => Math.sign(rank(a)) - Math.sign(rank(b)) || a.place - b.place);
 }
 
 export function openFinder(text = "") {
-  finding = true;
+  isFinderOpen = true;
   input.value = text;
   input.focus();
   draw();
 }
 
 function closeFinder() {
-  finding = false;
+  isFinderOpen = false;
   input.value = "";
   (queue.view === "grid" ? find("grid") : find("single")).focus({ preventScroll: true });
   draw();
 }
 
 input.addEventListener("focus", () => {
-  finding = true;
+  isFinderOpen = true;
 });
 input.addEventListener("input", draw);
 input.addEventListener("blur", () => {
-  finding = false;
+  isFinderOpen = false;
   draw();
 });
 input.addEventListener("keydown", (event) => {
   event.stopPropagation();
-  if (event.isComposing) return; // an input method is still choosing characters
+  if (event.isComposing) return; // an input method is composing
   if (event.key === "Escape") {
     event.preventDefault();
     closeFinder();
@@ -104,68 +104,68 @@ input.addEventListener("keydown", (event) => {
   }
 });
 
-// What was suggested for the photo at hand, and since when: see `justChanged`.
+// Suggestion of the current photo, and when it last changed.
 let suggested = { id: null, label: null, since: 0 };
 
-function note(row, guess) {
-  const label = guess?.label ?? null;
+function note(row, suggestion) {
+  const label = suggestion?.label ?? null;
   if (suggested.id !== row.id) suggested = { id: row.id, label, since: 0 };
   else if (suggested.label !== label) suggested = { id: row.id, label, since: suggested.label ? performance.now() : 0 };
 }
 
-// Whether the suggestion turned into another one so lately that a key was meant for the former.
+// Whether the suggestion changed so recently that a key may be meant for the one before.
 export const justChanged = () => performance.now() - suggested.since < REACTION_MS && suggested.since > 0;
 
-const put = (...parts) => suggestion.replaceChildren(...parts.filter(Boolean));
+const put = (...parts) => panel.replaceChildren(...parts.filter(Boolean));
 
 function drawSuggestion() {
   const row = photos.get(queue.cursor);
   const many = queue.selected.size;
-  const guess = row && guessOf(row);
-  if (row) note(row, guess);
-  suggestion.classList.toggle("idle", Boolean(row) && many < 2 && !isLabeled(row) && !guess);
+  const suggestion = row && suggestionOf(row);
+  if (row) note(row, suggestion);
+  panel.classList.toggle("idle", Boolean(row) && many < 2 && !isLabeled(row) && !suggestion);
   if (!row || row.problem) {
-    suggestion.replaceChildren();
+    panel.replaceChildren();
     return;
   }
   if (many > 1) {
-    const guessed = queue.targets.filter((id) => guessOf(photos.get(id))).length;
+    const suggested = queue.targets.filter((id) => suggestionOf(photos.get(id))).length;
     put(
-      el("p", { className: "lead" }, `${figure(many)} photos selected`),
-      guessed
-        ? el("button", { type: "button", className: "primary", on: { click: actions.accept } }, "Accept their suggestions", cap("⏎"))
-        : el("p", { className: "quiet" }, "A label key labels them all."),
+      el("p", { className: "lead" }, `${formatNumber(many)} photos selected`),
+      suggested
+        ? el("button", { type: "button", className: "primary", on: { click: actions.accept } }, "Accept suggestions", keyCap("⏎"))
+        : el("p", { className: "quiet" }, "The next label applies to all of them."),
     );
     return;
   }
   if (isLabeled(row)) {
     put(
-      el("p", { className: "quiet" }, row.source === "folder" ? "Label of its folder" : "Labeled"),
+      el("p", { className: "quiet" }, row.source === "folder" ? "Label from the folder" : "Labeled"),
       el(
         "p",
         { className: "answer dotted", css: { "--hue": photos.hueOf(row.labels?.[0]) } },
         row.labels?.join(" + ") ?? "none of the labels",
       ),
-      guess && !row.labels?.includes(guess.label) && guess.share >= 0.5
-        ? el("p", { className: "doubt" }, `Looks like ${guess.label}, ${percent(guess.share)}`)
+      suggestion && !row.labels?.includes(suggestion.label) && suggestion.probability >= 0.5
+        ? el("p", { className: "warning" }, `Looks like ${suggestion.label}, ${percent(suggestion.probability)}`)
         : null,
     );
     return;
   }
-  if (!guess) {
-    const text = photos.jobs.suggestions.state === "running" ? "Looking at the photos …" : "Not labeled yet";
-    suggestion.replaceChildren(el("p", { className: "quiet" }, text));
+  if (!suggestion) {
+    const text = photos.jobs.suggestions.state === "running" ? "Computing suggestions…" : "Not labeled yet";
+    panel.replaceChildren(el("p", { className: "quiet" }, text));
     return;
   }
-  suggestion.replaceChildren(
+  panel.replaceChildren(
     el("p", { className: "quiet" }, "Looks like"),
     el(
       "p",
-      { className: "answer dotted", css: { "--hue": photos.hueOf(guess.label) } },
-      guess.label,
-      el("span", { className: "share" }, percent(guess.share)),
+      { className: "answer dotted", css: { "--hue": photos.hueOf(suggestion.label) } },
+      suggestion.label,
+      el("span", { className: "share" }, percent(suggestion.probability)),
     ),
-    el("button", { type: "button", className: "primary", on: { click: actions.accept } }, "Accept", cap("⏎")),
+    el("button", { type: "button", className: "primary", on: { click: actions.accept } }, "Accept", keyCap("⏎")),
   );
 }
 
@@ -173,12 +173,12 @@ export function draw() {
   drawSuggestion();
   const row = photos.get(queue.cursor);
   const { counts } = photos.counts();
-  const shares = new Map(row?.problem ? [] : (row?.ranked ?? []));
-  const found = matching(finding ? input.value : "");
+  const probabilities = new Map(row?.problem ? [] : (row?.ranked ?? []));
+  const found = matching(isFinderOpen ? input.value : "");
   const name = input.value.trim().normalize("NFC");
   const items = found.map(({ label, place }, order) => {
     const has = row?.labels?.includes(label) ?? false;
-    const share = shares.get(label);
+    const probability = probabilities.get(label);
     const key = keyOf(place);
     return el(
       "li",
@@ -187,26 +187,26 @@ export function draw() {
         "button",
         {
           type: "button",
-          className: `label${has ? " has" : ""}${finding && name && order === 0 ? " first" : ""}`,
+          className: `label${has ? " has" : ""}${isFinderOpen && name && order === 0 ? " first" : ""}`,
           "aria-pressed": String(has),
-          css: { "--hue": photos.hueOf(label), "--share": String(share ?? 0) },
+          css: { "--hue": photos.hueOf(label), "--share": String(probability ?? 0) },
           on: {
-            pointerdown: (event) => event.preventDefault(), // keeps the finder open until the click
+            pointerdown: (event) => event.preventDefault(), // keeps the search box focused until the click
             click: (event) => {
-              if (finding) closeFinder();
+              if (isFinderOpen) closeFinder();
               if (event.shiftKey) actions.toggleLabel(label);
               else actions.label([label]);
             },
           },
         },
-        key ? cap(key.toUpperCase()) : el("span", { className: "nokey" }),
+        key ? keyCap(key.toUpperCase()) : el("span", { className: "nokey" }),
         el("span", { className: "text dotted" }, label),
-        share !== undefined && el("span", { className: "share" }, percent(share)),
-        el("span", { className: "count" }, figure(counts.get(label) ?? 0)),
+        probability !== undefined && el("span", { className: "share" }, percent(probability)),
+        el("span", { className: "count" }, formatNumber(counts.get(label) ?? 0)),
       ),
     );
   });
-  if (finding && name && !photos.labels.includes(name)) {
+  if (isFinderOpen && name && !photos.labels.includes(name)) {
     const create = el(
       "li",
       {},
@@ -223,13 +223,13 @@ export function draw() {
             },
           },
         },
-        cap(found.length ? "⇧⏎" : "⏎"),
+        keyCap(found.length ? "⇧⏎" : "⏎"),
         el("span", { className: "text" }, `New label “${name}”`),
       ),
     );
     items.push(create);
   }
-  if (!items.length) items.push(el("li", { className: "quiet" }, "No labels yet: type one and press Enter."));
+  if (!items.length) items.push(el("li", { className: "quiet" }, "No labels yet. Type one and press Enter."));
   if (photos.labels.length && !name) items.push(none);
   list.replaceChildren(...items);
 }

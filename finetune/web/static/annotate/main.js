@@ -1,11 +1,11 @@
-// Starts the page, keeps it up to date, and ties the bar at the top to the rest.
+// Entry point: toolbar, progress and polling.
 
 import * as actions from "./actions.js";
 import { showAgreement } from "./agreement.js";
-import { get, Refused } from "./api.js";
-import { count, el, figure, find } from "./dom.js";
+import { get, RequestError } from "./api.js";
+import { count, el, formatNumber, find } from "./dom.js";
 import { showHelp } from "./help.js";
-import { KEYS, focusStage, listen } from "./keys.js";
+import { KEYS, focusStage, listenToKeys } from "./keys.js";
 import { photos } from "./photos.js";
 import { FILTERS, queue, SORTS } from "./queue.js";
 import { toast } from "./toast.js";
@@ -14,21 +14,21 @@ import "./grid.js";
 import "./labels.js";
 import "./single.js";
 
-const BUSY_MS = 900;
-const CALM_MS = 4000;
-const EAGER_MS = 250; // after a label, until the suggestions know of it
+const BUSY_POLL_MS = 900;
+const IDLE_POLL_MS = 4000;
+const FAST_POLL_MS = 250; // after an action, until the suggestions include it
 
 function drawBar() {
   const { counts, labeled } = photos.counts();
   const all = [...photos.rows.values()].filter((row) => !row.rejected && !row.problem).length;
   find("progress").value = all ? labeled / all : 0;
-  find("tally").textContent = `${figure(labeled)} of ${count(all, "photo")} labeled`;
+  find("tally").textContent = `${formatNumber(labeled)} of ${count(all, "photo")} labeled`;
   const shown = find("filter");
   const options = FILTERS.map(([name, text, matches]) => {
     const number = [...photos.rows.values()].filter(matches).length;
-    return el("option", { value: name }, `${text} (${figure(number)})`);
+    return el("option", { value: name }, `${text} (${formatNumber(number)})`);
   });
-  const group = el("optgroup", { label: "with the label" }, photos.labels.map((label) => el("option", { value: `label:${label}` }, `${label} (${figure(counts.get(label))})`)));
+  const group = el("optgroup", { label: "by label" }, photos.labels.map((label) => el("option", { value: `label:${label}` }, `${label} (${formatNumber(counts.get(label))})`)));
   if (document.activeElement !== shown) {
     shown.replaceChildren(...options, group);
     shown.value = queue.filter;
@@ -45,12 +45,12 @@ function drawJobs() {
   const { scan, suggestions } = photos.jobs;
   const lines = [];
   if (scan.state === "running") {
-    lines.push(scan.note ? "Looking for near-duplicates …" : `Reading photos: ${figure(scan.done)} of ${figure(scan.total)}`);
+    lines.push(scan.note ? "Finding near-duplicates…" : `Reading photos: ${formatNumber(scan.done)} of ${formatNumber(scan.total)}`);
   } else if (scan.state === "failed") {
     lines.push(scan.note);
   }
   if (suggestions.state === "running" && suggestions.total) {
-    lines.push(`Looking at photos: ${figure(suggestions.done)} of ${figure(suggestions.total)}`);
+    lines.push(`Analyzing photos: ${formatNumber(suggestions.done)} of ${formatNumber(suggestions.total)}`);
   } else if (suggestions.state === "failed") {
     lines.push(suggestions.note);
   }
@@ -60,7 +60,7 @@ function drawJobs() {
   box.replaceChildren(
     ...lines.map((line) => el("span", {}, line)),
     ...(stale && queue.view === "grid"
-      ? [el("button", { type: "button", on: { click: () => queue.rebuild() } }, `Hide ${figure(stale)} done (R)`)]
+      ? [el("button", { type: "button", on: { click: () => queue.rebuild() } }, `Hide ${formatNumber(stale)} finished (R)`)]
       : []),
   );
   box.hidden = !box.childElementCount;
@@ -73,17 +73,17 @@ function drawView() {
   const empty = find("empty");
   empty.hidden = queue.list.length > 0;
   empty.textContent = queue.filter === "unlabeled"
-    ? "Every photo has a label. Well done."
-    : "No photo to show here.";
-  remember();
+    ? "All photos are labeled."
+    : "No photos match.";
+  saveView();
 }
 
-function remember() {
+function saveView() {
   const state = new URLSearchParams({ view: queue.view, show: queue.filter, sort: queue.sort, at: queue.cursor ?? "" });
   history.replaceState(null, "", `#${state}`);
 }
 
-function recall() {
+function restoreView() {
   const state = new URLSearchParams(location.hash.slice(1));
   const open = [...photos.rows.values()].filter((row) => !row.source && !row.rejected && !row.problem).length;
   const filter = state.get("show");
@@ -107,24 +107,24 @@ function pollIn(milliseconds) {
 async function poll() {
   try {
     const before = photos.rows.size;
-    photos.take(await get(`/api/photos?since=${photos.clock}`));
+    photos.update(await get(`/api/photos?since=${photos.clock}`));
     if (photos.rows.size !== before) queue.renew();
     if (document.body.classList.contains("lost")) {
       document.body.classList.remove("lost");
-      toast("Connected again.");
+      toast("Reconnected.");
     }
   } catch (error) {
-    if (!(error instanceof Refused)) throw error;
+    if (!(error instanceof RequestError)) throw error;
     document.body.classList.add("lost");
     toast(error.message, { bad: true, stay: true });
   }
   const busy = Object.values(photos.jobs).some((job) => job.state === "running");
   const behind = photos.suggestedCount < photos.actionCount && photos.jobs.suggestions.state !== "failed";
-  const advised = photos.jobs.suggestions.state !== "waiting";
-  pollIn(behind && advised ? EAGER_MS : busy ? BUSY_MS : CALM_MS);
+  const hasSuggestions = photos.jobs.suggestions.state !== "waiting";
+  pollIn(behind && hasSuggestions ? FAST_POLL_MS : busy ? BUSY_POLL_MS : IDLE_POLL_MS);
 }
 
-function tie() {
+function bindControls() {
   find("sort").replaceChildren(...SORTS.map(([name, text]) => el("option", { value: name }, text)));
   find("filter").addEventListener("change", (event) => {
     queue.show({ filter: event.target.value });
@@ -144,28 +144,28 @@ function tie() {
 }
 
 let waiting = 0;
-function soon(draw) {
-  // Once a frame, however many things changed in it.
+function onNextFrame(draw) {
+  // At most once a frame.
   if (!waiting) waiting = requestAnimationFrame(() => { waiting = 0; draw(); });
 }
 
 async function start() {
-  tie();
-  listen();
-  photos.take(await get("/api/photos"));
-  recall();
+  bindControls();
+  listenToKeys();
+  photos.update(await get("/api/photos"));
+  restoreView();
   drawBar();
   drawView();
   drawJobs();
   queue.addEventListener("change", () => {
     drawView();
-    soon(() => { drawBar(); drawJobs(); });
+    onNextFrame(() => { drawBar(); drawJobs(); });
   });
-  photos.addEventListener("change", () => soon(() => { drawBar(); drawJobs(); }));
+  photos.addEventListener("change", () => onNextFrame(() => { drawBar(); drawJobs(); }));
   focusStage();
   document.body.dataset.ready = "yes";
-  addEventListener("acted", () => pollIn(EAGER_MS));
-  pollIn(BUSY_MS);
+  addEventListener("acted", () => pollIn(FAST_POLL_MS));
+  pollIn(BUSY_POLL_MS);
 }
 
 start().catch((error) => toast(error.message, { bad: true, stay: true }));

@@ -1,26 +1,26 @@
-// What is known of every photo: rows as the server has them, never changed here ahead of it.
+// Photo index: rows as sent by the server; never changed locally.
 
-const HUE_STEP = 137.508; // the golden angle: neighbors in the list of labels differ most
+const HUE_STEP = 137.508; // golden angle: hues of neighboring labels differ most
 
 class Photos extends EventTarget {
   rows = new Map();
   labels = [];
   undo = 0;
   redo = 0;
-  actionCount = 0; // all actions, and those that the suggestions take into account
-  suggestedCount = 0;
+  actionCount = 0; // all actions
+  suggestedCount = 0; // actions that the suggestions include
   clock = -1;
   jobs = { scan: { state: "waiting" }, suggestions: { state: "waiting" } };
   annotator = null;
-  groupLabels = new Map(); // by group, until a row changes
+  groupLabels = new Map(); // by group; emptied when a row changes
   #groups = null;
 
   get(id) {
     return this.rows.get(id);
   }
 
-  // Takes an answer of the server: changed rows, labels, what undo and redo would touch.
-  take(answer) {
+  // Updates the index from a response.
+  update(answer) {
     const before = this.labels.length;
     if (answer.labels) this.labels = answer.labels;
     if ("undo" in answer) [this.undo, this.redo] = [answer.undo, answer.redo];
@@ -28,7 +28,7 @@ class Photos extends EventTarget {
     if ("annotator" in answer) this.annotator = answer.annotator;
     if ("suggestedCount" in answer) {
       [this.actionCount, this.suggestedCount] = [answer.actionCount, answer.suggestedCount];
-    };
+    }
     if (answer.jobs) this.jobs = answer.jobs;
     const changed = [];
     for (const row of answer.rows ?? []) {
@@ -45,7 +45,7 @@ class Photos extends EventTarget {
     return changed;
   }
 
-  // The photos of a group of near-duplicates, in the order of their paths.
+  // Ids of a near-duplicate group, sorted by path.
   group(key) {
     if (key === undefined) return [];
     if (this.#groups === null) {
@@ -83,14 +83,14 @@ export const isLabeled = (row) => Boolean(row.source);
 export const labelText = (row) =>
   row.labels?.length ? row.labels.join(" + ") : row.source ? "none of the labels" : "";
 
-export const guessOf = (row) => (row.ranked?.length ? { label: row.ranked[0][0], share: row.ranked[0][1] } : null);
+export const suggestionOf = (row) => (row.ranked?.length ? { label: row.ranked[0][0], probability: row.ranked[0][1] } : null);
 
 export const fileName = (row) => row.path.slice(row.path.lastIndexOf("/") + 1);
 
 export const folderName = (row) => row.path.slice(0, Math.max(0, row.path.lastIndexOf("/")));
 
-// Every label that one of the photos of a group has; two or more mean that one is wrong.
-export function labelsOfGroup(key) {
+// Distinct labels in a near-duplicate group; more than one is a conflict.
+export function groupConflict(key) {
   const known = photos.groupLabels.get(key);
   if (known) return known;
   const found = new Map();
@@ -105,10 +105,10 @@ export function labelsOfGroup(key) {
   return choices;
 }
 
-// What there is to choose from where people or folders contradict each other.
-export function contradiction(row) {
+// Choices where annotators disagree or near-duplicates have different labels, or null.
+export function conflict(row) {
   const votes = Object.entries(row.votes ?? {});
-  if (votes.length > 1 && !row.settled) {
+  if (votes.length > 1 && !row.resolved) {
     const choices = new Map();
     for (const [who, labels] of votes) {
       const text = labels.join(" + ");
@@ -117,7 +117,7 @@ export function contradiction(row) {
     }
     if (choices.size > 1) return { kind: "votes", ids: [row.id], choices: [...choices.values()] };
   }
-  const labels = row.group === undefined ? [] : labelsOfGroup(row.group);
+  const labels = row.group === undefined ? [] : groupConflict(row.group);
   if (labels.length > 1) {
     return { kind: "group", ids: photos.group(row.group).filter((id) => !photos.get(id).rejected), choices: labels };
   }

@@ -1,6 +1,6 @@
-// Which photos are shown, in which order, where the cursor is, and what is selected.
+// Queue of photos: filter, order, current photo and selection.
 
-import { contradiction, guessOf, isLabeled, photos } from "./photos.js";
+import { conflict, suggestionOf, isLabeled, photos } from "./photos.js";
 
 const byPath = (a, b) => (a.path < b.path ? -1 : a.path > b.path ? 1 : 0);
 const by = (key, direction = 1) => (a, b) => {
@@ -15,27 +15,27 @@ export const FILTERS = [
   ["all", "all photos", (row) => !row.rejected && !row.problem],
   ["unlabeled", "unlabeled", (row) => !isLabeled(row) && !row.rejected && !row.problem],
   ["labeled", "labeled", (row) => isLabeled(row) && !row.rejected && !row.problem],
-  ["doubtful", "label in doubt", (row) => (row.disagreement ?? 0) >= 0.5 && !row.rejected],
-  ["twice", "two labels for one", (row) => !row.rejected && contradiction(row)?.ids[0] === row.id],
+  ["errors", "possible label errors", (row) => (row.disagreement ?? 0) >= 0.5 && !row.rejected],
+  ["conflicts", "conflicting labels", (row) => !row.rejected && conflict(row)?.ids[0] === row.id],
   ["flagged", "flagged", (row) => row.flag],
-  ["cropped", "with a square", (row) => row.crop && !row.rejected],
-  ["bad", "bad photos", (row) => row.problem || (row.faults && !row.rejected)],
-  ["out", "rejected", (row) => row.rejected],
+  ["cropped", "cropped", (row) => row.crop && !row.rejected],
+  ["bad", "poor quality or unreadable", (row) => row.problem || (row.faults && !row.rejected)],
+  ["rejected", "rejected", (row) => row.rejected],
 ];
 
 export const SORTS = [
   ["useful", "most useful first", by((row) => row.rank)],
-  ["path", "folder", byPath],
-  ["time", "time", by((row) => row.taken)],
+  ["path", "path", byPath],
+  ["time", "date taken", by((row) => row.taken)],
   ["group", "near-duplicates", by((row) => row.group)],
-  ["similar", "similar to this one", null],
-  ["guess", "suggested label", (a, b) => {
-    const [x, y] = [guessOf(a), guessOf(b)];
+  ["similar", "similar to this photo", null],
+  ["suggestion", "suggested label", (a, b) => {
+    const [x, y] = [suggestionOf(a), suggestionOf(b)];
     if (!x || !y) return x ? -1 : y ? 1 : byPath(a, b);
-    return x.label < y.label ? -1 : x.label > y.label ? 1 : y.share - x.share || byPath(a, b);
+    return x.label < y.label ? -1 : x.label > y.label ? 1 : y.probability - x.probability || byPath(a, b);
   }],
-  ["unsure", "uncertainty", by((row) => row.uncertainty, -1)],
-  ["doubt", "doubt about the label", by((row) => row.disagreement, -1)],
+  ["uncertainty", "most uncertain first", by((row) => row.uncertainty, -1)],
+  ["errors", "likely label errors first", by((row) => row.disagreement, -1)],
 ];
 
 class Queue extends EventTarget {
@@ -45,8 +45,8 @@ class Queue extends EventTarget {
   list = [];
   cursor = null; // an id
   selected = new Set();
-  together = true; // near-duplicates get a label together
-  alone = null; // the photo that shall not, for once
+  labelGroups = true; // label near-duplicates together
+  ungroupedFor = null; // id of the photo to label alone, once
   #anchor = null;
   #places = new Map();
   #similar = [];
@@ -57,7 +57,7 @@ class Queue extends EventTarget {
     return FILTERS.find(([name]) => name === this.filter)[2](row);
   }
 
-  // Shown photos that no longer match what is shown: they stay until the list is made anew.
+  // Number of listed photos that no longer match the filter; they stay until the list is rebuilt.
   get stale() {
     return this.list.filter((id) => !this.matches(photos.get(id))).length;
   }
@@ -70,34 +70,34 @@ class Queue extends EventTarget {
     return this.#places.get(id) ?? -1;
   }
 
-  // What a label is given to: near-duplicates without one get it together, unless told apart.
+  // Photos that the next label applies to.
   get labelTargets() {
-    const company = this.company;
-    return company.length ? company : this.targets;
+    const groupTargets = this.groupTargets;
+    return groupTargets.length ? groupTargets : this.targets;
   }
 
-  // The near-duplicates that share the next label of the photo under the cursor, itself included.
-  get company() {
+  // Unlabeled near-duplicates of the current photo, itself included, if they are labeled together.
+  get groupTargets() {
     const row = photos.get(this.cursor);
-    const one = this.view !== "single" || this.selected.size > 0 || this.alone === this.cursor;
-    if (!this.together || one || !row || row.group === undefined || isLabeled(row)) return [];
+    const one = this.view !== "single" || this.selected.size > 0 || this.ungroupedFor === this.cursor;
+    if (!this.labelGroups || one || !row || row.group === undefined || isLabeled(row)) return [];
     const open = (id) => !isLabeled(photos.get(id)) && !photos.get(id).rejected;
     const ids = photos.group(row.group).filter(open);
     return ids.length > 1 ? ids : [];
   }
 
-  takeTogether(together) {
-    this.together = together;
-    this.alone = null;
-    this.#tell("selection");
+  setLabelGroups(labelGroups) {
+    this.labelGroups = labelGroups;
+    this.ungroupedFor = null;
+    this.#emit("selection");
   }
 
-  leaveAlone() {
-    this.alone = this.cursor;
-    this.#tell("selection");
+  excludeGroup() {
+    this.ungroupedFor = this.cursor;
+    this.#emit("selection");
   }
 
-  // What an action is about: the selection, or else the photo under the cursor.
+  // The selection, or else the current photo.
   get targets() {
     if (this.selected.size) return [...this.selected];
     return this.cursor === null ? [] : [this.cursor];
@@ -105,16 +105,16 @@ class Queue extends EventTarget {
 
   rebuild({ keep = true } = {}) {
     const place = this.place;
-    this.#arrange([...photos.rows.values()].filter((row) => this.matches(row)));
+    this.#sort([...photos.rows.values()].filter((row) => this.matches(row)));
     if (!keep || !this.#places.has(this.cursor)) {
       this.cursor = this.list[Math.min(Math.max(place, 0), this.list.length - 1)] ?? null;
       if (!keep) this.cursor = this.list[0] ?? null;
     }
     for (const id of this.selected) if (!this.#places.has(id)) this.selected.delete(id);
-    this.#tell("list");
+    this.#emit("list");
   }
 
-  #arrange(rows) {
+  #sort(rows) {
     const compare = SORTS.find(([name]) => name === this.sort)[2];
     if (compare) {
       rows.sort(compare);
@@ -130,21 +130,21 @@ class Queue extends EventTarget {
     this.#places = new Map(this.list.map((id, place) => [id, place]));
   }
 
-  // Adds photos that appeared, and brings what lies ahead into the order of what is known now.
+  // Adds new photos and sorts those after the current one again.
   renew() {
     const known = new Set(this.list);
     const fresh = [...photos.rows.values()].filter((row) => !known.has(row.id) && this.matches(row));
     const gone = this.list.some((id) => !photos.rows.has(id));
     if (gone || (fresh.length && this.sort === "path")) return this.rebuild();
-    if (!fresh.length && !["useful", "unsure"].includes(this.sort)) return undefined;
+    if (!fresh.length && !["useful", "uncertainty"].includes(this.sort)) return undefined;
     const past = this.list.slice(0, this.place + 1);
     const ahead = this.list.slice(this.place + 1).map((id) => photos.get(id)).concat(fresh);
     const done = ahead.filter((row) => !this.matches(row)).map((row) => row.id);
     const open = ahead.filter((row) => this.matches(row));
-    this.#arrange(open);
+    this.#sort(open);
     this.list = [...past, ...this.list, ...done];
     this.#index();
-    this.#tell("list");
+    this.#emit("list");
     return undefined;
   }
 
@@ -155,7 +155,7 @@ class Queue extends EventTarget {
     if (filter) this.filter = filter;
     if (sort) this.sort = sort;
     if (changed) this.rebuild({ keep: sort === undefined && filter === undefined });
-    this.#tell("view");
+    this.#emit("view");
   }
 
   move(id, { extend = false } = {}) {
@@ -169,15 +169,15 @@ class Queue extends EventTarget {
       if (this.view === "single") this.selected.clear();
     }
     this.cursor = id;
-    this.#tell("cursor");
+    this.#emit("cursor");
   }
 
-  step(by_, options) {
+  step(offset, options) {
     const last = this.list.length - 1;
-    if (last >= 0) this.move(this.list[Math.min(Math.max(this.place + by_, 0), last)], options);
+    if (last >= 0) this.move(this.list[Math.min(Math.max(this.place + offset, 0), last)], options);
   }
 
-  // Goes to the next photo that still wants a decision; stays where there is none.
+  // Moves to the next photo to label, if there is one.
   advance() {
     this.selected.clear();
     this.#anchor = null;
@@ -186,32 +186,32 @@ class Queue extends EventTarget {
       const row = photos.get(id);
       return !isLabeled(row) && !row.rejected && !row.problem;
     };
-    const wants = this.filter === "all" || this.filter.startsWith("label:") || this.filter === "labeled"
+    const isNext = this.filter === "all" || this.filter.startsWith("label:") || this.filter === "labeled"
       ? () => true
       : this.filter === "unlabeled" ? open : (id) => this.matches(photos.get(id));
-    const after = this.list.slice(this.place + 1).find(wants);
-    this.cursor = after ?? this.list.slice(0, Math.max(0, this.place)).find(wants) ?? this.cursor;
-    this.#tell("cursor");
+    const after = this.list.slice(this.place + 1).find(isNext);
+    this.cursor = after ?? this.list.slice(0, Math.max(0, this.place)).find(isNext) ?? this.cursor;
+    this.#emit("cursor");
     return after !== undefined;
   }
 
-  // The photos that come next, for loading them ahead.
-  coming(many) {
-    return this.list.slice(this.place + 1, this.place + 1 + many);
+  // The next photos, to preload them.
+  upcoming(count) {
+    return this.list.slice(this.place + 1, this.place + 1 + count);
   }
 
   toggle(id) {
     this.#anchor = id;
     if (!this.selected.delete(id)) this.selected.add(id);
-    this.#tell("selection");
+    this.#emit("selection");
   }
 
   select(ids) {
     this.selected = new Set(ids);
-    this.#tell("selection");
+    this.#emit("selection");
   }
 
-  #tell(what) {
+  #emit(what) {
     this.dispatchEvent(new CustomEvent("change", { detail: what }));
   }
 }

@@ -1,26 +1,26 @@
-// One photo, as large as the window; its look-alikes below; its square; or what contradicts it.
+// Single-photo view: photo, near-duplicates, similar photos, crop, and label conflicts.
 
 import * as actions from "./actions.js";
-import { get, imageOf, Refused } from "./api.js";
-import { SquareBox } from "./crop.js";
-import { cap, count, el, find, percent } from "./dom.js";
+import { get, imageOf, RequestError } from "./api.js";
+import { CropBox } from "./crop.js";
+import { keyCap, count, el, find, percent } from "./dom.js";
 import { describe } from "./grid.js";
-import { contradiction, fileName, folderName, guessOf, isLabeled, labelText, photos } from "./photos.js";
+import { conflict, fileName, folderName, suggestionOf, isLabeled, labelText, photos } from "./photos.js";
 import { queue } from "./queue.js";
 
-const AHEAD = 3;
-const KEPT = 12;
+const PRELOADED = 3;
+const CACHED = 12;
 const STRIP = 24;
-const PROPOSAL_MS = 900;
+const PROPOSAL_TIMEOUT_MS = 900;
 
 const box = find("single");
-const pictures = new Map(); // id -> image element, decoded
+const pictures = new Map(); // id -> decoded image element
 let shown = null;
-let square = null;
+let cropBox = null;
 let cohort = { id: null, label: null, all: [], ids: [] };
-let asking = null;
+let pendingRequest = null;
 
-export const cropping = () => square !== null;
+export const cropping = () => cropBox !== null;
 export const cohortShown = () => (cohort.id === queue.cursor ? cohort : null);
 
 function pictureOf(id) {
@@ -35,12 +35,12 @@ function pictureOf(id) {
   }
   pictures.delete(id);
   pictures.set(id, picture);
-  while (pictures.size > KEPT) pictures.delete(pictures.keys().next().value);
+  while (pictures.size > CACHED) pictures.delete(pictures.keys().next().value);
   return picture;
 }
 
 function preload() {
-  for (const id of queue.coming(AHEAD)) if (!photos.get(id).problem) pictureOf(id);
+  for (const id of queue.upcoming(PRELOADED)) if (!photos.get(id).problem) pictureOf(id);
 }
 
 function caption(row) {
@@ -50,7 +50,7 @@ function caption(row) {
     row.width && `${row.width} × ${row.height}`,
     row.faults?.join(", "),
   ].filter(Boolean);
-  const marks = [row.flag && "⚑ flagged", row.rejected && "✕ rejected", row.crop && "▢ square"].filter(Boolean);
+  const marks = [row.flag && "⚑ flagged", row.rejected && "✕ rejected", row.crop && "▢ cropped"].filter(Boolean);
   return el(
     "div",
     { className: "caption" },
@@ -69,7 +69,7 @@ function frameOf(row) {
   picture.alt = describe(row);
   const holder = el("div", { className: "holder" }, picture);
   const fit = () => {
-    // The holder has the photo's shape, so that the square is placed in shares of it.
+    // The holder has the photo's aspect ratio, so that the crop can be placed in percent.
     const [width, height] = [picture.naturalWidth || row.width || 3, picture.naturalHeight || row.height || 2];
     holder.style.setProperty("--ratio", `${width} / ${height}`);
     holder.style.setProperty("--wide", String(width / height));
@@ -80,19 +80,19 @@ function frameOf(row) {
     if (!good) holder.classList.add("broken");
     else if (shown === row.id) box.dispatchEvent(new CustomEvent("photo-shown", { detail: row.id }));
   });
-  if (row.crop && square === null) {
-    const quiet = new SquareBox({ width: row.width, height: row.height, crop: row.crop });
-    quiet.layer.classList.add("quiet");
-    quiet.frame.removeAttribute("tabindex");
-    quiet.frame.setAttribute("aria-hidden", "true");
-    holder.append(quiet.layer);
+  if (row.crop && cropBox === null) {
+    const preview = new CropBox({ width: row.width, height: row.height, crop: row.crop });
+    preview.layer.classList.add("quiet");
+    preview.frame.removeAttribute("tabindex");
+    preview.frame.setAttribute("aria-hidden", "true");
+    holder.append(preview.layer);
   }
-  if (square !== null) holder.append(square.layer);
+  if (cropBox !== null) holder.append(cropBox.layer);
   return el("div", { className: "frame" }, holder);
 }
 
-// Whether the next label goes to this photo, too.
-const isMeant = (id) => queue.selected.has(id) || queue.company.includes(id);
+// Whether the next label applies to this photo.
+const isTarget = (id) => queue.selected.has(id) || queue.groupTargets.includes(id);
 
 function thumb(id, { current = false } = {}) {
   const row = photos.get(id);
@@ -102,9 +102,9 @@ function thumb(id, { current = false } = {}) {
     "button",
     {
       type: "button",
-      className: `thumb${current ? " current" : ""}${isMeant(id) ? " selected" : ""}${row.rejected ? " out" : ""}`,
+      className: `thumb${current ? " current" : ""}${isTarget(id) ? " selected" : ""}${row.rejected ? " out" : ""}`,
       "aria-label": describe(row),
-      "aria-pressed": String(isMeant(id)),
+      "aria-pressed": String(isTarget(id)),
       title: fileName(row),
       on: {
         click: (event) => {
@@ -130,10 +130,10 @@ function strips(row) {
         el(
           "div",
           { className: "strip-head" },
-          el("span", {}, `${group.length} nearly the same${queue.company.length ? ", labeled together" : ""}`),
-          queue.company.length > 0 && el("button", { type: "button", on: { click: () => queue.leaveAlone() } }, "Only this one", cap("Esc")),
-          el("button", { type: "button", on: { click: actions.selectGroup } }, "Select all", cap("G")),
-          el("button", { type: "button", on: { click: actions.keep } }, "Keep this one", cap("K")),
+          el("span", {}, `${group.length} near-duplicates${queue.groupTargets.length ? ", labeled together" : ""}`),
+          queue.groupTargets.length > 0 && el("button", { type: "button", on: { click: () => queue.excludeGroup() } }, "Only this photo", keyCap("Esc")),
+          el("button", { type: "button", on: { click: actions.selectGroup } }, "Select all", keyCap("G")),
+          el("button", { type: "button", on: { click: actions.keep } }, "Keep this photo", keyCap("K")),
         ),
         el("div", { className: "thumbs" }, group.slice(0, STRIP).map((id) => thumb(id, { current: id === row.id }))),
       ),
@@ -144,20 +144,20 @@ function strips(row) {
     parts.push(
       el(
         "div",
-        { className: "strip cohort", role: "group", "aria-label": "Look-alikes" },
+        { className: "strip cohort", role: "group", "aria-label": "Similar photos" },
         el(
           "div",
           { className: "strip-head" },
-          el("span", {}, `${found.ids.length} look alike, probably `, el("b", {}, found.label)),
+          el("span", {}, `${found.ids.length} similar photos, probably `, el("b", {}, found.label)),
           el(
             "button",
-            { type: "button", className: "primary", on: { click: () => actions.acceptThese(found.label, found.ids) } },
+            { type: "button", className: "primary", on: { click: () => actions.acceptAll(found.label, found.ids) } },
             `Accept all ${found.ids.length}`,
-            cap("A"),
+            keyCap("A"),
           ),
-          el("button", { type: "button", "aria-label": "Fewer", disabled: found.ids.length <= 2, on: { click: () => resizeCohort(0.5) } }, "Fewer", cap(",")),
+          el("button", { type: "button", "aria-label": "Fewer", disabled: found.ids.length <= 2, on: { click: () => resizeCohort(0.5) } }, "Fewer", keyCap(",")),
           found.ids.length < found.all.length &&
-            el("button", { type: "button", on: { click: () => resizeCohort(2) } }, "More", cap(".")),
+            el("button", { type: "button", on: { click: () => resizeCohort(2) } }, "More", keyCap(".")),
         ),
         el("div", { className: "thumbs" }, found.ids.slice(0, STRIP).map((id) => thumb(id, { current: id === row.id }))),
       ),
@@ -166,16 +166,16 @@ function strips(row) {
   return parts;
 }
 
-function settling(row, found) {
+function resolveView(row, found) {
   return el(
     "div",
-    { className: "settle" },
+    { className: "conflict" },
     el(
       "p",
       { className: "lead" },
       found.kind === "votes"
-        ? "Two people gave this photo different labels. Which one stands?"
-        : "These photos are nearly the same, yet their labels differ. Which one stands?",
+        ? "Annotators gave this photo different labels. Which one is right?"
+        : "These near-duplicates have different labels. Which one is right?",
     ),
     el(
       "div",
@@ -187,13 +187,13 @@ function settling(row, found) {
             type: "button",
             className: "choice",
             css: { "--hue": photos.hueOf(choice.labels[0]) },
-            on: { click: () => actions.settle(found, choice) },
+            on: { click: () => actions.resolve(found, choice) },
           },
           el("img", { src: imageOf(choice.id, "view"), alt: describe(photos.get(choice.id)) }),
           el(
             "span",
             { className: "answer" },
-            cap(String(place + 1)),
+            keyCap(String(place + 1)),
             el("b", { className: "dotted" }, choice.labels.join(" + ") || "none of the labels"),
             choice.who && el("span", { className: "who" }, choice.who.join(", ")),
           ),
@@ -203,11 +203,11 @@ function settling(row, found) {
   );
 }
 
-// What number keys choose from, when photos contradict each other.
-export function choicesShown() {
-  if (queue.view !== "single" || queue.filter !== "twice") return null;
+// Conflict that the number keys resolve, or null.
+export function shownConflict() {
+  if (queue.view !== "single" || queue.filter !== "conflicts") return null;
   const row = photos.get(queue.cursor);
-  return row ? contradiction(row) : null;
+  return row ? conflict(row) : null;
 }
 
 export function draw() {
@@ -218,41 +218,41 @@ export function draw() {
     box.replaceChildren();
     return;
   }
-  if (square !== null && shown !== row.id) square = null;
+  if (cropBox !== null && shown !== row.id) cropBox = null;
   shown = row.id;
-  const focused = square?.frame === document.activeElement;
-  const found = choicesShown();
+  const focused = cropBox?.frame === document.activeElement;
+  const found = shownConflict();
   if (found) {
-    box.replaceChildren(caption(row), settling(row, found));
+    box.replaceChildren(caption(row), resolveView(row, found));
   } else {
-    box.replaceChildren(caption(row), frameOf(row), square ? cropTools() : el("div", { className: "strips" }, strips(row)));
+    box.replaceChildren(caption(row), frameOf(row), cropBox ? cropTools() : el("div", { className: "strips" }, strips(row)));
   }
   box.setAttribute("aria-label", describe(row));
-  if (focused) square.frame.focus({ preventScroll: true });
+  if (focused) cropBox.frame.focus({ preventScroll: true });
   preload();
   askForCohort(row);
 }
 
 async function askForCohort(row) {
-  // Look-alikes that are shown stay as they are: a key may be on its way to accept them.
+  // Similar photos on screen stay: a key to accept them may follow.
   if (cohort.id === row.id && (cohort.suggestedCount === photos.suggestedCount || cohort.ids.length > 1)) return;
-  const guess = guessOf(row);
-  if (!guess || isLabeled(row) || row.problem) return;
-  cohort = { id: row.id, suggestedCount: photos.suggestedCount, label: guess.label, all: [], ids: [] };
-  asking?.abort();
-  asking = new AbortController();
+  const suggestion = suggestionOf(row);
+  if (!suggestion || isLabeled(row) || row.problem) return;
+  cohort = { id: row.id, suggestedCount: photos.suggestedCount, label: suggestion.label, all: [], ids: [] };
+  pendingRequest?.abort();
+  pendingRequest = new AbortController();
   try {
-    const answer = await get(`/api/cohort?photo=${row.id}`, { signal: asking.signal });
+    const answer = await get(`/api/cohort?photo=${row.id}`, { signal: pendingRequest.signal });
     if (shown !== row.id) return;
     cohort = { ...cohort, label: answer.label, all: answer.ids, ids: answer.ids };
     box.dataset.cohort = `${row.id} ${cohort.suggestedCount}`;
     if (answer.ids.length > 1) draw();
   } catch (error) {
-    if (!(error instanceof Refused)) throw error;
+    if (!(error instanceof RequestError)) throw error;
   }
 }
 
-// Shows half as many look-alikes, those that are most like the photo; or twice as many.
+// Shows fewer or more similar photos, the most similar ones first.
 export function resizeCohort(factor) {
   if (!cohortShown()) return;
   const many = Math.round(Math.min(Math.max(cohort.ids.length * factor, 2), cohort.all.length));
@@ -262,16 +262,16 @@ export function resizeCohort(factor) {
 
 function cropTools() {
   const tool = (text, key, run, primary) =>
-    el("button", { type: "button", className: primary ? "primary" : "", on: { click: run } }, text, cap(key));
+    el("button", { type: "button", className: primary ? "primary" : "", on: { click: run } }, text, keyCap(key));
   return el(
     "div",
-    { className: "crop-tools", role: "toolbar", "aria-label": "Square" },
-    el("span", { className: "hint" }, "Drag, or arrows; + and − resize"),
-    tool("Center", "C", () => square?.center()),
-    tool("Whole photo", "W", () => square?.whole()),
-    tool("No square", "⌫", removeSquare),
+    { className: "crop-tools", role: "toolbar", "aria-label": "Crop" },
+    el("span", { className: "hint" }, "Drag or use the arrow keys; + and − resize"),
+    tool("Center", "C", () => cropBox?.center()),
+    tool("Whole photo", "W", () => cropBox?.whole()),
+    tool("Remove", "⌫", removeCrop),
     tool("Cancel", "Esc", leaveCrop),
-    tool("Accept", "⏎", acceptCrop, true),
+    tool("Save", "⏎", saveCrop, true),
   );
 }
 
@@ -280,80 +280,80 @@ export async function enterCrop() {
   if (!row || row.problem) return;
   if (queue.view !== "single") queue.show({ view: "single" });
   const picture = pictureOf(row.id);
-  const [crop] = await Promise.all([row.crop ?? proposedSquare(row.id), picture.ready]);
+  const [crop] = await Promise.all([row.crop ?? proposedCrop(row.id), picture.ready]);
   if (queue.cursor !== row.id) return;
   const [width, height] = [row.width ?? picture.naturalWidth, row.height ?? picture.naturalHeight];
-  square = new SquareBox({ width, height, crop });
+  cropBox = new CropBox({ width, height, crop });
   draw();
-  square.frame.focus({ preventScroll: true });
+  cropBox.frame.focus({ preventScroll: true });
 }
 
-// What a machine takes for the subject; the center where it has not looked, or takes too long.
-async function proposedSquare(id) {
+// Crop proposed by the server, or null if it has none in time.
+async function proposedCrop(id) {
   const late = new Promise((resolve) => {
-    setTimeout(() => resolve({ crop: null }), PROPOSAL_MS);
+    setTimeout(() => resolve({ crop: null }), PROPOSAL_TIMEOUT_MS);
   });
   try {
     return (await Promise.race([get(`/api/subject-crop?photo=${id}`), late])).crop;
   } catch (error) {
-    if (!(error instanceof Refused)) throw error;
+    if (!(error instanceof RequestError)) throw error;
     return null;
   }
 }
 
 export function leaveCrop() {
-  square = null;
+  cropBox = null;
   draw();
   box.focus({ preventScroll: true });
 }
 
-export function acceptCrop() {
+export function saveCrop() {
   const id = queue.cursor;
-  const crop = square.crop.map((value) => Math.round(value * 1e5) / 1e5);
+  const crop = cropBox.crop.map((value) => Math.round(value * 1e5) / 1e5);
   leaveCrop();
   return actions.crop(id, crop);
 }
 
-export function removeSquare() {
+export function removeCrop() {
   const id = queue.cursor;
   leaveCrop();
   return actions.crop(id, null);
 }
 
-// Keys while the square is being placed; returns whether the key was one of them.
+// Handles a key while cropping; returns whether it was used.
 export function cropKey(event) {
   const step = event.shiftKey ? 0.1 : 0.01;
   const moves = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
-  if (moves[event.key]) square.nudge(...moves[event.key], step);
-  else if (event.key === "+" || event.key === "=") square.resize(1.05);
-  else if (event.key === "-" || event.key === "_") square.resize(1 / 1.05);
-  else if (event.key === "Enter" && event.shiftKey) acceptCrop().then(() => queue.step(1)).then(enterCrop);
-  else if (event.key === "Enter") acceptCrop();
+  if (moves[event.key]) cropBox.nudge(...moves[event.key], step);
+  else if (event.key === "+" || event.key === "=") cropBox.resize(1.05);
+  else if (event.key === "-" || event.key === "_") cropBox.resize(1 / 1.05);
+  else if (event.key === "Enter" && event.shiftKey) saveCrop().then(() => queue.step(1)).then(enterCrop);
+  else if (event.key === "Enter") saveCrop();
   else if (event.key === "Escape") leaveCrop();
-  else if (event.key === "Backspace" || event.key === "Delete") removeSquare();
-  else if (event.key.toLowerCase() === "c") square.center();
-  else if (event.key.toLowerCase() === "w") square.whole();
+  else if (event.key === "Backspace" || event.key === "Delete") removeCrop();
+  else if (event.key.toLowerCase() === "c") cropBox.center();
+  else if (event.key.toLowerCase() === "w") cropBox.whole();
   else return false;
   return true;
 }
 
-// A finger's swipe turns the page.
-let touched = null;
+// A swipe shows the next or previous photo.
+let swipeStart = null;
 box.addEventListener("pointerdown", (event) => {
-  const aside = event.target.closest("button, .square, .thumbs");
-  touched = event.pointerType === "touch" && !aside ? [event.clientX, event.clientY] : null;
+  const aside = event.target.closest("button, .crop-box, .thumbs");
+  swipeStart = event.pointerType === "touch" && !aside ? [event.clientX, event.clientY] : null;
 });
 box.addEventListener("pointerup", (event) => {
-  if (touched === null) return;
-  const [dx, dy] = [event.clientX - touched[0], event.clientY - touched[1]];
-  touched = null;
+  if (swipeStart === null) return;
+  const [dx, dy] = [event.clientX - swipeStart[0], event.clientY - swipeStart[1]];
+  swipeStart = null;
   if (Math.abs(dx) > 50 && Math.abs(dx) > 2 * Math.abs(dy)) queue.step(dx < 0 ? 1 : -1);
 });
 
 queue.addEventListener("change", draw);
 photos.addEventListener("change", ({ detail }) => {
   const row = photos.get(shown);
-  if (queue.view !== "single" || square !== null) return;
+  if (queue.view !== "single" || cropBox !== null) return;
   const near = new Set([shown, ...photos.group(row?.group), ...(cohortShown()?.ids ?? [])]);
   if (detail.changed.some((id) => near.has(id)) || shown === null) draw();
   else if (row) askForCohort(row);
