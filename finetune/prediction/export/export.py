@@ -146,14 +146,16 @@ def _write(
 ) -> None:
     match options.format:
         case "onnx":
-            from finetune.prediction.export.onnx import OnnxOptions, export_onnx
+            from finetune.prediction.export.onnx import export_onnx
 
-            wanted = OnnxOptions(
+            export_onnx(
+                engine,
+                target,
                 precision=options.precision,
                 with_preprocessing=options.with_preprocessing,
                 with_softmax=options.with_softmax,
+                calibration=calibration,
             )
-            export_onnx(engine, target, wanted, calibration=calibration)
         case "torchscript":
             from finetune.prediction.export.torch import export_torchscript
 

@@ -15,7 +15,6 @@ import logging
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -28,7 +27,7 @@ from finetune.errors import MissingExtra, ModelError
 from finetune.files import write_atomically
 from finetune.models.feature_backends import features_of
 from finetune.photos.preprocessing import Preprocessing
-from finetune.prediction.export.onnx_graph import preparation, probability_nodes
+from finetune.prediction.export.torchscript_module import ExportModule
 from finetune.prediction.model_metadata import ModelMetadata
 from finetune.prediction.onnx_engine import (
     DISTANCE_KEY,
@@ -52,28 +51,13 @@ OPSET = 18
 """ONNX opset: the first with antialiased resizing."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class OnnxOptions:
-    """Options of the graph.
-
-    Attributes:
-        precision: Of weights and arithmetic; ``int8`` needs photos to calibrate with.
-        with_preprocessing: Take ``photos (B, H, W, 3) uint8`` and resize, crop and normalize them
-            in the graph; else take ``pixels (B, C, S, S) float32``, normalized already.
-        with_softmax: Give ``probabilities`` beside ``logits``, divided by the temperature first
-            (sigmoids where a photo may have several labels).
-    """
-
-    precision: Precision = "fp32"
-    with_preprocessing: bool = False
-    with_softmax: bool = False
-
-
 def export_onnx(
     engine: TorchEngine,
     path: Path,
-    options: OnnxOptions,
     *,
+    precision: Precision = "fp32",
+    with_preprocessing: bool = False,
+    with_softmax: bool = False,
     calibration: Sequence[NDArray[np.uint8]] = (),
 ) -> Path:
     """Writes a network as an ONNX file and returns its path.
@@ -81,8 +65,12 @@ def export_onnx(
     Args:
         engine: The network, on the CPU.
         path: The file.
-        options: What the graph holds.
-        calibration: Working squares ``(S, S, 3) uint8`` by which int8 learns its ranges.
+        precision: Of weights and arithmetic; ``int8`` needs photos to calibrate with.
+        with_preprocessing: Take ``photos (B, H, W, 3) uint8`` and resize, crop and normalize them
+            in the graph; else take ``pixels (B, C, S, S) float32``, normalized already.
+        with_softmax: Give ``probabilities`` beside ``logits``, divided by the temperature first
+            (sigmoids where a photo may have several labels).
+        calibration: Working squares ``(S, S, 3) uint8`` from which int8 takes its ranges.
 
     Raises:
         MissingExtra: onnx, onnxscript or onnxruntime is not installed.
@@ -91,11 +79,14 @@ def export_onnx(
     """
     onnx = _onnx()
     model = _traced(engine)
-    if options.precision == "fp16":
+    if precision == "fp16":
         model = _in_half(model)
-    elif options.precision == "int8":
+    elif precision == "int8":
         model = _in_int8(model, engine.metadata.preprocessing, calibration)
-    _surround(model, engine.metadata, options)
+    if with_preprocessing:
+        model = _with_preprocessing(model, engine.metadata)
+    if with_softmax:
+        _add_softmax(model, engine.metadata)
     metadata = {METADATA_KEY: json.dumps(engine.metadata.to_dict(), ensure_ascii=False)}
     unknown = engine.metadata.unknown
     if unknown is not None and unknown.distance is not None:
@@ -136,31 +127,38 @@ def _traced(engine: TorchEngine) -> onnx.ModelProto:
     # Two photos: a batch of one would be taken for a fixed one.
     example = torch.zeros(2, engine.metadata.preprocessing.channels, size, size)
     try:
-        with _silenced(), torch.no_grad():
-            program = torch.onnx.export(
-                network,
-                (example,),
-                input_names=[PIXELS],
-                output_names=outputs,
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
-                opset_version=OPSET,
-                dynamo=True,
-                verbose=False,
-            )
-            if program is None:
-                raise ModelError("torch exported nothing.")
-            model: onnx.ModelProto = program.model_proto
-    except ModelError:
-        raise
+        model = _to_onnx(network, example, PIXELS, ["batch"], outputs)
     except Exception as error:  # torch's exporter raises whatever its many passes do
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise ModelError(f"{engine.metadata.model} cannot be exported to ONNX: {first}") from error
-    # Source lines of whoever exported are of no use to whoever opens the file.
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    return model
+
+
+def _to_onnx(
+    module: torch.nn.Module, example: torch.Tensor, name: str, axes: Sequence[str], out: list[str]
+) -> onnx.ModelProto:
+    """Returns the graph of a module with one input, whose first `axes` have any length."""
+    with _silenced(), torch.no_grad():
+        program = torch.onnx.export(
+            module,
+            (example,),
+            input_names=[name],
+            output_names=out,
+            dynamic_shapes=({number: torch.export.Dim(axis) for number, axis in enumerate(axes)},),
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+    if program is None:
+        raise ModelError("torch exported nothing.")
+    model: onnx.ModelProto = program.model_proto
+    # Source lines of the exporting program are of no use to those who open the file.
     for node in model.graph.node:
         node.ClearField("metadata_props")
         node.ClearField("doc_string")
     model.graph.ClearField("value_info")
-    _make_batch_dynamic(model)
     return model
 
 
@@ -175,11 +173,6 @@ class _WithFeatures(torch.nn.Module):
         features = features_of(self.network, pixels)
         head: Any = self.network.get_classifier()  # type: ignore[operator]
         return head(features), features
-
-
-def _make_batch_dynamic(model: onnx.ModelProto) -> None:
-    for value in (*model.graph.input, *model.graph.output):
-        value.type.tensor_type.shape.dim[0].dim_param = "batch"
 
 
 def _in_half(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -246,30 +239,43 @@ def _in_int8(
         return quantized
 
 
-def _surround(model: onnx.ModelProto, metadata: ModelMetadata, options: OnnxOptions) -> None:
-    """Adds preprocessing before and softmax after the network, as the options ask."""
+def _with_preprocessing(model: onnx.ModelProto, metadata: ModelMetadata) -> onnx.ModelProto:
+    """Returns a model that takes ``photos (batch, height, width, 3) uint8``."""
+    from onnx import compose
+
+    before = preprocessing_graph(metadata)
+    before.ir_version = model.ir_version
+    before = compose.add_prefix(before, "prepare/", rename_inputs=False, rename_outputs=False)
+    return compose.merge_models(before, model, io_map=[(PIXELS, PIXELS)])
+
+
+def preprocessing_graph(metadata: ModelMetadata) -> onnx.ModelProto:
+    """Returns the graph from ``photos (batch, height, width, 3) uint8`` to ``pixels``."""
+    module = ExportModule(torch.nn.Identity(), metadata, with_preprocessing=True).eval()
+    # Sides of no square: equal ones, and those of the working square, would be taken for fixed.
+    side = metadata.preprocessing.working_size
+    example = torch.zeros(2, side + 7, side + 12, 3, dtype=torch.uint8)
+    return _to_onnx(module, example, PHOTOS, ["batch", "height", "width"], [PIXELS])
+
+
+def _add_softmax(model: onnx.ModelProto, metadata: ModelMetadata) -> None:
     from onnx import TensorProto, helper
 
-    graph = model.graph
-    if options.with_preprocessing:
-        nodes, constants = preparation(metadata.preprocessing, PHOTOS, PIXELS)
-        core = list(graph.node)
-        del graph.node[:]
-        graph.node.extend([*nodes, *core])
-        graph.initializer.extend(constants)
-        shape: list[str | int | None] = ["batch", "height", "width", 3]
-        del graph.input[:]
-        graph.input.append(helper.make_tensor_value_info(PHOTOS, TensorProto.UINT8, shape))
-    if options.with_softmax:
-        nodes, constants = probability_nodes(metadata.task, LOGITS, PROBABILITIES)
-        graph.node.extend(nodes)
-        graph.initializer.extend(constants)
-        graph.output.insert(
-            0,
-            helper.make_tensor_value_info(
-                PROBABILITIES, TensorProto.FLOAT, ["batch", len(metadata.labels)]
-            ),
-        )
+    temperature = helper.make_tensor("temperature", TensorProto.FLOAT, [], [metadata.temperature])
+    scaled = "calibrated_logits"
+    model.graph.initializer.append(temperature)
+    model.graph.node.extend(
+        [
+            helper.make_node("Div", [LOGITS, "temperature"], [scaled]),
+            helper.make_node("Sigmoid", [scaled], [PROBABILITIES])
+            if metadata.task.multi_label
+            else helper.make_node("Softmax", [scaled], [PROBABILITIES], axis=-1),
+        ]
+    )
+    shape: list[str | int | None] = ["batch", len(metadata.labels)]
+    model.graph.output.insert(
+        0, helper.make_tensor_value_info(PROBABILITIES, TensorProto.FLOAT, shape)
+    )
 
 
 @contextlib.contextmanager

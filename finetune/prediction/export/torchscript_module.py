@@ -105,11 +105,11 @@ class ExportModule(nn.Module):
     def weights(self, length: int, shown: int) -> tuple[Tensor, Tensor]:
         """Returns Pillow's resampling weights ``(S, length)`` and which rows are on the photo."""
         device = self.mean.device
-        scale = shown / self.working_size
-        start = (length - shown) / 2
+        scale = torch.full((), shown, dtype=torch.float64, device=device) / self.working_size
+        start = torch.full((), length - shown, dtype=torch.float64, device=device) / 2
         steps = torch.arange(self.working_size, dtype=torch.float64, device=device)[:, None]
         centers = start + (steps + 0.5) * scale
-        stretch = max(scale, 1.0)
+        stretch = scale.clamp_min(1.0)
         reach = stretch * (2.0 if self.cubic else 1.0)
         places = torch.arange(length, dtype=torch.float64, device=device)
         low, high = (centers - reach + 0.5).floor(), (centers + reach + 0.5).floor()
