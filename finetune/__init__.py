@@ -10,28 +10,76 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-_HOME = {
-    "FinetuneError": "finetune.errors",
-    "Predictor": "finetune.prediction.predictor",
-    "TrainConfig": "finetune.config",
-    "resume": "finetune.api",
-    "train": "finetune.api",
+_MODULES = {
+    "finetune.api.photos": (
+        *("export_photos", "find_duplicates", "find_similar", "import_labels", "propose_crops"),
+        *("scan", "split"),
+    ),
+    "finetune.api.runs": ("compare", "evaluate", "export_model", "predict"),
+    "finetune.api.training": (
+        *("ablate", "cross_validate", "lr_find", "report", "resume", "train", "tune"),
+    ),
+    "finetune.config": ("TrainConfig",),
+    "finetune.errors": ("FinetuneError",),
+    "finetune.prediction.predictor": ("Predictor",),
 }
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
-__all__ = ["FinetuneError", "Predictor", "TrainConfig", "__version__", "resume", "train"]
+__all__ = [
+    "FinetuneError",
+    "Predictor",
+    "TrainConfig",
+    "__version__",
+    "ablate",
+    "compare",
+    "cross_validate",
+    "evaluate",
+    "export_model",
+    "export_photos",
+    "find_duplicates",
+    "find_similar",
+    "import_labels",
+    "lr_find",
+    "predict",
+    "propose_crops",
+    "report",
+    "resume",
+    "scan",
+    "split",
+    "train",
+    "tune",
+]
 
 if TYPE_CHECKING:
-    from finetune.api import resume, train
+    from finetune.api.photos import (
+        export_photos,
+        find_duplicates,
+        find_similar,
+        import_labels,
+        propose_crops,
+        scan,
+        split,
+    )
+    from finetune.api.runs import compare, evaluate, export_model, predict
+    from finetune.api.training import (
+        ablate,
+        cross_validate,
+        lr_find,
+        report,
+        resume,
+        train,
+        tune,
+    )
     from finetune.config import TrainConfig
     from finetune.errors import FinetuneError
     from finetune.prediction.predictor import Predictor
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module 'finetune' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOME[name]), name)
+    return getattr(importlib.import_module(_MODULE_OF[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOME])
+    return sorted([*globals(), *_MODULE_OF])

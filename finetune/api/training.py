@@ -6,18 +6,24 @@ Everything below it is usable by itself; this adds what a person who types expec
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from finetune.config import TrainConfig
 from finetune.config_io import resolve, to_dict
+from finetune.experiments import ablate as ablate_library
+from finetune.experiments import cross_validate as folds_library
+from finetune.experiments.cross_validate import CrossValidation, FoldConfig
+from finetune.experiments.lr_find import FoundRate, find_lr
+from finetune.experiments.tune import search as tune_library
+from finetune.experiments.tune.search import TuneConfig, TuneResult
 from finetune.reporting.notebook import NotebookView, in_notebook
 from finetune.reporting.notebook_html import link_to, result_html
 from finetune.runs.folder import RUNS_FOLDER, RunFolder, find_run
 from finetune.training import train as runs_train
-from finetune.training.events import Callback, Event
+from finetune.training.events import Callback, Event, ignore
 from finetune.training.runner import RunResult
 from finetune.training.validation import Metric
 from finetune.training.warm_start import ParentRun, inherit, open_parent
@@ -58,14 +64,7 @@ class TrainingResult(RunResult):
             MissingExtra: Jinja2 or plotly is not installed.
             StorageError: The file could not be written.
         """
-        from finetune.prediction.report_extras import report_extras
-        from finetune.reporting.report import Extras, write_report
-        from finetune.reporting.run_record import photos_root
-
-        root = photos_root(self.run.path)
-        extras = report_extras(self.run, root)[0] if root and explain else Extras()
-        made = write_report(self.run.path, photos_root=root, max_photos=max_photos, extras=extras)
-        return ShownReport(made.path)
+        return report(self.run.path, max_photos=max_photos, explain=explain)
 
     def _repr_html_(self) -> str:
         return result_html(self.run, self.metrics, seconds=self.seconds)
@@ -152,6 +151,147 @@ def resume(
     return _shown(
         lambda told: runs_train.resume(run, callback=told, metrics=metrics), callback, show
     )
+
+
+def report(
+    run: Path | str | None = None, *, max_photos: int = 1000, explain: bool = True
+) -> ShownReport:
+    """Writes a run's ``report.html`` and returns it; a notebook shows it.
+
+    Args:
+        run: Name or folder of the run; None: the newest.
+        max_photos: Most photos in the file; each adds about 12 KB.
+        explain: Show what the model looked at, and labels that are likely wrong.
+
+    Raises:
+        MissingExtra: Jinja2 or plotly is not installed.
+        StorageError: The file could not be written.
+
+    Example:
+        >>> report("garden").path  # doctest: +SKIP
+    """
+    from finetune.prediction.report_extras import report_extras
+    from finetune.reporting.report import Extras, write_report
+    from finetune.reporting.run_record import photos_root
+
+    folder = find_run(None if run is None else str(run))
+    root = photos_root(folder.path)
+    extras = report_extras(folder, root)[0] if root and explain else Extras()
+    made = write_report(folder.path, photos_root=root, max_photos=max_photos, extras=extras)
+    return ShownReport(made.path)
+
+
+def cross_validate(
+    photos: Path | str,
+    config: TrainConfig | None = None,
+    folds: FoldConfig | None = None,
+    *,
+    callback: Callback = ignore,
+    **settings: Any,
+) -> CrossValidation:
+    """Trains once per fold, pools the held-out predictions, and trains a final model.
+
+    Args:
+        photos: As for `train`.
+        config: Settings of every training.
+        folds: Options of the cross-validation.
+        callback: Receives the events of every training.
+        **settings: As for `train`.
+
+    Example:
+        >>> cross_validate("photos", epochs=10).statistics.mean  # doctest: +SKIP
+        0.962
+    """
+    return folds_library.cross_validate(
+        photos, _settled(config, settings), folds, callback=callback
+    )
+
+
+def tune(
+    photos: Path | str,
+    config: TrainConfig | None = None,
+    search: TuneConfig | None = None,
+    *,
+    callback: Callback = ignore,
+    **settings: Any,
+) -> TuneResult:
+    """Searches the settings that suit the photos; settings given by name are fixed.
+
+    Args:
+        photos: As for `train`.
+        config: Settings that all trials share.
+        search: Number of trials, search space and storage.
+        callback: Receives the events of every training.
+        **settings: As for `train`.
+
+    Raises:
+        MissingExtra: Optuna is not installed.
+
+    Example:
+        >>> tune("photos", model="resnet18").best[0].flags  # doctest: +SKIP
+    """
+    search = search or TuneConfig()
+    search = replace(search, fixed=search.fixed | set(settings))
+    return tune_library.tune(photos, _settled(config, settings), search, callback=callback)
+
+
+def ablate(
+    photos: Path | str,
+    values: Sequence[str],
+    *,
+    over: str = "augment",
+    seeds: int = 3,
+    folder: Path | None = None,
+    callback: Callback = ignore,
+    **settings: Any,
+) -> ablate_library.Ablation:
+    """Trains with each value of a setting and compares the results photo by photo.
+
+    Args:
+        photos: As for `train`.
+        values: Values of the setting; the first is the baseline.
+        over: The setting that varies.
+        seeds: Trainings per value.
+        folder: Folder for the runs; None: a new one in ``./runs``.
+        callback: Receives the events of every training.
+        **settings: Settings that all trainings share, as for `train`.
+
+    Example:
+        >>> ablate("photos", ["none", "mobius"]).arms[1].mean  # doctest: +SKIP
+    """
+    return ablate_library.ablate(
+        Path(photos),
+        _settled(None, settings),
+        values,
+        over=over,
+        seeds=seeds,
+        folder=folder,
+        callback=callback,
+    )
+
+
+def lr_find(
+    photos: Path | str,
+    config: TrainConfig | None = None,
+    *,
+    steps: int = 100,
+    callback: Callback = ignore,
+    **settings: Any,
+) -> FoundRate:
+    """Finds a learning rate with a short sweep of growing rates.
+
+    Args:
+        photos: As for `train`.
+        config: Settings of the training that needs the rate.
+        steps: Steps of the sweep.
+        callback: Receives events.
+        **settings: As for `train`.
+
+    Example:
+        >>> lr_find("photos", mode="head").suggestion.lr  # doctest: +SKIP
+        0.0021
+    """
+    return find_lr(photos, _settled(config, settings), steps=steps, callback=callback)
 
 
 def _settled(config: TrainConfig | None, given: Mapping[str, Any]) -> TrainConfig:
