@@ -1,6 +1,6 @@
-"""finetune: a person's own photos become a classifier that they can trust.
+"""Transfer learning on your own photos.
 
-Names are loaded on first use (PEP 562), so that ``import finetune`` stays light.
+Names are loaded on first use (PEP 562), so that ``import finetune`` loads no torch.
 """
 
 from __future__ import annotations
@@ -10,20 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-_MODULES = {
+_NAMES = {
     "finetune.api.photos": (
-        *("export_photos", "find_duplicates", "find_similar", "import_labels", "propose_crops"),
-        *("scan", "split"),
+        "export_photos find_duplicates find_similar import_labels propose_crops scan split"
     ),
-    "finetune.api.runs": ("compare", "evaluate", "export_model", "predict"),
-    "finetune.api.training": (
-        *("ablate", "cross_validate", "lr_find", "report", "resume", "train", "tune"),
-    ),
-    "finetune.config": ("TrainConfig",),
-    "finetune.errors": ("FinetuneError",),
-    "finetune.prediction.predictor": ("Predictor",),
+    "finetune.api.runs": "compare evaluate export_model predict report",
+    "finetune.api.training": "ablate cross_validate lr_find resume train tune",
+    "finetune.config": "TrainConfig",
+    "finetune.errors": "FinetuneError",
+    "finetune.prediction.predictor": "Predictor",
 }
-_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+_MODULE_OF = {name: module for module, names in _NAMES.items() for name in names.split()}
 
 __all__ = [
     "FinetuneError",
@@ -60,16 +57,8 @@ if TYPE_CHECKING:
         scan,
         split,
     )
-    from finetune.api.runs import compare, evaluate, export_model, predict
-    from finetune.api.training import (
-        ablate,
-        cross_validate,
-        lr_find,
-        report,
-        resume,
-        train,
-        tune,
-    )
+    from finetune.api.runs import compare, evaluate, export_model, predict, report
+    from finetune.api.training import ablate, cross_validate, lr_find, resume, train, tune
     from finetune.config import TrainConfig
     from finetune.errors import FinetuneError
     from finetune.prediction.predictor import Predictor

@@ -1,1 +1,1 @@
-"""Api."""
+"""Functions of `from finetune import ...`: each command as a function."""

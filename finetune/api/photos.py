@@ -1,6 +1,6 @@
-"""Functions of the commands that work on a collection of photos.
+"""Functions that work on a collection of photos.
 
-What needs torch is imported when it is called, so that a scan starts at once.
+Torch is imported only by the functions that need it, so that a scan starts at once.
 """
 
 from __future__ import annotations
@@ -13,12 +13,7 @@ from finetune.config_io import resolve
 from finetune.photos.catalog.catalog import open_catalog
 from finetune.photos.collection import Collection
 from finetune.photos.datasets import export
-from finetune.photos.datasets.import_labels import (
-    LabelImport,
-    apply_import,
-    plan_import,
-    read_labels,
-)
+from finetune.photos.datasets import import_labels as label_import
 from finetune.photos.near_duplicates.display_groups import (
     NearDuplicateGroup,
     near_duplicate_groups,
@@ -32,68 +27,62 @@ if TYPE_CHECKING:
     from finetune.curation.similar import Similar
     from finetune.tasks.data_split import DataSplit
 
-Progress = Callable[[int, int], None]
-
 
 def scan(
-    photos: Path | str, *, catalog: Path | None = None, progress: Progress | None = None
+    photos: Path | str,
+    *,
+    catalog: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Collection:
-    """Returns the photos in a folder with labels, quality and problems; see `finetune scan`.
-
-    Only new and changed files are read.
+    """Returns the photos in a folder with their labels, quality and problems.
 
     Raises:
         CollectionError: The folder is missing, unreadable or without photos.
 
     Example:
-        >>> len(scan("photos"))  # doctest: +SKIP
+        >>> len(scan("photos").photos)
         288
     """
     return scan_folder(Path(photos), catalog=catalog, progress=progress)
 
 
 def find_duplicates(
-    photos: Path | str,
-    *,
-    max_distance_bits: int = 8,
-    burst_seconds: float | None = None,
-    catalog: Path | None = None,
+    photos: Path | str, *, catalog: Path | None = None, **rule: Any
 ) -> tuple[NearDuplicateGroup, ...]:
     """Returns groups of near-duplicate photos, largest first, the best photo of each first.
 
     Args:
         photos: The collection's folder.
-        max_distance_bits: Most bits, of 64, by which the hashes of near-duplicates differ.
-        burst_seconds: Also group frames of one camera with at most this pause; None: do not.
         catalog: Where the catalog is kept; None: in the folder.
+        **rule: Fields of `NearDuplicateRule`, such as ``max_distance_bits=8, burst_seconds=30``.
 
     Example:
-        >>> find_duplicates("photos")[0].best.path  # doctest: +SKIP
-        'heron/0012.jpg'
+        >>> find_duplicates("photos")[0].best.path
+        'Crow/crow-0007.jpg'
     """
-    rule = NearDuplicateRule(max_distance_bits=max_distance_bits, burst_seconds=burst_seconds)
-    return near_duplicate_groups(scan(photos, catalog=catalog).photos, rule)
+    return near_duplicate_groups(scan(photos, catalog=catalog).photos, NearDuplicateRule(**rule))
 
 
 def find_similar(
-    seeds: Sequence[Path | str], pool: Path | str, *, catalog: Path | None = None, **query: Any
+    seeds: Sequence[Path | str], photos: Path | str, *, catalog: Path | None = None, **query: Any
 ) -> Similar:
     """Returns the photos of a folder that look most like a few chosen ones.
 
     Args:
         seeds: The chosen photos.
-        pool: Folder to search.
+        photos: Folder to search.
         catalog: Where its catalog is kept; None: in the folder.
         **query: Fields of `finetune.curation.similar.Query`, such as ``by="hash", top=10``.
 
     Example:
-        >>> find_similar(["heron.jpg"], "archive", top=10).matches  # doctest: +SKIP
+        >>> len(find_similar(["unseen/unseen_01.jpg"], "photos", by="hash", top=3).matches)
+        3
     """
     from finetune.curation import similar
 
     chosen = [Path(seed) for seed in seeds]
-    collection = scan(pool, catalog=catalog)
-    return similar.find_similar(chosen, collection, similar.Query(**query), catalog=catalog)
+    pool = scan(photos, catalog=catalog)
+    return similar.find_similar(chosen, pool, similar.Query(**query), catalog=catalog)
 
 
 def propose_crops(
@@ -101,16 +90,16 @@ def propose_crops(
 ) -> Proposals:
     """Proposes a square crop around the subject of each photo; training uses the crops.
 
-    Crops that a person chose are kept.
+    Crops that a person drew are kept.
 
     Example:
-        >>> len(propose_crops("photos").crops)  # doctest: +SKIP
-        271
+        >>> len(propose_crops("photos", method="center").crops)
+        288
     """
-    from finetune.curation.crop_policy import PolicySpec
-    from finetune.curation.crop_proposals import propose_squares
+    from finetune.curation import crop_policy, crop_proposals
 
-    return propose_squares(Path(photos), PolicySpec(method=method), catalog=catalog)
+    config = crop_policy.CropPolicyConfig(method=method)
+    return crop_proposals.propose_crops(Path(photos), config, catalog=catalog)
 
 
 def split(photos: Path | str, **settings: Any) -> DataSplit:
@@ -118,13 +107,13 @@ def split(photos: Path | str, **settings: Any) -> DataSplit:
 
     Args:
         photos: The collection's folder.
-        **settings: Settings of train, such as ``validation=0.2, seed=1``.
+        **settings: Settings of `finetune.train`, such as ``validation=0.2, seed=1``.
 
     Raises:
         CollectionError: Too few labels, or too few photos of one.
 
     Example:
-        >>> [row.part for row in split("photos").rows].count("test")  # doctest: +SKIP
+        >>> [row.part for row in split("photos").rows].count("test")
         43
     """
     from finetune.tasks.data_split import split_collection
@@ -143,36 +132,33 @@ def import_labels(
     overwrite: bool = False,
     dry_run: bool = False,
     catalog: Path | None = None,
-) -> LabelImport:
-    """Imports labels from a CSV file, or from folders of labeled copies, into the catalog.
+) -> label_import.LabelImport:
+    """Imports labels from a table, or from folders of labeled copies, and returns the changes.
 
     Args:
-        source: The file or folder.
+        source: A CSV or JSON Lines file, or a folder.
         photos: The collection's folder.
-        overwrite: Also replace labels that a person gave before.
+        overwrite: Also replace labels that a person assigned before.
         dry_run: Change nothing.
         catalog: Where the catalog is kept; None: in the folder.
 
-    Returns:
-        The changes.
-
     Example:
-        >>> len(import_labels("labels.csv", "photos", dry_run=True).new)  # doctest: +SKIP
-        120
+        >>> import_labels("photos", "photos", dry_run=True).same
+        282
     """
     path = Path(source)
-    table = read_labels(path)
+    table = label_import.read_labels(path)
     collection = scan(photos, catalog=catalog)
     with open_catalog(Path(photos), catalog) as opened:
-        plan = plan_import(
+        plan = label_import.plan_import(
             table,
             collection,
-            opened.labels_said(),
+            opened.assigned_labels(),
             beside=path if path.is_dir() else path.parent,
             overwrite=overwrite,
         )
         if not dry_run:
-            apply_import(opened, plan)
+            label_import.apply_import(opened, plan)
     return plan
 
 
@@ -185,11 +171,10 @@ def export_photos(
         photos: The collection's folder.
         folder: A new folder outside of it.
         catalog: Where the catalog is kept; None: in the folder.
-        **options: Fields of `finetune.photos.datasets.export.ExportOptions`, such as
-            ``layout="csv"``.
+        **options: Fields of `finetune.photos.datasets.export.ExportOptions`.
 
     Example:
-        >>> export_photos("photos", "copy", layout="csv").files  # doctest: +SKIP
+        >>> export_photos("photos", "copy", layout="csv").files
         288
     """
     collection = scan(photos, catalog=catalog)

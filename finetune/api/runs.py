@@ -1,20 +1,24 @@
-"""Functions of the commands that work on a finished run."""
+"""Functions that work on a finished run."""
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune.errors import ConfigError
 from finetune.prediction.export import export
 from finetune.prediction.predictions import PhotoPrediction
 from finetune.prediction.predictor import PredictConfig, Predictor
+from finetune.prediction.report_extras import report_extras
 from finetune.prediction.sources import photos_of
 from finetune.reporting.compare import compare as compare_records
 from finetune.reporting.compare import contender
 from finetune.reporting.compare_types import Comparison
-from finetune.reporting.run_record import read_run
+from finetune.reporting.notebook_html import link_to
+from finetune.reporting.report import Extras, write_report
+from finetune.reporting.run_record import photos_root, read_run
 from finetune.runs.evaluate import Evaluation, EvaluationRequest
 from finetune.runs.evaluate import evaluate as evaluate_run
 from finetune.runs.folder import find_run
@@ -22,6 +26,24 @@ from finetune.training.device import choose_device
 
 Run = Path | str | None
 """Name or folder of a run; None: the newest in ``./runs``."""
+
+
+@dataclass(frozen=True)
+class ShownReport:
+    """Written report; a notebook shows it in place.
+
+    Attributes:
+        path: The HTML file.
+    """
+
+    path: Path
+
+    def _repr_html_(self) -> str:
+        link = html.escape(link_to(self.path))
+        return (
+            f'<div><a href="{link}" target="_blank">{html.escape(str(self.path))}</a></div>'
+            f'<iframe src="{link}" width="100%" height="720" style="border:0"></iframe>'
+        )
 
 
 def predict(
@@ -35,12 +57,12 @@ def predict(
 
     Args:
         photos: A photo, a folder, a pattern such as ``trip/**/*.jpg``, or several of these.
-        run: The run or an exported ``.onnx`` file.
+        run: The run, or an exported ``.onnx`` file.
         device: ``cpu``, ``cuda`` or ``mps``; None: the best.
         config: Test-time augmentation and thresholds.
 
     Example:
-        >>> predict("photo.jpg")[0].label  # doctest: +SKIP
+        >>> predict("unseen")[0].label
         'heron'
     """
     sources = [photos] if isinstance(photos, str | Path) else photos
@@ -49,37 +71,22 @@ def predict(
 
 
 def evaluate(
-    run: Run = None,
-    photos: Path | str | None = None,
-    *,
-    tta: int = 1,
-    device: str | None = None,
-    catalog: Path | None = None,
+    run: Run = None, photos: Path | str | None = None, *, device: str | None = None, **options: Any
 ) -> Evaluation:
     """Measures a run on labeled photos and saves the result in the run.
 
     Args:
         run: The run.
         photos: A labeled folder; None: the run's own validation and test photos.
-        tta: Views of each photo to average: 1, or 2 with its mirror image.
         device: ``cpu``, ``cuda`` or ``mps``; None: the best.
-        catalog: Where the folder's catalog is kept; None: in the folder.
-
-    Raises:
-        ConfigError: `tta` is neither 1 nor 2.
+        **options: Further fields of `finetune.runs.evaluate.EvaluationRequest`.
 
     Example:
-        >>> evaluate("garden").metrics["test"]["top1"]  # doctest: +SKIP
+        >>> evaluate("garden").metrics["test"]["top1"]
         0.95
     """
-    if tta not in (1, 2):
-        raise ConfigError(f"--tta {tta} is none of 1, 2.")
-    request = EvaluationRequest(
-        photos=None if photos is None else Path(photos),
-        catalog=catalog,
-        tta=tta == 2,
-        device=str(choose_device(device)),
-    )
+    folder = None if photos is None else Path(photos)
+    request = EvaluationRequest(photos=folder, device=str(choose_device(device)), **options)
     return evaluate_run(find_run(_name(run)), request)
 
 
@@ -92,7 +99,8 @@ def compare(runs: Sequence[Path | str], *, part: str | None = None, seed: int = 
         seed: Seed of the bootstrap.
 
     Example:
-        >>> compare(["one", "two"]).pairs[0].verdict  # doctest: +SKIP
+        >>> compare(["garden", "park"]).rows[0].top1
+        0.95
     """
     folders = [find_run(str(run)).path for run in runs]
     contenders = [contender(str(path), read_run(path), part) for path in folders]
@@ -116,10 +124,34 @@ def export_model(
             ``format="onnx", precision="int8"``.
 
     Example:
-        >>> export_model("garden").path  # doctest: +SKIP
+        >>> export_model("garden", format="torchscript").path.name
+        'garden.torchscript.pt'
     """
     chosen = export.ExportOptions(**options)
     return export.export(find_run(_name(run)), chosen, out=output, photos=photos)
+
+
+def report(run: Run = None, *, max_photos: int = 1000, explain: bool = True) -> ShownReport:
+    """Writes a run's ``report.html`` and returns it; a notebook shows it.
+
+    Args:
+        run: The run.
+        max_photos: Maximum photos in the file; each adds about 12 KB.
+        explain: Show what the model looked at, and likely label errors.
+
+    Raises:
+        MissingExtra: Jinja2 or plotly is not installed.
+        StorageError: The file cannot be written.
+
+    Example:
+        >>> report("garden", explain=False).path.name
+        'report.html'
+    """
+    folder = find_run(_name(run))
+    root = photos_root(folder.path)
+    extras = report_extras(folder, root)[0] if root and explain else Extras()
+    written = write_report(folder.path, photos_root=root, max_photos=max_photos, extras=extras)
+    return ShownReport(written.path)
 
 
 def _name(run: Run) -> str | None:
