@@ -128,7 +128,7 @@ def key_figures(part: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         (
             "Labels a photo",
             number(part.get("labels_a_photo"), 2),
-            f"it says {number(part.get('labels_said'), 2)}",
+            f"it says {number(part.get('labels_predicted', part.get('labels_said')), 2)}",
         ),
         (
             "Micro AP",

@@ -78,15 +78,15 @@ def evaluate_multilabel(
     if limits.shape != (width,):
         raise ValueError(f"{width} labels, but thresholds have shape {limits.shape}")
     probabilities = sigmoid(values, temperature=temperature)
-    predicted = probabilities >= limits
-    right = (predicted & positive).astype(np.float64)
+    chosen = probabilities >= limits
+    right = (chosen & positive).astype(np.float64)
     hits, predicted, present = (
-        part.sum(axis=0).astype(np.int64) for part in (right, predicted, positive)
+        part.sum(axis=0).astype(np.int64) for part in (right, chosen, positive)
     )
     f1 = _ratio(2 * hits, predicted + present)
     average = average_precisions(values, positive)
-    exact = (predicted == positive).all(axis=1)
-    again = _resample(values, positive, predicted, np.random.default_rng(seed))
+    exact = (chosen == positive).all(axis=1)
+    again = _resample(values, positive, chosen, np.random.default_rng(seed))
     return {
         "photos": count,
         "mean_average_precision": defined_mean(average),
@@ -94,13 +94,13 @@ def evaluate_multilabel(
         "micro_average_precision": average_precision(values.ravel(), positive.ravel()),
         "exact_match": float(exact.mean()),
         "exact_match_interval": wilson(int(exact.sum()), count),
-        "hamming_loss": float((predicted != positive).mean()),
+        "hamming_loss": float((chosen != positive).mean()),
         "macro_f1": defined_mean(f1),
         "macro_f1_interval": percentile_interval(again["macro_f1"]),
         "micro_f1": _ratio(2 * hits.sum()[None], (predicted + present).sum()[None])[0],
         "micro_f1_interval": percentile_interval(again["micro_f1"]),
         "labels_a_photo": float(positive.sum() / count),
-        "labels_said": float(predicted.sum() / count),
+        "labels_predicted": float(chosen.sum() / count),
         **_calibration(values, positive, temperature),
         "temperature": temperature,
         "uncalibrated": _calibration(values, positive, 1.0),

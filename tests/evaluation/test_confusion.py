@@ -79,12 +79,12 @@ def test_a_resample_of_cells_is_a_resample_of_photos():
     said = np.r_[np.zeros(20), np.ones(10 + 80), np.full(10, 3), np.zeros(5)].astype(int)
     rng = np.random.default_rng(0)
     picks = rng.integers(0, 125, (4000, 125))
-    expected = {"hits": [], "photos": [], "said": []}
+    expected = {"hits": [], "photos": [], "predicted": []}
     for pick in picks:
         t, s = truth[pick], said[pick]
         expected["hits"].append(np.bincount(t[t == s], minlength=4))
         expected["photos"].append(np.bincount(t, minlength=4))
-        expected["said"].append(np.bincount(s, minlength=4))
+        expected["predicted"].append(np.bincount(s, minlength=4))
     again = resample_labels(
         confusion_matrix(truth, said, 4), resamples=4000, rng=np.random.default_rng(1)
     )
