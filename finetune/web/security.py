@@ -1,11 +1,10 @@
-"""Who may talk to a local server, and what its answers may do in a browser: one ASGI middleware.
+"""Access control and security headers of the local servers, as one ASGI middleware.
 
-A server on this machine's loopback address is reachable by every page that its user visits. What
-keeps those out: a random token that only the terminal shows, swapped at the first visit for an
-HttpOnly, SameSite=Strict cookie; the Host header, so that a foreign name which was made to resolve
-to this machine (DNS rebinding) gets nothing; Origin and Sec-Fetch-Site, so that another site, or
-another port of this machine, cannot act through the browser; a bound on bodies; and a
-Content-Security-Policy under which no injected text can run.
+A server on a loopback address can be reached by every page that its user visits. Defenses: a
+random token, printed in the terminal and exchanged at the first visit for an HttpOnly,
+SameSite=Strict cookie; the Host header, against DNS rebinding; Origin and Sec-Fetch-Site, against
+requests from other sites and ports; a limit on body sizes; and a Content-Security-Policy under
+which injected text cannot run.
 
 Example:
     >>> from starlette.applications import Starlette
@@ -23,7 +22,7 @@ import json
 import secrets
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from urllib.parse import parse_qsl, urlencode
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -43,63 +42,58 @@ CONTENT_SECURITY_POLICY = "; ".join(
         "form-action 'self'",
         "base-uri 'none'",
         "frame-ancestors 'none'",
-        # Text can then not be turned into markup by script either: innerHTML throws.
+        # Scripts cannot turn text into markup either: innerHTML throws.
         "require-trusted-types-for 'script'",
         "trusted-types 'none'",
     )
 )
-"""Own files only: no inline script or style, no other server, no frame around the page."""
+"""No inline scripts or styles, no other servers, no framing."""
 
 HEADERS: Mapping[str, str] = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
-    # Not no-referrer: under it a browser sends "Origin: null" with the forms of our own pages.
+    # With no-referrer, browsers send "Origin: null" with the forms of our own pages.
     "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
 }
-"""On every answer, beside the Content-Security-Policy."""
+"""Headers of every response, besides the Content-Security-Policy."""
 
 MAX_BODY_BYTES = 1 << 20
 _DRAINED_BYTES = 64 << 20
-_READING = frozenset({"GET", "HEAD", "OPTIONS"})
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """Who is let in.
+    """Access policy of a server.
 
     Attributes:
-        token: What a visitor must know, as ``?token=`` once, as the cookie from then on, or as
-            ``Authorization: Bearer``; None lets everyone in who passes the other checks.
-        hosts: Names that the Host header may have, without port; see `hosts_for`.
-        any_address: Also let the Host header be any IP address: an attacker's page has a name.
-        max_body_bytes: The largest body; a longer one is answered 413.
-        body_bytes: Other bounds for paths that begin so: ``{"/predict": 50 << 20}``.
-        public: Paths that need no token: ``{"/health"}``.
-        cookie: Name of the cookie; two servers on one machine share a cookie jar, so put the
-            port into it.
-        content_security_policy: The policy of every answer that brings none of its own.
+        token: Sent once as ``?token=`` and then as the cookie, or as ``Authorization: Bearer``;
+            None requires no token.
+        hosts: Accepted names in the Host header, without port; see `hosts_for`.
+        any_address: Whether every IP address is accepted as Host: DNS rebinding needs a name.
+        max_body_bytes: Larger bodies get 413.
+        public: Paths that require no token.
+        cookie: Name of the cookie. Servers on one machine share cookies: include the port.
     """
 
     token: str | None
     hosts: frozenset[str]
     any_address: bool = False
     max_body_bytes: int = MAX_BODY_BYTES
-    body_bytes: Mapping[str, int] = field(default_factory=dict)
     public: frozenset[str] = frozenset()
     cookie: str = "finetune"
-    content_security_policy: str = CONTENT_SECURITY_POLICY
 
 
 def new_token() -> str:
-    """Returns 256 random bits that can stand in an address."""
+    """Returns 256 random bits as URL-safe text."""
     return secrets.token_urlsafe(32)
 
 
 def is_loopback(host: str) -> bool:
-    """Returns whether an address or name to listen on is reachable from this machine alone."""
+    """Returns whether a host to listen on can be reached from this machine only."""
     if host == "localhost":
         return True
     try:
@@ -109,10 +103,9 @@ def is_loopback(host: str) -> bool:
 
 
 def hosts_for(host: str) -> frozenset[str]:
-    """Returns the names that a server which listens on `host` may be called by.
+    """Returns the accepted names of a server that listens on `host`.
 
-    Loopback names always; beside them `host` itself and, where it is open to the network, this
-    machine's own name. Combine with ``Policy(any_address=not is_loopback(host))``.
+    They are the loopback names, `host`, and this machine's name if `host` is open to the network.
     """
     names = {"127.0.0.1", "localhost", "::1", host.casefold()}
     if not is_loopback(host):
@@ -129,11 +122,11 @@ def address_of(host: str, port: int, token: str | None) -> str:
 
 
 class Guard:
-    """The middleware: ``Middleware(Guard, policy=policy)``, or ``Guard(app, policy)``.
+    """ASGI middleware that refuses requests against a policy.
 
-    Refused requests never reach the app: 400 for a wrong Host, 401 without the token, 403 from
-    another site, 413 for a body that is too large, with one line of text (a JSON object with the
-    key ``error`` for who does not accept HTML).
+    Refused requests do not reach the app: 400 for a wrong Host, 401 without the token, 403 from
+    another site, 413 for a body that is too large. The response is ``{"error": ...}``, or text for
+    clients that accept HTML.
     """
 
     def __init__(self, app: ASGIApp, policy: Policy) -> None:
@@ -141,7 +134,7 @@ class Guard:
         self.policy = policy
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers, or hands on to the app."""
+        """Refuses a request or passes it on."""
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
@@ -149,91 +142,72 @@ class Guard:
             await send({"type": "websocket.close", "code": 1008})
             return
         headers = Headers(scope=scope)
-        guarded = _with_headers(send, self.policy)
-        limit = self._limit(scope["path"])
-        refusal = self._refusal(scope, headers) or _too_long(headers, limit)
+        send = _with_headers(send)
+        limit = self.policy.max_body_bytes
+        refusal = self._refusal(scope, headers) or _too_large(headers, limit)
         if refusal is not None:
-            # A client that is still sending reads no answer before it is done.
+            # A client that is still sending does not read the response before it is done.
             await _drain(headers, receive)
-            await refusal(scope, receive, guarded)
+            await refusal(scope, receive, send)
             return
-        await self.app(scope, _bounded(receive, limit), guarded)
-
-    def _limit(self, path: str) -> int:
-        for start, limit in self.policy.body_bytes.items():
-            if path.startswith(start):
-                return limit
-        return self.policy.max_body_bytes
+        await self.app(scope, _limited(receive, limit), send)
 
     def _refusal(self, scope: Scope, headers: Headers) -> Response | None:
-        """Returns the answer to a request that must not reach the app, else None."""
+        """Returns the response to a request that must not reach the app, else None."""
         host = headers.get("host", "")
         if len(headers.getlist("host")) != 1 or not self._is_known(host):
             return _refuse(headers, 400, "This server is not known by that name.")
         origin = headers.get("origin")
-        if origin is not None and origin != f"{scope.get('scheme', 'http')}://{host}":
-            return _refuse(headers, 403, "Requests from other sites are refused.")
         navigates = headers.get("sec-fetch-mode") == "navigate" and scope["method"] == "GET"
-        from_elsewhere = headers.get("sec-fetch-site") in ("cross-site", "same-site")
-        if from_elsewhere and not navigates:
+        is_cross_site = headers.get("sec-fetch-site") in ("cross-site", "same-site")
+        foreign_origin = origin not in (None, f"{scope.get('scheme', 'http')}://{host}")
+        if foreign_origin or (is_cross_site and not navigates):
             return _refuse(headers, 403, "Requests from other sites are refused.")
         if self.policy.token is None or scope["path"] in self.policy.public:
             return None
-        return self._without_token(scope, headers, origin, from_elsewhere)
+        query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+        tokens = [value for name, value in query if name == "token"]
+        if tokens:
+            if scope["method"] != "GET" or not all(map(self._is_token, tokens)):
+                return _refuse(headers, 401, _TOKEN_MISSING)
+            rest = [(name, value) for name, value in query if name != "token"]
+            # One leading slash: a path with two would name another host.
+            target = "/" + scope["path"].lstrip("/") + (f"?{urlencode(rest)}" if rest else "")
+            return self._set_cookie(target, is_cross_site)
+        scheme, _, bearer = headers.get("authorization", "").partition(" ")
+        if scheme.casefold() == "bearer" and self._is_token(bearer.strip()):
+            return None
+        if not self._is_token(_cookie(headers, self.policy.cookie)):
+            return _refuse(headers, 401, _TOKEN_MISSING)
+        if origin is None and scope["method"] not in _SAFE_METHODS:
+            return _refuse(headers, 403, "Requests of unknown origin are refused.")
+        return None
 
     def _is_known(self, host: str) -> bool:
         name = _name_of(host)
         if name is None:
             return False
-        if name in self.policy.hosts:
-            return True
-        return self.policy.any_address and _is_address(name)
+        return name in self.policy.hosts or (self.policy.any_address and _is_address(name))
 
-    def _without_token(
-        self, scope: Scope, headers: Headers, origin: str | None, from_elsewhere: bool
-    ) -> Response | None:
-        query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
-        offered = [value for name, value in query if name == "token"]
-        if offered:
-            if scope["method"] != "GET" or not all(map(self._is_token, offered)):
-                return _refuse(headers, 401, _WANTED)
-            rest = [(name, value) for name, value in query if name != "token"]
-            # Beside the path only: a path that begins with two slashes would name another host.
-            target = "/" + scope["path"].lstrip("/") + (f"?{urlencode(rest)}" if rest else "")
-            return self._welcome(target, from_elsewhere)
-        scheme, _, bearer = headers.get("authorization", "").partition(" ")
-        if scheme.casefold() == "bearer" and self._is_token(bearer.strip()):
-            return None
-        if self._is_token(_cookie(headers, self.policy.cookie)):
-            if origin is None and scope["method"] not in _READING:
-                return _refuse(headers, 403, "Requests of unknown origin are refused.")
-            return None
-        return _refuse(headers, 401, _WANTED)
+    def _is_token(self, value: str) -> bool:
+        expected = (self.policy.token or "").encode()
+        return secrets.compare_digest(value.encode("utf-8", "surrogateescape"), expected)
 
-    def _is_token(self, offered: str) -> bool:
-        wanted = (self.policy.token or "").encode()
-        return secrets.compare_digest(offered.encode("utf-8", "surrogateescape"), wanted)
-
-    def _welcome(self, target: str, from_elsewhere: bool) -> Response:
-        """Returns the answer that swaps the token in the address for the cookie."""
-        if from_elsewhere:
-            # A browser keeps a Strict cookie back through redirects of a link on another site.
+    def _set_cookie(self, target: str, is_cross_site: bool) -> Response:
+        """Returns the response that exchanges the token in the address for the cookie."""
+        if is_cross_site:
+            # A browser does not send a Strict cookie along redirects from another site.
             page = '<!doctype html><meta http-equiv="refresh" content="0;url=/"><title>…</title>'
             response: Response = HTMLResponse(page)
         else:
             response = RedirectResponse(target, status_code=303)
-        response.set_cookie(
-            self.policy.cookie,
-            self.policy.token or "",
-            httponly=True,
-            samesite="strict",
-            path="/",
-        )
+        cookie, token = self.policy.cookie, self.policy.token or ""
+        response.set_cookie(cookie, token, httponly=True, samesite="strict", path="/")
         return response
 
 
-_WANTED = (
-    "Open the address that finetune printed in the terminal: it carries the token of this session."
+_TOKEN_MISSING = (
+    "Open the address that finetune printed in the terminal: it contains the token of this session."
 )
 
 
@@ -244,12 +218,12 @@ def _refuse(headers: Headers, status: int, reason: str) -> Response:
     return Response(body, status_code=status, media_type="application/json")
 
 
-def _too_long(headers: Headers, limit: int) -> Response | None:
+def _too_large(headers: Headers, limit: int) -> Response | None:
     declared = headers.get("content-length")
     if declared is None:
         return None
     if not (declared.isascii() and declared.isdigit()):
-        return _refuse(headers, 400, "The length of the body is not a number.")
+        return _refuse(headers, 400, "Content-Length is not a number.")
     if int(declared) > limit:
         return _refuse(headers, 413, f"The body is larger than {limit:,} bytes.")
     return None
@@ -266,11 +240,11 @@ async def _drain(headers: Headers, receive: Receive) -> None:
         seen += len(message.get("body", b""))
 
 
-def _bounded(receive: Receive, limit: int) -> Receive:
-    """Returns `receive` that fails with 413 when more comes than was declared or is allowed."""
+def _limited(receive: Receive, limit: int) -> Receive:
+    """Returns a `receive` that raises 413 once the body exceeds the limit."""
     seen = 0
 
-    async def bounded() -> Message:
+    async def limited() -> Message:
         nonlocal seen
         message = await receive()
         if message["type"] == "http.request":
@@ -279,24 +253,24 @@ def _bounded(receive: Receive, limit: int) -> Receive:
                 raise HTTPException(413, f"The body is larger than {limit:,} bytes.")
         return message
 
-    return bounded
+    return limited
 
 
-def _with_headers(send: Send, policy: Policy) -> Send:
-    async def guarded(message: Message) -> None:
+def _with_headers(send: Send) -> Send:
+    async def with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
             headers = MutableHeaders(scope=message)
             for name, value in HEADERS.items():
                 headers.setdefault(name, value)
-            headers.setdefault("Content-Security-Policy", policy.content_security_policy)
+            headers.setdefault("Content-Security-Policy", CONTENT_SECURITY_POLICY)
             headers.setdefault("Cache-Control", "no-store")
         await send(message)
 
-    return guarded
+    return with_headers
 
 
 def _name_of(host: str) -> str | None:
-    """Returns the name or address in a Host header without port; None if malformed."""
+    """Returns the host name or address in a Host header; None if malformed."""
     if host.startswith("["):
         name, closed, port = host[1:].partition("]")
         if not closed or not (port == "" or port.startswith(":")):
