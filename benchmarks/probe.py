@@ -36,7 +36,7 @@ from finetune.models.factory import ModelRequest, create_model
 from finetune.models.features import FeatureCache
 from finetune.photos.scan import scan
 from finetune.training.events import Event, Note
-from finetune.training.runner import RunResult
+from finetune.training.train import RunResult
 
 CS = np.logspace(-5, 2, 15)
 EACH = 60

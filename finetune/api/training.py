@@ -18,7 +18,7 @@ from finetune.reporting.notebook_html import result_html
 from finetune.runs.folder import RUNS_FOLDER, RunFolder, find_run
 from finetune.training import train as training_library
 from finetune.training.events import Callback, Event, ignore
-from finetune.training.runner import RunResult
+from finetune.training.train import RunResult
 from finetune.training.validation import Metric
 from finetune.training.warm_start import ParentRun, inherit, open_parent
 

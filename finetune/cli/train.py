@@ -18,7 +18,7 @@ from finetune.errors import ConfigError
 from finetune.files import read_json
 
 if TYPE_CHECKING:
-    from finetune.training.runner import RunResult
+    from finetune.training.train import RunResult
 
 
 MAIN_SETTINGS = (

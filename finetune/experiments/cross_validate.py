@@ -46,8 +46,7 @@ from finetune.training.device import require_one_process
 from finetune.training.events import Callback, Note, ignore, without_repeated_notes
 from finetune.training.prepare import Splitter
 from finetune.training.resolve import resolve_network
-from finetune.training.runner import RunResult
-from finetune.training.train import resume, train
+from finetune.training.train import RunResult, resume, train
 
 STATE_FILE = "folds.json"
 """In the run folder: photos, settings and options, and finally the results."""

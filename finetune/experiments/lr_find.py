@@ -25,19 +25,17 @@ from finetune.models.heads import FeatureHeads, has_linear_head
 from finetune.photos.collection import Part
 from finetune.tasks.objective import Objective
 from finetune.training.checkpoints import TrainState
-from finetune.training.data_source import EpochSchedule, FeatureSource, PhotoSource
+from finetune.training.data_source import EpochSchedule, FeatureSource, MicroBatch, PhotoSource
 from finetune.training.device import make_accelerator, require_one_process
 from finetune.training.events import Callback, ignore
-from finetune.training.finetune import give_head
+from finetune.training.finetune import give_head, plan_unfreezing, starts_from_features
 from finetune.training.linear_probe.heads import HEAD_OPTIMIZER, strengths_of
 from finetune.training.linear_probe.probe import feature_cache, fill
 from finetune.training.loop import DataSource
-from finetune.training.microbatches import MicroBatch
 from finetune.training.optimizer import DEFAULT_OPTIMIZER, make_optimizer
 from finetune.training.prepare import prepare
 from finetune.training.prepared import Prepared
 from finetune.training.resolve import on_features
-from finetune.training.unfreezing import plan_unfreezing, starts_from_features
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -67,7 +67,7 @@ def split_collection(
         config: Shares, and what must stay together.
         seed: Chooses among equally good splits.
         kept: Part by digest of photos that are not free to choose; see
-        `finetune.training.split_pinning`.
+        `finetune.training.warm_start`.
         labels: Whether a photo may have several labels; None: each has one.
 
     Raises:

@@ -16,11 +16,10 @@ import torch
 
 from finetune.errors import DeviceError
 from finetune.training.checkpoints import TrainState
-from finetune.training.data_source import PhotoSource
+from finetune.training.data_source import LoaderConfig, PhotoSource
 from finetune.training.distributed import SINGLE_PROCESS, World
 from finetune.training.events import Callback, Note
 from finetune.training.loop import LoopConfig, fit
-from finetune.training.microbatches import LoaderConfig
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

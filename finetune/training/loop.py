@@ -22,9 +22,9 @@ from finetune.training.averaging import (
     remove_other_candidates,
 )
 from finetune.training.checkpoints import Position, TrainState, save_tensors
+from finetune.training.data_source import MicroBatch
 from finetune.training.distributed import SINGLE_PROCESS, World
 from finetune.training.events import Callback, EpochDone, Meter, Note, Validated
-from finetune.training.microbatches import MicroBatch
 from finetune.training.optimizer import set_lr
 from finetune.training.schedule import Schedule
 from finetune.training.validation import (

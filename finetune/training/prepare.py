@@ -46,10 +46,15 @@ from finetune.training.resolve import (
     resolve_network,
     resolve_training,
 )
-from finetune.training.split_pinning import split_with_pinned
 from finetune.training.tracking import check_tracking
 from finetune.training.validation import Metric
-from finetune.training.warm_start import ParentRun, expand_parent_head, lineage, load_parent
+from finetune.training.warm_start import (
+    ParentRun,
+    expand_parent_head,
+    lineage,
+    load_parent,
+    split_with_pinned,
+)
 
 Splitter = Callable[[Collection], DataSplit]
 """Splits a collection, the same way each time."""

@@ -22,10 +22,10 @@ from finetune.tasks.data_split import PARTS, DataSplit
 from finetune.tasks.objective import Objective
 from finetune.training.averaging import WeightAverage
 from finetune.training.checkpoints import TrainState, remove_partial_files
+from finetune.training.data_source import LoaderConfig
 from finetune.training.distributed import SINGLE_PROCESS, World
 from finetune.training.events import Callback, EpochDone, Event, Progressed
 from finetune.training.loop import LoopConfig
-from finetune.training.microbatches import LoaderConfig
 from finetune.training.objectives import objective_of, training_strata
 from finetune.training.optimizer import make_optimizer
 from finetune.training.resolve import ResolvedConfig

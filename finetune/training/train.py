@@ -2,15 +2,39 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
-from collections.abc import Mapping
+import json
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
 
 from finetune.config import TrainConfig
+from finetune.files import write_json, write_text
+from finetune.models.heads import has_linear_head
+from finetune.photos.collection import Part
 from finetune.runs.folder import RUNS_FOLDER, RunFolder, open_run
-from finetune.training.events import Callback, ignore
+from finetune.runs.model_card import write_model_card
+from finetune.training.checkpoints import read_position
+from finetune.training.device import make_accelerator
+from finetune.training.events import Callback, Event, Note, ignore
+from finetune.training.finetune import train_on_photos
+from finetune.training.linear_probe.probe import fill_features_only, train_on_features
 from finetune.training.prepare import NewRun, Overrides, Splitter, prepare
-from finetune.training.runner import RunResult, execute
+from finetune.training.prepared import Prepared
+from finetune.training.resolve import on_features
+from finetune.training.results import Outcome, write_results
+from finetune.training.tracking import tracked
 from finetune.training.validation import Metric
 from finetune.training.warm_start import ParentRun
 
@@ -84,3 +108,135 @@ def resume(
     folder = open_run(Path(run))
     with prepare(None, resume=folder, callback=callback, overrides=overrides) as prepared:
         return execute(prepared, started)
+
+
+@contextmanager
+def interruption(on_first: Callable[[], None]) -> Iterator[Callable[[], bool]]:
+    """Yields a function that returns whether Ctrl-C or SIGTERM was received.
+
+    The first signal sets it and calls `on_first`; a second Ctrl-C raises KeyboardInterrupt. Outside
+    the main thread, where Python receives no signals, it stays False.
+    """
+    received = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield received.is_set
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if received.is_set():
+            raise KeyboardInterrupt
+        received.set()
+        on_first()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received.is_set
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """Result of a training.
+
+    Attributes:
+        metrics: As in metrics.json, by part.
+        best_epoch: From 1.
+        seconds: Duration of the call.
+        interrupted: Whether it stopped before the last epoch.
+        logits: ``(N, labels)`` of the validation and test photos, in the order of their paths.
+    """
+
+    run: RunFolder
+    metrics: dict[str, Any]
+    best_epoch: int
+    seconds: float
+    interrupted: bool
+    logits: Mapping[Part, NDArray[np.float32]]
+
+
+def execute(prepared: Prepared, started: datetime.datetime) -> RunResult:
+    """Trains and writes the results; all processes return the same result."""
+    if not prepared.world.is_main:
+        _help(prepared)
+        result: RunResult = prepared.world.broadcast(None)
+        return result
+    run = prepared.run
+    with run.held():
+        _forget_unfinished_epochs(run)
+        later: list[str] = []
+        outcome, metrics = _outcome(_noting(prepared, later))
+        seconds = (datetime.datetime.now() - started).total_seconds()
+        description = run.read(run.config_file)
+        description |= outcome.summary()
+        description["notes"] = [*description.get("notes", []), *later]
+        description["seconds"] = round(description.get("seconds", 0.0) + seconds, 3)
+        write_json(run.config_file, description)
+        write_model_card(run)
+    if outcome.finished:
+        # A finished run has nothing to resume.
+        shutil.rmtree(run.last_checkpoint.parent, ignore_errors=True)
+    result = RunResult(
+        run=run,
+        metrics=metrics,
+        best_epoch=outcome.position.best_epoch,
+        seconds=seconds,
+        interrupted=not outcome.finished,
+        logits=outcome.logits,
+    )
+    prepared.world.broadcast(result)
+    return result
+
+
+def _noting(prepared: Prepared, texts: list[str]) -> Prepared:
+    """Returns the training with a callback that also keeps the texts of notes."""
+
+    def callback(event: Event) -> None:
+        if isinstance(event, Note):
+            texts.append(event.text)
+        prepared.callback(event)
+
+    return dataclasses.replace(prepared, callback=callback)
+
+
+def _help(prepared: Prepared) -> None:
+    """Runs the part of a process that is not the main one."""
+    accelerator = make_accelerator(prepared.config.machine)
+    devices = range(torch.cuda.device_count())
+    with interruption(lambda: None) as stop, torch.random.fork_rng(devices=devices):
+        torch.manual_seed(prepared.config.machine.seed + prepared.world.rank)
+        if on_features(prepared.config, linear_head=has_linear_head(prepared.loaded.module)):
+            fill_features_only(prepared, accelerator)
+        else:
+            train_on_photos(prepared, accelerator, stop)
+
+
+def _outcome(prepared: Prepared) -> tuple[Outcome, dict[str, Any]]:
+    """Trains and writes the results; returns the outcome and its metrics."""
+    accelerator = make_accelerator(prepared.config.machine)
+    warning = "Interrupted: finishing this step and saving. Ctrl-C again ends at once."
+    by_features = on_features(prepared.config, linear_head=has_linear_head(prepared.loaded.module))
+    train_on = train_on_features if by_features else train_on_photos
+    with (
+        interruption(lambda: prepared.callback(Note(text=warning))) as stop,
+        torch.random.fork_rng(devices=range(torch.cuda.device_count())),
+        tracked(prepared, accelerator.device, by_features=by_features) as shown,
+    ):
+        torch.manual_seed(prepared.config.machine.seed)
+        outcome = train_on(shown, accelerator, stop)
+        return outcome, write_results(
+            prepared.run, prepared.loaded.name, prepared.data_split, outcome
+        )
+
+
+def _forget_unfinished_epochs(run: RunFolder) -> None:
+    """Removes epochs from the log that the checkpoint to resume from does not include."""
+    if not run.log_file.is_file():
+        return
+    done = 0
+    if run.last_checkpoint.is_file():
+        done = read_position(run.last_checkpoint).epoch
+    kept = [event for event in run.read_log() if event.get("epoch", 0) <= done]
+    lines = [json.dumps(event, ensure_ascii=False) + "\n" for event in kept]
+    write_text(run.log_file, "".join(lines))

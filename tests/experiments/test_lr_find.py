@@ -25,8 +25,8 @@ from finetune.photos.scan import scan
 from finetune.tasks.data_split import split_collection
 from finetune.tasks.objective import one_label
 from finetune.training.checkpoints import TrainState
+from finetune.training.data_source import MicroBatch
 from finetune.training.device import make_accelerator
-from finetune.training.microbatches import MicroBatch
 from finetune.training.optimizer import make_optimizer, parameter_groups
 
 

@@ -25,7 +25,7 @@ from finetune.prediction.predictor import PredictConfig
 from finetune.runs.evaluate import EvaluationRequest, evaluate
 from finetune.runs.folder import RunFolder
 from finetune.training.events import EpochDone, Event, Note
-from finetune.training.runner import RunResult
+from finetune.training.train import RunResult
 
 Settings = dict[str, object]
 Draw = Callable[[int], tuple[tuple[str, ...], Image.Image]]

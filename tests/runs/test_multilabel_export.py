@@ -12,7 +12,7 @@ from PIL import Image
 
 from finetune import Predictor, train
 from finetune.config_io import resolve
-from finetune.training.runner import RunResult
+from finetune.training.train import RunResult
 
 Settings = dict[str, object]
 

@@ -12,8 +12,7 @@ from pathlib import Path
 
 from finetune import train
 from finetune.config_io import resolve
-from finetune.training.runner import RunResult
-from finetune.training.train import resume
+from finetune.training.train import RunResult, resume
 
 Settings = dict[str, object]
 

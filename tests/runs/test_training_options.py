@@ -24,8 +24,7 @@ from finetune.runs.loading import open_trained
 from finetune.training import averaging, finetune, loop
 from finetune.training.averaging import Interpolation
 from finetune.training.events import EpochDone, Event, Note, Validated
-from finetune.training.runner import RunResult
-from finetune.training.train import train
+from finetune.training.train import RunResult, train
 from finetune.training.validation import SHARPNESS
 
 Settings = dict[str, Any]

@@ -19,10 +19,10 @@ from finetune.config import MachineConfig
 from finetune.tasks.objective import one_label
 from finetune.training.averaging import WeightAverage
 from finetune.training.checkpoints import TrainState
+from finetune.training.data_source import LoaderConfig, MicroBatch, split_epoch
 from finetune.training.device import make_accelerator
 from finetune.training.events import Event
 from finetune.training.loop import LoopConfig, fit
-from finetune.training.microbatches import LoaderConfig, MicroBatch, split_epoch
 from finetune.training.optimizer import make_optimizer, parameter_groups
 from finetune.training.schedule import Schedule
 from finetune.training.validation import Outputs

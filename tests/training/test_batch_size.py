@@ -15,10 +15,10 @@ from finetune.errors import DeviceError
 from finetune.tasks.objective import one_label
 from finetune.training import batch_size as sizes
 from finetune.training.checkpoints import TrainState
+from finetune.training.data_source import LoaderConfig, MicroBatch, split_epoch
 from finetune.training.device import make_accelerator
 from finetune.training.events import Event, Note, ignore
 from finetune.training.loop import LoopConfig
-from finetune.training.microbatches import LoaderConfig, MicroBatch, split_epoch
 from finetune.training.optimizer import make_optimizer, parameter_groups
 from finetune.training.schedule import Schedule
 from finetune.training.validation import Outputs

@@ -16,8 +16,7 @@ from finetune.data.loaders import epoch_batches
 from finetune.data.pixel_cache import PixelCache
 from finetune.models.stages import HEAD_ONLY, open_all
 from finetune.photos.preprocessing import Preprocessing
-from finetune.training.data_source import EpochSchedule, PhotoSource
-from finetune.training.microbatches import LoaderConfig, split_epoch
+from finetune.training.data_source import EpochSchedule, LoaderConfig, PhotoSource, split_epoch
 
 
 def loading(batch_size: int, accumulate: int) -> LoaderConfig:

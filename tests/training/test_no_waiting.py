@@ -16,8 +16,7 @@ from finetune.data.pixel_cache import PixelCache
 from finetune.models.stages import open_all
 from finetune.photos.preprocessing import Preprocessing
 from finetune.tasks.objective import one_label
-from finetune.training.data_source import EpochSchedule, PhotoSource
-from finetune.training.microbatches import LoaderConfig
+from finetune.training.data_source import EpochSchedule, LoaderConfig, PhotoSource
 from finetune.training.optimizer import make_optimizer, parameter_groups
 
 pytestmark = [

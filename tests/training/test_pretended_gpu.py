@@ -33,8 +33,7 @@ from finetune.photos.preprocessing import Preprocessing
 from finetune.tasks.objective import one_label
 from finetune.training import data_source as material_module
 from finetune.training.averaging import WeightAverage
-from finetune.training.data_source import EpochSchedule, PhotoSource
-from finetune.training.microbatches import LoaderConfig
+from finetune.training.data_source import EpochSchedule, LoaderConfig, PhotoSource
 from finetune.training.optimizer import make_optimizer, parameter_groups
 
 CUDA = torch.device("cuda", 0)

@@ -11,7 +11,7 @@ from finetune.config import CollectionConfig
 from finetune.photos.collection import Collection, Part, Photo, PhotoHashes, pack_hashes
 from finetune.photos.split.split import SplitRow, write_split
 from finetune.runs.folder import RunFolder
-from finetune.training.split_pinning import Memory, keep_sides, remember, split_with_pinned
+from finetune.training.warm_start import Memory, keep_sides, remember, split_with_pinned
 
 CONFIG = CollectionConfig()
 

@@ -10,8 +10,8 @@ from accelerate import tracking
 from accelerate.state import PartialState
 
 from finetune.errors import ConfigError, MissingExtra
-from finetune.training import trackers as module
-from finetune.training.trackers import Trackers, tracker_names
+from finetune.training import tracking as module
+from finetune.training.tracking import Trackers, tracker_names
 
 accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
 

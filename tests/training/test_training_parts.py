@@ -24,12 +24,11 @@ from finetune.photos.preprocessing import Preprocessing
 from finetune.tasks.losses import cross_entropy
 from finetune.tasks.objective import judge
 from finetune.training.checkpoints import TrainState, read_position
-from finetune.training.data_source import EpochSchedule, PhotoSource
+from finetune.training.data_source import EpochSchedule, LoaderConfig, PhotoSource
 from finetune.training.device import choose_device, make_accelerator
-from finetune.training.microbatches import LoaderConfig
 from finetune.training.optimizer import make_optimizer, parameter_groups, set_lr
-from finetune.training.runner import interruption
 from finetune.training.schedule import Schedule
+from finetune.training.train import interruption
 
 
 def test_loss_is_the_formula() -> None:

@@ -19,8 +19,7 @@ from finetune.photos.split.split import read_split
 from finetune.runs.folder import RunFolder
 from finetune.runs.loading import open_trained
 from finetune.training.events import EpochDone, Event, Note
-from finetune.training.runner import RunResult
-from finetune.training.train import train
+from finetune.training.train import RunResult, train
 from finetune.training.warm_start import ParentRun, inherit, load_parent, open_parent
 
 Settings = dict[str, Any]

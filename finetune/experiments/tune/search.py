@@ -52,8 +52,7 @@ from finetune.training.events import (
     ignore,
     without_repeated_notes,
 )
-from finetune.training.runner import RunResult
-from finetune.training.train import train
+from finetune.training.train import RunResult, train
 
 if TYPE_CHECKING:
     import optuna

@@ -12,19 +12,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from finetune.config import OptimizationConfig
 from finetune.data.dataset import PhotoDataset
 from finetune.errors import ConfigError
 from finetune.models.features import FeatureCache, standardization
 from finetune.models.heads import FeatureHead, FeatureHeads
+from finetune.models.lbfgs import minimize
 from finetune.runs.folder import RunFolder
 from finetune.tasks.objective import Objective
 from finetune.training.batch_size import REFERENCE_BATCH_SIZE
 from finetune.training.checkpoints import Position
 from finetune.training.data_source import FeatureSource
 from finetune.training.events import ignore
-from finetune.training.linear_probe.solver import max_evals_for, minimize_head
 from finetune.training.loop import fit
 from finetune.training.objectives import start_from_prior
 from finetune.training.optimizer import DEFAULT_OPTIMIZER
@@ -34,6 +35,7 @@ from finetune.training.validation import plain_loss
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
 
 L2_STRENGTHS = (0.001, 0.01, 0.03, 0.1, 0.3, 1.0)
 """L2 strengths to try; validation picks one. Logistic regression's C is 1 / (strength * photos)."""
@@ -268,3 +270,56 @@ def strengths_of(text: str | None) -> tuple[float, ...]:
             "0.01,0.1,1."
         )
     return tuple(found)
+
+
+MAX_EVALS = 50
+"""Most evaluations of the loss."""
+
+MIN_EVALS = 20
+"""Below this number the solver is skipped: the epochs made enough steps."""
+
+MAX_PHOTO_EVALS = 50_000
+"""Most photos over all evaluations, to keep the solver within seconds."""
+
+
+def max_evals_for(photos: int) -> int:
+    """Returns the evaluations allowed for a number of photos; 0: skip the solver."""
+    max_evals = min(MAX_EVALS, MAX_PHOTO_EVALS // max(photos, 1))
+    return max_evals if max_evals >= MIN_EVALS else 0
+
+
+def minimize_head(
+    head: FeatureHead,
+    features: Tensor,
+    targets: Tensor,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    *,
+    strength: float,
+    max_evals: int,
+) -> None:
+    """Minimizes a head to where ``loss + strength / 2 * |W|^2`` is lowest.
+
+    With cross-entropy that is scikit-learn's logistic regression of ``C = 1 / (strength * N)``.
+    Computed in float64.
+
+    Args:
+        head: Changed in place; its statistics stay.
+        features: ``(N, F) float32`` of all training photos, on the CPU.
+        targets: ``(N,)``, or ``(N, labels)`` where a photo may have several.
+        loss: As in `Objective`.
+        strength: L2 strength; biases have none.
+        max_evals: Evaluations of the loss at most.
+    """
+    mean, std = head.mean.double().cpu(), head.std.double().cpu()
+    standard = (features.double() - mean) / std
+    weight = head.linear.weight.detach().double().cpu().clone().requires_grad_()
+    bias = head.linear.bias.detach().double().cpu().clone().requires_grad_()
+
+    def value() -> Tensor:
+        fit = loss(standard @ weight.T + bias, targets)
+        return fit + strength / 2 * weight.square().sum()
+
+    minimize(value, [weight, bias], max_evals=max_evals, gradient_tolerance=1e-6)
+    with torch.no_grad():
+        head.linear.weight.copy_(weight)
+        head.linear.bias.copy_(bias)

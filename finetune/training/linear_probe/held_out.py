@@ -31,8 +31,12 @@ from finetune.models.features import FeatureCache, standardization
 from finetune.models.heads import FeatureHeads
 from finetune.photos.split.folds import fold_groups
 from finetune.training.data_source import head_logits
-from finetune.training.linear_probe.heads import HEAD_OPTIMIZER, HeadData, TrainedHead
-from finetune.training.linear_probe.solver import minimize_head
+from finetune.training.linear_probe.heads import (
+    HEAD_OPTIMIZER,
+    HeadData,
+    TrainedHead,
+    minimize_head,
+)
 from finetune.training.objectives import start_from_prior
 from finetune.training.optimizer import DEFAULT_OPTIMIZER, make_optimizer, set_lr
 from finetune.training.prepared import Prepared

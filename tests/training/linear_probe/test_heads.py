@@ -17,8 +17,12 @@ from finetune.errors import ConfigError
 from finetune.models.heads import FeatureHead
 from finetune.training.events import EpochDone, Event, Note
 from finetune.training.linear_probe import heads
-from finetune.training.linear_probe.heads import L2_STRENGTHS, heads_to_try, strengths_of
-from finetune.training.linear_probe.solver import minimize_head
+from finetune.training.linear_probe.heads import (
+    L2_STRENGTHS,
+    heads_to_try,
+    minimize_head,
+    strengths_of,
+)
 
 Settings = dict[str, object]
 

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from finetune.models.heads import FeatureHead
 from finetune.tasks.losses import binary_cross_entropy
-from finetune.training.linear_probe.solver import (
+from finetune.training.linear_probe.heads import (
     MAX_EVALS,
     MAX_PHOTO_EVALS,
     MIN_EVALS,

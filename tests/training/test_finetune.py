@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from finetune.training.unfreezing import opening_epochs, size_at
+from finetune.training.finetune import opening_epochs, size_at
 
 
 @pytest.mark.parametrize(
