@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import csv
+import functools
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file
 
+from finetune.config_io import resolve
+from finetune.errors import ConfigError
+from finetune.experiments.ablate import ablate
+from finetune.experiments.cross_validate import cross_validate
+from finetune.experiments.lr_find import find_lr
+from finetune.experiments.tune.search import tune
 from finetune.training.distributed import World, processes
+from finetune.training.resolve import check_shares
+from finetune.training.train import train
 
 _SCRIPT = """
 import json, sys
@@ -132,3 +144,127 @@ def test_a_process_alone_needs_nobody(tmp_path: Path) -> None:
     parameter.grad = torch.full((2,), 3.0)
     alone.average_gradients([parameter])
     assert parameter.grad.tolist() == [3.0, 3.0]
+
+
+FULL: dict[str, Any] = {
+    "mode": "full",
+    "model": "test_vit",  # layer norms: batch norms see their process's photos alone on the CPU
+    "weights": "none",
+    "size": 64,
+    "batch_size": 16,
+    "accumulate": 4,
+    "epochs": 20,
+    "ema": 0.9,
+    "augment": "light",
+    "clip_norm": 5.0,
+    "lr": 0.003,
+}
+HEAD: dict[str, Any] = {"mode": "head", "model": "test_resnet", "size": 48, "epochs": 3}
+
+
+def by_two(photos: Path, settings: dict[str, Any]) -> Path:
+    """Trains with two processes and returns the run."""
+    folder = photos.parent
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    start = [*start, "--nproc-per-node", "2", "-m", "finetune", "--", "train", str(photos)]
+    # A catalog and caches of its own: it must not find the work of the one process done.
+    settings = settings | {"catalog": folder / "of-two.sqlite3"}
+    flags = [text for name, value in settings.items() for text in (_flag(name), str(value))]
+    done = subprocess.run(
+        [*start, "--name", str(folder / "two"), *flags],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr[:3000]
+    assert done.stdout.count("the model is in") == 1  # the main process alone speaks
+    return folder / "two"
+
+
+def by_one(photos: Path, settings: dict[str, Any]) -> Path:
+    """Trains in this process and returns the run."""
+    return train(photos, resolve({}, settings), run=str(photos.parent / "one")).run.path
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def read_log(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+def read_metrics(run: Path) -> dict[str, Any]:
+    metrics: dict[str, Any] = json.loads((run / "metrics.json").read_text())
+    return metrics
+
+
+@pytest.fixture
+def photos(make_photos: Callable[..., Path]) -> Path:
+    return make_photos({"disc": 19, "bar": 18, "cross": 17})
+
+
+@pytest.mark.timeout(900)
+def test_two_processes_make_the_steps_of_one(photos: Path) -> None:
+    one, two = by_one(photos, FULL), by_two(photos, FULL)
+    # One step an epoch, so that an epoch's loss is that of a step over all photos.
+    losses = [[epoch["train_loss"] for epoch in read_log(run)] for run in (one, two)]
+    assert len(losses[0]) == 20
+    assert losses[0][0] - losses[0][-1] > 0.01  # and it learns
+    np.testing.assert_allclose(losses[1], losses[0], rtol=0, atol=1e-5)
+    first, second = (load_file(run / "model.safetensors") for run in (one, two))
+    for name, value in first.items():
+        np.testing.assert_allclose(second[name], value, rtol=0, atol=2e-3, err_msg=name)
+    for part in ("validation", "test"):
+        here, there = (read_metrics(run)[part] for run in (one, two))
+        assert there["photos"] == here["photos"]
+        assert there["top1"] == here["top1"]
+    with (two / "predictions.csv").open(encoding="utf-8-sig") as file:
+        paths = [row["path"] for row in csv.DictReader(file)]
+    assert len(paths) == len(set(paths))
+    assert len(paths) == sum(part["photos"] for part in read_metrics(two).values())
+
+
+@pytest.mark.timeout(900)
+def test_two_processes_share_the_features_of_one_head(photos: Path, tiny_weights: Path) -> None:
+    settings = HEAD | {"weights": str(tiny_weights)}
+    one, two = by_one(photos, settings), by_two(photos, settings)
+    first, second = (load_file(run / "model.safetensors") for run in (one, two))
+    # Batches of another size round features differently, and the solver ends a little elsewhere.
+    for name, value in first.items():
+        np.testing.assert_allclose(second[name], value, rtol=0, atol=1e-3 * np.abs(value).max())
+    for part in ("validation", "test"):
+        assert read_metrics(two)[part]["top1"] == read_metrics(one)[part]["top1"]
+
+
+def test_a_batch_that_leaves_a_process_without_a_photo_is_refused() -> None:
+    check_shares(World(count=2), 40, batch_size=2, accumulate=1)
+    with pytest.raises(ConfigError) as caught:
+        check_shares(World(count=3), 40, batch_size=2, accumulate=1)
+    assert str(caught.value) == (
+        "--batch-size 2: a batch of 2 photos is too small for 3 processes, since each trains on a "
+        "share of it. Start fewer processes."
+    )
+
+
+@pytest.mark.parametrize(
+    ("begin", "what"),
+    [
+        (cross_validate, "--folds"),
+        (tune, "finetune tune"),
+        (functools.partial(ablate, values=["none"]), "finetune ablate"),
+        (find_lr, "finetune lr-find"),
+    ],
+)
+def test_what_cannot_be_shared_refuses_several_processes(
+    begin: Callable[..., Any], what: str, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError) as caught:
+        begin(photos, resolve({}, {}))
+    assert str(caught.value) == (
+        f"{what} runs in one process, and 2 were started. Leave out torchrun or accelerate launch; "
+        "only finetune train shares its work among processes."
+    )
+    assert not (photos / ".finetune").exists()

@@ -11,10 +11,9 @@ from PIL import Image
 from finetune import train
 from finetune.config_io import resolve
 from finetune.photos.split.split import read_split, write_split
-from finetune.prediction.report_extras import report_extras
+from finetune.prediction.report_extras import report_extras, suspects
 from finetune.reporting.report import Suspect
 from finetune.runs.folder import RunFolder
-from finetune.runs.label_errors import suspects
 from finetune.runs.loading import open_trained
 
 Draw = Callable[[int], tuple[tuple[str, ...], Image.Image]]
