@@ -34,11 +34,8 @@ class Arm:
     """One value of the setting, trained once per seed.
 
     Attributes:
-        value: As given on the command line.
         accuracies: Top-1 accuracy of each seed's run on its held-out photos (multi-label: mAP).
-        mean: Mean of `accuracies`.
         spread: Standard deviation of `accuracies` (``n - 1``); None for one seed.
-        seconds: Mean training time.
     """
 
     value: str
@@ -75,13 +72,9 @@ class Ablation:
     """Result of an ablation: one arm per value, and each compared with the first.
 
     Attributes:
-        folder: Folder of the runs.
-        over: The setting that was varied.
         part: Photos that were compared: ``test`` where there are any, else ``validation``.
         multi_label: Whether a photo may have several labels. Accuracies are then mean average
             precision, and a photo counts as right when all its labels are.
-        arms: In the order of the values.
-        differences: One for each value but the first.
     """
 
     folder: Path
@@ -198,11 +191,6 @@ def parse_sweep(text: str) -> tuple[str, list[str]]:
 
 def with_value(config: TrainConfig, name: str, text: str) -> TrainConfig:
     """Returns the config with another value of one setting or of one field of the recipe.
-
-    Args:
-        config: Settings that stay the same.
-        name: As returned by `parse_sweep`.
-        text: The value as given on the command line.
 
     Raises:
         ConfigError: The value is invalid.

@@ -60,8 +60,6 @@ class FoldConfig:
 
     Attributes:
         folds: Number of folds, at least 2.
-        final: Whether to train a final model on all photos.
-        keep_models: Whether to keep the models of the folds.
     """
 
     folds: int = 5
@@ -75,13 +73,9 @@ class CrossValidation:
 
     Attributes:
         folder: Folder of all folds; a run once the final model is trained.
-        config: Its options.
-        folds: The finished folds by number.
         statistics: Statistics of their scores; None before the last fold has finished.
         pooled: Metrics of all held-out photos together; None before the last fold has finished.
-        seconds: Total training time.
         test: Metrics of the final model on the collection's own test folder, if it has one.
-        interrupted: Whether it was interrupted.
     """
 
     folder: RunFolder

@@ -41,9 +41,7 @@ class Fold:
 
     Attributes:
         number: From 1.
-        metrics: Metrics of its held-out photos.
         best_epoch: Selected on a share of the other folds.
-        seconds: Training time, evaluation included.
     """
 
     number: int
@@ -99,7 +97,6 @@ class Pooled:
     """All held-out photos together.
 
     Attributes:
-        labels: In class order.
         logits: ``(N, C) float32`` of models that did not see the photo.
         targets: ``(N,) int64``, or ``(N, C) float32`` of several labels a photo.
         metrics: With each fold's own calibration, which its held-out photos had no part in.

@@ -35,9 +35,6 @@ class FoldRow:
     """One photo in folds.csv.
 
     Attributes:
-        path: Path below the collection's root.
-        digest: Digest of the file's content.
-        labels: Its labels.
         group: Key of its group; a group is whole in one fold.
         fold: The fold that holds it out, from 1; or `NEVER` or `OWN_TEST`.
     """

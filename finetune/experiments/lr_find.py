@@ -82,7 +82,6 @@ class Suggestion:
     """Learning rate that a sweep suggests.
 
     Attributes:
-        lr: The suggested rate.
         rule: ``valley``: the middle of the range in which the loss falls; ``edge``: the loss hardly
             falls, as with a trained head, so a tenth of the rate at which it rises.
         steepest: Rate at which the loss falls fastest.
@@ -101,12 +100,7 @@ class FoundRate:
 
     Attributes:
         sweep: The losses.
-        suggestion: The suggested rate.
         usual: Default rate of such a training.
-        model: timm's name of the network.
-        mode: ``head``, ``full`` or ``gradual``.
-        photos: Number of training photos.
-        batch_size: Photos per step.
     """
 
     sweep: Sweep

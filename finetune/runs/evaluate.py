@@ -39,7 +39,6 @@ class Evaluation:
 
     Attributes:
         folder: Where metrics.json, predictions.csv and confusion_matrix.csv are.
-        metrics: One object a part.
         foreign_labels: Labels of the photos that the run was never trained on, with their photos.
         left_out: Photos without a label, or with several; where a run says several labels, photos
             that nobody has labeled.
@@ -59,10 +58,7 @@ class EvaluationRequest:
 
     Attributes:
         photos: A labeled folder; None for the run's own validation and test parts.
-        catalog: Where that folder's catalog is kept.
         tta: Average the answers to each photo and to its mirror image.
-        device: Where the network runs.
-        cache_gb: Most disk for decoded photos.
     """
 
     photos: Path | None = None

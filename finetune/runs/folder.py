@@ -34,11 +34,7 @@ RUNS_FOLDER = Path("runs")
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Folder of a run.
-
-    Attributes:
-        path: The folder.
-    """
+    """Folder of a run."""
 
     path: Path
 

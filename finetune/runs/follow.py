@@ -37,11 +37,8 @@ class Progress:
     """Progress of a training.
 
     Attributes:
-        run: Its folder.
         state: Whether a process is training the run now, has stopped early, or has finished.
-        model: timm's name of the network.
         mode: ``head``, ``full`` or ``gradual``.
-        epochs: Planned epochs.
         rows: Rows of log.jsonl, one per finished epoch.
         seconds_left: Estimated from the latest epochs; None before the first epoch and unless
             running.
@@ -66,10 +63,6 @@ class BestEpoch:
 
 def read_progress(run: RunFolder, *, now: float | None = None) -> Progress:
     """Returns the progress of a run.
-
-    Args:
-        run: Its folder.
-        now: Unix time in seconds; None reads the clock.
 
     Raises:
         RunError: config.json cannot be read.
@@ -115,11 +108,6 @@ def follow_run(
     Epochs that are superseded during an evaluation are skipped. Iteration ends when no process is
     training the run anymore. A finished run is evaluated once more where its final weights differ
     from those that were evaluated last.
-
-    Args:
-        run: Its folder.
-        request: Evaluation settings; None for no evaluations.
-        wait: Sleeps for a number of seconds.
 
     Raises:
         RunError: The run cannot be read.

@@ -24,14 +24,9 @@ class TrainedRun:
     """A run, opened.
 
     Attributes:
-        folder: The run.
         module: Its network, in eval mode and fp32, on its device.
-        preprocessing: What the network expects of its pixels.
         labels: In the order of its outputs.
-        temperature: What its logits are divided by.
         unknown: When to say "none of these", or None.
-        description: What config.json says.
-        task: What its logits mean.
     """
 
     folder: RunFolder

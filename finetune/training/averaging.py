@@ -23,10 +23,6 @@ def decay_at(update: int, decay: float) -> float:
 
     ``min(decay, 1 - (1 + t)^(-2/3))`` for update ``t``, counted from 0 (the warm-up of timm's
     ``ModelEmaV3`` at its default power), so that short trainings do not average in their start.
-
-    Args:
-        update: Number of earlier updates.
-        decay: Limit of the decay, in (0, 1).
     """
     return min(decay, 1.0 - math.pow(1 + update, -WARMUP_POWER))
 
@@ -36,10 +32,6 @@ class WeightAverage:
 
     ``a <- d a + (1 - d) w`` after each step (Polyak and Juditsky 1992; d as in `decay_at`). Running
     statistics of batch norms are averaged alike; counters are copied.
-
-    Args:
-        module: The network that trains.
-        decay: In (0, 1).
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
@@ -50,12 +42,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, module: nn.Module, update: int) -> None:
-        """Updates the average after a step.
-
-        Args:
-            module: The network that trains.
-            update: Updates before this one.
-        """
+        """Updates the average after a step."""
         now = module.state_dict()
         names = [name for name, value in now.items() if value.is_floating_point()]
         torch._foreach_lerp_(
@@ -97,8 +84,6 @@ class Candidate(NamedTuple):
 
     Attributes:
         epoch: From 1.
-        accuracy: On validation.
-        loss: On validation, in nats.
     """
 
     epoch: int
@@ -112,8 +97,6 @@ class Soup:
 
     Attributes:
         epochs: Those that are in it, best first.
-        accuracy: On validation.
-        loss: On validation, in nats.
         tensors: The weights, on the CPU.
     """
 
@@ -277,13 +260,7 @@ def interpolate_weights(
 def interpolate(
     start: Mapping[str, Tensor], end: Mapping[str, Tensor], share: float
 ) -> dict[str, Tensor]:
-    """Returns ``start + share (end - start)``; counters are those of the end.
-
-    Args:
-        start: Tensors before training.
-        end: Tensors after it.
-        share: In [0, 1]; 0 and 1 give the ends to the last bit.
-    """
+    """Returns ``start + share (end - start)``; counters are those of the end."""
     if share == 1:
         return dict(end)
     return {

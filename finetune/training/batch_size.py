@@ -43,10 +43,6 @@ def lr_factor(photos: int, optimizer: str) -> float:
     With ``k = photos / REFERENCE_BATCH_SIZE``: k for SGD, whose steps are as long as the gradient
     (Goyal et al. 2017, arXiv 1706.02677); the square root of k for optimizers that divide by the
     gradient's own size, such as Adam (Malladi et al. 2022, arXiv 2205.10287).
-
-    Args:
-        photos: Photos a step, all portions together.
-        optimizer: timm's name of it.
     """
     growth = photos / REFERENCE_BATCH_SIZE
     return growth if is_linear(optimizer) else math.sqrt(growth)

@@ -63,11 +63,6 @@ def to_plain(value: Any, tensors: dict[str, Tensor], *, name: str, cache_dir: to
 def from_plain(plain: Any, tensors: dict[str, Tensor], *, cache_dir: torch.device) -> Any:
     """Returns the value of which `to_plain` made `plain`.
 
-    Args:
-        plain: JSON.
-        tensors: By name.
-        cache_dir: The device of tensors that were at home.
-
     Raises:
         KeyError: A tensor is missing.
     """
@@ -101,10 +96,7 @@ class Position:
         epoch: Epochs that are done.
         step: Steps that are done in the epoch under way.
         best_accuracy: Best validation accuracy so far, -1 before the first.
-        best_loss: Validation loss of that epoch.
         best_epoch: That epoch, from 1; 0 before the first.
-        seconds: Time that the training has taken, over all its parts.
-        candidates: Best epochs whose weights are kept for a soup.
     """
 
     epoch: int = 0
@@ -128,11 +120,7 @@ class TrainState:
 
     Attributes:
         module: What trains: the full network, or a head on features.
-        optimizer: Over the module's parameters.
-        average: Moving average of its weights, or None.
-        scaler: Loss scaling of fp16, or None.
         running: ``(3,) float64``: loss, right answers and photos summed over the epoch so far.
-        position: Where it is.
     """
 
     module: nn.Module

@@ -44,13 +44,7 @@ class PhotoSource:
     """Augmented photos for a network, parts of which may be frozen.
 
     Args:
-        module: The network, on its device.
-        preprocessing: Of the network.
-        train: Training photos.
-        validation: Validation photos.
         augment: Turns working squares into inputs.
-        epoch_schedule: Trainable stages and input size by epoch.
-        loading: Batch size, order and workers.
     """
 
     def __init__(
@@ -151,12 +145,9 @@ class FeatureSource:
     """Cached features of a frozen backbone, for heads that train side by side.
 
     Args:
-        heads: The heads.
-        features: Cache of the features.
         train: Feature keys, one list a view, and targets ``(N,)``. Each epoch uses another view of
             a photo, so that an epoch has the same length for any number of views.
         validation: Validation photos.
-        loading: Batch size, order and workers.
         objective: By which the best head is chosen.
     """
 
@@ -239,9 +230,7 @@ class LoaderConfig:
 
     Attributes:
         batch_size: Photos in one forward pass, over all processes.
-        seed: Of the order of the photos.
         workers: Processes that decode photos missing in the cache.
-        device: Of the network.
         accumulate: Batches in one step.
         strata: As in `epoch_batches`.
         world: Processes that share every batch.
@@ -285,8 +274,6 @@ class MicroBatchIndices:
         indices: ``(B,)`` places in the training photos.
         keys: ``(B,)`` random keys of the photos; differ where a photo occurs twice in an epoch.
         number: Of the micro-batch in its epoch, from 0; random key of the whole batch.
-        share: As in `MicroBatch`.
-        completes: As in `MicroBatch`.
     """
 
     indices: NDArray[np.int64]

@@ -55,7 +55,6 @@ class Memory:
 
     Attributes:
         where: ``RAM``, or ``GPU`` where the training has memory of a CUDA device.
-        used_bytes: This process's own.
     """
 
     where: str
@@ -169,9 +168,6 @@ def join_processes(config: MachineConfig) -> World:
 
 def require_one_process(what: str) -> None:
     """Refuses to run in several processes, which would write the same files.
-
-    Args:
-        what: The start of the message: ``"finetune tune"``.
 
     Raises:
         ConfigError: `accelerate launch` or `torchrun` has started several.

@@ -24,9 +24,7 @@ class Meter:
 
     Attributes:
         epoch: From 0.
-        epochs: Number of epochs.
         first_step: Step of the epoch at which this process started.
-        photos: Training photos processed.
     """
 
     epoch: int
@@ -117,12 +115,9 @@ class StepDone:
 
     Attributes:
         epoch: From 1.
-        epochs: Number of epochs.
         step: Steps made in all epochs.
-        steps: Steps of all epochs.
         loss: Mean training loss in nats.
         accuracy: Share of training photos that were right.
-        lr: Learning rate of the head.
         images_per_second: Rate of the epoch so far.
         seconds_left: Until the last step at that rate.
     """
@@ -146,7 +141,6 @@ class Validated:
         epoch: From 1.
         module: The network (or head) with the validated weights, until the callback returns. Do not
             change it.
-        validation: Outputs and their scores.
     """
 
     epoch: int
@@ -160,16 +154,13 @@ class EpochDone:
 
     Attributes:
         epoch: From 1.
-        epochs: Number of epochs.
         step: Steps made in all epochs.
         train_loss: Mean training loss in nats.
         train_accuracy: Share of training photos that were right.
         validation_loss: In nats, of the saved weights (the moving average with ``--ema``).
         lr: Learning rate of the head at the last step.
-        images_per_second: Rate of the training steps.
         seconds: From the epoch's start to the end of its validation, in this process.
         best: Whether no epoch before was better.
-        metrics: Own metrics on the validation photos.
     """
 
     epoch: int

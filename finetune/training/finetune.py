@@ -196,10 +196,6 @@ def opening_epochs(stages: int, epochs: int) -> tuple[int, ...]:
     epoch ``ceil(k E / 2 S)`` of ``E``: the whole network trains in the second half (gradual
     unfreezing, Howard and Ruder 2018, arXiv 1801.06146, spread over the epochs that there are).
 
-    Args:
-        stages: Of the backbone.
-        epochs: Of the training.
-
     Returns:
         One epoch a stage, from the input to the head.
 
@@ -218,12 +214,6 @@ def size_at(epoch: int, *, epochs: int, start: int, full: int) -> int:
     It grows in equal steps from `start` and is `full` in the last quarter of the epochs
     (progressive learning, Tan and Le 2021, arXiv 2104.00298). In between it is a multiple of 32
     where `full` is, else of 8: what the strides of the network make of it is then a whole number.
-
-    Args:
-        epoch: From 0.
-        epochs: Of the training.
-        start: Side in the first epoch.
-        full: Side in the last ones.
 
     Example:
         >>> [size_at(epoch, epochs=8, start=128, full=224) for epoch in range(8)]
@@ -244,8 +234,6 @@ class Unfreezing:
     """Parameter groups and trainable stages by epoch.
 
     Attributes:
-        groups: The optimizer's groups.
-        open: Epoch, from 0, to what trains in it.
         head_epochs: Epochs at the start that are the head's alone, at its full rate.
     """
 

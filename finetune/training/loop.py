@@ -45,18 +45,10 @@ class LoopConfig:
     """Loop configuration: loss, schedule, checkpoints.
 
     Attributes:
-        epochs: Passes over the training photos.
         steps_per_epoch: Steps in each.
-        schedule: Learning rate factors by step.
-        objective: Loss and correctness.
         by_loss: Rank epochs by calibrated validation loss instead of accuracy.
         keep_last: Keep the last epoch's weights instead of the best epoch's.
-        metrics: Own metrics on the validation photos, by name.
-        clip_norm: Largest norm of a step's gradient, or None.
-        patience: Epochs without improvement after which the training stops, or None.
         soup: Number of best epochs to average; 1: the best alone.
-        checkpoint_steps: Steps of an epoch between two checkpoints, or None.
-        checkpoint_seconds: Seconds between two checkpoints, or None.
         min_checkpoint_seconds: Shortest time between the checkpoints of two epochs.
         last: Checkpoint file to resume from.
         best: Weights file of the best epoch.

@@ -51,7 +51,6 @@ class Rates:
     """Learning rates and weight decay of the parts of a network.
 
     Attributes:
-        head: Learning rate of the head.
         backbone: Learning rate of the backbone's last layer.
         layer_decay: Rate of each layer as a share of the one after it; None: one for all.
         weight_decay: Of tensors of two dimensions and more.

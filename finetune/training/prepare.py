@@ -71,7 +71,6 @@ class NewRun:
 
     Attributes:
         run: A name, a path, or a folder that is ready for it; None: date, model and mode.
-        runs: Folder of named runs.
     """
 
     run: str | RunFolder | None = None

@@ -38,16 +38,7 @@ class Prepared:
     """Everything that a training needs.
 
     Attributes:
-        run: Where everything goes.
-        config: Settings with nothing left undecided.
-        loaded: The network with its new head.
-        preprocessing: What the network expects of its pixels.
-        data_split: The photos of each part.
-        cache: Working squares of its photos.
         cache_dir: Folder of the collection's caches.
-        callback: Who is told what happens.
-        metrics: A person's own figures on the validation photos, by name.
-        world: The processes that train together.
     """
 
     run: RunFolder

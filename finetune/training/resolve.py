@@ -115,13 +115,7 @@ class ResolvedConfig(TrainConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """Setting decided for the user.
-
-    Attributes:
-        setting: Its name in the config.
-        value: What it became.
-        reason: One sentence.
-    """
+    """Setting decided for the user."""
 
     setting: str
     value: Any
@@ -298,12 +292,7 @@ def resolve_training(
 
 
 def on_features(config: ResolvedConfig, *, linear_head: bool) -> bool:
-    """Returns whether a training fits a head on features that are computed once.
-
-    Args:
-        config: Of the training.
-        linear_head: Whether the network's head is one linear layer.
-    """
+    """Returns whether a training fits a head on features that are computed once."""
     cached = _caches_features(config.training.mode, config.recipe_or_none, config.training.views)
     return cached and linear_head
 

@@ -52,8 +52,6 @@ class Outcome:
     Attributes:
         module: The network with its best weights, in eval mode and fp32.
         logits: ``(N, labels)`` of the validation and test photos, in their order.
-        position: How far it came, and which epoch was best.
-        finished: Whether it came to its last epoch.
         held_out: Answers to photos and labels held out of heads like its own, where there are.
         share: Share of the way from start to best epoch at which the weights were taken, or None.
     """

@@ -31,7 +31,6 @@ class Schedule:
         steps: Steps in all, the head's own ones counted in.
         warmup: Share of the steps, after the head's own, in which the rate rises.
         head_steps: Steps at the start in which only the head trains, at its full rate.
-        shape: What the rate does.
     """
 
     steps: int

@@ -46,7 +46,6 @@ class Activation:
     """Activations of one layer for a batch.
 
     Attributes:
-        layer: Its name in the network.
         zeros: Share of exact zeros; near 1, most of a ReLU's units are dead.
         values: ``(N,) float32``, at most `MOST_VALUES` of them, evenly spaced.
     """
@@ -61,10 +60,6 @@ def activations(module: nn.Module, inputs: Tensor) -> list[Activation]:
     """Returns the outputs of a network's activation layers for a batch, in order of use.
 
     The network is in eval mode for it and comes back as it was; nothing random is drawn.
-
-    Args:
-        module: A network.
-        inputs: ``(B, C, S, S)``, on its device.
     """
     found: list[Activation] = []
 

@@ -35,10 +35,7 @@ class Validation:
     """Outputs with their scores.
 
     Attributes:
-        outputs: Logits and targets.
-        loss: In nats.
         accuracy: Score by which epochs are ranked.
-        metrics: Own metrics by name.
     """
 
     outputs: Outputs

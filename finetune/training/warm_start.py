@@ -43,10 +43,7 @@ class ParentRun:
     """A finished run to go on from.
 
     Attributes:
-        run: Its folder.
-        description: What its config.json says.
         labels: In the order of its network's outputs.
-        preprocessing: What its network expects of its pixels.
         crop_policy: How its predictions choose their square.
     """
 
@@ -246,7 +243,6 @@ class Memory:
     Attributes:
         parts: Part by digest of every photo that they had.
         absent: Those of the photos that are not in the collection now, where they still are.
-        notes: What a person must know of it.
     """
 
     parts: Mapping[str, Part]
@@ -261,7 +257,6 @@ class Kept:
     Attributes:
         collection: Without the photos that would be on both sides.
         parts: Part by digest: of what earlier runs had, and of what nearly looks the same.
-        notes: What a person must know of it.
     """
 
     collection: Collection
@@ -295,10 +290,6 @@ def remember(run: RunFolder, collection: Collection) -> Memory:
     """Returns the photos of a run and of its parent runs.
 
     Where a photo had several parts, it counts as learned: train comes first, then validation.
-
-    Args:
-        run: The latest of them.
-        collection: What is to be trained on now.
     """
     parts: dict[str, Part] = {}
     notes: list[str] = []

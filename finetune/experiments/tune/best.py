@@ -50,13 +50,6 @@ def train_best(
 ) -> FinalModel:
     """Trains with the best settings, unless that was done before.
 
-    Args:
-        root: The photos.
-        folder: Folder of the study; the run is created beside it.
-        space: Search space.
-        best: The best trial.
-        callback: Receives the events of the training.
-
     Raises:
         FinetuneError: As `finetune.training.train.train`.
     """

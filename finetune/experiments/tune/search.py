@@ -76,8 +76,6 @@ class TuneConfig:
             continues.
         trials: Trials of the study in total, those of other processes included.
         timeout: Seconds after which no trial starts; None for no limit.
-        models: Models to choose from; see `finetune.experiments.tune.space.space_for`.
-        modes: Modes to choose from.
         fixed: Names of settings that are not searched.
         storage: An Optuna storage URL; None for a SQLite file in the study's folder.
         final: Whether to train a final model with the best settings and evaluate it on test.
@@ -101,16 +99,11 @@ class TuneResult:
 
     Attributes:
         folder: Folder of the study.
-        study: Optuna's study.
         storage: Its URL, without a password.
-        trials: All trials by number.
         best: The complete trials, best first.
         importances: Share of the scores' variance that each parameter explains, largest first.
         best_file: The best settings as TOML; None without a complete trial.
-        final: Run of the final model, if it was trained.
-        final_metrics: Its metrics.json.
         multi_label: Whether photos may have several labels; scores are then mAP.
-        interrupted: Whether the search was interrupted.
     """
 
     folder: Path

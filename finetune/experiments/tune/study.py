@@ -45,8 +45,6 @@ class Trial:
         flags: The chosen settings, as the flags that `resolve` takes.
         values: The sampled parameters, by their names in the study.
         curve: Validation score by epoch.
-        seconds: Training time, if it ended.
-        reason: Error of a failed trial.
     """
 
     number: int

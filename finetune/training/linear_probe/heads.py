@@ -80,8 +80,6 @@ class TrainedHead:
         strengths: L2 strengths it was picked from.
         loss: Log loss on validation in nats, uncalibrated.
         max_evals: Evaluations allowed to the solver; 0: it was not used.
-        position: Position of the training.
-        finished: Whether all epochs were done.
     """
 
     head: FeatureHead
