@@ -260,7 +260,10 @@ def interpolate_weights(
 def interpolate(
     start: Mapping[str, Tensor], end: Mapping[str, Tensor], share: float
 ) -> dict[str, Tensor]:
-    """Returns ``start + share (end - start)``; counters are those of the end."""
+    """Returns ``start + share (end - start)``; counters are those of the end.
+
+    A share of 0 or 1 gives that end exactly.
+    """
     if share == 1:
         return dict(end)
     return {

@@ -18,38 +18,38 @@ from finetune.files import replacing
 from finetune.training.averaging import Candidate, WeightAverage
 
 
-def to_plain(value: Any, tensors: dict[str, Tensor], *, name: str, cache_dir: torch.device) -> Any:
+def serialize(value: Any, tensors: dict[str, Tensor], *, name: str, device: torch.device) -> Any:
     """Returns `value` as JSON, and puts its tensors into `tensors`.
 
     Args:
-        value: Numbers, text, None, tensors, their types, and lists, tuples and dicts of such.
-        tensors: Gets the tensors, on the CPU and contiguous.
-        name: What their names begin with.
-        cache_dir: The device that they are expected on; it is noted of each that lies elsewhere.
+        value: Numbers, text, None, tensors, dtypes, and lists, tuples and dicts of these.
+        tensors: Receives the tensors, on the CPU and contiguous.
+        name: Prefix of the tensors' names.
+        device: Expected device of the tensors; stored only where a tensor is on another.
 
     Raises:
-        TypeError: There is something else in it.
+        TypeError: `value` contains something else.
     """
     if isinstance(value, Tensor):
         tensors[name] = value.detach().cpu().contiguous()
-        plain: dict[str, Any] = {"tensor": name}
-        if value.device != cache_dir:
-            plain["device"] = str(value.device)
+        entry: dict[str, Any] = {"tensor": name}
+        if value.device != device:
+            entry["device"] = str(value.device)
         if not value.is_contiguous():
-            # How a tensor lies in memory decides the order of a sum over it, and so its last bits.
-            plain["stride"] = list(value.stride())
-        return plain
+            # The memory layout decides the order of a sum over the tensor, and so its last bits.
+            entry["stride"] = list(value.stride())
+        return entry
     if isinstance(value, dict):
         items = enumerate(value.items())
         return {
             "dict": [
-                [key, to_plain(item, tensors, name=f"{name}.{place}", cache_dir=cache_dir)]
+                [key, serialize(item, tensors, name=f"{name}.{place}", device=device)]
                 for place, (key, item) in items
             ]
         }
     if isinstance(value, list | tuple):
         parts = [
-            to_plain(item, tensors, name=f"{name}.{place}", cache_dir=cache_dir)
+            serialize(item, tensors, name=f"{name}.{place}", device=device)
             for place, item in enumerate(value)
         ]
         return {"tuple": parts} if isinstance(value, tuple) else parts
@@ -60,31 +60,31 @@ def to_plain(value: Any, tensors: dict[str, Tensor], *, name: str, cache_dir: to
     raise TypeError(f"{name} is {type(value).__name__}, which no checkpoint can hold")
 
 
-def from_plain(plain: Any, tensors: dict[str, Tensor], *, cache_dir: torch.device) -> Any:
-    """Returns the value of which `to_plain` made `plain`.
+def deserialize(plain: Any, tensors: dict[str, Tensor], *, device: torch.device) -> Any:
+    """Returns the value that `serialize` was given.
 
     Raises:
         KeyError: A tensor is missing.
     """
     if isinstance(plain, list):
-        return [from_plain(item, tensors, cache_dir=cache_dir) for item in plain]
+        return [deserialize(item, tensors, device=device) for item in plain]
     if not isinstance(plain, dict):
         return plain
     if "dtype" in plain:
         return getattr(torch, plain["dtype"])
     if "tuple" in plain:
-        return tuple(from_plain(item, tensors, cache_dir=cache_dir) for item in plain["tuple"])
+        return tuple(deserialize(item, tensors, device=device) for item in plain["tuple"])
     if "dict" in plain:
-        return {key: from_plain(item, tensors, cache_dir=cache_dir) for key, item in plain["dict"]}
+        return {key: deserialize(item, tensors, device=device) for key, item in plain["dict"]}
     value = tensors[plain["tensor"]]
-    device = plain.get("device", cache_dir)
+    device = plain.get("device", device)
     if "stride" not in plain:
         return value.to(device, copy=True)
-    laid = torch.empty_strided(value.shape, plain["stride"], dtype=value.dtype, device=device)
-    return laid.copy_(value)
+    strided = torch.empty_strided(value.shape, plain["stride"], dtype=value.dtype, device=device)
+    return strided.copy_(value)
 
 
-OF_THE_MACHINE = ("fused", "foreach", "capturable")
+MACHINE_OPTIONS = ("fused", "foreach", "capturable")
 """Optimizer options that a resume takes from its machine, not from the checkpoint."""
 
 
@@ -93,8 +93,8 @@ class Position:
     """Position in the training.
 
     Attributes:
-        epoch: Epochs that are done.
-        step: Steps that are done in the epoch under way.
+        epoch: Finished epochs.
+        step: Finished steps of the current epoch.
         best_accuracy: Best validation accuracy so far, -1 before the first.
         best_epoch: That epoch, from 1; 0 before the first.
     """
@@ -109,7 +109,7 @@ class Position:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Position:
-        """Returns the position of which ``dataclasses.asdict`` made `values`."""
+        """Returns the position from the values of ``dataclasses.asdict``."""
         candidates = [Candidate(*values) for values in values.get("candidates", [])]
         return cls(**{**values, "candidates": candidates})
 
@@ -119,7 +119,7 @@ class TrainState:
     """Module, optimizer and position of a training: saved and resumed as one object.
 
     Attributes:
-        module: What trains: the full network, or a head on features.
+        module: The full network, or a head on features.
         running: ``(3,) float64``: loss, right answers and photos summed over the epoch so far.
     """
 
@@ -135,7 +135,7 @@ class TrainState:
         return self.module.state_dict() if self.average is None else self.average.tensors
 
     def save(self, path: Path) -> None:
-        """Writes the state to one file that is whole or not there.
+        """Writes the state to one file, atomically.
 
         Raises:
             StorageError: The disk is full; the checkpoint before it is intact.
@@ -147,32 +147,32 @@ class TrainState:
         tensors["random"] = torch.get_rng_state()
         if torch.cuda.is_available():
             tensors["random_cuda"] = torch.cuda.get_rng_state()
-        optimizer = to_plain(
-            self.optimizer.state_dict(), tensors, name="optimizer", cache_dir=self._device()
+        optimizer = serialize(
+            self.optimizer.state_dict(), tensors, name="optimizer", device=self._device()
         )
         scaler = self.scaler.state_dict() if self.scaler is not None else None
-        words = {"position": asdict(self.position), "optimizer": optimizer, "scaler": scaler}
-        # Under one key: safetensors writes several in an order of chance.
-        save_tensors(path, tensors, {"training": json.dumps(words)})
+        metadata = {"position": asdict(self.position), "optimizer": optimizer, "scaler": scaler}
+        # Under one key: safetensors writes several in random order.
+        save_tensors(path, tensors, {"training": json.dumps(metadata)})
 
     def load(self, path: Path) -> None:
-        """Puts back what `save` wrote, to the last bit.
+        """Restores what `save` wrote, bit by bit.
 
         Raises:
-            RunError: The file is damaged or of another training.
+            RunError: The file is damaged, or from another training.
         """
         try:
-            words = _words(path)
-            position = Position.from_dict(words["position"])
+            metadata = _read_metadata(path)
+            position = Position.from_dict(metadata["position"])
             tensors = load_file(path)
             self.module.load_state_dict(_part(tensors, "module."))
             if self.average is not None:
                 self.average.load(_part(tensors, "average."))
-            self._load_optimizer(words["optimizer"], tensors)
+            self._load_optimizer(metadata["optimizer"], tensors)
         except (SafetensorError, OSError, KeyError, ValueError, RuntimeError, TypeError) as error:
             raise RunError(f"The checkpoint {path} cannot be resumed: {error}.") from error
-        if self.scaler is not None and words["scaler"]:
-            self.scaler.load_state_dict(words["scaler"])
+        if self.scaler is not None and metadata["scaler"]:
+            self.scaler.load_state_dict(metadata["scaler"])
         self.running = tensors["running"].to(self.running.device)
         self.position = position
         torch.set_rng_state(tensors["random"])
@@ -180,13 +180,13 @@ class TrainState:
             torch.cuda.set_rng_state(tensors["random_cuda"])
 
     def _load_optimizer(self, plain: Any, tensors: dict[str, Tensor]) -> None:
-        saved = from_plain(plain, tensors, cache_dir=self._device())
+        saved = deserialize(plain, tensors, device=self._device())
         fresh = self.optimizer.state_dict()["param_groups"]
         for group, own in zip(saved["param_groups"], fresh, strict=True):
-            group.update({name: own[name] for name in OF_THE_MACHINE if name in own})
+            group.update({name: own[name] for name in MACHINE_OPTIONS if name in own})
         self.optimizer.load_state_dict(saved)
-        # torch casts what it loads to the parameters' type, and makes copies that lie otherwise in
-        # memory: the very tensors take their place.
+        # torch casts loaded tensors to the parameters' type and changes their memory layout, so the
+        # saved ones replace them.
         inner = getattr(self.optimizer, "_base_optimizer", self.optimizer)
         for group, own in zip(saved["param_groups"], inner.param_groups, strict=True):
             for index, parameter in zip(group["params"], own["params"], strict=True):
@@ -200,13 +200,13 @@ class TrainState:
 def read_position(path: Path) -> Position:
     """Returns the position in a checkpoint file; raises RunError if damaged."""
     try:
-        return Position.from_dict(_words(path)["position"])
+        return Position.from_dict(_read_metadata(path)["position"])
     except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
         raise RunError(f"The checkpoint {path} cannot be resumed: {error}.") from error
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Writes tensors to a safetensors file that is whole or not there; raises StorageError."""
+    """Writes tensors to a safetensors file, atomically; raises StorageError."""
     whole = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     with replacing(path) as part:
         save_file(_unshared(whole), part, metadata=metadata)
@@ -218,11 +218,11 @@ def remove_partial_files(folder: Path) -> None:
         file.unlink(missing_ok=True)
 
 
-def _words(path: Path) -> dict[str, Any]:
+def _read_metadata(path: Path) -> dict[str, Any]:
     """Returns the metadata of a checkpoint."""
     with safe_open(path, framework="pt") as file:
-        words: dict[str, Any] = json.loads(file.metadata()["training"])
-    return words
+        metadata: dict[str, Any] = json.loads(file.metadata()["training"])
+    return metadata
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Any]:
@@ -234,7 +234,7 @@ def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Any]:
 
 
 def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Copies tensors that share memory with an earlier one: safetensors takes each on its own."""
+    """Copies tensors that share memory with an earlier one, which safetensors refuses."""
     seen: set[int] = set()
     result = {}
     for name, value in tensors.items():

@@ -90,10 +90,10 @@ def activations(module: nn.Module, inputs: Tensor) -> list[Activation]:
 
 def is_activation(layer: nn.Module) -> bool:
     """Returns whether a layer is an activation function of torch or timm."""
-    cache_dir = type(layer).__module__
-    if cache_dir == nn.ReLU.__module__:
+    name = type(layer).__module__
+    if name == nn.ReLU.__module__:
         return not isinstance(layer, nn.MultiheadAttention)
-    return cache_dir.startswith("timm.layers.activations")
+    return name.startswith("timm.layers.activations")
 
 
 @contextmanager

@@ -86,8 +86,9 @@ def score_outputs(
 
     Example:
         >>> from finetune.tasks.objective import one_label
-        >>> outputs = Answers(np.array([[0.0, 2.0]], np.float32), np.array([1]))
-        >>> assess(said, one_label(), {"photos": lambda logits, targets: len(targets)}).metrics
+        >>> outputs = Outputs(np.array([[0.0, 2.0]], np.float32), np.array([1]))
+        >>> metrics = {"photos": lambda logits, targets: len(targets)}
+        >>> score_outputs(outputs, one_label(), metrics).metrics
         {'photos': 1.0}
     """
     loss, accuracy = objective.judge(
