@@ -49,7 +49,7 @@ from finetune.photos.scan import scan
 from finetune.runs.folder import RunFolder
 from finetune.runs.loading import TrainedRun, open_trained
 from finetune.tasks.data_split import DataSplit, split_collection
-from finetune.training.data_source import head_logits
+from finetune.training.linear_probe.feature_source import head_logits
 from finetune.training.results import UNKNOWN_SHARE
 from finetune.training.train import train
 

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 
-from finetune.augmentation.pipelines import create_augmentation
 from finetune.config import TrainConfig
 from finetune.data.dataset import PhotoDataset
 from finetune.errors import RunError
@@ -25,10 +24,11 @@ from finetune.models.heads import FeatureHeads, has_linear_head
 from finetune.photos.collection import Part
 from finetune.tasks.objective import Objective
 from finetune.training.checkpoints import TrainState
-from finetune.training.data_source import EpochSchedule, FeatureSource, MicroBatch, PhotoSource
+from finetune.training.data_source import MicroBatch, PhotoSource
 from finetune.training.device import make_accelerator, require_one_process
 from finetune.training.events import Callback, ignore
 from finetune.training.finetune import give_head, plan_unfreezing, starts_from_features
+from finetune.training.linear_probe.feature_source import FeatureSource
 from finetune.training.linear_probe.heads import HEAD_OPTIMIZER, strengths_of
 from finetune.training.linear_probe.probe import feature_cache, fill
 from finetune.training.loop import DataSource
@@ -316,13 +316,8 @@ def _sweep_network(prepared: Prepared, accelerator: Accelerator, rates: list[flo
         prepared.preprocessing,
         datasets["train"],
         datasets["validation"],
-        augment=create_augmentation(
-            config.augmentation.augment,
-            prepared.preprocessing,
-            seed=loading.seed,
-            overrides=config.recipe,
-        ),
-        epoch_schedule=EpochSchedule(trainable=lambda epoch: everything),
+        augment=prepared.augmentation(),
+        trainable=lambda epoch: everything,
         loading=loading,
     )
     state = TrainState(module, make_optimizer(unfreezing.groups, config.optimization.optimizer))

@@ -1,10 +1,10 @@
-"""Data sources of the training loop: augmented photos, or cached features."""
+"""Data source of the training loop: micro-batches of augmented photos."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,211 +17,12 @@ from finetune.augmentation.mixing import draw_mix, mix, soft_targets
 from finetune.augmentation.pipelines import PipelineAugment
 from finetune.data.balance import draw_keys
 from finetune.data.dataset import PhotoDataset
-from finetune.data.loaders import epoch_batches, evaluation_batches, load_batches
-from finetune.models.features import FeatureCache
-from finetune.models.heads import FeatureHeads
+from finetune.data.loaders import epoch_batches, load_batches
 from finetune.models.inference import predict_dataset
 from finetune.models.stages import TrainableStages, set_open
 from finetune.photos.preprocessing import Preprocessing
-from finetune.tasks.objective import Objective
 from finetune.training.distributed import SINGLE_PROCESS, World
-from finetune.training.validation import Outputs, calibrated_loss, plain_loss
-
-
-@dataclass(frozen=True, kw_only=True)
-class EpochSchedule:
-    """Trainable stages and input size as functions of the epoch.
-
-    Attributes:
-        size: Side of the input in pixels; None: always the full size.
-    """
-
-    trainable: Callable[[int], TrainableStages]
-    size: Callable[[int], int] | None = None
-
-
-class PhotoSource:
-    """Augmented photos for a network, parts of which may be frozen.
-
-    Args:
-        augment: Turns working squares into inputs.
-    """
-
-    def __init__(
-        self,
-        module: nn.Module,
-        preprocessing: Preprocessing,
-        train: PhotoDataset,
-        validation: PhotoDataset,
-        *,
-        augment: BatchAugment | PipelineAugment,
-        epoch_schedule: EpochSchedule,
-        loading: LoaderConfig,
-    ) -> None:
-        self.module = module
-        self.preprocessing = preprocessing
-        self.train = train
-        self.validation = validation
-        self.augment = augment
-        self.epoch_schedule = epoch_schedule
-        self.loading = loading
-        self._open: TrainableStages | None = None
-
-    def begin_epoch(self, epoch: int) -> None:
-        """Sets the trainable stages and the input size of an epoch."""
-        self._open = self.epoch_schedule.trainable(epoch)
-        set_open(self.module, self._open)
-        if self.epoch_schedule.size is not None and isinstance(self.augment, BatchAugment):
-            self.augment = self.augment.at_size(self.epoch_schedule.size(epoch))
-
-    def batches(self, epoch: int, first_step: int) -> Iterator[MicroBatch]:
-        """Yields micro-batches with inputs ``(B, 3, S, S)``, from a step of the epoch on.
-
-        Targets are ``(B,) int64``, or ``(B, labels)`` where photos are mixed or have several.
-        """
-        loading = self.loading
-        cuts = split_epoch(len(self.train), loading, epoch, first_step)
-        loaded = load_batches(
-            self.train,
-            [cut.indices for cut in cuts],
-            workers=loading.workers,
-            pin=loading.device.type == "cuda",
-        )
-        for cut, batch in zip(cuts, loaded, strict=True):
-            images = batch.images.to(loading.device, non_blocking=True)
-            targets = batch.targets.to(loading.device, non_blocking=True)
-            inputs = self.augment(images, torch.from_numpy(cut.keys), epoch)
-            inputs, targets = self._mixed(inputs, targets, epoch, cut.number)
-            yield MicroBatch(
-                inputs=inputs, targets=targets, share=cut.share, completes=cut.completes
-            )
-
-    def _mixed(
-        self, inputs: Tensor, targets: Tensor, epoch: int, number: int
-    ) -> tuple[Tensor, Tensor]:
-        if not isinstance(self.augment, BatchAugment):
-            return inputs, targets
-        key = (self.loading.seed, epoch, number)
-        size = inputs.shape[-1]
-        drawn = draw_mix(self.augment.recipe, batch=len(inputs), size=size, key=key)
-        if drawn is None:
-            return inputs, targets
-        if targets.ndim == 1:
-            labels: Any = self.module.num_classes
-            targets = soft_targets(targets, labels)
-        return mix(inputs, targets, drawn)
-
-    def validate(self) -> Outputs:
-        """Returns the logits of the validation photos."""
-        self.module.eval()
-        logits = predict_sharded(self.module, self.preprocessing, self.validation, self.loading)
-        if self._open is not None:
-            set_open(self.module, self._open)
-        return Outputs(logits, self.validation.targets)
-
-
-def predict_sharded(
-    module: nn.Module,
-    preprocessing: Preprocessing,
-    photos: PhotoDataset,
-    loading: LoaderConfig,
-    *,
-    progress: Callable[[int, int], None] | None = None,
-) -> NDArray[np.float32]:
-    """Returns logits ``(N, labels)`` of photos, computed by all processes."""
-    world = loading.world if len(photos) >= loading.world.count else SINGLE_PROCESS
-    logits = predict_dataset(
-        module,
-        preprocessing,
-        photos,
-        workers=loading.workers,
-        progress=progress,
-        places=world.shard(np.arange(len(photos))),
-    )
-    return world.gather(logits)
-
-
-class FeatureSource:
-    """Cached features of a frozen backbone, for heads that train side by side.
-
-    Args:
-        train: Feature keys, one list a view, and targets ``(N,)``. Each epoch uses another view of
-            a photo, so that an epoch has the same length for any number of views.
-        validation: Validation photos.
-        objective: By which the best head is chosen.
-    """
-
-    def __init__(
-        self,
-        heads: FeatureHeads,
-        features: FeatureCache,
-        train: tuple[Sequence[Sequence[bytes]], Tensor],
-        validation: PhotoDataset,
-        *,
-        loading: LoaderConfig,
-        objective: Objective,
-    ) -> None:
-        self.heads = heads
-        self.features = features
-        self.objective = objective
-        # Features are small: a step needs no micro-batches.
-        self.loading = replace(
-            loading, batch_size=loading.step_size, accumulate=1, world=SINGLE_PROCESS
-        )
-        self._train_keys, self._train_targets = train
-        self._validation_keys = features.keys(validation)
-        self._validation_targets = validation.targets
-
-    def begin_epoch(self, epoch: int) -> None:
-        """Does nothing: heads always train."""
-
-    def batches(self, epoch: int, first_step: int) -> Iterator[MicroBatch]:
-        """Yields micro-batches of features ``(B, F)``, each target repeated for every head."""
-        device = self.loading.device
-        views = self._train_keys
-        for cut in split_epoch(len(self._train_targets), self.loading, epoch, first_step):
-            # A photo that comes again in the epoch shows its next view.
-            rounds = (cut.indices + cut.keys // len(self._train_targets) + epoch) % len(views)
-            shown = zip(rounds.tolist(), cut.indices.tolist(), strict=True)
-            keys = [views[view][index] for view, index in shown]
-            targets = self._train_targets[torch.from_numpy(cut.indices)].to(device)
-            yield MicroBatch(
-                inputs=self.features.read(keys).to(device),
-                targets=torch.cat([targets] * len(self.heads)),
-                share=cut.share,
-                completes=cut.completes,
-            )
-
-    def validate(self, *, calibrated: bool = False) -> Outputs:
-        """Chooses the head of the lowest validation loss and returns its logits.
-
-        Args:
-            calibrated: Compare the heads by calibrated loss.
-        """
-        logits = head_logits(self.heads, self.features, self._validation_keys)
-        of_heads = logits.view(-1, len(self.heads), logits.shape[1])  # (N, heads, labels)
-        outputs = [
-            Outputs(np.ascontiguousarray(one.numpy()), self._validation_targets)
-            for one in of_heads.unbind(1)
-        ]
-        loss_of = calibrated_loss if calibrated else plain_loss
-        self.heads.choose([loss_of(one, self.objective) for one in outputs])
-        return outputs[int(self.heads.chosen)]
-
-
-@torch.inference_mode()
-def head_logits(head: nn.Module, features: FeatureCache, keys: Sequence[bytes]) -> Tensor:
-    """Returns logits ``(N, labels)`` of photos by their features, on the CPU.
-
-    Of `FeatureHeads` they are ``(N * heads, labels)``: a photo's heads stand together.
-    """
-    device = next(head.parameters()).device
-    rows = []
-    for step in evaluation_batches(len(keys), 1024):
-        logits = head(features.read([keys[i] for i in step]).to(device)).float().cpu()
-        by_head = logits.view(-1, len(step), logits.shape[1])  # (heads, B, labels)
-        rows.append(by_head.transpose(0, 1).reshape(-1, logits.shape[1]))
-    return torch.cat(rows) if rows else torch.zeros(0, 0)
+from finetune.training.validation import Outputs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -314,3 +115,97 @@ def split_epoch(
             for place, part in enumerate(parts)
         ]
     return cuts
+
+
+@dataclass
+class PhotoSource:
+    """Augmented photos for a network, parts of which may be frozen.
+
+    Attributes:
+        module: The network, on its device.
+        trainable: Trainable stages by epoch.
+        size: Side of the input in pixels by epoch; None: always the full size.
+    """
+
+    module: nn.Module
+    preprocessing: Preprocessing
+    train: PhotoDataset
+    validation: PhotoDataset
+    augment: BatchAugment | PipelineAugment
+    loading: LoaderConfig
+    trainable: Callable[[int], TrainableStages]
+    size: Callable[[int], int] | None = None
+    _stages: TrainableStages | None = field(default=None, init=False)
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Sets the trainable stages and the input size of an epoch."""
+        self._stages = self.trainable(epoch)
+        set_open(self.module, self._stages)
+        if self.size is not None and isinstance(self.augment, BatchAugment):
+            self.augment = self.augment.at_size(self.size(epoch))
+
+    def batches(self, epoch: int, first_step: int) -> Iterator[MicroBatch]:
+        """Yields micro-batches with inputs ``(B, 3, S, S)``, from a step of the epoch on.
+
+        Targets are ``(B,) int64``, or ``(B, labels)`` where photos are mixed or have several.
+        """
+        loading = self.loading
+        cuts = split_epoch(len(self.train), loading, epoch, first_step)
+        loaded = load_batches(
+            self.train,
+            [cut.indices for cut in cuts],
+            workers=loading.workers,
+            pin=loading.device.type == "cuda",
+        )
+        for cut, batch in zip(cuts, loaded, strict=True):
+            images = batch.images.to(loading.device, non_blocking=True)
+            targets = batch.targets.to(loading.device, non_blocking=True)
+            inputs = self.augment(images, torch.from_numpy(cut.keys), epoch)
+            inputs, targets = self._mixed(inputs, targets, epoch, cut.number)
+            yield MicroBatch(
+                inputs=inputs, targets=targets, share=cut.share, completes=cut.completes
+            )
+
+    def _mixed(
+        self, inputs: Tensor, targets: Tensor, epoch: int, number: int
+    ) -> tuple[Tensor, Tensor]:
+        if not isinstance(self.augment, BatchAugment):
+            return inputs, targets
+        key = (self.loading.seed, epoch, number)
+        size = inputs.shape[-1]
+        drawn = draw_mix(self.augment.recipe, batch=len(inputs), size=size, key=key)
+        if drawn is None:
+            return inputs, targets
+        if targets.ndim == 1:
+            labels: Any = self.module.num_classes
+            targets = soft_targets(targets, labels)
+        return mix(inputs, targets, drawn)
+
+    def validate(self) -> Outputs:
+        """Returns the logits of the validation photos."""
+        self.module.eval()
+        logits = predict_sharded(self.module, self.preprocessing, self.validation, self.loading)
+        if self._stages is not None:
+            set_open(self.module, self._stages)
+        return Outputs(logits, self.validation.targets)
+
+
+def predict_sharded(
+    module: nn.Module,
+    preprocessing: Preprocessing,
+    photos: PhotoDataset,
+    loading: LoaderConfig,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> NDArray[np.float32]:
+    """Returns logits ``(N, labels)`` of photos, computed by all processes."""
+    world = loading.world if len(photos) >= loading.world.count else SINGLE_PROCESS
+    logits = predict_dataset(
+        module,
+        preprocessing,
+        photos,
+        workers=loading.workers,
+        progress=progress,
+        places=world.shard(np.arange(len(photos))),
+    )
+    return world.gather(logits)

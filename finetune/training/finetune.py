@@ -15,7 +15,6 @@ from safetensors.torch import load_file
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 
-from finetune.augmentation.pipelines import create_augmentation
 from finetune.data.dataset import PhotoDataset, near_device
 from finetune.models.factory import FROM_SCRATCH, rebuild
 from finetune.models.heads import has_linear_head, head_parameters, write_head
@@ -25,14 +24,13 @@ from finetune.tasks.objective import Objective
 from finetune.training.averaging import interpolate, interpolate_weights
 from finetune.training.batch_size import fit_in_memory
 from finetune.training.checkpoints import save_tensors
-from finetune.training.data_source import EpochSchedule, PhotoSource, predict_sharded
+from finetune.training.data_source import PhotoSource, predict_sharded
 from finetune.training.device import prepare_speed
 from finetune.training.events import Note
 from finetune.training.linear_probe.heads import HeadData, train_start_head
 from finetune.training.linear_probe.probe import feature_cache, fill
 from finetune.training.optimizer import (
     DEFAULT_OPTIMIZER,
-    Opening,
     Rates,
     network_groups,
     parameter_groups,
@@ -75,13 +73,9 @@ def train_on_photos(
         preprocessing,
         near_device(datasets["train"], device),
         near_device(datasets["validation"], device),
-        augment=create_augmentation(
-            prepared.config.augmentation.augment,
-            preprocessing,
-            seed=loading.seed,
-            overrides=prepared.config.recipe,
-        ),
-        epoch_schedule=EpochSchedule(trainable=unfreezing.trainable, size=growing_size(prepared)),
+        augment=prepared.augmentation(),
+        trainable=unfreezing.trainable,
+        size=growing_size(prepared),
         loading=loading,
     )
     loop_config = prepared.loop_config(head_epochs=unfreezing.head_epochs)
@@ -266,45 +260,38 @@ def head_epochs(prepared: Prepared) -> int:
 def plan_unfreezing(prepared: Prepared, module: nn.Module) -> Unfreezing:
     """Returns the unfreezing schedule of a training's mode."""
     training, optimization = prepared.config.training, prepared.config.optimization
-    if prepared.config.training.mode == "head":
+    if training.mode == "head":
         groups = parameter_groups(
-            head_parameters(module),
-            part="head",
-            lr=prepared.config.training.lr,
-            weight_decay=training.weight_decay,
+            head_parameters(module), part="head", lr=training.lr, weight_decay=training.weight_decay
         )
         return Unfreezing(groups=groups, trainable=lambda epoch: HEAD_ONLY)
     stages = backbone_stages(module)
-    never = norm_parameters(module) if optimization.freeze_norm else frozenset()
-    if prepared.config.training.mode == "gradual":
-        alone, opens = 0, opening_epochs(len(stages), prepared.config.training.epochs)
+    frozen = norm_parameters(module) if optimization.freeze_norm else frozenset()
+    if training.mode == "gradual":
+        alone, epochs = 0, opening_epochs(len(stages), training.epochs)
     else:
         alone = head_epochs(prepared)
-        opens = (alone,) * len(stages)
-    first_steps = tuple(epoch * prepared.steps_per_epoch for epoch in opens)
-    rates = Rates(
-        head=prepared.config.training.lr,
-        backbone=prepared.config.training.lr * training.backbone_lr_scale,
-        layer_decay=optimization.layer_decay,
-        weight_decay=training.weight_decay,
+        epochs = (alone,) * len(stages)
+    opens = {name: epoch for stage, epoch in zip(stages, epochs, strict=True) for name in stage}
+    groups = network_groups(
+        module,
+        Rates(
+            head=training.lr,
+            backbone=training.lr * training.backbone_lr_scale,
+            layer_decay=optimization.layer_decay,
+            weight_decay=training.weight_decay,
+        ),
+        first_steps={name: epoch * prepared.steps_per_epoch for name, epoch in opens.items()},
+        frozen=frozen,
     )
-    opening = Opening(stages=stages, steps=first_steps, never=never)
 
-    def trainable_in(epoch: int) -> TrainableStages:
-        names = (
-            name
-            for stage, first in zip(stages, opens, strict=True)
-            if epoch >= first
-            for name in stage
-        )
+    def trainable(epoch: int) -> TrainableStages:
+        names = frozenset(name for name, first in opens.items() if epoch >= first)
         return TrainableStages(
-            names=frozenset(names) - never,
-            batch_statistics=optimization.norm_statistics != "kept",
+            names=names - frozen, batch_statistics=optimization.norm_statistics != "kept"
         )
 
-    return Unfreezing(
-        groups=network_groups(module, rates, opening), trainable=trainable_in, head_epochs=alone
-    )
+    return Unfreezing(groups=groups, trainable=trainable, head_epochs=alone)
 
 
 def growing_size(prepared: Prepared) -> Callable[[int], int] | None:
@@ -312,6 +299,5 @@ def growing_size(prepared: Prepared) -> Callable[[int], int] | None:
     start, full = prepared.config.optimization.progressive_size, prepared.preprocessing.size
     if start is None:
         return None
-    return lambda epoch: size_at(
-        epoch, epochs=prepared.config.training.epochs, start=start, full=full
-    )
+    epochs = prepared.config.training.epochs
+    return lambda epoch: size_at(epoch, epochs=epochs, start=start, full=full)

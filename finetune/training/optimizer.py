@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from importlib.util import find_spec
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -62,28 +63,6 @@ class Rates:
     weight_decay: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class Opening:
-    """First training step of each backbone stage.
-
-    Attributes:
-        stages: Names of the backbone's parameters, a group each.
-        steps: First step of each group.
-        never: Names of parameters that never train.
-    """
-
-    stages: tuple[tuple[str, ...], ...] = ()
-    steps: tuple[int, ...] = ()
-    never: Collection[str] = field(default_factory=frozenset)
-
-    def first_step(self, name: str) -> int:
-        """Returns the first training step of a parameter; 0 if it is in no stage."""
-        for stage, step in zip(self.stages, self.steps, strict=True):
-            if name in stage:
-                return step
-        return 0
-
-
 def parameter_groups(
     parameters: Iterable[nn.Parameter], *, part: str, lr: float, weight_decay: float
 ) -> list[dict[str, Any]]:
@@ -104,12 +83,24 @@ def parameter_groups(
     ]
 
 
-def network_groups(module: nn.Module, rates: Rates, opening: Opening) -> list[dict[str, Any]]:
+def network_groups(
+    module: nn.Module,
+    rates: Rates,
+    *,
+    first_steps: Mapping[str, int] = MappingProxyType({}),
+    frozen: Collection[str] = (),
+) -> list[dict[str, Any]]:
     """Returns an optimizer's groups of a whole network, the head's first.
 
     With a layer decay ``d`` the backbone's layer ``i`` of ``L`` has the rate ``backbone * d ** (L -
     i)``, counted from 1 at the input; the layers are timm's own (``group_matcher``), and ``L + 1``
     is the head (Clark et al. 2020, arXiv 2003.10555; Bao et al. 2021, arXiv 2106.08254).
+
+    Args:
+        module: The network.
+        rates: Learning rates and weight decay.
+        first_steps: First training step by parameter name; 0 where it is missing.
+        frozen: Names of parameters that never train.
     """
     groups = parameter_groups(
         head_parameters(module), part="head", lr=rates.head, weight_decay=rates.weight_decay
@@ -118,11 +109,11 @@ def network_groups(module: nn.Module, rates: Rates, opening: Opening) -> list[di
     undecayed = _undecayed(module)
     found: dict[tuple[float, int, bool], list[nn.Parameter]] = {}
     for name, parameter in backbone_parameters(module):
-        if name in opening.never:
+        if name in frozen:
             continue
         decays = parameter.ndim > 1 and name not in undecayed
         # Later layers first, and of each the tensors with decay first.
-        key = (-scales.get(name, 1.0), opening.first_step(name), not decays)
+        key = (-scales.get(name, 1.0), first_steps.get(name, 0), not decays)
         found.setdefault(key, []).append(parameter)
     for (scale, opens, plain), params in sorted(found.items(), key=lambda item: item[0]):
         groups.append(

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from finetune.augmentation.batch_augment import BatchAugment
+from finetune.augmentation.pipelines import PipelineAugment, create_augmentation
 from finetune.augmentation.recipes import Recipe
 from finetune.data.dataset import PhotoDataset
 from finetune.data.loaders import steps_per_epoch
@@ -75,6 +77,15 @@ class Prepared:
             )
             for part in PARTS
         }
+
+    def augmentation(self) -> BatchAugment | PipelineAugment:
+        """Returns the augmentation of the training photos."""
+        return create_augmentation(
+            self.config.augmentation.augment,
+            self.preprocessing,
+            seed=self.config.machine.seed,
+            overrides=self.config.recipe,
+        )
 
     def loading(self, device: torch.device) -> LoaderConfig:
         """Returns the loader config."""

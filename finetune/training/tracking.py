@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from finetune.augmentation.batch_augment import BatchAugment
 from finetune.augmentation.center_crop import preprocess
 from finetune.augmentation.mixing import draw_mix, mix
-from finetune.augmentation.pipelines import create_augmentation
 from finetune.config import TrackingConfig
 from finetune.config_io import to_dict
 from finetune.data.dataset import PhotoDataset
@@ -271,12 +270,7 @@ def sample_inputs(prepared: Prepared, device: torch.device, *, mixed: bool) -> T
     photos = prepared.datasets()["train"]
     loading = prepared.loading(device)
     first = split_epoch(len(photos), loading, 0, 0)[0]
-    augment = create_augmentation(
-        prepared.config.augmentation.augment,
-        prepared.preprocessing,
-        seed=loading.seed,
-        overrides=prepared.config.recipe,
-    )
+    augment = prepared.augmentation()
     (batch,) = load_batches(photos, [first.indices])
     inputs: Tensor = augment(batch.images.to(device), batch.indices, 0)
     if mixed and isinstance(augment, BatchAugment):

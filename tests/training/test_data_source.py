@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from finetune.data.loaders import epoch_batches
 from finetune.data.pixel_cache import PixelCache
 from finetune.models.stages import HEAD_ONLY, open_all
 from finetune.photos.preprocessing import Preprocessing
-from finetune.training.data_source import EpochSchedule, LoaderConfig, PhotoSource, split_epoch
+from finetune.training.data_source import LoaderConfig, PhotoSource, split_epoch
 
 
 def loading(batch_size: int, accumulate: int) -> LoaderConfig:
@@ -124,10 +125,8 @@ def test_inputs_grow_and_stages_open_with_the_epochs(
             std=preprocessing.std,
             seed=0,
         ),
-        epoch_schedule=EpochSchedule(
-            trainable=lambda epoch: open_all(module) if epoch else HEAD_ONLY,
-            size=lambda epoch: (32, 40, 48)[epoch],
-        ),
+        trainable=lambda epoch: open_all(module) if epoch else HEAD_ONLY,
+        size=lambda epoch: (32, 40, 48)[epoch],
         loading=loading(4, 2),
     )
     for epoch, size in enumerate((32, 40, 48)):
@@ -144,15 +143,7 @@ def test_inputs_grow_and_stages_open_with_the_epochs(
         assert module.training
         assert module.conv1.training == (epoch > 0)
     # What an epoch shows does not depend on the epochs before it: a resume begins anywhere.
-    again = PhotoSource(
-        module,
-        preprocessing,
-        photos,
-        photos,
-        augment=source.augment,
-        epoch_schedule=source.epoch_schedule,
-        loading=source.loading,
-    )
+    again = dataclasses.replace(source)
     source.begin_epoch(1)
     again.begin_epoch(1)
     one, other = list(source.batches(1, 0)), list(again.batches(1, 1))

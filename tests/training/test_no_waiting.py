@@ -16,7 +16,7 @@ from finetune.data.pixel_cache import PixelCache
 from finetune.models.stages import open_all
 from finetune.photos.preprocessing import Preprocessing
 from finetune.tasks.objective import one_label
-from finetune.training.data_source import EpochSchedule, LoaderConfig, PhotoSource
+from finetune.training.data_source import LoaderConfig, PhotoSource
 from finetune.training.optimizer import make_optimizer, parameter_groups
 
 pytestmark = [
@@ -50,7 +50,7 @@ def test_a_step_does_not_wait_for_the_gpu(
         augment=BatchAugment(
             named(recipe), size=32, mean=preprocessing.mean, std=preprocessing.std, seed=0
         ),
-        epoch_schedule=EpochSchedule(trainable=lambda epoch: everything),
+        trainable=lambda epoch: everything,
         loading=LoaderConfig(batch_size=8, seed=0, workers=0, device=device),
     )
     optimizer = make_optimizer(

@@ -17,7 +17,6 @@ from finetune.training.checkpoints import TrainState
 from finetune.training.optimizer import (
     PACKAGES,
     UNFIT,
-    Opening,
     Rates,
     check_optimizer,
     make_optimizer,
@@ -188,7 +187,7 @@ def test_layer_decay_is_that_of_timm(model: str) -> None:
             theirs[id(parameter)] = (group["lr_scale"], group["weight_decay"])
     head = {id(p) for p in head_parameters(module)}
     rates = Rates(head=0.01, backbone=0.01, layer_decay=0.7, weight_decay=0.05)
-    groups = network_groups(module, rates, Opening())
+    groups = network_groups(module, rates)
     seen = 0
     for group in groups:
         for parameter in group["params"]:
@@ -204,9 +203,7 @@ def test_layer_decay_is_the_formula_on_a_resnet() -> None:
     module = timm.create_model("test_resnet", num_classes=4)
     rates = Rates(head=1.0, backbone=0.5, layer_decay=0.5, weight_decay=0.0)
     found = {
-        id(p): group["base_lr"]
-        for group in network_groups(module, rates, Opening())
-        for p in group["params"]
+        id(p): group["base_lr"] for group in network_groups(module, rates) for p in group["params"]
     }
     blocks = [block for number in range(1, 5) for block in getattr(module, f"layer{number}", [])]
     for depth, block in enumerate(reversed(blocks), start=1):
@@ -220,11 +217,11 @@ def test_layer_decay_is_the_formula_on_a_resnet() -> None:
 def test_stages_that_open_late_have_groups_of_their_own() -> None:
     module = timm.create_model("test_resnet", num_classes=4)
     stages = backbone_stages(module)
-    opening = Opening(stages=stages, steps=tuple(10 * n for n in range(len(stages), 0, -1)))
+    steps = [10 * n for n in range(len(stages), 0, -1)]
+    first = {name: step for stage, step in zip(stages, steps, strict=True) for name in stage}
     rates = Rates(head=0.1, backbone=0.01, weight_decay=0.05)
-    optimizer = make_optimizer(network_groups(module, rates, opening))
+    optimizer = make_optimizer(network_groups(module, rates, first_steps=first))
     names = {id(p): name for name, p in module.named_parameters()}
-    first = {n: s for stage, s in zip(stages, opening.steps, strict=True) for n in stage}
     schedule = Schedule(steps=100, warmup=0.0, shape="constant")
     for step in (0, 15, 35, 99):
         set_lr(optimizer, schedule, step)
@@ -238,9 +235,8 @@ def test_stages_that_open_late_have_groups_of_their_own() -> None:
 def test_norm_layers_can_be_left_out() -> None:
     module = timm.create_model("test_resnet", num_classes=4)
     never = norm_parameters(module)
-    groups = network_groups(
-        module, Rates(head=0.1, backbone=0.01, weight_decay=0.05), Opening(never=never)
-    )
+    rates = Rates(head=0.1, backbone=0.01, weight_decay=0.05)
+    groups = network_groups(module, rates, frozen=never)
     names = {id(p): name for name, p in module.named_parameters()}
     trained = {names[id(p)] for group in groups for p in group["params"]}
     assert trained == set(names.values()) - never
@@ -252,7 +248,7 @@ def test_a_position_embedding_does_not_decay() -> None:
     rates = Rates(head=0.1, backbone=0.01, weight_decay=0.05)
     decays: dict[int, Any] = {
         id(p): group["weight_decay"]
-        for group in network_groups(module, rates, Opening())
+        for group in network_groups(module, rates)
         for p in group["params"]
     }
     assert decays[id(module.pos_embed)] == 0

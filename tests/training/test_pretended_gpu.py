@@ -33,7 +33,7 @@ from finetune.photos.preprocessing import Preprocessing
 from finetune.tasks.objective import one_label
 from finetune.training import data_source as material_module
 from finetune.training.averaging import WeightAverage
-from finetune.training.data_source import EpochSchedule, LoaderConfig, PhotoSource
+from finetune.training.data_source import LoaderConfig, PhotoSource
 from finetune.training.optimizer import make_optimizer, parameter_groups
 
 CUDA = torch.device("cuda", 0)
@@ -132,7 +132,7 @@ def test_a_step_stays_on_the_device_and_asks_it_for_nothing(
         augment=BatchAugment(
             chosen.get(recipe) or named(recipe), size=32, mean=mean, std=std, seed=0
         ),
-        epoch_schedule=EpochSchedule(trainable=lambda epoch: everything),
+        trainable=lambda epoch: everything,
         loading=LoaderConfig(batch_size=8, seed=0, workers=0, device=CUDA),
     )
     groups = parameter_groups(module.parameters(), part="head", lr=1e-3, weight_decay=0.01)

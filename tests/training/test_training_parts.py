@@ -24,7 +24,7 @@ from finetune.photos.preprocessing import Preprocessing
 from finetune.tasks.losses import cross_entropy
 from finetune.tasks.objective import judge
 from finetune.training.checkpoints import TrainState, read_position
-from finetune.training.data_source import EpochSchedule, LoaderConfig, PhotoSource
+from finetune.training.data_source import LoaderConfig, PhotoSource
 from finetune.training.device import choose_device, make_accelerator
 from finetune.training.optimizer import make_optimizer, parameter_groups, set_lr
 from finetune.training.schedule import Schedule
@@ -196,7 +196,7 @@ def test_a_recipe_that_mixes_gives_soft_targets(
             augment=BatchAugment(
                 recipe, size=32, mean=preprocessing.mean, std=preprocessing.std, seed=0
             ),
-            epoch_schedule=EpochSchedule(trainable=lambda epoch: open_all(module)),
+            trainable=lambda epoch: open_all(module),
             loading=LoaderConfig(batch_size=8, seed=0, workers=0, device=torch.device("cpu")),
         )
         micro_batch = next(iter(source.batches(3, 0)))

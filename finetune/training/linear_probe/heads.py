@@ -24,8 +24,8 @@ from finetune.runs.folder import RunFolder
 from finetune.tasks.objective import Objective
 from finetune.training.batch_size import REFERENCE_BATCH_SIZE
 from finetune.training.checkpoints import Position
-from finetune.training.data_source import FeatureSource
 from finetune.training.events import ignore
+from finetune.training.linear_probe.feature_source import FeatureSource
 from finetune.training.loop import fit
 from finetune.training.objectives import start_from_prior
 from finetune.training.optimizer import DEFAULT_OPTIMIZER

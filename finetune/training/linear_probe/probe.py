@@ -15,8 +15,8 @@ from finetune.data.dataset import PhotoDataset
 from finetune.models.features import AugmentedView, FeatureCache
 from finetune.models.heads import write_head
 from finetune.photos.collection import Part
-from finetune.training.data_source import head_logits
 from finetune.training.events import Note
+from finetune.training.linear_probe.feature_source import head_logits
 from finetune.training.linear_probe.heads import HeadData, train_heads
 from finetune.training.linear_probe.held_out import hold_out
 from finetune.training.prepared import Prepared
