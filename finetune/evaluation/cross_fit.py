@@ -1,11 +1,10 @@
 """Cross-fit predictions of held-out photos and of held-out labels.
 
-A temperature and a threshold for "none of these" want to see what a new photo will look like to
-the network. The validation photos show it, but they are few, and no photo among them is foreign.
-With a frozen backbone a head is trained in no time, so that photos and labels can be held out in
-turn (`cross_fit`); where the full network trains, all there is are the validation photos, each with
-its own label struck from the answer (`masked_scores`): free, but too kind, as the features have
-seen the label.
+The temperature and the unknown threshold are fitted on predictions for new photos. Validation
+photos are few, and all of known labels. On cached features a head is fitted quickly, so that photos
+and labels can be held out in turn (`cross_fit`). For a full network, `masked_scores` removes each
+validation photo's own label from its logits: free but optimistic, as the features were trained on
+the label.
 """
 
 from __future__ import annotations
@@ -21,29 +20,29 @@ from finetune.errors import ConfigError
 from finetune.evaluation.out_of_distribution import (
     Mixture,
     Score,
-    familiarity,
     fit_mixture,
     log_odds,
+    ood_score,
 )
 from finetune.evaluation.precision_target import HeldOutScores
 from finetune.evaluation.probabilities import Floats, Integers, check
 
 FitHead = Callable[[NDArray[np.bool_], NDArray[np.bool_]], tuple[Floats, Floats]]
-"""Takes indices of the training photos, ``(N,)``, and of the photos to predict; returns the
-logits ``(K, C)`` of the latter, and how familiar they are by their distance, ``(K,)``."""
+"""Takes masks ``(N,)`` of the photos to train on and of those to predict; returns the logits
+``(K, C)`` of the latter and minus their distances, ``(K,)``."""
 
 LABEL_FOLDS = 10
-"""Most heads that are fitted without some of the labels."""
+"""Maximum number of heads fitted without some of the labels."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answered:
+class HeldOutLogits:
     """Cross-fit logits of photos.
 
     Attributes:
-        logits: ``(K, C)``; of photos of foreign labels without the columns of these.
+        logits: ``(K, C)``, without the columns of held-out labels.
         targets: ``(K,)``.
-        distances: ``(K,)``: how familiar they are by their features.
+        distances: ``(K,)``, minus the distances of their features; higher is more in-distribution.
     """
 
     logits: Floats
@@ -56,29 +55,29 @@ class CrossFit:
     """Cross-fit logits of held-out photos and of held-out labels.
 
     Attributes:
-        known: Photos of labels that were learned.
-        foreign: Photos of labels that were not, one group a head; empty with two labels or fewer.
+        known: Photos of known labels.
+        unknown: Photos of held-out labels, one group per head; empty for fewer than three labels.
     """
 
-    known: Answered
-    foreign: tuple[Answered, ...]
+    known: HeldOutLogits
+    unknown: tuple[HeldOutLogits, ...]
 
     def scores(self, *, temperature: float) -> tuple[HeldOutScores, Mixture]:
         """Returns the scores of log odds and distance mixed, and the mixture."""
         odds = log_odds(self.known.logits, temperature=temperature)
         mixture = fit_mixture(odds, self.known.distances)
-        unknown = [
+        unknown_scores = [
             mixture(log_odds(group.logits, temperature=temperature), group.distances)
-            for group in self.foreign
+            for group in self.unknown
         ]
         empty = np.zeros(0)
         found = HeldOutScores(
             scores=mixture(odds, self.known.distances),
             correct=self.known.logits.argmax(axis=1) == self.known.targets,
             labels=self.known.targets,
-            unknown_scores=np.concatenate([empty, *unknown]),
+            unknown_scores=np.concatenate([empty, *unknown_scores]),
             unknown_labels=np.concatenate(
-                [empty.astype(np.int64), *(group.targets for group in self.foreign)]
+                [empty.astype(np.int64), *(group.targets for group in self.unknown)]
             ),
         )
         return found, mixture
@@ -89,55 +88,51 @@ def cross_fit(
 ) -> CrossFit:
     """Returns cross-fit logits of every photo, and of every photo with its label held out.
 
-    A head a fold learns from all photos but the fold's, and is asked about these. Then the labels
-    are dealt into `LABEL_FOLDS` (a label each, where there are no more); a head for each learns
-    from all photos but those of its labels, and is asked about these, which are foreign to it.
-    With two labels none can be held out.
+    A head per fold is trained on the other folds and predicts the fold. Then the labels are split
+    into at most `LABEL_FOLDS` folds, and a head per fold is trained without these labels and
+    predicts their photos. With two labels none can be held out.
 
     Args:
         targets: ``(N,)`` true indices.
-        folds: ``(N,)``: the fold in which a photo is held out; -1: it always trains.
-        fit: Trains a head. It must look at nothing of the photos it is to be asked about: not even
-            for the directions in which photos differ, in which a label never seen is not told from
-            the others as well.
-        rng: Deals the labels.
+        folds: ``(N,)``, the fold in which a photo is held out; -1: always in training.
+        fit: Trains a head. It must not use the photos to predict in any way, not even for a
+            principal component analysis.
+        rng: Assigns labels to folds.
 
     Raises:
         ModelError: Some logits are not finite.
     """
-    held = [_answered(targets, folds == fold, fit) for fold in np.unique(folds[folds >= 0])]
-    known = Answered(
+    held = [_predict(targets, folds == fold, fit) for fold in np.unique(folds[folds >= 0])]
+    known = HeldOutLogits(
         logits=np.concatenate([group.logits for group in held]),
         targets=np.concatenate([group.targets for group in held]),
         distances=np.concatenate([group.distances for group in held]),
     )
     present = np.unique(targets)
     if len(present) < 3:
-        return CrossFit(known=known, foreign=())
+        return CrossFit(known=known, unknown=())
     count = min(LABEL_FOLDS, len(present))
     fold_of = np.full(known.logits.shape[1], -1)
     fold_of[present] = rng.permutation(np.arange(len(present)) % count)
-    foreign = []
+    unknown = []
     for fold in range(count):
-        group = _answered(targets, fold_of[targets] == fold, fit)
+        group = _predict(targets, fold_of[targets] == fold, fit)
         learned = (fold_of != fold) & (fold_of >= 0)
-        foreign.append(dataclasses.replace(group, logits=group.logits[:, learned]))
-    return CrossFit(known=known, foreign=tuple(foreign))
+        unknown.append(dataclasses.replace(group, logits=group.logits[:, learned]))
+    return CrossFit(known=known, unknown=tuple(unknown))
 
 
-def _answered(targets: Integers, asked: NDArray[np.bool_], fit: FitHead) -> Answered:
-    said, distances = fit(~asked, asked)
-    logits, truth = check(said, targets[asked])
-    return Answered(logits=logits, targets=truth, distances=np.asarray(distances, np.float64))
+def _predict(targets: Integers, held_out: NDArray[np.bool_], fit: FitHead) -> HeldOutLogits:
+    predicted, distances = fit(~held_out, held_out)
+    logits, truth = check(predicted, targets[held_out])
+    return HeldOutLogits(logits=logits, targets=truth, distances=np.asarray(distances, np.float64))
 
 
 def drop_own_label(logits: ArrayLike, targets: ArrayLike) -> Floats:
     """Returns each photo's logits without that of its own label, ``(N, C - 1) float64``.
 
-    As if the network had a head for all labels but that one.
-
     Raises:
-        ConfigError: Fewer than three labels: with one left there is nothing to choose from.
+        ConfigError: Fewer than three labels.
 
     Example:
         >>> drop_own_label([[3.0, 1.0, 2.0]], [0]).tolist()
@@ -146,8 +141,7 @@ def drop_own_label(logits: ArrayLike, targets: ArrayLike) -> Floats:
     values, indices = check(logits, targets)
     if values.shape[1] < 3:
         raise ConfigError(
-            f'Saying "none of these" is learned by holding labels out, which needs 3 labels; '
-            f"there are {values.shape[1]}."
+            f"Holding labels out needs at least 3 labels; there are {values.shape[1]}."
         )
     kept = np.arange(values.shape[1]) != indices[:, None]
     rest: Floats = values[kept].reshape(len(values), -1)
@@ -163,18 +157,18 @@ def masked_scores(
 ) -> HeldOutScores:
     """Returns scores of validation photos, and out-of-distribution scores without their label.
 
-    With fewer than three labels there are no foreign ones.
+    With fewer than three labels there are no out-of-distribution scores.
 
     Raises:
         ModelError: Some logits are not finite.
     """
     values, indices = check(logits, targets)
     few = values.shape[1] < 3
-    asked = values[:0] if few else drop_own_label(values, indices)
+    masked = values[:0] if few else drop_own_label(values, indices)
     return HeldOutScores(
-        scores=familiarity(values, score=score, temperature=temperature),
+        scores=ood_score(values, score=score, temperature=temperature),
         correct=values.argmax(axis=1) == indices,
         labels=indices,
-        unknown_scores=familiarity(asked, score=score, temperature=temperature),
-        unknown_labels=indices[: len(asked)],
+        unknown_scores=ood_score(masked, score=score, temperature=temperature),
+        unknown_labels=indices[: len(masked)],
     )

@@ -20,19 +20,19 @@ class UnknownThreshold:
 
     Attributes:
         score: Which score it belongs to.
-        threshold: A photo is answered where its score is at least this; None where no threshold
-            keeps any precision, and no photo is then refused.
-        precision: The stated precision: of the photos answered, this share should be right.
-        measured_precision: What the photos fitted on gave; None where none is answered.
+        threshold: Minimum score of accepted photos; None if no threshold reaches any precision
+            target, and all photos are accepted.
+        precision: Precision target: the share of accepted photos that should be right.
+        measured_precision: Precision on the photos fitted on; None if none is accepted.
         precision_interval: Its 95 % Wilson interval.
-        coverage: Share of the known photos that are answered.
-        refused_unknown: Share of the photos of foreign labels that are refused; None without any.
-        photos: Known photos fitted on.
-        unknown_photos: Photos of foreign labels fitted on; with 0 the promise knows no strangers.
-        unknown_share: Share of foreign photos that the promise reckons with.
-        confidence: How sure the promise is; 0.5 in runs of old.
-        mixture: Of ``odds_and_distance``.
-        distance: Likewise; beside the other fields, in a file of its own.
+        coverage: Share of photos of known labels that are accepted.
+        refused_unknown: Share of photos of held-out labels that are rejected; None without any.
+        photos: Number of photos of known labels fitted on.
+        unknown_photos: Number of photos of held-out labels fitted on.
+        unknown_share: Assumed share of out-of-distribution photos.
+        confidence: Confidence of the precision target; 0.5 in old runs.
+        mixture: Set for ``odds_and_distance``.
+        distance: Set for ``odds_and_distance``; saved in a file of its own.
     """
 
     score: Score
@@ -59,10 +59,10 @@ class UnknownThreshold:
     def from_dict(
         cls, content: dict[str, Any], distance: RelativeDistance | None = None
     ) -> UnknownThreshold:
-        """Returns the threshold of `to_dict`; raises TypeError where fields differ.
+        """Inverse of `to_dict`; raises TypeError if fields differ.
 
         Raises:
-            ValueError: The score needs a distance, and there is none.
+            ValueError: The score needs a distance, which is missing.
         """
         interval = content.get("precision_interval")
         mixture = content.get("mixture")
@@ -88,10 +88,10 @@ class UnknownThreshold:
         """Returns the in-distribution scores of features, ``(N, F)`` to ``(N,)``.
 
         Raises:
-            ValueError: The score looks at no features.
+            ValueError: The score does not use features.
         """
         if self.distance is None:
-            raise ValueError(f"{self.score} looks at no features")
+            raise ValueError(f"{self.score} does not use features")
         return self.distance(features)
 
     def scores(
@@ -101,15 +101,15 @@ class UnknownThreshold:
 
         Args:
             logits: ``(N, C)``.
-            distances: ``(N,)``, as `distances` returns them, where the score needs features.
+            distances: ``(N,)``; see `distances`. Required if the score needs features.
             temperature: Divides the logits.
 
         Raises:
             ModelError: Some logits are not finite.
-            ValueError: The score needs features, and there are no distances.
+            ValueError: The score needs distances, which are missing.
         """
         if not self.needs_features:
-            return familiarity(logits, score=self.score, temperature=temperature)
+            return ood_score(logits, score=self.score, temperature=temperature)
         if distances is None or self.mixture is None:
             raise ValueError("odds_and_distance needs distances and a mixture")
         values = np.asarray(logits, np.float64)
@@ -128,7 +128,7 @@ class UnknownThreshold:
 Score = Literal["energy", "max_logit", "max_probability", "odds_and_distance"]
 
 
-def familiarity(logits: ArrayLike, *, score: Score = "energy", temperature: float = 1.0) -> Floats:
+def ood_score(logits: ArrayLike, *, score: Score = "energy", temperature: float = 1.0) -> Floats:
     """Returns an out-of-distribution score of logits, ``(N,)``; higher is more in-distribution.
 
     Args:
@@ -139,7 +139,7 @@ def familiarity(logits: ArrayLike, *, score: Score = "energy", temperature: floa
         temperature: T of energy and max_probability; max_logit does not depend on it.
 
     Returns:
-        ``(N,) float64``, greater is more familiar.
+        ``(N,) float64``, higher is more in-distribution.
 
     Raises:
         ModelError: Some logits are not finite.
@@ -155,14 +155,13 @@ def familiarity(logits: ArrayLike, *, score: Score = "energy", temperature: floa
         return np.asarray(temperature * (scaled - log_softmax(scaled))[:, 0])
     if score == "max_probability":
         return np.asarray(np.exp(log_softmax(scaled).max(axis=1)))
-    raise ValueError(f"score {score!r} is no score of logits alone, or none of {get_args(Score)}")
+    raise ValueError(f"score {score!r} needs features, or is not one of {get_args(Score)}")
 
 
 def log_odds(logits: ArrayLike, *, temperature: float = 1.0) -> Floats:
     """Returns ``log(p / (1 - p))`` of each photo's greatest probability p, ``(N,)``.
 
-    Computed from the logits, so that the odds of a probability that rounds to 1 are still told
-    apart. With one label there is no doubt: infinity.
+    Computed from the logits: exact even where p rounds to 1. With one label it is infinity.
     """
     scaled = np.sort(np.asarray(logits, dtype=np.float64) / temperature, axis=1)
     if scaled.shape[1] < 2:
@@ -191,7 +190,7 @@ class Mixture:
 
 
 def fit_mixture(odds: ArrayLike, distances: ArrayLike) -> Mixture:
-    """Returns the mixture that weighs both equally on known photos."""
+    """Returns the mixture with equal weights on photos of known labels."""
     spreads = [float(np.std(np.asarray(values, np.float64))) for values in (odds, distances)]
     first, second = (spread if spread > 1e-9 else 1.0 for spread in spreads)
     return Mixture(odds_spread=first, distance_spread=second)

@@ -17,32 +17,30 @@ from finetune.evaluation.probabilities import Floats, Integers
 STATED_PRECISIONS = (0.95, 0.9, 0.8, 0.7, 0.6, 0.5)
 """Precision targets; the first that keeps enough coverage is used."""
 
-LEAST_COVERAGE = 0.5
-"""Least coverage of known photos; of a few sure predictions little is measured, and
-nobody has much of them."""
+MIN_COVERAGE = 0.5
+"""Minimum coverage of photos of known labels."""
 
 CONFIDENCE = 0.9
 """Confidence that the precision is at least the stated one."""
 
-HARDEST = 0.1
-"""Share of the held-out labels, accepted most, that out-of-distribution photos are taken to be
-like; one label at least."""
+HARDEST_SHARE = 0.1
+"""Out-of-distribution photos are taken to be like this share of the held-out labels: those accepted
+most, at least one."""
 
-RESERVE = 0.05
-"""Share of the known photos, of lowest score, that are unknown where no label can be held out
-and nothing is known of foreign photos."""
+MIN_REJECTED = 0.05
+"""Minimum share of known photos to reject if no label can be held out."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOutScores:
-    """Scores of held-out photos: of labels that were learned, and of labels that were not.
+    """Out-of-distribution scores of held-out photos and of photos of held-out labels.
 
     Attributes:
-        scores: ``(N,)`` of photos of known labels, greater is more familiar.
-        correct: ``(N,)`` whether the label said of these is right.
-        labels: ``(N,)`` their labels.
-        unknown_scores: ``(M,)`` of photos whose labels the network, or the head, never learned.
-        unknown_labels: ``(M,)`` their labels.
+        scores: ``(N,)`` of photos of known labels; higher is more in-distribution.
+        correct: ``(N,)``, whether their predictions are right.
+        labels: ``(N,)``, their true labels.
+        unknown_scores: ``(M,)`` of photos of held-out labels.
+        unknown_labels: ``(M,)``, their labels.
     """
 
     scores: Floats
@@ -53,22 +51,22 @@ class HeldOutScores:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Promise:
+class PrecisionTarget:
     """Precision target with its assumptions.
 
     Attributes:
-        precision: Share of the answers that should be right, 0 < precision <= 1.
-        unknown_share: Share of foreign photos among those that will be asked about, 0 <= share < 1;
-            None: as many as there are scores.
-        confidence: How sure the precision is to be kept, 0.5 <= confidence < 1. At 0.5 it is kept
-            on the photos fitted on.
-        hardest: As `HARDEST`; 1: foreign photos are like all the held-out labels together.
+        precision: Share of accepted photos that should be right, 0 < precision <= 1.
+        unknown_share: Assumed share of out-of-distribution photos, 0 <= share < 1; None: the share
+            among the scores.
+        confidence: Confidence of the precision, 0.5 <= confidence < 1; at 0.5 it holds for the
+            photos fitted on.
+        hardest_share: See `HARDEST_SHARE`; 1: all held-out labels.
     """
 
     precision: float = STATED_PRECISIONS[0]
     unknown_share: float | None = None
     confidence: float = CONFIDENCE
-    hardest: float = HARDEST
+    hardest_share: float = HARDEST_SHARE
 
     def __post_init__(self) -> None:
         if not 0 < self.precision <= 1:
@@ -77,10 +75,12 @@ class Promise:
             raise ValueError(f"unknown_share {self.unknown_share} must be 0 or more and below 1")
         if not 0.5 <= self.confidence < 1:
             raise ValueError(f"confidence {self.confidence} must be 0.5 or more and below 1")
-        if not 0 < self.hardest <= 1:
-            raise ValueError(f"hardest {self.hardest} must lie above 0 and be at most 1")
+        if not 0 < self.hardest_share <= 1:
+            raise ValueError(
+                f"hardest_share {self.hardest_share} must lie above 0 and be at most 1"
+            )
 
-    def foreign_to_known(self, found: HeldOutScores) -> float:
+    def unknown_to_known(self, found: HeldOutScores) -> float:
         """Returns the ratio of out-of-distribution to known photos."""
         if not len(found.unknown_scores):
             return 0.0
@@ -98,95 +98,88 @@ def fit_stated(
 ) -> UnknownThreshold:
     """Returns the threshold for the highest precision with enough coverage.
 
-    A collection whose labels are hard to tell apart cannot be answered right 95 times in 100, save
-    for a few photos; then less is promised, and the promise is kept. Where even the least of
-    `precisions` leaves fewer than `LEAST_COVERAGE`, no photo is refused and nothing is promised:
-    the threshold is None. Without foreign photos `RESERVE` of the known ones are refused at least.
+    If even the lowest of `precisions` has less coverage than `MIN_COVERAGE`, the threshold is None:
+    no photo is rejected. Without held-out labels at least `MIN_REJECTED` of the known photos are.
     """
     for precision in precisions:
-        wanted = Promise(precision=precision, unknown_share=unknown_share)
-        fitted = fit_threshold(found, wanted, score=score)
-        if fitted.threshold is None or fitted.coverage < LEAST_COVERAGE:
+        target = PrecisionTarget(precision=precision, unknown_share=unknown_share)
+        fitted = fit_threshold(found, target, score=score)
+        if fitted.threshold is None or fitted.coverage < MIN_COVERAGE:
             continue
         if not len(found.unknown_scores):
-            limit = float(np.quantile(found.scores, RESERVE))
-            return _at(found, wanted, max(limit, fitted.threshold), score)
+            limit = float(np.quantile(found.scores, MIN_REJECTED))
+            return _at(found, target, max(limit, fitted.threshold), score)
         return fitted
-    return _at(found, wanted, None, score)
+    return _at(found, target, None, score)
 
 
 def fit_threshold(
-    found: HeldOutScores, promise: Promise | None = None, *, score: Score = "energy"
+    found: HeldOutScores, target: PrecisionTarget | None = None, *, score: Score = "energy"
 ) -> UnknownThreshold:
     """Returns the lowest threshold that meets the precision target.
 
-    An answered photo of a foreign label counts as wrong. Of all the thresholds, each the score of
-    some photo, those are good at which the lower bound of the precision reaches the promise; the
-    lowest of these answers most. Photos of equal score are answered all or none.
-
-    The bound is Wilson's (1927), one-sided. Foreign photos differ from label to label more than
-    chance has it: one label is like another that was learned, and its photos are answered; its
-    neighbor is like none. Which kind will come is not known, so that the foreign photos are taken
-    to be like the labels that were answered most when they were held out.
+    Candidates are the scores of all photos; accepted photos of held-out labels count as wrong. The
+    lowest candidate whose lower bound of the precision (Wilson 1927, one-sided) reaches the target
+    has the largest coverage. Held-out labels differ much in how many of their photos are accepted,
+    so that out-of-distribution photos are taken to be like the most accepted labels.
 
     Args:
-        found: Scores of known photos and of foreign ones. Without foreign ones the precision is one
-            among photos of known labels alone, and foreign photos will break it.
-        promise: What to keep.
-        score: The name to remember.
+        found: Scores of held-out photos. Without held-out labels the precision holds only among
+            photos of known labels.
+        target: Precision target.
+        score: Name of the score.
     """
-    promise = promise or Promise()
+    target = target or PrecisionTarget()
     known = found.scores
     if known.shape != found.correct.shape:
-        raise ValueError(f"{known.shape} scores, but {found.correct.shape} of right and wrong")
+        raise ValueError(f"{known.shape} scores, but {found.correct.shape} correct values")
     if found.unknown_scores.shape != found.unknown_labels.shape:
-        raise ValueError("each foreign photo needs a score and a label")
+        raise ValueError("each photo of a held-out label needs a score and a label")
     candidates = np.unique(np.concatenate([known, found.unknown_scores]))
     right = _at_least(known[found.correct], candidates)
-    foreign = _answered_foreign(found, candidates, promise) * len(known)
-    answered = _at_least(known, candidates) + foreign * promise.foreign_to_known(found)
-    bound = _lower_bounds(right, answered, promise.confidence)
-    good = np.flatnonzero((right > 0) & (bound >= promise.precision - 1e-12))
-    return _at(found, promise, float(candidates[good[0]]) if len(good) else None, score)
+    unknown = _accepted_unknown(found, candidates, target) * len(known)
+    accepted = _at_least(known, candidates) + unknown * target.unknown_to_known(found)
+    bound = _lower_bounds(right, accepted, target.confidence)
+    good = np.flatnonzero((right > 0) & (bound >= target.precision - 1e-12))
+    return _at(found, target, float(candidates[good[0]]) if len(good) else None, score)
 
 
 def _at(
-    found: HeldOutScores, promise: Promise, threshold: float | None, score: Score
+    found: HeldOutScores, target: PrecisionTarget, threshold: float | None, score: Score
 ) -> UnknownThreshold:
     """Returns a threshold with its figures on the fitted photos."""
-    known, foreign = found.scores, found.unknown_scores
-    # Without a promise nothing is refused.
+    known, unknown = found.scores, found.unknown_scores
     limit = -np.inf if threshold is None else threshold
-    answered = known >= limit
-    fooled = float((foreign >= limit).mean()) if len(foreign) else 0.0
-    right = int((answered & found.correct).sum())
-    total = float(answered.sum()) + fooled * promise.foreign_to_known(found) * len(known)
+    accepted = known >= limit
+    false_accepts = float((unknown >= limit).mean()) if len(unknown) else 0.0
+    right = int((accepted & found.correct).sum())
+    total = float(accepted.sum()) + false_accepts * target.unknown_to_known(found) * len(known)
     return UnknownThreshold(
         score=score,
         threshold=threshold,
-        precision=promise.precision,
+        precision=target.precision,
         measured_precision=right / total if total else None,
         precision_interval=wilson(right, max(right, round(total))),
-        coverage=float(answered.mean()) if len(known) else 0.0,
-        refused_unknown=1 - fooled if len(foreign) else None,
+        coverage=float(accepted.mean()) if len(known) else 0.0,
+        refused_unknown=1 - false_accepts if len(unknown) else None,
         photos=len(known),
-        unknown_photos=len(foreign),
-        unknown_share=promise.unknown_share,
-        confidence=promise.confidence,
+        unknown_photos=len(unknown),
+        unknown_share=target.unknown_share,
+        confidence=target.confidence,
     )
 
 
-def _answered_foreign(found: HeldOutScores, candidates: Floats, promise: Promise) -> Floats:
+def _accepted_unknown(found: HeldOutScores, candidates: Floats, target: PrecisionTarget) -> Floats:
     """Returns the share of out-of-distribution photos accepted at each threshold, ``(T,)``.
 
-    The mean over the labels of which most are answered there, as many as `Promise.hardest` says.
+    The mean over the most accepted labels; see `PrecisionTarget.hardest_share`.
     """
     labels = np.unique(found.unknown_labels)
     if not len(labels):
         return np.zeros(len(candidates))
-    if promise.hardest == 1:
+    if target.hardest_share == 1:
         return _at_least(found.unknown_scores, candidates) / len(found.unknown_scores)
-    count = max(1, math.ceil(promise.hardest * len(labels) - 1e-9))
+    count = max(1, math.ceil(target.hardest_share * len(labels) - 1e-9))
     shares = np.empty((len(labels), len(candidates)), np.float32)
     for row, label in enumerate(labels):
         scores = found.unknown_scores[found.unknown_labels == label]
@@ -201,11 +194,11 @@ def _at_least(scores: Floats, candidates: Floats) -> Floats:
     return np.asarray(len(scores) - below, np.float64)
 
 
-def _lower_bounds(right: Floats, answered: Floats, confidence: float) -> Floats:
-    """Returns Wilson's one-sided lower bound of ``right / answered``, ``(T,)``."""
+def _lower_bounds(right: Floats, accepted: Floats, confidence: float) -> Floats:
+    """Returns Wilson's one-sided lower bound of ``right / accepted``, ``(T,)``."""
     z = NormalDist().inv_cdf(confidence)
-    share = np.divide(right, answered, out=np.zeros(len(right)), where=answered > 0)
-    count = np.maximum(answered, 1e-12)
+    share = np.divide(right, accepted, out=np.zeros(len(right)), where=accepted > 0)
+    count = np.maximum(accepted, 1e-12)
     center = share + z * z / (2 * count)
     reach = z * np.sqrt(share * (1 - share) / count + z * z / (4 * count**2))
     return np.asarray((center - reach) / (1 + z * z / count))

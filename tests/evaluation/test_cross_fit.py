@@ -6,14 +6,14 @@ import pytest
 from finetune.errors import ConfigError
 from finetune.evaluation.cross_fit import (
     LABEL_FOLDS,
-    Answered,
     CrossFit,
+    HeldOutLogits,
     cross_fit,
     drop_own_label,
     masked_scores,
 )
 from finetune.evaluation.out_of_distribution import log_odds
-from finetune.evaluation.precision_target import Promise, fit_threshold
+from finetune.evaluation.precision_target import PrecisionTarget, fit_threshold
 from finetune.evaluation.probabilities import softmax
 
 
@@ -40,10 +40,7 @@ def test_masked_scores_are_those_of_a_smaller_softmax():
 def test_two_labels_are_too_few_to_hold_one_out(labels):
     with pytest.raises(ConfigError) as caught:
         drop_own_label(np.zeros((2, labels)), np.zeros(2, int))
-    assert str(caught.value) == (
-        'Saying "none of these" is learned by holding labels out, which needs 3 labels; '
-        f"there are {labels}."
-    )
+    assert str(caught.value) == (f"Holding labels out needs at least 3 labels; there are {labels}.")
     assert masked_scores(np.zeros((2, labels)), np.zeros(2, int)).unknown_scores.shape == (0,)
 
 
@@ -89,8 +86,8 @@ def test_every_photo_is_answered_by_a_head_that_knows_neither_it_nor_its_label()
     assert np.sum([asked for _, asked in calls[:3]], axis=0).tolist() == (folds >= 0).tolist()
     assert np.sum([asked for _, asked in calls[3:]], axis=0).tolist() == [1] * 120
     assert len(found.known.logits) == (folds >= 0).sum()
-    assert [group.logits.shape for group in found.foreign] == [(20, 5)] * 6
-    assert sorted(set(np.concatenate([g.targets for g in found.foreign]))) == list(range(6))
+    assert [group.logits.shape for group in found.unknown] == [(20, 5)] * 6
+    assert sorted(set(np.concatenate([g.targets for g in found.unknown]))) == list(range(6))
     assert found.known.distances.shape == found.known.targets.shape
 
 
@@ -98,17 +95,17 @@ def test_many_labels_are_held_out_several_at_a_time():
     rng = np.random.default_rng(2)
     features, targets = cloud(rng, range(23), 4, rng.normal(size=(23, 3)) * 9)
     found = cross_fit(targets, np.arange(92) % 3, fit_on(features, targets, 23), rng=rng)
-    assert len(found.foreign) == LABEL_FOLDS
-    for group in found.foreign:
+    assert len(found.unknown) == LABEL_FOLDS
+    for group in found.unknown:
         assert group.logits.shape[1] == 23 - len(set(group.targets))
-    assert sum(len(group.targets) for group in found.foreign) == 92
+    assert sum(len(group.targets) for group in found.unknown) == 92
 
 
 def test_of_two_labels_none_is_held_out():
     rng = np.random.default_rng(3)
     features, targets = cloud(rng, range(2), 10, rng.normal(size=(2, 3)) * 4)
     found = cross_fit(targets, np.arange(20) % 4, fit_on(features, targets, 2), rng=rng)
-    assert found.foreign == ()
+    assert found.unknown == ()
     scores, _ = found.scores(temperature=1.0)
     assert scores.unknown_scores.shape == scores.unknown_labels.shape == (0,)
 
@@ -117,18 +114,18 @@ def test_scores_mix_odds_and_distances_by_their_spread_on_known_photos():
     rng = np.random.default_rng(4)
 
     def answered(count, labels):
-        return Answered(
+        return HeldOutLogits(
             logits=rng.normal(size=(count, labels)),
             targets=rng.integers(0, labels, count),
             distances=rng.normal(size=count) * 7,
         )
 
-    fit = CrossFit(known=answered(50, 4), foreign=(answered(9, 3), answered(8, 3)))
+    fit = CrossFit(known=answered(50, 4), unknown=(answered(9, 3), answered(8, 3)))
     found, mixture = fit.scores(temperature=0.5)
     odds = log_odds(fit.known.logits, temperature=0.5)
     expected = odds / odds.std() + fit.known.distances / fit.known.distances.std()
     np.testing.assert_allclose(found.scores, expected)
-    second = fit.foreign[1]
+    second = fit.unknown[1]
     expected = log_odds(second.logits, temperature=0.5) / odds.std()
     expected += second.distances / fit.known.distances.std()
     np.testing.assert_allclose(found.unknown_scores[9:], expected)
@@ -139,7 +136,7 @@ def test_scores_mix_odds_and_distances_by_their_spread_on_known_photos():
 def test_a_threshold_by_held_out_labels_holds_its_precision_on_labels_never_seen():
     """Without them it promises 90 and keeps far less; with them it keeps what it promises."""
     share, precisions, naive = 0.3, [], []
-    promise = Promise(precision=0.9, unknown_share=share, confidence=0.5, hardest=1.0)
+    target = PrecisionTarget(precision=0.9, unknown_share=share, confidence=0.5, hardest_share=1.0)
     for seed in range(12):
         rng = np.random.default_rng(seed)
         centers = rng.normal(size=(16, 12)) * 1.3
@@ -163,7 +160,7 @@ def test_a_threshold_by_held_out_labels_holds_its_precision_on_labels_never_seen
         foreign = mixture(log_odds(head(strangers)), distance(strangers))
         weight = share / (1 - share) * len(test) / len(strangers)
         for evidence, kept in ((found, precisions), (alone, naive)):
-            limit = fit_threshold(evidence, promise)
+            limit = fit_threshold(evidence, target)
             answered, fooled = ~limit.refuses(known), ~limit.refuses(foreign)
             hits = (head(test).argmax(axis=1) == truth)[answered].sum()
             kept.append(hits / (answered.sum() + weight * fooled.sum()))

@@ -12,9 +12,9 @@ from finetune.evaluation.mahalanobis import fit_relative_distance
 from finetune.evaluation.out_of_distribution import (
     Mixture,
     UnknownThreshold,
-    familiarity,
     fit_mixture,
     log_odds,
+    ood_score,
 )
 
 PLAIN = UnknownThreshold(
@@ -50,7 +50,7 @@ def test_without_a_threshold_nothing_is_refused():
 def test_a_score_of_logits_is_that_of_familiarity():
     logits = np.random.default_rng(1).normal(size=(5, 3))
     assert not PLAIN.needs_features
-    expected = familiarity(logits, score="max_probability", temperature=2.0)
+    expected = ood_score(logits, score="max_probability", temperature=2.0)
     np.testing.assert_array_equal(PLAIN.scores(logits, None, temperature=2.0), expected)
 
 
@@ -62,10 +62,10 @@ def test_odds_and_distance_are_mixed():
     assert MIXED.needs_features
 
 
-def test_features_that_are_missing_or_not_wanted_are_said():
+def test_missing_or_superfluous_features_are_an_error():
     with pytest.raises(ValueError, match="needs distances and a mixture"):
         MIXED.scores(np.zeros((1, 3)), None, temperature=1.0)
-    with pytest.raises(ValueError, match="max_probability looks at no features"):
+    with pytest.raises(ValueError, match="max_probability does not use features"):
         PLAIN.distances(FEATURES)
 
 
@@ -91,26 +91,26 @@ def test_a_threshold_without_its_distance_is_not_read():
 def test_energy_is_lius_formula():
     logits = np.random.default_rng(0).normal(size=(20, 5)) * 4
     for temperature in (1.0, 2.5):
-        ours = familiarity(logits, score="energy", temperature=temperature)
+        ours = ood_score(logits, score="energy", temperature=temperature)
         expected = temperature * logsumexp(logits / temperature, axis=1)
         np.testing.assert_allclose(ours, expected, atol=1e-9)
 
 
 def test_max_logit_and_max_probability_are_what_they_say():
     logits = np.array([[1.0, 3.0], [800.0, -800.0]])
-    assert familiarity(logits, score="max_logit").tolist() == [3.0, 800.0]
+    assert ood_score(logits, score="max_logit").tolist() == [3.0, 800.0]
     expected = [1 / (1 + np.exp(-2.0)), 1.0]
-    assert familiarity(logits, score="max_probability").tolist() == pytest.approx(expected)
-    assert familiarity(logits, score="max_probability", temperature=2)[0] == pytest.approx(
+    assert ood_score(logits, score="max_probability").tolist() == pytest.approx(expected)
+    assert ood_score(logits, score="max_probability", temperature=2)[0] == pytest.approx(
         1 / (1 + np.exp(-1.0))
     )
 
 
 def test_an_unknown_score_and_a_diverged_network_are_refused():
-    with pytest.raises(ValueError, match="score 'odin' is no score of logits alone"):
-        familiarity([[0.0, 1.0]], score="odin")
+    with pytest.raises(ValueError, match="score 'odin' needs features, or is not one of"):
+        ood_score([[0.0, 1.0]], score="odin")
     with pytest.raises(ModelError, match="training has diverged"):
-        familiarity([[np.inf, 1.0]])
+        ood_score([[np.inf, 1.0]])
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.4])

@@ -8,15 +8,15 @@ import pytest
 from scipy.stats import norm
 
 from finetune.evaluation.precision_target import (
-    LEAST_COVERAGE,
-    RESERVE,
+    MIN_COVERAGE,
+    MIN_REJECTED,
     HeldOutScores,
-    Promise,
+    PrecisionTarget,
     fit_stated,
     fit_threshold,
 )
 
-PLAIN = {"confidence": 0.5, "hardest": 1.0}
+PLAIN = {"confidence": 0.5, "hardest_share": 1.0}
 """Holds on the photos fitted on, with all foreign photos alike."""
 
 
@@ -58,7 +58,7 @@ def by_trying_every_threshold(found, precision):
 @pytest.mark.parametrize("seed", range(4))
 def test_threshold_is_the_lowest_that_reaches_the_precision(precision, seed):
     found = draw(seed)
-    fitted = fit_threshold(found, Promise(precision=precision, **PLAIN))
+    fitted = fit_threshold(found, PrecisionTarget(precision=precision, **PLAIN))
     assert fitted.threshold == by_trying_every_threshold(found, precision)
     if fitted.threshold is not None:
         answered = np.r_[found.scores, found.unknown_scores] >= fitted.threshold
@@ -78,11 +78,13 @@ def wilson_below(right, total, confidence):
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("hardest", [0.1, 0.5])
-def test_with_confidence_the_lower_bound_reaches_the_precision(seed, hardest):
+@pytest.mark.parametrize("hardest_share", [0.1, 0.5])
+def test_with_confidence_the_lower_bound_reaches_the_precision(seed, hardest_share):
     """Brute force: Wilson's bound at each threshold, foreign photos like the hardest labels."""
     found = draw(seed, known=400, foreign=200, digits=2, rate=0.97)
-    promise = Promise(precision=0.85, unknown_share=0.2, confidence=0.9, hardest=hardest)
+    target = PrecisionTarget(
+        precision=0.85, unknown_share=0.2, confidence=0.9, hardest_share=hardest_share
+    )
     expected = None
     for threshold in np.unique(np.r_[found.scores, found.unknown_scores]):
         answered = found.scores >= threshold
@@ -90,13 +92,13 @@ def test_with_confidence_the_lower_bound_reaches_the_precision(seed, hardest):
             (found.unknown_scores[found.unknown_labels == label] >= threshold).mean()
             for label in range(4)
         )
-        fooled = np.mean(shares[-1:] if hardest == 0.1 else shares[-2:])
+        fooled = np.mean(shares[-1:] if hardest_share == 0.1 else shares[-2:])
         right, total = (answered & found.correct).sum(), answered.sum() + 0.25 * 400 * fooled
         if right and wilson_below(right, total, 0.9) >= 0.85:
             expected = threshold
             break
     assert expected is not None
-    assert fit_threshold(found, promise).threshold == expected
+    assert fit_threshold(found, target).threshold == expected
 
 
 def test_a_hard_label_among_easy_ones_decides():
@@ -105,8 +107,8 @@ def test_a_hard_label_among_easy_ones_decides():
     # Photos of label 4 look as familiar as known ones; the others do not at all.
     scores = np.where(labels == 4, rng.normal(2, 1, 200), rng.normal(-4, 1, 200))
     found = held_out(rng.normal(2, 1, 400), np.ones(400), scores, unknown_labels=labels)
-    of_all = Promise(precision=0.9, unknown_share=0.2, confidence=0.5, hardest=1.0)
-    cautious = dataclasses.replace(of_all, hardest=0.1)
+    of_all = PrecisionTarget(precision=0.9, unknown_share=0.2, confidence=0.5, hardest_share=1.0)
+    cautious = dataclasses.replace(of_all, hardest_share=0.1)
     assert fit_threshold(found, of_all).coverage == 1.0
     assert fit_threshold(found, cautious).coverage < 0.1
 
@@ -122,7 +124,7 @@ def test_threshold_holds_its_precision_on_photos_it_was_not_fitted_on():
 
     kept = 0
     for _ in range(60):
-        fitted = fit_threshold(photos(150, 60), Promise(precision=0.9))
+        fitted = fit_threshold(photos(150, 60), PrecisionTarget(precision=0.9))
         asked = photos(20_000, 8_000)
         answered = ~fitted.refuses(np.r_[asked.scores, asked.unknown_scores])
         kept += np.r_[asked.correct, np.zeros(8_000, bool)][answered].mean() >= 0.9
@@ -132,14 +134,14 @@ def test_threshold_holds_its_precision_on_photos_it_was_not_fitted_on():
 
 def test_a_share_of_foreign_photos_weighs_as_if_there_were_so_many():
     found = draw(3, known=300, foreign=100, rate=0.95)
-    fitted = fit_threshold(found, Promise(precision=0.9, unknown_share=0.4, **PLAIN))
+    fitted = fit_threshold(found, PrecisionTarget(precision=0.9, unknown_share=0.4, **PLAIN))
     # 300 known photos and a share of 0.4 make 200 foreign ones: each of the 100 twice.
     doubled = dataclasses.replace(
         found,
         unknown_scores=np.repeat(found.unknown_scores, 2),
         unknown_labels=np.repeat(found.unknown_labels, 2),
     )
-    twice = fit_threshold(doubled, Promise(precision=0.9, **PLAIN))
+    twice = fit_threshold(doubled, PrecisionTarget(precision=0.9, **PLAIN))
     assert fitted.threshold == twice.threshold
     assert fitted.measured_precision == pytest.approx(twice.measured_precision)
     assert fitted.refused_unknown == twice.refused_unknown
@@ -150,11 +152,11 @@ def test_the_greatest_precision_that_leaves_half_of_the_photos_is_stated():
     found = draw(5, known=400, foreign=100, digits=3)
     fitted = fit_stated(found, unknown_share=0.2)
     assert fitted.precision == 0.8
-    assert fitted.coverage >= LEAST_COVERAGE
+    assert fitted.coverage >= MIN_COVERAGE
     for above in (0.95, 0.9):
-        wanted = Promise(precision=above, unknown_share=0.2)
+        wanted = PrecisionTarget(precision=above, unknown_share=0.2)
         limit = fit_threshold(found, wanted).threshold
-        assert limit is None or (found.scores >= limit).mean() < LEAST_COVERAGE
+        assert limit is None or (found.scores >= limit).mean() < MIN_COVERAGE
 
 
 def test_where_nothing_can_be_promised_nothing_is_refused():
@@ -169,8 +171,8 @@ def test_where_nothing_can_be_promised_nothing_is_refused():
 def test_without_foreign_photos_the_least_familiar_are_refused_all_the_same():
     scores = np.arange(200.0)
     fitted = fit_stated(held_out(scores, np.ones(200)))
-    assert fitted.threshold == np.quantile(scores, RESERVE)
-    assert fitted.coverage == pytest.approx(1 - RESERVE)
+    assert fitted.threshold == np.quantile(scores, MIN_REJECTED)
+    assert fitted.coverage == pytest.approx(1 - MIN_REJECTED)
     assert (fitted.unknown_photos, fitted.refused_unknown) == (0, None)
 
 
@@ -188,14 +190,14 @@ def test_no_photos_give_no_threshold():
         ({"precision": 1.1}, "precision 1.1 must lie above 0 and be at most 1"),
         ({"unknown_share": 1.0}, "unknown_share 1.0 must be 0 or more and below 1"),
         ({"confidence": 0.4}, "confidence 0.4 must be 0.5 or more and below 1"),
-        ({"hardest": 0.0}, "hardest 0.0 must lie above 0 and be at most 1"),
+        ({"hardest_share": 0.0}, "hardest_share 0.0 must lie above 0 and be at most 1"),
     ],
 )
 def test_an_impossible_promise_is_refused(wrong, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        Promise(**wrong)
+        PrecisionTarget(**wrong)
 
 
 def test_scores_and_correct_must_be_of_one_length():
-    with pytest.raises(ValueError, match=r"\(2,\) scores, but \(1,\) of right and wrong"):
+    with pytest.raises(ValueError, match=r"\(2,\) scores, but \(1,\) correct values"):
         fit_threshold(held_out([1.0, 2.0], [True]))

@@ -199,7 +199,7 @@ def test_temperature_is_that_of_answers_by_heads_that_did_not_see_the_photo(
     known = seen[0].outputs.known
     assert content["temperature"] == fit_temperature(known.logits, known.targets)
     assert len(known.targets) == content["photos"]
-    assert [group.logits.shape[1] for group in seen[0].outputs.foreign] == [2, 2, 2]
+    assert [group.logits.shape[1] for group in seen[0].outputs.unknown] == [2, 2, 2]
 
 
 def test_a_head_trained_again_on_the_runs_photos_is_the_runs_own(
