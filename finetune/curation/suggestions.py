@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,14 +18,6 @@ PRIOR_VOTE = 0.5
 
 CHUNK = 2048
 """Photos that are compared with all labeled ones at a time, to bound the memory."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Suggested:
-    """Suggested label with its probability."""
-
-    label: str
-    probability: float
 
 
 def neighbor_probabilities(
@@ -69,17 +58,6 @@ def neighbor_probabilities(
         np.add.at(votes, (np.arange(len(found))[:, None], targets[nearest]), weights)
         result[rows] = votes / votes.sum(axis=1, keepdims=True)
     return result
-
-
-def ranked(
-    probabilities: NDArray[np.float64], labels: Sequence[str], *, top: int = 5
-) -> list[tuple[Suggested, ...]]:
-    """Returns the `top` likeliest of the C labels for each row of ``(N, C)`` probabilities."""
-    order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
-    return [
-        tuple(Suggested(label=labels[i], probability=float(row[i])) for i in best)
-        for row, best in zip(probabilities, order, strict=True)
-    ]
 
 
 def uncertainty(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:

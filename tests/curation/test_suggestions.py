@@ -6,10 +6,8 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from finetune.curation import suggestions
 from finetune.curation.suggestions import (
-    Suggested,
     ask_next,
     neighbor_probabilities,
-    ranked,
     uncertainty,
 )
 
@@ -54,13 +52,6 @@ def test_one_labeled_photo_convinces_nobody() -> None:
     one = np.array([[1.0, 0.0]], np.float32)
     found = neighbor_probabilities(one, one, np.array([1]), labels=2)
     assert np.allclose(found, [[0.25 / 1.5, 1.25 / 1.5]])
-
-
-def test_ranked_gives_the_likeliest_first() -> None:
-    found = ranked(np.array([[0.2, 0.5, 0.3]]), ["a", "b", "c"], top=2)
-    assert found == [
-        (Suggested(label="b", probability=0.5), Suggested(label="c", probability=0.3)),
-    ]
 
 
 def test_uncertainty_is_one_less_the_margin() -> None:

@@ -118,7 +118,7 @@ class Running:
 
     def catalog(self) -> Catalog:
         """The catalog as another process would open it."""
-        return Catalog(self.session.catalog_file)
+        return Catalog(self.session.catalog.path)
 
     def labels(self) -> dict[str, tuple[str, ...]]:
         """The labels of all photos by path, as the catalog on disk has them."""

@@ -1,4 +1,4 @@
-"""Actions on photos: validated requests, and how each is written to the catalog."""
+"""Actions on photos: validation of requests, and writing to the catalog."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _VERSION = re.compile(r"(?:[0-9a-f]{12})?")
 
 
 class BadRequestError(Exception):
-    """An invalid request; the message describes the error."""
+    """Invalid request."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,12 +49,12 @@ class Action:
     """A validated request.
 
     Attributes:
-        kind: The action.
-        photos: Id of each photo, with the version that the page had shown.
+        kind: Kind of action.
+        photos: Version of each photo that the page showed, by id.
         labels: For `label`, `add`, `remove` and `resolve`.
         choices: For `accept`: the label of each photo, by id.
         crop: For `crop`; None removes the crop.
-        keeper: For `keep`: id of the photo that stays in the collection.
+        keeper: For `keep`: id of the photo to keep.
     """
 
     kind: Kind
@@ -66,7 +66,7 @@ class Action:
 
     @property
     def description(self) -> str:
-        """The action in words, as undo shows it."""
+        """Description as shown after the action and by undo."""
         count = len(self.photos)
         photos = f"{count:,} photo{'' if count == 1 else 's'}"
         names = " + ".join(map(repr, self.labels)) or "none of the labels"
@@ -91,10 +91,10 @@ class Action:
 
 
 def read_action(body: object) -> Action:
-    """Returns the action in a JSON request.
+    """Returns the action of a JSON request.
 
     Raises:
-        BadRequestError: It is invalid.
+        BadRequestError: The request is invalid.
     """
     if not isinstance(body, dict):
         raise BadRequestError("The request must be a JSON object.")
@@ -147,7 +147,7 @@ def read_label(value: object) -> str:
     """Returns a label in NFC.
 
     Raises:
-        BadRequestError: It is empty, too long, or has invisible characters.
+        BadRequestError: It is empty, too long, or contains control characters.
     """
     if not isinstance(value, str) or _CONTROL.search(value):
         raise BadRequestError("A label must be a single line of text.")
@@ -192,9 +192,9 @@ def write_action(
     Args:
         writer: The catalog's writer.
         action: The action.
-        digests: The digest of each of its photos, by id.
-        shown: The labels that each photo was shown with, by id.
-        annotator: Name of the person who acts, or None.
+        digests: Digest of each of its photos, by id.
+        shown: Labels of each photo on the page, by id.
+        annotator: Name of the annotator, or None.
     """
     for photo_id, digest in digests.items():
         match action.kind:
@@ -235,9 +235,9 @@ def _set_labels(
     labels: tuple[str, ...] | set[str] | None,
     annotator: str | None,
 ) -> None:
-    """Writes labels: an annotator's vote, and the photo's label if the annotator may set it.
+    """Writes an annotator's vote, and the photo's labels unless another annotator set them.
 
-    Where two annotators differ, the photo keeps its first label until the conflict is resolved.
+    If annotators differ, the photo keeps its first label until the conflict is resolved.
     """
     if annotator is None:
         writer.set_labels(digest, labels)

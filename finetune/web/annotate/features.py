@@ -26,20 +26,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Features:
-    """Features of the photos embedded so far.
-
-    Attributes:
-        ids: Ids of the photos.
-        rows: ``(N, F) float32``, one row a photo.
-    """
+    """Features of the photos embedded so far: N ids and ``rows (N, F) float32``."""
 
     ids: tuple[str, ...]
     rows: NDArray[np.float32]
 
     def nearest(self, photo_id: str) -> list[int]:
-        """Returns all positions in `ids` by cosine similarity to a photo, the most similar first.
+        """Returns all positions in `ids`, the most similar to a photo first; [] without features.
 
-        Empty if the photo has no features.
+        Similarity is the cosine.
         """
         if photo_id not in self.ids:
             return []
@@ -54,14 +49,7 @@ class Features:
 class FeatureExtractor:
     """Embeds the photos of a session step by step. Results may be read from any thread.
 
-    Each photo is embedded through a crop around its subject: features of a small subject's
-    surroundings separate labels far worse.
-
-    Args:
-        session: The session.
-
-    Attributes:
-        subjects: Subject crops, kept between sessions.
+    Each photo is cropped to its subject: with the surroundings, labels separate far worse.
     """
 
     def __init__(self, session: Session) -> None:
@@ -94,12 +82,7 @@ class FeatureExtractor:
         ]
 
     def extract(self, states: Sequence[PhotoState], progress: Callable[..., None]) -> None:
-        """Embeds photos.
-
-        Args:
-            states: The photos.
-            progress: Called repeatedly; an exception that it raises stops the work.
-        """
+        """Embeds photos; `progress` is called repeatedly and may raise to stop the work."""
         embedder = self.load()
         photos = [self._with_crop(s.photo, progress) for s in states if s.photo is not None]
         found = embedder.embed(
@@ -107,7 +90,7 @@ class FeatureExtractor:
         )
         for row, position in zip(found.features, found.positions.tolist(), strict=True):
             self.put(states[position].id, row)
-        # A photo that cannot be opened after all is not tried again and again.
+        # A photo that can no longer be opened is not tried again.
         for state in states:
             self._rows.setdefault(state.id, np.zeros(found.features.shape[1], np.float32))
 
@@ -134,52 +117,38 @@ class FeatureExtractor:
         progress()
         if photo.crop is not None:
             return photo
-        crop = self.subjects.get(photo.digest)
+        crop = self.subjects.crops.get(photo.digest)
         if crop is None and self._finder is not None:
             try:
                 crop = self._finder.crop_of(self._session.root / photo.path)
             except DecodeError:
                 return photo
-            self.subjects.put(photo.digest, crop)
+            self.subjects.crops[photo.digest] = crop
         return dataclasses.replace(photo, crop=crop)
 
 
 class SubjectCache:
-    """Subject crops by photo digest, in a file that may be deleted.
-
-    They are neither proposed to a person nor used in training.
-
-    Args:
-        path: Its JSON file.
-    """
+    """Subject crops by photo digest, cached in a JSON file. Training does not use them."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._crops: dict[str, Crop] = {}
+        self.crops: dict[str, Crop] = {}
         with contextlib.suppress(OSError, ValueError, TypeError, AttributeError, PhotoError):
-            self._crops = {
+            self.crops = {
                 str(digest): Crop(center_x=x, center_y=y, side=side)
                 for digest, (x, y, side) in read_json(path).items()
             }
-        self._saved = len(self._crops)
-
-    def get(self, digest: str) -> Crop | None:
-        """Returns the crop of a photo, or None."""
-        return self._crops.get(digest)
-
-    def put(self, digest: str, crop: Crop) -> None:
-        """Sets the crop of a photo."""
-        self._crops[digest] = crop
+        self._saved = len(self.crops)
 
     def save(self, *, min_new: int = 500) -> None:
         """Writes the file if at least `min_new` crops are new."""
-        if len(self._crops) - self._saved < min_new:
+        if len(self.crops) - self._saved < min_new:
             return
         rows = {
             digest: [round(crop.center_x, 4), round(crop.center_y, 4), round(crop.side, 4)]
-            for digest, crop in self._crops.items()
+            for digest, crop in self.crops.items()
         }
-        # A full disk or a read-only folder costs time at the next start, nothing more.
+        # Without the file, the crops are computed again at the next start.
         with contextlib.suppress(StorageError):
             write_json(self._path, rows)
-        self._saved = len(self._crops)
+        self._saved = len(self.crops)

@@ -1,4 +1,4 @@
-"""In-memory index of a session's photos: what is known of each, and which ones changed."""
+"""In-memory index of a session's photos and of their changes."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Suggestions:
     """Model output for one photo.
 
     Attributes:
-        ranked: Labels with probabilities, most likely first.
-        uncertainty: In [0, 1]; 0 where the model is certain.
-        disagreement: Probability that none of the photo's own labels fits; None without labels.
+        ranked: Labels with probabilities, the likeliest first.
+        uncertainty: In [0, 1]; 0 if the model is certain.
+        disagreement: Probability that none of the photo's labels is right; None without labels.
     """
 
     ranked: tuple[tuple[str, float], ...] = ()
@@ -37,19 +37,18 @@ class Suggestions:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class PhotoState:
-    """A file of the collection and all that is known of it now.
+    """State of one file of the collection.
 
     Attributes:
-        id: Names this content of this file in addresses; reveals nothing of its path.
+        id: Identifies the file and its content in addresses without revealing the path.
         path: Path below the root, with ``/``.
-        folder_label: Label given by its folder, or None.
-        digest: Of its content; None until it has been read.
-        photo: Result of the scan; None until then, and for a file that cannot be opened.
-        problem: Why it cannot be opened, or None.
-        suggestions: Model output.
-        group: Key of its group of near-duplicates; None outside any group.
-        rank: Position among the photos to label next, from 0; None beyond those.
-        changed_at: The index's clock at the latest change.
+        folder_label: Label from its folder, or None.
+        digest: Digest of its content; None until it has been read.
+        photo: Result of the scan; None before the scan and for unreadable files.
+        problem: Reason why it cannot be opened, or None.
+        group: Key of its near-duplicate group, or None.
+        rank: Position among the photos to label next, from 0, or None.
+        changed_at: Clock of the index at the latest change.
     """
 
     id: str
@@ -67,7 +66,7 @@ class PhotoState:
     def labels(self, annotator: str | None) -> tuple[tuple[str, ...], str]:
         """Returns the labels to show and their source: "person", "folder" or "" for none.
 
-        A named annotator sees their own labels only, so that two people stay independent.
+        A named annotator sees only their own labels, so that annotators stay independent.
         """
         if annotator is not None:
             vote = self.annotations.votes.get(annotator)
@@ -128,8 +127,7 @@ class Job:
 
     Attributes:
         state: ``waiting``, ``running``, ``done`` or ``failed``.
-        done: Photos done.
-        total: Photos in all; 0 when not known.
+        total: Number of photos; 0 if not known.
         note: Current step, or the error message.
     """
 
@@ -153,12 +151,12 @@ class PhotoIndex:
     Args:
         root: The collection's folder.
         labels: Labels to offer from the start, in the order of their keys.
-        annotator: Name of the person who labels, or None.
+        annotator: Name of the annotator, or None.
 
     Attributes:
-        clock: Grows with each change of a row.
+        clock: Increases with each change of a row.
         action_count: Number of actions so far.
-        suggested_count: Number of actions that the suggestions take into account.
+        suggested_count: Number of actions included in the suggestions.
     """
 
     def __init__(
@@ -182,7 +180,7 @@ class PhotoIndex:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Every label on offer; a label keeps its position throughout a session."""
+        """All labels; a label keeps its position throughout the session."""
         with self.lock:
             return tuple(self._labels)
 
@@ -201,7 +199,7 @@ class PhotoIndex:
             return list(self._digests.get(digest, ()))
 
     def digest_of(self, state: PhotoState) -> str:
-        """Returns the digest of a photo's content; reads the file if no scan has done so yet.
+        """Returns the digest of a photo; reads the file if it has not been scanned yet.
 
         Raises:
             CollectionError: The file cannot be read.
@@ -271,7 +269,7 @@ class PhotoIndex:
             )
 
     def set_groups(self, groups: Mapping[str, str]) -> None:
-        """Sets the near-duplicate groups: key by path; photos outside any group are left out."""
+        """Sets the near-duplicate groups: the group's key by path."""
         with self.lock:
             self.clock += 1
             for path, state in self._paths.items():
@@ -295,13 +293,13 @@ class PhotoIndex:
                 self._set(state, "rank", ranks.get(state.id))
 
     def add_labels(self, labels: Iterable[str]) -> None:
-        """Adds labels to those on offer."""
+        """Adds labels to the list of labels."""
         with self.lock:
             for label in labels:
                 self._labels.setdefault(label)
 
     def rows(self, since: int = -1) -> list[dict[str, Any]]:
-        """Returns the rows that changed after `since` on the index's clock, sorted by path."""
+        """Returns the rows that changed after `since` (a value of `clock`), sorted by path."""
         with self.lock:
             return [
                 state.row(self.annotator) for state in self.states() if state.changed_at > since

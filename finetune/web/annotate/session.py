@@ -1,4 +1,4 @@
-"""A labeling session: a catalog, the index of its photos, and the actions on them."""
+"""Labeling session: catalog, photo index and actions."""
 
 from __future__ import annotations
 
@@ -18,25 +18,20 @@ from finetune.web.annotate.thumbnails import Kind, Thumbnails
 
 @dataclass(frozen=True, kw_only=True)
 class ActionResult:
-    """Result of an action.
-
-    Attributes:
-        description: The action in words.
-        states: The photos that may have changed.
-    """
+    """Description of an action, and the photos that may have changed."""
 
     description: str
     states: tuple[PhotoState, ...]
 
 
 class Session:
-    """One person's work on one collection. May be used from any thread.
+    """Labeling session of one collection. May be used from any thread.
 
     Args:
         root: The collection's folder.
-        catalog: Where its catalog is kept; see `finetune.photos.scan.scan`.
+        catalog: Its catalog; see `finetune.photos.scan.scan`.
         labels: Labels to offer from the start, in the order of their keys.
-        annotator: Name of the person who labels, or None.
+        annotator: Name of the annotator, or None.
 
     Raises:
         CollectionError: There is no such folder, or it contains no photo.
@@ -53,9 +48,10 @@ class Session:
     ) -> None:
         self.root = root
         self.catalog_path = catalog
-        self.files = require_photos(root, advice=_EXPECTED)
+        self.files = require_photos(
+            root, advice="Give a folder of photos, with or without subfolders."
+        )
         self.catalog = open_catalog(root, catalog)
-        self.catalog_file = self.catalog.path
         self.cache_dir = collection_cache_dir(root, catalog)
         self.thumbnails = Thumbnails(self.cache_dir / "thumbnails")
         self.index = PhotoIndex(root, labels=labels, annotator=annotator)
@@ -69,7 +65,7 @@ class Session:
         self.catalog.close()
 
     def act(self, action: Action) -> ActionResult:
-        """Applies an action; it is on disk when this returns.
+        """Applies an action and saves it.
 
         Raises:
             BadRequestError: A photo does not exist.
@@ -89,21 +85,21 @@ class Session:
         return self._result(action.description, tuple(seen))
 
     def undo(self, number: int) -> ActionResult:
-        """Undoes the latest action; raises StaleError if that is not this one."""
+        """Undoes the latest action; raises StaleError if it has another number."""
         return self._replayed(self.catalog.undo(number))
 
     def redo(self, number: int) -> ActionResult:
-        """Redoes the action undone last; raises StaleError if that is not this one."""
+        """Redoes the action undone last; raises StaleError if it has another number."""
         return self._replayed(self.catalog.redo(number))
 
     def thumbnail(self, state: PhotoState, kind: Kind) -> bytes:
-        """Returns a photo as a JPEG for the screen; raises DecodeError."""
+        """Returns a photo as JPEG for the screen; raises DecodeError."""
         photo = state.photo
         size = None if photo is None else (photo.width, photo.height)
         return self.thumbnails.get(self.root / state.path, state.id, kind, size=size)
 
     def refresh(self) -> None:
-        """Reads all annotations again: another program may have changed them."""
+        """Reads all annotations again; another program may have changed them."""
         self.index.replace_annotations(self.catalog.annotations())
 
     def _replayed(self, action: Replayed | None) -> ActionResult:
@@ -123,6 +119,3 @@ class Session:
         if state is None:
             raise BadRequestError("There is no such photo.")
         return state
-
-
-_EXPECTED = "Give a folder of photos, with or without subfolders."

@@ -1,4 +1,4 @@
-"""Label suggestions and doubtful labels, learned from the labels of a session and from a run."""
+"""Label suggestions and label errors, from the labels of a session and from a trained run."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ Classifier = Callable[[Sequence[Photo]], tuple[tuple[str, ...], Array]]
 """Returns the labels and the probabilities ``(N, labels)`` of photos."""
 
 REFIT_EVERY = 15
-"""New labels before the head is fitted, and labels are checked, again."""
+"""Number of new labels after which the head is refitted and labels are checked."""
 
 MIN_LABELED = 8
-"""Labeled photos before a head is fitted; until then only nearest neighbors are used."""
+"""Minimum number of labeled photos for a head; with fewer, only nearest neighbors are used."""
 
 TOP = 4
-"""Suggestions shown for a photo."""
+"""Maximum number of suggestions for a photo."""
 
 COHORT_SIZE = 24
 COHORT_MIN_PROBABILITY = 0.6
@@ -37,19 +37,14 @@ COHORT_MIN_PROBABILITY = 0.6
 
 @dataclass(frozen=True, kw_only=True)
 class Labeled:
-    """The photos with exactly one label.
-
-    Attributes:
-        positions: ``(K,) int64``, positions among all photos.
-        labels: Their labels.
-    """
+    """The K photos with exactly one label: ``positions (K,) int64``, and their labels."""
 
     positions: NDArray[np.int64]
     labels: tuple[str, ...]
 
     @classmethod
     def of(cls, own: Sequence[tuple[str, ...]]) -> Labeled:
-        """Returns them, given the labels of all photos."""
+        """Returns the photos with one label, given the labels of all photos."""
         positions = [position for position, labels in enumerate(own) if len(labels) == 1]
         return cls(
             positions=np.array(positions, np.int64),
@@ -58,11 +53,7 @@ class Labeled:
 
 
 class RunPredictions:
-    """Predictions of a trained run; empty without a run.
-
-    Attributes:
-        labels: Labels of the run; () without one.
-    """
+    """Probabilities by a trained run; `labels` is empty without a run."""
 
     def __init__(self) -> None:
         self.labels: tuple[str, ...] = ()
@@ -103,13 +94,7 @@ def run_classifier(run: str, session: Session) -> Classifier:
 
 @dataclass(frozen=True, kw_only=True)
 class Predictions:
-    """Label probabilities of all photos at one moment.
-
-    Attributes:
-        labels: The columns of `probabilities`.
-        probabilities: ``(N, labels)``, rows as in `features`.
-        features: Of the same photos.
-    """
+    """Label probabilities ``(N, labels)`` of the N photos in `features`."""
 
     labels: tuple[str, ...]
     probabilities: Array
@@ -117,24 +102,21 @@ class Predictions:
 
     def suggestions(self, positions: NDArray[np.int64]) -> dict[str, Suggestions]:
         """Returns the suggestions for some positions, by photo id."""
-        from finetune.curation.suggestions import ranked, uncertainty
+        from finetune.curation.suggestions import uncertainty
 
         uncertainties = uncertainty(self.probabilities)
-        top = ranked(self.probabilities[positions], self.labels, top=TOP)
         return {
             self.features.ids[position]: Suggestions(
-                ranked=tuple((item.label, round(item.probability, 2)) for item in items),
+                ranked=_ranked(self.labels, self.probabilities[position]),
                 uncertainty=round(float(uncertainties[position]), 2),
             )
-            for position, items in zip(positions.tolist(), top, strict=True)
+            for position in positions.tolist()
         }
 
     def cohort(self, photo_id: str, is_open: Callable[[str], bool]) -> tuple[str | None, list[str]]:
-        """Returns a photo's suggested label, and similar photos that probably have it too.
+        """Returns a photo's suggested label, and the ids of similar photos that probably have it.
 
-        Args:
-            photo_id: The photo; it comes first.
-            is_open: Whether a photo may be among the others.
+        The photo itself comes first; `is_open` decides which others may follow.
         """
         ids = self.features.ids
         if photo_id not in ids:
@@ -165,20 +147,13 @@ class Suggester:
     ) -> Predictions | None:
         """Returns the mean of nearest neighbors, the session's head, and a run.
 
-        Args:
-            features: Of all photos.
-            labeled: The labeled ones among them.
-            run: Predictions of a run for all photos.
-            offered: Labels in display order.
-
-        Returns:
-            None with fewer than two different labels and no run.
+        `offered` are the labels in display order. None with fewer than two labels and no run.
         """
         from finetune.curation.suggestions import neighbor_probabilities
 
         has_two_labels = len(set(labeled.labels)) >= 2
-        wanted = {*run.labels, *(labeled.labels if has_two_labels else ())}
-        names = tuple(label for label in offered if label in wanted)
+        known = {*run.labels, *(labeled.labels if has_two_labels else ())}
+        names = tuple(label for label in offered if label in known)
         if not names:
             return None
         members: list[Array] = []
@@ -224,13 +199,13 @@ class LabelErrors:
         """Checks the labels again if enough of them are new.
 
         Args:
-            features: Of all photos.
-            labeled: The labeled ones among them.
-            groups: Keys of their near-duplicate groups, each of which is held out as a whole.
+            features: Features of all photos.
+            labeled: The labeled photos among them.
+            groups: Near-duplicate group of each labeled photo; groups are held out as a whole.
             progress: Called repeatedly; an exception that it raises stops the check.
 
         Returns:
-            Whether they were checked.
+            Whether the labels were checked.
         """
         count = len(labeled.labels)
         if abs(count - self._checked) < REFIT_EVERY or not _can_hold_out(labeled.labels, groups):
@@ -250,12 +225,9 @@ class LabelErrors:
     def suggestions(
         self, ids: Sequence[str], own: Sequence[tuple[str, ...]], run: RunPredictions
     ) -> dict[str, Suggestions]:
-        """Returns the suggestions for labeled photos, with the disagreement with their labels.
+        """Returns the suggestions for photos with labels, given the labels of each photo.
 
-        Args:
-            ids: The photos.
-            own: Their labels; photos without any are left out.
-            run: Used for photos that were not checked yet.
+        The run is used for photos that have not been checked yet.
         """
         result = {}
         for photo_id, labels in zip(ids, own, strict=True):
@@ -264,23 +236,27 @@ class LabelErrors:
             names, row = self._rows.get(photo_id, ((), np.zeros(0)))
             if not names and run.labels:
                 names, row = run.labels, run.of(photo_id)
-            best = np.argsort(-row, kind="stable")[:TOP].tolist()
             given = sum(float(row[names.index(label)]) for label in labels if label in names)
             result[photo_id] = Suggestions(
-                ranked=tuple((names[i], round(float(row[i]), 2)) for i in best),
+                ranked=_ranked(names, row),
                 disagreement=round(1 - given, 2) if names else None,
             )
         return result
 
 
+def _ranked(labels: Sequence[str], row: Array) -> tuple[tuple[str, float], ...]:
+    best = np.argsort(-row, kind="stable")[:TOP].tolist()
+    return tuple((labels[i], round(float(row[i]), 2)) for i in best)
+
+
 def _can_hold_out(labels: Sequence[str], groups: Sequence[str]) -> bool:
-    """Returns whether there are two labels, and one of them has two groups of photos or more."""
+    """Returns whether there are at least two labels, and one of them has at least two groups."""
     pairs = set(zip(labels, groups, strict=True))
     return len(pairs) > len(set(labels)) > 1
 
 
 def _columns(probabilities: Array, labels: Sequence[str], names: Sequence[str]) -> Array:
-    """Returns probabilities ``(N, names)``: zero for a name that is not among `labels`."""
+    """Returns the columns for `names`; zero for a name that is not among `labels`."""
     result = np.zeros((len(probabilities), len(names)))
     for column, name in enumerate(names):
         if name in labels:

@@ -1,4 +1,4 @@
-"""Small and screen-sized copies of photos, made once, kept in a folder that may be deleted."""
+"""Cache of thumbnails and screen-sized previews."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from finetune.photos.decode.decoder import read_photo
 from finetune.photos.decode.pool import usable_cores
 
 Kind = Literal["thumb", "view"]
-"""A cell of the grid, or the whole screen."""
+"""Thumbnail of the grid, or preview as large as the screen."""
 
 SIDES: dict[Kind, int] = {"thumb": 320, "view": 1600}
-"""The longer side in pixels, at most."""
+"""Maximum length of the longer side in pixels."""
 
 _QUALITY: dict[Kind, int] = {"thumb": 80, "view": 85}
 
 
 class Thumbnails:
-    """Copies of photos as JPEG without EXIF, upright and in sRGB. May be called from any thread.
+    """Thumbnails as JPEG without EXIF, upright and in sRGB. May be used from any thread.
 
     Args:
-        folder: Where they are kept.
+        folder: Folder of the cache.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -39,26 +39,25 @@ class Thumbnails:
         self._busy: dict[tuple[str, Kind], threading.Lock] = {}
         self._lock = threading.Lock()
         self._decoders: dict[Kind, threading.Semaphore] = {
-            # Apart, so that a screenful of cells does not hold up the photo that is looked at.
+            # Separate, so that a screenful of thumbnails does not delay the current photo.
             "thumb": threading.Semaphore(usable_cores()),
             "view": threading.Semaphore(usable_cores()),
         }
 
     def has(self, key: str, kind: Kind) -> bool:
-        """Returns whether a copy is there already."""
+        """Returns whether a thumbnail is cached."""
         return self._path(key, kind).is_file()
 
     def get(
         self, photo: Path, key: str, kind: Kind, *, size: tuple[int, int] | None = None
     ) -> bytes:
-        """Returns a copy, made from the photo when there is none.
+        """Returns the thumbnail of a photo, from the cache if possible.
 
         Args:
             photo: The file.
-            key: Hexadecimal name of this content of it; another key makes another copy.
-            kind: How large.
-            size: Width and height of the photo where they are known; spares decoding more than is
-                needed.
+            key: Hexadecimal key that changes with the content of the file.
+            kind: Size of the thumbnail.
+            size: Width and height of the photo, if known; avoids decoding more than needed.
 
         Raises:
             DecodeError: The photo cannot be opened.
@@ -66,23 +65,23 @@ class Thumbnails:
         path = self._path(key, kind)
         with contextlib.suppress(OSError):
             return path.read_bytes()
-        with self._alone(key, kind):
+        with self._exclusive(key, kind):
             with contextlib.suppress(OSError):
                 return path.read_bytes()
             with self._decoders[kind]:
                 image = read_photo(photo, min_side_pixels=_shorter_side(kind, size)).image
                 jpeg = shrink(image, kind)
-            _keep(path, jpeg)
+            _store(path, jpeg)
             if kind == "view" and not self.has(key, "thumb"):
-                _keep(self._path(key, "thumb"), shrink(image, "thumb"))
+                _store(self._path(key, "thumb"), shrink(image, "thumb"))
         return jpeg
 
     def _path(self, key: str, kind: Kind) -> Path:
         return self._folder / key[:2] / f"{key}.{kind}.jpg"
 
     @contextlib.contextmanager
-    def _alone(self, key: str, kind: Kind) -> Iterator[None]:
-        """Lets one thread make a copy while others wait for it."""
+    def _exclusive(self, key: str, kind: Kind) -> Iterator[None]:
+        """Lets one thread make a thumbnail while others wait for it."""
         with self._lock:
             lock = self._busy.setdefault((key, kind), threading.Lock())
         with lock:
@@ -92,7 +91,7 @@ class Thumbnails:
 
 
 def _shorter_side(kind: Kind, size: tuple[int, int] | None) -> int:
-    """Returns the fewest pixels of the shorter side from which a copy loses nothing."""
+    """Returns the length of the shorter side that suffices for a thumbnail."""
     side = SIDES[kind]
     return side if size is None else max(1, math.ceil(side * min(size) / max(size)))
 
@@ -106,10 +105,10 @@ def shrink(image: NDArray[np.uint8], kind: Kind) -> bytes:
     return buffer.getvalue()
 
 
-def _keep(path: Path, jpeg: bytes) -> None:
-    """Writes a cached copy whole; not synced, since it can be made again."""
+def _store(path: Path, jpeg: bytes) -> None:
+    """Writes a thumbnail atomically, without fsync."""
     part = path.with_name(f".{path.name}.{threading.get_ident()}.part")
-    # A full disk or a read-only folder costs time, not the picture.
+    # With a full disk or a read-only folder nothing is cached.
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         part.write_bytes(jpeg)

@@ -1,4 +1,4 @@
-"""Background workers of a session: the scan, and label suggestions."""
+"""Background threads of a session: scan and label suggestions."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ from finetune.web.annotate.suggestions import (
 logger = logging.getLogger(__name__)
 
 RANKED_PHOTOS = 40
-"""Photos that are ranked by how informative their label would be."""
+"""Number of photos ranked by how informative their label would be."""
 
 _EMIT_SHARE = 0.05
-"""Share of a scan's time that sending new photos to the page may take."""
+"""Maximum share of the scan time spent on updating the page."""
 
 _FEATURE_STEP = 32
 _DEBOUNCE_SECONDS = 0.15
@@ -46,7 +46,7 @@ class _StoppedError(Exception):
 
 
 class Worker:
-    """A thread that works for a session and reports to a job; subclasses implement `work`."""
+    """Thread that works for a session and reports to a job; subclasses implement `work`."""
 
     _join_seconds: float | None = None
 
@@ -93,12 +93,7 @@ class Worker:
 class ScanWorker(Worker):
     """Scans the folder, groups near-duplicates, then makes thumbnails.
 
-    Args:
-        session: The session whose index it fills.
-
-    Attributes:
-        collection: The photos found so far.
-        done: Set when all photos are read and grouped.
+    The event `done` is set when all photos have been read and grouped.
     """
 
     _join_seconds = 5.0
@@ -106,15 +101,15 @@ class ScanWorker(Worker):
     def __init__(self, session: Session) -> None:
         super().__init__(session, session.index.jobs.scan, "Photos could not be read")
         self._emit_at = 0.0
-        self.collection: Collection | None = None
+        self._collection: Collection | None = None
         self.done = threading.Event()
 
     def work(self) -> None:
-        """Scans."""
+        """Scans, groups, and makes thumbnails."""
         job = self._job
         job.state = "running"
-        # A connection of its own: a long scan does not delay a person's actions.
-        with Catalog(self._session.catalog_file) as catalog:
+        # A separate connection: a long scan does not delay actions.
+        with Catalog(self._session.catalog.path) as catalog:
             update(
                 catalog,
                 self._session.root,
@@ -137,15 +132,15 @@ class ScanWorker(Worker):
 
     def _emit(self, catalog: Catalog) -> None:
         started = time.monotonic()
-        self.collection = catalog.collection(self._session.root, with_excluded=True)
-        self._session.index.update_photos(self.collection)
+        self._collection = catalog.collection(self._session.root, with_excluded=True)
+        self._session.index.update_photos(self._collection)
         took = time.monotonic() - started
         self._emit_at = time.monotonic() + max(0.5, took / _EMIT_SHARE)
 
     def _group(self) -> None:
-        if self.collection is None:
+        if self._collection is None:
             return
-        photos = [photo for photo in self.collection.photos if photo.packed_hashes is not None]
+        photos = [photo for photo in self._collection.photos if photo.packed_hashes is not None]
         keys = photo_groups(photos, said=self._session.catalog.groups())
         sizes = Counter(keys)
         self._session.index.set_groups(
@@ -165,17 +160,12 @@ class ScanWorker(Worker):
 
 
 class SuggestionWorker(Worker):
-    """Updates suggestions whenever there are new photos or new labels.
+    """Updates suggestions when there are new photos or labels.
 
     Args:
         session: The session.
-        load_classifier: Loads a trained run, in the background; None uses labels alone.
-        delay_seconds: Pause before it starts, so that the page appears first.
-
-    Attributes:
-        extractor: Features of the photos.
-        run_predictions: Predictions of the trained run.
-        predictions: The latest predictions; None while there are too few labels.
+        load_classifier: Loads a trained run, in the background; None: only labels are used.
+        delay_seconds: Pause before the work starts, so that the page appears first.
     """
 
     def __init__(
@@ -188,7 +178,7 @@ class SuggestionWorker(Worker):
         super().__init__(session, session.index.jobs.suggestions, "No suggestions")
         self.extractor = FeatureExtractor(session)
         self.run_predictions = RunPredictions()
-        self.predictions: Predictions | None = None
+        self._predictions: Predictions | None = None
         self._delay_seconds = delay_seconds
         self._load_classifier = load_classifier
         self._suggester = Suggester()
@@ -201,17 +191,14 @@ class SuggestionWorker(Worker):
         super().stop()
 
     def cohort(self, state: PhotoState) -> tuple[str | None, list[str]]:
-        """Returns a photo's suggested label, and similar photos that probably have it too.
-
-        They are unlabeled; the photo itself comes first.
-        """
-        if self.predictions is None:
+        """Returns a photo's suggested label, and similar unlabeled photos; see `Predictions`."""
+        if self._predictions is None:
             return None, []
         index = self._session.index
-        return self.predictions.cohort(state.id, lambda other: self._is_open(index.get(other)))
+        return self._predictions.cohort(state.id, lambda other: self._is_open(index.get(other)))
 
     def similar(self, state: PhotoState) -> list[str]:
-        """Returns all photos by similarity to one, itself first; [] without features."""
+        """Returns all photo ids by similarity to a photo, itself first; [] without features."""
         features = self.extractor.features()
         return [features.ids[position] for position in features.nearest(state.id)]
 
@@ -225,12 +212,12 @@ class SuggestionWorker(Worker):
         is_open = np.flatnonzero(np.array([self._is_open(state) for state in states], bool))
         predictions = self._suggester.predict(features, labeled, self.run_predictions, index.labels)
         if predictions is not None:
-            self.predictions = predictions
+            self._predictions = predictions
             probabilities = predictions.probabilities
             of_labeled = self._label_errors.suggestions(features.ids, own, self.run_predictions)
             index.update_suggestions(of_labeled | predictions.suggestions(is_open))
         else:
-            # Without predictions, photos that differ most from each other teach the most.
+            # Without predictions, the photos that differ most from each other come first.
             probabilities = np.full((len(features.ids), 2), 0.5)
         ranking = ask_next(
             probabilities[is_open],
@@ -241,7 +228,7 @@ class SuggestionWorker(Worker):
         index.set_ranking([features.ids[is_open[at]] for at in ranking])
 
     def check_labels(self) -> None:
-        """Finds doubtful labels out of fold and updates the index."""
+        """Finds label errors by cross-validation and updates the index."""
         features, states, own = self._photos()
         labeled = Labeled.of(own)
         groups = [
@@ -254,13 +241,12 @@ class SuggestionWorker(Worker):
             )
 
     def work(self) -> None:
-        """Extracts features, suggests labels, and checks labels when there is nothing else."""
+        """Extracts features and suggests labels; checks labels when idle."""
         job, index, labeled = self._job, self._session.index, self._session.labeled
         if self._stop.wait(self._delay_seconds):
             return
         try:
             job.state = "running"
-            # Slow, and not needed to show the first photo.
             self.extractor.load()
             classifier = self._load_classifier() if self._load_classifier is not None else None
             while not self._stop.is_set():
@@ -280,7 +266,7 @@ class SuggestionWorker(Worker):
                 if not pending and not labeled.wait(1.0):
                     self.check_labels()
                 elif not pending:
-                    # Keys come in bursts: one update for all of them.
+                    # One update for several keys in quick succession.
                     time.sleep(_DEBOUNCE_SECONDS)
         except _StoppedError:
             self.extractor.subjects.save(min_new=1)
@@ -295,7 +281,7 @@ class SuggestionWorker(Worker):
         return features, states, own
 
     def _is_open(self, state: PhotoState | None) -> bool:
-        """Returns whether a photo is still to be labeled."""
+        """Returns whether a photo has no label yet."""
         if state is None or state.problem is not None or EXCLUDE in state.annotations.decisions:
             return False
         _, source = state.labels(self._session.index.annotator)

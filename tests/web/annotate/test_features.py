@@ -53,7 +53,7 @@ def test_extracted_photos_are_no_longer_pending(session: Session) -> None:
     crop = extractor.subject_crop(first)
     assert crop is not None
     assert first.digest is not None
-    assert extractor.subjects.get(first.digest) == crop
+    assert extractor.subjects.crops.get(first.digest) == crop
 
 
 def test_a_deleted_photo_is_not_extracted_again(session: Session) -> None:
@@ -71,11 +71,11 @@ def test_subject_crops_are_kept_between_sessions_and_a_damaged_file_is_ignored(
 ) -> None:
     path = tmp_path / "subjects.json"
     subjects = SubjectCache(path)
-    subjects.put("ab", Crop(center_x=0.25, center_y=0.5, side=0.4))
+    subjects.crops["ab"] = Crop(center_x=0.25, center_y=0.5, side=0.4)
     subjects.save()
     assert not path.exists()  # too few new crops for a write
     subjects.save(min_new=1)
-    assert SubjectCache(path).get("ab") == Crop(center_x=0.25, center_y=0.5, side=0.4)
+    assert SubjectCache(path).crops.get("ab") == Crop(center_x=0.25, center_y=0.5, side=0.4)
     for text in ("nonsense", '{"ab": [1]}', '{"ab": [9, 9, 9]}', "[]"):
         path.write_text(text)
-        assert SubjectCache(path).get("ab") is None
+        assert SubjectCache(path).crops.get("ab") is None
