@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from finetune.tasks.thresholds import fit_thresholds
+from finetune.evaluation.thresholds import fit_thresholds
 
 LABELS = np.array([-2.5, -2.0, -1.5, -1.0, -0.5])
 NEW_PHOTOS = 3000

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from finetune.errors import RunError
+from finetune.evaluation.multi_label_metrics import check_multilabel
 from finetune.evaluation.probabilities import check, sigmoid, softmax
 from finetune.photos.labels import join_labels, split_labels
 from finetune.spreadsheets import guard, read_csv, unguard, write_csv
-from finetune.tasks.multi_label_metrics import check_multilabel
 
 RANKED = 5
 """Number of ranked labels written per photo."""

@@ -17,6 +17,12 @@ from numpy.typing import ArrayLike
 
 from finetune.evaluation.calibration import fit_temperature, log_loss
 from finetune.evaluation.metrics import average_precisions, defined_mean, evaluate_logits
+from finetune.evaluation.multi_label_metrics import (
+    check_multilabel,
+    evaluate_multilabel,
+    fit_sigmoid_temperature,
+    multilabel_log_loss,
+)
 from finetune.evaluation.predictions import (
     EvaluatedPhoto,
     Prediction,
@@ -24,13 +30,7 @@ from finetune.evaluation.predictions import (
     make_predictions,
 )
 from finetune.evaluation.probabilities import Floats, sigmoid, softmax
-from finetune.tasks.multi_label_metrics import (
-    check_multilabel,
-    evaluate_multilabel,
-    fit_sigmoid_temperature,
-    multilabel_log_loss,
-)
-from finetune.tasks.thresholds import NEVER, USUAL, fit_thresholds
+from finetune.evaluation.thresholds import NEVER, USUAL, fit_thresholds
 
 MULTI_LABEL = "multi-label"
 """Value of ``task`` in config.json and calibration.json; absent for one label a photo."""
@@ -179,7 +179,7 @@ class MultiLabel:
     def metrics(
         self, logits: ArrayLike, targets: ArrayLike, labels: Sequence[str]
     ) -> dict[str, Any]:
-        """Returns what `finetune.tasks.multi_label_metrics.evaluate_multilabel` does."""
+        """Returns what `finetune.evaluation.multi_label_metrics.evaluate_multilabel` does."""
         return evaluate_multilabel(
             logits,
             targets,

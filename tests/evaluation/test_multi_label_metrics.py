@@ -9,15 +9,15 @@ from scipy.optimize import minimize_scalar
 from sklearn import metrics as reference
 
 from finetune.errors import ModelError
-from finetune.evaluation.probabilities import sigmoid
-from finetune.tasks.multi_label_metrics import (
+from finetune.evaluation.multi_label_metrics import (
     COLDEST,
     HOTTEST,
     evaluate_multilabel,
     fit_sigmoid_temperature,
     multilabel_log_loss,
 )
-from finetune.tasks.thresholds import NEVER
+from finetune.evaluation.probabilities import sigmoid
+from finetune.evaluation.thresholds import NEVER
 
 LABELS = list("abcdef")
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score, precision_score
 
-from finetune.tasks.thresholds import (
+from finetune.evaluation.thresholds import (
     NEVER,
     f1_threshold,
     fit_thresholds,

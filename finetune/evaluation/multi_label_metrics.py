@@ -23,7 +23,7 @@ from finetune.evaluation.metrics import (
     resampled_average_precision,
 )
 from finetune.evaluation.probabilities import Floats, check_finite, sigmoid
-from finetune.tasks.thresholds import NEVER, USUAL
+from finetune.evaluation.thresholds import NEVER, USUAL
 
 COLDEST, HOTTEST = 0.05, 20.0
 """Bounds of the temperature."""
