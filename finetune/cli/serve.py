@@ -72,7 +72,7 @@ def serve(
 
     from finetune.prediction.predictor import PredictConfig, Predictor
     from finetune.web.security import Policy, address_of, hosts_for, is_loopback, new_token
-    from finetune.web.serve.app import ServeOptions, serve_app
+    from finetune.web.serve.app import serve_app
     from finetune.web.serve.batching import Limits
     from finetune.web.server import Server, ServerLimits, listen
 
@@ -99,11 +99,9 @@ def serve(
             public=frozenset({"/healthz"}),
             cookie=f"finetune-serve-{number}",
         )
-        options = ServeOptions(
-            policy=policy, limits=limits, log=output.say if access_log else lambda line: None
-        )
+        log = output.say if access_log else lambda line: None
         server = Server(
-            serve_app(predictor, options),
+            serve_app(predictor, policy, limits, log=log),
             listening,
             ServerLimits(shutdown_seconds=limits.answer_seconds),
         )

@@ -37,15 +37,16 @@ PORTS = range(8765, 8785)
 """Ports to try, in order, if none is given."""
 
 
-def templates() -> jinja2.Environment:
-    """Returns the Jinja templates of the pages; all values are escaped."""
-    return jinja2.Environment(
+def render(template: str, **values: object) -> str:
+    """Returns a page from its Jinja template; all values are escaped."""
+    environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE / "templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    return environment.get_template(template).render(**values)
 
 
 class OwnFiles(StaticFiles):

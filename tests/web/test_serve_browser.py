@@ -15,7 +15,7 @@ from finetune import train
 from finetune.config_io import resolve
 from finetune.prediction.predictor import Predictor
 from finetune.web.security import Policy, hosts_for
-from finetune.web.serve.app import ServeOptions, serve_app
+from finetune.web.serve.app import serve_app
 from finetune.web.server import Server, listen
 
 pytestmark = pytest.mark.browser
@@ -42,10 +42,8 @@ def site(
     }
     run = train(root / "photos", resolve({}, flags), run="tiny", runs=root / "runs").run.path
     listening = listen("127.0.0.1", 0)
-    options = ServeOptions(
-        policy=Policy(token=None, hosts=hosts_for("127.0.0.1"), max_body_bytes=1 << 20)
-    )
-    server = Server(serve_app(Predictor.load(run), options), listening)
+    policy = Policy(token=None, hosts=hosts_for("127.0.0.1"), max_body_bytes=1 << 20)
+    server = Server(serve_app(Predictor.load(run), policy), listening)
     thread = threading.Thread(target=server.run)
     thread.start()
     yield f"http://127.0.0.1:{listening.getsockname()[1]}/", root / "photos"

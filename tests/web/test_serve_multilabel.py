@@ -17,7 +17,7 @@ from finetune import train
 from finetune.config_io import resolve
 from finetune.prediction.predictor import Predictor
 from finetune.web.security import Policy
-from finetune.web.serve.app import ServeOptions, serve_app
+from finetune.web.serve.app import serve_app
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def served(
     train(root / "photos", resolve({}, flags), run="several", runs=root)
     predictor = Predictor.load(root / "several")
     policy = Policy(token=None, hosts=frozenset({"testserver"}))
-    with TestClient(serve_app(predictor, ServeOptions(policy=policy))) as client:
+    with TestClient(serve_app(predictor, policy)) as client:
         yield client, predictor, root / "photos"
 
 

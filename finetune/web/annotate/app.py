@@ -28,7 +28,7 @@ from finetune.web.server import (
     OwnFiles,
     client_disconnected,
     http_error,
-    templates,
+    render,
 )
 
 _CACHE_FOREVER = "private, max-age=31536000, immutable"
@@ -57,8 +57,7 @@ class Pages:
         """Returns the page; its photos follow as JSON."""
         name = self.session.root.resolve().name
         modules = sorted(file.name for file in (STATIC_FOLDER / "annotate").glob("*.js"))
-        template = templates().get_template("annotate.html")
-        return HTMLResponse(template.render(collection=name, modules=modules))
+        return HTMLResponse(render("annotate.html", collection=name, modules=modules))
 
     def photos(self, request: Request) -> Response:
         """Returns all rows, or those that changed since a time of the index's clock."""

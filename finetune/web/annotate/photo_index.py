@@ -15,7 +15,6 @@ from finetune.photos.analyze import digest_of
 from finetune.photos.catalog.annotations import EXCLUDE, FLAG, NO_ANNOTATIONS, RESOLVED, Annotations
 from finetune.photos.collection import Collection, Photo
 from finetune.photos.labels import find_parts, nfc, place_of
-from finetune.photos.near_duplicates.display_groups import detail_score
 from finetune.photos.quality import faults
 from finetune.photos.walk import FoundFile
 
@@ -78,47 +77,36 @@ class PhotoState:
     def row(self, annotator: str | None) -> dict[str, Any]:
         """Returns the JSON row for the page; unknown and false values are left out."""
         labels, source = self.labels(annotator)
-        row: dict[str, Any] = {"id": self.id, "path": self.path}
-        annotations, photo, suggestions = self.annotations, self.photo, self.suggestions
-        if labels:
-            row["labels"] = labels
-        if source:
-            row["source"] = source
-        if annotations.version:
-            row["version"] = annotations.version
-        if FLAG in annotations.decisions:
-            row["flag"] = True
-        if EXCLUDE in annotations.decisions:
-            row["rejected"] = True
-        if annotations.crop is not None:
-            crop = annotations.crop
-            row["crop"] = [crop.center_x, crop.center_y, crop.side]
-            row["cropSource"] = annotations.crop_source
-        if self.rank is not None:
-            row["rank"] = self.rank
-        if self.group is not None:
-            row["group"] = self.group
-        if self.problem is not None:
-            row["problem"] = self.problem
+        annotations, photo, model = self.annotations, self.photo, self.suggestions or Suggestions()
+        crop, votes = annotations.crop, annotations.votes
+        shows_votes = len(votes) > 1 and (annotator is None or annotator in votes)
+        row: dict[str, Any] = {
+            "id": self.id,
+            "path": self.path,
+            "labels": labels or None,
+            "source": source or None,
+            "version": annotations.version or None,
+            "flag": FLAG in annotations.decisions or None,
+            "rejected": EXCLUDE in annotations.decisions or None,
+            "crop": None if crop is None else [crop.center_x, crop.center_y, crop.side],
+            "cropSource": None if crop is None else annotations.crop_source,
+            "rank": self.rank,
+            "group": self.group,
+            "problem": self.problem,
+            "ranked": [[label, round(p, 3)] for label, p in model.ranked] or None,
+            "uncertainty": None if model.uncertainty is None else round(model.uncertainty, 3),
+            "disagreement": None if model.disagreement is None else round(model.disagreement, 3),
+            "votes": votes if shows_votes else None,
+            "resolved": RESOLVED in annotations.decisions if shows_votes else None,
+        }
         if photo is not None:
-            row |= {"width": photo.width, "height": photo.height}
-            row["detail"] = round(detail_score(photo), 2)
-            if photo.taken_at:
-                row["taken"] = photo.taken_at
-            if found := faults(photo.quality, photo.width, photo.height):
-                row["faults"] = found
-        if suggestions is not None:
-            if suggestions.ranked:
-                row["ranked"] = [[label, round(p, 3)] for label, p in suggestions.ranked]
-            if suggestions.uncertainty is not None:
-                row["uncertainty"] = round(suggestions.uncertainty, 3)
-            if suggestions.disagreement is not None:
-                row["disagreement"] = round(suggestions.disagreement, 3)
-        votes = annotations.votes
-        if len(votes) > 1 and (annotator is None or annotator in votes):
-            row["votes"] = votes
-            row["resolved"] = RESOLVED in annotations.decisions
-        return row
+            row |= {
+                "width": photo.width,
+                "height": photo.height,
+                "taken": photo.taken_at or None,
+                "faults": faults(photo.quality, photo.width, photo.height) or None,
+            }
+        return {name: value for name, value in row.items() if value is not None}
 
 
 @dataclass(kw_only=True)
@@ -270,27 +258,16 @@ class PhotoIndex:
 
     def set_groups(self, groups: Mapping[str, str]) -> None:
         """Sets the near-duplicate groups: the group's key by path."""
-        with self.lock:
-            self.clock += 1
-            for path, state in self._paths.items():
-                self._set(state, "group", groups.get(path))
+        self._update("group", {state.id: groups.get(state.path) for state in self.states()})
 
     def update_suggestions(self, suggestions: Mapping[str, Suggestions]) -> None:
         """Sets the suggestions of some photos, by id."""
-        with self.lock:
-            self.clock += 1
-            for photo_id, value in suggestions.items():
-                state = self._states.get(photo_id)
-                if state is not None:
-                    self._set(state, "suggestions", value)
+        self._update("suggestions", suggestions)
 
     def set_ranking(self, ids: Sequence[str]) -> None:
         """Sets the photos to label next, the most informative first."""
-        with self.lock:
-            self.clock += 1
-            ranks = {photo_id: rank for rank, photo_id in enumerate(ids)}
-            for state in self._states.values():
-                self._set(state, "rank", ranks.get(state.id))
+        ranks = {photo_id: rank for rank, photo_id in enumerate(ids)}
+        self._update("rank", {state.id: ranks.get(state.id) for state in self.states()})
 
     def add_labels(self, labels: Iterable[str]) -> None:
         """Adds labels to the list of labels."""
@@ -313,6 +290,13 @@ class PhotoIndex:
         state.digest = digest
         state.annotations = self._annotations.get(digest, NO_ANNOTATIONS)
         self._digests[digest].append(state)
+
+    def _update(self, name: str, values: Mapping[str, object]) -> None:
+        with self.lock:
+            self.clock += 1
+            for photo_id, value in values.items():
+                if (state := self._states.get(photo_id)) is not None:
+                    self._set(state, name, value)
 
     def _set(self, state: PhotoState, name: str, value: object) -> None:
         if getattr(state, name) != value:

@@ -1,4 +1,4 @@
-"""ASGI application of the prediction server: a page for photos, and the HTTP API behind it."""
+"""ASGI application of the prediction server: page and HTTP API."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 import io
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
@@ -23,9 +23,9 @@ from finetune.prediction.predictions import PhotoPrediction
 from finetune.prediction.predictor import Predictor
 from finetune.web.security import Guard, Policy
 from finetune.web.serve.batching import Batcher, Limits, QueueFullError
-from finetune.web.serve.metrics import MEDIA_TYPE, Log, Metrics, RequestMetrics
+from finetune.web.serve.metrics import MEDIA_TYPE, Metrics, RequestMetrics
 from finetune.web.serve.openapi import describe
-from finetune.web.server import OwnFiles, client_disconnected, http_error, templates
+from finetune.web.server import OwnFiles, client_disconnected, http_error, render
 
 if TYPE_CHECKING:
     from finetune.prediction.torch_engine import TorchEngine
@@ -34,103 +34,78 @@ _PATHS = frozenset(
     ("/", "/v1/predict", "/v1/explain", "/v1/model", "/healthz", "/metrics", "/openapi.json")
 )
 
-_FORM = "multipart/form-data"
-
 _PHOTO_TYPES = frozenset({"", "application/octet-stream", "application/x-www-form-urlencoded"})
 """Bodies that are one photo, beside ``image/*``; the last is curl's default for any file."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServeOptions:
-    """Options of the prediction server.
-
-    Attributes:
-        policy: Access policy.
-        limits: Bounds on work and sizes.
-        log: Receives one line a request: method, path, status, milliseconds, photos. It contains
-            no file name, content or address.
-    """
-
-    policy: Policy
-    limits: Limits = field(default_factory=Limits)
-    log: Log = lambda line: None
-
-
-@dataclass(frozen=True, kw_only=True)
 class UploadedPhoto:
-    """A photo of a request.
-
-    Attributes:
-        name: File name in a form; None if the photo is the body itself.
-        content: Bytes of the file.
-    """
+    """Photo of a request; `name` is its file name in a form, None if it is the body itself."""
 
     name: str | None
     content: bytes
 
 
-@dataclass(frozen=True, kw_only=True)
-class Upload:
-    """The photos of a request; at least one."""
-
-    photos: tuple[UploadedPhoto, ...]
-    is_form: bool
-
-
-async def read_upload(request: Request, limits: Limits) -> Upload:
-    """Returns the photos of a request.
+async def read_upload(request: Request, limits: Limits) -> list[UploadedPhoto]:
+    """Returns the photos of a request; at least one.
 
     Raises:
         HTTPException: There is no photo, or the body has another type.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind == _FORM:
-        photos = await _read_form(request, limits.request_photos)
+    photos = []
+    if kind == "multipart/form-data":
+        form = request.form(max_files=limits.request_photos, max_fields=16, max_part_size=1 << 16)
+        async with form as fields:
+            for _, item in fields.multi_items():
+                if isinstance(item, UploadFile):
+                    content = await item.read()
+                    photos.append(UploadedPhoto(name=item.filename or "", content=content))
     elif kind in _PHOTO_TYPES or kind.startswith("image/"):
-        body = await request.body()
-        photos = (UploadedPhoto(name=None, content=body),) if body else ()
+        if body := await request.body():
+            photos = [UploadedPhoto(name=None, content=body)]
     else:
         raise HTTPException(415, f"Send a photo or a form, not {kind[:80]}.")
     if not photos:
         raise HTTPException(400, "The request contains no photo.")
-    return Upload(photos=photos, is_form=kind == _FORM)
+    return photos
 
 
-async def _read_form(request: Request, max_files: int) -> tuple[UploadedPhoto, ...]:
-    async with request.form(max_files=max_files, max_fields=16, max_part_size=1 << 16) as form:
-        return tuple(
-            [
-                UploadedPhoto(name=item.filename or None, content=await item.read())
-                for _, item in form.multi_items()
-                if isinstance(item, UploadFile)
-            ]
-        )
-
-
-def serve_app(predictor: Predictor, options: ServeOptions) -> Starlette:
+def serve_app(
+    predictor: Predictor,
+    policy: Policy,
+    limits: Limits | None = None,
+    *,
+    log: Callable[[str], None] = lambda line: None,
+) -> Starlette:
     """Returns the application of one predictor.
 
-    Photos are bounded by the predictor's `PredictConfig.max_pixels`: set it to that of the limits.
+    Args:
+        predictor: The predictor; set its `PredictConfig.max_pixels` to that of the limits.
+        policy: Access policy.
+        limits: Bounds on work and sizes.
+        log: Receives one line a request: method, path, status, milliseconds, photos. It contains
+            no file name, content or address.
     """
-    return _Endpoints(predictor, options).app()
+    return _Endpoints(predictor, policy, limits or Limits()).app(log)
 
 
 class _Endpoints:
-    def __init__(self, predictor: Predictor, options: ServeOptions) -> None:
+    def __init__(self, predictor: Predictor, policy: Policy, limits: Limits) -> None:
         self.predictor = predictor
-        self.options = options
-        self.limits = options.limits
+        self.policy = policy
+        self.limits = limits
         self.metrics = Metrics(lambda: self.batcher.photos)
         self.batcher = Batcher(predictor, self.limits, on_batch=self.metrics.batches.observe)
         self.engine = _explainable_engine(predictor)
         self.description = describe(
             predictor.engines[0].metadata,
             self.limits,
-            with_key=options.policy.token is not None,
+            with_key=policy.token is not None,
             explains=self.engine is not None,
         )
 
-    def app(self) -> Starlette:
+    def app(self, log: Callable[[str], None]) -> Starlette:
         routes = [
             Route("/", self.page),
             Route("/v1/predict", self.predict, methods=["POST"]),
@@ -147,10 +122,8 @@ class _Endpoints:
             lifespan=self.lifespan,
             exception_handlers={HTTPException: http_error, ClientDisconnect: client_disconnected},
             middleware=[
-                Middleware(
-                    RequestMetrics, metrics=self.metrics, log=self.options.log, paths=_PATHS
-                ),
-                Middleware(Guard, policy=self.options.policy),
+                Middleware(RequestMetrics, metrics=self.metrics, log=log, paths=_PATHS),
+                Middleware(Guard, policy=self.policy),
             ],
         )
 
@@ -160,14 +133,11 @@ class _Endpoints:
             yield
 
     async def page(self, request: Request) -> Response:
-        html = (
-            templates()
-            .get_template("serve.html")
-            .render(
-                name=self.predictor.name,
-                labels=self.predictor.engines[0].metadata.labels,
-                explains=self.engine is not None,
-            )
+        html = render(
+            "serve.html",
+            name=self.predictor.name,
+            labels=self.predictor.engines[0].metadata.labels,
+            explains=self.engine is not None,
         )
         # Only this page may use the camera.
         return HTMLResponse(
@@ -188,11 +158,11 @@ class _Endpoints:
 
     async def predict(self, request: Request) -> Response:
         top = _top(request)
-        upload = await self._upload(request)
-        with self._reserved(len(upload.photos)):
-            predictions = await self._predictions(upload.photos)
-        request.state.photos = len(upload.photos)
-        if not upload.is_form and predictions[0].status != "ok":
+        photos = await self._upload(request)
+        with self._reserved(len(photos)):
+            predictions = await self._predictions(photos)
+        request.state.photos = len(photos)
+        if photos[0].name is None and predictions[0].status != "ok":
             raise HTTPException(422, f"The photo cannot be opened: {predictions[0].status}.")
         return JSONResponse([prediction.to_dict(top) for prediction in predictions])
 
@@ -200,7 +170,7 @@ class _Endpoints:
         engine = self.engine
         if engine is None:
             raise HTTPException(404, "This model does not support explanations.")
-        content = (await self._upload(request)).photos[0].content
+        content = (await self._upload(request))[0].content
         request.state.photos = 1
         label = request.query_params.get("label")
         if label is not None and label not in engine.metadata.labels:
@@ -219,8 +189,8 @@ class _Endpoints:
                 raise HTTPException(422, f"The photo cannot be opened: {error.reason}.") from error
         return Response(image, media_type="image/png")
 
-    async def _upload(self, request: Request) -> Upload:
-        # With a full queue the body need not be read.
+    async def _upload(self, request: Request) -> list[UploadedPhoto]:
+        # With a full queue, refuse without reading the body.
         if self.batcher.photos >= self.limits.queue_photos:
             with self._reserved(1):
                 pass
@@ -246,15 +216,14 @@ class _Endpoints:
             raise HTTPException(504, _TIMED_OUT) from None
 
     async def _prediction(self, photo: UploadedPhoto) -> PhotoPrediction:
+        name = photo.name or None
         try:
             found = await self.batcher.predict(photo.content)
         except DecodeError as error:
             self.metrics.photos.labels("bad").inc()
-            return PhotoPrediction(photo=photo.name, status=error.reason)
+            return PhotoPrediction(photo=name, status=error.reason)
         self.metrics.photos.labels("ok").inc()
-        return PhotoPrediction(
-            photo=photo.name, status="ok", ranked=found.ranked, unknown=found.unknown
-        )
+        return replace(found, photo=name, status="ok")
 
 
 _TIMED_OUT = "The prediction took too long."

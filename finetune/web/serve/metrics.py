@@ -50,9 +50,6 @@ class Metrics:
         return generate_latest(self._registry)
 
 
-Log = Callable[[str], None]
-
-
 class RequestMetrics:
     """ASGI middleware that counts and logs each request.
 
@@ -60,10 +57,12 @@ class RequestMetrics:
         app: The application.
         metrics: Metrics to update.
         log: Receives one line a request: method, path, status, milliseconds, photos.
-        paths: Paths with a counter of their own; all others share one.
+        paths: Paths to count separately; all others share one counter.
     """
 
-    def __init__(self, app: ASGIApp, *, metrics: Metrics, log: Log, paths: Set[str]) -> None:
+    def __init__(
+        self, app: ASGIApp, *, metrics: Metrics, log: Callable[[str], None], paths: Set[str]
+    ) -> None:
         self._app = app
         self._metrics = metrics
         self._log = log

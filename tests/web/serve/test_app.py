@@ -22,7 +22,7 @@ from starlette.testclient import TestClient
 from finetune.prediction.predictions import PredictionJson
 from finetune.prediction.predictor import PredictConfig, Predictor
 from finetune.web.security import Policy
-from finetune.web.serve.app import ServeOptions, serve_app
+from finetune.web.serve.app import serve_app
 from finetune.web.serve.batching import Limits
 from finetune.web.serve.openapi import ErrorJson, HealthJson
 
@@ -60,8 +60,7 @@ def make_site(served_run: tuple[Path, Path]) -> Iterator[Callable[..., Site]]:
             max_body_bytes=bounds.body_bytes,
             public=frozenset({"/healthz"}),
         )
-        options = ServeOptions(policy=policy, limits=bounds, log=lines.append)
-        client = TestClient(serve_app(predictor, options))
+        client = TestClient(serve_app(predictor, policy, bounds, log=lines.append))
         client.__enter__()
         clients.append(client)
         return Site(client, predictor, served_run[1], lines)
@@ -171,10 +170,10 @@ def test_a_full_queue_says_when_to_come_again_and_waiting_photos_go_together(
 ) -> None:
     slow = Slow(Predictor.load(served_run[0]))
     policy = Policy(token=None, hosts=frozenset({"testserver"}), max_body_bytes=1 << 20)
-    options = ServeOptions(policy=policy, limits=Limits(queue_photos=5, batch_photos=4))
+    limits = Limits(queue_photos=5, batch_photos=4)
     photos = sorted(served_run[1].rglob("*.png"))
     statuses: dict[int, Any] = {}
-    with TestClient(serve_app(slow, options)) as client:  # type: ignore[arg-type]
+    with TestClient(serve_app(slow, policy, limits)) as client:  # type: ignore[arg-type]
 
         def ask(number: int) -> None:
             statuses[number] = client.post("/v1/predict", content=photos[number].read_bytes())
@@ -205,7 +204,7 @@ def test_a_network_that_fails_is_a_server_error_and_the_next_photo_is_answered(
     predictor = Predictor.load(served_run[0])
     policy = Policy(token=None, hosts=frozenset({"testserver"}), max_body_bytes=1 << 20)
     photo = next(iter(served_run[1].rglob("*.png"))).read_bytes()
-    app = serve_app(predictor, ServeOptions(policy=policy))
+    app = serve_app(predictor, policy)
     with TestClient(app, raise_server_exceptions=False) as client:
         with monkeypatch.context() as patch:
             patch.setattr(predictor, "predict_squares", lambda photos: 1 / 0)
@@ -216,9 +215,9 @@ def test_a_network_that_fails_is_a_server_error_and_the_next_photo_is_answered(
 def test_an_answer_that_takes_too_long_is_given_up(served_run: tuple[Path, Path]) -> None:
     slow = Slow(Predictor.load(served_run[0]))
     policy = Policy(token=None, hosts=frozenset({"testserver"}), max_body_bytes=1 << 20)
-    options = ServeOptions(policy=policy, limits=Limits(answer_seconds=0.3))
+    limits = Limits(answer_seconds=0.3)
     photo = next(iter(served_run[1].rglob("*.png"))).read_bytes()
-    with TestClient(serve_app(slow, options)) as client:  # type: ignore[arg-type]
+    with TestClient(serve_app(slow, policy, limits)) as client:  # type: ignore[arg-type]
         given = client.post("/v1/predict", content=photo)
         slow.go.set()
         assert given.status_code == 504

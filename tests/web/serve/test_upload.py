@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import Message
 
-from finetune.web.serve.app import Upload, UploadedPhoto, read_upload
+from finetune.web.serve.app import UploadedPhoto, read_upload
 from finetune.web.serve.batching import Limits
 
 T = TypeVar("T")
@@ -31,8 +31,8 @@ def run_alone(coroutine: Coroutine[Any, Any, T]) -> T:
 FORM = "multipart/form-data; boundary=cut"
 
 
-def read(kind: str | None, *chunks: bytes, **limits: Any) -> Upload:
-    """Returns the upload in a body that arrives in chunks."""
+def read(kind: str | None, *chunks: bytes, **limits: Any) -> list[UploadedPhoto]:
+    """Returns the photos in a body that arrives in chunks."""
     headers = [] if kind is None else [(b"content-type", kind.encode())]
     waiting = list(chunks)
 
@@ -55,20 +55,15 @@ def part(content: bytes, name: str | None = "photo", file: str | None = None) ->
     [None, "image/png", "IMAGE/JPEG; x=y", "application/octet-stream"],
 )
 def test_a_body_of_bytes_is_one_photo_without_a_name(kind: str | None) -> None:
-    assert read(kind, b"abc", b"def") == Upload(
-        photos=(UploadedPhoto(name=None, content=b"abcdef"),), is_form=False
-    )
+    assert read(kind, b"abc", b"def") == [UploadedPhoto(name=None, content=b"abcdef")]
 
 
 def test_only_the_files_of_a_form_are_photos() -> None:
     body = part(b"one", file="1.jpg") + part(b"words", name="said") + part(b"two", file="2.jpg")
-    assert read(FORM, body + b"--cut--\r\n") == Upload(
-        photos=(
-            UploadedPhoto(name="1.jpg", content=b"one"),
-            UploadedPhoto(name="2.jpg", content=b"two"),
-        ),
-        is_form=True,
-    )
+    assert read(FORM, body + b"--cut--\r\n") == [
+        UploadedPhoto(name="1.jpg", content=b"one"),
+        UploadedPhoto(name="2.jpg", content=b"two"),
+    ]
 
 
 @pytest.mark.parametrize(
