@@ -6,30 +6,28 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 from finetune.errors import PhotoError
 from finetune.photos.catalog.annotations import EXCLUDE, FLAG, RESOLVED, VOTE, AnnotationWriter
 from finetune.photos.crops import Crop
 from finetune.photos.labels import nfc
 
-Kind = Literal[
-    "label",
-    "add",
-    "remove",
-    "accept",
-    "clear",
-    "resolve",
-    "flag",
-    "unflag",
-    "reject",
-    "restore",
-    "crop",
-    "keep",
-    "group",
-    "ungroup",
-]
-KINDS: tuple[Kind, ...] = get_args(Kind)
+FIELDS: Mapping[str, tuple[str, ...]] = {
+    "label": ("labels",),
+    "add": ("labels",),
+    "remove": ("labels",),
+    "accept": ("choices",),
+    "clear": (),
+    "resolve": ("labels",),
+    "flag": (),
+    "unflag": (),
+    "reject": (),
+    "restore": (),
+    "keep": ("keeper",),
+    "crop": ("crop",),
+}
+"""Kinds of actions, with the fields of their requests besides ``kind`` and ``photos``."""
 
 MAX_PHOTOS = 20_000
 MAX_LABELS = 50
@@ -57,7 +55,7 @@ class Action:
         keeper: For `keep`: id of the photo to keep.
     """
 
-    kind: Kind
+    kind: str
     photos: Mapping[str, str]
     labels: tuple[str, ...] = ()
     choices: Mapping[str, str] | None = None
@@ -68,26 +66,22 @@ class Action:
     def description(self) -> str:
         """Description as shown after the action and by undo."""
         count = len(self.photos)
-        photos = f"{count:,} photo{'' if count == 1 else 's'}"
         names = " + ".join(map(repr, self.labels)) or "none of the labels"
-        match self.kind:
-            case "label":
-                return f"label {photos} {names}"
-            case "add":
-                return f"add {names} to {photos}"
-            case "remove":
-                return f"remove {names} from {photos}"
-            case "accept":
-                different = sorted(set((self.choices or {}).values()))
-                return f"accept {', '.join(map(repr, different[:3]))} for {photos}"
-            case "resolve":
-                return f"resolve {photos} as {names}"
-            case "clear":
-                return f"clear the label of {photos}"
-            case "keep":
-                return f"keep one of {photos}"
-            case _:
-                return f"{self.kind} {photos}"
+        accepted = ", ".join(map(repr, sorted(set((self.choices or {}).values()))[:3]))
+        template = _DESCRIPTIONS.get(self.kind, f"{self.kind} {{photos}}")
+        photos = f"{count:,} photo{'' if count == 1 else 's'}"
+        return template.format(photos=photos, names=names, accepted=accepted)
+
+
+_DESCRIPTIONS: Mapping[str, str] = {
+    "label": "label {photos} {names}",
+    "add": "add {names} to {photos}",
+    "remove": "remove {names} from {photos}",
+    "accept": "accept {accepted} for {photos}",
+    "resolve": "resolve {photos} as {names}",
+    "clear": "clear the label of {photos}",
+    "keep": "keep one of {photos}",
+}
 
 
 def read_action(body: object) -> Action:
@@ -98,10 +92,10 @@ def read_action(body: object) -> Action:
     """
     if not isinstance(body, dict):
         raise BadRequestError("The request must be a JSON object.")
-    kind = next((known for known in KINDS if known == body.get("kind")), None)
-    if kind is None:
+    kind = body.get("kind")
+    if not isinstance(kind, str) or kind not in FIELDS:
         raise BadRequestError("'kind' is not an action.")
-    allowed = {"kind", "photos"} | set(_EXTRAS.get(kind, ()))
+    allowed = {"kind", "photos", *FIELDS[kind]}
     if set(body) != allowed:
         raise BadRequestError(f"The action {kind} has the keys {', '.join(sorted(allowed))}.")
     photos = _photos(body["photos"])
@@ -119,17 +113,6 @@ def read_action(body: object) -> Action:
             raise BadRequestError("'keeper' must be one of the photos.")
         values["keeper"] = body["keeper"]
     return Action(kind=kind, photos=photos, **values)
-
-
-_EXTRAS: Mapping[str, tuple[str, ...]] = {
-    "label": ("labels",),
-    "add": ("labels",),
-    "remove": ("labels",),
-    "resolve": ("labels",),
-    "accept": ("choices",),
-    "crop": ("crop",),
-    "keep": ("keeper",),
-}
 
 
 def _photos(value: object) -> dict[str, str]:
@@ -223,10 +206,6 @@ def write_action(
                 writer.set_decision(digest, EXCLUDE, None if kept else "duplicate")
             case "crop":
                 writer.set_crop(digest, action.crop)
-            case "group":
-                writer.set_group(digest, f"with {min(digests.values())}")
-            case "ungroup":
-                writer.set_group(digest, None)
 
 
 def _set_labels(
