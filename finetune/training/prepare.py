@@ -40,7 +40,6 @@ from finetune.training.objectives import WHAT_IS_COUNTED, start_from_prior
 from finetune.training.prepared import Prepared
 from finetune.training.resolve import (
     DatasetSize,
-    Decision,
     ResolvedConfig,
     check_shares,
     resolve_network,
@@ -58,11 +57,6 @@ from finetune.training.warm_start import (
 
 Splitter = Callable[[Collection], DataSplit]
 """Splits a collection, the same way each time."""
-
-CROPS_NOTE = (
-    "Most photos have a crop around their subject; the run learns from these, and its "
-    "predictions crop photos in the same way."
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,13 +100,12 @@ def prepare(
     Args:
         photos: A folder with one folder of photos a label, or ``train/ val/ test/`` of such; None
             with `resume`.
-        config: What was asked for; settings that are not set are resolved here.
-        parent: A finished run whose network is trained on; `config` is as `warm_start.inherit`
-            returns it.
-        resume: An interrupted run; its training is as `prepare` yielded it, from what it keeps.
-        run: Where a new run goes; None: nothing is written but the collection's caches.
-        callback: Receives events, the reason of each decision among them.
-        overrides: A split or metrics of the caller's own.
+        config: Requested settings; those that are not set are resolved here.
+        parent: Finished run to start from, with a `config` from `warm_start.inherit`.
+        resume: Interrupted run to resume, exactly as it was prepared before.
+        run: Destination of a new run; None: only the collection's caches are written.
+        callback: Receives events, among them a note with the reason of each decision.
+        overrides: Split and metrics of the caller.
 
     Raises:
         FinetuneError: Photos, settings, weights, device or disk do not allow it.
@@ -160,7 +153,9 @@ def prepare(
             accumulate=resolved.optimization.accumulate,
         )
         notes.add(decision.reason for decision in more)
-        preprocessing = _whitened(loaded.preprocessing, resolved)
+        preprocessing, recipe = loaded.preprocessing, resolved.recipe_or_none
+        if recipe is not None:
+            preprocessing = dataclasses.replace(preprocessing, whiten=recipe.whiten)
         origin, head_note = _give_head(loaded, parent, data_split, resolved)
         notes.add([head_note] if head_note else [])
         policy_before = parent.crop_policy if parent else None
@@ -170,7 +165,10 @@ def prepare(
             folder = RunFolder(Path(stack.enter_context(tempfile.TemporaryDirectory())))
         else:
             description = _describe(resolved, loaded, data_split, started) | origin
-            description |= {"notes": notes.texts, "decisions": _as_json(decisions + more)}
+            description |= {
+                "notes": notes.texts,
+                "decisions": [*map(dataclasses.asdict, decisions + more)],
+            }
             pixels = preprocessing.to_dict() | {"crop_policy": policy}
             written = None
             if world.is_main:
@@ -303,16 +301,6 @@ def _scan(
     return collection
 
 
-def _whitened(preprocessing: Preprocessing, config: ResolvedConfig) -> Preprocessing:
-    """Returns the preprocessing with the whitening of the recipe."""
-    recipe = config.recipe_or_none
-    return (
-        preprocessing
-        if recipe is None
-        else dataclasses.replace(preprocessing, whiten=recipe.whiten)
-    )
-
-
 def _give_head(
     loaded: LoadedModel, parent: ParentRun | None, data_split: DataSplit, config: ResolvedConfig
 ) -> tuple[dict[str, Any], str | None]:
@@ -344,10 +332,6 @@ def _write_run(
     # Last, since a folder counts as a run from the moment that it has this file.
     write_json(folder.config_file, description)
     return folder
-
-
-def _as_json(decisions: Iterable[Decision]) -> list[dict[str, Any]]:
-    return [dataclasses.asdict(decision) for decision in decisions]
 
 
 def _describe(
@@ -383,15 +367,11 @@ def crop_policy(
 ) -> dict[str, Any] | None:
     """Returns the crop policy for predictions, as in `curation.crop_policy`.
 
-    None where most photos have no square of their own: the run's fit then serves predictions too.
-
-    Args:
-        collection: What is trained on.
-        catalog: Where its catalog is kept.
-        before: How the run that is gone on from chose them, where the collection does not say.
+    None where most photos have no crop: predictions then use the run's fit. `before` is the policy
+    of the parent run, used where the collection has none.
     """
-    with_square = sum(photo.crop is not None for photo in collection.photos)
-    if 2 * with_square <= len(collection):
+    with_crop = sum(photo.crop is not None for photo in collection.photos)
+    if 2 * with_crop <= len(collection):
         return None
     policy = remembered_policy(collection.root, catalog)
     if policy is not None:
@@ -407,12 +387,15 @@ def crop_notes(
         if before is None:
             return []
         return [
-            "The earlier run learned from squares around subjects, and most of these photos have "
-            "none. Make them with: finetune crop"
+            "The earlier run learned from crops around subjects, and most of these photos have "
+            "none. Create them with: finetune crop"
         ]
     without = sum(photo.crop is None for photo in collection.photos)
-    notes = [CROPS_NOTE]
+    notes = [
+        "Most photos have a crop around their subject; the run learns from these, and its "
+        "predictions crop photos in the same way."
+    ]
     if without and before is not None:
         have = "photo has" if without == 1 else "photos have"
-        notes.append(f"{without:,} {have} no square yet. Make them with: finetune crop")
+        notes.append(f"{without:,} {have} no crop yet. Create them with: finetune crop")
     return notes

@@ -1,4 +1,4 @@
-"""A training made ready: settings, network, photos and folder, before the first step."""
+"""Prepared training: resolved settings, network, photos and run folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from torch import nn
 
 from finetune.augmentation.batch_augment import BatchAugment
 from finetune.augmentation.pipelines import PipelineAugment, create_augmentation
-from finetune.augmentation.recipes import Recipe
 from finetune.data.dataset import PhotoDataset
 from finetune.data.loaders import steps_per_epoch
 from finetune.data.pixel_cache import PixelCache
@@ -55,15 +54,10 @@ class Prepared:
     world: World = SINGLE_PROCESS
 
     @property
-    def recipe(self) -> Recipe | None:
-        """The augmentation recipe; None where a pipeline file is named."""
-        return self.config.recipe_or_none
-
-    @property
     def continues(self) -> bool:
         """Whether the head continues from a parent run."""
         file = self.run.config_file
-        # The head that a full network starts from trains in a folder that is no run.
+        # The start head of a full network trains in a folder without config.json.
         return file.is_file() and bool(self.run.read(file).get("from"))
 
     def datasets(self) -> dict[Part, PhotoDataset]:
@@ -126,8 +120,8 @@ class Prepared:
                 shape=optimization.schedule,
             ),
             objective=self.objective(),
-            # Accuracy on a hundred photos is luck for the most part; a ranking of many labels is
-            # what mean average precision says.
+            # Accuracy on a hundred photos is mostly luck; mean average precision of several labels
+            # is not.
             by_loss=not self.data_split.task.multi_label,
             metrics=self.metrics,
             clip_norm=optimization.clip_norm,
@@ -151,9 +145,9 @@ class Prepared:
 
         Args:
             module: The network, or a head on features, on its device.
-            groups: The optimizer's groups over its parameters.
+            groups: Parameter groups of the optimizer.
             scaler: Loss scaling of fp16, or None.
-            optimizer: Instead of the one that the settings name.
+            optimizer: Name; None: that of the settings.
 
         Raises:
             RunError: The checkpoint is damaged.

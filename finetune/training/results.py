@@ -101,17 +101,21 @@ def write_results(run: RunFolder, name: str, parts: DataSplit, outcome: Outcome)
         part: targets_of_samples(parts.samples[part], parts.width) for part in outcome.logits
     }
     held_out = outcome.held_out
+    logits, true = outcome.logits["validation"], targets["validation"]
     if held_out is None:
-        task = parts.task.calibrated(outcome.logits["validation"], targets["validation"])
-        fitted = calibration(
-            outcome.logits["validation"], targets["validation"], task, labels=parts.labels
-        )
+        task = parts.task.calibrated(logits, true)
     else:
         known = held_out.outputs.known
         task = parts.task.calibrated(known.logits, known.targets)
-        fitted = calibration_held_out(held_out, task, labels=parts.labels)
         write_distance(run, held_out.distance)
-    write_json(run.calibration_file, fitted)
+    photos, unknown = calibration(task, logits, true, held_out)
+    content = {
+        **task.to_dict(parts.labels),
+        "fitted_on": "validation" if held_out is None else "held-out",
+        "photos": photos,
+        "unknown": unknown.to_dict() if unknown else None,
+    }
+    write_json(run.calibration_file, content)
     metrics: dict[str, Any] = {
         part: task.metrics(logits, targets[part], parts.labels)
         for part, logits in outcome.logits.items()
@@ -137,41 +141,20 @@ def write_results(run: RunFolder, name: str, parts: DataSplit, outcome: Outcome)
 
 
 def calibration(
-    logits: Any, targets: Any, task: Task, *, labels: tuple[str, ...], fitted_on: str = "validation"
-) -> dict[str, Any]:
-    """Returns the content of calibration.json; `task` is calibrated on the same photos."""
-    unknown = None
-    if not task.multi_label:
-        found = masked_scores(
-            logits, targets, score="max_probability", temperature=task.temperature
-        )
-        unknown = fit_stated(found, unknown_share=UNKNOWN_SHARE, score="max_probability")
-    return _content(task, labels, fitted_on, len(logits), unknown)
+    task: Task, logits: Any, targets: Any, held_out: HeldOut | None
+) -> tuple[int, UnknownThreshold | None]:
+    """Returns the number of photos of the calibration, and the unknown threshold.
 
-
-def calibration_held_out(
-    held_out: HeldOut, task: Task, *, labels: tuple[str, ...]
-) -> dict[str, Any]:
-    """Returns the same from heads that were trained again; the distance is in a file of its own."""
-    scores, mixture = held_out.outputs.scores(temperature=task.temperature)
-    fitted = fit_stated(scores, unknown_share=UNKNOWN_SHARE, score="odds_and_distance")
-    unknown = dataclasses.replace(fitted, mixture=mixture)
-    return _content(task, labels, "held-out", len(scores.scores), unknown)
-
-
-def _content(
-    task: Task,
-    labels: tuple[str, ...],
-    fitted_on: str,
-    photos: int,
-    unknown: UnknownThreshold | None,
-) -> dict[str, Any]:
-    return {
-        **task.to_dict(labels),
-        "fitted_on": fitted_on,
-        "photos": photos,
-        "unknown": unknown.to_dict() if unknown else None,
-    }
+    `task` is calibrated on the same photos. Tasks of several labels have no threshold.
+    """
+    if held_out is not None:
+        scores, mixture = held_out.outputs.scores(temperature=task.temperature)
+        fitted = fit_stated(scores, unknown_share=UNKNOWN_SHARE, score="odds_and_distance")
+        return len(scores.scores), dataclasses.replace(fitted, mixture=mixture)
+    if task.multi_label:
+        return len(logits), None
+    scores = masked_scores(logits, targets, score="max_probability", temperature=task.temperature)
+    return len(logits), fit_stated(scores, unknown_share=UNKNOWN_SHARE, score="max_probability")
 
 
 def _write_timm_folder(run: RunFolder, name: str, module: Any, labels: tuple[str, ...]) -> None:

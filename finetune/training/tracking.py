@@ -1,4 +1,4 @@
-"""Shows a training in TensorBoard, Weights & Biases or MLflow: numbers, pictures, activations."""
+"""Tracking of a training in TensorBoard, Weights & Biases or MLflow."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ import dataclasses
 import hashlib
 import importlib.util
 import logging
+import math
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
+from torchvision.utils import make_grid
 
 from finetune.augmentation.batch_augment import BatchAugment
 from finetune.augmentation.center_crop import preprocess
@@ -36,17 +37,16 @@ from finetune.training.data_source import split_epoch
 from finetune.training.events import EpochDone, Event, StepDone, Validated
 from finetune.training.prepared import Prepared
 
-MOST_VALUES = 50_000
+MAX_VALUES = 50_000
 """Values of a layer that its histogram is made of; the share of zeros counts them all."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Activation:
+class Activation(NamedTuple):
     """Activations of one layer for a batch.
 
     Attributes:
         zeros: Share of exact zeros; near 1, most of a ReLU's units are dead.
-        values: ``(N,) float32``, at most `MOST_VALUES` of them, evenly spaced.
+        values: ``(N,) float32``, at most `MAX_VALUES` of them, evenly spaced.
     """
 
     layer: str
@@ -56,34 +56,33 @@ class Activation:
 
 @torch.no_grad()
 def activations(module: nn.Module, inputs: Tensor) -> list[Activation]:
-    """Returns the outputs of a network's activation layers for a batch, in order of use.
+    """Returns the outputs of a network's activation layers for inputs ``(B, C, S, S)``.
 
-    The network is in eval mode for it and comes back as it was; nothing random is drawn.
+    The forward pass runs in eval mode, without random numbers; the mode is restored afterwards.
     """
     found: list[Activation] = []
 
-    def look(name: str, output: Tensor) -> None:
+    def record(name: str, output: Tensor) -> None:
         flat = output.detach().flatten()
-        step = max(1, -(-flat.numel() // MOST_VALUES))
-        found.append(
-            Activation(
-                layer=name,
-                zeros=float((flat == 0).float().mean()),
-                values=flat[::step].float().cpu().numpy(),
-            )
-        )
+        step = max(1, -(-flat.numel() // MAX_VALUES))
+        zeros = float((flat == 0).float().mean())
+        found.append(Activation(name, zeros, flat[::step].float().cpu().numpy()))
 
     handles = [
-        layer.register_forward_hook(lambda _, __, output, name=name: look(name, output))
+        layer.register_forward_hook(lambda _, __, output, name=name: record(name, output))
         for name, layer in module.named_modules()
         if is_activation(layer)
     ]
+    # Layer by layer, since a frozen backbone is in eval mode while its head trains.
+    training = {layer: layer.training for layer in module.modules()}
+    module.eval()
     try:
-        with _in_eval_mode(module):
-            module(inputs)
+        module(inputs)
     finally:
         for handle in handles:
             handle.remove()
+        for layer, mode in training.items():
+            layer.training = mode
     return found
 
 
@@ -93,18 +92,6 @@ def is_activation(layer: nn.Module) -> bool:
     if name == nn.ReLU.__module__:
         return not isinstance(layer, nn.MultiheadAttention)
     return name.startswith("timm.layers.activations")
-
-
-@contextmanager
-def _in_eval_mode(module: nn.Module) -> Iterator[None]:
-    # Layer by layer, since a frozen backbone is in eval mode while its head trains.
-    before = {layer: layer.training for layer in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for layer, training in before.items():
-            layer.training = training
 
 
 SAMPLE = 16
@@ -128,11 +115,6 @@ def check_tracking(config: TrackingConfig) -> tuple[str, ...]:
 def tracked(prepared: Prepared, device: torch.device, *, by_features: bool) -> Iterator[Prepared]:
     """Yields the training with a callback that also logs to the trackers; closes them afterwards.
 
-    Args:
-        prepared: What is trained.
-        device: Where its network is.
-        by_features: Whether only a head trains, on features.
-
     Raises:
         ConfigError: A tracker cannot be opened.
     """
@@ -145,12 +127,17 @@ def tracked(prepared: Prepared, device: torch.device, *, by_features: bool) -> I
     trackers = Trackers(names, prepared.run.path, first_step=first_step)
     try:
         if not before:
-            trackers.settings(_flat(to_dict(prepared.config)) | {"model": prepared.loaded.name})
+            settings = {
+                f"{section}.{name}": value
+                for section, content in to_dict(prepared.config).items()
+                for name, value in content.items()
+            }
+            trackers.settings(settings | {"model": prepared.loaded.name})
             inputs = sample_inputs(prepared, device, mixed=not by_features)
             trackers.picture(
                 "photos/augmented", grid(as_pixels(inputs, prepared.preprocessing)), step=0
             )
-        tracking = _Tracking(trackers, prepared, device, by_features=by_features)
+        tracking = _Tracking(trackers, prepared, device, by_features)
 
         def callback(event: Event) -> None:
             prepared.callback(event)
@@ -162,25 +149,17 @@ def tracked(prepared: Prepared, device: torch.device, *, by_features: bool) -> I
         trackers.close()
 
 
+@dataclass
 class _Tracking:
     """Logs events to trackers."""
 
-    def __init__(
-        self,
-        trackers: Trackers,
-        prepared: Prepared,
-        device: torch.device,
-        *,
-        by_features: bool,
-    ) -> None:
-        self._trackers = trackers
-        self._prepared = prepared
-        self._device = device
-        self._by_features = by_features
-        self._batch: Tensor | None = None
-        self._waiting: Validated | None = None
-        self._backbone_shown = False
-        self._step = 0
+    trackers: Trackers
+    prepared: Prepared
+    device: torch.device
+    by_features: bool
+    _batch: Tensor | None = None
+    _backbone_logged: bool = False
+    _step: int = 0
 
     def __call__(self, event: Event) -> None:
         match event:
@@ -195,10 +174,10 @@ class _Tracking:
                     },
                 )
             case Validated():
-                # Its module is good for now only; its step is not known before its epoch is done.
-                step = event.epoch * self._prepared.steps_per_epoch
+                # Handled at once, since the module is valid only until the callback returns.
+                step = event.epoch * self.prepared.steps_per_epoch
                 self._confusion(event, step)
-                if self._prepared.config.tracking.track_activations:
+                if self.prepared.config.tracking.track_activations:
                     self._activations(event, step)
             case EpochDone():
                 self._log(
@@ -216,10 +195,10 @@ class _Tracking:
                 )
 
     def finish(self) -> None:
-        """Logs the figures of the run as it is kept."""
-        if not self._prepared.run.metrics_file.is_file():
+        """Logs the metrics of the finished run."""
+        if not self.prepared.run.metrics_file.is_file():
             return
-        metrics: dict[str, Any] = self._prepared.run.read(self._prepared.run.metrics_file)
+        metrics: dict[str, Any] = self.prepared.run.read(self.prepared.run.metrics_file)
         self._log(
             self._step,
             {
@@ -232,40 +211,34 @@ class _Tracking:
 
     def _log(self, step: int, values: dict[str, float]) -> None:
         self._step = max(self._step, step)
-        self._trackers.log(values, step)
+        self.trackers.log(values, step)
 
     def _confusion(self, event: Validated, step: int) -> None:
         outputs = event.validation.outputs
         if outputs.targets.ndim > 1:
             return
-        labels = self._prepared.data_split.labels
+        labels = self.prepared.data_split.labels
         matrix = confusion_matrix(outputs.targets, outputs.logits.argmax(1), len(labels))
         title = f"validation, epoch {event.epoch} (rows: truth)"
         picture = draw_confusion(matrix, labels, title=title)
-        self._trackers.picture("validation/confusion", picture, step)
+        self.trackers.picture("validation/confusion", picture, step)
 
     def _activations(self, event: Validated, step: int) -> None:
-        if self._by_features and self._backbone_shown:
+        if self.by_features and self._backbone_logged:
             return  # A frozen backbone gives the same in every epoch.
-        self._backbone_shown = True
+        self._backbone_logged = True
         if self._batch is None:
-            self._batch = plain_inputs(self._prepared, self._device)
-        module = self._prepared.loaded.module if self._by_features else event.module
+            self._batch = plain_inputs(self.prepared, self.device)
+        module = self.prepared.loaded.module if self.by_features else event.module
         for found in activations(module, self._batch):
-            self._trackers.log({f"zeros/{found.layer}": found.zeros}, step)
-            self._trackers.histogram(f"activations/{found.layer}", found.values, step)
+            self.trackers.log({f"zeros/{found.layer}": found.zeros}, step)
+            self.trackers.histogram(f"activations/{found.layer}", found.values, step)
 
 
 def sample_inputs(prepared: Prepared, device: torch.device, *, mixed: bool) -> Tensor:
-    """Returns the first training photos as the network sees them in the first epoch.
+    """Returns the network's inputs for the first training photos in the first epoch.
 
-    Args:
-        prepared: What is trained.
-        device: Where they are made.
-        mixed: Whether photos are mixed where the recipe says so.
-
-    Returns:
-        ``(N, C, S, S)`` float, N at most `SAMPLE`.
+    They are ``(N, C, S, S)`` float, N at most `SAMPLE`, and `mixed` only where the recipe mixes.
     """
     photos = prepared.datasets()["train"]
     loading = prepared.loading(device)
@@ -307,28 +280,16 @@ def as_pixels(inputs: Tensor, preprocessing: Preprocessing) -> NDArray[np.uint8]
 
 
 def grid(pixels: NDArray[np.uint8], *, gap: int = 4) -> NDArray[np.uint8]:
-    """Returns pictures ``(N, S, S, 3)`` as one, row by row, as near to a square as may be."""
-    count, side = pixels.shape[:2]
-    columns = int(np.ceil(np.sqrt(count)))
-    rows = -(-count // columns)
-    step = side + gap
-    page = np.full((rows * step - gap, columns * step - gap, 3), 255, dtype=np.uint8)
-    for place, picture in enumerate(pixels):
-        y, x = place // columns * step, place % columns * step
-        page[y : y + side, x : x + side] = picture
-    return page
-
-
-def _flat(settings: dict[str, Any]) -> dict[str, Any]:
-    return {
-        f"{concern}.{name}": value
-        for concern, content in settings.items()
-        for name, value in content.items()
-    }
+    """Returns pictures ``(N, S, S, 3)`` as one, row by row, nearly square."""
+    columns = math.ceil(math.sqrt(len(pixels)))
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    page = make_grid(images, nrow=columns, padding=gap, pad_value=255)
+    found: NDArray[np.uint8] = page.permute(1, 2, 0).numpy()
+    return found
 
 
 KNOWN = ("tensorboard", "wandb", "mlflow")
-"""What ``--track`` takes; each is also the name of its package and of the extra that brings it."""
+"""Values of ``--track``; each is also the name of its package and of the extra that installs it."""
 
 PROJECT = "finetune"
 """Default project (W&B) or experiment (MLflow)."""
@@ -359,8 +320,8 @@ def tracker_names(asked: str | None) -> tuple[str, ...]:
 class Trackers:
     """Open trackers; everything logged goes to each of them.
 
-    A tracker that fails later, such as one whose server is gone, is let go with a warning: a
-    training of many hours must not end because nobody can watch it.
+    A tracker that fails later, such as one whose server is gone, is dropped with a warning: a
+    training of many hours must not end for that.
 
     Args:
         names: As `tracker_names` returns them.
@@ -369,7 +330,7 @@ class Trackers:
         first_step: Steps from here on replace what an interrupted part of the training logged.
 
     Raises:
-        ConfigError: A tracker cannot be opened; says why in its own words.
+        ConfigError: A tracker cannot be opened; the message is the first line of its error.
     """
 
     def __init__(self, names: Sequence[str], run: Path, *, first_step: int = 0) -> None:
@@ -386,13 +347,13 @@ class Trackers:
         return bool(self._open)
 
     def settings(self, values: Mapping[str, Any]) -> None:
-        """Logs the settings of the run, ``{name: plain value}``; those that are None are left."""
+        """Logs the settings of the run, ``{name: plain value}``; without those that are None."""
         known = {
             key: value if isinstance(value, bool | int | float | str) else str(value)
             for key, value in values.items()
             if value is not None
         }
-        # accelerate's way for TensorBoard makes further runs beside the one with the curves.
+        # accelerate's own method for TensorBoard creates further runs.
         self._each(
             lambda name, tracker: (
                 tracker.log({"settings": _as_table(known)}, step=0)
@@ -462,11 +423,11 @@ def _start(name: str, run: Path, first_step: int) -> Any:
             "tensorboard", logging_dir=str(where), purge_step=first_step or None
         )
     elif name == "wandb":
-        # One id for all parts of an interrupted training, so that they become one curve.
+        # The same id in a resumed training, so that it continues its curves.
         tracker = tracking.WandBTracker(
             os.environ.get("WANDB_PROJECT", PROJECT),
             name=run.name,
-            id=_stable_id(where),
+            id=hashlib.blake2b(str(where).encode(), digest_size=8).hexdigest(),
             resume="allow",
             dir=str(where),
         )
@@ -474,10 +435,6 @@ def _start(name: str, run: Path, first_step: int) -> Any:
         tracker = tracking.MLflowTracker(PROJECT, run_name=run.name)
     tracker.start()
     return tracker
-
-
-def _stable_id(run: Path) -> str:
-    return hashlib.blake2b(str(run).encode(), digest_size=8).hexdigest()
 
 
 def _as_table(values: Mapping[str, Any]) -> str:

@@ -114,16 +114,15 @@ def fill(
 
 def views_of(prepared: Prepared) -> list[AugmentedView]:
     """Returns the augmented views of a photo, beside the photo itself."""
-    if prepared.recipe is None or prepared.config.training.views == 1:
+    recipe, views = prepared.config.recipe_or_none, prepared.config.training.views
+    if recipe is None or views == 1:
         return []
     preprocessing = prepared.preprocessing
     augment = BatchAugment(
-        prepared.recipe,
+        recipe,
         size=preprocessing.size,
         mean=preprocessing.mean,
         std=preprocessing.std,
         seed=prepared.config.machine.seed,
     )
-    return [
-        AugmentedView(augment=augment, number=n) for n in range(1, prepared.config.training.views)
-    ]
+    return [AugmentedView(augment=augment, number=number) for number in range(1, views)]
