@@ -83,7 +83,7 @@ def train(
     parent = None
     if from_run is not None:
         parent = open_parent(find_run(str(from_run), Path(runs)))
-        config = inherit(config, parent, said=settings, same_photos=photos is None)
+        config = inherit(config, parent, explicit=settings, same_photos=photos is None)
     return _shown(
         lambda emit: training_library.train(
             _photos_of(parent) if photos is None else photos,

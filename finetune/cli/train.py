@@ -129,7 +129,7 @@ def train(
 
         parent = open_parent(find_run(from_))
         said = {*flags, *named_in(config)}
-        settings = inherit(settings, parent, said=said, same_photos=photos is None)
+        settings = inherit(settings, parent, explicit=said, same_photos=photos is None)
         photos = photos or parent.photos()
     with TrainingView(output) as view:
         if resume is not None:
@@ -197,7 +197,7 @@ def _refuse_with_resume(
     given += ["--config"] * (config is not None) + ["--set"] * bool(numbers)
     if given:
         raise ConfigError(
-            f"--resume goes on with the settings of the run; leave out {', '.join(given)}."
+            f"--resume continues with the settings of the run; leave out {', '.join(given)}."
         )
 
 

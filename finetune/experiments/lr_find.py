@@ -27,7 +27,7 @@ from finetune.training.checkpoints import TrainState
 from finetune.training.data_source import MicroBatch, PhotoSource
 from finetune.training.device import make_accelerator, require_one_process
 from finetune.training.events import Callback, ignore
-from finetune.training.finetune import give_head, plan_unfreezing, starts_from_features
+from finetune.training.finetune import plan_unfreezing, starts_from_features, train_first_head
 from finetune.training.linear_probe.feature_source import FeatureSource
 from finetune.training.linear_probe.heads import HEAD_OPTIMIZER, strengths_of
 from finetune.training.linear_probe.probe import feature_cache, fill
@@ -306,7 +306,7 @@ def _sweep_network(prepared: Prepared, accelerator: Accelerator, rates: list[flo
         module = module.to(memory_format=torch.channels_last)
     datasets = prepared.datasets()
     if starts_from_features(prepared):
-        give_head(prepared, accelerator, datasets)
+        train_first_head(prepared, accelerator, datasets)
     unfreezing = plan_unfreezing(prepared, module)
     loading = prepared.loading(device)
     # All layers that will ever train: a rate for the head alone may be too high for them.

@@ -51,22 +51,15 @@ def missing_compiler(device: torch.device) -> str | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """Memory in use.
-
-    Attributes:
-        where: ``RAM``, or ``GPU`` where the training has memory of a CUDA device.
-    """
+    """Memory in use: of the ``GPU``, or ``RAM``."""
 
     where: str
     used_bytes: int
 
     def __str__(self) -> str:
-        gigabytes = self.used_bytes / 1e9
-        return (
-            f"{gigabytes:.1f} GB {self.where}"
-            if gigabytes >= 0.95
-            else (f"{self.used_bytes / 1e6:.0f} MB {self.where}")
-        )
+        if self.used_bytes >= 0.95e9:
+            return f"{self.used_bytes / 1e9:.1f} GB {self.where}"
+        return f"{self.used_bytes / 1e6:.0f} MB {self.where}"
 
 
 def memory_in_use() -> Memory:
@@ -85,7 +78,7 @@ def choose_device(asked: str | None) -> torch.device:
     """Returns the requested device, or the best available: cuda, then mps, then cpu.
 
     Raises:
-        DeviceError: It is not there, or is no device.
+        DeviceError: It does not exist.
     """
     if asked is None:
         if torch.cuda.is_available():
@@ -130,7 +123,7 @@ def make_accelerator(config: MachineConfig) -> Accelerator:
     """Returns accelerate's Accelerator for the device and precision of `config`.
 
     Raises:
-        DeviceError: The device is not there, or cannot do the precision.
+        DeviceError: The device does not exist, or does not support the precision.
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState, PartialState

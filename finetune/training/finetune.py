@@ -54,14 +54,14 @@ def train_on_photos(
     if device.type != "mps":
         module = module.to(memory_format=torch.channels_last)
     datasets = prepared.datasets()
-    begins = starts_from_features(prepared)
-    if begins and not prepared.run.last_checkpoint.is_file():
-        give_head(prepared, accelerator, datasets)
+    head_first = starts_from_features(prepared)
+    if head_first and not prepared.run.last_checkpoint.is_file():
+        train_first_head(prepared, accelerator, datasets)
         if prepared.world.is_main:
             save_tensors(prepared.run.start_checkpoint, module.state_dict(), {})
     prepared.world.broadcast_tensors(module)
     if prepared.world.count > 1 and device.type == "cuda":
-        # Each batch norm then sees the whole step; torch has it for CUDA alone.
+        # Each batch norm then sees the whole step; torch supports it only on CUDA.
         module = convert_sync_batchnorm(module)
     unfreezing = plan_unfreezing(prepared, module)
     state = prepared.state(module, unfreezing.groups, accelerator.scaler)
@@ -91,14 +91,14 @@ def train_on_photos(
     best = prepared.run.best_checkpoint
     tensors = load_file(best) if best.is_file() else module.state_dict()
     share = None
-    if begins and finished and prepared.config.optimization.final_weights == "interpolated":
+    if head_first and finished and prepared.config.optimization.final_weights == "interpolated":
         start = load_file(prepared.run.start_checkpoint)
         interpolation = interpolate_weights(
-            start, tensors, judge_of(state.module, source, loop_config.objective)
+            start, tensors, losses_of_weights(state.module, source, loop_config.objective)
         )
         prepared.callback(Note(text=interpolation.describe()))
         tensors, share = interpolate(start, tensors, interpolation.share), interpolation.share
-    # A fresh network in plain fp32, as predict will open it.
+    # A new network in fp32, as predictions will load it.
     trained = rebuild(
         prepared.loaded.name,
         len(prepared.data_split.labels),
@@ -129,19 +129,19 @@ def train_on_photos(
     )
 
 
-def judge_of(
+def losses_of_weights(
     module: nn.Module, source: PhotoSource, objective: Objective
 ) -> Callable[[dict[str, Tensor]], NDArray[np.float64]]:
     """Returns a function from weights to their calibrated validation losses."""
 
-    def judge(tensors: dict[str, Tensor]) -> NDArray[np.float64]:
+    def losses(tensors: dict[str, Tensor]) -> NDArray[np.float64]:
         module.load_state_dict(tensors)
         return calibrated_losses(source.validate(), objective)
 
-    return judge
+    return losses
 
 
-def give_head(
+def train_first_head(
     prepared: Prepared, accelerator: Accelerator, datasets: Mapping[Part, PhotoDataset]
 ) -> None:
     """Replaces the network's head by one trained on cached features of the frozen backbone.
@@ -154,15 +154,15 @@ def give_head(
     plain = dataclasses.replace(
         prepared, config=dataclasses.replace(prepared.config, training=training)
     )
-    judged: dict[Part, PhotoDataset] = {
+    used: dict[Part, PhotoDataset] = {
         part: photos for part, photos in datasets.items() if part != "test"
     }
-    with feature_cache(plain, judged) as features:
+    with feature_cache(plain, used) as features:
         data = HeadData(
             features=features,
-            views=fill(plain, features, judged),
-            train=judged["train"],
-            validation=judged["validation"],
+            views=fill(plain, features, used),
+            train=used["train"],
+            validation=used["validation"],
         )
         if not prepared.world.is_main:
             return
@@ -203,11 +203,11 @@ def opening_epochs(stages: int, epochs: int) -> tuple[int, ...]:
 
 
 def size_at(epoch: int, *, epochs: int, start: int, full: int) -> int:
-    """Returns the side of the inputs in an epoch of a training with growing photos, in pixels.
+    """Returns the input size of an epoch, from 0, with progressive resizing, in pixels.
 
     It grows in equal steps from `start` and is `full` in the last quarter of the epochs
     (progressive learning, Tan and Le 2021, arXiv 2104.00298). In between it is a multiple of 32
-    where `full` is, else of 8: what the strides of the network make of it is then a whole number.
+    where `full` is, else of 8, so that the network's strides divide it.
 
     Example:
         >>> [size_at(epoch, epochs=8, start=128, full=224) for epoch in range(8)]
@@ -228,7 +228,7 @@ class Unfreezing:
     """Parameter groups and trainable stages by epoch.
 
     Attributes:
-        head_epochs: Epochs at the start that are the head's alone, at its full rate.
+        head_epochs: First epochs in which only the head trains, at its full rate.
     """
 
     groups: list[dict[str, Any]]
@@ -237,7 +237,7 @@ class Unfreezing:
 
 
 def starts_from_features(prepared: Prepared) -> bool:
-    """Returns whether the head of a job's full network is one that learns from features first."""
+    """Returns whether the head is trained on features before the full network trains."""
     return (
         prepared.config.training.mode != "head"
         and prepared.config.training.head_epochs is None
@@ -251,7 +251,7 @@ def head_epochs(prepared: Prepared) -> int:
     """Returns the number of first epochs in which only the head trains."""
     asked = prepared.config.training.head_epochs
     if asked is None:
-        # A network from scratch has no backbone that a head could learn from.
+        # Features of a network from scratch are of no use to a head.
         scratch = prepared.config.model.weights == FROM_SCRATCH
         asked = 0 if scratch or starts_from_features(prepared) else 1
     return min(asked, prepared.config.training.epochs - 1)

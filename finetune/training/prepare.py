@@ -64,7 +64,7 @@ class NewRun:
     """Destination of a new run.
 
     Attributes:
-        run: A name, a path, or a folder that is ready for it; None: date, model and mode.
+        run: A name, a path, or an empty run folder; None: date, model and mode.
     """
 
     run: str | RunFolder | None = None

@@ -34,11 +34,11 @@ from finetune.training.checkpoints import Position, save_tensors
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOut:
-    """What `finetune.training.results` calibrates with.
+    """Held-out logits and feature distance for the calibration.
 
     Attributes:
-        outputs: To photos and labels held out.
-        distance: From the training photos, of features.
+        outputs: Cross-fit logits of held-out photos and labels.
+        distance: Distance of features from those of the training photos.
     """
 
     outputs: CrossFit
@@ -52,8 +52,8 @@ class Outcome:
     Attributes:
         module: The network with its best weights, in eval mode and fp32.
         logits: ``(N, labels)`` of the validation and test photos, in their order.
-        held_out: Answers to photos and labels held out of heads like its own, where there are.
-        share: Share of the way from start to best epoch at which the weights were taken, or None.
+        held_out: Outputs of heads trained without some photos and labels, if any.
+        share: Weight interpolation factor between start (0) and best epoch (1), or None.
     """
 
     module: nn.Module
@@ -81,9 +81,8 @@ UNKNOWN_SHARE = 0.2
 def write_results(run: RunFolder, name: str, parts: DataSplit, outcome: Outcome) -> dict[str, Any]:
     """Writes model, calibration, predictions, confusion matrix and metrics; returns the metrics.
 
-    Temperature and unknown threshold are fitted on photos and labels held out of heads that were
-    trained again (`finetune.training.linear_probe.held_out`), where there are such, else on the
-    validation part. The test part has no share in them.
+    Temperature and unknown threshold are fitted on cross-fit logits, if any (see
+    `finetune.training.linear_probe.held_out`), else on the validation part; never on the test part.
 
     Raises:
         RunError: The training diverged: some logits are not finite.
@@ -92,7 +91,7 @@ def write_results(run: RunFolder, name: str, parts: DataSplit, outcome: Outcome)
     for part, logits in outcome.logits.items():
         if not np.isfinite(logits).all():
             raise RunError(
-                f"{run.path}: the training diverged (its answers on {part} are not finite). "
+                f"{run.path}: the training diverged (its outputs on {part} are not finite). "
                 "Start again with a lower --lr."
             )
     save_tensors(run.model_file, outcome.module.state_dict(), {"format": "pt"})
@@ -131,10 +130,10 @@ def write_results(run: RunFolder, name: str, parts: DataSplit, outcome: Outcome)
         )
     ]
     write_predictions(run.predictions_file, predictions)
-    judged: Part = "test" if "test" in outcome.logits else "validation"
+    evaluated: Part = "test" if "test" in outcome.logits else "validation"
     if not task.multi_label:
-        said = outcome.logits[judged].argmax(1)
-        matrix = confusion_matrix(targets[judged], said, len(parts.labels))
+        predicted = outcome.logits[evaluated].argmax(1)
+        matrix = confusion_matrix(targets[evaluated], predicted, len(parts.labels))
         write_confusion_csv(run.confusion_file, matrix, parts.labels)
     write_json(run.metrics_file, metrics)
     return metrics
@@ -158,7 +157,7 @@ def calibration(
 
 
 def _write_timm_folder(run: RunFolder, name: str, module: Any, labels: tuple[str, ...]) -> None:
-    """Lets plain timm open the run: its config.json, and the model file under the same name."""
+    """Writes a folder that timm can load: its config.json and the model file."""
     preprocessing = Preprocessing.from_dict(run.read(run.preprocessing_file))
     content = timm_config(module, name, labels, preprocessing)
     write_json(run.timm_folder / "config.json", content)
@@ -168,5 +167,5 @@ def _write_timm_folder(run: RunFolder, name: str, module: Any, labels: tuple[str
         with contextlib.suppress(OSError):
             os.link(run.model_file, target)
             return
-        # Some file systems know no hard links.
+        # Some file systems have no hard links.
         shutil.copyfile(run.model_file, target)

@@ -55,17 +55,16 @@ def train(
     Args:
         photos: A folder with one folder of photos a label, or ``train/ val/ test/`` of such.
         config: Settings; the defaults suit the machine and the collection.
-        run: Name of the run, or a path, or a folder that is ready for it; None takes date, model
-            and mode.
-        runs: Where named runs go.
+        run: Name of the run, or a path, or an empty run folder; None: date, model and mode.
+        runs: Folder of named runs.
         callback: Receives events; see `finetune.training.events`.
         split: Splits the collection instead of its own folders or the settings.
-        parent: A finished run to go on from, with a config that `warm_start.inherit` returns.
-        metrics: Own figures by name, each a function of logits ``(N, labels)`` and targets ``(N,)``
+        parent: Finished run to start from, with a config from `warm_start.inherit`.
+        metrics: Own metrics by name, each a function of logits ``(N, labels)`` and targets ``(N,)``
             of the validation photos; they are in `EpochDone.metrics` and ``log.jsonl``.
 
     Raises:
-        FinetuneError: Photos, settings, weights, device or disk do not allow it; says why.
+        FinetuneError: Photos, settings, weights, device or disk do not allow the training.
 
     Example:
         >>> from finetune import train
@@ -92,16 +91,16 @@ def resume(
     split: Splitter | None = None,
     metrics: Mapping[str, Metric] | None = None,
 ) -> RunResult:
-    """Resumes an interrupted run; the result is as if it had never stopped.
+    """Resumes an interrupted run; the result is that of an uninterrupted training.
 
     Args:
-        run: Its folder.
-        callback: As for `train`.
-        split: What `train` was given, if it was.
-        metrics: Likewise.
+        run: Folder of the run.
+        callback: As in `train`.
+        split: As in `train`.
+        metrics: As in `train`.
 
     Raises:
-        RunError: It is no run, it is finished, or its photos have changed.
+        RunError: The folder is no run, the run is finished, or its photos have changed.
     """
     started = datetime.datetime.now()
     overrides = Overrides(split=split, metrics=metrics or {})
@@ -159,18 +158,18 @@ class RunResult:
 def execute(prepared: Prepared, started: datetime.datetime) -> RunResult:
     """Trains and writes the results; all processes return the same result."""
     if not prepared.world.is_main:
-        _help(prepared)
+        _train_as_worker(prepared)
         result: RunResult = prepared.world.broadcast(None)
         return result
     run = prepared.run
     with run.held():
-        _forget_unfinished_epochs(run)
-        later: list[str] = []
-        outcome, metrics = _outcome(_noting(prepared, later))
+        _drop_unfinished_epochs(run)
+        notes: list[str] = []
+        outcome, metrics = _outcome(_collecting_notes(prepared, notes))
         seconds = (datetime.datetime.now() - started).total_seconds()
         description = run.read(run.config_file)
         description |= outcome.summary()
-        description["notes"] = [*description.get("notes", []), *later]
+        description["notes"] = [*description.get("notes", []), *notes]
         description["seconds"] = round(description.get("seconds", 0.0) + seconds, 3)
         write_json(run.config_file, description)
         write_model_card(run)
@@ -189,8 +188,8 @@ def execute(prepared: Prepared, started: datetime.datetime) -> RunResult:
     return result
 
 
-def _noting(prepared: Prepared, texts: list[str]) -> Prepared:
-    """Returns the training with a callback that also keeps the texts of notes."""
+def _collecting_notes(prepared: Prepared, texts: list[str]) -> Prepared:
+    """Returns the training with a callback that also appends notes to `texts`."""
 
     def callback(event: Event) -> None:
         if isinstance(event, Note):
@@ -200,8 +199,8 @@ def _noting(prepared: Prepared, texts: list[str]) -> Prepared:
     return dataclasses.replace(prepared, callback=callback)
 
 
-def _help(prepared: Prepared) -> None:
-    """Runs the part of a process that is not the main one."""
+def _train_as_worker(prepared: Prepared) -> None:
+    """Trains as a process other than the main one."""
     accelerator = make_accelerator(prepared.config.machine)
     devices = range(torch.cuda.device_count())
     with interruption(lambda: None) as stop, torch.random.fork_rng(devices=devices):
@@ -221,16 +220,16 @@ def _outcome(prepared: Prepared) -> tuple[Outcome, dict[str, Any]]:
     with (
         interruption(lambda: prepared.callback(Note(text=warning))) as stop,
         torch.random.fork_rng(devices=range(torch.cuda.device_count())),
-        tracked(prepared, accelerator.device, by_features=by_features) as shown,
+        tracked(prepared, accelerator.device, by_features=by_features) as logged,
     ):
         torch.manual_seed(prepared.config.machine.seed)
-        outcome = train_on(shown, accelerator, stop)
+        outcome = train_on(logged, accelerator, stop)
         return outcome, write_results(
             prepared.run, prepared.loaded.name, prepared.data_split, outcome
         )
 
 
-def _forget_unfinished_epochs(run: RunFolder) -> None:
+def _drop_unfinished_epochs(run: RunFolder) -> None:
     """Removes epochs from the log that the checkpoint to resume from does not include."""
     if not run.log_file.is_file():
         return

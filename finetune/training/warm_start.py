@@ -1,4 +1,7 @@
-"""Warm start from a parent run: its network, preprocessing and split."""
+"""Warm start from a parent run: its network, preprocessing and split.
+
+Photos of earlier runs stay in their parts of the split, since the network has learned from them.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,7 @@ import dataclasses
 import hashlib
 import logging
 from collections import defaultdict
-from collections.abc import Collection as AnyOf
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,8 @@ from finetune.runs.folder import RunFolder
 from finetune.runs.loading import load_network
 from finetune.tasks.data_split import DataSplit, split_collection
 
+logger = logging.getLogger(__name__)
+
 INHERITED = (
     *("min_photos", "validation", "test", "group_by", "size", "fit"),
     *("multi_label", "negatives", "label_precision"),
@@ -40,11 +44,11 @@ the network sees and how photos are split. How it trains is decided anew."""
 
 @dataclass(frozen=True, kw_only=True)
 class ParentRun:
-    """A finished run to go on from.
+    """Finished run to start from.
 
     Attributes:
-        labels: In the order of its network's outputs.
-        crop_policy: How its predictions choose their square.
+        labels: In the order of the network's outputs.
+        crop_policy: How predictions choose their crop; None: the whole photo.
     """
 
     run: RunFolder
@@ -55,35 +59,35 @@ class ParentRun:
 
     @property
     def model(self) -> str:
-        """Timm's name of its architecture."""
+        """Timm's name of the architecture."""
         return str(self.description["model"])
 
     def photos(self) -> Path:
-        """Returns the folder that its photos were in.
+        """Returns the folder of its photos.
 
         Raises:
-            RunError: It is not there any more.
+            RunError: The folder does not exist anymore.
         """
         root = Path(self.description["photos"])
         if not root.is_dir():
             raise RunError(
                 f"The photos of {self.run.path} are no longer in {root}. "
-                f"Say where they are: finetune train --from {self.run.path} PHOTOS"
+                f"Give their folder: finetune train --from {self.run.path} PHOTOS"
             )
         return root
 
 
 def open_parent(run: RunFolder) -> ParentRun:
-    """Returns a run to go on from.
+    """Returns a finished run to start from.
 
     Raises:
-        RunError: It is not finished, or a file of it is missing or damaged.
+        RunError: It is not finished, or one of its files is missing or damaged.
     """
     description = run.read(run.config_file)
     if not description.get("finished"):
         raise RunError(
             f"--from {run.path}: its training is not finished. "
-            f"Go on with it first: finetune train --resume {run.path}"
+            f"Finish it first: finetune train --resume {run.path}"
         )
     pixels = run.read(run.preprocessing_file)
     labels = run.read(run.labels_file)
@@ -100,18 +104,22 @@ def open_parent(run: RunFolder) -> ParentRun:
 
 
 def inherit(
-    config: TrainConfig, parent: ParentRun, *, said: AnyOf[str] = (), same_photos: bool = False
+    config: TrainConfig,
+    parent: ParentRun,
+    *,
+    explicit: Container[str] = (),
+    same_photos: bool = False,
 ) -> TrainConfig:
     """Returns a config with unset settings inherited from a parent run.
 
     Args:
-        config: What was asked for.
-        parent: Where to take the rest from.
-        said: Names of settings that were asked for even where they have their default value.
-        same_photos: Whether the photos are in the folder of that run, so that its catalog serves.
+        config: Requested settings.
+        parent: Run that gives the rest.
+        explicit: Names of requested settings; these are kept even at their default values.
+        same_photos: Whether the photos are in the run's own folder, so that its catalog is used.
 
     Raises:
-        ConfigError: Weights were asked for as well, or another network.
+        ConfigError: `config` also names weights, or another network.
     """
     asked = config.model
     if asked.weights is not None:
@@ -121,21 +129,21 @@ def inherit(
         )
     if asked.model is not None and _architecture(asked.model) != _architecture(parent.model):
         raise ConfigError(
-            f"--model {asked.model}: {parent.run.path} is a {parent.model}, and --from goes on "
+            f"--model {asked.model}: {parent.run.path} is a {parent.model}, and --from continues "
             "with its network. Leave --model out, or start a new run without --from."
         )
     channels = config.pixels.channels
     if channels is not None and channels != parent.preprocessing.channels:
         raise ConfigError(
             f"--channels {channels}: the network of {parent.run.path} takes "
-            f"{parent.preprocessing.channels}, and --from goes on with it. Leave --channels out."
+            f"{parent.preprocessing.channels}, and --from continues with it. Leave --channels out."
         )
     changed: dict[str, dict[str, Any]] = {"model": {"model": parent.model}}
     before = parent.description.get("settings", {})
     for setting in settings():
         section = before.get(setting.concern, {})
         name, asked_value = setting.name, getattr(getattr(config, setting.concern), setting.name)
-        untouched = asked_value == setting.default and name not in said
+        untouched = asked_value == setting.default and name not in explicit
         if name in INHERITED and name in section and untouched:
             changed.setdefault(setting.concern, {})[name] = section[name]
     replaced: dict[str, Any] = {
@@ -150,8 +158,8 @@ def inherit(
     arguments = before.get("model_args") or {}
     if config.model_args and dict(config.model_args) != dict(arguments):
         raise ConfigError(
-            f"--model-arg: the network of {parent.run.path} is made already, and --from goes on "
-            "with it. Leave --model-arg out."
+            f"--model-arg: --from continues with the network of {parent.run.path} as it is. "
+            "Leave --model-arg out."
         )
     replaced["model_args"] = arguments
     if parent.preprocessing.whiten:
@@ -160,17 +168,17 @@ def inherit(
 
 
 def load_parent(parent: ParentRun, config: TrainConfig) -> LoadedModel:
-    """Returns the network of an earlier run, with its head, for the pixels of `config`.
+    """Returns the network of a parent run, with its head, for the image size of `config`.
 
     Raises:
         RunError: Its weights are missing or damaged.
-        ModelError: They do not fit its architecture, or not the size that is asked for.
+        ModelError: They do not fit its architecture, or the requested size.
     """
     preprocessing = parent.preprocessing
     if config.pixels.channels not in (None, preprocessing.channels):
         raise ConfigError(
-            f"--channels {config.pixels.channels}: the run {parent.run.name} has a network of "
-            f"{preprocessing.channels}. Leave it out."
+            f"--channels {config.pixels.channels}: the network of the run {parent.run.name} has "
+            f"{preprocessing.channels}. Leave --channels out."
         )
     module = load_network(parent.run, parent.model, len(parent.labels), preprocessing, device="cpu")
     size, fit = config.pixels.size or preprocessing.size, config.pixels.fit
@@ -195,17 +203,15 @@ def expand_parent_head(
 ) -> tuple[HeadExpansion, str]:
     """Expands the head of a parent run's network for new labels; returns a note about it."""
     growth = expand_head(loaded.module, parent.labels, labels, seed=seed)
-    where = f"Goes on from {parent.run.path}"
-    if not growth.kept:
-        return growth, f"{where}: none of its labels is left, so only its backbone goes on."
-    text = (
-        f"{where}: {_count(growth.kept)} {'keeps its' if len(growth.kept) == 1 else 'keep their'}"
-    )
+    where, kept = f"Starts from {parent.run.path}", len(growth.kept)
+    if not kept:
+        return growth, f"{where}: none of its labels is left, so only its backbone is used."
+    text = f"{where}: {kept} {'label keeps its' if kept == 1 else 'labels keep their'}"
     text += " part of the head"
     if growth.new:
-        text += f"; new: {_named(growth.new)}"
+        text += f"; new: {_listed(growth.new)}"
     if growth.dropped:
-        text += f"; dropped, since no photo has them now: {_named(growth.dropped)}"
+        text += f"; dropped, since no photo has them now: {_listed(growth.dropped)}"
     return growth, text + "."
 
 
@@ -224,25 +230,18 @@ def _architecture(name: str) -> str:
     return name.partition(".")[0]
 
 
-def _count(labels: Sequence[str]) -> str:
-    return f"{len(labels)} {'label' if len(labels) == 1 else 'labels'}"
-
-
-def _named(labels: Sequence[str], most: int = 8) -> str:
+def _listed(labels: Sequence[str], most: int = 8) -> str:
     shown = ", ".join(labels[:most])
     return shown if len(labels) <= most else f"{shown} and {len(labels) - most} more"
 
 
-logger = logging.getLogger(__name__)
-
-
 @dataclass(frozen=True, kw_only=True)
-class Memory:
+class EarlierPhotos:
     """Photos of earlier runs with their parts.
 
     Attributes:
-        parts: Part by digest of every photo that they had.
-        absent: Those of the photos that are not in the collection now, where they still are.
+        parts: Part of every photo, by digest.
+        absent: Photos that are not in the collection now, as far as their files still exist.
     """
 
     parts: Mapping[str, Part]
@@ -251,12 +250,12 @@ class Memory:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kept:
+class PinnedPhotos:
     """Collection with the parts of its pinned photos.
 
     Attributes:
-        collection: Without the photos that would be on both sides.
-        parts: Part by digest: of what earlier runs had, and of what nearly looks the same.
+        collection: Without photos that resemble several parts.
+        parts: Part by digest, of photos of earlier runs and of their near-duplicates.
     """
 
     collection: Collection
@@ -272,24 +271,23 @@ def split_with_pinned(
     seed: int,
     labels: LabelsConfig | None = None,
 ) -> DataSplit:
-    """Returns a split that keeps the photos of `run` in their parts.
+    """Returns a split that keeps the photos of `run` and of its parent runs in their parts.
 
-    Photos of the run and of those that it came from keep their part, what looks like one of them
-    goes with it, and all others are split as usual.
+    Near-duplicates of these photos join them, and all others are split as usual.
 
     Raises:
         CollectionError: Too few labels, or too few photos of one.
         RunError: The run's split.csv cannot be read.
     """
-    kept = keep_sides(collection, remember(run, collection), config)
+    kept = pin_parts(collection, earlier_photos(run, collection), config)
     parts = split_collection(kept.collection, config, seed=seed, kept=kept.parts, labels=labels)
     return dataclasses.replace(parts, notes=(*kept.notes, *parts.notes))
 
 
-def remember(run: RunFolder, collection: Collection) -> Memory:
+def earlier_photos(run: RunFolder, collection: Collection) -> EarlierPhotos:
     """Returns the photos of a run and of its parent runs.
 
-    Where a photo had several parts, it counts as learned: train comes first, then validation.
+    A photo that had several parts is in the first of train, validation and test.
     """
     parts: dict[str, Part] = {}
     notes: list[str] = []
@@ -308,8 +306,8 @@ def remember(run: RunFolder, collection: Collection) -> Memory:
         present = RunFolder(Path(origin)) if origin else None
         if present is not None and not present.split_file.is_file():
             notes.append(
-                f"{present.path}, which {run.path} came from, is gone: photos that it alone "
-                "learned from cannot be told from new ones."
+                f"{present.path}, a parent run of {run.path}, is missing: photos that only it was "
+                "trained on count as new."
             )
             present = None
     here = {photo.digest for photo in collection.photos}
@@ -319,13 +317,15 @@ def remember(run: RunFolder, collection: Collection) -> Memory:
             for photo in _photos_in(root, catalog):
                 if photo.digest in parts and photo.digest not in here:
                     absent.setdefault(photo.digest, photo)
-    return Memory(parts=parts, absent=tuple(absent.values()), notes=tuple(notes))
+    return EarlierPhotos(parts=parts, absent=tuple(absent.values()), notes=tuple(notes))
 
 
-def keep_sides(collection: Collection, memory: Memory, config: CollectionConfig) -> Kept:
+def pin_parts(
+    collection: Collection, memory: EarlierPhotos, config: CollectionConfig
+) -> PinnedPhotos:
     """Returns the parts of photos of earlier runs and of their near-duplicates.
 
-    A new photo that looks like photos on both sides can be on neither; it is left out.
+    A new photo that resembles photos of several parts is left out.
     """
     photos = collection.photos
     sides: dict[tuple[int, str], set[Part]] = defaultdict(set)
@@ -349,7 +349,7 @@ def keep_sides(collection: Collection, memory: Memory, config: CollectionConfig)
             lost.append(photo)
     left = {photo.digest for photo in lost}
     kept = tuple(photo for photo in photos if photo.digest not in left)
-    notes = [*memory.notes, _in_words(old, alike, len(kept) - old - alike)]
+    notes = [*memory.notes, _counts_note(old, alike, len(kept) - old - alike)]
     moved = [p.path for p in kept if p.part and p.digest in parts and p.part != parts[p.digest]]
     if moved:
         notes.append(
@@ -361,7 +361,7 @@ def keep_sides(collection: Collection, memory: Memory, config: CollectionConfig)
             f"{_photos(len(lost), 'looks', 'look', 'new ')} like earlier photos of more than one "
             f"part and {'is' if len(lost) == 1 else 'are'} left out, {lost[0].path} among them."
         )
-    return Kept(
+    return PinnedPhotos(
         collection=dataclasses.replace(collection, photos=kept), parts=parts, notes=tuple(notes)
     )
 
@@ -372,10 +372,10 @@ _LEARNED: tuple[Part, ...] = ("train", "validation", "test")
 def _groupings(
     photos: Sequence[Photo], absent: Sequence[Photo], config: CollectionConfig
 ) -> list[list[str]]:
-    said = {photo.digest: photo.group for photo in photos if photo.group}
-    groupings = [photo_groups(photos, group_by=config.group_by, said=said)]
+    assigned = {photo.digest: photo.group for photo in photos if photo.group}
+    groupings = [photo_groups(photos, group_by=config.group_by, said=assigned)]
     if absent and config.group_by != "none":
-        # Folders of two collections may share a name, so these are compared by their looks.
+        # Folders of two collections may share a name, so these are compared by their pixels.
         groupings.append(photo_groups([*photos, *absent], group_by="duplicates"))
     return groupings
 
@@ -390,7 +390,7 @@ def _photos_in(root: Path, catalog: Path | None) -> Sequence[Photo]:
         return ()
 
 
-def _in_words(old: int, alike: int, new: int) -> str:
+def _counts_note(old: int, alike: int, new: int) -> str:
     text = f"{_photos(old, 'keeps its', 'keep their')} part of the earlier run; "
     if alike:
         text += f"{alike:,} that {'looks' if alike == 1 else 'look'} like one of them "

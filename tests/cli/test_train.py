@@ -100,7 +100,7 @@ def test_impossible_settings_are_named_together(error_of: Callable[..., str]) ->
 
 def test_resume_takes_no_settings(error_of: Callable[..., str]) -> None:
     assert error_of("train", "--resume", "runs/x", "--lr", "1", "--name", "y") == (
-        "--resume goes on with the settings of the run; leave out --lr, --name."
+        "--resume continues with the settings of the run; leave out --lr, --name."
     )
 
 

@@ -34,7 +34,7 @@ def test_a_run_goes_on_with_what_is_now_in_its_folder(
     result = run("train", "--from", "garden", "--name", "second", *GO_ON)
     said = " ".join(result.stderr.split())
     assert "16 photos keep their part of the earlier run; 12 are new." in said
-    assert "Goes on from runs/garden: 2 labels keep their part of the head; new: wasp." in said
+    assert "Starts from runs/garden: 2 labels keep their part of the head; new: wasp." in said
     content = json.loads(Path("runs/second/config.json").read_text())
     assert content["settings"]["pixels"]["fit"] == "pad"
     assert content["from"]["labels"]["new"] == ["wasp"]
@@ -68,15 +68,15 @@ def test_what_contradicts_it_is_refused(error_of: Callable[..., str], trained: P
         "Leave one of them out."
     )
     assert error_of("train", "--from", "garden", "--resume", "runs/garden") == (
-        "--resume goes on with the settings of the run; leave out --from."
+        "--resume continues with the settings of the run; leave out --from."
     )
     assert error_of("train", "--from", "garden", "--model", "resnet18").startswith(
-        "--model resnet18: runs/garden is a test_resnet, and --from goes on with its network."
+        "--model resnet18: runs/garden is a test_resnet, and --from continues with its network."
     )
     assert error_of("train", "--from", "nothing").startswith("runs/nothing is not a folder")
     Path("photos").rename("elsewhere")
     assert error_of("train", "--from", "garden").endswith(
-        "Say where they are: finetune train --from runs/garden PHOTOS"
+        "Give their folder: finetune train --from runs/garden PHOTOS"
     )
 
 

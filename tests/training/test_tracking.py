@@ -21,7 +21,7 @@ from finetune.photos.preprocessing import Preprocessing
 from finetune.training import tracking as module
 from finetune.training.events import EpochDone, Event
 from finetune.training.tracking import (
-    MOST_VALUES,
+    MAX_VALUES,
     Trackers,
     activations,
     as_pixels,
@@ -80,7 +80,7 @@ def test_tensorboard_shows_what_the_log_says(
     (sample,) = read.Images("photos/augmented")
     side = tiny_settings["size"]
     # Eight photos a step: three columns, three rows.
-    assert (sample.width, sample.height) == (3 * (side + 4) - 4, 3 * (side + 4) - 4)
+    assert (sample.width, sample.height) == (3 * (side + 4) + 4, 3 * (side + 4) + 4)
     histograms = read.Tags()["histograms"]
     assert histograms
     shown = [event.step for event in read.Histograms(histograms[0])]
@@ -168,9 +168,9 @@ def test_zeros_and_values_are_those_of_the_layers() -> None:
 
 def test_a_large_layer_gives_an_even_sample() -> None:
     module = nn.Sequential(nn.ReLU())
-    inputs = torch.arange(MOST_VALUES * 2 + 1, dtype=torch.float32)[None]
+    inputs = torch.arange(MAX_VALUES * 2 + 1, dtype=torch.float32)[None]
     (found,) = activations(module, inputs)
-    assert found.values.tolist() == list(range(0, MOST_VALUES * 2 + 1, 3))
+    assert found.values.tolist() == list(range(0, MAX_VALUES * 2 + 1, 3))
 
 
 def test_the_network_comes_back_as_it_was() -> None:

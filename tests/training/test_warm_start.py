@@ -22,13 +22,13 @@ from finetune.runs.loading import open_trained
 from finetune.training.events import EpochDone, Event, Note
 from finetune.training.train import RunResult, train
 from finetune.training.warm_start import (
-    Memory,
+    EarlierPhotos,
     ParentRun,
+    earlier_photos,
     inherit,
-    keep_sides,
     load_parent,
     open_parent,
-    remember,
+    pin_parts,
     split_with_pinned,
 )
 
@@ -52,7 +52,7 @@ def go_on(
     photos: Path, parent: ParentRun, runs: Path, **flags: Any
 ) -> tuple[RunResult, list[Event]]:
     flags = {"device": "cpu", "epochs": 2, "batch_size": 8, "mode": "head", **flags}
-    config = inherit(resolve({}, flags), parent, said=flags)
+    config = inherit(resolve({}, flags), parent, explicit=flags)
     events: list[Event] = []
     return train(photos, config, runs=runs, callback=events.append, parent=parent), events
 
@@ -77,7 +77,7 @@ def test_a_run_goes_on_with_new_photos_and_another_label(
     result, events = go_on(photos, parent, tmp_path / "runs", mode=mode, lr=1e-12)
     notes = notes_of(events)
     assert (
-        f"Goes on from {parent.run.path}: 2 labels keep their part of the head; new: moth; "
+        f"Starts from {parent.run.path}: 2 labels keep their part of the head; new: moth; "
         "dropped, since no photo has them now: bee." in notes
     )
     assert any(note.startswith("24 photos keep their part of the earlier run; ") for note in notes)
@@ -140,15 +140,15 @@ def test_settings_are_those_of_the_run_unless_said_otherwise(first: tuple[Path, 
     assert config.model.weights is None
     assert config.training.epochs == 3
     assert config.training.batch_size == TrainConfig().training.batch_size
-    said = inherit(resolve({}, {"fit": "crop", "size": 32}), parent, said={"fit", "size"})
-    assert said.pixels.fit == "crop"
-    assert said.pixels.size == 32
+    explicit = inherit(resolve({}, {"fit": "crop", "size": 32}), parent, explicit={"fit", "size"})
+    assert explicit.pixels.fit == "crop"
+    assert explicit.pixels.size == 32
     assert inherit(resolve({}, {"fit": "squash"}), parent).pixels.fit == "squash"
 
 
 def test_another_size_and_fit_change_the_pixels_alone(first: tuple[Path, ParentRun]) -> None:
     _, parent = first
-    config = inherit(resolve({}, {"fit": "crop", "size": 96}), parent, said={"fit", "size"})
+    config = inherit(resolve({}, {"fit": "crop", "size": 96}), parent, explicit={"fit", "size"})
     loaded = load_parent(parent, config)
     assert loaded.preprocessing.size == 96
     assert loaded.preprocessing.fit == "crop"
@@ -165,7 +165,7 @@ def test_another_model_or_weights_are_refused(first: tuple[Path, ParentRun]) -> 
     with pytest.raises(ConfigError) as caught:
         inherit(resolve({}, {"model": "resnet18"}), parent)
     assert str(caught.value) == (
-        f"--model resnet18: {path} is a test_resnet, and --from goes on with its network. "
+        f"--model resnet18: {path} is a test_resnet, and --from continues with its network. "
         "Leave --model out, or start a new run without --from."
     )
     with pytest.raises(ConfigError) as caught:
@@ -178,14 +178,13 @@ def test_another_model_or_weights_are_refused(first: tuple[Path, ParentRun]) -> 
     with pytest.raises(ConfigError) as caught:
         inherit(resolve({}, {"channels": 1}), parent)
     assert str(caught.value) == (
-        f"--channels 1: the network of {path} takes 3, and --from goes on with it. "
+        f"--channels 1: the network of {path} takes 3, and --from continues with it. "
         "Leave --channels out."
     )
     with pytest.raises(ConfigError) as caught:
         inherit(resolve({}, {"model_arg": {"widths": [8]}}), parent)
     assert str(caught.value) == (
-        f"--model-arg: the network of {path} is made already, and --from goes on with it. "
-        "Leave --model-arg out."
+        f"--model-arg: --from continues with the network of {path} as it is. Leave --model-arg out."
     )
 
 
@@ -201,7 +200,7 @@ def test_a_run_that_is_unfinished_or_damaged_is_refused(
         open_parent(run)
     assert str(caught.value) == (
         f"--from {run.path}: its training is not finished. "
-        f"Go on with it first: finetune train --resume {run.path}"
+        f"Finish it first: finetune train --resume {run.path}"
     )
     run.config_file.write_text(json.dumps({"finished": True}))
     with pytest.raises(RunError, match=r"--from .*copy: a file of the run is damaged"):
@@ -224,7 +223,7 @@ def test_an_interrupted_continuation_resumes_to_the_same_bytes(
         pass
 
     def stop(event: Event) -> None:
-        if isinstance(event, Note) and event.text.startswith("Goes on from"):
+        if isinstance(event, Note) and event.text.startswith("Starts from"):
             monkeypatch.setattr(module, "execute", fail)
 
     def fail(*_: object) -> None:
@@ -251,7 +250,7 @@ def test_photos_that_were_moved_away_are_named(
         parent.photos()
     assert str(caught.value) == (
         f"The photos of {parent.run.path} are no longer in {photos}. "
-        f"Say where they are: finetune train --from {parent.run.path} PHOTOS"
+        f"Give their folder: finetune train --from {parent.run.path} PHOTOS"
     )
 
 
@@ -300,8 +299,8 @@ def test_photos_keep_their_side_and_what_looks_like_them_goes_along(
 ) -> None:
     alike = photo("n1", like=old["x1"])
     free = photo("n2")
-    kept = keep_sides(
-        collection(tmp_path, [*old.values(), alike, free]), Memory(parts=PARTS), CONFIG
+    kept = pin_parts(
+        collection(tmp_path, [*old.values(), alike, free]), EarlierPhotos(parts=PARTS), CONFIG
     )
     assert dict(kept.parts) == {**PARTS, "n1": "test"}
     assert len(kept.collection) == 6
@@ -313,7 +312,7 @@ def test_photos_keep_their_side_and_what_looks_like_them_goes_along(
 
 def test_a_relabeled_photo_keeps_its_side(tmp_path: Path, old: dict[str, Photo]) -> None:
     renamed = [photo(name, "new label") for name in old]
-    kept = keep_sides(collection(tmp_path, renamed), Memory(parts=PARTS), CONFIG)
+    kept = pin_parts(collection(tmp_path, renamed), EarlierPhotos(parts=PARTS), CONFIG)
     assert dict(kept.parts) == PARTS
 
 
@@ -323,8 +322,8 @@ def test_a_new_photo_that_looks_like_both_sides_is_left_out(
     twin = photo("t3", like=old["x1"])
     interpolate = photo("n1", like=old["x1"])
     parts: dict[str, Part] = {**PARTS, "t3": "train"}
-    kept = keep_sides(
-        collection(tmp_path, [*old.values(), twin, interpolate]), Memory(parts=parts), CONFIG
+    kept = pin_parts(
+        collection(tmp_path, [*old.values(), twin, interpolate]), EarlierPhotos(parts=parts), CONFIG
     )
     assert [p.digest for p in kept.collection.photos] == ["t1", "t2", "t3", "v1", "x1"]
     assert kept.parts["t3"] == "train"
@@ -338,9 +337,9 @@ def test_a_new_photo_that_looks_like_both_sides_is_left_out(
 def test_a_photo_like_one_that_is_no_longer_here_goes_where_that_one_was(
     tmp_path: Path, old: dict[str, Photo]
 ) -> None:
-    memory = Memory(parts=PARTS, absent=(old["v1"], old["x1"]))
+    memory = EarlierPhotos(parts=PARTS, absent=(old["v1"], old["x1"]))
     here = [old["t1"], photo("n1", like=old["v1"]), photo("n2", like=old["x1"]), photo("n3")]
-    kept = keep_sides(collection(tmp_path, here), memory, CONFIG)
+    kept = pin_parts(collection(tmp_path, here), memory, CONFIG)
     assert dict(kept.parts) == {"t1": "train", "n1": "validation", "n2": "test"}
 
 
@@ -348,7 +347,7 @@ def test_a_training_photo_that_was_moved_to_the_test_folder_still_trains(
     tmp_path: Path,
 ) -> None:
     photos = [photo("t1", part="test"), photo("v1", part="validation")]
-    kept = keep_sides(collection(tmp_path, photos), Memory(parts=PARTS), CONFIG)
+    kept = pin_parts(collection(tmp_path, photos), EarlierPhotos(parts=PARTS), CONFIG)
     assert kept.parts["t1"] == "train"
     assert kept.notes[-1] == (
         "1 photo is in the folder of another part than before, and stays in the old one, a/t1.jpg "
@@ -379,7 +378,7 @@ def test_what_the_runs_before_it_learned_is_remembered_too(tmp_path: Path) -> No
     first = make_run(tmp_path / "first", {"p": "train", "q": "test"}, tmp_path)
     second = make_run(tmp_path / "second", {"q": "train", "r": "validation"}, tmp_path, first.path)
     third = make_run(tmp_path / "third", {"r": "validation"}, tmp_path, second.path)
-    memory = remember(third, collection(tmp_path, []))
+    memory = earlier_photos(third, collection(tmp_path, []))
     assert memory.parts == {"p": "train", "q": "train", "r": "validation"}
     assert memory.notes == ()
 
@@ -387,10 +386,10 @@ def test_what_the_runs_before_it_learned_is_remembered_too(tmp_path: Path) -> No
 def test_a_run_before_it_that_is_gone_is_said(tmp_path: Path) -> None:
     gone = tmp_path / "gone"
     run = make_run(tmp_path / "second", {"q": "train"}, tmp_path, gone)
-    memory = remember(run, collection(tmp_path, []))
+    memory = earlier_photos(run, collection(tmp_path, []))
     assert memory.notes == (
-        f"{gone}, which {run.path} came from, is gone: photos that it alone learned from cannot be "
-        "told from new ones.",
+        f"{gone}, a parent run of {run.path}, is missing: photos that only it was trained on count "
+        "as new.",
     )
 
 

@@ -53,7 +53,7 @@ CHUNK = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kept:
+class CachedPhotos:
     """Training and validation photos with their cached features.
 
     Attributes:
@@ -97,7 +97,7 @@ def hold_out(
     train, validation = data.train, data.validation
     count = len(train)
     asked = data.features.keys(validation)
-    kept = Kept(
+    kept = CachedPhotos(
         features=data.features,
         # Augmented views are of training photos alone.
         views=[[*view, *asked] for view in data.views],
@@ -117,9 +117,9 @@ def hold_out(
         if stop():
             raise _StoppedError
         rows, others = np.flatnonzero(learned), np.flatnonzero(wanted)
-        head = _trained_again(prepared, kept, rows, trained, device)
+        head = _retrain(prepared, kept, rows, trained, device)
         said = head_logits(head, kept.features, kept.keys(others)).double().numpy()
-        distance = distance_of(kept, rows, rng=rng)
+        distance = fit_distance(kept, rows, rng=rng)
         done += 1
         tell(done, heads)
         return said, kept.map(others, distance)
@@ -128,15 +128,15 @@ def hold_out(
         outputs = cross_fit(kept.targets, folds, fit, rng=rng)
     except _StoppedError:
         return None
-    return HeldOut(outputs=outputs, distance=distance_of(kept, np.arange(count), rng=rng))
+    return HeldOut(outputs=outputs, distance=fit_distance(kept, np.arange(count), rng=rng))
 
 
 class _StoppedError(Exception):
     """Raised when the training is interrupted."""
 
 
-def distance_of(
-    kept: Kept, rows: NDArray[np.int64], *, rng: np.random.Generator
+def fit_distance(
+    kept: CachedPhotos, rows: NDArray[np.int64], *, rng: np.random.Generator
 ) -> RelativeDistance:
     """Returns the distance from some of the photos, of features."""
     some = rows
@@ -167,9 +167,9 @@ def _folds(
     return np.array(folds, np.int64)
 
 
-def _trained_again(
+def _retrain(
     prepared: Prepared,
-    kept: Kept,
+    kept: CachedPhotos,
     rows: NDArray[np.int64],
     trained: TrainedHead,
     device: torch.device,

@@ -214,8 +214,10 @@ def test_a_head_trained_again_on_the_runs_photos_is_the_runs_own(
 
     def compare(context: Any, data: Any, trained: Any, *, device: Any, stop: Any) -> None:
         rows = np.arange(len(data.train))
-        kept = held_out.Kept(features=data.features, views=data.views, targets=data.train.targets)
-        again = held_out._trained_again(context, kept, rows, trained, device)[0].linear
+        kept = held_out.CachedPhotos(
+            features=data.features, views=data.views, targets=data.train.targets
+        )
+        again = held_out._retrain(context, kept, rows, trained, device)[0].linear
         own = trained.head.linear
         compared.append((again.weight.detach().numpy(), own.weight.detach().numpy()))
 
