@@ -1,4 +1,4 @@
-"""A drawn collection, a labeling server on it, and a real browser to drive it with."""
+"""A drawn collection, a labeling server for it, and a real browser."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ CHROMIUM_FLAGS = [
 
 
 _EXPECTED = re.compile("status of 4|net::ERR_(CONNECTION|FAILED)")
-"""What Chromium writes to the console when a request is refused."""
+"""Console message of Chromium for a refused request."""
 
 _SERVER_DIED = re.compile("net::ERR_")
-"""What it writes when the server goes away: which one depends on how much of an answer had come."""
+"""Console message of Chromium when the server ends during a request."""
 
 
 def find_chromium() -> str | None:
-    """The browser to drive: FINETUNE_CHROMIUM, or the usual names on the path."""
+    """Returns the path of Chromium: FINETUNE_CHROMIUM, or the usual names on the path."""
     names = [os.environ.get("FINETUNE_CHROMIUM", ""), "chromium", "chromium-browser"]
     names += ["google-chrome-stable", "google-chrome"]
     return next((found for name in names if name and (found := shutil.which(name))), None)
@@ -75,7 +75,7 @@ def flat(demo_collection: Path, tmp_path: Path) -> tuple[Path, dict[str, str]]:
     return folder, truth
 
 
-class Running:
+class LabelingServer:
     """A labeling server in a thread of this process."""
 
     def __init__(
@@ -112,16 +112,16 @@ class Running:
         return security.address_of("127.0.0.1", self.port, self.token)
 
     def client(self, **headers: str) -> httpx.Client:
-        """A client that has the token."""
+        """Returns a client with the token."""
         headers = {"Authorization": f"Bearer {self.token}", **headers}
         return httpx.Client(base_url=self.origin, headers=headers, trust_env=False, timeout=10)
 
     def catalog(self) -> Catalog:
-        """The catalog as another process would open it."""
+        """Opens the catalog as another process would."""
         return Catalog(self.session.catalog.path)
 
     def labels(self) -> dict[str, tuple[str, ...]]:
-        """The labels of all photos by path, as the catalog on disk has them."""
+        """Returns the labels of all photos by path, from the catalog on disk."""
         with self.catalog() as catalog:
             collection = catalog.collection(self.root, with_excluded=True)
         return {photo.path: photo.labels for photo in collection.photos}
@@ -137,13 +137,13 @@ class Running:
 
 
 def wait_until(check: Callable[[], Any], seconds: float = 10.0) -> Any:
-    """Waits for something to become true; returns it."""
+    """Waits until the check is true; returns its value."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if found := check():
             return found
         time.sleep(0.02)
-    raise AssertionError(f"did not happen within {seconds} s")
+    raise AssertionError(f"not true within {seconds} s")
 
 
 @pytest.fixture(name="wait_until")
@@ -153,17 +153,28 @@ def _wait_until() -> Callable[..., Any]:
 
 
 @pytest.fixture
-def serve() -> Iterator[Callable[..., Running]]:
+def serve() -> Iterator[Callable[..., LabelingServer]]:
     """Returns a function that starts a labeling server on a folder."""
-    running: list[Running] = []
+    running: list[LabelingServer] = []
 
-    def start(root: Path, **options: Any) -> Running:
-        running.append(Running(root, **options))
+    def start(root: Path, **options: Any) -> LabelingServer:
+        running.append(LabelingServer(root, **options))
         return running[-1]
 
     yield start
     for server in running:
         server.stop()
+
+
+@pytest.fixture(scope="module")
+def shared_server(
+    demo_collection: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LabelingServer]:
+    """A labeling server for tests that change nothing."""
+    root = shutil.copytree(demo_collection, tmp_path_factory.mktemp("shared") / "birds")
+    server = LabelingServer(root)
+    yield server
+    server.stop()
 
 
 @pytest.fixture(scope="session")
@@ -193,7 +204,7 @@ def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
     def open_address(
         address: str, *, context: Any = None, server_dies: bool = False, **options: Any
     ) -> Any:
-        def update_annotations(message: Any) -> None:
+        def check_console(message: Any) -> None:
             expected = _EXPECTED.search(message.text) or (
                 server_dies and _SERVER_DIED.search(message.text)
             )
@@ -207,7 +218,7 @@ def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
         page = context.new_page()
         page.set_default_timeout(20_000)
         page.on("pageerror", lambda error: troubles.append(str(error)))
-        page.on("console", update_annotations)
+        page.on("console", check_console)
         page.goto(address)
         page.wait_for_selector("body[data-ready]")
         return page

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from finetune.web.annotate.photo_index import PhotoState, Suggestions
 ANN, BEN = VOTE + "ann", VOTE + "ben"
 
 
-def state(**values: object) -> PhotoState:
+def state(**values: Any) -> PhotoState:
     return PhotoState(**{"id": "ab", "path": "heron/1.jpg", "folder_label": "heron", **values})
 
 
@@ -26,13 +27,13 @@ def state(**values: object) -> PhotoState:
         (Annotations(decisions={BEN: '["owl"]'}), "ann", ((), "")),
     ],
 )
-def test_a_persons_word_is_shown_before_the_folders_and_an_annotator_sees_their_own(
+def test_labels_come_from_a_person_then_from_the_folder(
     annotations: Annotations, annotator: str | None, shown: tuple[tuple[str, ...], str]
 ) -> None:
     assert state(annotations=annotations).labels(annotator) == shown
 
 
-def test_without_a_folder_label_nobody_has_spoken() -> None:
+def test_a_photo_without_folder_label_has_no_labels() -> None:
     assert state(folder_label=None).labels(None) == ((), "")
 
 
@@ -71,7 +72,7 @@ def test_a_row_has_annotations_and_suggestions() -> None:
     }
 
 
-def test_votes_are_shown_when_there_are_two_and_to_who_has_voted() -> None:
+def test_votes_are_shown_if_there_are_two_and_the_annotator_has_voted() -> None:
     alone = Annotations(decisions={ANN: '["owl"]'})
     assert "votes" not in state(annotations=alone).row(None)
     both = replace(alone, decisions={**alone.decisions, BEN: '["wren"]'})
@@ -80,5 +81,5 @@ def test_votes_are_shown_when_there_are_two_and_to_who_has_voted() -> None:
         row = state(annotations=both).row(annotator)
         assert (row["votes"], row["resolved"]) == (votes, False)
     assert "votes" not in state(annotations=both).row("cleo")
-    settled = replace(both, decisions={**both.decisions, RESOLVED: ""})
-    assert state(annotations=settled).row(None)["resolved"] is True
+    resolved = replace(both, decisions={**both.decisions, RESOLVED: ""})
+    assert state(annotations=resolved).row(None)["resolved"] is True

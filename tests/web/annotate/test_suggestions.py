@@ -129,8 +129,8 @@ def test_cohort_size_is_bounded() -> None:
 
 
 def test_run_predictions_are_kept_by_photo() -> None:
+    assert RunPredictions().labels == ()
     run = RunPredictions()
-    assert run.labels == ()
     run.put(["a", "b"], ("x", "y"), np.array([[0.75, 0.25], [0.5, 0.5]]))
     run.put(["b", "c"], ("x", "y"), np.array([[0.0, 1.0], [1.0, 0.0]]))
     assert run.labels == ("x", "y")
@@ -167,7 +167,7 @@ def two_clusters() -> Features:
 
 
 def labels() -> list[tuple[str, ...]]:
-    own = [("xy"[cluster],) for cluster in CLUSTERS]
+    own: list[tuple[str, ...]] = [("xy"[cluster],) for cluster in CLUSTERS]
     own[WRONG] = ("y",)
     return own
 

@@ -1,7 +1,8 @@
-"""What the machine says in a session, on features that were made up so that the answer is known."""
+"""Suggestions of a session with synthetic features."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from finetune.web.annotate.workers import SuggestionWorker
 
 
 @pytest.fixture
-def session(make_photos, tmp_path: Path):
-    """Thirty photos without labels; the first ten show one thing, and so on."""
+def session(make_photos: Callable[..., Path], tmp_path: Path) -> Iterator[Session]:
+    """Thirty photos without labels, in three clusters of ten."""
     drawn = make_photos({"x": 10, "y": 10, "z": 10}, "drawn")
     root = tmp_path / "flat"
     root.mkdir()
@@ -31,7 +32,7 @@ def session(make_photos, tmp_path: Path):
 
 @pytest.fixture
 def suggestion_worker(session: Session) -> SuggestionWorker:
-    """Knows features in three clear clusters, one of them wide."""
+    """Worker with features in three clear clusters, one of them wide."""
     rng = np.random.default_rng(0)
     centers = np.eye(8, dtype=np.float32)[:3]
     made = SuggestionWorker(session)
@@ -47,11 +48,18 @@ def label(session: Session, number: int, name: str) -> None:
     session.act(read_action(body))
 
 
+def numbers_of(session: Session, ids: list[str]) -> list[int]:
+    numbers = {state.id: int(state.path[:2]) for state in session.index.states()}
+    return [numbers[photo_id] for photo_id in ids]
+
+
 def rows(session: Session) -> list[dict[str, Any]]:
     return session.index.rows()
 
 
-def test_before_any_label_the_most_different_photos_are_asked_first(session, suggestion_worker):
+def test_the_most_different_photos_come_first_without_labels(
+    session: Session, suggestion_worker: SuggestionWorker
+) -> None:
     suggestion_worker.suggest()
     rank = sorted(
         (row["rank"], number) for number, row in enumerate(rows(session)) if "rank" in row
@@ -61,13 +69,17 @@ def test_before_any_label_the_most_different_photos_are_asked_first(session, sug
     assert not any("ranked" in row for row in rows(session))
 
 
-def test_one_label_alone_suggests_nothing(session, suggestion_worker):
+def test_a_single_label_gives_no_suggestions(
+    session: Session, suggestion_worker: SuggestionWorker
+) -> None:
     label(session, 0, "x")
     suggestion_worker.suggest()
     assert not any("ranked" in row for row in rows(session))
 
 
-def test_neighbors_suggest_and_the_unknown_cluster_is_asked_next(session, suggestion_worker):
+def test_neighbors_suggest_and_the_unlabeled_cluster_comes_next(
+    session: Session, suggestion_worker: SuggestionWorker
+) -> None:
     label(session, 0, "x")
     label(session, 10, "y")
     suggestion_worker.suggest()
@@ -79,48 +91,54 @@ def test_neighbors_suggest_and_the_unknown_cluster_is_asked_next(session, sugges
     assert np.mean([row["uncertainty"] for row in found[20:]]) > np.mean(
         [row["uncertainty"] for row in found[1:10]]
     )
-    # What a person labeled is neither asked nor advised upon.
+    # Labeled photos have no rank and no suggestion.
     assert "rank" not in found[0]
     assert "ranked" not in found[0]
 
 
-def test_a_cohort_holds_open_look_alikes_of_one_suggestion(session, suggestion_worker):
+def test_a_cohort_contains_unlabeled_similar_photos_with_one_suggestion(
+    session: Session, suggestion_worker: SuggestionWorker
+) -> None:
     for number, name in ((0, "x"), (10, "y"), (20, "z")):
         label(session, number, name)
     suggestion_worker.suggest()
     states = session.index.states()
-    name, ids = suggestion_worker.cohort(states[3])
-    numbers = [int(session.index.get(photo_id).path[:2]) for photo_id in ids]
-    assert name == "x"
+    suggested, ids = suggestion_worker.cohort(states[3])
+    numbers = numbers_of(session, ids)
+    assert suggested == "x"
     assert numbers[0] == 3
     assert set(numbers) <= set(range(1, 10))
     label(session, 4, "x")
     assert states[4].id not in suggestion_worker.cohort(states[3])[1]
 
 
-def test_a_wrong_label_is_doubted_by_models_that_did_not_learn_it(session, suggestion_worker):
+def test_a_wrong_label_is_found_by_cross_validation(
+    session: Session, suggestion_worker: SuggestionWorker
+) -> None:
     for number in range(30):
         label(session, number, "y" if number == 5 else "xyz"[number // 10])
     suggestion_worker.suggest()
     suggestion_worker.check_labels()
     found = rows(session)
-    doubts = [row["disagreement"] for row in found]
-    assert int(np.argmax(doubts)) == 5
+    disagreements = [row["disagreement"] for row in found]
+    assert int(np.argmax(disagreements)) == 5
     assert found[5]["disagreement"] > 0.5
     assert found[5]["ranked"][0][0] == "x"
-    assert sum(doubt > 0.5 for doubt in doubts[:20]) == 1
+    assert sum(value > 0.5 for value in disagreements[:20]) == 1
 
 
-def test_similar_photos_come_first(session, suggestion_worker):
+def test_similar_photos_come_first(session: Session, suggestion_worker: SuggestionWorker) -> None:
     states = session.index.states()
     ids = suggestion_worker.similar(states[12])
     assert ids[0] == states[12].id
-    numbers = [int(session.index.get(photo_id).path[:2]) for photo_id in ids]
+    numbers = numbers_of(session, ids)
     assert set(numbers[:10]) == set(range(10, 20))
     assert sorted(numbers) == list(range(30))
 
 
-def test_a_run_suggests_before_anything_is_labeled(session, suggestion_worker):
+def test_a_run_suggests_before_anything_is_labeled(
+    session: Session, suggestion_worker: SuggestionWorker
+) -> None:
     session.index.add_labels(["x", "q"])
     ids = [state.id for state in session.index.states()]
     shares = np.array([[0.8, 0.2] if number % 2 else [0.1, 0.9] for number in range(30)])
@@ -131,7 +149,9 @@ def test_a_run_suggests_before_anything_is_labeled(session, suggestion_worker):
     assert found[2]["ranked"] == [["q", 0.9], ["x", 0.1]]
 
 
-def test_advice_never_becomes_a_label(session, suggestion_worker):
+def test_suggestions_never_become_labels(
+    session: Session, suggestion_worker: SuggestionWorker
+) -> None:
     for number, name in ((0, "x"), (10, "y"), (20, "z")):
         label(session, number, name)
     suggestion_worker.suggest()
@@ -141,7 +161,9 @@ def test_advice_never_becomes_a_label(session, suggestion_worker):
     }
 
 
-def test_the_whole_chain_learns_from_real_photos(serve, birds: Path, wait_until):
+def test_the_server_extracts_features_of_real_photos(
+    serve: Callable[..., Any], birds: Path, wait_until: Callable[..., Any]
+) -> None:
     server = serve(birds, suggestion_worker=SuggestionWorker)
     wait_until(lambda: server.session.index.jobs.suggestions.state == "done", 60)
     state = server.session.index.states()[0]

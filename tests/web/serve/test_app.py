@@ -16,13 +16,24 @@ from PIL import Image
 pytest.importorskip("starlette")
 pytest.importorskip("prometheus_client")
 
-from pydantic import TypeAdapter
-from starlette.testclient import TestClient
+import asyncio
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
+import pytest
+from pydantic import TypeAdapter
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.testclient import TestClient
+from starlette.types import Message
+
+from finetune import train
+from finetune.config_io import resolve
 from finetune.prediction.predictions import PredictionJson
 from finetune.prediction.predictor import PredictConfig, Predictor
 from finetune.web.security import Policy
-from finetune.web.serve.app import serve_app
+from finetune.web.serve.app import UploadedPhoto, read_upload, serve_app
 from finetune.web.serve.batching import Limits
 from finetune.web.serve.openapi import ErrorJson, HealthJson
 
@@ -83,16 +94,18 @@ def png_that_claims(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + head + rows + chunk(b"IEND", b"")
 
 
-def test_bytes_and_forms_get_the_answers_of_predict(make_site: Callable[..., Site]) -> None:
+def test_bytes_and_forms_get_the_predictions_of_the_predictor(
+    make_site: Callable[..., Site],
+) -> None:
     site = make_site()
     photos = sorted(site.photos.rglob("*.png"))
     for photo in photos[:3]:
-        given = site.client.post(
+        response = site.client.post(
             "/v1/predict", content=photo.read_bytes(), headers={"Content-Type": "image/png"}
         )
-        assert given.status_code == 200
+        assert response.status_code == 200
         expected = site.predictor(photo)
-        (answer,) = given.json()
+        (answer,) = response.json()
         assert answer["photo"] is None
         assert [item["label"] for item in answer["ranked"]] == [r.label for r in expected.ranked]
         for found, wanted in zip(answer["ranked"], expected.ranked, strict=True):
@@ -126,27 +139,27 @@ def test_bytes_and_forms_get_the_answers_of_predict(make_site: Callable[..., Sit
         (b"x" * 70_000, "image/png", 413, "The body is larger than 65,536 bytes."),
     ],
 )
-def test_what_is_malformed_is_refused_in_one_sentence(
+def test_malformed_requests_are_refused_with_a_reason(
     make_site: Callable[..., Site], content: bytes, kind: str, status: int, words: str
 ) -> None:
     site = make_site(body_bytes=1 << 16, max_pixels=1_000_000)
-    given = site.client.post("/v1/predict", content=content, headers={"Content-Type": kind})
-    assert given.status_code == status
-    assert words in given.json()["error"]
+    response = site.client.post("/v1/predict", content=content, headers={"Content-Type": kind})
+    assert response.status_code == status
+    assert words in response.json()["error"]
 
 
 def test_too_many_photos_in_a_form_are_refused(make_site: Callable[..., Site]) -> None:
     site = make_site(request_photos=2)
     photo = next(iter(site.photos.rglob("*.png"))).read_bytes()
-    given = site.client.post("/v1/predict", files=[("photo", ("a.png", photo))] * 3)
-    assert given.status_code == 400
+    response = site.client.post("/v1/predict", files=[("photo", ("a.png", photo))] * 3)
+    assert response.status_code == 400
 
 
 @pytest.mark.parametrize("top", ["0", "-1", "x", "1.5", "٣"])
 def test_top_must_be_a_number(make_site: Callable[..., Site], top: str) -> None:
-    given = make_site().client.post("/v1/predict", params={"top": top}, content=b"x")
-    assert given.status_code == 400
-    assert given.json() == {"error": "'top' must be a whole number of at least 1."}
+    response = make_site().client.post("/v1/predict", params={"top": top}, content=b"x")
+    assert response.status_code == 400
+    assert response.json() == {"error": "'top' must be a whole number of at least 1."}
 
 
 class Slow:
@@ -165,7 +178,7 @@ class Slow:
         return self.predictor.predict_squares(photos)
 
 
-def test_a_full_queue_says_when_to_come_again_and_waiting_photos_go_together(
+def test_a_full_queue_sends_retry_after_and_waiting_photos_form_a_batch(
     served_run: tuple[Path, Path],
 ) -> None:
     slow = Slow(Predictor.load(served_run[0]))
@@ -194,11 +207,11 @@ def test_a_full_queue_says_when_to_come_again_and_waiting_photos_go_together(
     assert full.json() == {"error": "The queue is full."}
     assert int(full.headers["Retry-After"]) >= 1
     assert slow.sizes == [1, 4]
-    for number, given in statuses.items():
-        assert given.json()[0]["ranked"][0]["label"] == slow.predictor(photos[number]).label
+    for number, response in statuses.items():
+        assert response.json()[0]["ranked"][0]["label"] == slow.predictor(photos[number]).label
 
 
-def test_a_network_that_fails_is_a_server_error_and_the_next_photo_is_answered(
+def test_a_failing_network_is_a_server_error_and_the_next_photo_is_predicted(
     served_run: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     predictor = Predictor.load(served_run[0])
@@ -212,24 +225,24 @@ def test_a_network_that_fails_is_a_server_error_and_the_next_photo_is_answered(
         assert client.post("/v1/predict", content=photo).status_code == 200
 
 
-def test_an_answer_that_takes_too_long_is_given_up(served_run: tuple[Path, Path]) -> None:
+def test_a_slow_prediction_gets_504(served_run: tuple[Path, Path]) -> None:
     slow = Slow(Predictor.load(served_run[0]))
     policy = Policy(token=None, hosts=frozenset({"testserver"}), max_body_bytes=1 << 20)
     limits = Limits(answer_seconds=0.3)
     photo = next(iter(served_run[1].rglob("*.png"))).read_bytes()
     with TestClient(serve_app(slow, policy, limits)) as client:  # type: ignore[arg-type]
-        given = client.post("/v1/predict", content=photo)
+        response = client.post("/v1/predict", content=photo)
         slow.go.set()
-        assert given.status_code == 504
+        assert response.status_code == 504
         assert client.get("/healthz").json() == {"status": "ok", "photos": 0}
 
 
-def test_heat_is_a_picture_of_the_photo(make_site: Callable[..., Site]) -> None:
+def test_explain_returns_an_image_of_the_photo(make_site: Callable[..., Site]) -> None:
     site = make_site()
     photo = next(iter(site.photos.rglob("*.png"))).read_bytes()
-    given = site.client.post("/v1/explain", params={"label": "bee"}, content=photo)
-    assert given.headers["content-type"] == "image/png"
-    assert Image.open(io.BytesIO(given.content)).size == (448, 448)
+    response = site.client.post("/v1/explain", params={"label": "bee"}, content=photo)
+    assert response.headers["content-type"] == "image/png"
+    assert Image.open(io.BytesIO(response.content)).size == (448, 448)
     assert site.client.post("/v1/explain", content=photo).status_code == 200
     strange = site.client.post("/v1/explain", params={"label": "owl"}, content=photo)
     assert (strange.status_code, strange.json()) == (400, {"error": "There is no such label."})
@@ -237,7 +250,7 @@ def test_heat_is_a_picture_of_the_photo(make_site: Callable[..., Site]) -> None:
     assert bad.json() == {"error": "The photo cannot be opened: not a photo."}
 
 
-def test_a_key_is_wanted_where_one_is_set(make_site: Callable[..., Site]) -> None:
+def test_the_api_key_is_required_if_set(make_site: Callable[..., Site]) -> None:
     site = make_site(token="secret")
     photo = next(iter(site.photos.rglob("*.png"))).read_bytes()
     assert site.client.get("/healthz").status_code == 200
@@ -245,24 +258,24 @@ def test_a_key_is_wanted_where_one_is_set(make_site: Callable[..., Site]) -> Non
         assert site.client.get(path).status_code == 401
     assert site.client.post("/v1/predict", content=photo).status_code == 401
     for key, status in [("secret", 200), ("guess", 401)]:
-        given = site.client.post(
+        response = site.client.post(
             "/v1/predict", content=photo, headers={"Authorization": f"Bearer {key}"}
         )
-        assert given.status_code == status
+        assert response.status_code == status
     description = site.client.get(
         "/openapi.json", headers={"Authorization": "Bearer secret"}
     ).json()
     assert description["security"] == [{"key": []}]
 
 
-def test_other_names_and_other_sites_are_kept_out(make_site: Callable[..., Site]) -> None:
+def test_foreign_hosts_and_sites_are_refused(make_site: Callable[..., Site]) -> None:
     client = make_site().client
     assert client.get("/", headers={"Host": "evil.example"}).status_code == 400
     crossed = client.post("/v1/predict", content=b"x", headers={"Origin": "http://evil.example"})
     assert crossed.status_code == 403
 
 
-def test_answers_match_the_types_of_the_openapi_document(make_site: Callable[..., Site]) -> None:
+def test_responses_match_the_types_of_the_openapi_document(make_site: Callable[..., Site]) -> None:
     site = make_site()
     photo = next(iter(site.photos.rglob("*.png"))).read_bytes()
     files = [("photo", ("a.png", photo)), ("photo", ("b.png", b"no photo"))]
@@ -312,8 +325,127 @@ def test_photos_are_counted_and_logged_without_their_names(make_site: Callable[.
     assert not any("secret" in line or "passwd" in line for line in site.lines)
 
 
-def test_the_page_lets_no_foreign_script_run(make_site: Callable[..., Site]) -> None:
-    given = make_site().client.get("/")
-    assert "script-src 'self'" in given.headers["Content-Security-Policy"]
-    assert given.headers["Permissions-Policy"].startswith("camera=(self)")
-    assert "<li>ant</li>" in given.text
+def test_the_page_allows_no_foreign_scripts(make_site: Callable[..., Site]) -> None:
+    response = make_site().client.get("/")
+    assert "script-src 'self'" in response.headers["Content-Security-Policy"]
+    assert response.headers["Permissions-Policy"].startswith("camera=(self)")
+    assert "<li>ant</li>" in response.text
+
+
+T = TypeVar("T")
+
+
+def run_alone(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Runs a coroutine in a thread of its own: a browser's loop may be running in this one."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, coroutine).result()
+
+
+FORM = "multipart/form-data; boundary=cut"
+
+
+def read(kind: str | None, *chunks: bytes, **limits: Any) -> list[UploadedPhoto]:
+    """Returns the photos in a body that arrives in chunks."""
+    headers = [] if kind is None else [(b"content-type", kind.encode())]
+    waiting = list(chunks)
+
+    async def receive() -> Message:
+        body = waiting.pop(0) if waiting else b""
+        return {"type": "http.request", "body": body, "more_body": bool(waiting)}
+
+    # Within an application Starlette refuses a bad form with an HTTPException.
+    scope = {"type": "http", "headers": headers, "app": None}
+    return run_alone(read_upload(Request(scope, receive), Limits(**limits)))
+
+
+def part(content: bytes, name: str | None = "photo", file: str | None = None) -> bytes:
+    header = f'form-data; name="{name}"' + ("" if file is None else f'; filename="{file}"')
+    return b"--cut\r\nContent-Disposition: " + header.encode() + b"\r\n\r\n" + content + b"\r\n"
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [None, "image/png", "IMAGE/JPEG; x=y", "application/octet-stream"],
+)
+def test_a_body_of_bytes_is_one_photo_without_a_name(kind: str | None) -> None:
+    assert read(kind, b"abc", b"def") == [UploadedPhoto(name=None, content=b"abcdef")]
+
+
+def test_only_the_files_of_a_form_are_photos() -> None:
+    body = part(b"one", file="1.jpg") + part(b"words", name="said") + part(b"two", file="2.jpg")
+    assert read(FORM, body + b"--cut--\r\n") == [
+        UploadedPhoto(name="1.jpg", content=b"one"),
+        UploadedPhoto(name="2.jpg", content=b"two"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "status", "words"),
+    [
+        ("image/png", b"", 400, "The request contains no photo."),
+        (FORM, part(b"words") + b"--cut--\r\n", 400, "The request contains no photo."),
+        ("text/html", b"<p>", 415, "Send a photo or a form, not text/html."),
+        ("a" * 200, b"x", 415, f"Send a photo or a form, not {'a' * 80}."),
+    ],
+)
+def test_requests_without_a_photo_are_refused(
+    kind: str, body: bytes, status: int, words: str
+) -> None:
+    with pytest.raises(HTTPException) as caught:
+        read(kind, body)
+    assert (caught.value.status_code, caught.value.detail) == (status, words)
+
+
+def test_too_many_photos_are_refused() -> None:
+    body = part(b"x", file="x.jpg") * 3 + b"--cut--\r\n"
+    with pytest.raises(HTTPException) as caught:
+        read(FORM, body, request_photos=2)
+    assert caught.value.status_code == 400
+
+
+@pytest.fixture(scope="module")
+def served(
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_weights: Path,
+    draw: Callable[..., Image.Image],
+) -> Iterator[tuple[TestClient, Predictor, Path]]:
+    root = tmp_path_factory.mktemp("served")
+    for number in range(24):
+        for index, label in enumerate(["ant", "bee"]):
+            if number >> index & 1 or number % 3 == 0:
+                (root / "photos" / label).mkdir(parents=True, exist_ok=True)
+                draw(0, number).save(root / "photos" / label / f"{number}.png")
+    flags = {"model": "test_resnet", "weights": str(tiny_weights), "size": 48, "device": "cpu",
+             "epochs": 1, "mode": "head", "multi_label": True}  # fmt: skip
+    train(root / "photos", resolve({}, flags), run="several", runs=root)
+    predictor = Predictor.load(root / "several")
+    policy = Policy(token=None, hosts=frozenset({"testserver"}))
+    with TestClient(serve_app(predictor, policy)) as client:
+        yield client, predictor, root / "photos"
+
+
+def test_a_multi_label_prediction_lists_all_predicted_labels(
+    served: tuple[TestClient, Predictor, Path],
+) -> None:
+    client, predictor, photos = served
+    for photo in sorted(photos.rglob("*.png"))[:6]:
+        (told,) = client.post(
+            "/v1/predict", content=photo.read_bytes(), headers={"Content-Type": "image/png"}
+        ).json()
+        expected = predictor(photo)
+        assert told["labels"] == list(expected.labels or ())
+        assert told["unknown"] == (not told["labels"])
+        assert [item["predicted"] for item in told["ranked"]] == [
+            i.predicted for i in expected.ranked
+        ]
+
+
+def test_openapi_describes_the_labels_of_a_photo(
+    served: tuple[TestClient, Predictor, Path],
+) -> None:
+    client, predictor, _ = served
+    answer = client.get("/openapi.json").json()["components"]["schemas"]["PredictionJson"]
+    assert answer["properties"]["labels"]["items"]["enum"] == list(predictor.labels)
+    (model,) = client.get("/v1/model").json()
+    assert model["task"] == "multi-label"
+    assert set(model["thresholds"]) == set(predictor.labels)

@@ -29,16 +29,16 @@ async def answer(request: Request) -> Response:
 
 @pytest.fixture
 def watched() -> tuple[TestClient, Metrics, list[str]]:
-    metrics, lines = Metrics(lambda: 0), []
-    told: Any = {"metrics": metrics, "log": lines.append, "paths": frozenset({"/known"})}
+    metrics, lines = Metrics(lambda: 0), list[str]()
+    options: Any = {"metrics": metrics, "log": lines.append, "paths": frozenset({"/known"})}
     app = Starlette(
         routes=[Route("/known", answer), Route("/{path}", answer)],
-        middleware=[Middleware(RequestMetrics, **told)],
+        middleware=[Middleware(RequestMetrics, **options)],
     )
     return TestClient(app, raise_server_exceptions=False), metrics, lines
 
 
-def test_a_line_a_request_without_query_and_unknown_paths_are_one(watched: Any) -> None:
+def test_requests_are_logged_without_query_and_unknown_paths_share_a_counter(watched: Any) -> None:
     client, metrics, lines = watched
     client.get("/known?photos=2&name=secret")
     client.get("/secret")
@@ -54,14 +54,14 @@ def test_a_line_a_request_without_query_and_unknown_paths_are_one(watched: Any) 
     assert 'finetune_request_seconds_count{path="other"} 2.0' in text
 
 
-def test_a_request_that_breaks_something_counts_as_a_server_error(watched: Any) -> None:
+def test_an_exception_counts_as_a_server_error(watched: Any) -> None:
     client, metrics, lines = watched
     client.get("/known?fail")
     assert lines[0].startswith("GET /known 500 ")
     assert 'finetune_requests_total{path="/known",status="500"} 1.0' in metrics.text().decode()
 
 
-def test_what_is_no_request_is_not_counted(watched: Any) -> None:
+def test_lifespan_messages_are_not_counted(watched: Any) -> None:
     client, metrics, lines = watched
     with client:
         pass

@@ -52,7 +52,7 @@ def site(
     listening.close()
 
 
-def test_photos_are_answered_with_bars_and_heat(
+def test_photos_get_bars_and_a_heatmap(
     browser: Any, site: tuple[str, Path], tmp_path: Path
 ) -> None:
     address, photos = site

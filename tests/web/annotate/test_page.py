@@ -1,4 +1,4 @@
-"""The labeling page in a real browser, by keyboard alone, held against the catalog on disk."""
+"""The labeling page in a real browser, compared with the catalog on disk."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.browser
 
 
 def shown(page: Any) -> str:
-    """Name of the photo that the single view shows."""
+    """Returns the name of the photo in the single-photo view."""
     return str(page.inner_text(".caption .file"))
 
 
@@ -32,7 +32,7 @@ def decisions(catalog: Catalog, kind: str) -> dict[str, str]:
 
 
 def toast(page: Any, text: str) -> None:
-    """Waits until the page reports something."""
+    """Waits for a message on the page."""
     page.wait_for_function(
         "text => document.querySelector('#toast p')?.textContent.includes(text)", arg=text
     )
@@ -50,7 +50,9 @@ def next_shown(page: Any, before: str) -> None:
     )
 
 
-def test_thirty_photos_are_labeled_by_keyboard_alone(serve, open_page, flat):
+def test_thirty_photos_are_labeled_by_keyboard_alone(
+    serve: Callable[..., Any], open_page: Callable[..., Any], flat: tuple[Path, dict[str, str]]
+) -> None:
     folder, truth = flat
     server = serve(folder)
     page = open_page(server.address)
@@ -70,7 +72,7 @@ def test_thirty_photos_are_labeled_by_keyboard_alone(serve, open_page, flat):
     labels = server.labels()
     copies = {photo: label for photo, label in labels.items() if label}
     assert {name: labels[name] for name in given} == {n: (label,) for n, label in given.items()}
-    # A copy of a labeled file has the label, too; no other photo has any.
+    # A copy of a labeled file has the same label; no other photo has one.
     assert len(copies) - len(given) in (0, 1)
 
     page.keyboard.press("u")
@@ -87,7 +89,12 @@ def test_thirty_photos_are_labeled_by_keyboard_alone(serve, open_page, flat):
     assert server.labels() == labels
 
 
-def test_undo_goes_back_to_the_first_action(serve, open_page, flat, wait_until):
+def test_undo_goes_back_to_the_first_action(
+    serve: Callable[..., Any],
+    open_page: Callable[..., Any],
+    flat: tuple[Path, dict[str, str]],
+    wait_until: Callable[..., Any],
+) -> None:
     folder, _ = flat
     server = serve(folder, labels=["a", "b"])
     page = open_page(server.address)
@@ -115,7 +122,9 @@ def test_undo_goes_back_to_the_first_action(serve, open_page, flat, wait_until):
     assert sorted(filter(None, server.labels().values()))[0] == ("a",)
 
 
-def test_g_selects_the_near_duplicates_and_one_key_labels_them_all(serve, open_page, flat):
+def test_g_selects_the_near_duplicates_and_one_key_labels_them_all(
+    serve: Callable[..., Any], open_page: Callable[..., Any], flat: tuple[Path, dict[str, str]]
+) -> None:
     folder, _ = flat
     server = serve(folder, labels=["first", "second"])
     page = open_page(server.address)
@@ -137,7 +146,9 @@ def test_g_selects_the_near_duplicates_and_one_key_labels_them_all(serve, open_p
     assert set(server.labels().values()) == {()}
 
 
-def test_near_duplicates_get_a_label_together_unless_told_apart(serve, open_page, flat):
+def test_near_duplicates_are_labeled_together_unless_excluded(
+    serve: Callable[..., Any], open_page: Callable[..., Any], flat: tuple[Path, dict[str, str]]
+) -> None:
     folder, _ = flat
     server = serve(folder, labels=["first", "second"])
     page = open_page(server.address)
@@ -156,7 +167,9 @@ def test_near_duplicates_get_a_label_together_unless_told_apart(serve, open_page
     assert sum(labels == ("second",) for labels in server.labels().values()) == members
 
 
-def test_k_keeps_one_photo_of_a_group(serve, open_page, flat):
+def test_k_keeps_one_photo_of_a_group(
+    serve: Callable[..., Any], open_page: Callable[..., Any], flat: tuple[Path, dict[str, str]]
+) -> None:
     folder, _ = flat
     server = serve(folder)
     page = open_page(server.address)
@@ -170,7 +183,9 @@ def test_k_keeps_one_photo_of_a_group(serve, open_page, flat):
     assert shown(page) in kept
 
 
-def test_a_square_is_placed_by_keyboard_and_comes_back_after_reload(serve, open_page, flat):
+def test_a_crop_is_placed_by_keyboard_and_kept_after_a_reload(
+    serve: Callable[..., Any], open_page: Callable[..., Any], flat: tuple[Path, dict[str, str]]
+) -> None:
     folder, _ = flat
     server = serve(folder)
     page = open_page(server.address)
@@ -202,7 +217,9 @@ def test_a_square_is_placed_by_keyboard_and_comes_back_after_reload(serve, open_
     assert box["height"] == pytest.approx((bottom - top) * scale, abs=2)
 
 
-def test_a_square_is_dragged_and_resized_and_stays_square(serve, open_page, flat):
+def test_a_crop_is_dragged_and_resized_and_stays_square(
+    serve: Callable[..., Any], open_page: Callable[..., Any], flat: tuple[Path, dict[str, str]]
+) -> None:
     folder, _ = flat
     server = serve(folder)
     page = open_page(server.address)
@@ -236,12 +253,14 @@ def test_a_square_is_dragged_and_resized_and_stays_square(serve, open_page, flat
     assert crop.side == pytest.approx(4 / 3, abs=1e-3)
 
 
-def test_the_later_of_two_tabs_is_told_and_overwrites_nothing(serve, open_page, flat):
+def test_the_later_of_two_tabs_is_refused_and_overwrites_nothing(
+    serve: Callable[..., Any], open_page: Callable[..., Any], flat: tuple[Path, dict[str, str]]
+) -> None:
     folder, _ = flat
     server = serve(folder, labels=["first", "second"])
     one = open_page(server.address)
     two = open_page(server.origin, context=one.context)
-    # The second tab hears nothing of the first one's work until it acts.
+    # The second tab gets no updates until it acts.
     two.route("**/api/photos?since=*", lambda route: route.abort())
     name = shown(one)
     assert shown(two) == name
@@ -259,8 +278,8 @@ def test_the_later_of_two_tabs_is_told_and_overwrites_nothing(serve, open_page, 
 
 
 @contextlib.contextmanager
-def killed_in_the_end(folder: Path) -> Iterator[str]:
-    """Runs the command in a process of its own, and ends it by SIGKILL; yields its address."""
+def killed_at_exit(folder: Path) -> Iterator[str]:
+    """Runs the command in its own process; yields its address, then kills it."""
     code = (
         "import sys; from finetune.cli.annotate import annotate; from pathlib import Path; "
         "annotate(Path(sys.argv[1]), labels='a,b', port=0, open_browser=False)"
@@ -281,13 +300,15 @@ def killed_in_the_end(folder: Path) -> Iterator[str]:
             process.send_signal(signal.SIGKILL)
 
 
-def test_kill_9_loses_no_decision(open_page, demo_collection: Path, tmp_path: Path):
+def test_kill_9_loses_no_decision(
+    open_page: Callable[..., Any], demo_collection: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()
     for number, path in enumerate(sorted(demo_collection.glob("*heron/*"))):
         shutil.copyfile(path, folder / f"{number}.jpg")
     given = {}
-    with killed_in_the_end(folder) as address:
+    with killed_at_exit(folder) as address:
         page = open_page(address, server_dies=True)
         page.keyboard.press("t")  # near-duplicates one by one
         for key, label in (("1", "a"), ("2", "b"), ("1", "a"), ("2", "b")):
@@ -300,7 +321,7 @@ def test_kill_9_loses_no_decision(open_page, demo_collection: Path, tmp_path: Pa
         kept = catalog.assigned_labels()
     assert sorted(kept.values()) == sorted(given.values())
 
-    with killed_in_the_end(folder) as address:
+    with killed_at_exit(folder) as address:
         page = open_page(address, server_dies=True)
         assert page.inner_text("#tally").startswith("4 of ")
         assert shown(page) not in given
@@ -311,7 +332,9 @@ def test_kill_9_loses_no_decision(open_page, demo_collection: Path, tmp_path: Pa
         assert len(catalog.assigned_labels()) == 5
 
 
-def test_hostile_names_are_shown_as_text(serve, open_page, demo_collection: Path, tmp_path: Path):
+def test_hostile_names_are_shown_as_text(
+    serve: Callable[..., Any], open_page: Callable[..., Any], demo_collection: Path, tmp_path: Path
+) -> None:
     names = [
         '<img src=x onerror="window.hacked=1">.jpg',
         "カワセミ.jpg",
@@ -346,7 +369,9 @@ def test_hostile_names_are_shown_as_text(serve, open_page, demo_collection: Path
     assert sorted(server.labels().values())[0] == ("<svg onload=window.hacked=1> 1",)
 
 
-def test_the_grid_selects_ranges_and_labels_them(serve, open_page, birds: Path):
+def test_the_grid_selects_ranges_and_labels_them(
+    serve: Callable[..., Any], open_page: Callable[..., Any], birds: Path
+) -> None:
     server = serve(birds)
     page = open_page(server.address)
     assert page.get_attribute("body", "data-view") == "grid"
@@ -368,7 +393,9 @@ def test_the_grid_selects_ranges_and_labels_them(serve, open_page, birds: Path):
     assert "rejected" in (cell.get_attribute("aria-label") or "")
 
 
-def test_a_photo_under_two_labels_is_settled_by_one_key(serve, open_page, birds: Path):
+def test_a_label_conflict_is_resolved_by_one_key(
+    serve: Callable[..., Any], open_page: Callable[..., Any], birds: Path
+) -> None:
     server = serve(birds)
     page = open_page(server.address + "#view=single&show=conflicts&sort=path")
     choices = page.locator(".choice .answer b")
@@ -381,9 +408,10 @@ def test_a_photo_under_two_labels_is_settled_by_one_key(serve, open_page, birds:
     page.wait_for_function("() => document.querySelector('.choice') === null")
 
 
-def test_every_control_has_a_name_and_can_be_reached_with_tab(serve, open_page, birds: Path):
-    server = serve(birds)
-    page = open_page(server.address)
+def test_every_control_has_a_name_and_can_be_reached_with_tab(
+    shared_server: Any, open_page: Callable[..., Any]
+) -> None:
+    page = open_page(shared_server.address)
     nameless = page.evaluate(
         """() => [...document.querySelectorAll('button, select, input, [role=option], [tabindex]')]
             .filter((node) => node.checkVisibility())
@@ -402,20 +430,21 @@ def test_every_control_has_a_name_and_can_be_reached_with_tab(serve, open_page, 
     assert {"filter", "sort", "to-grid", "to-single", "help", "finder", "grid", "label"} <= reached
 
 
-def test_question_mark_lists_every_key(serve, open_page, birds: Path):
-    server = serve(birds)
-    page = open_page(server.address)
+def test_question_mark_lists_every_key(shared_server: Any, open_page: Callable[..., Any]) -> None:
+    page = open_page(shared_server.address)
     page.keyboard.press("?")
     dialog = page.locator("dialog")
     text = dialog.inner_text()
     for key in ("1 – 9", "Enter", "Space", "Shift U", "G", "X", "F", "U", "C", "K", "A", "/"):
         assert re.search(rf"^\s*{re.escape(key)}\s*$", text, re.MULTILINE), key
     page.keyboard.press("Escape")
-    dialog.wait_for(state="detached")  # the dialog goes when its close event comes
+    dialog.wait_for(state="detached")  # the close event removes the dialog
 
 
-def test_the_page_fits_wide_and_narrow_windows(serve, open_page, birds: Path):
-    page = open_page(serve(birds).address)
+def test_the_page_fits_wide_and_narrow_windows(
+    shared_server: Any, open_page: Callable[..., Any]
+) -> None:
+    page = open_page(shared_server.address)
     for width in (1200, 760, 390):
         page.set_viewport_size({"width": width, "height": 780})
         for view in ("grid", "single"):
@@ -436,8 +465,10 @@ def test_the_page_fits_wide_and_narrow_windows(serve, open_page, birds: Path):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_stands_out_from_its_ground(serve, open_page, birds: Path, scheme: str):
-    page = open_page(serve(birds).address, color_scheme=scheme)
+def test_text_has_enough_contrast(
+    shared_server: Any, open_page: Callable[..., Any], scheme: str
+) -> None:
+    page = open_page(shared_server.address, color_scheme=scheme)
     page.click("#to-single")
     page.wait_for_selector(".suggestion .answer")
     texts = (".name", "#tally", ".suggestion .quiet", ".label:not(.has) .count", ".facts")
