@@ -134,9 +134,10 @@ def tracked(prepared: Prepared, device: torch.device, *, by_features: bool) -> I
             }
             trackers.settings(settings | {"model": prepared.loaded.name})
             inputs = sample_inputs(prepared, device, mixed=not by_features)
-            trackers.picture(
-                "photos/augmented", grid(as_pixels(inputs, prepared.preprocessing)), step=0
-            )
+            pixels = torch.from_numpy(as_pixels(inputs, prepared.preprocessing))
+            columns = math.ceil(math.sqrt(len(pixels)))
+            page = make_grid(pixels.permute(0, 3, 1, 2), columns, padding=4, pad_value=255)
+            trackers.picture("photos/augmented", page.permute(1, 2, 0).numpy(), step=0)
         tracking = _Tracking(trackers, prepared, device, by_features)
 
         def callback(event: Event) -> None:
@@ -277,15 +278,6 @@ def as_pixels(inputs: Tensor, preprocessing: Preprocessing) -> NDArray[np.uint8]
         ).view(shape)
     pixels = (images.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
     return np.broadcast_to(pixels, (*pixels.shape[:3], 3)).copy()
-
-
-def grid(pixels: NDArray[np.uint8], *, gap: int = 4) -> NDArray[np.uint8]:
-    """Returns pictures ``(N, S, S, 3)`` as one, row by row, nearly square."""
-    columns = math.ceil(math.sqrt(len(pixels)))
-    images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-    page = make_grid(images, nrow=columns, padding=gap, pad_value=255)
-    found: NDArray[np.uint8] = page.permute(1, 2, 0).numpy()
-    return found
 
 
 KNOWN = ("tensorboard", "wandb", "mlflow")

@@ -26,7 +26,6 @@ from finetune.training.tracking import (
     activations,
     as_pixels,
     check_tracking,
-    grid,
     is_activation,
     tracker_names,
 )
@@ -141,16 +140,6 @@ def test_inputs_become_the_pixels_that_they_were_made_of() -> None:
     np.testing.assert_array_equal(shown, pixels.permute(0, 2, 3, 1).numpy())
     gray = Preprocessing(size=5, channels=1, mean=(0.5,), std=(0.5,))
     assert as_pixels(torch.zeros(2, 1, 5, 5), gray).shape == (2, 5, 5, 3)
-
-
-def test_a_grid_holds_every_picture_once() -> None:
-    pictures = np.arange(1, 6, dtype=np.uint8)[:, None, None, None] * np.ones(
-        (1, 2, 2, 3), np.uint8
-    )
-    page = grid(pictures, gap=1)
-    assert page.shape == (5, 8, 3)
-    assert sorted(set(page.ravel().tolist())) == [1, 2, 3, 4, 5, 255]
-    assert page[0, :, 0].tolist() == [1, 1, 255, 2, 2, 255, 3, 3]
 
 
 def test_zeros_and_values_are_those_of_the_layers() -> None:
