@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+from finetune.photos.collection import Part
 from finetune.photos.split.split import SplitRow
 from finetune.runs import single_label_card as card
 from finetune.runs.card_text import MOST_LABELS
 
 LABELS = ("a|b", "<c>", "ant")
-PARTS = ("train", "train", "test", "test", "train")
+PARTS: tuple[Part, ...] = ("train", "train", "test", "test", "train")
 ROWS = [
     SplitRow(path=f"{k}.jpg", digest=str(k), labels=(label,), group=str(k), part=part)
     for k, (label, part) in enumerate(zip(("a|b", "a|b", "a|b", "ant", "<c>"), PARTS, strict=True))

@@ -123,7 +123,8 @@ def test_gradients_are_those_of_the_whole_step(said: list[dict[str, Any]]) -> No
     first.bias.requires_grad_(False)
     x = torch.randn(7, 5, dtype=torch.float64)
     y = torch.randint(0, 3, (7,))
-    torch.nn.functional.cross_entropy(model(x), y).backward()
+    loss = torch.nn.functional.cross_entropy(model(x), y)
+    loss.backward()  # type: ignore[no-untyped-call]
     whole = [p.grad.flatten().numpy() for p in model.parameters() if p.grad is not None]
     for one in said:
         assert one["grown"]  # what does not train gets no gradient

@@ -96,7 +96,9 @@ def test_onnx_answers_like_the_run(
     exported = export(run, options, out=tmp_path / "net.onnx")
     assert exported.comparison.largest_difference < 1e-4
     if preprocessing:
-        assert exported.comparison.whole_photos_difference < 1e-4
+        difference = exported.comparison.whole_photos_difference
+        assert difference is not None
+        assert difference < 1e-4
     photo = photos / "bee" / "3.png"
     answer = Predictor.load(exported.path)(photo)
     found = [answer.probability_of(label) for label in ("ant", "bee")]
@@ -110,7 +112,9 @@ def test_other_exports_answer_like_the_run(run: RunFolder, tmp_path: Path, forma
     exported = export(run, options, out=tmp_path / "out")
     assert exported.comparison.largest_difference < 1e-4
     if whole:
-        assert exported.comparison.whole_photos_difference < 1e-4
+        difference = exported.comparison.whole_photos_difference
+        assert difference is not None
+        assert difference < 1e-4
 
 
 def test_a_timm_folder_says_one_channel(run: RunFolder) -> None:
@@ -119,7 +123,9 @@ def test_a_timm_folder_says_one_channel(run: RunFolder) -> None:
     assert config["pretrained_cfg"]["mean"] == [0.5]
 
 
-def test_a_run_from_before_channels_still_opens(run: RunFolder, photos: Path, tmp_path) -> None:
+def test_a_run_from_before_channels_still_opens(
+    run: RunFolder, photos: Path, tmp_path: Path
+) -> None:
     color = {**SETTINGS, "channels": 3, "epochs": 1}
     older = train(photos, resolve({}, color), run=str(tmp_path / "older")).run
     expected = Predictor.load(older.path)(photos / "ant" / "1.png").probability_of("ant")

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from scipy.special import softmax
 from sklearn.metrics import f1_score, log_loss
 from torch import nn
@@ -64,7 +64,7 @@ def test_a_step_clips_as_torch_does(toy: Toys) -> None:
     by_hand = clipped.state()
     numbers = next(clipped.numbers(by_hand).batches(0, 0))
     loss = one_label(label_smoothing=0.1).loss(by_hand.module(numbers.inputs), numbers.targets)
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     norm = torch.nn.utils.clip_grad_norm_(by_hand.module.parameters(), small)
     assert norm > 10 * small
     by_hand.optimizer.step()
@@ -87,7 +87,7 @@ def test_the_average_is_what_is_validated_and_kept(toy: Toys) -> None:
     def look(event: Event) -> None:
         run.events.append(event)
         if isinstance(event, Validated):
-            seen.append(event.module[0].weight.detach().numpy().copy())
+            seen.append(event.module.get_parameter("0.weight").detach().numpy().copy())
 
     state = run.train(callback=look)
     assert state.average is not None
@@ -209,7 +209,8 @@ def test_a_training_stopped_at_any_step_goes_on_to_the_same_bytes(
 
         def there(state: TrainState, step: int = step) -> bool:
             position = state.position
-            return position.epoch * run.steps_per_epoch + position.step >= step  # noqa: B023
+            done: int = position.epoch * run.steps_per_epoch + position.step  # noqa: B023
+            return done >= step
 
         stopped = run.train(stop=there)
         assert stopped.position.epoch < 2
@@ -280,7 +281,7 @@ def test_a_half_written_checkpoint_is_never_picked_up(
 ) -> None:
     expected = toy("whole").train()
     run = toy("broken", loop_config={"checkpoint_steps": 1})
-    plain, count = state_module.save_file, [0]
+    plain, count = save_file, [0]
 
     def dies_half_way(tensors: Any, path: Any, metadata: Any = None) -> None:
         plain(tensors, path, metadata=metadata)
@@ -346,7 +347,7 @@ def test_epochs_within_the_rest_share_a_checkpoint_and_a_stop_has_its_own(
     loop_config = {"min_checkpoint_seconds": 1e9, "keep_last": True}
     expected = toy("whole", epochs=5).train()
     written: list[str] = []
-    plain = state_module.save_file
+    plain = save_file
 
     def note(tensors: Any, path: Any, metadata: Any = None) -> None:
         written.append("last" if "last" in path.name else "best")

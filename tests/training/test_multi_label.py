@@ -207,7 +207,7 @@ def test_every_way_to_train_gives_a_run(
     plain_runs: dict[str, str],
     extra: Settings,
 ) -> None:
-    way = {key: extra[key] for key in ("mode", "views", "augment") if key in extra}
+    way: Settings = {key: extra[key] for key in ("mode", "views", "augment") if key in extra}
     flags = {**several, **way, "epochs": 2}
     if str(way) not in plain_runs:
         plain_runs[str(way)] = digest(run_of(several_folders, tmp_path, flags, "plain").run.path)

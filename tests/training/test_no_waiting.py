@@ -62,7 +62,7 @@ def test_a_step_does_not_wait_for_the_gpu(
         source.begin_epoch(number)
         for micro_batch in source.batches(number, 0):
             loss = objective.loss(module(micro_batch.inputs), micro_batch.targets)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 

@@ -46,9 +46,11 @@ def net(seed: int = 0) -> nn.Module:
 
 def state_with(optimizer: str, *, ema: float | None = None) -> TrainState:
     module = net()
-    groups = parameter_groups(module[3].parameters(), part="head", lr=0.01, weight_decay=0.05)
+    groups = parameter_groups(
+        module.get_submodule("3").parameters(), part="head", lr=0.01, weight_decay=0.05
+    )
     groups += parameter_groups(
-        [*module[0].parameters(), *module[1].parameters()],
+        [*module.get_submodule("0").parameters(), *module.get_submodule("1").parameters()],
         part="backbone",
         lr=0.003,
         weight_decay=0.05,
@@ -103,7 +105,7 @@ def test_every_optimizer_goes_on_from_a_checkpoint_to_the_last_bit(
 def test_half_precision_state_comes_back_as_it_was(tmp_path: Path) -> None:
     state = state_with("adamw")
     steps(state, range(2))
-    parameter = state.module[0].weight
+    parameter = state.module.get_parameter("0.weight")
     odd = {
         "moment": torch.randn(4, 3, 3, 3).bfloat16().to(memory_format=torch.channels_last),
         "list": [torch.ones(2, dtype=torch.float64), None],
@@ -114,7 +116,7 @@ def test_half_precision_state_comes_back_as_it_was(tmp_path: Path) -> None:
     state.save(tmp_path / "last.safetensors")
     fresh = state_with("adamw")
     fresh.load(tmp_path / "last.safetensors")
-    found = fresh.optimizer.state[fresh.module[0].weight]
+    found = fresh.optimizer.state[fresh.module.get_parameter("0.weight")]
     assert found["moment"].dtype == torch.bfloat16
     assert found["moment"].stride() == odd["moment"].stride()  # type: ignore[attr-defined]
     assert torch.equal(found["moment"], odd["moment"])  # type: ignore[arg-type]
@@ -128,7 +130,7 @@ def test_half_precision_state_comes_back_as_it_was(tmp_path: Path) -> None:
 def test_state_that_no_file_can_hold_is_named(tmp_path: Path) -> None:
     state = state_with("adamw")
     steps(state, range(1))
-    state.optimizer.state[state.module[0].weight]["odd"] = object()
+    state.optimizer.state[state.module.get_parameter("0.weight")]["odd"] = object()
     with pytest.raises(TypeError, match="is object, which no checkpoint can hold"):
         state.save(tmp_path / "last.safetensors")
 

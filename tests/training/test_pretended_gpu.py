@@ -94,7 +94,7 @@ def resident(dataset: PhotoDataset) -> DeviceDataset:
 
 def network(gpu: PretendedGpu, **options: Any) -> nn.Module:
     with gpu.stand_ins, CUDA:
-        module = timm.create_model("test_resnet", num_classes=2, **options)
+        module: nn.Module = timm.create_model("test_resnet", num_classes=2, **options)
     return module.train()
 
 

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from finetune import Predictor, train
 from finetune.config_io import resolve
-from finetune.models import factory, registry
+from finetune.models import registry
 
 
 @pytest.fixture
@@ -38,8 +39,8 @@ def test_the_pixels_of_the_file_are_what_the_network_sees(
         module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach().clone()))
         return module
 
-    real = factory.timm.create_model
-    monkeypatch.setattr(factory.timm, "create_model", watched)
+    real = timm.create_model
+    monkeypatch.setattr(timm, "create_model", watched)
     flags = {"model": model, "weights": "none", "size": 32, "augment": "none", "epochs": 1}
     run = train(noise, resolve({}, {**flags, "device": "cpu"}), run=str(tmp_path / "run")).run
     preprocessing = registry.resolve_preprocessing(model, size=32)
@@ -66,14 +67,14 @@ def test_the_tutorial_net_brings_crop_colors_and_whitening(
     noise: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Tensor] = []
-    real = factory.timm.create_model
+    real = timm.create_model
 
     def watched(name: str, **options: object) -> nn.Module:
         module: nn.Module = real(name, **options)
         module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach().clone()))
         return module
 
-    monkeypatch.setattr(factory.timm, "create_model", watched)
+    monkeypatch.setattr(timm, "create_model", watched)
     flags = {"model": "cifar10_tutorial_cnn", "weights": "none", "epochs": 1, "device": "cpu"}
     run = train(noise, resolve({}, flags), run=str(tmp_path / "run")).run
     preprocessing = run.read(run.preprocessing_file)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,6 @@ from finetune.config import TrackingConfig
 from finetune.config_io import resolve
 from finetune.errors import ConfigError, MissingExtra
 from finetune.photos.preprocessing import Preprocessing
-from finetune.training import tracking as module
 from finetune.training.events import EpochDone, Event
 from finetune.training.tracking import (
     MAX_VALUES,
@@ -148,7 +148,9 @@ def test_zeros_and_values_are_those_of_the_layers() -> None:
     found = activations(module, inputs)
     assert [a.layer for a in found] == ["1", "3"]
     first = np.maximum(
-        inputs.numpy() @ module[0].weight.detach().numpy().T + module[0].bias.detach().numpy(), 0
+        inputs.numpy() @ module.get_parameter("0.weight").detach().numpy().T
+        + module.get_parameter("0.bias").detach().numpy(),
+        0,
     )
     assert found[0].zeros == np.float32((first == 0).mean())
     np.testing.assert_allclose(found[0].values, first.ravel(), atol=1e-6)
@@ -234,7 +236,7 @@ def test_names_are_read_from_a_list_with_commas() -> None:
 
 
 def test_a_package_that_is_missing_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingExtra) as caught:
         tracker_names("mlflow")
     assert str(caught.value) == (

@@ -14,7 +14,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from sklearn.metrics import accuracy_score, log_loss
 
 from finetune import Predictor, train
@@ -236,7 +236,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_it(
     flags = {**tiny_settings, "mode": "head", "epochs": 4}
     monkeypatch.setattr(heads, "MIN_CHECKPOINT_SECONDS", 0.0)
     train(photos, resolve({}, flags), run="whole", runs=tmp_path)
-    plain, calls = state_module.save_file, [0]
+    plain, calls = save_file, [0]
 
     def fill_the_disk(tensors: object, path: Path, metadata: object = None) -> None:
         if "last" in Path(path).name:

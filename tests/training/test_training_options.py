@@ -22,7 +22,7 @@ from finetune.models.stages import backbone_stages, norm_parameters
 from finetune.photos.split.split import read_split
 from finetune.runs.loading import open_trained
 from finetune.training import averaging, finetune, loop
-from finetune.training.averaging import Interpolation
+from finetune.training.averaging import Interpolation, read_candidate
 from finetune.training.events import EpochDone, Event, Note, Validated
 from finetune.training.train import RunResult, train
 from finetune.training.validation import SHARPNESS
@@ -222,7 +222,7 @@ def test_the_soups_weights_are_the_model(
     trained: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept: list[dict[int, dict[str, torch.Tensor]]] = [{}]
-    read = loop.read_candidate
+    read = read_candidate
 
     def noted(best: Path, epoch: int) -> dict[str, torch.Tensor]:
         kept[0][epoch] = read(best, epoch)

@@ -15,7 +15,8 @@ from finetune.config import CollectionConfig, TrainConfig
 from finetune.config_io import resolve
 from finetune.errors import ConfigError, RunError
 from finetune.models.heads import output_layers
-from finetune.photos.collection import Collection, Part, Photo, PhotoHashes, pack_hashes
+from finetune.photos.collection import Collection, Part, Photo, pack_hashes
+from finetune.photos.near_duplicates.hashing import PhotoHashes
 from finetune.photos.split.split import SplitRow, read_split, write_split
 from finetune.runs.folder import RunFolder
 from finetune.runs.loading import open_trained
@@ -396,7 +397,8 @@ def test_a_run_before_it_that_is_gone_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_new_photos_are_split_as_usual_and_old_ones_stay(tmp_path: Path, seed: int) -> None:
     old = {f"o{label}{n}": photo(f"o{label}{n}", label) for label in "ab" for n in range(10)}
-    where: list[Part] = ["train"] * 7 + ["validation", "test", "test"]
+    learned: list[Part] = ["train"] * 7
+    where: list[Part] = [*learned, "validation", "test", "test"]
     parts = {digest: where[int(digest[-1])] for digest in old}
     new = [photo(f"n{label}{n}", label) for label in "abc" for n in range(20)]
     run = make_run(tmp_path / "run", parts, tmp_path)

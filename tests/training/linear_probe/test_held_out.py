@@ -185,10 +185,10 @@ def test_temperature_is_that_of_answers_by_heads_that_did_not_see_the_photo(
     tiny_settings: Settings,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from finetune.training.linear_probe import probe
+    from finetune.training.linear_probe import held_out, probe
 
     seen = []
-    original = probe.hold_out
+    original = held_out.hold_out
 
     def spy(*given: Any, **named: Any) -> Any:
         seen.append(original(*given, **named))
@@ -196,10 +196,12 @@ def test_temperature_is_that_of_answers_by_heads_that_did_not_see_the_photo(
 
     monkeypatch.setattr(probe, "hold_out", spy)
     _, content = trained_on(make_photos({"a": 9, "b": 9, "c": 9}), tmp_path / "runs", tiny_settings)
-    known = seen[0].outputs.known
+    (found,) = seen
+    assert found is not None
+    known = found.outputs.known
     assert content["temperature"] == fit_temperature(known.logits, known.targets)
     assert len(known.targets) == content["photos"]
-    assert [group.logits.shape[1] for group in seen[0].outputs.unknown] == [2, 2, 2]
+    assert [group.logits.shape[1] for group in found.outputs.unknown] == [2, 2, 2]
 
 
 def test_a_head_trained_again_on_the_runs_photos_is_the_runs_own(
