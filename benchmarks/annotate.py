@@ -1,4 +1,4 @@
-"""Labeling in the browser: key presses a photo, and how long a person waits.
+"""Labeling in the browser: key presses a photo, and response times.
 
 Run as ``python benchmarks/annotate.py [keys] [waits]``; needs Chromium and playwright.
 """
@@ -75,13 +75,13 @@ def serving(root: Path, labels: list[str]) -> Iterator[tuple[str, Session]]:
 
 
 def count_keys(species: int, photos: int, seed: int) -> dict[str, Any]:
-    """Labels a drawn collection as a person would who knows every bird and makes no mistake."""
+    """Labels a drawn collection without mistakes, using suggestions where possible."""
     with tempfile.TemporaryDirectory() as place:
         drawn = Path(place) / "drawn"
         demo_collection = draw_collection(
             drawn, species=species, photos_per_species=photos, seed=seed, size=SIZE, flaws=True
         )
-        # The photo that is filed under two labels and the corrupt one are no clear photos.
+        # Without the photo that is filed under two labels and the corrupt one.
         bad = {*demo_collection.corrupt, *(demo_collection.filed_twice or ())}
         files = sorted(f for f in drawn.glob("*/*") if f"{f.parent.name}/{f.name}" not in bad)
         random.Random(seed).shuffle(files)
@@ -115,24 +115,24 @@ def _label_all(page: Any, session: Session, truth: dict[str, str], labels: list[
         if state["labeled"] or state["name"] is None:
             return pressed
         label = truth[state["name"]]
-        alike = [truth[name] for name in state["cohort"]]
-        usable = len(alike)
+        similar = [truth[name] for name in state["cohort"]]
+        usable = len(similar)
         halvings = 0
-        while usable > 2 and any(other != state["guess"] for other in alike[:usable]):
+        while usable > 2 and any(other != state["suggestion"] for other in similar[:usable]):
             usable = max(2, round(usable / 2))
             halvings += 1
-        good = usable > 1 and all(other == state["guess"] for other in alike[:usable])
+        good = usable > 1 and all(other == state["suggestion"] for other in similar[:usable])
         group = [truth[name] for name in state["group"]]
-        together = len(group) > 1
-        whole = together and set(group) == {label}
-        if good and usable - 1 > halvings and usable >= (len(group) if whole else 0):
+        is_group = len(group) > 1
+        same_label = is_group and set(group) == {label}
+        if good and usable - 1 > halvings and usable >= (len(group) if same_label else 0):
             for _ in range(halvings):
                 press(",")
             press("a")
         else:
-            if together and not whole:
+            if is_group and not same_label:
                 press("Escape")
-            key = "Enter" if state["guess"] == label else str(labels.index(label) + 1)
+            key = "Enter" if state["suggestion"] == label else str(labels.index(label) + 1)
             press(key)
             if key == "Enter":
                 page.wait_for_timeout(300)
@@ -146,7 +146,7 @@ def _label_all(page: Any, session: Session, truth: dict[str, str], labels: list[
             " || document.querySelector('.suggestion .quiet')?.textContent === 'Labeled'",
             arg=state["name"],
         )
-        # A person looks at the next photo for a second; the suggestions come meanwhile.
+        # Suggestions are updated while a person views the next photo.
         page.wait_for_function(
             """async () => { const { photos } = await import('/static/annotate/photos.js');
                 return photos.suggestedCount === photos.actionCount; }"""
@@ -155,21 +155,21 @@ def _label_all(page: Any, session: Session, truth: dict[str, str], labels: list[
 
 
 _SEEN = """async () => {
-  const { photos, guessOf, isLabeled } = await import('/static/annotate/photos.js');
+  const { photos, suggestionOf, isLabeled } = await import('/static/annotate/photos.js');
   const { queue } = await import('/static/annotate/queue.js');
   const single = await import('/static/annotate/single.js');
   const row = photos.get(queue.cursor);
   if (!row) return { name: null, labeled: true };
   const names = (ids) => ids.map((id) => photos.get(id).path);
   const found = single.cohortShown();
-  return { name: row.path, labeled: isLabeled(row), guess: guessOf(row)?.label ?? null,
+  return { name: row.path, labeled: isLabeled(row), suggestion: suggestionOf(row)?.label ?? null,
            cohort: found ? names(found.ids) : [],
            group: names(photos.group(row.group).filter((id) => !isLabeled(photos.get(id)))) };
 }"""
 
 
 def first_photo() -> dict[str, float]:
-    """Times the command from its start until the first photo is on screen, among 10,000."""
+    """Times the start of the command until the first of 10,000 photos is on screen."""
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "many"
         folder.mkdir()
@@ -179,14 +179,14 @@ def first_photo() -> dict[str, float]:
             image = small.resize((320, 240), Image.Resampling.BICUBIC)
             image.save(folder / f"IMG_{number:05d}.jpg", quality=85)
         with chromium() as page:
-            times = [_start_and_look(page, folder, Path(place) / f"{n}.db") for n in range(5)]
+            times = [_time_first_photo(page, folder, Path(place) / f"{n}.db") for n in range(5)]
             frames = _scroll(page, folder)
     return {"first_photo_seconds": statistics.median(times), **frames}
 
 
 @contextmanager
 def command(folder: Path, catalog: Path | None = None) -> Iterator[str]:
-    """Runs the command on a folder; a catalog of its own makes it a first start."""
+    """Runs the command on a folder, for a first start with a new catalog."""
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     call = [sys.executable, "-c", _COMMAND, str(folder)]
     if catalog is not None:
@@ -207,7 +207,7 @@ _COMMAND = (
 )
 
 
-def _start_and_look(page: Any, folder: Path, catalog: Path) -> float:
+def _time_first_photo(page: Any, folder: Path, catalog: Path) -> float:
     started = time.perf_counter()
     with command(folder, catalog) as address:
         page.goto(address, wait_until="commit")
@@ -243,7 +243,7 @@ def _scroll(page: Any, folder: Path) -> dict[str, float]:
 
 
 def next_photo() -> dict[str, float]:
-    """Times the step to the next photo, one each second, among photos of 12 megapixels."""
+    """Times the step to the next photo, one each second, with photos of 12 megapixels."""
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "large"
         folder.mkdir()
@@ -266,15 +266,15 @@ def next_photo() -> dict[str, float]:
 _NEXT = """() => new Promise((done) => {
   const before = document.querySelector('.holder .photo');
   const started = performance.now();
-  const look = () => {
+  const check = () => {
     const photo = document.querySelector('.holder .photo');
     if (photo && photo !== before && photo.complete && photo.naturalWidth > 0)
       photo.decode().then(() => requestAnimationFrame(() => done(performance.now() - started)));
-    else requestAnimationFrame(look);
+    else requestAnimationFrame(check);
   };
   const key = { key: 'ArrowRight', code: 'ArrowRight', bubbles: true };
   document.activeElement.dispatchEvent(new KeyboardEvent('keydown', key));
-  look();
+  check();
 })"""
 
 
@@ -283,9 +283,9 @@ def _percentile(values: list[float], percent: float) -> float:
 
 
 def main() -> None:
-    """Prints what was asked for as Markdown rows."""
-    wanted = set(sys.argv[1:]) or {"keys", "first", "next"}
-    if "keys" in wanted:
+    """Prints the chosen measurements as Markdown rows."""
+    chosen = set(sys.argv[1:]) or {"keys", "first", "next"}
+    if "keys" in chosen:
         for seed in (0, 1, 2):
             found = count_keys(LABELS, PHOTOS_A_LABEL, seed)
             share = len(found["keys"]) / found["photos"]
@@ -295,9 +295,9 @@ def main() -> None:
                 f"{found['photos']} right; {json.dumps(kinds)} |",
                 flush=True,
             )
-    if "first" in wanted:
+    if "first" in chosen:
         print(json.dumps(first_photo()), flush=True)
-    if "next" in wanted:
+    if "next" in chosen:
         print(json.dumps(next_photo()), flush=True)
 
 

@@ -1,10 +1,10 @@
-"""How the server stands 32 clients, hostile requests and a kill.
+"""Load and robustness of the prediction server: 32 clients, hostile requests, SIGTERM.
 
     python benchmarks/serve.py RUN PHOTOS [--requests 1000] [--clients 32]
 
-Starts `finetune serve` as a process of its own and asks over loopback: every answer is compared
-with what the library says of that photo. Then come bodies that are broken, too large, too slow or
-claim to be a million times what they are, and the server's memory is read before and after.
+Starts `finetune serve` in its own process and compares each prediction with that of the library.
+Then sends malformed, too large, too slow, and decompression-bomb bodies, and measures the memory of
+the server before and after.
 """
 
 from __future__ import annotations
@@ -43,22 +43,22 @@ def main() -> None:
     parser.add_argument("photos", type=Path)
     parser.add_argument("--requests", type=int, default=1000)
     parser.add_argument("--clients", type=int, default=32)
-    given = parser.parse_args()
-    predictor = Predictor.load(given.run)
+    arguments = parser.parse_args()
+    predictor = Predictor.load(arguments.run)
     expected: dict[bytes, list[tuple[str, float]]] = {}
-    for file in find_photos(given.photos).files[:100]:
-        path = given.photos / file.path
+    for file in find_photos(arguments.photos).files[:100]:
+        path = arguments.photos / file.path
         try:
-            answer = predictor(path)
+            prediction = predictor(path)
         except DecodeError:
             continue
-        expected[path.read_bytes()] = [(item.label, item.probability) for item in answer.ranked]
-    command = [sys.executable, "-c", START, given.run, "--port", "0", "--no-access-log"]
+        expected[path.read_bytes()] = [(item.label, item.probability) for item in prediction.ranked]
+    command = [sys.executable, "-c", START, arguments.run, "--port", "0", "--no-access-log"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         line = process.stdout.readline()
         address = line.split(" at ")[1].strip()
-        asyncio.run(everything(address, process.pid, expected, given.requests, given.clients))
+        asyncio.run(measure(address, process.pid, expected, arguments.requests, arguments.clients))
         process.send_signal(signal.SIGTERM)
         print(f"\nStopped by SIGTERM with exit code {process.wait(30)}")
     finally:
@@ -66,7 +66,7 @@ def main() -> None:
             process.kill()
 
 
-async def everything(
+async def measure(
     address: str, process: int, expected: dict[bytes, list], requests: int, clients: int
 ) -> None:
     await load(address, expected, 2 * clients, clients)
@@ -83,29 +83,32 @@ async def load(address: str, expected: dict[bytes, list], requests: int, clients
     photos = list(expected)
     numbers = iter(range(requests))
     seconds: list[float] = []
-    wrong = errors = again = 0
+    wrong = errors = retries = 0
 
     async def client() -> None:
-        nonlocal wrong, errors, again
+        nonlocal wrong, errors, retries
         async with httpx.AsyncClient(base_url=address, timeout=60) as session:
             for number in numbers:
                 photo = photos[number % len(photos)]
                 started = time.perf_counter()
                 while True:
                     try:
-                        given = await session.post("v1/predict", content=photo)
+                        response = await session.post("v1/predict", content=photo)
                     except httpx.HTTPError:
                         errors += 1
                         break
-                    if given.status_code == 503:
-                        again += 1
-                        await asyncio.sleep(float(given.headers["Retry-After"]))
+                    if response.status_code == 503:
+                        retries += 1
+                        await asyncio.sleep(float(response.headers["Retry-After"]))
                         continue
-                    if given.status_code != 200:
+                    if response.status_code != 200:
                         errors += 1
                         break
-                    found = {i["label"]: i["probability"] for i in given.json()[0]["ranked"]}
-                    if any(abs(found[label] - share) > 1e-4 for label, share in expected[photo]):
+                    found = {i["label"]: i["probability"] for i in response.json()[0]["ranked"]}
+                    if any(
+                        abs(found[label] - probability) > 1e-4
+                        for label, probability in expected[photo]
+                    ):
                         wrong += 1
                     break
                 seconds.append(time.perf_counter() - started)
@@ -115,10 +118,10 @@ async def load(address: str, expected: dict[bytes, list], requests: int, clients
     taken = time.perf_counter() - started
     cuts = statistics.quantiles(seconds, n=100)
     return (
-        "| requests | clients | errors | asked again (503) | wrong | requests/s "
+        "| requests | clients | errors | retries (503) | wrong | requests/s "
         "| p50 | p90 | p99 |\n"
         f"|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n"
-        f"| {requests} | {clients} | {errors} | {again} | {wrong} | {requests / taken:.0f} | "
+        f"| {requests} | {clients} | {errors} | {retries} | {wrong} | {requests / taken:.0f} | "
         f"{1000 * cuts[49]:.0f} ms | {1000 * cuts[89]:.0f} ms | {1000 * cuts[98]:.0f} ms |"
     )
 
@@ -141,7 +144,7 @@ async def hostile(address: str) -> str:
         "not a photo": (b"no photo at all", "image/jpeg"),
         "half a PNG": (png(100, 100, zlib.compress(b"\0" * 99)), "image/png"),
         "a JSON document": (b"{}", "application/json"),
-        "a broken form": (b"--x\r\nnonsense", "multipart/form-data; boundary=y"),
+        "a malformed form": (b"--x\r\nnonsense", "multipart/form-data; boundary=y"),
         "100 MB of zeros": (b"\0" * 100_000_000, "image/png"),
         f"a PNG of {len(bomb) / 1e3:.0f} kB and 144 megapixels": (
             png(12_000, 12_000, bomb),
@@ -149,21 +152,21 @@ async def hostile(address: str) -> str:
         ),
         "a PNG that claims 3.6 gigapixels": (png(60_000, 60_000, b""), "image/png"),
     }
-    lines = ["| sent (each 8 times at once) | answered |", "|---|---|"]
+    lines = ["| body (each sent 8 times at once) | status |", "|---|---|"]
     async with httpx.AsyncClient(base_url=address, timeout=120) as session:
         for name, (body, kind) in bodies.items():
 
-            async def ask(body: bytes = body, kind: str = kind) -> str:
+            async def send(body: bytes = body, kind: str = kind) -> str:
                 try:
-                    given = await session.post(
+                    response = await session.post(
                         "v1/predict", content=body, headers={"Content-Type": kind}
                     )
                 except httpx.HTTPError as error:
                     return type(error).__name__
-                return str(given.status_code)
+                return str(response.status_code)
 
             several = 1 if len(body) > 1e7 else 8
-            statuses = sorted(set(await asyncio.gather(*(ask() for _ in range(several)))))
+            statuses = sorted(set(await asyncio.gather(*(send() for _ in range(several)))))
             lines.append(f"| {name} | {', '.join(statuses)} |")
     host, port = address.removeprefix("http://").strip("/").split(":")
     lines.append(f"| 50 heads that never end | {await loris(host, int(port), head=True)} |")
@@ -178,12 +181,12 @@ async def loris(host: str, port: int, *, head: bool) -> str:
         writer.write(f"POST /v1/predict HTTP/1.1\r\nHost: {host}\r\n".encode())
         if not head:
             writer.write(b"Content-Type: image/png\r\nContent-Length: 9000\r\n\r\n")
-        answer = asyncio.create_task(reader.read(200))
-        while not answer.done():
+        response = asyncio.create_task(reader.read(200))
+        while not response.done():
             writer.write(b"X-A: b\r\n" if head else b"x")
-            await asyncio.wait([answer], timeout=1)
+            await asyncio.wait([response], timeout=1)
         writer.close()
-        found = answer.result().split(b" ")
+        found = response.result().split(b" ")
         return (found[1].decode() if len(found) > 1 else "closed"), time.perf_counter() - started
 
     rows = await asyncio.gather(*(one() for _ in range(50)))

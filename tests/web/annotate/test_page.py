@@ -270,7 +270,7 @@ def test_the_later_of_two_tabs_is_refused_and_overwrites_nothing(
     toast(two, "Another window changed this first. Nothing was overwritten.")
     assert server.labels()[name] == ("first",)
     two.wait_for_function(
-        "() => document.querySelector('.suggestion .answer')?.textContent.includes('first')"
+        "() => document.querySelector('.suggestion .assigned')?.textContent.includes('first')"
     )
     two.keyboard.press("2")
     toast(two, "Label 1 photo 'second'")
@@ -398,7 +398,7 @@ def test_a_label_conflict_is_resolved_by_one_key(
 ) -> None:
     server = serve(birds)
     page = open_page(server.address + "#view=single&show=conflicts&sort=path")
-    choices = page.locator(".choice .answer b")
+    choices = page.locator(".choice .assigned b")
     assert choices.count() == 2
     wanted = choices.nth(1).inner_text()
     page.keyboard.press("2")
@@ -470,7 +470,7 @@ def test_text_has_enough_contrast(
 ) -> None:
     page = open_page(shared_server.address, color_scheme=scheme)
     page.click("#to-single")
-    page.wait_for_selector(".suggestion .answer")
+    page.wait_for_selector(".suggestion .assigned")
     texts = (".name", "#tally", ".suggestion .quiet", ".label:not(.has) .count", ".facts")
     for selector in texts:
         colors = page.evaluate(

@@ -27,11 +27,11 @@ export function enqueue(work) {
 async function act(kind, ids, extra = {}) {
   if (!ids.length) return null;
   const seen = Object.fromEntries(ids.map((id) => [id, photos.get(id).version ?? ""]));
-  const answer = await post("/api/act", { kind, photos: seen, ...extra });
-  photos.update(answer);
+  const response = await post("/api/act", { kind, photos: seen, ...extra });
+  photos.update(response);
   dispatchEvent(new Event("acted"));
-  toast(`${answer.description[0].toUpperCase()}${answer.description.slice(1)}`);
-  return answer;
+  toast(`${response.description[0].toUpperCase()}${response.description.slice(1)}`);
+  return response;
 }
 
 const usable = (ids) => ids.filter((id) => !photos.get(id).problem);
@@ -116,10 +116,10 @@ const replay = (path, key, verb, nothing) => () =>
       toast(nothing);
       return;
     }
-    const answer = await post(path, { number: photos[key] });
-    const changed = photos.update(answer);
+    const response = await post(path, { number: photos[key] });
+    const changed = photos.update(response);
     dispatchEvent(new Event("acted"));
-    toast(`${verb}: ${answer.description}`);
+    toast(`${verb}: ${response.description}`);
     const shown = changed.find((id) => queue.placeOf(id) >= 0);
     if (shown !== undefined) queue.move(shown);
   });

@@ -143,7 +143,7 @@ function drawSuggestion() {
       el("p", { className: "quiet" }, row.source === "folder" ? "Label from the folder" : "Labeled"),
       el(
         "p",
-        { className: "answer dotted", css: { "--hue": photos.hueOf(row.labels?.[0]) } },
+        { className: "assigned dotted", css: { "--hue": photos.hueOf(row.labels?.[0]) } },
         row.labels?.join(" + ") ?? "none of the labels",
       ),
       suggestion && !row.labels?.includes(suggestion.label) && suggestion.probability >= 0.5
@@ -161,7 +161,7 @@ function drawSuggestion() {
     el("p", { className: "quiet" }, "Looks like"),
     el(
       "p",
-      { className: "answer dotted", css: { "--hue": photos.hueOf(suggestion.label) } },
+      { className: "assigned dotted", css: { "--hue": photos.hueOf(suggestion.label) } },
       suggestion.label,
       el("span", { className: "share" }, percent(suggestion.probability)),
     ),

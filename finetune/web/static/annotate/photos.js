@@ -20,18 +20,18 @@ class Photos extends EventTarget {
   }
 
   // Updates the index from a response.
-  update(answer) {
+  update(response) {
     const before = this.labels.length;
-    if (answer.labels) this.labels = answer.labels;
-    if ("undo" in answer) [this.undo, this.redo] = [answer.undo, answer.redo];
-    if ("clock" in answer) this.clock = answer.clock;
-    if ("annotator" in answer) this.annotator = answer.annotator;
-    if ("suggestedCount" in answer) {
-      [this.actionCount, this.suggestedCount] = [answer.actionCount, answer.suggestedCount];
+    if (response.labels) this.labels = response.labels;
+    if ("undo" in response) [this.undo, this.redo] = [response.undo, response.redo];
+    if ("clock" in response) this.clock = response.clock;
+    if ("annotator" in response) this.annotator = response.annotator;
+    if ("suggestedCount" in response) {
+      [this.actionCount, this.suggestedCount] = [response.actionCount, response.suggestedCount];
     }
-    if (answer.jobs) this.jobs = answer.jobs;
+    if (response.jobs) this.jobs = response.jobs;
     const changed = [];
-    for (const row of answer.rows ?? []) {
+    for (const row of response.rows ?? []) {
       this.rows.set(row.id, row);
       changed.push(row.id);
     }

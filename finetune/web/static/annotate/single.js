@@ -192,7 +192,7 @@ function resolveView(row, found) {
           el("img", { src: imageOf(choice.id, "view"), alt: describe(photos.get(choice.id)) }),
           el(
             "span",
-            { className: "answer" },
+            { className: "assigned" },
             keyCap(String(place + 1)),
             el("b", { className: "dotted" }, choice.labels.join(" + ") || "none of the labels"),
             choice.who && el("span", { className: "who" }, choice.who.join(", ")),
@@ -242,11 +242,11 @@ async function askForCohort(row) {
   pendingRequest?.abort();
   pendingRequest = new AbortController();
   try {
-    const answer = await get(`/api/cohort?photo=${row.id}`, { signal: pendingRequest.signal });
+    const response = await get(`/api/cohort?photo=${row.id}`, { signal: pendingRequest.signal });
     if (shown !== row.id) return;
-    cohort = { ...cohort, label: answer.label, all: answer.ids, ids: answer.ids };
+    cohort = { ...cohort, label: response.label, all: response.ids, ids: response.ids };
     box.dataset.cohort = `${row.id} ${cohort.suggestedCount}`;
-    if (answer.ids.length > 1) draw();
+    if (response.ids.length > 1) draw();
   } catch (error) {
     if (!(error instanceof RequestError)) throw error;
   }
