@@ -56,7 +56,7 @@ def serving(root: Path, labels: list[str]) -> Iterator[tuple[str, Session]]:
     session = Session(root, labels=labels)
     listening = listen("127.0.0.1", 0)
     port = listening.getsockname()[1]
-    policy = security.Policy(token=security.new_token(), hosts=security.hosts_for("127.0.0.1"))
+    policy = security.policy_for("127.0.0.1", port, security.new_token())
     suggestion_worker, scan_worker = SuggestionWorker(session), ScanWorker(session)
     server = Server(annotate_app(session, policy, suggestion_worker), listening)
     thread = threading.Thread(target=server.run, daemon=True)

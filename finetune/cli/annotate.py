@@ -118,13 +118,7 @@ def serve_page(
         run_folder = None if run is None else str(find_run(run).path)
         listening = stack.enter_context(listen(host, port))
         number = listening.getsockname()[1]
-        is_open = not security.is_loopback(host)
-        policy = security.Policy(
-            token=security.new_token(),
-            hosts=security.hosts_for(host),
-            any_address=is_open,
-            cookie=f"finetune_{number}",
-        )
+        policy = security.policy_for(host, number, security.new_token())
         address = security.address_of(host, number, policy.token)
         scan_worker = ScanWorker(session)
         stack.callback(scan_worker.stop)
@@ -136,7 +130,7 @@ def serve_page(
         output.document({"address": address})
         output.text(f"Label your photos at {address}")
         sys.stdout.flush()
-        if is_open:
+        if not security.is_loopback(host):
             output.warn(
                 f"--host {host} lets everyone on your network reach this page, unencrypted. They "
                 "still need the token in the address; use it only on networks that you trust."

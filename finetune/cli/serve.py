@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -71,7 +72,7 @@ def serve(
     import python_multipart  # noqa: F401 - starlette imports it late, for the first form
 
     from finetune.prediction.predictor import PredictConfig, Predictor
-    from finetune.web.security import Policy, address_of, hosts_for, is_loopback, new_token
+    from finetune.web.security import address_of, is_loopback, new_token, policy_for
     from finetune.web.serve.app import serve_app
     from finetune.web.serve.batching import Limits
     from finetune.web.server import Server, ServerLimits, listen
@@ -91,13 +92,10 @@ def serve(
             device=device,
             config=PredictConfig(threshold=threshold, max_pixels=limits.max_pixels),
         )
-        policy = Policy(
-            token=key,
-            hosts=hosts_for(host),
-            any_address=not is_loopback(host),
+        policy = replace(
+            policy_for(host, number, key),
             max_body_bytes=limits.body_bytes,
             public=frozenset({"/healthz"}),
-            cookie=f"finetune-serve-{number}",
         )
         log = output.say if access_log else lambda line: None
         server = Server(

@@ -8,7 +8,7 @@ which injected text cannot run.
 
 Example:
     >>> from starlette.applications import Starlette
-    >>> policy = Policy(token=new_token(), hosts=hosts_for("127.0.0.1"))
+    >>> policy = policy_for("127.0.0.1", 8765, new_token())
     >>> guarded = Guard(Starlette(), policy)
     >>> address_of("127.0.0.1", 8765, "secret")
     'http://127.0.0.1:8765/?token=secret'
@@ -72,7 +72,7 @@ class Policy:
     Attributes:
         token: Sent once as ``?token=`` and then as the cookie, or as ``Authorization: Bearer``;
             None requires no token.
-        hosts: Accepted names in the Host header, without port; see `hosts_for`.
+        hosts: Accepted names in the Host header, without port.
         any_address: Whether every IP address is accepted as Host: DNS rebinding needs a name.
         max_body_bytes: Larger bodies get 413.
         public: Paths that require no token.
@@ -102,16 +102,22 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def hosts_for(host: str) -> frozenset[str]:
-    """Returns the accepted names of a server that listens on `host`.
+def policy_for(host: str, port: int, token: str | None) -> Policy:
+    """Returns the policy of a server that listens on `host`.
 
-    They are the loopback names, `host`, and this machine's name if `host` is open to the network.
+    It accepts the loopback names and `host`; if `host` is open to the network, also this machine's
+    name and all addresses.
     """
     names = {"127.0.0.1", "localhost", "::1", host.casefold()}
     if not is_loopback(host):
         own = socket.gethostname().casefold()
         names |= {own, f"{own}.local"}
-    return frozenset(names - {"", "0.0.0.0", "::"})
+    return Policy(
+        token=token,
+        hosts=frozenset(names - {"", "0.0.0.0", "::"}),
+        any_address=not is_loopback(host),
+        cookie=f"finetune_{port}",
+    )
 
 
 def address_of(host: str, port: int, token: str | None) -> str:

@@ -122,8 +122,8 @@ class Server:
     """HTTP server for one ASGI application.
 
     Hypercorn, because its public `keep_alive_timeout` bounds request heads: it starts with the
-    connection and with the end of each response, and ends with a whole head. uvicorn waits for a
-    head without limit.
+    connection and with the end of each response, and ends when a head is complete. uvicorn has no
+    such limit.
 
     Args:
         app: The application.

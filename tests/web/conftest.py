@@ -86,11 +86,7 @@ class LabelingServer:
         self.listening = listen("127.0.0.1", 0)
         self.port = self.listening.getsockname()[1]
         self.token = security.new_token()
-        self.policy = security.Policy(
-            token=self.token,
-            hosts=security.hosts_for("127.0.0.1"),
-            cookie=f"finetune_{self.port}",
-        )
+        self.policy = security.policy_for("127.0.0.1", self.port, self.token)
         self.scan_worker = ScanWorker(self.session)
         self.suggestion_worker = suggestion_worker(self.session) if suggestion_worker else None
         app = annotate_app(self.session, self.policy, self.suggestion_worker)

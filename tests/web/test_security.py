@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -31,9 +32,7 @@ def client_of(policy: security.Policy, **options: Any) -> TestClient:
 
 @pytest.fixture
 def policy() -> security.Policy:
-    return security.Policy(
-        token="s3cret", hosts=security.hosts_for("127.0.0.1"), max_body_bytes=100
-    )
+    return replace(security.policy_for("127.0.0.1", 8765, "s3cret"), max_body_bytes=100)
 
 
 def test_the_token_is_exchanged_for_a_strict_cookie(
@@ -43,7 +42,9 @@ def test_the_token_is_exchanged_for_a_strict_cookie(
     answer = client.get("/?token=s3cret&view=grid")
     assert answer.status_code == 303
     assert answer.headers["location"] == "/?view=grid"
-    assert answer.headers["set-cookie"] == ("finetune=s3cret; HttpOnly; Path=/; SameSite=strict")
+    assert answer.headers["set-cookie"] == (
+        "finetune_8765=s3cret; HttpOnly; Path=/; SameSite=strict"
+    )
     assert client.get("/").status_code == 200
 
 
@@ -86,7 +87,7 @@ def test_loopback_names_are_served_whatever_the_port(policy: security.Policy, ho
 
 
 def test_an_open_server_accepts_addresses_but_no_foreign_names() -> None:
-    policy = security.Policy(token=None, hosts=security.hosts_for("0.0.0.0"), any_address=True)
+    policy = security.policy_for("0.0.0.0", 8765, None)
     client = client_of(policy)
     assert client.get("/", headers={"host": "192.168.1.20:8765"}).status_code == 200
     assert client.get("/", headers={"host": socket.gethostname()}).status_code == 200
@@ -100,12 +101,12 @@ def test_an_open_server_accepts_addresses_but_no_foreign_names() -> None:
 def test_another_origin_is_refused_even_with_the_cookie(
     policy: security.Policy, origin: str
 ) -> None:
-    client = client_of(policy, cookies={"finetune": "s3cret"})
+    client = client_of(policy, cookies={"finetune_8765": "s3cret"})
     assert client.post("/", headers={"origin": origin}).status_code == 403
 
 
 def test_writing_with_the_cookie_requires_our_origin(policy: security.Policy) -> None:
-    client = client_of(policy, cookies={"finetune": "s3cret"})
+    client = client_of(policy, cookies={"finetune_8765": "s3cret"})
     assert client.post("/").status_code == 403
     assert client.post("/", headers={"origin": "http://127.0.0.1:8765"}).status_code == 200
     assert client.get("/").status_code == 200
@@ -115,7 +116,7 @@ def test_writing_with_the_cookie_requires_our_origin(policy: security.Policy) ->
 def test_photos_are_not_shown_inside_pages_of_other_sites(
     policy: security.Policy, site: str
 ) -> None:
-    client = client_of(policy, cookies={"finetune": "s3cret"})
+    client = client_of(policy, cookies={"finetune_8765": "s3cret"})
     embedded = {"sec-fetch-site": site, "sec-fetch-mode": "no-cors"}
     assert client.get("/photo/1/view", headers=embedded).status_code == 403
     followed = {"sec-fetch-site": site, "sec-fetch-mode": "navigate"}

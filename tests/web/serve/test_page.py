@@ -14,7 +14,7 @@ pytest.importorskip("hypercorn")
 from finetune import train
 from finetune.config_io import resolve
 from finetune.prediction.predictor import Predictor
-from finetune.web.security import Policy, hosts_for
+from finetune.web.security import policy_for
 from finetune.web.serve.app import serve_app
 from finetune.web.server import Server, listen
 
@@ -42,7 +42,7 @@ def site(
     }
     run = train(root / "photos", resolve({}, flags), run="tiny", runs=root / "runs").run.path
     listening = listen("127.0.0.1", 0)
-    policy = Policy(token=None, hosts=hosts_for("127.0.0.1"), max_body_bytes=1 << 20)
+    policy = policy_for("127.0.0.1", listening.getsockname()[1], None)
     server = Server(serve_app(Predictor.load(run), policy), listening)
     thread = threading.Thread(target=server.run)
     thread.start()
