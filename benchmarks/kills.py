@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import accelerate  # noqa: F401 - so that not every child has to import it
 import numpy as np
 import timm
 import torch
@@ -38,7 +39,7 @@ from finetune.training import checkpoints, loop
 from finetune.training.averaging import WeightAverage
 from finetune.training.train import resume, train
 
-MODEL, SIZE, PHOTOS_A_LABEL = "test_resnet", 48, 16
+MODEL, SIZE = "test_resnet", 48
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "head on features, EMA": {"mode": "head", "ema": 0.9, "epochs": 6, "soup": 2},
@@ -84,13 +85,17 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--a-run", type=int, default=2, help="kills of one run")
+    parser.add_argument("--photos", type=int, default=16, help="photos a label")
     parser.add_argument("--points", action="store_true", help="kill from inside only")
     given = parser.parse_args()
     torch.set_num_threads(1)
     rng = random.Random(given.seed)
     with tempfile.TemporaryDirectory(prefix="kills-") as name:
         folder = Path(name)
-        photos, weights = draw(folder / "photos"), make_weights(folder / "tiny.safetensors")
+        photos, weights = (
+            draw(folder / "photos", given.photos),
+            make_weights(folder / "tiny.safetensors"),
+        )
         kills: list[Kill] = []
         wrong = 0
         names = list(SETTINGS)
@@ -314,7 +319,7 @@ def digests(run: Path) -> dict[str, str]:
     return {name: hashlib.sha256((run / name).read_bytes()).hexdigest() for name in names}
 
 
-def draw(root: Path) -> Path:
+def draw(root: Path, photos: int) -> Path:
     """Draws photos of three colors on noise."""
     rng = np.random.default_rng(0)
     for label, color in {
@@ -323,7 +328,7 @@ def draw(root: Path) -> Path:
         "blue": (60, 70, 200),
     }.items():
         (root / label).mkdir(parents=True)
-        for number in range(PHOTOS_A_LABEL):
+        for number in range(photos):
             noise = rng.integers(-70, 70, (60, 80, 3))
             pixels = np.clip(np.array(color) + rng.integers(-60, 60, 3) + noise, 0, 255)
             Image.fromarray(pixels.astype(np.uint8)).save(root / label / f"{number}.jpg")

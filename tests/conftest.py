@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,7 +68,7 @@ def draw_photo(label: int, number: int, size: tuple[int, int] = (80, 60)) -> Ima
     ground = rng.integers(60, 200, 3) + rng.integers(-20, 20, (size[1], size[0], 1))
     image = Image.fromarray(np.broadcast_to(ground, (size[1], size[0], 3)).astype(np.uint8))
     draw = ImageDraw.Draw(image)
-    x, y = rng.integers(20, size[0] - 20), rng.integers(18, size[1] - 18)
+    x, y = int(rng.integers(20, size[0] - 20)), int(rng.integers(18, size[1] - 18))
     color = [(220, 40, 30), (40, 200, 60), (50, 60, 230), (230, 220, 40)][label % 4]
     reach = int(rng.integers(8, 15))
     shapes = [
@@ -162,6 +165,60 @@ def tiny_settings(tiny_weights: Path) -> dict[str, object]:
     }
 
 
+# Imports once what every child needs, then forks a child a line; no kernel runs before a fork.
+_CHILDREN = """
+import json, os, sys, traceback
+import accelerate, torch
+import finetune.experiments.cross_validate, finetune.training.train
+for line in sys.stdin:
+    task = json.loads(line)
+    child = os.fork()
+    if child == 0:
+        output = os.open(task["output"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(output, 1), os.dup2(output, 2)
+        os.environ.update(task["environment"])
+        sys.argv, code = ["-c", *task["arguments"]], 1
+        try:
+            exec(task["code"], {"__name__": "__main__"})
+            code = 0
+        except SystemExit as ended:
+            code = ended.code or 0
+        except BaseException:
+            traceback.print_exc()
+        sys.stdout.flush(), sys.stderr.flush()
+        os._exit(code)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@pytest.fixture(scope="session")
+def _children() -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen(
+        [sys.executable, "-c", _CHILDREN], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as server:
+        yield server
+        server.kill()
+
+
+@pytest.fixture
+def run_child(
+    _children: subprocess.Popen[str], tmp_path: Path
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Returns a function that runs Python code in a process of its own, with ``sys.argv[1:]``."""
+
+    def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        assert _children.stdin is not None
+        assert _children.stdout is not None
+        output = tmp_path / "child-output.txt"
+        task = {"code": code, "arguments": arguments, "output": str(output)}
+        _children.stdin.write(json.dumps(task | {"environment": dict(os.environ)}) + "\n")
+        _children.stdin.flush()
+        code_of_exit = int(_children.stdout.readline())
+        return subprocess.CompletedProcess(code, code_of_exit, stderr=output.read_text())
+
+    return run
+
+
 COLORS = {"blue": (50, 60, 230), "green": (40, 200, 60), "red": (220, 40, 30)}
 SEVERAL_PHOTOS = 60
 
@@ -174,7 +231,7 @@ def shapes(number: int) -> tuple[tuple[str, ...], Image.Image]:
     draw = ImageDraw.Draw(image)
     labels = tuple(sorted(rng.choice(list(COLORS), int(rng.choice([0, 1, 2])), replace=False)))
     for label, left in zip(labels, (17, 46), strict=False):
-        x, y = left + rng.integers(-3, 4), rng.integers(14, 34)
+        x, y = int(left + rng.integers(-3, 4)), int(rng.integers(14, 34))
         reach = int(rng.integers(9, 13))
         draw.ellipse((x - reach, y - reach, x + reach, y + reach), fill=COLORS[label])
     return labels, image

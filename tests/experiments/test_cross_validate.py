@@ -2,11 +2,9 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import signal
 import statistics
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -235,26 +233,15 @@ sys.exit(0 if study.interrupted else 3)
 
 
 def test_a_killed_cross_validation_resumes_to_the_same_bytes(
-    photos: Path, tmp_path: Path, tiny_settings: Settings
+    photos: Path,
+    tmp_path: Path,
+    tiny_settings: Settings,
+    run_child: Callable[..., subprocess.CompletedProcess[str]],
 ) -> None:
     tiny_settings["epochs"] = 2
     killed = tmp_path / "killed"
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            KILL,
-            str(photos),
-            str(killed),
-            str(int(signal.SIGKILL)),
-            repr((tiny_settings, "full")),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    sign, flags = str(int(signal.SIGKILL)), repr((tiny_settings, "full"))
+    done = run_child(KILL, str(photos), str(killed), sign, flags)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert is_cross_validation(killed)
     first = (killed / "fold-1" / "held_out.safetensors").stat().st_mtime_ns

@@ -1,4 +1,4 @@
-"""What several processes agree on, tried with two of them over gloo on the CPU."""
+"""Distributed training, by two processes over gloo on the CPU."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.numpy import load_file
 
 from finetune.config_io import resolve
@@ -67,22 +69,79 @@ distributed.destroy_process_group()
 """
 
 
+# A catalog and caches of its own: it must not find the work of the one process done.
+_TRAININGS = """
+import sys
+from finetune.__main__ import main
+for arguments in settings:
+    sys.argv = ["finetune", "train", *arguments]
+    try:
+        main()
+    except SystemExit as ended:
+        assert not ended.code, ended.code
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TwoProcesses:
+    """Findings of two processes, and the runs that they trained together and that one did."""
+
+    found: list[dict[str, Any]]
+    full: tuple[Path, Path]
+    head: tuple[Path, Path]
+
+
 @pytest.fixture(scope="module")
-def said(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What each of two processes found."""
+def both(
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_weights: Path,
+    draw: Callable[..., Image.Image],
+) -> TwoProcesses:
     folder = tmp_path_factory.mktemp("processes")
+    photos = folder / "photos"
+    for index, (label, count) in enumerate({"disc": 19, "bar": 18, "cross": 17}.items()):
+        (photos / label).mkdir(parents=True)
+        for number in range(count):
+            draw(index, number).save(photos / label / f"{number:03d}.jpg", quality=92)
+    trainings = {"full": FULL, "head": HEAD | {"weights": str(tiny_weights)}}
+    arguments = [
+        [
+            str(photos),
+            *("--name", str(folder / f"{name}-two"), "--catalog", str(folder / f"{name}.sqlite3")),
+            *(t for key, value in settings.items() for t in (_flag(key), str(value))),
+        ]
+        for name, settings in trainings.items()
+    ]
     script = folder / "script.py"
-    script.write_text(_SCRIPT)
+    checks, end = _SCRIPT.rsplit("distributed.destroy_process_group()", 1)
+    script.write_text(
+        f"{checks}\nsettings = {arguments!r}\n{_TRAININGS}\n"
+        f"distributed.destroy_process_group()\n{end}"
+    )
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     done = subprocess.run(
         [*launch, "--nproc-per-node", "2", str(script), str(folder)],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-    assert done.returncode == 0, done.stderr
-    return [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
+    assert done.returncode == 0, done.stderr[:3000]
+    assert done.stdout.count("the model is in") == 2  # only the main process prints
+    runs = {
+        name: (
+            train(photos, resolve({}, settings), run=str(folder / f"{name}-one")).run.path,
+            folder / f"{name}-two",
+        )
+        for name, settings in trainings.items()
+    }
+    found = [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
+    return TwoProcesses(found=found, full=runs["full"], head=runs["head"])
+
+
+@pytest.fixture
+def said(both: TwoProcesses) -> list[dict[str, Any]]:
+    return both.found
 
 
 def test_each_process_knows_its_place(said: list[dict[str, Any]]) -> None:
@@ -154,38 +213,13 @@ FULL: dict[str, Any] = {
     "size": 64,
     "batch_size": 16,
     "accumulate": 4,
-    "epochs": 20,
+    "epochs": 12,
     "ema": 0.9,
     "augment": "light",
     "clip_norm": 5.0,
     "lr": 0.003,
 }
 HEAD: dict[str, Any] = {"mode": "head", "model": "test_resnet", "size": 48, "epochs": 3}
-
-
-def by_two(photos: Path, settings: dict[str, Any]) -> Path:
-    """Trains with two processes and returns the run."""
-    folder = photos.parent
-    start = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    start = [*start, "--nproc-per-node", "2", "-m", "finetune", "--", "train", str(photos)]
-    # A catalog and caches of its own: it must not find the work of the one process done.
-    settings = settings | {"catalog": folder / "of-two.sqlite3"}
-    flags = [text for name, value in settings.items() for text in (_flag(name), str(value))]
-    done = subprocess.run(
-        [*start, "--name", str(folder / "two"), *flags],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr[:3000]
-    assert done.stdout.count("the model is in") == 1  # the main process alone speaks
-    return folder / "two"
-
-
-def by_one(photos: Path, settings: dict[str, Any]) -> Path:
-    """Trains in this process and returns the run."""
-    return train(photos, resolve({}, settings), run=str(photos.parent / "one")).run.path
 
 
 def _flag(name: str) -> str:
@@ -201,17 +235,11 @@ def read_metrics(run: Path) -> dict[str, Any]:
     return metrics
 
 
-@pytest.fixture
-def photos(make_photos: Callable[..., Path]) -> Path:
-    return make_photos({"disc": 19, "bar": 18, "cross": 17})
-
-
-@pytest.mark.timeout(900)
-def test_two_processes_make_the_steps_of_one(photos: Path) -> None:
-    one, two = by_one(photos, FULL), by_two(photos, FULL)
+def test_two_processes_make_the_steps_of_one(both: TwoProcesses) -> None:
+    one, two = both.full
     # One step an epoch, so that an epoch's loss is that of a step over all photos.
     losses = [[epoch["train_loss"] for epoch in read_log(run)] for run in (one, two)]
-    assert len(losses[0]) == 20
+    assert len(losses[0]) == 12
     assert losses[0][0] - losses[0][-1] > 0.01  # and it learns
     np.testing.assert_allclose(losses[1], losses[0], rtol=0, atol=1e-5)
     first, second = (load_file(run / "model.safetensors") for run in (one, two))
@@ -227,10 +255,8 @@ def test_two_processes_make_the_steps_of_one(photos: Path) -> None:
     assert len(paths) == sum(part["photos"] for part in read_metrics(two).values())
 
 
-@pytest.mark.timeout(900)
-def test_two_processes_share_the_features_of_one_head(photos: Path, tiny_weights: Path) -> None:
-    settings = HEAD | {"weights": str(tiny_weights)}
-    one, two = by_one(photos, settings), by_two(photos, settings)
+def test_two_processes_share_the_features_of_one_head(both: TwoProcesses) -> None:
+    one, two = both.head
     first, second = (load_file(run / "model.safetensors") for run in (one, two))
     # Batches of another size round features differently, and the solver ends a little elsewhere.
     for name, value in first.items():
@@ -259,13 +285,13 @@ def test_a_batch_that_leaves_a_process_without_a_photo_is_refused() -> None:
     ],
 )
 def test_what_cannot_be_shared_refuses_several_processes(
-    begin: Callable[..., Any], what: str, photos: Path, monkeypatch: pytest.MonkeyPatch
+    begin: Callable[..., Any], what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError) as caught:
-        begin(photos, resolve({}, {}))
+        begin(tmp_path, resolve({}, {}))
     assert str(caught.value) == (
         f"{what} runs in one process, and 2 were started. Leave out torchrun or accelerate launch; "
         "only finetune train shares its work among processes."
     )
-    assert not (photos / ".finetune").exists()
+    assert not (tmp_path / ".finetune").exists()

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from finetune import train
@@ -26,6 +27,7 @@ def test_killed_trainings_of_every_mode_resume_to_the_same_bytes() -> None:
             "--kills=4",
             "--a-run=1",
             "--points",
+            "--photos=8",
             "--seed=3",
         ],
         capture_output=True,
@@ -83,15 +85,16 @@ train(Path(photos), resolve({}, json.loads(flags)), run="killed", runs=Path(runs
 
 
 def test_a_killed_run_resumes_to_the_same_bytes(
-    several_folders: Path, tmp_path: Path, several: Settings
+    several_folders: Path,
+    tmp_path: Path,
+    several: Settings,
+    run_child: Callable[..., subprocess.CompletedProcess[str]],
 ) -> None:
     flags = {**several, "mode": "full", "balance": "sampling", "mixup": 0.7}
     whole = run_of(several_folders, tmp_path, flags, "whole")
-    child = subprocess.run(
-        [sys.executable, "-c", CHILD, str(several_folders), str(tmp_path), json.dumps(flags),
-         str(int(signal.SIGKILL)), "9"],
-        capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+    child = run_child(
+        CHILD, str(several_folders), str(tmp_path), json.dumps(flags), str(int(signal.SIGKILL)), "9"
+    )
     assert child.returncode == -signal.SIGKILL, child.stderr
     assert not (tmp_path / "killed" / "model.safetensors").exists()
     assert not json.loads((tmp_path / "killed" / "config.json").read_text())["finished"]

@@ -5,7 +5,6 @@ import hashlib
 import json
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -183,27 +182,17 @@ train(photos, resolve({}, flags), run="killed", runs=runs,
     ],
 )
 def test_a_killed_run_resumes_to_the_same_bytes(
-    photos: Path, tmp_path: Path, tiny_settings: Settings, mode: str, sign: signal.Signals
+    photos: Path,
+    tmp_path: Path,
+    tiny_settings: Settings,
+    run_child: Callable[..., subprocess.CompletedProcess[str]],
+    mode: str,
+    sign: signal.Signals,
 ) -> None:
     flags = {**tiny_settings, "mode": mode, "epochs": 5}
     runs = tmp_path / "runs"
     whole = train(photos, resolve({}, flags), run="whole", runs=runs)
-    child = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            CHILD,
-            str(photos),
-            str(runs),
-            json.dumps(flags),
-            str(int(sign)),
-            "3",
-        ],
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-    )
+    child = run_child(CHILD, str(photos), str(runs), json.dumps(flags), str(int(sign)), "3")
     if sign == signal.SIGKILL:
         assert child.returncode == -signal.SIGKILL
         assert not (runs / "killed" / "model.safetensors").exists()
