@@ -75,13 +75,13 @@ def ablate(
         )
     output.document(library.to_json(ablation))
     title = "augmentation" if setting == "augment" else setting.replace("_", " ")
-    score = "mAP" if ablation.multi_label else "right"
+    score = ablation.task.score_name
     table = make_table(title, score, "spread", "time", right=(score, "spread", "time"))
     for arm in ablation.arms:
         spread = "" if arm.spread is None else f"± {100 * arm.spread:.1f}"
         table.add_row(output.plain(arm.value), f"{arm.mean:.1%}", spread, duration(arm.seconds))
     output.print(table)
-    if ablation.multi_label:
+    if ablation.task.multi_label:
         output.text("A photo counts as right when all its labels are right:")
     for pair in ablation.differences:
         low, high = pair.interval

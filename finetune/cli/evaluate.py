@@ -78,7 +78,7 @@ def evaluate(
         {
             "folder": str(result.folder),
             "metrics": result.metrics,
-            "foreign_labels": result.foreign_labels,
+            "foreign_labels": result.unknown_labels,
             "left_out": result.left_out,
             "unknown": result.unknown,
         }
@@ -88,8 +88,8 @@ def evaluate(
 def show_evaluation(result: Evaluation) -> None:
     """Prints the figures of an evaluation."""
     output.print(metrics_table(result.metrics))
-    if result.foreign_labels:
-        names = ", ".join(f"{label} ({count})" for label, count in result.foreign_labels.items())
+    if result.unknown_labels:
+        names = ", ".join(f"{label} ({count})" for label, count in result.unknown_labels.items())
         output.text(f"Labels that the run does not have: {names}")
     if result.left_out:
         output.text(f"{result.left_out:,} photos without one label were left out.")

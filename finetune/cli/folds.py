@@ -73,14 +73,14 @@ def _print_statistics(result: CrossValidation) -> None:
     statistics, pooled = result.statistics, result.pooled
     if statistics is None or pooled is None:
         return
-    score = "mAP" if result.multi_label else "right"
+    score = result.task.score_name
     _print(
         f"Mean of the {len(result.folds)} folds: {statistics.mean:.1%} {score}, standard deviation "
         f"{100 * statistics.spread:.1f} points. Student's t interval of the mean (95 %): "
         f"{_interval(statistics.interval)}; usually too narrow, since the folds share training "
         "photos (Bengio & Grandvalet 2004)."
     )
-    name, text = ("exact_match", "all labels right") if result.multi_label else ("top1", "right")
+    name, text = result.task.photo_score, result.task.photo_score_name
     _print(
         f"All {pooled['photos']:,} held-out photos: {pooled[name]:.1%} {text}. Wilson's interval "
         f"(95 %): {_interval(pooled[f'{name}_interval'])}."
@@ -116,8 +116,8 @@ def _print_end(result: CrossValidation) -> None:
         output.text(f"Interrupted: {done} are done.\nNext: finetune train --resume {folder}")
         return
     if result.test is not None:
-        name = "mean_average_precision" if result.multi_label else "top1"
-        score = f"{result.test.get(name) or 0.0:.1%}" + (" mAP" if result.multi_label else " right")
+        name = result.task.score
+        score = f"{result.test.get(name) or 0.0:.1%} {result.task.score_name}"
         ends = result.test.get(f"{name}_interval")
         between = f" ({_interval(ends)})" if ends else ""
         photos = f"{result.test['photos']:,} photos"

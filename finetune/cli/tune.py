@@ -140,7 +140,7 @@ def _print_trials(result: TuneResult) -> None:
     from finetune.reporting.formatting import duration
 
     several = len({trial.flags.get("model") for trial in result.trials}) > 1
-    score = "mAP" if result.multi_label else "right"
+    score = result.task.score_name
     table = make_table(
         "trial", score, "log loss", "time", "settings", right=("trial", score, "log loss")
     )
@@ -158,7 +158,7 @@ def _print_trials(result: TuneResult) -> None:
     trials = "1 trial" if len(states) == 1 else f"{len(states)} trials"
     meaning = (
         "mAP: mean average precision on the validation photos."
-        if result.multi_label
+        if result.task.multi_label
         else "Right: share of the validation photos."
     )
     _print(
@@ -197,12 +197,12 @@ def _print_end(result: TuneResult, page: Path | None, photos: Path) -> None:
         if test is None:
             _print(f"There are no test photos. {best} {optimistic}")
         else:
-            name = "mean_average_precision" if result.multi_label else "top1"
+            name = result.task.score
             ends = test.get(f"{name}_interval")
             between = f" ({ends[0]:.1%} to {ends[1]:.1%})" if ends else ""
-            score = "mAP on" if result.multi_label else "right of"
             _print(
-                f"Test photos, which no trial saw: {test.get(name) or 0.0:.1%} {score} "
+                f"Test photos, which no trial used: {test.get(name) or 0.0:.1%} "
+                f"{result.task.score_name} on "
                 f"{test['photos']:,} photos{between}. {best} {optimistic}"
             )
         output.text(f"The model is in {result.final.path}")

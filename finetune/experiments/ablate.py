@@ -19,7 +19,8 @@ from finetune.evaluation.intervals import Interval, accuracy_difference, mcnemar
 from finetune.evaluation.predictions import read_predictions
 from finetune.files import safe_name, write_json
 from finetune.runs.folder import create_run
-from finetune.tasks.task import main_score
+from finetune.tasks.base import Task
+from finetune.tasks.factory import main_score, task_for
 from finetune.training.device import require_one_process
 from finetune.training.events import Callback, Note, ignore
 from finetune.training.train import train
@@ -73,14 +74,12 @@ class Ablation:
 
     Attributes:
         part: Photos that were compared: ``test`` where there are any, else ``validation``.
-        multi_label: Whether a photo may have several labels. Accuracies are then mean average
-            precision, and a photo counts as right when all its labels are.
     """
 
     folder: Path
     over: str
     part: str
-    multi_label: bool
+    task: Task
     arms: tuple[Arm, ...]
     differences: tuple[Difference, ...]
 
@@ -152,7 +151,7 @@ def ablate(
         folder=root,
         over=over,
         part=runs[values[-1]][-1].part,
-        multi_label=config.labels.multi_label,
+        task=task_for(config.labels),
         arms=tuple(_arm(value, runs[value]) for value in values),
         differences=tuple(_difference(values[0], value, runs) for value in values[1:]),
     )
@@ -162,7 +161,14 @@ def ablate(
 
 def to_json(ablation: Ablation) -> dict[str, Any]:
     """Returns an ablation as JSON values."""
-    return dataclasses.asdict(ablation) | {"folder": str(ablation.folder)}
+    return {
+        "folder": str(ablation.folder),
+        "over": ablation.over,
+        "part": ablation.part,
+        "multi_label": ablation.task.multi_label,
+        "arms": [dataclasses.asdict(arm) for arm in ablation.arms],
+        "differences": [dataclasses.asdict(item) for item in ablation.differences],
+    }
 
 
 def parse_sweep(text: str) -> tuple[str, list[str]]:

@@ -41,7 +41,9 @@ from finetune.models.registry import DEFAULT_MODEL
 from finetune.photos.collection import Collection
 from finetune.runs.folder import RUNS_FOLDER, RunFolder, create_run, drop_weights
 from finetune.runs.model_card import write_model_card
+from finetune.tasks.base import Task
 from finetune.tasks.data_split import DataSplit
+from finetune.tasks.single_label import SingleLabel
 from finetune.training.device import require_one_process
 from finetune.training.events import Callback, Note, ignore, without_repeated_notes
 from finetune.training.prepare import Splitter
@@ -88,9 +90,9 @@ class CrossValidation:
     interrupted: bool = False
 
     @property
-    def multi_label(self) -> bool:
-        """Whether photos may have several labels; scores are then mean average precision."""
-        return any(fold.multi_label for fold in self.folds)
+    def task(self) -> Task:
+        """Task of the scores."""
+        return self.folds[0].task if self.folds else SingleLabel()
 
     def results(self) -> dict[str, Any]:
         """Returns the results of the folds as JSON values."""
@@ -239,7 +241,7 @@ def _run_folds(folder: RunFolder, callback: Callback) -> CrossValidation:
             drop_weights(run)
         fold = fold_of_run(run, number)
         done.append(fold)
-        score = f"{fold.score:.1%}" + (" mAP" if fold.multi_label else " right")
+        score = f"{fold.score:.1%} {fold.task.score_name}"
         text = f"Fold {number} of {options.folds} done in {fold.seconds:.1f} s: {score} of "
         callback(Note(text=f"{text}{fold.photos:,} held-out photos."))
     pooled = pool(runs)

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from finetune.data.dataset import Sample, targets_of_samples
 from finetune.errors import RunError
-from finetune.evaluation.confusion import confusion_matrix, write_confusion_csv
+from finetune.evaluation.confusion import write_confusion_csv
 from finetune.evaluation.intervals import Interval, mean_interval
 from finetune.evaluation.predictions import (
     EvaluatedPhoto,
@@ -28,7 +29,10 @@ from finetune.files import write_json
 from finetune.photos.labels import label_index
 from finetune.photos.split.split import SplitRow, read_split
 from finetune.runs.folder import RunFolder
-from finetune.tasks.task import MultiLabel, SingleLabel, Task, main_score, task_of
+from finetune.tasks.base import Task
+from finetune.tasks.factory import main_score, task_of, task_of_metrics
+from finetune.tasks.multi_label import MultiLabel
+from finetune.tasks.single_label import SingleLabel
 from finetune.training.checkpoints import save_tensors
 
 PART = "folds"
@@ -60,9 +64,9 @@ class Fold:
         return main_score(self.metrics) or 0.0
 
     @property
-    def multi_label(self) -> bool:
-        """Whether photos may have several labels."""
-        return SingleLabel.score not in self.metrics
+    def task(self) -> Task:
+        """Uncalibrated task of the metrics."""
+        return task_of_metrics(self.metrics)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the headline metrics as JSON values."""
@@ -173,7 +177,9 @@ def write_pooled(folder: RunFolder, pooled: Pooled) -> None:
     """Writes predictions, metrics and confusion matrix of all held-out photos."""
     write_predictions(folder.predictions_file, pooled.predictions)
     write_json(folder.metrics_file, {PART: pooled.metrics})
-    _write_confusion(folder, pooled)
+    matrix = task_of_metrics(pooled.metrics).confusion(pooled.logits, pooled.targets)
+    if matrix is not None:
+        write_confusion_csv(folder.confusion_file, matrix, pooled.labels)
 
 
 def write_final(folder: RunFolder, pooled: Pooled, folds: Sequence[Fold]) -> dict[str, Any]:
@@ -186,7 +192,9 @@ def write_final(folder: RunFolder, pooled: Pooled, folds: Sequence[Fold]) -> dic
     metrics: dict[str, Any] = folder.read(folder.metrics_file) | {PART: pooled.metrics}
     write_predictions(folder.predictions_file, [*rows, *pooled.predictions])
     write_json(folder.metrics_file, metrics)
-    _write_confusion(folder, pooled)
+    matrix = task_of_metrics(pooled.metrics).confusion(pooled.logits, pooled.targets)
+    if matrix is not None:
+        write_confusion_csv(folder.confusion_file, matrix, pooled.labels)
     summary = {
         "count": len(folds),
         "scores": [fold.score for fold in folds],
@@ -225,12 +233,16 @@ def _read_held_out(run: RunFolder, labels: tuple[str, ...]) -> _HeldOut:
 
 def _targets(rows: Sequence[SplitRow], labels: Sequence[str], task: Task) -> NDArray[Any]:
     index = label_index(labels)
-    if not task.multi_label:
-        return np.array([index[row.labels[0]] for row in rows], dtype=np.int64)
-    positive = np.zeros((len(rows), len(labels)), dtype=np.float32)
-    for number, row in enumerate(rows):
-        positive[number, [index[label] for label in row.labels]] = 1
-    return positive
+    samples = [
+        Sample(
+            path=row.path,
+            digest=row.digest,
+            crop=None,
+            target=task.target(tuple(index[label] for label in row.labels)),
+        )
+        for row in rows
+    ]
+    return targets_of_samples(samples, task.target_width(labels))
 
 
 def _pooled_task(tasks: Sequence[Task]) -> Task:
@@ -241,13 +253,6 @@ def _pooled_task(tasks: Sequence[Task]) -> Task:
     # A label needs one threshold for all folds: the median of theirs.
     limits = np.median([task.thresholds for task in several if task.thresholds], axis=0)
     return MultiLabel(thresholds=tuple(float(limit) for limit in limits))
-
-
-def _write_confusion(folder: RunFolder, pooled: Pooled) -> None:
-    if pooled.targets.ndim > 1:
-        return
-    matrix = confusion_matrix(pooled.targets, pooled.logits.argmax(1), len(pooled.labels))
-    write_confusion_csv(folder.confusion_file, matrix, pooled.labels)
 
 
 def _logits_file(run: RunFolder) -> Path:

@@ -18,7 +18,8 @@ from finetune.photos.labels import join_labels, split_labels
 from finetune.photos.split.folds import fold_groups
 from finetune.photos.split.leakage import prove_split
 from finetune.photos.split.split import SplitRow, split_groups
-from finetune.tasks.data_split import DataSplit, replay_split, split_collection, task_for
+from finetune.tasks.data_split import DataSplit, replay_split, split_collection
+from finetune.tasks.factory import task_for
 from finetune.training.prepare import Splitter
 
 NEVER = 0

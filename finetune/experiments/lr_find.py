@@ -22,7 +22,7 @@ from finetune.errors import RunError
 from finetune.models.features import standardization
 from finetune.models.heads import FeatureHeads, has_linear_head
 from finetune.photos.collection import Part
-from finetune.tasks.objective import Objective
+from finetune.tasks.base import Objective
 from finetune.training.checkpoints import TrainState
 from finetune.training.data_source import MicroBatch, PhotoSource
 from finetune.training.device import make_accelerator, require_one_process

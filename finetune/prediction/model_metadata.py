@@ -12,7 +12,9 @@ from finetune.evaluation.out_of_distribution import UnknownThreshold
 from finetune.photos.preprocessing import Preprocessing
 from finetune.runs.folder import RunFolder
 from finetune.runs.unknown_threshold import read_unknown
-from finetune.tasks.task import SingleLabel, Task, task_of
+from finetune.tasks.base import Task
+from finetune.tasks.factory import task_of
+from finetune.tasks.single_label import SingleLabel
 
 VERSION = 1
 """Version of the JSON of `ModelMetadata.to_dict` in exported files."""

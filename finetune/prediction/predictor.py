@@ -29,7 +29,7 @@ from finetune.prediction.inputs import (
 from finetune.prediction.predictions import PhotoPrediction, Ranked, rank
 from finetune.prediction.stream import batch_per_core, decode_ahead
 from finetune.runs.folder import RunFolder
-from finetune.tasks.task import MultiLabel
+from finetune.tasks.multi_label import MultiLabel
 
 if TYPE_CHECKING:
     from finetune.curation.crop_policy import CropPolicy

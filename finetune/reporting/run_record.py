@@ -14,7 +14,7 @@ from finetune.errors import RunError
 from finetune.evaluation.predictions import Prediction, read_predictions
 from finetune.photos.split.split import SplitRow, read_split
 from finetune.runs.folder import RunFolder
-from finetune.tasks.task import uncalibrated_task
+from finetune.tasks.factory import task_of_config
 
 PART_ORDER = ("test", "folds", "validation", "train")
 """Which part speaks for a run: the first of these that has photos."""
@@ -52,7 +52,7 @@ class RunRecord:
     @property
     def multi_label(self) -> bool:
         """Whether a photo may have several labels, or none."""
-        return uncalibrated_task(self.config).multi_label
+        return task_of_config(self.config).multi_label
 
     def part(self, wanted: str | None = None) -> str:
         """Returns the part to report on: `wanted`, or the first of `PART_ORDER` with photos.

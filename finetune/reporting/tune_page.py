@@ -75,7 +75,7 @@ def _charts(result: TuneResult, varied: list[str]) -> dict[str, Figure]:
     )
 
     study = result.study
-    score = "Mean average precision" if result.multi_label else "Accuracy"
+    score = result.task.score_title
     scores = [trial.score for trial in result.best if trial.score is not None]
     # Plotly would show equal scores on an axis from 0 to 200 %.
     ends = [max(-0.02, min(scores) - 0.02), min(1.02, max(scores) + 0.02)] if scores else None

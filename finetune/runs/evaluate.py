@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,15 +14,14 @@ from numpy.typing import NDArray
 from finetune.data.dataset import PhotoDataset, Sample, targets_of_samples
 from finetune.data.pixel_cache import PixelCache
 from finetune.errors import CollectionError
-from finetune.evaluation.confusion import confusion_matrix, write_confusion_csv
+from finetune.evaluation.confusion import write_confusion_csv
 from finetune.evaluation.intervals import wilson
 from finetune.evaluation.predictions import EvaluatedPhoto, write_predictions
 from finetune.evaluation.probabilities import Floats
 from finetune.files import collection_cache_dir, safe_name, write_json
 from finetune.models.inference import predict_dataset
-from finetune.photos.collection import Collection, Photo
+from finetune.photos.collection import Photo
 from finetune.photos.labels import label_index
-from finetune.photos.multi_label import merge_copies
 from finetune.photos.scan import scan
 from finetune.photos.split.split import read_split
 from finetune.runs.folder import RunFolder
@@ -39,15 +37,14 @@ class Evaluation:
 
     Attributes:
         folder: Where metrics.json, predictions.csv and confusion_matrix.csv are.
-        foreign_labels: Labels of the photos that the run was never trained on, with their photos.
-        left_out: Photos without a label, or with several; where a run says several labels, photos
-            that nobody has labeled.
-        unknown: How "none of these" did; None where the run has no threshold.
+        unknown_labels: Number of photos by label that the run was not trained on.
+        left_out: Number of photos without a label (or, of a single-label run, with several).
+        unknown: Figures of the unknown threshold; None if the run has none.
     """
 
     folder: Path
     metrics: dict[str, Any]
-    foreign_labels: dict[str, int]
+    unknown_labels: dict[str, int]
     left_out: int
     unknown: dict[str, Any] | None
 
@@ -104,7 +101,7 @@ def _own_parts(
         collection = scan(root, catalog=catalog, sink=cache)
         parts = replay_split(collection, rows, trained.labels, trained.task)
         found = {
-            part: _answers(trained, _dataset(root, samples, cache, trained), request, progress)
+            part: _predict(trained, _dataset(root, samples, cache, trained), request, progress)
             for part, samples in parts.samples.items()
             if part != "train" and samples
         }
@@ -119,73 +116,40 @@ def _other_photos(
     index = label_index(trained.labels)
     with _cache(root, request.catalog, trained, request) as cache:
         collection = scan(root, catalog=request.catalog, sink=cache)
-        sort_out = _labels_sorted_out if trained.task.multi_label else _sorted_out
-        known, foreign, left_out = sort_out(collection, index)
+        known, unknown, left_out = trained.task.match_labels(collection, index)
         if not known:
             raise CollectionError(
-                f"No photo in {root} has a label of {trained.folder.path}. It knows: "
+                f"No photo in {root} has a label of {trained.folder.path}. Its labels: "
                 f"{', '.join(trained.labels[:8])}{' ...' if len(trained.labels) > 8 else ''}."
             )
         samples = [
-            _sample(photo, targets if trained.task.multi_label else targets[0])
+            _sample(photo, trained.task.target(tuple(index[label] for label in photo.labels)))
             for photo in known
-            for targets in [tuple(index[label] for label in photo.labels)]
         ]
-        said = _answers(trained, _dataset(root, samples, cache, trained), request, progress)
-        strangers = None
-        if foreign:
-            others = PhotoDataset(root, [_sample(photo, 0) for photo in foreign], cache)
-            strangers = _answers(trained, others, request, progress)
+        found = _predict(trained, _dataset(root, samples, cache, trained), request, progress)
+        of_unknown = None
+        if unknown:
+            others = PhotoDataset(root, [_sample(photo, 0) for photo in unknown], cache)
+            of_unknown = _predict(trained, others, request, progress)
     name = safe_name(root.resolve().name)
     folder = trained.folder.path / f"evaluation-{name}"
-    result = _write(trained, folder, {name: samples}, {name: said}, strangers)
+    result = _write(trained, folder, {name: samples}, {name: found}, of_unknown)
     counts: dict[str, int] = {}
-    for photo in foreign:
+    for photo in unknown:
         counts[photo.labels[0]] = counts.get(photo.labels[0], 0) + 1
     return Evaluation(
         folder=folder,
         metrics=result.metrics,
-        foreign_labels=counts,
+        unknown_labels=counts,
         left_out=left_out,
         unknown=result.unknown,
     )
 
 
-def _sorted_out(
-    collection: Collection, index: dict[str, int]
-) -> tuple[list[Photo], list[Photo], int]:
-    """Returns photos of the run's labels, photos of other labels, and the number without label."""
-    known: list[Photo] = []
-    foreign: list[Photo] = []
-    for photo in collection.photos:
-        if len(photo.labels) == 1:
-            (known if photo.labels[0] in index else foreign).append(photo)
-    return known, foreign, len(collection) - len(known) - len(foreign)
-
-
-def _labels_sorted_out(
-    collection: Collection, index: dict[str, int]
-) -> tuple[list[Photo], list[Photo], int]:
-    """Returns the same for a multi-label run; labels unknown to it are dropped.
-
-    A photo of nothing but other labels is a photo of none of the run's.
-    """
-    known: list[Photo] = []
-    left_out = 0
-    merged, _ = merge_copies(collection.photos)
-    for photo in merged:
-        if not photo.labels and not photo.confirmed:
-            left_out += 1
-            continue
-        labels = tuple(label for label in photo.labels if label in index)
-        known.append(dataclasses.replace(photo, labels=labels))
-    return known if any(photo.labels for photo in known) else [], [], left_out
-
-
 def _dataset(
     root: Path, samples: Sequence[Sample], cache: PixelCache, trained: TrainedRun
 ) -> PhotoDataset:
-    width = len(trained.labels) if trained.task.multi_label else None
+    width = trained.task.target_width(trained.labels)
     return PhotoDataset(root, samples, cache, labels=width)
 
 
@@ -193,18 +157,18 @@ def _write(
     trained: TrainedRun,
     folder: Path,
     samples: Any,
-    said: dict[Any, _Said],
-    strangers: _Said | None = None,
+    found: dict[Any, _Outputs],
+    of_unknown: _Outputs | None = None,
 ) -> Evaluation:
     task = trained.task
-    logits = {part: answers.logits for part, answers in said.items()}
-    width = len(trained.labels) if task.multi_label else None
+    logits = {part: outputs.logits for part, outputs in found.items()}
+    width = task.target_width(trained.labels)
     targets = {part: targets_of_samples(samples[part], width) for part in logits}
     metrics: dict[str, Any] = {
         part: task.metrics(values, targets[part], trained.labels) for part, values in logits.items()
     }
     judged = list(logits)[-1]
-    unknown = _unknown(trained, said[judged], targets[judged], strangers)
+    unknown = _unknown(trained, found[judged], targets[judged], of_unknown)
     write_json(folder / "metrics.json", {**metrics, **({"unknown": unknown} if unknown else {})})
     rows = [
         row
@@ -217,50 +181,50 @@ def _write(
         )
     ]
     write_predictions(folder / "predictions.csv", rows)
-    if not task.multi_label:
-        matrix = confusion_matrix(targets[judged], logits[judged].argmax(1), len(trained.labels))
+    matrix = task.confusion(logits[judged], targets[judged])
+    if matrix is not None:
         write_confusion_csv(folder / "confusion_matrix.csv", matrix, trained.labels)
     return Evaluation(
-        folder=folder, metrics=metrics, foreign_labels={}, left_out=0, unknown=unknown
+        folder=folder, metrics=metrics, unknown_labels={}, left_out=0, unknown=unknown
     )
 
 
 def _unknown(
-    trained: TrainedRun, said: _Said, targets: Any, strangers: _Said | None
+    trained: TrainedRun, known: _Outputs, targets: Any, unknown: _Outputs | None
 ) -> dict[str, Any] | None:
     """Returns the figures of the run's unknown threshold; photos of other labels count as wrong."""
     limit = trained.unknown
     if limit is None or limit.threshold is None:
         return None
-    kept = ~said.refused
-    right = int((said.logits.argmax(1) == targets)[kept].sum())
-    wrongly = int((~strangers.refused).sum()) if strangers is not None else 0
+    kept = ~known.refused
+    right = int((known.logits.argmax(1) == targets)[kept].sum())
+    wrongly = int((~unknown.refused).sum()) if unknown is not None else 0
     total = int(kept.sum()) + wrongly
     return {
         "stated_precision": None if limit.threshold is None else limit.precision,
         "measured_precision": right / total if total else None,
         "precision_interval": wilson(right, total),
         "answered": float(kept.mean()),
-        "foreign_photos": 0 if strangers is None else len(strangers.logits),
-        "foreign_refused": None if strangers is None else 1 - wrongly / len(strangers.logits),
+        "foreign_photos": 0 if unknown is None else len(unknown.logits),
+        "foreign_refused": None if unknown is None else 1 - wrongly / len(unknown.logits),
     }
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Said:
+class _Outputs:
     """Logits ``(N, C)`` and which photos are unknown, ``(N,)``."""
 
     logits: NDArray[np.float32]
     refused: NDArray[np.bool_]
 
 
-def _answers(
+def _predict(
     trained: TrainedRun, photos: PhotoDataset, request: EvaluationRequest, progress: Progress | None
-) -> _Said:
+) -> _Outputs:
     limit = trained.unknown
     distances: list[Floats] = []
 
-    def see(features: NDArray[np.float32]) -> None:
+    def add_distances(features: NDArray[np.float32]) -> None:
         if limit is not None:
             distances.append(limit.distances(features))
 
@@ -271,14 +235,14 @@ def _answers(
         photos,
         tta=request.tta,
         progress=progress,
-        see_features=see if needed else None,
+        see_features=add_distances if needed else None,
     )
     if limit is None:
-        return _Said(logits=logits, refused=np.zeros(len(logits), dtype=bool))
+        return _Outputs(logits=logits, refused=np.zeros(len(logits), dtype=bool))
     scores = limit.scores(
         logits, np.concatenate(distances) if needed else None, temperature=trained.temperature
     )
-    return _Said(logits=logits, refused=limit.refuses(scores))
+    return _Outputs(logits=logits, refused=limit.refuses(scores))
 
 
 def _sample(photo: Photo, target: int | tuple[int, ...]) -> Sample:

@@ -19,7 +19,7 @@ from finetune.photos.preprocessing import Preprocessing
 from finetune.runs.evaluate import Evaluation, EvaluationRequest, evaluate_trained
 from finetune.runs.folder import RUNS_FOLDER, RunFolder
 from finetune.runs.loading import TrainedRun, model_args, open_trained
-from finetune.tasks.task import uncalibrated_task
+from finetune.tasks.factory import task_of_config
 
 State = Literal["running", "interrupted", "finished"]
 
@@ -163,7 +163,7 @@ def open_best_epoch(run: RunFolder, *, seen: int, device: str) -> tuple[int, Tra
         temperature=1.0,
         unknown=None,
         description=description,
-        task=uncalibrated_task(description),
+        task=task_of_config(description),
     )
     return epoch, trained
 

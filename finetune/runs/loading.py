@@ -16,7 +16,9 @@ from finetune.models.factory import rebuild
 from finetune.photos.preprocessing import Preprocessing
 from finetune.runs.folder import RunFolder
 from finetune.runs.unknown_threshold import read_unknown
-from finetune.tasks.task import SingleLabel, Task, task_of
+from finetune.tasks.base import Task
+from finetune.tasks.factory import task_of
+from finetune.tasks.single_label import SingleLabel
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,19 +6,23 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from finetune.errors import FinetuneError
 from finetune.files import write_text
 from finetune.photos.split.split import SplitRow, read_split
-from finetune.runs import multi_label_card, single_label_card
-from finetune.runs.card_text import PARTS
 from finetune.runs.folder import RunFolder
-from finetune.tasks.task import uncalibrated_task
+from finetune.tasks.base import Column, Task, interval_text, number_text
+from finetune.tasks.factory import task_of_config
 
 CARD = "README.md"
 
-_Figures = Mapping[str, Any]
+MAX_LABELS = 200
+"""Maximum number of rows of the label table; labels.json holds all labels."""
+
+_Metrics = Mapping[str, Any]
+
+_PARTS = ("train", "validation", "test")
 
 
 def write_model_card(run: RunFolder) -> Path:
@@ -45,50 +49,110 @@ def model_card(run: RunFolder) -> str:
     calibration = run.read(run.calibration_file)
     preprocessing = run.read(run.preprocessing_file)
     rows = _rows(run)
-    card = _card_of(config)
-    judged = next(part for part in ("test", "folds", "validation") if part in metrics)
-    found = metrics[judged]
+    task = task_of_config(config)
+    part = next(part for part in ("test", "folds", "validation") if part in metrics)
+    found = metrics[part]
+    part_name = "cross-validated" if part == "folds" else part
     model = f"`{config['model']}` {_trained(config)}"
-    parts = [
-        _front_matter(run, config, card.metric_of(found)),
+    sections = [
+        _front_matter(run, config, task.metric_for_hub(found)),
         f"# {run.name}",
-        card.summary(model, labels, judged, found),
-        "## Labels and photos\n\n" + card.label_table(labels, rows, found),
+        task.summary(model, labels, part_name, found),
+        "## Labels and photos\n\n" + label_table(task, labels, rows, found),
         "## How the photos were split\n\n" + _split(config, rows),
-        "## Accuracy\n\n" + card.accuracy(metrics),
-        "## Calibration\n\n" + card.calibration(calibration, found),
-        "## Intended use and limits\n\n" + card.intended_use(judged, found),
-        "## Use\n\n" + _usage(run, card.ANSWER),
+        "## Accuracy\n\n" + accuracy_table(task, metrics),
+        "## Calibration\n\n" + task.calibration_text(calibration, found),
+        "## Intended use and limits\n\n" + intended_use(task, part, found),
+        "## Use\n\n" + _usage(run, task.answer),
         "## How it was made\n\n" + _making(config, preprocessing),
     ]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(sections) + "\n"
 
 
-class _Card(Protocol):
-    """Text of a card that depends on the task."""
+def label_table(
+    task: Task, labels: Sequence[str], rows: Sequence[SplitRow], found: _Metrics
+) -> str:
+    """Returns a row per label: photos by part and the metrics of the label."""
+    counts = Counter((label, str(row.part)) for row in rows for label in row.labels)
+    parts = [part for part in _PARTS if any(key[1] == part for key in counts)]
+    titles = [column.title for column in task.label_columns]
+    lines = [
+        "| label | " + " | ".join((*parts, *titles)) + " |",
+        "|---|" + "---:|" * (len(parts) + len(titles)),
+    ]
+    for label in labels[:MAX_LABELS]:
+        figures = found.get("labels", {}).get(label, {})
+        cells = [f"{counts[label, part]:,}" for part in parts]
+        cells += [_cell(column, figures) for column in task.label_columns]
+        lines.append("| " + " | ".join((_escaped(label), *cells)) + " |")
+    none = Counter(str(row.part) for row in rows if not row.labels)
+    if none:
+        cells = [f"{none[part]:,}" for part in parts] + [""] * len(titles)
+        lines.append("| *none of these* | " + " | ".join(cells) + " |")
+    if len(labels) > MAX_LABELS:
+        lines.append(f"\nand {len(labels) - MAX_LABELS:,} more; see labels.json.")
+    return "\n".join(lines)
 
-    @property
-    def ANSWER(self) -> str: ...  # noqa: N802 - a constant of a module
 
-    def metric_of(self, found: _Figures) -> tuple[str, float]: ...
+def accuracy_table(task: Task, metrics: _Metrics) -> str:
+    """Returns a row per part."""
+    columns = task.part_columns
+    lines = [
+        "| part | photos | " + " | ".join(column.title for column in columns) + " |",
+        "|---|---:|"
+        + "".join("---|" if column.kind == "interval" else "---:|" for column in columns),
+    ]
+    for part in (*_PARTS, "folds"):
+        if found := metrics.get(part):
+            cells = [part, f"{found['photos']:,}", *(_cell(column, found) for column in columns)]
+            lines.append("| " + " | ".join(cells) + " |")
+    if "folds" in metrics:
+        lines.append(
+            "\nThe figures of the folds are those of models trained as this one, each photo "
+            "predicted once by one that was not trained on it (cross-validation)."
+        )
+    elif "test" not in metrics:
+        lines.append(
+            "\nThe validation photos chose the epoch and fitted the calibration, so that these "
+            "figures are optimistic; there is no test part."
+        )
+    return "\n".join(lines)
 
-    def summary(self, model: str, labels: Sequence[str], judged: str, found: _Figures) -> str: ...
 
-    def label_table(
-        self, labels: Sequence[str], rows: Sequence[SplitRow], found: _Figures
-    ) -> str: ...
+def _cell(column: Column, figures: _Metrics) -> str:
+    value = figures.get(column.key)
+    if value is None:
+        return "never" if column.key == "threshold" else ""
+    if column.kind == "interval":
+        return interval_text(value)
+    if column.kind == "number":
+        return number_text(value)
+    return f"{value:.0%}" if column.key == "threshold" else f"{value:.1%}"
 
-    def accuracy(self, metrics: _Figures) -> str: ...
 
-    def calibration(self, content: _Figures, found: _Figures) -> str: ...
+def intended_use(task: Task, part: str, found: _Metrics) -> str:
+    """Returns the intended use, with the weakest labels."""
+    column = task.label_columns[-1]
+    worst = sorted(
+        (figures[column.key], label)
+        for label, figures in found.get("labels", {}).items()
+        if figures.get(column.key) is not None
+    )[:3]
+    text = (
+        "To name what is on photos like those it was trained on: same kinds of subject, places and "
+        f"cameras. {task.limits_text()} It is not meant for decisions about people, health or "
+        "safety."
+    )
+    if not worst:
+        return text
+    named = ", ".join(f"{_escaped(label)} ({share:.0%})" for share, label in worst)
+    where = "the folds" if part == "folds" else part
+    return f"{text}\n\nLowest {column.title} on {where}: {named}."
 
-    def intended_use(self, judged: str, found: _Figures) -> str: ...
 
-
-def _card_of(config: Mapping[str, Any]) -> _Card:
-    if uncalibrated_task(config).multi_label:
-        return multi_label_card
-    return single_label_card
+def _escaped(text: str) -> str:
+    """Returns text that a Markdown table shows literally."""
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
 
 
 def _front_matter(run: RunFolder, config: Mapping[str, Any], metric: tuple[str, float]) -> str:
@@ -140,26 +204,26 @@ def _rows(run: RunFolder) -> tuple[SplitRow, ...]:
 
 def _split(config: Mapping[str, Any], rows: Sequence[SplitRow]) -> str:
     counts = Counter(str(row.part) for row in rows)
-    shown = ", ".join(f"{counts[part]:,} {part}" for part in PARTS if counts[part])
+    shown = ", ".join(f"{counts[part]:,} {part}" for part in _PARTS if counts[part])
     proof = config.get("split")
     if not proof:
         return f"{shown}."
     leaks = sum((proof.get("leaks") or {}).values())
     straddling = proof.get("straddling", 0)
-    said = (
-        "No group of near-duplicates lies on both sides"
+    leakage = (
+        "No group of near-duplicates is in two parts"
         if not leaks and not straddling
         else f"{leaks:,} held-out photos have a near-duplicate in train, so that the figures below "
-        "are flattered"
+        "are too high"
     )
     nearest = (proof.get("nearest") or {}).get("distance_bits")
     closest = (
-        f" The most alike pair across the split differs in {nearest} of 64 bits of its perceptual "
-        "hash."
+        f" The most similar photos of different parts differ in {nearest} of 64 bits of the "
+        "perceptual hash."
         if nearest is not None
         else ""
     )
-    return f"{shown}. {said} ({proof.get('groups', 0):,} groups).{closest}"
+    return f"{shown}. {leakage} ({proof.get('groups', 0):,} groups).{closest}"
 
 
 def _usage(run: RunFolder, answer: str) -> str:

@@ -8,34 +8,39 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from finetune.config import CollectionConfig, LabelsConfig
-from finetune.data.dataset import Sample
-from finetune.errors import CollectionError, ConfigError, RunError
+from finetune.data.balance import strata
+from finetune.data.dataset import Sample, targets_of_samples
+from finetune.errors import CollectionError, RunError
 from finetune.photos.collection import Collection, Part, Photo
-from finetune.photos.labels import check_labels, few_photos, label_index
-from finetune.photos.multi_label import multilabel_photos
+from finetune.photos.labels import few_photos, label_index
 from finetune.photos.split.group_pool import Labels, imbalances
 from finetune.photos.split.grouping import photo_groups
 from finetune.photos.split.leakage import SplitProof, prove_split
 from finetune.photos.split.split import SplitRow, split_groups
 from finetune.photos.split.stratify import stratify_groups
-from finetune.tasks.task import MultiLabel, SingleLabel, Task
+from finetune.tasks.base import Objective, Task
+from finetune.tasks.factory import task_for
+from finetune.tasks.single_label import SingleLabel
 
 PARTS: tuple[Part, ...] = ("train", "validation", "test")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataSplit:
-    """A collection, split.
+    """Train, validation and test photos of a collection.
 
     Attributes:
         root: The folder that the samples' paths are relative to.
         labels: In class order.
-        samples: The photos of each part, by path; a part may be empty, save train and validation.
-        rows: What split.csv says of every photo.
-        proof: What was counted to prove the split; None for one that was read back.
-        notes: What a person must know of how it came about.
-        task: Whether a photo has one label or several.
+        samples: Photos of each part, sorted by path; the test part may be empty.
+        rows: Rows of split.csv.
+        proof: Counts of near-duplicates across parts; None for a split that was read back.
+        notes: Notes for the person on how it was made.
+        task: Single-label or multi-label.
     """
 
     root: Path
@@ -48,8 +53,27 @@ class DataSplit:
 
     @property
     def width(self) -> int | None:
-        """Width of the targets where a photo may have several labels, else None."""
-        return len(self.labels) if self.task.multi_label else None
+        """Width of the targets, or None if they are indices."""
+        return self.task.target_width(self.labels)
+
+    def targets(self, part: Part) -> NDArray[np.float32] | NDArray[np.int64]:
+        """Returns the targets of a part: ``(N,) int64`` or ``(N, C) float32``."""
+        found: NDArray[np.float32] | NDArray[np.int64] = targets_of_samples(
+            self.samples[part], self.width
+        )
+        return found
+
+    def objective(self, labels: LabelsConfig, *, label_smoothing: float) -> Objective:
+        """Returns the objective of a training on these photos."""
+        return self.task.weighted_objective(
+            labels, self.targets("train"), len(self.labels), label_smoothing=label_smoothing
+        )
+
+    def training_strata(self, labels: LabelsConfig) -> list[NDArray[np.int64]] | None:
+        """Returns the strata of balanced sampling, or None if it is not configured."""
+        if labels.balance != "sampling":
+            return None
+        return strata(self.targets("train"), len(self.labels))
 
 
 def split_collection(
@@ -75,8 +99,8 @@ def split_collection(
         ConfigError: `labels` name something that photos of one label do not have.
     """
     task = task_for(labels or LabelsConfig())
-    usable, said_of_it = _usable(collection, config, labels or LabelsConfig())
-    notes = list(said_of_it)
+    usable, found_notes = task.select_photos(collection, config, labels or LabelsConfig())
+    notes = list(found_notes)
     photos = usable.photos
     said = {photo.digest: photo.group for photo in photos if photo.group}
     groups = photo_groups(photos, group_by=config.group_by, said=said)
@@ -112,23 +136,6 @@ def split_collection(
     few = few_photos(photos)
     notes.extend([few] if few else [])
     return dataclasses.replace(split, proof=proof, notes=tuple(notes))
-
-
-def task_for(labels: LabelsConfig) -> Task:
-    """Returns the uncalibrated task of settings.
-
-    Raises:
-        ConfigError: They name something that photos of one label do not have.
-    """
-    if labels.multi_label:
-        return MultiLabel(precision=labels.label_precision)
-    for flag, value in (
-        ("--negatives", labels.negatives),
-        ("--label-precision", labels.label_precision),
-    ):
-        if value is not None:
-            raise ConfigError(f"{flag} {value} is for photos of several labels: add --multi-label.")
-    return SingleLabel()
 
 
 def replay_split(
@@ -167,7 +174,7 @@ def _parts(
 
     def target(row: SplitRow) -> int | tuple[int, ...]:
         found = tuple(index[label] for label in row.labels)
-        return found if task.multi_label else found[0]
+        return task.target(found)
 
     samples: dict[Part, list[Sample]] = {part: [] for part in PARTS}
     for photo, row in zip(photos, rows, strict=True):
@@ -203,19 +210,6 @@ def _in_words(proof: SplitProof, parts: Sequence[Part]) -> str:
     )
 
 
-def _usable(
-    collection: Collection, config: CollectionConfig, labels: LabelsConfig
-) -> tuple[Collection, Sequence[str]]:
-    """Returns the usable photos with their labels, and notes on the others."""
-    if labels.multi_label:
-        found = multilabel_photos(
-            collection, negatives=labels.negatives, min_photos=config.min_photos
-        )
-        return found.collection, found.notes
-    usable, left_out = _without_conflicts(collection)
-    return check_labels(usable, min_photos=config.min_photos), left_out
-
-
 def _drawn(
     names: Sequence[Labels],
     groups: Sequence[str],
@@ -229,24 +223,6 @@ def _drawn(
     if several:
         return stratify_groups(several, groups, validation=validation, test=test, seed=seed)
     return split_groups(names, groups, validation=validation, test=test, seed=seed)
-
-
-def _without_conflicts(collection: Collection) -> tuple[Collection, list[str]]:
-    """Leaves out photos with several labels, and contents that are filed under several."""
-    labels_of: dict[str, set[str]] = {}
-    for photo in collection.photos:
-        labels_of.setdefault(photo.digest, set()).update(photo.labels)
-    kept = tuple(p for p in collection.photos if len(labels_of[p.digest]) <= 1)
-    lost = [p for p in collection.photos if len(labels_of[p.digest]) > 1]
-    if not lost:
-        return collection, []
-    first = lost[0]
-    names = " and ".join(f"'{label}'" for label in sorted(labels_of[first.digest]))
-    note = (
-        f"{len(lost)} {'photo is' if len(lost) == 1 else 'photos are'} under more than one label "
-        f"and left out, {first.path} ({names}) among them. Settle them with: finetune annotate"
-    )
-    return dataclasses.replace(collection, photos=kept), [note]
 
 
 def _carve_validation(

@@ -20,7 +20,7 @@ from finetune.models.factory import FROM_SCRATCH, rebuild
 from finetune.models.heads import has_linear_head, head_parameters, write_head
 from finetune.models.stages import HEAD_ONLY, TrainableStages, backbone_stages, norm_parameters
 from finetune.photos.collection import Part
-from finetune.tasks.objective import Objective
+from finetune.tasks.base import Objective
 from finetune.training.averaging import interpolate, interpolate_weights
 from finetune.training.batch_size import fit_in_memory
 from finetune.training.checkpoints import save_tensors

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
-from finetune.tasks.objective import Objective
+from finetune.tasks.base import Objective
 from finetune.training.averaging import (
     Candidate,
     best_first,
@@ -162,7 +162,7 @@ def fit(
             else:
                 (loss * micro_batch.share).backward()  # type: ignore[no-untyped-call]
             with torch.no_grad():
-                right = objective.right(logits, micro_batch.targets)
+                right = objective.correct(logits, micro_batch.targets)
                 sums = torch.stack([loss.detach() * len(logits), right])
                 state.running[:2] += sums.to(state.running.dtype)
                 state.running[2] += len(logits)

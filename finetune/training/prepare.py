@@ -30,13 +30,12 @@ from finetune.photos.preprocessing import Preprocessing
 from finetune.photos.scan import scan
 from finetune.photos.split.split import read_split, write_split
 from finetune.runs.folder import RUNS_FOLDER, RunFolder, create_run, write_labels
-from finetune.tasks.data_split import DataSplit, replay_split, split_collection, task_for
-from finetune.tasks.task import MULTI_LABEL
+from finetune.tasks.data_split import DataSplit, replay_split, split_collection
+from finetune.tasks.factory import task_for
 from finetune.training.checkpoints import save_tensors
 from finetune.training.device import choose_device, join_processes
 from finetune.training.distributed import World
 from finetune.training.events import Callback, Note, Progressed, ignore
-from finetune.training.objectives import WHAT_IS_COUNTED, start_from_prior
 from finetune.training.prepared import Prepared
 from finetune.training.resolve import (
     DatasetSize,
@@ -133,8 +132,8 @@ def prepare(
         collection = _scan(photos, config, cache, world, notes)
         data_split = (overrides.split or usual_split(network_config, parent))(collection)
         notes.add(data_split.notes)
-        if data_split.task.multi_label:
-            notes.add([WHAT_IS_COUNTED])
+        if data_split.task.note:
+            notes.add([data_split.task.note])
         resolved, more = world.broadcast(
             resolve_training(
                 network_config,
@@ -310,7 +309,8 @@ def _give_head(
         growth, note = expand_parent_head(loaded, parent, data_split.labels, seed=seed)
         return {"from": lineage(parent, growth)}, note
     note_or_none = factory.replace_head(loaded, len(data_split.labels), seed=seed)
-    start_from_prior(loaded.module.get_classifier(), data_split)  # type: ignore[operator]
+    head = loaded.module.get_classifier()  # type: ignore[operator]
+    data_split.task.initialize_head(head, data_split.targets("train"))
     return {}, note_or_none
 
 
@@ -357,7 +357,7 @@ def _describe(
         "device": str(choose_device(config.machine.device)),
         "settings": to_dict(config),
         "split": dataclasses.asdict(data_split.proof) if data_split.proof else None,
-        **({"task": MULTI_LABEL} if data_split.task.multi_label else {}),
+        **data_split.task.config_entry(),
         "finished": False,
     }
 

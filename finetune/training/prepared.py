@@ -19,15 +19,14 @@ from finetune.models.factory import LoadedModel
 from finetune.photos.collection import Part
 from finetune.photos.preprocessing import Preprocessing
 from finetune.runs.folder import RunFolder
+from finetune.tasks.base import Objective
 from finetune.tasks.data_split import PARTS, DataSplit
-from finetune.tasks.objective import Objective
 from finetune.training.averaging import WeightAverage
 from finetune.training.checkpoints import TrainState, remove_partial_files
 from finetune.training.data_source import LoaderConfig
 from finetune.training.distributed import SINGLE_PROCESS, World
 from finetune.training.events import Callback, EpochDone, Event, Progressed
 from finetune.training.loop import LoopConfig
-from finetune.training.objectives import objective_of, training_strata
 from finetune.training.optimizer import make_optimizer
 from finetune.training.resolve import ResolvedConfig
 from finetune.training.schedule import Schedule
@@ -90,7 +89,7 @@ class Prepared:
             workers=machine.workers,
             device=device,
             accumulate=self.config.optimization.accumulate,
-            strata=training_strata(self.config.labels, self.data_split),
+            strata=self.data_split.training_strata(self.config.labels),
             world=self.world,
         )
 
@@ -103,7 +102,7 @@ class Prepared:
     def objective(self) -> Objective:
         """Returns the objective."""
         smoothing = self.config.training.label_smoothing
-        return objective_of(self.config.labels, self.data_split, label_smoothing=smoothing)
+        return self.data_split.objective(self.config.labels, label_smoothing=smoothing)
 
     def loop_config(self, *, head_epochs: int = 0) -> LoopConfig:
         """Returns the loop config; only the head trains in the first `head_epochs`."""
@@ -120,9 +119,7 @@ class Prepared:
                 shape=optimization.schedule,
             ),
             objective=self.objective(),
-            # Accuracy on a hundred photos is mostly luck; mean average precision of several labels
-            # is not.
-            by_loss=not self.data_split.task.multi_label,
+            by_loss=self.data_split.task.ranks_by_loss,
             metrics=self.metrics,
             clip_norm=optimization.clip_norm,
             patience=optimization.patience,

@@ -13,9 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from finetune.data.dataset import targets_of_samples
 from finetune.errors import RunError
-from finetune.evaluation.confusion import confusion_matrix, write_confusion_csv
+from finetune.evaluation.confusion import write_confusion_csv
 from finetune.evaluation.cross_fit import CrossFit, masked_scores
 from finetune.evaluation.mahalanobis import RelativeDistance
 from finetune.evaluation.out_of_distribution import UnknownThreshold
@@ -27,8 +26,8 @@ from finetune.photos.preprocessing import Preprocessing
 from finetune.runs.folder import RunFolder
 from finetune.runs.timm_config import timm_config
 from finetune.runs.unknown_threshold import write_distance
+from finetune.tasks.base import Task
 from finetune.tasks.data_split import DataSplit
-from finetune.tasks.task import Task
 from finetune.training.checkpoints import Position, save_tensors
 
 
@@ -96,9 +95,7 @@ def write_results(run: RunFolder, name: str, parts: DataSplit, outcome: Outcome)
             )
     save_tensors(run.model_file, outcome.module.state_dict(), {"format": "pt"})
     _write_timm_folder(run, name, outcome.module, parts.labels)
-    targets = {
-        part: targets_of_samples(parts.samples[part], parts.width) for part in outcome.logits
-    }
+    targets = {part: parts.targets(part) for part in outcome.logits}
     held_out = outcome.held_out
     logits, true = outcome.logits["validation"], targets["validation"]
     if held_out is None:
@@ -131,9 +128,8 @@ def write_results(run: RunFolder, name: str, parts: DataSplit, outcome: Outcome)
     ]
     write_predictions(run.predictions_file, predictions)
     evaluated: Part = "test" if "test" in outcome.logits else "validation"
-    if not task.multi_label:
-        predicted = outcome.logits[evaluated].argmax(1)
-        matrix = confusion_matrix(targets[evaluated], predicted, len(parts.labels))
+    matrix = task.confusion(outcome.logits[evaluated], targets[evaluated])
+    if matrix is not None:
         write_confusion_csv(run.confusion_file, matrix, parts.labels)
     write_json(run.metrics_file, metrics)
     return metrics
@@ -150,7 +146,7 @@ def calibration(
         scores, mixture = held_out.outputs.scores(temperature=task.temperature)
         fitted = fit_stated(scores, unknown_share=UNKNOWN_SHARE, score="odds_and_distance")
         return len(scores.scores), dataclasses.replace(fitted, mixture=mixture)
-    if task.multi_label:
+    if not task.detects_unknown:
         return len(logits), None
     scores = masked_scores(logits, targets, score="max_probability", temperature=task.temperature)
     return len(logits), fit_stated(scores, unknown_share=UNKNOWN_SHARE, score="max_probability")

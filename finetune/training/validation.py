@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from finetune.errors import ConfigError
-from finetune.tasks.objective import Objective
+from finetune.tasks.base import Objective
 
 Metric = Callable[[NDArray[np.float32], NDArray[Any]], float]
 """Own metric: a function of logits ``(N, C) float32`` and targets that returns a number."""
@@ -54,7 +54,7 @@ factor is at most 2: where all validation photos are right, any loss could be sc
 
 def plain_loss(outputs: Outputs, objective: Objective) -> float:
     """Returns the loss of outputs without calibration."""
-    return objective.judge(torch.from_numpy(outputs.logits), torch.from_numpy(outputs.targets))[0]
+    return objective.score(torch.from_numpy(outputs.logits), torch.from_numpy(outputs.targets))[0]
 
 
 def calibrated_loss(outputs: Outputs, objective: Objective) -> float:
@@ -67,13 +67,13 @@ def calibrated_losses(outputs: Outputs, objective: Objective) -> NDArray[np.floa
     _, factor = min(_tried(outputs, objective))
     logits, targets = torch.from_numpy(outputs.logits), torch.from_numpy(outputs.targets)
     each = zip((logits * factor)[:, None], targets[:, None], strict=True)
-    return np.array([objective.judge(one, target)[0] for one, target in each])
+    return np.array([objective.score(one, target)[0] for one, target in each])
 
 
 def _tried(outputs: Outputs, objective: Objective) -> Iterator[tuple[float, float]]:
     """Yields loss and factor."""
     logits, targets = torch.from_numpy(outputs.logits), torch.from_numpy(outputs.targets)
-    return ((objective.judge(logits * factor, targets)[0], factor) for factor in SHARPNESS)
+    return ((objective.score(logits * factor, targets)[0], factor) for factor in SHARPNESS)
 
 
 def score_outputs(
@@ -85,13 +85,13 @@ def score_outputs(
         ConfigError: A metric returned something that is no number.
 
     Example:
-        >>> from finetune.tasks.objective import one_label
+        >>> from finetune.tasks.single_label import SingleLabel
         >>> outputs = Outputs(np.array([[0.0, 2.0]], np.float32), np.array([1]))
         >>> metrics = {"photos": lambda logits, targets: len(targets)}
-        >>> score_outputs(outputs, one_label(), metrics).metrics
+        >>> score_outputs(outputs, SingleLabel().objective(), metrics).metrics
         {'photos': 1.0}
     """
-    loss, accuracy = objective.judge(
+    loss, accuracy = objective.score(
         torch.from_numpy(outputs.logits), torch.from_numpy(outputs.targets)
     )
     own = {}

@@ -23,7 +23,7 @@ from finetune.experiments.lr_find import (
 )
 from finetune.photos.scan import scan
 from finetune.tasks.data_split import split_collection
-from finetune.tasks.objective import one_label
+from finetune.tasks.single_label import SingleLabel
 from finetune.training.checkpoints import TrainState
 from finetune.training.data_source import MicroBatch
 from finetune.training.device import make_accelerator
@@ -112,7 +112,7 @@ def test_a_sweep_restores_the_network() -> None:
     sweep = sweep_lr(
         state,
         source,  # type: ignore[arg-type]
-        one_label(),
+        SingleLabel().objective(),
         make_accelerator(MachineConfig(device="cpu")),
         exponential_rates(60),
         progress=lambda done, total: seen.append((done, total)),
@@ -134,7 +134,7 @@ def test_a_loss_that_is_never_finite_is_an_error() -> None:
         sweep_lr(
             state,
             source,  # type: ignore[arg-type]
-            one_label(),
+            SingleLabel().objective(),
             make_accelerator(MachineConfig(device="cpu")),
             exponential_rates(30),
         )

@@ -18,7 +18,7 @@ from finetune.reporting.compare import compare, contender
 from finetune.reporting.multi_label_content import findings, surest_right
 from finetune.reporting.report import Extras, Suspect, write_report
 from finetune.reporting.run_record import read_run
-from finetune.tasks.task import MultiLabel
+from finetune.tasks.multi_label import MultiLabel
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 LABELS = ("<b>gull</b>", "heron", "in flight", "カワセミ")

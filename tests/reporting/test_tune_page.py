@@ -15,6 +15,8 @@ from finetune.experiments.tune.search import TuneResult
 from finetune.experiments.tune.study import importances, ranked, trials_of
 from finetune.reporting.tune_page import parameter_name, write_tune_page
 from finetune.runs.folder import RunFolder
+from finetune.tasks.multi_label import MultiLabel
+from finetune.tasks.single_label import SingleLabel
 
 PARAMETERS = {
     "lr_factor": FloatDistribution(0.1, 10.0, log=True),
@@ -67,7 +69,7 @@ def result_of(
         "best_file": folder / "best.toml",
         "final": None,
         "final_metrics": None,
-        "multi_label": False,
+        "task": SingleLabel(),
         "interrupted": False,
     }
     return TuneResult(**{**defaults, **fields})
@@ -164,7 +166,7 @@ def test_parameters_have_plain_names() -> None:
 
 def test_multi_label_scores_are_mean_average_precision(tuned: TuneResult) -> None:
     metrics = {"test": {"mean_average_precision": 0.85, "exact_match": 0.6, "photos": 40}}
-    several = dataclasses.replace(tuned, multi_label=True, final_metrics=metrics)
+    several = dataclasses.replace(tuned, task=MultiLabel(), final_metrics=metrics)
     page = write_tune_page(tuned.folder / "tune.html", several).read_text(encoding="utf-8")
     text = text_of(page)
     assert "Best on validation: trial 4 with 90.0 % mean average precision." in text

@@ -58,7 +58,7 @@ def test_other_photos_are_matched_by_label_name(
     others = make_photos({"b": 4, "c": 3}, "others")
     shutil.copy(photos / "a" / "000.jpg", others / "unlabeled.jpg")
     result = evaluate(run, EvaluationRequest(photos=others))
-    assert result.foreign_labels == {"c": 3}
+    assert result.unknown_labels == {"c": 3}
     assert result.left_out == 1
     rows = rows_of(result.folder / "predictions.csv")
     assert [row["label"] for row in rows] == ["b"] * 4
@@ -70,7 +70,7 @@ def test_other_photos_are_matched_by_label_name(
     nothing = make_photos({"x": 2, "y": 2}, "nothing")
     with pytest.raises(CollectionError) as error:
         evaluate(run, EvaluationRequest(photos=nothing))
-    assert str(error.value) == f"No photo in {nothing} has a label of {run.path}. It knows: a, b."
+    assert str(error.value) == f"No photo in {nothing} has a label of {run.path}. Its labels: a, b."
 
 
 def test_tta_is_the_mean_of_a_photo_and_its_mirror_image(

@@ -3,14 +3,24 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from finetune import train
 from finetune.config_io import resolve
 from finetune.errors import RunError
+from finetune.photos.split.split import SplitRow
 from finetune.runs.folder import RunFolder
-from finetune.runs.model_card import write_model_card
+from finetune.runs.model_card import (
+    MAX_LABELS,
+    accuracy_table,
+    intended_use,
+    label_table,
+    write_model_card,
+)
+from finetune.tasks.multi_label import MultiLabel
+from finetune.tasks.single_label import SingleLabel
 
 
 def test_the_card_says_what_the_run_measured_and_names_no_path(
@@ -30,7 +40,7 @@ def test_the_card_says_what_the_run_measured_and_names_no_path(
     assert f"{low:.1%} to {high:.1%}" in text
     assert "| heron \\| gray |" in text
     assert "| カワセミ |" in text
-    assert "No group of near-duplicates lies on both sides" in text
+    assert "No group of near-duplicates is in two parts" in text
     temperature = json.loads(run.calibration_file.read_text())["temperature"]
     assert f"softmax(logits / {temperature:.4g})" in text
     assert str(tmp_path) not in text
@@ -41,3 +51,147 @@ def test_the_card_says_what_the_run_measured_and_names_no_path(
 def test_an_unfinished_run_has_no_card(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"has no config\.json: it is no finished run"):
         write_model_card(RunFolder(tmp_path))
+
+
+LABELS = ("a|b", "<c>", "ant")
+PARTS = ("train", "train", "test", "test", "train")
+ROWS = [
+    SplitRow(path=f"{k}.jpg", digest=str(k), labels=(label,), group=str(k), part=part)
+    for k, (label, part) in enumerate(zip(("a|b", "a|b", "a|b", "ant", "<c>"), PARTS, strict=True))
+]
+FOUND: dict[str, Any] = {
+    "photos": 1234,
+    "top1": 0.875,
+    "top1_interval": (0.5, 0.975),
+    "balanced_accuracy": 0.8,
+    "log_loss": 0.51234,
+    "ece": 0.0125,
+    "labels": {
+        "a|b": {"precision": 0.5, "recall": 1.0},
+        "<c>": {"precision": None, "recall": None},
+        "ant": {"precision": 1.0, "recall": 0.25},
+    },
+}
+SEVERAL: dict[str, Any] = {
+    "photos": 33,
+    "mean_average_precision": 0.5,
+    "mean_average_precision_interval": (0.4, 0.6),
+    "exact_match": 0.25,
+    "macro_f1": 0.375,
+    "micro_f1": 0.625,
+    "hamming_loss": 0.125,
+    "ece": 0.0625,
+    "uncalibrated": {"ece": 0.25},
+    "labels": {
+        "ant": {"average_precision": 0.75, "threshold": 0.31, "precision": 1.0, "recall": 0.5},
+        "bee": {"average_precision": None, "threshold": None},
+    },
+}
+
+
+def test_the_summary_gives_the_share_with_its_interval() -> None:
+    summary = SingleLabel().summary
+    assert summary("`net` trained as a whole", LABELS, "cross-validated", FOUND) == (
+        "An image classifier of 3 labels: a `net` trained as a whole. On 1,234 cross-validated "
+        "photos it is right 87.5% of the time (95 % interval 50.0% to 97.5%)."
+    )
+    without = {"photos": 4, "top1": 1.0}
+    assert summary("`net`", LABELS, "test", without).endswith(
+        "On 4 test photos it is right 100.0% of the time."
+    )
+    assert MultiLabel().summary("`net`", ("ant", "bee"), "test", SEVERAL) == (
+        "An image tagger of 2 labels, of which a photo may have several or none: a `net`. On 33 "
+        "test photos its mean average precision is 50.0% (95 % interval 40.0% to 60.0%)."
+    )
+
+
+def test_the_metric_for_the_hub_is_the_headline_score() -> None:
+    assert SingleLabel().metric_for_hub(FOUND) == ("accuracy", 0.875)
+    assert MultiLabel().metric_for_hub(SEVERAL) == ("mean_average_precision", 0.5)
+
+
+def test_the_label_table_counts_photos_by_part_and_escapes_names() -> None:
+    assert label_table(SingleLabel(), LABELS, ROWS, FOUND).splitlines() == [
+        "| label | train | test | precision | recall |",
+        "|---|---:|---:|---:|---:|",
+        "| a\\|b | 2 | 1 | 50.0% | 100.0% |",
+        "| &lt;c> | 1 | 0 |  |  |",
+        "| ant | 0 | 1 | 100.0% | 25.0% |",
+    ]
+
+
+def test_the_label_table_of_several_labels_has_thresholds_and_negatives() -> None:
+    rows = [
+        SplitRow(path="1.jpg", digest="1", labels=("ant", "bee"), group="1", part="train"),
+        SplitRow(path="2.jpg", digest="2", labels=(), group="2", part="train"),
+    ]
+    assert label_table(MultiLabel(), ("ant", "bee"), rows, SEVERAL).splitlines() == [
+        "| label | train | predicted from | precision | recall | average precision |",
+        "|---|---:|---:|---:|---:|---:|",
+        "| ant | 1 | 31% | 100.0% | 50.0% | 75.0% |",
+        "| bee | 1 | never |  |  |  |",
+        "| *none of these* | 1 |  |  |  |  |",
+    ]
+
+
+def test_a_table_of_very_many_labels_tells_how_many_are_left_out() -> None:
+    many = [f"label {k}" for k in range(MAX_LABELS + 1234)]
+    lines = label_table(SingleLabel(), many, (), {}).splitlines()
+    assert len(lines) == 2 + MAX_LABELS + 2
+    assert lines[-1] == "and 1,234 more; see labels.json."
+
+
+def test_the_accuracy_table_tells_how_its_photos_were_used() -> None:
+    task = SingleLabel()
+    alone = accuracy_table(task, {"validation": FOUND}).splitlines()
+    assert alone[2] == "| validation | 1,234 | 87.5% | 50.0% to 97.5% | 80.0% | 0.512 | 0.013 |"
+    assert alone[-1].startswith("The validation photos chose the epoch and fitted the calibration")
+    parts = {"validation": FOUND, "test": {"photos": 1, "top1": 0.0}}
+    assert accuracy_table(task, parts).splitlines()[3:] == ["| test | 1 | 0.0% |  |  |  |  |"]
+    folds = accuracy_table(task, {"folds": FOUND}).splitlines()
+    assert folds[-1].endswith("by one that was not trained on it (cross-validation).")
+
+
+def test_the_accuracy_table_of_several_labels_has_map_and_f1() -> None:
+    lines = accuracy_table(MultiLabel(), {"validation": SEVERAL, "folds": SEVERAL}).splitlines()
+    row = "33 | 50.0% | 40.0% to 60.0% | 25.0% | 37.5% | 62.5% | 12.5% | 0.062 |"
+    assert lines[2:4] == [f"| validation | {row}", f"| folds | {row}"]
+
+
+def test_the_calibration_text_gives_threshold_and_assumptions() -> None:
+    found = {"ece": 0.02, "uncalibrated": {"ece": 0.1}, "ece_honest": 0.015}
+    text = SingleLabel().calibration_text
+    assert text({"temperature": 1.51234, "photos": 40}, found) == (
+        "Probabilities are softmax(logits / 1.512); the temperature was fitted on 40 validation "
+        "photos. Expected calibration error: 0.020 (0.100 before). A perfectly calibrated model "
+        "of this size: 0.015 by chance."
+    )
+    unknown = {
+        "threshold": 0.25,
+        "score": "energy",
+        "precision": 0.95,
+        "coverage": 0.875,
+        "unknown_photos": 3,
+        "unknown_share": 0.1,
+    }
+    with_threshold = text({"temperature": 1, "unknown": unknown}, {})
+    assert "Below a score (energy) of 0.25" in with_threshold
+    assert "95% of the answers given are right; 87.5% of the photos" in with_threshold
+    assert "This assumes 10% of photos of labels it was never trained on" in with_threshold
+
+
+def test_the_calibration_text_of_several_labels_leaves_out_what_is_missing() -> None:
+    text = MultiLabel().calibration_text
+    content = {"temperature": 1.5, "photos": 33}
+    assert text(content, SEVERAL).endswith("answers: 0.062 (0.250 before).")
+    assert text(content, {"ece": None}).endswith("33 validation photos.")
+
+
+def test_the_weakest_labels_are_named() -> None:
+    assert intended_use(SingleLabel(), "folds", FOUND).endswith(
+        "Lowest recall on the folds: ant (25%), a\\|b (100%)."
+    )
+    assert intended_use(MultiLabel(), "test", SEVERAL).endswith(
+        "\n\nLowest average precision on test: ant (75%)."
+    )
+    assert intended_use(MultiLabel(), "test", {"labels": {}}).endswith("health or safety.")

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 
 from finetune.evaluation.metrics import evaluate_logits
 from finetune.evaluation.predictions import (
@@ -9,13 +12,9 @@ from finetune.evaluation.predictions import (
     read_predictions,
     write_predictions,
 )
-from finetune.tasks.task import (
-    MultiLabel,
-    SingleLabel,
-    main_score,
-    task_of,
-    uncalibrated_task,
-)
+from finetune.tasks.factory import main_score, task_of, task_of_config, task_of_metrics
+from finetune.tasks.multi_label import MultiLabel
+from finetune.tasks.single_label import SingleLabel, log_loss_and_accuracy
 
 LABELS = ("=ant", "b|e", "カワセミ")
 PHOTOS = [EvaluatedPhoto(path=f"{k}.jpg", digest=str(k), part="test") for k in range(4)]
@@ -23,7 +22,7 @@ LOGITS = np.array([[2.0, -1, -3], [-2, -1, -3], [1, 2, -0.5], [0.1, -2, 4]])
 TRUTH = np.array([[1, 0, 0], [0, 0, 0], [1, 1, 0], [1, 0, 1]])
 
 
-def test_what_a_task_keeps_opens_as_the_same_task():
+def test_calibration_json_restores_the_task() -> None:
     one = SingleLabel(temperature=1.7)
     assert one.to_dict(LABELS) == {"temperature": 1.7}
     assert task_of(one.to_dict(LABELS), LABELS) == one
@@ -39,23 +38,23 @@ def test_what_a_task_keeps_opens_as_the_same_task():
     assert MultiLabel(thresholds=(0.5,) * 3).to_dict(LABELS)["thresholds_for"] == "f1"
 
 
-def test_a_run_that_says_nothing_has_one_label_a_photo():
-    assert not uncalibrated_task({"model": "x"}).multi_label
-    assert uncalibrated_task({"task": "multi-label"}).multi_label
+def test_a_config_without_a_task_is_single_label() -> None:
+    assert not task_of_config({"model": "x"}).multi_label
+    assert task_of_config({"task": "multi-label"}).multi_label
 
 
-def test_one_label_a_photo_is_evaluated_as_ever():
+def test_single_label_metrics_are_those_of_evaluate_logits() -> None:
     logits, targets = np.array([[2.0, 0, 1], [0, 1, 0]]), np.array([0, 2])
     task = SingleLabel(temperature=2.0)
     expected = evaluate_logits(logits, targets, LABELS, temperature=2.0)
     assert task.metrics(logits, targets, LABELS) == expected
-    loss, accuracy = task.judge(logits, targets)
+    loss, accuracy = log_loss_and_accuracy(torch.tensor(logits), torch.tensor(targets))
     assert accuracy == 0.5
     assert loss == pytest.approx(expected["uncalibrated"]["log_loss"])
     assert main_score(expected) == expected["top1"]
 
 
-def test_thresholds_and_temperature_come_from_the_photos_of_validation():
+def test_thresholds_and_temperature_are_fitted_on_the_given_photos() -> None:
     task = MultiLabel().calibrated(LOGITS, TRUTH)
     assert task.thresholds is not None
     said = task.probabilities(LOGITS) >= task.limits(3)
@@ -67,15 +66,15 @@ def test_thresholds_and_temperature_come_from_the_photos_of_validation():
     assert main_score(found) == found["mean_average_precision"] == 1.0
 
 
-def test_judgment_is_map_and_loss_without_calibration():
-    loss, score = MultiLabel(temperature=9.0).judge(LOGITS, TRUTH)
+def test_multi_label_scores_are_uncalibrated_loss_and_map() -> None:
+    loss, score = MultiLabel(temperature=9.0).log_loss_and_map(LOGITS, TRUTH)
     p = 1 / (1 + np.exp(-LOGITS))
     assert loss == pytest.approx(-np.log(np.where(TRUTH, p, 1 - p)).sum(axis=1).mean())
     assert score == 1.0
-    assert MultiLabel().judge(LOGITS, np.zeros((4, 3)))[1] == 0.0
+    assert MultiLabel().log_loss_and_map(LOGITS, np.zeros((4, 3)))[1] == 0.0
 
 
-def test_predictions_of_several_labels_hold_the_set_and_survive_the_file(tmp_path):
+def test_multi_label_predictions_survive_the_file(tmp_path: Path) -> None:
     task = MultiLabel(thresholds=(0.5, 0.1, 0.5))
     rows = task.predictions(PHOTOS, LOGITS, TRUTH, LABELS)
     assert [row.truth for row in rows] == [
@@ -100,7 +99,7 @@ def test_predictions_of_several_labels_hold_the_set_and_survive_the_file(tmp_pat
     assert read_predictions(path) == rows
 
 
-def test_predictions_of_one_label_have_the_columns_they_always_had(tmp_path):
+def test_single_label_predictions_keep_their_columns(tmp_path: Path) -> None:
     rows = SingleLabel().predictions(PHOTOS, LOGITS, [0, 0, 1, 2], LABELS)
     path = write_predictions(tmp_path / "predictions.csv", rows)
     header = path.read_text(encoding="utf-8-sig").splitlines()[0]
@@ -108,3 +107,35 @@ def test_predictions_of_one_label_have_the_columns_they_always_had(tmp_path):
     assert read_predictions(path) == rows
     assert rows[0].truth == rows[0].predicted_labels == ("=ant",)
     assert rows[0].label_set is None
+
+
+def test_metrics_tell_their_task() -> None:
+    assert task_of_metrics({"top1": 0.5}).score == "top1"
+    assert task_of_metrics({"mean_average_precision": None}).score == "mean_average_precision"
+
+
+@pytest.mark.parametrize("task", [SingleLabel(), MultiLabel()])
+def test_columns_name_keys_of_the_metrics(task: SingleLabel | MultiLabel) -> None:
+    targets = [0, 1, 2, 0] if isinstance(task, SingleLabel) else TRUTH
+    found = task.metrics(LOGITS, targets, LABELS)
+    assert {column.key for column in task.part_columns} <= set(found)
+    assert {column.key for column in task.label_columns} <= set(found["labels"]["=ant"])
+    assert {task.score, task.photo_score} <= set(found)
+
+
+def test_confusion_is_for_single_labels_only() -> None:
+    matrix = SingleLabel().confusion(LOGITS, [0, 1, 1, 2])
+    assert matrix.tolist() == [[1, 0, 0], [0, 2, 0], [0, 0, 1]]
+    assert MultiLabel().confusion(LOGITS, TRUTH) is None
+
+
+def test_a_multi_label_head_starts_at_the_label_frequencies() -> None:
+    head = torch.nn.Linear(2, 3)
+    before = head.bias.detach().clone()
+    SingleLabel().initialize_head(head, np.array([0, 1, 2]))
+    assert torch.equal(head.bias, before)
+    MultiLabel().initialize_head(head, TRUTH.astype(np.float32))
+    # (present + 1/2) / (photos + 1) of 3, 1 and 1 of 4 photos, as log odds.
+    shares = head.bias.detach().sigmoid().numpy()
+    assert shares[0] > 0.5 > shares[1]
+    assert shares[1] == shares[2]

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 from finetune.config import MachineConfig
-from finetune.tasks.objective import one_label
+from finetune.tasks.single_label import SingleLabel
 from finetune.training.averaging import WeightAverage
 from finetune.training.checkpoints import TrainState
 from finetune.training.data_source import LoaderConfig, MicroBatch, split_epoch
@@ -108,7 +108,7 @@ class Toy:
             epochs=self.epochs,
             steps_per_epoch=steps,
             schedule=Schedule(steps=self.epochs * steps, warmup=0.2),
-            objective=one_label(label_smoothing=0.1),
+            objective=SingleLabel().objective(label_smoothing=0.1),
             last=self.folder / "last.safetensors",
             best=self.folder / "best.safetensors",
         )

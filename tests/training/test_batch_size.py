@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from finetune.config import MachineConfig
 from finetune.errors import DeviceError
-from finetune.tasks.objective import one_label
+from finetune.tasks.single_label import SingleLabel
 from finetune.training import batch_size as sizes
 from finetune.training.checkpoints import TrainState
 from finetune.training.data_source import LoaderConfig, MicroBatch, split_epoch
@@ -153,7 +153,7 @@ def train(
         epochs=3,
         steps_per_epoch=3,
         schedule=Schedule(steps=9, warmup=0.1),
-        objective=one_label(),
+        objective=SingleLabel().objective(),
         last=folder / "last.safetensors",
         best=folder / "best.safetensors",
     )

@@ -13,7 +13,8 @@ from sklearn.metrics import f1_score, log_loss
 from torch import nn
 
 from finetune.errors import ConfigError, StorageError
-from finetune.tasks.objective import Objective, one_label
+from finetune.tasks.base import Objective
+from finetune.tasks.single_label import SingleLabel
 from finetune.training import checkpoints as state_module
 from finetune.training.averaging import best_first, decay_at
 from finetune.training.checkpoints import TrainState, read_position, remove_partial_files
@@ -63,7 +64,11 @@ def test_a_step_clips_as_torch_does(toy: Toys) -> None:
     clipped = toy("clipped", loop_config={"clip_norm": small}, **changes)
     by_hand = clipped.state()
     numbers = next(clipped.numbers(by_hand).batches(0, 0))
-    loss = one_label(label_smoothing=0.1).loss(by_hand.module(numbers.inputs), numbers.targets)
+    loss = (
+        SingleLabel()
+        .objective(label_smoothing=0.1)
+        .loss(by_hand.module(numbers.inputs), numbers.targets)
+    )
     loss.backward()  # type: ignore[no-untyped-call]
     norm = torch.nn.utils.clip_grad_norm_(by_hand.module.parameters(), small)
     assert norm > 10 * small
@@ -174,8 +179,8 @@ def test_the_loss_is_what_the_plan_says(toy: Toys) -> None:
 
     objective = Objective(
         loss=squares,
-        right=lambda logits, targets: (logits.argmax(1) != targets).sum(),
-        judge=lambda logits, targets: (float(squares(logits, targets)), 0.25),
+        correct=lambda logits, targets: (logits.argmax(1) != targets).sum(),
+        score=lambda logits, targets: (float(squares(logits, targets)), 0.25),
     )
     run = toy(loop_config={"objective": objective})
     run.train()
@@ -332,7 +337,7 @@ def test_a_soup_keeps_the_best_epochs_and_never_makes_validation_fall(toy: Toys)
     best = load_file(run.folder / "best.safetensors")
     judged = run.state()
     judged.module.load_state_dict(best)
-    outputs = score_outputs(run.numbers(judged).validate(), one_label())
+    outputs = score_outputs(run.numbers(judged).validate(), SingleLabel().objective())
     assert outputs.accuracy >= ranked[0].accuracy
     if "the mean of epochs" in note:
         names = note.split(" epochs ")[1].split(" is kept")[0].replace(" and ", ", ").split(", ")

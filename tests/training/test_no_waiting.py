@@ -15,7 +15,7 @@ from finetune.data.dataset import DeviceDataset, PhotoDataset, Sample
 from finetune.data.pixel_cache import PixelCache
 from finetune.models.stages import open_all
 from finetune.photos.preprocessing import Preprocessing
-from finetune.tasks.objective import one_label
+from finetune.tasks.single_label import SingleLabel
 from finetune.training.data_source import LoaderConfig, PhotoSource
 from finetune.training.optimizer import make_optimizer, parameter_groups
 
@@ -56,7 +56,7 @@ def test_a_step_does_not_wait_for_the_gpu(
     optimizer = make_optimizer(
         parameter_groups(module.parameters(), part="head", lr=1e-3, weight_decay=0.01)
     )
-    objective = one_label(label_smoothing=0.1)
+    objective = SingleLabel().objective(label_smoothing=0.1)
 
     def epoch(number: int) -> None:
         source.begin_epoch(number)

@@ -30,7 +30,7 @@ from finetune.data.loaders import load_batches
 from finetune.data.pixel_cache import PixelCache
 from finetune.models.stages import open_all
 from finetune.photos.preprocessing import Preprocessing
-from finetune.tasks.objective import one_label
+from finetune.tasks.single_label import SingleLabel
 from finetune.training import data_source as material_module
 from finetune.training.averaging import WeightAverage
 from finetune.training.data_source import LoaderConfig, PhotoSource
@@ -138,14 +138,14 @@ def test_a_step_stays_on_the_device_and_asks_it_for_nothing(
     groups = parameter_groups(module.parameters(), part="head", lr=1e-3, weight_decay=0.01)
     optimizer = make_optimizer(groups)
     average = WeightAverage(module, 0.9)
-    objective = one_label(label_smoothing=0.1)
+    objective = SingleLabel().objective(label_smoothing=0.1)
     sums = torch.zeros(2, device=CUDA)
     source.begin_epoch(0)
     steps = 0
     for micro_batch in source.batches(0, 0):
         logits = module(micro_batch.inputs)
         loss = objective.loss(logits, micro_batch.targets)
-        sums += torch.stack([loss.detach(), objective.right(logits, micro_batch.targets)])
+        sums += torch.stack([loss.detach(), objective.correct(logits, micro_batch.targets)])
         for parameter in module.parameters():  # autograd itself wants the real device
             parameter.grad = torch.zeros_like(parameter)
         nn.utils.clip_grad_norm_(module.parameters(), 1.0)

@@ -22,7 +22,7 @@ from finetune.errors import DeviceError, RunError
 from finetune.models.stages import open_all
 from finetune.photos.preprocessing import Preprocessing
 from finetune.tasks.losses import cross_entropy
-from finetune.tasks.objective import judge
+from finetune.tasks.single_label import log_loss_and_accuracy
 from finetune.training.checkpoints import TrainState, read_position
 from finetune.training.data_source import LoaderConfig, PhotoSource
 from finetune.training.device import choose_device, make_accelerator
@@ -52,7 +52,7 @@ def test_judging_agrees_with_scikit_learn() -> None:
     rng = np.random.default_rng(1)
     logits, targets = rng.normal(0, 2, (30, 4)), rng.integers(0, 4, 30)
     p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    loss, accuracy = judge(torch.tensor(logits), torch.tensor(targets))
+    loss, accuracy = log_loss_and_accuracy(torch.tensor(logits), torch.tensor(targets))
     assert loss == pytest.approx(log_loss(targets, p, labels=range(4)), abs=1e-9)
     assert accuracy == pytest.approx((logits.argmax(1) == targets).mean(), abs=1e-12)
 

@@ -41,8 +41,9 @@ from finetune.experiments.tune.study import (
 from finetune.files import safe_name, storage_errors
 from finetune.photos.collection import Collection
 from finetune.runs.folder import RUNS_FOLDER, RunFolder, drop_weights
+from finetune.tasks.base import Task
 from finetune.tasks.data_split import DataSplit, split_collection
-from finetune.tasks.task import main_score
+from finetune.tasks.factory import main_score, task_for
 from finetune.training.device import require_one_process
 from finetune.training.events import (
     Callback,
@@ -103,7 +104,6 @@ class TuneResult:
         best: The complete trials, best first.
         importances: Share of the scores' variance that each parameter explains, largest first.
         best_file: The best settings as TOML; None without a complete trial.
-        multi_label: Whether photos may have several labels; scores are then mAP.
     """
 
     folder: Path
@@ -115,7 +115,7 @@ class TuneResult:
     best_file: Path | None
     final: RunFolder | None
     final_metrics: Mapping[str, Any] | None
-    multi_label: bool
+    task: Task
     interrupted: bool
 
 
@@ -181,7 +181,7 @@ def tune(
         best_file=best_file,
         final=final.run if final else None,
         final_metrics=final.metrics if final else None,
-        multi_label=space.base.labels.multi_label,
+        task=task_for(space.base.labels),
         interrupted=interrupted or (final is not None and final.interrupted),
     )
 
@@ -198,7 +198,7 @@ def to_json(result: TuneResult) -> dict[str, Any]:
         "best_file": str(result.best_file) if result.best_file else None,
         "final": str(result.final.path) if result.final else None,
         "final_metrics": result.final_metrics,
-        "multi_label": result.multi_label,
+        "multi_label": result.task.multi_label,
         "interrupted": result.interrupted,
     }
 

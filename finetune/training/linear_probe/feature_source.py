@@ -13,7 +13,7 @@ from finetune.data.dataset import PhotoDataset
 from finetune.data.loaders import evaluation_batches
 from finetune.models.features import FeatureCache
 from finetune.models.heads import FeatureHeads
-from finetune.tasks.objective import Objective
+from finetune.tasks.base import Objective
 from finetune.training.data_source import LoaderConfig, MicroBatch, split_epoch
 from finetune.training.distributed import SINGLE_PROCESS
 from finetune.training.validation import Outputs, calibrated_loss, plain_loss

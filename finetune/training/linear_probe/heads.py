@@ -21,13 +21,12 @@ from finetune.models.features import FeatureCache, standardization
 from finetune.models.heads import FeatureHead, FeatureHeads
 from finetune.models.lbfgs import minimize
 from finetune.runs.folder import RunFolder
-from finetune.tasks.objective import Objective
+from finetune.tasks.base import Objective
 from finetune.training.batch_size import REFERENCE_BATCH_SIZE
 from finetune.training.checkpoints import Position
 from finetune.training.events import ignore
 from finetune.training.linear_probe.feature_source import FeatureSource
 from finetune.training.loop import fit
-from finetune.training.objectives import start_from_prior
 from finetune.training.optimizer import DEFAULT_OPTIMIZER
 from finetune.training.prepared import Prepared
 from finetune.training.resolve import ResolvedTraining
@@ -126,8 +125,9 @@ def train_heads(
         for head in heads:
             head.unfold(parent.weight, parent.bias)
     else:
+        split = prepared.data_split
         for head in heads:
-            start_from_prior(head.linear, prepared.data_split)
+            split.task.initialize_head(head.linear, split.targets("train"))
     named = prepared.config.optimization.optimizer
     optimizer = HEAD_OPTIMIZER if named == DEFAULT_OPTIMIZER else named
     groups = heads.parameter_groups(lr=prepared.config.training.lr)

@@ -37,7 +37,6 @@ from finetune.training.linear_probe.heads import (
     TrainedHead,
     minimize_head,
 )
-from finetune.training.objectives import start_from_prior
 from finetune.training.optimizer import DEFAULT_OPTIMIZER, make_optimizer, set_lr
 from finetune.training.prepared import Prepared
 from finetune.training.results import HeldOut
@@ -92,7 +91,7 @@ def hold_out(
     None where that cannot be known: photos may have several labels, the training was interrupted,
     or no label has photos enough for some to be held out.
     """
-    if prepared.data_split.task.multi_label or not trained.finished:
+    if not prepared.data_split.task.detects_unknown or not trained.finished:
         return None
     train, validation = data.train, data.validation
     count = len(train)
@@ -186,7 +185,8 @@ def _retrain(
     mean, std = standardization(kept.features.read, every)
     head = FeatureHeads(mean, std, len(prepared.data_split.labels), strengths=(trained.strength,))
     head = head.to(device)
-    start_from_prior(head.first.linear, prepared.data_split)
+    split = prepared.data_split
+    split.task.initialize_head(head.first.linear, split.targets("train"))
     named = prepared.config.optimization.optimizer
     optimizer = make_optimizer(
         head.parameter_groups(lr=trained.lr),
