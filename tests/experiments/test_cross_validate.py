@@ -171,7 +171,7 @@ def test_the_final_model_uses_all_photos_and_has_the_folds_metrics(
     assert answer.label in COUNTS
     card = (folder.path / "README.md").read_text(encoding="utf-8")
     assert "On 33 cross-validated photos it is right" in card
-    assert "each photo answered once by one that did not see it (cross-validation)." in card
+    assert "each photo predicted once by one that was not trained on it (cross-validation)." in card
 
 
 def test_the_final_model_can_be_evaluated_again(study: CrossValidation) -> None:
