@@ -156,7 +156,7 @@ def test_folds_searches_and_ablations_call_their_score_map(
     header = next(line for line in tuned.splitlines() if line.startswith("trial"))
     assert header.split()[:2] == ["trial", "mAP"]
     assert "mAP: mean average precision on the validation photos." in tuned
-    assert "Test photos, which no trial saw: " in tuned
+    assert "Test photos, which no trial used: " in tuned
     assert "% right" not in tuned
 
     ablated = run("ablate", photos, *flags, "--over", "lr=0.001,0.01", "--seeds", "1").stdout

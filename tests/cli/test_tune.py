@@ -60,7 +60,7 @@ def test_the_final_model_is_evaluated_on_test(
     run: Callable[..., Result], photos: Path, flags: list[str]
 ) -> None:
     shown = " ".join(run("tune", photos, *flags, "--trials", "1", "--quiet").stdout.split())
-    assert "Test photos, which no trial saw: " in shown
+    assert "Test photos, which no trial used: " in shown
     assert "The model is in runs/tune-photos-best" in shown
     assert shown.endswith("Next: finetune predict photo.jpg")
 
