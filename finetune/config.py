@@ -1,4 +1,4 @@
-"""Settings as frozen dataclasses, one a concern; default, help and bounds are written in the field.
+"""Settings as frozen dataclasses, one per concern; a field has its default, help and bounds.
 
 `finetune.config_io` merges them from file and flags, and checks them. Nothing here imports torch.
 """
@@ -32,8 +32,8 @@ def option(
     """Returns a dataclass field with its help text and bounds.
 
     Args:
-        default: The default value; None means "not set", and the help says what happens then.
-        help: One sentence, shown by ``--help``.
+        default: Default value; None means "not set", and the help describes what happens then.
+        help: One sentence for ``--help``.
         minimum: Smallest allowed value.
         maximum: Largest allowed value.
         above: The value must be greater than this.
@@ -44,28 +44,32 @@ def option(
 
 @dataclass(frozen=True, kw_only=True)
 class CollectionConfig:
-    """Which photos take part, and how they are split."""
+    """Photos of a training, and their split."""
 
     min_photos: int | None = option(
         None, "Leave out labels with fewer photos than this, instead of stopping.", minimum=2
     )
     validation: float = option(
-        0.15, "Share of the photos held out to choose and calibrate by.", above=0, maximum=0.8
+        0.15,
+        "Share of the photos held out to choose the best epoch and calibrate.",
+        above=0,
+        maximum=0.8,
     )
     test: float = option(
-        0.15, "Share of the photos held out for the final figures.", minimum=0, maximum=0.8
+        0.15, "Share of the photos held out for the final metrics.", minimum=0, maximum=0.8
     )
     group_by: GroupBy = option(
-        "duplicates", "What must stay on one side of the split: near-duplicates, bursts, folders."
+        "duplicates",
+        "Photos that stay together in one part of the split: near-duplicates, bursts, folders.",
     )
     catalog: Path | None = option(
-        None, "Where the collection's catalog is kept, instead of PHOTOS/.finetune."
+        None, "Place of the collection's catalog, instead of PHOTOS/.finetune."
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class PixelsConfig:
-    """How photos become the square images that the network sees."""
+    """Square images of photos for the network."""
 
     size: int | None = option(None, "Image size in pixels; not set: the model's own.", minimum=8)
     channels: int | None = option(
@@ -75,16 +79,16 @@ class PixelsConfig:
         maximum=3,
     )
     fit: Fit = option(
-        "crop", "How a photo becomes square: crop its center, pad its short side, or squash it."
+        "crop", "Make a photo square: crop its center, pad its short side, or squash it."
     )
     cache_gb: float = option(
-        10.0, "Most disk that the cache of decoded photos may take, in GB; 0: no cache.", minimum=0
+        10.0, "Largest size of the cache of decoded photos on disk, in GB; 0: no cache.", minimum=0
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Which network, and where its weights come from."""
+    """Network and its weights."""
 
     model: str | None = option(
         None, "Any timm model; not set: resnet50, or the best one available on this machine."
@@ -96,7 +100,7 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentationConfig:
-    """What is done to the training photos; single numbers are in the section [recipe]."""
+    """Augmentation of the training photos; single numbers are in the section [recipe]."""
 
     augment: str | None = option(
         None,
@@ -104,18 +108,18 @@ class AugmentationConfig:
         "set: none in head mode (light with --views), else the network's own or standard.",
     )
     mixup: float | None = option(
-        None, "Chance that the photos of a step are added in pairs; not set: as the recipe says.",
+        None, "Probability of blending the photos of a batch in pairs; not set: the recipe's.",
         minimum=0, maximum=1,
     )  # fmt: skip
     cutmix: float | None = option(
-        None, "Chance that they are pasted into each other; not set: as the recipe says.",
+        None, "Probability of pasting a part of one photo into another; not set: the recipe's.",
         minimum=0, maximum=1,
     )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """The loop: what trains, for how long, how fast."""
+    """Mode, duration, and learning rates."""
 
     mode: Mode | None = option(
         None,
@@ -127,8 +131,8 @@ class TrainingConfig:
     )
     head_epochs: int | None = option(
         None,
-        "Full mode: epochs in which only the new head trains, at the start; not set: none, since "
-        "it starts from what it learns on cached features (1 where it cannot).",
+        "Full mode: first epochs in which only the head trains; not set: none, since the head is "
+        "trained on cached features before (1 where that is impossible).",
         minimum=0,
     )
     views: int = option(
@@ -136,8 +140,8 @@ class TrainingConfig:
     )
     head_l2: str | None = option(
         None,
-        "Head on cached features: L2 strengths of which validation chooses, such as 0.01,0.1; "
-        "not set: six from 0.001 to 1.",
+        "Head on cached features: L2 strengths to try, such as 0.01,0.1; validation picks one. "
+        "Not set: six from 0.001 to 1.",
     )
     batch_size: int | None = option(
         None,
@@ -163,8 +167,7 @@ class TrainingConfig:
     label_smoothing: float | None = option(
         None,
         "Share of the probability spread over the wrong labels; "
-        "not set: 0.1 where a head begins on augmented photos, or the whole network, from nothing; "
-        "else 0.",
+        "not set: 0.1 for a new head on augmented photos and for a network from scratch, else 0.",
         minimum=0,
         maximum=0.9,
     )
@@ -172,20 +175,20 @@ class TrainingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelsConfig:
-    """How many labels a photo has, and what each of them counts."""
+    """Labels of a photo, and their weights."""
 
     multi_label: bool = option(
-        False, "A photo may have several labels, or none; each is a question of its own."
+        False, "A photo may have several labels, or none; each label is predicted on its own."
     )
     multi_label_loss: MultiLabelLoss = option(
         "bce", "Several labels: binary cross-entropy, or the asymmetric loss."
     )
     asymmetric_negative: float = option(
-        4.0, "Asymmetric loss: how quickly labels that are surely absent stop to count.",
+        4.0, "Asymmetric loss: focusing of absent labels; higher values ignore easy ones more.",
         minimum=0, maximum=10,
     )  # fmt: skip
     asymmetric_positive: float = option(
-        0.0, "Asymmetric loss: how quickly labels that are surely present stop to count.",
+        0.0, "Asymmetric loss: focusing of present labels; higher values ignore easy ones more.",
         minimum=0, maximum=10,
     )  # fmt: skip
     asymmetric_margin: float = option(
@@ -194,7 +197,7 @@ class LabelsConfig:
     )  # fmt: skip
     label_precision: float | None = option(
         None,
-        "Several labels: choose each label's threshold so that this share of its answers is right; "
+        "Several labels: choose each label's threshold so that this share of predictions is right; "
         "not set: for the best F1.",
         above=0,
         maximum=1,
@@ -205,7 +208,7 @@ class LabelsConfig:
         "'.' for those in no folder.",
     )
     balance: Balance = option(
-        "none", "Make labels of few photos count as much: by sampling, or by weights in the loss."
+        "none", "Give labels with few photos more weight: by sampling, or in the loss."
     )
     balance_beta: float = option(
         0.999, "--balance loss: 0 weighs nothing, 1 by the inverse of a label's photos.",
@@ -215,11 +218,11 @@ class LabelsConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizationConfig:
-    """How a step is made, and which weights are kept."""
+    """Optimizer, schedule, checkpoints, and the weights that are kept."""
 
     optimizer: str = option("adamw", "Any optimizer of timm: adamw, sgd, lamb, muon, ...")
     schedule: ScheduleName = option(
-        "cosine", "What the learning rate does after its warm-up; one_cycle rises and falls."
+        "cosine", "Learning rate schedule after the warm-up; one_cycle rises and falls."
     )
     layer_decay: float | None = option(
         None,
@@ -228,16 +231,14 @@ class OptimizationConfig:
         above=0,
         maximum=1,
     )
-    freeze_norm: bool = option(
-        False, "Leave the backbone's norm layers as they were pretrained, statistics included."
-    )
+    freeze_norm: bool = option(False, "Freeze the backbone's norm layers, statistics included.")
     norm_statistics: NormStatistics | None = option(
         None,
-        "What batch norms go by: those statistics that they came with (kept), or each batch's own. "
-        "Not set: kept with pretrained weights.",
+        "Batch-norm statistics: pretrained (kept) or per batch; not set: kept with pretrained "
+        "weights.",
     )
     drop_path: float = option(
-        0.0, "Chance that a photo skips a block of the network (stochastic depth).",
+        0.0, "Probability that a photo skips a block of the network (stochastic depth).",
         minimum=0, maximum=0.9,
     )  # fmt: skip
     ema: float | None = option(
@@ -245,74 +246,71 @@ class OptimizationConfig:
         above=0, maximum=0.99999,
     )  # fmt: skip
     clip_norm: float | None = option(
-        None, "Shorten a step's gradient to this norm where it is longer.", above=0
+        None, "Largest norm of a step's gradient; longer ones are clipped.", above=0
     )
     accumulate: int = option(
-        1, "Batches whose gradients make one step together: a larger batch in little memory.",
+        1, "Batches whose gradients are added up for one step: a larger batch in little memory.",
         minimum=1,
     )  # fmt: skip
     progressive_size: int | None = option(
-        None, "Side of the input in the first epoch, in pixels; it grows to the full size.",
+        None, "Image size in the first epoch, in pixels; it grows to the full size.",
         minimum=8,
     )  # fmt: skip
     patience: int | None = option(
-        None, "Stop when this many epochs in a row were no better.", minimum=1
+        None, "Stop after this many epochs in a row without improvement.", minimum=1
     )
     final_weights: FinalWeights = option(
         "interpolated",
-        "What becomes the model: the best epoch's weights, or those between the start and the best "
-        "epoch that validation likes best.",
+        "Weights of the model: the best epoch's, or those between the start and the best epoch "
+        "with the lowest validation loss.",
     )
     soup: int = option(
-        1, "Keep this many best epochs and average them as far as validation gains by it.",
+        1, "Average up to this many best epochs, as long as validation improves.",
         minimum=1,
     )  # fmt: skip
     checkpoint_steps: int | None = option(
-        None, "Write a checkpoint after every so many steps, beside those after epochs.",
+        None, "Steps between two checkpoints, besides those after each epoch.",
         minimum=1,
     )  # fmt: skip
     checkpoint_minutes: float | None = option(
-        None, "Write a checkpoint whenever so many minutes have passed.", above=0
+        None, "Minutes between two checkpoints, besides those after each epoch.", above=0
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class MachineConfig:
-    """Device, precision and chance."""
+    """Device, precision and seed."""
 
     device: str | None = option(None, "cpu, cuda, cuda:1 or mps; not set: the best.")
     precision: Precision | None = option(
         None, "fp32, bf16 or fp16; not set: bf16 on CUDA, fp32 elsewhere."
     )
-    workers: int = option(
-        0, "Processes that decode photos that the cache does not hold.", minimum=0
-    )
+    workers: int = option(0, "Processes that decode photos missing in the cache.", minimum=0)
     compile: bool = option(
-        False, "Full network: let torch compile it; slower to begin, quicker from then on."
+        False, "Full network: compile it with torch; a slower start, then faster steps."
     )
     seed: int = option(0, "Seed of every random choice.", minimum=0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrackingConfig:
-    """Where else a training is shown; ``log.jsonl`` in the run is always written."""
+    """Experiment trackers; ``log.jsonl`` in the run is always written."""
 
     track: str | None = option(
         None, "Also write to these, separated by commas: tensorboard, wandb, mlflow."
     )
     track_activations: bool = option(
         False,
-        "Write histograms of the activations, and the share of zeros among them, to --track.",
+        "Log histograms of the activations, and their share of zeros, to --track.",
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """All that decides what a run becomes.
+    """All settings of a training.
 
-    `recipe` holds the numbers that a person has set over those of the augmentation recipe; their
-    names and bounds are those of `augmentation.recipes.Recipe`. `model_args` holds arguments of the
-    network itself, such as the widths of a `simple_cnn`.
+    `recipe` overrides fields of the augmentation recipe (`augmentation.recipes.Recipe`);
+    `model_args` are arguments of the network, such as the widths of a `simple_cnn`.
     """
 
     collection: CollectionConfig = field(default_factory=CollectionConfig)
