@@ -16,11 +16,14 @@ from torch import Tensor, nn
 
 from finetune.augmentation import cpu_rendering, sampling, warp
 from finetune.augmentation.center_crop import (
+    for_each_photo,
     luma,
+    normalization,
     normalize_batch,
-    normalize_on_cpu,
+    normalize_photo,
     sides_of,
     whiten_batch,
+    whiten_photo,
 )
 from finetune.augmentation.recipes import Recipe
 from finetune.augmentation.sampling import Frame, SampledParams
@@ -142,7 +145,7 @@ class BatchAugment(nn.Module):
             top, left, bottom, right = params.erase[row]
             target[row, top:bottom, left:right] = fill
 
-        cpu_rendering.for_each_photo(len(images), one)
+        for_each_photo(len(images), one)
         return torch.from_numpy(target).permute(0, 3, 1, 2)
 
     def extra_repr(self) -> str:
@@ -172,15 +175,24 @@ class BatchAugment(nn.Module):
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _on_cpu(self, images: Tensor, indices: Tensor, epoch: int) -> Tensor:
-        params = self.sample(indices, epoch, **sides_of(images))
-        return normalize_on_cpu(
-            images,
-            params,
-            size=self.size,
-            mean=self.mean,
-            std=self.std,
-            whiten=self.recipe.whiten,
+        sides = sides_of(images)
+        params = self.sample(indices, epoch, **sides)
+        rendering = cpu_rendering.prepare(params, Frame(size=self.size, **sides))
+        matrix = normalization(self.mean, self.std)
+        result = torch.empty(
+            (len(images), self.size, self.size, len(self.mean)), dtype=torch.float32
         )
+        sources, target = images.permute(0, 2, 3, 1).numpy(), result.numpy()
+
+        def one(row: int) -> None:
+            normalize_photo(cpu_rendering.render(sources[row], rendering, row), matrix, target[row])
+            top, left, bottom, right = params.erase[row]
+            target[row, top:bottom, left:right] = 0
+            if self.recipe.whiten:
+                whiten_photo(target[row])
+
+        for_each_photo(len(images), one)
+        return result.permute(0, 3, 1, 2)
 
 
 def render(images: Tensor, plan: Tensor, size: int) -> Tensor:

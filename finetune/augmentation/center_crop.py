@@ -1,20 +1,19 @@
-"""The exact center crop: what evaluation and prediction see in the place of a random warp.
-
-Apart from `gpu`, whose `torch.compile` support takes a second or two to import: a prediction has no
-need of it.
-"""
+"""Center crop and normalization, the preprocessing of evaluation and prediction."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
+import cv2
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from finetune.augmentation import cpu_rendering, sampling
-from finetune.augmentation.sampling import Frame, SampledParams
 from finetune.errors import AugmentError
-from finetune.photos.decode.color import LUMA, LUMA_HALF, LUMA_SCALE
+from finetune.photos.decode.color import LUMA, LUMA_HALF, LUMA_SCALE, to_gray
 from finetune.photos.preprocessing import Preprocessing
 
 
@@ -55,12 +54,11 @@ def center_crop(
             f"A center crop of {size} pixels does not fit into photos of "
             f"{sides['width']} x {sides['height']}; cache them at {size} or larger."
         )
-    if images.device.type == "cpu":
-        frame = Frame(size=size, **sides)
-        params = sampling.center_params(frame, len(images))
-        return normalize_on_cpu(images, params, size=size, mean=mean, std=std, whiten=whiten)
     top, left = ((sides[side] - size) // 2 for side in ("height", "width"))
-    result = normalize_batch(images[:, :, top : top + size, left : left + size], mean, std)
+    cropped = images[:, :, top : top + size, left : left + size]
+    if images.device.type == "cpu":
+        return _normalized_on_cpu(cropped, mean, std, whiten=whiten)
+    result = normalize_batch(cropped, mean, std)
     if whiten:
         result = whiten_batch(result)
     return result.contiguous(memory_format=torch.channels_last)
@@ -77,41 +75,85 @@ def preprocess(images: Tensor, preprocessing: Preprocessing) -> Tensor:
     )
 
 
-def normalize_on_cpu(
-    images: Tensor,
-    params: SampledParams,
-    *,
-    size: int,
-    mean: Sequence[float],
-    std: Sequence[float],
-    whiten: bool,
+def _normalized_on_cpu(
+    images: Tensor, mean: Sequence[float], std: Sequence[float], *, whiten: bool
 ) -> Tensor:
-    """Returns `(B, C, size, size)` float32: photos augmented and normalized one by one by OpenCV.
-
-    Args:
-        images: `(B, 3, H, W)` uint8 on the CPU.
-        params: What is done to each.
-        size: Side of the result in pixels.
-        mean: Of each channel, pixels in 0..1.
-        std: Of each channel.
-        whiten: Bring each photo to mean 0 and deviation 1 at the end.
-    """
-    rendering = cpu_rendering.prepare(params, Frame(size=size, **sides_of(images)))
-    matrix = cpu_rendering.normalization(mean, std)
-    result = torch.empty((len(images), size, size, len(mean)), dtype=torch.float32)
+    matrix = normalization(mean, std)
+    result = torch.empty((len(images), *images.shape[2:], len(mean)), dtype=torch.float32)
     sources, target = images.permute(0, 2, 3, 1).numpy(), result.numpy()
 
     def one(row: int) -> None:
-        cpu_rendering.normalize(
-            cpu_rendering.render(sources[row], rendering, row), matrix, target[row]
-        )
-        top, left, bottom, right = params.erase[row]
-        target[row, top:bottom, left:right] = 0
+        normalize_photo(sources[row], matrix, target[row])
         if whiten:
-            cpu_rendering.whiten(target[row])
+            whiten_photo(target[row])
 
-    cpu_rendering.for_each_photo(len(images), one)
+    for_each_photo(len(images), one)
     return result.permute(0, 3, 1, 2)
+
+
+def normalization(mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float32]:
+    """Returns the `(C, C + 1)` matrix of (pixel / 255 - mean) / std for `normalize_photo`."""
+    channels = len(mean)
+    matrix = np.zeros((channels, channels + 1), np.float32)
+    np.fill_diagonal(matrix, 1 / (255 * np.asarray(std)))
+    matrix[:, channels] = -np.asarray(mean) / np.asarray(std)
+    return matrix
+
+
+def normalize_photo(
+    image: NDArray[np.uint8], matrix: NDArray[np.float32], target: NDArray[np.float32]
+) -> None:
+    """Writes `matrix @ (R, G, B, 1)` of `(H, W, 3)` uint8 into `(H, W, 3)` float32.
+
+    With a matrix of one channel, `matrix @ (L, 1)` into `(H, W, 1)`, L being the luma.
+    """
+    if len(matrix) == 1:
+        np.multiply(to_gray(image), matrix[0, 0], out=target)
+        target += matrix[0, 1]
+    else:
+        cv2.transform(image.astype(np.float32), matrix, dst=target)
+
+
+def whiten_photo(target: NDArray[np.float32]) -> None:
+    """Brings one photo to mean 0 and deviation 1 in place; a photo of one color to 0."""
+    target -= target.mean(dtype=np.float64)
+    deviation = np.sqrt(np.mean(np.square(target), dtype=np.float64))
+    target /= max(float(deviation), 1 / target.size**0.5)
+
+
+def for_each_photo(count: int, work: Callable[[int], None]) -> None:
+    """Calls `work(row)` for each row, in as many threads as torch may use.
+
+    One photo a thread beats OpenCV's own threads within a photo. A loader's worker has one torch
+    thread, so nothing is started there.
+    """
+    threads = min(torch.get_num_threads(), count)
+    with _one_cv2_thread():
+        if threads <= 1:
+            for row in range(count):
+                work(row)
+            return
+        rows = [range(start, count, threads) for start in range(threads)]
+        with ThreadPoolExecutor(threads - 1) as pool:
+            others = [pool.submit(_work_on, part, work) for part in rows[1:]]
+            _work_on(rows[0], work)
+            for other in others:
+                other.result()
+
+
+def _work_on(rows: range, work: Callable[[int], None]) -> None:
+    for row in rows:
+        work(row)
+
+
+@contextmanager
+def _one_cv2_thread() -> Iterator[None]:
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
 
 
 def normalize_batch(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:

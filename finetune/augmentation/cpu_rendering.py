@@ -1,4 +1,4 @@
-"""A batch on the CPU, photo by photo with OpenCV, as many at once as torch has threads.
+"""Augmentation of single photos on the CPU by OpenCV.
 
 Measured on 224 pixels: `grid_sample` on the CPU takes 17 ms for 16 photos on one core, `cv2.remap`
 2.3 ms, and with four channels instead of three half of what three take.
@@ -7,23 +7,17 @@ Measured on 224 pixels: `grid_sample` on the CPU takes 17 ms for 16 photos on on
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from finetune.augmentation import warp
 from finetune.augmentation.sampling import Frame, SampledParams
 from finetune.augmentation.warp import blur_levels, blur_photo
-from finetune.photos.decode.color import to_gray
 
 Pixels = NDArray[np.uint8]
-Floats32 = NDArray[np.float32]
 Floats = NDArray[np.float64]
 
 _scratch = threading.local()
@@ -133,69 +127,6 @@ def _boxes(matrices: Floats, frame: Frame) -> tuple[NDArray[np.int64], NDArray[n
 def _pixels(image: object) -> Pixels:
     """OpenCV's results, which its type stubs leave open."""
     return np.asarray(image, dtype=np.uint8)
-
-
-def normalization(mean: Sequence[float], std: Sequence[float]) -> Floats32:
-    """Returns the `(C, C + 1)` matrix of (pixel / 255 - mean) / std for `normalize`."""
-    channels = len(mean)
-    matrix = np.zeros((channels, channels + 1), np.float32)
-    np.fill_diagonal(matrix, 1 / (255 * np.asarray(std)))
-    matrix[:, channels] = -np.asarray(mean) / np.asarray(std)
-    return matrix
-
-
-def normalize(image: Pixels, matrix: Floats32, target: Floats32) -> None:
-    """Writes `matrix @ (R, G, B, 1)` of `(H, W, 3)` uint8 into `(H, W, 3)` float32.
-
-    With a matrix of one channel, `matrix @ (L, 1)` into `(H, W, 1)`, L being the luma.
-    """
-    if len(matrix) == 1:
-        np.multiply(to_gray(image), matrix[0, 0], out=target)
-        target += matrix[0, 1]
-    else:
-        cv2.transform(image.astype(np.float32), matrix, dst=target)
-
-
-def whiten(target: Floats32) -> None:
-    """Brings one photo to mean 0 and deviation 1 in place; a photo of one color to 0."""
-    target -= target.mean(dtype=np.float64)
-    deviation = np.sqrt(np.mean(np.square(target), dtype=np.float64))
-    target /= max(float(deviation), 1 / target.size**0.5)
-
-
-def for_each_photo(count: int, work: Callable[[int], None]) -> None:
-    """Calls `work(row)` for each row, in as many threads as torch may use.
-
-    One photo a thread beats OpenCV's own threads within a photo. A loader's worker has one torch
-    thread, so nothing is started there.
-    """
-    threads = min(torch.get_num_threads(), count)
-    with _one_cv2_thread():
-        if threads <= 1:
-            for row in range(count):
-                work(row)
-            return
-        rows = [range(start, count, threads) for start in range(threads)]
-        with ThreadPoolExecutor(threads - 1) as pool:
-            others = [pool.submit(_work_on, part, work) for part in rows[1:]]
-            _work_on(rows[0], work)
-            for other in others:
-                other.result()
-
-
-def _work_on(rows: range, work: Callable[[int], None]) -> None:
-    for row in rows:
-        work(row)
-
-
-@contextmanager
-def _one_cv2_thread() -> Iterator[None]:
-    before = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    try:
-        yield
-    finally:
-        cv2.setNumThreads(before)
 
 
 def _maps(size: int) -> warp.PixelMaps:

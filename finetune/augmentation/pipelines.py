@@ -18,8 +18,8 @@ import yaml  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from finetune.augmentation import cpu_rendering
 from finetune.augmentation.batch_augment import BatchAugment
+from finetune.augmentation.center_crop import normalization, normalize_photo, whiten_photo
 from finetune.augmentation.recipes import RECIPES, Recipe, named
 from finetune.augmentation.sampling import splitmix64, uniforms
 from finetune.errors import AugmentError
@@ -93,11 +93,11 @@ class PipelineAugment(nn.Module):
         """
         pixels = self.pixels(images.cpu(), indices, epoch).permute(0, 2, 3, 1).numpy()
         result = torch.empty((*pixels.shape[:3], self.preprocessing.channels), dtype=torch.float32)
-        matrix = cpu_rendering.normalization(self.preprocessing.mean, self.preprocessing.std)
+        matrix = normalization(self.preprocessing.mean, self.preprocessing.std)
         for source, target in zip(pixels, result.numpy(), strict=True):
-            cpu_rendering.normalize(source, matrix, target)
+            normalize_photo(source, matrix, target)
             if self.preprocessing.whiten:
-                cpu_rendering.whiten(target)
+                whiten_photo(target)
         return result.permute(0, 3, 1, 2).to(images.device)
 
     def pixels(self, images: Tensor, indices: Tensor, epoch: int) -> Tensor:
