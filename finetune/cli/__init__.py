@@ -10,12 +10,18 @@ import typer
 from finetune.cli.command import Command, Group
 
 COMMANDS = {
-    "Start here": ("train", "predict", "demo"),
-    "Your photos": ("annotate", "scan", "duplicates", "similar", "crop", "split", "import_export"),
-    "Training": ("watch", "preview", "lr_find", "ablate", "tune", "models", "summary"),
-    "Results": ("evaluate", "report", "compare", "export", "serve"),
+    "Start here": "train.train predict.predict demo.demo",
+    "Your photos": (
+        "annotate.annotate scan.scan duplicates.duplicates similar.similar crop.crop split.split "
+        "import_export.export_photos import_export.import_"
+    ),
+    "Training": (
+        "watch.watch preview.preview experiments.lr_find experiments.ablate tune.tune "
+        "models.models models.summary"
+    ),
+    "Results": "evaluate.evaluate report.report compare.compare export.export serve.serve",
 }
-"""Modules of this package by panel of the help; each has ``register(app)``."""
+"""Functions in the modules of this package, by panel of the help; each is a command."""
 
 app = typer.Typer(
     cls=Group,
@@ -30,7 +36,7 @@ app = typer.Typer(
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        from finetune.cli.version import version_lines
+        from finetune.cli.command import version_lines
 
         typer.echo("\n".join(version_lines()))
         raise typer.Exit
@@ -52,10 +58,9 @@ def root(
     """Turn your own photos into a classifier that you can trust."""
 
 
-for _panel, _names in COMMANDS.items():
-    for _name in _names:
-        _before = len(app.registered_commands)
-        importlib.import_module(f"finetune.cli.{_name}").register(app)
-        for _command in app.registered_commands[_before:]:
-            _command.rich_help_panel = _panel
-            _command.cls = Command
+for _panel, _functions in COMMANDS.items():
+    for _path in _functions.split():
+        _module, _function = _path.split(".")
+        app.command(_function.strip("_").replace("_", "-"), cls=Command, rich_help_panel=_panel)(
+            getattr(importlib.import_module(f"finetune.cli.{_module}"), _function)
+        )

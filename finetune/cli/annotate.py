@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from finetune.cli.command import CatalogPath, Open, Photos
 from finetune.cli.console import Json, Quiet, Yes, make_table, output
 from finetune.errors import ConfigError
 
@@ -22,55 +23,34 @@ _LISTED_MOVES = 10
 """Moves listed before the confirmation."""
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the command."""
-    app.command("annotate")(annotate)
-
-
 def annotate(
-    photos: Annotated[
-        Path | None,
-        typer.Argument(help="Folder of photos; default: ./photos, else this folder."),
-    ] = None,
+    photos: Photos = None,
     labels: Annotated[
         str | None,
-        typer.Option(
-            "--labels", help="Labels in the order of their keys: a,b,c, or a file, one a line."
-        ),
+        typer.Option(help="Labels in the order of their keys: a,b,c, or a file, one a line."),
     ] = None,
     run: Annotated[
-        str | None,
-        typer.Option("--run", help="Run that suggests labels: a name or folder."),
+        str | None, typer.Option(help="Run that suggests labels: a name or folder.")
     ] = None,
     annotator: Annotated[
-        str | None,
-        typer.Option("--annotator", help="Your name, if several people label the same photos."),
+        str | None, typer.Option(help="Your name, if several people label the same photos.")
     ] = None,
     agreement: Annotated[
-        bool,
-        typer.Option("--agreement", help="Print how well annotators agree, and exit."),
+        bool, typer.Option("--agreement", help="Print how well annotators agree, and exit.")
     ] = False,
     apply: Annotated[
-        bool,
-        typer.Option("--apply", help="Move photos into folders named after their labels."),
+        bool, typer.Option("--apply", help="Move photos into folders named after their labels.")
     ] = False,
     undo: Annotated[bool, typer.Option("--undo", help="Undo --apply.")] = False,
     host: Annotated[
-        str, typer.Option("--host", help="Address to listen on; 0.0.0.0 for your whole network.")
+        str, typer.Option(help="Address to listen on; 0.0.0.0 for your whole network.")
     ] = "127.0.0.1",
     port: Annotated[
         int | None,
-        typer.Option(
-            "--port", help="Port; default: the first free one from 8765.", min=0, max=65535
-        ),
+        typer.Option(help="Port; default: the first free one from 8765.", min=0, max=65535),
     ] = None,
-    open_browser: Annotated[
-        bool, typer.Option("--open/--no-open", help="Open the page in a browser.")
-    ] = True,
-    catalog: Annotated[
-        Path | None,
-        typer.Option("--catalog", help="Where labels are kept; default: .finetune in PHOTOS."),
-    ] = None,
+    open_browser: Open = True,
+    catalog: CatalogPath = None,
     yes: Yes = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -81,7 +61,7 @@ def annotate(
     which asks first and can be undone.
     """
     output.json, output.quiet = json, quiet
-    from finetune.cli.options import photos_folder
+    from finetune.cli.command import photos_folder
 
     if sum((agreement, apply, undo)) > 1:
         raise ConfigError("Give one of --agreement, --apply and --undo.")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from finetune.cli.command import Device, Open, Seed
 from finetune.cli.console import Json, Quiet, make_table, output
 from finetune.errors import ConfigError
 
@@ -22,31 +23,22 @@ _FEW = 8
 """Labels and photos that the terminal shows of each kind; the page shows all."""
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the command."""
-    app.command()(compare)
-
-
 def compare(
     runs: Annotated[list[str], typer.Argument(help="Two runs or more, by name or folder.")],
     on: Annotated[
         Path | None,
-        typer.Option(help="A labeled folder to compare on; not set: the runs' own test photos."),
+        typer.Option(help="A labeled folder to compare on; default: the runs' own test photos."),
     ] = None,
     part: Annotated[
-        str | None, typer.Option(help="Which part to compare on; not set: test, else validation.")
+        str | None, typer.Option(help="Which part to compare on; default: test, else validation.")
     ] = None,
     file: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Also write a page with photos to this HTML file."),
     ] = None,
-    show: Annotated[
-        bool, typer.Option("--open/--no-open", help="Open the page in the browser.")
-    ] = False,
-    device: Annotated[
-        str | None, typer.Option(help="With --on: cpu, cuda, cuda:1, mps; not set: the best.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.", min=0)] = 0,
+    show: Open = False,
+    device: Device = None,
+    seed: Seed = 0,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from finetune.cli.command import CatalogPath, Photos, photos_folder
 from finetune.cli.console import Json, Quiet, Yes, make_table, output
-from finetune.cli.options import photos_folder
 from finetune.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -20,20 +20,13 @@ if TYPE_CHECKING:
 _SHOWN = 20
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the command."""
-    app.command()(crop)
-
-
 def crop(
-    photos: Annotated[
-        Path | None, typer.Argument(help="Folder of photos; not given: ./photos.")
-    ] = None,
+    photos: Photos = None,
     method: Annotated[
         str | None,
         typer.Option(
             metavar="saliency|center|detector",
-            help="How to find the subject; not set: saliency, or detector with --detector.",
+            help="How to find the subject; default: saliency, or detector with --detector.",
         ),
     ] = None,
     detector: Annotated[
@@ -52,23 +45,18 @@ def crop(
         typer.Option("--output", "-o", help="Write photos and crops to this .html or .png file."),
     ] = None,
     write: Annotated[
-        Path | None,
-        typer.Option("--write", metavar="DIR", help="Write square copies to this new folder."),
+        Path | None, typer.Option(metavar="DIR", help="Write square copies to this new folder.")
     ] = None,
     size: Annotated[
-        int | None,
-        typer.Option(help="With --write: size in pixels; not set: full size.", min=1),
+        int | None, typer.Option(help="With --write: size in pixels; default: full size.", min=1)
     ] = None,
     model: Annotated[
-        str | None,
-        typer.Option(help="Any timm model for saliency; not set: the built-in one."),
+        str | None, typer.Option(help="Any timm model for saliency; default: the built-in one.")
     ] = None,
     weights: Annotated[
-        str | None, typer.Option(help="A weights file for --model; not set: its own.")
+        str | None, typer.Option(help="A weights file for --model; default: its own.")
     ] = None,
-    catalog: Annotated[
-        Path | None, typer.Option(help="Where the catalog is kept, instead of PHOTOS/.finetune.")
-    ] = None,
+    catalog: CatalogPath = None,
     yes: Yes = False,
     json: Json = False,
     quiet: Quiet = False,

@@ -7,23 +7,17 @@ from typing import Annotated
 
 import typer
 
+from finetune.cli.command import Seed
 from finetune.cli.console import Json, Quiet, output
 from finetune.errors import ConfigError
-
-
-def register(app: typer.Typer) -> None:
-    """Adds the command."""
-    app.command("demo")(demo)
 
 
 def demo(
     folder: Annotated[Path, typer.Argument(help="New folder for photos and run.")] = Path(
         "finetune-demo"
     ),
-    per_label: Annotated[
-        int, typer.Option("--per-label", help="Photos of each species.", min=6)
-    ] = 48,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of every random choice.")] = 0,
+    per_label: Annotated[int, typer.Option(help="Photos of each species.", min=6)] = 48,
+    seed: Seed = 0,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:

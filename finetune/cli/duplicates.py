@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from finetune.cli.command import CatalogPath, Photos, photos_folder
 from finetune.cli.console import Json, Quiet, make_table, output
-from finetune.cli.options import photos_folder
 from finetune.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -18,22 +18,13 @@ if TYPE_CHECKING:
     from finetune.photos.near_duplicates.display_groups import Kind, NearDuplicateGroup
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the command."""
-    app.command()(duplicates)
-
-
 def duplicates(
-    photos: Annotated[
-        Path | None, typer.Argument(help="Folder of photos; not given: ./photos.")
-    ] = None,
+    photos: Photos = None,
     max_distance_bits: Annotated[
-        int,
-        typer.Option(help="Most bits (of 64) by which near-duplicates differ.", min=0, max=20),
+        int, typer.Option(help="Most bits (of 64) by which near-duplicates differ.", min=0, max=20)
     ] = 8,
     bursts: Annotated[
-        bool,
-        typer.Option("--bursts", help="Also group frames that one camera took seconds apart."),
+        bool, typer.Option("--bursts", help="Also group frames that one camera took seconds apart.")
     ] = False,
     burst_seconds: Annotated[
         float, typer.Option(help="With --bursts: the longest pause between two frames.", min=0)
@@ -58,11 +49,9 @@ def duplicates(
             "--across-labels", help="With --quarantine: also groups under different labels."
         ),
     ] = False,
-    catalog: Annotated[
-        Path | None, typer.Option(help="Where the catalog is kept, instead of PHOTOS/.finetune.")
-    ] = None,
+    catalog: CatalogPath = None,
     workers: Annotated[
-        int | None, typer.Option(help="Processes that read; not set: one a core.", min=1)
+        int | None, typer.Option(help="Processes that read; default: one a core.", min=1)
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before moving.")] = False,
     json: Json = False,

@@ -2,45 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.table import Table
 
-from finetune.cli.console import Json, Quiet, output
-from finetune.cli.metrics_table import metrics_table
+from finetune.cli.command import CatalogPath, Device
+from finetune.cli.console import Json, Quiet, make_table, output
 from finetune.errors import ConfigError
 
 if TYPE_CHECKING:
     from finetune.runs.evaluate import Evaluation
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the command."""
-    app.command("evaluate")(evaluate)
-
-
 def evaluate(
     run: Annotated[
-        str | None, typer.Argument(help="A run's name or folder; not given: the newest.")
+        str | None, typer.Argument(help="A run's name or folder; default: the newest.")
     ] = None,
     photos: Annotated[
         Path | None,
-        typer.Argument(help="Labeled photos; not given: the run's validation and test photos."),
+        typer.Argument(help="Labeled photos; default: the run's validation and test photos."),
     ] = None,
     tta: Annotated[
-        int, typer.Option("--tta", help="Views of a photo to average: 1, 2 (its mirror image too).")
+        int, typer.Option(help="Views of a photo to average: 1, 2 (its mirror image too).")
     ] = 1,
     follow: Annotated[
-        bool,
-        typer.Option("--follow", help="During a training: evaluate each new best epoch."),
+        bool, typer.Option("--follow", help="During a training: evaluate each new best epoch.")
     ] = False,
-    catalog: Annotated[
-        Path | None, typer.Option("--catalog", help="Where the folder's catalog is kept.")
-    ] = None,
-    device: Annotated[
-        str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps; not set: the best.")
-    ] = None,
+    catalog: CatalogPath = None,
+    device: Device = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -107,3 +99,44 @@ def show_evaluation(result: Evaluation) -> None:
                 f"{unknown['foreign_refused']:.0%} are recognized as 'none of these'"
             )
     output.text(f"Saved in {result.folder}")
+
+
+def metrics_table(metrics: Mapping[str, Any]) -> Table:
+    """Returns a table of the main metrics, one row per part."""
+    if all("top1" not in values for values in metrics.values()):
+        return _multilabel_table(metrics)
+    numbers = ("photos", "right", "balanced", "log loss", "ECE (by chance)")
+    table = make_table("part", *numbers[:2], "95 % interval", *numbers[2:], right=numbers)
+    for name, values in metrics.items():
+        low, high = values["top1_interval"]
+        balanced = values["balanced_accuracy"]
+        table.add_row(
+            output.plain(name),
+            f"{values['photos']:,}",
+            f"{values['top1']:.1%}",
+            f"{low:.1%} to {high:.1%}",
+            "" if balanced is None else f"{balanced:.1%}",
+            f"{values['log_loss']:.3f}",
+            f"{values['ece']:.3f} ({values['ece_honest']:.3f})",
+        )
+    return table
+
+
+def _multilabel_table(metrics: Mapping[str, Any]) -> Table:
+    names = ("photos", "mAP", "95 % interval", "macro F1", "micro F1", "all right", "ECE")
+    table = make_table("part", *names, right=(*names[:2], *names[3:]))
+    for name, values in metrics.items():
+        ends = values["mean_average_precision_interval"]
+        shares = [
+            "" if values[key] is None else f"{values[key]:.1%}"
+            for key in ("mean_average_precision", "macro_f1", "micro_f1", "exact_match")
+        ]
+        table.add_row(
+            output.plain(name),
+            f"{values['photos']:,}",
+            shares[0],
+            f"{ends[0]:.1%} to {ends[1]:.1%}" if ends else "",
+            *shares[1:],
+            f"{values['ece']:.3f}",
+        )
+    return table

@@ -14,23 +14,15 @@ if TYPE_CHECKING:
     from finetune.prediction.export.export import Exported, ExportOptions
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the command."""
-    app.command("export")(export)
-
-
 def export(
     run: Annotated[
-        str | None,
-        typer.Argument(help="A run's name or folder; not set: the newest.", show_default=False),
+        str | None, typer.Argument(help="A run's name or folder; default: the newest.")
     ] = None,
-    format: Annotated[str, typer.Option("--format", help="onnx, torchscript or timm.")] = "onnx",
+    format: Annotated[str, typer.Option(help="onnx, torchscript or timm.")] = "onnx",
     out: Annotated[
-        Path | None, typer.Option("--output", "-o", help="File or folder; not set: RUN/export.")
+        Path | None, typer.Option("--output", "-o", help="File or folder; default: RUN/export.")
     ] = None,
-    precision: Annotated[
-        str, typer.Option("--precision", help="fp32; for ONNX also fp16 and int8.")
-    ] = "fp32",
+    precision: Annotated[str, typer.Option(help="fp32; for ONNX also fp16 and int8.")] = "fp32",
     with_preprocessing: Annotated[
         bool,
         typer.Option(
@@ -43,20 +35,16 @@ def export(
     photos: Annotated[
         list[str] | None,
         typer.Option(
-            "--photos",
-            help="Photos to compare on and to calibrate int8 with; not set: those of the run.",
-            show_default=False,
+            help="Photos to compare on and to calibrate int8 with; default: those of the run."
         ),
     ] = None,
     calibration_photos: Annotated[
-        int, typer.Option("--calibration-photos", help="How many int8 learns its ranges from.")
+        int, typer.Option(help="How many int8 learns its ranges from.")
     ] = 64,
-    check_photos: Annotated[
-        int, typer.Option("--check-photos", help="How many the export is compared on.")
-    ] = 64,
+    check_photos: Annotated[int, typer.Option(help="How many the export is compared on.")] = 64,
     push: Annotated[
         str | None,
-        typer.Option("--push", help="Send to the Hugging Face hub instead, as USER/NAME, private."),
+        typer.Option(help="Send to the Hugging Face hub instead, as USER/NAME, private."),
     ] = None,
     json: Json = False,
     quiet: Quiet = False,

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from finetune.cli.command import CatalogPath, Photos, photos_folder
 from finetune.cli.console import Json, Quiet, output
-from finetune.cli.options import photos_folder
 from finetune.config import Fit
 from finetune.config_io import choices
 from finetune.errors import ConfigError
@@ -21,17 +21,9 @@ if TYPE_CHECKING:
 _SHOWN = 5
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the commands."""
-    app.command("export-photos")(export_photos)
-    app.command("import")(import_labels)
-
-
 def export_photos(
     out: Annotated[Path, typer.Argument(help="A new folder.")],
-    photos: Annotated[
-        Path | None, typer.Argument(help="Folder of photos; not given: ./photos.")
-    ] = None,
+    photos: Photos = None,
     layout: Annotated[
         str,
         typer.Option(
@@ -54,9 +46,7 @@ def export_photos(
     fit: Annotated[
         str, typer.Option(metavar="crop|pad|squash", help="How a photo becomes square.")
     ] = "crop",
-    catalog: Annotated[
-        Path | None, typer.Option(help="Where the catalog is kept, instead of PHOTOS/.finetune.")
-    ] = None,
+    catalog: CatalogPath = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -107,7 +97,7 @@ def export_photos(
         raise typer.Exit(1)
 
 
-def import_labels(
+def import_(
     labels: Annotated[
         Path,
         typer.Argument(
@@ -118,7 +108,7 @@ def import_labels(
     ],
     photos: Annotated[
         Path | None,
-        typer.Argument(help="Folder of photos; not given: ./photos. For a data set a new folder."),
+        typer.Argument(help="Folder of photos; default: ./photos. For a data set a new folder."),
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Also replace what a person said before.")
@@ -133,9 +123,7 @@ def import_labels(
         bool, typer.Option("--dry-run", help="Say what would change, and change nothing.")
     ] = False,
     encoding: Annotated[str, typer.Option(help="Encoding of the file.")] = "utf-8",
-    catalog: Annotated[
-        Path | None, typer.Option(help="Where the catalog is kept, instead of PHOTOS/.finetune.")
-    ] = None,
+    catalog: CatalogPath = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:

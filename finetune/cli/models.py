@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,20 +12,17 @@ from finetune.errors import ModelError
 
 if TYPE_CHECKING:
     from finetune.models.registry import ListedModel
+    from finetune.models.summary import NetworkSummary
+
 
 _MOST_WITH_PARAMETERS = 60
 """Each model is built (without memory for weights) to count its parameters, which takes a while."""
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the command."""
-    app.command("models")(models)
-
-
 def models(
     pattern: Annotated[
         str | None,
-        typer.Argument(help="Part of a name, or a pattern such as 'resnet*'; not given: a choice."),
+        typer.Argument(help="Part of a name, or a pattern such as 'resnet*'; default: a choice."),
     ] = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -51,3 +49,73 @@ def models(
 
 def _millions(item: ListedModel) -> str:
     return "" if item.parameters is None else f"{item.parameters / 1e6:.1f} M"
+
+
+def summary(
+    model: Annotated[str, typer.Argument(help="Name of a model, as `finetune models` lists them.")],
+    size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Side of the image in pixels; default: the model's own."),
+    ] = None,
+    channels: Annotated[
+        int | None,
+        typer.Option(min=1, help="Channels of the image, 1 for gray; default: the model's own."),
+    ] = None,
+    labels: Annotated[
+        int | None, typer.Option(min=1, help="Outputs of the last layer; default: the model's own.")
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show the layers of a model with sizes and parameters."""
+    output.json, output.quiet = json, quiet
+    from finetune.models.summary import summarize
+
+    result = summarize(model, size=size, channels=channels, labels=labels)
+    output.document(dataclasses.asdict(result))
+    _print(result)
+
+
+def _print(result: NetworkSummary) -> None:
+    channels, height, width = result.input
+    table = make_table(
+        "layer",
+        "kind",
+        "kernel",
+        "in",
+        "out",
+        "output",
+        "parameters",
+        "multiply-adds",
+        title=f"{result.model}, input {channels}x{height}x{width}, {result.labels} labels",
+        right=("in", "out", "parameters", "multiply-adds"),
+    )
+    for row in result.rows:
+        table.add_row(
+            row.name,
+            row.kind,
+            row.kernel or "",
+            _number(row.in_channels),
+            _number(row.out_channels),
+            "x".join(str(side) for side in row.output),
+            _number(row.parameters or None),
+            _number(row.multiply_adds),
+        )
+    table.add_section()
+    table.add_row(
+        "total", "", "", "", "", "", _number(result.parameters), _number(result.multiply_adds)
+    )
+    output.print(table)
+    rest = result.parameters - result.weights
+    output.text(
+        f"{result.weights:,} weights and {rest:,} biases and norms; "
+        f"{result.weights_before_head:,} weights before the last layer."
+    )
+    counted = sum(row.multiply_adds or 0 for row in result.rows)
+    if result.multiply_adds != counted:
+        extra = result.multiply_adds - counted
+        output.text(f"{extra:,} of the multiply-adds are products of maps, as in attention.")
+
+
+def _number(value: int | None) -> str:
+    return "" if value is None else f"{value:,}"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
+from finetune.cli.command import Device
 from finetune.cli.console import Advance, Json, Quiet, Yes, output
 from finetune.cli.predict_output import FEW, Extras, Printer, show_photo
 from finetune.errors import ConfigError
@@ -21,39 +22,31 @@ if TYPE_CHECKING:
     from finetune.prediction.sort_into import Sorter
     from finetune.prediction.table import PredictionTable
 
-__all__ = ["predict", "register", "show_photo"]
-
-
-def register(app: typer.Typer) -> None:
-    """Adds the command."""
-    app.command("predict")(predict)
+__all__ = ["predict", "show_photo"]
 
 
 def predict(
     photos: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Photos, folders, patterns such as 'trip/**/*.jpg', or - for paths on stdin.",
-            show_default=False,
+            help="Photos, folders, patterns such as 'trip/**/*.jpg', or - for paths on stdin."
         ),
     ] = None,
     run: Annotated[
         list[str] | None,
         typer.Option(
             "--run",
-            help="Name or folder of a run, or an .onnx file; not set: the newest run. Several are "
+            help="Name or folder of a run, or an .onnx file; default: the newest run. Several are "
             "averaged.",
             show_default=False,
         ),
     ] = None,
-    top: Annotated[int, typer.Option("--top", help="Number of labels to show.", min=1)] = 5,
+    top: Annotated[int, typer.Option(help="Number of labels to show.", min=1)] = 5,
     csv: Annotated[
-        Path | None,
-        typer.Option("--csv", help="Write one row per photo; resumes an interrupted file."),
+        Path | None, typer.Option(help="Write one row per photo; resumes an interrupted file.")
     ] = None,
     threshold: Annotated[
-        float,
-        typer.Option("--threshold", help="Predict 'none of these' below this probability."),
+        float, typer.Option(help="Predict 'none of these' below this probability.")
     ] = 0.0,
     unknown: Annotated[
         bool,
@@ -64,34 +57,24 @@ def predict(
     ] = True,
     tta: Annotated[
         int,
-        typer.Option(
-            "--tta",
-            help="Views per photo to average: 1, 2 (mirror image) or 10 (also corners).",
-        ),
+        typer.Option(help="Views per photo to average: 1, 2 (mirror image) or 10 (also corners)."),
     ] = 1,
     sort_into: Annotated[
-        Path | None,
-        typer.Option("--sort-into", help="Sort the photos into one folder per label."),
+        Path | None, typer.Option(help="Sort the photos into one folder per label.")
     ] = None,
-    transfer: Annotated[
-        str, typer.Option("--transfer", help="How to sort: copy, link or move.")
-    ] = "copy",
+    transfer: Annotated[str, typer.Option(help="How to sort: copy, link or move.")] = "copy",
     undo: Annotated[
         bool, typer.Option("--undo", help="With --sort-into: undo the sorting into this folder.")
     ] = False,
     explain: Annotated[
-        Path | None,
-        typer.Option("--explain", help="Write a heat map of each photo's first label here."),
+        Path | None, typer.Option(help="Write a heat map of each photo's first label here.")
     ] = None,
     similar: Annotated[
-        int,
-        typer.Option("--similar", help="List this many similar training photos.", min=0),
+        int, typer.Option(help="List this many similar training photos.", min=0)
     ] = 0,
     show: Annotated[bool, typer.Option("--show", help="Draw each photo in the terminal.")] = False,
-    batch_size: Annotated[int, typer.Option("--batch-size", help="Photos per batch.", min=1)] = 32,
-    device: Annotated[
-        str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps; not set: the best.")
-    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Photos per batch.", min=1)] = 32,
+    device: Device = None,
     json: Json = False,
     quiet: Quiet = False,
     yes: Yes = False,

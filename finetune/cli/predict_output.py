@@ -9,11 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+import numpy as np
+from numpy.typing import NDArray
+from rich.color import Color
+from rich.style import Style
+from rich.text import Text
+
 from finetune.cli.console import make_table, output
+from finetune.photos.crops import square
 
 if TYPE_CHECKING:
     from finetune.prediction.predictions import PhotoPrediction
     from finetune.prediction.predictor import Predictor
+
 
 FEW = 4
 """Up to this many photos get a table of their own each."""
@@ -161,7 +169,7 @@ def show_photo(answer: PhotoPrediction, top: int, extras: Extras | None = None) 
     if extras is not None and extras.show and answer.photo is not None:
         from rich.table import Table
 
-        from finetune.cli.terminal_image import sketch
+        from finetune.cli.predict_output import sketch
 
         beside = Table.grid(padding=(0, 2))
         beside.add_row(sketch(extras.predictor.pixels_of(answer.photo)), table)
@@ -187,3 +195,27 @@ def bar(share: float, width: int = 24) -> str:
     eighths = round(min(max(share, 0.0), 1.0) * width * 8)
     full, rest = divmod(eighths, 8)
     return "█" * full + ("" if rest == 0 else " ▏▎▍▌▋▊▉"[rest])
+
+
+_UPPER_HALF = "▀"
+
+
+def sketch(pixels: NDArray[np.uint8], *, columns: int = 24) -> Text:
+    """Returns a square image as `columns` x `columns` / 2 characters of two colored halves each.
+
+    A terminal's cell is about twice as high as wide, so that the halves are nearly square.
+
+    Args:
+        pixels: ``(H, W, 3) uint8``.
+        columns: Width in characters; an odd one is made even.
+    """
+    side = max(2, columns - columns % 2)
+    small = square(pixels, size=side)
+    text = Text(no_wrap=True)
+    for row in range(0, side, 2):
+        if row:
+            text.append("\n")
+        for upper, lower in zip(small[row].tolist(), small[row + 1].tolist(), strict=True):
+            style = Style(color=Color.from_rgb(*upper), bgcolor=Color.from_rgb(*lower))
+            text.append(_UPPER_HALF, style)
+    return text

@@ -7,16 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
-from finetune.cli.console import output
-from finetune.cli.options import SetNumbers, recipe_numbers
+from finetune.cli.command import Seed, SetNumbers, recipe_numbers
+from finetune.cli.console import Json, Quiet, output
 from finetune.config_io import read_toml
 from finetune.errors import AugmentError, CollectionError, ConfigError
 
 
 def preview(
     photos: Annotated[
-        Path | None,
-        typer.Argument(help="A folder of photos, or one photo; not given: ./photos."),
+        Path | None, typer.Argument(help="A folder of photos, or one photo; default: ./photos.")
     ] = None,
     augment: Annotated[
         str, typer.Option(help="A recipe: standard, mobius, cifar ..., or a pipeline file (.yaml).")
@@ -27,7 +26,7 @@ def preview(
     rows: Annotated[int, typer.Option(help="How many photos.", min=1, max=50)] = 4,
     draws: Annotated[int, typer.Option(help="How many draws of each.", min=1, max=50)] = 8,
     size: Annotated[int, typer.Option(help="Side of a tile in pixels.", min=16, max=1024)] = 224,
-    seed: Annotated[int, typer.Option(help="Seed of every draw.", min=0)] = 0,
+    seed: Seed = 0,
     set_: SetNumbers = None,
     config: Annotated[
         Path | None, typer.Option(help="A TOML file with the section recipe: its numbers.")
@@ -39,8 +38,8 @@ def preview(
         Path | None,
         typer.Option(help="Also write the recipe as an albumentations file (.yaml) to edit."),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say only the results.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Preview an augmentation on your photos (PNG and HTML)."""
     output.json, output.quiet = json, quiet
@@ -80,11 +79,6 @@ def preview(
         written["pipeline"] = str(save_pipeline)
         output.text(str(save_pipeline))
     output.document(written)
-
-
-def register(app: typer.Typer) -> None:
-    """Adds ``preview``."""
-    app.command()(preview)
 
 
 def _numbers(config: Path | None, pairs: list[str]) -> dict[str, Any]:

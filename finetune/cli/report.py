@@ -7,29 +7,24 @@ from typing import Annotated
 
 import typer
 
+from finetune.cli.command import Open
 from finetune.cli.console import Json, Quiet, output
 from finetune.errors import ConfigError
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the command."""
-    app.command()(report)
-
-
 def report(
     run: Annotated[
-        str | None,
-        typer.Argument(help="A run's name or folder; not given: the newest.", show_default=False),
+        str | None, typer.Argument(help="A run's name or folder; default: the newest.")
     ] = None,
-    show: Annotated[bool, typer.Option("--open/--no-open", help="Open it in the browser.")] = False,
+    show: Open = False,
     max_photos: Annotated[
         int, typer.Option(help="Most photos in the file; each adds about 12 KB.", min=0)
     ] = 1000,
     part: Annotated[
-        str | None, typer.Option(help="Which part to report on; not set: test, else validation.")
+        str | None, typer.Option(help="Which part to report on; default: test, else validation.")
     ] = None,
     photos: Annotated[
-        Path | None, typer.Option(help="Where the collection is now; not set: where it was.")
+        Path | None, typer.Option(help="Where the collection is now; default: where it was.")
     ] = None,
     explain: Annotated[
         bool,
@@ -37,7 +32,7 @@ def report(
     ] = True,
     file: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="The file to write; not set: report.html in the run."),
+        typer.Option("--output", "-o", help="The file to write; default: report.html in the run."),
     ] = None,
     json: Json = False,
     quiet: Quiet = False,

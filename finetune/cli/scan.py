@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from finetune.cli.console import make_table, output
-from finetune.cli.options import photos_folder
+from finetune.cli.command import CatalogPath, Photos, photos_folder
+from finetune.cli.console import Json, Quiet, make_table, output
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,19 +20,9 @@ if TYPE_CHECKING:
 _EXAMPLES = 3
 
 
-def scan_command(
-    photos: Annotated[
-        Path | None,
-        typer.Argument(
-            help="A folder with one sub-folder of photos for each label.", show_default=False
-        ),
-    ] = None,
-    catalog: Annotated[
-        Path | None,
-        typer.Option(
-            help="Where the catalog is kept, instead of PHOTOS/.finetune.", show_default=False
-        ),
-    ] = None,
+def scan(
+    photos: Photos = None,
+    catalog: CatalogPath = None,
     page: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Write all findings with pictures to this HTML file."),
@@ -43,12 +33,8 @@ def scan_command(
             help="How many of 64 bits the hashes of near-duplicates may differ by.", min=0, max=20
         ),
     ] = 8,
-    json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document on stdout.")
-    ] = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Say only results and errors.")
-    ] = False,
+    json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Check a collection: labels, duplicates, bad photos.
 
@@ -126,8 +112,3 @@ def _plain(text: str) -> str:
     from rich.markup import escape
 
     return escape(text)
-
-
-def register(app: typer.Typer) -> None:
-    """Adds ``scan`` to the program."""
-    app.command("scan")(scan_command)

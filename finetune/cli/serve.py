@@ -7,64 +7,46 @@ from typing import Annotated
 
 import typer
 
+from finetune.cli.command import Device, Open
 from finetune.cli.console import Quiet, output
-
-
-def register(app: typer.Typer) -> None:
-    """Adds the command."""
-    app.command("serve")(serve)
 
 
 def serve(
     run: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Run or exported .onnx file; default: the newest run. Several form an ensemble.",
-            show_default=False,
+            help="Run or exported .onnx file; default: the newest run. Several form an ensemble."
         ),
     ] = None,
     host: Annotated[
-        str, typer.Option("--host", help="Address to listen on; 0.0.0.0 for your whole network.")
+        str, typer.Option(help="Address to listen on; 0.0.0.0 for your whole network.")
     ] = "127.0.0.1",
     port: Annotated[
-        int | None,
-        typer.Option("--port", help="Port; default: the first free one from 8765.", min=0),
+        int | None, typer.Option(help="Port; default: the first free one from 8765.", min=0)
     ] = None,
     api_key: Annotated[
         str | None,
         typer.Option(
-            "--api-key",
             envvar="FINETUNE_API_KEY",
             help="Key that clients must send; generated if open to the network.",
-            show_default=False,
         ),
     ] = None,
-    batch_photos: Annotated[
-        int, typer.Option("--batch-photos", help="Maximum photos in a batch.", min=1)
-    ] = 16,
+    batch_photos: Annotated[int, typer.Option(help="Maximum photos in a batch.", min=1)] = 16,
     queue_photos: Annotated[
-        int,
-        typer.Option("--queue-photos", help="Maximum photos waiting; further ones get 503.", min=1),
+        int, typer.Option(help="Maximum photos waiting; further ones get 503.", min=1)
     ] = 256,
-    max_megabytes: Annotated[
-        int, typer.Option("--max-megabytes", help="Maximum size of a request.", min=1)
-    ] = 64,
+    max_megabytes: Annotated[int, typer.Option(help="Maximum size of a request.", min=1)] = 64,
     max_megapixels: Annotated[
-        float, typer.Option("--max-megapixels", help="Maximum pixels of a photo, in millions.")
+        float, typer.Option(help="Maximum pixels of a photo, in millions.")
     ] = 64.0,
     threshold: Annotated[
-        float,
-        typer.Option("--threshold", help="Below this probability the answer is 'none of these'."),
+        float, typer.Option(help="Below this probability the answer is 'none of these'.")
     ] = 0.0,
-    open_browser: Annotated[
-        bool, typer.Option("--open/--no-open", help="Open the page in a browser.")
-    ] = False,
+    open_browser: Open = False,
     access_log: Annotated[
         bool, typer.Option("--access-log/--no-access-log", help="Log each request on stderr.")
     ] = True,
-    device: Annotated[
-        str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps; default: the best.")
-    ] = None,
+    device: Device = None,
     quiet: Quiet = False,
 ) -> None:
     """Classify photos in the browser and over HTTP."""

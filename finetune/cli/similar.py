@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from finetune.cli.command import CatalogPath
 from finetune.cli.console import Json, Quiet, make_table, output
 from finetune.errors import ConfigError
 
@@ -17,11 +18,6 @@ if TYPE_CHECKING:
 _SHOWN = 20
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the command."""
-    app.command()(similar)
-
-
 def similar(
     seeds: Annotated[
         list[Path], typer.Argument(metavar="SEED", help="Chosen photos, or folders of them.")
@@ -30,8 +26,7 @@ def similar(
         Path, typer.Option("--from", metavar="POOL", help="Folder of photos to search.")
     ],
     to: Annotated[
-        Path | None,
-        typer.Option("--to", metavar="DIR", help="Copy the photos found to this new folder."),
+        Path | None, typer.Option(metavar="DIR", help="Copy the photos found to this new folder.")
     ] = None,
     by: Annotated[str, typer.Option(metavar="features|hash", help="What to compare.")] = "features",
     like: Annotated[
@@ -41,10 +36,7 @@ def similar(
         ),
     ] = "all",
     top: Annotated[int, typer.Option(help="Maximum number of photos.", min=1)] = 50,
-    least: Annotated[
-        float | None,
-        typer.Option(help="Minimum similarity.", min=-1, max=1),
-    ] = None,
+    least: Annotated[float | None, typer.Option(help="Minimum similarity.", min=-1, max=1)] = None,
     link: Annotated[
         str,
         typer.Option(
@@ -56,15 +48,12 @@ def similar(
         typer.Option("--output", "-o", help="Write the photos found to this HTML file."),
     ] = None,
     model: Annotated[
-        str | None,
-        typer.Option(help="Any timm model for features; not set: the built-in one."),
+        str | None, typer.Option(help="Any timm model for features; default: the built-in one.")
     ] = None,
     weights: Annotated[
-        str | None, typer.Option(help="A weights file for --model; not set: its own.")
+        str | None, typer.Option(help="A weights file for --model; default: its own.")
     ] = None,
-    catalog: Annotated[
-        Path | None, typer.Option(help="Catalog of the folder; not set: POOL/.finetune.")
-    ] = None,
+    catalog: CatalogPath = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:

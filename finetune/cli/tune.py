@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from finetune.cli.command import ConfigFile, Photos, SetNumbers, photos_folder, with_settings
 from finetune.cli.console import Json, Quiet, make_table, output
-from finetune.cli.options import SetNumbers, photos_folder, with_settings
 from finetune.cli.train import named_in, settings_of
 
 if TYPE_CHECKING:
@@ -22,54 +22,36 @@ MAX_BARS = 10
 """Settings in the list of importances."""
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the command."""
-    app.command("tune")(with_settings(tune))
-
-
+@with_settings()
 def tune(
     *,
-    photos: Annotated[
-        Path | None, typer.Argument(help="As for train; not given: ./photos.")
-    ] = None,
+    photos: Photos = None,
     trials: Annotated[
-        int, typer.Option("--trials", help="Number of trials, those of earlier searches included.")
+        int, typer.Option(help="Number of trials, those of earlier searches included.")
     ] = 30,
     timeout: Annotated[
-        float | None,
-        typer.Option("--timeout", metavar="SECONDS", help="Start no trial after this time."),
+        float | None, typer.Option(metavar="SECONDS", help="Start no trial after this time.")
     ] = None,
     models: Annotated[
         str | None,
-        typer.Option(
-            "--models",
-            help="Models to try, separated by commas; not set: those on this machine.",
-        ),
+        typer.Option(help="Models to try, separated by commas; default: those on this machine."),
     ] = None,
     modes: Annotated[
-        str | None,
-        typer.Option("--modes", help="Modes to try: head, full, gradual; not set: by machine."),
+        str | None, typer.Option(help="Modes to try: head, full, gradual; default: by machine.")
     ] = None,
     study: Annotated[
         str | None,
-        typer.Option(
-            "--study", help="Name of the search; an existing one continues. Not set: the folder's."
-        ),
+        typer.Option(help="Name of the search; an existing one continues. Not set: the folder's."),
     ] = None,
     storage: Annotated[
         str | None,
-        typer.Option(
-            "--storage", metavar="URL", help="Database shared by several machines; not set: a file."
-        ),
+        typer.Option(metavar="URL", help="Database shared by several machines; default: a file."),
     ] = None,
     final: Annotated[
         bool,
         typer.Option("--final/--no-final", help="Train a model with the best settings at the end."),
     ] = True,
-    config: Annotated[
-        Path | None,
-        typer.Option("--config", help="Settings from a TOML file, or a run's config.json."),
-    ] = None,
+    config: ConfigFile = None,
     set_: SetNumbers = None,
     json: Json = False,
     quiet: Quiet = False,

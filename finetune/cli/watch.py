@@ -11,6 +11,7 @@ from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
+from finetune.cli.command import Device
 from finetune.cli.console import Json, Quiet, make_table, output
 from finetune.errors import FinetuneError
 
@@ -25,23 +26,15 @@ NARROW = 64
 STYLES = {"running": "bold green", "interrupted": "bold yellow", "finished": "bold"}
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the command."""
-    app.command("watch")(watch)
-
-
 def watch(
     run: Annotated[
-        str | None, typer.Argument(help="A run's name or folder; not given: the latest run.")
+        str | None, typer.Argument(help="A run's name or folder; default: the latest run.")
     ] = None,
     evaluate: Annotated[
         bool,
         typer.Option("--evaluate/--no-evaluate", help="Evaluate each new best epoch, on test too."),
     ] = True,
-    device: Annotated[
-        str | None,
-        typer.Option("--device", help="Device of the evaluation: cpu, cuda, mps; not set: best."),
-    ] = None,
+    device: Device = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:

@@ -111,14 +111,9 @@ def test_agreement_of_two_people_is_printed(run, make_photos):
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
 def test_the_command_prints_its_address_and_stops_on_interrupt(make_photos, host: str):
     root = make_photos({"a": 1})
-    code = (
-        "import sys, typer; from finetune.cli.command import Group; "
-        "from finetune.cli.annotate import register; app = typer.Typer(cls=Group); "
-        "app.callback()(lambda: None); register(app); app()"
-    )
     arguments = ["annotate", str(root), "--no-open", "--port", "0", "--host", host]
     with subprocess.Popen(
-        [sys.executable, "-c", code, *arguments],
+        [sys.executable, "-m", "finetune", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -7,22 +7,16 @@ import json
 import webbrowser
 
 import pytest
-import typer
 from typer.testing import CliRunner
 
-from finetune.cli import compare, report
-from finetune.cli.command import Group
+from finetune.cli import app
 from finetune.cli.console import output
 from finetune.prediction.predictions import PhotoPrediction, Ranked
 from finetune.prediction.predictor import Predictor
 
 
 @pytest.fixture
-def run_command(monkeypatch):
-    app = typer.Typer(cls=Group, pretty_exceptions_enable=False)
-    report.register(app)
-    compare.register(app)
-
+def run_command():
     def run(*words: str):
         # The console took the real streams when it was made; the runner swaps them later.
         result = CliRunner().invoke(app, list(words))

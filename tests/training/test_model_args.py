@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from finetune import Predictor, train
-from finetune.cli.options import model_arguments
+from finetune.cli.command import model_arguments
 from finetune.config_io import resolve
 from finetune.errors import ConfigError, ModelError
 from finetune.models.factory import ModelRequest, create_model, rebuild

@@ -2,44 +2,35 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from finetune.cli.command import ConfigFile, Photos, SetNumbers, photos_folder, with_settings
 from finetune.cli.console import Json, Quiet, make_table, output
-from finetune.cli.options import SetNumbers, photos_folder, with_settings
 from finetune.cli.train import settings_of
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the command."""
-    app.command("ablate")(with_settings(ablate))
-
-
+@with_settings()
 def ablate(
     *,
-    photos: Annotated[
-        Path | None, typer.Argument(help="As for train; not given: ./photos.")
-    ] = None,
+    photos: Photos = None,
     seeds: Annotated[
-        int, typer.Option("--seeds", help="Trainings per value, each with its own seed.", min=1)
+        int, typer.Option(help="Trainings per value, each with its own seed.", min=1)
     ] = 3,
     over: Annotated[
         str | None,
         typer.Option(
-            "--over",
             metavar="NAME=VALUE,VALUE",
             help="Compare values of another setting: size=32,128,224 or model=resnet18,resnet50.",
         ),
     ] = None,
     name: Annotated[
-        Path | None, typer.Option("--name", help="Folder for the runs; not set: runs/ablation.")
+        Path | None, typer.Option(help="Folder for the runs; default: runs/ablation.")
     ] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option("--config", help="Settings from a TOML file, or a run's config.json."),
-    ] = None,
+    config: ConfigFile = None,
     set_: SetNumbers = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -95,3 +86,43 @@ def ablate(
             f"{high:+.1f}; {pair.photos:,} predictions, McNemar p = {pair.p_value:.2g}): {verdict}"
         )
     output.text(f"The runs are in {ablation.folder}")
+
+
+@with_settings()
+def lr_find(
+    *,
+    photos: Photos = None,
+    steps: Annotated[int, typer.Option(help="Steps of the sweep, one at each rate.", min=20)] = 100,
+    plots: Annotated[
+        list[Path] | None,
+        typer.Option("--output", "-o", help="Write the plot to this file, .html or .png."),
+    ] = None,
+    config: ConfigFile = None,
+    set_: SetNumbers = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    flags: dict[str, Any],
+) -> None:
+    """Find a good learning rate with a short sweep of rates.
+
+    It takes the settings of train, and writes nothing but the caches that train uses as well.
+    """
+    output.json, output.quiet = json, quiet
+    settings = settings_of(config, flags, set_)
+    from finetune.cli.training_progress import TrainingView
+    from finetune.experiments import lr_find as library
+    from finetune.reporting import lr_find_page
+
+    with TrainingView(output) as view:
+        found = library.find_lr(photos_folder(photos), settings, steps=steps, callback=view)
+    for file in plots or ():
+        is_picture = file.suffix.lower() == ".png"
+        write = lr_find_page.write_lr_picture if is_picture else lr_find_page.write_lr_page
+        write(file, found)
+    output.document(dataclasses.asdict(found))
+    for line in lr_find_page.text_chart(found):
+        output.text(line)
+    output.text(lr_find_page.why(found))
+    for file in plots or ():
+        output.text(f"The plot is in {file}")
+    output.text(f"Next: finetune train --lr {found.suggestion.lr:.2g}")
