@@ -74,7 +74,7 @@ class Action:
 
 
 _DESCRIPTIONS: Mapping[str, str] = {
-    "label": "label {photos} {names}",
+    "label": "label {photos} as {names}",
     "add": "add {names} to {photos}",
     "remove": "remove {names} from {photos}",
     "accept": "accept {accepted} for {photos}",

@@ -101,7 +101,7 @@ function fail(card, reason) {
 }
 
 function percent(probability) {
-  return `${(100 * probability).toFixed(1)} %`;
+  return `${(100 * probability).toFixed(1)}%`;
 }
 
 function show(card, prediction) {

@@ -40,8 +40,8 @@ def test_an_invalid_request_is_refused_with_its_reason(body: object, message: st
 @pytest.mark.parametrize(
     ("kind", "count", "values", "description"),
     [
-        ("label", 1, {"labels": ("wren",)}, "label 1 photo 'wren'"),
-        ("label", 2, {}, "label 2 photos none of the labels"),
+        ("label", 1, {"labels": ("wren",)}, "label 1 photo as 'wren'"),
+        ("label", 2, {}, "label 2 photos as none of the labels"),
         ("add", 1200, {"labels": ("a", "b")}, "add 'a' + 'b' to 1,200 photos"),
         ("remove", 1, {"labels": ("a {b}",)}, "remove 'a {b}' from 1 photo"),
         ("accept", 2, {"choices": {"0": "y", "1": "x"}}, "accept 'x', 'y' for 2 photos"),

@@ -139,7 +139,7 @@ def test_g_selects_the_near_duplicates_and_one_key_labels_them_all(
         "count => document.querySelectorAll('.thumb.selected').length === count", arg=members
     )
     page.keyboard.press("2")
-    toast(page, f"Label {members} photos 'second'")
+    toast(page, f"Label {members} photos as 'second'")
     assert sum(label == ("second",) for label in server.labels().values()) == members
     page.keyboard.press("u")
     toast(page, "Undone")
@@ -157,13 +157,13 @@ def test_near_duplicates_are_labeled_together_unless_excluded(
     members, name = strip.count(), shown(page)
     page.keyboard.press("Escape")
     page.keyboard.press("1")
-    toast(page, "Label 1 photo 'first'")
+    toast(page, "Label 1 photo as 'first'")
     next_shown(page, name)
     page.keyboard.press("u")
     toast(page, "Undone")
     page.keyboard.press("ArrowRight")
     page.keyboard.press("2")
-    toast(page, f"Label {members} photos 'second'")
+    toast(page, f"Label {members} photos as 'second'")
     assert sum(labels == ("second",) for labels in server.labels().values()) == members
 
 
@@ -273,7 +273,7 @@ def test_the_later_of_two_tabs_is_refused_and_overwrites_nothing(
         "() => document.querySelector('.suggestion .assigned')?.textContent.includes('first')"
     )
     two.keyboard.press("2")
-    toast(two, "Label 1 photo 'second'")
+    toast(two, "Label 1 photo as 'second'")
     assert server.labels()[name] == ("second",)
 
 
@@ -327,7 +327,7 @@ def test_kill_9_loses_no_decision(
         assert shown(page) not in given
         page.keyboard.press("t")
         page.keyboard.press("1")
-        toast(page, "Label 1 photo 'a'")
+        toast(page, "Label 1 photo as 'a'")
     with Catalog(folder / ".finetune" / "catalog.sqlite3") as catalog:
         assert len(catalog.assigned_labels()) == 5
 
@@ -356,7 +356,7 @@ def test_hostile_names_are_shown_as_text(
         seen.append(shown(page))
         label = f"<svg onload=window.hacked=1> {len(seen)}"
         type_label(page, label)
-        toast(page, f"Label 1 photo {label!r}")
+        toast(page, f"Label 1 photo as {label!r}")
         if len(seen) < len(names):
             next_shown(page, seen[-1])
     assert sorted(seen) == sorted(names)
@@ -380,7 +380,7 @@ def test_the_grid_selects_ranges_and_labels_them(
     page.keyboard.press("Shift+ArrowRight")
     assert page.locator('.cell[aria-selected="true"]').count() == 3
     type_label(page, "wren")
-    toast(page, "Label 3 photos 'wren'")
+    toast(page, "Label 3 photos as 'wren'")
     assert sum(labels == ("wren",) for labels in server.labels().values()) == 3
     page.keyboard.press("Home")
     page.keyboard.press(" ")

@@ -28,4 +28,4 @@ const NUMBERS = new Intl.NumberFormat("en");
 export const count = (number, one, many = `${one}s`) =>
   `${NUMBERS.format(number)} ${number === 1 ? one : many}`;
 export const formatNumber = (number) => NUMBERS.format(number);
-export const percent = (probability) => `${probability >= 0.995 ? 100 : Math.floor(probability * 100)} %`;
+export const percent = (probability) => `${probability >= 0.995 ? 100 : Math.floor(probability * 100)}%`;
