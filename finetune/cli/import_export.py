@@ -136,7 +136,7 @@ def import_(
     folders. Nothing that they hold is run.
     """
     output.json, output.quiet = json, quiet
-    from finetune.photos.datasets.write_image_sets import read_image_set
+    from finetune.photos.datasets.archives import read_image_set
 
     found = read_image_set(labels)
     if found is not None:
@@ -183,7 +183,7 @@ def import_(
 def _write_out(
     found: ImageSet | ArchivedFolders, source: Path, folder: Path | None, dry_run: bool
 ) -> None:
-    from finetune.photos.datasets.write_image_sets import check_new, write_image_set
+    from finetune.photos.datasets.image_sets import check_new, write_image_set
 
     if folder is None:
         raise ConfigError(

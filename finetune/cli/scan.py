@@ -49,8 +49,8 @@ def scan(
     root = photos_folder(photos)
     with output.progress("Reading photos") as progress:
         collection = scan(root, catalog=catalog, progress=progress)
-    said = {photo.digest: photo.group for photo in collection.photos if photo.group}
-    rows = summarize_labels(collection, photo_groups(collection.photos, said=said))
+    assigned = {photo.digest: photo.group for photo in collection.photos if photo.group}
+    rows = summarize_labels(collection, photo_groups(collection.photos, assigned=assigned))
     findings = find_trouble(collection, max_distance_bits=max_distance_bits)
     if page is not None:
         with output.progress("Drawing pictures") as progress:

@@ -99,7 +99,7 @@ def split(
 
 
 def _split(collection: Collection, settings: TrainConfig, out: Path | None) -> None:
-    from finetune.photos.split.group_pool import imbalances
+    from finetune.photos.split.group_pool import imbalances, summarize_imbalances
     from finetune.photos.split.leakage import prove_split
     from finetune.photos.split.split import write_split
 
@@ -125,8 +125,8 @@ def _split(collection: Collection, settings: TrainConfig, out: Path | None) -> N
         )
     for note in notes:
         output.say(note)
-    for item in short:
-        output.warn(str(item))
+    if short:
+        output.warn(summarize_imbalances(short))
     if out is not None:
         path = out / "split.csv" if out.is_dir() else out
         output.text(f"Written: {write_split(path, rows)}")
@@ -135,7 +135,7 @@ def _split(collection: Collection, settings: TrainConfig, out: Path | None) -> N
             "parts": dict(Counter(parts)),
             "labels": _by_label(rows),
             "proof": _proof_dict(proof),
-            "shortfalls": [str(item) for item in short],
+            "imbalances": [str(item) for item in short],
             "notes": list(notes),
             "rows": [
                 {"path": row.path, "label": list(row.labels), "group": row.group, "part": row.part}

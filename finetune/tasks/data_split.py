@@ -17,7 +17,7 @@ from finetune.data.dataset import Sample, targets_of_samples
 from finetune.errors import CollectionError, RunError
 from finetune.photos.collection import Collection, Part, Photo
 from finetune.photos.labels import few_photos, label_index
-from finetune.photos.split.group_pool import Labels, imbalances
+from finetune.photos.split.group_pool import Labels, imbalances, summarize_imbalances
 from finetune.photos.split.grouping import photo_groups
 from finetune.photos.split.leakage import SplitProof, prove_split
 from finetune.photos.split.split import SplitRow, split_groups
@@ -102,8 +102,8 @@ def split_collection(
     usable, found_notes = task.select_photos(collection, config, labels or LabelsConfig())
     notes = list(found_notes)
     photos = usable.photos
-    said = {photo.digest: photo.group for photo in photos if photo.group}
-    groups = photo_groups(photos, group_by=config.group_by, said=said)
+    assigned = {photo.digest: photo.group for photo in photos if photo.group}
+    groups = photo_groups(photos, group_by=config.group_by, assigned=assigned)
     names = [photo.labels if task.multi_label else photo.labels[0] for photo in photos]
     parts: list[Part]
     kept = kept or {}
@@ -129,7 +129,7 @@ def split_collection(
     )
     if not usable.has_parts:
         short = imbalances(names, groups, parts, validation=config.validation, test=config.test)
-        notes.extend(str(item) for item in short)
+        notes.extend([summarize_imbalances(short)] if short else [])
     proof = prove_split(photos, groups, parts)
     notes.append(_in_words(proof, parts))
     split = _parts(usable.root, photos, rows, usable.labels, task)

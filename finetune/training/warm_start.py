@@ -373,7 +373,7 @@ def _groupings(
     photos: Sequence[Photo], absent: Sequence[Photo], config: CollectionConfig
 ) -> list[list[str]]:
     assigned = {photo.digest: photo.group for photo in photos if photo.group}
-    groupings = [photo_groups(photos, group_by=config.group_by, said=assigned)]
+    groupings = [photo_groups(photos, group_by=config.group_by, assigned=assigned)]
     if absent and config.group_by != "none":
         # Folders of two collections may share a name, so these are compared by their pixels.
         groupings.append(photo_groups([*photos, *absent], group_by="duplicates"))

@@ -1,4 +1,7 @@
-"""Image folders in a zip or tar file: photos only, under names that stay below the new folder."""
+"""Reader of data sets: CIFAR-10, idx files, and image folders in a zip or tar file.
+
+Nothing in such a file is executed, and file names cannot leave the new folder.
+"""
 
 from __future__ import annotations
 
@@ -10,31 +13,56 @@ from pathlib import Path
 
 from finetune.errors import CollectionError
 from finetune.files import safe_name
-from finetune.photos.datasets.cifar import tarfile_name
-from finetune.photos.datasets.image_sets import ArchivedFolders
+from finetune.photos.datasets import cifar, idx
+from finetune.photos.datasets.image_sets import ArchivedFolders, ImageSet
 from finetune.photos.decode.decoder import is_photo_name
 
-MOST_BYTES = 200_000_000
-"""Of one photo, unpacked."""
+MAX_BYTES = 200_000_000
+"""Limit of one unpacked photo."""
 
-_BROKEN = (OSError, EOFError, zlib.error, tarfile.TarError, zipfile.BadZipFile, RuntimeError)
+_DAMAGED = (OSError, EOFError, zlib.error, tarfile.TarError, zipfile.BadZipFile, RuntimeError)
+
+
+def read_image_set(source: Path) -> ImageSet | ArchivedFolders | None:
+    """Returns the data set in a file or folder; None for an unknown format.
+
+    Args:
+        source: ``cifar-10-python.tar.gz`` or ``cifar-10-binary.tar.gz`` or the folder in it; an idx
+            file of MNIST or the folder of the four, gzipped or not; a ``.zip`` or ``.tar.gz`` of
+            image folders.
+
+    Raises:
+        CollectionError: The data set is damaged, incomplete or unsafe; names the file.
+    """
+    if source.is_dir():
+        return cifar.read_folder(source) or idx.read_folder(source)
+    if not source.is_file():
+        return None
+    if idx.is_idx_name(source.name):
+        return idx.read_folder(source.parent, only=source)
+    if is_archive_name(source.name):
+        found = cifar.read_archive(source) or read_archive(source)
+        if found is None:
+            raise CollectionError(f"{source} holds neither CIFAR-10 nor photos in folders.")
+        return found
+    return None
 
 
 def is_archive_name(name: str) -> bool:
-    """Returns whether a file of this name is taken for an archive."""
-    return name.lower().endswith(".zip") or tarfile_name(name)
+    """Returns whether a file name has the suffix of an archive."""
+    return name.lower().endswith(".zip") or cifar.is_tar_name(name)
 
 
 def read_archive(path: Path) -> ArchivedFolders | None:
-    """Returns the photos in an archive; None where it has no photo in a folder.
+    """Returns the photos in an archive; None without a photo in a folder.
 
     Raises:
-        CollectionError: The archive is damaged, or two of its photos would get one name.
+        CollectionError: The archive is damaged, or two of its photos have the same name.
     """
     try:
         members = _zip_members(path) if path.suffix.lower() == ".zip" else _tar_members(path)
-    except (*_BROKEN, ValueError) as error:
-        raise CollectionError(f"{path} is no archive, or a damaged one: {error}.") from error
+    except (*_DAMAGED, ValueError) as error:
+        raise CollectionError(f"{path} is not an archive, or is damaged: {error}.") from error
     names = _names(path, members)
     if not any("/" in name for name in names.values()):
         return None
@@ -47,7 +75,10 @@ def read_archive(path: Path) -> ArchivedFolders | None:
 
 
 def _names(path: Path, members: Sequence[str]) -> dict[str, str]:
-    """Returns what each member will be called: no way up, no root, no drive, no outer folder."""
+    """Returns a safe relative path by member, without a folder common to all.
+
+    Members with ``..`` and hidden files are left out.
+    """
     safe = {}
     for member in members:
         parts = [part for part in member.replace("\\", "/").split("/") if part not in ("", ".")]
@@ -59,7 +90,7 @@ def _names(path: Path, members: Sequence[str]) -> dict[str, str]:
         rows = [row[1:] for row in rows]
     names = {member: "/".join(row) for member, row in zip(safe, rows, strict=True)}
     if len({name.casefold() for name in names.values()}) < len(names):
-        raise CollectionError(f"{path} has several photos of one name. Unpack it by hand.")
+        raise CollectionError(f"{path} has several photos with the same name. Unpack it by hand.")
     return names
 
 
@@ -85,7 +116,7 @@ def _read_zip(path: Path, names: dict[str, str]) -> Iterator[tuple[str, bytes]]:
     with zipfile.ZipFile(path) as archive:
         for member, name in names.items():
             with archive.open(member) as file:
-                yield name, file.read(MOST_BYTES + 1)
+                yield name, file.read(MAX_BYTES + 1)
 
 
 def _read_tar(path: Path, names: dict[str, str]) -> Iterator[tuple[str, bytes]]:
@@ -93,7 +124,7 @@ def _read_tar(path: Path, names: dict[str, str]) -> Iterator[tuple[str, bytes]]:
         for item in archive:
             if item.isreg() and item.name in names:
                 file = archive.extractfile(item)
-                yield names[item.name], b"" if file is None else file.read(MOST_BYTES + 1)
+                yield names[item.name], b"" if file is None else file.read(MAX_BYTES + 1)
 
 
 def _checked(
@@ -101,10 +132,11 @@ def _checked(
 ) -> Iterator[tuple[str, bytes]]:
     try:
         for name, content in files:
-            if len(content) > MOST_BYTES:
+            if len(content) > MAX_BYTES:
                 raise CollectionError(
-                    f"{path}: {name} unpacks to more than {MOST_BYTES:,} bytes, which is no photo."
+                    f"{path}: {name} unpacks to more than {MAX_BYTES:,} bytes, too many for a "
+                    "photo."
                 )
             yield name, content
-    except _BROKEN as error:
+    except _DAMAGED as error:
         raise CollectionError(f"{path} is damaged: {error}.") from error

@@ -1,4 +1,4 @@
-"""CIFAR-10 as its author gives it: Python pickles or binary records, in a folder or a tar file.
+"""CIFAR-10 reader: Python pickles or binary records, in a folder or a tar file.
 
 Krizhevsky, "Learning multiple layers of features from tiny images" (2009). 60,000 color images of
 32x32 in ten labels. A binary record is one byte of label and 3,072 of pixels, red, green and blue
@@ -35,8 +35,8 @@ LABELS = (
 )
 SIDE = 32
 PIXELS = 3 * SIDE * SIDE
-MOST_BYTES = 64_000_000
-"""Of one file: a batch of 10,000 has 31 million."""
+MAX_BYTES = 64_000_000
+"""Limit of one file; a batch of 10,000 images has 31 million."""
 
 _TRAIN = tuple(f"data_batch_{number}" for number in range(1, 6))
 _NAMES = (*_TRAIN, "test_batch")
@@ -45,10 +45,10 @@ _FOLDERS = ("cifar-10-batches-py", "cifar-10-batches-bin")
 
 
 def read_folder(folder: Path) -> ImageSet | None:
-    """Returns CIFAR-10 from the folder of its batches, or from the one above; None if it is none.
+    """Returns CIFAR-10 from the folder of its batches, or its parent, or None.
 
     Raises:
-        CollectionError: A batch is missing, damaged or hostile.
+        CollectionError: A batch is missing, damaged or unsafe.
     """
     for place in (folder, *(folder / name for name in _FOLDERS)):
         names = [*_NAMES, *(f"{name}.bin" for name in _NAMES), *_META]
@@ -64,9 +64,9 @@ def read_archive(path: Path) -> ImageSet | None:
     Nothing is unpacked: links, paths and devices in the archive have no effect.
 
     Raises:
-        CollectionError: It is no tar file, or a batch is missing, damaged or hostile.
+        CollectionError: It is not a tar file, or a batch is missing, damaged or unsafe.
     """
-    if not tarfile_name(path.name):
+    if not is_tar_name(path.name):
         return None
     wanted = {*_NAMES, *(f"{name}.bin" for name in _NAMES), *_META}
     contents: dict[str, bytes] = {}
@@ -76,21 +76,21 @@ def read_archive(path: Path) -> ImageSet | None:
                 name = member.name.rpartition("/")[2]
                 if not member.isreg() or name not in wanted or name in contents:
                     continue
-                if member.size > MOST_BYTES:
+                if member.size > MAX_BYTES:
                     raise _too_large(Path(name))
                 file = archive.extractfile(member)
-                contents[name] = b"" if file is None else file.read(MOST_BYTES + 1)
+                contents[name] = b"" if file is None else file.read(MAX_BYTES + 1)
                 if len(contents) == len(_NAMES) + 1:
                     break
     except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-        raise CollectionError(f"{path} is no tar file, or a damaged one: {error}.") from error
+        raise CollectionError(f"{path} is not a tar file, or is damaged: {error}.") from error
     if not any(name.startswith("data_batch_") for name in contents):
         return None
     return _assembled(path, contents)
 
 
-def tarfile_name(name: str) -> bool:
-    """Returns whether a file of this name is taken for a tar file."""
+def is_tar_name(name: str) -> bool:
+    """Returns whether a file name has the suffix of a tar file."""
     return name.lower().endswith((".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz"))
 
 
@@ -100,7 +100,7 @@ def _assembled(source: Path, contents: Mapping[str, bytes]) -> ImageSet:
     missing = [f"{name}{suffix}" for name in _NAMES if f"{name}{suffix}" not in contents]
     if missing:
         raise CollectionError(
-            f"{source} has no {' and no '.join(missing)}, so CIFAR-10 is not whole. "
+            f"{source} has no {' and no '.join(missing)}, so CIFAR-10 is incomplete. "
             "Download it again."
         )
     labels = _labels(source, contents)
@@ -131,7 +131,7 @@ def _binary_batch(
     record = 1 + PIXELS
     if not content or len(content) % record:
         raise CollectionError(
-            f"{name} has {len(content):,} bytes, which is no whole number of records of "
+            f"{name} has {len(content):,} bytes, not a whole number of records of "
             f"{record:,}. Download it again."
         )
     rows = np.frombuffer(content, np.uint8).reshape(-1, record)
@@ -143,21 +143,21 @@ def _pickled_batch(
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     batch = _plain(name, content)
     rows = _entry(batch, "data")
-    said = _entry(batch, "labels")
+    targets = _entry(batch, "labels")
     good = (
         isinstance(rows, np.ndarray)
         and rows.ndim == 2
         and rows.shape[1] == PIXELS
-        and isinstance(said, list)
-        and len(said) == len(rows) > 0
-        and all(type(item) is int and abs(item) < 1000 for item in said)
+        and isinstance(targets, list)
+        and len(targets) == len(rows) > 0
+        and all(type(item) is int and abs(item) < 1000 for item in targets)
     )
     if not good:
         raise CollectionError(
-            f"{name} is no batch of CIFAR-10: it needs 'data' of N x {PIXELS:,} bytes and N "
+            f"{name} is not a batch of CIFAR-10: it needs 'data' of N x {PIXELS:,} bytes and N "
             "'labels'. Download it again."
         )
-    return _images(rows), _targets(name, np.array(said, np.int64), labels)
+    return _images(rows), _targets(name, np.array(targets, np.int64), labels)
 
 
 def _labels(source: Path, contents: Mapping[str, bytes]) -> tuple[str, ...]:
@@ -180,7 +180,7 @@ def _plain(name: str, content: bytes) -> Any:
     try:
         return load_plain(content)
     except ValueError as error:
-        raise CollectionError(f"{name} is not read: {error}.") from error
+        raise CollectionError(f"{name} cannot be read: {error}.") from error
 
 
 def _entry(batch: Any, key: str) -> Any:
@@ -203,13 +203,13 @@ def _targets(name: str, targets: NDArray[np.int64], labels: int) -> NDArray[np.i
 
 def _bounded(path: Path) -> bytes:
     with path.open("rb") as file:
-        content = file.read(MOST_BYTES + 1)
-    if len(content) > MOST_BYTES:
+        content = file.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
         raise _too_large(path)
     return content
 
 
 def _too_large(path: Path) -> CollectionError:
     return CollectionError(
-        f"{path} has more than {MOST_BYTES:,} bytes, which is no batch of CIFAR-10."
+        f"{path} has more than {MAX_BYTES:,} bytes, too many for a batch of CIFAR-10."
     )

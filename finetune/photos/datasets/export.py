@@ -1,4 +1,4 @@
-"""A collection written out for other programs: folders, CSV, Neural Network Console."""
+"""Export of a collection for other programs: folders, CSV, Neural Network Console."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ _JPEG_QUALITY = 95
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions:
-    """How photos are written out.
+    """Options of an export.
 
     Attributes:
         layout: ``folders``: one folder a label, as ImageFolder reads it. ``csv``: photos and
             ``labels.csv`` (path, label, part). ``nnc``: photos and the CSV files of Neural Network
             Console.
         transfer: Copy the files, or link to them.
-        crops: Write the square of each photo that has one, else the file as it is.
-        size: Write every photo as a square JPEG of so many pixels; None leaves sizes alone.
+        crops: Write the crop of each photo that has one, and other files unchanged.
+        size: Side in pixels of square JPEGs to write; None keeps the sizes.
         fit: How a photo without a crop becomes square.
     """
 
@@ -52,7 +52,7 @@ class ExportOptions:
     fit: Fit = "crop"
 
     def __post_init__(self) -> None:
-        if self.redraws and self.transfer != "copy":
+        if self.reencodes and self.transfer != "copy":
             raise ConfigError(
                 f"--{self.transfer} keeps the files as they are; leave out --crops and --size, or "
                 "copy."
@@ -61,20 +61,19 @@ class ExportOptions:
             raise ConfigError(f"--size {self.size} must be at least 1.")
 
     @property
-    def redraws(self) -> bool:
-        """Whether pixels are written anew, so that files cannot be linked to."""
+    def reencodes(self) -> bool:
+        """Whether photos are encoded again, so that they cannot be linked."""
         return self.crops or self.size is not None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """What an export wrote.
+    """Result of an export.
 
     Attributes:
-        files: Photos, counting each file; a photo with two labels is two in folders.
+        files: Number of files; in folders, a photo with two labels is two files.
         tables: The CSV files.
-        unlabeled: Photos without a label, which a layout of folders and Neural Network Console
-            leave out.
+        unlabeled: Number of photos left out because they have no label.
         problems: Photos that could not be opened, as (path, reason).
     """
 
@@ -95,13 +94,13 @@ def export_photos(
 
     Args:
         collection: The photos.
-        out: The folder; it must be new or empty, and outside of the collection.
-        options: How.
+        out: A new or empty folder outside of the collection.
+        options: Layout, transfer and size.
         progress: Called as ``progress(done, total)``.
 
     Raises:
         CollectionError: `out` has files in it, or lies inside of the collection.
-        StorageError: A file could not be written, or a link not be made.
+        StorageError: A file or link could not be written.
     """
     _check_empty(collection, out)
     photos = [p for p in collection.photos if p.labels or options.layout == "csv"]
@@ -122,7 +121,7 @@ def export_photos(
             progress(number, len(photos))
     tables: tuple[Path, ...] = ()
     if options.layout == "csv":
-        tables = (_write_csv(out / "labels.csv", _plain_rows(written)),)
+        tables = (_write_csv(out / "labels.csv", _csv_rows(written)),)
     elif options.layout == "nnc":
         tables = _write_console(out, written)
     return Exported(
@@ -140,13 +139,13 @@ def _check_empty(collection: Collection, out: Path) -> None:
             "again. Choose a folder outside of it."
         )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise CollectionError(f"{out} is not an empty folder. Choose a new one; nothing is lost.")
+        raise CollectionError(f"{out} is not an empty folder. Choose a new one; nothing changed.")
 
 
 def _targets(photo: Photo, options: ExportOptions) -> Iterator[str]:
     name = PurePosixPath(photo.path)
-    redrawn = options.size is not None or (options.crops and photo.crop is not None)
-    file = name.stem + ".jpg" if redrawn else name.name
+    reencoded = options.size is not None or (options.crops and photo.crop is not None)
+    file = name.stem + ".jpg" if reencoded else name.name
     if options.layout != "folders":
         yield "/".join(["photos", *map(safe_name, name.parts[:-1]), safe_name(file)])
         return
@@ -216,7 +215,7 @@ def _jpeg(image: NDArray[np.uint8], photo: Photo) -> bytes:
     return content.getvalue()
 
 
-def _plain_rows(written: Sequence[tuple[Photo, str]]) -> list[list[str]]:
+def _csv_rows(written: Sequence[tuple[Photo, str]]) -> list[list[str]]:
     with_parts = any(photo.part is not None for photo, _ in written)
     rows = [["path", "label"] + ["part"] * with_parts]
     for photo, target in written:

@@ -1,4 +1,4 @@
-"""MNIST as its authors give it: idx files of images and of labels, gzipped or not.
+"""MNIST reader: idx files of images and labels, gzipped or not.
 
 LeCun, Cortes and Burges, "The MNIST database of handwritten digits". An idx file is two zero
 bytes, one of type (8: unsigned bytes), one with the number of axes, the length of each axis as a
@@ -21,10 +21,10 @@ from finetune.errors import CollectionError
 from finetune.photos.collection import Part
 from finetune.photos.datasets.image_sets import ImagePart, ImageSet
 
-MOST_BYTES = 1_000_000_000
-"""Of one file's data: MNIST's training images have 47 million."""
+MAX_BYTES = 1_000_000_000
+"""Limit of one file; MNIST's training images have 47 million."""
 
-MOST_SIDE = 4096
+MAX_SIDE = 4096
 
 _IDX = re.compile(
     r"(?P<stem>.*?)(?P<part>train|t10k|test)-(?P<what>images|labels)[-.]idx[13]-ubyte(\.gz)?"
@@ -62,7 +62,7 @@ def read_folder(folder: Path, *, only: Path | None = None) -> ImageSet | None:
         return None
     if len({stem for stem, _ in files}) > 1:
         raise CollectionError(
-            f"{folder} holds several data sets. Name a file of the one that is meant."
+            f"{folder} holds several data sets. Name one of the files of the data set to import."
         )
     parts = tuple(_part(folder, part, pair) for (_, part), pair in sorted(files.items()))
     most = max(int(part.targets.max()) for part in parts)
@@ -78,8 +78,7 @@ def _part(folder: Path, part: Part, pair: dict[str, Path]) -> ImagePart:
     for what, other in (("images", "labels"), ("labels", "images")):
         if what not in pair:
             raise CollectionError(
-                f"{folder} has {pair[other].name}, but not the {what} that belong to it. "
-                "Download them too."
+                f"{folder} has {pair[other].name}, but not its {what}. Download them too."
             )
     images, targets = read_idx(pair["images"], axes=3), read_idx(pair["labels"], axes=1)
     if len(images) != len(targets):
@@ -112,7 +111,7 @@ def read_idx(path: Path, *, axes: int) -> NDArray[np.uint8]:
     if len(data) != size:
         found = "more" if len(data) > size else f"{len(data):,}"
         raise CollectionError(
-            f"{path} says that it has {size:,} bytes of data and has {found}. Download it again."
+            f"{path} declares {size:,} bytes of data but has {found}. Download it again."
         )
     return np.frombuffer(data, np.uint8).reshape(shape)
 
@@ -125,9 +124,9 @@ def _shape(path: Path, head: bytes, axes: int) -> tuple[int, ...]:
             f"{expected.hex(' ')}."
         )
     shape = struct.unpack(f">{axes}I", head[4:])
-    if min(shape) == 0 or max(shape[1:], default=1) > MOST_SIDE or math.prod(shape) > MOST_BYTES:
+    if min(shape) == 0 or max(shape[1:], default=1) > MAX_SIDE or math.prod(shape) > MAX_BYTES:
         sides = " x ".join(f"{side:,}" for side in shape)
-        raise CollectionError(f"{path} says that it has {sides} bytes, which is no data set.")
+        raise CollectionError(f"{path} declares {sides} bytes, too many or too few for a data set.")
     return shape
 
 

@@ -1,25 +1,30 @@
-"""A data set that came in large files: its numbers or its files, by label and part."""
+"""Image data sets read from large files, and writing them as a folder of photos."""
 
 from __future__ import annotations
 
 import io
+import os
+import shutil
+import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from finetune.files import safe_name
+from finetune.errors import CollectionError
+from finetune.files import safe_name, storage_errors
 from finetune.photos.collection import Part
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImagePart:
-    """One side of a data set.
+    """Images and targets of one part of a data set.
 
     Attributes:
-        part: Which.
         images: ``(N, H, W) uint8`` gray or ``(N, H, W, 3) uint8`` RGB.
         targets: ``(N,) int64`` indices of labels.
     """
@@ -31,11 +36,11 @@ class ImagePart:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSet:
-    """A data set, read and checked.
+    """Data set held as arrays.
 
     Attributes:
-        format: In words.
-        labels: By index.
+        format: Name of the file format, for messages.
+        labels: By target index.
         parts: Train and test.
     """
 
@@ -60,12 +65,12 @@ class ImageSet:
 
 @dataclass(frozen=True, kw_only=True)
 class ArchivedFolders:
-    """Image folders in an archive: their files as they are.
+    """Photos in the folders of an archive, copied unchanged.
 
     Attributes:
-        format: In words.
+        format: Name of the file format, for messages.
         names: Paths of the photos below the collection's root, safe to write.
-        read: Yields each of these with the file's content.
+        read: Yields each name with the file's content.
     """
 
     format: str
@@ -78,3 +83,65 @@ class ArchivedFolders:
     def files(self) -> Iterator[tuple[str, bytes]]:
         """Yields path and content of each photo."""
         return self.read()
+
+
+Progress = Callable[[int, int], None]
+
+
+def write_image_set(
+    found: ImageSet | ArchivedFolders, folder: Path, *, progress: Progress | None = None
+) -> dict[str, int]:
+    """Writes a data set as a collection and returns the number of photos by label.
+
+    The folder appears only when it is complete; an interrupted import leaves nothing behind.
+
+    Args:
+        found: The data set.
+        folder: A new or empty folder.
+        progress: Called as ``progress(done, total)``.
+
+    Raises:
+        CollectionError: The folder is not empty.
+        StorageError: The folder cannot be written.
+    """
+    check_new(folder)
+    counts: Counter[str] = Counter()
+    with storage_errors(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(
+            tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent)
+        )
+        try:
+            made: set[Path] = set()
+            for number, (name, content) in enumerate(found.files(), start=1):
+                path = partial / name
+                if path.parent not in made:
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    made.add(path.parent)
+                path.write_bytes(content)
+                counts[path.parent.name] += 1
+                if progress is not None:
+                    progress(number, len(found))
+            partial.chmod(0o777 & ~_umask())
+            if folder.exists():
+                folder.rmdir()
+            partial.rename(folder)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+    return dict(counts)
+
+
+def check_new(folder: Path) -> None:
+    """Raises a CollectionError unless a collection can be written to this folder."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise CollectionError(
+            f"{folder} exists already. Name a new folder for the photos: "
+            "finetune import SOURCE NEW_FOLDER"
+        )
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,4 +1,4 @@
-"""Labels from other programs into the catalog."""
+"""Import of labels from other programs into the catalog."""
 
 from __future__ import annotations
 
@@ -21,16 +21,15 @@ _DIGEST_BYTES = 16
 
 @dataclass(frozen=True, kw_only=True)
 class LabelImport:
-    """What an import would write, or has written.
+    """Planned changes of an import.
 
     Attributes:
-        format: Of the file that was read.
-        new: Labels by digest, for photos whose labels they change.
-        kept: Photos on which a person has said something else, which stands; as (path, the labels
-            that were to be imported).
-        same: How many photos have the imported labels already.
-        unknown: Lines of the file that belong to no photo of the collection.
-        unlabeled: How many of its lines have no label.
+        format: Format of the label table.
+        new: Labels to write, by digest.
+        kept: Photos that keep a person's different labels, as (path, labels not imported).
+        same: Number of photos that already have the imported labels.
+        unknown: Rows that match no photo of the collection.
+        unlabeled: Number of rows without a label.
     """
 
     format: str
@@ -49,8 +48,7 @@ def read_labels(
 ) -> LabelTable:
     """Returns the labels in a file (see `read_label_table`) or in a folder with one folder a label.
 
-    In a folder the photos are known by their content, whatever their names: each row's path is then
-    the photo's digest.
+    Photos in a folder are identified by their content: each row's path is the photo's digest.
 
     Raises:
         CollectionError: The file cannot be read, or the folder has no photos in folders.
@@ -79,13 +77,13 @@ def read_labels(
 def plan_import(
     table: LabelTable,
     collection: Collection,
-    said: Mapping[str, tuple[str, ...]],
+    assigned: Mapping[str, tuple[str, ...]],
     *,
     beside: Path,
     overwrite: bool = False,
     empty_is_none: bool = False,
 ) -> LabelImport:
-    """Returns what importing a table into a collection would change; changes nothing.
+    """Returns the changes that importing a table would make, without making them.
 
     A photo is found by its path below the collection or below the file's own folder, by its
     absolute path, by its content where the file's path leads to a copy of it, by the end of its
@@ -93,12 +91,12 @@ def plan_import(
     gets the labels of all of them.
 
     Args:
-        table: What the file says.
-        collection: The photos.
-        said: Labels that a person gave before, by digest.
-        beside: The folder that the file lies in.
-        overwrite: Let the table stand where a person has said something else.
-        empty_is_none: A line without a label says that none fits the photo; else it says nothing.
+        table: The rows to import.
+        collection: The photos to label.
+        assigned: Labels that a person assigned before, by digest.
+        beside: The folder of the table, against which relative paths are resolved.
+        overwrite: Replace a person's different labels.
+        empty_is_none: Import a row without a label as "no label fits" instead of skipping it.
     """
     find = _Finder(collection, beside)
     labels_of: defaultdict[str, list[str]] = defaultdict(list)
@@ -117,7 +115,7 @@ def plan_import(
     new, kept, same = {}, [], 0
     for digest, found in labels_of.items():
         labels = tuple(sorted(set(found)))
-        before = said.get(digest)
+        before = assigned.get(digest)
         silent = not labels and before is None
         if (
             tuple(sorted(photo_of[digest].labels)) == labels
@@ -140,7 +138,7 @@ def plan_import(
 
 
 def apply_import(catalog: Catalog, plan: LabelImport) -> int:
-    """Writes a planned import as a person's word; returns how many photos it labeled.
+    """Writes a planned import as a person's labels; returns the number of photos labeled.
 
     Each set of labels is one action of the catalog's journal.
     """
@@ -153,7 +151,7 @@ def apply_import(catalog: Catalog, plan: LabelImport) -> int:
 
 
 class _Finder:
-    """Finds a photo of the collection by what a file calls it."""
+    """Finds a photo of the collection by the path in a label table."""
 
     def __init__(self, collection: Collection, beside: Path) -> None:
         self._root = collection.root.resolve()
@@ -181,14 +179,14 @@ class _Finder:
         return self._by_content(self._beside / path) or self._by_end(PurePosixPath(path))
 
     def _by_content(self, file: Path) -> Photo | None:
-        """A copy of a photo, as an export has it."""
+        """Returns the photo that a file is a copy of."""
         try:
             return self._by_digest.get(_digest(file)) if file.is_file() else None
         except OSError:
             return None
 
     def _by_end(self, path: PurePosixPath) -> Photo | None:
-        """The only photo of this name, or the one with most folders before it in common."""
+        """Returns the only photo of this name, or the one that shares the most parent folders."""
         candidates = self._by_name.get(path.name, [])
         if len({photo.digest for photo in candidates}) == 1:
             return candidates[0]

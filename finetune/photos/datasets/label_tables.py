@@ -1,7 +1,6 @@
-"""Labels in other programs' files: plain CSV, Neural Network Console, Hugging Face, folders.
+"""Label tables of other programs: CSV, Neural Network Console, Hugging Face.
 
-Each reader returns what a file says; matching it to the photos of a collection is `finetune.photos.
-interchange`'s part.
+`finetune.photos.datasets.import_labels` matches the rows to the photos of a collection.
 """
 
 from __future__ import annotations
@@ -24,12 +23,12 @@ _INDEX_NAMES = "labels.txt"
 
 @dataclass(frozen=True, kw_only=True)
 class LabeledPath:
-    """One line of a file.
+    """One row of a label table.
 
     Attributes:
-        path: As written there.
-        labels: In NFC; empty where the line has none.
-        line: Number of the line, from 1.
+        path: As written in the file.
+        labels: In NFC; empty if the row has none.
+        line: Line number, from 1.
     """
 
     path: str
@@ -39,11 +38,10 @@ class LabeledPath:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelTable:
-    """What a file says.
+    """Labels read from a file.
 
     Attributes:
-        format: In words: ``Neural Network Console``, ``Hugging Face``, ``CSV``.
-        rows: Its lines.
+        format: ``Neural Network Console``, ``Hugging Face``, ``CSV`` or ``folders``.
     """
 
     format: str
@@ -51,7 +49,7 @@ class LabelTable:
 
 
 def read_label_table(path: Path, *, encoding: str = "utf-8-sig") -> LabelTable:
-    """Returns what a file of labels says, whatever its format.
+    """Returns the labels in a file; recognizes its format.
 
     - Neural Network Console: ``x:image,y:label`` with the label's index (its name is the line of
       that index in ``labels.txt`` beside the file, where there is one) or text, or one column
@@ -61,7 +59,7 @@ def read_label_table(path: Path, *, encoding: str = "utf-8-sig") -> LabelTable:
       several labels in one cell are joined by ``|``.
 
     Raises:
-        CollectionError: The file cannot be read, or its columns are not known; names them.
+        CollectionError: The file cannot be read, or has unknown columns; names them.
     """
     try:
         text = path.read_text(encoding=encoding)
@@ -73,7 +71,7 @@ def read_label_table(path: Path, *, encoding: str = "utf-8-sig") -> LabelTable:
             "its encoding: --encoding cp932 (Japanese Windows), cp1252 (Western Windows)."
         ) from error
     except LookupError as error:
-        raise CollectionError(f"--encoding {encoding} is not known. Try utf-8 or cp932.") from error
+        raise CollectionError(f"--encoding {encoding} is unknown. Try utf-8 or cp932.") from error
     if path.suffix.lower() in (".jsonl", ".json"):
         return LabelTable(format="Hugging Face", rows=tuple(_json_rows(path, text)))
     rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text)))
@@ -176,10 +174,10 @@ def _json_rows(path: Path, text: str) -> list[LabeledPath]:
             name = value["file_name"]
         except (ValueError, KeyError, TypeError) as error:
             raise CollectionError(
-                f"{path}, line {number} is no JSON object with a file_name."
+                f"{path}, line {number} is not a JSON object with a file_name."
             ) from error
-        said: object = next((value[key] for key in _LABEL_COLUMNS if key in value), [])
-        labels = said if isinstance(said, list) else [said]
+        value_labels: object = next((value[key] for key in _LABEL_COLUMNS if key in value), [])
+        labels = value_labels if isinstance(value_labels, list) else [value_labels]
         found.append(
             LabeledPath(path=str(name), labels=_clean([str(item) for item in labels]), line=number)
         )

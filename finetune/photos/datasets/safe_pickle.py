@@ -1,11 +1,11 @@
-"""Arrays of bytes out of a pickle that nobody vouches for, without running any of it.
+"""Restricted unpickler for arrays of bytes from untrusted files.
 
-A pickle is a program: it may call whatever it names. Here it may name five things that a pickled
-NumPy array is made of, and even these are stand-ins, so that no code of NumPy's is called with what
-the file says. Everything else is refused by name.
+A pickle can call anything that it names. Here it can name only the five globals of a pickled NumPy
+array, each replaced by a stub, so that no NumPy code runs on the file's content. Any other name is
+refused.
 
-The unpickler is the one written in Python. The one in C sizes its memo by a number in the file and
-can be made to take all memory.
+Built on the pure-Python unpickler: the C one sizes its memo by a number in the file, which can
+exhaust the memory.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ def load_plain(content: bytes) -> Any:
         The value; an array is a read-only NumPy array of uint8.
 
     Raises:
-        ValueError: It names anything else, or is damaged; says what. Nothing of it was run.
+        ValueError: It is damaged or names another global. None of it was run.
     """
     try:
         value = _Unpickler(io.BytesIO(content), encoding="latin-1").load()
     except _RefusedError as error:
         raise ValueError(str(error)) from None
-    except Exception as error:  # a hostile pickle makes its reader raise anything
+    except Exception as error:  # a hostile pickle can raise anything
         raise ValueError(f"it is no pickle, or a damaged one ({type(error).__name__})") from error
     return _with_arrays(value)
 
 
 class _RefusedError(Exception):
-    """Something that an array of bytes has no need of."""
+    """A pickle with something other than plain values and arrays of bytes."""
 
 
-class _StandIn:
-    """What a pickle gets in the place of a function: it cannot be changed, only called."""
+class _Stub:
+    """Immutable stub that replaces a global."""
 
     __slots__ = ("_make",)
 
@@ -62,7 +62,7 @@ class _StandIn:
 
 
 class _Type:
-    """An array's type of numbers."""
+    """Stub of ``numpy.dtype``."""
 
     __slots__ = ("code",)
 
@@ -70,11 +70,11 @@ class _Type:
         self.code = code
 
     def __setstate__(self, state: Any) -> None:
-        """Takes byte order and such, which bytes do not have."""
+        """Ignores byte order and alignment, which uint8 does not have."""
 
 
 class _Array:
-    """An array of bytes before anyone has looked at what the pickle says of it."""
+    """Unchecked array of bytes."""
 
     __slots__ = ("data", "fortran", "kind", "shape")
 
@@ -85,7 +85,7 @@ class _Array:
         _, self.shape, self.kind, self.fortran, self.data = state
 
     def checked(self) -> NDArray[np.uint8]:
-        """Returns the NumPy array; raises _RefusedError where it is no array of bytes."""
+        """Returns the NumPy array; raises _RefusedError unless it is an array of bytes."""
         kind = self.kind.code if isinstance(self.kind, _Type) else None
         if kind not in ("u1", "|u1", "B", "uint8"):
             raise _RefusedError(f"it has an array of {kind!r:.20}, not of bytes")
@@ -104,7 +104,7 @@ class _Array:
 
 
 def _encode(text: Any, encoding: Any) -> bytes:
-    """How Python 3 writes bytes for Python 2."""
+    """Stub of ``_codecs.encode``, by which protocol 2 stores bytes."""
     if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
         raise _RefusedError("it encodes what is no bytes")
     return text.encode("latin-1")
@@ -117,24 +117,24 @@ def _from_buffer(data: Any, kind: Any, shape: Any, order: Any) -> _Array:
 # Read as _pickle.Unpickler would be; see the module's docstring.
 class _Unpickler(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        """Returns the stand-in of a name that an array may use."""
+        """Returns the stub of a global that a pickled array uses."""
         if module in _ARRAY_MODULES and name == "_reconstruct":
-            return _StandIn(lambda *_: _Array())
+            return _Stub(lambda *_: _Array())
         if module in _NUMERIC_MODULES and name == "_frombuffer":
-            return _StandIn(_from_buffer)
+            return _Stub(_from_buffer)
         if (module, name) == ("numpy", "ndarray"):
-            return _StandIn(lambda *_: _Array())
+            return _Stub(lambda *_: _Array())
         if (module, name) == ("numpy", "dtype"):
-            return _StandIn(_Type)
+            return _Stub(_Type)
         if (module, name) == ("_codecs", "encode"):
-            return _StandIn(_encode)
+            return _Stub(_encode)
         raise _RefusedError(
-            f"it asks for {module:.40}.{name:.40}, which pictures have no need of; nothing was run"
+            f"it asks for {module:.40}.{name:.40}, which is not part of an array; nothing was run"
         )
 
 
 def _with_arrays(value: Any) -> Any:
-    """Replaces the arrays in a dict; deeper ones are left, and are of no use to anyone."""
+    """Replaces the arrays in a dict; arrays nested deeper stay unchecked stubs."""
     try:
         if isinstance(value, _Array):
             return value.checked()

@@ -24,27 +24,27 @@ def fold_groups(
     if folds < 2:
         raise ConfigError(f"--folds {folds} must be at least 2.")
     # Photos without a label are spread as those of a label are.
-    stock = GroupPool([entry or ("",) for entry in labels], groups, seed)
+    pool = GroupPool([entry or ("",) for entry in labels], groups, seed)
     fold_of: dict[Hashable, int] = {}
     load = [0] * folds
-    for label in stock.rarest_first():
-        members = stock.groups_of(label)
+    for label in pool.rarest_first():
+        members = pool.groups_of(label)
         if len(members) == 1:
             fold_of[members[0]] = -1
             continue
         held = [0] * folds
         for group in members:
             if fold_of.get(group, -1) >= 0:
-                held[fold_of[group]] += stock.photos(group, label)
+                held[fold_of[group]] += pool.photos(group, label)
         # Largest first: the small ones then level what the large ones left uneven.
-        for group in sorted(members, key=lambda group: -stock.photos(group, label)):
+        for group in sorted(members, key=lambda group: -pool.photos(group, label)):
             if group in fold_of:
                 continue
             chosen = min(range(folds), key=lambda fold: (held[fold], load[fold], fold))
             fold_of[group] = chosen
-            held[chosen] += stock.photos(group, label)
-            load[chosen] += stock.size(group)
-    _spread_single_folds(stock, fold_of)
+            held[chosen] += pool.photos(group, label)
+            load[chosen] += pool.size(group)
+    _spread_single_folds(pool, fold_of)
     if all(fold < 0 for fold in fold_of.values()):
         raise ConfigError(
             f"--folds {folds} cannot be made: no label has two groups of photos. "
@@ -58,13 +58,13 @@ def fold_parts(fold_of: Sequence[int], fold: int) -> list[Part]:
     return ["validation" if held == fold else "train" for held in fold_of]
 
 
-def _spread_single_folds(stock: GroupPool, fold_of: dict[Hashable, int]) -> None:
+def _spread_single_folds(pool: GroupPool, fold_of: dict[Hashable, int]) -> None:
     """Takes groups out of the folds until no label loses all its photos in any one of them."""
     changed = True
     while changed:
         changed = False
-        for label in stock.rarest_first():
-            members = stock.groups_of(label)
+        for label in pool.rarest_first():
+            members = pool.groups_of(label)
             folds = {fold_of[group] for group in members}
             if len(folds) == 1 and folds != {-1}:
                 fold_of[members[0]] = -1

@@ -1,4 +1,4 @@
-"""Groups of photos as a split draws from them: how many of each label, in an order by chance."""
+"""Pool of photo groups in random order, counted by label, and the imbalance of a split."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ from finetune.photos.collection import Part
 Labels = str | tuple[str, ...]
 """The label of a photo, or its labels where it has several."""
 
+SHOWN_LABELS = 3
+"""Labels that a note on imbalances describes one by one."""
+
 
 class GroupPool:
-    """Groups with their photos of each label, in an order drawn from the seed."""
+    """Groups with their photo counts by label, in random order."""
 
     def __init__(self, labels: Sequence[Labels], groups: Sequence[Hashable], seed: int) -> None:
         self._seed = seed
@@ -24,7 +27,7 @@ class GroupPool:
         for entry, group in zip(labels, groups, strict=True):
             self._content[group].update(as_tuple(entry))
             self._sizes[group] += 1
-        order = sorted(self._content, key=lambda group: self._chance("group", group))
+        order = sorted(self._content, key=lambda group: self._key("group", group))
         self._groups: defaultdict[str, list[Hashable]] = defaultdict(list)
         self._photos: Counter[str] = Counter()
         for group in order:
@@ -38,15 +41,15 @@ class GroupPool:
         return sorted(self._groups, key=lambda label: (len(self._groups[label]), label))
 
     def groups_of(self, label: str) -> list[Hashable]:
-        """Returns the groups that have photos of a label, in the order of chance."""
+        """Returns the groups that have photos of a label, in random order."""
         return self._groups[label]
 
     def photos(self, group: Hashable, label: str) -> int:
-        """Returns how many photos of a label a group has."""
+        """Returns the number of photos of a label in a group."""
         return self._content[group][label]
 
     def size(self, group: Hashable) -> int:
-        """Returns how many photos a group has."""
+        """Returns the number of photos in a group."""
         return self._sizes[group]
 
     def content(self, group: Hashable) -> Iterator[tuple[str, int]]:
@@ -80,18 +83,18 @@ class GroupPool:
                 for label, found in self._groups.items()
                 if whole[label] < exact[label] and len(found) >= minimum
             ),
-            key=lambda label: (whole[label] - exact[label], self._chance("label", label)),
+            key=lambda label: (whole[label] - exact[label], self._key("label", label)),
         )
         for label in by_rest[: max(left, 0)]:
             whole[label] += 1
         return whole
 
-    def _chance(self, kind: str, key: Hashable) -> bytes:
-        return chance(self._seed, kind, key)
+    def _key(self, kind: str, key: Hashable) -> bytes:
+        return seeded_key(self._seed, kind, key)
 
 
-def chance(seed: int, kind: str, key: Hashable) -> bytes:
-    """Returns 16 bytes drawn from the seed and a key, the same each time: an order by chance."""
+def seeded_key(seed: int, kind: str, key: Hashable) -> bytes:
+    """Returns 16 pseudo-random bytes of the seed and a key, to sort by."""
     text = f"{seed}\0{kind}\0{key!r}"
     return hashlib.blake2b(text.encode("utf-8", "backslashreplace"), digest_size=16).digest()
 
@@ -103,14 +106,13 @@ def as_tuple(labels: Labels) -> tuple[str, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Imbalance:
-    """A label whose photos could not be shared out as asked.
+    """Label that a split could not divide by the requested shares.
 
     Attributes:
-        label: The label.
-        part: Where it has too few photos, or too many.
-        photos: How many of its photos are there.
-        wanted: How many it should be, before rounding.
-        groups: How many groups the label has in all.
+        part: The part with too few or too many photos.
+        photos: Number of the label's photos in this part.
+        wanted: Requested number, before rounding.
+        groups: Number of the label's groups in all parts.
     """
 
     label: str
@@ -120,12 +122,12 @@ class Imbalance:
     groups: int
 
     def __str__(self) -> str:
-        """Returns one sentence that says what came out and why."""
+        """Returns one sentence with the counts and the reason."""
         photos = _count(self.photos, "photo")
         reason = (
             "all its photos are one group"
             if self.groups == 1
-            else f"its {self.groups} groups cannot be shared out better"
+            else f"its {self.groups} groups cannot be divided more evenly"
         )
         return f"'{self.label}' has {photos} in {self.part}, not {self.wanted:.3g}: {reason}."
 
@@ -138,10 +140,10 @@ def imbalances(
     validation: float,
     test: float,
 ) -> tuple[Imbalance, ...]:
-    """Returns what a split could not balance, label by label; empty when all is as asked.
+    """Returns the labels that a split could not divide by the requested shares, sorted.
 
-    Named are labels without a photo in a part that they should be in, and labels that miss their
-    share of a part by more than one photo and more than a third of that share.
+    A label is imbalanced if it has no photo in a requested part, or misses its share of a part by
+    more than one photo and more than a third of that share.
     """
     shares: dict[Part, float] = {"validation": validation, "test": test}
     total: Counter[str] = Counter()
@@ -170,6 +172,16 @@ def imbalances(
                     )
                 )
     return tuple(found)
+
+
+def summarize_imbalances(found: Sequence[Imbalance]) -> str:
+    """Returns one note on the first `SHOWN_LABELS` labels and the number of others; "" for none."""
+    labels = list(dict.fromkeys(item.label for item in found))
+    sentences = [str(item) for item in found if item.label in labels[:SHOWN_LABELS]]
+    more = len(labels) - SHOWN_LABELS
+    if more > 0:
+        sentences.append(f"And {_count(more, 'more label')}.")
+    return " ".join(sentences)
 
 
 def _count(number: int, noun: str) -> str:

@@ -1,4 +1,4 @@
-"""Which photos must stay on one side of a split."""
+"""Groups of photos that must stay in the same part of a split."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def photo_groups(
     photos: Sequence[Photo],
     *,
     group_by: GroupBy = "duplicates",
-    said: Mapping[str, str] | None = None,
+    assigned: Mapping[str, str] | None = None,
 ) -> list[str]:
-    """Returns a key for each photo; photos with the same key must go to the same part.
+    """Returns a group key for each photo.
 
     Whatever `group_by` is, exact copies share a key, and so do photos that a person put in one
     group.
@@ -33,7 +33,7 @@ def photo_groups(
         group_by: ``duplicates``: near-duplicates, mirror images and frames of a burst (one camera,
             two seconds, similar hashes). ``burst``: these, and all that one camera took with pauses
             of up to half a minute. ``folder``: all photos of a folder. ``none``: nothing more.
-        said: A person's groups: name by digest.
+        assigned: Group names that a person assigned, by digest.
 
     Returns:
         Keys that stay the same from one run to the next: the smallest digest of each group.
@@ -43,7 +43,7 @@ def photo_groups(
     """
     joined = Components(len(photos))
     _join_equal(joined, [photo.digest for photo in photos])
-    names = said or {}
+    names = assigned or {}
     _join_equal(joined, [names.get(photo.digest) for photo in photos])
     match group_by:
         case "none":
@@ -59,7 +59,7 @@ def photo_groups(
 
 
 def split_rule(photos: int, group_by: GroupBy = "duplicates") -> NearDuplicateRule:
-    """Returns what counts as nearly the same for the split of a collection of so many photos.
+    """Returns the near-duplicate rule for splitting a collection of so many photos.
 
     Long chains of near-duplicates stay together, unless a chain is so long that it would dominate
     the split.

@@ -1,8 +1,8 @@
 """Train, validation and test parts: stratified by label, whole groups only, the same each time.
 
-A group is what must not be torn apart (near-duplicates, a burst, a folder): its photos all go to
-one part. Chance comes from a hash of the seed and the group's key, so that a split depends on the
-photos and the seed alone: not on their order, not on the machine.
+All photos of a group (near-duplicates, a burst, a folder) go to the same part. The random order
+comes from a hash of the seed and the group's key, so that a split depends on the photos and the
+seed alone, not on their order or the machine.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class SplitRow:
         path: Path below the collection's root.
         digest: Digest of the file's content.
         labels: Its labels; the file joins several by ``|``.
-        group: Key of what it shares a part with.
+        group: Key shared by photos that must be in the same part.
         part: train, validation or test.
     """
 
@@ -60,8 +60,8 @@ def split_groups(
     Each label gets its share of photos in each part, as nearly as whole groups allow. Before that
     come two rules: each label keeps a training photo, and each label of two groups or more has a
     validation photo (of `TEST_FROM_GROUPS` or more, also a test photo, where `test` is above 0).
-    `finetune.photos.split.group_pool` says where groups that hold several labels made this
-    impossible.
+    Groups with several labels can make this impossible; see
+    `finetune.photos.split.group_pool.imbalances`.
 
     Args:
         labels: A label, or a tuple of them, for each photo.
@@ -79,20 +79,25 @@ def split_groups(
         >>> split_groups(["a"] * 4, [1, 1, 2, 3], validation=0.25, test=0, seed=0)
         ['train', 'train', 'validation', 'train']
     """
+    check_shares(validation, test)
+    pool = GroupPool(labels, groups, seed)
+    parts: dict[Hashable, Part] = {}
+    # Validation is drawn first: where groups are scarce, it needs them more than the test does.
+    if validation > 0:
+        reserve_from = TEST_FROM_GROUPS if test > 0 else None
+        _draw(pool, parts, "validation", validation, 2, reserve_from=reserve_from)
+    if test > 0:
+        _draw(pool, parts, "test", test, TEST_FROM_GROUPS)
+    return [parts.get(group, "train") for group in groups]
+
+
+def check_shares(validation: float, test: float) -> None:
+    """Raises ConfigError for shares that are negative or leave nothing to train on."""
     if not (validation >= 0 and test >= 0 and validation + test < 1):
         raise ConfigError(
             f"--validation {validation:g} and --test {test:g} must be 0 or more and leave "
             "something to train on."
         )
-    stock = GroupPool(labels, groups, seed)
-    parts: dict[Hashable, Part] = {}
-    # Validation is drawn first: where groups are scarce, it needs them more than the test does.
-    if validation > 0:
-        reserve_from = TEST_FROM_GROUPS if test > 0 else None
-        _draw(stock, parts, "validation", validation, 2, reserve_from=reserve_from)
-    if test > 0:
-        _draw(stock, parts, "test", test, TEST_FROM_GROUPS)
-    return [parts.get(group, "train") for group in groups]
 
 
 def write_split(path: Path, rows: Sequence[SplitRow]) -> Path:
@@ -111,7 +116,7 @@ def read_split(path: Path) -> tuple[SplitRow, ...]:
     """Returns the rows of a split.csv.
 
     Raises:
-        CollectionError: The file cannot be read or is no split.csv; names the line.
+        CollectionError: The file cannot be read or is not a split.csv; names the line.
     """
     try:
         text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
@@ -121,7 +126,7 @@ def read_split(path: Path) -> tuple[SplitRow, ...]:
     missing = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
     if missing:
         raise CollectionError(
-            f"{path} is no split.csv: it has no column {', '.join(missing)}. "
+            f"{path} is not a split.csv: it has no column {', '.join(missing)}. "
             "Make a new one with: finetune split"
         )
     rows = []
@@ -150,7 +155,7 @@ def read_split(path: Path) -> tuple[SplitRow, ...]:
 
 
 def _draw(
-    stock: GroupPool,
+    pool: GroupPool,
     parts: dict[Hashable, Part],
     part: Part,
     share: float,
@@ -159,29 +164,29 @@ def _draw(
     reserve_from: int | None = None,
 ) -> None:
     """Moves groups from train to `part` until each label has its share there."""
-    targets = stock.targets(share, minimum)
+    targets = pool.targets(share, minimum)
     taken: Counter[str] = Counter()
 
     def spare(group: Hashable) -> bool:
-        return stock.spare(group, reserve_from=reserve_from)
+        return pool.spare(group, reserve_from=reserve_from)
 
     def take(group: Hashable) -> None:
         parts[group] = part
-        for label, photos in stock.content(group):
+        for label, photos in pool.content(group):
             taken[label] += photos
-            stock.training_groups[label] -= 1
+            pool.training_groups[label] -= 1
 
-    for label in stock.rarest_first():
+    for label in pool.rarest_first():
         target = targets[label]
-        for group in stock.groups_of(label):
+        for group in pool.groups_of(label):
             if group in parts or not spare(group):
                 continue
-            photos = stock.photos(group, label)
+            photos = pool.photos(group, label)
             # Only what brings the count nearer to its target: a burst of 30 is passed over where
             # 5 photos are wanted, and the next single photo is taken.
             if abs(taken[label] + photos - target) < abs(taken[label] - target):
                 take(group)
-        if taken[label] == 0 and len(stock.groups_of(label)) >= minimum:
-            rest = [g for g in stock.groups_of(label) if g not in parts and spare(g)]
+        if taken[label] == 0 and len(pool.groups_of(label)) >= minimum:
+            rest = [g for g in pool.groups_of(label) if g not in parts and spare(g)]
             if rest:
-                take(min(rest, key=lambda group: stock.photos(group, label)))
+                take(min(rest, key=lambda group: pool.photos(group, label)))

@@ -1,11 +1,11 @@
-"""Parts for photos of several labels: every label's share in every part, whole groups only.
+"""Iterative stratification of photos with several labels into parts, whole groups only.
 
-Iterative stratification (Sechidis, Tsoumakas and Vlahavas 2011, "On the Stratification of
-Multi-Label Data", algorithm 1) on groups in the place of photos: the label with the fewest photos
-left is shared out first, each of its groups to the part that wants this label most. Then groups are
-moved for the two promises of `finetune.photos.split.split` (a photo of each label to train on, one
-to choose by, one for the test), and as long as a single move brings the counts nearer to what is
-wanted. Photos without a label count as a label of their own.
+Follows Sechidis, Tsoumakas and Vlahavas (2011), "On the Stratification of Multi-Label Data",
+algorithm 1, applied to groups instead of photos: the label with the fewest photos left is
+distributed first, each of its groups to the part that lacks this label most. Then groups move to
+meet the minimums of `finetune.photos.split.split` (a photo of each label in each part), and as long
+as a single move brings the counts closer to the targets. Photos without a label count as a label of
+their own.
 """
 
 from __future__ import annotations
@@ -15,15 +15,14 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.errors import ConfigError
 from finetune.photos.collection import Part
-from finetune.photos.split.group_pool import chance
-from finetune.photos.split.split import TEST_FROM_GROUPS
+from finetune.photos.split.group_pool import seeded_key
+from finetune.photos.split.split import TEST_FROM_GROUPS, check_shares
 
 PARTS: tuple[Part, ...] = ("train", "validation", "test")
 
 PASSES = 10
-"""Most rounds over all groups in which single moves are tried."""
+"""Maximum number of passes over all groups that try single moves."""
 
 Counts = NDArray[np.float64]
 
@@ -39,7 +38,7 @@ def stratify_groups(
     """Returns the part of each photo, all photos of a group in the same one.
 
     Args:
-        labels: The labels of each photo; none is as good as one.
+        labels: The labels of each photo; may be empty.
         groups: A group for each photo; keys that stay the same from one run to the next make the
             split the same, in whatever order the photos come.
         validation: Share of each label's photos for validation, in [0, 1).
@@ -54,12 +53,8 @@ def stratify_groups(
         >>> stratify_groups(labels, [1, 2, 3, 4], validation=0.5, test=0, seed=0).count("train")
         2
     """
-    if not (validation >= 0 and test >= 0 and validation + test < 1):
-        raise ConfigError(
-            f"--validation {validation:g} and --test {test:g} must be 0 or more and leave "
-            "something to train on."
-        )
-    keys = sorted(set(groups), key=lambda group: chance(seed, "group", group))
+    check_shares(validation, test)
+    keys = sorted(set(groups), key=lambda group: seeded_key(seed, "group", group))
     place = {group: number for number, group in enumerate(keys)}
     names = sorted({label for entry in labels for label in entry})
     column = {label: number for number, label in enumerate(names)}
@@ -72,14 +67,14 @@ def stratify_groups(
         row[-2] += not entry
         row[-1] += 1
     shares = np.array([1 - validation - test, validation, test])
-    division = _Division(counts, shares)
-    division.share_out()
-    division.keep_promises()
-    division.improve()
-    return [PARTS[division.part[place[group]]] for group in groups]
+    allocation = _Allocation(counts, shares)
+    allocation.distribute()
+    allocation.meet_minimums()
+    allocation.improve()
+    return [PARTS[allocation.part[place[group]]] for group in groups]
 
 
-class _Division:
+class _Allocation:
     """Groups with their counts of each label, and the part of each.
 
     Args:
@@ -96,7 +91,7 @@ class _Division:
         self.open = shares > 0
         # A miss of one photo matters more to a label of 5 than to one of 500.
         self.scale = 1 / (1 + counts.sum(axis=0))
-        # Photos in all are no label: they have no promise.
+        # Photos in all are no label: they have no minimum.
         kinds = (counts > 0).sum(axis=0)
         kinds[-1] = 0
         self.least = np.stack(
@@ -107,8 +102,8 @@ class _Division:
             ]
         ).astype(np.int64)
 
-    def share_out(self) -> None:
-        """Gives every group to a part, rarest label first."""
+    def distribute(self) -> None:
+        """Assigns every group to a part, rarest label first."""
         left = self.counts[:, :-1].sum(axis=0)
         while (self.part < 0).any():
             waiting = np.flatnonzero(left > 0)
@@ -122,25 +117,25 @@ class _Division:
                 self._put(int(group), best)
                 left -= self.counts[group, :-1]
 
-    def keep_promises(self) -> None:
-        """Moves groups to parts that lack a label they must have, where another part can spare."""
+    def meet_minimums(self) -> None:
+        """Moves groups to parts below a label's minimum, where another part can spare one."""
         rarest_first = np.argsort((self.counts > 0).sum(axis=0), kind="stable")
         for part in (0, 1, 2):
             for label in rarest_first:
                 if self.groups_held[part, label] >= self.least[part, label]:
                     continue
                 mine = np.flatnonzero((self.counts[:, label] > 0) & (self.part != part))
-                free = [int(group) for group in mine if self._spared(int(group))]
+                free = [int(group) for group in mine if self._can_leave(int(group))]
                 if free:
                     chosen = min(free, key=lambda group: self._change(group, part))
                     self._put(chosen, part)
 
     def improve(self) -> None:
-        """Makes single moves while they bring the counts nearer to what is wanted."""
+        """Makes single moves while they bring the counts closer to the targets."""
         for _ in range(PASSES):
             moved = False
             for group in range(len(self.counts)):
-                if not self._spared(group):
+                if not self._can_leave(group):
                     continue
                 changes = [
                     (self._change(group, part), part)
@@ -166,8 +161,8 @@ class _Division:
         self.groups_held[part] += present
         self.part[group] = part
 
-    def _spared(self, group: int) -> bool:
-        """Returns whether the group's part keeps what was promised without it."""
+    def _can_leave(self, group: int) -> bool:
+        """Returns whether the group's part meets its minimums without it."""
         part = self.part[group]
         present = self.counts[group] > 0
         left = self.groups_held[part, present] - 1

@@ -141,7 +141,7 @@ class ScanWorker(Worker):
         if self._collection is None:
             return
         photos = [photo for photo in self._collection.photos if photo.packed_hashes is not None]
-        keys = photo_groups(photos, said=self._session.catalog.groups())
+        keys = photo_groups(photos, assigned=self._session.catalog.groups())
         sizes = Counter(keys)
         self._session.index.set_groups(
             {photo.path: key for photo, key in zip(photos, keys, strict=True) if sizes[key] > 1}

@@ -196,7 +196,7 @@ def test_folder_in_use_or_inside_the_collection_is_refused(collection, tmp_path)
     with pytest.raises(CollectionError) as caught:
         export_photos(collection, tmp_path / "full", ExportOptions())
     assert str(caught.value) == (
-        f"{tmp_path / 'full'} is not an empty folder. Choose a new one; nothing is lost."
+        f"{tmp_path / 'full'} is not an empty folder. Choose a new one; nothing changed."
     )
     with pytest.raises(CollectionError) as caught:
         export_photos(collection, collection.root / "out", ExportOptions())

@@ -87,7 +87,7 @@ def test_hugging_face_metadata_as_csv_and_as_lines_of_json(tmp_path):
             "filename, file ...) and one of labels (labels, label, class, class_name ...).",
         ),
         ("a.csv", "", "{path} is empty."),
-        ("a.jsonl", "{}\n", "{path}, line 1 is no JSON object with a file_name."),
+        ("a.jsonl", "{}\n", "{path}, line 1 is not a JSON object with a file_name."),
     ],
 )
 def test_file_that_is_no_table_of_labels_is_refused(tmp_path, name, text, message):
@@ -108,7 +108,7 @@ def test_other_encodings_are_named_and_read(tmp_path):
     assert rows(read_label_table(path, encoding="cp932")) == [("1.jpg", ("カワセミ",))]
     with pytest.raises(CollectionError) as caught:
         read_label_table(path, encoding="klingon")
-    assert str(caught.value) == "--encoding klingon is not known. Try utf-8 or cp932."
+    assert str(caught.value) == "--encoding klingon is unknown. Try utf-8 or cp932."
     with pytest.raises(CollectionError) as caught:
         read_label_table(tmp_path / "none.csv")
     assert (

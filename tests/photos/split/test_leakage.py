@@ -163,9 +163,9 @@ def test_a_persons_groups_hold_whatever_the_hashes_say():
     photos = [Photo(path=name, digest=name, width=9, height=9) for name in "abc"]
     said = {"a": "nest", "c": "nest"}
     for group_by in ("duplicates", "burst", "folder", "none"):
-        keys = photo_groups(photos[:2] + photos[2:], group_by=group_by, said=said)
+        keys = photo_groups(photos[:2] + photos[2:], group_by=group_by, assigned=said)
         assert keys[0] == keys[2]
-    assert photo_groups(photos, group_by="none", said=said) == ["a", "b", "a"]
+    assert photo_groups(photos, group_by="none", assigned=said) == ["a", "b", "a"]
 
 
 def test_group_by_burst_takes_time_and_camera_alone():

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from finetune.errors import CollectionError, ConfigError
 from finetune.photos.labels import join_labels, split_labels
 from finetune.photos.split.folds import fold_groups, fold_parts
-from finetune.photos.split.group_pool import imbalances
+from finetune.photos.split.group_pool import imbalances, summarize_imbalances
 from finetune.photos.split.split import SplitRow, read_split, split_groups, write_split
 
 
@@ -148,7 +148,7 @@ def test_uneven_groups_are_named_as_a_shortfall():
     parts = split_groups(labels, groups, validation=0.2, test=0, seed=0)
     found = imbalances(labels, groups, parts, validation=0.2, test=0)
     assert [str(item) for item in found] == [
-        "'a' has 20 photos in validation, not 8: its 2 groups cannot be shared out better."
+        "'a' has 20 photos in validation, not 8: its 2 groups cannot be divided more evenly."
     ]
 
 
@@ -247,7 +247,7 @@ def test_split_file_is_the_same_for_any_order_of_rows(tmp_path):
     [
         (
             "path,digest\n",
-            "{path} is no split.csv: it has no column label, group, part. "
+            "{path} is not a split.csv: it has no column label, group, part. "
             "Make a new one with: finetune split",
         ),
         (
@@ -280,3 +280,16 @@ def test_missing_split_file_is_refused(tmp_path):
 @given(st.lists(st.text(min_size=1), max_size=4))
 def test_any_labels_survive_one_cell(labels):
     assert split_labels(join_labels(labels)) == tuple(labels)
+
+
+def test_many_imbalances_are_summarized_in_one_note() -> None:
+    labels = [f"label {number:02}" for number in range(20)]
+    found = imbalances(labels, labels, ["train"] * 20, validation=0.2, test=0)
+    assert len(found) == 20
+    assert summarize_imbalances(found) == (
+        "'label 00' has 0 photos in validation, not 0.2: all its photos are one group. "
+        "'label 01' has 0 photos in validation, not 0.2: all its photos are one group. "
+        "'label 02' has 0 photos in validation, not 0.2: all its photos are one group. "
+        "And 17 more labels."
+    )
+    assert summarize_imbalances(()) == ""

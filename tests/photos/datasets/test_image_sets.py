@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from finetune.errors import CollectionError
+from finetune.photos.datasets.archives import read_image_set
 from finetune.photos.datasets.cifar import LABELS
-from finetune.photos.datasets.image_sets import ImageSet
+from finetune.photos.datasets.image_sets import ImageSet, write_image_set
 from finetune.photos.datasets.safe_pickle import load_plain
-from finetune.photos.datasets.write_image_sets import read_image_set, write_image_set
 from finetune.photos.scan import scan
 
 BATCHES = [*(f"data_batch_{n}" for n in range(1, 6)), "test_batch"]
@@ -162,8 +162,8 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path, files: dict[s
         read_image_set(source)
     module = os.mkdir.__module__
     assert str(error.value) == (
-        f"{source}: data_batch_3 is not read: it asks for {module}.mkdir, which pictures have no "
-        "need of; nothing was run."
+        f"{source}: data_batch_3 cannot be read: it asks for {module}.mkdir, which is not "
+        "part of an array; nothing was run."
     )
     assert not victim.exists()
 
@@ -245,14 +245,17 @@ IMAGES = np.zeros((4, 3072), np.uint8)
 @pytest.mark.parametrize(
     ("entries", "reason"),
     [
-        ({"data": IMAGES, "labels": [0, 1, 2]}, "is no batch of CIFAR-10: it needs 'data' of N x "),
-        ({"data": IMAGES[:, :3000], "labels": [0] * 4}, "is no batch of CIFAR-10: it needs"),
-        ({"data": IMAGES, "labels": "0123"}, "is no batch of CIFAR-10: it needs 'data' of N x "),
+        (
+            {"data": IMAGES, "labels": [0, 1, 2]},
+            "is not a batch of CIFAR-10: it needs 'data' of N x ",
+        ),
+        ({"data": IMAGES[:, :3000], "labels": [0] * 4}, "is not a batch of CIFAR-10: it needs"),
+        ({"data": IMAGES, "labels": "0123"}, "is not a batch of CIFAR-10: it needs 'data' of N x "),
         ({"data": IMAGES, "labels": [0, 1, 2, 10]}, "has the label 10; there are 10, from 0."),
         ({"data": IMAGES, "labels": [0, 1, 2, -1]}, "has the label -1; there are 10, from 0."),
         (
             {"fine_labels": [0]},
-            "is no batch of CIFAR-10: it needs 'data' of N x 3,072 bytes and N",
+            "is not a batch of CIFAR-10: it needs 'data' of N x 3,072 bytes and N",
         ),
     ],
 )
@@ -272,7 +275,7 @@ def test_a_missing_batch_is_named(tmp_path: Path, files: dict[str, bytes]) -> No
     with pytest.raises(CollectionError) as error:
         read_image_set(source)
     assert str(error.value) == (
-        f"{source} has no data_batch_4, so CIFAR-10 is not whole. Download it again."
+        f"{source} has no data_batch_4, so CIFAR-10 is incomplete. Download it again."
     )
 
 
@@ -283,7 +286,7 @@ def test_a_binary_batch_of_half_a_record_is_refused(tmp_path: Path, rows: dict[s
     with pytest.raises(CollectionError) as error:
         read_image_set(source)
     assert str(error.value) == (
-        f"{source}: test_batch.bin has 12,291 bytes, which is no whole number of records of "
+        f"{source}: test_batch.bin has 12,291 bytes, not a whole number of records of "
         "3,073. Download it again."
     )
 
@@ -317,7 +320,7 @@ def test_a_broken_tar_is_an_error_of_one_line(tmp_path: Path, files: dict[str, b
     path.write_bytes(path.read_bytes()[:2000])
     with pytest.raises(CollectionError) as error:
         read_image_set(path)
-    assert str(error.value).startswith(f"{path} is no tar file, or a damaged one: ")
+    assert str(error.value).startswith(f"{path} is not a tar file, or is damaged: ")
     assert "\n" not in str(error.value)
 
 
@@ -380,19 +383,19 @@ def test_one_file_of_mnist_brings_its_partner(
         (bytes((0, 0, 8, 1)) + bytes(12), "begins with 00 00 08 01, an idx file of its name"),
         (
             bytes((0, 0, 8, 3)) + struct.pack(">III", 5, 28, 28) + bytes(100),
-            "says that it has 3,920 bytes of data and has 100. Download it again.",
+            "declares 3,920 bytes of data but has 100. Download it again.",
         ),
         (
             bytes((0, 0, 8, 3)) + struct.pack(">III", 5, 28, 28) + bytes(3921),
-            "says that it has 3,920 bytes of data and has more. Download it again.",
+            "declares 3,920 bytes of data but has more. Download it again.",
         ),
         (
             bytes((0, 0, 8, 3)) + struct.pack(">III", 2**32 - 1, 4000, 4000),
-            "says that it has 4,294,967,295 x 4,000 x 4,000 bytes, which is no data set.",
+            "declares 4,294,967,295 x 4,000 x 4,000 bytes, too many or too few for a data set.",
         ),
         (
             bytes((0, 0, 8, 3)) + struct.pack(">III", 5, 0, 28),
-            "says that it has 5 x 0 x 28 bytes, which is no data set.",
+            "declares 5 x 0 x 28 bytes, too many or too few for a data set.",
         ),
         (
             bytes((0, 0, 8, 3)) + struct.pack(">III", 4, 28, 28) + bytes(3136),
@@ -421,8 +424,7 @@ def test_labels_without_images_are_named(
     with pytest.raises(CollectionError) as error:
         read_image_set(digits[0])
     assert str(error.value) == (
-        f"{digits[0]} has t10k-labels-idx1-ubyte, but not the images that belong to it. "
-        "Download them too."
+        f"{digits[0]} has t10k-labels-idx1-ubyte, but not its images. Download them too."
     )
 
 
