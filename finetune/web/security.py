@@ -16,18 +16,23 @@ Example:
 
 from __future__ import annotations
 
-import http.cookies
 import ipaddress
-import json
 import secrets
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import urlencode
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.requests import Request
+from starlette.responses import (
+    HTMLResponse,
+    JSONResponse,
+    PlainTextResponse,
+    RedirectResponse,
+    Response,
+)
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 CONTENT_SECURITY_POLICY = "; ".join(
@@ -171,11 +176,12 @@ class Guard:
             return _refuse(headers, 403, "Requests from other sites are refused.")
         if self.policy.token is None or scope["path"] in self.policy.public:
             return None
-        query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
-        tokens = [value for name, value in query if name == "token"]
+        request = Request(scope)
+        tokens = request.query_params.getlist("token")
         if tokens:
             if scope["method"] != "GET" or not all(map(self._is_token, tokens)):
                 return _refuse(headers, 401, _TOKEN_MISSING)
+            query = request.query_params.multi_items()
             rest = [(name, value) for name, value in query if name != "token"]
             # One leading slash: a path with two would name another host.
             target = "/" + scope["path"].lstrip("/") + (f"?{urlencode(rest)}" if rest else "")
@@ -183,7 +189,7 @@ class Guard:
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
         if scheme.casefold() == "bearer" and self._is_token(bearer.strip()):
             return None
-        if not self._is_token(_cookie(headers, self.policy.cookie)):
+        if not self._is_token(request.cookies.get(self.policy.cookie, "")):
             return _refuse(headers, 401, _TOKEN_MISSING)
         if origin is None and scope["method"] not in _SAFE_METHODS:
             return _refuse(headers, 403, "Requests of unknown origin are refused.")
@@ -219,9 +225,8 @@ _TOKEN_MISSING = (
 
 def _refuse(headers: Headers, status: int, reason: str) -> Response:
     if "text/html" in headers.get("accept", ""):
-        return PlainTextResponse(reason + "\n", status_code=status)
-    body = json.dumps({"error": reason})
-    return Response(body, status_code=status, media_type="application/json")
+        return PlainTextResponse(reason + "\n", status)
+    return JSONResponse({"error": reason}, status)
 
 
 def _too_large(headers: Headers, limit: int) -> Response | None:
@@ -295,12 +300,3 @@ def _is_address(name: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _cookie(headers: Headers, name: str) -> str:
-    jar: http.cookies.SimpleCookie = http.cookies.SimpleCookie()
-    try:
-        jar.load(headers.get("cookie", ""))
-    except http.cookies.CookieError:
-        return ""
-    return jar[name].value if name in jar else ""
