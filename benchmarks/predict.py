@@ -192,7 +192,7 @@ def agreement(run: Path, onnx: Path, folder: Path, paths: list[Path], odd: list[
     ways = {
         "bytes (as served)": table(one.predict_batch([path.read_bytes() for path in chosen])),
         "ONNX": table(exported.predict_stream(chosen)),
-        "timm folder": softmax(by_timm, temperature=metadata.temperature),
+        "timm folder": softmax(by_timm, temperature=metadata.task.temperature),
     }
     same = all(
         np.array_equal(one.pixels_of(path), square)

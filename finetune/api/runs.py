@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from finetune.prediction.export import export
+from finetune.prediction.inputs import photos_of
 from finetune.prediction.predictions import PhotoPrediction
 from finetune.prediction.predictor import PredictConfig, Predictor
 from finetune.prediction.report_extras import report_extras
-from finetune.prediction.sources import photos_of
 from finetune.reporting.compare import compare as compare_records
 from finetune.reporting.compare import contender
 from finetune.reporting.compare_types import Comparison

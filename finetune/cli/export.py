@@ -58,7 +58,7 @@ def export(
 
     folder = find_run(run)
     if push is not None:
-        from finetune.prediction.export.export import push as push_to_hub
+        from finetune.prediction.export.timm import push as push_to_hub
 
         address = push_to_hub(folder, push)
         output.document({"address": address})
@@ -66,7 +66,7 @@ def export(
         return
     from finetune.prediction.export import export as library
     from finetune.prediction.export.onnx import Precision
-    from finetune.prediction.sources import photos_of
+    from finetune.prediction.inputs import photos_of
 
     options = library.ExportOptions(
         format=_one_of("--format", format, library.Format),

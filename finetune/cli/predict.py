@@ -95,9 +95,8 @@ def predict(
     if not photos:
         raise ConfigError("Which photos? Name some, or a folder: finetune predict photo.jpg")
     how = _checked_transfer(transfer)
-    from finetune.prediction.inputs import check_tta
+    from finetune.prediction.inputs import check_tta, photos_of
     from finetune.prediction.predictor import PredictConfig, Predictor
-    from finetune.prediction.sources import photos_of
 
     config = PredictConfig(tta=check_tta(tta), threshold=threshold, use_unknown=unknown)
     paths = photos_of(photos, stdin=sys.stdin, without=sort_into)

@@ -76,7 +76,7 @@ def similar(
     from finetune.curation.embedding import DEFAULT_BACKBONE
     from finetune.curation.similar import Query, check_target, find_similar, gather
     from finetune.photos.scan import scan
-    from finetune.prediction.sources import photos_of
+    from finetune.prediction.inputs import photos_of
 
     if to is not None:
         check_target(to, pool)

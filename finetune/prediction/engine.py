@@ -1,18 +1,30 @@
-"""Engine protocol: a trained network from a run folder or an exported file."""
+"""Engine protocol of trained networks, and their metadata (imports no torch)."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from pathlib import Path
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.prediction.model_metadata import ModelMetadata
-from finetune.runs.folder import RunFolder, find_run
+from finetune.errors import RunError
+from finetune.evaluation.mahalanobis import RelativeDistance
+from finetune.evaluation.out_of_distribution import UnknownThreshold
+from finetune.photos.preprocessing import Preprocessing
+from finetune.runs.folder import RunFolder
+from finetune.runs.unknown_threshold import read_unknown
+from finetune.tasks.base import Task
+from finetune.tasks.factory import task_of
+from finetune.tasks.single_label import SingleLabel
 
-ONNX_SUFFIX = ".onnx"
+VERSION = 1
+"""Version of the JSON of `ModelMetadata.to_dict` in exported files."""
+
+PredictProba = Callable[[NDArray[np.uint8]], NDArray[np.float64]]
+"""Function from squares ``(B, S, S, 3) uint8`` to calibrated probabilities ``(B, labels)``."""
 
 
 class Engine(Protocol):
@@ -52,27 +64,80 @@ class Engine(Protocol):
         ...
 
 
-def open_engine(source: str | Path | RunFolder | None, *, device: str | None = "cpu") -> Engine:
-    """Opens a run (a name, a path, None for the newest) or an exported ``.onnx`` file.
+@dataclass(frozen=True, kw_only=True)
+class ModelMetadata:
+    """Labels, preprocessing and calibration of a trained network.
 
-    An ``.onnx`` file runs in onnxruntime without importing torch.
-
-    Args:
-        source: Run or file.
-        device: Of a run: ``cpu``, ``cuda``, ``mps`` ..., or None for the best that is there.
-
-    Raises:
-        RunError: There is no such run or file, or it is damaged.
-        MissingExtra: onnxruntime is not installed.
-        DeviceError: The device is not there.
+    Attributes:
+        name: The run's name.
+        model: timm's name of the architecture.
+        labels: In class order.
+        task: Calibrated task of its logits.
+        unknown: Out-of-distribution threshold, or None where none was fitted.
+        crop_policy: Of `curation.crop_policy`; None: photos are cropped as in `preprocessing`.
     """
-    if not isinstance(source, RunFolder) and source is not None:
-        path = Path(source)
-        if path.suffix.lower() == ONNX_SUFFIX:
-            from finetune.prediction.onnx_engine import OnnxEngine
 
-            return OnnxEngine.load(path)
-    folder = source if isinstance(source, RunFolder) else find_run(str(source) if source else None)
-    from finetune.prediction.torch_engine import TorchEngine
+    name: str
+    model: str
+    labels: tuple[str, ...]
+    preprocessing: Preprocessing
+    task: Task = SingleLabel()
+    unknown: UnknownThreshold | None = None
+    crop_policy: Mapping[str, Any] | None = None
 
-    return TorchEngine.load(folder, device=device)
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain JSON values; `from_dict` is its inverse."""
+        return {
+            "version": VERSION,
+            "name": self.name,
+            "model": self.model,
+            "labels": list(self.labels),
+            "preprocessing": self.preprocessing.to_dict() | {"crop_policy": self.crop_policy},
+            **self.task.to_dict(self.labels),
+            "unknown": self.unknown.to_dict() if self.unknown else None,
+        }
+
+    @classmethod
+    def from_dict(
+        cls, content: Mapping[str, Any], distance: RelativeDistance | None = None
+    ) -> ModelMetadata:
+        """Returns the metadata in a JSON object; raises KeyError, TypeError or ValueError.
+
+        Args:
+            content: As from `to_dict`.
+            distance: Of the unknown threshold; stored apart, since it is large.
+        """
+        unknown = content.get("unknown")
+        labels = tuple(str(label) for label in content["labels"])
+        return cls(
+            name=str(content["name"]),
+            model=str(content["model"]),
+            labels=labels,
+            preprocessing=Preprocessing.from_dict(content["preprocessing"]),
+            task=task_of(content, labels),
+            unknown=UnknownThreshold.from_dict(unknown, distance) if unknown else None,
+            crop_policy=content["preprocessing"].get("crop_policy"),
+        )
+
+    @classmethod
+    def of_run(cls, run: RunFolder) -> ModelMetadata:
+        """Returns the metadata of a run.
+
+        Raises:
+            RunError: A file of it is missing or damaged.
+        """
+        calibration = run.read(run.calibration_file)
+        unknown = read_unknown(run, calibration)
+        try:
+            return cls.from_dict(
+                {
+                    **calibration,
+                    "name": run.name,
+                    "model": run.read(run.config_file)["model"],
+                    "labels": run.read(run.labels_file),
+                    "preprocessing": run.read(run.preprocessing_file),
+                },
+                unknown.distance if unknown else None,
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise RunError(f"{run.path} is damaged: a file of it lacks {error}.") from error

@@ -19,7 +19,7 @@ from finetune.evaluation.mahalanobis import RelativeDistance
 from finetune.photos.decode.color import to_gray
 from finetune.photos.decode.pool import usable_cores
 from finetune.photos.preprocessing import Preprocessing
-from finetune.prediction.model_metadata import ModelMetadata
+from finetune.prediction.engine import ModelMetadata
 
 METADATA_KEY = "finetune"
 """Metadata key of labels, preprocessing and calibration, as JSON."""

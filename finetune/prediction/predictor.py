@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,19 +18,12 @@ from numpy.typing import NDArray
 from finetune.errors import ConfigError, DecodeError
 from finetune.photos.crops import Crop
 from finetune.photos.decode.decoder import MAX_PIXELS, decode_photo
+from finetune.photos.decode.pool import usable_cores
 from finetune.photos.preprocessing import Preprocessing
-from finetune.prediction.engine import Engine, open_engine
-from finetune.prediction.inputs import (
-    TTA,
-    check_tta,
-    name_of,
-    source_of,
-    tta_views,
-    working_square,
-)
+from finetune.prediction.engine import Engine
+from finetune.prediction.inputs import TTA, check_tta, name_of, source_of, tta_views, working_square
 from finetune.prediction.predictions import PhotoPrediction, Ranked, rank
-from finetune.prediction.stream import batch_per_core, decode_ahead
-from finetune.runs.folder import RunFolder
+from finetune.runs.folder import RunFolder, find_run
 from finetune.tasks.multi_label import MultiLabel
 
 if TYPE_CHECKING:
@@ -48,6 +43,12 @@ Squares = tuple[NDArray[np.uint8], ...]
 """Working squares of one photo, one for each distinct preprocessing of the engines."""
 
 Source = str | Path | RunFolder
+
+ONNX_SUFFIX = ".onnx"
+
+Photo = TypeVar("Photo")
+Decoded = TypeVar("Decoded")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -285,7 +286,7 @@ class Predictor:
                     logits = engine.logits(view)
                 total += metadata.task.probabilities(logits)[:, order]
                 if limit is not None:
-                    scores = limit.scores(logits, distances, temperature=metadata.temperature)
+                    scores = limit.scores(logits, distances, temperature=metadata.task.temperature)
                     votes += limit.refuses(scores)
         count = len(self.engines) * self.config.tta
         return total / count, votes > count / 2
@@ -318,6 +319,32 @@ class Predictor:
             yield self.engines[self._square_of.index(number)].metadata.preprocessing
 
 
+def open_engine(source: str | Path | RunFolder | None, *, device: str | None = "cpu") -> Engine:
+    """Opens a run (a name, a path, None for the newest) or an exported ``.onnx`` file.
+
+    An ``.onnx`` file runs in onnxruntime without importing torch.
+
+    Args:
+        source: Run or file.
+        device: Of a run: ``cpu``, ``cuda``, ``mps`` ..., or None for the best that is there.
+
+    Raises:
+        RunError: There is no such run or file, or it is damaged.
+        MissingExtra: onnxruntime is not installed.
+        DeviceError: The device is not there.
+    """
+    if not isinstance(source, RunFolder) and source is not None:
+        path = Path(source)
+        if path.suffix.lower() == ONNX_SUFFIX:
+            from finetune.prediction.onnx_engine import OnnxEngine
+
+            return OnnxEngine.load(path)
+    folder = source if isinstance(source, RunFolder) else find_run(str(source) if source else None)
+    from finetune.prediction.torch_engine import TorchEngine
+
+    return TorchEngine.load(folder, device=device)
+
+
 def _pixels_key(preprocessing: Preprocessing) -> tuple[int, str, str]:
     return preprocessing.working_size, preprocessing.fit, preprocessing.interpolation
 
@@ -332,3 +359,62 @@ def _order(first: Engine, other: Engine) -> list[int]:
             f"them has the label '{strange[0]}'."
         )
     return [theirs.labels.index(label) for label in mine.labels]
+
+
+def batch_per_core(
+    photos: Iterator[Photo],
+    predict: Callable[[Sequence[Photo]], list[Result]],
+    *,
+    batch_size: int,
+    cores: int,
+) -> Iterator[Result]:
+    """Yields results in order; each core decodes and predicts batches of its own.
+
+    A network that splits one batch over all cores waits in every layer for the slowest, which is
+    the core that decodes beside it.
+    """
+    with ThreadPoolExecutor(max_workers=cores, thread_name_prefix="predict") as pool:
+        ahead: deque[Future[list[Result]]] = deque()
+
+        def submit() -> bool:
+            batch = list(itertools.islice(photos, batch_size))
+            if batch:
+                ahead.append(pool.submit(predict, batch))
+            return bool(batch)
+
+        try:
+            while len(ahead) <= cores and submit():
+                pass
+            while ahead:
+                done = ahead.popleft().result()
+                submit()
+                yield from done
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def decode_ahead(
+    photos: Iterator[Photo],
+    decode: Callable[[Photo], Decoded],
+    predict: Callable[[Sequence[Photo], Sequence[Decoded]], list[Result]],
+    *,
+    batch_size: int,
+) -> Iterator[Result]:
+    """Yields results in order; threads decode the next batches during the current one."""
+    with ThreadPoolExecutor(max(2, usable_cores()), thread_name_prefix="decode") as pool:
+
+        def submit(count: int) -> list[tuple[Photo, Future[Decoded]]]:
+            batch = list(itertools.islice(photos, count))
+            return [(photo, pool.submit(decode, photo)) for photo in batch]
+
+        # The first batches are small, so that the network need not wait for a full one.
+        ahead = deque([submit(min(4, batch_size)), submit(min(16, batch_size))])
+        try:
+            while ahead:
+                batch = ahead.popleft()
+                decoded = [future.result() for _, future in batch]
+                while len(ahead) < 2 and (more := submit(batch_size)):
+                    ahead.append(more)
+                yield from predict([photo for photo, _ in batch], decoded)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)

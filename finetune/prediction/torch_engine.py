@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from finetune.models.inference import logits_and_features_of, logits_of
-from finetune.prediction.model_metadata import ModelMetadata
+from finetune.prediction.engine import ModelMetadata
 from finetune.runs.folder import RunFolder
 from finetune.runs.loading import load_network
 from finetune.training.device import choose_device

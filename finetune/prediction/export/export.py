@@ -1,9 +1,8 @@
-"""Exports a run and verifies the export on real photos; uploads to the Hugging Face hub."""
+"""Export of a run, verified on real photos."""
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,23 +10,19 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.errors import ConfigError, FinetuneError, MissingExtra, ModelError, RunError
-from finetune.photos.preprocessing import Preprocessing
-from finetune.prediction.export.check import (
-    Answer,
-    Comparison,
-    SquaredPhoto,
-    answers_of_onnx,
-    answers_of_timm,
-    answers_of_torchscript,
-    compare,
-    photos_of_run,
-    squared,
+from finetune.errors import (
+    ConfigError,
+    DecodeError,
+    ModelError,
+    RunError,
 )
-from finetune.prediction.export.torch import copy_card, export_timm
+from finetune.photos.decode.decoder import decode_photo
+from finetune.photos.preprocessing import Preprocessing
+from finetune.photos.split.split import read_split
+from finetune.prediction.engine import PredictProba
+from finetune.prediction.inputs import working_square
 from finetune.prediction.torch_engine import TorchEngine
 from finetune.runs.folder import RunFolder
-from finetune.runs.model_card import CARD, write_model_card
 
 Format = Literal["onnx", "torchscript", "timm"]
 
@@ -126,10 +121,9 @@ def export(
     check, calibration = _photos(run, engine.metadata.preprocessing, options, photos)
     target = out or default_path(run, options)
     say(f"Exporting {run.path} to {target}")
-    _write(engine, target, options, [photo.square for photo in calibration])
+    exported = _write_and_open(engine, target, options, [photo.square for photo in calibration])
     say(f"Comparing with {run.path} on {len(check)} photos")
-    answer = _opened(engine, target, options)
-    found = compare(engine, answer, check, whole_photos=options.with_preprocessing)
+    found = compare(engine, exported, check, whole_photos=options.with_preprocessing)
     if options.precision == "fp32" and not found.largest_difference <= TOLERANCE:
         raise ModelError(
             f"{target} answers differently from {run.path}: a probability differs by "
@@ -138,56 +132,43 @@ def export(
     return Exported(path=target, bytes=_bytes_of(target), comparison=found)
 
 
-def _write(
+def _write_and_open(
     engine: TorchEngine,
     target: Path,
     options: ExportOptions,
     calibration: Sequence[NDArray[np.uint8]],
-) -> None:
+) -> PredictProba:
+    """Writes the export and returns its predict function, opened anew from the disk."""
+    preprocessing, softmax = options.with_preprocessing, options.with_softmax
     match options.format:
         case "onnx":
-            from finetune.prediction.export.onnx import export_onnx
+            from finetune.prediction.export.onnx import export_onnx, onnx_predict_proba
 
             export_onnx(
                 engine,
                 target,
                 precision=options.precision,
-                with_preprocessing=options.with_preprocessing,
-                with_softmax=options.with_softmax,
+                with_preprocessing=preprocessing,
+                with_softmax=softmax,
                 calibration=calibration,
             )
-        case "torchscript":
-            from finetune.prediction.export.torch import export_torchscript
-
-            export_torchscript(
-                engine,
-                target,
-                with_preprocessing=options.with_preprocessing,
-                with_softmax=options.with_softmax,
+            return onnx_predict_proba(
+                target, with_preprocessing=preprocessing, with_softmax=softmax
             )
-        case _:
-            from finetune.prediction.export.torch import export_timm
+        case "torchscript":
+            from finetune.prediction.export import torchscript
+
+            torchscript.export_torchscript(
+                engine, target, with_preprocessing=preprocessing, with_softmax=softmax
+            )
+            return torchscript.torchscript_predict_proba(
+                engine, target, with_preprocessing=preprocessing, with_softmax=softmax
+            )
+        case "timm":
+            from finetune.prediction.export.timm import export_timm, timm_predict_proba
 
             export_timm(engine, target)
-
-
-def _opened(engine: TorchEngine, target: Path, options: ExportOptions) -> Answer:
-    match options.format:
-        case "onnx":
-            return answers_of_onnx(
-                target,
-                with_preprocessing=options.with_preprocessing,
-                with_softmax=options.with_softmax,
-            )
-        case "torchscript":
-            return answers_of_torchscript(
-                engine,
-                target,
-                with_preprocessing=options.with_preprocessing,
-                with_softmax=options.with_softmax,
-            )
-        case _:
-            return answers_of_timm(engine, target)
+            return timm_predict_proba(engine, target)
 
 
 def _photos(
@@ -219,71 +200,92 @@ def _bytes_of(path: Path) -> int:
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
-_SHARED = (
-    "labels.json",
-    "preprocessing.json",
-    "calibration.json",
-    "distance.safetensors",
-    "metrics.json",
-)
+@dataclass(frozen=True, kw_only=True)
+class SquaredPhoto:
+    """Photo and its working square ``(S, S, 3) uint8``."""
+
+    path: Path
+    square: NDArray[np.uint8]
 
 
-def push(run: RunFolder, repository: str, *, private: bool = True) -> str:
-    """Uploads a run as a model that ``timm.create_model("hf-hub:REPOSITORY")`` opens.
+def photos_of_run(run: RunFolder) -> tuple[list[Path], list[Path]]:
+    """Returns a run's held-out and training photos that still exist.
 
-    Names of photos and folders stay here: split.csv, predictions.csv and config.json are not sent.
+    Raises:
+        RunError: The run does not say where they were.
+    """
+    root = Path(run.read(run.config_file).get("photos", "."))
+    held_out: list[Path] = []
+    training: list[Path] = []
+    for row in read_split(run.split_file):
+        path = root / row.path
+        if path.is_file():
+            (training if row.part == "train" else held_out).append(path)
+    return held_out or training, training
+
+
+def squared(
+    paths: Sequence[Path], count: int, preprocessing: Preprocessing
+) -> Iterator[SquaredPhoto]:
+    """Yields `count` photos spread evenly over `paths` and so over the labels.
+
+    A photo that cannot be opened is left out.
+    """
+    if not paths or not count:
+        return
+    for index in np.unique(np.linspace(0, len(paths) - 1, min(count, len(paths))).round()):
+        path = paths[int(index)]
+        try:
+            yield SquaredPhoto(path=path, square=working_square(path, preprocessing))
+        except DecodeError:
+            continue
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Difference between the predictions of an export and its run.
+
+    Attributes:
+        photos: How many were compared.
+        largest_difference: Of any label's calibrated probability.
+        same_label: Share of the photos with the same likeliest label.
+        whole_photos_difference: As `largest_difference`, where the graph itself resizes whole
+            photos; None where it does not.
+    """
+
+    photos: int
+    largest_difference: float
+    same_label: float
+    whole_photos_difference: float | None = None
+
+
+def compare(
+    engine: TorchEngine,
+    exported: PredictProba,
+    photos: Sequence[SquaredPhoto],
+    *,
+    whole_photos: bool = False,
+) -> Comparison:
+    """Returns the differences between an export and an engine.
 
     Args:
-        run: The run.
-        repository: ``USER/NAME``.
-        private: Whether only its owner sees a repository that is made for it.
-
-    Returns:
-        The address of the model.
-
-    Raises:
-        MissingExtra: huggingface_hub is not installed.
-        RunError: Nobody is logged in, or the hub refused.
+        engine: The run, opened.
+        exported: Predict function of the export.
+        photos: Photos to predict with both.
+        whole_photos: Whether the export resizes whole photos, so that these are compared, too.
     """
-    try:
-        import huggingface_hub
-    except ImportError as error:
-        raise MissingExtra("huggingface_hub", "hub", "--push") from error
-    if repository.count("/") != 1 or not all(repository.split("/")):
-        raise RunError(f"--push {repository}: the hub names a model USER/NAME.")
-    if huggingface_hub.get_token() is None:
-        raise RunError(
-            "--push: you are not logged in to the Hugging Face hub, and nothing was sent. Log in "
-            "with: hf auth login"
+    squares = np.stack([photo.square for photo in photos])
+    wanted = engine.metadata.task.probabilities(engine.logits(squares))
+    given = np.concatenate([exported(squares[at : at + 16]) for at in range(0, len(squares), 16)])
+    whole = None
+    if whole_photos:
+        whole = max(
+            float(np.abs(exported(decode_photo(photo.path)[None])[0] - row).max())
+            for photo, row in zip(photos, wanted, strict=True)
         )
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name) / "model"
-        gather(run, folder)
-        try:
-            api = huggingface_hub.HfApi()
-            api.create_repo(repository, private=private, exist_ok=True)
-            api.upload_folder(
-                repo_id=repository, folder_path=folder, commit_message=f"Upload {run.name}"
-            )
-        except FinetuneError:
-            raise
-        except Exception as error:  # the hub's client raises its own, requests' and OS errors
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise RunError(f"--push {repository}: the hub refused: {reason}") from error
-    return f"https://huggingface.co/{repository}"
-
-
-def gather(run: RunFolder, folder: Path) -> None:
-    """Writes everything that `push` uploads to a folder.
-
-    Raises:
-        RunError: The run is not finished.
-        StorageError: The folder cannot be written.
-    """
-    engine = TorchEngine.load(run, device="cpu")
-    export_timm(engine, folder)
-    copy_card(write_model_card(run), folder)
-    for name in _SHARED:
-        copy_card(run.path / name, folder)
-    if not (folder / CARD).is_file():
-        raise RunError(f"{run.path} has no {CARD}.")
+    return Comparison(
+        photos=len(photos),
+        largest_difference=float(np.abs(given - wanted).max()),
+        same_label=float((given.argmax(1) == wanted.argmax(1)).mean()),
+        whole_photos_difference=whole,
+    )

@@ -27,8 +27,8 @@ from finetune.errors import MissingExtra, ModelError
 from finetune.files import write_atomically
 from finetune.models.feature_backends import features_of
 from finetune.photos.preprocessing import Preprocessing
-from finetune.prediction.export.torchscript_module import ExportModule
-from finetune.prediction.model_metadata import ModelMetadata
+from finetune.prediction.engine import ModelMetadata, PredictProba
+from finetune.prediction.export.torchscript import ExportModule
 from finetune.prediction.onnx_engine import (
     DISTANCE_KEY,
     FEATURES,
@@ -37,6 +37,7 @@ from finetune.prediction.onnx_engine import (
     PHOTOS,
     PIXELS,
     PROBABILITIES,
+    OnnxEngine,
     center_of,
     normalized,
 )
@@ -261,7 +262,9 @@ def preprocessing_graph(metadata: ModelMetadata) -> onnx.ModelProto:
 def _add_softmax(model: onnx.ModelProto, metadata: ModelMetadata) -> None:
     from onnx import TensorProto, helper
 
-    temperature = helper.make_tensor("temperature", TensorProto.FLOAT, [], [metadata.temperature])
+    temperature = helper.make_tensor(
+        "temperature", TensorProto.FLOAT, [], [metadata.task.temperature]
+    )
     scaled = "calibrated_logits"
     model.graph.initializer.append(temperature)
     model.graph.node.extend(
@@ -276,6 +279,26 @@ def _add_softmax(model: onnx.ModelProto, metadata: ModelMetadata) -> None:
     model.graph.output.insert(
         0, helper.make_tensor_value_info(PROBABILITIES, TensorProto.FLOAT, shape)
     )
+
+
+def onnx_predict_proba(
+    target: Path, *, with_preprocessing: bool, with_softmax: bool
+) -> PredictProba:
+    """Returns the predict function of an ONNX file."""
+    exported = OnnxEngine.load(target)
+
+    def predict_proba(images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        # What the graph itself makes of the photos is what its users will get.
+        if with_softmax and with_preprocessing:
+            row = exported.session.run([PROBABILITIES], {PHOTOS: np.ascontiguousarray(images)})[0]
+            return np.asarray(row, dtype=np.float64)
+        if with_preprocessing:
+            logits = exported.session.run(None, {PHOTOS: np.ascontiguousarray(images)})[0]
+        else:
+            logits = exported.logits(images)
+        return exported.metadata.task.probabilities(logits)
+
+    return predict_proba
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
 from finetune import __version__
-from finetune.prediction.model_metadata import ModelMetadata
+from finetune.prediction.engine import ModelMetadata
 from finetune.prediction.predictions import PredictionJson, RankedJson
 from finetune.web.serve.batching import Limits
 

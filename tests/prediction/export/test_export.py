@@ -20,11 +20,11 @@ from finetune.errors import ConfigError, ModelError, RunError
 from finetune.photos.crops import square
 from finetune.photos.preprocessing import Preprocessing
 from finetune.prediction import onnx_engine
+from finetune.prediction.engine import ModelMetadata
 from finetune.prediction.export import export as library
 from finetune.prediction.export import onnx as export_onnx
 from finetune.prediction.export.export import ExportOptions, export
-from finetune.prediction.export.torchscript_module import ExportModule
-from finetune.prediction.model_metadata import ModelMetadata
+from finetune.prediction.export.torchscript import ExportModule
 from finetune.prediction.onnx_engine import (
     DISTANCE_KEY,
     METADATA_KEY,
@@ -241,7 +241,7 @@ def test_plain_timm_opens_the_folder_with_its_pixels(trained: Trained, timm_fold
             torch.from_numpy(run.pixels_of(photo)[None]).permute(0, 3, 1, 2), preprocessing
         )
         with torch.inference_mode():
-            logits = module(pixels)[0].double() / run.engines[0].metadata.temperature
+            logits = module(pixels)[0].double() / run.engines[0].metadata.task.temperature
         assert logits.softmax(0).tolist() == pytest.approx(shares(run, photo), abs=1e-5)
 
 
@@ -260,13 +260,13 @@ def test_half_and_eight_bit_files_are_smaller_and_measured(
 def test_an_export_that_answers_differently_is_refused(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = library._opened
+    real = library._write_and_open
 
     def wrong(*arguments: Any) -> Any:
         answer = real(*arguments)
         return lambda images: answer(images)[:, ::-1]
 
-    monkeypatch.setattr(library, "_opened", wrong)
+    monkeypatch.setattr(library, "_write_and_open", wrong)
     with pytest.raises(ModelError, match=r"answers differently from .*: a probability differs by"):
         export(open_run(trained.run), ExportOptions(format="timm"), out=tmp_path / "out")
 

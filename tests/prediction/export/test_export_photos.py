@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from finetune.photos.split.split import read_split
-from finetune.prediction.export.check import photos_of_run, squared
+from finetune.prediction.export.export import photos_of_run, squared
 from finetune.prediction.inputs import working_square
 from finetune.prediction.torch_engine import TorchEngine
 from finetune.runs.folder import RunFolder, open_run

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from finetune.errors import CollectionError
-from finetune.prediction.sources import photos_of
+from finetune.prediction.inputs import photos_of
 
 
 def test_folders_expand_and_files_stay(make_photos: Callable[..., Path], tmp_path: Path) -> None:

@@ -1,15 +1,31 @@
-"""Network with preprocessing and softmax as a scriptable module.
+"""Export to TorchScript: a scriptable network with its preprocessing and softmax.
 
-Annotations here are evaluated: TorchScript reads them.
+TorchScript reads the annotations of `ExportModule`, so they are not postponed here.
 """
 
+import contextlib
+import io
+import json
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from finetune.errors import ModelError
+from finetune.files import write_atomically
 from finetune.photos.crops import PADDING
 from finetune.photos.decode.color import LUMA, LUMA_HALF, LUMA_SCALE
-from finetune.prediction.model_metadata import ModelMetadata
+from finetune.prediction.engine import ModelMetadata, PredictProba
+from finetune.prediction.onnx_engine import center_of, normalized
+from finetune.prediction.torch_engine import TorchEngine
+
+METADATA_FILE = "finetune.json"
+"""Extra file of a TorchScript export: labels, preprocessing and calibration."""
 
 
 class ExportModule(nn.Module):
@@ -45,7 +61,7 @@ class ExportModule(nn.Module):
         self.fit: str = preprocessing.fit
         self.cubic = preprocessing.interpolation != "bilinear"
         self.whiten = preprocessing.whiten
-        self.temperature = metadata.temperature
+        self.temperature = metadata.task.temperature
         self.multi_label = metadata.task.multi_label
         self.channels = preprocessing.channels
         self.luma_half, self.luma_scale = float(LUMA_HALF), float(LUMA_SCALE)
@@ -127,3 +143,80 @@ class ExportModule(nn.Module):
         before = start + steps * scale
         inside = (before >= -1e-6 * scale) & (before + scale <= length + 1e-6 * scale)
         return values.to(torch.float32), inside
+
+
+def export_torchscript(
+    engine: TorchEngine, path: Path, *, with_preprocessing: bool, with_softmax: bool
+) -> Path:
+    """Writes a network as TorchScript and returns its path; ``torch.jit.load`` opens it.
+
+    Labels, preprocessing and calibration are in its extra file ``finetune.json``.
+
+    Raises:
+        ModelError: Torch cannot trace this network.
+        StorageError: The file cannot be written.
+    """
+    size = engine.metadata.preprocessing.size
+    module = engine.module.cpu().eval()
+    try:
+        with _deprecations_silenced(), torch.no_grad():
+            traced = torch.jit.trace(  # type: ignore[no-untyped-call]
+                module,
+                torch.zeros(2, engine.metadata.preprocessing.channels, size, size),
+                check_trace=False,
+            )
+            whole = torch.jit.script(
+                ExportModule(
+                    traced,
+                    engine.metadata,
+                    with_preprocessing=with_preprocessing,
+                    with_softmax=with_softmax,
+                ).eval()
+            )
+            buffer = io.BytesIO()
+            metadata = json.dumps(engine.metadata.to_dict(), ensure_ascii=False)
+            torch.jit.save(whole, buffer, _extra_files={METADATA_FILE: metadata})
+    except RuntimeError as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"{engine.metadata.model} cannot be traced: {first}") from error
+    return write_atomically(path, lambda file: file.write(buffer.getvalue()))
+
+
+def open_torchscript(path: Path) -> torch.jit.ScriptModule:
+    """Returns the module in a TorchScript file; it is code, so open only files that you trust."""
+    with _deprecations_silenced():
+        return torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call,no-any-return]
+
+
+@contextlib.contextmanager
+def _deprecations_silenced() -> Iterator[None]:
+    """Silences the deprecation warnings of TorchScript."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
+        yield
+
+
+def torchscript_predict_proba(
+    engine: TorchEngine, target: Path, *, with_preprocessing: bool, with_softmax: bool
+) -> PredictProba:
+    """Returns the predict function of a TorchScript file, calibrated as its engine."""
+    module = open_torchscript(target)
+    preprocessing = engine.metadata.preprocessing
+
+    def predict_proba(images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        if with_preprocessing:
+            given = torch.from_numpy(np.ascontiguousarray(images))
+        else:
+            given = torch.from_numpy(
+                normalized(center_of(images, preprocessing.size), preprocessing)
+            )
+        # Specializing for each photo's size would take far longer than the few answers.
+        with torch.inference_mode(), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
+            values = module(given).numpy()
+        if with_softmax:
+            return np.asarray(values, dtype=np.float64)
+        return engine.metadata.task.probabilities(values)
+
+    return predict_proba

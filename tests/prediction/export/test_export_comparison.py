@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from finetune.photos.decode.decoder import decode_photo
-from finetune.prediction.export.check import SquaredPhoto, answers_of_timm, compare, squared
-from finetune.prediction.export.torch import export_timm
+from finetune.prediction.export.export import SquaredPhoto, compare, squared
+from finetune.prediction.export.timm import export_timm, timm_predict_proba
 from finetune.prediction.torch_engine import TorchEngine
 from finetune.runs.folder import open_run
 
@@ -70,6 +70,6 @@ def test_a_folder_for_timm_answers_as_the_engine_that_it_came_from(
     engine: TorchEngine, photos: list[SquaredPhoto], tmp_path: Path
 ) -> None:
     export_timm(engine, tmp_path / "timm")
-    found = compare(engine, answers_of_timm(engine, tmp_path / "timm"), photos)
+    found = compare(engine, timm_predict_proba(engine, tmp_path / "timm"), photos)
     assert found.largest_difference < 1e-6
     assert found.same_label == 1
