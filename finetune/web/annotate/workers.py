@@ -45,34 +45,31 @@ class _StoppedError(Exception):
     """The session is over."""
 
 
-class Worker:
+class Worker(threading.Thread):
     """Thread that works for a session and reports to a job; subclasses implement `work`."""
 
     _join_seconds: float | None = None
 
     def __init__(self, session: Session, job: Job, failure: str) -> None:
+        super().__init__(daemon=True)
         self._session = session
         self._job = job
         self._failure = failure
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=type(self).__name__, daemon=True)
-
-    def start(self) -> None:
-        """Starts the thread."""
-        self._thread.start()
+        self._stopping = threading.Event()
 
     def stop(self) -> None:
         """Stops the thread and waits for it; finished work is kept."""
-        self._stop.set()
+        self._stopping.set()
         # A thread inside torch or a decoder when the process ends would abort it.
-        if self._thread.ident is not None:
-            self._thread.join(self._join_seconds)
+        if self.ident is not None:
+            self.join(self._join_seconds)
 
     def work(self) -> None:
         """Does the work."""
         raise NotImplementedError
 
-    def _run(self) -> None:
+    def run(self) -> None:
+        """Works, and reports errors to the job."""
         job = self._job
         try:
             self.work()
@@ -86,7 +83,7 @@ class Worker:
             raise
 
     def _raise_if_stopped(self, done: int = 0, total: int = 0) -> None:
-        if self._stop.is_set():
+        if self._stopping.is_set():
             raise _StoppedError
 
 
@@ -150,7 +147,7 @@ class ScanWorker(Worker):
     def _make_thumbnails(self) -> None:
         thumbnails = self._session.thumbnails
         for state in self._session.index.states():
-            if self._stop.is_set():
+            if self._stopping.is_set():
                 return
             if state.problem is None and not thumbnails.has(state.id, "thumb"):
                 try:
@@ -186,7 +183,7 @@ class SuggestionWorker(Worker):
 
     def stop(self) -> None:
         """Stops after the current photos or fold; finished work is kept."""
-        self._stop.set()
+        self._stopping.set()
         self._session.labeled.set()
         super().stop()
 
@@ -243,13 +240,13 @@ class SuggestionWorker(Worker):
     def work(self) -> None:
         """Extracts features and suggests labels; checks labels when idle."""
         job, index, labeled = self._job, self._session.index, self._session.labeled
-        if self._stop.wait(self._delay_seconds):
+        if self._stopping.wait(self._delay_seconds):
             return
         try:
             job.state = "running"
             self.extractor.load()
             classifier = self._load_classifier() if self._load_classifier is not None else None
-            while not self._stop.is_set():
+            while not self._stopping.is_set():
                 pending = self.extractor.pending()[:_FEATURE_STEP]
                 if pending:
                     job.state = "running"
