@@ -5,11 +5,9 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor, nn
 
 from finetune.config import CollectionConfig, LabelsConfig
 from finetune.data.balance import label_weights
@@ -17,7 +15,12 @@ from finetune.evaluation.predictions import EvaluatedPhoto, Prediction
 from finetune.evaluation.probabilities import Floats, Integers
 from finetune.photos.collection import Collection, Photo
 
-Loss = Callable[[Tensor, Tensor], Tensor]
+if TYPE_CHECKING:
+    # Predicting from an exported file needs no torch.
+    import torch
+    from torch import Tensor, nn
+
+    Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,6 +156,8 @@ class Task(abc.ABC):
         """Returns the objective, with label weights from the training targets if configured."""
         weight = None
         if labels.balance == "loss":
+            import torch
+
             found = label_weights(targets, label_count, beta=labels.balance_beta)
             weight = torch.tensor(found, dtype=torch.float32)
         return self.objective(labels, label_smoothing=label_smoothing, weight=weight)

@@ -6,12 +6,10 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor, nn
 
 from finetune.config import CollectionConfig, LabelsConfig
 from finetune.data.balance import prior_logits
@@ -32,7 +30,9 @@ from finetune.evaluation.thresholds import NEVER, USUAL, fit_thresholds
 from finetune.photos.collection import Collection, Photo
 from finetune.photos.multi_label import merge_copies, multilabel_photos
 from finetune.tasks.base import Column, Objective, Task, interval_text, number_text, weighted
-from finetune.tasks.losses import Asymmetry, asymmetric_loss, binary_cross_entropy
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 NAME = "multi-label"
 """Value of ``task`` in config.json and calibration.json; absent for a single label."""
@@ -128,6 +128,8 @@ class MultiLabel(Task):
         weight: Tensor | None = None,
     ) -> Objective:
         """Returns the objective with a sigmoid per label; epochs are scored by mAP."""
+        from finetune.tasks.losses import Asymmetry, asymmetric_loss, binary_cross_entropy
+
         labels = labels or LabelsConfig()
         loss: Callable[..., Tensor]
         score = self.log_loss_and_map
@@ -143,6 +145,8 @@ class MultiLabel(Task):
             own_loss = partial(asymmetric_loss, asymmetry=asymmetry, label_smoothing=0.0)
 
             def score(logits: ArrayLike, targets: ArrayLike) -> tuple[float, float]:
+                import torch
+
                 values, truth = torch.as_tensor(logits), torch.as_tensor(targets)
                 return float(own_loss(values, truth)), self.log_loss_and_map(logits, targets)[1]
 
@@ -156,8 +160,10 @@ class MultiLabel(Task):
 
     def initialize_head(self, head: nn.Module, targets: NDArray[Any]) -> None:
         """Initializes the bias of a linear head with the label frequencies."""
+        import torch
+
         bias = getattr(head, "bias", None)
-        if isinstance(head, nn.Linear) and isinstance(bias, Tensor):
+        if isinstance(head, torch.nn.Linear) and isinstance(bias, torch.Tensor):
             with torch.no_grad():
                 bias.copy_(torch.from_numpy(prior_logits(targets)))
 

@@ -6,12 +6,10 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
-from torch import Tensor
-from torch.nn import functional
 
 from finetune.config import CollectionConfig, LabelsConfig
 from finetune.evaluation.calibration import fit_temperature
@@ -22,7 +20,9 @@ from finetune.evaluation.probabilities import Floats, Integers, softmax
 from finetune.photos.collection import Collection, Photo
 from finetune.photos.labels import check_labels
 from finetune.tasks.base import Column, Objective, Task, interval_text, number_text, weighted
-from finetune.tasks.losses import cross_entropy
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +84,8 @@ class SingleLabel(Task):
         weight: Tensor | None = None,
     ) -> Objective:
         """Returns the objective with cross-entropy; epochs are scored by accuracy."""
+        from finetune.tasks.losses import cross_entropy
+
         return Objective(
             loss=weighted(partial(cross_entropy, label_smoothing=label_smoothing), weight),
             correct=count_correct,
@@ -189,6 +191,8 @@ def count_correct(logits: Tensor, targets: Tensor) -> Tensor:
 
 def log_loss_and_accuracy(logits: Tensor, targets: Tensor) -> tuple[float, float]:
     """Returns mean log loss in nats and accuracy of logits ``(N, C)`` on targets ``(N,)``."""
+    from torch.nn import functional
+
     loss = functional.cross_entropy(logits.double(), targets)
     accuracy = (logits.argmax(1) == targets).double().mean()
     return float(loss), float(accuracy)
