@@ -1,7 +1,7 @@
 """Batch size: the largest that fits into memory, and the learning rate for it.
 
-A step's photos are fixed by the settings. Where they do not fit into memory at once they go through
-in smaller portions whose gradients are added up, so that the step stays what it was.
+The settings fix the photos of a step. If these do not fit into memory, they are split into smaller
+micro-batches whose gradients are added up, so that the step stays the same.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ REFERENCE_BATCH_SIZE = 32
 """Photos a step that the usual learning rates are for."""
 
 LARGEST_BATCH_SIZE = 256
-"""Beyond it a GPU is no quicker, and the photos of most collections make too few steps."""
+"""Beyond it a GPU is no faster, and most collections give too few steps."""
 
 STEPS_WORTH = 20
-"""Steps an epoch that a larger batch has to leave."""
+"""Fewest steps an epoch with a larger batch."""
 
 LINEAR_RULE = ("sgd", "nesterov", "momentum")
 """Optimizers, by the start of their names, whose step is as long as the gradient."""
@@ -67,7 +67,7 @@ def find_batch_size(attempt: Callable[[int], None], *, most: int) -> int:
     From `REFERENCE_BATCH_SIZE` it is doubled while it fits, or halved until it does.
 
     Args:
-        attempt: Makes one step with so many photos; raises when memory does not suffice.
+        attempt: Runs a step of a batch size; raises an out-of-memory error.
         most: Largest size to try.
 
     Raises:
@@ -107,15 +107,14 @@ def fit_in_memory(
     stop: Callable[[], bool],
     world: World = SINGLE_PROCESS,
 ) -> bool:
-    """Does what `engine.fit` does, in smaller portions whenever memory does not suffice.
+    """Trains as `loop.fit` does, with smaller micro-batches whenever memory runs out.
 
-    The step in which memory ran out is made again from its start. Its photos and its learning rate
-    stay; batch norms see the smaller portions. Of several processes one cannot go back a step
-    alone: there the error stays one.
+    The failed step is repeated with the same photos and learning rate; batch norms see the smaller
+    micro-batches. With several processes the error is raised, since one cannot repeat a step alone.
 
     Raises:
         DeviceError: Not even one photo fits.
-        StorageError: As `engine.fit`.
+        StorageError: As `loop.fit`.
     """
     while True:
         try:
@@ -130,7 +129,7 @@ def fit_in_memory(
                     f"Out of memory with --batch-size {source.loading.batch_size} on "
                     f"{world.count} processes. Halve it, and double --accumulate."
                 ) from error
-        # Outside of the handler: the error's traceback holds what filled the memory.
+        # Outside of the handler, since the error's traceback keeps the tensors alive.
         source.loading = smaller(source.loading)
         state.optimizer.zero_grad(set_to_none=True)
         # The next `fit` prepares the module again.
@@ -150,7 +149,7 @@ def smaller(loading: LoaderConfig) -> LoaderConfig:
     """Returns the loader config with micro-batches of half the size, or less where needed.
 
     Raises:
-        DeviceError: The portions are single photos already.
+        DeviceError: The micro-batches are single photos already.
     """
     step = loading.step_size
     sizes = [size for size in range(1, loading.batch_size // 2 + 1) if step % size == 0]
@@ -165,7 +164,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def free_memory() -> None:
-    """Gives memory that nothing holds any more back to the device."""
+    """Releases unused memory of the device."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -38,7 +38,7 @@ from finetune.training.optimizer import (
 )
 from finetune.training.prepared import Prepared
 from finetune.training.resolve import DEFAULT_EPOCHS
-from finetune.training.results import Outcome
+from finetune.training.results import TrainingOutput
 from finetune.training.validation import calibrated_losses
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 def train_on_photos(
     prepared: Prepared, accelerator: Accelerator, stop: Callable[[], bool]
-) -> Outcome:
+) -> TrainingOutput:
     """Returns the network, fine-tuned on the training photos."""
     device = accelerator.device
     module = prepared.loaded.module.to(device)
@@ -120,7 +120,7 @@ def train_on_photos(
         for part, photos in datasets.items()
         if part != "train" and len(photos)
     }
-    return Outcome(
+    return TrainingOutput(
         module=trained,
         logits=logits,
         position=state.position,

@@ -155,8 +155,8 @@ def resolve_network(asked: TrainConfig) -> tuple[TrainConfig, tuple[Decision, ..
     check_optimizer(optimization.optimizer, device.type)
     if mode in ("head", "gradual") and model.weights == factory.FROM_SCRATCH:
         raise ConfigError(
-            f"--mode {mode} with --weights none would train a head on a backbone that knows "
-            "nothing; use --mode full."
+            f"--mode {mode} with --weights none would train a head on random "
+            "features; use --mode full."
         )
     of_the_backbone = _given(asked, BACKBONE_SETTINGS)
     if mode == "head" and of_the_backbone:

@@ -45,7 +45,7 @@ class HeldOut:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class TrainingOutput:
     """Result of a training.
 
     Attributes:
@@ -77,7 +77,9 @@ UNKNOWN_SHARE = 0.2
 """Assumed share of out-of-distribution photos for the unknown threshold."""
 
 
-def write_results(run: RunFolder, name: str, parts: DataSplit, outcome: Outcome) -> dict[str, Any]:
+def write_results(
+    run: RunFolder, name: str, parts: DataSplit, output: TrainingOutput
+) -> dict[str, Any]:
     """Writes model, calibration, predictions, confusion matrix and metrics; returns the metrics.
 
     Temperature and unknown threshold are fitted on cross-fit logits, if any (see
@@ -87,17 +89,17 @@ def write_results(run: RunFolder, name: str, parts: DataSplit, outcome: Outcome)
         RunError: The training diverged: some logits are not finite.
         StorageError: A file could not be written.
     """
-    for part, logits in outcome.logits.items():
+    for part, logits in output.logits.items():
         if not np.isfinite(logits).all():
             raise RunError(
                 f"{run.path}: the training diverged (its outputs on {part} are not finite). "
                 "Start again with a lower --lr."
             )
-    save_tensors(run.model_file, outcome.module.state_dict(), {"format": "pt"})
-    _write_timm_folder(run, name, outcome.module, parts.labels)
-    targets = {part: parts.targets(part) for part in outcome.logits}
-    held_out = outcome.held_out
-    logits, true = outcome.logits["validation"], targets["validation"]
+    save_tensors(run.model_file, output.module.state_dict(), {"format": "pt"})
+    _write_timm_folder(run, name, output.module, parts.labels)
+    targets = {part: parts.targets(part) for part in output.logits}
+    held_out = output.held_out
+    logits, true = output.logits["validation"], targets["validation"]
     if held_out is None:
         task = parts.task.calibrated(logits, true)
     else:
@@ -114,11 +116,11 @@ def write_results(run: RunFolder, name: str, parts: DataSplit, outcome: Outcome)
     write_json(run.calibration_file, content)
     metrics: dict[str, Any] = {
         part: task.metrics(logits, targets[part], parts.labels)
-        for part, logits in outcome.logits.items()
+        for part, logits in output.logits.items()
     }
     predictions = [
         prediction
-        for part, logits in outcome.logits.items()
+        for part, logits in output.logits.items()
         for prediction in task.predictions(
             [EvaluatedPhoto(path=s.path, digest=s.digest, part=part) for s in parts.samples[part]],
             logits,
@@ -127,8 +129,8 @@ def write_results(run: RunFolder, name: str, parts: DataSplit, outcome: Outcome)
         )
     ]
     write_predictions(run.predictions_file, predictions)
-    evaluated: Part = "test" if "test" in outcome.logits else "validation"
-    matrix = task.confusion(outcome.logits[evaluated], targets[evaluated])
+    evaluated: Part = "test" if "test" in output.logits else "validation"
+    matrix = task.confusion(output.logits[evaluated], targets[evaluated])
     if matrix is not None:
         write_confusion_csv(run.confusion_file, matrix, parts.labels)
     write_json(run.metrics_file, metrics)

@@ -33,7 +33,7 @@ from finetune.training.linear_probe.probe import fill_features_only, train_on_fe
 from finetune.training.prepare import NewRun, Overrides, Splitter, prepare
 from finetune.training.prepared import Prepared
 from finetune.training.resolve import on_features
-from finetune.training.results import Outcome, write_results
+from finetune.training.results import TrainingOutput, write_results
 from finetune.training.tracking import tracked
 from finetune.training.validation import Metric
 from finetune.training.warm_start import ParentRun
@@ -165,24 +165,24 @@ def execute(prepared: Prepared, started: datetime.datetime) -> RunResult:
     with run.held():
         _drop_unfinished_epochs(run)
         notes: list[str] = []
-        outcome, metrics = _outcome(_collecting_notes(prepared, notes))
+        output, metrics = _train_and_write(_collecting_notes(prepared, notes))
         seconds = (datetime.datetime.now() - started).total_seconds()
         description = run.read(run.config_file)
-        description |= outcome.summary()
+        description |= output.summary()
         description["notes"] = [*description.get("notes", []), *notes]
         description["seconds"] = round(description.get("seconds", 0.0) + seconds, 3)
         write_json(run.config_file, description)
         write_model_card(run)
-    if outcome.finished:
+    if output.finished:
         # A finished run has nothing to resume.
         shutil.rmtree(run.last_checkpoint.parent, ignore_errors=True)
     result = RunResult(
         run=run,
         metrics=metrics,
-        best_epoch=outcome.position.best_epoch,
+        best_epoch=output.position.best_epoch,
         seconds=seconds,
-        interrupted=not outcome.finished,
-        logits=outcome.logits,
+        interrupted=not output.finished,
+        logits=output.logits,
     )
     prepared.world.broadcast(result)
     return result
@@ -211,7 +211,7 @@ def _train_as_worker(prepared: Prepared) -> None:
             train_on_photos(prepared, accelerator, stop)
 
 
-def _outcome(prepared: Prepared) -> tuple[Outcome, dict[str, Any]]:
+def _train_and_write(prepared: Prepared) -> tuple[TrainingOutput, dict[str, Any]]:
     """Trains and writes the results; returns the outcome and its metrics."""
     accelerator = make_accelerator(prepared.config.machine)
     warning = "Interrupted: finishing this step and saving. Ctrl-C again ends at once."
@@ -223,9 +223,9 @@ def _outcome(prepared: Prepared) -> tuple[Outcome, dict[str, Any]]:
         tracked(prepared, accelerator.device, by_features=by_features) as logged,
     ):
         torch.manual_seed(prepared.config.machine.seed)
-        outcome = train_on(logged, accelerator, stop)
-        return outcome, write_results(
-            prepared.run, prepared.loaded.name, prepared.data_split, outcome
+        output = train_on(logged, accelerator, stop)
+        return output, write_results(
+            prepared.run, prepared.loaded.name, prepared.data_split, output
         )
 
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import os
@@ -61,16 +60,11 @@ def run_of(photos: Path, runs: Path, flags: Settings, name: str = "r") -> RunRes
     return train(photos, resolve({}, flags), run=name, runs=runs)
 
 
-def rows_of(run: Path) -> list[dict[str, str]]:
-    with (run / "predictions.csv").open(encoding="utf-8-sig") as file:
-        return list(csv.DictReader(file))
-
-
 CHILD = """
 import json, os, signal, sys
 from pathlib import Path
 from finetune import train
-from finetune.training import objectives as objective
+from finetune.tasks import multi_label as objective
 from finetune.config_io import resolve
 photos, runs, flags, sign, last = sys.argv[1:]
 plain, steps = objective.binary_cross_entropy, [0]

@@ -1,9 +1,8 @@
 """Cross-fitting of heads: logits of photos and labels held out of training.
 
-One part for validation is enough to choose an epoch by, but a temperature fitted on 60 photos is
-half chance. On kept features a head is trained in no time, so that every photo of the training and
-validation parts gets an answer by a head that did not learn from it, and by one that did not learn
-from its label either.
+A validation part is enough to choose an epoch, but too small for a temperature. Heads on
+cached features train in seconds, so every training and validation photo gets logits from a head
+that was not trained on it, and from one that was not trained on its label.
 """
 
 from __future__ import annotations
@@ -43,10 +42,10 @@ from finetune.training.results import HeldOut
 from finetune.training.schedule import Schedule
 
 ENOUGH_PHOTOS = 1000
-"""Number of validation photos from which they alone are used for the threshold."""
+"""Number of validation photos from which only these are held out."""
 
 MOST_FOLDS = 8
-"""Most heads that are trained without some of the photos."""
+"""Largest number of folds."""
 
 CHUNK = 1024
 
@@ -56,7 +55,6 @@ class CachedPhotos:
     """Training and validation photos with their cached features.
 
     Attributes:
-        features: Where the features are.
         views: Keys of each photo's features, one list a view.
         targets: ``(N,)``.
     """
@@ -88,8 +86,8 @@ def hold_out(
 ) -> HeldOut | None:
     """Returns cross-fit logits of held-out photos and labels, by heads like the trained one.
 
-    None where that cannot be known: photos may have several labels, the training was interrupted,
-    or no label has photos enough for some to be held out.
+    None where photos may have several labels, the training was interrupted, or no label has enough
+    photos to hold some out.
     """
     if not prepared.data_split.task.detects_unknown or not trained.finished:
         return None
@@ -108,7 +106,7 @@ def hold_out(
     rng = np.random.default_rng((prepared.config.machine.seed, 0xF01D))
     labels = len(np.unique(kept.targets))
     heads = int(folds.max()) + 1 + (min(LABEL_FOLDS, labels) if labels > 2 else 0)
-    tell = prepared.progress("Holding photos and labels out")
+    progress = prepared.progress("Holding photos and labels out")
     done = 0
 
     def fit(learned: NDArray[np.bool_], wanted: NDArray[np.bool_]) -> tuple[Floats, Floats]:
@@ -117,11 +115,11 @@ def hold_out(
             raise _StoppedError
         rows, others = np.flatnonzero(learned), np.flatnonzero(wanted)
         head = _retrain(prepared, kept, rows, trained, device)
-        said = head_logits(head, kept.features, kept.keys(others)).double().numpy()
+        logits = head_logits(head, kept.features, kept.keys(others)).double().numpy()
         distance = fit_distance(kept, rows, rng=rng)
         done += 1
-        tell(done, heads)
-        return said, kept.map(others, distance)
+        progress(done, heads)
+        return logits, kept.map(others, distance)
 
     try:
         outputs = cross_fit(kept.targets, folds, fit, rng=rng)
@@ -137,7 +135,7 @@ class _StoppedError(Exception):
 def fit_distance(
     kept: CachedPhotos, rows: NDArray[np.int64], *, rng: np.random.Generator
 ) -> RelativeDistance:
-    """Returns the distance from some of the photos, of features."""
+    """Returns the feature distance that is fitted on some of the photos."""
     some = rows
     if len(rows) > BASIS_PHOTOS:
         some = np.sort(rng.choice(rows, BASIS_PHOTOS, replace=False))
@@ -153,7 +151,7 @@ def _folds(
     held = len(targets) - trained_on
     if held >= ENOUGH_PHOTOS:
         return np.where(np.arange(len(targets)) < trained_on, -1, 0)
-    # Heads then learn from as many photos as the run's own head did.
+    # Heads are then trained on as many photos as the run's own head.
     count = min(MOST_FOLDS, max(3, round(len(targets) / max(held, 1))))
     group_of = {row.path: row.group for row in prepared.data_split.rows}
     samples = [*prepared.data_split.samples["train"], *prepared.data_split.samples["validation"]]
@@ -173,12 +171,11 @@ def _retrain(
     trained: TrainedHead,
     device: torch.device,
 ) -> FeatureHeads:
-    """Returns a head that learned from some of the photos as the trained one did from its own.
+    """Returns a head that is trained on some of the photos as `trained` was on all.
 
-    As long (to the trained one's best epoch, at the rates of its schedule), with its L2 strength
-    and learning rate, the same start, loss and optimizer, and to its minimum where that one was
-    brought there. Averages over epochs are not repeated,
-    and nothing is taken over from an earlier run, which has seen the photos.
+    It has the same epochs (up to the best one), schedule, L2 strength, learning rate, start, loss
+    and optimizer, and is minimized by the solver where `trained` was. Averages over epochs are not
+    repeated, and a parent run's head is not used, since it has seen the photos.
     """
     views = len(kept.views)
     every = [key for view in range(views) for key in kept.keys(rows, view)]
@@ -200,13 +197,13 @@ def _retrain(
         shape=loop_config.schedule.shape,
     )
     targets = kept.targets[rows]
-    alike: Any = None
+    by_label: Any = None
     if loading.strata is not None:
-        alike = strata(targets, len(prepared.data_split.labels))
+        by_label = strata(targets, len(prepared.data_split.labels))
     step = 0
     for epoch in range(max(1, trained.position.best_epoch)):
         batches = epoch_batches(
-            len(rows), loading.step_size, seed=loading.seed, epoch=epoch, strata=alike
+            len(rows), loading.step_size, seed=loading.seed, epoch=epoch, strata=by_label
         )
         for batch in batches:
             set_lr(optimizer, schedule, step)

@@ -20,7 +20,7 @@ from finetune.training.linear_probe.feature_source import head_logits
 from finetune.training.linear_probe.heads import HeadData, train_heads
 from finetune.training.linear_probe.held_out import hold_out
 from finetune.training.prepared import Prepared
-from finetune.training.results import Outcome
+from finetune.training.results import TrainingOutput
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 def train_on_features(
     prepared: Prepared, accelerator: Accelerator, stop: Callable[[], bool]
-) -> Outcome:
+) -> TrainingOutput:
     """Returns the network with a head that was trained on its features of the job's photos."""
     device = accelerator.device
     module = prepared.loaded.module.to(device).eval()
@@ -52,7 +52,7 @@ def train_on_features(
             for part, photos in datasets.items()
             if part != "train" and len(photos)
         }
-    return Outcome(
+    return TrainingOutput(
         module=module,
         logits=logits,
         position=found.position,
