@@ -52,23 +52,6 @@ class Labeled:
         )
 
 
-class RunPredictions:
-    """Probabilities by a trained run; `labels` is empty without a run."""
-
-    def __init__(self) -> None:
-        self.labels: tuple[str, ...] = ()
-        self._rows: dict[str, Array] = {}
-
-    def put(self, ids: Sequence[str], labels: tuple[str, ...], probabilities: Array) -> None:
-        """Adds the probabilities ``(N, labels)`` of N photos."""
-        self.labels = labels
-        self._rows |= dict(zip(ids, probabilities, strict=True))
-
-    def of(self, photo_id: str) -> Array:
-        """Returns the probabilities ``(labels,)`` of a photo."""
-        return self._rows[photo_id]
-
-
 def run_classifier(run: str, session: Session) -> Classifier:
     """Returns a function that classifies photos of a session by a trained run.
 
@@ -136,23 +119,36 @@ class Predictions:
 
 
 class Suggester:
-    """Predicts labels from labeled photos; keeps its head between calls."""
+    """Suggestions by nearest neighbors, a linear head, and a trained run if there is one.
+
+    Attributes:
+        run_labels: Labels of the run; () without one.
+    """
 
     def __init__(self) -> None:
+        self.run_labels: tuple[str, ...] = ()
+        self._by_run: dict[str, Array] = {}
         self._head: LinearClassifier | None = None
         self._fitted_on = 0
+        self._held_out: dict[str, tuple[tuple[str, ...], Array]] = {}
+        self._checked = 0
+
+    def add_run(self, ids: Sequence[str], labels: tuple[str, ...], probabilities: Array) -> None:
+        """Adds the probabilities ``(N, labels)`` of N photos by the run."""
+        self.run_labels = labels
+        self._by_run |= dict(zip(ids, probabilities, strict=True))
 
     def predict(
-        self, features: Features, labeled: Labeled, run: RunPredictions, offered: Sequence[str]
+        self, features: Features, labeled: Labeled, offered: Sequence[str]
     ) -> Predictions | None:
-        """Returns the mean of nearest neighbors, the session's head, and a run.
+        """Returns the mean of nearest neighbors, head and run.
 
         `offered` are the labels in display order. None with fewer than two labels and no run.
         """
         from finetune.curation.suggestions import neighbor_probabilities
 
         has_two_labels = len(set(labeled.labels)) >= 2
-        known = {*run.labels, *(labeled.labels if has_two_labels else ())}
+        known = {*self.run_labels, *(labeled.labels if has_two_labels else ())}
         names = tuple(label for label in offered if label in known)
         if not names:
             return None
@@ -165,38 +161,19 @@ class Suggester:
             head = self._fitted_head(rows, labeled.labels)
             if head is not None:
                 members.append(_columns(head.probabilities(features.rows), head.labels, names))
-        if run.labels:
-            by_run = np.stack([run.of(photo_id) for photo_id in features.ids])
-            members.append(_columns(by_run, run.labels, names))
+        if self.run_labels:
+            by_run = np.stack([self._by_run[photo_id] for photo_id in features.ids])
+            members.append(_columns(by_run, self.run_labels, names))
         return Predictions(labels=names, probabilities=np.mean(members, axis=0), features=features)
 
-    def _fitted_head(
-        self, rows: NDArray[np.float32], labels: Sequence[str]
-    ) -> LinearClassifier | None:
-        if len(labels) < MIN_LABELED:
-            self._head, self._fitted_on = None, 0
-        elif self._head is None or abs(len(labels) - self._fitted_on) >= REFIT_EVERY:
-            from finetune.curation.logistic_regression import fit_classifier
-
-            self._head, self._fitted_on = fit_classifier(rows, labels), len(labels)
-        return self._head
-
-
-class LabelErrors:
-    """Out-of-fold probabilities of labeled photos, as of the latest check."""
-
-    def __init__(self) -> None:
-        self._rows: dict[str, tuple[tuple[str, ...], Array]] = {}
-        self._checked = 0
-
-    def update(
+    def check_labels(
         self,
         features: Features,
         labeled: Labeled,
         groups: Sequence[str],
         progress: Callable[..., None],
     ) -> bool:
-        """Checks the labels again if enough of them are new.
+        """Predicts the labeled photos by cross-validation if enough labels are new.
 
         Args:
             features: Features of all photos.
@@ -215,33 +192,44 @@ class LabelErrors:
 
         rows = features.rows[labeled.positions]
         found = find_label_errors(rows, labeled.labels, groups, progress=progress)
-        self._rows = {
+        self._held_out = {
             features.ids[position]: (found.labels, row)
             for position, row in zip(labeled.positions.tolist(), found.probabilities, strict=True)
             if not np.isnan(row).any()
         }
         return True
 
-    def suggestions(
-        self, ids: Sequence[str], own: Sequence[tuple[str, ...]], run: RunPredictions
+    def disagreements(
+        self, ids: Sequence[str], own: Sequence[tuple[str, ...]]
     ) -> dict[str, Suggestions]:
         """Returns the suggestions for photos with labels, given the labels of each photo.
 
-        The run is used for photos that have not been checked yet.
+        Photos that have not been checked are predicted by the run.
         """
         result = {}
         for photo_id, labels in zip(ids, own, strict=True):
             if not labels:
                 continue
-            names, row = self._rows.get(photo_id, ((), np.zeros(0)))
-            if not names and run.labels:
-                names, row = run.labels, run.of(photo_id)
+            names, row = self._held_out.get(photo_id, ((), np.zeros(0)))
+            if not names and self.run_labels:
+                names, row = self.run_labels, self._by_run[photo_id]
             given = sum(float(row[names.index(label)]) for label in labels if label in names)
             result[photo_id] = Suggestions(
                 ranked=_ranked(names, row),
                 disagreement=round(1 - given, 2) if names else None,
             )
         return result
+
+    def _fitted_head(
+        self, rows: NDArray[np.float32], labels: Sequence[str]
+    ) -> LinearClassifier | None:
+        if len(labels) < MIN_LABELED:
+            self._head, self._fitted_on = None, 0
+        elif self._head is None or abs(len(labels) - self._fitted_on) >= REFIT_EVERY:
+            from finetune.curation.logistic_regression import fit_classifier
+
+            self._head, self._fitted_on = fit_classifier(rows, labels), len(labels)
+        return self._head
 
 
 def _ranked(labels: Sequence[str], row: Array) -> tuple[tuple[str, float], ...]:

@@ -23,9 +23,7 @@ from finetune.web.annotate.session import Session
 from finetune.web.annotate.suggestions import (
     Classifier,
     Labeled,
-    LabelErrors,
     Predictions,
-    RunPredictions,
     Suggester,
 )
 
@@ -174,12 +172,10 @@ class SuggestionWorker(Worker):
     ) -> None:
         super().__init__(session, session.index.jobs.suggestions, "No suggestions")
         self.extractor = FeatureExtractor(session)
-        self.run_predictions = RunPredictions()
         self._predictions: Predictions | None = None
         self._delay_seconds = delay_seconds
         self._load_classifier = load_classifier
-        self._suggester = Suggester()
-        self._label_errors = LabelErrors()
+        self.suggester = Suggester()
 
     def stop(self) -> None:
         """Stops after the current photos or fold; finished work is kept."""
@@ -207,11 +203,11 @@ class SuggestionWorker(Worker):
         features, states, own = self._photos()
         labeled = Labeled.of(own)
         is_open = np.flatnonzero(np.array([self._is_open(state) for state in states], bool))
-        predictions = self._suggester.predict(features, labeled, self.run_predictions, index.labels)
+        predictions = self.suggester.predict(features, labeled, index.labels)
         if predictions is not None:
             self._predictions = predictions
             probabilities = predictions.probabilities
-            of_labeled = self._label_errors.suggestions(features.ids, own, self.run_predictions)
+            of_labeled = self.suggester.disagreements(features.ids, own)
             index.update_suggestions(of_labeled | predictions.suggestions(is_open))
         else:
             # Without predictions, the photos that differ most from each other come first.
@@ -232,10 +228,8 @@ class SuggestionWorker(Worker):
             getattr(states[position], "group", None) or features.ids[position]
             for position in labeled.positions.tolist()
         ]
-        if self._label_errors.update(features, labeled, groups, self._raise_if_stopped):
-            self._session.index.update_suggestions(
-                self._label_errors.suggestions(features.ids, own, self.run_predictions)
-            )
+        if self.suggester.check_labels(features, labeled, groups, self._raise_if_stopped):
+            self._session.index.update_suggestions(self.suggester.disagreements(features.ids, own))
 
     def work(self) -> None:
         """Extracts features and suggests labels; checks labels when idle."""
@@ -288,7 +282,7 @@ class SuggestionWorker(Worker):
         self.extractor.extract(pending, self._raise_if_stopped)
         if classifier is not None:
             photos = [state.photo for state in pending if state.photo is not None]
-            self.run_predictions.put([state.id for state in pending], *classifier(photos))
+            self.suggester.add_run([state.id for state in pending], *classifier(photos))
         self._job.done = len(self.extractor)
         states = self._session.index.states()
         self._job.total = sum(state.problem is None for state in states)

@@ -19,9 +19,7 @@ from finetune.web.annotate.suggestions import (
     MIN_LABELED,
     REFIT_EVERY,
     Labeled,
-    LabelErrors,
     Predictions,
-    RunPredictions,
     Suggester,
     run_classifier,
 )
@@ -49,14 +47,12 @@ def test_only_photos_with_exactly_one_label_count_as_labeled() -> None:
 def test_one_label_without_a_run_predicts_nothing() -> None:
     seen = features(0, 0, 1)
     for own in ([(), (), ()], [("x",), ("x",), ()]):
-        assert Suggester().predict(seen, Labeled.of(own), RunPredictions(), ["x", "y"]) is None
+        assert Suggester().predict(seen, Labeled.of(own), ["x", "y"]) is None
 
 
 def test_predicted_labels_are_in_display_order() -> None:
     own = [("x",), (), ("y",)]
-    predictions = Suggester().predict(
-        features(0, 0, 1), Labeled.of(own), RunPredictions(), ["z", "y", "x"]
-    )
+    predictions = Suggester().predict(features(0, 0, 1), Labeled.of(own), ["z", "y", "x"])
     assert predictions is not None
     assert predictions.labels == ("y", "x")
     assert predictions.probabilities.sum(axis=1) == pytest.approx(1)
@@ -64,11 +60,11 @@ def test_predicted_labels_are_in_display_order() -> None:
 
 
 def test_run_and_neighbors_have_equal_weight() -> None:
-    run = RunPredictions()
+    suggester = Suggester()
     shares = np.array([[0.9, 0.1], [0.2, 0.8], [0.5, 0.5]])
-    run.put(["0", "1", "2"], ("x", "q"), shares)
+    suggester.add_run(["0", "1", "2"], ("x", "q"), shares)
     seen = features(0, 0, 1)
-    predictions = Suggester().predict(seen, Labeled.of([("x",), (), ("y",)]), run, ["x", "y", "q"])
+    predictions = suggester.predict(seen, Labeled.of([("x",), (), ("y",)]), ["x", "y", "q"])
     assert predictions is not None
     assert predictions.labels == ("x", "y", "q")
     by_neighbors = neighbor_probabilities(seen.rows, seen.rows[[0, 2]], np.array([0, 1]), 3)
@@ -83,7 +79,7 @@ def test_head_is_used_only_with_enough_labels() -> None:
 
     def predict(count: int) -> NDArray[np.float64]:
         labeled = Labeled.of([*own[:count], *[()] * (len(clusters) - count)])
-        predictions = suggester.predict(seen, labeled, RunPredictions(), ["x", "y"])
+        predictions = suggester.predict(seen, labeled, ["x", "y"])
         assert predictions is not None
         return predictions.probabilities
 
@@ -129,12 +125,12 @@ def test_cohort_size_is_bounded() -> None:
 
 
 def test_run_predictions_are_kept_by_photo() -> None:
-    assert RunPredictions().labels == ()
-    run = RunPredictions()
-    run.put(["a", "b"], ("x", "y"), np.array([[0.75, 0.25], [0.5, 0.5]]))
-    run.put(["b", "c"], ("x", "y"), np.array([[0.0, 1.0], [1.0, 0.0]]))
-    assert run.labels == ("x", "y")
-    assert [run.of(photo_id).tolist() for photo_id in "abc"] == [[0.75, 0.25], [0, 1], [1, 0]]
+    suggester = Suggester()
+    suggester.add_run(["a", "b"], ("x", "y"), np.array([[0.75, 0.25], [0.5, 0.5]]))
+    suggester.add_run(["b", "c"], ("x", "y"), np.array([[0.0, 1.0], [1.0, 0.0]]))
+    assert suggester.run_labels == ("x", "y")
+    found = suggester.disagreements(["a", "b", "c"], [("x",)] * 3)
+    assert [found[photo_id].disagreement for photo_id in "abc"] == [0.25, 1, 0]
 
 
 def test_run_classifier_returns_probabilities_in_the_order_of_the_runs_labels(
@@ -177,32 +173,32 @@ def ignore(done: int = 0, total: int = 0) -> None:
 
 
 def test_a_wrong_label_has_the_highest_disagreement(two_clusters: Features) -> None:
-    errors, own = LabelErrors(), labels()
-    assert errors.update(two_clusters, Labeled.of(own), IDS, ignore)
-    suggested = errors.suggestions(IDS, own, RunPredictions())
+    suggester, own = Suggester(), labels()
+    assert suggester.check_labels(two_clusters, Labeled.of(own), IDS, ignore)
+    suggested = suggester.disagreements(IDS, own)
     assert max(suggested, key=lambda photo_id: suggested[photo_id].disagreement or 0) == str(WRONG)
     assert suggested[str(WRONG)].ranked[0][0] == "x"
     assert (suggested[str(WRONG)].disagreement or 0) > 0.5
 
 
 def test_labels_are_checked_again_only_after_enough_new_ones(two_clusters: Features) -> None:
-    errors, own = LabelErrors(), labels()
+    suggester, own = Suggester(), labels()
     few = [*own[: REFIT_EVERY - 1], *[()] * (21 - REFIT_EVERY)]
-    assert not errors.update(two_clusters, Labeled.of(few), IDS, ignore)
-    assert errors.update(two_clusters, Labeled.of(own), IDS, ignore)
-    assert not errors.update(two_clusters, Labeled.of(own), IDS, ignore)
+    assert not suggester.check_labels(two_clusters, Labeled.of(few), IDS, ignore)
+    assert suggester.check_labels(two_clusters, Labeled.of(own), IDS, ignore)
+    assert not suggester.check_labels(two_clusters, Labeled.of(own), IDS, ignore)
 
 
 def test_a_single_label_cannot_be_checked(two_clusters: Features) -> None:
     own = [("x",)] * 20
-    assert not LabelErrors().update(two_clusters, Labeled.of(own), IDS, ignore)
+    assert not Suggester().check_labels(two_clusters, Labeled.of(own), IDS, ignore)
 
 
 def test_labels_of_one_burst_each_cannot_be_held_out(two_clusters: Features) -> None:
     own = labels()
     bursts = [label[0] for label in own]
-    assert not LabelErrors().update(two_clusters, Labeled.of(own), bursts, ignore)
-    assert LabelErrors().update(two_clusters, Labeled.of(own), [*bursts[:-1], "alone"], ignore)
+    assert not Suggester().check_labels(two_clusters, Labeled.of(own), bursts, ignore)
+    assert Suggester().check_labels(two_clusters, Labeled.of(own), [*bursts[:-1], "alone"], ignore)
 
 
 def test_a_stopped_check_raises(two_clusters: Features) -> None:
@@ -210,16 +206,16 @@ def test_a_stopped_check_raises(two_clusters: Features) -> None:
         raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        LabelErrors().update(two_clusters, Labeled.of(labels()), IDS, stop)
+        Suggester().check_labels(two_clusters, Labeled.of(labels()), IDS, stop)
 
 
 def test_before_a_check_the_run_is_used() -> None:
-    run = RunPredictions()
-    run.put(["0", "1"], ("x", "y", "q"), np.array([[0.7, 0.2, 0.1], [0.25, 0.5, 0.25]]))
+    suggester = Suggester()
+    suggester.add_run(["0", "1"], ("x", "y", "q"), np.array([[0.7, 0.2, 0.1], [0.25, 0.5, 0.25]]))
     own = [("y",), (), ("x", "y")]
-    suggested = LabelErrors().suggestions(["0", "1"], own[:2], run)
+    suggested = suggester.disagreements(["0", "1"], own[:2])
     assert suggested.keys() == {"0"}
     assert suggested["0"].ranked == (("x", 0.7), ("y", 0.2), ("q", 0.1))
     assert suggested["0"].disagreement == 0.8
-    silent = LabelErrors().suggestions(["2"], own[2:], RunPredictions())["2"]
+    silent = Suggester().disagreements(["2"], own[2:])["2"]
     assert (silent.ranked, silent.disagreement) == ((), None)

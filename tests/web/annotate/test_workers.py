@@ -142,7 +142,7 @@ def test_a_run_suggests_before_anything_is_labeled(
     session.index.add_labels(["x", "q"])
     ids = [state.id for state in session.index.states()]
     shares = np.array([[0.8, 0.2] if number % 2 else [0.1, 0.9] for number in range(30)])
-    suggestion_worker.run_predictions.put(ids, ("x", "q"), shares)
+    suggestion_worker.suggester.add_run(ids, ("x", "q"), shares)
     suggestion_worker.suggest()
     found = rows(session)
     assert found[1]["ranked"] == [["x", 0.8], ["q", 0.2]]
