@@ -32,6 +32,16 @@ def drop_weights(run: RunFolder) -> None:
 RUNS_FOLDER = Path("runs")
 
 
+class _File:
+    """Path in the run folder, as an attribute of `RunFolder`."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, run: RunFolder, owner: type | None = None) -> Path:
+        return run.path / self.name
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """Folder of a run."""
@@ -43,89 +53,42 @@ class RunFolder:
         """The run's name."""
         return self.path.name
 
-    @property
-    def config_file(self) -> Path:
-        """Resolved settings, versions, seed, device."""
-        return self.path / "config.json"
-
-    @property
-    def labels_file(self) -> Path:
-        """The labels in the order of the network's outputs."""
-        return self.path / "labels.json"
-
-    @property
-    def split_file(self) -> Path:
-        """Path, digest, label, group and part of every photo."""
-        return self.path / "split.csv"
-
-    @property
-    def preprocessing_file(self) -> Path:
-        """The InputSpec."""
-        return self.path / "preprocessing.json"
-
-    @property
-    def model_file(self) -> Path:
-        """The network's tensors."""
-        return self.path / "model.safetensors"
-
-    @property
-    def timm_folder(self) -> Path:
-        """The same for plain timm: ``timm.create_model("local-dir:RUN/timm")``."""
-        return self.path / "timm"
-
-    @property
-    def calibration_file(self) -> Path:
-        """Temperature and unknown threshold."""
-        return self.path / "calibration.json"
-
-    @property
-    def distance_file(self) -> Path:
-        """Distance of the unknown threshold, in head mode."""
-        return self.path / "distance.safetensors"
-
-    @property
-    def metrics_file(self) -> Path:
-        """Figures of each part."""
-        return self.path / "metrics.json"
-
-    @property
-    def predictions_file(self) -> Path:
-        """Predictions of the held-out photos."""
-        return self.path / "predictions.csv"
-
-    @property
-    def confusion_file(self) -> Path:
-        """Confusion matrix of the best part there is."""
-        return self.path / "confusion_matrix.csv"
-
-    @property
-    def log_file(self) -> Path:
-        """One JSON object an epoch."""
-        return self.path / "log.jsonl"
-
-    @property
-    def last_checkpoint(self) -> Path:
-        """Checkpoint that ``--resume`` loads."""
-        return self.path / "checkpoints" / "last.safetensors"
-
-    @property
-    def start_checkpoint(self) -> Path:
-        """Initial network, needed by a resume and by weight interpolation."""
-        return self.path / "checkpoints" / "start.safetensors"
-
-    @property
-    def best_checkpoint(self) -> Path:
-        """Weights of the best epoch."""
-        return self.path / "checkpoints" / "best.safetensors"
-
-    @property
-    def lock_file(self) -> Path:
-        """Held by the process that trains the run."""
-        return self.path / "checkpoints" / "training.lock"
+    config_file = _File("config.json")
+    """Resolved settings, versions, seed, device."""
+    labels_file = _File("labels.json")
+    """Labels in the order of the network's outputs."""
+    split_file = _File("split.csv")
+    """Path, digest, label, group and part of every photo."""
+    preprocessing_file = _File("preprocessing.json")
+    """Preprocessing of the photos."""
+    model_file = _File("model.safetensors")
+    """The network's tensors."""
+    timm_folder = _File("timm")
+    """The same for timm: ``timm.create_model("local-dir:RUN/timm")``."""
+    calibration_file = _File("calibration.json")
+    """Temperature and unknown threshold."""
+    distance_file = _File("distance.safetensors")
+    """Distance of the unknown threshold, in head mode."""
+    metrics_file = _File("metrics.json")
+    """Metrics by part."""
+    predictions_file = _File("predictions.csv")
+    """Predictions of the held-out photos."""
+    confusion_file = _File("confusion_matrix.csv")
+    """Confusion matrix of the test part, else of validation."""
+    log_file = _File("log.jsonl")
+    """One JSON object per epoch."""
+    last_checkpoint = _File("checkpoints/last.safetensors")
+    """Checkpoint that ``--resume`` loads."""
+    start_checkpoint = _File("checkpoints/start.safetensors")
+    """Initial network, needed by a resume and by weight interpolation."""
+    best_checkpoint = _File("checkpoints/best.safetensors")
+    """Weights of the best epoch."""
+    lock_file = _File("checkpoints/training.lock")
+    """Held by the process that trains the run."""
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Holds the run while it trains; the hold ends with the process, however that ends.
+        """Locks the run while it trains; the lock ends with the process, even if that is killed.
 
         Raises:
             RunError: Another process is training it.
@@ -133,14 +96,14 @@ class RunFolder:
         """
         with storage_errors(self.lock_file):
             self.lock_file.parent.mkdir(parents=True, exist_ok=True)
-            # A look at whether it is held takes it for a moment.
+            # `is_held` takes the lock for a moment.
             lock = FileLock(self.lock_file, timeout=2)
             try:
                 lock.acquire()
             except Timeout as error:
                 raise RunError(
                     f"{self.path} is being trained by another process. "
-                    f"Look at it with: finetune watch {self.path}"
+                    f"Watch it with: finetune watch {self.path}"
                 ) from error
         try:
             yield
@@ -156,7 +119,7 @@ class RunFolder:
             with FileLock(self.lock_file, timeout=0):
                 return False
         except (Timeout, PermissionError):
-            # Another person's run: its lock cannot be tried, and it is watched since it runs.
+            # The lock of another user's run cannot be tried: the run counts as running.
             return True
 
     def read(self, file: Path) -> Any:
@@ -170,7 +133,7 @@ class RunFolder:
         except FileNotFoundError as error:
             raise RunError(
                 f"{self.path} has no {file.name}: it is no finished run. "
-                f"If it was interrupted, go on with: finetune train --resume {self.path}"
+                f"If it was interrupted, resume it with: finetune train --resume {self.path}"
             ) from error
         except (OSError, ValueError) as error:
             raise RunError(f"{file} cannot be read: {error}.") from error
@@ -181,7 +144,7 @@ class RunFolder:
             file.write(json.dumps(event, ensure_ascii=False) + "\n")
 
     def read_log(self) -> Iterator[dict[str, Any]]:
-        """Yields the events of the log; a line that was cut off by a kill is passed over."""
+        """Yields the events of the log; skips a line that a kill truncated."""
         if not self.log_file.is_file():
             return
         for line in self.log_file.read_text(encoding="utf-8").splitlines():
@@ -192,11 +155,11 @@ class RunFolder:
 
 
 def create_run(name: str | None, default_name: str, runs: Path = RUNS_FOLDER) -> RunFolder:
-    """Makes a new run folder: ``runs/name``, or ``runs/default_name`` with a number if need be.
+    """Creates a run folder: ``runs/name``, or ``runs/default_name``, numbered if that exists.
 
     Raises:
-        RunError: `name` is there already; a run is never overwritten.
-        StorageError: The folder cannot be made.
+        RunError: `name` exists; a run is never overwritten.
+        StorageError: The folder cannot be created.
     """
     if name is not None:
         path = Path(name) if len(Path(name).parts) > 1 else runs / safe_name(name)
@@ -207,7 +170,7 @@ def create_run(name: str | None, default_name: str, runs: Path = RUNS_FOLDER) ->
             except FileExistsError as error:
                 raise RunError(
                     f"--name {name}: {path} exists, and a run is never overwritten. Choose another "
-                    f"name, or go on with it: finetune train --resume {path}"
+                    f"name, or resume it with: finetune train --resume {path}"
                 ) from error
         return RunFolder(path)
     base = safe_name(default_name)

@@ -88,7 +88,7 @@ def test_a_run_is_locked_by_one_process_and_unlocked_when_that_is_killed(tmp_pat
             pass
         assert str(caught.value) == (
             f"{run.path} is being trained by another process. "
-            f"Look at it with: finetune watch {run.path}"
+            f"Watch it with: finetune watch {run.path}"
         )
         process.kill()
         process.wait()
