@@ -22,8 +22,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from finetune.evaluation.predictions import read_predictions
+from finetune.reporting.gallery import QUALITY, SHORT_SIDE
 from finetune.reporting.report import MAX_PHOTOS, write_report
-from finetune.reporting.thumbnails import QUALITY, SHORT_SIDE
 
 PHOTO_SIZE, DRAWN = (1024, 768), 40
 RUN_MAKER = Path(__file__).resolve().parents[1] / "tests" / "reporting" / "conftest.py"

@@ -13,10 +13,9 @@ from finetune.prediction.inputs import photos_of
 from finetune.prediction.predictions import PhotoPrediction
 from finetune.prediction.predictor import PredictConfig, Predictor
 from finetune.prediction.report_extras import report_extras
+from finetune.reporting.compare import Comparison, contender
 from finetune.reporting.compare import compare as compare_records
-from finetune.reporting.compare import contender
-from finetune.reporting.compare_types import Comparison
-from finetune.reporting.notebook_html import link_to
+from finetune.reporting.notebook import link_to
 from finetune.reporting.report import Extras, write_report
 from finetune.reporting.run_record import photos_root, read_run
 from finetune.runs.evaluate import Evaluation, EvaluationRequest

@@ -16,7 +16,7 @@ from finetune.errors import ConfigError
 if TYPE_CHECKING:
     from finetune.evaluation.predictions import Prediction
     from finetune.photos.collection import Collection
-    from finetune.reporting.compare_types import Comparison, Contender, Pair
+    from finetune.reporting.compare import Comparison, Contender, Pair
     from finetune.reporting.run_record import RunRecord
 
 _FEW = 8
@@ -109,7 +109,7 @@ def _evaluated_on(
     """Returns what each run says of a folder, and a sentence on what of it was left out."""
     from finetune.photos.multi_label import merge_copies
     from finetune.photos.scan import scan
-    from finetune.reporting.compare_types import Contender
+    from finetune.reporting.compare import Contender
     from finetune.reporting.formatting import count
 
     with output.progress("Scanning") as advance:

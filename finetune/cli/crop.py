@@ -214,8 +214,12 @@ def _show(collection: Collection) -> None:
 def _write_sheets(collection: Collection, files: list[Path]) -> None:
     photos = [photo for photo in collection.photos if photo.crop is not None]
     for file in files:
-        from finetune.reporting.crop_page import crop_figures, write_crop_png
-        from finetune.reporting.photo_page import Section, write_picture_page
+        from finetune.reporting.photo_page import (
+            Section,
+            crop_figures,
+            write_crop_png,
+            write_picture_page,
+        )
 
         if file.suffix.lower() == ".png":
             write_crop_png(file, collection, photos)

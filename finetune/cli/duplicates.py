@@ -85,7 +85,7 @@ def duplicates(
     }
     _show(groups, len(collection.photos), limit)
     if page is not None:
-        from finetune.reporting.near_duplicates_page import write_near_duplicates_page
+        from finetune.reporting.photo_page import write_near_duplicates_page
 
         with output.progress("Thumbnails") as advance:
             document["html"] = str(write_near_duplicates_page(page, root, groups, progress=advance))
@@ -96,7 +96,7 @@ def duplicates(
 
 
 def _show(groups: Sequence[NearDuplicateGroup], photos: int, limit: int) -> None:
-    from finetune.reporting.near_duplicates_page import words
+    from finetune.reporting.photo_page import relation_text
 
     if not groups:
         output.text(f"No two of the {photos:,} photos are nearly the same.")
@@ -109,7 +109,7 @@ def _show(groups: Sequence[NearDuplicateGroup], photos: int, limit: int) -> None
                 str(number) if item.kind is None else "",
                 output.plain(photo.path),
                 output.plain(", ".join(photo.labels)),
-                words(item),
+                relation_text(item),
                 f"{photo.width} x {photo.height}",
                 f"{photo.quality.sharpness:.3f}" if photo.quality is not None else "",
             )

@@ -146,8 +146,8 @@ def _as_dict(found: Similar, collection: Collection) -> dict[str, Any]:
 
 
 def _write_page(path: Path, found: Similar, collection: Collection, pool: Path) -> Path:
+    from finetune.reporting.gallery import make_thumbnail, make_thumbnails
     from finetune.reporting.photo_page import Figure, Section, write_picture_page
-    from finetune.reporting.thumbnails import make_thumbnail, make_thumbnails
 
     seeds = [
         Figure(pictures=((make_thumbnail(seed), seed.name),), caption=(seed.name,))

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from finetune.reporting import charts, formatting
-from finetune.reporting.compare_types import Comparison, Contender
+from finetune.reporting.compare import Comparison, Contender
+from finetune.reporting.gallery import make_thumbnails
 from finetune.reporting.page import write_page
 from finetune.reporting.run_record import setting_text
-from finetune.reporting.thumbnails import make_thumbnails
 
 MAX_PHOTOS = 300
 """Photos in the page, shared among the pairs."""

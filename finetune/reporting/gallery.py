@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import io
+import os
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, islice, zip_longest
+from pathlib import Path
 
+import numpy as np
+from PIL import Image
+
+from finetune.errors import DecodeError
 from finetune.evaluation.predictions import Prediction
+from finetune.evaluation.probabilities import Integers
+from finetune.photos.decode.decoder import decode_photo
 
 LEAST_SURE = 24
 """Photos in the gallery of those it hesitated over most."""
@@ -60,3 +70,115 @@ def choose_photos(
     in_turn = (k for row in zip_longest(*by_label.values()) for k in row if k is not None)
     wanted = chain(first, islice(quarter, max(1, limit // 4)), mistakes(predictions), in_turn)
     return list(islice(dict.fromkeys(wanted), limit))
+
+
+SHORT_SIDE, LONG_SIDE = 180, 320
+"""Most pixels of a thumbnail's sides."""
+
+QUALITY = 76
+
+
+def make_thumbnail(source: Path | bytes) -> bytes:
+    """Returns a photo as a small JPEG without any metadata.
+
+    Raises:
+        DecodeError: The photo cannot be opened.
+    """
+    image = Image.fromarray(decode_photo(source, min_side_pixels=SHORT_SIDE))
+    scale = min(SHORT_SIDE / min(image.size), LONG_SIDE / max(image.size), 1.0)
+    if scale < 1:
+        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        image = image.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
+    content = io.BytesIO()
+    image.save(content, "JPEG", quality=QUALITY, optimize=True)
+    return content.getvalue()
+
+
+def make_thumbnails(
+    root: Path,
+    paths: Sequence[str],
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    workers: int | None = None,
+) -> tuple[Mapping[str, bytes], Mapping[str, str]]:
+    """Returns the thumbnails by path, and the reasons of photos that could not be opened.
+
+    Threads, as decoding and resizing leave Python's lock alone.
+
+    Args:
+        root: Folder that the paths are below.
+        paths: Relative paths with ``/``; one that leads out of the root is not opened.
+        progress: Called as ``progress(done, total)``.
+        workers: Threads; None: one a CPU core.
+    """
+
+    def make(path: str) -> bytes | str:
+        try:
+            file = root / path
+            if not file.resolve().is_relative_to(root.resolve()):
+                return "lies outside the collection"
+            return make_thumbnail(file)
+        except DecodeError as error:
+            return error.reason
+
+    made: dict[str, bytes] = {}
+    failed: dict[str, str] = {}
+    with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
+        for done, (path, found) in enumerate(zip(paths, pool.map(make, paths), strict=True), 1):
+            if isinstance(found, bytes):
+                made[path] = found
+            else:
+                failed[path] = found
+            if progress is not None:
+                progress(done, len(paths))
+    return made, failed
+
+
+def by_confusion(matrix: Integers) -> list[int]:
+    """Returns an order in which labels that are taken for each other stand side by side.
+
+    Each label starts as a chain of its own; chains are joined end to end at the pair of labels
+    that is confused most often, as long as both are ends (greedy edge matching, as for traveling
+    salesmen). Chains with the most mistakes come first, labels without a mistake last.
+    """
+    mutual = matrix + matrix.T
+    np.fill_diagonal(mutual, 0)
+    rows, columns = np.triu_indices(len(matrix), k=1)
+    present = np.flatnonzero(mutual[rows, columns])
+    strength = mutual[rows, columns][present]
+    chains: dict[int, list[int]] = {k: [k] for k in range(len(matrix))}
+    chain_of = list(range(len(matrix)))
+    for place in present[np.argsort(-strength, kind="stable")]:
+        a, b = int(rows[place]), int(columns[place])
+        left, right = chains[chain_of[a]], chains[chain_of[b]]
+        if left is right or a not in (left[0], left[-1]) or b not in (right[0], right[-1]):
+            continue
+        # Turn both so that a ends the left chain and b begins the right one.
+        if left[-1] != a:
+            left.reverse()
+        if right[0] != b:
+            right.reverse()
+        gone = chain_of[b]
+        left.extend(right)
+        for label in right:
+            chain_of[label] = chain_of[a]
+        del chains[gone]
+    mistakes = mutual.sum(axis=1)
+    ordered = sorted(chains.values(), key=lambda chain: (-int(mistakes[chain].sum()), min(chain)))
+    return [label for chain in ordered for label in chain]
+
+
+def by_recall(matrix: Integers) -> list[int]:
+    """Returns the labels by the share of their photos that is right, the worst first.
+
+    Labels without photos come last.
+    """
+    photos = matrix.sum(axis=1)
+    recall = np.divide(np.diagonal(matrix), photos, out=np.full(len(matrix), 2.0), where=photos > 0)
+    return [int(k) for k in np.argsort(recall, kind="stable")]
+
+
+def most_confused(matrix: Integers, limit: int) -> list[int]:
+    """Returns at most `limit` labels, those in most mistakes, in class order."""
+    wrong = matrix.sum(axis=0) + matrix.sum(axis=1) - 2 * np.diagonal(matrix)
+    return sorted(int(k) for k in np.argsort(-wrong, kind="stable")[:limit])

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import html
 import sys
 import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from finetune.reporting.notebook_html import training_html
+from finetune.evaluation.confusion import read_confusion_csv, worst_confusions
+from finetune.evaluation.probabilities import Integers
+from finetune.runs.folder import RunFolder
 from finetune.training.events import EpochDone, Event, Note, Progressed, StepDone
 
 SECONDS = 0.5
@@ -82,3 +87,230 @@ class NotebookView:
             self._handle = self._display(page, display_id=True)
         else:
             self._handle.update(page)
+
+
+MOST_LABELS = 12
+"""Labels up to which the confusion matrix is shown whole; above, its worst cells are."""
+
+TRAIN, VALIDATION = "#0891b2", "#db2777"
+
+_CELL = "padding:2px 10px;text-align:right;background:none"
+_FAINT = "opacity:.7"
+_SHADE = (14, 116, 144)
+
+
+def training_html(
+    epochs: Sequence[Mapping[str, Any]],
+    *,
+    state: str,
+    done: float,
+    notes: Sequence[str] = (),
+    rows: int = 8,
+) -> str:
+    """Returns a training as it stands.
+
+    Args:
+        epochs: As in ``log.jsonl``, one mapping an epoch.
+        state: What is being done, in a few words.
+        done: Share of it that is, in [0, 1].
+        notes: What a person must know.
+        rows: Most epochs in the table: the last ones.
+    """
+    share = max(0.0, min(1.0, done))
+    parts = [
+        f'<div><progress value="{share:.4f}" max="1" style="width:16em;vertical-align:middle">'
+        f"</progress> {html.escape(state)}</div>"
+    ]
+    if notes:
+        lines = "".join(f"<div>{html.escape(note)}</div>" for note in notes)
+        parts.append(f'<div style="{_FAINT};font-size:90%;margin:4px 0">{lines}</div>')
+    if epochs:
+        parts.append(
+            '<div style="display:flex;flex-wrap:wrap;gap:24px;align-items:flex-start">'
+            + _table_of(epochs[-rows:])
+            + "<div>"
+            + _curve(epochs, "loss", "train_loss", "validation_loss", "{:.3f}")
+            + _curve(epochs, "right", "train_accuracy", "validation_accuracy", "{:.0%}")
+            + "</div></div>"
+        )
+    return f'<div style="line-height:1.5">{"".join(parts)}</div>'
+
+
+def result_html(run: RunFolder, metrics: Mapping[str, Any], *, seconds: float) -> str:
+    """Returns what a training came to: its figures, a small confusion matrix, its report.
+
+    Args:
+        run: Where it is.
+        metrics: As in metrics.json.
+        seconds: How long it took.
+    """
+    parts = [
+        f"<div><b>{html.escape(run.name)}</b> "
+        f'<span style="{_FAINT}">{html.escape(str(run.path))}, {seconds:,.0f} s</span></div>',
+        _figures(metrics),
+    ]
+    if run.confusion_file.is_file():
+        matrix, labels = read_confusion_csv(run.confusion_file)
+        judged = "test" if "test" in metrics else next(iter(metrics), "")
+        parts.append(_confusion(matrix, labels, judged))
+    report = run.path / "report.html"
+    if report.is_file():
+        parts.append(
+            f'<div><a href="{html.escape(link_to(report))}" target="_blank">Report</a></div>'
+        )
+    else:
+        parts.append(f'<div style="{_FAINT}">result.report() makes its report.</div>')
+    return f'<div style="line-height:1.6">{"".join(parts)}</div>'
+
+
+def link_to(path: Path) -> str:
+    """Returns how a notebook in this folder links to a file: relative where it can be."""
+    try:
+        return path.resolve().relative_to(Path.cwd()).as_posix()
+    except ValueError:
+        return path.resolve().as_uri()
+
+
+def _table_of(epochs: Sequence[Mapping[str, Any]]) -> str:
+    own = sorted({name for row in epochs for name in (row.get("metrics") or {})})
+    names = ["epoch", "train loss", "train", "val loss", "val", *own, "s", ""]
+    head = "".join(f'<th style="{_CELL}">{html.escape(name)}</th>' for name in names)
+    body = ""
+    for row in epochs:
+        cells = [
+            f"{row['epoch']} / {row['epochs']}",
+            f"{row['train_loss']:.3f}",
+            f"{row['train_accuracy']:.1%}",
+            f"{row['validation_loss']:.3f}",
+            f"{row['validation_accuracy']:.1%}",
+            *(_number((row.get("metrics") or {}).get(name)) for name in own),
+            f"{row['seconds']:.1f}",
+            "best" if row.get("best") else "",
+        ]
+        body += "<tr>" + "".join(f'<td style="{_CELL}">{cell}</td>' for cell in cells) + "</tr>"
+    return f'<table style="border-collapse:collapse;margin:0"><tr>{head}</tr>{body}</table>'
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+def _curve(
+    epochs: Sequence[Mapping[str, Any]], title: str, train: str, validation: str, shown: str
+) -> str:
+    width, height, left, bottom, top = 260, 130, 40, 16, 18
+    values = {
+        name: [float(row[key]) for row in epochs]
+        for name, key in (("train", train), ("val", validation))
+    }
+    finite = [v for line in values.values() for v in line if abs(v) < float("inf")] or [0.0]
+    low, high = min(finite), max(finite)
+    span = (high - low) or 1.0
+    plot_width, plot_height = width - left - 8, height - bottom - top
+
+    def point(place: int, value: float) -> str:
+        x = left + plot_width * (place / max(1, len(epochs) - 1))
+        y = top + plot_height * (1 - (min(max(value, low), high) - low) / span)
+        return f"{x:.1f},{y:.1f}"
+
+    lines = ""
+    for (name, line), color in zip(values.items(), (TRAIN, VALIDATION), strict=True):
+        points = [point(place, value) for place, value in enumerate(line)]
+        lines += (
+            f'<polyline points="{" ".join(points)}" fill="none" stroke="{color}" '
+            f'stroke-width="1.8"><title>{name}</title></polyline>'
+        )
+        if len(points) == 1:
+            x, _, y = points[0].partition(",")
+            lines += f'<circle cx="{x}" cy="{y}" r="2.5" fill="{color}"/>'
+    words = 'font-size="11" fill="currentColor"'
+    last = epochs[-1]["epoch"]
+    return (
+        f'<svg width="{width}" height="{height}" role="img" aria-label="{title} by epoch">'
+        f'<text x="{left}" y="12" {words}>{title}: '
+        f'<tspan fill="{TRAIN}">train</tspan> <tspan fill="{VALIDATION}">val</tspan></text>'
+        f'<text x="{left - 4}" y="{top + 8}" text-anchor="end" {words}>{shown.format(high)}</text>'
+        f'<text x="{left - 4}" y="{height - bottom}" text-anchor="end" {words}>'
+        f"{shown.format(low)}</text>"
+        f'<path d="M{left} {top}V{height - bottom}H{width - 8}" fill="none" '
+        f'stroke="currentColor" stroke-opacity=".3"/>{lines}'
+        f'<text x="{width - 8}" y="{height - 3}" text-anchor="end" {words}>epoch {last}</text>'
+        "</svg>"
+    )
+
+
+def _figures(metrics: Mapping[str, Any]) -> str:
+    names = ["part", "photos", "right", "95 % interval", "balanced", "log loss", "ECE", "mAP"]
+    rows = []
+    for part, figures in metrics.items():
+        low, high = figures.get("top1_interval") or (None, None)
+        rows.append(
+            [
+                html.escape(part),
+                f"{figures.get('photos', 0):,}",
+                _share(figures.get("top1")),
+                "" if low is None else f"{low:.1%} to {high:.1%}",
+                _share(figures.get("balanced_accuracy")),
+                _three(figures.get("log_loss")),
+                _three(figures.get("ece")),
+                # With one label a photo, how many are right says it better.
+                "" if "top1" in figures else _three(figures.get("mean_average_precision")),
+            ]
+        )
+    kept = [k for k in range(len(names)) if any(row[k] for row in rows)]
+    head = "".join(f'<th style="{_CELL}">{names[k]}</th>' for k in kept)
+    body = "".join(
+        "<tr>" + "".join(f'<td style="{_CELL}">{row[k]}</td>' for k in kept) + "</tr>"
+        for row in rows
+    )
+    return (
+        f'<table style="border-collapse:collapse;margin:4px 0">{f"<tr>{head}</tr>"}{body}</table>'
+    )
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.1%}"
+
+
+def _three(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _confusion(matrix: Integers, labels: Sequence[str], part: str) -> str:
+    if len(labels) > MOST_LABELS:
+        return _worst(matrix, labels, part)
+    head = "".join(
+        f'<th style="{_CELL};max-width:7em;overflow:hidden;text-overflow:ellipsis">'
+        f"{html.escape(label)}</th>"
+        for label in labels
+    )
+    body = ""
+    for label, row in zip(labels, matrix.tolist(), strict=True):
+        total = sum(row) or 1
+        cells = ""
+        for count in row:
+            share = count / total
+            shade = ",".join(map(str, _SHADE))
+            ink = ";color:#fff" if share > 0.6 else ""
+            cells += (
+                f'<td style="padding:2px 10px;text-align:center;'
+                f'background:rgba({shade},{share:.2f}){ink}">{count or ""}</td>'
+            )
+        body += f'<tr><th style="{_CELL}">{html.escape(label)}</th>{cells}</tr>'
+    return (
+        f'<div style="{_FAINT};margin-top:6px">{html.escape(part)}: rows are the truth, columns '
+        "what was said</div>"
+        f'<table style="border-collapse:collapse;margin:2px 0"><tr><th></th>{head}</tr>{body}'
+        "</table>"
+    )
+
+
+def _worst(matrix: Integers, labels: Sequence[str], part: str) -> str:
+    wrong = worst_confusions(matrix, limit=5)
+    if not wrong:
+        return f'<div style="{_FAINT}">{html.escape(part)}: no photo is wrong</div>'
+    items = "; ".join(
+        f"{html.escape(labels[truth])} taken for {html.escape(labels[said])} ({count})"
+        for truth, said, count in wrong
+    )
+    return f'<div style="{_FAINT}">{html.escape(part)}, most often wrong: {items}</div>'

@@ -1,25 +1,50 @@
-"""Pictures with captions as one HTML page that needs nothing else, offline too."""
+"""HTML pages of photos that work offline: near-duplicates, crops, similar photos."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+import io
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from finetune.files import write_text
+from PIL import Image, ImageDraw
+
+from finetune.errors import DecodeError
+from finetune.files import write_atomically, write_text
+from finetune.photos.collection import Collection, Photo
+from finetune.photos.crops import Crop, square
+from finetune.photos.decode.decoder import decode_photo
+from finetune.photos.near_duplicates.display_groups import GroupedPhoto, NearDuplicateGroup
+from finetune.reporting.gallery import make_thumbnails
 
 _STYLE = """
-:root { color-scheme: light dark; }
-body { font: 15px/1.4 system-ui, sans-serif; margin: 2rem; color: #222; background: #fff; }
+:root { color-scheme: light dark; --line: #8884; --soft: #888; }
+body { font: 15px/1.4 system-ui, sans-serif; margin: 2rem auto; max-width: 80rem; padding: 0 1rem;
+       color: #222; background: #fff; }
 h1 { font-size: 1.4rem; } h2 { font-size: 1rem; margin: 2rem 0 .5rem; }
 ul { display: flex; flex-wrap: wrap; gap: 14px; padding: 0; list-style: none; }
+ul.lines { display: block; border-top: 1px solid var(--line); padding: .6rem 0 0 1.2rem;
+           list-style: disc; }
 li { max-width: 100%; overflow-wrap: anywhere; font-size: 13px; }
 figure { margin: 0; width: min-content; min-width: 11rem; }
+figcaption { font-size: 12px; overflow-wrap: anywhere; }
 .pictures { display: flex; gap: 4px; align-items: flex-start; }
 img { display: block; height: 170px; background: #8883; }
-@media (prefers-color-scheme: dark) { body { color: #ddd; background: #181818; } }
+.thumbnails li { width: 200px; }
+.thumbnails img { max-width: 200px; height: 150px; object-fit: contain; width: 100%; }
+.best img { outline: 3px solid #2a7; } .kind { font-weight: 600; } .warn { color: #b40; }
+table { border-collapse: collapse; }
+th, td { padding: .2rem .9rem .2rem 0; text-align: right; border-bottom: 1px solid var(--line); }
+th:first-child, td:first-child { text-align: left; }
+.advice, .note, .more { color: var(--soft); } .note { flex-basis: 100%; }
+.item { display: flex; flex-wrap: wrap; gap: .6rem; padding: .6rem 0;
+        border-top: 1px solid var(--line); }
+.item figure { width: 160px; min-width: 0; }
+.item img { max-width: 160px; height: auto; max-height: 160px; border-radius: 4px; }
+@media (prefers-color-scheme: dark) { body { color: #ddd; background: #181818; }
+.warn { color: #f96; } }
 @media print { li { break-inside: avoid; } }
 """
 
@@ -51,35 +76,186 @@ def write_picture_page(path: Path, title: str, sections: Sequence[Section]) -> P
     Raises:
         StorageError: The file could not be written; an older one is intact.
     """
-    body = "\n".join(_section(section) for section in sections)
+    return write_html(path, title, "\n".join(_section(section) for section in sections))
+
+
+def write_html(path: Path, title: str, body: str, *, heading: str | None = None) -> Path:
+    """Writes HTML as one page with the common style, under a heading (default: the title).
+
+    Raises:
+        StorageError: The file could not be written; an older one is intact.
+    """
     page = (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta http-equiv="Content-Security-Policy" '
         "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">\n"
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{_text(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
-        f"<h1>{_text(title)}</h1>\n{body}\n</body>\n</html>\n"
+        f"<title>{plain(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
+        f"<h1>{plain(heading or title)}</h1>\n{body}\n</body>\n</html>\n"
     )
     return write_text(path, page)
 
 
+def plain(text: str) -> str:
+    """Returns text escaped for HTML; lone surrogates of undecodable file names become ``?``."""
+    return escape(text.encode("utf-8", "replace").decode())
+
+
+def picture(jpeg: bytes, alt: str) -> str:
+    """Returns an image element that contains a JPEG."""
+    data = base64.b64encode(jpeg).decode()
+    return f'<img src="data:image/jpeg;base64,{data}" alt="{plain(alt)}">'
+
+
 def _section(section: Section) -> str:
     figures = "\n".join(_figure(figure) for figure in section.figures)
-    return f"<section>\n<h2>{_text(section.heading)}</h2>\n<ul>\n{figures}\n</ul>\n</section>"
+    return f"<section>\n<h2>{plain(section.heading)}</h2>\n<ul>\n{figures}\n</ul>\n</section>"
 
 
 def _figure(figure: Figure) -> str:
-    pictures = "".join(
-        f'<img src="data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}" alt="{_text(words)}">'
-        for jpeg, words in figure.pictures
-    )
-    caption = "<br>".join(_text(line) for line in figure.caption)
+    pictures = "".join(picture(jpeg, alt) for jpeg, alt in figure.pictures)
+    caption = "<br>".join(plain(line) for line in figure.caption)
     return (
         f'<li><figure><div class="pictures">{pictures}</div>'
         f"<figcaption>{caption}</figcaption></figure></li>"
     )
 
 
-def _text(text: str) -> str:
-    # A file name that is no UTF-8 holds lone surrogates, which no file can.
-    return escape(text.encode("utf-8", "replace").decode())
+def write_near_duplicates_page(
+    path: Path,
+    root: Path,
+    groups: Sequence[NearDuplicateGroup],
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Writes groups with thumbnails, the best photo of each first, and returns `path`.
+
+    Raises:
+        StorageError: The file could not be written; an older one is intact.
+    """
+    paths = [item.photo.path for group in groups for item in group.photos]
+    thumbnails, failed = make_thumbnails(root, paths, progress=progress)
+    parts = [_group(number, group, thumbnails, failed) for number, group in enumerate(groups, 1)]
+    content = "\n".join(parts) or "<p>No two photos are nearly the same.</p>"
+    heading = f"{len(groups):,} groups of near-duplicates in {root}"
+    return write_html(path, "Near-duplicates", content, heading=heading)
+
+
+def relation_text(item: GroupedPhoto) -> str:
+    """Returns the relation of a photo to the best one of its group: ``similar, 4 bits``."""
+    names = {
+        None: "best",
+        "copy": "exact copy",
+        "similar": "similar",
+        "mirror": "mirror image",
+        "burst": "burst",
+    }
+    bits = item.distance_bits
+    if item.kind in (None, "copy") or bits is None:
+        return names[item.kind]
+    return f"{names[item.kind]}, {bits} bit{'' if bits == 1 else 's'}"
+
+
+def _group(
+    number: int,
+    group: NearDuplicateGroup,
+    thumbnails: Mapping[str, bytes],
+    failed: Mapping[str, str],
+) -> str:
+    labels = ", ".join(group.labels)
+    warning = ' <span class="warn">under different labels</span>' if group.contradicts else ""
+    rows = "\n".join(_photo(item, thumbnails, failed) for item in group.photos)
+    return f'<h2>{number}. {plain(labels)}{warning}</h2>\n<ul class="thumbnails">\n{rows}\n</ul>'
+
+
+def _photo(item: GroupedPhoto, thumbnails: Mapping[str, bytes], failed: Mapping[str, str]) -> str:
+    photo = item.photo
+    if photo.path in thumbnails:
+        image = picture(thumbnails[photo.path], photo.path)
+    else:
+        image = f"<em>{plain(failed.get(photo.path, 'cannot be opened'))}</em>"
+    best = ' class="best"' if item.kind is None else ""
+    label = f"<br>{plain(', '.join(photo.labels))}" if photo.labels else ""
+    return (
+        f'<li{best}>{image}<br><span class="kind">{relation_text(item)}</span><br>'
+        f"{plain(photo.path)}<br>{photo.width} x {photo.height}{label}</li>"
+    )
+
+
+HEIGHT_PIXELS = 170
+_PNG_ROWS = 60
+_GAP = 10
+
+
+def before_and_after(path: Path, crop: Crop) -> tuple[Image.Image, Image.Image]:
+    """Returns a small copy of a photo with its crop drawn on it, and the crop.
+
+    Raises:
+        DecodeError: The photo cannot be opened.
+    """
+    image = decode_photo(path, min_side_pixels=2 * HEIGHT_PIXELS)
+    after = Image.fromarray(square(image, size=HEIGHT_PIXELS, crop=crop))
+    before = Image.fromarray(image)
+    width = max(1, round(before.width * HEIGHT_PIXELS / before.height))
+    before = before.resize((width, HEIGHT_PIXELS), Image.Resampling.BICUBIC, reducing_gap=2.0)
+    pen = ImageDraw.Draw(before)
+    box = tuple(round(value) for value in crop.box(width, HEIGHT_PIXELS))
+    # Dark around light is visible on any background.
+    pen.rectangle((box[0], box[1], box[2] - 1, box[3] - 1), outline="black", width=4)
+    pen.rectangle((box[0] + 1, box[1] + 1, box[2] - 2, box[3] - 2), outline="yellow", width=2)
+    return before, after
+
+
+def crop_figures(collection: Collection, photos: Sequence[Photo]) -> list[Figure]:
+    """Returns a figure of each photo that has a crop and can be opened."""
+    figures = []
+    for photo in photos:
+        if photo.crop is None:
+            continue
+        try:
+            pair = before_and_after(collection.path_of(photo), photo.crop)
+        except DecodeError:
+            continue
+        alts = (f"{photo.path} with its crop", f"the crop of {photo.path}")
+        figures.append(
+            Figure(
+                pictures=tuple(
+                    (_jpeg(image), text) for image, text in zip(pair, alts, strict=True)
+                ),
+                caption=(photo.path, f"{photo.crop.side:.0%} of the shorter side"),
+            )
+        )
+    return figures
+
+
+def write_crop_png(path: Path, collection: Collection, photos: Sequence[Photo]) -> Path:
+    """Writes photos and their crops as one PNG, at most 120 in two columns, and returns its path.
+
+    Raises:
+        StorageError: The file could not be written.
+    """
+    pairs: list[tuple[Image.Image, Image.Image]] = []
+    for photo in photos:
+        if photo.crop is None or len(pairs) == 2 * _PNG_ROWS:
+            continue
+        try:
+            pairs.append(before_and_after(collection.path_of(photo), photo.crop))
+        except DecodeError:
+            continue
+    columns = 2 if len(pairs) > 1 else 1
+    wide = max((before.width for before, _ in pairs), default=HEIGHT_PIXELS)
+    cell = (wide + HEIGHT_PIXELS + 3 * _GAP, HEIGHT_PIXELS + _GAP)
+    rows = max(1, -(-len(pairs) // columns))
+    sheet = Image.new("RGB", (columns * cell[0], rows * cell[1] + _GAP), "white")
+    for number, (before, after) in enumerate(pairs):
+        left = number % columns * cell[0] + _GAP
+        top = number // columns * cell[1] + _GAP
+        sheet.paste(before, (left, top))
+        sheet.paste(after, (left + wide + _GAP, top))
+    return write_atomically(path, lambda file: sheet.save(file, "PNG"))
+
+
+def _jpeg(image: Image.Image) -> bytes:
+    content = io.BytesIO()
+    image.save(content, "JPEG", quality=80)
+    return content.getvalue()

@@ -12,6 +12,7 @@ from finetune.evaluation.confusion import confusion_matrix
 from finetune.evaluation.predictions import Prediction
 from finetune.evaluation.probabilities import Integers
 from finetune.reporting import gallery, multi_label_content
+from finetune.reporting.gallery import make_thumbnails
 from finetune.reporting.page import write_page
 from finetune.reporting.report_content import (
     Extras,
@@ -21,7 +22,6 @@ from finetune.reporting.report_content import (
     template_values,
 )
 from finetune.reporting.run_record import RunRecord, read_run
-from finetune.reporting.thumbnails import make_thumbnails
 
 __all__ = ["MAX_PHOTOS", "Extras", "Report", "Suspect", "write_report"]
 

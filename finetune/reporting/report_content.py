@@ -11,7 +11,8 @@ import numpy as np
 
 from finetune.evaluation.predictions import Prediction
 from finetune.evaluation.probabilities import Integers
-from finetune.reporting import charts, confusion_order, formatting, gallery
+from finetune.reporting import charts, formatting, gallery
+from finetune.reporting import gallery as confusion_order
 from finetune.reporting.run_record import RunRecord, find_setting, setting_sections
 from finetune.reporting.split_proof import prove_split
 

@@ -1,48 +1,20 @@
-"""A page of findings with small pictures: one HTML file that needs nothing else, offline too."""
+"""HTML page of the issues found by a scan, with thumbnails."""
 
 from __future__ import annotations
 
-import base64
-import html
-import io
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from PIL import Image
-
-from finetune.errors import DecodeError
-from finetune.files import write_text
 from finetune.photos.collection import Collection
-from finetune.photos.decode.decoder import decode_photo
-from finetune.photos.decode.pool import usable_cores
 from finetune.photos.issues import Finding, Item, LabelRow
-
-THUMBNAIL_PIXELS = 160
-"""Longer side of a picture."""
+from finetune.reporting.gallery import make_thumbnails
+from finetune.reporting.photo_page import picture, plain, write_html
 
 MOST_ITEMS = 60
-"""Items shown of each finding; the rest is counted."""
+"""Maximum number of items shown per issue; the others are counted."""
 
 MOST_PICTURES = 12
-"""Pictures shown of each item."""
-
-_STYLE = """
-:root { color-scheme: light dark; --line: #8884; --soft: #888; }
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; }
-table { border-collapse: collapse; }
-th, td { padding: .2rem .9rem .2rem 0; text-align: right; border-bottom: 1px solid var(--line); }
-th:first-child, td:first-child { text-align: left; }
-section { margin-top: 2.5rem; }
-ul { border-top: 1px solid var(--line); padding: .6rem 0 0 1.2rem; }
-.advice, .note, .more { color: var(--soft); }
-.item { display: flex; flex-wrap: wrap; gap: .6rem; padding: .6rem 0;
-        border-top: 1px solid var(--line); }
-.note { flex-basis: 100%; }
-figure { margin: 0; width: 160px; }
-figure img { display: block; max-width: 160px; max-height: 160px; border-radius: 4px; }
-figcaption { font-size: 12px; overflow-wrap: anywhere; }
-"""
+"""Maximum number of thumbnails per item."""
 
 
 def write_contact_sheet(
@@ -53,14 +25,14 @@ def write_contact_sheet(
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Writes the findings of a collection as one HTML file with pictures, and returns its path.
+    """Writes the issues of a collection as one HTML file with thumbnails, and returns its path.
 
     Args:
         path: The file to write.
-        collection: What a scan found.
-        rows: The table of labels.
-        findings: What `finetune.photos.issues.find_trouble` returned.
-        progress: Called with how many of the pictures are made, and of how many.
+        collection: The scanned photos.
+        rows: Rows of the table of labels.
+        findings: Issues; see `finetune.photos.issues.find_trouble`.
+        progress: Called as ``progress(done, total)`` for thumbnails.
 
     Raises:
         StorageError: The file cannot be written.
@@ -72,18 +44,13 @@ def write_contact_sheet(
         for item in finding.items[:MOST_ITEMS]
         for name in item.paths[:MOST_PICTURES]
     }
-    pictures = _thumbnails(collection.root, sorted(shown), progress)
-    title = f"Findings in {collection.root.resolve().name}"
+    thumbnails, _ = make_thumbnails(collection.root, sorted(shown), progress=progress)
+    pictures = {name: picture(jpeg, "") for name, jpeg in thumbnails.items()}
+    title = f"Issues in {collection.root.resolve().name}"
     sections = "".join(_section(finding, pictures) for finding in findings)
     if not findings:
         sections = "<section><p>Nothing to report.</p></section>"
-    page = (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head>"
-        f"<body><h1>{html.escape(title)}</h1>{_table(rows)}{sections}</body></html>\n"
-    )
-    return write_text(path, page)
+    return write_html(path, title, _table(rows) + sections)
 
 
 def _table(rows: Sequence[LabelRow]) -> str:
@@ -92,7 +59,7 @@ def _table(rows: Sequence[LabelRow]) -> str:
         for name in ("label", "photos", "groups", "distinct scenes", "bad", "shorter side")
     )
     body = "".join(
-        f"<tr><td>{html.escape(row.label) or '<em>no label</em>'}</td><td>{row.photos:,}</td>"
+        f"<tr><td>{plain(row.label) or '<em>no label</em>'}</td><td>{row.photos:,}</td>"
         f"<td>{row.groups:,}</td><td>{row.scenes:,}</td><td>{row.bad:,}</td>"
         f"<td>{side_range(row)}</td></tr>"
         for row in rows
@@ -120,17 +87,17 @@ def _section(finding: Finding, pictures: Mapping[str, str]) -> str:
         figures = "".join(_figure(item.paths[0], pictures, item.note) for item in single)
         body += f'<div class="item">{figures}</div>'
     if listed:
-        body += f"<ul>{''.join(_line(item) for item in listed)}</ul>"
+        body += '<ul class="lines">' + "".join(_line(item) for item in listed) + "</ul>"
     rest = len(finding.items) - MOST_ITEMS
     more = f'<p class="more">and {rest:,} more</p>' if rest > 0 else ""
     return (
-        f'<section id="{finding.kind}"><h2>{html.escape(finding.title)}</h2>'
-        f'<p class="advice">{html.escape(finding.advice)}</p>{body}{more}</section>'
+        f'<section id="{finding.kind}"><h2>{plain(finding.title)}</h2>'
+        f'<p class="advice">{plain(finding.advice)}</p>{body}{more}</section>'
     )
 
 
 def _group(item: Item, pictures: Mapping[str, str]) -> str:
-    note = f'<div class="note">{html.escape(item.note)}</div>' if item.note else ""
+    note = f'<div class="note">{plain(item.note)}</div>' if item.note else ""
     figures = "".join(_figure(path, pictures) for path in item.paths[:MOST_PICTURES])
     rest = len(item.paths) - MOST_PICTURES
     more = f'<div class="more">and {rest:,} more</div>' if rest > 0 else ""
@@ -138,38 +105,11 @@ def _group(item: Item, pictures: Mapping[str, str]) -> str:
 
 
 def _figure(path: str, pictures: Mapping[str, str], note: str = "") -> str:
-    picture = pictures.get(path)
-    image = f'<img src="data:image/jpeg;base64,{picture}" alt="">' if picture else ""
-    said = f'<br><span class="advice">{html.escape(note)}</span>' if note else ""
-    return f"<figure>{image}<figcaption>{html.escape(path)}{said}</figcaption></figure>"
+    advice = f'<br><span class="advice">{plain(note)}</span>' if note else ""
+    image = pictures.get(path, "")
+    return f"<figure>{image}<figcaption>{plain(path)}{advice}</figcaption></figure>"
 
 
 def _line(item: Item) -> str:
-    parts = [html.escape(text) for text in (*item.paths, item.note) if text]
+    parts = [plain(text) for text in (*item.paths, item.note) if text]
     return f"<li>{': '.join(parts)}</li>"
-
-
-def _thumbnails(
-    root: Path, paths: Sequence[str], progress: Callable[[int, int], None] | None
-) -> dict[str, str]:
-    """Returns small JPEGs in base64, by path; a photo that has since become unreadable has none."""
-    made = {}
-    with ThreadPoolExecutor(usable_cores()) as pool:
-        results = pool.map(lambda path: _thumbnail(root / path), paths)
-        for done, (path, picture) in enumerate(zip(paths, results, strict=True), start=1):
-            if picture is not None:
-                made[path] = picture
-            if progress is not None:
-                progress(done, len(paths))
-    return made
-
-
-def _thumbnail(path: Path) -> str | None:
-    try:
-        image = Image.fromarray(decode_photo(path, min_side_pixels=THUMBNAIL_PIXELS))
-    except DecodeError:
-        return None
-    image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=78)
-    return base64.b64encode(file.getvalue()).decode()

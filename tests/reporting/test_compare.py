@@ -8,9 +8,8 @@ import pytest
 
 from finetune.errors import RunError
 from finetune.evaluation.predictions import Prediction
-from finetune.reporting.compare import compare, contender, differing_settings
+from finetune.reporting.compare import Contender, compare, contender, differing_settings
 from finetune.reporting.compare_page import write_comparison
-from finetune.reporting.compare_types import Contender
 from finetune.reporting.run_record import RunRecord, read_run
 
 

@@ -1,7 +1,28 @@
 from __future__ import annotations
 
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from finetune.errors import DecodeError
 from finetune.evaluation.predictions import Prediction
-from finetune.reporting.gallery import choose_photos, least_sure, mistakes, surest_correct
+from finetune.reporting.gallery import (
+    LONG_SIDE,
+    SHORT_SIDE,
+    by_confusion,
+    by_recall,
+    choose_photos,
+    least_sure,
+    make_thumbnail,
+    make_thumbnails,
+    mistakes,
+    most_confused,
+    surest_correct,
+)
 
 
 def said(label: str, predicted: str, probability: float, path: str = "") -> Prediction:
@@ -62,3 +83,101 @@ def test_right_answers_fill_the_rest_label_by_label():
     rows += [said("b", "b", 0.8 - k / 100) for k in range(2)]
     # 9 is the least sure; then a, b, a and, as b has no more, a.
     assert choose_photos(rows, ["a", "b"], limit=6) == [9, 0, 8, 1, 2, 3]
+
+
+def save(path, width, height, **options):
+    pixels = np.zeros((height, width, 3), np.uint8)
+    pixels[: height // 2] = (200, 40, 40)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, **options)
+    return path
+
+
+def opened(content: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(content))
+
+
+@pytest.mark.parametrize(
+    ("width", "height"), [(1200, 900), (900, 1200), (3000, 300), (100, 80), (181, 5)]
+)
+def test_a_thumbnail_keeps_the_shape_within_its_bounds(tmp_path, width, height):
+    made = opened(make_thumbnail(save(tmp_path / "p.png", width, height)))
+    assert made.format == "JPEG"
+    assert min(made.size) <= SHORT_SIDE
+    assert max(made.size) <= LONG_SIDE
+    assert made.width <= width
+    scale = made.width / width
+    assert abs(made.height - height * scale) <= 1
+
+
+def test_a_thumbnail_holds_nothing_that_the_camera_wrote(tmp_path):
+    exif = Image.Exif()
+    exif[0x010F] = "SecretCamera"
+    exif[0x8825] = {2: (52.0, 31.0, 12.0)}
+    path = save(tmp_path / "p.jpg", 400, 300, exif=exif, comment=b"SecretComment", dpi=(300, 300))
+    assert b"SecretCamera" in path.read_bytes()
+    content = make_thumbnail(path)
+    assert not opened(content).getexif()
+    assert b"Secret" not in content
+    assert b"Exif" not in content
+
+
+def test_a_sideways_photo_stands_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    made = opened(make_thumbnail(save(tmp_path / "p.jpg", 400, 300, exif=exif)))
+    assert made.height > made.width
+    left, right = made.getpixel((5, 60)), made.getpixel((made.width - 6, 60))
+    assert right[0] > 150 > left[0]
+
+
+def test_bad_photos_are_named_with_their_reason_and_good_ones_made(tmp_path):
+    save(tmp_path / "in" / "good.jpg", 300, 300)
+    (tmp_path / "in" / "bad.jpg").write_bytes(b"no photo at all")
+    save(tmp_path / "secret.jpg", 30, 30)
+    seen = []
+    made, failed = make_thumbnails(
+        tmp_path / "in",
+        ["good.jpg", "bad.jpg", "gone.jpg", "../secret.jpg"],
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    assert list(made) == ["good.jpg"]
+    assert set(failed) == {"bad.jpg", "gone.jpg", "../secret.jpg"}
+    assert failed["../secret.jpg"] == "lies outside the collection"
+    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_one_bad_photo_alone_raises(tmp_path):
+    with pytest.raises(DecodeError):
+        make_thumbnail(b"nothing")
+
+
+def test_labels_that_are_taken_for_each_other_stand_side_by_side():
+    matrix = np.diag(np.full(6, 20))
+    matrix[0, 4], matrix[4, 0], matrix[2, 5], matrix[4, 1] = 5, 3, 4, 1
+    order = by_confusion(matrix)
+    assert abs(order.index(0) - order.index(4)) == 1
+    assert abs(order.index(2) - order.index(5)) == 1
+    assert abs(order.index(4) - order.index(1)) == 1
+    assert order[-1] == 3  # no mistakes at all
+
+
+@given(st.integers(1, 12), st.integers(0, 1000))
+def test_every_order_holds_each_label_once(size, seed):
+    matrix = np.random.default_rng(seed).integers(0, 4, (size, size))
+    before = matrix.copy()
+    assert sorted(by_confusion(matrix)) == sorted(by_recall(matrix)) == list(range(size))
+    np.testing.assert_array_equal(matrix, before)
+
+
+def test_the_worst_label_comes_first_and_one_without_photos_last():
+    matrix = np.array([[9, 1, 0], [0, 0, 0], [5, 0, 5]])
+    assert by_recall(matrix) == [2, 0, 1]
+
+
+def test_the_most_confused_labels_are_those_in_most_mistakes():
+    matrix = np.diag(np.full(5, 9))
+    matrix[1, 3] = 4
+    matrix[0, 3] = 1
+    assert most_confused(matrix, 2) == [1, 3]
+    assert most_confused(matrix, 3) == [0, 1, 3]

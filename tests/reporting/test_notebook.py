@@ -12,8 +12,13 @@ import pytest
 
 from finetune.evaluation.confusion import write_confusion_csv
 from finetune.reporting import notebook
-from finetune.reporting.notebook import NotebookView, in_notebook
-from finetune.reporting.notebook_html import link_to, result_html, training_html
+from finetune.reporting.notebook import (
+    NotebookView,
+    in_notebook,
+    link_to,
+    result_html,
+    training_html,
+)
 from finetune.runs.folder import RunFolder
 from finetune.training.events import EpochDone, Note, Progressed, StepDone
 

@@ -1,10 +1,26 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
+import io
 from html.parser import HTMLParser
 from pathlib import Path
 
-from finetune.reporting.photo_page import Figure, Section, write_picture_page
+import numpy as np
+from PIL import Image
+
+from finetune.photos.collection import Collection
+from finetune.photos.crops import Crop
+from finetune.photos.scan import scan
+from finetune.reporting.photo_page import (
+    HEIGHT_PIXELS,
+    Figure,
+    Section,
+    before_and_after,
+    crop_figures,
+    write_crop_png,
+    write_picture_page,
+)
 
 HOSTILE = '<img src=x onerror="alert(1)">&\'.jpg'
 
@@ -44,3 +60,56 @@ def test_a_name_that_is_no_utf8_can_be_written(tmp_path: Path) -> None:
     figure = Figure(pictures=(), caption=("bad\udcff.jpg",))
     path = write_picture_page(tmp_path / "p.html", "t", [Section(heading="h", figures=(figure,))])
     assert "bad?.jpg" in path.read_text(encoding="utf-8")
+
+
+def test_the_square_is_drawn_on_the_photo_and_shown_beside_it(tmp_path: Path) -> None:
+    pixels = np.zeros((340, 680, 3), np.uint8)
+    pixels[85:255, 340:510] = (0, 0, 255)
+    Image.fromarray(pixels).save(tmp_path / "blue.png")
+    crop = Crop.from_box((340, 85, 510, 255), 680, 340)
+    before, after = before_and_after(tmp_path / "blue.png", crop)
+    assert before.size == (340, HEIGHT_PIXELS)
+    assert after.size == (HEIGHT_PIXELS, HEIGHT_PIXELS)
+    assert after.getpixel((85, 85)) == (0, 0, 255)
+    yellow = np.argwhere((np.asarray(before) == (255, 255, 0)).all(axis=2))
+    top, left = yellow.min(axis=0)
+    bottom, right = yellow.max(axis=0)
+    expected = np.array([42.5, 170, 127.5, 255])
+    assert np.abs(np.array([top, left, bottom, right]) - expected).max() <= 3
+
+
+def with_crops(birds: Path) -> Collection:
+    collection = scan(birds)
+    photos = tuple(
+        dataclasses.replace(photo, crop=Crop(side=0.5) if number % 2 else None)
+        for number, photo in enumerate(collection.photos[:6])
+    )
+    return dataclasses.replace(collection, photos=photos)
+
+
+def test_figures_are_of_photos_with_a_square_that_can_be_opened(
+    birds: Path, tmp_path: Path
+) -> None:
+    collection = with_crops(birds)
+    gone = dataclasses.replace(collection.photos[1], path="gone.jpg")
+    photos = (*collection.photos[:1], gone, *collection.photos[2:])
+    figures = crop_figures(collection, photos)
+    assert [figure.caption for figure in figures] == [
+        (photos[3].path, "50% of the shorter side"),
+        (photos[5].path, "50% of the shorter side"),
+    ]
+    for jpeg, words in figures[0].pictures:
+        assert photos[3].path in words
+        with Image.open(io.BytesIO(jpeg)) as image:
+            assert image.height == HEIGHT_PIXELS
+            assert not image.getexif()
+
+
+def test_the_picture_holds_all_pairs(birds: Path, tmp_path: Path) -> None:
+    collection = with_crops(birds)
+    path = write_crop_png(tmp_path / "sheet.png", collection, collection.photos)
+    with Image.open(path) as sheet:
+        assert sheet.format == "PNG"
+        assert sheet.height == 2 * (HEIGHT_PIXELS + 10) + 10
+    empty = write_crop_png(tmp_path / "empty.png", collection, [])
+    assert empty.is_file()
