@@ -20,7 +20,7 @@ from finetune.photos.catalog.catalog import Catalog
 from finetune.web import security
 from finetune.web.annotate.app import annotate_app
 from finetune.web.annotate.session import Session
-from finetune.web.annotate.workers import ScanWorker
+from finetune.web.annotate.workers import ScanWorker, SuggestionWorker
 from finetune.web.server import Server, listen
 
 CHROMIUM_FLAGS = [
@@ -79,8 +79,8 @@ class LabelingServer:
     """A labeling server in a thread of this process."""
 
     def __init__(
-        self, root: Path, *, suggestion_worker: Any = None, scan: bool = True, **options: Any
-    ):
+        self, root: Path, *, suggests: bool = False, scan: bool = True, **options: Any
+    ) -> None:
         self.root = root
         self.session = Session(root, **options)
         self.listening = listen("127.0.0.1", 0)
@@ -88,7 +88,7 @@ class LabelingServer:
         self.token = security.new_token()
         self.policy = security.policy_for("127.0.0.1", self.port, self.token)
         self.scan_worker = ScanWorker(self.session)
-        self.suggestion_worker = suggestion_worker(self.session) if suggestion_worker else None
+        self.suggestion_worker = SuggestionWorker(self.session)
         app = annotate_app(self.session, self.policy, self.suggestion_worker)
         self.server = Server(app, self.listening)
         self.thread = threading.Thread(target=self.server.run, daemon=True)
@@ -96,7 +96,7 @@ class LabelingServer:
         if scan:
             self.scan_worker.start()
             assert self.scan_worker.done.wait(30)
-        if self.suggestion_worker:
+        if suggests:
             self.suggestion_worker.start()
 
     @property
@@ -125,8 +125,7 @@ class LabelingServer:
     def stop(self) -> None:
         self.server.stop()
         self.thread.join(10)
-        if self.suggestion_worker:
-            self.suggestion_worker.stop()
+        self.suggestion_worker.stop()
         self.scan_worker.stop()
         self.session.close()
         self.listening.close()

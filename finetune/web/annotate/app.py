@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -31,6 +31,8 @@ from finetune.web.server import (
     render,
 )
 
+T = TypeVar("T")
+
 _CACHE_FOREVER = "private, max-age=31536000, immutable"
 
 
@@ -48,10 +50,10 @@ class CompactJson(Response):
 
 @dataclass(frozen=True)
 class Pages:
-    """Endpoints of one session; without a worker there are no suggestions."""
+    """Endpoints of one session."""
 
     session: Session
-    worker: SuggestionWorker | None = None
+    worker: SuggestionWorker
 
     def home(self, request: Request) -> Response:
         """Returns the page; its photos follow as JSON."""
@@ -84,36 +86,33 @@ class Pages:
     async def act(self, request: Request) -> Response:
         """Applies an action to photos."""
         action = read_action(await _json_of(request))
-        return await run_in_threadpool(self._perform, lambda: self.session.act(action))
+        return await run_in_threadpool(self._perform, self.session.act, action)
 
     async def undo(self, request: Request) -> Response:
         """Undoes the latest action."""
         number = _number_of(await _json_of(request))
-        return await run_in_threadpool(self._perform, lambda: self.session.undo(number))
+        return await run_in_threadpool(self._perform, self.session.undo, number)
 
     async def redo(self, request: Request) -> Response:
         """Redoes the action undone last."""
         number = _number_of(await _json_of(request))
-        return await run_in_threadpool(self._perform, lambda: self.session.redo(number))
+        return await run_in_threadpool(self._perform, self.session.redo, number)
 
     def similar(self, request: Request) -> Response:
         """Returns all photo ids by similarity to one photo."""
-        state = self._requested(request)
-        ids = self.worker.similar(state) if self.worker else []
+        ids = self.worker.similar(self._requested(request))
         if not ids:
             raise HTTPException(409, "This photo has not been analyzed yet. Try again shortly.")
         return CompactJson({"ids": ids})
 
     def cohort(self, request: Request) -> Response:
         """Returns a photo's suggested label and similar photos that probably have it too."""
-        state = self._requested(request)
-        label, ids = self.worker.cohort(state) if self.worker else (None, [])
+        label, ids = self.worker.cohort(self._requested(request))
         return CompactJson({"label": label, "ids": ids})
 
     def subject_crop(self, request: Request) -> Response:
         """Returns a crop around a photo's subject, or null."""
-        state = self._requested(request)
-        crop = self.worker.extractor.subject_crop(state) if self.worker else None
+        crop = self.worker.extractor.subject_crop(self._requested(request))
         return CompactJson({"crop": crop and [crop.center_x, crop.center_y, crop.side]})
 
     def agreement(self, request: Request) -> Response:
@@ -127,17 +126,17 @@ class Pages:
             raise HTTPException(404, "There is no such photo.")
         return state
 
-    def _perform(self, action: Callable[[], ActionResult]) -> Response:
-        try:
-            result = action()
-        except StaleError:
-            self.session.refresh()
-            reason = "Another window changed this first. Nothing was overwritten."
-            return CompactJson({"error": reason, **self._state(-1)}, status_code=409)
+    def _perform(self, action: Callable[[T], ActionResult], argument: T) -> Response:
+        result = action(argument)
         annotator = self.session.index.annotator
-        changed = {state.id: state.row(annotator) for state in result.states}
-        rows = list(changed.values())
+        rows = list({state.id: state.row(annotator) for state in result.states}.values())
         return CompactJson({"description": result.description, "rows": rows, **self._head()})
+
+    def stale(self, request: Request, error: Exception) -> Response:
+        """Returns 409 with all rows for an action on photos that have changed since."""
+        self.session.refresh()
+        reason = "Another window changed this first. Nothing was overwritten."
+        return CompactJson({"error": reason, **self._state(-1)}, status_code=409)
 
     def _head(self) -> dict[str, Any]:
         undo, redo = self.session.catalog.latest()
@@ -161,9 +160,7 @@ class Pages:
         }
 
 
-def annotate_app(
-    session: Session, policy: Policy, worker: SuggestionWorker | None = None
-) -> Starlette:
+def annotate_app(session: Session, policy: Policy, worker: SuggestionWorker) -> Starlette:
     """Returns the labeling page as an ASGI application with its security middleware."""
     pages = Pages(session, worker)
     return Starlette(
@@ -184,6 +181,7 @@ def annotate_app(
         exception_handlers={
             ClientDisconnect: client_disconnected,
             HTTPException: http_error,
+            StaleError: pages.stale,
             BadRequestError: _bad_request,
             FinetuneError: _finetune_error,
         },

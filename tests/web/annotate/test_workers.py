@@ -166,7 +166,7 @@ def test_the_server_extracts_features_of_real_photos(
 ) -> None:
     for path in sorted(birds.glob("*/*.jpg"))[6:]:
         path.unlink()
-    server = serve(birds, suggestion_worker=SuggestionWorker)
+    server = serve(birds, suggests=True)
     wait_until(lambda: server.session.index.jobs.suggestions.state == "done", 60)
     state = server.session.index.states()[0]
     with server.client() as client:
