@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from finetune.photos.scan import scan
 from finetune.photos.split.split import read_split
 from finetune.runs.folder import RunFolder
 from finetune.runs.loading import TrainedRun, open_trained
+from finetune.tasks.base import Task
 from finetune.tasks.data_split import replay_split
 
 Progress = Callable[[int, int], None]
@@ -51,11 +52,11 @@ class Evaluation:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationRequest:
-    """Evaluation request.
+    """Photos and options of an evaluation.
 
     Attributes:
         photos: A labeled folder; None for the run's own validation and test parts.
-        tta: Average the answers to each photo and to its mirror image.
+        tta: Average the predictions of each photo and its mirror image.
     """
 
     photos: Path | None = None
@@ -160,16 +161,38 @@ def _write(
     found: dict[Any, _Outputs],
     of_unknown: _Outputs | None = None,
 ) -> Evaluation:
-    task = trained.task
     logits = {part: outputs.logits for part, outputs in found.items()}
-    width = task.target_width(trained.labels)
-    targets = {part: targets_of_samples(samples[part], width) for part in logits}
-    metrics: dict[str, Any] = {
-        part: task.metrics(values, targets[part], trained.labels) for part, values in logits.items()
-    }
-    judged = list(logits)[-1]
-    unknown = _unknown(trained, found[judged], targets[judged], of_unknown)
+    metrics = write_evaluated(folder, trained.task, trained.labels, samples, logits)
+    last = list(found)[-1]
+    targets = targets_of_samples(samples[last], trained.task.target_width(trained.labels))
+    unknown = _unknown(trained, found[last], targets, of_unknown)
     write_json(folder / "metrics.json", {**metrics, **({"unknown": unknown} if unknown else {})})
+    return Evaluation(
+        folder=folder, metrics=metrics, unknown_labels={}, left_out=0, unknown=unknown
+    )
+
+
+def write_evaluated(
+    folder: Path,
+    task: Task,
+    labels: tuple[str, ...],
+    samples: Mapping[Any, Sequence[Sample]],
+    logits: Mapping[Any, NDArray[np.float32]],
+) -> dict[str, Any]:
+    """Writes predictions.csv and confusion_matrix.csv of parts; returns the metrics by part.
+
+    The confusion matrix is that of the last part, and of single-label tasks only.
+
+    Args:
+        folder: Destination.
+        task: Calibrated task.
+        labels: In the order of the logits' columns.
+        samples: Photos by part.
+        logits: ``(N, C)`` by part.
+    """
+    targets = {
+        part: targets_of_samples(samples[part], task.target_width(labels)) for part in logits
+    }
     rows = [
         row
         for part, values in logits.items()
@@ -177,16 +200,15 @@ def _write(
             [EvaluatedPhoto(path=s.path, digest=s.digest, part=part) for s in samples[part]],
             values,
             targets[part],
-            trained.labels,
+            labels,
         )
     ]
     write_predictions(folder / "predictions.csv", rows)
-    matrix = task.confusion(logits[judged], targets[judged])
+    last = list(logits)[-1]
+    matrix = task.confusion(logits[last], targets[last])
     if matrix is not None:
-        write_confusion_csv(folder / "confusion_matrix.csv", matrix, trained.labels)
-    return Evaluation(
-        folder=folder, metrics=metrics, unknown_labels={}, left_out=0, unknown=unknown
-    )
+        write_confusion_csv(folder / "confusion_matrix.csv", matrix, labels)
+    return {part: task.metrics(values, targets[part], labels) for part, values in logits.items()}
 
 
 def _unknown(

@@ -14,15 +14,14 @@ from numpy.typing import NDArray
 from torch import nn
 
 from finetune.errors import RunError
-from finetune.evaluation.confusion import write_confusion_csv
 from finetune.evaluation.cross_fit import CrossFit, masked_scores
 from finetune.evaluation.mahalanobis import RelativeDistance
 from finetune.evaluation.out_of_distribution import UnknownThreshold
 from finetune.evaluation.precision_target import fit_stated
-from finetune.evaluation.predictions import EvaluatedPhoto, write_predictions
 from finetune.files import storage_errors, write_json
 from finetune.photos.collection import Part
 from finetune.photos.preprocessing import Preprocessing
+from finetune.runs.evaluate import write_evaluated
 from finetune.runs.folder import RunFolder
 from finetune.runs.timm_config import timm_config
 from finetune.runs.unknown_threshold import write_distance
@@ -97,9 +96,8 @@ def write_results(
             )
     save_tensors(run.model_file, output.module.state_dict(), {"format": "pt"})
     _write_timm_folder(run, name, output.module, parts.labels)
-    targets = {part: parts.targets(part) for part in output.logits}
     held_out = output.held_out
-    logits, true = output.logits["validation"], targets["validation"]
+    logits, true = output.logits["validation"], parts.targets("validation")
     if held_out is None:
         task = parts.task.calibrated(logits, true)
     else:
@@ -114,25 +112,7 @@ def write_results(
         "unknown": unknown.to_dict() if unknown else None,
     }
     write_json(run.calibration_file, content)
-    metrics: dict[str, Any] = {
-        part: task.metrics(logits, targets[part], parts.labels)
-        for part, logits in output.logits.items()
-    }
-    predictions = [
-        prediction
-        for part, logits in output.logits.items()
-        for prediction in task.predictions(
-            [EvaluatedPhoto(path=s.path, digest=s.digest, part=part) for s in parts.samples[part]],
-            logits,
-            targets[part],
-            parts.labels,
-        )
-    ]
-    write_predictions(run.predictions_file, predictions)
-    evaluated: Part = "test" if "test" in output.logits else "validation"
-    matrix = task.confusion(output.logits[evaluated], targets[evaluated])
-    if matrix is not None:
-        write_confusion_csv(run.confusion_file, matrix, parts.labels)
+    metrics = write_evaluated(run.path, task, parts.labels, parts.samples, output.logits)
     write_json(run.metrics_file, metrics)
     return metrics
 
