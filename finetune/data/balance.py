@@ -1,4 +1,4 @@
-"""Labels of unequal size made to count alike: by what an epoch draws, or by what the loss weighs.
+"""Label balancing: stratified sampling of epochs, and label weights in the loss.
 
 Both take the photos' targets: ``(N,) int64`` of one label each, or ``(N, C)`` of 0 and 1 where a
 photo may have several labels or none.
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 Indices = NDArray[np.int64]
 
 INVERSE_FREQUENCY = 1.0
-"""The `beta` at which the effective number of photos is the number of photos."""
+"""`beta` at which the effective number of photos is the number of photos."""
 
 
 def label_counts(targets: NDArray[Any], labels: int) -> Indices:
@@ -60,10 +60,10 @@ def label_weights(targets: NDArray[Any], labels: int, *, beta: float) -> NDArray
 
 
 def prior_logits(targets: NDArray[Any]) -> NDArray[np.float64]:
-    """Returns ``log((n_c + 1/2) / (N - n_c + 1/2))`` of each label, ``(C,)``: how common it is.
+    """Returns ``log((n_c + 1/2) / (N - n_c + 1/2))`` of each label, ``(C,)``.
 
-    A head of sigmoids that starts there has nothing to unlearn (Lin et al. 2017, arXiv 1708.02002,
-    section 4.1); from 0 the few steps of a small collection leave all labels too likely.
+    Initial biases of a head of sigmoids (Lin et al. 2017, arXiv 1708.02002, section 4.1): from 0,
+    the few steps of a small collection leave all labels too likely.
 
     Args:
         targets: ``(N, C)`` of 0 and 1.
@@ -74,7 +74,7 @@ def prior_logits(targets: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def strata(targets: NDArray[Any], labels: int) -> list[Indices]:
-    """Returns the photos of each label that has some, and last those without any label.
+    """Returns the photos of each label, without empty labels, and last the unlabeled photos.
 
     A photo of several labels is in the stratum of each.
     """
@@ -87,15 +87,14 @@ def strata(targets: NDArray[Any], labels: int) -> list[Indices]:
 
 
 def balanced_order(groups: list[Indices], count: int, *, seed: int, epoch: int) -> Indices:
-    """Returns `count` photos of an epoch, drawn from (seed, epoch) so that strata count alike.
+    """Returns `count` photos of an epoch, sampled by (seed, epoch) equally from all strata.
 
-    Each stratum gives ``count / len(groups)`` draws, rounded up for some that chance chooses.
-    Within a stratum every photo is drawn before one is drawn again, so that two photos of it differ
-    by one draw at most.
+    Each stratum gives ``count / len(groups)`` samples, rounded up for a random few. Within a
+    stratum every photo is sampled before one is repeated.
 
     Args:
         groups: The photos of each stratum; see `strata`.
-        count: Draws: the number of photos, so that an epoch is as long as without balance.
+        count: Samples: the number of photos, so that an epoch is as long as without balance.
         seed: Of the run.
         epoch: From 0.
     """
@@ -111,10 +110,9 @@ def balanced_order(groups: list[Indices], count: int, *, seed: int, epoch: int) 
 
 
 def draw_keys(batches: list[Indices], count: int) -> list[Indices]:
-    """Returns a key for each draw of an epoch: the photo's index, plus `count` for each repeat.
+    """Returns a key for each sample of an epoch: the photo's index, plus `count` per repeat.
 
-    Augmentation is drawn from it, so that a photo which comes twice in an epoch comes in two ways.
-    A photo's first draw has its index as key.
+    It seeds the augmentation, so that repeats of a photo in an epoch are augmented differently.
     """
     seen = np.zeros(count, dtype=np.int64)
     keys = []
@@ -128,7 +126,7 @@ def draw_keys(batches: list[Indices], count: int) -> list[Indices]:
 
 
 def _rounds(members: Indices, draws: int, rng: np.random.Generator) -> Indices:
-    """Returns `draws` of the members: all of them in chance order, again and again."""
+    """Returns `draws` of the members: all of them in random order, repeatedly."""
     rounds = -(-draws // len(members))
     orders = [rng.permutation(members) for _ in range(rounds)]
     return np.concatenate(orders)[:draws] if orders else members[:0]

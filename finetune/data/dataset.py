@@ -1,4 +1,4 @@
-"""Photos with their targets, as working-size uint8 squares, one batch at a time."""
+"""Datasets of photos as working-size uint8 squares with targets."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from finetune.photos.crops import Crop, load_square
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sample:
-    """One photo as training sees it.
+    """Photo with its target.
 
     Attributes:
-        path: Where it is, relative to the dataset's root.
-        digest: Its content.
-        crop: The square to take of it, or None for the policy of the spec.
+        path: Relative to the root of the dataset.
+        digest: Digest of its content.
+        crop: Crop of the photo; None: the `fit` of the preprocessing.
         target: Index of its label, or the indices of its labels where it may have several.
     """
 
@@ -36,7 +36,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Batch:
-    """Photos of one step.
+    """Batch of photos.
 
     Attributes:
         images: ``(B, 3, S, S) uint8`` in channels_last memory.
@@ -54,7 +54,7 @@ class Batch:
 
 
 def targets_of_samples(samples: Sequence[Sample], labels: int | None) -> NDArray[Any]:
-    """Returns what samples are to be taken for.
+    """Returns the targets of samples.
 
     Args:
         samples: N photos.
@@ -72,16 +72,16 @@ def targets_of_samples(samples: Sequence[Sample], labels: int | None) -> NDArray
 
 
 class PhotoDataset(torch.utils.data.Dataset[tuple[NDArray[np.uint8], Any, int]]):
-    """Squares of photos from the cache, or decoded where the cache does not hold them.
+    """Squares of photos from the cache, decoded where they are missing.
 
-    It is asked for whole batches (``__getitems__``), and pickles to the workers of a loader with
-    no open file.
+    Loaders fetch whole batches (``__getitems__``). It is pickled to loader workers without open
+    files.
 
     Args:
         root: Folder that the samples' paths are relative to.
         samples: The photos.
-        cache: Where their squares are; also says size, fit and interpolation.
-        labels: How many labels there are, where a photo may have several; None: each has one.
+        cache: Cache of their squares, which defines size, fit and interpolation.
+        labels: Number of labels where a photo may have several; None: each has one.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class PhotoDataset(torch.utils.data.Dataset[tuple[NDArray[np.uint8], Any, int]])
 
     @property
     def cached(self) -> bool:
-        """Whether every square is in the cache, so that no loader worker has anything to do."""
+        """Whether all squares are in the cache, so that no loader workers are needed."""
         records = self.cache.records
         return all(self.cache.key(s.digest, s.crop) in records for s in self.samples)
 
@@ -147,24 +147,24 @@ class PhotoDataset(torch.utils.data.Dataset[tuple[NDArray[np.uint8], Any, int]])
 
 
 SHARE_OF_FREE = 0.25
-"""Most of the free memory that the squares may take; activations want the rest."""
+"""Largest share of the free memory for the squares; activations need the rest."""
 
 CHUNK = 256
-"""Squares that are sent at once."""
+"""Number of squares sent at once."""
 
 
 class DeviceDataset(PhotoDataset):
-    """A dataset whose squares lie on a device as one uint8 tensor ``(N, S, S, 3)``.
+    """Dataset whose squares are on a device as one uint8 tensor ``(N, S, S, 3)``.
 
-    Its batches are those of the dataset that it is made from, picked out where they lie.
+    Its batches are those of the original dataset, indexed on the device.
 
     Args:
-        dataset: Whose squares are all in its cache, or can be decoded.
-        device: Where they are to be.
+        dataset: The original dataset.
+        device: Device of the squares.
     """
 
     def __init__(self, dataset: PhotoDataset, device: torch.device) -> None:
-        # Not the base's own: it would gather the targets anew.
+        # Not the base's __init__, which would compute the targets again.
         self.root, self.samples, self.cache = dataset.root, dataset.samples, dataset.cache
         self.targets = dataset.targets
         self.device = device
@@ -186,14 +186,14 @@ class DeviceDataset(PhotoDataset):
 
     @property
     def cached(self) -> bool:
-        """True: there is nothing for a loader's worker to do."""
+        """True: no loader workers are needed."""
         return True
 
 
 def near_device(dataset: PhotoDataset, device: torch.device) -> PhotoDataset:
     """Returns the dataset with its squares in a GPU's memory where they fit well, else itself.
 
-    Squares that are not in the cache stay out: reading them all would hold up the first step.
+    Requires all squares in the cache: decoding them would delay the first step.
     """
     if device.type != "cuda" or not len(dataset) or not dataset.cached:
         return dataset
@@ -204,7 +204,7 @@ def near_device(dataset: PhotoDataset, device: torch.device) -> PhotoDataset:
 
 
 def bytes_of(dataset: PhotoDataset) -> int:
-    """Returns how many bytes a dataset's squares take."""
+    """Returns the size of a dataset's squares in bytes."""
     return len(dataset) * dataset.cache.records.record_bytes
 
 

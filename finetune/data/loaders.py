@@ -1,4 +1,4 @@
-"""Batches in an order that depends on (seed, epoch) alone, and can be entered at any step."""
+"""Loaders of batches, whose order depends on (seed, epoch) alone."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def epoch_order(count: int, *, seed: int, epoch: int) -> np.ndarray[Any, np.dtyp
 
 
 def steps_per_epoch(count: int, batch_size: int) -> int:
-    """Returns the number of steps in which `count` photos are seen once."""
+    """Returns the number of steps in an epoch of `count` photos."""
     return max(1, math.ceil(count / batch_size))
 
 
@@ -34,15 +34,15 @@ def epoch_batches(
 ) -> list[np.ndarray[Any, np.dtype[np.int64]]]:
     """Returns the photos of each step of an epoch.
 
-    The steps differ by one photo at most, so that no step is left with a single photo, of which
-    batch norm could make nothing.
+    Batch sizes differ by one photo at most, so that no step has a single photo, for which batch
+    statistics are undefined.
 
     Args:
         count: Photos.
         batch_size: Most photos of a step.
         seed: Of the run.
         epoch: From 0.
-        strata: Draw from these alike (see `finetune.data.balance`); None: every photo once.
+        strata: Groups to sample equally (see `finetune.data.balance`); None: every photo once.
     """
     if strata is None:
         order = epoch_order(count, seed=seed, epoch=epoch)
@@ -60,13 +60,13 @@ def load_batches(
 ) -> Iterator[Batch]:
     """Yields the given batches of a dataset in order.
 
-    Workers are started only where photos have to be decoded: reading squares from the cache is
-    quicker in this process than handing them over from another.
+    Workers are started only if photos have to be decoded: reading squares from the cache in this
+    process is faster than receiving them from another.
     """
     if dataset.cached:
         workers = 0
     plan = [[int(index) for index in batch] for batch in batches]
-    # What lies on the device already cannot be pinned, and has no need to be.
+    # Tensors on the device cannot be pinned.
     if workers == 0 and (not pin or isinstance(dataset, DeviceDataset)):
         for indices in plan:
             yield dataset.__getitems__(indices)
@@ -83,7 +83,7 @@ def load_batches(
 
 
 def evaluation_batches(count: int, batch_size: int) -> list[np.ndarray[Any, np.dtype[np.int64]]]:
-    """Returns all photos in their own order, in steps of `batch_size`."""
+    """Returns batches of all photos in dataset order."""
     return [
         np.arange(start, min(start + batch_size, count)) for start in range(0, count, batch_size)
     ]
@@ -96,6 +96,6 @@ def _as_it_is(batch: Any) -> Any:
 def _start_worker(_: int) -> None:
     import cv2
 
-    # Each worker is one core's worth of work; OpenCV's own threads would fight over the cores.
+    # Each worker uses one core; OpenCV's own threads would compete for the cores.
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

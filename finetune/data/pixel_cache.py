@@ -1,7 +1,7 @@
-"""The cache of decoded working-size pixels: what costs most is done once a photo.
+"""Cache of decoded photos as working-size squares.
 
-A record is one ``(S, S, 3) uint8`` square, found by the photo's content, its crop and how it was
-made square. 10,000 photos at 256 pixels take 1.97 GB.
+A record is one ``(S, S, 3) uint8`` square; its key is the photo's digest, crop, fit and
+interpolation. 10,000 photos at 256 pixels take 1.97 GB.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from finetune.photos.crops import Crop
 from finetune.photos.preprocessing import Preprocessing
 
 VERSION = 1
-"""Raised whenever `photos.crop.load_square` gives other pixels than before."""
+"""Incremented whenever `photos.crops.load_square` gives other pixels than before."""
 
 
 class PixelCache:
-    """Working-size squares of one size, kept in a folder; the sink that `photos.scan` fills.
+    """Cache of working-size squares of one size in a folder, filled by `photos.scan`.
 
     Args:
         folder: Holds one store a size; may be deleted at any time.
         preprocessing: Size, interpolation and fit of the squares.
-        limit_gb: Most disk that the squares of this size may take.
+        limit_gb: Maximum disk space for the squares of this size.
 
     Raises:
         StorageError: The folder cannot be written.
@@ -50,13 +50,13 @@ class PixelCache:
         return record_key(VERSION, digest, box, fit, self.interpolation)
 
     def missing(self, digest: str, crop: Crop | None) -> bool:
-        """Returns whether `put` would keep this photo's square."""
+        """Returns whether `put` would store this photo's square."""
         return not self.records.full and self.key(digest, crop) not in self.records
 
     def put(self, digest: str, crop: Crop | None, square: NDArray[np.uint8]) -> None:
-        """Keeps a square ``(size, size, 3) uint8``."""
+        """Stores a square ``(size, size, 3) uint8``."""
         self.records.put(self.key(digest, crop), square)
 
     def close(self) -> None:
-        """Writes what is still in memory and lets go of the files."""
+        """Flushes and closes the files."""
         self.records.close()

@@ -1,8 +1,7 @@
-"""A file of equal-sized records, found by key: appended once, read many times, safe to delete.
+"""Append-only file of fixed-size records with keys; safe to delete.
 
-Both things that are costly to make and cheap to keep are such records: decoded working-size pixels
-and a frozen backbone's features. Records are read with `pread`, not through a memory map: a map's
-pages count as the process's own memory, and a training on 10,000 photos would seem to hold 2 GB.
+It holds decoded working-size pixels and features. Records are read with `pread`, not through a
+memory map: mapped pages count as memory of the process, 2 GB for 10,000 photos.
 """
 
 from __future__ import annotations
@@ -24,13 +23,13 @@ from numpy.typing import DTypeLike, NDArray
 
 KEY_BYTES = 16
 FLUSH_EVERY = 64
-"""Records that are gathered before they are written under the lock."""
+"""Number of records buffered before they are written under the lock."""
 
 logger = logging.getLogger(__name__)
 
 
 def record_key(*parts: object) -> bytes:
-    """Returns the 16-byte key of what `parts` describe: blake2b over their joined text."""
+    """Returns a 16-byte key: blake2b of the joined text of `parts`."""
     text = "\x1f".join(str(part) for part in parts)
     return hashlib.blake2b(text.encode(), digest_size=KEY_BYTES).digest()
 
@@ -38,14 +37,14 @@ def record_key(*parts: object) -> bytes:
 class RecordStore:
     """Records of one shape and dtype in a folder, shared by any number of processes and threads.
 
-    A record's data is on disk before its key is, so that a process that is killed leaves no key
-    without data; what it left half written is overwritten by the next one.
+    The data of a record is written before its key, so that a killed process leaves no key without
+    data; partial data is overwritten by the next record.
 
     Args:
-        folder: Where ``records.bin`` and ``keys.bin`` are; made when something is put there.
+        folder: Folder of ``records.bin`` and ``keys.bin``; created with the first record.
         shape: Shape of one record.
         dtype: Type of its numbers.
-        limit_bytes: Most bytes that records.bin may take; further records are not kept.
+        limit_bytes: Maximum size of records.bin; further records are not stored.
     """
 
     def __init__(
@@ -83,7 +82,7 @@ class RecordStore:
         self.close()
 
     def put(self, key: bytes, record: NDArray[Any]) -> None:
-        """Keeps a record, unless it is there already or the store is full."""
+        """Stores a record, unless its key exists or the store is full."""
         if record.shape != self.shape or record.dtype != self.dtype:
             raise ValueError(f"a record is {self.shape} {self.dtype}, not {record.shape}")
         with self._guard:
@@ -95,17 +94,17 @@ class RecordStore:
                 self._flush()
 
     def flush(self) -> None:
-        """Writes what `put` gathered, so that it outlives this process and others see it."""
+        """Writes buffered records to disk, where other processes see them."""
         with self._guard:
             self._flush()
 
     def refresh(self) -> None:
-        """Learns what other processes have put since this one last looked."""
+        """Loads the keys that other processes have added since the last refresh."""
         with self._guard:
             self._load_keys()
 
     def close(self) -> None:
-        """Flushes and lets go of the file."""
+        """Flushes and closes the file."""
         self.flush()
         with self._guard:
             if self._read_handle is not None:
@@ -116,8 +115,8 @@ class RecordStore:
         """Returns records as one array ``(len(keys), *shape)``.
 
         Args:
-            keys: Keys that are all in the store.
-            out: Where to put them, C-contiguous; None makes a new array.
+            keys: Keys in the store.
+            out: C-contiguous output array; None: a new one.
 
         Raises:
             KeyError: A key is not in the store.
@@ -134,7 +133,7 @@ class RecordStore:
         return out
 
     def __getstate__(self) -> dict[str, Any]:
-        """Lets a store travel to another process: what it knows, without open files and locks."""
+        """Returns the picklable state, without open files and locks."""
         self.flush()
         state = self.__dict__.copy()
         del state["_guard"], state["_lock"]
@@ -163,7 +162,7 @@ class RecordStore:
             raise OSError(errno.EIO, f"{self.folder} is damaged; it may be deleted")
 
     def _load_keys(self) -> None:
-        """Learns the keys that other processes have appended since the last look."""
+        """Loads the keys that other processes have appended."""
         keys = self.folder / "keys.bin"
         if not keys.is_file():
             return
@@ -211,7 +210,7 @@ class RecordStore:
                 _write_all(file, self._waiting[key].reshape(-1).view(np.uint8).data)
             os.fsync(file)
         with _opened(self.folder / "keys.bin") as file:
-            # A key that a killed process wrote in part is written over.
+            # A partial key of a killed process is overwritten.
             os.lseek(file, self._count * KEY_BYTES, os.SEEK_SET)
             _write_all(file, memoryview(b"".join(fresh)))
             os.fsync(file)

@@ -20,7 +20,7 @@ from finetune.models.registry import check_name, input_channels, resolve_preproc
 from finetune.photos.preprocessing import Preprocessing
 
 FROM_SCRATCH = "none"
-"""The value of `--weights` for random initialization."""
+"""Value of `--weights` for random initialization."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,15 +48,14 @@ class ModelRequest:
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A network that is ready to train.
+    """Network that is ready to train.
 
     Attributes:
         module: The network, on the CPU: ``(B, C, size, size) float -> (B, outputs) logits``.
         name: timm's name of its architecture.
-        preprocessing: What it expects of its pixels.
+        preprocessing: Of its input.
         origin: Where its weights come from: a file, a hub repository or "from scratch".
-        head_from_file: Whether the head was read from a person's own weights file, so that it may
-            be one they want to keep.
+        head_from_file: Whether the head was read from a user's weights file and may be kept.
     """
 
     module: nn.Module
@@ -94,10 +93,10 @@ def create_model(request: ModelRequest) -> LoadedModel:
 def replace_head(loaded: LoadedModel, labels: int, *, seed: int) -> str | None:
     """Replaces a network's head in place by a new one of `labels` outputs, initialized from `seed`.
 
-    A head of exactly that width that came with a person's own weights file is kept.
+    A head of exactly that width that came with a user's weights file is kept.
 
     Returns:
-        A note for the person on what became of the head in their file, else None.
+        A note for the user if the head in their file is kept or replaced, else None.
     """
     found = loaded.module.num_classes
     if loaded.head_from_file and found == labels:
@@ -207,7 +206,7 @@ def _build(name: str, request: ModelRequest, **extra: Any) -> nn.Module:
     try:
         module: nn.Module = timm.create_model(name, **request.args, **extra)
     except (TypeError, ValueError) as error:
-        # Without --model-arg values, it is a bug and no mistake of the person.
+        # Without --model-arg values it is a bug, not a mistake of the user.
         if not request.args:
             raise
         given = ", ".join(f"{key}={value}" for key, value in request.args.items())

@@ -30,9 +30,9 @@ WORTHWHILE_PHOTOS = 2000
 """Photos of 224 pixels from which ONNX Runtime is used, as the export takes time once.
 
 By `benchmarks/feature_backends.py` it pays from 800 photos for ResNet-50, from 2,100 for
-MobileNetV2 and EfficientNet-B0, and from 8,600 for the embedded backbone, which loses 2 seconds at
-most before. It is a constant and not a stopwatch so that one collection always takes one backend:
-the backends differ in the last bits, and equal runs must not.
+MobileNetV2 and EfficientNet-B0, and from 8,600 for the embedded backbone, which loses at
+most 2 seconds below that. It is a constant rather than a measurement so that a collection always
+uses the same backend: the backends differ in the last bits, and equal runs must not.
 """
 
 PROBE_PHOTOS = 8
@@ -45,12 +45,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureBackend:
-    """A way to compute features.
+    """Function that computes features, with the reason for its choice.
 
     Attributes:
         name: ``torch`` or ``onnxruntime``.
         features: The computation.
-        note: How it was chosen, for the person; None where there was no choice.
+        note: Reason for the choice; None where there was no choice.
     """
 
     name: str
@@ -152,7 +152,7 @@ def onnxruntime_features(module: nn.Module, probe: Tensor, graph: Path) -> Featu
 
 
 class _Backbone(nn.Module):
-    """A network without its head, as one module that can be exported."""
+    """Network without its head, as one module that can be exported."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()

@@ -43,7 +43,7 @@ def weights_digest(module: nn.Module) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentedView:
-    """A repeatable augmented view of photos; `number`, from 1, takes the place of the epoch."""
+    """Repeatable augmented view of photos; `number`, from 1, replaces the epoch."""
 
     augment: BatchAugment
     number: int
@@ -58,7 +58,7 @@ class FeatureCache:
     Args:
         folder: Holds one store per backbone; may be deleted at any time.
         module: The backbone, in eval mode on its device.
-        preprocessing: What it expects of its pixels.
+        preprocessing: Of its input.
         expected: Number of photos, counting each view, in all; decides the backend.
         note: Callback that receives the reason for the backend.
     """
@@ -163,7 +163,7 @@ class FeatureCache:
 
     @functools.cached_property
     def backend(self) -> FeatureBackend:
-        """The feature backend; chosen when the first features are missing."""
+        """Feature backend, chosen when the first features are missing."""
         backend = fastest_backend(
             self.module, shape=self._shape, photos=self.expected, graph=self._graph
         )

@@ -1,9 +1,9 @@
-"""`finetune_small`: a backbone that comes with the package, so that nothing is ever downloaded.
+"""Embedded backbone `finetune_small`, installed with the package and never downloaded.
 
 It is a timm `EfficientNet` of fused inverted residuals: dense 3 x 3 convolutions, which a CPU runs
 nearer to its peak than depthwise ones. Its stages end in 24, 32 and 96 channels at 1/4, 1/8 and
-1/16 of the input, and its features are 1,280 numbers a photo. How its weights came about is in
-`embedded/finetune_small.json`, and `recipes/embedded_backbone.py` makes them again.
+1/16 of the input, and its features are 1,280 numbers a photo. Its training is described in
+`embedded/finetune_small.json`, and `recipes/embedded_backbone.py` repeats it.
 
 Example:
     >>> import timm
@@ -26,10 +26,10 @@ from torch import nn
 from finetune.files import read_json
 
 NAME = "finetune_small"
-"""The model's name in timm's registry and on the command line."""
+"""Name in timm's registry and on the command line."""
 
 WEIGHTS = Path(__file__).parent / "embedded" / f"{NAME}.safetensors"
-"""The packaged weights: fp16, without a classifier."""
+"""Packaged weights: fp16, without a classifier."""
 
 _STAGES = [
     ["er_r1_k3_s2_e4_c24"],

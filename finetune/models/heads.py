@@ -1,4 +1,4 @@
-"""Which parameters train: the new head alone, or the full network."""
+"""Classifier heads: expansion to new labels, and linear heads on cached features."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from finetune.photos.labels import nfc
 
 @dataclass(frozen=True, kw_only=True)
 class HeadExpansion:
-    """What became of a head's labels.
+    """Labels of an expanded head.
 
     Attributes:
-        kept: Labels whose outputs go on as they were.
-        new: Labels whose outputs were drawn.
-        dropped: Labels that the head knew and that are gone.
+        kept: Labels whose outputs are unchanged.
+        new: Labels with randomly initialized outputs.
+        dropped: Labels whose outputs were removed.
     """
 
     kept: tuple[str, ...]
@@ -31,17 +31,17 @@ class HeadExpansion:
 def expand_head(
     module: nn.Module, before: Sequence[str], after: Sequence[str], *, seed: int
 ) -> HeadExpansion:
-    """Gives a network one output a label of `after`, in place.
+    """Replaces the outputs of a network in place: one for each label of `after`.
 
-    Weights and bias of a label that is also in `before` (compared in NFC) are kept to the last bit,
-    at its new place. Those of a new label are drawn: weights from a normal distribution of standard
-    deviation 0.01, bias 0.
+    Weights and bias of a label that is also in `before` (compared in NFC) are copied unchanged.
+    Those of a new label are initialized: weights from a normal distribution with standard deviation
+    0.01, bias 0.
 
     Args:
-        module: A timm network with one output a label of `before`.
+        module: A timm network with one output per label of `before`.
         before: Its labels, in the order of its outputs.
-        after: The labels that it shall have, in theirs.
-        seed: Of what is drawn.
+        after: The new labels, in the order of the new outputs.
+        seed: Of the initialization.
 
     Raises:
         ModelError: Its classifier does not end in one layer with one output a label.
@@ -49,7 +49,7 @@ def expand_head(
     learned = [_tensors(layer) for layer in output_layers(module, len(before))]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        # timm's own way, since some networks keep the number of outputs in several places.
+        # By timm's method: some networks keep the number of outputs in several places.
         module.reset_classifier(len(after))  # type: ignore[operator]
         layers = output_layers(module, len(after))
         for layer in layers:
@@ -107,7 +107,7 @@ def head_parameters(module: nn.Module) -> list[nn.Parameter]:
 
 
 def backbone_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Yields name and parameter of all that is not the head."""
+    """Yields names and parameters of everything except the head."""
     head = {id(parameter) for parameter in head_parameters(module)}
     for name, parameter in module.named_parameters():
         if id(parameter) not in head:
@@ -115,7 +115,7 @@ def backbone_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]
 
 
 class FeatureHead(nn.Module):
-    """A linear head on standardized features, which folds back into a plain linear layer.
+    """Linear head on standardized features, which folds back into a plain linear layer.
 
     The features of a frozen backbone differ in scale by orders of magnitude from one dimension to
     the next; standardized with the training photos' statistics, one learning rate suits them all.
@@ -124,7 +124,7 @@ class FeatureHead(nn.Module):
 
     Args:
         mean: ``(F,)`` mean of the training features.
-        std: ``(F,)`` their standard deviation.
+        std: ``(F,)`` standard deviation of the training features.
         labels: Number of labels.
     """
 
@@ -134,7 +134,7 @@ class FeatureHead(nn.Module):
     def __init__(self, mean: Tensor, std: Tensor, labels: int) -> None:
         super().__init__()
         self.register_buffer("mean", mean.clone())
-        # A dimension that never varies on the training photos says nothing: it stays as it is.
+        # A dimension that is constant on the training photos is left unscaled.
         self.register_buffer("std", torch.where(std > 1e-6, std, torch.ones_like(std)))
         self.linear = nn.Linear(mean.shape[0], labels)
         nn.init.zeros_(self.linear.weight)
@@ -152,7 +152,7 @@ class FeatureHead(nn.Module):
         return weight.float(), bias.float()
 
     def unfold(self, weight: Tensor, bias: Tensor) -> None:
-        """Starts from a plain linear layer on raw features: the inverse of `folded`.
+        """Sets the weights from a plain linear layer on raw features: the inverse of `folded`.
 
         Args:
             weight: ``(labels, F)``.
@@ -166,19 +166,18 @@ class FeatureHead(nn.Module):
 
 
 class FeatureHeads(nn.Module):
-    """Heads that learn side by side from the same features, each at its own strength and rate.
+    """Heads trained in parallel on the same features, each with its own L2 strength and rate.
 
-    Reading features costs more than a linear layer does, so that several heads train in little
-    more than the time of one. None knows of the others: a batch's targets are to be repeated once a
-    head, and each gets the gradient of its own mean loss.
+    Reading features costs more than a linear layer, so that several heads train in little more than
+    the time of one. The heads are independent: the targets of a batch are repeated for each head,
+    and each gets the gradient of its own mean loss.
 
     Args:
         mean: ``(F,)`` mean of the training features.
-        std: ``(F,)`` their standard deviation.
+        std: ``(F,)`` standard deviation of the training features.
         labels: Number of labels.
         strengths: L2 strength of each head, for `parameter_groups`.
-        rates: Learning rate of each head as a share of what `parameter_groups` is given; None: the
-            same for all.
+        rates: Factor of the learning rate of each head; None: 1 for all.
     """
 
     chosen: Tensor
@@ -199,7 +198,7 @@ class FeatureHeads(nn.Module):
         self.heads = nn.ModuleList(FeatureHead(mean, std, labels) for _ in strengths)
         count = len(self.strengths)
         for parameter in self.parameters():
-            # The loss is the mean over all heads' rows; this makes it each head's own mean.
+            # The loss is the mean over the rows of all heads; this makes it the mean of each head.
             parameter.register_hook(lambda gradient: gradient * count)  # type: ignore[no-untyped-call]
 
     def forward(self, features: Tensor) -> Tensor:
@@ -210,9 +209,9 @@ class FeatureHeads(nn.Module):
 
     @torch.no_grad()
     def choose(self, losses: Sequence[float]) -> FeatureHead:
-        """Marks the head of the lowest loss as the chosen one and returns it.
+        """Marks the head with the lowest loss as chosen and returns it.
 
-        Of equals, the one with the strongest penalty: the simplest that is as good.
+        Among equal losses, the strongest penalty wins: the simplest head that is as good.
         """
         index = min(range(len(self)), key=lambda k: (losses[k], -self.strengths[k]))
         self.chosen.fill_(index)
@@ -231,7 +230,7 @@ class FeatureHeads(nn.Module):
 
     @property
     def first(self) -> FeatureHead:
-        """The first head; all standardize alike."""
+        """First head; the standardization of all is the same."""
         return self[0]
 
     def parameter_groups(self, *, lr: float) -> list[dict[str, Any]]:

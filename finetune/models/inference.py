@@ -1,4 +1,4 @@
-"""Runs a network over photos: logits, in the photos' own order."""
+"""Inference of a network: logits and features of photos."""
 
 from __future__ import annotations
 
@@ -28,12 +28,11 @@ def logits_of(
 ) -> Tensor:
     """Returns logits ``(B, labels) float32`` of working squares ``(B, 3, S, S) uint8``.
 
-    The one way from a working square to logits: training's evaluation and prediction share it. The
-    network must be in eval mode.
+    Evaluation and prediction share it. The network must be in eval mode.
 
     Args:
         module: The network.
-        preprocessing: What it expects of its pixels.
+        preprocessing: Of its input.
         images: Working squares, on any device.
         tta: Average the logits of each square and its mirror image (test-time augmentation).
     """
@@ -51,15 +50,15 @@ def logits_of(
 def logits_and_features_of(
     module: nn.Module, preprocessing: Preprocessing, images: Tensor, *, tta: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Returns the same logits, and what the linear head took in, ``(B, F) float32``.
+    """Returns the same logits, and the inputs of the linear head, ``(B, F) float32``.
 
-    With `tta` that is the mean of both views, as the logits are.
+    With `tta`, both are means over the two views.
     """
     seen: list[Tensor] = []
     thread = threading.get_ident()
 
     def look(_: nn.Module, taken: tuple[Tensor, ...]) -> None:
-        # Other threads may be asking the same network.
+        # Other threads may run the same network.
         if threading.get_ident() == thread:
             seen.append(taken[0])
 
@@ -80,19 +79,19 @@ def predict_dataset(
     tta: bool = False,
     progress: Progress | None = None,
     places: NDArray[np.int64] | None = None,
-    see_features: Callable[[NDArray[np.float32]], None] | None = None,
+    on_features: Callable[[NDArray[np.float32]], None] | None = None,
 ) -> NDArray[np.float32]:
     """Returns logits ``(N, labels) float32`` of a dataset, in its order.
 
     Args:
         module: The network, in eval mode.
-        preprocessing: What it expects of its pixels.
+        preprocessing: Of its input.
         dataset: The photos.
-        workers: Processes that decode what the cache does not hold.
+        workers: Processes that decode photos missing from the cache.
         tta: As in `logits_of`.
         progress: Called as ``progress(done, total)``.
         places: Only these photos of the dataset, at least one; None: all.
-        see_features: Called with what the linear head took in, ``(B, F)``, batch by batch.
+        on_features: Callback that receives the inputs of the linear head, ``(B, F)``, per batch.
     """
     from finetune.data.loaders import evaluation_batches, load_batches
 
@@ -101,11 +100,11 @@ def predict_dataset(
     done = 0
     steps = [chosen[step] for step in evaluation_batches(len(chosen), BATCH_SIZE)]
     for batch in load_batches(dataset, steps, workers=workers):
-        if see_features is None:
+        if on_features is None:
             logits = logits_of(module, preprocessing, batch.images, tta=tta)
         else:
             logits, features = logits_and_features_of(module, preprocessing, batch.images, tta=tta)
-            see_features(features.cpu().numpy())
+            on_features(features.cpu().numpy())
         rows.append(logits.cpu().numpy())
         done += len(batch.targets)
         if progress:

@@ -1,4 +1,4 @@
-"""The minimum of a smooth function of a few tensors."""
+"""L-BFGS minimization of a smooth function of a few tensors."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ def minimize(
     max_evals: int,
     gradient_tolerance: float,
 ) -> None:
-    """Moves parameters, in place, to where a function of them is lowest.
+    """Minimizes a function of parameters in place.
 
-    By L-BFGS with a line search (Nocedal and Wright 2006, algorithms 7.5 and 3.5).
+    L-BFGS with a line search (Nocedal and Wright 2006, algorithms 7.5 and 3.5).
 
     Args:
-        value: The function at what the parameters are now, a tensor of one number.
+        value: Returns the function at the current parameters, a tensor of one number.
         parameters: Leaves that require a gradient.
-        max_evals: Evaluations of the function at most.
-        gradient_tolerance: Largest entry of a gradient that counts as none.
+        max_evals: Maximum number of function evaluations.
+        gradient_tolerance: Stops when no entry of the gradient is larger.
     """
     solver = torch.optim.LBFGS(
         parameters,

@@ -18,7 +18,7 @@ M_MMAP_MAX = -4
 M_ARENA_MAX = -8
 
 USER_VARIABLES = ("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")
-"""Prefixes of environment variables that choose an allocator or its settings; they win."""
+"""Prefixes of environment variables that configure the allocator; they take precedence."""
 
 
 @functools.cache
@@ -28,13 +28,13 @@ def keep_freed_memory() -> bool:
     The process stays at its peak size until `release_memory`.
 
     Returns:
-        Whether it was done: not without glibc, and not where `USER_VARIABLES` are set.
+        Whether the settings were applied: only with glibc and without `USER_VARIABLES`.
     """
     chosen = any(name.startswith(USER_VARIABLES) for name in os.environ)
     if chosen or platform.libc_ver()[0] != "glibc":
         return False
     libc = ctypes.CDLL(None)
-    # An arena of a thread's own holds 64 MB and shrinks at once: all threads share one.
+    # A thread's own arena holds 64 MB and shrinks at once, so all threads share one.
     settings = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: 2**31 - 1, M_ARENA_MAX: 1}
     return all(libc.mallopt(option, value) == 1 for option, value in settings.items())
 

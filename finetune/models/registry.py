@@ -38,10 +38,10 @@ RECOMMENDED = (
     "vit_base_patch16_dinov3",
     "swin_tiny_patch4_window7_224",
 )
-"""Models well tried in transfer learning, from small to strong."""
+"""Recommended models for transfer learning, from small to strong."""
 
 SMALL_PIXELS = 64
-"""Up to this side, photos are assumed to be as small as the network's input already."""
+"""Up to this input size, photos are assumed to be as small as the input."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def check_name(name: str) -> str:
 
 
 def default_model() -> tuple[str, str | None]:
-    """Returns the model for runs that name none, and a note for the person, if any.
+    """Returns the default model, and a note for the user, if any.
 
     It is `DEFAULT_MODEL` where its weights are on this machine or can be downloaded, else the
     embedded backbone, which comes with the package.

@@ -1,4 +1,4 @@
-"""The stages of a network from input to output, and which of them train."""
+"""Stages of a network from input to output, and freezing of parameters."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from finetune.models.heads import backbone_parameters, head_parameters
 
 @dataclass(frozen=True, kw_only=True)
 class TrainableStages:
-    """Which parameters of a network train; all others are frozen.
+    """Trainable parameters of a network; all others are frozen.
 
     Attributes:
         names: Names of the backbone's parameters that train. The head always does.
-        batch_statistics: Whether batch norms that train normalize by each batch's own statistics,
-            and gather those that prediction goes by; else they go by those that they have.
+        batch_statistics: Whether trainable batch norms use the statistics of each batch and update
+            their running statistics; else they use the running statistics.
     """
 
     names: frozenset[str]
@@ -31,7 +31,7 @@ def backbone_stages(module: nn.Module) -> tuple[tuple[str, ...], ...]:
 
     The stages are timm's own (``group_matcher(coarse=True)``): the stem and layer1 to layer4 of a
     ResNet, the blocks of a ViT. What timm puts together with the classifier, such as the norm
-    before it, belongs to the last stage. A network that tells timm nothing of itself is one stage.
+    before it, belongs to the last stage. A network without groups is one stage.
     """
     names = [name for name, _ in backbone_parameters(module)]
     if not hasattr(module, "group_matcher"):
@@ -68,25 +68,25 @@ def is_norm(layer: nn.Module) -> bool:
     if "norm" not in type(layer).__name__.lower():
         return False
     own = list(layer.parameters(recurse=False)) + list(layer.buffers(recurse=False))
-    # Not a head with a norm in it: all that a norm has is its own.
+    # A norm has no submodules with parameters; a head that contains a norm has.
     return bool(own) and len(own) == len(list(layer.parameters())) + len(list(layer.buffers()))
 
 
-def open_all(module: nn.Module, *, without: Collection[str] = ()) -> TrainableStages:
-    """Returns the openness in which the full network trains, save the parameters `without`."""
+def all_stages(module: nn.Module, *, without: Collection[str] = ()) -> TrainableStages:
+    """Returns the stages of a fully trainable network, without the parameters in `without`."""
     names = (name for name, _ in backbone_parameters(module))
     return TrainableStages(names=frozenset(names) - frozenset(without))
 
 
 HEAD_ONLY = TrainableStages(names=frozenset())
-"""The openness in which the head trains alone."""
+"""Trains the head alone."""
 
 
-def set_open(module: nn.Module, openness: TrainableStages) -> None:
-    """Lets the head and the open parameters train, and puts all that is frozen in eval mode.
+def set_trainable(module: nn.Module, openness: TrainableStages) -> None:
+    """Makes the head and the given parameters trainable, and puts frozen layers in eval mode.
 
-    Left in train mode, the batch norms of a frozen part would go on moving their running
-    statistics, and what the parts after it learned on would drift away beneath them.
+    In train mode, the batch norms of a frozen layer would update their running statistics, and the
+    inputs of the layers after it would drift.
     """
     for name, parameter in backbone_parameters(module):
         parameter.requires_grad_(name in openness.names)

@@ -1,4 +1,4 @@
-"""What a network is made of: a table of its layers with sizes, parameters and multiply-adds."""
+"""Layer table of a network: sizes, parameters and multiply-adds."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from finetune.models.registry import check_name
 
 @dataclass(frozen=True, kw_only=True)
 class LayerRow:
-    """One layer that has parameters or changes the size of the maps.
+    """Layer that has parameters or changes the size of the maps.
 
     Attributes:
         name: Its path in the network, as in ``state_dict``.
         kind: The class of the layer.
         kernel: ``"3x3"``, with ``"/2"`` for a stride of 2; None where it has none.
-        in_channels: Channels or features that it takes; None where that is not fixed.
-        out_channels: Channels or features that it gives.
+        in_channels: Input channels or features; None where that is not fixed.
+        out_channels: Output channels or features.
         output: Shape of its output for one image, without the batch.
-        parameters: All that it learns, the layers inside it not counted; 0 where the image passes
-            it again.
-        weights: Those of them in kernels and matrices; biases and norms are the others.
-        multiply_adds: For one image; None for layers that do other work than such, or whose
-            kernel is applied by the layer around them.
+        parameters: Number of its own parameters, without the layers inside it; 0 where the image
+            passes it again.
+        weights: Those in kernels and matrices; the others are biases and norms.
+        multiply_adds: For one image; None for other operations, or if the layer around it applies
+            the kernel.
     """
 
     name: str
@@ -48,7 +48,7 @@ class LayerRow:
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkSummary:
-    """A network's layers and totals.
+    """Layers of a network and their totals.
 
     Attributes:
         model: Its name.
@@ -74,13 +74,13 @@ class NetworkSummary:
 def summarize(
     name: str, *, size: int | None = None, channels: int | None = None, labels: int | None = None
 ) -> NetworkSummary:
-    """Returns the layer table of a model by name, without drawing or loading any weights.
+    """Returns the layer table of a model by name, without initializing or loading weights.
 
     Args:
         name: A timm model name.
-        size: Side of the image in pixels; None takes the model's own.
-        channels: Channels of the image; None takes the model's own.
-        labels: Outputs of the last layer; None takes the model's own.
+        size: Side of the image in pixels; None: the model's own.
+        channels: Channels of the image; None: the model's own.
+        labels: Outputs of the last layer; None: the model's own.
 
     Raises:
         ModelError: There is no such model, or it cannot take images of that size.
@@ -147,7 +147,7 @@ def _not_yet(counted: set[int], module: nn.Module) -> list[tuple[str, nn.Paramet
 
 @contextmanager
 def _recording(network: nn.Module, rows: list[LayerRow], counted: set[int]) -> Iterator[None]:
-    """Appends a row whenever a layer worth one has run."""
+    """Appends a row after each layer that has one."""
     handles = []
     for name, module in network.named_modules():
         if next(module.parameters(recurse=False), None) is None and not _resizes(module):

@@ -1,4 +1,4 @@
-"""Pretrained weights: on this machine, from the hub, or in a person's own file."""
+"""Pretrained weights: from the local cache, the hub, or a file."""
 
 from __future__ import annotations
 

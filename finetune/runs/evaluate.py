@@ -257,7 +257,7 @@ def _predict(
         photos,
         tta=request.tta,
         progress=progress,
-        see_features=add_distances if needed else None,
+        on_features=add_distances if needed else None,
     )
     if limit is None:
         return _Outputs(logits=logits, refused=np.zeros(len(logits), dtype=bool))

@@ -19,7 +19,7 @@ from finetune.data.balance import draw_keys
 from finetune.data.dataset import PhotoDataset
 from finetune.data.loaders import epoch_batches, load_batches
 from finetune.models.inference import predict_dataset
-from finetune.models.stages import TrainableStages, set_open
+from finetune.models.stages import TrainableStages, set_trainable
 from finetune.photos.preprocessing import Preprocessing
 from finetune.training.distributed import SINGLE_PROCESS, World
 from finetune.training.validation import Outputs
@@ -140,7 +140,7 @@ class PhotoSource:
     def begin_epoch(self, epoch: int) -> None:
         """Sets the trainable stages and the input size of an epoch."""
         self._stages = self.trainable(epoch)
-        set_open(self.module, self._stages)
+        set_trainable(self.module, self._stages)
         if self.size is not None and isinstance(self.augment, BatchAugment):
             self.augment = self.augment.at_size(self.size(epoch))
 
@@ -186,7 +186,7 @@ class PhotoSource:
         self.module.eval()
         logits = predict_sharded(self.module, self.preprocessing, self.validation, self.loading)
         if self._stages is not None:
-            set_open(self.module, self._stages)
+            set_trainable(self.module, self._stages)
         return Outputs(logits, self.validation.targets)
 
 

@@ -9,11 +9,11 @@ from finetune.models.heads import backbone_parameters
 from finetune.models.stages import (
     HEAD_ONLY,
     TrainableStages,
+    all_stages,
     backbone_stages,
     is_norm,
     norm_parameters,
-    open_all,
-    set_open,
+    set_trainable,
 )
 
 
@@ -69,8 +69,8 @@ def test_norms_that_keep_their_statistics_train_their_scale_and_go_by_what_they_
     model: str,
 ) -> None:
     module = timm.create_model(model, num_classes=3)
-    everything = open_all(module)
-    set_open(module, TrainableStages(names=everything.names, batch_statistics=False))
+    everything = all_stages(module)
+    set_trainable(module, TrainableStages(names=everything.names, batch_statistics=False))
     buffers = {name: value.clone() for name, value in module.named_buffers()}
     photos = torch.randn(4, 3, 64, 64) * 5 + 3
     said = module(photos)
@@ -81,7 +81,7 @@ def test_norms_that_keep_their_statistics_train_their_scale_and_go_by_what_they_
     assert all(p.grad is not None for name, p in module.named_parameters() if name in norms)
     # What a photo gives does not depend on the others of its batch.
     torch.testing.assert_close(said[:1], module(photos[:1]), atol=1e-4, rtol=1e-4)
-    set_open(module, everything)
+    set_trainable(module, everything)
     module(photos)
     assert any(not torch.equal(value, buffers[name]) for name, value in module.named_buffers())
 
@@ -89,7 +89,7 @@ def test_norms_that_keep_their_statistics_train_their_scale_and_go_by_what_they_
 def test_what_is_frozen_is_in_eval_mode_and_has_no_gradient() -> None:
     module = timm.create_model("test_resnet", num_classes=3)
     *early, last = backbone_stages(module)
-    set_open(module, open_all(module, without=[name for stage in early for name in stage]))
+    set_trainable(module, all_stages(module, without=[name for stage in early for name in stage]))
     for name, parameter in module.named_parameters():
         assert parameter.requires_grad == (name in last or name.startswith("fc.")), name
     for name, layer in module.named_modules():
@@ -106,7 +106,7 @@ def test_what_is_frozen_is_in_eval_mode_and_has_no_gradient() -> None:
 
 def test_the_head_alone_leaves_all_statistics_as_they_are() -> None:
     module = timm.create_model("test_resnet", num_classes=3)
-    set_open(module, HEAD_ONLY)
+    set_trainable(module, HEAD_ONLY)
     before = {name: value.clone() for name, value in module.state_dict().items()}
     module(torch.randn(4, 3, 64, 64)).sum().backward()
     assert all(torch.equal(v, before[n]) for n, v in module.state_dict().items())
@@ -117,7 +117,7 @@ def test_the_head_alone_leaves_all_statistics_as_they_are() -> None:
 def test_frozen_norms_keep_their_statistics_while_the_rest_trains() -> None:
     module = timm.create_model("test_resnet", num_classes=3)
     norms = norm_parameters(module)
-    set_open(module, open_all(module, without=norms))
+    set_trainable(module, all_stages(module, without=norms))
     expected = {
         f"{name}.{own}"
         for name, layer in module.named_modules()
@@ -134,8 +134,8 @@ def test_frozen_norms_keep_their_statistics_while_the_rest_trains() -> None:
 
 def test_thawing_again_is_complete() -> None:
     module = timm.create_model("test_vit", num_classes=3)
-    set_open(module, HEAD_ONLY)
-    set_open(module, open_all(module))
+    set_trainable(module, HEAD_ONLY)
+    set_trainable(module, all_stages(module))
     assert all(parameter.requires_grad for parameter in module.parameters())
     assert all(layer.training for layer in module.modules())
 

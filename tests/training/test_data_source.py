@@ -15,7 +15,7 @@ from finetune.augmentation.recipes import named
 from finetune.data.dataset import PhotoDataset, Sample
 from finetune.data.loaders import epoch_batches
 from finetune.data.pixel_cache import PixelCache
-from finetune.models.stages import HEAD_ONLY, open_all
+from finetune.models.stages import HEAD_ONLY, all_stages
 from finetune.photos.preprocessing import Preprocessing
 from finetune.training.data_source import LoaderConfig, PhotoSource, split_epoch
 
@@ -125,7 +125,7 @@ def test_inputs_grow_and_stages_open_with_the_epochs(
             std=preprocessing.std,
             seed=0,
         ),
-        trainable=lambda epoch: open_all(module) if epoch else HEAD_ONLY,
+        trainable=lambda epoch: all_stages(module) if epoch else HEAD_ONLY,
         size=lambda epoch: (32, 40, 48)[epoch],
         loading=loading(4, 2),
     )

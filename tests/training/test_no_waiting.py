@@ -13,7 +13,7 @@ from finetune.augmentation.batch_augment import BatchAugment
 from finetune.augmentation.recipes import named
 from finetune.data.dataset import DeviceDataset, PhotoDataset, Sample
 from finetune.data.pixel_cache import PixelCache
-from finetune.models.stages import open_all
+from finetune.models.stages import all_stages
 from finetune.photos.preprocessing import Preprocessing
 from finetune.tasks.single_label import SingleLabel
 from finetune.training.data_source import LoaderConfig, PhotoSource
@@ -41,7 +41,7 @@ def test_a_step_does_not_wait_for_the_gpu(
     dataset = PhotoDataset(root, samples, PixelCache(tmp_path / "c", preprocessing, limit_gb=1))
     dataset.__getitems__(range(24))
     module = timm.create_model("test_resnet", num_classes=2).to(device)
-    everything = open_all(module)
+    everything = all_stages(module)
     source = PhotoSource(
         module,
         preprocessing,

@@ -28,7 +28,7 @@ from finetune.augmentation.recipes import named
 from finetune.data.dataset import DeviceDataset, PhotoDataset, Sample
 from finetune.data.loaders import load_batches
 from finetune.data.pixel_cache import PixelCache
-from finetune.models.stages import open_all
+from finetune.models.stages import all_stages
 from finetune.photos.preprocessing import Preprocessing
 from finetune.tasks.single_label import SingleLabel
 from finetune.training import data_source as material_module
@@ -123,7 +123,7 @@ def test_a_step_stays_on_the_device_and_asks_it_for_nothing(
     }
     mean, std = (0.5,) * channels, (0.25,) * channels
     module = network(gpu, in_chans=channels)
-    everything = open_all(module)
+    everything = all_stages(module)
     source = PhotoSource(
         module,
         SPEC,

@@ -19,7 +19,7 @@ from finetune.config import MachineConfig
 from finetune.data.dataset import PhotoDataset, Sample
 from finetune.data.pixel_cache import PixelCache
 from finetune.errors import DeviceError, RunError
-from finetune.models.stages import open_all
+from finetune.models.stages import all_stages
 from finetune.photos.preprocessing import Preprocessing
 from finetune.tasks.losses import cross_entropy
 from finetune.tasks.single_label import log_loss_and_accuracy
@@ -196,7 +196,7 @@ def test_a_recipe_that_mixes_gives_soft_targets(
             augment=BatchAugment(
                 recipe, size=32, mean=preprocessing.mean, std=preprocessing.std, seed=0
             ),
-            trainable=lambda epoch: open_all(module),
+            trainable=lambda epoch: all_stages(module),
             loading=LoaderConfig(batch_size=8, seed=0, workers=0, device=torch.device("cpu")),
         )
         micro_batch = next(iter(source.batches(3, 0)))

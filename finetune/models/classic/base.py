@@ -75,7 +75,7 @@ class TimmNet(nn.Module):
 
 
 class ClassicNet(TimmNet):
-    """A network of features, neck and a new linear head of `num_classes` outputs (0: none)."""
+    """Network of features, neck and a new linear head of `num_classes` outputs (0: none)."""
 
     def __init__(
         self,

@@ -51,7 +51,7 @@ class BasicBlock(nn.Module):
 
 
 class CifarResNet(ClassicNet):
-    """A residual network of `depth` = 6n + 2 layers with weights, for images of any size.
+    """Residual network of `depth` = 6n + 2 layers with weights, for images of any size.
 
     Dropout comes before the last layer.
 

@@ -120,7 +120,7 @@ def _check(widths: Sequence[int], kernel_size: int, activation: str) -> None:
 
 
 class MnistExpertsCNN(ClassicNet):
-    """The network of "Deep MNIST for experts"; dropout comes before the last layer.
+    """Network of "Deep MNIST for experts"; dropout comes before the last layer.
 
     Raises:
         ModelError: The image is smaller than 4x4.
@@ -158,7 +158,7 @@ class MnistExpertsCNN(ClassicNet):
 
 
 class Cifar10TutorialCNN(ClassicNet):
-    """The CIFAR-10 tutorial's network, for images of any size.
+    """CIFAR-10 tutorial network, for images of any size.
 
     `drop_rate` is the dropout before ``local3`` and ``local4``; the tutorial has none.
 
