@@ -124,10 +124,7 @@ def _schemas(metadata: ModelMetadata) -> tuple[dict[str, Any], dict[str, Any]]:
     ranked, prediction = (components[of.__name__] for of in (RankedJson, PredictionJson))
     ranked["properties"]["label"]["enum"] = list(metadata.labels)
     ranked["properties"]["probability"] |= {"minimum": 0, "maximum": 1}
-    if metadata.task.multi_label:
-        prediction["properties"]["labels"]["items"]["enum"] = list(metadata.labels)
-    else:
-        del ranked["properties"]["predicted"], prediction["properties"]["labels"]
+    prediction["properties"]["labels"]["items"]["enum"] = list(metadata.labels)
     return {name: schema for (name, _), schema in by_key.items()}, components
 
 
