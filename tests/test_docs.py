@@ -78,13 +78,9 @@ def folder(tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     (folder / "chosen").mkdir()
     shutil.copy(folder / "photos" / drawn.photos[0].path, folder / "chosen" / "one.jpg")
     (folder / "labels.csv").write_text(f"path,label\n{drawn.photos[0].path},wren\n")
-    finetune.train(
-        folder / "photos",
-        run="garden",
-        runs=folder / "runs",
-        **{"model": "test_resnet", "weights": str(tiny_weights), "size": 48, "device": "cpu"},
-        **{"mode": "head", "epochs": 2},
-    )
+    settings: dict[str, Any] = {"model": "test_resnet", "weights": str(tiny_weights), "size": 48}
+    settings |= {"device": "cpu", "mode": "head", "epochs": 2}
+    finetune.train(folder / "photos", run="garden", runs=folder / "runs", **settings)
     shutil.copytree(folder / "runs" / "garden", folder / "runs" / "park")
     before = Path.cwd()
     os.chdir(folder)

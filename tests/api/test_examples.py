@@ -57,9 +57,14 @@ def names(tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     photo = folder / "photos" / drawn.photos[0].path
     Image.open(photo).save(photo.with_stem("edited"), quality=60)
     draw_unseen(folder / "unseen", count=2, species=3, size=(240, 160))
-    settings = {"model": "test_resnet", "weights": str(tiny_weights), "size": 48, "device": "cpu"}
-    found = {name: getattr(finetune, name) for name in finetune.__all__}
-    quick = {"epochs": 2, "mode": "head"}
+    settings: dict[str, Any] = {
+        "model": "test_resnet",
+        "weights": str(tiny_weights),
+        "size": 48,
+        "device": "cpu",
+    }
+    found: dict[str, Any] = {name: getattr(finetune, name) for name in finetune.__all__}
+    quick: dict[str, Any] = {"epochs": 2, "mode": "head"}
     finetune.train("photos", run="garden", **settings, **quick)
     shutil.copytree("runs/garden", "runs/park")
     with pytest.raises(StopError):
