@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from finetune.cli.command import CatalogPath, Open, Photos
+from finetune.cli.command import CatalogPath, Open, Photos, read_collection
 from finetune.cli.console import Json, Quiet, Yes, make_table, output
 from finetune.errors import ConfigError
 
@@ -157,7 +157,6 @@ def print_agreement(root: Path, catalog: Path | None) -> None:
 def move_photos(root: Path, catalog: Path | None, *, undo: bool, yes: bool) -> None:
     """Moves photos into the folders of their labels, or back."""
     from finetune.files import collection_cache_dir
-    from finetune.photos.scan import scan
     from finetune.web.annotate.apply import apply_moves, plan_moves, undo_moves
 
     cache_dir = collection_cache_dir(root, catalog)
@@ -171,8 +170,7 @@ def move_photos(root: Path, catalog: Path | None, *, undo: bool, yes: bool) -> N
         if undone.problems:
             raise typer.Exit(1)
         return
-    with output.progress("Reading photos") as advance:
-        moves = plan_moves(scan(root, catalog=catalog, progress=advance))
+    moves = plan_moves(read_collection(root, catalog))
     if not moves:
         output.document([])
         output.text("Every labeled photo is already in the folder of its label.")

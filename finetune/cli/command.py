@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Callable, Iterable
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 import typer.core
@@ -20,6 +20,9 @@ from finetune import __version__
 from finetune.cli.console import output
 from finetune.config_io import Setting, choices, settings, strip_none
 from finetune.errors import ConfigError, FinetuneError, MissingExtra
+
+if TYPE_CHECKING:
+    from finetune.photos.collection import Collection
 
 MORE = "More options"
 """Help panel of options that only ``--help-all`` shows, as it does those of any named panel."""
@@ -372,8 +375,33 @@ def _keyword(name: str, kind: Any, info: Any) -> inspect.Parameter:
 
 
 def photos_folder(photos: Path | None) -> Path:
-    """Returns the folder that is meant: what was given, else ``./photos``, else this folder."""
-    if photos is not None:
-        return photos
-    usual = Path("photos")
-    return usual if usual.is_dir() else Path()
+    """Returns the given folder, else ``./photos`` if it exists, else the current folder."""
+    default = Path("photos")
+    return photos or (default if default.is_dir() else Path())
+
+
+def read_collection(root: Path, catalog: Path | None = None, **options: Any) -> Collection:
+    """Scans a folder of photos behind a progress bar."""
+    from finetune.photos.scan import scan
+
+    with output.progress("Reading photos") as advance:
+        return scan(root, catalog=catalog, progress=advance, **options)
+
+
+def one_of(flag: str, value: str, allowed: Any) -> Any:
+    """Returns the value of an option if it is one of a literal type's.
+
+    Raises:
+        ConfigError: It is another.
+    """
+    if value not in get_args(allowed):
+        raise ConfigError(f"{flag} {value} is none of {', '.join(get_args(allowed))}.")
+    return value
+
+
+def open_page(path: Path) -> None:
+    """Opens an HTML file in a browser."""
+    import webbrowser
+
+    if not webbrowser.open(path.resolve().as_uri()):
+        output.warn(f"No browser could be opened. Open {path} in one.")

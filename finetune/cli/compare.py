@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from finetune.cli.command import Device, Open, Seed
-from finetune.cli.console import Json, Quiet, make_table, output
+from finetune.cli.command import Device, Open, Seed, open_page, read_collection
+from finetune.cli.console import Json, Quiet, count, make_table, output
 from finetune.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -83,9 +83,7 @@ def compare(
             )
         output.say(f"Written: {written}")
         if show:
-            import webbrowser
-
-            webbrowser.open(written.resolve().as_uri())
+            open_page(written)
 
 
 def _distinct_names(paths: Sequence[Path]) -> list[str]:
@@ -108,12 +106,9 @@ def _evaluated_on(
 ) -> tuple[list[Contender], str]:
     """Returns what each run says of a folder, and a sentence on what of it was left out."""
     from finetune.photos.multi_label import merge_copies
-    from finetune.photos.scan import scan
     from finetune.reporting.compare import Contender
-    from finetune.reporting.formatting import count
 
-    with output.progress("Scanning") as advance:
-        collection = scan(on, progress=advance)
+    collection = read_collection(on)
     taught = {row.digest for record in records for row in record.split if row.part != "test"}
     if all(record.multi_label for record in records):
         merged, _ = merge_copies(collection.photos)
@@ -187,7 +182,7 @@ def _print(found: Comparison) -> None:
     table = make_table("run", *numbers, "size", right=(*numbers, "size"))
     for row in found.rows:
         table.add_row(
-            _plain(row.name),
+            output.plain(row.name),
             percent(row.top1),
             interval(row.top1_interval),
             percent(row.balanced_accuracy),
@@ -200,9 +195,11 @@ def _print(found: Comparison) -> None:
     output.print(table)
     output.text(f"On {found.photos:,} photos.\n")
     if found.settings:
-        differing = make_table("setting", *(_plain(row.name) for row in found.rows))
+        differing = make_table("setting", *(row.name for row in found.rows))
         for name, values in found.settings:
-            differing.add_row(_plain(name), *(_plain(setting_text(value)) for value in values))
+            differing.add_row(
+                output.plain(name), *(output.plain(setting_text(value)) for value in values)
+            )
         output.print(differing)
         output.text("")
     for pair in found.pairs:
@@ -224,7 +221,7 @@ def _print_pair(pair: Pair) -> None:
         )  # fmt: skip
         for row in shown:
             table.add_row(
-                _plain(row.label),
+                output.plain(row.label),
                 f"{row.photos:,}",
                 f"{row.first:.1%}",
                 f"{row.second:.1%}",
@@ -236,10 +233,3 @@ def _print_pair(pair: Pair) -> None:
             output.text(f"  only {winner}: {photo.path} ({photo.first} / {photo.second})")
         if len(rows) > _FEW // 2:
             output.text(f"  … and {len(rows) - _FEW // 2:,} more")
-
-
-def _plain(text: str) -> str:
-    """Returns text in which rich reads no markup."""
-    from rich.markup import escape
-
-    return escape(text)

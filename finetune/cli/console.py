@@ -130,8 +130,13 @@ def make_table(*columns: str, title: str | None = None, right: tuple[str, ...] =
     """Returns an empty table in the house style; `right` names the columns of numbers."""
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for name in columns:
-        table.add_column(name, justify="right" if name in right else "left", overflow="fold")
+        table.add_column(Text(name), justify="right" if name in right else "left", overflow="fold")
     return table
+
+
+def count(number: int, noun: str) -> str:
+    """Returns a number with its noun, such as ``1 photo`` or ``2,000 photos``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 output = Output()

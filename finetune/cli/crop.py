@@ -1,15 +1,14 @@
-"""``finetune crop``: square crops around the subjects, proposed, looked at, kept or taken away."""
+"""``finetune crop``: proposes, accepts and removes square crops around the subjects."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from finetune.cli.command import CatalogPath, Photos, photos_folder
-from finetune.cli.console import Json, Quiet, Yes, make_table, output
+from finetune.cli.command import CatalogPath, Photos, photos_folder, read_collection
+from finetune.cli.console import Json, Quiet, Yes, count, make_table, output
 from finetune.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -72,14 +71,12 @@ def crop(
     if sum((accept, clear, undo)) > 1:
         raise ConfigError("--accept, --clear and --undo exclude each other.")
     if size is not None and write is None:
-        raise ConfigError("--size says how large copies are: give --write DIR, too.")
+        raise ConfigError("--size sets the size of written copies; also give --write DIR.")
     from finetune.curation.crop_policy import CropPolicyConfig, load_policy, remember_policy
     from finetune.photos.catalog.catalog import open_catalog
-    from finetune.photos.scan import scan
 
     root = photos_folder(photos)
-    with output.progress("Reading") as advance:
-        collection = scan(root, catalog=catalog, progress=advance)
+    collection = read_collection(root, catalog)
     document: dict[str, Any] = {"photos": len(collection)}
     with open_catalog(root, catalog) as opened:
         if undo:
@@ -91,19 +88,19 @@ def crop(
         elif accept and opened.crop_sources():
             document["accepted"] = _accept(opened)
         else:
-            asked = CropPolicyConfig(
+            requested = CropPolicyConfig(
                 method=chosen,
                 model=model,
                 weights=str(detector) if detector is not None else weights,
             )
-            policy, preprocessing = load_policy(asked)
+            policy, loaded = load_policy(requested)
             document |= _propose(opened, collection, policy)
-            remember_policy(root, preprocessing, catalog)
+            remember_policy(root, loaded, catalog)
             if accept:
                 document["accepted"] = _accept(opened)
         collection = opened.collection(root)
         sources = opened.crop_sources()
-    document["squares"] = [
+    document["crops"] = [
         {
             "path": photo.path,
             "crop": photo.crop.to_dict(),
@@ -130,7 +127,7 @@ def _method(method: str | None, detector: Path | None) -> Method:
             "Without them, use --method saliency."
         )
     if method != "detector" and detector is not None:
-        raise ConfigError(f"--detector says nothing to --method {method}; leave one of them out.")
+        raise ConfigError(f"--detector has no effect with --method {method}; leave one out.")
     return cast("Method", method)
 
 
@@ -139,15 +136,15 @@ def _propose(catalog: Catalog, collection: Collection, policy: CropPolicy) -> di
 
     sources = catalog.crop_sources()
     kept = sum(sources.get(photo.digest) == "person" for photo in collection.photos)
-    with output.progress("Looking for subjects") as advance:
+    with output.progress("Finding subjects") as advance:
         found = propose_into(catalog, collection, policy, progress=advance)
-    output.text(f"{_photos(len(found.crops))} with a proposed square.")
+    output.text(f"{count(len(found.crops), 'photo')} with a proposed crop.")
     if kept:
-        output.text(f"{_photos(kept)} with a square of yours, which is kept.")
+        output.text(f"{count(kept, 'photo')} with your own crop, which was kept.")
     if found.crops:
-        output.say("Training uses proposed squares from now on; --clear takes them away.")
+        output.say("Training uses the proposed crops from now on; --clear removes them.")
     if found.nothing_found:
-        output.text(f"{_photos(len(found.nothing_found))} in which no subject was found.")
+        output.text(f"{count(len(found.nothing_found), 'photo')} without a visible subject.")
     for problem in found.problems:
         output.warn(f"{problem.path} is left out: {problem.reason}.")
     return {
@@ -161,28 +158,28 @@ def _propose(catalog: Catalog, collection: Collection, policy: CropPolicy) -> di
 def _accept(catalog: Catalog) -> int:
     from finetune.curation.crop_proposals import accept
 
-    count = accept(catalog)
+    accepted = accept(catalog)
     output.text(
-        f"{_photos(count)} with a square that is now yours. To take that back: finetune crop --undo"
-        if count
-        else "There is no proposed square to accept."
+        f"{count(accepted, 'crop')} accepted. Undo with: finetune crop --undo"
+        if accepted
+        else "There is no proposed crop to accept."
     )
-    return count
+    return accepted
 
 
 def _clear(catalog: Catalog, yes: bool) -> int:
     from finetune.curation.crop_proposals import clear
 
-    count = sum(source == "model" for source in catalog.crop_sources().values())
-    if not count:
-        output.text("There is no proposed square to take away.")
+    proposed = sum(source == "model" for source in catalog.crop_sources().values())
+    if not proposed:
+        output.text("There is no proposed crop to remove.")
         return 0
-    if not yes and not typer.confirm(f"Take away {count:,} proposed squares?", err=True):
+    if not yes and not typer.confirm(f"Remove {count(proposed, 'proposed crop')}?", err=True):
         output.text("Nothing was changed.")
         return 0
     clear(catalog)
-    output.text(f"{count:,} proposed {'square' if count == 1 else 'squares'} taken away.")
-    return count
+    output.text(f"{count(proposed, 'proposed crop')} removed.")
+    return proposed
 
 
 def _undo(catalog: Catalog) -> str | None:
@@ -190,9 +187,9 @@ def _undo(catalog: Catalog) -> str | None:
 
     what = undo_accept(catalog)
     output.text(
-        f"Taken back: {what}."
+        f"Undone: {what}."
         if what
-        else "The latest thing you did was not about squares; finetune annotate undoes the rest."
+        else "Your last change was not of crops; undo it in finetune annotate."
     )
     return what
 
@@ -231,7 +228,7 @@ def _write_sheets(collection: Collection, files: list[Path]) -> None:
                 Section(heading=name or ".", figures=tuple(crop_figures(collection, members)))
                 for name, members in by_folder.items()
             ]
-            title = f"{_photos(len(photos))} of {collection.root} and their squares"
+            title = f"{count(len(photos), 'photo')} of {collection.root} and their crops"
             write_picture_page(file, title, sections)
         output.text(f"Written: {file}")
 
@@ -239,20 +236,16 @@ def _write_sheets(collection: Collection, files: list[Path]) -> None:
 def _write_copies(collection: Collection, folder: Path, size: int | None) -> dict[str, Any]:
     from finetune.photos.datasets.export import ExportOptions, export_photos
 
-    # A folder a label where all photos have one, else as they lie, so that none is left out.
+    # Folders of labels would leave out photos without one.
     layout: Any = "folders" if all(photo.labels for photo in collection.photos) else "csv"
     options = ExportOptions(layout=layout, crops=True, size=size)
     with output.progress("Writing") as advance:
         done = export_photos(collection, folder, options, progress=advance)
-    output.text(f"{_photos(done.files)} written to {folder}.")
+    output.text(f"{count(done.files, 'photo')} written to {folder}.")
     for path, reason in done.problems:
         output.warn(f"{path} is left out: {reason}.")
-    return {"folder": str(folder), "files": done.files, "problems": _pairs(done.problems)}
-
-
-def _pairs(problems: Sequence[tuple[str, str]]) -> list[list[str]]:
-    return [list(problem) for problem in problems]
-
-
-def _photos(count: int) -> str:
-    return f"{count:,} {'photo' if count == 1 else 'photos'}"
+    return {
+        "folder": str(folder),
+        "files": done.files,
+        "problems": [list(problem) for problem in done.problems],
+    }

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from finetune.cli.command import CatalogPath, Photos, photos_folder
+from finetune.cli.command import CatalogPath, Photos, photos_folder, read_collection
 from finetune.cli.console import Json, Quiet, make_table, output
 from finetune.errors import ConfigError
 
@@ -71,10 +71,8 @@ def duplicates(
         return
     from finetune.photos.near_duplicates.display_groups import near_duplicate_groups
     from finetune.photos.near_duplicates.pairs import NearDuplicateRule
-    from finetune.photos.scan import scan
 
-    with output.progress("Reading") as advance:
-        collection = scan(root, catalog=catalog, workers=workers, progress=advance)
+    collection = read_collection(root, catalog, workers=workers)
     rule = NearDuplicateRule(
         max_distance_bits=max_distance_bits, burst_seconds=burst_seconds if bursts else None
     )

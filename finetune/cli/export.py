@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from finetune.cli.command import one_of
 from finetune.cli.console import Json, Quiet, output
-from finetune.errors import ConfigError
 
 if TYPE_CHECKING:
     from finetune.prediction.export.export import Exported, ExportOptions
@@ -69,8 +69,8 @@ def export(
     from finetune.prediction.inputs import photos_of
 
     options = library.ExportOptions(
-        format=_one_of("--format", format, library.Format),
-        precision=_one_of("--precision", precision, Precision),
+        format=one_of("--format", format, library.Format),
+        precision=one_of("--precision", precision, Precision),
         with_preprocessing=with_preprocessing,
         with_softmax=with_softmax,
         calibration_photos=calibration_photos,
@@ -79,13 +79,6 @@ def export(
     named = list(photos_of(photos)) if photos else None
     done = library.export(folder, options, out=out, photos=named, say=output.say)
     _report(done, options)
-
-
-def _one_of(flag: str, text: str, choices: Any) -> Any:
-    allowed = get_args(choices)
-    if text not in allowed:
-        raise ConfigError(f"{flag} {text} is none of {', '.join(allowed)}.")
-    return text
 
 
 def _report(done: Exported, options: ExportOptions) -> None:

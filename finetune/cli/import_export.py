@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from finetune.cli.command import CatalogPath, Photos, photos_folder
-from finetune.cli.console import Json, Quiet, output
+from finetune.cli.command import CatalogPath, Photos, one_of, photos_folder, read_collection
+from finetune.cli.console import Json, Quiet, count, output
 from finetune.config import Fit
-from finetune.config_io import choices
 from finetune.errors import ConfigError
 
 if TYPE_CHECKING:
-    from finetune.photos.datasets.export import Layout
     from finetune.photos.datasets.image_sets import ArchivedFolders, ImageSet
     from finetune.photos.datasets.import_labels import LabelImport
 
@@ -57,31 +55,23 @@ def export_photos(
     output.json, output.quiet = json, quiet
     if hardlink and symlink:
         raise ConfigError("--hardlink and --symlink exclude each other.")
-    for flag, value, allowed in (
-        ("--layout", layout, ("folders", "csv", "nnc")),
-        ("--fit", fit, choices(Fit) or ()),
-    ):
-        if value not in allowed:
-            raise ConfigError(f"{flag} {value} is none of {', '.join(allowed)}.")
     from finetune.photos.datasets import export
-    from finetune.photos.scan import scan
 
     options = export.ExportOptions(
-        layout=cast("Layout", layout),
+        layout=one_of("--layout", layout, export.Layout),
         transfer="hardlink" if hardlink else "symlink" if symlink else "copy",
         crops=crops,
         size=size,
-        fit=cast(Fit, fit),
+        fit=one_of("--fit", fit, Fit),
     )
-    with output.progress("Reading") as advance:
-        collection = scan(photos_folder(photos), catalog=catalog, progress=advance)
+    collection = read_collection(photos_folder(photos), catalog)
     with output.progress("Writing") as advance:
         done = export.export_photos(collection, out, options, progress=advance)
-    output.text(f"{done.files:,} {'photo' if done.files == 1 else 'photos'} written to {out}.")
+    output.text(f"{count(done.files, 'photo')} written to {out}.")
     for table in done.tables:
         output.text(str(table))
     if done.unlabeled:
-        output.warn(f"{_photos(done.unlabeled)} without a label left out.")
+        output.warn(f"{count(done.unlabeled, 'photo')} without a label left out.")
     for path, reason in done.problems:
         output.warn(f"{path} left out: {reason}.")
     output.document(
@@ -144,7 +134,6 @@ def import_(
         return
     from finetune.photos.catalog.catalog import open_catalog
     from finetune.photos.datasets.import_labels import apply_import, plan_import, read_labels
-    from finetune.photos.scan import scan
 
     root = photos_folder(photos)
     with output.progress("Reading labels") as advance:
@@ -153,8 +142,7 @@ def import_(
             encoding="utf-8-sig" if encoding.lower() in ("utf-8", "utf8") else encoding,
             progress=advance,
         )
-    with output.progress("Reading") as advance:
-        collection = scan(root, catalog=catalog, progress=advance)
+    collection = read_collection(root, catalog)
     with open_catalog(root, catalog) as opened:
         plan = plan_import(
             table,
@@ -196,7 +184,7 @@ def _write_out(
         with output.progress("Writing") as advance:
             counts = write_image_set(found, folder, progress=advance)
     verb = "would be" if dry_run else "were"
-    output.text(f"{found.format}: {_photos(len(found))} {verb} written to {folder}.")
+    output.text(f"{found.format}: {count(len(found), 'photo')} {verb} written to {folder}.")
     if not dry_run:
         output.text(f"Next: finetune train {folder}")
     output.document(
@@ -213,13 +201,13 @@ def _write_out(
 def _report(plan: LabelImport, dry_run: bool) -> None:
     verb = "would get" if dry_run else "got"
     output.text(
-        f"{plan.format}: {_photos(len(plan.new))} {verb} new labels, "
+        f"{plan.format}: {count(len(plan.new), 'photo')} {verb} new labels, "
         f"{plan.same:,} had them already."
     )
     if plan.kept:
         first, names = plan.kept[0]
         output.warn(
-            f"{_photos(len(plan.kept))} kept what a person said before, {first} "
+            f"{count(len(plan.kept), 'photo')} kept what a person said before, {first} "
             f"({', '.join(names)} in the file) among them; --overwrite replaces it."
         )
     if plan.unknown:
@@ -228,7 +216,3 @@ def _report(plan: LabelImport, dry_run: bool) -> None:
         output.warn(f"No photo of the collection is {shown}{more}.")
     if plan.unlabeled:
         output.warn(f"{plan.unlabeled:,} lines have no label.")
-
-
-def _photos(count: int) -> str:
-    return f"{count:,} {'photo' if count == 1 else 'photos'}"

@@ -6,11 +6,11 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from finetune.cli.command import Device
+from finetune.cli.command import Device, one_of
 from finetune.cli.console import Advance, Json, Quiet, Yes, output
 from finetune.cli.predict_output import FEW, Extras, Printer, show_photo
 from finetune.errors import ConfigError
@@ -94,7 +94,9 @@ def predict(
         return
     if not photos:
         raise ConfigError("Which photos? Name some, or a folder: finetune predict photo.jpg")
-    how = _checked_transfer(transfer)
+    from finetune.photos.file_mover import Transfer
+
+    how = one_of("--transfer", transfer, Transfer)
     from finetune.prediction.inputs import check_tta, photos_of
     from finetune.prediction.predictor import PredictConfig, Predictor
 
@@ -139,16 +141,6 @@ def predict(
     _sum_up(csv, sort_into, sorter, len(wanted), failed)
     if failed:
         raise typer.Exit(1)
-
-
-def _checked_transfer(text: str) -> Transfer:
-    from finetune.photos.file_mover import Transfer
-
-    for known in get_args(Transfer):
-        if text == known:
-            chosen: Transfer = known
-            return chosen
-    raise ConfigError(f"--transfer {text} is none of copy, link, move.")
 
 
 def _peek(paths: Iterator[Path]) -> tuple[Path | None, Iterator[Path]]:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from finetune.cli.command import Open
+from finetune.cli.command import Open, open_page
 from finetune.cli.console import Json, Quiet, output
 from finetune.errors import ConfigError
 
@@ -93,7 +93,4 @@ def report(
         }
     )
     if show:
-        import webbrowser
-
-        if not webbrowser.open(made.path.resolve().as_uri()):
-            output.warn(f"No browser could be opened. Open {made.path} in one.")
+        open_page(made.path)

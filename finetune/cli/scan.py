@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.text import Text
 
-from finetune.cli.command import CatalogPath, Photos, photos_folder
+from finetune.cli.command import CatalogPath, Photos, photos_folder, read_collection
 from finetune.cli.console import Json, Quiet, make_table, output
 
 if TYPE_CHECKING:
@@ -42,13 +43,11 @@ def scan(
     """
     output.json, output.quiet = json, quiet
     from finetune.photos.issues import find_trouble, summarize_labels
-    from finetune.photos.scan import scan
     from finetune.photos.split.grouping import photo_groups
     from finetune.reporting.scan_page import write_contact_sheet
 
     root = photos_folder(photos)
-    with output.progress("Reading photos") as progress:
-        collection = scan(root, catalog=catalog, progress=progress)
+    collection = read_collection(root, catalog)
     assigned = {photo.digest: photo.group for photo in collection.photos if photo.group}
     rows = summarize_labels(collection, photo_groups(collection.photos, assigned=assigned))
     findings = find_trouble(collection, max_distance_bits=max_distance_bits)
@@ -67,7 +66,7 @@ def _print(collection: Collection, rows: Sequence[LabelRow], findings: Sequence[
     table = make_table("label", *numbers, "shorter side", right=numbers)
     for row in rows:
         cells = [f"{getattr(row, name):,}" for name in numbers]
-        table.add_row(_plain(row.label or "(no label)"), *cells, side_range(row))
+        table.add_row(output.plain(row.label or "(no label)"), *cells, side_range(row))
     if len(rows) > 1:
         table.add_section()
         total = [f"{sum(getattr(row, name) for row in rows):,}" for name in numbers]
@@ -76,7 +75,7 @@ def _print(collection: Collection, rows: Sequence[LabelRow], findings: Sequence[
     if not findings:
         output.text("\nNothing to report.")
     for finding in findings:
-        output.print(f"\n[bold]{_plain(finding.title)}[/]")
+        output.print(Text(f"\n{finding.title}", "bold"))
         output.text(f"  {finding.advice}")
         for item in finding.items[:_EXAMPLES]:
             output.text(f"  - {_line(item.paths, item.note)}")
@@ -105,10 +104,3 @@ def _document(
         "findings": [asdict(finding) for finding in findings],
         "html": None if page is None else str(page),
     }
-
-
-def _plain(text: str) -> str:
-    """Returns text that the table shows as it is, brackets included."""
-    from rich.markup import escape
-
-    return escape(text)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from finetune.cli.command import CatalogPath
-from finetune.cli.console import Json, Quiet, make_table, output
-from finetune.errors import ConfigError
+from finetune.cli.command import CatalogPath, one_of, read_collection
+from finetune.cli.console import Json, Quiet, count, make_table, output
 
 if TYPE_CHECKING:
-    from finetune.curation.similar import By, Like, Link, Similar
+    from finetune.curation.similar import Similar
     from finetune.photos.collection import Collection
 
 _SHOWN = 20
@@ -66,26 +65,18 @@ def similar(
     The chosen photos are not listed again. No original is moved or changed.
     """
     output.json, output.quiet = json, quiet
-    for flag, value, allowed in (
-        ("--by", by, ("features", "hash")),
-        ("--like", like, ("all", "any")),
-        ("--link", link, ("copy", "hardlink", "symlink")),
-    ):
-        if value not in allowed:
-            raise ConfigError(f"{flag} {value} is none of {', '.join(allowed)}.")
     from finetune.curation.embedding import DEFAULT_BACKBONE
-    from finetune.curation.similar import Query, check_target, find_similar, gather
-    from finetune.photos.scan import scan
+    from finetune.curation.similar import By, Like, Link, Query, check_target, find_similar, gather
     from finetune.prediction.inputs import photos_of
 
+    transfer: Link = one_of("--link", link, Link)
     if to is not None:
         check_target(to, pool)
     paths = list(photos_of(seeds))
-    with output.progress("Reading the pool") as advance:
-        collection = scan(pool, catalog=catalog, progress=advance)
+    collection = read_collection(pool, catalog)
     query = Query(
-        by=cast("By", by),
-        like=cast("Like", like),
+        by=one_of("--by", by, By),
+        like=one_of("--like", like, Like),
         top=top,
         min_similarity=least,
         model=model or DEFAULT_BACKBONE,
@@ -100,11 +91,11 @@ def similar(
     if to is not None:
         sources = [collection.path_of(collection.photos[m.position]) for m in found.matches]
         with output.progress("Copying" if link == "copy" else "Linking") as advance:
-            made = gather(sources, to, link=cast("Link", link), progress=advance)
+            made = gather(sources, to, link=transfer, progress=advance)
         for entry, path in zip(document["photos"], made, strict=True):
             entry["placed"] = str(path)
         verb = "copied" if link == "copy" else "linked"
-        output.text(f"{_photos(len(made))} {verb} to {to}.")
+        output.text(f"{count(len(made), 'photo')} {verb} to {to}.")
     if page is not None:
         document["html"] = str(_write_page(page, found, collection, pool))
         output.text(f"Written: {page}")
@@ -113,7 +104,9 @@ def similar(
 
 def _show(found: Similar, collection: Collection) -> None:
     if not found.matches:
-        output.text(f"None of the {_photos(len(collection))} of {collection.root} is similar.")
+        output.text(
+            f"None of the {count(len(collection), 'photo')} of {collection.root} is similar."
+        )
         return
     table = make_table("#", "photo", "similarity", "nearest seed", right=("#", "similarity"))
     for number, match in enumerate(found.matches[:_SHOWN], start=1):
@@ -168,13 +161,9 @@ def _write_page(path: Path, found: Similar, collection: Collection, pool: Path) 
     ]
     return write_picture_page(
         path,
-        f"{_photos(len(found.matches))} of {pool} like {_photos(len(found.seeds))}",
+        f"{count(len(found.matches), 'photo')} of {pool} like {count(len(found.seeds), 'photo')}",
         [
             Section(heading="Chosen", figures=tuple(seeds)),
             Section(heading="Similar", figures=tuple(figures)),
         ],
     )
-
-
-def _photos(count: int) -> str:
-    return f"{count:,} {'photo' if count == 1 else 'photos'}"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from finetune.cli.command import CatalogPath, Photos, Seed, photos_folder
+from finetune.cli.command import CatalogPath, Photos, Seed, photos_folder, read_collection
 from finetune.cli.console import Json, Quiet, make_table, output
 from finetune.config import TrainConfig
 from finetune.config_io import resolve
@@ -86,10 +86,8 @@ def split(
     )
     if folds is not None and audit is not None:
         raise ConfigError("--folds and --audit exclude each other.")
-    from finetune.photos.scan import scan
 
-    with output.progress("Reading") as advance:
-        collection = scan(photos_folder(photos), catalog=catalog, progress=advance)
+    collection = read_collection(photos_folder(photos), catalog)
     if audit is not None:
         show_audit(collection, audit, seed)
     elif folds is not None:

@@ -33,11 +33,11 @@ def birds(drawn: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(drawn, tmp_path / "photos"))
 
 
-def squares(folder: Path) -> dict[str, Crop | None]:
+def crops_of(folder: Path) -> dict[str, Crop | None]:
     return {photo.path: photo.crop for photo in scan(folder).photos}
 
 
-def test_squares_are_proposed_kept_shown_and_written(
+def test_crops_are_proposed_accepted_shown_and_written(
     run: Callable[..., Result], birds: Path, tmp_path: Path
 ) -> None:
     before = {path: path.read_bytes() for path in birds.rglob("*.jpg")}
@@ -57,8 +57,8 @@ def test_squares_are_proposed_kept_shown_and_written(
     )
     document = json.loads(result.stdout)
     assert document["proposed"] == 4
-    kept = squares(birds)
-    for entry in document["squares"]:
+    kept = crops_of(birds)
+    for entry in document["crops"]:
         assert entry["by"] == "model"
         assert Crop.from_dict(entry["crop"]) == kept[entry["path"]]
     assert page.read_text(encoding="utf-8").count("<img ") == 8
@@ -79,34 +79,28 @@ def test_squares_are_proposed_kept_shown_and_written(
     assert {path: path.read_bytes() for path in birds.rglob("*.jpg")} == before
 
 
-def test_a_persons_square_is_never_replaced(run: Callable[..., Result], birds: Path) -> None:
+def test_a_crop_by_a_person_is_never_replaced(run: Callable[..., Result], birds: Path) -> None:
     photo, mine = scan(birds).photos[0], Crop(center_x=0.1, side=0.2)
     with open_catalog(birds) as catalog, catalog.writer("crop", [photo.digest]) as writer:
         writer.set_crop(photo.digest, mine)
     result = run("crop", birds, "--method", "center")
-    assert "3 photos with a proposed square." in result.stdout
-    assert "1 photo with a square of yours, which is kept." in result.stdout
-    assert squares(birds)[photo.path] == mine
+    assert "3 photos with a proposed crop." in result.stdout
+    assert "1 photo with your own crop, which was kept." in result.stdout
+    assert crops_of(birds)[photo.path] == mine
     result = run("crop", birds, "--clear", "--yes")
-    assert "3 proposed squares taken away." in result.stdout
-    assert [path for path, square in squares(birds).items() if square] == [photo.path]
+    assert "3 proposed crops removed." in result.stdout
+    assert [path for path, square in crops_of(birds).items() if square] == [photo.path]
 
 
-def test_accepted_squares_are_kept_and_can_be_taken_back(
-    run: Callable[..., Result], birds: Path
-) -> None:
+def test_accepted_crops_are_kept_and_can_be_undone(run: Callable[..., Result], birds: Path) -> None:
     run("crop", birds, "--method", "center")
     result = run("crop", birds, "--accept")
-    assert "4 photos with a square that is now yours." in result.stdout
-    assert (
-        "There is no proposed square to take away." in run("crop", birds, "--clear", "--yes").stdout
-    )
-    assert "Taken back: crop 4 photos." in run("crop", birds, "--undo").stdout
-    assert "4 proposed squares taken away." in run("crop", birds, "--clear", "--yes").stdout
-    assert (
-        "There is no proposed square to take away." in run("crop", birds, "--clear", "--yes").stdout
-    )
-    assert set(squares(birds).values()) == {None}
+    assert "4 crops accepted." in result.stdout
+    assert "There is no proposed crop to remove." in run("crop", birds, "--clear", "--yes").stdout
+    assert "Undone: crop 4 photos." in run("crop", birds, "--undo").stdout
+    assert "4 proposed crops removed." in run("crop", birds, "--clear", "--yes").stdout
+    assert "There is no proposed crop to remove." in run("crop", birds, "--clear", "--yes").stdout
+    assert set(crops_of(birds).values()) == {None}
 
 
 def test_accept_proposes_where_nothing_was_proposed(
@@ -115,10 +109,10 @@ def test_accept_proposes_where_nothing_was_proposed(
     result = run("crop", birds, "--method", "center", "--accept", "--json")
     document = json.loads(result.stdout)
     assert (document["proposed"], document["accepted"]) == (4, 4)
-    assert {entry["by"] for entry in document["squares"]} == {"person"}
+    assert {entry["by"] for entry in document["crops"]} == {"person"}
 
 
-def test_the_collection_remembers_the_method_as_long_as_it_has_squares(
+def test_the_collection_remembers_the_method_as_long_as_it_has_crops(
     run: Callable[..., Result], birds: Path
 ) -> None:
     run("crop", birds, "--method", "center")
@@ -134,9 +128,9 @@ def test_the_collection_remembers_the_method_as_long_as_it_has_squares(
 def test_clear_asks_first(run: Callable[..., Result], birds: Path) -> None:
     run("crop", birds, "--method", "center")
     result = run("crop", birds, "--clear", stdin="n\n")
-    assert "Take away 4 proposed squares?" in result.output
+    assert "Remove 4 proposed crops?" in result.output
     assert "Nothing was changed." in result.stdout
-    assert set(squares(birds).values()) == {Crop()}
+    assert set(crops_of(birds).values()) == {Crop()}
 
 
 def test_undo_does_not_touch_labels(run: Callable[..., Result], birds: Path) -> None:
@@ -144,7 +138,7 @@ def test_undo_does_not_touch_labels(run: Callable[..., Result], birds: Path) -> 
     with open_catalog(birds) as catalog:
         catalog.set_labels([photo.digest], ["heron"])
     result = run("crop", birds, "--undo")
-    assert "The latest thing you did was not about squares" in result.stdout
+    assert "Your last change was not of crops" in result.stdout
     assert scan(birds).photos[0].labels == ("heron",)
 
 
@@ -159,13 +153,13 @@ def test_undo_does_not_touch_labels(run: Callable[..., Result], birds: Path) -> 
         ),
         (
             ["--method", "center", "--detector", "x.pth"],
-            "--detector says nothing to --method center; leave one of them out.",
+            "--detector has no effect with --method center; leave one out.",
         ),
         (["--accept", "--clear"], "--accept, --clear and --undo exclude each other."),
-        (["--size", "64"], "--size says how large copies are: give --write DIR, too."),
+        (["--size", "64"], "--size sets the size of written copies; also give --write DIR."),
     ],
 )
-def test_flags_that_contradict_are_refused(
+def test_contradicting_options_are_refused(
     flags: list[str], message: str, error_of: Callable[..., str], birds: Path
 ) -> None:
     assert error_of("crop", birds, *flags) == message
