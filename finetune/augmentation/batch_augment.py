@@ -1,8 +1,8 @@
-"""Whole batches, on whatever device they lie: uint8 photos in, normalized floats out.
+"""Augmentation of batches on any device: uint8 photos to normalized floats.
 
-Chance is drawn on the host in one vectorized pass and sent over as one small array, without a
-synchronization. On a GPU the batch takes one `grid_sample` and a few fused passes; on the CPU the
-same draws go photo by photo through OpenCV (`remap`).
+Parameters are sampled on the host in one vectorized pass and sent to the device as one small array,
+without a synchronization. A GPU takes one `grid_sample` and a few fused passes per batch; the CPU
+augments photo by photo with OpenCV (`remap`), by the same parameters.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from finetune.augmentation.warp import blur_batch, blur_levels
 class BatchAugment(nn.Module):
     """Augments batches by a recipe; stateless, a photo always gets the same parameters.
 
-    They depend on (seed, epoch, index of the photo) alone: not on the batch it is in, the number
-    of workers or processes, or the device.
+    They depend on (seed, epoch, index of the photo) alone: not on the batch, the number of workers
+    or processes, or the device.
 
     Args:
-        recipe: What is done, and how strongly.
+        recipe: Probabilities and strengths.
         size: Side of the network's input in pixels.
-        mean: The network's mean of each channel, pixels in 0..1; one for a network that sees gray.
-        std: The network's deviation of each channel.
+        mean: Mean of each channel, pixels in 0..1; one for a gray network.
+        std: Standard deviation of each channel.
         seed: Of the run.
         region: Side of the center crop in the working photos' pixels; None: `size`.
 
@@ -70,9 +70,9 @@ class BatchAugment(nn.Module):
         self.region = region or size
 
     def at_size(self, size: int) -> BatchAugment:
-        """Returns the same augmentation of the same parts of photos, as squares of another size.
+        """Returns the same augmentation of the same region with another output size.
 
-        Photos go straight to that size, in the one interpolation that they have anyway.
+        The size is part of the single interpolation.
         """
         return BatchAugment(
             self.recipe,
@@ -88,8 +88,8 @@ class BatchAugment(nn.Module):
 
         Args:
             images: `(B, 3, H, W)` uint8, working photos.
-            indices: `(B,)` int64, the photos' places in the run; on the CPU, for reading them
-                from a GPU would wait for it.
+            indices: `(B,)` int64, positions of the photos in the dataset; on the CPU, as reading
+                them from a GPU would synchronize.
             epoch: Counted from 0.
         """
         if images.device.type == "cpu":
@@ -98,7 +98,7 @@ class BatchAugment(nn.Module):
         return self.as_batch(images, indices, epoch)
 
     def as_batch(self, images: Tensor, indices: Tensor, epoch: int) -> Tensor:
-        """Returns what `forward` does, by the one `grid_sample` that GPUs use, on any device."""
+        """Returns the result of `forward` by `grid_sample`, as on GPUs, on any device."""
         plan, blur = self._plan(images, indices, epoch)
         result: Tensor = render(_blurred(images, blur), plan, self.size)
         if self.is_gray:
@@ -109,11 +109,11 @@ class BatchAugment(nn.Module):
 
     @property
     def is_gray(self) -> bool:
-        """Whether the network sees one channel, the luma of the augmented photo."""
+        """Whether the network has one input channel, the luma of the augmented photo."""
         return len(self.mean) == 1
 
     def sample(self, indices: Tensor, epoch: int, *, height: int, width: int) -> SampledParams:
-        """Returns what `forward` does to photos of `height` x `width`, row by row."""
+        """Returns the parameters of `forward` for photos of `height` x `width`."""
         frame = Frame(height=height, width=width, size=self.size, region=self.region)
         numbers = indices.cpu().numpy()
         return sampling.sample_params(
@@ -121,7 +121,7 @@ class BatchAugment(nn.Module):
         )
 
     def pixels(self, images: Tensor, indices: Tensor, epoch: int) -> Tensor:
-        """Returns `(B, 3, size, size)` uint8: what `forward` shows the network, to look at."""
+        """Returns the augmented photos of `forward` as `(B, 3, size, size)` uint8, for display."""
         return self.replay(images, self.sample(indices, epoch, **sides_of(images)))
 
     def replay(self, images: Tensor, params: SampledParams) -> Tensor:
@@ -156,10 +156,10 @@ class BatchAugment(nn.Module):
     def _plan(
         self, images: Tensor, indices: Tensor, epoch: int
     ) -> tuple[Tensor, NDArray[np.int64]]:
-        """The draws as one tensor on the images' device, and the blur that each photo needs."""
+        """Returns the parameters on the images' device, and the blur level of each photo."""
         sides = sides_of(images)
-        # A luma is of whole levels: there the normalization follows it, instead of being part of
-        # the colors' matrix.
+        # A luma has whole levels, so normalization follows it instead of being part of the color
+        # matrix.
         mean, std = (np.zeros(3), np.full(3, 1 / 255)) if self.is_gray else (self.mean, self.std)
         host, blur = _pack(
             self.sample(indices, epoch, **sides),
@@ -232,7 +232,7 @@ def _pack(
     shift: NDArray[np.float64],
     fill: NDArray[np.generic],
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Maps, colors folded into the normalization, erased boxes, bounds and fill as one array."""
+    """Packs maps, colors with normalization, erased boxes, bounds and fill into one array."""
     count = len(params)
     polynomials = warp.rational(params.mobius, params.affine)
     color = params.color * [1, 1, 1, 255] * scale[:, None]
@@ -250,7 +250,7 @@ def _blurred(images: Tensor, levels: NDArray[np.int64]) -> Tensor:
     for level in np.unique(levels[levels > 0]):
         rows = torch.from_numpy(np.flatnonzero(levels == level))
         if images.device.type == "cuda":
-            # From ordinary memory the copy would hold up the host.
+            # From pageable memory the copy would block the host.
             rows = rows.pin_memory()
         rows = rows.to(images.device, non_blocking=True)
         result = result.index_copy(0, rows, blur_batch(result[rows], int(level)))

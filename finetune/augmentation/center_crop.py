@@ -27,15 +27,15 @@ def center_crop(
 ) -> Tensor:
     """Returns the exact center crop, normalized: evaluation's counterpart of `BatchAugment`.
 
-    No pixel is resampled, and a photo gives the same bits in whatever batch it comes. Where the
-    margin is odd, the crop lies half a pixel up and to the left.
+    No pixel is resampled, and the result does not depend on the batch. With an odd margin, the crop
+    lies half a pixel up and to the left.
 
     Args:
         images: `(B, 3, H, W)` uint8, H and W at least `size`.
         size: Side of the crop in pixels.
-        mean: The network's mean of each channel, pixels in 0..1; one for a network that sees gray.
-        std: The network's deviation of each channel.
-        whiten: Bring each photo to mean 0 and deviation 1, as `Recipe.whiten` does.
+        mean: Mean of each channel, pixels in 0..1; one for a gray network.
+        std: Standard deviation of each channel.
+        whiten: Standardize each photo, as `Recipe.whiten` does.
 
     Returns:
         `(B, C, size, size)` float32 in channels_last memory, C being the number of means.
@@ -115,7 +115,7 @@ def normalize_photo(
 
 
 def whiten_photo(target: NDArray[np.float32]) -> None:
-    """Brings one photo to mean 0 and deviation 1 in place; a photo of one color to 0."""
+    """Standardizes one photo in place to mean 0 and deviation 1; a uniform photo to 0."""
     target -= target.mean(dtype=np.float64)
     deviation = np.sqrt(np.mean(np.square(target), dtype=np.float64))
     target /= max(float(deviation), 1 / target.size**0.5)
@@ -124,8 +124,8 @@ def whiten_photo(target: NDArray[np.float32]) -> None:
 def for_each_photo(count: int, work: Callable[[int], None]) -> None:
     """Calls `work(row)` for each row, in as many threads as torch may use.
 
-    One photo a thread beats OpenCV's own threads within a photo. A loader's worker has one torch
-    thread, so nothing is started there.
+    One photo per thread is faster than OpenCV's threads within a photo. A loader worker has one
+    torch thread and starts none.
     """
     threads = min(torch.get_num_threads(), count)
     with _one_cv2_thread():
@@ -160,11 +160,11 @@ def normalize_batch(images: Tensor, mean: Sequence[float], std: Sequence[float])
     """Returns `(pixels / 255 - mean) / std` as `(B, C, H, W)` float32, on the images' device.
 
     Args:
-        images: `(B, 3, H, W)` uint8; only their luma counts where there is one mean.
+        images: `(B, 3, H, W)` uint8; with one mean, their luma is used.
         mean: Of each channel, pixels in 0..1.
         std: Of each channel.
     """
-    # Two roundings, as any other device does them; a fused multiply-add would differ.
+    # Two roundings, as on other devices; a fused multiply-add would differ.
     scale, shift = (
         torch.tensor(values, dtype=torch.float32, device=images.device).view(1, -1, 1, 1)
         for values in (
@@ -183,9 +183,9 @@ def luma(images: Tensor) -> Tensor:
 
 
 def whiten_batch(images: Tensor) -> Tensor:
-    """Brings each photo to mean 0 and deviation 1; a photo of one color to 0."""
-    # In float64 the order of the sum, which a GPU chooses by the batch's size, stays below what
-    # float32 shows. MPS has no float64.
+    """Returns photos standardized to mean 0 and deviation 1; uniform photos become 0."""
+    # In float64 the order of summation, which a GPU chooses by batch size, does not change the
+    # float32 result. MPS has no float64.
     wide = images if images.device.type == "mps" else images.double()
     dims, count = (1, 2, 3), images[0].numel()
     centered = wide - wide.mean(dims, keepdim=True)
@@ -194,5 +194,5 @@ def whiten_batch(images: Tensor) -> Tensor:
 
 
 def sides_of(images: Tensor) -> dict[str, int]:
-    """Returns height and width of a batch, by these names."""
+    """Returns `height` and `width` of a batch."""
     return {"height": images.shape[2], "width": images.shape[3]}

@@ -1,4 +1,4 @@
-"""Contact sheets: what a recipe makes of a few photos, as a PNG and as a page of HTML."""
+"""Contact sheets of augmented photos, as PNG and HTML."""
 
 from __future__ import annotations
 
@@ -29,9 +29,8 @@ class Sheet:
     """Tiles in rows and columns.
 
     Attributes:
-        title: Above everything.
-        rows: One name a photo.
-        columns: One heading a column; the first is the photo as it is.
+        rows: Names of the photos.
+        columns: Headings; the first column shows the center crop.
         tiles: `(rows, columns, size, size, 3)` uint8.
     """
 
@@ -49,14 +48,14 @@ def draw_sheet(
     epochs: int,
     title: str,
 ) -> Sheet:
-    """Returns each photo's center crop, and what the network would see of it epoch by epoch.
+    """Returns a sheet of each photo's center crop and its augmentation in each epoch.
 
     Args:
         augment: A recipe or a pipeline.
         photos: `(P, H, W, 3)` uint8, working photos.
-        names: P names.
-        epochs: How many draws a photo.
-        title: Of the sheet.
+        names: Names of the photos.
+        epochs: Number of epochs.
+        title: Title of the sheet.
     """
     images, indices = _batch(photos), torch.arange(len(photos))
     views = [_center(images, augment.size)]
@@ -66,7 +65,7 @@ def draw_sheet(
 
 
 def preset_sheet(photos: NDArray[np.uint8], *, names: tuple[str, ...], size: int) -> Sheet:
-    """Returns each photo's center crop behind the eight named maps of arXiv:2002.02917."""
+    """Returns a sheet of center crops under the eight named maps of arXiv:2002.02917."""
     images = _batch(photos)
     frame = sampling.Frame(height=photos.shape[1], width=photos.shape[2], size=size)
     plain = sampling.center_params(frame, len(photos))
@@ -80,7 +79,7 @@ def preset_sheet(photos: NDArray[np.uint8], *, names: tuple[str, ...], size: int
 
 
 def write_png(sheet: Sheet, path: Path) -> Path:
-    """Writes the sheet as one picture and returns its path; raises StorageError."""
+    """Writes the sheet as a PNG and returns its path; raises StorageError."""
     rows, columns, size = sheet.tiles.shape[:3]
     font, bold = ImageFont.load_default(_TEXT), ImageFont.load_default(_TEXT + 4)
     top = _MARGIN + 2 * (_TEXT + 12)
@@ -103,12 +102,12 @@ def write_png(sheet: Sheet, path: Path) -> Path:
 
 
 def write_html(sheet: Sheet, path: Path, *, facts: dict[str, str]) -> Path:
-    """Writes the sheet as one page that needs no other file; raises StorageError.
+    """Writes the sheet as a self-contained HTML page; raises StorageError.
 
     Args:
         sheet: The tiles.
-        path: The page.
-        facts: Numbers of the recipe, in a table below the tiles.
+        path: The HTML file.
+        facts: Recipe fields for the table below the tiles.
     """
     body = []
     for name, tiles in zip(sheet.rows, sheet.tiles, strict=True):
@@ -180,13 +179,13 @@ def _data_url(tile: NDArray[np.uint8]) -> str:
 
 
 def _narrow_font(text: str, width: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """The largest font in which a heading stays over its column."""
+    """Returns the largest font in which a heading fits its column."""
     fonts = [ImageFont.load_default(size) for size in range(_TEXT, 5, -1)]
     return next((font for font in fonts if font.getlength(text) <= width), fonts[-1])
 
 
 def _fitting(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    """The text, or as much of its end as fits: a path's end says more than its start."""
+    """Returns the text, shortened at the start until it fits: the end of a path matters most."""
     if font.getlength(text) <= width:
         return text
     while text and font.getlength("…" + text) > width:

@@ -1,4 +1,4 @@
-"""Mixup and cutmix: two photos in one image, and both their labels in the target.
+"""Mixup and cutmix of photos and targets.
 
 Mixup (Zhang et al. 2017, arXiv:1710.09412) adds l times one photo and (1 - l) times another;
 cutmix (Yun et al. 2019, arXiv:1905.04899) pastes a rectangle of area 1 - l. Which, l, the partners
@@ -19,13 +19,13 @@ from finetune.augmentation.recipes import Recipe
 
 @dataclass(frozen=True, kw_only=True)
 class Mix:
-    """How the photos of one step are mixed.
+    """Parameters that mix the photos of one step.
 
     Attributes:
         kind: ``"mixup"`` or ``"cutmix"``.
-        weight: The share of each photo's own label.
+        weight: Share of each photo's own label.
         partner: Photo i is mixed with photo (i - partner) modulo B.
-        box: Cutmix only: top, left, bottom, right of what comes from the partner, in pixels.
+        box: Cutmix only: top, left, bottom, right of the partner's rectangle, in pixels.
     """
 
     kind: Literal["mixup", "cutmix"]
@@ -34,8 +34,8 @@ class Mix:
     box: tuple[int, int, int, int] = (0, 0, 0, 0)
 
 
-def draw_mix(recipe: Recipe, *, batch: int, size: int, key: tuple[int, int, int]) -> Mix | None:
-    """Returns how this step's photos are mixed, or None where they stay as they are.
+def sample_mix(recipe: Recipe, *, batch: int, size: int, key: tuple[int, int, int]) -> Mix | None:
+    """Returns the parameters of a step, or None if its photos are not mixed.
 
     Args:
         recipe: Its `mix_probability`, `cutmix_share`, `mixup_alpha` and `cutmix_alpha`.
@@ -55,7 +55,7 @@ def draw_mix(recipe: Recipe, *, batch: int, size: int, key: tuple[int, int, int]
         weight = float(rng.beta(recipe.mixup_alpha, recipe.mixup_alpha))
         return Mix(kind="mixup", weight=weight, partner=shift)
     half = size * np.sqrt(1 - rng.beta(recipe.cutmix_alpha, recipe.cutmix_alpha)) / 2
-    # The center is anywhere, so the rectangle may be cut by the border: its label follows the area.
+    # The border may cut the rectangle, so the label weight is computed from its area.
     top, bottom = (int(np.clip(np.rint(y * size + side), 0, size)) for side in (-half, half))
     left, right = (int(np.clip(np.rint(x * size + side), 0, size)) for side in (-half, half))
     weight = 1 - (bottom - top) * (right - left) / size**2
@@ -71,7 +71,7 @@ def mix(images: Tensor, targets: Tensor, drawn: Mix) -> tuple[Tensor, Tensor]:
         drawn: Of this step.
 
     Returns:
-        New tensors of the same shapes; the inputs are left alone.
+        New tensors of the same shapes.
     """
     other = images.roll(drawn.partner, 0)
     soft = drawn.weight * targets + (1 - drawn.weight) * targets.roll(drawn.partner, 0)
@@ -87,9 +87,9 @@ def soft_targets(targets: Tensor, classes: int, *, smoothing: float = 0.0) -> Te
     """Returns `(B, classes)` float32 probabilities for `(B,)` int64 targets.
 
     Args:
-        targets: The right class of each photo.
+        targets: Label of each photo.
         classes: N.
-        smoothing: Share of the probability spread evenly over all classes.
+        smoothing: Probability spread evenly over all classes.
 
     Example:
         >>> soft_targets(torch.tensor([1]), 2, smoothing=0.2)

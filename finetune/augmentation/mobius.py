@@ -1,11 +1,11 @@
-"""Möbius maps f(z) = (az + b) / (cz + d) on a picture's square [-1, 1]², without rejection.
+"""Möbius maps f(z) = (az + b) / (cz + d) on the square [-1, 1]², sampled without rejection.
 
 A point of the picture is z = x + iy with x to the right and y **down**, the picture's sides at ±1.
 A map is its complex matrix [[a, b], [c, d]]; every function takes stacks of them, `(..., 2, 2)`.
 
 A map is *M-admissible* on the square when 1/M < |f'(z)| < M at each of its points (Zhou, Ma, Zhang,
-Tian, Sun 2020, "Data augmentation with Möbius transformations", arXiv:2002.02917). Theirs are drawn
-as three point pairs and thrown away until five test points pass. Here none is thrown away. Any
+Tian, Sun 2020, "Data augmentation with Möbius transformations", arXiv:2002.02917). There, maps are
+sampled as three point pairs and rejected until five test points pass. Here none is rejected. Any
 Möbius map that is finite at 0 can be written
 
     g(w) = t + q w / (1 - k w),        g'(w) = q / (1 - k w)²
@@ -106,7 +106,7 @@ def magnification_bounds(map_: Complex) -> tuple[Floats, Floats]:
 def admissible(
     uniforms: Floats, *, bound: float, max_rotation_degrees: float, max_shift: float
 ) -> Complex:
-    """Returns M-admissible maps, one for each row of uniform numbers; none is ever rejected.
+    """Returns M-admissible maps, one for each row of uniform numbers, without rejection.
 
     The derivation is at the head of this module. k is uniform on its disc, |q| log-uniform on the
     interval that k leaves, arg q uniform, t uniform on its disc.
@@ -176,5 +176,5 @@ PRESETS: dict[str, Complex] = {
     "inverse": _preset([-1, 0.8j, 1], [1, -0.8j, -1]),
     "inverse spread": _preset([-0.8, 0.6j, 0.8], [1, -0.8j, -1]),
 }
-"""The eight named maps of arXiv:2002.02917, from output to source, for looking at: most are not
+"""Eight named maps of arXiv:2002.02917, from output to source, for display: most are not
 2-admissible, and the inverse pair turns the picture upside down."""

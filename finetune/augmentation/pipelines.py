@@ -1,4 +1,4 @@
-"""Augmentation by name: a recipe on batches, or a person's albumentations pipeline file.
+"""Augmentation by name: a recipe, or a user's albumentations pipeline file.
 
 albumentations takes a second to import, so the functions that need it import it themselves.
 """
@@ -33,11 +33,11 @@ def create_augmentation(
     seed: int,
     overrides: Mapping[str, Any] | None = None,
 ) -> BatchAugment | PipelineAugment:
-    """Returns what `--augment` names: a recipe on batches, or a person's pipeline file.
+    """Returns the augmentation that `--augment` names: a recipe or a pipeline file.
 
     Args:
         augment: A name in `RECIPES`, or a path that ends in .yaml, .yml or .json.
-        preprocessing: Size, mean and deviation that the network takes.
+        preprocessing: Of the network.
         seed: Of the run.
         overrides: `{field of Recipe: value}`; a pipeline file has none.
 
@@ -60,19 +60,19 @@ def create_augmentation(
 
 
 def is_pipeline_file(augment: str) -> bool:
-    """Returns whether `--augment` names a pipeline file, and no recipe."""
+    """Returns whether `--augment` names a pipeline file rather than a recipe."""
     return augment not in RECIPES and Path(augment).suffix.lower() in (".yaml", ".yml", ".json")
 
 
 class PipelineAugment(nn.Module):
     """Applies an albumentations pipeline photo by photo; called as `BatchAugment` is.
 
-    Albumentations runs on the CPU, so a batch on a GPU comes down and goes back up. Each photo's
-    chance is set from (seed, epoch, index), as in `BatchAugment`.
+    Albumentations runs on the CPU, so a batch on a GPU is copied to the host and back. Each photo
+    is seeded by (seed, epoch, index), as in `BatchAugment`.
 
     Args:
         path: The pipeline file.
-        preprocessing: Size, mean and deviation that the network takes.
+        preprocessing: Of the network.
         seed: Of the run.
 
     Raises:
@@ -101,10 +101,10 @@ class PipelineAugment(nn.Module):
         return result.permute(0, 3, 1, 2).to(images.device)
 
     def pixels(self, images: Tensor, indices: Tensor, epoch: int) -> Tensor:
-        """Returns `(B, 3, size, size)` uint8: what `forward` shows the network, to look at."""
+        """Returns the augmented photos of `forward` as `(B, 3, size, size)` uint8, for display."""
         sources = images.permute(0, 2, 3, 1).cpu().numpy()
         numbers = indices.cpu().numpy()
-        # 53 bits of the same hash that recipes draw from.
+        # 53 bits of the hash that recipes sample from.
         seeds = (uniforms(self.seed, epoch, numbers, 1)[:, 0] * 2**53).astype(np.uint64)
         results = [
             self._one(np.ascontiguousarray(source), int(number))
@@ -135,13 +135,13 @@ class PipelineAugment(nn.Module):
 
 
 def compose(recipe: Recipe, *, size: int) -> Any:
-    """Returns a recipe as an `A.Compose`, to save, edit and hand back as a file.
+    """Returns a recipe as an `A.Compose`, which can be saved and edited.
 
     It takes `(H, W, 3)` uint8 and gives `(size, size, 3)` uint8. The steps and strengths are those
     of the recipe; each step resamples by itself, and mixing and whitening are not part of it.
 
     Args:
-        recipe: What to write down.
+        recipe: The recipe.
         size: Side of the output in pixels.
     """
     from finetune.augmentation.random_mobius import A, RandomMobius
@@ -213,13 +213,13 @@ def compose(recipe: Recipe, *, size: int) -> Any:
 
 
 def _weighted(step: Any, chance: float) -> Any:
-    """`OneOf` reads a step's p as its weight."""
+    """Returns the step with its weight as p, as `OneOf` reads it."""
     step.p = chance
     return step
 
 
 def write_pipeline(pipeline: Any, path: Path) -> Path:
-    """Writes a pipeline in albumentations' own format, YAML or JSON by the file's ending."""
+    """Writes a pipeline in albumentations' format, YAML or JSON by the suffix."""
     from finetune.augmentation.random_mobius import A
 
     A.save(pipeline, path, data_format=_format(path))
@@ -227,9 +227,9 @@ def write_pipeline(pipeline: Any, path: Path) -> Path:
 
 
 def read_pipeline(path: Path) -> Any:
-    """Returns the `A.Compose` of a file in albumentations' own format.
+    """Returns the `A.Compose` of a file in albumentations' format.
 
-    A step may be called by its bare name, `RandomMobius` too.
+    Steps are named by class, such as `RandomMobius`.
 
     Raises:
         AugmentError: The file is missing, or not YAML or JSON, or names a step or a setting that
@@ -256,7 +256,7 @@ def read_pipeline(path: Path) -> Any:
 
 
 def _checked(step: Any, path: Path) -> dict[str, Any]:
-    """The step with names as albumentations registers them; refuses what it would not take."""
+    """Returns the step with registered names; raises for unknown steps and settings."""
     from finetune.augmentation.random_mobius import A, RandomMobius
 
     registry = A.core.serialization.SERIALIZABLE_REGISTRY
@@ -282,7 +282,7 @@ def _built(step: dict[str, Any], path: Path) -> Any:
 
     try:
         with warnings.catch_warnings():
-            # albumentations warns of settings that it does not know, and goes on without them.
+            # albumentations warns of unknown settings and ignores them.
             warnings.simplefilter("error")
             return A.from_dict({"transform": step})
     except (TypeError, ValueError, KeyError, UserWarning) as error:

@@ -1,4 +1,4 @@
-"""`RandomMobius` for any albumentations pipeline.
+"""Albumentations transform `RandomMobius`.
 
 The one module that imports albumentations (2.0.8, the last under the MIT license); others take `A`
 from here.
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 
-# Before the import: it would ask PyPI for a newer version on every start.
+# Before the import, which would query PyPI for a newer version.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 from typing import Annotated, Any
@@ -34,14 +34,14 @@ arcs of circles; between two of 17 points such an arc bulges by less than 1/1000
 
 
 class RandomMobius(A.DualTransform):  # type: ignore[misc]
-    """A random Möbius map that magnifies each spot by more than 1/`bound` and less than `bound`.
+    """Random Möbius map with a local magnification between 1/`bound` and `bound`.
 
     The map acts on the square around the picture, so that angles stay angles also in a picture that
     is not square. Borders reflect. Boxes and keypoints follow exactly; a keypoint's angle turns and
     its scale grows with the map's derivative.
 
     Args:
-        bound: M of arXiv:2002.02917; 1 leaves pictures as they are but for turn and shift.
+        bound: M of arXiv:2002.02917; 1 allows rotation and shift only.
         max_rotation_degrees: Largest turn of the picture's center, either way.
         max_shift: Largest move of the picture's center, in half sides.
         p: Probability of the transform.
@@ -77,7 +77,7 @@ class RandomMobius(A.DualTransform):  # type: ignore[misc]
     def get_params_dependent_on_data(
         self, params: dict[str, Any], data: dict[str, Any]
     ) -> dict[str, Any]:
-        """Draws the map and lays it over the pixels."""
+        """Samples the map and computes its pixel maps."""
         height, width = params["shape"][:2]
         # An open interval, as `admissible` asks for.
         numbers = np.clip(self.random_generator.random(6), 1e-12, 1 - 1e-12)

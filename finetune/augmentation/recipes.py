@@ -1,7 +1,7 @@
-"""What is done to a training photo, at which probability and strength: every number, once.
+"""Augmentation recipes: probabilities and strengths.
 
-A `Recipe` holds numbers only. `named` starts from one of `RECIPES` and lays a person's own numbers
-over it. Nothing here imports torch, cv2 or albumentations: the command line's flags come from it.
+`named` returns one of `RECIPES` with overrides. Imports no torch, cv2 or albumentations, as the
+options of the command line are generated from `Recipe`.
 
 Example:
     >>> named("mobius", {"mobius_bound": 1.5}).mobius_bound
@@ -27,7 +27,7 @@ RecipeName = Literal["none", "light", "standard", "mobius", "strong", "cifar", "
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Every number of an augmentation; the defaults do nothing but take the center crop."""
+    """Probabilities and strengths of an augmentation; the defaults only take the center crop."""
 
     crop_probability: float = option(
         0.0, "Chance of a random crop; otherwise the center crop.", minimum=0, maximum=1
@@ -160,15 +160,15 @@ RECIPES: dict[str, Recipe] = {
     ),
     "digits": Recipe(shift_pixels=2, rotation_degrees=10.0, zoom=1.1),
 }
-"""The named recipes; docs/augmentation.md has them as a table made from this."""
+"""Named recipes; the table in docs/augmentation.md is generated from them."""
 
 
 def named(name: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
-    """Returns a named recipe with a person's own numbers laid over it, checked.
+    """Returns a named recipe with overrides, validated.
 
     Args:
         name: One of `RECIPES`.
-        overrides: `{field: value}`, as a TOML table has it; a value of None counts as not given.
+        overrides: `{field: value}`, as a TOML table has it; None means not set.
 
     Raises:
         AugmentError: An unknown recipe or field, or a value out of its bounds; names all of them.
@@ -195,7 +195,7 @@ def named(name: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
 
 
 def problems(recipe: Recipe) -> list[str]:
-    """Returns one sentence for each number of a recipe that cannot work; empty when all can."""
+    """Returns one sentence for each invalid field of a recipe."""
     hints = get_type_hints(Recipe)
     found = []
     for item in fields(Recipe):
@@ -230,7 +230,7 @@ def problems(recipe: Recipe) -> list[str]:
 
 
 def table() -> str:
-    """Returns all recipes as a Markdown table, a number a row; docs/augmentation.md holds it."""
+    """Returns all recipes as a Markdown table with one row per field, for docs/augmentation.md."""
     lines = [
         "| number | what it is | " + " | ".join(RECIPES) + " |",
         "|---|---|" + "---:|" * len(RECIPES),
@@ -242,7 +242,7 @@ def table() -> str:
 
 
 def to_dict(recipe: Recipe) -> dict[str, Any]:
-    """Returns a recipe as plain JSON values; `Recipe(**to_dict(recipe))` is the recipe again."""
+    """Returns a recipe as JSON values; `Recipe(**to_dict(recipe))` is its inverse."""
     return dataclasses.asdict(recipe)
 
 

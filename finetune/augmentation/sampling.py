@@ -1,7 +1,7 @@
 """Sampled augmentation parameters: one map and one color matrix per photo of a batch.
 
 `sample_params` is a pure function of (recipe, seed, epoch, indices) and reads no pixel. Its result
-can be inspected, kept, and replayed on any device.
+can be inspected, saved, and replayed on any device.
 """
 
 from __future__ import annotations
@@ -40,12 +40,9 @@ _MIX_2 = np.uint64(0x94D049BB133111EB)
 
 @dataclass(frozen=True, kw_only=True)
 class Frame:
-    """The pixels that come in and go out: working photos of height x width, squares of size.
+    """Input and output sizes: working photos of height x width, squares of size.
 
     Attributes:
-        height: Of the working photos.
-        width: Of the working photos.
-        size: Side of what comes out.
         region: Side of the center crop in the working photos' pixels; None: `size`, so that the
             crop's pixels are the photo's own.
     """
@@ -58,7 +55,7 @@ class Frame:
 
 @dataclass(frozen=True, kw_only=True)
 class SampledParams:
-    """What happens to B photos; every array has B rows.
+    """Sampled augmentation parameters of B photos; every array has B rows.
 
     Attributes:
         mobius: `(B, 2, 2)` complex128, from the output's square [-1, 1]² to the crop's.
@@ -66,8 +63,8 @@ class SampledParams:
             whole. The output's pixel at w shows the photo at `affine @ (mobius(w), 1)`.
         color: `(B, 3, 4)` float64, new RGB = `color @ (R, G, B, 1)`, pixels in 0..1.
         erase: `(B, 4)` int64, top, left, bottom, right of the erased pixels; empty: all zero.
-        is_warped: `(B,)` bool, whether a Möbius map was drawn.
-        is_colored: `(B,)` bool, whether `color` does something.
+        is_warped: `(B,)` bool, whether `mobius` was sampled.
+        is_colored: `(B,)` bool, whether `color` is not the identity.
     """
 
     mobius: mobius.Complex
@@ -84,14 +81,14 @@ class SampledParams:
 def sample_params(
     recipe: Recipe, frame: Frame, *, seed: int, epoch: int, indices: ArrayLike
 ) -> SampledParams:
-    """Returns what happens to each photo in this epoch.
+    """Returns sampled parameters of photos in an epoch.
 
     Args:
-        recipe: The probabilities and strengths.
-        frame: The pixels that come in and go out.
+        recipe: Probabilities and strengths.
+        frame: Input and output sizes.
         seed: Of the run.
         epoch: Counted from 0.
-        indices: `(B,)` ints, the photos' places in the run; row i depends on indices[i] alone.
+        indices: `(B,)` ints, positions in the dataset; row i depends on indices[i] alone.
     """
     numbers = uniforms(seed, epoch, indices, len(_PURPOSES))
     u = dict(zip(_PURPOSES, numbers.T, strict=True))
@@ -119,7 +116,7 @@ def sample_params(
 
 
 def center_params(frame: Frame, count: int = 1) -> SampledParams:
-    """Returns parameters of the center crop and nothing else, for `count` photos."""
+    """Returns parameters of the plain center crop for `count` photos."""
     return SampledParams(
         mobius=np.tile(mobius.IDENTITY, (count, 1, 1)),
         affine=np.tile(_center_affine(frame), (count, 1, 1)),
@@ -136,7 +133,7 @@ def with_maps(params: SampledParams, maps: mobius.Complex) -> SampledParams:
 
 
 def _center_affine(frame: Frame) -> Floats:
-    """The crop whose pixels are the photo's own, where the photo is larger than the output."""
+    """Returns the affine map of the center crop, unscaled if the photo is large enough."""
     affine = np.zeros((2, 3))
     for axis, length in ((0, frame.width), (1, frame.height)):
         side = min(frame.region or frame.size, length)
@@ -176,20 +173,20 @@ def _affines(recipe: Recipe, frame: Frame, u: dict[str, Floats], plain: Bools) -
 
 
 def _span(side: Floats, length: int, place: Floats) -> tuple[Floats, Floats]:
-    """Share and middle, in [-1, 1], of spans of whole pixels: those a CPU can cut and resize."""
+    """Returns length and center, in [-1, 1], of spans of whole pixels, which need no warp."""
     whole = np.clip(np.rint(side), 1, length)
     start = np.floor(place * (length - whole + 1))
     return whole / length, (2 * start + whole) / length - 1
 
 
 def _shift(recipe: Recipe, length: int, place: Floats) -> Floats:
-    """A move by whole pixels, as a share of half the photo; each of them is as likely."""
+    """Returns a uniform shift by whole pixels, as a share of half the photo."""
     reach = int(recipe.shift_pixels)
     return 2 * (np.floor(place * (2 * reach + 1)) - reach) / length
 
 
 def _colors(recipe: Recipe, u: dict[str, Floats]) -> tuple[Bools, Floats]:
-    """Brightness, contrast, saturation and hue, in this order, as one matrix a photo."""
+    """Returns brightness, contrast, saturation and hue, in this order, as one matrix per photo."""
     jittered = u["color"] < recipe.color_probability
     gray = u["gray"] < recipe.gray_probability
 
@@ -208,8 +205,8 @@ def _colors(recipe: Recipe, u: dict[str, Floats]) -> tuple[Bools, Floats]:
     color[:, :, :3] = (
         _FROM_YIQ @ chroma @ _TO_YIQ * (contrast * factor("brightness"))[:, None, None]
     )
-    # Contrast turns about mid-gray: the photo's own mean would need a pass over its pixels. Gray
-    # has no chroma, so what is added passes the chroma matrix unchanged.
+    # Contrast is about mid-gray: the photo's mean would need a pass over its pixels. Gray has no
+    # chroma, so the offset passes the chroma matrix unchanged.
     color[:, :, 3] = (0.5 * (1 - contrast))[:, None]
     strengths = (recipe.brightness, recipe.contrast, recipe.saturation, recipe.hue)
     colored = (jittered & any(strengths)) | gray
@@ -245,8 +242,8 @@ def uniforms(seed: int, epoch: int, indices: ArrayLike, count: int) -> NDArray[n
     Args:
         seed: Of the run, any int.
         epoch: Counted from 0.
-        indices: `(B,)` ints; what identifies each photo in the run.
-        count: How many numbers a photo needs.
+        indices: `(B,)` ints, positions in the dataset.
+        count: Numbers per photo.
 
     Returns:
         `(B, count)` float64. Row i depends on (seed, epoch, indices[i]) alone, and its first

@@ -1,4 +1,4 @@
-"""Crop, mirror, turn, zoom and Möbius map as one map from output to source, and one interpolation.
+"""Warps: crop, flip, rotation, zoom and Möbius map composed into one map and one interpolation.
 
 With w = u + iv on the output's square [-1, 1]² and g(w) = (aw + b) / (cw + d), multiplying both
 parts of the fraction by the conjugate of cw + d leaves a real denominator:
@@ -114,11 +114,11 @@ def margins(pixels: Floats, height: int, width: int) -> NDArray[np.int64]:
 
 
 class PixelMaps:
-    """Writes `cv2.remap` maps of one size into arrays that it keeps, one instance a thread.
+    """Buffers for `cv2.remap` maps of one size, one instance per thread.
 
     Args:
         height: Of the output, in pixels.
-        width: Of the output, in pixels; where it differs, the longer side is what lies at ±1.
+        width: Of the output, in pixels; the longer side lies at ±1.
     """
 
     def __init__(self, height: int, width: int) -> None:
@@ -162,11 +162,11 @@ def sampling_grid(polynomials: Tensor, size: int) -> Tensor:
 
 
 def blur_levels(polynomials: Floats, height: int, width: int, size: int) -> NDArray[np.int64]:
-    """Returns how often each photo must be halved in sharpness before it is sampled.
+    """Returns the blur level of each photo against aliasing.
 
     Bilinear sampling sees 2 x 2 pixels: where one output pixel covers more, fine patterns alias.
-    Level n stands for a tent filter of 2^n pixels' half width. The measure is the shrinking at the
-    center, sqrt(|det J|); 0 up to a factor of 1.68, 1 up to 3.36.
+    Level n is a tent filter with a half width of 2^n pixels. It follows the reduction at the center,
+    sqrt(|det J|): 0 up to a factor of 1.68, 1 up to 3.36.
 
     Args:
         polynomials: `(B, 3, 4)`.
@@ -188,7 +188,7 @@ def tent(level: int) -> Floats:
 
 
 def blur_photo(image: NDArray[np.uint8], level: int) -> NDArray[np.uint8]:
-    """Returns one `(H, W, C)` photo behind the blur of a level."""
+    """Returns one `(H, W, C)` photo blurred at a level."""
     if level == 1:
         # The same three weights, in half the time.
         smooth: Any = cv2.GaussianBlur(image, (3, 3), 0, borderType=cv2.BORDER_REFLECT)
@@ -199,7 +199,7 @@ def blur_photo(image: NDArray[np.uint8], level: int) -> NDArray[np.uint8]:
 
 
 def blur_batch(images: Tensor, level: int) -> Tensor:
-    """Returns `(B, C, H, W)` float photos behind the blur of a level."""
+    """Returns `(B, C, H, W)` float photos blurred at a level."""
     weights = torch.as_tensor(tent(level), dtype=images.dtype, device=images.device)
     reach = len(weights) // 2
     channels = images.shape[1]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from finetune.augmentation.batch_augment import BatchAugment
-from finetune.augmentation.mixing import draw_mix, mix, soft_targets
+from finetune.augmentation.mixing import mix, sample_mix, soft_targets
 from finetune.augmentation.pipelines import PipelineAugment
 from finetune.data.balance import draw_keys
 from finetune.data.dataset import PhotoDataset
@@ -173,7 +173,7 @@ class PhotoSource:
             return inputs, targets
         key = (self.loading.seed, epoch, number)
         size = inputs.shape[-1]
-        drawn = draw_mix(self.augment.recipe, batch=len(inputs), size=size, key=key)
+        drawn = sample_mix(self.augment.recipe, batch=len(inputs), size=size, key=key)
         if drawn is None:
             return inputs, targets
         if targets.ndim == 1:

@@ -24,7 +24,7 @@ from torchvision.utils import make_grid
 
 from finetune.augmentation.batch_augment import BatchAugment
 from finetune.augmentation.center_crop import preprocess
-from finetune.augmentation.mixing import draw_mix, mix
+from finetune.augmentation.mixing import mix, sample_mix
 from finetune.config import TrackingConfig
 from finetune.config_io import to_dict
 from finetune.data.dataset import PhotoDataset
@@ -249,7 +249,7 @@ def sample_inputs(prepared: Prepared, device: torch.device, *, mixed: bool) -> T
     inputs: Tensor = augment(batch.images.to(device), batch.indices, 0)
     if mixed and isinstance(augment, BatchAugment):
         key = (loading.seed, 0, first.number)
-        drawn = draw_mix(augment.recipe, batch=len(inputs), size=inputs.shape[-1], key=key)
+        drawn = sample_mix(augment.recipe, batch=len(inputs), size=inputs.shape[-1], key=key)
         if drawn is not None:
             inputs, _ = mix(inputs, torch.zeros(len(inputs), 1, device=device), drawn)
     return inputs[:SAMPLE]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from finetune.augmentation.mixing import Mix, draw_mix, mix, soft_targets
+from finetune.augmentation.mixing import Mix, mix, sample_mix, soft_targets
 from finetune.augmentation.recipes import Recipe
 
 MIXUP = Recipe(mix_probability=1.0, cutmix_share=0.0)
@@ -12,15 +12,15 @@ CUTMIX = Recipe(mix_probability=1.0, cutmix_share=1.0)
 
 
 def draws(recipe: Recipe, count: int = 500, batch: int = 8) -> list[Mix]:
-    found = [draw_mix(recipe, batch=batch, size=64, key=(0, 0, step)) for step in range(count)]
+    found = [sample_mix(recipe, batch=batch, size=64, key=(0, 0, step)) for step in range(count)]
     return [drawn for drawn in found if drawn is not None]
 
 
 def test_a_draw_depends_on_seed_epoch_and_step_alone() -> None:
-    one = draw_mix(MIXUP, batch=8, size=64, key=(1, 2, 3))
-    assert draw_mix(MIXUP, batch=8, size=64, key=(1, 2, 3)) == one
+    one = sample_mix(MIXUP, batch=8, size=64, key=(1, 2, 3))
+    assert sample_mix(MIXUP, batch=8, size=64, key=(1, 2, 3)) == one
     for key in ((2, 2, 3), (1, 3, 3), (1, 2, 4)):
-        assert draw_mix(MIXUP, batch=8, size=64, key=key) != one
+        assert sample_mix(MIXUP, batch=8, size=64, key=key) != one
 
 
 def test_steps_are_mixed_as_often_as_asked() -> None:

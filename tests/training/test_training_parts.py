@@ -13,7 +13,7 @@ from sklearn.metrics import log_loss
 from torch import nn
 
 from finetune.augmentation.batch_augment import BatchAugment
-from finetune.augmentation.mixing import draw_mix
+from finetune.augmentation.mixing import sample_mix
 from finetune.augmentation.recipes import named
 from finetune.config import MachineConfig
 from finetune.data.dataset import PhotoDataset, Sample
@@ -202,7 +202,7 @@ def test_a_recipe_that_mixes_gives_soft_targets(
         micro_batch = next(iter(source.batches(3, 0)))
         found[probability] = (micro_batch.inputs, micro_batch.targets)
     (plain, hard), (mixed, soft) = found[0.0], found[1.0]
-    drawn = draw_mix(
+    drawn = sample_mix(
         named("none", {"mix_probability": 1.0, "cutmix_share": 0.0}),
         batch=8,
         size=32,
