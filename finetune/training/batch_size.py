@@ -13,10 +13,15 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
+from torch.nn import functional
 
+from finetune.config import MachineConfig
 from finetune.errors import DeviceError
+from finetune.photos.preprocessing import Preprocessing
 from finetune.training.checkpoints import TrainState
 from finetune.training.data_source import LoaderConfig, PhotoSource
+from finetune.training.device import autocast_type
 from finetune.training.distributed import SINGLE_PROCESS, World
 from finetune.training.events import Callback, Note
 from finetune.training.loop import LoopConfig, fit
@@ -95,6 +100,54 @@ def find_batch_size(attempt: Callable[[int], None], *, most: int) -> int:
     while 2 * size <= most and fits(2 * size):
         size *= 2
     return size
+
+
+def try_batch_sizes(
+    module: nn.Module,
+    preprocessing: Preprocessing,
+    device: torch.device,
+    machine: MachineConfig,
+    *,
+    frozen: bool,
+    most: int,
+) -> int:
+    """Returns the largest batch size up to `most` whose training step fits on a device.
+
+    `frozen` trains the head alone. The network is on the CPU and unchanged afterwards.
+    """
+    before = {name: value.detach().clone() for name, value in module.state_dict().items()}
+    kind = autocast_type(machine, device)
+    requires_grad = {name: parameter.requires_grad for name, parameter in module.named_parameters()}
+
+    def attempt(size: int) -> None:
+        shape = (size, preprocessing.channels, preprocessing.size, preprocessing.size)
+        pixels = torch.zeros(shape, device=device).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(device.type, dtype=kind, enabled=kind != torch.float32):
+            logits = module(pixels)
+        targets = torch.zeros(size, dtype=torch.int64, device=device)
+        loss = functional.cross_entropy(logits.float(), targets)
+        if loss.requires_grad:
+            loss.backward()  # type: ignore[no-untyped-call]
+        # An optimizer such as AdamW holds two more numbers for each weight from its first step on.
+        trained = [parameter for parameter in module.parameters() if parameter.grad is not None]
+        moments = [torch.empty_like(parameter) for parameter in (*trained, *trained)]
+        del moments
+
+    try:
+        module.to(device).train(not frozen).requires_grad_(not frozen)
+
+        def clean(size: int) -> None:
+            try:
+                attempt(size)
+            finally:
+                module.zero_grad(set_to_none=True)
+
+        return find_batch_size(clean, most=most)
+    finally:
+        module.to("cpu").train()
+        module.load_state_dict(before)
+        for name, parameter in module.named_parameters():
+            parameter.requires_grad_(requires_grad[name])
 
 
 def fit_in_memory(

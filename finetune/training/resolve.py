@@ -7,15 +7,12 @@ import math
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
-import torch
 from torch import nn
-from torch.nn import functional
 
 from finetune.augmentation.pipelines import is_pipeline_file
 from finetune.augmentation.recipes import Recipe, named
 from finetune.config import (
     AugmentationConfig,
-    MachineConfig,
     Mode,
     ModelConfig,
     TrainConfig,
@@ -30,12 +27,12 @@ from finetune.photos.preprocessing import Preprocessing
 from finetune.tasks.data_split import DataSplit
 from finetune.training.batch_size import (
     REFERENCE_BATCH_SIZE,
-    find_batch_size,
     is_linear,
     largest_worthwhile,
     lr_factor,
+    try_batch_sizes,
 )
-from finetune.training.device import autocast_type, choose_device
+from finetune.training.device import choose_device
 from finetune.training.distributed import World
 from finetune.training.optimizer import DEFAULT_OPTIMIZER, check_optimizer, usual_lr
 
@@ -320,54 +317,6 @@ def check_shares(world: World, photos: int, *, batch_size: int, accumulate: int)
             f"--batch-size {batch_size}: a batch of {smallest} photos is too small for "
             f"{world.count} processes, since each trains on a share of it. Start fewer processes."
         )
-
-
-def try_batch_sizes(
-    module: nn.Module,
-    preprocessing: Preprocessing,
-    device: torch.device,
-    machine: MachineConfig,
-    *,
-    frozen: bool,
-    most: int,
-) -> int:
-    """Returns the largest batch size up to `most` whose training step fits on a device.
-
-    `frozen` trains the head alone. The network is on the CPU and unchanged afterwards.
-    """
-    before = {name: value.detach().clone() for name, value in module.state_dict().items()}
-    kind = autocast_type(machine, device)
-    requires_grad = {name: parameter.requires_grad for name, parameter in module.named_parameters()}
-
-    def attempt(size: int) -> None:
-        shape = (size, preprocessing.channels, preprocessing.size, preprocessing.size)
-        pixels = torch.zeros(shape, device=device).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(device.type, dtype=kind, enabled=kind != torch.float32):
-            logits = module(pixels)
-        targets = torch.zeros(size, dtype=torch.int64, device=device)
-        loss = functional.cross_entropy(logits.float(), targets)
-        if loss.requires_grad:
-            loss.backward()  # type: ignore[no-untyped-call]
-        # An optimizer such as AdamW holds two more numbers for each weight from its first step on.
-        trained = [parameter for parameter in module.parameters() if parameter.grad is not None]
-        moments = [torch.empty_like(parameter) for parameter in (*trained, *trained)]
-        del moments
-
-    try:
-        module.to(device).train(not frozen).requires_grad_(not frozen)
-
-        def clean(size: int) -> None:
-            try:
-                attempt(size)
-            finally:
-                module.zero_grad(set_to_none=True)
-
-        return find_batch_size(clean, most=most)
-    finally:
-        module.to("cpu").train()
-        module.load_state_dict(before)
-        for name, parameter in module.named_parameters():
-            parameter.requires_grad_(requires_grad[name])
 
 
 def _narrow(section: Any, kind: type[Any]) -> Any:

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from finetune.config import MachineConfig
+from finetune.config_io import resolve
 from finetune.errors import DeviceError
+from finetune.photos.preprocessing import Preprocessing
 from finetune.tasks.single_label import SingleLabel
 from finetune.training import batch_size as sizes
 from finetune.training.checkpoints import TrainState
@@ -193,3 +195,40 @@ def test_a_training_whose_photos_never_fit_says_so(tmp_path: Path) -> None:
     with pytest.raises(DeviceError) as error:
         train(tmp_path, 0, Numbers(4))
     assert str(error.value) == NOT_ONE
+
+
+class Tight(nn.Module):
+    """A network that has memory for so many photos."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most = most
+        self.norm = nn.BatchNorm2d(3)
+        self.fc = nn.Linear(3, 2)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        if len(pixels) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        logits: Tensor = self.fc(self.norm(pixels).mean((2, 3)))
+        return logits
+
+
+@pytest.mark.parametrize("mode", ["full", "head"])
+def test_trying_leaves_the_network_as_it_was(mode: str) -> None:
+    module = Tight(most=70)
+    module.norm.weight.requires_grad_(False)
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    machine = resolve({}, {"device": "cpu"}).machine
+    frozen = mode == "head"
+    device = torch.device("cpu")
+    assert (
+        sizes.try_batch_sizes(
+            module, Preprocessing(size=32), device, machine, frozen=frozen, most=256
+        )
+        == 64
+    )
+    after = module.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert all(parameter.grad is None for parameter in module.parameters())
+    wanted = {name: p.requires_grad for name, p in module.named_parameters()}
+    assert [name for name, needed in wanted.items() if not needed] == ["norm.weight"]

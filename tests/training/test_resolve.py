@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 import timm
 import torch
-from torch import Tensor, nn
 
 from finetune.augmentation.recipes import named
 from finetune.config_io import resolve
@@ -18,7 +17,6 @@ from finetune.training.resolve import (
     on_features,
     resolve_network,
     resolve_training,
-    try_batch_sizes,
 )
 
 SPEC = Preprocessing(size=32)
@@ -237,35 +235,3 @@ def test_on_a_gpu_it_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resolving, "try_batch_sizes", lambda *args, frozen, most: most)
     _, notes = batched()
     assert notes[0] == "Batch size 128: enough for 4,000 photos, and memory holds them."
-
-
-class Tight(nn.Module):
-    """A network that has memory for so many photos."""
-
-    def __init__(self, most: int) -> None:
-        super().__init__()
-        self.most = most
-        self.norm = nn.BatchNorm2d(3)
-        self.fc = nn.Linear(3, 2)
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        if len(pixels) > self.most:
-            raise torch.OutOfMemoryError("CUDA out of memory.")
-        logits: Tensor = self.fc(self.norm(pixels).mean((2, 3)))
-        return logits
-
-
-@pytest.mark.parametrize("mode", ["full", "head"])
-def test_trying_leaves_the_network_as_it_was(mode: str) -> None:
-    module = Tight(most=70)
-    module.norm.weight.requires_grad_(False)
-    before = {name: value.clone() for name, value in module.state_dict().items()}
-    machine = resolve({}, {"device": "cpu"}).machine
-    frozen = mode == "head"
-    device = torch.device("cpu")
-    assert try_batch_sizes(module, SPEC, device, machine, frozen=frozen, most=256) == 64
-    after = module.state_dict()
-    assert all(torch.equal(after[name], value) for name, value in before.items())
-    assert all(parameter.grad is None for parameter in module.parameters())
-    wanted = {name: p.requires_grad for name, p in module.named_parameters()}
-    assert [name for name, needed in wanted.items() if not needed] == ["norm.weight"]
