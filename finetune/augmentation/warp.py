@@ -165,8 +165,8 @@ def blur_levels(polynomials: Floats, height: int, width: int, size: int) -> NDAr
     """Returns the blur level of each photo against aliasing.
 
     Bilinear sampling sees 2 x 2 pixels: where one output pixel covers more, fine patterns alias.
-    Level n is a tent filter with a half width of 2^n pixels. It follows the reduction at the center,
-    sqrt(|det J|): 0 up to a factor of 1.68, 1 up to 3.36.
+    Level n is a tent filter with a half width of 2^n pixels. It depends on the reduction at the
+    center, sqrt(|det J|): 0 up to a factor of 1.68, 1 up to 3.36.
 
     Args:
         polynomials: `(B, 3, 4)`.
