@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
 import threading
@@ -76,7 +77,7 @@ def listen(host: str, port: int | None) -> socket.socket:
     tried = list(PORTS) if port is None else [port]
     for number in tried:
         try:
-            family, kind, protocol, _, address = socket.getaddrinfo(
+            family, _, _, _, address = socket.getaddrinfo(
                 host, number, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
             )[0]
         except (OSError, OverflowError) as error:
@@ -84,17 +85,14 @@ def listen(host: str, port: int | None) -> socket.socket:
                 f"--host {host} is not an address of this machine. Leave it out to serve this "
                 "machine only."
             ) from error
-        found = socket.socket(family, kind, protocol)
         try:
-            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            found.bind(address)
-            found.listen(128)
-            found.set_inheritable(False)
-            return found
+            dualstack = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
+            return socket.create_server(
+                address, family=family, backlog=128, dualstack_ipv6=dualstack
+            )
         except OSError as error:
-            found.close()
             if number == tried[-1]:
-                reason = (error.strerror or "cannot be used").lower()
+                reason = os.strerror(error.errno).lower() if error.errno else "cannot be used"
                 raise ConfigError(
                     f"--port {number} on {host}: {reason}. Choose another, or 0 for any free port."
                 ) from error

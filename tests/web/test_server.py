@@ -24,6 +24,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import Message
 
+from finetune.errors import ConfigError
 from finetune.web.server import (
     RequestLimits,
     Server,
@@ -37,6 +38,7 @@ import asyncio
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
+from finetune.errors import ConfigError
 from finetune.web.server import Server, ServerLimits, listen
 
 async def slow(request):
@@ -312,3 +314,21 @@ def test_lifespan_messages_have_no_deadline() -> None:
         return start
 
     assert received(receive, 1, kind="lifespan", seconds=0.0) == [start]
+
+
+def test_a_port_in_use_is_reported() -> None:
+    with listen("127.0.0.1", 0) as listening:
+        port = listening.getsockname()[1]
+        with pytest.raises(ConfigError) as error:
+            listen("127.0.0.1", port)
+    assert str(error.value) == (
+        f"--port {port} on 127.0.0.1: address already in use. Choose another, or 0 for any free "
+        "port."
+    )
+
+
+def test_a_foreign_address_is_reported() -> None:
+    with pytest.raises(ConfigError, match=r"^--port \d+ on 192\.0\.2\.1: .*\. Choose another"):
+        listen("192.0.2.1", 8765)
+    with pytest.raises(ConfigError, match=r"^--host nowhere\.invalid is not an address"):
+        listen("nowhere.invalid", None)
