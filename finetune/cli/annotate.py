@@ -115,7 +115,7 @@ def serve_page(
                 f"--host {host} lets everyone on your network reach this page, unencrypted. They "
                 "still need the token in the address; use it only on networks that you trust."
             )
-        output.say("Stop with Ctrl-C. Every decision is saved at once.")
+        output.info("Stop with Ctrl-C. Every decision is saved at once.")
         try:
             scan_worker.start()
             suggestion_worker.start()
@@ -124,7 +124,7 @@ def serve_page(
             Server(annotate_app(session, policy, suggestion_worker), listening).run()
         except KeyboardInterrupt:
             pass
-        output.say("Stopped. Every decision is saved.")
+        output.info("Stopped. Every decision is saved.")
 
 
 def print_agreement(root: Path, catalog: Path | None) -> None:
@@ -176,9 +176,9 @@ def move_photos(root: Path, catalog: Path | None, *, undo: bool, yes: bool) -> N
         output.text("Every labeled photo is already in the folder of its label.")
         return
     for move in moves[:_LISTED_MOVES]:
-        output.say(f"{move.source} -> {move.target}")
+        output.info(f"{move.source} -> {move.target}")
     if len(moves) > _LISTED_MOVES:
-        output.say(f"… and {len(moves) - _LISTED_MOVES:,} more")
+        output.info(f"… and {len(moves) - _LISTED_MOVES:,} more")
     if not yes:
         typer.confirm(f"Move {len(moves):,} photos in {root}?", abort=True, err=True)
     with output.progress("Moving") as advance:

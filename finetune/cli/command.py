@@ -80,7 +80,7 @@ class Command(typer.core.TyperCommand):
         return params
 
     def parse_args(self, ctx: Any, args: list[str]) -> Any:
-        """Parses the words of a command, with old option names replaced."""
+        """Parses the arguments of a command, with old option names replaced."""
         if "--help-all" in args:
             ctx.meta[_ALL] = True
             args = ["--help"]
@@ -112,7 +112,7 @@ class Group(typer.core.TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Runs the chosen command; exits 1 on a FinetuneError, 130 when interrupted."""
-        output.listen_to_library()
+        output.show_library_warnings()
         try:
             return super().invoke(ctx)
         except FinetuneError as error:
@@ -157,7 +157,7 @@ def _short_type(found: re.Match[str]) -> str:
 
 
 def current_names(command: str, args: list[str]) -> list[str]:
-    """Returns the words of a command line with old option names replaced by the current ones.
+    """Returns the arguments of a command with old option names replaced by the current ones.
 
     Each replacement is noted on stderr. Words after ``--`` are left alone.
 
@@ -297,10 +297,10 @@ def with_settings(*main: str) -> Callable[[Callable[..., None]], Callable[..., N
 
 
 def recipe_numbers(pairs: list[str]) -> dict[str, Any]:
-    """Returns ``{name: value}`` of what ``--set`` was given.
+    """Returns ``{name: value}`` of the values of ``--set``.
 
     Raises:
-        ConfigError: A word that is not NAME=VALUE.
+        ConfigError: A value is not NAME=VALUE.
     """
     numbers = {}
     for pair in pairs:
@@ -312,13 +312,13 @@ def recipe_numbers(pairs: list[str]) -> dict[str, Any]:
 
 
 def model_arguments(pairs: Iterable[str]) -> dict[str, Any]:
-    """Returns ``{name: value}`` of what ``--model-arg`` was given.
+    """Returns ``{name: value}`` of the values of ``--model-arg``.
 
-    A value is read as TOML has it (whole number, number, true, false, a list in brackets); numbers
+    A value is read as TOML has it (integer, number, true, false, a list in brackets); numbers
     with commas between them are a list, and anything else is text.
 
     Raises:
-        ConfigError: A word that is not NAME=VALUE.
+        ConfigError: A value is not NAME=VALUE.
 
     Example:
         >>> model_arguments(["widths=16,32", "kernel_size=3", "activation=tanh"])

@@ -1,4 +1,4 @@
-"""``finetune compare``: which run is better, and whether that is more than chance."""
+"""``finetune compare``: compares runs on the same photos, with a paired test."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def compare(
                 photos_root=on or photos_root(folders[0].path),
                 progress=advance,
             )
-        output.say(f"Written: {written}")
+        output.info(f"Written: {written}")
         if show:
             open_page(written)
 
@@ -104,12 +104,12 @@ def _evaluated_on(
     paths: Sequence[Path],
     device: str | None,
 ) -> tuple[list[Contender], str]:
-    """Returns what each run says of a folder, and a sentence on what of it was left out."""
+    """Returns the predictions of each run for a folder, and a note about photos left out."""
     from finetune.photos.multi_label import merge_copies
     from finetune.reporting.compare import Contender
 
     collection = read_collection(on)
-    taught = {row.digest for record in records for row in record.split if row.part != "test"}
+    seen = {row.digest for record in records for row in record.split if row.part != "test"}
     if all(record.multi_label for record in records):
         merged, _ = merge_copies(collection.photos)
         collection = dataclasses.replace(collection, photos=tuple(merged))
@@ -118,14 +118,14 @@ def _evaluated_on(
     else:
         kept = [k for k, photo in enumerate(collection.photos) if len(photo.labels) == 1]
         unusable = "with no label or several"
-    fresh = [k for k in kept if collection.photos[k].digest not in taught]
-    said = []
+    fresh = [k for k in kept if collection.photos[k].digest not in seen]
+    reasons = []
     if len(kept) < len(collection):
-        said.append(f"{count(len(collection) - len(kept), 'photo')} {unusable}")
+        reasons.append(f"{count(len(collection) - len(kept), 'photo')} {unusable}")
     if len(fresh) < len(kept):
         learned = count(len(kept) - len(fresh), "photo")
-        said.append(f"{learned} that one of the runs was trained or validated on")
-    left_out = f"Left out of {on}: {', '.join(said)}." if said else ""
+        reasons.append(f"{learned} that one of the runs was trained or validated on")
+    left_out = f"Left out of {on}: {', '.join(reasons)}." if reasons else ""
     if not fresh:
         raise ConfigError(f"--on {on} has nothing to compare on. {left_out}".strip())
     contenders = [
@@ -153,11 +153,11 @@ def _predictions(
     found = []
     with output.progress(name) as advance:
         files = [collection.path_of(photo) for photo in photos]
-        for photo, said in zip(photos, predictor.predict_stream(files), strict=True):
-            # A file that went bad since the scan is missing here and so not compared.
-            if said.ranked:
-                ranked = [(item.label, item.probability) for item in said.ranked[:RANKED]]
-                label_set = said.label_set
+        for photo, prediction in zip(photos, predictor.predict_stream(files), strict=True):
+            # A file that became unreadable after the scan is not compared.
+            if prediction.ranked:
+                ranked = [(item.label, item.probability) for item in prediction.ranked[:RANKED]]
+                label_set = prediction.label_set
                 found.append(
                     Prediction(
                         path=photo.path,

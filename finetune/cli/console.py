@@ -1,4 +1,4 @@
-"""The only printer of the program: tables to stdout, progress and errors to stderr, JSON whole."""
+"""Output of the program: tables and JSON on stdout, progress and errors on stderr."""
 
 from __future__ import annotations
 
@@ -24,76 +24,76 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say only results and errors.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only results and errors.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Answer yes to every question.")]
 
 
 class Advance(Protocol):
-    """What a library function calls as its `progress`: how many are done, of how many."""
+    """Callback that library functions take as `progress`."""
 
     def __call__(self, done: int, total: int) -> None:
-        """Takes how many are done."""
+        """Receives how many of `total` are done."""
         ...
 
 
 @dataclass
 class Output:
-    """Where a command's words go; set once by the global options."""
+    """Output of the running command; `quiet` and `json` are its options."""
 
     quiet: bool = False
     json: bool = False
     stdout: Console = field(default_factory=lambda: Console(highlight=False))
     stderr: Console = field(default_factory=lambda: Console(stderr=True, highlight=False))
 
-    def listen_to_library(self) -> None:
-        """Shows what the library logs as warnings; once, however often it is called."""
+    def show_library_warnings(self) -> None:
+        """Prints the library's warnings; further calls change nothing."""
         logger = logging.getLogger("finetune")
         if not any(isinstance(handler, _Notes) for handler in logger.handlers):
             logger.addHandler(_Notes(self))
             logger.propagate = False
 
     def plain(self, text: str) -> Text:
-        """Returns text for a table's cell in which no markup is read."""
+        """Returns a cell of a table; brackets are no markup."""
         return Text(text)
 
     def print(self, *parts: object) -> None:
-        """Prints a result to stdout; nothing under --json, where only `document` speaks."""
+        """Prints a result to stdout, except under --json."""
         if not self.json:
             self.stdout.print(*parts)
 
     def text(self, text: str) -> None:
-        """Prints plain text to stdout with no markup read into it."""
+        """Prints text to stdout, except under --json; brackets are no markup."""
         if not self.json:
             self.stdout.print(text, markup=False, soft_wrap=True)
 
-    def say(self, text: str) -> None:
-        """Says on stderr what is being done, or done instead of what was asked."""
+    def info(self, text: str) -> None:
+        """Prints a remark to stderr, except under --quiet."""
         if not self.quiet:
             self.stderr.print(text, markup=False, soft_wrap=True)
 
     def warn(self, text: str) -> None:
-        """Says on stderr what a person must know even under --quiet."""
+        """Prints a warning to stderr, also under --quiet."""
         self.stderr.print(f"[yellow]Note:[/] {escape(text)}", soft_wrap=True)
 
     def error(self, text: str) -> None:
-        """Prints one error line to stderr."""
+        """Prints an error to stderr."""
         self.stderr.print(f"[bold red]Error:[/] {escape(text)}", soft_wrap=True)
 
     def document(self, value: Any) -> None:
-        """Prints the one JSON document of a command under --json."""
+        """Prints the command's JSON document under --json."""
         if self.json:
             sys.stdout.write(json.dumps(value, ensure_ascii=False, default=str, indent=2) + "\n")
 
     def line(self, value: Any) -> None:
-        """Prints one line of JSON under --json, for a command that goes on saying things."""
+        """Prints one line of JSON under --json, for a command that prints as it runs."""
         if self.json:
             sys.stdout.write(json.dumps(value, ensure_ascii=False, default=str) + "\n")
             sys.stdout.flush()
 
     @contextmanager
     def progress(self, what: str, unit: str = "photos") -> Iterator[Advance]:
-        """Yields `advance(done, total)`, drawn as a bar on stderr where that is a terminal."""
+        """Yields ``advance(done, total)``, which draws a bar on stderr if that is a terminal."""
         if self.quiet or not self.stderr.is_terminal:
             yield lambda done, total: None
             return
@@ -110,13 +110,13 @@ class Output:
             yield lambda done, total: bars.update(task, completed=done, total=total)
 
 
-def speaks() -> bool:
-    """Returns whether this process is the one that speaks, of those that torchrun has started."""
+def is_main_process() -> bool:
+    """Returns whether this is the process that prints, of those started by torchrun."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
 class _Notes(logging.Handler):
-    """Says the library's warnings on stderr."""
+    """Handler that prints the library's warnings."""
 
     def __init__(self, target: Output) -> None:
         super().__init__(logging.WARNING)
@@ -127,7 +127,7 @@ class _Notes(logging.Handler):
 
 
 def make_table(*columns: str, title: str | None = None, right: tuple[str, ...] = ()) -> Table:
-    """Returns an empty table in the house style; `right` names the columns of numbers."""
+    """Returns an empty table; the columns in `right` are aligned right."""
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for name in columns:
         table.add_column(Text(name), justify="right" if name in right else "left", overflow="fold")
@@ -143,5 +143,5 @@ output = Output()
 """The output of the running command."""
 
 if os.environ.get("COLUMNS") is None and not sys.stdout.isatty():
-    # A pipe has no width: without one rich would wrap tables at 80 columns into unreadable cells.
+    # In a pipe, rich would wrap tables at 80 columns.
     output.stdout.width = 160

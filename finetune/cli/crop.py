@@ -142,7 +142,7 @@ def _propose(catalog: Catalog, collection: Collection, policy: CropPolicy) -> di
     if kept:
         output.text(f"{count(kept, 'photo')} with your own crop, which was kept.")
     if found.crops:
-        output.say("Training uses the proposed crops from now on; --clear removes them.")
+        output.info("Training uses the proposed crops from now on; --clear removes them.")
     if found.nothing_found:
         output.text(f"{count(len(found.nothing_found), 'photo')} without a visible subject.")
     for problem in found.problems:

@@ -33,7 +33,7 @@ def demo(
         )
     from finetune.demo_data import draw_collection, draw_unseen
 
-    output.say(f"Drawing a demo collection into {folder / 'photos'}")
+    output.info(f"Drawing a demo collection into {folder / 'photos'}")
     with output.progress("Drawing") as advance:
         drawn = draw_collection(
             folder / "photos", photos_per_species=per_label, seed=seed, progress=advance
@@ -46,7 +46,7 @@ def demo(
     from finetune.curation.crop_proposals import propose_crops
     from finetune.training.train import train
 
-    output.say("Finding the bird in each photo")
+    output.info("Finding the bird in each photo")
     with output.progress("Finding") as advance:
         propose_crops(folder / "photos", CropPolicyConfig(method="saliency"), progress=advance)
     config = resolve({}, {"model": "finetune_small", "seed": seed, "views": 4, "epochs": 40})

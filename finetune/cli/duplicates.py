@@ -21,15 +21,16 @@ if TYPE_CHECKING:
 def duplicates(
     photos: Photos = None,
     max_distance_bits: Annotated[
-        int, typer.Option(help="Most bits (of 64) by which near-duplicates differ.", min=0, max=20)
+        int,
+        typer.Option(help="Maximum bits (of 64) by which near-duplicates differ.", min=0, max=20),
     ] = 8,
     bursts: Annotated[
-        bool, typer.Option("--bursts", help="Also group frames that one camera took seconds apart.")
+        bool, typer.Option("--bursts", help="Also group photos that one camera took seconds apart.")
     ] = False,
     burst_seconds: Annotated[
-        float, typer.Option(help="With --bursts: the longest pause between two frames.", min=0)
+        float, typer.Option(help="With --bursts: maximum pause between two photos.", min=0)
     ] = 2.0,
-    limit: Annotated[int, typer.Option(help="Most groups to list.", min=0)] = 20,
+    limit: Annotated[int, typer.Option(help="Maximum groups to list.", min=0)] = 20,
     page: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Write all groups with thumbnails to this HTML file."),

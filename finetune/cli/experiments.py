@@ -1,4 +1,4 @@
-"""``finetune ablate``: compares augmentations, or values of another setting, on your photos."""
+"""``finetune ablate`` and ``finetune lr-find``: compares settings, and finds a learning rate."""
 
 from __future__ import annotations
 

@@ -39,9 +39,9 @@ def export(
         ),
     ] = None,
     calibration_photos: Annotated[
-        int, typer.Option(help="How many int8 learns its ranges from.")
+        int, typer.Option(help="Photos that int8 is calibrated on.")
     ] = 64,
-    check_photos: Annotated[int, typer.Option(help="How many the export is compared on.")] = 64,
+    check_photos: Annotated[int, typer.Option(help="Photos that the export is compared on.")] = 64,
     push: Annotated[
         str | None,
         typer.Option(help="Send to the Hugging Face hub instead, as USER/NAME, private."),
@@ -77,7 +77,7 @@ def export(
         check_photos=check_photos,
     )
     named = list(photos_of(photos)) if photos else None
-    done = library.export(folder, options, out=out, photos=named, say=output.say)
+    done = library.export(folder, options, out=out, photos=named, say=output.info)
     _report(done, options)
 
 

@@ -36,10 +36,10 @@ def export_photos(
         bool, typer.Option("--symlink", help="Write symbolic links instead of copies.")
     ] = False,
     crops: Annotated[
-        bool, typer.Option("--crops", help="Cut out the square of each photo that has one.")
+        bool, typer.Option("--crops", help="Write the crop of each photo that has one.")
     ] = False,
     size: Annotated[
-        int | None, typer.Option(help="Write square JPEGs of so many pixels a side.", min=1)
+        int | None, typer.Option(help="Write square JPEGs of this size in pixels.", min=1)
     ] = None,
     fit: Annotated[
         str, typer.Option(metavar="crop|pad|squash", help="How a photo becomes square.")
@@ -101,16 +101,17 @@ def import_(
         typer.Argument(help="Folder of photos; default: ./photos. For a data set a new folder."),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Also replace what a person said before.")
+        bool, typer.Option("--overwrite", help="Also replace labels that a person assigned.")
     ] = False,
     empty_is_none: Annotated[
         bool,
         typer.Option(
-            "--empty-is-none", help="A line without a label says that none fits the photo."
+            "--empty-is-none",
+            help="Rows without a label mean that the photo has none of the labels.",
         ),
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would change, and change nothing.")
+        bool, typer.Option("--dry-run", help="Print the changes without making them.")
     ] = False,
     encoding: Annotated[str, typer.Option(help="Encoding of the file.")] = "utf-8",
     catalog: CatalogPath = None,
@@ -207,12 +208,12 @@ def _report(plan: LabelImport, dry_run: bool) -> None:
     if plan.kept:
         first, names = plan.kept[0]
         output.warn(
-            f"{count(len(plan.kept), 'photo')} kept what a person said before, {first} "
+            f"{count(len(plan.kept), 'photo')} kept labels that a person assigned, {first} "
             f"({', '.join(names)} in the file) among them; --overwrite replaces it."
         )
     if plan.unknown:
         shown = ", ".join(row.path for row in plan.unknown[:_SHOWN])
         more = f" and {len(plan.unknown) - _SHOWN:,} more" if len(plan.unknown) > _SHOWN else ""
-        output.warn(f"No photo of the collection is {shown}{more}.")
+        output.warn(f"Not in the collection: {shown}{more}.")
     if plan.unlabeled:
-        output.warn(f"{plan.unlabeled:,} lines have no label.")
+        output.warn(f"{count(plan.unlabeled, 'row')} without a label skipped.")

@@ -1,4 +1,4 @@
-"""``finetune models``: which networks there are."""
+"""``finetune models`` and ``finetune summary``: the networks, and one layer by layer."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def models(
 
     names = list(RECOMMENDED) if pattern is None else find_models(pattern)
     if not names:
-        raise ModelError(f"No model is named like '{pattern}'. Try a shorter part of the name.")
+        raise ModelError(f"No model matches '{pattern}'. Try a shorter part of the name.")
     counted = len(names) <= _MOST_WITH_PARAMETERS
     found = list_models(names, count_parameters=counted)
     output.document([vars(item) for item in found])
@@ -42,9 +42,9 @@ def models(
         table.add_row(item.name, _millions(item), f"{item.size} px", item.weights)
     output.print(table)
     if pattern is None:
-        output.say("A choice of well-tried ones. All of timm's work: finetune models 'resnet*'")
+        output.info("These are recommended. Search all timm models with: finetune models 'resnet*'")
     elif not counted:
-        output.say(f"{len(found):,} models; name fewer to see their parameters.")
+        output.info(f"{len(found):,} models; narrow the pattern to see their parameters.")
 
 
 def _millions(item: ListedModel) -> str:
@@ -114,7 +114,9 @@ def _print(result: NetworkSummary) -> None:
     counted = sum(row.multiply_adds or 0 for row in result.rows)
     if result.multiply_adds != counted:
         extra = result.multiply_adds - counted
-        output.text(f"{extra:,} of the multiply-adds are products of maps, as in attention.")
+        output.text(
+            f"{extra:,} of the multiply-adds are products of feature maps, as in attention."
+        )
 
 
 def _number(value: int | None) -> str:

@@ -1,4 +1,4 @@
-"""``finetune predict``: what is on photos, told, listed, sorted or explained."""
+"""``finetune predict``: predicts the labels of photos; lists, sorts and explains them."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def predict(
     output.json, output.quiet = json, quiet
     if undo:
         if photos:
-            raise ConfigError("--undo takes no photos; it undoes what was sorted before.")
+            raise ConfigError("--undo takes no photos; it undoes an earlier sorting.")
         if sort_into is None:
             raise ConfigError("--undo needs the sorted folder: --sort-into DIR --undo.")
         _undo(sort_into)
@@ -105,10 +105,10 @@ def predict(
     first, paths = _peek(paths)
     if first is None:
         output.document([])
-        output.say("No photos were named.")
+        output.info("No photos were named.")
         return
     predictor = Predictor.load(run or None, device=device, config=config)
-    output.say(f"By {predictor.name}")
+    output.info(f"By {predictor.name}")
     if sort_into is not None and how == "move" and not yes:
         typer.confirm(f"Move the photos to {sort_into}?", abort=True, err=True)
     with contextlib.ExitStack() as stack:
@@ -124,7 +124,7 @@ def predict(
         extras = _extras(predictor, run, explain, similar, show, stack)
         done = len(list(table.done.elements())) if table is not None else 0
         if done:
-            output.say(f"{csv} has {done:,} of them already.")
+            output.info(f"{csv} has {done:,} of them already.")
         wanted = list(paths) if table is None else list(table.missing(paths))
         printer = Printer(top, len(wanted), predictor.labels, extras, quiet_rows=csv is not None)
         failed = 0
@@ -144,7 +144,7 @@ def predict(
 
 
 def _peek(paths: Iterator[Path]) -> tuple[Path | None, Iterator[Path]]:
-    """Returns the first path, and all of them: what cannot be listed is said before a run opens."""
+    """Returns the first path, and all of them, so that errors come before a run is loaded."""
     import itertools
 
     first = next(paths, None)
@@ -209,7 +209,7 @@ def _extras(
                     TrainingPhotos(folder, engine, progress=lambda d, t: advance(d, t))
                 )
     if show and not output.stdout.is_terminal:
-        output.say("--show draws only in a terminal.")
+        output.info("--show draws only in a terminal.")
         show = False
     return Extras(predictor, overlays, training, similar, show and not output.json)
 
@@ -227,10 +227,12 @@ def _sum_up(
     csv: Path | None, folder: Path | None, sorter: Sorter | None, total: int, failed: int
 ) -> None:
     if csv is not None:
-        output.say(f"{total:,} rows added to {csv}.")
+        output.info(f"{total:,} rows added to {csv}.")
     if sorter is not None:
         for label, count in sorted(sorter.counts.items()):
-            output.say(f"{count:>7,}  {label}")
-        output.say(f"Sorted into {folder}. Undo with: finetune predict --sort-into {folder} --undo")
+            output.info(f"{count:>7,}  {label}")
+        output.info(
+            f"Sorted into {folder}. Undo with: finetune predict --sort-into {folder} --undo"
+        )
     if failed and total > FEW:
-        output.say(f"{failed:,} of {total:,} photos could not be opened.")
+        output.info(f"{failed:,} of {total:,} photos could not be opened.")

@@ -1,4 +1,4 @@
-"""Prints the answers of ``finetune predict``: tables for a few photos, lines for many, or JSON."""
+"""Prints predictions: a table per photo for a few, a line for many, or JSON."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _NO_LABEL = "none of these: no label reaches its threshold"
 
 @dataclass
 class Extras:
-    """What is shown of a photo beside its labels."""
+    """Further output per photo: heat map, similar training photos, picture."""
 
     predictor: Predictor
     overlays: Path | None
@@ -65,10 +65,9 @@ class Extras:
 
 
 class Printer:
-    """Prints answers as they come: tables for a few photos, lines for many, JSON on request.
+    """Prints predictions as they arrive: tables for a few photos, lines for many, or JSON.
 
-    Nothing is kept of an answer once it is printed, so that 100,000 photos take no more memory
-    than 100.
+    It keeps none of them, so 100,000 photos take no more memory than 100.
     """
 
     def __init__(
@@ -100,7 +99,7 @@ class Printer:
         return not self.silent and not output.json and output.stdout.is_terminal
 
     def add(self, answer: PhotoPrediction) -> None:
-        """Prints one answer."""
+        """Prints one prediction."""
         further = self.extras.of(answer)
         if output.json:
             self._json(answer.to_dict(self.top) | further)
@@ -111,7 +110,7 @@ class Printer:
             self._line(answer)
 
     def close(self) -> None:
-        """Prints what comes last."""
+        """Prints the end."""
         if output.json:
             self._stream.write("[]\n" if self._first else "\n]\n")
             self._stream.flush()

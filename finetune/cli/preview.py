@@ -1,4 +1,4 @@
-"""``finetune preview``: look at an augmentation before training with it."""
+"""``finetune preview``: pictures of augmented photos."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def preview(
     presets: Annotated[
         bool, typer.Option("--presets", help="Show the eight named Möbius maps instead.")
     ] = False,
-    rows: Annotated[int, typer.Option(help="How many photos.", min=1, max=50)] = 4,
-    draws: Annotated[int, typer.Option(help="How many draws of each.", min=1, max=50)] = 8,
+    rows: Annotated[int, typer.Option(help="Number of photos.", min=1, max=50)] = 4,
+    draws: Annotated[int, typer.Option(help="Augmented versions per photo.", min=1, max=50)] = 8,
     size: Annotated[int, typer.Option(help="Side of a tile in pixels.", min=16, max=1024)] = 224,
     seed: Seed = 0,
     set_: SetNumbers = None,

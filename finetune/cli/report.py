@@ -28,7 +28,7 @@ def report(
     ] = None,
     explain: Annotated[
         bool,
-        typer.Option(help="Show what the network looked at, and labels that are likely wrong."),
+        typer.Option(help="Show what the model looked at, and likely label errors."),
     ] = True,
     file: Annotated[
         Path | None,
@@ -52,7 +52,7 @@ def report(
     if root is None:
         output.warn(
             "The photos are not where they were, so the report shows them by name. "
-            "Say where they are with --photos."
+            "Give their folder with --photos."
         )
     extras = Extras(part=part)
     if root is not None and explain:

@@ -1,4 +1,4 @@
-"""``finetune scan``: what is in a folder of photos, and what is wrong with it."""
+"""``finetune scan``: labels and problems of the photos in a folder."""
 
 from __future__ import annotations
 
@@ -26,13 +26,11 @@ def scan(
     catalog: CatalogPath = None,
     page: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Write all findings with pictures to this HTML file."),
+        typer.Option("--output", "-o", help="Write all issues with pictures to this HTML file."),
     ] = None,
     max_distance_bits: Annotated[
         int,
-        typer.Option(
-            help="How many of 64 bits the hashes of near-duplicates may differ by.", min=0, max=20
-        ),
+        typer.Option(help="Maximum bits (of 64) by which near-duplicates differ.", min=0, max=20),
     ] = 8,
     json: Json = False,
     quiet: Quiet = False,
@@ -54,7 +52,7 @@ def scan(
     if page is not None:
         with output.progress("Drawing pictures") as progress:
             write_contact_sheet(page, collection, rows, findings, progress=progress)
-        output.say(f"Written: {page}")
+        output.info(f"Written: {page}")
     output.document(_document(collection, rows, findings, page))
     _print(collection, rows, findings)
 

@@ -79,7 +79,7 @@ def serve(
             max_body_bytes=limits.body_bytes,
             public=frozenset({"/healthz"}),
         )
-        log = output.say if access_log else lambda line: None
+        log = output.info if access_log else lambda line: None
         server = Server(
             serve_app(predictor, policy, limits, log=log),
             listening,
@@ -87,7 +87,7 @@ def serve(
         )
         address = address_of(host, number, key)
         output.text(f"{predictor.name} is served at {address}")
-        output.say("Stop with Ctrl-C.")
+        output.info("Stop with Ctrl-C.")
         if open_browser:
             typer.launch(address)
         server.run()

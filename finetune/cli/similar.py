@@ -1,4 +1,4 @@
-"""``finetune similar``: gather from a pool what looks like a few chosen photos."""
+"""``finetune similar``: finds photos that look like a few chosen ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``finetune split``: who trains, who chooses, who tests, and the proof that no one peeks."""
+"""``finetune split``: the split into train, validation and test, and its check for leaks."""
 
 from __future__ import annotations
 
@@ -36,11 +36,9 @@ def split(
         ),
     ] = None,
     validation: Annotated[
-        float | None, typer.Option(help="Share to choose and calibrate by. default: 0.15.")
+        float | None, typer.Option(help="Share of validation photos; default: 0.15.")
     ] = None,
-    test: Annotated[
-        float | None, typer.Option(help="Share for the final figures. default: 0.15.")
-    ] = None,
+    test: Annotated[float | None, typer.Option(help="Share of test photos; default: 0.15.")] = None,
     min_photos: Annotated[
         int | None, typer.Option(help="Leave out labels with fewer photos than this.", min=2)
     ] = None,
@@ -52,12 +50,12 @@ def split(
         typer.Option(help="With --multi-label: folder of photos that have none of the labels."),
     ] = None,
     folds: Annotated[
-        int | None, typer.Option(help="Make so many folds for cross-validation instead.", min=2)
+        int | None, typer.Option(help="Make this many folds for cross-validation instead.", min=2)
     ] = None,
     audit: Annotated[
         str | None,
         typer.Option(
-            metavar="RUN", help="Say how many points the split of a run flatters its accuracy."
+            metavar="RUN", help="Measure how much near-duplicates in train raise a run's accuracy."
         ),
     ] = None,
     out: Annotated[
@@ -122,7 +120,7 @@ def _split(collection: Collection, settings: TrainConfig, out: Path | None) -> N
             "the split to finetune."
         )
     for note in notes:
-        output.say(note)
+        output.info(note)
     if short:
         output.warn(summarize_imbalances(short))
     if out is not None:
@@ -186,7 +184,7 @@ def _folds(collection: Collection, settings: TrainConfig, folds: int, out: Path 
             "with such a label."
         )
     for note in notes:
-        output.say(note)
+        output.info(note)
     if out is not None:
         output.text(f"Written: {out}/split-fold-1.csv ... split-fold-{folds}.csv")
     output.document({"folds": listed, "always_train": always, "notes": list(notes)})

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from finetune.cli.command import MORE, SetNumbers, photos_folder, recipe_numbers, with_settings
-from finetune.cli.console import Json, Quiet, make_table, output, speaks
+from finetune.cli.console import Json, Quiet, is_main_process, make_table, output
 from finetune.cli.evaluate import metrics_table
 from finetune.config import TrainConfig
 from finetune.config_io import read_toml, resolve
@@ -93,7 +93,7 @@ def train(
     The photos are in one folder per label, or in train/, val/ and test/ folders of such folders.
     The result is a folder in ./runs with the model and everything that it needs.
     """
-    output.json, output.quiet = json, quiet or not speaks()
+    output.json, output.quiet = json, quiet or not is_main_process()
     if resume is not None:
         _refuse_with_resume(photos, name, from_, config, flags, set_)
         if is_cross_validation(resume):
@@ -104,11 +104,11 @@ def train(
     if folds is not None:
         if resume is not None or from_ is not None:
             other = "--from" if resume is None else "--resume"
-            raise ConfigError(f"--folds begins anew; leave out {other}.")
+            raise ConfigError(f"--folds starts a new training; leave out {other}.")
         plan = {"folds": folds, "final": final, "keep_models": keep_folds}
         train_folds(photos_folder(photos), settings, plan, name)
         return
-    # Checked before torch is loaded: a typing mistake is answered at once.
+    # Options are checked before torch is loaded, so that errors appear at once.
     from finetune.cli.training_progress import TrainingView
     from finetune.training import train as library
 
@@ -118,8 +118,8 @@ def train(
         from finetune.training.warm_start import inherit, open_parent
 
         parent = open_parent(find_run(from_))
-        said = {*flags, *named_in(config)}
-        settings = inherit(settings, parent, explicit=said, same_photos=photos is None)
+        explicit = {*flags, *named_in(config)}
+        settings = inherit(settings, parent, explicit=explicit, same_photos=photos is None)
         photos = photos or parent.photos()
     with TrainingView(output) as view:
         if resume is not None:
@@ -128,7 +128,7 @@ def train(
             result = library.train(
                 photos_folder(photos), settings, run=name, callback=view, parent=parent
             )
-    if not speaks():
+    if not is_main_process():
         return
     output.document(
         {
@@ -192,7 +192,7 @@ def _refuse_with_resume(
 
 
 def show_result(result: RunResult, *, follow: bool = True) -> None:
-    """Prints what a training came to, and what to do next unless `follow` is False."""
+    """Prints the result of a training, and unless `follow` is False the next command."""
     from finetune.reporting.formatting import duration
 
     part = "test" if "test" in result.metrics else "validation"

@@ -56,7 +56,7 @@ class TrainingView:
         """Receives an event of the training."""
         match event:
             case Note():
-                self._output.say(event.text)
+                self._output.info(event.text)
             case Progressed():
                 self._show(event.stage, event.done, event.total, "photos")
             case StepDone():
@@ -79,10 +79,10 @@ class TrainingView:
 
     def _row(self, event: EpochDone) -> None:
         if self._rows == 0:
-            self._output.say(_HEADER)
+            self._output.info(_HEADER)
         self._rows += 1
         mark = "  best" if event.best else ""
-        self._output.say(
+        self._output.info(
             f"{event.epoch:>4} / {event.epochs:<2}  {event.train_loss:>10.3f}  "
             f"{event.train_accuracy:>7.1%}  {event.validation_loss:>8.3f}  "
             f"{event.validation_accuracy:>7.1%}  {duration(event.seconds):>7}{mark}"

@@ -40,7 +40,7 @@ def watch(
 ) -> None:
     """Watch a training run in another terminal.
 
-    It only reads the run's folder: Ctrl-C stops watching, and the training goes on. With --json it
+    It only reads the run's folder: Ctrl-C stops watching, not the training. With --json it
     prints one line per epoch and one per evaluation.
     """
     output.json, output.quiet = json, quiet
@@ -72,9 +72,9 @@ def watch(
         except KeyboardInterrupt:
             messages.append(f"{folder.path} is still training. See it with: finetune watch")
     for message in messages:
-        output.say(message)
+        output.info(message)
     if progress.state == "interrupted":
-        output.say(f"The training was interrupted. Next: finetune train --resume {folder.path}")
+        output.info(f"The training was interrupted. Next: finetune train --resume {folder.path}")
     elif progress.state == "finished" and folder.metrics_file.is_file():
         for name, metrics in folder.read(folder.metrics_file).items():
             output.text(metrics_line(name, metrics))

@@ -50,12 +50,10 @@ def test_models_lists_a_choice_and_finds_by_pattern(run: Callable[..., Result]) 
         }
     ]
     many = run("models", "*")
-    assert "name fewer to see their parameters" in many.stderr
+    assert "narrow the pattern to see their parameters" in many.stderr
     assert "resnet50" in many.stdout
     missing = run("models", "qqq", code=1)
-    assert (
-        missing.stderr == "Error: No model is named like 'qqq'. Try a shorter part of the name.\n"
-    )
+    assert missing.stderr == "Error: No model matches 'qqq'. Try a shorter part of the name.\n"
 
 
 def test_evaluate_names_strange_labels_and_writes_beside_the_run(

@@ -65,7 +65,7 @@ def test_folds_as_json_and_without_a_final_model(
     ("words", "message"),
     [
         (["--folds", "1"], "--folds 1 must be at least 2."),
-        (["--folds", "3", "--from", "x"], "--folds begins anew; leave out --from."),
+        (["--folds", "3", "--from", "x"], "--folds starts a new training; leave out --from."),
     ],
 )
 def test_folds_that_cannot_be_made(

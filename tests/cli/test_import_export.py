@@ -43,7 +43,7 @@ def test_dry_run_changes_nothing(run, photos, tmp_path):
     table.write_text("path,label\ngull/gull 0.png,heron\nnone.png,heron\n", encoding="utf-8")
     result = run("import", table, photos, "--dry-run")
     assert "CSV: 1 photo would get new labels, 0 had them already." in result.stdout
-    assert "No photo of the collection is none.png." in result.stderr
+    assert "Not in the collection: none.png." in result.stderr
     assert "CSV: 1 photo got new labels, 0 had them already." in run("import", table, photos).stdout
     assert (
         "CSV: 0 photos got new labels, 1 had them already." in run("import", table, photos).stdout
@@ -56,7 +56,7 @@ def test_a_persons_word_is_kept_and_named(run, photos, tmp_path):
     run("import", table, photos)
     table.write_text("path,label\ngull/gull 0.png,tern\n", encoding="utf-8")
     assert (
-        "1 photo kept what a person said before, gull/gull 0.png (tern in the file) among them; "
+        "1 photo kept labels that a person assigned, gull/gull 0.png (tern in the file) among them; "
         "--overwrite replaces it."
     ) in run("import", table, photos).stderr
     assert "1 photo got new labels" in run("import", table, photos, "--overwrite").stdout

@@ -149,7 +149,7 @@ def test_views_change_the_answer_a_little_and_several_runs_are_named(
         ),
         (
             ("x", "--sort-into", "y", "--undo"),
-            "--undo takes no photos; it undoes what was sorted before.",
+            "--undo takes no photos; it undoes an earlier sorting.",
         ),
         (
             ("--sort-into", "y", "--undo"),

@@ -30,7 +30,7 @@ def run_command():
 def said(monkeypatch):
     """What the console is told to say on stderr: notes and errors."""
     told = []
-    for name in ("warn", "error", "say"):
+    for name in ("warn", "error", "info"):
         monkeypatch.setattr(output, name, told.append)
     return told
 
@@ -69,7 +69,7 @@ def test_report_without_its_photos_says_so_and_how_to_help(run_command, run_make
     assert run_command("report", str(run.path)).exit_code == 0
     assert said == [
         "The photos are not where they were, so the report shows them by name. "
-        "Say where they are with --photos."
+        "Give their folder with --photos."
     ]
     result = run_command("report", str(run.path), "--photos", str(moved), "--json")
     assert json.loads(result.stdout)["shown"] == 9
