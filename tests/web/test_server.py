@@ -38,7 +38,6 @@ import asyncio
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
-from finetune.errors import ConfigError
 from finetune.web.server import Server, ServerLimits, listen
 
 async def slow(request):
