@@ -63,7 +63,7 @@ def read_archive(path: Path) -> ArchivedFolders | None:
         members = _zip_members(path) if path.suffix.lower() == ".zip" else _tar_members(path)
     except (*_DAMAGED, ValueError) as error:
         raise CollectionError(f"{path} is not an archive, or is damaged: {error}.") from error
-    names = _names(path, members)
+    names = _safe_names(path, members)
     if not any("/" in name for name in names.values()):
         return None
     read = _read_zip if path.suffix.lower() == ".zip" else _read_tar
@@ -74,7 +74,7 @@ def read_archive(path: Path) -> ArchivedFolders | None:
     )
 
 
-def _names(path: Path, members: Sequence[str]) -> dict[str, str]:
+def _safe_names(path: Path, members: Sequence[str]) -> dict[str, str]:
     """Returns a safe relative path by member, without a folder common to all.
 
     Members with ``..`` and hidden files are left out.

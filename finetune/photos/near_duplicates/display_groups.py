@@ -103,7 +103,7 @@ def _group(
     kept: list[int] = []
     rows = []
     for index in ranked:
-        keeper = next((k for k in kept if _linked(prints, k, index, rule, bursts)), None)
+        keeper = next((k for k in kept if _is_match(prints, k, index, rule, bursts)), None)
         if keeper is None:
             kept.append(index)
         rows.append(
@@ -117,7 +117,7 @@ def _group(
     return NearDuplicateGroup(photos=tuple(rows))
 
 
-def _linked(
+def _is_match(
     prints: Fingerprints,
     one: int,
     other: int,
