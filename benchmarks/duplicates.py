@@ -24,10 +24,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.photos.near_duplicates.fingerprints import Fingerprints
 from finetune.photos.near_duplicates.groups import group_photos
 from finetune.photos.near_duplicates.hamming import near_pairs
-from finetune.photos.near_duplicates.pairs import NearDuplicateRule
+from finetune.photos.near_duplicates.pairs import Fingerprints, NearDuplicateRule
 
 Hashes = NDArray[np.uint64]
 

@@ -31,7 +31,7 @@ from finetune.data.pixel_cache import PixelCache
 from finetune.errors import DecodeError
 from finetune.evaluation.probabilities import softmax
 from finetune.models.inference import logits_of
-from finetune.photos.walk import find_photos
+from finetune.photos.scan import find_photos
 from finetune.prediction.export.export import ExportOptions, export
 from finetune.prediction.predictor import Predictor
 from finetune.runs.folder import open_run

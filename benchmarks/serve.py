@@ -24,7 +24,7 @@ from pathlib import Path
 import httpx
 
 from finetune.errors import DecodeError
-from finetune.photos.walk import find_photos
+from finetune.photos.scan import find_photos
 from finetune.prediction.predictor import Predictor
 
 START = (

@@ -14,7 +14,7 @@ from finetune.photos.catalog.catalog import open_catalog
 from finetune.photos.collection import Collection
 from finetune.photos.datasets import export
 from finetune.photos.datasets import import_labels as label_import
-from finetune.photos.near_duplicates.display_groups import (
+from finetune.photos.near_duplicates.groups import (
     NearDuplicateGroup,
     near_duplicate_groups,
 )

@@ -105,7 +105,7 @@ def _evaluated_on(
     device: str | None,
 ) -> tuple[list[Contender], str]:
     """Returns the predictions of each run for a folder, and a note about photos left out."""
-    from finetune.photos.multi_label import merge_copies
+    from finetune.photos.labels import merge_copies
     from finetune.reporting.compare import Contender
 
     collection = read_collection(on)

@@ -15,7 +15,7 @@ from finetune.errors import ConfigError
 
 if TYPE_CHECKING:
     from finetune.photos.file_mover import MoveResult
-    from finetune.photos.near_duplicates.display_groups import Kind, NearDuplicateGroup
+    from finetune.photos.near_duplicates.groups import Kind, NearDuplicateGroup
 
 
 def duplicates(
@@ -70,7 +70,7 @@ def duplicates(
             raise ConfigError("--undo needs the folder to bring back: --quarantine DIR --undo.")
         _undo(root, quarantine)
         return
-    from finetune.photos.near_duplicates.display_groups import near_duplicate_groups
+    from finetune.photos.near_duplicates.groups import near_duplicate_groups
     from finetune.photos.near_duplicates.pairs import NearDuplicateRule
 
     collection = read_collection(root, catalog, workers=workers)

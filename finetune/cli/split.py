@@ -95,7 +95,7 @@ def split(
 
 
 def _split(collection: Collection, settings: TrainConfig, out: Path | None) -> None:
-    from finetune.photos.split.group_pool import imbalances, summarize_imbalances
+    from finetune.photos.split.grouping import imbalances, summarize_imbalances
     from finetune.photos.split.leakage import prove_split
     from finetune.photos.split.split import write_split
 
@@ -144,9 +144,8 @@ def _split(collection: Collection, settings: TrainConfig, out: Path | None) -> N
 def _folds(collection: Collection, settings: TrainConfig, folds: int, out: Path | None) -> None:
     import dataclasses
 
-    from finetune.photos.split.folds import fold_groups, fold_parts
     from finetune.photos.split.leakage import prove_split
-    from finetune.photos.split.split import write_split
+    from finetune.photos.split.split import fold_groups, fold_parts, write_split
 
     rows, notes = _rows(collection, settings)
     photos = photos_of(collection, rows)

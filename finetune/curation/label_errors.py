@@ -18,7 +18,7 @@ from finetune.curation.logistic_regression import (
     fit_classifier,
     fit_multi_label_classifier,
 )
-from finetune.photos.split.folds import fold_groups
+from finetune.photos.split.split import fold_groups
 
 FOLDS = 5
 

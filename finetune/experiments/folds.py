@@ -15,9 +15,8 @@ from finetune.errors import ConfigError, RunError
 from finetune.files import write_atomically
 from finetune.photos.collection import Collection, Part
 from finetune.photos.labels import join_labels, split_labels
-from finetune.photos.split.folds import fold_groups
 from finetune.photos.split.leakage import prove_split
-from finetune.photos.split.split import SplitRow, split_groups
+from finetune.photos.split.split import SplitRow, fold_groups, split_groups
 from finetune.tasks.data_split import DataSplit, replay_split, split_collection
 from finetune.tasks.factory import task_for
 from finetune.training.prepare import Splitter

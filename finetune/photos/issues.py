@@ -11,10 +11,18 @@ from typing import Literal
 
 from finetune.photos.collection import Collection, Photo
 from finetune.photos.labels import find_parts, nfc, photo_counts, place_of
-from finetune.photos.near_duplicates.display_groups import NearDuplicateGroup, near_duplicate_groups
-from finetune.photos.near_duplicates.fingerprints import compute_fingerprints
-from finetune.photos.near_duplicates.groups import Components, component_members
-from finetune.photos.near_duplicates.pairs import BURST_SECONDS, NearDuplicateRule, burst_pairs
+from finetune.photos.near_duplicates.groups import (
+    Components,
+    NearDuplicateGroup,
+    component_members,
+    near_duplicate_groups,
+)
+from finetune.photos.near_duplicates.pairs import (
+    BURST_SECONDS,
+    NearDuplicateRule,
+    burst_pairs,
+    compute_fingerprints,
+)
 from finetune.photos.quality import Fault, faults
 
 Kind = Literal[

@@ -16,7 +16,7 @@ from finetune.errors import CollectionError, ConfigError, DecodeError
 from finetune.photos.crops import Crop, needed_side, square
 from finetune.photos.decode.decoder import MAX_PIXELS, decode_photo, is_photo_name
 from finetune.photos.preprocessing import Preprocessing
-from finetune.photos.walk import find_photos
+from finetune.photos.scan import find_photos
 
 
 def working_square(

@@ -16,7 +16,7 @@ from finetune.files import write_atomically, write_text
 from finetune.photos.collection import Collection, Photo
 from finetune.photos.crops import Crop, square
 from finetune.photos.decode.decoder import decode_photo
-from finetune.photos.near_duplicates.display_groups import GroupedPhoto, NearDuplicateGroup
+from finetune.photos.near_duplicates.groups import GroupedPhoto, NearDuplicateGroup
 from finetune.reporting.gallery import make_thumbnails
 
 _STYLE = """

@@ -17,8 +17,7 @@ from finetune.data.dataset import Sample, targets_of_samples
 from finetune.errors import CollectionError, RunError
 from finetune.photos.collection import Collection, Part, Photo
 from finetune.photos.labels import few_photos, label_index
-from finetune.photos.split.group_pool import Labels, imbalances, summarize_imbalances
-from finetune.photos.split.grouping import photo_groups
+from finetune.photos.split.grouping import Labels, imbalances, photo_groups, summarize_imbalances
 from finetune.photos.split.leakage import SplitProof, prove_split
 from finetune.photos.split.split import SplitRow, split_groups
 from finetune.photos.split.stratify import stratify_groups

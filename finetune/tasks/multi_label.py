@@ -28,7 +28,7 @@ from finetune.evaluation.predictions import (
 from finetune.evaluation.probabilities import Floats, sigmoid
 from finetune.evaluation.thresholds import NEVER, USUAL, fit_thresholds
 from finetune.photos.collection import Collection, Photo
-from finetune.photos.multi_label import merge_copies, multilabel_photos
+from finetune.photos.labels import merge_copies, multilabel_photos
 from finetune.tasks.base import Column, Objective, Task, interval_text, number_text, weighted
 
 if TYPE_CHECKING:

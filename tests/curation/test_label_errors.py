@@ -15,7 +15,7 @@ from finetune.errors import ConfigError
 from finetune.models.factory import LoadedModel
 from finetune.photos.collection import Photo
 from finetune.photos.scan import scan
-from finetune.photos.split.folds import fold_groups
+from finetune.photos.split.split import fold_groups
 
 
 def slow_disagreements(probabilities: np.ndarray, targets: np.ndarray) -> list[tuple[int, int]]:

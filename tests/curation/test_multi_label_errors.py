@@ -8,7 +8,7 @@ from sklearn.preprocessing import StandardScaler
 
 from finetune.curation.label_errors import find_multi_label_errors
 from finetune.errors import ConfigError
-from finetune.photos.split.folds import fold_groups
+from finetune.photos.split.split import fold_groups
 
 NAMES = np.array(["bee", "flower", "leaf"])
 

@@ -1,13 +1,14 @@
-"""The only opener of photos: whatever a file holds becomes upright RGB pixels, or a reason why not.
+"""Photo decoder: turns any supported file into upright RGB pixels and EXIF metadata.
 
-* EXIF orientation is applied; a broken EXIF block is ignored.
+* EXIF orientation is applied. EXIF blocks break every rule, so reading them never raises: a field
+  that cannot be read is missing.
 * An embedded ICC profile is converted to sRGB; a broken one is ignored. CMYK without a profile,
   palette, gray, 1-bit and Lab images become RGB.
 * 16-bit and float images are scaled to 8 bits, not clipped.
-* Whatever is transparent is laid on white.
-* Of an animation or a multi-page file the first frame counts.
+* Transparent areas become white.
+* Animations and multi-page files give their first frame.
 * JPEGs can be decoded at 1/2, 1/4 or 1/8 of their size, which is several times as fast.
-* The size is bounded before pixels are allocated.
+* The number of pixels is checked before they are allocated.
 
 JPEG, PNG, WebP, TIFF, GIF, BMP, PNM, JPEG 2000 and AVIF are read by Pillow, HEIC by pillow-heif
 where it is installed (``pip install 'finetune-photos[heic]'``).
@@ -23,22 +24,22 @@ import re
 import stat
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import PIL._imaging
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError, features
+from PIL import ExifTags, Image, UnidentifiedImageError, features
 
 from finetune.errors import DecodeError
 from finetune.photos.decode.color import to_rgb
-from finetune.photos.decode.exif import Exif, read_exif
 
 MAX_PIXELS = 178_956_970
-"""Most pixels a photo may have before it is taken for a decompression bomb: Pillow's own bound."""
+"""Limit above which a photo counts as a decompression bomb; equals Pillow's own."""
 
 _PHOTO_NAME = re.compile(
     r".+\.(jpe?g|jpe|jfif|mpo|png|webp|tiff?|gif|bmp|dib|p[bgpn]m|jp2|j2k|jpx|avifs?|hei[cf]s?|hif)",
@@ -62,14 +63,12 @@ _TURNS = {
 
 @dataclass(frozen=True, kw_only=True)
 class DecodedPhoto:
-    """Pixels of a photo and what its file says about it.
+    """Pixels and metadata of a photo.
 
     Attributes:
         image: ``(H, W, 3) uint8`` RGB, upright, contiguous and writable.
-        width: Width of the upright photo at full size, whatever size `image` has.
-        height: Height of the upright photo at full size.
+        width: Of the upright photo at full size, whatever size `image` has; so is `height`.
         format: Pillow's name of the file format: ``"JPEG"``, ``"PNG"`` ...
-        exif: Orientation as the file has it, time and camera.
     """
 
     image: NDArray[np.uint8]
@@ -82,16 +81,15 @@ class DecodedPhoto:
 def read_photo(
     source: Path | bytes, *, min_side_pixels: int | None = None, max_pixels: int = MAX_PIXELS
 ) -> DecodedPhoto:
-    """Returns the pixels of a photo, upright and RGB, with its size and EXIF summary.
+    """Returns the pixels of a photo, upright and RGB, with its size and EXIF metadata.
 
-    May be called from any number of threads and processes.
+    Safe to call from several threads.
 
     Args:
         source: A file, or the content of one.
-        min_side_pixels: The shorter side of what comes back may be as small as this, and is never
-            smaller unless the photo itself is; None decodes at full size.
-        max_pixels: A photo with more pixels than this is refused before they are allocated;
-            values above `MAX_PIXELS` count as `MAX_PIXELS`.
+        min_side_pixels: Allows a reduced decode whose shorter side is no smaller than this; None
+            decodes at full size.
+        max_pixels: Limit of width times height; at most `MAX_PIXELS`.
 
     Raises:
         DecodeError: The file is missing, unreadable, truncated, too large or not a photo.
@@ -109,16 +107,12 @@ def read_photo(
 def decode_photo(
     source: Path | bytes, *, min_side_pixels: int | None = None, max_pixels: int = MAX_PIXELS
 ) -> NDArray[np.uint8]:
-    """Returns the ``(H, W, 3) uint8`` RGB pixels of a photo, upright; see `read_photo`.
-
-    Raises:
-        DecodeError: The file is missing, unreadable, truncated, too large or not a photo.
-    """
+    """Returns the ``(H, W, 3) uint8`` RGB pixels of a photo, upright; raises as `read_photo`."""
     return read_photo(source, min_side_pixels=min_side_pixels, max_pixels=max_pixels).image
 
 
 def is_photo_name(name: str) -> bool:
-    """Returns whether a file of this name counts as a photo; only its ending matters."""
+    """Returns whether a file name has the suffix of a photo."""
     return _PHOTO_NAME.fullmatch(name) is not None
 
 
@@ -152,7 +146,7 @@ def _decode(file: BinaryIO, min_side_pixels: int | None, max_pixels: int) -> Dec
 
 
 def _formats_of(head: bytes) -> tuple[str, ...]:
-    """Returns the formats to try for a file that starts with `head`; readies HEIC."""
+    """Returns the Pillow formats to try for a file that starts with `head`; registers HEIC."""
     if not head:
         raise DecodeError(None, "empty file")
     if head[4:8] != b"ftyp":
@@ -183,7 +177,7 @@ def _register_heif() -> None:
 def _opened(source: Path | bytes) -> contextlib.AbstractContextManager[BinaryIO]:
     if isinstance(source, bytes):
         return io.BytesIO(source)
-    # Opening a pipe or a device would wait for ever, so the kind of file is looked at first.
+    # Opening a pipe or a device would block, so the kind of file is checked first.
     mode = Path(source).stat().st_mode
     if stat.S_ISDIR(mode):
         raise DecodeError(None, "a folder, not a photo")
@@ -193,7 +187,7 @@ def _opened(source: Path | bytes) -> contextlib.AbstractContextManager[BinaryIO]
 
 
 def _reason(error: Exception) -> str:
-    """Returns in a few words why a photo could not be opened."""
+    """Returns the cause of a failed decode in a few words."""
     text = str(error).lower()
     if isinstance(error, Image.DecompressionBombError):
         return "too many pixels"
@@ -221,11 +215,11 @@ _silence: warnings.catch_warnings[None] | None = None
 
 @contextlib.contextmanager
 def _pillow_silenced() -> Iterator[None]:
-    """Keeps Pillow's complaints about odd files from the person, who gets a reason instead.
+    """Suppresses Pillow's warnings about odd files.
 
-    ``warnings.catch_warnings`` alone is not safe here: of two threads that overlap, the one that
-    leaves last would restore the silence of the other for good. The first in sets the filter and
-    the last out restores.
+    ``warnings.catch_warnings`` alone is not thread-safe: of two threads that overlap, the last to
+    leave would restore the other's filter for good. Here the first to enter sets the filter, and
+    the last to leave restores it.
     """
     global _silence_depth, _silence
     with _silence_lock:
@@ -247,8 +241,95 @@ def _pillow_silenced() -> Iterator[None]:
 
 @functools.cache
 def _quiet_libtiff() -> None:
-    """Stops libtiff from writing to stderr behind Python's back, where Pillow's copy allows it."""
+    """Stops libtiff from writing to stderr directly, where Pillow's copy allows it."""
     with contextlib.suppress(OSError, AttributeError):
         library = ctypes.CDLL(PIL._imaging.__file__)
         library.TIFFSetErrorHandler(None)
         library.TIFFSetWarningHandler(None)
+
+
+_TIMES = (
+    (ExifTags.Base.DateTimeOriginal, ExifTags.Base.SubsecTimeOriginal),
+    (ExifTags.Base.DateTimeDigitized, ExifTags.Base.SubsecTimeDigitized),
+    (ExifTags.Base.DateTime, ExifTags.Base.SubsecTime),
+)
+_TIME_PATTERN = re.compile(r"\s*(\d{4})\D(\d\d)\D(\d\d)\D(\d\d)\D(\d\d)\D(\d\d)")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Exif:
+    """EXIF fields of a photo.
+
+    Attributes:
+        orientation: From 1 to 8; 1 where it is missing or invalid. Already applied to the pixels
+            of a `DecodedPhoto`.
+        taken_at: Local time of the exposure as ``2024-05-01T12:30:00``, with a fraction of a second
+            if the file has one; None if unknown.
+        camera: Maker and model, the maker named once; None if unknown.
+    """
+
+    orientation: int = 1
+    taken_at: str | None = None
+    camera: str | None = None
+
+
+def read_exif(image: Image.Image) -> Exif:
+    """Returns the EXIF fields of an image; never raises.
+
+    Args:
+        image: An image after ``load()``, since some formats rotate their pixels while loading.
+    """
+    try:
+        block = image.getexif()
+    except Exception:  # noqa: BLE001 - a broken block raises whatever its parser met first
+        return Exif()
+    fields = {tag: _field(block, tag) for tag in list(block)}
+    with contextlib.suppress(Exception):  # as above; the fields of the first block still count
+        fields.update(block.get_ifd(ExifTags.IFD.Exif))
+    orientation = fields.get(ExifTags.Base.Orientation)
+    return Exif(
+        orientation=orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1,
+        taken_at=_taken_at(fields),
+        camera=_camera(
+            _text(fields.get(ExifTags.Base.Make)), _text(fields.get(ExifTags.Base.Model))
+        ),
+    )
+
+
+def _field(block: Image.Exif, tag: int) -> Any:
+    try:
+        return block.get(tag)
+    except Exception:  # noqa: BLE001 - values are parsed on access
+        return None
+
+
+def _taken_at(fields: Mapping[int, Any]) -> str | None:
+    for tag, fraction_tag in _TIMES:
+        match = _TIME_PATTERN.match(_text(fields.get(tag)))
+        if not match:
+            continue
+        try:
+            moment = datetime.strptime(" ".join(match.groups()), "%Y %m %d %H %M %S")
+        except ValueError:  # 0000:00:00 is what a camera without a set clock writes
+            continue
+        fraction = _text(fields.get(fraction_tag))
+        digits = fraction.rstrip("0") if fraction.isdecimal() and fraction.isascii() else ""
+        return moment.isoformat() + (f".{digits[:6]}" if digits else "")
+    return None
+
+
+def _camera(make: str, model: str) -> str | None:
+    # Nikon writes "NIKON CORPORATION" and "NIKON D70": the model alone names the maker too.
+    if make and model.casefold().startswith(make.split()[0].casefold()):
+        make = ""
+    return f"{make} {model}".strip() or None
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", errors="replace")
+    if not isinstance(value, str):
+        return ""
+    # Fixed-width fields are padded with NULs or blanks; anything after the first NUL is rubbish.
+    text = value.split("\0", 1)[0]
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:100]

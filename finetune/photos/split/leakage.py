@@ -14,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune.photos.collection import Part, Photo
-from finetune.photos.near_duplicates.fingerprints import Fingerprints, compute_fingerprints
 from finetune.photos.near_duplicates.hamming import nearest_distance
 from finetune.photos.near_duplicates.pairs import (
+    Fingerprints,
     NearDuplicateRule,
     burst_pairs,
+    compute_fingerprints,
     near_duplicate_blocks,
 )
 from finetune.photos.split.grouping import split_rule

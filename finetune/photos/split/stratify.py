@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune.photos.collection import Part
-from finetune.photos.split.group_pool import seeded_key
+from finetune.photos.split.grouping import seeded_key
 from finetune.photos.split.split import TEST_FROM_GROUPS, check_shares
 
 PARTS: tuple[Part, ...] = ("train", "validation", "test")

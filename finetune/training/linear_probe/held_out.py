@@ -28,7 +28,7 @@ from finetune.evaluation.mahalanobis import (
 from finetune.evaluation.probabilities import Floats
 from finetune.models.features import FeatureCache, standardization
 from finetune.models.heads import FeatureHeads
-from finetune.photos.split.folds import fold_groups
+from finetune.photos.split.split import fold_groups
 from finetune.training.linear_probe.feature_source import head_logits
 from finetune.training.linear_probe.heads import (
     HEAD_OPTIMIZER,

@@ -16,7 +16,7 @@ from finetune.photos.catalog.annotations import EXCLUDE, FLAG, NO_ANNOTATIONS, R
 from finetune.photos.collection import Collection, Photo
 from finetune.photos.labels import find_parts, nfc, place_of
 from finetune.photos.quality import faults
-from finetune.photos.walk import FoundFile
+from finetune.photos.scan import FoundFile
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

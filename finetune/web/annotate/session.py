@@ -10,7 +10,7 @@ from pathlib import Path
 from finetune.files import collection_cache_dir
 from finetune.photos.catalog.catalog import open_catalog
 from finetune.photos.catalog.undo_log import Replayed, StaleError
-from finetune.photos.walk import require_photos
+from finetune.photos.scan import require_photos
 from finetune.web.annotate.actions import Action, BadRequestError, write_action
 from finetune.web.annotate.photo_index import PhotoIndex, PhotoState
 from finetune.web.annotate.thumbnails import Kind, Thumbnails

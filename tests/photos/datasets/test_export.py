@@ -7,7 +7,7 @@ from PIL import ExifTags, Image
 from finetune.errors import CollectionError, ConfigError, StorageError
 from finetune.photos.crops import Crop, load_square, square
 from finetune.photos.datasets.export import ExportOptions, export_photos
-from finetune.photos.datasets.label_tables import read_label_table
+from finetune.photos.datasets.import_labels import read_label_table
 from finetune.photos.decode.decoder import decode_photo
 from finetune.photos.scan import scan
 

@@ -20,9 +20,8 @@ from PIL import Image
 
 from finetune.errors import CollectionError
 from finetune.photos.datasets.archives import read_image_set
-from finetune.photos.datasets.cifar import LABELS
+from finetune.photos.datasets.cifar import LABELS, load_plain
 from finetune.photos.datasets.image_sets import ImageSet, write_image_set
-from finetune.photos.datasets.safe_pickle import load_plain
 from finetune.photos.scan import scan
 
 BATCHES = [*(f"data_batch_{n}" for n in range(1, 6)), "test_batch"]

@@ -5,8 +5,12 @@ import pytest
 
 from finetune.errors import CollectionError
 from finetune.photos.catalog.catalog import open_catalog
-from finetune.photos.datasets.import_labels import apply_import, plan_import, read_labels
-from finetune.photos.datasets.label_tables import read_label_table
+from finetune.photos.datasets.import_labels import (
+    apply_import,
+    plan_import,
+    read_label_table,
+    read_labels,
+)
 from finetune.photos.scan import scan
 
 

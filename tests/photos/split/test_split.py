@@ -7,9 +7,15 @@ from hypothesis import strategies as st
 
 from finetune.errors import CollectionError, ConfigError
 from finetune.photos.labels import join_labels, split_labels
-from finetune.photos.split.folds import fold_groups, fold_parts
-from finetune.photos.split.group_pool import imbalances, summarize_imbalances
-from finetune.photos.split.split import SplitRow, read_split, split_groups, write_split
+from finetune.photos.split.grouping import imbalances, summarize_imbalances
+from finetune.photos.split.split import (
+    SplitRow,
+    fold_groups,
+    fold_parts,
+    read_split,
+    split_groups,
+    write_split,
+)
 
 
 def groups_of_labels(labels, groups):
