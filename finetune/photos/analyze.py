@@ -1,4 +1,4 @@
-"""One photo, read once: digest, size, EXIF, hashes, quality and the square that the cache wants."""
+"""Analysis of one photo: digest, size, EXIF, hashes, quality and a square for the pixel cache."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from finetune.photos.near_duplicates.hashing import HASH_SIDE_PIXELS, hash_with_
 from finetune.photos.quality import MEASURED_SIDE_PIXELS, measure, small_gray
 
 ANALYSIS_VERSION = 1
-"""Raised whenever hashes or quality come out otherwise than before."""
+"""Increased whenever hashes or quality measures change."""
 
 DIGEST_BYTES = 16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SquareSpec:
-    """How the squares for the cache are made; see `finetune.photos.crops.square`."""
+    """Size and resampling of the squares for the cache; see `finetune.photos.crops.square`."""
 
     size: int
     fit: Fit
@@ -37,7 +37,7 @@ class SquareSpec:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Wanted:
-    """What is still wanted of a content that was analyzed before."""
+    """Output needed for a content that was analyzed before."""
 
     square: bool
     crop: Crop | None = None
@@ -48,9 +48,7 @@ class Task:
     """A file to read.
 
     Attributes:
-        path: The file.
-        known: Contents that need no analysis, by digest. A file that turns out to hold one of them
-            was moved or copied.
+        known: Contents that need no analysis, by digest, for files that were moved or copied.
     """
 
     path: str
@@ -59,42 +57,41 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Analysis:
-    """What one file turned out to be.
+    """Result of reading one file.
 
     Attributes:
-        status: ``ok``, ``bad`` or ``unread``.
-        reason: Why it is not ``ok``.
-        digest: Of the content; None where it could not be read.
-        facts: What was measured; None where that was known already, or cannot be.
+        reason: Set unless the status is ``ok``.
+        digest: Of the content; None if the file could not be read.
+        metadata: None if it was known already or could not be measured.
         crop: The crop of `square`.
-        square: ``(size, size, 3) uint8``, where one was wanted.
+        square: ``(size, size, 3) uint8``, if needed.
     """
 
     status: Status
     reason: str | None = None
     digest: str | None = None
-    facts: PhotoMetadata | None = None
+    metadata: PhotoMetadata | None = None
     crop: Crop | None = None
     square: NDArray[np.uint8] | None = None
 
 
 def digest_of(content: bytes) -> str:
-    """Returns the digest by which a photo's content is known: BLAKE2b-128, in hexadecimal."""
+    """Returns the BLAKE2b-128 digest of a photo's content in hexadecimal."""
     return hashlib.blake2b(content, digest_size=DIGEST_BYTES).hexdigest()
 
 
 def reader_version() -> str:
-    """Returns what decides which files can be opened; a bad file is tried again when it changes."""
+    """Returns the versions of all decoders; bad files are tried again when it changes."""
     heic = importlib.util.find_spec("pillow_heif") is not None
     return f"{ANALYSIS_VERSION} pillow {PIL.__version__}{' heic' if heic else ''}"
 
 
 def analyze(task: Task, preprocessing: SquareSpec | None) -> Analysis:
-    """Returns what a file is; never raises for a bad one.
+    """Returns the analysis of a file; never raises for a bad one.
 
     Args:
-        task: The file and what is known already.
-        preprocessing: How to make squares; None for none.
+        task: The file.
+        preprocessing: How to make squares; None makes none.
     """
     try:
         content = Path(task.path).read_bytes()
@@ -128,10 +125,9 @@ def _analyze_content(content: bytes, digest: str, preprocessing: SquareSpec | No
             interpolation=preprocessing.interpolation,
         )
     elif preprocessing is not None:
-        # A smaller draft than the analysis needs: decoded again, so that the square is the same
-        # bytes whoever makes it.
+        # Decoded again at its own draft size, so that a square has the same bytes in all callers.
         made = _square(content, preprocessing, None)
-    return Analysis(status="ok", digest=digest, facts=_facts(digest, decoded), square=made)
+    return Analysis(status="ok", digest=digest, metadata=_metadata(digest, decoded), square=made)
 
 
 def _square(content: bytes, preprocessing: SquareSpec, crop: Crop | None) -> NDArray[np.uint8]:
@@ -144,8 +140,8 @@ def _square(content: bytes, preprocessing: SquareSpec, crop: Crop | None) -> NDA
     )
 
 
-def _facts(digest: str, decoded: DecodedPhoto) -> PhotoMetadata:
-    # Made once for both: what they measure is coarser still.
+def _metadata(digest: str, decoded: DecodedPhoto) -> PhotoMetadata:
+    # Computed once: hashes and quality measures need no more detail.
     gray = small_gray(decoded.image)
     quality = measure(gray)
     return PhotoMetadata(

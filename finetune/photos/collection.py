@@ -1,4 +1,4 @@
-"""What a person's photos are: readable photos with their labels, and the files that are not."""
+"""Collection of photos: the readable ones with their labels, and the files that cannot be read."""
 
 from __future__ import annotations
 
@@ -20,29 +20,27 @@ Part = Literal["train", "validation", "test"]
 """One side of a split."""
 
 HASH_KINDS = ("perceptual", "average", "difference", "wavelet")
-"""The hashes that a photo has, in the order in which they are packed."""
+"""The kinds of hash, in the order in which they are packed."""
 
 _PACKED = struct.Struct("<8Q")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Photo:
-    """One file that can be opened. Takes about 1 kB, so that 10,000 of them are no burden.
+    """A readable photo file; takes about 1 kB of memory.
 
     Attributes:
         path: Path below the collection's root, with ``/``, spelled as on disk.
         digest: BLAKE2b-128 of the file's content, 32 hexadecimal digits; equal for exact copies.
-        labels: Labels in NFC: a person's word where there is one, else the folder's; empty for a
-            photo that lies directly in the root.
-        part: The ready part (``train/``, ``val/``, ``test/``) that the photo lies in, else None.
-        width: Width in pixels, upright, at full size.
-        height: Height in pixels, upright, at full size.
-        taken_at: Local time of the exposure in ISO form, from EXIF; None when unknown.
-        camera: Maker and model from EXIF; None when unknown.
-        crop: The square that a person or a proposal chose; None for none.
-        group: The group that a person put the photo in; None for none.
-        packed_hashes: 64 bytes, read by `hashes` and `mirror_hashes`; None when there are none.
-        quality: Brightness, contrast and sharpness; None when not measured.
+        labels: In NFC: those a person assigned, else the folder's name; empty for a photo that lies
+            directly in the root.
+        part: From a folder ``train/``, ``val/`` or ``test/``, else None.
+        width: In pixels, upright, at full size; so is `height`.
+        taken_at: Local time of the exposure in ISO form, from EXIF.
+        camera: Maker and model from EXIF.
+        crop: Chosen by a person or proposed by a model.
+        group: Assigned by a person.
+        packed_hashes: 64 bytes, read by `hashes` and `mirror_hashes`.
         file_bytes: Size of the file.
         confirmed: Whether a person set the labels; with no labels, that none fits.
     """
@@ -64,12 +62,12 @@ class Photo:
 
     @property
     def hashes(self) -> PhotoHashes | None:
-        """The four hashes of the photo, or None."""
+        """The perceptual hashes of the photo."""
         return None if self.packed_hashes is None else unpack_hashes(self.packed_hashes)[0]
 
     @property
     def mirror_hashes(self) -> PhotoHashes | None:
-        """The four hashes of the photo's mirror image, or None."""
+        """The perceptual hashes of the mirror image."""
         return None if self.packed_hashes is None else unpack_hashes(self.packed_hashes)[1]
 
     @property
@@ -80,7 +78,7 @@ class Photo:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Problem:
-    """A file that looks like a photo by its name and cannot be used.
+    """A file with the name of a photo that cannot be read.
 
     Attributes:
         path: Path below the collection's root, with ``/``.
@@ -93,12 +91,10 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True)
 class Collection:
-    """A person's photos as one scan found them.
+    """Photos found by a scan, and the files that cannot be read, both sorted by path.
 
     Attributes:
         root: The folder that paths are relative to.
-        photos: The readable ones, sorted by path.
-        problems: The others, sorted by path.
     """
 
     root: Path
@@ -110,16 +106,16 @@ class Collection:
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
-        """Every label that a photo has, sorted."""
+        """All labels, sorted."""
         return tuple(sorted({label for photo in self.photos for label in photo.labels}))
 
     @cached_property
     def has_parts(self) -> bool:
-        """Whether the collection came in ready train, validation and test folders."""
+        """Whether the photos lie in train, validation and test folders."""
         return any(photo.part is not None for photo in self.photos)
 
     def path_of(self, photo: Photo | Problem) -> Path:
-        """Returns where on disk a photo of this collection is."""
+        """Returns the path of a photo on disk."""
         return self.root / photo.path
 
 
@@ -148,7 +144,7 @@ def hash_array(
     Args:
         photos: Photos that all have hashes.
         kind: One of `HASH_KINDS`.
-        mirrored: Give the hashes of their mirror images instead.
+        mirrored: Return the hashes of the mirror images instead.
 
     Raises:
         ValueError: A photo has no hashes; the message names it.
@@ -163,12 +159,12 @@ def hash_array(
 
 
 Status = Literal["ok", "bad", "unread"]
-"""``bad``: the content is no photo that can be read; ``unread``: the file itself was not."""
+"""``bad``: the content is not a readable photo; ``unread``: the file could not be read."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PhotoMetadata:
-    """What was measured of one content; the columns of the table ``photo``."""
+    """Measurements of a photo's content; the columns of the table ``photo``."""
 
     digest: str
     width: int
@@ -185,16 +181,14 @@ class PhotoMetadata:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FileMetadata:
-    """What was found at one path.
+    """Metadata of a file; the columns of the table ``file``.
 
     Attributes:
         path: Path below the root, with ``/``.
         size: Bytes.
-        mtime_ns: Time of the last change, in nanoseconds.
-        digest: Of the content; None where the file could not be read.
-        status: See `Status`.
-        reason: Why the status is not ``ok``.
-        reader: Version of the program's eyes; a bad file is tried again by other eyes.
+        digest: Of the content; None if the file could not be read.
+        reason: Set unless the status is ``ok``.
+        reader: The `reader_version` that read it; a bad file is tried again with another version.
     """
 
     path: str

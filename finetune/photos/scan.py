@@ -166,9 +166,9 @@ class _Planner:
         """Returns the files that have gone from where they were, by size."""
         here = {file.path for file in files}
         gone = defaultdict(list)
-        for path, facts in self._known.items():
-            if path not in here and facts.digest in self._analyzed:
-                gone[facts.size].append(facts)
+        for path, metadata in self._known.items():
+            if path not in here and metadata.digest in self._analyzed:
+                gone[metadata.size].append(metadata)
         return gone
 
     def _candidates(
@@ -179,9 +179,9 @@ class _Planner:
     ) -> dict[str, Wanted]:
         name = file.path.rpartition("/")[2]
         same_size = sorted(
-            gone.get(file.size, ()), key=lambda facts: facts.path.rpartition("/")[2] != name
+            gone.get(file.size, ()), key=lambda metadata: metadata.path.rpartition("/")[2] != name
         )
-        digests = [facts.digest for facts in same_size[:_MOST_CANDIDATES]]
+        digests = [metadata.digest for metadata in same_size[:_MOST_CANDIDATES]]
         if before is not None and before.digest in self._analyzed:
             digests.append(before.digest)  # a file that was only touched
         return {digest: self._wanted(digest) for digest in digests if digest is not None}
@@ -215,8 +215,8 @@ class _Writer:
                 reader=self._reader,
             )
         )
-        if analysis.facts is not None:
-            self._photos.append(analysis.facts)
+        if analysis.metadata is not None:
+            self._photos.append(analysis.metadata)
         if time.monotonic() - self._last > _COMMIT_SECONDS:
             self.flush()
 

@@ -1,4 +1,4 @@
-"""Reading many photos at once: a thread a worker process, or threads alone when photos are few."""
+"""Pool that analyzes photos in worker processes, or in threads if photos are few."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from finetune.photos.collection import PhotoMetadata
 from finetune.photos.crops import Crop
 
 FEW_PHOTOS = 64
-"""Below this many photos, starting processes takes longer than they save."""
+"""Below this number of photos, starting processes takes longer than it saves."""
 
 _AHEAD = 2
-"""Tasks that a worker holds: it never waits for the next one."""
+"""Tasks queued for each worker, so that it never idles."""
 
 _TRIES = 2
-"""How often a photo may kill its worker before it is given up; the system may have done it."""
+"""Crashes of a worker after which its photo is skipped; one may be due to the system."""
 
 logger = logging.getLogger(__name__)
 
@@ -39,15 +39,15 @@ logger = logging.getLogger(__name__)
 def analyze_all(
     tasks: Sequence[Task], preprocessing: SquareSpec | None, *, workers: int | None = None
 ) -> Generator[tuple[Task, Analysis]]:
-    """Yields each task with what it turned out to be, in the order in which they are done.
+    """Yields each task with its analysis, in order of completion.
 
-    A photo that kills its process becomes one that is ``unread``. Closing the iterator, or an
-    exception at its consumer, stops the workers.
+    A photo that crashes its process becomes ``unread``. Closing the iterator, or an exception at
+    its consumer, stops the workers.
 
     Args:
         tasks: The files to read.
         preprocessing: How to make squares for the cache; None makes none.
-        workers: Processes; None means one a usable core.
+        workers: Number of processes; None means one per usable core.
     """
     count = min(workers or usable_cores(), len(tasks))
     pool = _Pool(
@@ -69,14 +69,14 @@ def analyze_all(
 
 
 def usable_cores() -> int:
-    """Returns how many cores this process may run on."""
+    """Returns the number of cores this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def worker_command() -> list[str]:
-    """Returns the command line of a worker process: this Python, with this program's modules."""
+    """Returns the command line of a worker process: the same Python with the same modules."""
     code = (
         "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
         "from finetune.photos.decode.pool import main; main()"
@@ -89,7 +89,7 @@ class _NoWorkersError(Exception):
 
 
 class _Worker:
-    """One process that reads photos."""
+    """A worker process."""
 
     def __init__(self, preprocessing: SquareSpec | None) -> None:
         try:
@@ -114,15 +114,15 @@ class _Worker:
             raise _NoWorkersError
 
     def ask(self, task: Task) -> None:
-        """Gives the process a task; a dead one is noticed by `answer`."""
+        """Sends the process a task; `answer` notices a dead process."""
         self._send(task_to_json(task))
 
     def answer(self) -> Analysis:
-        """Returns the answer to the oldest task; raises EOFError when the process has died."""
+        """Returns the result of the oldest task; raises EOFError if the process has died."""
         return read_analysis(self._stdout)  # type: ignore[arg-type] # typeshed's two kinds of IO
 
     def kill(self) -> None:
-        """Ends the process, whatever it is doing."""
+        """Kills the process."""
         self._process.kill()
         self._process.wait()
         self._stdout.close()
@@ -136,7 +136,7 @@ class _Worker:
 
 
 class _Pool:
-    """What the threads share: the tasks that are left and the results that wait."""
+    """State shared by the threads: the remaining tasks and the unread results."""
 
     def __init__(
         self, tasks: Sequence[Task], preprocessing: SquareSpec | None, *, use_processes: bool
@@ -146,12 +146,12 @@ class _Pool:
         self._use_processes = use_processes
         self._lock = threading.Lock()
         self._stopped = threading.Event()
-        # Bounded, so that squares cannot pile up in front of a slow disk.
+        # Bounded, so that squares cannot fill the memory while the disk is slow.
         self._results: queue.Queue[tuple[Task, Analysis] | BaseException] = queue.Queue(maxsize=64)
         self._workers: set[_Worker] = set()
 
     def next_result(self) -> tuple[Task, Analysis]:
-        """Returns a result as soon as there is one; can be interrupted."""
+        """Returns the next result; can be interrupted."""
         while True:
             try:
                 # Windows delivers an interrupt only between waits.
@@ -163,7 +163,7 @@ class _Pool:
             return result
 
     def stop(self) -> None:
-        """Ends all work at once."""
+        """Stops all work at once."""
         self._stopped.set()
         with self._lock:
             workers = tuple(self._workers)
@@ -171,13 +171,13 @@ class _Pool:
             worker.kill()
 
     def serve(self) -> None:
-        """Works off tasks until none is left; the body of each thread."""
+        """Runs tasks until none is left; the body of each thread."""
         try:
             if self._use_processes:
                 try:
                     self._serve_by_process()
                 except _NoWorkersError:
-                    self._say_unavailable()
+                    self._warn_unavailable()
             self._serve_here()
         except BaseException as error:  # noqa: BLE001 - handed to the thread that waits for results
             self._put(error)
@@ -206,7 +206,7 @@ class _Pool:
                 try:
                     analysis = worker.answer()
                 except (EOFError, ValueError, OSError):
-                    # Answers come in the order of the questions: the oldest one was being read.
+                    # Results come in the order of the tasks: the oldest one was being read.
                     self._end(worker)
                     worker = None
                     deaths += 1
@@ -247,7 +247,7 @@ class _Pool:
                 self._results.put(result, timeout=0.5)
                 return
 
-    def _say_unavailable(self) -> None:
+    def _warn_unavailable(self) -> None:
         with self._lock:
             first, self._use_processes = self._use_processes, False
         if first:
@@ -258,15 +258,15 @@ READY = b"ready\n"
 
 
 class WorkerError(RuntimeError):
-    """A bug that showed in a worker process."""
+    """A bug in a worker process."""
 
 
 def main() -> None:
-    """Answers tasks until its input ends."""
-    # An interrupt goes to every process of a terminal; the one that asks decides what it means.
+    """Runs tasks from stdin until it ends."""
+    # A terminal interrupts all its processes; the parent handles it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     answers = os.fdopen(os.dup(1), "wb")
-    # What a library prints must not end up among the answers.
+    # Output printed by libraries must not mix with the results.
     os.dup2(2, 1)
     questions = sys.stdin.buffer
     preprocessing = json.loads(questions.readline() or "null")
@@ -276,7 +276,7 @@ def main() -> None:
     for line in questions:
         try:
             analysis = analyze(task_from_json(line), square)
-        except Exception:  # noqa: BLE001 - a bug, which the process that asked is to raise
+        except Exception:  # noqa: BLE001 - a bug, raised again in the parent
             answers.write(json.dumps(traceback.format_exc()).encode() + b"\n")
         else:
             write_analysis(answers, analysis)
@@ -305,24 +305,24 @@ def task_from_json(line: bytes) -> Task:
 
 
 def write_analysis(file: BinaryIO, analysis: Analysis) -> None:
-    """Writes an answer: its length's worth of JSON on one line, then the square's bytes."""
-    facts: dict[str, Any] | None = None
-    if analysis.facts is not None:
-        facts = dataclasses.asdict(analysis.facts)
-        facts["hashes"] = facts["hashes"].hex() if facts["hashes"] is not None else None
+    """Writes an analysis: one line of JSON, then the bytes of its square."""
+    metadata: dict[str, Any] | None = None
+    if analysis.metadata is not None:
+        metadata = dataclasses.asdict(analysis.metadata)
+        metadata["hashes"] = metadata["hashes"].hex() if metadata["hashes"] is not None else None
     side = 0 if analysis.square is None else analysis.square.shape[0]
     crop = None if analysis.crop is None else analysis.crop.to_dict()
-    head = [analysis.status, analysis.reason, analysis.digest, facts, crop, side]
+    head = [analysis.status, analysis.reason, analysis.digest, metadata, crop, side]
     file.write(json.dumps(head).encode() + b"\n")
     if analysis.square is not None:
         file.write(np.ascontiguousarray(analysis.square).data)
 
 
 def read_analysis(file: BinaryIO) -> Analysis:
-    """Returns the next answer.
+    """Returns the next analysis.
 
     Raises:
-        EOFError: The process that should have written it has died.
+        EOFError: The worker process has died.
         WorkerError: There is a bug in the analysis; the message has its traceback.
     """
     line = file.readline()
@@ -330,8 +330,8 @@ def read_analysis(file: BinaryIO) -> Analysis:
         raise EOFError
     head = json.loads(line)
     if isinstance(head, str):
-        raise WorkerError(f"in a process that reads photos:\n{head}")
-    status, reason, digest, facts, crop, side = head
+        raise WorkerError(f"in a worker process:\n{head}")
+    status, reason, digest, metadata, crop, side = head
     square = None
     if side:
         square = np.empty((side, side, 3), dtype=np.uint8)
@@ -341,13 +341,13 @@ def read_analysis(file: BinaryIO) -> Analysis:
             if not got:
                 raise EOFError
             rest = rest[got:]
-    if facts is not None and facts["hashes"] is not None:
-        facts["hashes"] = bytes.fromhex(facts["hashes"])
+    if metadata is not None and metadata["hashes"] is not None:
+        metadata["hashes"] = bytes.fromhex(metadata["hashes"])
     return Analysis(
         status=status,
         reason=reason,
         digest=digest,
-        facts=None if facts is None else PhotoMetadata(**facts),
+        metadata=None if metadata is None else PhotoMetadata(**metadata),
         crop=None if crop is None else Crop.from_dict(crop),
         square=square,
     )
