@@ -498,7 +498,7 @@ def test_photo_that_needs_too_much_memory_is_a_problem(birds, monkeypatch):
         raise MemoryError
 
     scan(birds)
-    monkeypatch.setattr("finetune.photos.analyze._facts", fail)
+    monkeypatch.setattr("finetune.photos.analyze._metadata", fail)
     (birds / "gull" / "0.jpg").write_bytes((birds / "gull" / "0.jpg").read_bytes() + b" ")
     (problem,) = scan(birds).problems
     assert (problem.path, problem.reason) == ("gull/0.jpg", "not enough memory to read it")
