@@ -56,8 +56,8 @@ def test_a_persons_word_is_kept_and_named(run, photos, tmp_path):
     run("import", table, photos)
     table.write_text("path,label\ngull/gull 0.png,tern\n", encoding="utf-8")
     assert (
-        "1 photo kept labels that a person assigned, gull/gull 0.png (tern in the file) among them; "
-        "--overwrite replaces it."
+        "1 photo kept labels that a person assigned, gull/gull 0.png (tern in the file) among "
+        "them; --overwrite replaces it."
     ) in run("import", table, photos).stderr
     assert "1 photo got new labels" in run("import", table, photos, "--overwrite").stdout
 

@@ -18,7 +18,8 @@ def test_the_table_has_a_line_a_layer_and_the_totals(run):
 def test_attention_is_named_where_it_is_counted(run):
     result = run("summary", "vit_tiny_patch16_224", "--labels", "4")
     assert result.stdout.splitlines()[-1] == (
-        f"{12 * 2 * 197 * 197 * 192:,} of the multiply-adds are products of feature maps, as in attention."
+        f"{12 * 2 * 197 * 197 * 192:,} of the multiply-adds are products of feature maps, "
+        "as in attention."
     )
 
 
