@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune.errors import RunError
-from finetune.evaluation.mahalanobis import RelativeDistance
-from finetune.evaluation.out_of_distribution import UnknownThreshold
+from finetune.evaluation.out_of_distribution import RelativeDistance, UnknownThreshold
 from finetune.photos.preprocessing import Preprocessing
 from finetune.runs.folder import RunFolder
 from finetune.runs.unknown_threshold import read_unknown

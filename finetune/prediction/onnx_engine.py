@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from finetune.errors import MissingExtra, RunError
-from finetune.evaluation.mahalanobis import RelativeDistance
+from finetune.evaluation.out_of_distribution import RelativeDistance
 from finetune.photos.decode.color import to_gray
 from finetune.photos.decode.pool import usable_cores
 from finetune.photos.preprocessing import Preprocessing

@@ -9,8 +9,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from finetune.errors import RunError
-from finetune.evaluation.mahalanobis import RelativeDistance
-from finetune.evaluation.out_of_distribution import UnknownThreshold
+from finetune.evaluation.out_of_distribution import RelativeDistance, UnknownThreshold
 from finetune.files import write_atomically
 from finetune.runs.folder import RunFolder
 

@@ -15,8 +15,7 @@ from torch import nn
 
 from finetune.errors import RunError
 from finetune.evaluation.cross_fit import CrossFit, masked_scores
-from finetune.evaluation.mahalanobis import RelativeDistance
-from finetune.evaluation.out_of_distribution import UnknownThreshold
+from finetune.evaluation.out_of_distribution import RelativeDistance, UnknownThreshold
 from finetune.evaluation.precision_target import fit_stated
 from finetune.files import storage_errors, write_json
 from finetune.photos.collection import Part

@@ -5,14 +5,20 @@ import json
 
 import numpy as np
 import pytest
+from scipy.spatial.distance import mahalanobis
 from scipy.special import logit, logsumexp, softmax
+from sklearn.decomposition import PCA
+from sklearn.preprocessing import StandardScaler
 
 from finetune.errors import ModelError
-from finetune.evaluation.mahalanobis import fit_relative_distance
 from finetune.evaluation.out_of_distribution import (
+    SHRINKAGE,
     Mixture,
+    RelativeDistance,
     UnknownThreshold,
+    find_basis,
     fit_mixture,
+    fit_relative_distance,
     log_odds,
     ood_score,
 )
@@ -137,3 +143,96 @@ def test_a_mixture_counts_both_in_units_of_their_spread():
 
 def test_what_never_varies_has_the_unit_one():
     assert fit_mixture([2.0, 2.0], [5.0, 5.0]) == Mixture(odds_spread=1.0, distance_spread=1.0)
+
+
+def photos(seed: int = 0, count: int = 90, width: int = 6, labels: int = 3):
+    rng = np.random.default_rng(seed)
+    targets = np.arange(count) % labels
+    spread = rng.normal(size=(width, width)) / 2
+    means = rng.normal(size=(labels, width)) * 3
+    return means[targets] + rng.normal(size=(count, width)) @ spread + 5, targets
+
+
+def by_the_papers_formula(features, targets, asked):
+    """Ren et al. 2021, eq. 3, with scipy's distances."""
+    centered = features - features.mean(axis=0)
+    means = [centered[targets == label].mean(axis=0) for label in np.unique(targets)]
+    inside = np.concatenate([centered[targets == label] - mean for label, mean in enumerate(means)])
+
+    def precision(rows):
+        covariance = np.cov(rows.T, bias=True)
+        size = len(covariance)
+        return np.linalg.inv(covariance + SHRINKAGE * np.trace(covariance) / size * np.eye(size))
+
+    within, overall = precision(inside), precision(centered)
+    result = []
+    for photo in asked - features.mean(axis=0):
+        nearest = min(mahalanobis(photo, mean, within) ** 2 for mean in means)
+        result.append(mahalanobis(photo, np.zeros_like(photo), overall) ** 2 - nearest)
+    return result
+
+
+def test_it_is_the_relative_mahalanobis_distance():
+    features, targets = photos()
+    asked = np.random.default_rng(5).normal(size=(20, 6)) * 4 + 5
+    ours = fit_relative_distance(features, targets)(asked)
+    np.testing.assert_allclose(ours, by_the_papers_formula(features, targets, asked), rtol=1e-4)
+
+
+def test_photos_of_other_things_are_less_familiar():
+    features, targets = photos()
+    distance = fit_relative_distance(features[::2], targets[::2])
+    others = features[1::2] + np.random.default_rng(2).normal(size=(45, 6)) * 8
+    assert np.median(distance(features[1::2])) > np.median(distance(others))
+
+
+def test_a_label_without_photos_has_no_mean():
+    features, targets = photos()
+    kept = targets != 1
+    distance = fit_relative_distance(features[kept], targets[kept])
+    assert distance.means.shape[0] == 2
+
+
+@pytest.mark.parametrize(("count", "width"), [(40, 200), (200, 20)])
+def test_a_basis_spans_the_principal_components_of_standardized_features(count, width):
+    features = np.random.default_rng(3).normal(size=(count, width)) ** 3 + 7
+    basis = find_basis(features, dimensions=5)
+    scaled = StandardScaler().fit_transform(features)
+    expected = PCA(n_components=5, svd_solver="full").fit_transform(scaled)
+    np.testing.assert_allclose(np.abs(basis(features)), np.abs(expected), atol=1e-6)
+
+
+def test_a_basis_has_no_more_dimensions_than_a_quarter_of_the_photos():
+    assert find_basis(np.random.default_rng(0).normal(size=(40, 100))).matrix.shape == (100, 10)
+    assert find_basis(np.random.default_rng(0).normal(size=(3, 100))).matrix.shape[1] == 2
+
+
+def test_features_that_never_vary_have_no_say():
+    features = np.random.default_rng(0).normal(size=(30, 4))
+    features[:, 2] = 9.0
+    matrix = find_basis(features).matrix
+    np.testing.assert_array_equal(matrix[2], 0.0)
+    assert np.isfinite(matrix).all()
+
+
+def test_behind_a_basis_it_takes_the_features_themselves():
+    features, targets = photos(count=60, width=30)
+    basis = find_basis(features, dimensions=8)
+    of_coordinates = fit_relative_distance(basis(features), targets)
+    whole = of_coordinates.behind(basis)
+    asked = features * 1.5
+    np.testing.assert_allclose(whole(asked), of_coordinates(basis(asked)), rtol=1e-3, atol=1e-3)
+
+
+def test_one_photo_a_label_gives_distances_all_the_same():
+    distance = fit_relative_distance(np.eye(3), np.arange(3))
+    assert np.isfinite(distance(np.eye(3))).all()
+
+
+def test_tensors_give_it_back():
+    features, targets = photos()
+    distance = fit_relative_distance(features, targets)
+    again = RelativeDistance.from_tensors(distance.to_tensors())
+    np.testing.assert_array_equal(again(features), distance(features))
+    with pytest.raises(KeyError):
+        RelativeDistance.from_tensors({"means": distance.means})

@@ -19,7 +19,7 @@ from finetune.data.balance import strata
 from finetune.data.loaders import epoch_batches, steps_per_epoch
 from finetune.errors import ConfigError
 from finetune.evaluation.cross_fit import LABEL_FOLDS, cross_fit
-from finetune.evaluation.mahalanobis import (
+from finetune.evaluation.out_of_distribution import (
     BASIS_PHOTOS,
     RelativeDistance,
     find_basis,
