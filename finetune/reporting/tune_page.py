@@ -87,6 +87,8 @@ def _charts(result: TuneResult, varied: list[str]) -> dict[str, Figure]:
         )
     if result.best:
         history = plot_optimization_history(study, target_name=score)
+        history.update_traces(name="best so far", selector={"name": "Best Value"})
+        history.update_layout(legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0})
         charts["history"] = _figure(history, "Trial", shares)
     if result.importances:
         evaluator = FanovaImportanceEvaluator(seed=0)
@@ -99,6 +101,7 @@ def _charts(result: TuneResult, varied: list[str]) -> dict[str, Figure]:
         charts["importances"] = _figure(bars, "Share of the differences between trials", {})
     for k, name in enumerate(varied):
         chart = plot_slice(study, params=[name], target_name=score)
+        chart.update_traces(marker_showscale=False)
         chart.update_layout(height=260)
         charts[f"value-{k}"] = _figure(chart, chart_text(parameter_name(name)), shares)
     return charts
@@ -114,8 +117,10 @@ def _figure(figure: Any, x_title: str, y_axis: dict[str, Any]) -> Figure:
 
 
 def _escape(values: dict[str, Any]) -> dict[str, Any]:
-    """Escapes the categories of an axis, which plotly would read as HTML."""
+    """Escapes the categories of an axis, which plotly reads as HTML and Optuna quotes."""
     for name in {"x", "categoryarray"} & values.keys():
         if isinstance(values[name], list):
-            values[name] = [chart_text(v) if isinstance(v, str) else v for v in values[name]]
+            values[name] = [
+                chart_text(v.strip("'")) if isinstance(v, str) else v for v in values[name]
+            ]
     return values
