@@ -105,7 +105,7 @@ def _split(collection: Collection, settings: TrainConfig, out: Path | None) -> N
     parts = [row.part for row in rows]
     groups = [row.group for row in rows]
     labels = [row.labels for row in rows]
-    proof = prove_split(photos, groups, parts)
+    proof = prove_split(rows, photos)
     short = (
         ()
         if collection.has_parts
@@ -163,17 +163,19 @@ def _folds(collection: Collection, settings: TrainConfig, folds: int, out: Path 
     listed = []
     for fold in range(folds):
         parts = fold_parts(held, fold)
-        proof = prove_split(photos, [row.group for row in rows], parts)
-        counts = Counter(parts)
+        fold_rows = [
+            dataclasses.replace(row, part=part) for row, part in zip(rows, parts, strict=True)
+        ]
+        proof = prove_split(fold_rows, photos)
         leaks = sum(proof.leaks.values())
         table.add_row(
-            str(fold + 1), f"{counts['train']:,}", f"{counts['validation']:,}", f"{leaks:,}"
+            str(fold + 1),
+            f"{proof.photos.get('train', 0):,}",
+            f"{proof.photos.get('validation', 0):,}",
+            f"{leaks:,}",
         )
-        listed.append({"parts": dict(counts), "proof": _proof_dict(proof)})
+        listed.append({"parts": dict(Counter(parts)), "proof": _proof_dict(proof)})
         if out is not None:
-            fold_rows = [
-                dataclasses.replace(row, part=part) for row, part in zip(rows, parts, strict=True)
-            ]
             write_split(out / f"split-fold-{fold + 1}.csv", fold_rows)
     output.print(table)
     always = held.count(-1)
@@ -230,7 +232,7 @@ def _show_parts(rows: Sequence[SplitRow]) -> None:
 
 
 def _show_proof(proof: SplitProof) -> None:
-    output.text(f"Groups that straddle: {proof.straddling:,} of {proof.groups:,}.")
+    output.text(f"Groups that straddle: {proof.straddling_groups:,} of {proof.groups:,}.")
     leaks = ", ".join(f"{count:,} in {part}" for part, count in proof.leaks.items())
     output.text(f"Held-out photos with a near-duplicate in training: {leaks or 'none held out'}.")
     nearest = proof.nearest
@@ -247,20 +249,7 @@ def _show_proof(proof: SplitProof) -> None:
 
 
 def _proof_dict(proof: SplitProof) -> dict[str, Any]:
-    nearest = proof.nearest
-    return {
-        "holds": proof.holds,
-        "groups": proof.groups,
-        "straddling": proof.straddling,
-        "leaks": dict(proof.leaks),
-        "nearest": None
-        if nearest is None
-        else {
-            "train": nearest.train,
-            "held_out": nearest.held_out,
-            "distance_bits": nearest.distance_bits,
-        },
-    }
+    return {"holds": proof.holds, **proof.summary()}
 
 
 def show_audit(collection: Collection, run: str, seed: int) -> None:

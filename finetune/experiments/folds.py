@@ -200,8 +200,7 @@ def _split(
     found = replay_split(collection, split_rows, labels, task_for(config.labels))
     by_path = {photo.path: photo for photo in collection.photos}
     photos = [by_path[row.path] for row in split_rows]
-    groups, parts = [row.group for row in split_rows], [row.part for row in split_rows]
-    return dataclasses.replace(found, proof=prove_split(photos, groups, parts))
+    return dataclasses.replace(found, proof=prove_split(split_rows, photos))
 
 
 def _notes(rows: Sequence[FoldRow], folds: int) -> list[str]:

@@ -8,10 +8,11 @@ since plotly reads a little HTML in every label.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from finetune.evaluation.calibration import risk_coverage
 from finetune.evaluation.predictions import Prediction
+from finetune.photos.collection import Part
 
 Figure = dict[str, Any]
 
@@ -235,12 +236,13 @@ def accuracy_by_coverage(predictions: Sequence[Prediction]) -> Figure:
     }
 
 
-def photos_by_label(by_label: Mapping[str, Mapping[str, int]]) -> Figure:
+def photos_by_label(by_label: Mapping[str, Mapping[Part, int]]) -> Figure:
     """Returns the photos of each label, stacked by part, the largest label first."""
     order = sorted(by_label, key=lambda label: (-sum(by_label[label].values()), label))
     present = {part for photos in by_label.values() for part in photos}
-    parts = [part for part in ("train", "validation", "test") if part in present]
-    colors = {part: f"var(--series-{k})" for k, part in enumerate(("train", "validation", "test"))}
+    every = get_args(Part)
+    parts = [part for part in every if part in present]
+    colors = {part: f"var(--series-{k})" for k, part in enumerate(every)}
     return {
         "data": [
             {

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from finetune.evaluation.predictions import Prediction
+from finetune.photos.split.leakage import prove_split
 from finetune.reporting import charts, formatting, gallery
 from finetune.reporting.report_content import (
     Extras,
@@ -17,7 +18,6 @@ from finetune.reporting.report_content import (
     suspects_data,
 )
 from finetune.reporting.run_record import RunRecord
-from finetune.reporting.split_proof import prove_split
 
 
 def page_data(

@@ -11,10 +11,10 @@ import numpy as np
 
 from finetune.evaluation.predictions import Prediction
 from finetune.evaluation.probabilities import Integers
+from finetune.photos.split.leakage import prove_split
 from finetune.reporting import charts, formatting, gallery
 from finetune.reporting import gallery as confusion_order
 from finetune.reporting.run_record import RunRecord, find_setting, setting_sections
-from finetune.reporting.split_proof import prove_split
 
 MAX_ROWS = 20_000
 """Photos that a page knows by name; beyond it, right answers without a picture are left out."""

@@ -129,7 +129,7 @@ def split_collection(
     if not usable.has_parts:
         short = imbalances(names, groups, parts, validation=config.validation, test=config.test)
         notes.extend([summarize_imbalances(short)] if short else [])
-    proof = prove_split(photos, groups, parts)
+    proof = prove_split(rows, photos)
     notes.append(_in_words(proof, parts))
     split = _parts(usable.root, photos, rows, usable.labels, task)
     few = few_photos(photos)

@@ -356,7 +356,7 @@ def _describe(
         },
         "device": str(choose_device(config.machine.device)),
         "settings": to_dict(config),
-        "split": dataclasses.asdict(data_split.proof) if data_split.proof else None,
+        "split": data_split.proof.summary() if data_split.proof else None,
         **data_split.task.config_entry(),
         "finished": False,
     }

@@ -6,9 +6,10 @@ the same burst) is not new to the model, and inflates an accuracy measured on it
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,7 @@ from finetune.photos.near_duplicates.pairs import (
     near_duplicate_blocks,
 )
 from finetune.photos.split.grouping import split_rule
+from finetune.photos.split.split import SplitRow
 
 NEAREST_BITS = 12
 """Most bits at which the nearest pair is searched; unrelated photos differ by 32 ± 4 bits."""
@@ -45,25 +47,45 @@ class Nearest:
 
 @dataclass(frozen=True, kw_only=True)
 class SplitProof:
-    """What was counted to prove a split.
+    """Counts that prove a split.
 
     Attributes:
+        photos: Photos by part; parts without a photo are left out.
+        by_label: Photos by label, then by part.
         groups: Groups of photos, single photos included.
-        straddling: Groups with photos in more than one part; 0 is the proof.
+        largest_group: Photos in the largest group.
+        straddling_groups: Groups with photos in more than one part; 0 is the proof.
+        straddling_contents: File contents found in more than one part; 0 is the proof.
+        missing: Labels without a photo in a part, as (label, part).
         leaks: Held-out photos with a near-duplicate in train by part, found from the hashes,
-            independently of the groups.
+            independently of the groups; empty where the photos were not given.
         nearest: The nearest pair across the border, or None where none is within `NEAREST_BITS`.
     """
 
+    photos: Mapping[Part, int]
+    by_label: Mapping[str, Mapping[Part, int]]
     groups: int
-    straddling: int
+    largest_group: int
+    straddling_groups: int
+    straddling_contents: int
+    missing: tuple[tuple[str, Part], ...]
     leaks: Mapping[Part, int]
     nearest: Nearest | None
 
     @property
     def holds(self) -> bool:
-        """Whether no group straddles and nothing leaks."""
-        return self.straddling == 0 and not any(self.leaks.values())
+        """Whether no group and no content straddles and nothing leaks."""
+        straddling = self.straddling_groups + self.straddling_contents
+        return straddling == 0 and not any(self.leaks.values())
+
+    def summary(self) -> dict[str, Any]:
+        """Returns the entry of a run's config.json."""
+        return {
+            "groups": self.groups,
+            "straddling": self.straddling_groups,
+            "leaks": dict(self.leaks),
+            "nearest": asdict(self.nearest) if self.nearest else None,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,32 +128,56 @@ class LeakAudit:
         )
 
 
-def prove_split(
-    photos: Sequence[Photo], groups: Sequence[Hashable], parts: Sequence[Part]
-) -> SplitProof:
-    """Returns what can be counted of a split: straddling groups, leaks, the nearest pair.
+def prove_split(rows: Sequence[SplitRow], photos: Sequence[Photo] | None = None) -> SplitProof:
+    """Returns the counts that prove a split.
 
     Args:
-        photos: The photos.
-        groups: The group of each, as it was split by.
-        parts: The part of each.
+        rows: The split's photos with their groups and parts.
+        photos: The photo of each row; with them, near-duplicates across the border are searched.
     """
-    parts_of: defaultdict[Hashable, set[Part]] = defaultdict(set)
-    for group, part in zip(groups, parts, strict=True):
-        parts_of[group].add(part)
+    counts = Counter(row.part for row in rows)
+    by_label: defaultdict[str, Counter[Part]] = defaultdict(Counter)
+    for row in rows:
+        for label in row.labels:
+            by_label[label][row.part] += 1
+    sizes = Counter(row.group for row in rows)
+    present = [part for part in get_args(Part) if counts[part]]
+    labels = sorted(by_label)
+    leaks, nearest = ({}, None) if photos is None else _leaks(photos, [row.part for row in rows])
+    return SplitProof(
+        photos={part: counts[part] for part in present},
+        by_label={label: {part: by_label[label][part] for part in present} for label in labels},
+        groups=len(sizes),
+        largest_group=max(sizes.values(), default=0),
+        straddling_groups=_straddling((row.group, row.part) for row in rows),
+        straddling_contents=_straddling((row.digest, row.part) for row in rows if row.digest),
+        missing=tuple(
+            (label, part) for label in labels for part in present if not by_label[label][part]
+        ),
+        leaks=leaks,
+        nearest=nearest,
+    )
+
+
+def _straddling(pairs: Iterable[tuple[str, Part]]) -> int:
+    parts: defaultdict[str, set[Part]] = defaultdict(set)
+    for key, part in pairs:
+        parts[key].add(part)
+    return sum(len(found) > 1 for found in parts.values())
+
+
+def _leaks(
+    photos: Sequence[Photo], parts: Sequence[Part]
+) -> tuple[dict[Part, int], Nearest | None]:
     prints = compute_fingerprints(photos)
     leaking = _duplicates_in_training(prints, parts, split_rule(len(photos)))
     held_out: tuple[Part, ...] = ("validation", "test")
-    return SplitProof(
-        groups=len(parts_of),
-        straddling=sum(len(found) > 1 for found in parts_of.values()),
-        leaks={
-            part: sum(1 for own, leaks in zip(parts, leaking, strict=True) if leaks and own == part)
-            for part in held_out
-            if part in parts
-        },
-        nearest=_nearest(photos, prints, parts),
-    )
+    leaks = {
+        part: sum(1 for own, leak in zip(parts, leaking, strict=True) if leak and own == part)
+        for part in held_out
+        if part in parts
+    }
+    return leaks, _nearest(photos, prints, parts)
 
 
 def duplicates_in_training(

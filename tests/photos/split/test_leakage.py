@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from finetune.errors import ConfigError
-from finetune.photos.collection import Photo, pack_hashes
+from finetune.photos.collection import Part, Photo, pack_hashes
 from finetune.photos.near_duplicates.hashing import PhotoHashes
 from finetune.photos.quality import Quality
 from finetune.photos.split.grouping import photo_groups
 from finetune.photos.split.leakage import audit_split, duplicates_in_training, prove_split
-from finetune.photos.split.split import split_groups
+from finetune.photos.split.split import SplitRow, split_groups
 
 PLAIN_TEXTURE = Quality(brightness=0.5, contrast=0.3, sharpness=0.2)
 
@@ -58,19 +58,26 @@ def split(photos, groups, seed=0):
     return split_groups(labels, groups, validation=0.2, test=0.2, seed=seed)
 
 
+def split_rows(photos, groups, parts):
+    return [
+        SplitRow(path=item.path, digest=item.digest, labels=item.labels, group=group, part=part)
+        for item, group, part in zip(photos, groups, parts, strict=True)
+    ]
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_grouped_split_of_bursts_leaks_nothing_and_the_ungrouped_one_does(bursts, seed):
     groups = photo_groups(bursts)
     assert len(set(groups)) == 30
-    proof = prove_split(bursts, groups, split(bursts, groups, seed))
+    proof = prove_split(split_rows(bursts, groups, split(bursts, groups, seed)), bursts)
     assert proof.holds
-    assert proof.straddling == 0
+    assert proof.straddling_groups == 0
     assert proof.leaks == {"validation": 0, "test": 0}
     assert proof.groups == 30
     loose = split(bursts, [item.path for item in bursts], seed)
-    proof = prove_split(bursts, groups, loose)
+    proof = prove_split(split_rows(bursts, groups, loose), bursts)
     assert not proof.holds
-    assert proof.straddling > 15
+    assert proof.straddling_groups > 15
     assert proof.leaks["validation"] > 10
     assert proof.nearest is not None
     assert proof.nearest.distance_bits <= 4
@@ -78,17 +85,23 @@ def test_grouped_split_of_bursts_leaks_nothing_and_the_ungrouped_one_does(bursts
 
 def test_nearest_pair_names_the_photos_across_the_border():
     photos = [photo("a/1", 0xFFFFFFFF, 1 << 40), photo("a/2", 0xFFFFFFFF ^ 0b111, 1 << 41)]
-    proof = prove_split(photos, ["x", "y"], ["train", "validation"])
+    proof = prove_split(split_rows(photos, ["x", "y"], ["train", "validation"]), photos)
     assert proof.nearest is not None
     assert (proof.nearest.train, proof.nearest.held_out) == ("a/1", "a/2")
     assert proof.nearest.distance_bits == 3
+    assert proof.summary() == {
+        "groups": 2,
+        "straddling": 0,
+        "leaks": {"validation": 1},
+        "nearest": {"train": "a/1", "held_out": "a/2", "distance_bits": 3},
+    }
 
 
 def test_nearest_pair_may_be_a_mirror_image():
     rng = np.random.default_rng(3)
     one, other = half_set(rng), half_set(rng)
     photos = [photo("a/1", one, other), photo("a/2", other ^ 1, one ^ 1)]
-    proof = prove_split(photos, ["x", "y"], ["train", "test"])
+    proof = prove_split(split_rows(photos, ["x", "y"], ["train", "test"]), photos)
     assert proof.nearest is not None
     assert proof.nearest.distance_bits == 1
     assert proof.leaks == {"test": 1}
@@ -97,7 +110,8 @@ def test_nearest_pair_may_be_a_mirror_image():
 def test_no_near_pair_within_reach_is_none():
     rng = np.random.default_rng(4)
     photos = [photo(f"a/{i}", half_set(rng), half_set(rng)) for i in range(2)]
-    assert prove_split(photos, ["x", "y"], ["train", "validation"]).nearest is None
+    rows = split_rows(photos, ["x", "y"], ["train", "validation"])
+    assert prove_split(rows, photos).nearest is None
 
 
 def test_a_copy_across_the_border_leaks_even_without_hashes():
@@ -108,7 +122,7 @@ def test_a_copy_across_the_border_leaks_even_without_hashes():
     ]
     parts = ["train", "validation", "validation"]
     assert duplicates_in_training(photos, parts).tolist() == [False, True, False]
-    proof = prove_split(photos, ["1", "1", "2"], parts)
+    proof = prove_split(split_rows(photos, ["1", "1", "2"], parts), photos)
     assert proof.leaks == {"validation": 1}
     assert proof.nearest is not None
     assert (proof.nearest.train, proof.nearest.held_out, proof.nearest.distance_bits) == (
@@ -188,3 +202,44 @@ def test_unknown_group_by_is_refused():
     with pytest.raises(ConfigError) as caught:
         photo_groups([], group_by="species")
     assert str(caught.value) == "--group-by species is none of duplicates, burst, folder, none."
+
+
+def row(path: str, label: str, group: str, part: Part, digest: str = "") -> SplitRow:
+    return SplitRow(path=path, digest=digest or path, labels=(label,), group=group, part=part)
+
+
+def test_split_without_straddling_groups_is_proven() -> None:
+    proof = prove_split(
+        [
+            row("1", "a", "x", "train"),
+            row("2", "a", "x", "train"),
+            row("3", "a", "y", "validation"),
+            row("4", "b", "z", "train"),
+        ]
+    )
+    assert proof.holds
+    assert proof.photos == {"train": 3, "validation": 1}
+    assert proof.by_label == {
+        "a": {"train": 2, "validation": 1},
+        "b": {"train": 1, "validation": 0},
+    }
+    assert (proof.groups, proof.largest_group) == (3, 2)
+    assert proof.missing == (("b", "validation"),)
+
+
+def test_group_in_two_parts_is_found() -> None:
+    proof = prove_split([row("1", "a", "x", "train"), row("2", "a", "x", "test")])
+    assert not proof.holds
+    assert (proof.straddling_groups, proof.straddling_contents) == (1, 0)
+
+
+def test_content_in_two_parts_is_found() -> None:
+    rows = [row("1", "a", "x", "train", "same"), row("2", "a", "y", "test", "same")]
+    proof = prove_split(rows)
+    assert not proof.holds
+    assert (proof.straddling_groups, proof.straddling_contents) == (0, 1)
+
+
+def test_empty_split_has_no_parts() -> None:
+    proof = prove_split([])
+    assert (proof.photos, proof.groups, proof.largest_group) == ({}, 0, 0)
