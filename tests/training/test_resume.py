@@ -64,16 +64,16 @@ CHILD = """
 import json, os, signal, sys
 from pathlib import Path
 from finetune import train
-from finetune.tasks import multi_label as objective
+from finetune.tasks import losses
 from finetune.config_io import resolve
 photos, runs, flags, sign, last = sys.argv[1:]
-plain, steps = objective.binary_cross_entropy, [0]
+original, steps = losses.binary_cross_entropy, [0]
 def counted(*args, **keywords):
     steps[0] += 1
     if steps[0] == int(last):
         os.kill(os.getpid(), int(sign))
-    return plain(*args, **keywords)
-objective.binary_cross_entropy = counted
+    return original(*args, **keywords)
+losses.binary_cross_entropy = counted
 train(Path(photos), resolve({}, json.loads(flags)), run="killed", runs=Path(runs))
 """
 
