@@ -7,6 +7,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -29,10 +30,12 @@ def levels(images: Tensor) -> Tensor:
     return (images.double() * std + mean) * 255
 
 
-def normalized(images: Tensor) -> np.ndarray:
+def normalized(images: Tensor) -> NDArray[np.float64]:
     """(pixel / 255 - mean) / std in float64."""
     pixels = images.numpy().astype(np.float64) / 255
-    return (pixels - np.reshape(MEAN, (1, 3, 1, 1))) / np.reshape(STD, (1, 3, 1, 1))
+    mean, std = np.reshape(MEAN, (1, 3, 1, 1)), np.reshape(STD, (1, 3, 1, 1))
+    result: NDArray[np.float64] = (pixels - mean) / std
+    return result
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -188,7 +191,8 @@ class AugmentInWorker:
 
     def __call__(self, items: list[tuple[Tensor, int]]) -> Tensor:
         indices = torch.tensor([index for _, index in items])
-        return self.augment(torch.stack([image for image, _ in items]), indices, 2)
+        inputs: Tensor = self.augment(torch.stack([image for image, _ in items]), indices, 2)
+        return inputs
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker:UserWarning")

@@ -26,7 +26,8 @@ def spots(places: NDArray[np.float64], radius: float = 3.0) -> NDArray[np.uint8]
 
 def centroid(plane: NDArray[np.uint8]) -> NDArray[np.float64]:
     y, x = np.mgrid[0:HEIGHT, 0:WIDTH]
-    return np.array([(x * plane).sum(), (y * plane).sum()]) / plane.sum()
+    center: NDArray[np.float64] = np.array([(x * plane).sum(), (y * plane).sum()]) / plane.sum()
+    return center
 
 
 def moved(transform: Any, seed: int, **data: Any) -> dict[str, Any]:
@@ -120,7 +121,7 @@ def test_masks_keep_their_values() -> None:
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 @pytest.mark.parametrize("channels", [None, 1, 3, 4, 7])
 def test_any_number_of_channels_is_warped_alike(channels: int | None, dtype: type) -> None:
-    plane = spots(np.array([[70.0, 50.0]]), 20)[..., 0].astype(dtype)
+    plane: NDArray[Any] = spots(np.array([[70.0, 50.0]]), 20)[..., 0].astype(dtype)
     image = plane if channels is None else np.repeat(plane[..., None], channels, axis=-1)
     result = A.Compose([RandomMobius(p=1.0)], seed=4)(image=image)["image"]
     alone = A.Compose([RandomMobius(p=1.0)], seed=4)(image=plane)["image"]

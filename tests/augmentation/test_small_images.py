@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,8 +21,8 @@ from finetune.photos.crops import load_square
 from finetune.photos.decode.color import to_gray
 from finetune.photos.preprocessing import Preprocessing
 
-PLAIN = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
-GRAY = {"mean": (0.0,), "std": (1.0,)}
+PLAIN: dict[str, Any] = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
+GRAY: dict[str, Any] = {"mean": (0.0,), "std": (1.0,)}
 
 
 @pytest.fixture
@@ -171,7 +173,7 @@ def test_erased_pixels_of_a_gray_input_are_the_mean(images: Tensor) -> None:
             assert image[:, top:bottom, left:right].abs().max() <= level + 1e-6
 
 
-def test_a_pipeline_file_serves_a_network_of_one_channel(images: Tensor, tmp_path) -> None:
+def test_a_pipeline_file_serves_a_network_of_one_channel(images: Tensor, tmp_path: Path) -> None:
     from finetune.augmentation.pipelines import compose, write_pipeline
 
     path = write_pipeline(compose(named("cifar"), size=32), tmp_path / "mine.yaml")
@@ -183,7 +185,7 @@ def test_a_pipeline_file_serves_a_network_of_one_channel(images: Tensor, tmp_pat
     np.testing.assert_allclose(levels(inputs), gray_of(shown), atol=1e-3)
 
 
-def test_a_composed_pipeline_moves_by_whole_pixels(images: Tensor, tmp_path) -> None:
+def test_a_composed_pipeline_moves_by_whole_pixels(images: Tensor, tmp_path: Path) -> None:
     from finetune.augmentation.pipelines import compose, write_pipeline
 
     recipe = named("cifar", {"flip_probability": 0})

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -16,7 +17,8 @@ from finetune.models.factory import (
     rebuild,
     replace_head,
 )
-from finetune.models.features import features_of, standardization, weights_digest
+from finetune.models.feature_backends import features_of
+from finetune.models.features import standardization, weights_digest
 from finetune.models.heads import (
     FeatureHead,
     backbone_parameters,
@@ -44,7 +46,8 @@ def test_a_head_of_the_right_width_is_kept(tmp_path: Path) -> None:
     note = replace_head(loaded, 3, seed=0)
     assert note is not None
     assert note.endswith("has one output per label (3) and was kept.")
-    assert torch.equal(loaded.module.get_classifier().weight, module.get_classifier().weight)
+    network: Any = loaded.module
+    assert torch.equal(network.get_classifier().weight, module.get_classifier().weight)
 
 
 def test_a_file_without_a_head_fits(tmp_path: Path) -> None:
@@ -60,14 +63,15 @@ def test_a_pth_file_is_read_with_its_wrapping(tmp_path: Path, wrapper: str | Non
     state = {f"module.{k}": v for k, v in timm.create_model(TINY).state_dict().items()}
     torch.save({wrapper: state, "epoch": 3} if wrapper else state, tmp_path / "w.pth")
     loaded = create_model(ModelRequest(name=TINY, weights=str(tmp_path / "w.pth")))
-    assert torch.equal(loaded.module.get_classifier().weight, state["module.fc.weight"])
+    network: Any = loaded.module
+    assert torch.equal(network.get_classifier().weight, state["module.fc.weight"])
 
 
 class Bomb:
     def __init__(self, file: Path) -> None:
         self.file = file
 
-    def __reduce__(self) -> object:
+    def __reduce__(self) -> tuple[Any, ...]:
         return (Path.touch, (self.file,))
 
 
@@ -262,9 +266,8 @@ def test_pretrained_color_weights_are_summed_for_a_gray_input(tiny_weights: Path
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_network_is_rebuilt_with_the_channels_of_its_tensors(name: str, channels: int) -> None:
     made = create_model(ModelRequest(name=name, weights="none", channels=channels))
-    again = rebuild(
-        name, made.module.num_classes, made.preprocessing.size, made.module.state_dict()
-    )
+    network: Any = made.module
+    again = rebuild(name, network.num_classes, made.preprocessing.size, made.module.state_dict())
     inputs = torch.zeros(1, channels, made.preprocessing.size, made.preprocessing.size)
     torch.testing.assert_close(again.eval()(inputs), made.module.eval()(inputs))
 

@@ -14,7 +14,8 @@ from finetune.augmentation.recipes import named
 from finetune.config_io import resolve
 from finetune.data.dataset import PhotoDataset, Sample
 from finetune.data.pixel_cache import PixelCache
-from finetune.models.features import AugmentedView, FeatureCache, features_of
+from finetune.models.feature_backends import features_of
+from finetune.models.features import AugmentedView, FeatureCache
 from finetune.photos.preprocessing import Preprocessing
 
 SPEC = Preprocessing(size=32, crop_pct=0.8)
@@ -34,7 +35,8 @@ def dataset(make_photos: Callable[..., Path], tmp_path: Path) -> PhotoDataset:
 def module() -> torch.nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        return timm.create_model("test_resnet", num_classes=3).eval()
+        network: torch.nn.Module = timm.create_model("test_resnet", num_classes=3).eval()
+        return network
 
 
 def test_features_are_those_of_the_network_and_are_computed_once(

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import timm
 import torch
@@ -33,7 +35,7 @@ def convolutions(summary: NetworkSummary) -> list[LayerRow]:
     return [row for row in summary.rows if row.kind == "Conv2d"]
 
 
-def test_vgg19_at_28x28_is_the_published_table():
+def test_vgg19_at_28x28_is_the_published_table() -> None:
     summary = summarize("vgg19_mnist", size=28, channels=1)
     assert [(row.weights, row.output[-1]) for row in convolutions(summary)] == VGG19_AT_28
     linear = [row.weights for row in summary.rows if row.kind == "Linear"]
@@ -50,7 +52,7 @@ def test_vgg19_at_28x28_is_the_published_table():
         ("alexnet", torchvision.models.AlexNet_Weights.IMAGENET1K_V1),
     ],
 )
-def test_totals_are_those_that_torchvision_states(name, theirs):
+def test_totals_are_those_that_torchvision_states(name: str, theirs: Any) -> None:
     """torchvision counts a multiply-add as one operation and states billions, rounded."""
     summary = summarize(name, size=224)
     assert summary.parameters == theirs.meta["num_params"]
@@ -58,7 +60,7 @@ def test_totals_are_those_that_torchvision_states(name, theirs):
 
 
 @pytest.mark.parametrize("name", ["resnet18_small", "mobilenetv2_100", "cifar_resnet20"])
-def test_layers_add_up_to_the_totals(name):
+def test_layers_add_up_to_the_totals(name: str) -> None:
     summary = summarize(name)
     assert sum(row.parameters for row in summary.rows) == summary.parameters
     assert sum(row.weights for row in summary.rows) == summary.weights
@@ -68,7 +70,7 @@ def test_layers_add_up_to_the_totals(name):
     assert summary.parameters == sum(p.numel() for p in network.parameters())
 
 
-def test_attention_products_are_in_the_total_and_in_no_layer():
+def test_attention_products_are_in_the_total_and_in_no_layer() -> None:
     summary = summarize("vit_tiny_patch16_224")
     layers = sum(row.multiply_adds or 0 for row in summary.rows)
     # Twelve blocks, each with queries times keys and weights times values: 197 x 197 x 192.
@@ -76,7 +78,7 @@ def test_attention_products_are_in_the_total_and_in_no_layer():
     assert sum(row.parameters for row in summary.rows) == summary.parameters
 
 
-def test_a_row_says_kernel_stride_channels_and_size():
+def test_a_row_says_kernel_stride_channels_and_size() -> None:
     rows = {row.name: row for row in summarize("alexnet").rows}
     assert rows["features.0"] == LayerRow(
         name="features.0",
@@ -109,14 +111,14 @@ def test_a_row_says_kernel_stride_channels_and_size():
     )
 
 
-def test_grouped_kernels_count_the_channels_of_their_group():
+def test_grouped_kernels_count_the_channels_of_their_group() -> None:
     rows = {row.name: row for row in summarize("mobilenetv2_100", size=224).rows}
     depthwise = rows["blocks.0.0.conv_dw"]
     assert depthwise.weights == 9 * 32
     assert depthwise.multiply_adds == 9 * 32 * 112 * 112
 
 
-def test_size_channels_and_labels_change_what_they_should():
+def test_size_channels_and_labels_change_what_they_should() -> None:
     summary = summarize("resnet18", size=64, channels=1, labels=5)
     assert summary.input == (1, 64, 64)
     assert summary.labels == 5
@@ -125,7 +127,7 @@ def test_size_channels_and_labels_change_what_they_should():
     assert summary.rows[-1].weights == 512 * 5
 
 
-def test_parameters_that_no_layer_of_their_own_applies_are_listed():
+def test_parameters_that_no_layer_of_their_own_applies_are_listed() -> None:
     """BEiT's attention applies its query, key and value matrix itself."""
     summary = summarize("beit_base_patch16_224")
     qkv = next(row for row in summary.rows if row.name == "blocks.0.attn.qkv")
@@ -133,14 +135,14 @@ def test_parameters_that_no_layer_of_their_own_applies_are_listed():
     assert sum(row.parameters for row in summary.rows) == summary.parameters
 
 
-def test_an_unknown_model_is_refused_with_near_names():
+def test_an_unknown_model_is_refused_with_near_names() -> None:
     with pytest.raises(ModelError) as error:
         summarize("vgg19_minst")
     assert "vgg19_minst" in str(error.value)
     assert "vgg19_mnist" in str(error.value)
 
 
-def test_a_size_that_does_not_fit_is_refused():
+def test_a_size_that_does_not_fit_is_refused() -> None:
     with pytest.raises(ModelError) as error:
         summarize("mini_alexnet", size=4)
     assert str(error.value) == (
@@ -148,7 +150,7 @@ def test_a_size_that_does_not_fit_is_refused():
     )
 
 
-def test_a_size_that_makes_a_network_fail_is_refused_with_its_reason():
+def test_a_size_that_makes_a_network_fail_is_refused_with_its_reason() -> None:
     with pytest.raises(ModelError) as error:
         summarize("levit_128", size=100)
     assert str(error.value).startswith(

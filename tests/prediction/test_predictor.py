@@ -144,7 +144,7 @@ def test_several_runs_answer_with_the_mean_of_their_probabilities(
 
 def test_labels_are_matched_by_name_and_not_by_place(trained: Trained) -> None:
     first, second = (TorchEngine.load(open_run(trained.run)) for _ in range(2))
-    head = second.module.get_classifier()
+    head = second.module.get_classifier()  # type: ignore[operator]
     head.weight.data = head.weight.data.flip(0)
     head.bias.data = head.bias.data.flip(0)
     turned = TorchEngine(
@@ -176,7 +176,7 @@ def test_a_stream_reads_no_further_than_it_must(trained: Trained) -> None:
     for _ in range(20):
         next(stream)
     assert taken <= 20 + 3 * 4
-    stream.close()
+    stream.close()  # type: ignore[attr-defined]
 
 
 def test_too_many_pixels_are_refused(trained: Trained) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ def test_a_run_trained_on_squares_predicts_on_squares(
     crop = policy(path)
     assert crop is not None
     preprocessing = predictor.preprocessing
-    how = {
+    how: dict[str, Any] = {
         "size": preprocessing.working_size,
         "fit": preprocessing.fit,
         "interpolation": preprocessing.interpolation,
@@ -58,7 +59,7 @@ def test_the_bound_on_pixels_holds_before_a_square_is_looked_for(
     run = train(photos, resolve({}, flags), runs=tmp_path / "runs").run
     predictor = Predictor.load(run.path, config=PredictConfig(max_pixels=100))
     asked: list[object] = []
-    predictor._policy = lambda photo: asked.append(photo)  # type: ignore[assignment, func-returns-value]
+    predictor._policy = lambda photo: asked.append(photo)
     with pytest.raises(DecodeError, match="too many pixels"):
         predictor((photos / "a" / "000.jpg").read_bytes())
     assert asked == []
@@ -74,7 +75,7 @@ def test_a_run_of_whole_photos_looks_for_no_square(
     predictor = Predictor.load(run.path)
     preprocessing = predictor.preprocessing
     path = photos / "a" / "000.jpg"
-    how = {
+    how: dict[str, Any] = {
         "size": preprocessing.working_size,
         "fit": preprocessing.fit,
         "interpolation": preprocessing.interpolation,

@@ -7,9 +7,10 @@ from typing import Protocol
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from finetune.errors import RunError
-from finetune.models.features import features_of
+from finetune.models.feature_backends import features_of
 from finetune.photos.split.split import read_split
 from finetune.prediction.predictor import Predictor
 from finetune.prediction.similar_photos import TrainingPhotos
@@ -30,7 +31,7 @@ def test_the_most_like_by_the_angle_of_features_and_never_the_photo_itself(
     predictor = Predictor([engine])
     rows = [row for row in read_split(run.split_file) if row.part == "train"]
 
-    def feature(path: Path) -> np.ndarray:
+    def feature(path: Path) -> NDArray[np.float64]:
         square = predictor.pixels_of(path)
         margin = (square.shape[0] - engine.metadata.preprocessing.size) // 2
         size = engine.metadata.preprocessing.size
@@ -42,7 +43,8 @@ def test_the_most_like_by_the_angle_of_features_and_never_the_photo_itself(
         pixels = torch.tensor(((cut / 255 - mean) / std).transpose(2, 0, 1)[None]).float()
         with torch.inference_mode():
             vector = features_of(engine.module, pixels)[0].double().numpy()
-        return vector / np.linalg.norm(vector)
+        unit: NDArray[np.float64] = vector / np.linalg.norm(vector)
+        return unit
 
     asked = trained.photos / rows[0].path
     cosines = {

@@ -218,7 +218,9 @@ def test_torchscript_answers_alone(trained: Trained, tmp_path: Path) -> None:
     extra = {"finetune.json": ""}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        module = torch.jit.load(str(done.path), _extra_files=extra)
+        module = torch.jit.load(  # type: ignore[no-untyped-call]
+            str(done.path), _extra_files=extra
+        )
     assert json.loads(extra["finetune.json"])["labels"] == ["ant", "bee"]
     square_ = Predictor.load(trained.run).pixels_of(trained.photos / "ant" / "0.png")
     found = module(torch.from_numpy(square_[None]))[0]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import timm
 import torch
@@ -10,17 +12,17 @@ import finetune.models.classic  # noqa: F401 - registers the nets
 
 
 @pytest.fixture(scope="module")
-def net() -> nn.Module:
+def net() -> Any:
     with torch.device("meta"):
         return timm.create_model("vgg19_mnist", in_chans=1).eval()
 
 
-def test_it_has_the_published_42_988_096_weights_before_the_last_layer(net):
+def test_it_has_the_published_42_988_096_weights_before_the_last_layer(net: Any) -> None:
     weights = sum(p.numel() for name, p in net.named_parameters() if name.endswith("weight"))
     assert weights - net.head.weight.numel() == 42_988_096
 
 
-def test_its_convolutions_are_those_of_torchvisions_vgg19(net):
+def test_its_convolutions_are_those_of_torchvisions_vgg19(net: Any) -> None:
     with torch.device("meta"):
         theirs = torchvision.models.vgg19(weights=None)
 
@@ -37,7 +39,7 @@ def test_its_convolutions_are_those_of_torchvisions_vgg19(net):
     assert ours[0] == (1, *original[0][1:])
 
 
-def test_at_224_it_is_the_original_up_to_the_hidden_layers():
+def test_at_224_it_is_the_original_up_to_the_hidden_layers() -> None:
     """torchvision states 143,667,240 parameters for VGG-19 at 224x224x3 with 1000 labels."""
     with torch.device("meta"):
         large = timm.create_model("vgg19_mnist", img_size=224, in_chans=3)
@@ -46,7 +48,7 @@ def test_at_224_it_is_the_original_up_to_the_hidden_layers():
     assert parameters - sum(p.numel() for p in large.head.parameters()) == stated == 143_667_240
 
 
-def test_its_feature_maps_are_those_of_torchvisions_vgg19():
+def test_its_feature_maps_are_those_of_torchvisions_vgg19() -> None:
     torch.manual_seed(0)
     theirs = torchvision.models.vgg19(num_classes=1).features.eval()
     ours = timm.create_model("vgg19_mnist", in_chans=3, hidden=(1, 1, 1)).features.eval()
@@ -56,7 +58,7 @@ def test_its_feature_maps_are_those_of_torchvisions_vgg19():
         torch.testing.assert_close(ours(image), theirs(image), rtol=0, atol=0)
 
 
-def test_maps_shrink_to_one_pixel_and_stay(net):
+def test_maps_shrink_to_one_pixel_and_stay(net: Any) -> None:
     sizes = []
     maps = torch.zeros(1, 1, 28, 28, device="meta")
     for layer in net.features:
@@ -66,7 +68,7 @@ def test_maps_shrink_to_one_pixel_and_stay(net):
     assert sizes == [14, 7, 3, 1, 1]
 
 
-def test_the_signal_survives_nineteen_layers():
+def test_the_signal_survives_nineteen_layers() -> None:
     torch.manual_seed(0)
     net = timm.create_model("vgg19_mnist", in_chans=1, hidden=(64, 64, 32)).eval()
     with torch.inference_mode():
@@ -74,6 +76,6 @@ def test_the_signal_survives_nineteen_layers():
     assert 0.05 < hidden.std(dim=0).mean().item() < 20
 
 
-def test_batch_norm_follows_every_convolution_where_asked():
+def test_batch_norm_follows_every_convolution_where_asked() -> None:
     net = timm.create_model("vgg19_mnist", hidden=(8, 8, 8), batch_norm=True)
     assert sum(isinstance(m, nn.BatchNorm2d) for m in net.modules()) == 16

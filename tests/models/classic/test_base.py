@@ -1,6 +1,9 @@
-"""What every classic net has in common with timm's own models."""
+"""timm interface of all classic networks."""
 
 from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -19,17 +22,17 @@ NETS = (
     "cifar_resnet",
     "resnet18_small",
 )
-SMALLER = {"vgg19_mnist": {"hidden": (32, 32, 16)}}
+SMALLER: dict[str, dict[str, Any]] = {"vgg19_mnist": {"hidden": (32, 32, 16)}}
 """So that no time goes into drawing 40 million weights; the layers are the same."""
 
 
-def make(name: str, **options: object) -> torch.nn.Module:
+def make(name: str, **options: object) -> Any:
     return timm.create_model(name, **{**SMALLER.get(name, {}), **options}).eval()
 
 
 @pytest.mark.parametrize("name", NETS)
 @pytest.mark.parametrize(("channels", "size"), [(1, 28), (3, 45)])
-def test_any_size_and_1_or_3_channels_pass(name, channels, size):
+def test_any_size_and_1_or_3_channels_pass(name: str, channels: int, size: int) -> None:
     with torch.device("meta"):
         net = timm.create_model(name, in_chans=channels, num_classes=7, img_size=size).eval()
     images = torch.zeros(2, channels, size, size, device="meta")
@@ -37,7 +40,7 @@ def test_any_size_and_1_or_3_channels_pass(name, channels, size):
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_the_parts_make_the_whole(name):
+def test_the_parts_make_the_whole(name: str) -> None:
     torch.manual_seed(0)
     net = make(name, num_classes=6)
     images = torch.randn(2, *net.pretrained_cfg["input_size"])
@@ -51,7 +54,7 @@ def test_the_parts_make_the_whole(name):
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_the_head_can_be_replaced_and_left_out(name):
+def test_the_head_can_be_replaced_and_left_out(name: str) -> None:
     with torch.device("meta"):
         net = make(name, num_classes=6)
         images = torch.zeros(1, *net.pretrained_cfg["input_size"])
@@ -63,7 +66,7 @@ def test_the_head_can_be_replaced_and_left_out(name):
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_settings_name_the_first_convolution_and_the_head(name):
+def test_settings_name_the_first_convolution_and_the_head(name: str) -> None:
     with torch.device("meta"):
         net = make(name, in_chans=1)
     config = net.pretrained_cfg
@@ -72,7 +75,7 @@ def test_settings_name_the_first_convolution_and_the_head(name):
 
 
 @pytest.mark.parametrize("name", [name for name in NETS if name != "alexnet"])
-def test_a_second_draw_from_the_same_seed_is_the_same_net(name):
+def test_a_second_draw_from_the_same_seed_is_the_same_net(name: str) -> None:
     states = []
     for _ in range(2):
         torch.manual_seed(11)
@@ -81,7 +84,7 @@ def test_a_second_draw_from_the_same_seed_is_the_same_net(name):
         assert torch.equal(value, states[1][key])
 
 
-def test_weights_of_a_file_with_another_head_load_by_timms_own_way(tmp_path):
+def test_weights_of_a_file_with_another_head_load_by_timms_own_way(tmp_path: Path) -> None:
     trained = make("mnist_experts_cnn", num_classes=10)
     torch.save(trained.state_dict(), tmp_path / "weights.pth")
     net = make(
@@ -94,7 +97,7 @@ def test_weights_of_a_file_with_another_head_load_by_timms_own_way(tmp_path):
     assert torch.equal(net.features[3].weight, trained.features[3].weight)
 
 
-def test_checkpointing_of_gradients_is_refused():
+def test_checkpointing_of_gradients_is_refused() -> None:
     net = make("simple_cnn")
     net.set_grad_checkpointing(False)
     with pytest.raises(ModelError) as error:
@@ -107,5 +110,5 @@ def test_checkpointing_of_gradients_is_refused():
     ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
     + [f"efficientnet_b{index}" for index in range(8)],
 )
-def test_the_larger_nets_of_the_experiments_are_timms(name):
+def test_the_larger_nets_of_the_experiments_are_timms(name: str) -> None:
     assert timm.is_model(name)

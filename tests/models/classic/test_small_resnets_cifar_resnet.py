@@ -14,7 +14,7 @@ TABLE_6 = {20: 0.27, 32: 0.46, 44: 0.66, 56: 0.85, 110: 1.7, 1202: 19.4}
 
 
 @pytest.mark.parametrize("depth", TABLE_6)
-def test_parameters_are_those_of_the_papers_table(depth):
+def test_parameters_are_those_of_the_papers_table(depth: int) -> None:
     with torch.device("meta"):
         net = timm.create_model(f"cifar_resnet{depth}")
     millions = sum(p.numel() for p in net.parameters()) / 1e6
@@ -23,12 +23,12 @@ def test_parameters_are_those_of_the_papers_table(depth):
 
 
 @pytest.mark.parametrize("depth", [8, 20, 32])
-def test_depth_counts_the_layers_with_weights(depth):
+def test_depth_counts_the_layers_with_weights(depth: int) -> None:
     net = timm.create_model("cifar_resnet", depth=depth)
     assert sum(isinstance(m, (nn.Conv2d, nn.Linear)) for m in net.modules()) == depth
 
 
-def test_stages_have_32_16_and_8_pixels():
+def test_stages_have_32_16_and_8_pixels() -> None:
     net = timm.create_model("cifar_resnet20").eval()
     maps, seen = torch.zeros(1, 3, 32, 32), []
     for layer in net.features:
@@ -37,7 +37,7 @@ def test_stages_have_32_16_and_8_pixels():
     assert sorted(set(seen), reverse=True) == [(64, 8, 8), (32, 16, 16), (16, 32, 32)]
 
 
-def test_a_stages_first_shortcut_takes_every_other_pixel_and_adds_empty_channels():
+def test_a_stages_first_shortcut_takes_every_other_pixel_and_adds_empty_channels() -> None:
     torch.manual_seed(0)
     block = timm.create_model("cifar_resnet20").features[6].eval()
     maps = torch.rand(2, 16, 8, 8)
@@ -50,7 +50,7 @@ def test_a_stages_first_shortcut_takes_every_other_pixel_and_adds_empty_channels
 
 
 @pytest.mark.parametrize(("depth", "near"), [(18, "14 and 20"), (1000, "998 and 1004"), (2, "8")])
-def test_a_depth_that_is_not_6n_plus_2_is_refused_with_the_nearest(depth, near):
+def test_a_depth_that_is_not_6n_plus_2_is_refused_with_the_nearest(depth: int, near: str) -> None:
     with pytest.raises(ModelError) as error:
         timm.create_model("cifar_resnet", depth=depth)
     assert str(error.value) == (

@@ -9,7 +9,7 @@ import finetune.models.classic  # noqa: F401 - registers the nets
 from finetune.errors import ModelError
 
 
-def test_maps_shrink_from_32_by_three_poolings_to_4():
+def test_maps_shrink_from_32_by_three_poolings_to_4() -> None:
     net = timm.create_model("mini_alexnet").eval()
     sizes = []
     maps = torch.zeros(1, 3, 32, 32)
@@ -20,7 +20,7 @@ def test_maps_shrink_from_32_by_three_poolings_to_4():
     assert sizes == [16, 8, 4]
 
 
-def test_it_has_five_3x3_convolutions_and_batch_norm_after_the_first_two():
+def test_it_has_five_3x3_convolutions_and_batch_norm_after_the_first_two() -> None:
     net = timm.create_model("mini_alexnet")
     convolutions = [m for m in net.features if isinstance(m, nn.Conv2d)]
     assert [(c.kernel_size, c.stride, c.padding) for c in convolutions] == [
@@ -31,7 +31,7 @@ def test_it_has_five_3x3_convolutions_and_batch_norm_after_the_first_two():
     assert kinds[:2] == ["Conv2d", "BatchNorm2d"]
 
 
-def test_its_parameters_are_those_of_its_widths():
+def test_its_parameters_are_those_of_its_widths() -> None:
     widths = (64, 192, 384, 256, 256)
     expected = 0
     channels = 3
@@ -44,14 +44,14 @@ def test_its_parameters_are_those_of_its_widths():
     assert sum(p.numel() for p in net.parameters()) == expected
 
 
-def test_dropout_stands_before_both_hidden_layers():
+def test_dropout_stands_before_both_hidden_layers() -> None:
     net = timm.create_model("mini_alexnet", drop_rate=0.3)
     kinds = [type(layer).__name__ for layer in net.neck]
     assert kinds == ["Flatten", "Dropout", "Linear", "ReLU", "Dropout", "Linear", "ReLU"]
     assert {layer.p for layer in net.neck if isinstance(layer, nn.Dropout)} == {0.3}
 
 
-def test_too_small_an_image_is_refused():
+def test_too_small_an_image_is_refused() -> None:
     with pytest.raises(ModelError) as error:
         timm.create_model("mini_alexnet", img_size=7)
     assert str(error.value) == (
@@ -59,7 +59,7 @@ def test_too_small_an_image_is_refused():
     )
 
 
-def test_it_learns_to_tell_two_patterns_apart():
+def test_it_learns_to_tell_two_patterns_apart() -> None:
     torch.manual_seed(0)
     net = timm.create_model("mini_alexnet", num_classes=2, widths=(8, 8, 8, 8, 8), hidden=16)
     images = torch.rand(16, 3, 32, 32) * 0.1
@@ -69,6 +69,6 @@ def test_it_learns_to_tell_two_patterns_apart():
     for _ in range(15):
         loss = nn.functional.cross_entropy(net(images), targets)
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         optimizer.step()
     assert (net.eval()(images).argmax(1) == targets).all()
