@@ -1,4 +1,4 @@
-"""Folds of a cross-validation: which photo each fold holds out, and the split of its training."""
+"""Folds of a cross-validation, and the splits of their trainings."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ OWN_TEST = -1
 _COLUMNS = ["path", "digest", "label", "group", "fold"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class FoldRow:
     """One photo in folds.csv.
 
@@ -79,13 +79,7 @@ def assign_folds(
         row.path: fold + 1 if fold >= 0 else NEVER for row, fold in zip(rows, drawn, strict=True)
     }
     found = tuple(
-        FoldRow(
-            path=row.path,
-            digest=row.digest,
-            labels=row.labels,
-            group=row.group,
-            fold=fold_of.get(row.path, OWN_TEST),
-        )
+        FoldRow(row.path, row.digest, row.labels, row.group, fold_of.get(row.path, OWN_TEST))
         for row in whole.rows
     )
     return found, (*notes, *_notes(found, folds))

@@ -1,4 +1,4 @@
-"""Learning rate range test: one step at each of growing rates, and a suggestion from the losses.
+"""Learning rate range test: a step at each of growing rates, and a suggestion from the losses.
 
 Smith 2017, "Cyclical Learning Rates for Training Neural Networks" (arXiv 1506.01186), section 3.3,
 with rates that grow exponentially.

@@ -1,4 +1,4 @@
-"""Opens the network of a run."""
+"""Networks of finished runs."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from finetune.tasks.single_label import SingleLabel
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedRun:
-    """A run, opened.
+    """Opened run.
 
     Attributes:
         module: Its network, in eval mode and fp32, on its device.
         labels: In the order of its outputs.
-        unknown: When to say "none of these", or None.
+        unknown: Threshold of "none of these", or None.
     """
 
     folder: RunFolder
@@ -53,7 +53,7 @@ def load_network(
 
     Raises:
         RunError: The run has no model yet, or a damaged one.
-        ModelError: Its weights are not those of its architecture.
+        ModelError: Its weights do not fit its architecture.
     """
     if not folder.model_file.is_file():
         raise RunError(
@@ -71,13 +71,13 @@ def load_network(
 
 
 def model_args(folder: RunFolder) -> dict[str, Any]:
-    """Returns the arguments that a run's network was made with; empty for nearly all."""
+    """Returns the arguments of a run's network; empty for most."""
     settings = folder.read(folder.config_file).get("settings") or {}
     return dict(settings.get("model_args") or {})
 
 
 def open_trained(folder: RunFolder, *, device: str | torch.device = "cpu") -> TrainedRun:
-    """Returns a run with its network. Nothing of the run is executed.
+    """Opens a run with its network, without executing any code of the run.
 
     Raises:
         RunError: A file of the run is missing or damaged.

@@ -230,11 +230,7 @@ class _Trials:
     best: float = field(default=-1.0)
 
     def run(self, trials: int, timeout: float | None) -> bool:
-        """Runs trials until the study has enough or the time is up.
-
-        Returns:
-            Whether a person interrupted it.
-        """
+        """Runs trials until the study has enough or time is up; returns whether interrupted."""
         deadline = None if timeout is None else time.monotonic() + timeout
         ended = ("complete", "pruned", "failed")
         while sum(trial.state in ended for trial in trials_of(self.study)) < trials:
@@ -249,7 +245,7 @@ class _Trials:
         return False
 
     def _run_trial(self) -> bool:
-        """Runs one trial and returns whether a person interrupted it."""
+        """Runs one trial; returns whether it was interrupted."""
         # Parameters are sampled one by one below, by the sampler of the trial's own number.
         trial = self.study.ask()
         reseed(self.study, self.space.base.machine.seed, trial.number)
