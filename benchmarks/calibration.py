@@ -1,21 +1,21 @@
-"""Do a run's probabilities keep their word, and does "none of these" keep its promise.
+"""Calibration error of runs, and precision of their threshold for unknown photos.
 
-    python benchmarks/honesty.py --photos ../shared/photos --cifar ../shared/data/cifar10.zip
+    python benchmarks/calibration.py --photos ../shared/photos --cifar ../shared/data/cifar10.zip
 
-Every trial is a whole ``finetune train`` with its defaults (head mode, calibration and threshold
-fitted as always) on a split of its own seed; photos are decoded and features computed once.
+Every trial is a ``finetune train`` with default settings (head mode) on a split of its own seed;
+photos are decoded and features computed once.
 
-The first table has the calibration error (ECE, 15 bins) on the test part before and after the
-temperature, and what a perfectly honest model of the same confidences has on as many photos. The
-gain is the mean over the splits of before minus after, with its 95 % interval over the splits (they
-share photos: it tells of the splits, not of other collections). Pooled: all test answers of all
-splits in one reliability diagram, where chance no longer hides the error.
+The first table has the expected calibration error (ECE, 15 bins) on the test set before and after
+calibration, and that of a perfectly calibrated model with the same confidences on as many photos.
+The gain is the mean over the splits of before minus after, with its 95 % interval over the splits
+(they share photos: it does not include the variation between collections). Pooled: the test
+predictions of all splits in one reliability diagram, with less sampling error.
 
-The second table leaves labels out of the collection altogether (`--foreign` of them, drawn anew in
-each trial), trains on the others, and asks about the test photos and about photos of the left-out
-labels, so many that they are a fifth of all asked. "holds" is the share of trials in which the
-upper end of the 95 % Wilson interval of the measured precision reaches the stated one. Then the
-same with photos of nothing of the kind in place of the left-out labels.
+The second table leaves labels out of the collection (`--left-out` of them, drawn anew in each
+trial), trains on the others, and predicts the test photos together with photos of the left-out
+labels, which are a fifth of all. "holds" is the share of trials in which the upper end of the 95 %
+Wilson interval of the measured precision reaches the target. The other rows use photos of
+unrelated subjects instead of the left-out labels.
 """
 
 from __future__ import annotations
@@ -56,34 +56,34 @@ from finetune.training.train import train
 PER_LABEL = 100
 """Photos of each CIFAR-10 label."""
 
-STRANGERS = 300
-"""Photos of nothing of the kind."""
+UNRELATED = 300
+"""Photos of unrelated subjects."""
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What is measured with.
+    """Settings of the benchmark.
 
     Attributes:
-        work: Collections, catalogs and runs go here.
-        settings: Of every training.
-        trials: How many.
-        foreign: Labels left out; None: 2, and 3 of ten labels or more.
+        work: Folder of collections, catalogs and runs.
+        settings: Settings of every training.
+        trials: Number of splits.
+        left_out: Number of labels left out; None: 2, or 3 of ten labels or more.
     """
 
     work: Path
     settings: dict[str, Any]
     trials: int
-    foreign: int | None
+    left_out: int | None
 
     def catalog(self, root: Path) -> Path:
-        """Returns where a collection's catalog and caches are."""
+        """Returns the path of a collection's catalog."""
         return self.work / "catalogs" / root.name / "catalog.sqlite3"
 
 
 @dataclass
 class Calibration:
-    """Calibration errors of one collection, a number a split."""
+    """Calibration errors of one collection, one per split."""
 
     name: str
     before: list[float] = field(default_factory=list)
@@ -92,22 +92,22 @@ class Calibration:
     accuracy: list[float] = field(default_factory=list)
     temperature: list[float] = field(default_factory=list)
     photos: list[int] = field(default_factory=list)
-    answers: list[dict[str, Any]] = field(default_factory=list)
+    metrics: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass
-class Kept:
-    """How a promise was kept, a number a trial."""
+class Precision:
+    """Target and measured precision, one per trial."""
 
-    stated: list[float] = field(default_factory=list)
+    target: list[float] = field(default_factory=list)
     measured: list[float] = field(default_factory=list)
     holds: list[bool] = field(default_factory=list)
-    answered: list[float] = field(default_factory=list)
-    refused: list[float] = field(default_factory=list)
+    accepted: list[float] = field(default_factory=list)
+    rejected: list[float] = field(default_factory=list)
 
 
 def without_parts(collection: Collection, labels: frozenset[str]) -> Collection:
-    """Returns the photos of some labels, whatever folders of parts they came in."""
+    """Returns the photos of some labels, without the parts of their folders."""
     photos = tuple(
         dataclasses.replace(photo, part=None)
         for photo in collection.photos
@@ -139,14 +139,14 @@ def add_calibration(found: Calibration, run: RunFolder) -> None:
     found.accuracy.append(test["top1"])
     found.temperature.append(test["temperature"])
     found.photos.append(test["photos"])
-    found.answers.append(test)
+    found.metrics.append(test)
 
 
 def pooled(found: Calibration, *, calibrated: bool) -> float:
-    """Returns the calibration error of all splits' test answers together."""
+    """Returns the calibration error of the test predictions of all splits together."""
     confidence: list[float] = []
     correct: list[float] = []
-    for test in found.answers:
+    for test in found.metrics:
         source = test if calibrated else test["uncalibrated"]
         for item in source["reliability"]:
             if item["photos"]:
@@ -159,7 +159,7 @@ def pooled(found: Calibration, *, calibrated: bool) -> float:
 def features_of_photos(
     bench: Bench, root: Path, photos: list[Photo], opened: TrainedRun
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Returns a run's logits and features of photos, by the features that are kept on disk."""
+    """Returns a run's logits and features of photos; uses the feature cache."""
     cache_dir = collection_cache_dir(root, bench.catalog(root))
     samples = [Sample(path=p.path, digest=p.digest, crop=p.crop, target=0) for p in photos]
     with (
@@ -175,22 +175,25 @@ def features_of_photos(
         return head_logits(head, features, keys).numpy(), features.read(keys).numpy()
 
 
-def measure(bench: Bench, root: Path, strangers: Path | None) -> tuple[Calibration, Kept, Kept]:
-    """Returns the calibration errors over splits, and how promises hold.
+def measure(
+    bench: Bench, root: Path, unrelated: Path | None
+) -> tuple[Calibration, Precision, Precision]:
+    """Returns the calibration errors over splits, and the precision of the thresholds.
 
-    Promises are measured where there are strangers: then labels are left out of each training.
+    Precision is measured for left-out labels and for unrelated photos, if these are given.
     """
     collection = scan(root, catalog=bench.catalog(root))
-    others = list(scan(strangers, catalog=bench.catalog(strangers)).photos) if strangers else []
+    others = list(scan(unrelated, catalog=bench.catalog(unrelated)).photos) if unrelated else []
     labels = sorted(collection.labels)
-    count = 0 if strangers is None else bench.foreign or (3 if len(labels) >= 10 else 2)
-    calibration, alike, unlike = Calibration(root.name), Kept(), Kept()
+    count = 0 if unrelated is None else bench.left_out or (3 if len(labels) >= 10 else 2)
+    calibration = Calibration(root.name)
+    by_left_out, by_unrelated = Precision(), Precision()
     for seed in range(bench.trials):
         rng = np.random.default_rng((seed, 0xF0E))
         left_out = {labels[index] for index in rng.permutation(len(labels))[:count]}
         run = trained(bench, root, frozenset(set(labels) - left_out), seed)
         add_calibration(calibration, run)
-        if strangers is None:
+        if unrelated is None:
             continue
         opened = open_trained(run)
         limit = opened.unknown
@@ -198,21 +201,24 @@ def measure(bench: Bench, root: Path, strangers: Path | None) -> tuple[Calibrati
             continue
         known = {row["path"]: row for row in run_predictions(run) if row["part"] == "test"}
         photos = [photo for photo in collection.photos if photo.path in known]
-        foreign = [photo for photo in collection.photos if set(photo.labels) <= left_out]
-        kept = ~refused(bench, root, photos, opened)
+        held_out = [photo for photo in collection.photos if set(photo.labels) <= left_out]
+        accepted = ~rejected(bench, root, photos, opened)
         right = np.array([known[p.path]["correct"].lower() in ("1", "true") for p in photos])
         number = round(UNKNOWN_SHARE / (1 - UNKNOWN_SHARE) * len(photos))
-        for result, place, asked in ((alike, root, foreign), (unlike, strangers, others)):
-            fooled = ~refused(bench, place, asked, opened)
-            drawn = fooled[rng.permutation(len(asked))[:number]]
-            successes, total = int((kept & right).sum()), int(kept.sum() + drawn.sum())
+        for result, place, unknown in (
+            (by_left_out, root, held_out),
+            (by_unrelated, unrelated, others),
+        ):
+            wrong = ~rejected(bench, place, unknown, opened)
+            drawn = wrong[rng.permutation(len(unknown))[:number]]
+            successes, total = int((accepted & right).sum()), int(accepted.sum() + drawn.sum())
             interval = wilson(successes, total)
-            result.stated.append(limit.precision)
+            result.target.append(limit.precision)
             result.measured.append(successes / total if total else 1.0)
             result.holds.append(interval is None or interval[1] >= limit.precision)
-            result.answered.append(float(kept.mean()))
-            result.refused.append(1 - float(fooled.mean()))
-    return calibration, alike, unlike
+            result.accepted.append(float(accepted.mean()))
+            result.rejected.append(1 - float(wrong.mean()))
+    return calibration, by_left_out, by_unrelated
 
 
 def run_predictions(run: RunFolder) -> list[dict[str, str]]:
@@ -223,8 +229,10 @@ def run_predictions(run: RunFolder) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def refused(bench: Bench, root: Path, photos: list[Photo], opened: TrainedRun) -> NDArray[np.bool_]:
-    """Returns of which photos a run says "none of these"."""
+def rejected(
+    bench: Bench, root: Path, photos: list[Photo], opened: TrainedRun
+) -> NDArray[np.bool_]:
+    """Returns a mask of the photos that a run predicts as "none of these"."""
     limit = opened.unknown
     assert limit is not None
     logits, features = features_of_photos(bench, root, photos, opened)
@@ -245,25 +253,25 @@ def show_calibration(found: Calibration) -> str:
     )
 
 
-def show_promise(name: str, kept: Kept, trials: int) -> str:
+def show_precision(name: str, found: Precision, trials: int) -> str:
     """Returns a row of the second table."""
-    if not kept.stated:
+    if not found.target:
         return f"| {name} | 0 of {trials} | | | | | | |"
-    excess = np.subtract(kept.measured, kept.stated)
+    excess = np.subtract(found.measured, found.target)
     return (
-        f"| {name} | {len(kept.stated)} of {trials} | {statistics.mean(kept.stated):.3f} | "
-        f"{statistics.mean(kept.measured):.3f} | {excess.min():+.2f} | "
-        f"{sum(kept.holds)} of {len(kept.holds)} | {statistics.mean(kept.answered):.0%} | "
-        f"{statistics.mean(kept.refused):.0%} |"
+        f"| {name} | {len(found.target)} of {trials} | {statistics.mean(found.target):.3f} | "
+        f"{statistics.mean(found.measured):.3f} | {excess.min():+.2f} | "
+        f"{sum(found.holds)} of {len(found.holds)} | {statistics.mean(found.accepted):.0%} | "
+        f"{statistics.mean(found.rejected):.0%} |"
     )
 
 
 def collections(work: Path, photos: Path, cifar: Path | None) -> Iterator[tuple[Path, bool]]:
-    """Yields collections, and whether labels can be left out of each; makes those that are not."""
+    """Yields collections, made where missing, and whether labels can be left out of each."""
     yield photos / "hymenoptera", False
     birds = work / "birds5"
     if not birds.exists():
-        # The other part of it are byte copies.
+        # The photos of val/ are byte copies of these.
         shutil.copytree(photos / "birds5" / "train", birds)
     yield birds, False
     both = work / "insects and birds"
@@ -289,29 +297,31 @@ def collections(work: Path, photos: Path, cifar: Path | None) -> Iterator[tuple[
         yield small, True
 
 
-def some_strangers(work: Path, photos: Path) -> Path:
-    """Returns a folder of photos of all kinds of things."""
-    folder = work / "strangers"
+def unrelated_photos(work: Path, photos: Path) -> Path:
+    """Returns a folder of photos of unrelated subjects."""
+    folder = work / "unrelated"
     if not folder.exists():
         folder.mkdir(parents=True)
         files = sorted((photos / "unlabeled").iterdir())
-        for file in files[:: max(1, len(files) // STRANGERS)][:STRANGERS]:
+        for file in files[:: max(1, len(files) // UNRELATED)][:UNRELATED]:
             shutil.copy2(file, folder / file.name)
     return folder
 
 
 def main() -> None:
-    """Measures, and prints both tables."""
+    """Prints both tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--photos", type=Path, default=Path("../shared/photos"))
     parser.add_argument("--cifar", type=Path)
     parser.add_argument("--model", default="finetune_small")
     parser.add_argument("--weights")
     parser.add_argument("--trials", type=int, default=20)
-    parser.add_argument("--foreign", type=int)
-    parser.add_argument("--work", type=Path, help="kept for the next time; else a temporary folder")
+    parser.add_argument("--left-out", type=int)
+    parser.add_argument(
+        "--work", type=Path, help="folder to keep and reuse; default: a temporary one"
+    )
     parser.add_argument("--label-smoothing", type=float, help="instead of the default")
-    parser.add_argument("--only", help="names of collections, with commas")
+    parser.add_argument("--only", help="names of collections, separated by commas")
     given = parser.parse_args()
     settings: dict[str, Any] = {"model": given.model} | (
         {"weights": given.weights} if given.weights else {}
@@ -321,32 +331,35 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         work = (given.work or Path(folder)).resolve()
-        bench = Bench(work, settings, given.trials, given.foreign)
-        strangers = some_strangers(work, given.photos.resolve())
+        bench = Bench(work, settings, given.trials, given.left_out)
+        unrelated = unrelated_photos(work, given.photos.resolve())
         found = [
-            (root, foreign)
-            for root, foreign in collections(work, given.photos.resolve(), given.cifar)
+            (root, can_leave_out)
+            for root, can_leave_out in collections(work, given.photos.resolve(), given.cifar)
             if given.only is None or root.name in given.only.split(",")
         ]
         print(f"Backbone {given.model}, {given.trials} splits.\n")
         print(
-            "| collection | test photos | right | T | ECE before | after | of an honest model | "
+            "| collection | test photos | right | T | ECE before | after | perfect | "
             "gain | pooled before | pooled after |"
         )
         print("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
-        promises = []
-        for root, can in found:
-            calibration, alike, unlike = measure(bench, root, strangers if can else None)
+        rows = []
+        for root, can_leave_out in found:
+            calibration, left_out, other = measure(
+                bench, root, unrelated if can_leave_out else None
+            )
             print(show_calibration(calibration), flush=True)
-            if can:
-                promises.append(show_promise(f"{root.name}, labels left out", alike, given.trials))
-                promises.append(show_promise(f"{root.name}, other things", unlike, given.trials))
+            if can_leave_out:
+                name = root.name
+                rows.append(show_precision(f"{name}, labels left out", left_out, given.trials))
+                rows.append(show_precision(f"{name}, unrelated subjects", other, given.trials))
         print(
-            "\n| collection, foreign photos | promises | stated | measured | worst | holds | "
-            "answered | refused |"
+            "\n| collection, unknown photos | threshold found | target | measured | worst | "
+            "holds | known accepted | unknown rejected |"
         )
         print("|---|---:|---:|---:|---:|---:|---:|---:|")
-        print("\n".join(promises))
+        print("\n".join(rows))
 
 
 if __name__ == "__main__":
