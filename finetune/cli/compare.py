@@ -71,7 +71,7 @@ def compare(
     _print(found)
     output.document(found.to_dict() | ({"left_out": left_out} if on is not None else {}))
     if file is not None:
-        from finetune.reporting.compare_page import write_comparison
+        from finetune.reporting.compare import write_comparison
 
         with output.progress("Photos") as advance:
             written = write_comparison(
@@ -110,7 +110,7 @@ def _evaluated_on(
 
     collection = read_collection(on)
     seen = {row.digest for record in records for row in record.split if row.part != "test"}
-    if all(record.multi_label for record in records):
+    if all(record.task.multi_label for record in records):
         merged, _ = merge_copies(collection.photos)
         collection = dataclasses.replace(collection, photos=tuple(merged))
         kept = [k for k, photo in enumerate(merged) if photo.labels or photo.confirmed]

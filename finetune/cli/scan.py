@@ -42,7 +42,7 @@ def scan(
     output.json, output.quiet = json, quiet
     from finetune.photos.issues import find_trouble, summarize_labels
     from finetune.photos.split.grouping import photo_groups
-    from finetune.reporting.scan_page import write_contact_sheet
+    from finetune.reporting.photo_page import write_contact_sheet
 
     root = photos_folder(photos)
     collection = read_collection(root, catalog)
@@ -58,7 +58,7 @@ def scan(
 
 
 def _print(collection: Collection, rows: Sequence[LabelRow], findings: Sequence[Finding]) -> None:
-    from finetune.reporting.scan_page import side_range
+    from finetune.reporting.photo_page import side_range
 
     numbers = ("photos", "groups", "scenes", "bad")
     table = make_table("label", *numbers, "shorter side", right=numbers)

@@ -1,11 +1,13 @@
-"""Which run is better, on the same photos, and whether the difference is more than chance."""
+"""Comparison of runs on the same photos, with paired significance tests, and its HTML page."""
 
 from __future__ import annotations
 
+import base64
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -15,12 +17,15 @@ from finetune.errors import RunError
 from finetune.evaluation.calibration import bin_confidence, calibration_gap
 from finetune.evaluation.intervals import Interval, accuracy_difference, mcnemar, wilson
 from finetune.evaluation.predictions import Prediction
+from finetune.reporting import charts, formatting
 from finetune.reporting.formatting import count
-from finetune.reporting.run_record import RunRecord
+from finetune.reporting.gallery import make_thumbnails
+from finetune.reporting.page import write_page
+from finetune.reporting.run_record import RunRecord, setting_text
 
 
 def contender(name: str, record: RunRecord, part: str | None = None) -> Contender:
-    """Returns a run with what it said of one of its own parts; see `RunRecord.part`."""
+    """Returns a run with its predictions for one of its own splits; see `RunRecord.part`."""
     chosen = record.part(part)
     return Contender(
         name=name, record=record, part=chosen, predictions=record.predictions_of(chosen)
@@ -28,27 +33,27 @@ def contender(name: str, record: RunRecord, part: str | None = None) -> Contende
 
 
 def compare(runs: Sequence[Contender], *, seed: int = 0) -> Comparison:
-    """Returns how runs compare on the photos that every one of them was asked about.
+    """Returns a comparison of runs on the photos that all of them predicted.
 
-    Photos are matched by content, so that a collection may have moved. Where the runs were not
-    asked about the same photos, a note says so.
+    Photos are matched by content, so a collection may have moved. A note is added where the runs
+    did not predict the same photos.
 
     Args:
         runs: Two or more.
-        seed: Of the bootstrap.
+        seed: Seed of the bootstrap.
 
     Raises:
-        RunError: Fewer than two runs, runs of different kinds, or no photo that all were asked
-            about.
+        RunError: Fewer than two runs, runs of different tasks, or no photo that all
+            predicted.
     """
     if len(runs) < 2:
         raise RunError("A comparison needs two runs or more.")
-    if len({run.record.multi_label for run in runs}) > 1:
-        one = next(run.name for run in runs if not run.record.multi_label)
-        other = next(run.name for run in runs if run.record.multi_label)
-        raise RunError(
-            f"{one} says a single label of a photo and {other} several: they cannot be compared."
-        )
+    for run in runs[1:]:
+        if type(run.record.task) is not type(runs[0].record.task):
+            raise RunError(
+                f"{runs[0].name} predicts {runs[0].record.task.labels_per_photo} and {run.name} "
+                f"{run.record.task.labels_per_photo}: they cannot be compared."
+            )
     by_key = [_by_key(run.predictions) for run in runs]
     shared = [key for key in by_key[0] if all(key in other for other in by_key[1:])]
     if not shared:
@@ -96,7 +101,7 @@ def _flattened(config: Mapping[str, Any]) -> dict[str, Any]:
     flat = {name: value for name, value in described.items() if not isinstance(value, Mapping)}
     settings = config.get("settings")
     flat |= dict(walk(settings if isinstance(settings, Mapping) else {}, ""))
-    # The run's own words of model and weights say what the settings left open.
+    # The resolved model and weights replace what the settings left open.
     for name in ("model.model", "model.weights", "machine.device"):
         if name.split(".")[1] in flat:
             flat.pop(name, None)
@@ -116,19 +121,21 @@ def _by_key(rows: Sequence[Prediction]) -> dict[tuple[str, int], Prediction]:
 
 
 def _notes(runs: Sequence[Contender], shared: int, rows: Sequence[Prediction]) -> Iterable[str]:
-    if runs[0].record.multi_label:
-        yield "A photo counts as right where every label of it is right, and no other is said."
+    rule = runs[0].record.task.comparison_note
+    if rule is not None:
+        yield rule
     if any(len(run.predictions) != shared for run in runs):
         told = ", ".join(f"{r.name}: {count(len(r.predictions), 'photo')}" for r in runs)
         yield (
             f"The runs were not evaluated on the same photos ({told}). "
-            f"Compared are the {count(shared, 'photo')} that all of them were asked about."
+            f"Compared are the {count(shared, 'photo')} that all of them predicted."
         )
     for run in runs:
         if run.part in ("validation", "train"):
             what = "chose its best epoch" if run.part == "validation" else "taught it"
             yield (
-                f"{run.name} is judged by its {run.part} photos, which {what}: a little too kindly."
+                f"{run.name} is judged by its {run.part} photos, which {what}: "
+                "its accuracy is slightly too high."
             )
     truths = {label for row in rows for label in row.truth}
     for run in runs:
@@ -223,7 +230,7 @@ SIGNIFICANT = 0.05
 
 @dataclass(frozen=True, kw_only=True)
 class Contender:
-    """A run and what it said of the photos to compare on.
+    """Run with its predictions for the photos to compare on.
 
     Attributes:
         name: As shown; each contender has its own.
@@ -270,7 +277,7 @@ class LabelChange:
 
 @dataclass(frozen=True, kw_only=True)
 class Disagreement:
-    """A photo that one of two runs is right on."""
+    """Photo that only one of two runs predicts correctly."""
 
     path: str
     label: str
@@ -285,16 +292,14 @@ class Pair:
     """Two runs on the same photos.
 
     Attributes:
-        first: Name of the one.
-        second: Name of the other.
         both: Photos that both are right on.
         neither: Photos that both are wrong on.
         only_first: Photos that only the first is right on, the surest first.
         only_second: Photos that only the second is right on, the surest first.
-        difference: By how much the second is right more often.
+        difference: Accuracy of the second minus that of the first.
         difference_interval: Its 95 % paired bootstrap interval.
-        p_value: Of McNemar's exact test.
-        labels: Labels by how much they gain, the greatest loss first.
+        p_value: p-value of McNemar's exact test.
+        labels: Change in accuracy of each label, the greatest loss first.
     """
 
     first: str
@@ -310,7 +315,7 @@ class Pair:
 
     @property
     def reach(self) -> str:
-        """How sure the difference is, in a sentence; counted for the one that is right more."""
+        """Sentence with the interval of the difference, in favor of the better run."""
         low, high = self.difference_interval
         if self.difference < 0:
             low, high = -high, -low
@@ -321,7 +326,7 @@ class Pair:
 
     @property
     def verdict(self) -> str:
-        """What the test says, in a sentence."""
+        """Sentence with the result of the significance test."""
         points = abs(self.difference) * 100
         if not self.only_first and not self.only_second:
             return f"{self.first} and {self.second} are right on exactly the same photos."
@@ -346,9 +351,9 @@ class Comparison:
     """Runs side by side.
 
     Attributes:
-        photos: How many photos all were asked about.
-        notes: What a person must know before believing the figures.
-        rows: One a run, in the order given.
+        photos: Number of photos that all runs predicted.
+        notes: Caveats to read before the figures.
+        rows: One row per run, in the order given.
         settings: Settings that differ: name, and the value of each run.
         pairs: The first run against each of the others.
     """
@@ -366,3 +371,77 @@ class Comparison:
             written["verdict"] = pair.verdict
         plain["settings"] = {name: list(values) for name, values in self.settings}
         return plain
+
+
+MAX_PHOTOS = 300
+"""Photos in the page, shared among the pairs."""
+
+
+def write_comparison(
+    path: Path,
+    comparison: Comparison,
+    runs: Sequence[Contender],
+    *,
+    photos_root: Path | None = None,
+    max_photos: int = MAX_PHOTOS,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Writes the comparison as an offline HTML page and returns `path`.
+
+    Args:
+        path: The HTML file.
+        comparison: Result of `compare`.
+        runs: Compared runs, for the learning curves.
+        photos_root: Root folder of the first run's paths; None omits the photos.
+        max_photos: Most photos in the page.
+        progress: Called as ``progress(done, total)`` while thumbnails are made.
+
+    Raises:
+        MissingExtra: Jinja2 or plotly is not installed.
+        StorageError: The file could not be written; an older one is intact.
+    """
+    sides = [side for pair in comparison.pairs for side in (pair.only_first, pair.only_second)]
+    share = -(-max_photos // max(1, len(sides)))
+    wanted = list(dict.fromkeys(row.path for side in sides for row in side[:share]))[:max_photos]
+    thumbnails = make_thumbnails(photos_root, wanted, progress=progress)[0] if photos_root else {}
+    with_curves = {run.name: run.record.epochs for run in runs if run.record.epochs}
+    return write_page(
+        path,
+        "compare.html.j2",
+        scripts=("charts.js", "photos.js", "compare.js"),
+        data={
+            "labels": [],
+            "photos": [],
+            "overlays": {},
+            "thumbnails": {p: base64.b64encode(b).decode() for p, b in thumbnails.items()},
+            "charts": {"curves": charts.overlaid_curves(with_curves)} if with_curves else {},
+            "pairs": [
+                {
+                    "names": [pair.first, pair.second],
+                    "sides": [
+                        [
+                            [
+                                d.path,
+                                d.label,
+                                d.first,
+                                d.first_probability,
+                                d.second,
+                                d.second_probability,
+                            ]
+                            for d in side
+                        ]
+                        for side in (pair.only_first, pair.only_second)
+                    ],
+                }
+                for pair in comparison.pairs
+            ],
+        },
+        comparison=comparison,
+        has_curves=bool(with_curves),
+        percent=formatting.percent,
+        interval=formatting.interval,
+        count=formatting.count,
+        number=formatting.number,
+        duration=formatting.duration,
+        setting_text=setting_text,
+    )

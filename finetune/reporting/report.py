@@ -87,9 +87,9 @@ def write_report(
         )
     known = set(record.labels)
     strange = next((name for row in rows for name in row.truth if name not in known), None)
-    if record.multi_label and strange is not None:
+    if record.task.multi_label and strange is not None:
         raise _strange_label(record, repr(strange))
-    matrix = None if record.multi_label else _matrix(record, rows)
+    matrix = None if record.task.multi_label else _matrix(record, rows)
 
     place = {row.path: k for k, row in enumerate(rows)}
     first = [place[path] for path in extras.overlays if path in place]

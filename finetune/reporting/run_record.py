@@ -14,6 +14,7 @@ from finetune.errors import RunError
 from finetune.evaluation.predictions import Prediction, read_predictions
 from finetune.photos.split.split import SplitRow, read_split
 from finetune.runs.folder import RunFolder
+from finetune.tasks.base import Task
 from finetune.tasks.factory import task_of_config
 
 PART_ORDER = ("test", "folds", "validation", "train")
@@ -50,9 +51,9 @@ class RunRecord:
     size_bytes: int | None
 
     @property
-    def multi_label(self) -> bool:
-        """Whether a photo may have several labels, or none."""
-        return task_of_config(self.config).multi_label
+    def task(self) -> Task:
+        """Uncalibrated task of the run: one label per photo, or several."""
+        return task_of_config(self.config)
 
     def part(self, wanted: str | None = None) -> str:
         """Returns the part to report on: `wanted`, or the first of `PART_ORDER` with photos.

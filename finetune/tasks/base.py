@@ -71,6 +71,8 @@ class Task(abc.ABC):
             simply have none.
         activation: Function from logits to probabilities.
         note: Explanation of the figures that a training shows, or None.
+        labels_per_photo: Number of labels of a photo, in words.
+        comparison_note: Definition of a correct photo that a comparison of runs shows, or None.
         answer: Attribute of a prediction with its label or labels.
         part_columns: Main metrics of a part.
         label_columns: Main metrics of a label.
@@ -87,6 +89,8 @@ class Task(abc.ABC):
     detects_unknown: ClassVar[bool]
     activation: ClassVar[Literal["softmax", "sigmoid"]]
     note: ClassVar[str | None] = None
+    labels_per_photo: ClassVar[str]
+    comparison_note: ClassVar[str | None] = None
     answer: ClassVar[str]
     part_columns: ClassVar[tuple[Column, ...]]
     label_columns: ClassVar[tuple[Column, ...]]

@@ -61,6 +61,10 @@ class MultiLabel(Task):
         "Beside each epoch stands the mean average precision on validation; of the training "
         "photos, those are counted of which every label is right at 50 %."
     )
+    labels_per_photo: ClassVar[str] = "several labels per photo"
+    comparison_note: ClassVar[str | None] = (
+        "A photo counts as right where exactly its labels are predicted: none missing, none extra."
+    )
     answer: ClassVar[str] = "labels"
     part_columns: ClassVar[tuple[Column, ...]] = (
         Column(title="mAP", key="mean_average_precision"),

@@ -38,6 +38,7 @@ class SingleLabel(Task):
     ranks_by_loss: ClassVar[bool] = True
     detects_unknown: ClassVar[bool] = True
     activation: ClassVar[Literal["softmax", "sigmoid"]] = "softmax"
+    labels_per_photo: ClassVar[str] = "one label per photo"
     answer: ClassVar[str] = "label"
     part_columns: ClassVar[tuple[Column, ...]] = (
         Column(title="right", key="top1"),

@@ -14,7 +14,7 @@ from finetune.photos.collection import Collection, Photo, Problem
 from finetune.photos.issues import ADVICE, Finding, Kind, find_trouble, summarize_labels
 from finetune.photos.scan import scan
 from finetune.photos.split.grouping import photo_groups
-from finetune.reporting.scan_page import write_contact_sheet
+from finetune.reporting.photo_page import write_contact_sheet
 
 
 @pytest.fixture
@@ -291,8 +291,8 @@ def test_contact_sheet_escapes_names(tmp_path, write_photo):
 
 
 def test_contact_sheet_counts_what_it_does_not_show(good, tmp_path, monkeypatch):
-    monkeypatch.setattr("finetune.reporting.scan_page.MOST_ITEMS", 2)
-    monkeypatch.setattr("finetune.reporting.scan_page.MOST_PICTURES", 1)
+    monkeypatch.setattr("finetune.reporting.photo_page.MOST_ITEMS", 2)
+    monkeypatch.setattr("finetune.reporting.photo_page.MOST_PICTURES", 1)
     for number in range(0, 8, 2):
         shutil.copy(good / "gull" / f"{number:02}.jpg", good / "gull" / f"copy {number}.jpg")
     page = sheet(good, tmp_path / "sheet.html")

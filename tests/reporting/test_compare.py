@@ -8,8 +8,13 @@ import pytest
 
 from finetune.errors import RunError
 from finetune.evaluation.predictions import Prediction
-from finetune.reporting.compare import Contender, compare, contender, differing_settings
-from finetune.reporting.compare_page import write_comparison
+from finetune.reporting.compare import (
+    Contender,
+    compare,
+    contender,
+    differing_settings,
+    write_comparison,
+)
 from finetune.reporting.run_record import RunRecord, read_run
 
 
@@ -135,7 +140,7 @@ def test_different_test_photos_are_said_and_only_the_shared_compared():
     assert found.photos == 2
     assert found.notes == (
         "The runs were not evaluated on the same photos (one: 5 photos, two: 6 photos). "
-        "Compared are the 2 photos that all of them were asked about.",
+        "Compared are the 2 photos that all of them predicted.",
     )
 
 
@@ -162,7 +167,8 @@ def test_a_label_that_a_run_does_not_know_is_said():
 def test_validation_photos_are_said_to_be_kind():
     rows = [said("1", "a", "a")]
     assert compare(runs(rows, rows, part="validation")).notes[0] == (
-        "one is judged by its validation photos, which chose its best epoch: a little too kindly."
+        "one is judged by its validation photos, which chose its best epoch: "
+        "its accuracy is slightly too high."
     )
 
 

@@ -4,8 +4,7 @@ import shutil
 
 import pytest
 
-from finetune.reporting.compare import compare, contender
-from finetune.reporting.compare_page import write_comparison
+from finetune.reporting.compare import compare, contender, write_comparison
 from finetune.reporting.run_record import read_run
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

@@ -179,13 +179,14 @@ def test_runs_of_several_labels_are_compared_by_whole_photos(tmp_path, small_run
     runs = [contender(path.name, read_run(path)) for path in paths]
     found = compare(runs)
     assert found.notes[0] == (
-        "A photo counts as right where every label of it is right, and no other is said."
+        "A photo counts as right where exactly its labels are predicted: none missing, none extra."
     )
     assert found.rows[0].top1 == np.mean([row.correct for row in runs[0].predictions])
     with pytest.raises(RunError) as error:
         compare([runs[0], contender("single", read_run(small_run.path))])
     assert str(error.value) == (
-        "single says a single label of a photo and one several: they cannot be compared."
+        "one predicts several labels per photo and single one label per photo: "
+        "they cannot be compared."
     )
 
 
