@@ -54,7 +54,7 @@ def replacing(path: Path) -> Iterator[Path]:
             yield Path(name)
             with open(name, "rb+") as file:  # noqa: PTH123 - a plain descriptor is what fsync wants
                 os.fsync(file.fileno())
-            os.chmod(name, 0o666 & ~_umask())
+            os.chmod(name, 0o666 & ~umask())
             os.replace(name, path)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -123,7 +123,8 @@ def user_cache_folder() -> Path:
     return earlier if earlier.is_dir() and not folder.is_dir() else folder
 
 
-def _umask() -> int:
+def umask() -> int:
+    """Returns the permission bits that the process withholds from new files."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

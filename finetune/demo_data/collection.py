@@ -21,7 +21,7 @@ from finetune.demo_data.camera import CAMERAS, TURN_LEFT, TURN_RIGHT, UPRIGHT, U
 from finetune.demo_data.composition import Box, compose
 from finetune.demo_data.species import DUSK_FINCH, EMBER_FINCH, SPECIES, Species
 from finetune.errors import CollectionError, ConfigError
-from finetune.files import storage_errors, write_json
+from finetune.files import storage_errors
 
 Progress = Callable[[int, int], None]
 _POOL_WORTHWHILE_PIXELS = 16_000_000
@@ -166,12 +166,6 @@ class DemoCollection:
     photos: tuple[DrawnPhoto, ...]
     filed_twice: tuple[str, str] | None
     corrupt: tuple[str, ...]
-
-    def write_truth(self, path: Path) -> Path:
-        """Writes the ground truth as JSON; raises StorageError."""
-        value = dataclasses.asdict(self)
-        del value["folder"]
-        return write_json(path, value)
 
 
 def draw_collection(

@@ -40,7 +40,7 @@ class Photo:
         camera: Maker and model from EXIF.
         crop: Chosen by a person or proposed by a model.
         group: Assigned by a person.
-        packed_hashes: 64 bytes, read by `hashes` and `mirror_hashes`.
+        packed_hashes: 64 bytes, read by `hash_array`.
         file_bytes: Size of the file.
         confirmed: Whether a person set the labels; with no labels, that none fits.
     """
@@ -59,16 +59,6 @@ class Photo:
     quality: Quality | None = None
     file_bytes: int = 0
     confirmed: bool = False
-
-    @property
-    def hashes(self) -> PhotoHashes | None:
-        """The perceptual hashes of the photo."""
-        return None if self.packed_hashes is None else unpack_hashes(self.packed_hashes)[0]
-
-    @property
-    def mirror_hashes(self) -> PhotoHashes | None:
-        """The perceptual hashes of the mirror image."""
-        return None if self.packed_hashes is None else unpack_hashes(self.packed_hashes)[1]
 
     @property
     def folder(self) -> str:
@@ -124,15 +114,6 @@ def pack_hashes(hashes: PhotoHashes, mirrored: PhotoHashes) -> bytes:
     return _PACKED.pack(
         *(getattr(hashes, kind) for kind in HASH_KINDS),
         *(getattr(mirrored, kind) for kind in HASH_KINDS),
-    )
-
-
-def unpack_hashes(packed: bytes) -> tuple[PhotoHashes, PhotoHashes]:
-    """Returns the hashes of a photo and of its mirror image; the inverse of `pack_hashes`."""
-    numbers = _PACKED.unpack(packed)
-    return (
-        PhotoHashes(**dict(zip(HASH_KINDS, numbers[:4], strict=True))),
-        PhotoHashes(**dict(zip(HASH_KINDS, numbers[4:], strict=True))),
     )
 
 

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 import subprocess
 import sys
 import unicodedata
@@ -140,23 +139,6 @@ def test_progress_counts_to_the_end(tmp_path: Path) -> None:
         progress=lambda done, total: seen.append((done, total)),
     )
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
-
-
-def test_truth_is_written_as_json(small_collection: DemoCollection, tmp_path: Path) -> None:
-    value = json.loads(small_collection.write_truth(tmp_path / "truth.json").read_text("utf-8"))
-    assert value["labels"] == [species.name for species in SPECIES]
-    assert value["corrupt"] == list(small_collection.corrupt)
-    first = small_collection.photos[0]
-    assert value["photos"][0] == {
-        "path": first.path,
-        "species": first.species,
-        "box": list(first.box),
-        "width": first.width,
-        "height": first.height,
-        "orientation": first.orientation,
-        "taken_at": first.taken_at,
-        "encounter": first.encounter,
-    }
 
 
 def test_unseen_photos_take_the_species_in_turn_and_are_in_no_collection(

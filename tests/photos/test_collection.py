@@ -12,7 +12,6 @@ from finetune.photos.collection import (
     Problem,
     hash_array,
     pack_hashes,
-    unpack_hashes,
 )
 from finetune.photos.labels import find_parts, place_of
 from finetune.photos.near_duplicates.hashing import PhotoHashes
@@ -48,13 +47,6 @@ def test_path_of_is_below_the_root():
 @pytest.mark.parametrize(("path", "folder"), [("a.jpg", ""), ("a/b.jpg", "a"), ("a/b/c", "a/b")])
 def test_folder_is_the_path_without_the_name(path, folder):
     assert photo(path).folder == folder
-
-
-def test_hashes_survive_packing():
-    assert unpack_hashes(pack_hashes(HASHES, MIRRORED)) == (HASHES, MIRRORED)
-    packed = photo("a", packed_hashes=pack_hashes(HASHES, MIRRORED))
-    assert (packed.hashes, packed.mirror_hashes) == (HASHES, MIRRORED)
-    assert (photo("a").hashes, photo("a").mirror_hashes) == (None, None)
 
 
 def test_hash_array_has_one_number_a_photo():

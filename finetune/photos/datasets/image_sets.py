@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import shutil
 import tempfile
 from collections import Counter
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from finetune.errors import CollectionError
-from finetune.files import safe_name, storage_errors
+from finetune.files import safe_name, storage_errors, umask
 from finetune.photos.collection import Part
 
 
@@ -122,7 +121,7 @@ def write_image_set(
                 counts[path.parent.name] += 1
                 if progress is not None:
                     progress(number, len(found))
-            partial.chmod(0o777 & ~_umask())
+            partial.chmod(0o777 & ~umask())
             if folder.exists():
                 folder.rmdir()
             partial.rename(folder)
@@ -139,9 +138,3 @@ def check_new(folder: Path) -> None:
             f"{folder} exists already. Name a new folder for the photos: "
             "finetune import SOURCE NEW_FOLDER"
         )
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

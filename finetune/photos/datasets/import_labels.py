@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import itertools
 import json
@@ -14,12 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from finetune.errors import CollectionError
+from finetune.photos.analyze import digest_of
 from finetune.photos.catalog.catalog import Catalog
 from finetune.photos.collection import Collection, Photo
 from finetune.photos.labels import find_parts, nfc, place_of, split_labels
 from finetune.photos.scan import find_photos
-
-_DIGEST_BYTES = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +65,8 @@ def read_labels(
     for number, path in enumerate(files, start=1):
         label, _ = place_of(path, parts)
         if label is not None:
-            rows.append(LabeledPath(path=_digest(source / path), labels=(label,), line=number))
+            digest = digest_of((source / path).read_bytes())
+            rows.append(LabeledPath(path=digest, labels=(label,), line=number))
         if progress is not None:
             progress(number, len(files))
     if not rows:
@@ -184,7 +183,7 @@ class _Finder:
     def _by_content(self, file: Path) -> Photo | None:
         """Returns the photo that a file is a copy of."""
         try:
-            return self._by_digest.get(_digest(file)) if file.is_file() else None
+            return self._by_digest.get(digest_of(file.read_bytes())) if file.is_file() else None
         except OSError:
             return None
 
@@ -203,10 +202,6 @@ class _Finder:
 def _common_end(first: PurePosixPath, second: PurePosixPath) -> int:
     pairs = zip(reversed(first.parts), reversed(second.parts), strict=False)
     return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
-
-
-def _digest(file: Path) -> str:
-    return hashlib.blake2b(file.read_bytes(), digest_size=_DIGEST_BYTES).hexdigest()
 
 
 _PATH_COLUMNS = ("path", "file_name", "filename", "file", "image", "image_path", "photo", "name")

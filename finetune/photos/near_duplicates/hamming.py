@@ -43,30 +43,6 @@ class PairBlock(NamedTuple):
     distance: NDArray[np.uint8]
 
 
-def near_pairs(hashes: Hashes, *, max_distance_bits: int) -> NDArray[np.intp]:
-    """Returns all pairs of hashes that differ by so many bits or fewer.
-
-    Args:
-        hashes: ``(N,) uint64``.
-        max_distance_bits: From 0 to `MAX_DISTANCE_BITS`.
-
-    Returns:
-        ``(K, 2)``, each pair once, the smaller index first, sorted.
-
-    Raises:
-        ConfigError: `max_distance_bits` is out of bounds.
-    """
-    blocks = list(pair_blocks(hashes, max_distance_bits=max_distance_bits))
-    if not blocks:
-        return np.empty((0, 2), dtype=np.intp)
-    first = np.concatenate([block.first for block in blocks])
-    second = np.concatenate([block.second for block in blocks])
-    del blocks
-    low, high = np.minimum(first, second), np.maximum(first, second)
-    order = np.lexsort((high, low))
-    return np.stack([low[order], high[order]], axis=1)
-
-
 def pair_blocks(
     hashes: Hashes, others: Hashes | None = None, *, max_distance_bits: int
 ) -> Iterator[PairBlock]:

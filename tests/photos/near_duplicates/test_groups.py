@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from PIL import Image
 
 from finetune.errors import ConfigError
-from finetune.photos.collection import Photo, pack_hashes
+from finetune.photos.collection import Photo, hash_array, pack_hashes
 from finetune.photos.decode.decoder import decode_photo, is_photo_name
 from finetune.photos.near_duplicates.groups import (
     Components,
@@ -19,7 +20,7 @@ from finetune.photos.near_duplicates.groups import (
     group_photos,
     near_duplicate_groups,
 )
-from finetune.photos.near_duplicates.hamming import near_pairs, nearest_distance, pair_blocks
+from finetune.photos.near_duplicates.hamming import nearest_distance, pair_blocks
 from finetune.photos.near_duplicates.hashing import PhotoHashes, hash_with_mirror
 from finetune.photos.near_duplicates.pairs import (
     Fingerprints,
@@ -43,6 +44,15 @@ hash_lists = st.lists(
 )
 
 
+def near_pairs(hashes: NDArray[np.uint64], *, max_distance_bits: int) -> list[tuple[int, int]]:
+    """All pairs of `pair_blocks`, the smaller index first, sorted."""
+    return sorted(
+        (min(first, second), max(first, second))
+        for block in pair_blocks(hashes, max_distance_bits=max_distance_bits)
+        for first, second in zip(block.first.tolist(), block.second.tolist(), strict=True)
+    )
+
+
 def brute_force(hashes, others, limit):
     return {
         (i, j)
@@ -55,8 +65,7 @@ def brute_force(hashes, others, limit):
 @settings(max_examples=60, deadline=None)
 def test_near_pairs_are_those_of_brute_force(hashes, limit):
     found = near_pairs(np.array(hashes, dtype=np.uint64), max_distance_bits=limit)
-    expected = sorted((i, j) for i, j in brute_force(hashes, hashes, limit) if i < j)
-    assert found.tolist() == [list(pair) for pair in expected]
+    assert found == sorted((i, j) for i, j in brute_force(hashes, hashes, limit) if i < j)
 
 
 @given(hash_lists, hash_lists, st.integers(0, 14))
@@ -93,8 +102,8 @@ def test_planted_neighbors_among_many_are_all_found(flips):
     hashes = rng.integers(0, 2**64, 20_000, dtype=np.uint64)
     near = flipped(hashes[:500], flips, rng)
     found = near_pairs(np.concatenate([hashes, near]), max_distance_bits=8)
-    assert {(index, 20_000 + index) for index in range(500)} <= set(map(tuple, found.tolist()))
-    ends = np.concatenate([hashes, near])[found]
+    assert {(index, 20_000 + index) for index in range(500)} <= set(found)
+    ends = np.concatenate([hashes, near])[np.array(found)]
     assert np.bitwise_count(ends[:, 0] ^ ends[:, 1]).max() <= 8
 
 
@@ -243,7 +252,7 @@ def plain_photos():
 
 def test_plain_photos_whose_hashes_collide_stay_apart():
     photos = list(plain_photos())
-    hashes = [item.hashes.perceptual for item in photos]
+    hashes = hash_array(photos).tolist()
     assert len(hashes) - len(set(hashes)) > 50  # they do collide
     assert grouped(photos) == []
 
