@@ -313,7 +313,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--photos", type=Path, default=Path("../shared/photos"))
     parser.add_argument("--cifar", type=Path)
-    parser.add_argument("--model", default="finetune_small")
+    parser.add_argument("--model", default="tf_efficientnet_lite2")
     parser.add_argument("--weights")
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--left-out", type=int)

@@ -23,7 +23,7 @@ from pathlib import Path
 from finetune import train
 from finetune.config_io import resolve
 photos, mode = Path(sys.argv[1]), sys.argv[2]
-flags = {"model": "finetune_small", "mode": mode, "epochs": 1, "size": 64, "head_epochs": 0}
+flags = {"model": "tf_efficientnet_lite2", "mode": mode, "epochs": 1, "size": 64, "head_epochs": 0}
 result = train(photos, resolve({}, flags), runs=photos.parent / "runs")
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print(json.dumps({"peak_kb": peak, "seconds": result.seconds}))

@@ -39,7 +39,7 @@ def main() -> None:
     """Trains with each setting and prints a row each."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("photos", type=Path)
-    parser.add_argument("--model", default="finetune_small")
+    parser.add_argument("--model", default="tf_efficientnet_lite2")
     parser.add_argument("--weights")
     parser.add_argument("--size", type=int)
     parser.add_argument("--seeds", type=int, default=1)

@@ -37,7 +37,6 @@ def main(folder: Path, photos_per_species: int = 24) -> None:
     )
     result = train(
         folder / "photos",
-        model="finetune_small",
         fit="pad",
         mode="head",
         epochs=10,

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from finetune import Predictor, TrainConfig, train
-from finetune.config import ModelConfig, PixelsConfig, TrainingConfig
+from finetune.config import PixelsConfig, TrainingConfig
 from finetune.demo_data import draw_collection, draw_unseen
 from finetune.training.events import EpochDone, Event
 
@@ -28,7 +28,6 @@ def main(folder: Path, photos_per_species: int = 24) -> None:
         folder / "photos", species=4, photos_per_species=photos_per_species, size=(480, 320)
     )
     config = TrainConfig(
-        model=ModelConfig(model="finetune_small"),
         pixels=PixelsConfig(fit="pad"),
         training=TrainingConfig(mode="head", epochs=20),
     )

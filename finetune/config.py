@@ -91,10 +91,15 @@ class ModelConfig:
     """Network and its weights."""
 
     model: str | None = option(
-        None, "Any timm model; not set: resnet50, or the best one available on this machine."
+        None, "Any timm model; not set: tf_efficientnet_lite2, whose weights come with finetune."
     )
     weights: str | None = option(
         None, "A .safetensors or .pth file, or none to train from scratch; not set: pretrained."
+    )
+    download: bool = option(
+        False,
+        "Without --model: use convnext_nano (convnext_tiny on a GPU), and download its weights "
+        "if they are not on this machine.",
     )
 
 

@@ -263,7 +263,7 @@ def several(tiny_settings: dict[str, object]) -> dict[str, object]:
 
 @pytest.fixture(scope="session")
 def backbone() -> LoadedModel:
-    """The embedded backbone."""
+    """The packaged default backbone."""
     from finetune.curation.embedding import load_backbone
 
     return load_backbone()

@@ -56,7 +56,7 @@ QUICK = (
     "finetune import labels.csv photos --dry-run",
     "finetune export-photos copy photos --layout csv",
     "finetune models",
-    "finetune summary finetune_small",
+    "finetune summary tf_efficientnet_lite2",
     "finetune predict unseen --run garden",
     "finetune evaluate garden",
     "finetune report garden --no-explain",

@@ -49,7 +49,7 @@ def demo(
     output.info("Finding the bird in each photo")
     with output.progress("Finding") as advance:
         propose_crops(folder / "photos", CropPolicyConfig(method="saliency"), progress=advance)
-    config = resolve({}, {"model": "finetune_small", "seed": seed, "views": 4, "epochs": 40})
+    config = resolve({}, {"seed": seed})
     with TrainingView(output) as view:
         result = train(folder / "photos", config, run="demo", runs=folder / "runs", callback=view)
     show_result(result, follow=False)

@@ -27,7 +27,7 @@ def models(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """List models with parameters, input size and weights."""
+    """List models with their size, weights and license."""
     output.json, output.quiet = json, quiet
     from finetune.models.registry import RECOMMENDED, find_models, list_models
 
@@ -37,12 +37,19 @@ def models(
     counted = len(names) <= _MOST_WITH_PARAMETERS
     found = list_models(names, count_parameters=counted)
     output.document([vars(item) for item in found])
-    table = make_table("model", "parameters", "input", "weights", right=("parameters", "input"))
+    table = make_table(
+        "model", "parameters", "input", "weights", "license", right=("parameters", "input")
+    )
     for item in found:
-        table.add_row(item.name, _millions(item), f"{item.size} px", item.weights)
+        table.add_row(
+            item.name, _millions(item), f"{item.size} px", item.weights, item.license or ""
+        )
     output.print(table)
     if pattern is None:
-        output.info("These are recommended. Search all timm models with: finetune models 'resnet*'")
+        output.info(
+            "These are recommended; packaged weights came with finetune. "
+            "Search all timm models with: finetune models 'resnet*'"
+        )
     elif not counted:
         output.info(f"{len(found):,} models; narrow the pattern to see their parameters.")
 

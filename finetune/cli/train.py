@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,8 +16,8 @@ from finetune.cli.console import Json, Quiet, is_main_process, make_table, outpu
 from finetune.cli.evaluate import metrics_table
 from finetune.config import TrainConfig
 from finetune.config_io import read_toml, resolve
-from finetune.errors import ConfigError
-from finetune.files import read_json
+from finetune.errors import ConfigError, StorageError
+from finetune.files import read_json, user_cache_folder, write_text
 
 if TYPE_CHECKING:
     from finetune.evaluation.intervals import Interval
@@ -121,13 +124,14 @@ def train(
         explicit = {*flags, *named_in(config)}
         settings = inherit(settings, parent, explicit=explicit, same_photos=photos is None)
         photos = photos or parent.photos()
+    if resume is None:
+        folder = photos_folder(photos)
+        settings = offer_download(settings)
     with TrainingView(output) as view:
         if resume is not None:
             result = library.resume(resume, callback=view)
         else:
-            result = library.train(
-                photos_folder(photos), settings, run=name, callback=view, parent=parent
-            )
+            result = library.train(folder, settings, run=name, callback=view, parent=parent)
     if not is_main_process():
         return
     output.document(
@@ -142,6 +146,35 @@ def train(
     show_result(result)
     if result.interrupted:
         raise typer.Exit(130)
+
+
+def offer_download(settings: TrainConfig) -> TrainConfig:
+    """Asks once, at a terminal, whether to download the stronger default model.
+
+    Asks nothing where a model or weights are named, or the hub cannot be reached.
+    """
+    model = settings.model
+    if model.model or model.weights or model.download or output.json or output.quiet:
+        return settings
+    if not (output.stderr.is_terminal and sys.stdin.isatty() and is_main_process()):
+        return settings
+    asked = user_cache_folder() / "weights" / "asked"
+    if asked.exists():
+        return settings
+    from finetune.models.registry import DEFAULT_MODEL, downloadable_model
+    from finetune.training.device import choose_device
+
+    offer = downloadable_model(choose_device(settings.machine.device).type)
+    if offer is None:
+        return settings
+    accepted = typer.confirm(
+        f"Download {offer.name} ({offer.megabytes:.0f} MB, {offer.license})? "
+        f"It is stronger than the installed {DEFAULT_MODEL}, and slower.",
+        err=True,
+    )
+    with contextlib.suppress(StorageError):
+        write_text(asked, "")
+    return dataclasses.replace(settings, model=dataclasses.replace(model, download=accepted))
 
 
 def settings_of(

@@ -88,9 +88,20 @@ def load_policy(config: CropPolicyConfig) -> tuple[CropPolicy, CropPolicyConfig]
         return Detector(Path(config.weights or "")), config
     from finetune.curation.embedding import DEFAULT_BACKBONE, load_backbone
     from finetune.curation.saliency import SubjectFinder
+    from finetune.models import finetune_small
     from finetune.models.features import weights_digest
 
     name = config.model or DEFAULT_BACKBONE
+    if name == finetune_small.NAME and config.weights is None:
+        # The default of earlier versions; its weights no longer come with the package.
+        logger.warning(
+            "The crops were proposed by %s, which finetune no longer has; %s proposes new crops, "
+            "which may differ.",
+            name,
+            DEFAULT_BACKBONE,
+        )
+        config = dataclasses.replace(config, digest=None)
+        name = DEFAULT_BACKBONE
     backbone = load_backbone(name, config.weights)
     digest = weights_digest(backbone.module)
     if config.digest is not None and config.digest != digest:

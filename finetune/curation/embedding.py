@@ -1,7 +1,7 @@
 """Features of photos from a pretrained backbone, cached on disk.
 
-Similarity search, label suggestions and label errors use them. The default backbone is part of the
-package, so that nothing is downloaded.
+Similarity search, label suggestions and label errors use them. The default backbone's weights come
+with the installation, so that nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from finetune.data.dataset import PhotoDataset, Sample
 from finetune.data.pixel_cache import PixelCache
 from finetune.errors import DecodeError
 from finetune.files import collection_cache_dir, user_cache_folder
-from finetune.models import finetune_small
 from finetune.models.factory import LoadedModel, ModelRequest, create_model
 from finetune.models.features import BATCH_SIZE, FeatureCache
+from finetune.models.registry import DEFAULT_MODEL
 from finetune.photos.collection import Photo, Problem
 from finetune.photos.crops import Crop, load_square
 from finetune.photos.decode.pool import usable_cores
 
-DEFAULT_BACKBONE = finetune_small.NAME
+DEFAULT_BACKBONE = DEFAULT_MODEL
 
 Progress = Callable[[int, int], None]
 

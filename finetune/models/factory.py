@@ -16,6 +16,7 @@ from finetune.config import Fit
 from finetune.errors import ModelError, WeightsUnavailable
 from finetune.models import weights as weights_files
 from finetune.models.malloc import keep_freed_memory
+from finetune.models.packaged import load_packaged, packaged_weights
 from finetune.models.registry import check_name, input_channels, resolve_preprocessing
 from finetune.photos.preprocessing import Preprocessing
 
@@ -233,8 +234,11 @@ def _pretrained(name: str, request: ModelRequest) -> tuple[nn.Module, str]:
             "Give a file with --weights FILE, or start from scratch with --weights none."
         )
     file = weights_files.local_weights(config)
-    overlay = None
-    if file is not None:
+    overlay: dict[str, Any] | None = None
+    packaged = packaged_weights(name)
+    if packaged is not None:
+        overlay = {"state_dict": load_packaged(name, _on_meta(name))}
+    elif file is not None:
         overlay = {"file": str(file)}
     else:
         weights_files.require_reachable_hub(name, config)
@@ -244,7 +248,9 @@ def _pretrained(name: str, request: ModelRequest) -> tuple[nn.Module, str]:
         # huggingface_hub's and urllib's failures are OSErrors; timm wraps some in RuntimeError.
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise weights_files.unavailable(name, reason) from error
-    return module, str(file.name if config.file and file else config.hf_hub_id or config.url)
+    if packaged is not None:
+        return module, packaged.distribution
+    return module, str(config.hf_hub_id or config.url)
 
 
 def _from_file(name: str, request: ModelRequest, path: Path) -> nn.Module:

@@ -30,9 +30,8 @@ WORTHWHILE_PHOTOS = 2000
 """Photos of 224 pixels from which ONNX Runtime is used, as the export takes time once.
 
 By `benchmarks/feature_backends.py` it pays from 800 photos for ResNet-50, from 2,100 for
-MobileNetV2 and EfficientNet-B0, and from 8,600 for the embedded backbone, which loses at
-most 2 seconds below that. It is a constant rather than a measurement so that a collection always
-uses the same backend: the backends differ in the last bits, and equal runs must not.
+MobileNetV2 and EfficientNet-B0. It is a constant rather than a measurement so that a collection
+always uses the same backend: the backends differ in the last bits, and equal runs must not.
 """
 
 PROBE_PHOTOS = 8

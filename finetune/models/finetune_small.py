@@ -1,20 +1,11 @@
-"""Embedded backbone `finetune_small`, installed with the package and never downloaded.
+"""Network of earlier runs: `finetune_small`, the backbone that came with the package before.
 
-It is a timm `EfficientNet` of fused inverted residuals: dense 3 x 3 convolutions, which a CPU runs
-nearer to its peak than depthwise ones. Its stages end in 24, 32 and 96 channels at 1/4, 1/8 and
-1/16 of the input, and its features are 1,280 numbers a photo. Its training is described in
-`embedded/finetune_small.json`, and `recipes/embedded_backbone.py` repeats it.
-
-Example:
-    >>> import timm
-    >>> import finetune.models.finetune_small
-    >>> timm.create_model("finetune_small", pretrained=False, num_classes=5).num_features
-    1280
+It is a timm `EfficientNet` of fused inverted residuals. A run holds its weights; the package has
+none any more.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -23,13 +14,8 @@ from timm.models._efficientnet_builder import decode_arch_def
 from timm.models.efficientnet import EfficientNet, EfficientNetFeatures
 from torch import nn
 
-from finetune.files import read_json
-
 NAME = "finetune_small"
 """Name in timm's registry and on the command line."""
-
-WEIGHTS = Path(__file__).parent / "embedded" / f"{NAME}.safetensors"
-"""Packaged weights: fp16, without a classifier."""
 
 _STAGES = [
     ["er_r1_k3_s2_e4_c24"],
@@ -41,8 +27,6 @@ _STAGES = [
 default_cfgs = generate_default_cfgs(
     {
         f"{NAME}.photos": {
-            "file": str(WEIGHTS),
-            "num_classes": 0,
             "input_size": (3, 224, 224),
             "pool_size": (7, 7),
             "crop_pct": 0.875,
@@ -59,13 +43,7 @@ default_cfgs = generate_default_cfgs(
 
 @register_model  # type: ignore[untyped-decorator]
 def finetune_small(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
-    """Returns the embedded backbone; `pretrained` loads the packaged weights, with no network.
-
-    Args:
-        pretrained: Load `WEIGHTS`. The classifier, where one is asked for, is always new.
-        **kwargs: As for every timm model: `num_classes`, `in_chans`, `drop_rate`,
-            `features_only` ...
-    """
+    """Returns the network; it has no pretrained weights."""
     features_only = kwargs.pop("features_only", False)
     return build_model_with_cfg(
         EfficientNetFeatures if features_only else EfficientNet,
@@ -82,13 +60,3 @@ def finetune_small(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
         act_layer=nn.ReLU,
         **kwargs,
     )
-
-
-def provenance() -> dict[str, Any]:
-    """Returns how the packaged weights were made: data, teacher, steps, hours, accuracy.
-
-    Raises:
-        OSError: The package was installed without them.
-    """
-    found: dict[str, Any] = read_json(WEIGHTS.with_suffix(".json"))
-    return found

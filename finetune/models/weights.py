@@ -26,9 +26,6 @@ def local_weights(pretrained_cfg: Any) -> Path | None:
 
     It searches the caches of timm and huggingface_hub and makes no connection.
     """
-    if pretrained_cfg.file:
-        packaged = Path(pretrained_cfg.file)
-        return packaged if packaged.is_file() else None
     if pretrained_cfg.hf_hub_id:
         from huggingface_hub import try_to_load_from_cache
 
@@ -78,8 +75,8 @@ def unavailable(model: str, reason: str) -> WeightsUnavailable:
     """Returns the error for weights that cannot be downloaded, with what to do instead."""
     return WeightsUnavailable(
         f"The pretrained weights of {model} are not on this machine and cannot be downloaded: "
-        f"{reason}. Connect to the internet once, give a file with --weights FILE, use the "
-        "embedded backbone with --model finetune_small, or start from scratch with --weights none."
+        f"{reason}. Connect to the internet once, give a file with --weights FILE, leave --model "
+        "out to use the packaged weights, or start from scratch with --weights none."
     )
 
 

@@ -143,12 +143,15 @@ def resolve_network(asked: TrainConfig) -> tuple[TrainConfig, tuple[Decision, ..
     """
     decisions = []
     model, optimization, mode = asked.model, asked.optimization, asked.training.mode
-    name = model.model or registry.DEFAULT_MODEL
-    if model.model is None and model.weights is None:
-        name, reason = registry.default_model()
-        if reason:
-            decisions.append(Decision(setting="model", value=name, reason=reason))
     device = choose_device(asked.machine.device)
+    name, reason = model.model or registry.DEFAULT_MODEL, None
+    if model.weights is None:
+        if model.model is None:
+            name, reason = registry.default_model(device.type, download=model.download)
+        else:
+            name, reason = registry.transfer_name(name)
+    if reason:
+        decisions.append(Decision(setting="model", value=name, reason=reason))
     check_optimizer(optimization.optimizer, device.type)
     if mode in ("head", "gradual") and model.weights == factory.FROM_SCRATCH:
         raise ConfigError(
@@ -172,7 +175,7 @@ def resolve_network(asked: TrainConfig) -> tuple[TrainConfig, tuple[Decision, ..
         )
     resolved = dataclasses.replace(
         asked,
-        model=ResolvedModel(model=name, weights=model.weights),
+        model=ResolvedModel(model=name, weights=model.weights, download=model.download),
         model_args=arguments,
         recipe=_with_mixing(asked),
     )

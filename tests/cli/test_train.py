@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Callable
@@ -224,3 +225,35 @@ def test_markup_in_names_is_shown_as_it_is(
     run("train", *flags, "--quiet")
     assert "[red]fox[/red]" in run("predict", "photos/[red]fox[/red]/000.jpg").stdout
     assert "[red]fox[/red]" in run("predict", "photos").stdout
+
+
+def test_the_stronger_model_is_offered_once_at_a_terminal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from finetune.cli import train as module
+    from finetune.config import TrainConfig
+    from finetune.models import weights
+
+    questions: list[str] = []
+
+    def confirm(text: str, **_: object) -> bool:
+        questions.append(text)
+        return True
+
+    monkeypatch.setattr(module.typer, "confirm", confirm)
+    monkeypatch.setattr(module.sys.stdin, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(module.output.stderr, "_force_terminal", True)
+    monkeypatch.setattr(weights, "require_reachable_hub", lambda name, config: None)
+    monkeypatch.setattr(module.output, "quiet", False)
+    monkeypatch.setattr(module.output, "json", False)
+    settings = TrainConfig()
+    named = dataclasses.replace(settings, model=dataclasses.replace(settings.model, model="x"))
+    assert module.offer_download(named) == named
+    assert questions == []
+    assert module.offer_download(settings).model.download
+    assert questions == [
+        "Download convnext_nano.in12k_ft_in1k (62 MB, apache-2.0)? It is stronger than the "
+        "installed tf_efficientnet_lite2, and slower."
+    ]
+    assert module.offer_download(settings) == settings
+    assert len(questions) == 1

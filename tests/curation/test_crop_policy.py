@@ -12,6 +12,7 @@ from finetune.curation.crop_policy import (
     remember_policy,
     remembered_policy,
 )
+from finetune.curation.embedding import DEFAULT_BACKBONE
 from finetune.curation.saliency import SubjectFinder
 from finetune.demo_data import DemoCollection
 from finetune.errors import ConfigError
@@ -40,7 +41,7 @@ def test_a_loaded_policy_gives_the_finders_crops(
     path = demo_collection.folder / demo_collection.photos[0].path
     expected = SubjectFinder(backbone).crop_of(path)
     assert policy(path) == policy(path.read_bytes()) == policy(decode_photo(path)) == expected
-    assert config.model == "finetune_small"
+    assert config.model == DEFAULT_BACKBONE
     again, same = load_policy(config)
     assert same == config
     assert again(path) == expected
@@ -56,8 +57,21 @@ def test_other_weights_are_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "finetune"):
         load_policy(CropPolicyConfig(method="saliency", digest="0" * 16))
     assert caplog.messages == [
-        "The crops were proposed by other weights of finetune_small than the installed ones; "
+        f"The crops were proposed by other weights of {DEFAULT_BACKBONE} than the installed ones; "
         "new crops may differ a little."
+    ]
+
+
+def test_the_backbone_of_earlier_versions_is_replaced_with_a_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    before = CropPolicyConfig(method="saliency", model="finetune_small", digest="1" * 16)
+    with caplog.at_level(logging.WARNING, "finetune"):
+        _, config = load_policy(before)
+    assert config.model == DEFAULT_BACKBONE
+    assert caplog.messages == [
+        "The crops were proposed by finetune_small, which finetune no longer has; "
+        f"{DEFAULT_BACKBONE} proposes new crops, which may differ."
     ]
 
 

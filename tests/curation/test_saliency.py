@@ -64,7 +64,7 @@ def test_what_differs_stands_out_at_its_place() -> None:
     assert found[inside].mean() > 5 * found[~inside].mean()
 
 
-def test_maps_of_the_embedded_backbone_are_fine_and_coarse(backbone: LoadedModel) -> None:
+def test_maps_of_the_packaged_backbone_are_fine_and_coarse(backbone: LoadedModel) -> None:
     before, last = feature_maps(backbone.module, torch.zeros(1, 3, 128, 96))
     assert before.shape[0] == last.shape[0] == 1
     assert last.shape[1:] == (1280, 4, 3)

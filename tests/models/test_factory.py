@@ -128,8 +128,8 @@ def test_offline_the_hub_is_not_asked_and_the_way_out_is_named() -> None:
     assert str(error.value) == (
         "The pretrained weights of resnet50 are not on this machine and cannot be "
         "downloaded: HF_HUB_OFFLINE is set. Connect to the internet once, give a file with "
-        "--weights FILE, use the embedded backbone with --model finetune_small, or start from "
-        "scratch with --weights none."
+        "--weights FILE, leave --model out to use the packaged weights, or start from scratch with "
+        "--weights none."
     )
 
 

@@ -23,5 +23,5 @@ def test_historic_nets_come_with_their_recipes(name: str, recipe: str | None) ->
     assert default_recipe(name) == recipe
 
 
-def test_the_default_model_is_resnet50() -> None:
-    assert DEFAULT_MODEL == "resnet50"
+def test_the_default_model_is_packaged() -> None:
+    assert DEFAULT_MODEL == "tf_efficientnet_lite2"
