@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import os
 import re
 import shlex
@@ -110,6 +112,16 @@ def test_a_mentioned_command_has_its_options(page: Path) -> None:
         options = {o for p in COMMANDS[name].params for o in (*p.opts, *p.secondary_opts)}
         given = {word.partition("=")[0] for word in words if word.startswith("--")}
         assert given <= options | {"--help", "--help-all"}, mention
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_the_imports_of_a_python_block_exist(page: Path) -> None:
+    blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
+    for block in blocks:
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("finetune"):
+                module = importlib.import_module(str(node.module))
+                assert [n.name for n in node.names if not hasattr(module, n.name)] == []
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))

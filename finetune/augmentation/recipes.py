@@ -30,7 +30,7 @@ class Recipe:
     """Probabilities and strengths of an augmentation; the defaults only take the center crop."""
 
     crop_probability: float = option(
-        0.0, "Chance of a random crop; otherwise the center crop.", minimum=0, maximum=1
+        0.0, "Probability of a random crop instead of the center crop.", minimum=0, maximum=1
     )
     crop_area_min: float = option(
         0.3, "Smallest area of the random crop, as a share of the photo's.", above=0, maximum=1
@@ -43,77 +43,86 @@ class Recipe:
     )
     shift_pixels: int = option(
         0,
-        "Largest move of the crop in whole pixels, either way: at 4, padding by 4 and a random "
-        "crop.",
+        "Largest shift of the crop in whole pixels: 4 is padding by 4 and a random crop.",
         minimum=0,
         maximum=64,
     )
-    flip_probability: float = option(
-        0.0, "Chance of a left-right mirror image.", minimum=0, maximum=1
-    )
+    flip_probability: float = option(0.0, "Probability of a horizontal flip.", minimum=0, maximum=1)
     vertical_flip_probability: float = option(
-        0.0, "Chance of an upside-down mirror image.", minimum=0, maximum=1
+        0.0, "Probability of a vertical flip.", minimum=0, maximum=1
     )
-    rotation_degrees: float = option(0.0, "Largest turn, either way.", minimum=0, maximum=180)
-    zoom: float = option(
-        1.0, "Largest factor by which the photo grows or shrinks.", minimum=1, maximum=4
+    rotation_degrees: float = option(
+        0.0, "Largest rotation in either direction.", minimum=0, maximum=180
     )
-    mobius_probability: float = option(0.0, "Chance of a random Möbius map.", minimum=0, maximum=1)
+    zoom: float = option(1.0, "Largest factor of enlarging or shrinking.", minimum=1, maximum=4)
+    mobius_probability: float = option(
+        0.0, "Probability of a random Möbius map.", minimum=0, maximum=1
+    )
     mobius_bound: float = option(
         2.0,
-        "M: a Möbius map magnifies each spot by more than 1/M and less than M.",
+        "M: a Möbius map magnifies each point by more than 1/M and less than M.",
         minimum=1,
         maximum=8,
     )
     mobius_rotation_degrees: float = option(
-        15.0, "Largest turn of the center by a Möbius map, either way.", minimum=0, maximum=180
+        15.0, "Largest rotation of the center by a Möbius map.", minimum=0, maximum=180
     )
     mobius_shift: float = option(
-        0.1, "Largest move of the center by a Möbius map, in half sides.", minimum=0, maximum=1
+        0.1, "Largest shift of the center by a Möbius map, in half sides.", minimum=0, maximum=1
     )
     mobius_mode: MobiusMode = option(
-        "replace", "Whether a Möbius map replaces crop, flip, turn and zoom, or comes on top."
+        "replace",
+        "Whether a Möbius map replaces crop, flip, rotation and zoom, or is added to them.",
     )
     color_probability: float = option(
-        0.0, "Chance that brightness, contrast, saturation and hue change.", minimum=0, maximum=1
+        0.0,
+        "Probability of changing brightness, contrast, saturation and hue.",
+        minimum=0,
+        maximum=1,
     )
     brightness: float = option(
-        0.0, "Brightness is multiplied by 1 ± this at most.", minimum=0, maximum=1
+        0.0, "Largest change of brightness: a factor of 1 ± this.", minimum=0, maximum=1
     )
     contrast: float = option(
-        0.0, "Contrast is multiplied by 1 ± this at most.", minimum=0, maximum=1
+        0.0, "Largest change of contrast: a factor of 1 ± this.", minimum=0, maximum=1
     )
     saturation: float = option(
-        0.0, "Saturation is multiplied by 1 ± this at most.", minimum=0, maximum=1
+        0.0, "Largest change of saturation: a factor of 1 ± this.", minimum=0, maximum=1
     )
     hue: float = option(
-        0.0, "Largest turn of the hue, in parts of the color circle.", minimum=0, maximum=0.5
+        0.0, "Largest shift of the hue, as a share of the color circle.", minimum=0, maximum=0.5
     )
     gray_probability: float = option(
-        0.0, "Chance that a photo loses its colors.", minimum=0, maximum=1
+        0.0, "Probability of converting to gray.", minimum=0, maximum=1
     )
     erase_probability: float = option(
-        0.0, "Chance that a rectangle is erased (painted with the mean).", minimum=0, maximum=1
+        0.0,
+        "Probability of erasing a rectangle (filled with the mean color).",
+        minimum=0,
+        maximum=1,
     )
     erase_area_min: float = option(
-        0.02, "Smallest area of the erased rectangle, as a share.", above=0, maximum=1
+        0.02,
+        "Smallest area of the erased rectangle, as a share of the photo's.",
+        above=0,
+        maximum=1,
     )
     erase_area_max: float = option(
-        0.2, "Largest area of the erased rectangle, as a share.", above=0, maximum=1
+        0.2, "Largest area of the erased rectangle, as a share of the photo's.", above=0, maximum=1
     )
     erase_ratio_max: float = option(
         3.0, "Largest width / height of the erased rectangle, and the inverse.", minimum=1
     )
     mix_probability: float = option(
-        0.0, "Chance that the photos of a step are mixed in pairs.", minimum=0, maximum=1
+        0.0, "Probability of mixing the photos of a step in pairs.", minimum=0, maximum=1
     )
     cutmix_share: float = option(
         0.5, "Share of the mixed steps that use cutmix; the others use mixup.", minimum=0, maximum=1
     )
-    mixup_alpha: float = option(0.2, "Mixup's weight is drawn from Beta(alpha, alpha).", above=0)
-    cutmix_alpha: float = option(1.0, "Cutmix's area is drawn from Beta(alpha, alpha).", above=0)
+    mixup_alpha: float = option(0.2, "Mixup weight: Beta(alpha, alpha).", above=0)
+    cutmix_alpha: float = option(1.0, "Cutmix area: Beta(alpha, alpha).", above=0)
     whiten: bool = option(
-        False, "Bring each photo to mean 0 and deviation 1 by itself, in prediction too."
+        False, "Standardize each photo to mean 0 and standard deviation 1, in prediction too."
     )
 
 
@@ -232,7 +241,7 @@ def problems(recipe: Recipe) -> list[str]:
 def table() -> str:
     """Returns all recipes as a Markdown table with one row per field, for docs/augmentation.md."""
     lines = [
-        "| number | what it is | " + " | ".join(RECIPES) + " |",
+        "| field | meaning | " + " | ".join(RECIPES) + " |",
         "|---|---|" + "---:|" * len(RECIPES),
     ]
     for item in fields(Recipe):
