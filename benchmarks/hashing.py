@@ -22,7 +22,7 @@ import imagehash
 import numpy as np
 from PIL import Image, ImageOps
 
-from finetune.photos.crops import load_square, needed_side, square
+from finetune.photos.crops import crop_and_resize, load_image, needed_side
 from finetune.photos.decode.decoder import decode_photo
 from finetune.photos.near_duplicates.hashing import hash_image, hash_photo, hash_with_mirror
 from finetune.photos.quality import small_gray
@@ -67,8 +67,8 @@ def speed(large: list[Path], rounds: int) -> str:
                 "imagehash.phash(Image.open(path))": lambda path=path: plain_hash(path),
                 "hash_photo(path)": lambda path=path: hash_photo(path),
                 "Image.open(path), resize to 256": lambda path=path: plain_square(path),
-                "load_square(path, size=256)": lambda path=path: load_square(path, size=SIZE),
-                "decode_photo(path) for load_square": lambda path=path: decode_photo(
+                "load_image(path, size=256)": lambda path=path: load_image(path, size=SIZE),
+                "decode_photo(path) for load_image": lambda path=path: decode_photo(
                     path, min_side_pixels=needed_side(SIZE)
                 ),
                 "small_gray(decoded)": lambda image=decoded: small_gray(image),
@@ -81,13 +81,13 @@ def speed(large: list[Path], rounds: int) -> str:
     figures = {name: 1000 * statistics.median(values) for name, values in times.items()}
     base = {
         "hash_photo(path)": "imagehash.phash(Image.open(path))",
-        "load_square(path, size=256)": "Image.open(path), resize to 256",
+        "load_image(path, size=256)": "Image.open(path), resize to 256",
     }
     lines = ["| 12-megapixel JPEG | CPU time, ms | times as fast |", "|---|--:|--:|"]
     for name, value in figures.items():
         ratio = f"{figures[base[name]] / value:.1f}" if name in base else ""
         if name in ("small_gray(decoded)", "hash_with_mirror(gray)"):
-            share = value / figures["decode_photo(path) for load_square"]
+            share = value / figures["decode_photo(path) for load_image"]
             ratio = f"{share:.1%} of the decode"
         lines.append(f"| `{name}` | {value:.1f} | {ratio} |")
     return "\n".join(lines)
@@ -129,7 +129,7 @@ def accuracy(files: list[Path], large: list[Path]) -> str:
             )
     differences = [
         np.abs(
-            load_square(path, size=SIZE).astype(int) - square(decode_photo(path), size=SIZE)
+            load_image(path, size=SIZE).astype(int) - crop_and_resize(decode_photo(path), size=SIZE)
         ).mean()
         for path in large
     ]

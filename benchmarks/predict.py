@@ -68,8 +68,8 @@ def speed(run: Path, onnx: Path, folder: Path, paths: list[Path], rounds: int) -
     good = [
         path for path, row in zip(paths, decoded(torch_one, paths), strict=True) if row is not None
     ]
-    squares = np.stack([row for row in decoded(torch_one, good) if row is not None])
-    steps = [squares[at : at + 32] for at in range(0, len(squares), 32)]
+    images = np.stack([row for row in decoded(torch_one, good) if row is not None])
+    steps = [images[at : at + 32] for at in range(0, len(images), 32)]
 
     def alone(predictor: Predictor) -> Callable[[], None]:
         def work() -> None:
@@ -180,8 +180,8 @@ def agreement(run: Path, onnx: Path, folder: Path, paths: list[Path], odd: list[
 
     with contextlib.redirect_stdout(io.StringIO()):
         module = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
-    squares = np.stack([one.pixels_of(path) for path in chosen])
-    images = torch.from_numpy(squares).permute(0, 3, 1, 2)
+    pixels = np.stack([one.pixels_of(path) for path in chosen])
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
     by_timm = np.concatenate(
         [
             logits_of(module, metadata.preprocessing, images[at : at + 32]).numpy()
@@ -195,10 +195,10 @@ def agreement(run: Path, onnx: Path, folder: Path, paths: list[Path], odd: list[
         "timm folder": softmax(by_timm, temperature=metadata.task.temperature),
     }
     same = all(
-        np.array_equal(one.pixels_of(path), square)
-        and np.array_equal(one.pixels_of(path.read_bytes()), square)
-        and np.array_equal(exported.pixels_of(path), square)
-        for path, square in zip(chosen, squares, strict=True)
+        np.array_equal(one.pixels_of(path), image)
+        and np.array_equal(one.pixels_of(path.read_bytes()), image)
+        and np.array_equal(exported.pixels_of(path), image)
+        for path, image in zip(chosen, pixels, strict=True)
     )
     lines = [
         f"{len(chosen)} photos, what opens of {len(odd)} odd files among them; "

@@ -122,7 +122,7 @@ class Shelf:
         """Wants every square."""
         return True
 
-    def put(self, digest: str, crop: object, square: object) -> None:
+    def put(self, digest: str, crop: object, image: object) -> None:
         """Forgets it."""
 
 

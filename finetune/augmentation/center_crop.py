@@ -65,7 +65,7 @@ def center_crop(
 
 
 def preprocess(images: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """Returns network inputs ``(B, C, size, size)`` of working squares ``(B, 3, S, S)`` uint8."""
+    """Returns network inputs ``(B, C, size, size)`` of working images ``(B, 3, S, S)`` uint8."""
     return center_crop(
         images,
         preprocessing.size,

@@ -16,7 +16,7 @@ from rich.style import Style
 from rich.text import Text
 
 from finetune.cli.console import make_table, output
-from finetune.photos.crops import square
+from finetune.photos.crops import crop_and_resize
 
 if TYPE_CHECKING:
     from finetune.prediction.predictions import PhotoPrediction
@@ -49,8 +49,8 @@ class Extras:
             found["overlay"] = str(self._overlay(answer.photo, answer.label))
         if self.training is not None:
             path = Path(answer.photo)
-            square = self.predictor.pixels_of(path)
-            like = self.training.like(square, count=self.similar, photo=path)
+            image = self.predictor.pixels_of(path)
+            like = self.training.like(image, count=self.similar, photo=path)
             found["similar"] = [item.to_dict() for item in like]
         return found
 
@@ -200,7 +200,7 @@ _UPPER_HALF = "▀"
 
 
 def sketch(pixels: NDArray[np.uint8], *, columns: int = 24) -> Text:
-    """Returns a square image as `columns` x `columns` / 2 characters of two colored halves each.
+    """Returns an image as `columns` x `columns` / 2 characters of two colored halves each.
 
     A terminal's cell is about twice as high as wide, so that the halves are nearly square.
 
@@ -209,7 +209,7 @@ def sketch(pixels: NDArray[np.uint8], *, columns: int = 24) -> Text:
         columns: Width in characters; an odd one is made even.
     """
     side = max(2, columns - columns % 2)
-    small = square(pixels, size=side)
+    small = crop_and_resize(pixels, size=side)
     text = Text(no_wrap=True)
     for row in range(0, side, 2):
         if row:

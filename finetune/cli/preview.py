@@ -93,18 +93,18 @@ def _numbers(config: Path | None, pairs: list[str]) -> dict[str, Any]:
 
 
 def _load(photos: Path | None, rows: int, side: int) -> tuple[tuple[str, ...], Any]:
-    """Returns names and squares of photos spread over the folders; unreadable ones are left out."""
+    """Returns names and images of photos spread over the folders; unreadable ones are left out."""
     import numpy as np
 
     from finetune.errors import DecodeError
-    from finetune.photos.crops import load_square
+    from finetune.photos.crops import load_image
 
     root = photos or (Path("photos") if Path("photos").is_dir() else Path())
     names: list[str] = []
-    squares = []
+    images = []
     for path in _spread(root):
         try:
-            squares.append(load_square(path, size=side))
+            images.append(load_image(path, size=side))
         except DecodeError as error:
             output.warn(f"{path} is left out: {error.reason}.")
             continue
@@ -113,7 +113,7 @@ def _load(photos: Path | None, rows: int, side: int) -> tuple[tuple[str, ...], A
             break
     if not names:
         raise CollectionError(f"There are no photos in {root} that can be opened.")
-    return tuple(names), np.stack(squares)
+    return tuple(names), np.stack(images)
 
 
 def _spread(root: Path) -> list[Path]:

@@ -26,7 +26,7 @@ from finetune.models.factory import LoadedModel, ModelRequest, create_model
 from finetune.models.features import BATCH_SIZE, FeatureCache
 from finetune.models.registry import DEFAULT_MODEL
 from finetune.photos.collection import Photo, Problem
-from finetune.photos.crops import Crop, load_square
+from finetune.photos.crops import Crop, load_image
 from finetune.photos.decode.pool import usable_cores
 
 DEFAULT_BACKBONE = DEFAULT_MODEL
@@ -144,16 +144,16 @@ class Embedder:
             # By key, so that copies of a photo are decoded once.
             missing = {key: i for i, key in enumerate(keys) if key not in features.records}
 
-            def square_of(key: bytes) -> NDArray[np.uint8]:
+            def image_of(key: bytes) -> NDArray[np.uint8]:
                 sample = samples[missing[key]]
                 known = pixels.key(sample.digest, sample.crop)
                 if known in pixels.records:
-                    square: NDArray[np.uint8] = pixels.records.read([known])[0]
-                    return square
-                return self._square(root / sample.path, sample.crop)
+                    image: NDArray[np.uint8] = pixels.records.read([known])[0]
+                    return image
+                return self._load(root / sample.path, sample.crop)
 
             failed: dict[bytes, str] = {}
-            for batch, reasons in self._compute(features, list(missing), square_of, progress):
+            for batch, reasons in self._compute(features, list(missing), image_of, progress):
                 for key, feature in batch.items():
                     features.records.put(key, feature)
                 failed |= reasons
@@ -182,7 +182,7 @@ class Embedder:
             steps = self._compute(
                 features,
                 list(dict.fromkeys(paths)),
-                lambda path: self._square(path, None),
+                lambda path: self._load(path, None),
                 progress,
             )
             for batch, reasons in steps:
@@ -208,9 +208,9 @@ class Embedder:
         ):
             yield pixels, features
 
-    def _square(self, path: Path, crop: Crop | None) -> NDArray[np.uint8]:
+    def _load(self, path: Path, crop: Crop | None) -> NDArray[np.uint8]:
         preprocessing = self.backbone.preprocessing
-        return load_square(
+        return load_image(
             path,
             size=preprocessing.working_size,
             fit=preprocessing.fit,
@@ -222,16 +222,16 @@ class Embedder:
         self,
         features: FeatureCache,
         items: Sequence[Item],
-        square_of: Callable[[Item], NDArray[np.uint8]],
+        image_of: Callable[[Item], NDArray[np.uint8]],
         progress: Progress | None,
     ) -> Iterator[tuple[dict[Item, NDArray[np.float32]], dict[Item, str]]]:
         """Yields the features by item, and the reasons by failed item, of each batch."""
-        for number, (squares, failed) in enumerate(decoded_batches(items, square_of), start=1):
+        for number, (images, failed) in enumerate(decoded_batches(items, image_of), start=1):
             rows: Sequence[NDArray[np.float32]] = ()
-            if squares:
-                images = torch.from_numpy(np.stack(list(squares.values()))).permute(0, 3, 1, 2)
-                rows = list(features.compute(images))
-            yield dict(zip(squares, rows, strict=True)), failed
+            if images:
+                batch = torch.from_numpy(np.stack(list(images.values()))).permute(0, 3, 1, 2)
+                rows = list(features.compute(batch))
+            yield dict(zip(images, rows, strict=True)), failed
             if progress is not None:
                 progress(min(number * BATCH_SIZE, len(items)), len(items))
 

@@ -18,7 +18,7 @@ from torch.nn import functional
 from finetune.augmentation.center_crop import center_crop
 from finetune.errors import ModelError
 from finetune.models.factory import LoadedModel
-from finetune.photos.crops import Crop, square
+from finetune.photos.crops import Crop, crop_and_resize
 from finetune.photos.decode.decoder import read_photo
 
 GRID = 24
@@ -192,7 +192,7 @@ class SubjectFinder:
     def saliency_of(self, image: NDArray[np.uint8]) -> NDArray[np.float64]:
         """Returns the saliency map ``(GRID, GRID)`` of a photo ``(H, W, 3) uint8``."""
         preprocessing = self.backbone.preprocessing
-        whole = square(
+        whole = crop_and_resize(
             image, size=self.size, fit="squash", interpolation=preprocessing.interpolation
         )
         pixels = torch.from_numpy(whole).permute(2, 0, 1)[None]

@@ -1,4 +1,4 @@
-"""Datasets of photos as working-size uint8 squares with targets."""
+"""Datasets of photos as working-size uint8 images with targets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from finetune.data.pixel_cache import PixelCache
 from finetune.errors import DecodeError
-from finetune.photos.crops import Crop, load_square
+from finetune.photos.crops import Crop, load_image
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,7 +72,7 @@ def targets_of_samples(samples: Sequence[Sample], labels: int | None) -> NDArray
 
 
 class PhotoDataset(torch.utils.data.Dataset[tuple[NDArray[np.uint8], Any, int]]):
-    """Squares of photos from the cache, decoded where they are missing.
+    """Working-size images of photos from the cache, decoded where they are missing.
 
     Loaders fetch whole batches (``__getitems__``). It is pickled to loader workers without open
     files.
@@ -80,7 +80,7 @@ class PhotoDataset(torch.utils.data.Dataset[tuple[NDArray[np.uint8], Any, int]])
     Args:
         root: Folder that the samples' paths are relative to.
         samples: The photos.
-        cache: Cache of their squares, which defines size, fit and interpolation.
+        cache: Cache of the images, which defines size, fit and interpolation.
         labels: Number of labels where a photo may have several; None: each has one.
     """
 
@@ -121,7 +121,7 @@ class PhotoDataset(torch.utils.data.Dataset[tuple[NDArray[np.uint8], Any, int]])
 
     @property
     def cached(self) -> bool:
-        """Whether all squares are in the cache, so that no loader workers are needed."""
+        """Whether all images are in the cache, so that no loader workers are needed."""
         records = self.cache.records
         return all(self.cache.key(s.digest, s.crop) in records for s in self.samples)
 
@@ -132,7 +132,7 @@ class PhotoDataset(torch.utils.data.Dataset[tuple[NDArray[np.uint8], Any, int]])
             return
         path = self.root / sample.path
         try:
-            image[:] = load_square(
+            image[:] = load_image(
                 path,
                 size=self.cache.size,
                 fit=self.cache.fit,
@@ -147,20 +147,20 @@ class PhotoDataset(torch.utils.data.Dataset[tuple[NDArray[np.uint8], Any, int]])
 
 
 SHARE_OF_FREE = 0.25
-"""Largest share of the free memory for the squares; activations need the rest."""
+"""Largest share of the free memory for the images; activations need the rest."""
 
 CHUNK = 256
-"""Number of squares sent at once."""
+"""Number of images sent at once."""
 
 
 class DeviceDataset(PhotoDataset):
-    """Dataset whose squares are on a device as one uint8 tensor ``(N, S, S, 3)``.
+    """Dataset whose images are on a device as one uint8 tensor ``(N, S, S, 3)``.
 
     Its batches are those of the original dataset, indexed on the device.
 
     Args:
         dataset: The original dataset.
-        device: Device of the squares.
+        device: Device of the images.
     """
 
     def __init__(self, dataset: PhotoDataset, device: torch.device) -> None:
@@ -168,7 +168,7 @@ class DeviceDataset(PhotoDataset):
         self.root, self.samples, self.cache = dataset.root, dataset.samples, dataset.cache
         self.targets = dataset.targets
         self.device = device
-        self.squares = _squares(dataset, device)
+        self.images = _load_on_device(dataset, device)
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """Returns the photos at `indices` as one batch: images and targets on the device."""
@@ -179,7 +179,7 @@ class DeviceDataset(PhotoDataset):
             order, targets = order.pin_memory(), targets.pin_memory()
         places = order.to(self.device, non_blocking=True)
         return Batch(
-            self.squares.index_select(0, places).permute(0, 3, 1, 2),  # channels_last for free
+            self.images.index_select(0, places).permute(0, 3, 1, 2),  # channels_last for free
             targets.to(self.device, non_blocking=True),
             order,
         )
@@ -191,9 +191,9 @@ class DeviceDataset(PhotoDataset):
 
 
 def near_device(dataset: PhotoDataset, device: torch.device) -> PhotoDataset:
-    """Returns the dataset with its squares in a GPU's memory where they fit well, else itself.
+    """Returns the dataset with its images in a GPU's memory where they fit well, else itself.
 
-    Requires all squares in the cache: decoding them would delay the first step.
+    Requires all images in the cache: decoding them would delay the first step.
     """
     if device.type != "cuda" or not len(dataset) or not dataset.cached:
         return dataset
@@ -204,15 +204,15 @@ def near_device(dataset: PhotoDataset, device: torch.device) -> PhotoDataset:
 
 
 def bytes_of(dataset: PhotoDataset) -> int:
-    """Returns the size of a dataset's squares in bytes."""
+    """Returns the size of a dataset's images in bytes."""
     return len(dataset) * dataset.cache.records.record_bytes
 
 
-def _squares(dataset: PhotoDataset, device: torch.device) -> Tensor:
+def _load_on_device(dataset: PhotoDataset, device: torch.device) -> Tensor:
     shape = (len(dataset), *dataset.cache.records.shape)
-    whole = torch.empty(shape, dtype=torch.uint8, device=device)
+    result = torch.empty(shape, dtype=torch.uint8, device=device)
     for start in range(0, len(dataset), CHUNK):
         end = min(start + CHUNK, len(dataset))
         images = dataset.__getitems__(range(start, end)).images
-        whole[start:end] = images.permute(0, 2, 3, 1).to(device)
-    return whole
+        result[start:end] = images.permute(0, 2, 3, 1).to(device)
+    return result

@@ -60,7 +60,7 @@ def load_batches(
 ) -> Iterator[Batch]:
     """Yields the given batches of a dataset in order.
 
-    Workers are started only if photos have to be decoded: reading squares from the cache in this
+    Workers are started only if photos have to be decoded: reading images from the cache in this
     process is faster than receiving them from another.
     """
     if dataset.cached:

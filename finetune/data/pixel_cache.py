@@ -1,6 +1,6 @@
-"""Cache of decoded photos as working-size squares.
+"""Cache of decoded photos as working-size images.
 
-A record is one ``(S, S, 3) uint8`` square; its key is the photo's digest, crop, fit and
+A record is one ``(S, S, 3) uint8`` image; its key is the photo's digest, crop, fit and
 interpolation. 10,000 photos at 256 pixels take 1.97 GB.
 """
 
@@ -17,16 +17,16 @@ from finetune.photos.crops import Crop
 from finetune.photos.preprocessing import Preprocessing
 
 VERSION = 1
-"""Incremented whenever `photos.crops.load_square` gives other pixels than before."""
+"""Incremented whenever `photos.crops.load_image` gives other pixels than before."""
 
 
 class PixelCache:
-    """Cache of working-size squares of one size in a folder, filled by `photos.scan`.
+    """Cache of working-size images of one size in a folder, filled by `photos.scan`.
 
     Args:
         folder: Holds one store a size; may be deleted at any time.
-        preprocessing: Size, interpolation and fit of the squares.
-        limit_gb: Maximum disk space for the squares of this size.
+        preprocessing: Size, interpolation and fit of the images.
+        limit_gb: Maximum disk space for the images of this size.
 
     Raises:
         StorageError: The folder cannot be written.
@@ -44,18 +44,18 @@ class PixelCache:
         )
 
     def key(self, digest: str, crop: Crop | None) -> bytes:
-        """Returns the key of a photo's square."""
+        """Returns the key of a photo's image."""
         box = None if crop is None else (crop.center_x, crop.center_y, crop.side)
         fit = None if crop is not None else self.fit
         return record_key(VERSION, digest, box, fit, self.interpolation)
 
     def missing(self, digest: str, crop: Crop | None) -> bool:
-        """Returns whether `put` would store this photo's square."""
+        """Returns whether `put` would store this photo's image."""
         return not self.records.full and self.key(digest, crop) not in self.records
 
-    def put(self, digest: str, crop: Crop | None, square: NDArray[np.uint8]) -> None:
-        """Stores a square ``(size, size, 3) uint8``."""
-        self.records.put(self.key(digest, crop), square)
+    def put(self, digest: str, crop: Crop | None, image: NDArray[np.uint8]) -> None:
+        """Stores an image ``(size, size, 3) uint8``."""
+        self.records.put(self.key(digest, crop), image)
 
     def close(self) -> None:
         """Flushes and closes the files."""

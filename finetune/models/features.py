@@ -152,7 +152,7 @@ class FeatureCache:
     def compute(
         self, images: Tensor, view: AugmentedView | None = None, indices: Tensor | None = None
     ) -> NDArray[np.float32]:
-        """Returns features ``(B, F) float32`` of working squares ``(B, 3, S, S) uint8``."""
+        """Returns features ``(B, F) float32`` of working images ``(B, 3, S, S) uint8``."""
         images = images.to(self._device, non_blocking=True)
         if view is None or indices is None:
             pixels = preprocess(images, self.preprocessing)

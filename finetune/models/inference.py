@@ -26,15 +26,15 @@ Progress = Callable[[int, int], None]
 def logits_of(
     module: nn.Module, preprocessing: Preprocessing, images: Tensor, *, tta: bool = False
 ) -> Tensor:
-    """Returns logits ``(B, labels) float32`` of working squares ``(B, 3, S, S) uint8``.
+    """Returns logits ``(B, labels) float32`` of working images ``(B, 3, S, S) uint8``.
 
     Evaluation and prediction share it. The network must be in eval mode.
 
     Args:
         module: The network.
         preprocessing: Of its input.
-        images: Working squares, on any device.
-        tta: Average the logits of each square and its mirror image (test-time augmentation).
+        images: Working images, on any device.
+        tta: Average the logits of each image and its mirror image (test-time augmentation).
     """
     device = next(module.parameters()).device
     images = images.to(device, non_blocking=True)

@@ -178,7 +178,7 @@ def resolve_preprocessing(
 ) -> Preprocessing:
     """Returns the preprocessing of a timm model, at `size` pixels if that is given.
 
-    At another size than its own, and `SMALL_PIXELS` or less, the network sees the whole square: a
+    At another size than its own, and `SMALL_PIXELS` or less, the network sees the whole image: a
     margin around so few pixels would have to be made by enlarging the photo. With another number of
     channels than the model's own, every channel gets the average of its means and deviations.
 

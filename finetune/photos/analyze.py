@@ -1,4 +1,4 @@
-"""Analysis of one photo: digest, size, EXIF, hashes, quality and a square for the pixel cache."""
+"""Analysis of one photo: digest, size, EXIF, hashes, quality and an image for the pixel cache."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from finetune.config import Fit
 from finetune.errors import DecodeError
 from finetune.photos.collection import PhotoMetadata, Status, pack_hashes
-from finetune.photos.crops import Crop, load_square, needed_side, square
+from finetune.photos.crops import Crop, crop_and_resize, load_image, needed_side
 from finetune.photos.decode.decoder import DecodedPhoto, read_photo
 from finetune.photos.near_duplicates.hashing import HASH_SIDE_PIXELS, hash_with_mirror
 from finetune.photos.quality import MEASURED_SIDE_PIXELS, measure, small_gray
@@ -27,8 +27,8 @@ DIGEST_BYTES = 16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SquareSpec:
-    """Size and resampling of the squares for the cache; see `finetune.photos.crops.square`."""
+class ResizeSettings:
+    """Size and resampling of the images for the cache; see `photos.crops.crop_and_resize`."""
 
     size: int
     fit: Fit
@@ -36,10 +36,10 @@ class SquareSpec:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Wanted:
+class NeededOutput:
     """Output needed for a content that was analyzed before."""
 
-    square: bool
+    needs_image: bool
     crop: Crop | None = None
 
 
@@ -52,7 +52,7 @@ class Task:
     """
 
     path: str
-    known: Mapping[str, Wanted] = field(default_factory=dict)
+    known: Mapping[str, NeededOutput] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,8 +63,8 @@ class Analysis:
         reason: Set unless the status is ``ok``.
         digest: Of the content; None if the file could not be read.
         metadata: None if it was known already or could not be measured.
-        crop: The crop of `square`.
-        square: ``(size, size, 3) uint8``, if needed.
+        crop: The crop of `image`.
+        image: ``(size, size, 3) uint8``, if needed.
     """
 
     status: Status
@@ -72,7 +72,7 @@ class Analysis:
     digest: str | None = None
     metadata: PhotoMetadata | None = None
     crop: Crop | None = None
-    square: NDArray[np.uint8] | None = None
+    image: NDArray[np.uint8] | None = None
 
 
 def digest_of(content: bytes) -> str:
@@ -86,52 +86,52 @@ def reader_version() -> str:
     return f"{ANALYSIS_VERSION} pillow {PIL.__version__}{' heic' if heic else ''}"
 
 
-def analyze(task: Task, preprocessing: SquareSpec | None) -> Analysis:
+def analyze(task: Task, preprocessing: ResizeSettings | None) -> Analysis:
     """Returns the analysis of a file; never raises for a bad one.
 
     Args:
         task: The file.
-        preprocessing: How to make squares; None makes none.
+        preprocessing: Of the images for the cache; None makes no images.
     """
     try:
         content = Path(task.path).read_bytes()
     except OSError as error:
         return Analysis(status="unread", reason=(error.strerror or "cannot be read").lower())
     digest = digest_of(content)
-    wanted = task.known.get(digest)
+    needed = task.known.get(digest)
     try:
-        if wanted is None:
+        if needed is None:
             return _analyze_content(content, digest, preprocessing)
-        made = None
-        if wanted.square and preprocessing is not None:
-            made = _square(content, preprocessing, wanted.crop)
-        return Analysis(status="ok", digest=digest, crop=wanted.crop, square=made)
+        image = None
+        if needed.needs_image and preprocessing is not None:
+            image = _load(content, preprocessing, needed.crop)
+        return Analysis(status="ok", digest=digest, crop=needed.crop, image=image)
     except DecodeError as error:
         return Analysis(status="bad", reason=error.reason, digest=digest)
     except MemoryError:
         return Analysis(status="unread", reason="not enough memory to read it")
 
 
-def _analyze_content(content: bytes, digest: str, preprocessing: SquareSpec | None) -> Analysis:
+def _analyze_content(content: bytes, digest: str, preprocessing: ResizeSettings | None) -> Analysis:
     side = max(MEASURED_SIDE_PIXELS, HASH_SIDE_PIXELS)
     needed = needed_side(preprocessing.size) if preprocessing is not None else 0
     decoded = read_photo(content, min_side_pixels=max(side, needed))
-    made = None
+    image = None
     if preprocessing is not None and needed >= side:
-        made = square(
+        image = crop_and_resize(
             decoded.image,
             size=preprocessing.size,
             fit=preprocessing.fit,
             interpolation=preprocessing.interpolation,
         )
     elif preprocessing is not None:
-        # Decoded again at its own draft size, so that a square has the same bytes in all callers.
-        made = _square(content, preprocessing, None)
-    return Analysis(status="ok", digest=digest, metadata=_metadata(digest, decoded), square=made)
+        # Decoded again at its own draft size, so that an image has the same bytes for all callers.
+        image = _load(content, preprocessing, None)
+    return Analysis(status="ok", digest=digest, metadata=_metadata(digest, decoded), image=image)
 
 
-def _square(content: bytes, preprocessing: SquareSpec, crop: Crop | None) -> NDArray[np.uint8]:
-    return load_square(
+def _load(content: bytes, preprocessing: ResizeSettings, crop: Crop | None) -> NDArray[np.uint8]:
+    return load_image(
         content,
         size=preprocessing.size,
         fit=preprocessing.fit,

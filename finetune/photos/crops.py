@@ -1,6 +1,6 @@
-"""From a photo of any shape to the square image that a network sees, resampled once.
+"""Crops, and the square network input of photos of any shape, resampled once.
 
-`load_square` is the one way from a file to a network's pixels, so that training, prediction,
+`load_image` is the one way from a file to a network's pixels, so that training, prediction,
 serving and export cannot differ in it.
 
 Coordinates are continuous: pixel ``i`` of an axis covers ``[i, i + 1)``, the photo ``[0, width]``.
@@ -47,13 +47,13 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Crop:
-    """A square box around the subject, relative to the photo, so that it fits any size of it.
+    """Square box around the subject, relative to the photo, so that it fits any size of it.
 
     Attributes:
-        center_x: Center of the square as a share of the photo's width, in [0, 1].
-        center_y: Center of the square as a share of the photo's height, in [0, 1].
-        side: Side of the square as a share of the photo's shorter side, above 0. At 1 and centered
-            it is the largest square inside; where it reaches beyond the photo it is padded.
+        center_x: Center of the crop as a share of the photo's width, in [0, 1].
+        center_y: Center of the crop as a share of the photo's height, in [0, 1].
+        side: Side of the crop as a share of the photo's shorter side, above 0. At 1 and centered
+            it is the largest crop inside; where it reaches beyond the photo it is padded.
 
     Raises:
         PhotoError: A value is not a number within these bounds.
@@ -81,7 +81,7 @@ class Crop:
             object.__setattr__(self, name, float(value))
 
     def box(self, width: int, height: int) -> Box:
-        """Returns the square in pixels of a photo of this size."""
+        """Returns the crop's box in pixels of a photo of this size."""
         half = self.side * min(width, height) / 2
         x, y = self.center_x * width, self.center_y * height
         return x - half, y - half, x + half, y + half
@@ -123,7 +123,7 @@ class Crop:
         return cls(**value)
 
 
-def square(
+def crop_and_resize(
     image: NDArray[np.uint8],
     *,
     size: int,
@@ -131,14 +131,14 @@ def square(
     crop: Crop | None = None,
     interpolation: str = "bicubic",
 ) -> NDArray[np.uint8]:
-    """Returns a photo's square image, antialiased, in one resample.
+    """Returns a photo cropped and resized to a square image, antialiased, in one resample.
 
     Args:
         image: ``(H, W, 3) uint8`` RGB, upright.
         size: Side of the result in pixels.
         fit: What to do without a crop: ``crop`` cuts the largest centered square out, ``pad`` keeps
             the whole photo between bars of `PADDING`, ``squash`` stretches it.
-        crop: The square to take; `fit` then has no say.
+        crop: Crop to use in place of `fit`.
         interpolation: ``bicubic``, ``bilinear``, ``lanczos``, ``hamming``, ``box`` or ``nearest``.
 
     Returns:
@@ -167,7 +167,7 @@ def square(
     return result
 
 
-def load_square(
+def load_image(
     source: Path | bytes,
     *,
     size: int,
@@ -175,29 +175,29 @@ def load_square(
     crop: Crop | None = None,
     interpolation: str = "bicubic",
 ) -> NDArray[np.uint8]:
-    """Returns a photo file's square image: decoded no larger than it must be, then `square`.
+    """Returns a photo file decoded no larger than needed, then cropped and resized.
 
     Args:
         source: A file, or its bytes.
         size: Side of the result in pixels.
-        fit: As in `square`.
-        crop: As in `square`.
-        interpolation: As in `square`.
+        fit: As in `crop_and_resize`.
+        crop: As in `crop_and_resize`.
+        interpolation: As in `crop_and_resize`.
 
     Returns:
         ``(size, size, 3) uint8`` RGB, upright.
 
     Raises:
         DecodeError: The photo cannot be opened.
-        ConfigError: As in `square`.
+        ConfigError: As in `crop_and_resize`.
     """
     _resampling(interpolation)
     image = decode_photo(source, min_side_pixels=needed_side(size, crop))
-    return square(image, size=size, fit=fit, crop=crop, interpolation=interpolation)
+    return crop_and_resize(image, size=size, fit=fit, crop=crop, interpolation=interpolation)
 
 
 def needed_side(size: int, crop: Crop | None = None) -> int:
-    """Returns how long a photo's shorter side must be decoded for a square of `size` pixels."""
+    """Returns how long a photo's shorter side must be decoded for an image of `size` pixels."""
     share = crop.side if crop is not None else 1.0
     return math.ceil(DRAFT_MARGIN * size / share)
 
@@ -212,7 +212,7 @@ def _resampling(interpolation: str) -> Image.Resampling:
 
 
 def _source_box(width: int, height: int, fit: Fit, crop: Crop | None) -> Box:
-    """Returns the part of the photo that the square shows; it reaches beyond it to be padded."""
+    """Returns the part of the photo to show; it reaches beyond the photo where it is padded."""
     if crop is not None:
         return crop.box(width, height)
     match fit:

@@ -108,7 +108,7 @@ ADVICE: Mapping[Kind, str] = {
     "plain": "They show next to nothing: delete them.",
     "blurred": "Delete what a person could not name either; a few do no harm.",
     "tiny": "Find larger versions; enlarging adds nothing.",
-    "long": "A square shows a small part of them: choose it with 'finetune crop', or keep all with "
+    "long": "A crop shows a small part of them: choose it with 'finetune crop', or keep all with "
     "--fit pad.",
 }
 

@@ -15,7 +15,7 @@ class Preprocessing:
     """How a photo becomes a network's input.
 
     A photo is made square by `fit` at `working_size`, and the network sees the center `size` pixels
-    of that square, divided by 255, less `mean`, divided by `std`. A network of one channel sees the
+    of that image, divided by 255, less `mean`, divided by `std`. A network of one channel sees the
     luma of the same pixels (`finetune.photos.decode.color.to_gray`).
 
     Attributes:
@@ -23,7 +23,7 @@ class Preprocessing:
         mean: Mean of each channel in [0, 1], as many as `channels`.
         std: Standard deviation of each channel in [0, 1], likewise.
         interpolation: ``"bicubic"`` or ``"bilinear"``.
-        crop_pct: Share of the working square's side that the network sees.
+        crop_pct: Share of the working image's side that the network sees.
         fit: How a photo becomes square.
         whiten: Whether each photo is brought to mean 0 and deviation 1 by itself, instead.
         channels: Channels of the network's input: 3 for color, 1 for gray.
@@ -54,7 +54,7 @@ class Preprocessing:
 
     @property
     def working_size(self) -> int:
-        """Side in pixels of the square that is cached and augmented: ``round(size / crop_pct)``."""
+        """Side in pixels of the image that is cached and augmented: ``round(size / crop_pct)``."""
         return round(self.size / self.crop_pct)
 
     def to_dict(self) -> dict[str, Any]:

@@ -27,7 +27,7 @@ TINY_SIDE_PIXELS = 64
 """A photo with a shorter side below this has lost what a network could see."""
 
 LONG_RATIO = 3.0
-"""Of a photo that is longer than this times its width, a square shows too small a part."""
+"""Aspect ratio above which a square crop shows too small a part of the photo."""
 
 Fault = Literal["dark", "bright", "plain", "blurred", "tiny", "long"]
 """What can be wrong with a photo that can be opened."""

@@ -20,9 +20,9 @@ from finetune.errors import CollectionError
 from finetune.photos.analyze import (
     ANALYSIS_VERSION,
     Analysis,
-    SquareSpec,
+    NeededOutput,
+    ResizeSettings,
     Task,
-    Wanted,
     reader_version,
 )
 from finetune.photos.catalog.catalog import Catalog, open_catalog
@@ -36,10 +36,10 @@ _MOST_CANDIDATES = 16
 
 
 class PixelSink(Protocol):
-    """Where squares go while photos are open anyway: the cache of decoded pixels.
+    """Sink of the images made while photos are open anyway: the cache of decoded pixels.
 
     Attributes:
-        size: Side of the squares in pixels.
+        size: Side of the images in pixels.
         fit: How photos become square.
         interpolation: How they are resampled.
     """
@@ -49,11 +49,11 @@ class PixelSink(Protocol):
     interpolation: str
 
     def missing(self, digest: str, crop: Crop | None) -> bool:
-        """Returns whether a photo's square is wanted."""
+        """Returns whether the sink lacks a photo's image."""
         ...
 
-    def put(self, digest: str, crop: Crop | None, square: NDArray[np.uint8]) -> None:
-        """Takes a square ``(size, size, 3) uint8``; called from the thread that scans."""
+    def put(self, digest: str, crop: Crop | None, image: NDArray[np.uint8]) -> None:
+        """Stores an image ``(size, size, 3) uint8``; called from the scanning thread."""
         ...
 
 
@@ -76,7 +76,7 @@ def scan(
         catalog: Where the catalog is kept; None means ``.finetune`` in `root`, see `open_catalog`.
         workers: Processes that read; None means one a usable core.
         progress: Called with how many of the new files are done, and of how many.
-        sink: Takes the squares of photos that it misses.
+        sink: Stores the images of photos that it lacks.
 
     Raises:
         CollectionError: There is no such folder, it cannot be read, or it holds no photo that can.
@@ -102,7 +102,9 @@ def update(
     """Brings a catalog up to date with the files that were found; arguments are as in `scan`."""
     preprocessing = None
     if sink is not None:
-        preprocessing = SquareSpec(size=sink.size, fit=sink.fit, interpolation=sink.interpolation)
+        preprocessing = ResizeSettings(
+            size=sink.size, fit=sink.fit, interpolation=sink.interpolation
+        )
     known = catalog.files()
     catalog.set_present(file.path for file in found.files if file.path in known)
     files = _Planner(catalog, known, sink).tasks(root, found.files)
@@ -112,8 +114,8 @@ def update(
     results = analyze_all(list(files), preprocessing, workers=workers)
     try:
         for done, (task, analysis) in enumerate(results, start=1):
-            if sink is not None and analysis.square is not None and analysis.digest is not None:
-                sink.put(analysis.digest, analysis.crop, analysis.square)
+            if sink is not None and analysis.image is not None and analysis.digest is not None:
+                sink.put(analysis.digest, analysis.crop, analysis.image)
             writer.add(files[task], analysis)
             if progress is not None:
                 progress(done, len(files))
@@ -137,19 +139,19 @@ class _Planner:
     def tasks(self, root: Path, files: Sequence[FoundFile]) -> dict[Task, FoundFile]:
         """Returns a task for each file that must be read."""
         gone = self._gone(files)
-        wanted_before: set[str] = set()
+        needed_before: set[str] = set()
         tasks = {}
         for file in files:
             before = self._known.get(file.path)
             if before is not None and self._unchanged(file, before):
                 digest = before.digest
-                if before.status != "ok" or digest is None or digest in wanted_before:
+                if before.status != "ok" or digest is None or digest in needed_before:
                     continue
-                wanted = self._wanted(digest)
-                if not wanted.square:
+                needed = self._needed_output(digest)
+                if not needed.needs_image:
                     continue
-                wanted_before.add(digest)
-                candidates = {digest: wanted}
+                needed_before.add(digest)
+                candidates = {digest: needed}
             else:
                 candidates = self._candidates(file, before, gone)
             tasks[Task(path=f"{root}/{file.path}", known=candidates)] = file
@@ -176,7 +178,7 @@ class _Planner:
         file: FoundFile,
         before: FileMetadata | None,
         gone: Mapping[int, Sequence[FileMetadata]],
-    ) -> dict[str, Wanted]:
+    ) -> dict[str, NeededOutput]:
         name = file.path.rpartition("/")[2]
         same_size = sorted(
             gone.get(file.size, ()), key=lambda metadata: metadata.path.rpartition("/")[2] != name
@@ -184,12 +186,12 @@ class _Planner:
         digests = [metadata.digest for metadata in same_size[:_MOST_CANDIDATES]]
         if before is not None and before.digest in self._analyzed:
             digests.append(before.digest)  # a file that was only touched
-        return {digest: self._wanted(digest) for digest in digests if digest is not None}
+        return {digest: self._needed_output(digest) for digest in digests if digest is not None}
 
-    def _wanted(self, digest: str) -> Wanted:
+    def _needed_output(self, digest: str) -> NeededOutput:
         crop = self._crops.get(digest)
-        square = self._sink is not None and self._sink.missing(digest, crop)
-        return Wanted(square=square, crop=crop)
+        needs_image = self._sink is not None and self._sink.missing(digest, crop)
+        return NeededOutput(needs_image=needs_image, crop=crop)
 
 
 class _Writer:

@@ -23,7 +23,7 @@ VERSION = 1
 """Version of the JSON of `ModelMetadata.to_dict` in exported files."""
 
 PredictProba = Callable[[NDArray[np.uint8]], NDArray[np.float64]]
-"""Function from squares ``(B, S, S, 3) uint8`` to calibrated probabilities ``(B, labels)``."""
+"""Function from images ``(B, S, S, 3) uint8`` to calibrated probabilities ``(B, labels)``."""
 
 
 class Engine(Protocol):
@@ -46,15 +46,15 @@ class Engine(Protocol):
         """
         ...
 
-    def logits(self, squares: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Returns logits ``(B, labels)`` of the center of squares ``(B, S, S, 3) uint8``.
+    def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Returns logits ``(B, labels)`` of the center of images ``(B, S, S, 3) uint8``.
 
         S is the working size, or any size from the network's input size on.
         """
         ...
 
     def logits_and_features(
-        self, squares: NDArray[np.uint8]
+        self, images: NDArray[np.uint8]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Returns logits, and features ``(B, F)``: the input of the linear head.
 

@@ -24,7 +24,7 @@ from finetune.errors import ConfigError, ModelError
 from finetune.files import write_atomically
 from finetune.photos.decode.decoder import MAX_PIXELS
 from finetune.photos.preprocessing import Preprocessing
-from finetune.prediction.inputs import working_square
+from finetune.prediction.inputs import working_image
 from finetune.prediction.torch_engine import TorchEngine
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def heat_map(engine: TorchEngine, squares: NDArray[np.uint8], label: str) -> NDA
 
     Args:
         engine: The network.
-        squares: Working squares ``(B, S, S, 3) uint8``.
+        squares: Working images ``(B, S, S, 3) uint8``.
         label: The label to explain.
 
     Raises:
@@ -84,7 +84,7 @@ def grad_cam(
     Args:
         module: A timm network in eval mode.
         preprocessing: What it expects of its pixels.
-        images: Working squares ``(B, 3, S, S) uint8``.
+        images: Working images ``(B, 3, S, S) uint8``.
         target: Index of the logit to explain.
 
     Raises:
@@ -105,7 +105,7 @@ def grad_cam(
 
 
 def overlay(image: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Returns a square image ``(S, S, 3) uint8`` with its heat ``(h, w)`` shown on it.
+    """Returns an image ``(S, S, 3) uint8`` with its heat ``(h, w)`` shown on it.
 
     Hot regions keep their colors, the rest is gray and dim, and a line surrounds the regions above
     half of the highest heat, so that it is visible on photos of any colors.
@@ -139,13 +139,13 @@ def explain_photo(
     """
     preprocessing = engine.metadata.preprocessing
     heat = heat_map(
-        engine, working_square(photo, preprocessing, max_pixels=max_pixels)[None], label
+        engine, working_image(photo, preprocessing, max_pixels=max_pixels)[None], label
     )[0]
     share = preprocessing.size / preprocessing.working_size
     fine = Preprocessing(
         size=size, crop_pct=share, fit=preprocessing.fit, interpolation=preprocessing.interpolation
     )
-    whole = working_square(photo, fine, max_pixels=max_pixels)
+    whole = working_image(photo, fine, max_pixels=max_pixels)
     margin = (whole.shape[0] - size) // 2
     return overlay(whole[margin : margin + size, margin : margin + size], heat)
 

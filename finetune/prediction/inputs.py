@@ -1,4 +1,4 @@
-"""Working squares of photos given as paths, bytes, images or pixels; test-time augmentation."""
+"""Working images of photos given as paths, bytes, images or pixels; test-time augmentation."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune.errors import CollectionError, ConfigError, DecodeError
-from finetune.photos.crops import Crop, needed_side, square
+from finetune.photos.crops import Crop, crop_and_resize, needed_side
 from finetune.photos.decode.decoder import MAX_PIXELS, decode_photo, is_photo_name
 from finetune.photos.preprocessing import Preprocessing
 from finetune.photos.scan import find_photos
 
 
-def working_square(
+def working_image(
     photo: Any,
     preprocessing: Preprocessing,
     *,
     crop: Crop | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> NDArray[np.uint8]:
-    """Returns the working square ``(S, S, 3) uint8`` of a photo, pixel for pixel as in training.
+    """Returns the working image ``(S, S, 3) uint8`` of a photo, pixel for pixel as in training.
 
     Args:
         photo: A path, the bytes of a file, a PIL image, or ``(H, W, 3) uint8`` RGB pixels.
         preprocessing: Of the network.
-        crop: Square to take instead of the one that `preprocessing` gives.
+        crop: Crop to use instead of the one given by `preprocessing`.
         max_pixels: Larger photos are refused before their pixels are allocated.
 
     Raises:
@@ -43,7 +43,7 @@ def working_square(
         image = source
     else:
         image = decode_photo(source, min_side_pixels=needed_side(size, crop), max_pixels=max_pixels)
-    return square(
+    return crop_and_resize(
         image,
         size=size,
         fit=preprocessing.fit,
@@ -107,24 +107,24 @@ def check_tta(views: int) -> TTA:
     raise ConfigError(f"--tta {views} is none of 1, 2, 10.")
 
 
-def tta_views(squares: NDArray[np.uint8], size: int, views: TTA) -> Iterator[NDArray[np.uint8]]:
-    """Yields each view of working squares, as squares of which the network sees the center.
+def tta_views(images: NDArray[np.uint8], size: int, views: TTA) -> Iterator[NDArray[np.uint8]]:
+    """Yields each view of working images, as images of which the network sees the center.
 
     Args:
-        squares: ``(B, S, S, 3) uint8``.
+        images: ``(B, S, S, 3) uint8``.
         size: Side of the network's input; the corners are so large.
         views: How many.
     """
-    yield squares
+    yield images
     if views == 1:
         return
-    yield squares[:, :, ::-1]
+    yield images[:, :, ::-1]
     if views == 2:
         return
-    last = squares.shape[1] - size
+    last = images.shape[1] - size
     for top in (0, last):
         for left in (0, last):
-            corner = squares[:, top : top + size, left : left + size]
+            corner = images[:, top : top + size, left : left + size]
             yield corner
             yield corner[:, :, ::-1]
 

@@ -83,24 +83,24 @@ class OnnxEngine:
         """Yields an engine for concurrent threads; see `Engine`."""
         yield OnnxEngine(_session(self.path, 1), self.metadata, self.path)
 
-    def logits(self, squares: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Returns logits ``(B, labels) float32``; see `Engine`."""
-        return self._run([LOGITS], squares)[0]
+        return self._run([LOGITS], images)[0]
 
     def logits_and_features(
-        self, squares: NDArray[np.uint8]
+        self, images: NDArray[np.uint8]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Returns logits ``(B, labels)`` and features ``(B, F)``; see `Engine`."""
-        logits, features = self._run([LOGITS, FEATURES], squares)
+        logits, features = self._run([LOGITS, FEATURES], images)
         return logits, features
 
-    def _run(self, names: list[str], squares: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-        centered = center_of(squares, self.metadata.preprocessing.size)
+    def _run(self, names: list[str], images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        centered = center_of(images, self.metadata.preprocessing.size)
         if self._input == PIXELS:
             given: NDArray[Any] = normalized(centered, self.metadata.preprocessing)
-        elif squares.shape[1] == self.metadata.preprocessing.working_size:
-            # The graph finds nothing to resize in a working square, and cuts its center itself.
-            given = squares
+        elif images.shape[1] == self.metadata.preprocessing.working_size:
+            # The graph finds nothing to resize in a working image, and cuts its center itself.
+            given = images
         else:
             given = surrounded(centered, self.metadata.preprocessing.working_size)
         answers = self.session.run(names, {self._input: np.ascontiguousarray(given)})
@@ -147,14 +147,14 @@ def metadata_in(session: Any, path: Path) -> ModelMetadata:
         ) from error
 
 
-def center_of(squares: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+def center_of(images: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     """Returns the center ``(B, size, size, 3)``; an odd margin is cut more at the lower right."""
-    top = (squares.shape[1] - size) // 2
-    return squares[:, top : top + size, top : top + size]
+    top = (images.shape[1] - size) // 2
+    return images[:, top : top + size, top : top + size]
 
 
 def surrounded(centered: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Pads squares to ``(B, size, size, 3)``; `center_of` is the inverse."""
+    """Pads images to ``(B, size, size, 3)``; `center_of` is the inverse."""
     margin = size - centered.shape[1]
     before = margin // 2
     return np.pad(centered, ((0, 0), *((before, margin - before),) * 2, (0, 0)))

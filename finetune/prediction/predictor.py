@@ -21,7 +21,7 @@ from finetune.photos.decode.decoder import MAX_PIXELS, decode_photo
 from finetune.photos.decode.pool import usable_cores
 from finetune.photos.preprocessing import Preprocessing
 from finetune.prediction.engine import Engine
-from finetune.prediction.inputs import TTA, check_tta, name_of, source_of, tta_views, working_square
+from finetune.prediction.inputs import TTA, check_tta, name_of, source_of, tta_views, working_image
 from finetune.prediction.predictions import PhotoPrediction, Ranked, rank
 from finetune.runs.folder import RunFolder, find_run
 from finetune.tasks.multi_label import MultiLabel
@@ -39,8 +39,8 @@ SMALLEST_BATCH = 4
 FEW_PHOTOS = 2 * SMALLEST_BATCH
 """Below this many photos, one batch at a time on all cores is fastest."""
 
-Squares = tuple[NDArray[np.uint8], ...]
-"""Working squares of one photo, one for each distinct preprocessing of the engines."""
+WorkingImages = tuple[NDArray[np.uint8], ...]
+"""Working images of one photo, one for each distinct preprocessing of the engines."""
 
 Source = str | Path | RunFolder
 
@@ -102,12 +102,12 @@ class Predictor:
         self._orders = [_order(self.engines[0], engine) for engine in self.engines]
         self._limits = self._label_thresholds()
         specs = [_pixels_key(engine.metadata.preprocessing) for engine in self.engines]
-        # Engines that want the same pixels share one decoded square.
+        # Engines with the same preprocessing share one decoded image.
         self._specs = list(dict.fromkeys(specs))
-        self._square_of = [self._specs.index(key) for key in specs]
+        self._image_of = [self._specs.index(key) for key in specs]
         self._policy: CropPolicy | None = None
         if self.engines[0].metadata.crop_policy is not None:
-            # Only where a run was trained on squares: this loads the backbone that finds them.
+            # Only for a run trained on proposed crops: this loads the backbone that proposes them.
             from finetune.curation.crop_policy import CropPolicyConfig, load_policy
 
             self._policy, _ = load_policy(
@@ -159,7 +159,9 @@ class Predictor:
         Raises:
             DecodeError: The photo cannot be opened.
         """
-        return self.predict_squares([self.squares_of(photo, crop=crop)], names=[name_of(photo)])[0]
+        return self.predict_images([self.working_images(photo, crop=crop)], names=[name_of(photo)])[
+            0
+        ]
 
     def predict_batch(self, photos: Sequence[Any]) -> list[PhotoPrediction]:
         """Returns one prediction a photo, in order, with the reason where one cannot be opened."""
@@ -183,7 +185,7 @@ class Predictor:
         everything = itertools.chain(first, waiting)
         if cores == 1 or len(first) < FEW_PHOTOS:
             yield from decode_ahead(
-                everything, self._squares_or_reason, self._predict, batch_size=batch_size
+                everything, self._images_or_reason, self._predict, batch_size=batch_size
             )
             return
         size = max(min(SMALLEST_BATCH, batch_size), batch_size // cores)
@@ -192,33 +194,33 @@ class Predictor:
             own.engines = tuple(stack.enter_context(e.per_thread()) for e in self.engines)
 
             def predict(batch: Sequence[Any]) -> list[PhotoPrediction]:
-                return own._predict(batch, [own._squares_or_reason(photo) for photo in batch])
+                return own._predict(batch, [own._images_or_reason(photo) for photo in batch])
 
             yield from batch_per_core(everything, predict, batch_size=size, cores=cores)
 
-    def _squares_or_reason(self, photo: Any) -> Squares | str:
+    def _images_or_reason(self, photo: Any) -> WorkingImages | str:
         try:
-            return self.squares_of(photo)
+            return self.working_images(photo)
         except DecodeError as error:
             return error.reason
 
     def _predict(
-        self, photos: Sequence[Any], squares: Sequence[Squares | str]
+        self, photos: Sequence[Any], images: Sequence[WorkingImages | str]
     ) -> list[PhotoPrediction]:
         """Returns a prediction for each photo, with the reason where one cannot be opened."""
-        good = [(photo, x) for photo, x in zip(photos, squares, strict=True) if type(x) is tuple]
+        good = [(photo, x) for photo, x in zip(photos, images, strict=True) if type(x) is tuple]
         predicted = iter(
-            self.predict_squares([x for _, x in good], names=[name_of(photo) for photo, _ in good])
+            self.predict_images([x for _, x in good], names=[name_of(photo) for photo, _ in good])
         )
         return [
             PhotoPrediction(photo=name_of(photo), status=x)
             if isinstance(x, str)
             else next(predicted)
-            for photo, x in zip(photos, squares, strict=True)
+            for photo, x in zip(photos, images, strict=True)
         ]
 
-    def squares_of(self, photo: Any, *, crop: Crop | None = None) -> Squares:
-        """Returns the working squares ``(S, S, 3) uint8`` of a photo, made as in training.
+    def working_images(self, photo: Any, *, crop: Crop | None = None) -> WorkingImages:
+        """Returns the working images ``(S, S, 3) uint8`` of a photo, made as in training.
 
         Raises:
             DecodeError: The photo cannot be opened.
@@ -232,18 +234,18 @@ class Predictor:
                 decode_photo(source, min_side_pixels=1, max_pixels=self.config.max_pixels)
             crop = self._policy(source)
         return tuple(
-            working_square(photo, preprocessing, crop=crop, max_pixels=self.config.max_pixels)
+            working_image(photo, preprocessing, crop=crop, max_pixels=self.config.max_pixels)
             for preprocessing in self._distinct_specs()
         )
 
     def pixels_of(self, photo: Any) -> NDArray[np.uint8]:
-        """Returns the working square of a photo for the first engine; raises DecodeError."""
-        return self.squares_of(photo)[0]
+        """Returns the working image of a photo for the first engine; raises DecodeError."""
+        return self.working_images(photo)[0]
 
-    def predict_squares(
-        self, photos: Sequence[Squares], names: Sequence[str | None] | None = None
+    def predict_images(
+        self, photos: Sequence[WorkingImages], names: Sequence[str | None] | None = None
     ) -> list[PhotoPrediction]:
-        """Returns one prediction for the squares of each photo, in order."""
+        """Returns one prediction for the images of each photo, in order."""
         if not photos:
             return []
         probabilities, odd = self.probabilities(photos)
@@ -265,7 +267,7 @@ class Predictor:
         ]
 
     def probabilities(
-        self, photos: Sequence[Squares]
+        self, photos: Sequence[WorkingImages]
     ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """Returns probabilities ``(N, labels)`` and which photos are unknown, ``(N,)``.
 
@@ -274,7 +276,7 @@ class Predictor:
         stacks = [np.stack(row) for row in zip(*photos, strict=True)]
         total = np.zeros((len(photos), len(self.labels)))
         votes = np.zeros(len(photos))
-        for engine, order, which in zip(self.engines, self._orders, self._square_of, strict=True):
+        for engine, order, which in zip(self.engines, self._orders, self._image_of, strict=True):
             metadata = engine.metadata
             for view in tta_views(stacks[which], metadata.preprocessing.size, self.config.tta):
                 limit = metadata.unknown if self.config.use_unknown else None
@@ -316,7 +318,7 @@ class Predictor:
 
     def _distinct_specs(self) -> Iterator[Preprocessing]:
         for number in range(len(self._specs)):
-            yield self.engines[self._square_of.index(number)].metadata.preprocessing
+            yield self.engines[self._image_of.index(number)].metadata.preprocessing
 
 
 def open_engine(source: str | Path | RunFolder | None, *, device: str | None = "cpu") -> Engine:

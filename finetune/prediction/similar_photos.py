@@ -103,17 +103,17 @@ class TrainingPhotos:
         self._features.close()
 
     def like(
-        self, square: NDArray[np.uint8], *, count: int = 4, photo: Path | None = None
+        self, image: NDArray[np.uint8], *, count: int = 4, photo: Path | None = None
     ) -> tuple[Similar, ...]:
-        """Returns the training photos most like a working square ``(S, S, 3) uint8``.
+        """Returns the training photos most like a working image ``(S, S, 3) uint8``.
 
         Args:
-            square: The photo asked about.
+            image: The photo asked about.
             count: How many.
             photo: Its file, which is then passed over where it is a training photo itself.
         """
         own = digest_of(photo.read_bytes()) if photo is not None and photo.is_file() else None
-        images = torch.from_numpy(np.ascontiguousarray(square[None])).permute(0, 3, 1, 2)
+        images = torch.from_numpy(np.ascontiguousarray(image[None])).permute(0, 3, 1, 2)
         asked = _unit(self._features.compute(images))[0]
         cosines = np.concatenate(
             [

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from finetune.errors import DecodeError
 from finetune.files import write_atomically, write_text
 from finetune.photos.collection import Collection, Photo
-from finetune.photos.crops import Crop, square
+from finetune.photos.crops import Crop, crop_and_resize
 from finetune.photos.decode.decoder import decode_photo
 from finetune.photos.issues import Finding, Item, LabelRow
 from finetune.photos.near_duplicates.groups import GroupedPhoto, NearDuplicateGroup
@@ -195,7 +195,7 @@ def before_and_after(path: Path, crop: Crop) -> tuple[Image.Image, Image.Image]:
         DecodeError: The photo cannot be opened.
     """
     image = decode_photo(path, min_side_pixels=2 * HEIGHT_PIXELS)
-    after = Image.fromarray(square(image, size=HEIGHT_PIXELS, crop=crop))
+    after = Image.fromarray(crop_and_resize(image, size=HEIGHT_PIXELS, crop=crop))
     before = Image.fromarray(image)
     width = max(1, round(before.width * HEIGHT_PIXELS / before.height))
     before = before.resize((width, HEIGHT_PIXELS), Image.Resampling.BICUBIC, reducing_gap=2.0)

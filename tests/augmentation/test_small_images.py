@@ -17,7 +17,7 @@ from finetune.augmentation.batch_augment import BatchAugment
 from finetune.augmentation.center_crop import center_crop, luma
 from finetune.augmentation.pipelines import PipelineAugment
 from finetune.augmentation.recipes import RECIPES, Recipe, named
-from finetune.photos.crops import load_square
+from finetune.photos.crops import load_image
 from finetune.photos.decode.color import to_gray
 from finetune.photos.preprocessing import Preprocessing
 
@@ -49,7 +49,7 @@ def test_the_pixels_of_a_small_png_reach_the_network_unchanged(size: int) -> Non
     Image.fromarray(pixels).save(file, "PNG")
     preprocessing = Preprocessing(size=size, crop_pct=1.0, interpolation="bilinear", **PLAIN)
     assert preprocessing.working_size == size
-    square = load_square(
+    square = load_image(
         file.getvalue(), size=preprocessing.working_size, interpolation=preprocessing.interpolation
     )
     batch = torch.from_numpy(square)[None].permute(0, 3, 1, 2)

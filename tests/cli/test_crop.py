@@ -12,7 +12,7 @@ from typer.testing import Result
 from finetune.curation.crop_policy import CropPolicyConfig, remembered_policy
 from finetune.demo_data import draw_collection
 from finetune.photos.catalog.catalog import open_catalog
-from finetune.photos.crops import Crop, load_square
+from finetune.photos.crops import Crop, load_image
 from finetune.photos.decode.decoder import read_exif
 from finetune.photos.scan import scan
 
@@ -71,7 +71,7 @@ def test_crops_are_proposed_accepted_shown_and_written(
         with Image.open(path) as copy, Image.open(original) as photo:
             assert copy.size == (64, 64)
             assert read_exif(copy).taken_at == read_exif(photo).taken_at is not None
-            expected = load_square(original, size=64, crop=kept[str(path.relative_to(copies))])
+            expected = load_image(original, size=64, crop=kept[str(path.relative_to(copies))])
             # JPEG loses a little of each pixel, hardly anything of their means.
             difference = np.asarray(copy, float) - expected
             assert abs(difference.mean()) < 2

@@ -126,7 +126,7 @@ def test_views_change_the_answer_a_little_and_several_runs_are_named(
     ]
     shares = [answer["probability"] for answer in answers]
     assert shares[0] != pytest.approx(shares[1], abs=1e-5)
-    # The network sees the whole working square, so that its corners are the center.
+    # The network sees the whole working image, so that its corners are the center.
     assert shares[2] == pytest.approx(shares[1], abs=1e-6)
     both = run(*photo, "--run", "tiny", "--run", "tiny")
     assert "By tiny+tiny" in both.stderr

@@ -11,7 +11,7 @@ import torch
 from finetune.curation.embedding import Embedder, decoded_batches, embed, load_backbone, unit_rows
 from finetune.errors import DecodeError
 from finetune.models.factory import LoadedModel
-from finetune.photos.crops import Crop, load_square
+from finetune.photos.crops import Crop, load_image
 from finetune.photos.scan import scan
 
 
@@ -28,7 +28,7 @@ def few(birds: Path, tmp_path: Path) -> Path:
 def reference(backbone: LoadedModel, path: Path, crop: Crop | None = None) -> np.ndarray:
     """Features by plain timm, with no finetune code but the decoder."""
     preprocessing = backbone.preprocessing
-    image = load_square(path, size=preprocessing.working_size, crop=crop)
+    image = load_image(path, size=preprocessing.working_size, crop=crop)
     start = (preprocessing.working_size - preprocessing.size) // 2
     image = image[start : start + preprocessing.size, start : start + preprocessing.size]
     pixels = (image.astype(np.float64) / 255 - preprocessing.mean) / preprocessing.std

@@ -26,7 +26,7 @@ from finetune.curation.similar import (
 from finetune.demo_data import DemoCollection
 from finetune.errors import CollectionError
 from finetune.photos.collection import Photo
-from finetune.photos.crops import load_square
+from finetune.photos.crops import load_image
 from finetune.photos.scan import scan
 
 
@@ -89,7 +89,7 @@ def test_the_same_species_is_found_by_features(
     seeds = []
     for number, photo in enumerate([p for p in photos if p.labels == ("mallard",)][:2]):
         seeds.append(tmp_path / f"{number}.png")
-        square = load_square(pool.path_of(photo), size=224, crop=photo.crop)
+        square = load_image(pool.path_of(photo), size=224, crop=photo.crop)
         Image.fromarray(square).save(seeds[-1])
     found = find_similar(seeds, pool, Query(top=4))
     shown = [pool.photos[m.position].labels for m in found.matches]

@@ -18,7 +18,7 @@ from finetune.data.loaders import (
 from finetune.data.pixel_cache import PixelCache
 from finetune.errors import DecodeError
 from finetune.files import collection_cache_dir
-from finetune.photos.crops import Crop, load_square
+from finetune.photos.crops import Crop, load_image
 from finetune.photos.preprocessing import Preprocessing
 
 SPEC = Preprocessing(size=32, crop_pct=0.8)
@@ -57,10 +57,10 @@ def test_the_order_depends_on_seed_and_epoch_alone() -> None:
     assert not np.array_equal(first, epoch_order(50, seed=4, epoch=4))
 
 
-def test_pixels_are_those_of_load_square_cached_or_not(dataset: PhotoDataset) -> None:
+def test_pixels_are_those_of_load_image_cached_or_not(dataset: PhotoDataset) -> None:
     size = SPEC.working_size
     assert size == 40
-    expected = [load_square(dataset.root / s.path, size=size, crop=s.crop) for s in dataset.samples]
+    expected = [load_image(dataset.root / s.path, size=size, crop=s.crop) for s in dataset.samples]
     for _ in ("decoded", "cached"):
         batch = dataset.__getitems__([3, 0, 8])
         assert batch.images.shape == (3, 3, size, size)
@@ -89,7 +89,7 @@ def test_batches_are_the_same_for_any_number_of_workers(
     for batch in batches:
         for image, index in zip(batch.images, batch.indices.tolist(), strict=True):
             sample = dataset.samples[index]
-            expected = load_square(dataset.root / sample.path, size=40, crop=sample.crop)
+            expected = load_image(dataset.root / sample.path, size=40, crop=sample.crop)
             assert np.array_equal(image.permute(1, 2, 0).numpy(), expected)
 
 

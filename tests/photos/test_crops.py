@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from finetune.errors import ConfigError, DecodeError, PhotoError
-from finetune.photos.crops import PADDING, Crop, load_square, needed_side, square
+from finetune.photos.crops import PADDING, Crop, crop_and_resize, load_image, needed_side
 
 
 def scene(width, height, seed=0):
@@ -68,25 +68,25 @@ def test_center_crop_matches_float64_bicubic(shape):
     side = min(shape)
     box = ((width - side) / 2, (height - side) / 2, (width + side) / 2, (height + side) / 2)
     expected = np.clip(reference_square(image, box, 64), 0, 255)
-    assert np.abs(square(image, size=64) - expected).max() <= 1.5
+    assert np.abs(crop_and_resize(image, size=64) - expected).max() <= 1.5
 
 
 def test_crop_box_matches_float64_bicubic_at_fractions_of_a_pixel():
     image = scene(333, 251)
     crop = Crop(center_x=0.413, center_y=0.587, side=0.371)
     expected = np.clip(reference_square(image, crop.box(333, 251), 48), 0, 255)
-    assert np.abs(square(image, size=48, crop=crop) - expected).max() <= 1.5
+    assert np.abs(crop_and_resize(image, size=48, crop=crop) - expected).max() <= 1.5
 
 
 def test_squash_matches_float64_bicubic_of_the_whole_photo():
     image = scene(300, 180)
     expected = np.clip(reference_square(image, (0, 0, 300, 180), 50), 0, 255)
-    assert np.abs(square(image, size=50, fit="squash") - expected).max() <= 1.5
+    assert np.abs(crop_and_resize(image, size=50, fit="squash") - expected).max() <= 1.5
 
 
 def test_pad_keeps_the_whole_photo_between_bars():
     image = scene(400, 200)
-    result = square(image, size=100, fit="pad")
+    result = crop_and_resize(image, size=100, fit="pad")
     assert (result[:25] == PADDING).all()
     assert (result[75:] == PADDING).all()
     expected = np.clip(reference_square(image, (0, -100, 400, 300), 100), 0, 255)[25:75]
@@ -96,7 +96,7 @@ def test_pad_keeps_the_whole_photo_between_bars():
 def test_crop_beyond_the_photo_is_padded_and_its_pixels_stay_in_place():
     image = scene(200, 200)
     crop = Crop(center_x=0.0, center_y=0.5, side=1.0)
-    result = square(image, size=80, crop=crop)
+    result = crop_and_resize(image, size=80, crop=crop)
     assert (result[:, :40] == PADDING).all()
     expected = np.clip(reference_square(image, (-100, 0, 100, 200), 80), 0, 255)[:, 40:]
     assert np.abs(result[:, 40:] - expected).max() <= 1.5
@@ -106,7 +106,8 @@ def test_fit_has_no_say_where_a_crop_is_given():
     image = scene(120, 90)
     crop = Crop(side=0.5)
     assert np.array_equal(
-        square(image, size=32, fit="pad", crop=crop), square(image, size=32, crop=crop)
+        crop_and_resize(image, size=32, fit="pad", crop=crop),
+        crop_and_resize(image, size=32, crop=crop),
     )
 
 
@@ -114,7 +115,7 @@ def test_fit_has_no_say_where_a_crop_is_given():
 @pytest.mark.parametrize("shape", [(1, 1), (1, 500), (2000, 3), (5, 5)])
 def test_extreme_shapes_give_a_square(fit, shape):
     image = np.full((shape[1], shape[0], 3), 200, dtype=np.uint8)
-    result = square(image, size=32, fit=fit)
+    result = crop_and_resize(image, size=32, fit=fit)
     assert result.shape == (32, 32, 3)
     assert result.dtype == np.uint8
     assert (result == 200).all(axis=-1).any()
@@ -130,7 +131,7 @@ def test_extreme_shapes_give_a_square(fit, shape):
 )
 def test_any_crop_of_a_plain_photo_shows_only_photo_and_padding(width, height, x, y, side, size):
     image = np.full((height, width, 3), 10, dtype=np.uint8)
-    result = square(image, size=size, crop=Crop(center_x=x, center_y=y, side=side))
+    result = crop_and_resize(image, size=size, crop=Crop(center_x=x, center_y=y, side=side))
     photo = (result == 10).all(axis=-1)
     padding = (result == PADDING).all(axis=-1)
     assert (photo | padding).all()
@@ -140,7 +141,7 @@ def test_any_crop_of_a_plain_photo_shows_only_photo_and_padding(width, height, x
 def test_a_square_owns_its_pixels_and_leaves_the_photo_alone():
     image = scene(64, 64)
     before = image.copy()
-    result = square(image, size=64)
+    result = crop_and_resize(image, size=64)
     result[:] = 0
     assert np.array_equal(image, before)
 
@@ -202,15 +203,15 @@ def test_crop_from_other_keys_is_refused():
 def test_unknown_words_are_refused():
     image = scene(20, 20)
     with pytest.raises(ConfigError) as caught:
-        square(image, size=8, interpolation="cubic")
+        crop_and_resize(image, size=8, interpolation="cubic")
     assert str(caught.value) == (
         "interpolation 'cubic' is none of nearest, box, bilinear, hamming, bicubic, lanczos."
     )
     with pytest.raises(ConfigError) as caught:
-        square(image, size=8, fit="stretch")
+        crop_and_resize(image, size=8, fit="stretch")
     assert str(caught.value) == "--fit stretch is none of crop, pad, squash."
     with pytest.raises(ConfigError) as caught:
-        square(image, size=0)
+        crop_and_resize(image, size=0)
     assert str(caught.value) == "--size 0 must be at least 1."
 
 
@@ -221,41 +222,44 @@ def test_needed_side_grows_as_the_crop_shrinks():
 
 
 @pytest.mark.parametrize("fit", ["crop", "pad", "squash"])
-def test_load_square_is_close_to_the_full_decode(fit):
+def test_load_image_is_close_to_the_full_decode(fit):
     image = scene(1600, 1200)
     data = jpeg(image)
     full = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
-    assert mean_distance(load_square(data, size=128, fit=fit), square(full, size=128, fit=fit)) < 1
+    assert (
+        mean_distance(load_image(data, size=128, fit=fit), crop_and_resize(full, size=128, fit=fit))
+        < 1
+    )
 
 
-def test_load_square_of_a_small_crop_keeps_its_detail():
+def test_load_image_of_a_small_crop_keeps_its_detail():
     image = scene(1600, 1200)
     data = jpeg(image)
     crop = Crop(center_x=0.3, center_y=0.6, side=0.2)
     full = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
     distance = mean_distance(
-        load_square(data, size=128, crop=crop), square(full, size=128, crop=crop)
+        load_image(data, size=128, crop=crop), crop_and_resize(full, size=128, crop=crop)
     )
     assert distance < 1
 
 
-def test_load_square_turns_the_photo_upright():
+def test_load_image_turns_the_photo_upright():
     image = scene(320, 200)
     exif = Image.Exif()
     exif[0x0112] = 6
     sideways = jpeg(np.ascontiguousarray(np.rot90(image)), exif=exif)
-    upright = load_square(jpeg(image), size=64, fit="squash")
-    assert mean_distance(load_square(sideways, size=64, fit="squash"), upright) < 2
+    upright = load_image(jpeg(image), size=64, fit="squash")
+    assert mean_distance(load_image(sideways, size=64, fit="squash"), upright) < 2
 
 
-def test_load_square_gives_the_same_bytes_each_time(tmp_path):
+def test_load_image_gives_the_same_bytes_each_time(tmp_path):
     path = tmp_path / "photo.jpg"
     path.write_bytes(jpeg(scene(900, 700)))
-    first = load_square(path, size=96)
-    assert np.array_equal(first, load_square(path, size=96))
-    assert np.array_equal(first, load_square(path.read_bytes(), size=96))
+    first = load_image(path, size=96)
+    assert np.array_equal(first, load_image(path, size=96))
+    assert np.array_equal(first, load_image(path.read_bytes(), size=96))
 
 
-def test_load_square_of_no_photo_is_a_decode_error():
+def test_load_image_of_no_photo_is_a_decode_error():
     with pytest.raises(DecodeError):
-        load_square(b"not a photo", size=32)
+        load_image(b"not a photo", size=32)

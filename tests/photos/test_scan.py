@@ -21,7 +21,7 @@ from finetune.photos import scan as scanning
 from finetune.photos.analyze import Analysis
 from finetune.photos.catalog.catalog import open_catalog
 from finetune.photos.collection import hash_array
-from finetune.photos.crops import Crop, load_square
+from finetune.photos.crops import Crop, load_image
 from finetune.photos.decode import pool
 from finetune.photos.decode.decoder import decode_photo
 from finetune.photos.decode.pool import WorkerError
@@ -361,19 +361,19 @@ class Shelf:
 
     def __init__(self, size: int = 48) -> None:
         self.size, self.fit, self.interpolation = size, "crop", "bicubic"
-        self.squares: dict[tuple[str, Crop | None], NDArray[np.uint8]] = {}
+        self.images: dict[tuple[str, Crop | None], NDArray[np.uint8]] = {}
 
     def missing(self, digest: str, crop: Crop | None) -> bool:
-        return (digest, crop) not in self.squares
+        return (digest, crop) not in self.images
 
-    def put(self, digest: str, crop: Crop | None, square: NDArray[np.uint8]) -> None:
+    def put(self, digest: str, crop: Crop | None, image: NDArray[np.uint8]) -> None:
         assert self.missing(digest, crop)
-        self.squares[digest, crop] = square
+        self.images[digest, crop] = image
 
 
 @pytest.mark.parametrize("processes", [False, True])
 @pytest.mark.parametrize("size", [48, 200])
-def test_sink_gets_the_very_square_that_load_square_makes(
+def test_sink_gets_the_very_square_that_load_image_makes(
     tmp_path, write_photo, draw, monkeypatch, processes, size
 ):
     monkeypatch.setattr(pool, "FEW_PHOTOS", 1 if processes else 10**9)
@@ -381,10 +381,10 @@ def test_sink_gets_the_very_square_that_load_square_makes(
         write_photo(tmp_path / "gull" / f"{number}.jpg", draw(number, 1600, 1100))
     shelf = Shelf(size)
     collection = scan(tmp_path, sink=shelf)
-    assert len(shelf.squares) == 3
+    assert len(shelf.images) == 3
     for photo in collection.photos:
-        expected = load_square(collection.path_of(photo), size=size)
-        np.testing.assert_array_equal(shelf.squares[photo.digest, None], expected)
+        expected = load_image(collection.path_of(photo), size=size)
+        np.testing.assert_array_equal(shelf.images[photo.digest, None], expected)
 
 
 def test_known_photos_fill_a_sink_that_misses_them_with_their_crop(birds, with_processes):
@@ -395,9 +395,9 @@ def test_known_photos_fill_a_sink_that_misses_them_with_their_crop(birds, with_p
         writer.set_crop(digest, crop)
     shelf = Shelf()
     collection = scan(birds, sink=shelf)
-    assert set(shelf.squares) == {(photo.digest, photo.crop) for photo in collection.photos}
-    expected = load_square(collection.path_of(collection.photos[0]), size=48, crop=crop)
-    np.testing.assert_array_equal(shelf.squares[first.photos[0].digest, crop], expected)
+    assert set(shelf.images) == {(photo.digest, photo.crop) for photo in collection.photos}
+    expected = load_image(collection.path_of(collection.photos[0]), size=48, crop=crop)
+    np.testing.assert_array_equal(shelf.images[first.photos[0].digest, crop], expected)
 
 
 def test_full_sink_causes_no_reading(birds, read_paths):
@@ -413,7 +413,7 @@ def test_copies_fill_the_sink_once(birds):
     scan(birds)
     shelf = Shelf()
     assert len(scan(birds, sink=shelf)) == 7
-    assert len(shelf.squares) == 6
+    assert len(shelf.images) == 6
 
 
 def worker_that(action: str) -> list[str]:

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from finetune.errors import DecodeError
-from finetune.photos.crops import Crop, load_square
+from finetune.photos.crops import Crop, load_image
 from finetune.photos.preprocessing import Preprocessing
-from finetune.prediction.inputs import working_square
+from finetune.prediction.inputs import working_image
 
 SPEC = Preprocessing(size=40)
 
@@ -21,10 +21,10 @@ def test_the_pixels_are_those_that_training_saw(make_photos: Callable[..., Path]
     for fit in ("crop", "pad", "squash"):
         for crop in (None, Crop(center_x=0.3, center_y=0.6, side=0.5)):
             preprocessing = Preprocessing(size=40, fit=fit)
-            expected = load_square(
+            expected = load_image(
                 path, size=preprocessing.working_size, fit=fit, crop=crop, interpolation="bicubic"
             )
-            np.testing.assert_array_equal(working_square(path, preprocessing, crop=crop), expected)
+            np.testing.assert_array_equal(working_image(path, preprocessing, crop=crop), expected)
 
 
 def test_an_opened_image_is_turned_as_its_file_is(draw: Callable[..., Image.Image]) -> None:
@@ -34,7 +34,7 @@ def test_an_opened_image_is_turned_as_its_file_is(draw: Callable[..., Image.Imag
     draw(1, 1).save(buffer, "PNG", exif=exif)
     opened = Image.open(io.BytesIO(buffer.getvalue()))
     np.testing.assert_array_equal(
-        working_square(opened, SPEC), working_square(buffer.getvalue(), SPEC)
+        working_image(opened, SPEC), working_image(buffer.getvalue(), SPEC)
     )
 
 
@@ -47,13 +47,13 @@ def test_images_of_every_mode_are_taken(draw: Callable[..., Image.Image], mode: 
         image = image.convert("F") if mode == "F" else image
     else:
         image = draw(0, 0).convert(mode)
-    assert working_square(image, SPEC).shape == (SPEC.working_size, SPEC.working_size, 3)
+    assert working_image(image, SPEC).shape == (SPEC.working_size, SPEC.working_size, 3)
 
 
 def test_what_is_no_photo_is_named() -> None:
     with pytest.raises(DecodeError) as error:
-        working_square(3, SPEC)
+        working_image(3, SPEC)
     assert error.value.reason == "a photo is a path, bytes, a PIL image or an array, not int"
     with pytest.raises(DecodeError) as error:
-        working_square(Image.new("HSV", (4, 4)), SPEC)
+        working_image(Image.new("HSV", (4, 4)), SPEC)
     assert error.value.reason == "a PIL image of mode HSV has no lossless file to go through"

@@ -13,7 +13,7 @@ from finetune.config_io import resolve
 from finetune.curation.crop_policy import CropPolicyConfig, load_policy
 from finetune.curation.crop_proposals import propose_crops
 from finetune.errors import DecodeError
-from finetune.photos.crops import Crop, load_square
+from finetune.photos.crops import Crop, load_image
 from finetune.photos.scan import scan
 from finetune.prediction.predictor import PredictConfig
 
@@ -39,14 +39,14 @@ def test_a_run_trained_on_squares_predicts_on_squares(
         "fit": preprocessing.fit,
         "interpolation": preprocessing.interpolation,
     }
-    expected = load_square(path, crop=crop, **how)
+    expected = load_image(path, crop=crop, **how)
     for photo in (path, str(path), path.read_bytes()):
         assert np.array_equal(predictor.pixels_of(photo), expected)
-    assert not np.array_equal(expected, load_square(path, **how))
+    assert not np.array_equal(expected, load_image(path, **how))
     # A square that is given wins over the one that would be found.
     given = Crop(center_x=0.4, side=0.6)
     assert np.array_equal(
-        predictor.squares_of(path, crop=given)[0], load_square(path, crop=given, **how)
+        predictor.working_images(path, crop=given)[0], load_image(path, crop=given, **how)
     )
 
 
@@ -80,4 +80,4 @@ def test_a_run_of_whole_photos_looks_for_no_square(
         "fit": preprocessing.fit,
         "interpolation": preprocessing.interpolation,
     }
-    assert np.array_equal(predictor.pixels_of(path), load_square(path, **how))
+    assert np.array_equal(predictor.pixels_of(path), load_image(path, **how))

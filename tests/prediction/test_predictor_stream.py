@@ -69,13 +69,13 @@ def test_each_core_has_its_batch_and_a_few_photos_have_all_cores(
     asked: set[tuple[str, int]] = set()
     plain = TorchEngine.logits_and_features
 
-    def note(self: TorchEngine, squares: np.ndarray) -> object:
-        said = plain(self, squares)
+    def note(self: TorchEngine, images: np.ndarray) -> object:
+        said = plain(self, images)
         asked.add((threading.current_thread().name.partition("_")[0], torch.get_num_threads()))
         return said
 
     monkeypatch.setattr(TorchEngine, "logits_and_features", note)
-    monkeypatch.setattr(TorchEngine, "logits", lambda self, squares: note(self, squares)[0])  # type: ignore[index]
+    monkeypatch.setattr(TorchEngine, "logits", lambda self, images: note(self, images)[0])  # type: ignore[index]
     photo = trained.photos / "ant" / "0.png"
     predictor = Predictor.load(trained.run)
     try:
@@ -109,11 +109,11 @@ def test_what_the_head_saw_is_each_threads_own(trained: Trained) -> None:
     engine = TorchEngine.load(open_run(trained.run))
     rng = np.random.default_rng(0)
     side = engine.metadata.preprocessing.working_size
-    squares = [rng.integers(0, 255, (n, side, side, 3), dtype=np.uint8) for n in (1, 2, 3, 4)]
-    expected = [engine.logits_and_features(some)[1] for some in squares]
+    images = [rng.integers(0, 255, (n, side, side, 3), dtype=np.uint8) for n in (1, 2, 3, 4)]
+    expected = [engine.logits_and_features(some)[1] for some in images]
 
     def ask(turn: int) -> bool:
-        found = alone.logits_and_features(squares[turn % 4])[1]
+        found = alone.logits_and_features(images[turn % 4])[1]
         return found.shape == expected[turn % 4].shape and bool(
             np.allclose(found, expected[turn % 4], atol=1e-5)
         )

@@ -88,7 +88,7 @@ def resident(dataset: PhotoDataset) -> DeviceDataset:
     there.root, there.samples, there.cache = dataset.root, dataset.samples, dataset.cache
     there.targets, there.device = dataset.targets, CUDA
     shape = (len(dataset), *dataset.cache.records.shape)
-    there.squares = torch.empty(shape, dtype=torch.uint8, device=CUDA)
+    there.images = torch.empty(shape, dtype=torch.uint8, device=CUDA)
     return there
 
 

@@ -19,7 +19,7 @@ from sklearn.metrics import accuracy_score, log_loss
 from finetune import Predictor, train
 from finetune.config_io import resolve
 from finetune.errors import ConfigError, RunError, StorageError
-from finetune.photos.crops import load_square
+from finetune.photos.crops import load_image
 from finetune.training import checkpoints as state_module
 from finetune.training.events import EpochDone, Event, Note
 from finetune.training.linear_probe import heads
@@ -101,7 +101,7 @@ def test_prediction_agrees_with_evaluation_and_with_plain_timm(
         assert answer.label == row["predicted"]
         assert answer.ranked[0].probability == pytest.approx(float(row["probability"]), abs=1e-4)
         working = round(preprocessing["size"] / preprocessing["crop_pct"])
-        pixels = load_square(
+        pixels = load_image(
             photos / row["path"], size=working, interpolation=preprocessing["interpolation"]
         )
         margin = (working - preprocessing["size"]) // 2

@@ -20,7 +20,7 @@ from finetune.config import Fit
 from finetune.errors import CollectionError, ConfigError, DecodeError, StorageError
 from finetune.files import safe_name, storage_errors, write_atomically, write_text
 from finetune.photos.collection import Collection, Part, Photo
-from finetune.photos.crops import Crop, load_square, square
+from finetune.photos.crops import Crop, crop_and_resize, load_image
 from finetune.photos.decode.decoder import decode_photo
 from finetune.photos.labels import join_labels
 
@@ -195,10 +195,10 @@ def _transfer(source: Path, target: Path, photo: Photo, options: ExportOptions) 
 
 def _pixels(source: Path, crop: Crop | None, options: ExportOptions) -> NDArray[np.uint8]:
     if options.size is not None:
-        return load_square(source, size=options.size, fit=options.fit, crop=crop)
+        return load_image(source, size=options.size, fit=options.fit, crop=crop)
     image = decode_photo(source)
     side = round((crop.side if crop is not None else 1.0) * min(image.shape[:2]))
-    return square(image, size=max(side, 1), fit=options.fit, crop=crop)
+    return crop_and_resize(image, size=max(side, 1), fit=options.fit, crop=crop)
 
 
 def _jpeg(image: NDArray[np.uint8], photo: Photo) -> bytes:

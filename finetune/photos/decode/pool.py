@@ -20,7 +20,7 @@ from typing import IO, Any, BinaryIO
 
 import numpy as np
 
-from finetune.photos.analyze import Analysis, SquareSpec, Task, Wanted, analyze
+from finetune.photos.analyze import Analysis, NeededOutput, ResizeSettings, Task, analyze
 from finetune.photos.collection import PhotoMetadata
 from finetune.photos.crops import Crop
 
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 
 def analyze_all(
-    tasks: Sequence[Task], preprocessing: SquareSpec | None, *, workers: int | None = None
+    tasks: Sequence[Task], preprocessing: ResizeSettings | None, *, workers: int | None = None
 ) -> Generator[tuple[Task, Analysis]]:
     """Yields each task with its analysis, in order of completion.
 
@@ -46,7 +46,7 @@ def analyze_all(
 
     Args:
         tasks: The files to read.
-        preprocessing: How to make squares for the cache; None makes none.
+        preprocessing: Of the images for the cache; None makes no images.
         workers: Number of processes; None means one per usable core.
     """
     count = min(workers or usable_cores(), len(tasks))
@@ -91,7 +91,7 @@ class _NoWorkersError(Exception):
 class _Worker:
     """A worker process."""
 
-    def __init__(self, preprocessing: SquareSpec | None) -> None:
+    def __init__(self, preprocessing: ResizeSettings | None) -> None:
         try:
             self._process = subprocess.Popen(
                 worker_command(),
@@ -139,14 +139,14 @@ class _Pool:
     """State shared by the threads: the remaining tasks and the unread results."""
 
     def __init__(
-        self, tasks: Sequence[Task], preprocessing: SquareSpec | None, *, use_processes: bool
+        self, tasks: Sequence[Task], preprocessing: ResizeSettings | None, *, use_processes: bool
     ) -> None:
         self._tasks = iter(tasks)
         self._spec = preprocessing
         self._use_processes = use_processes
         self._lock = threading.Lock()
         self._stopped = threading.Event()
-        # Bounded, so that squares cannot fill the memory while the disk is slow.
+        # Bounded, so that images cannot fill the memory while the disk is slow.
         self._results: queue.Queue[tuple[Task, Analysis] | BaseException] = queue.Queue(maxsize=64)
         self._workers: set[_Worker] = set()
 
@@ -270,12 +270,12 @@ def main() -> None:
     os.dup2(2, 1)
     questions = sys.stdin.buffer
     preprocessing = json.loads(questions.readline() or "null")
-    square = None if preprocessing is None else SquareSpec(**preprocessing)
+    settings = None if preprocessing is None else ResizeSettings(**preprocessing)
     answers.write(READY)
     answers.flush()
     for line in questions:
         try:
-            analysis = analyze(task_from_json(line), square)
+            analysis = analyze(task_from_json(line), settings)
         except Exception:  # noqa: BLE001 - a bug, raised again in the parent
             answers.write(json.dumps(traceback.format_exc()).encode() + b"\n")
         else:
@@ -286,8 +286,8 @@ def main() -> None:
 def task_to_json(task: Task) -> bytes:
     """Returns a task as one line of JSON."""
     known = {
-        digest: [wanted.square, None if wanted.crop is None else wanted.crop.to_dict()]
-        for digest, wanted in task.known.items()
+        digest: [needed.needs_image, None if needed.crop is None else needed.crop.to_dict()]
+        for digest, needed in task.known.items()
     }
     return json.dumps([task.path, known]).encode() + b"\n"
 
@@ -298,24 +298,26 @@ def task_from_json(line: bytes) -> Task:
     return Task(
         path=path,
         known={
-            digest: Wanted(square=square, crop=None if crop is None else Crop.from_dict(crop))
-            for digest, (square, crop) in known.items()
+            digest: NeededOutput(
+                needs_image=needs_image, crop=None if crop is None else Crop.from_dict(crop)
+            )
+            for digest, (needs_image, crop) in known.items()
         },
     )
 
 
 def write_analysis(file: BinaryIO, analysis: Analysis) -> None:
-    """Writes an analysis: one line of JSON, then the bytes of its square."""
+    """Writes an analysis: one line of JSON, then the bytes of its image."""
     metadata: dict[str, Any] | None = None
     if analysis.metadata is not None:
         metadata = dataclasses.asdict(analysis.metadata)
         metadata["hashes"] = metadata["hashes"].hex() if metadata["hashes"] is not None else None
-    side = 0 if analysis.square is None else analysis.square.shape[0]
+    side = 0 if analysis.image is None else analysis.image.shape[0]
     crop = None if analysis.crop is None else analysis.crop.to_dict()
     head = [analysis.status, analysis.reason, analysis.digest, metadata, crop, side]
     file.write(json.dumps(head).encode() + b"\n")
-    if analysis.square is not None:
-        file.write(np.ascontiguousarray(analysis.square).data)
+    if analysis.image is not None:
+        file.write(np.ascontiguousarray(analysis.image).data)
 
 
 def read_analysis(file: BinaryIO) -> Analysis:
@@ -332,10 +334,10 @@ def read_analysis(file: BinaryIO) -> Analysis:
     if isinstance(head, str):
         raise WorkerError(f"in a worker process:\n{head}")
     status, reason, digest, metadata, crop, side = head
-    square = None
+    image = None
     if side:
-        square = np.empty((side, side, 3), dtype=np.uint8)
-        rest = memoryview(square.reshape(-1).data)
+        image = np.empty((side, side, 3), dtype=np.uint8)
+        rest = memoryview(image.reshape(-1).data)
         while rest:
             got = file.readinto(rest)  # type: ignore[attr-defined] # BufferedReader has it
             if not got:
@@ -349,5 +351,5 @@ def read_analysis(file: BinaryIO) -> Analysis:
         digest=digest,
         metadata=None if metadata is None else PhotoMetadata(**metadata),
         crop=None if crop is None else Crop.from_dict(crop),
-        square=square,
+        image=image,
     )

@@ -20,7 +20,7 @@ from finetune.photos.decode.decoder import decode_photo
 from finetune.photos.preprocessing import Preprocessing
 from finetune.photos.split.split import read_split
 from finetune.prediction.engine import PredictProba
-from finetune.prediction.inputs import working_square
+from finetune.prediction.inputs import working_image
 from finetune.prediction.torch_engine import TorchEngine
 from finetune.runs.folder import RunFolder
 
@@ -121,7 +121,7 @@ def export(
     check, calibration = _photos(run, engine.metadata.preprocessing, options, photos)
     target = out or default_path(run, options)
     say(f"Exporting {run.path} to {target}")
-    exported = _write_and_open(engine, target, options, [photo.square for photo in calibration])
+    exported = _write_and_open(engine, target, options, [photo.image for photo in calibration])
     say(f"Comparing with {run.path} on {len(check)} photos")
     found = compare(engine, exported, check, whole_photos=options.with_preprocessing)
     if options.precision == "fp32" and not found.largest_difference <= TOLERANCE:
@@ -176,7 +176,7 @@ def _photos(
     preprocessing: Preprocessing,
     options: ExportOptions,
     photos: Sequence[Path] | None,
-) -> tuple[list[SquaredPhoto], list[SquaredPhoto]]:
+) -> tuple[list[LoadedPhoto], list[LoadedPhoto]]:
     """Returns photos to compare on, and photos to calibrate int8 with."""
     if photos is not None:
         check, calibration = list(photos), list(photos)
@@ -201,11 +201,11 @@ def _bytes_of(path: Path) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SquaredPhoto:
-    """Photo and its working square ``(S, S, 3) uint8``."""
+class LoadedPhoto:
+    """Photo and its working image ``(S, S, 3) uint8``."""
 
     path: Path
-    square: NDArray[np.uint8]
+    image: NDArray[np.uint8]
 
 
 def photos_of_run(run: RunFolder) -> tuple[list[Path], list[Path]]:
@@ -226,7 +226,7 @@ def photos_of_run(run: RunFolder) -> tuple[list[Path], list[Path]]:
 
 def squared(
     paths: Sequence[Path], count: int, preprocessing: Preprocessing
-) -> Iterator[SquaredPhoto]:
+) -> Iterator[LoadedPhoto]:
     """Yields `count` photos spread evenly over `paths` and so over the labels.
 
     A photo that cannot be opened is left out.
@@ -236,7 +236,7 @@ def squared(
     for index in np.unique(np.linspace(0, len(paths) - 1, min(count, len(paths))).round()):
         path = paths[int(index)]
         try:
-            yield SquaredPhoto(path=path, square=working_square(path, preprocessing))
+            yield LoadedPhoto(path=path, image=working_image(path, preprocessing))
         except DecodeError:
             continue
 
@@ -262,7 +262,7 @@ class Comparison:
 def compare(
     engine: TorchEngine,
     exported: PredictProba,
-    photos: Sequence[SquaredPhoto],
+    photos: Sequence[LoadedPhoto],
     *,
     whole_photos: bool = False,
 ) -> Comparison:
@@ -274,9 +274,9 @@ def compare(
         photos: Photos to predict with both.
         whole_photos: Whether the export resizes whole photos, so that these are compared, too.
     """
-    squares = np.stack([photo.square for photo in photos])
-    wanted = engine.metadata.task.probabilities(engine.logits(squares))
-    given = np.concatenate([exported(squares[at : at + 16]) for at in range(0, len(squares), 16)])
+    images = np.stack([photo.image for photo in photos])
+    wanted = engine.metadata.task.probabilities(engine.logits(images))
+    given = np.concatenate([exported(images[at : at + 16]) for at in range(0, len(images), 16)])
     whole = None
     if whole_photos:
         whole = max(

@@ -71,7 +71,7 @@ def export_onnx(
             in the graph; else take ``pixels (B, C, S, S) float32``, normalized already.
         with_softmax: Give ``probabilities`` beside ``logits``, divided by the temperature first
             (sigmoids where a photo may have several labels).
-        calibration: Working squares ``(S, S, 3) uint8`` from which int8 takes its ranges.
+        calibration: Working images ``(S, S, 3) uint8`` from which int8 takes its ranges.
 
     Raises:
         MissingExtra: onnx, onnxscript or onnxruntime is not installed.
@@ -215,13 +215,13 @@ def _in_int8(
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
-            self._squares = iter(calibration)
+            self._images = iter(calibration)
 
         def get_next(self) -> dict[str, NDArray[np.float32]] | None:
-            square = next(self._squares, None)
-            if square is None:
+            image = next(self._images, None)
+            if image is None:
                 return None
-            return {PIXELS: normalized(center_of(square[None], preprocessing.size), preprocessing)}
+            return {PIXELS: normalized(center_of(image[None], preprocessing.size), preprocessing)}
 
     with tempfile.TemporaryDirectory() as folder, _silenced():
         whole, ready, done = (Path(folder) / f"{name}.onnx" for name in ("whole", "ready", "done"))
@@ -253,7 +253,7 @@ def _with_preprocessing(model: onnx.ModelProto, metadata: ModelMetadata) -> onnx
 def preprocessing_graph(metadata: ModelMetadata) -> onnx.ModelProto:
     """Returns the graph from ``photos (batch, height, width, 3) uint8`` to ``pixels``."""
     module = ExportModule(torch.nn.Identity(), metadata, with_preprocessing=True).eval()
-    # Sides of no square: equal ones, and those of the working square, would be taken for fixed.
+    # Unequal sides: the exporter would fix equal ones, and those of the working image.
     side = metadata.preprocessing.working_size
     example = torch.zeros(2, side + 7, side + 12, 3, dtype=torch.uint8)
     return _to_onnx(module, example, PHOTOS, ["batch", "height", "width"], [PIXELS])

@@ -111,7 +111,7 @@ class ExportModule(nn.Module):
         return values
 
     def shown(self, length: int, height: int, width: int) -> int:
-        """Returns how many pixels of an axis of `length` the square shows."""
+        """Returns how many pixels of an axis of `length` the working image shows."""
         if self.fit == "crop":
             return min(height, width)
         if self.fit == "pad":

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from finetune.prediction.predictions import PhotoPrediction
 
 if TYPE_CHECKING:
-    from finetune.prediction.predictor import Predictor, Squares
+    from finetune.prediction.predictor import Predictor, WorkingImages
 
 
 class QueueFullError(Exception):
@@ -66,7 +66,7 @@ class Batcher:
         self._on_batch = on_batch
         self._photos = 0
         self._seconds = 0.05
-        self._waiting: asyncio.Queue[tuple[Squares, asyncio.Future[PhotoPrediction]]]
+        self._waiting: asyncio.Queue[tuple[WorkingImages, asyncio.Future[PhotoPrediction]]]
         self._waiting = asyncio.Queue()
         self._decoding = ThreadPoolExecutor(limits.decoders, thread_name_prefix="decode")
         # One thread: the network uses all cores for a batch.
@@ -119,9 +119,9 @@ class Batcher:
             DecodeError: The photo cannot be opened.
         """
         loop = asyncio.get_running_loop()
-        squares = await loop.run_in_executor(self._decoding, self._predictor.squares_of, content)
+        images = await loop.run_in_executor(self._decoding, self._predictor.working_images, content)
         answer: asyncio.Future[PhotoPrediction] = loop.create_future()
-        await self._waiting.put((squares, answer))
+        await self._waiting.put((images, answer))
         return await answer
 
     async def run(self, work: Callable[[], bytes]) -> bytes:
@@ -141,8 +141,8 @@ class Batcher:
             try:
                 answers = await loop.run_in_executor(
                     self._network,
-                    self._predictor.predict_squares,
-                    [squares for squares, _ in batch],
+                    self._predictor.predict_images,
+                    [images for images, _ in batch],
                 )
             except Exception as error:  # noqa: BLE001 - each waiting request gets it
                 for _, future in batch:
@@ -156,7 +156,9 @@ class Batcher:
                 if not future.done():
                     future.set_result(answer)
 
-    async def _fill(self, batch: list[tuple[Squares, asyncio.Future[PhotoPrediction]]]) -> None:
+    async def _fill(
+        self, batch: list[tuple[WorkingImages, asyncio.Future[PhotoPrediction]]]
+    ) -> None:
         """Adds photos that arrive within the waiting time; a single client does not wait."""
         deadline = time.monotonic() + self._limits.wait_seconds
         while len(batch) < self._limits.batch_photos:

@@ -5,7 +5,7 @@ import pytest
 from PIL import ExifTags, Image
 
 from finetune.errors import CollectionError, ConfigError, StorageError
-from finetune.photos.crops import Crop, load_square, square
+from finetune.photos.crops import Crop, crop_and_resize, load_image
 from finetune.photos.datasets.export import ExportOptions, export_photos
 from finetune.photos.datasets.import_labels import read_label_table
 from finetune.photos.decode.decoder import decode_photo
@@ -157,8 +157,8 @@ def test_size_and_crops_write_the_squares_that_training_sees(collection, tmp_pat
     out = tmp_path / "out"
     export_photos(cropped, out, ExportOptions(size=32, crops=True, fit="pad"))
     source = collection.root / "gull"
-    assert difference(out / "gull/0.jpg", load_square(source / "0.jpg", size=32, crop=crop)) < 3
-    assert difference(out / "gull/1.jpg", load_square(source / "1.jpg", size=32, fit="pad")) < 3
+    assert difference(out / "gull/0.jpg", load_image(source / "0.jpg", size=32, crop=crop)) < 3
+    assert difference(out / "gull/1.jpg", load_image(source / "1.jpg", size=32, fit="pad")) < 3
     assert decode_photo(out / "heron/2.jpg").shape == (32, 32, 3)
 
 
@@ -167,7 +167,7 @@ def test_crops_alone_keep_their_pixels_and_leave_the_others_alone(collection, tm
     out = tmp_path / "out"
     export_photos(with_crop(collection, "gull/0.jpg", crop), out, ExportOptions(crops=True))
     full = decode_photo(collection.root / "gull/0.jpg")
-    expected = square(full, size=min(full.shape[:2]) // 2, crop=crop)
+    expected = crop_and_resize(full, size=min(full.shape[:2]) // 2, crop=crop)
     assert difference(out / "gull/0.jpg", expected) < 3
     assert (out / "gull/1.jpg").read_bytes() == (collection.root / "gull/1.jpg").read_bytes()
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from finetune.augmentation.center_crop import center_crop, preprocess
 from finetune.errors import ConfigError, ModelError, RunError
-from finetune.photos.crops import square
+from finetune.photos.crops import crop_and_resize
 from finetune.photos.preprocessing import Preprocessing
 from finetune.prediction import onnx_engine
 from finetune.prediction.engine import ModelMetadata
@@ -143,11 +143,11 @@ SHAPES = [(60, 81), (55, 123), (20, 30), (46, 46)]
 def check_resampling(
     run: Callable[[NDArray[np.uint8]], NDArray[np.float32]], preprocessing: Preprocessing
 ) -> None:
-    """Compares pixels of 40, of a working square of 46, with those of training."""
+    """Compares pixels of 40, of a working image of 46, with those of training."""
     fit, interpolation = preprocessing.fit, preprocessing.interpolation
     for shape in SHAPES:
         photo = np.random.default_rng(1).integers(0, 256, (*shape, 3), np.uint8)
-        working = square(photo, size=46, fit=fit, interpolation=interpolation)[None]
+        working = crop_and_resize(photo, size=46, fit=fit, interpolation=interpolation)[None]
         # Pillow weighs with 22 bits: a value that lies on the edge may round the other way. (Tall
         # photos it takes down before across, which rounds other values in between.)
         difference = np.abs(run(photo[None]) - center_of(working, 40).transpose(0, 3, 1, 2))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from finetune.photos.decode.decoder import decode_photo
-from finetune.prediction.export.export import SquaredPhoto, compare, squared
+from finetune.prediction.export.export import LoadedPhoto, compare, squared
 from finetune.prediction.export.timm import export_timm, timm_predict_proba
 from finetune.prediction.torch_engine import TorchEngine
 from finetune.runs.folder import open_run
@@ -24,17 +24,17 @@ def engine(trained: Trained) -> TorchEngine:
 
 
 @pytest.fixture(scope="module")
-def photos(trained: Trained, engine: TorchEngine) -> list[SquaredPhoto]:
+def photos(trained: Trained, engine: TorchEngine) -> list[LoadedPhoto]:
     # More than one batch of what is compared at a time.
     files = sorted(trained.photos.rglob("*.png"))
     return list(squared([*files, *files], 20, engine.metadata.preprocessing))
 
 
 def test_the_largest_difference_and_the_share_of_equal_labels_are_of_all_photos(
-    engine: TorchEngine, photos: list[SquaredPhoto]
+    engine: TorchEngine, photos: list[LoadedPhoto]
 ) -> None:
-    squares = np.stack([photo.square for photo in photos])
-    true = engine.metadata.task.probabilities(engine.logits(squares))
+    images = np.stack([photo.image for photo in photos])
+    true = engine.metadata.task.probabilities(engine.logits(images))
     # The last photo, in the last batch, is answered the other way round.
     told = np.concatenate([true[:-1], true[-1:, ::-1]])
     at = iter(range(0, len(photos), 16))
@@ -51,7 +51,7 @@ def test_the_largest_difference_and_the_share_of_equal_labels_are_of_all_photos(
 
 
 def test_whole_photos_are_asked_about_one_by_one_at_their_own_size(
-    engine: TorchEngine, photos: list[SquaredPhoto]
+    engine: TorchEngine, photos: list[LoadedPhoto]
 ) -> None:
     sizes = []
 
@@ -60,14 +60,14 @@ def test_whole_photos_are_asked_about_one_by_one_at_their_own_size(
         return np.full((len(images), 2), 0.5)
 
     found = compare(engine, answer, photos[:3], whole_photos=True)
-    squares = np.stack([photo.square for photo in photos[:3]])
-    true = engine.metadata.task.probabilities(engine.logits(squares))
+    images = np.stack([photo.image for photo in photos[:3]])
+    true = engine.metadata.task.probabilities(engine.logits(images))
     assert found.whole_photos_difference == pytest.approx(np.abs(true - 0.5).max())
-    assert sizes == [squares.shape, *((1, *decode_photo(p.path).shape) for p in photos[:3])]
+    assert sizes == [images.shape, *((1, *decode_photo(p.path).shape) for p in photos[:3])]
 
 
 def test_a_folder_for_timm_answers_as_the_engine_that_it_came_from(
-    engine: TorchEngine, photos: list[SquaredPhoto], tmp_path: Path
+    engine: TorchEngine, photos: list[LoadedPhoto], tmp_path: Path
 ) -> None:
     export_timm(engine, tmp_path / "timm")
     found = compare(engine, timm_predict_proba(engine, tmp_path / "timm"), photos)

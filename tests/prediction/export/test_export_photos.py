@@ -8,7 +8,7 @@ import numpy as np
 
 from finetune.photos.split.split import read_split
 from finetune.prediction.export.export import photos_of_run, squared
-from finetune.prediction.inputs import working_square
+from finetune.prediction.inputs import working_image
 from finetune.prediction.torch_engine import TorchEngine
 from finetune.runs.folder import RunFolder, open_run
 
@@ -51,7 +51,7 @@ def test_a_few_photos_are_spread_over_all_and_a_bad_one_is_left_out(
     found = list(squared(files, 4, preprocessing))
     assert [photo.path for photo in found] == [files[0], files[5], files[10], files[15]]
     for photo in found:
-        np.testing.assert_array_equal(photo.square, working_square(photo.path, preprocessing))
+        np.testing.assert_array_equal(photo.image, working_image(photo.path, preprocessing))
     bad = tmp_path / "bad.jpg"
     bad.write_bytes(b"no photo")
     assert [photo.path for photo in squared([files[0], bad, files[1]], 64, preprocessing)] == files[

@@ -91,7 +91,7 @@ def _scores(run: RunFolder, photos: list[Path]) -> np.ndarray:
     import torch
 
     from finetune.models.inference import logits_of
-    from finetune.photos.crops import load_square
+    from finetune.photos.crops import load_image
 
     opened = open_trained(run)
     limit = opened.unknown
@@ -100,7 +100,7 @@ def _scores(run: RunFolder, photos: list[Path]) -> np.ndarray:
     preprocessing = opened.preprocessing
     squares = np.stack(
         [
-            load_square(
+            load_image(
                 p,
                 size=preprocessing.working_size,
                 fit=preprocessing.fit,

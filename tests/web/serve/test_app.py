@@ -169,13 +169,13 @@ class Slow:
         self.predictor = predictor
         self.go = threading.Event()
         self.engines, self.config = predictor.engines, predictor.config
-        self.name, self.squares_of = predictor.name, predictor.squares_of
+        self.name, self.working_images = predictor.name, predictor.working_images
         self.sizes: list[int] = []
 
-    def predict_squares(self, photos: Any) -> Any:
+    def predict_images(self, photos: Any) -> Any:
         self.sizes.append(len(photos))
         self.go.wait(10)
-        return self.predictor.predict_squares(photos)
+        return self.predictor.predict_images(photos)
 
 
 def test_a_full_queue_sends_retry_after_and_waiting_photos_form_a_batch(
@@ -220,7 +220,7 @@ def test_a_failing_network_is_a_server_error_and_the_next_photo_is_predicted(
     app = serve_app(predictor, policy)
     with TestClient(app, raise_server_exceptions=False) as client:
         with monkeypatch.context() as patch:
-            patch.setattr(predictor, "predict_squares", lambda photos: 1 / 0)
+            patch.setattr(predictor, "predict_images", lambda photos: 1 / 0)
             assert client.post("/v1/predict", content=photo).status_code == 500
         assert client.post("/v1/predict", content=photo).status_code == 200
 

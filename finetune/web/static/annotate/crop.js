@@ -1,4 +1,4 @@
-// Square crop of a photo, moved and resized by pointer or keyboard.
+// Crop of a photo, moved and resized by pointer or keyboard.
 //
 // A crop is [centerX, centerY, side]: the center as fractions of width and height, the side as a
 // fraction of the shorter side.
