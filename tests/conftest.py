@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import numpy as np
@@ -29,6 +32,14 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 # The same examples each time, and no stopwatch: a busy machine must not fail what is right.
 hypothesis.settings.register_profile("finetune", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("finetune")
+
+CHROMIUM_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 TINY_MODEL = "test_resnet"
 TINY_SIZE = 48
@@ -303,3 +314,34 @@ def at_their_birds() -> Callable[[DemoCollection, Sequence[Photo]], list[Photo]]
         ]
 
     return look_at
+
+
+def find_chromium() -> str | None:
+    """Returns the path of Chromium: FINETUNE_CHROMIUM, or the usual names on the path."""
+    names = [os.environ.get("FINETUNE_CHROMIUM", ""), "chromium", "chromium-browser"]
+    names += ["google-chrome-stable", "google-chrome"]
+    return next((found for name in names if name and (found := shutil.which(name))), None)
+
+
+@contextlib.contextmanager
+def open_chromium() -> Iterator[Any]:
+    """A real Chromium, driven by Playwright."""
+    program = find_chromium()
+    if program is None:
+        pytest.skip(
+            "THERE IS NO CHROMIUM: the pages are not tested in a browser. "
+            "Install one (apt-get install chromium), or name it with FINETUNE_CHROMIUM."
+        )
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="PLAYWRIGHT IS MISSING: the pages are not tested in a browser"
+    )
+    with playwright.sync_playwright() as driver:
+        found = driver.chromium.launch(executable_path=program, args=CHROMIUM_FLAGS)
+        yield found
+        found.close()
+
+
+@pytest.fixture(scope="session")
+def start_browser() -> Callable[[], AbstractContextManager[Any]]:
+    """The function that opens a real Chromium; only one can be open at a time."""
+    return open_chromium

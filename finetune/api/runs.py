@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from finetune.api.notebook import link_to
 from finetune.prediction.export import export
 from finetune.prediction.inputs import photos_of
 from finetune.prediction.predictions import PhotoPrediction
@@ -15,7 +16,6 @@ from finetune.prediction.predictor import PredictConfig, Predictor
 from finetune.prediction.report_extras import report_extras
 from finetune.reporting.compare import Comparison, contender
 from finetune.reporting.compare import compare as compare_records
-from finetune.reporting.notebook import link_to
 from finetune.reporting.report import Extras, write_report
 from finetune.reporting.run_record import photos_root, read_run
 from finetune.runs.evaluate import Evaluation, EvaluationRequest

@@ -7,13 +7,13 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finetune.api.notebook import NotebookView, in_notebook, result_html
 from finetune.config import TrainConfig
 from finetune.config_io import resolve, to_dict
 from finetune.experiments import ablate as ablate_library
 from finetune.experiments import cross_validate as folds_library
 from finetune.experiments import lr_find as lr_find_library
 from finetune.experiments.tune import search as tune_library
-from finetune.reporting.notebook import NotebookView, in_notebook, result_html
 from finetune.runs.folder import RUNS_FOLDER, RunFolder, find_run
 from finetune.training import train as training_library
 from finetune.training.events import Callback, Event, ignore

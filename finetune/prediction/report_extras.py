@@ -60,12 +60,12 @@ def report_extras(
             for path, error in suspects(open_trained(run), root)
         )
     except FinetuneError as error:
-        notes.append(f"Likely wrong labels are left out: {error}")
+        notes.append(f"Likely label errors are left out: {error}")
     overlays: dict[str, bytes] = {}
     try:
         overlays = _overlays(run, root, part, max_overlays, progress)
     except FinetuneError as error:
-        notes.append(f"What the network looked at is left out: {error}")
+        notes.append(f"Grad-CAM overlays are left out: {error}")
     return Extras(part=part, overlays=overlays, suspects=doubted), notes
 
 

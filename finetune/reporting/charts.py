@@ -1,8 +1,8 @@
-"""Charts as plain plotly figures: ``{"data": [...], "layout": {...}}``, ready for JSON.
+"""Charts as plotly figures in JSON: ``{"data": [...], "layout": {...}}``.
 
-Colors are written as the page's CSS variables (``var(--right)``); the page's script turns them
-into those of the light or dark theme. Text from people's folders is escaped by `chart_text`,
-since plotly reads a little HTML in every label.
+Colors are CSS variables of the page (``var(--right)``), which its script replaces by those of the
+light or dark theme. Text from files and folders is escaped by `chart_text`, since plotly renders
+some HTML in labels.
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ from typing import Any, get_args
 from finetune.evaluation.calibration import risk_coverage
 from finetune.evaluation.predictions import Prediction
 from finetune.photos.collection import Part
+from finetune.tasks.base import Task
 
 Figure = dict[str, Any]
 
 POINTS = 400
-"""Most points of a curve."""
+"""Maximum number of points of a curve."""
 
 
 def chart_text(text: str) -> str:
-    """Returns text that plotly shows as it is, on one line.
+    """Returns text escaped for plotly, on one line.
 
     Example:
         >>> chart_text("<b>gull</b>")
@@ -31,21 +32,31 @@ def chart_text(text: str) -> str:
     return one_line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def learning_curves(epochs: Sequence[Mapping[str, Any]]) -> dict[str, Figure]:
-    """Returns the charts of loss and accuracy by epoch."""
-    return {
-        "loss": _curves(epochs, "loss", "Loss (nats)", share=False),
-        "accuracy": _curves(epochs, "accuracy", "Right answers", share=True),
-    }
+def loss_curves(epochs: Sequence[Mapping[str, Any]]) -> Figure:
+    """Returns the chart of training and validation loss by epoch."""
+    return _curves(epochs, "loss", "Loss (nats)", parts=("train", "validation"), share=False)
 
 
-def _curves(epochs: Sequence[Mapping[str, Any]], name: str, title: str, *, share: bool) -> Figure:
-    # The dash tells the two apart in print and to eyes that do not see the colors.
+def score_curves(epochs: Sequence[Mapping[str, Any]], task: Task) -> Figure:
+    """Returns the chart of the score by epoch, of the training photos too if it is known."""
+    parts = ("train", "validation") if task.photo_score == task.score else ("validation",)
+    title = task.score_title if len(parts) == 2 else f"{task.score_title} (validation)"
+    return _curves(epochs, "accuracy", title, parts=parts, share=True)
+
+
+def _curves(
+    epochs: Sequence[Mapping[str, Any]],
+    name: str,
+    title: str,
+    *,
+    parts: Sequence[str],
+    share: bool,
+) -> Figure:
+    # Dashes distinguish the lines in print and without color vision.
+    styles = {"train": ("var(--muted)", "dot"), "validation": ("var(--right)", "solid")}
     lines = []
-    for part, color, dash in (
-        ("train", "var(--muted)", "dot"),
-        ("validation", "var(--right)", "solid"),
-    ):
+    for part in parts:
+        color, dash = styles[part]
         key = f"{part}_{name}"
         points = [(row["epoch"], row[key]) for row in epochs if row.get(key) is not None]
         lines.append(
@@ -94,25 +105,19 @@ def overlaid_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
         ],
         "layout": {
             "xaxis": {"title": {"text": "Epoch"}, "rangemode": "tozero", "tickformat": "d"},
-            "yaxis": {"title": {"text": "Right answers (validation)"}, "tickformat": ".0%"},
+            "yaxis": {"title": {"text": "Accuracy (validation)"}, "tickformat": ".0%"},
             "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
         },
     }
 
 
-def score_curve(epochs: Sequence[Mapping[str, Any]], title: str) -> Figure:
-    """Returns the chart of the figure by which epochs are ranked, where training has none."""
-    figure = _curves(epochs, "accuracy", title, share=True)
-    return {**figure, "data": figure["data"][1:]}
-
-
 def answers_by_label(counts: Mapping[str, tuple[int, int, int]]) -> Figure:
-    """Returns how often each label was found, missed and wrongly said, worst label first."""
+    """Returns how often each label was found, missed and wrongly predicted, the worst first."""
     order = sorted(counts, key=lambda label: (-sum(counts[label][1:]), label))
     kinds = (
         ("found", "var(--right)", ""),
         ("missed", "var(--wrong)", "/"),
-        ("wrongly said", "var(--muted)", "x"),
+        ("wrongly predicted", "var(--muted)", "x"),
     )
     return {
         "data": [
@@ -122,7 +127,7 @@ def answers_by_label(counts: Mapping[str, tuple[int, int, int]]) -> Figure:
                 "name": name,
                 "y": list(range(len(order))),
                 "x": [counts[label][kind] for label in order],
-                # The pattern tells them apart in print and to eyes that do not see the colors.
+                # Patterns distinguish the bars in print and without color vision.
                 "marker": {"color": color, "pattern": {"shape": shape, "fgopacity": 0.6}},
                 "customdata": [chart_text(label) for label in order],
                 "hovertemplate": f"%{{customdata}}: {name} %{{x}}×<extra></extra>",
@@ -134,11 +139,11 @@ def answers_by_label(counts: Mapping[str, tuple[int, int, int]]) -> Figure:
 
 
 def reliability(part: Mapping[str, Any], *, counted: str = "photos") -> Figure:
-    """Returns the reliability diagram: how sure it was against how often it was right.
+    """Returns the reliability diagram: observed frequency by predicted probability.
 
     Args:
         part: The metrics of a part.
-        counted: What its bins hold: photos, or yes/no answers.
+        counted: Unit counted by a bin; see `Task.bin_unit`.
     """
 
     def points(bins: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -161,7 +166,7 @@ def reliability(part: Mapping[str, Any], *, counted: str = "photos") -> Figure:
         {
             "type": "scatter",
             "mode": "lines",
-            "name": "perfectly honest",
+            "name": "perfectly calibrated",
             "x": [0, 1],
             "y": [0, 1],
             "line": {"color": "var(--muted)", "dash": "dot", "width": 1},
@@ -183,7 +188,7 @@ def reliability(part: Mapping[str, Any], *, counted: str = "photos") -> Figure:
                     "line": {"color": color, "dash": dash, "width": 2},
                     "marker": {"symbol": symbol, "size": 8},
                     "customdata": [item["photos"] for item in bins],
-                    "hovertemplate": "said %{x:.0%}, right %{y:.0%} of %{customdata} "
+                    "hovertemplate": "predicted %{x:.0%}, observed %{y:.0%} of %{customdata} "
                     f"{counted}<extra>{name}</extra>",
                 }
             )
@@ -191,13 +196,13 @@ def reliability(part: Mapping[str, Any], *, counted: str = "photos") -> Figure:
         "data": lines,
         "layout": {
             "xaxis": {
-                "title": {"text": "How sure it was"},
+                "title": {"text": "Predicted probability"},
                 "range": [0, 1],
                 "tickformat": ".0%",
                 "dtick": 0.2,
             },
             "yaxis": {
-                "title": {"text": "How often it was right"},
+                "title": {"text": "Observed frequency"},
                 "range": [0, 1.03],
                 "tickformat": ".0%",
             },
@@ -207,7 +212,7 @@ def reliability(part: Mapping[str, Any], *, counted: str = "photos") -> Figure:
 
 
 def accuracy_by_coverage(predictions: Sequence[Prediction]) -> Figure:
-    """Returns how often it is right if it answers only where it is surest."""
+    """Returns the accuracy on the most confident photos by their share of all photos."""
     coverage, risk = risk_coverage(
         [row.probability for row in predictions], [row.correct for row in predictions]
     )
@@ -221,16 +226,16 @@ def accuracy_by_coverage(predictions: Sequence[Prediction]) -> Figure:
                 "x": [float(coverage[k]) for k in places],
                 "y": [float(1 - risk[k]) for k in places],
                 "line": {"color": "var(--right)", "width": 2},
-                "hovertemplate": "answers %{x:.0%}, right %{y:.1%}<extra></extra>",
+                "hovertemplate": "coverage %{x:.0%}, accuracy %{y:.1%}<extra></extra>",
             }
         ],
         "layout": {
             "xaxis": {
-                "title": {"text": "Share answered, surest first"},
+                "title": {"text": "Coverage: share of photos, most confident first"},
                 "range": [0, 1],
                 "tickformat": ".0%",
             },
-            "yaxis": {"title": {"text": "Right answers among these"}, "tickformat": ".0%"},
+            "yaxis": {"title": {"text": "Accuracy on these"}, "tickformat": ".0%"},
             "showlegend": False,
         },
     }
@@ -249,7 +254,7 @@ def photos_by_label(by_label: Mapping[str, Mapping[Part, int]]) -> Figure:
                 "type": "bar",
                 "orientation": "h",
                 "name": part,
-                # Places, not names: two labels may look alike once they are escaped.
+                # Positions instead of names: two labels may be equal after escaping.
                 "y": list(range(len(order))),
                 "x": [by_label[label].get(part, 0) for label in order],
                 "marker": {"color": colors[part]},
@@ -263,7 +268,7 @@ def photos_by_label(by_label: Mapping[str, Mapping[Part, int]]) -> Figure:
 
 
 def _label_bars(labels: Sequence[str], *, height: int, **axis: Any) -> dict[str, Any]:
-    """Returns the layout of stacked bars, a row a label, the first at the top."""
+    """Returns the layout of stacked bars, one row per label, the first at the top."""
     return {
         "barmode": "stack",
         "height": height,

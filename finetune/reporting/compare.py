@@ -17,7 +17,7 @@ from finetune.errors import RunError
 from finetune.evaluation.calibration import bin_confidence, calibration_gap
 from finetune.evaluation.intervals import Interval, accuracy_difference, mcnemar, wilson
 from finetune.evaluation.predictions import Prediction
-from finetune.reporting import charts, formatting
+from finetune.reporting import charts
 from finetune.reporting.formatting import count
 from finetune.reporting.gallery import make_thumbnails
 from finetune.reporting.page import write_page
@@ -57,11 +57,11 @@ def compare(runs: Sequence[Contender], *, seed: int = 0) -> Comparison:
     by_key = [_by_key(run.predictions) for run in runs]
     shared = [key for key in by_key[0] if all(key in other for other in by_key[1:])]
     if not shared:
-        told = ", ".join(
+        evaluated = ", ".join(
             f"{r.name} on {count(len(r.predictions), r.part + ' photo')}" for r in runs
         )
         raise RunError(
-            f"These runs share no photo that all were evaluated on ({told}). "
+            f"These runs share no photo that all were evaluated on ({evaluated}). "
             "Compare them on one folder with --on PHOTOS."
         )
     answers = [[found[key] for key in shared] for found in by_key]
@@ -125,17 +125,17 @@ def _notes(runs: Sequence[Contender], shared: int, rows: Sequence[Prediction]) -
     if rule is not None:
         yield rule
     if any(len(run.predictions) != shared for run in runs):
-        told = ", ".join(f"{r.name}: {count(len(r.predictions), 'photo')}" for r in runs)
+        evaluated = ", ".join(f"{r.name}: {count(len(r.predictions), 'photo')}" for r in runs)
         yield (
-            f"The runs were not evaluated on the same photos ({told}). "
+            f"The runs were not evaluated on the same photos ({evaluated}). "
             f"Compared are the {count(shared, 'photo')} that all of them predicted."
         )
     for run in runs:
         if run.part in ("validation", "train"):
-            what = "chose its best epoch" if run.part == "validation" else "taught it"
+            use = "to choose its best epoch" if run.part == "validation" else "to train it"
             yield (
-                f"{run.name} is judged by its {run.part} photos, which {what}: "
-                "its accuracy is slightly too high."
+                f"{run.name} is evaluated on its {run.part} photos, which were used {use}: "
+                "its accuracy is too high."
             )
     truths = {label for row in rows for label in row.truth}
     for run in runs:
@@ -143,7 +143,7 @@ def _notes(runs: Sequence[Contender], shared: int, rows: Sequence[Prediction]) -
         if unknown:
             named = ", ".join(f"“{label}”" for label in unknown[:5])
             more = " …" if len(unknown) > 5 else ""
-            yield f"{run.name} does not know {named}{more} and is wrong on all of their photos."
+            yield f"{run.name} was not trained on {named}{more}: all of their photos are wrong."
 
 
 def _row(run: Contender, rows: Sequence[Prediction]) -> Row:
@@ -178,7 +178,9 @@ def _pair(
     only_first = np.flatnonzero(right_one & ~right_two)
     only_second = np.flatnonzero(right_two & ~right_one)
 
-    def told(places: Sequence[int], winner: Sequence[Prediction]) -> tuple[Disagreement, ...]:
+    def disagreements(
+        places: Sequence[int], winner: Sequence[Prediction]
+    ) -> tuple[Disagreement, ...]:
         ordered = sorted(places, key=lambda k: (-winner[k].probability, winner[k].path))
         return tuple(
             Disagreement(
@@ -197,8 +199,8 @@ def _pair(
         second=second,
         both=int((right_one & right_two).sum()),
         neither=int((~right_one & ~right_two).sum()),
-        only_first=told(only_first.tolist(), one),
-        only_second=told(only_second.tolist(), two),
+        only_first=disagreements(only_first.tolist(), one),
+        only_second=disagreements(only_second.tolist(), two),
         difference=difference,
         difference_interval=ends,
         p_value=mcnemar(len(only_first), len(only_second)),
@@ -225,7 +227,7 @@ def _label_changes(
 
 
 SIGNIFICANT = 0.05
-"""p-value below which a difference is called more than chance."""
+"""p-value below which a difference is called significant."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,10 +235,10 @@ class Contender:
     """Run with its predictions for the photos to compare on.
 
     Attributes:
-        name: As shown; each contender has its own.
+        name: Unique name.
         record: The run's files.
-        part: Which part the predictions are of, in words.
-        predictions: What it said.
+        part: Part of the predictions, in words.
+        predictions: Its predictions.
     """
 
     name: str
@@ -247,7 +249,7 @@ class Contender:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One run in the table; figures are on the photos that all runs share."""
+    """Row of a run in the table, with metrics on the photos that all runs share."""
 
     name: str
     top1: float
@@ -262,7 +264,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelChange:
-    """How often two runs are right on the photos of one label."""
+    """Accuracy of two runs on the photos of one label."""
 
     label: str
     photos: int
@@ -271,7 +273,7 @@ class LabelChange:
 
     @property
     def change(self) -> float:
-        """By how much the second is right more often."""
+        """Accuracy of the second minus that of the first."""
         return self.second - self.first
 
 
@@ -292,10 +294,10 @@ class Pair:
     """Two runs on the same photos.
 
     Attributes:
-        both: Photos that both are right on.
-        neither: Photos that both are wrong on.
-        only_first: Photos that only the first is right on, the surest first.
-        only_second: Photos that only the second is right on, the surest first.
+        both: Photos that both predict correctly.
+        neither: Photos that both predict wrongly.
+        only_first: Photos that only the first predicts correctly, the most confident first.
+        only_second: Photos that only the second predicts correctly, the most confident first.
         difference: Accuracy of the second minus that of the first.
         difference_interval: Its 95 % paired bootstrap interval.
         p_value: p-value of McNemar's exact test.
@@ -329,17 +331,13 @@ class Pair:
         """Sentence with the result of the significance test."""
         points = abs(self.difference) * 100
         if not self.only_first and not self.only_second:
-            return f"{self.first} and {self.second} are right on exactly the same photos."
+            return f"{self.first} and {self.second} are right on the same photos."
         if self.difference == 0:
             return f"{self.first} and {self.second} are right equally often."
         better, other = (
             (self.second, self.first) if self.difference > 0 else (self.first, self.second)
         )
-        chance = (
-            "which is more than chance"
-            if self.p_value < SIGNIFICANT
-            else "which may well be chance"
-        )
+        chance = "which is significant" if self.p_value < SIGNIFICANT else "which may be chance"
         return (
             f"{better} is right on {points:.1f} more of 100 photos than {other}, "
             f"{chance} (p = {self.p_value:.2g})."
@@ -374,7 +372,7 @@ class Comparison:
 
 
 MAX_PHOTOS = 300
-"""Photos in the page, shared among the pairs."""
+"""Default maximum number of photos in the page, shared among the pairs."""
 
 
 def write_comparison(
@@ -393,7 +391,7 @@ def write_comparison(
         comparison: Result of `compare`.
         runs: Compared runs, for the learning curves.
         photos_root: Root folder of the first run's paths; None omits the photos.
-        max_photos: Most photos in the page.
+        max_photos: Maximum number of photos in the page.
         progress: Called as ``progress(done, total)`` while thumbnails are made.
 
     Raises:
@@ -438,10 +436,5 @@ def write_comparison(
         },
         comparison=comparison,
         has_curves=bool(with_curves),
-        percent=formatting.percent,
-        interval=formatting.interval,
-        count=formatting.count,
-        number=formatting.number,
-        duration=formatting.duration,
         setting_text=setting_text,
     )

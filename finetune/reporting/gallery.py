@@ -1,4 +1,4 @@
-"""Which photos a report shows, and in which order."""
+"""Selection and order of a report's photos and labels, and thumbnails."""
 
 from __future__ import annotations
 
@@ -18,30 +18,37 @@ from finetune.evaluation.predictions import Prediction
 from finetune.evaluation.probabilities import Integers
 from finetune.photos.decode.decoder import decode_photo
 
-LEAST_SURE = 24
-"""Photos in the gallery of those it hesitated over most."""
+LEAST_CONFIDENT = 24
+"""Maximum number of photos in the gallery of the least confident predictions."""
 
 
 def mistakes(predictions: Sequence[Prediction]) -> list[int]:
-    """Returns the places of the wrong answers, the surest first."""
+    """Returns the positions of the wrong predictions, the most confident first."""
     wrong = (k for k, row in enumerate(predictions) if not row.correct)
     return sorted(wrong, key=lambda k: (-predictions[k].probability, predictions[k].path))
 
 
-def surest_correct(predictions: Sequence[Prediction], labels: Sequence[str]) -> list[int]:
-    """Returns the place of the surest right answer of each label that has one, in class order."""
-    best: dict[str, int] = {}
+def most_confident(predictions: Sequence[Prediction], labels: Sequence[str]) -> list[int]:
+    """Returns the position of the most confident photo found for each label, each photo once.
+
+    A label without a photo that has it and is predicted to have it is left out.
+    """
+    best: dict[str, tuple[float, int]] = {}
     for k, row in enumerate(predictions):
-        held = best.get(row.label)
-        if row.correct and (held is None or row.probability > predictions[held].probability):
-            best[row.label] = k
-    return [best[label] for label in labels if label in best]
+        probabilities = dict(row.ranked)
+        for label in set(row.truth) & set(row.predicted_labels):
+            probability = probabilities.get(label, 0.0)
+            if label not in best or probability > best[label][0]:
+                best[label] = (probability, k)
+    return list(dict.fromkeys(best[label][1] for label in labels if label in best))
 
 
-def least_sure(predictions: Sequence[Prediction], *, limit: int = LEAST_SURE) -> list[int]:
-    """Returns the places of the answers with the least probability, the least first.
+def least_confident(
+    predictions: Sequence[Prediction], *, limit: int = LEAST_CONFIDENT
+) -> list[int]:
+    """Returns the positions of the least confident predictions, the least confident first.
 
-    A quarter of the photos at most, so that in a small part "least sure" still means something.
+    At most a quarter of the photos, so that the others are more confident in small parts too.
     """
     order = sorted(
         range(len(predictions)), key=lambda k: (predictions[k].probability, predictions[k].path)
@@ -56,13 +63,14 @@ def choose_photos(
     limit: int,
     first: Iterable[int] = (),
 ) -> list[int]:
-    """Returns the places of the photos worth their bytes in the page, at most `limit`.
+    """Returns the positions of at most `limit` photos that get a thumbnail.
 
-    First what the caller names, then a quarter for the surest of each label and the least sure,
-    then mistakes, the surest first, and then right answers, label by label in turn, so that the
-    cells of the confusion matrix have something to open.
+    These are the photos in `first`; then the least confident ones and the most confident one of
+    each label, for up to a quarter of `limit`; then mistakes, the most confident first; then
+    correct photos, one label after the other in turn, so that all cells of the confusion matrix
+    have some.
     """
-    quarter = chain(least_sure(predictions), surest_correct(predictions, labels))
+    quarter = chain(least_confident(predictions), most_confident(predictions, labels))
     by_label: defaultdict[str, list[int]] = defaultdict(list)
     for k in sorted(range(len(predictions)), key=lambda k: -predictions[k].probability):
         if predictions[k].correct:
@@ -73,7 +81,7 @@ def choose_photos(
 
 
 SHORT_SIDE, LONG_SIDE = 180, 320
-"""Most pixels of a thumbnail's sides."""
+"""Maximum sides of a thumbnail in pixels."""
 
 QUALITY = 76
 
@@ -103,13 +111,13 @@ def make_thumbnails(
 ) -> tuple[Mapping[str, bytes], Mapping[str, str]]:
     """Returns the thumbnails by path, and the reasons of photos that could not be opened.
 
-    Threads, as decoding and resizing leave Python's lock alone.
+    Threads are enough, since decoding and resizing release the GIL.
 
     Args:
         root: Folder that the paths are below.
-        paths: Relative paths with ``/``; one that leads out of the root is not opened.
+        paths: Relative paths with ``/``; photos outside the root are not opened.
         progress: Called as ``progress(done, total)``.
-        workers: Threads; None: one a CPU core.
+        workers: Threads; None: one per CPU core.
     """
 
     def make(path: str) -> bytes | str:
@@ -135,11 +143,11 @@ def make_thumbnails(
 
 
 def by_confusion(matrix: Integers) -> list[int]:
-    """Returns an order in which labels that are taken for each other stand side by side.
+    """Returns an order of labels that puts those confused with each other side by side.
 
-    Each label starts as a chain of its own; chains are joined end to end at the pair of labels
-    that is confused most often, as long as both are ends (greedy edge matching, as for traveling
-    salesmen). Chains with the most mistakes come first, labels without a mistake last.
+    Each label starts as a chain of its own; chains are joined end to end at the most confused pair
+    of labels that are both ends (greedy edge matching, as for the traveling salesman problem).
+    Chains with the most mistakes come first, labels without mistakes last.
     """
     mutual = matrix + matrix.T
     np.fill_diagonal(mutual, 0)
@@ -169,7 +177,7 @@ def by_confusion(matrix: Integers) -> list[int]:
 
 
 def by_recall(matrix: Integers) -> list[int]:
-    """Returns the labels by the share of their photos that is right, the worst first.
+    """Returns the labels by recall, the worst first.
 
     Labels without photos come last.
     """
@@ -179,6 +187,6 @@ def by_recall(matrix: Integers) -> list[int]:
 
 
 def most_confused(matrix: Integers, limit: int) -> list[int]:
-    """Returns at most `limit` labels, those in most mistakes, in class order."""
+    """Returns the at most `limit` labels with the most mistakes, in class order."""
     wrong = matrix.sum(axis=0) + matrix.sum(axis=1) - 2 * np.diagonal(matrix)
     return sorted(int(k) for k in np.argsort(-wrong, kind="stable")[:limit])

@@ -10,7 +10,6 @@ from PIL import Image, ImageDraw, ImageFont
 
 from finetune.experiments.lr_find import FoundRate
 from finetune.files import write_atomically
-from finetune.reporting import formatting
 from finetune.reporting.charts import Figure
 from finetune.reporting.page import write_page
 
@@ -63,7 +62,6 @@ def write_lr_page(path: Path, found: FoundRate) -> Path:
         data={"charts": {"sweep": sweep_figure(found)}},
         found=found,
         why=why(found),
-        count=formatting.count,
     )
 
 

@@ -1,7 +1,7 @@
-"""One HTML file that needs nothing else: style, scripts, data and plotly are inside it.
+"""Self-contained HTML page: style, scripts, data and plotly are in one file.
 
-The page's own content security policy forbids every request and every script but those whose
-hashes it lists, so that a label named ``<script>`` stays a label even if an escape were missed.
+Its content security policy forbids all requests and all scripts except those listed by hash, so
+that a label named ``<script>`` is not executed even if it were not escaped.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 
 from finetune.errors import MissingExtra
 from finetune.files import write_text
+from finetune.reporting import formatting
 
 
 def write_page(
@@ -27,8 +28,8 @@ def write_page(
         path: The HTML file.
         template: Name of the Jinja2 template.
         scripts: Names of the package's scripts, in order; plotly's comes before them.
-        data: What the scripts read, as JSON.
-        **values: What the template reads.
+        data: JSON data for the scripts.
+        **values: Variables of the template, besides the functions of `formatting`.
 
     Raises:
         MissingExtra: Jinja2 or plotly is not installed.
@@ -46,6 +47,13 @@ def write_page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals |= {
+        "count": formatting.count,
+        "duration": formatting.duration,
+        "interval": formatting.interval,
+        "number": formatting.number,
+        "percent": formatting.percent,
+    }
     code = [plotly_script(), *map(read_template, scripts)]
     page = environment.get_template(template).render(
         style=markupsafe.Markup(read_template("page.css")),
@@ -58,15 +66,15 @@ def write_page(
 
 
 def embedded_json(value: Any) -> str:
-    """Returns JSON that may stand in a ``<script type="application/json">``.
+    """Returns JSON for a ``<script type="application/json">``.
 
-    Without ``<`` no text can end the element or open a comment; ``&`` and the two line separators
-    are written as escapes for old parsers.
+    Without ``<``, no text can end the element or start a comment; ``&`` and the two line
+    separators are escaped for old parsers.
     """
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
-    # A file name that is no UTF-8 holds lone surrogates, which no file can: show them as such.
+    # A file name that is not UTF-8 has lone surrogates, which cannot be encoded: escape them.
     return text.encode("utf-8", "backslashreplace").decode() if _has_surrogate(text) else text
 
 

@@ -1,47 +1,84 @@
-"""A run's report: one HTML file, offline, that a person would rather read than a log."""
+"""Report of a run as one HTML file that works offline."""
 
 from __future__ import annotations
 
+import base64
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from finetune.errors import RunError
 from finetune.evaluation.confusion import confusion_matrix
 from finetune.evaluation.predictions import Prediction
 from finetune.evaluation.probabilities import Integers
-from finetune.reporting import gallery, multi_label_content
-from finetune.reporting.gallery import make_thumbnails
+from finetune.photos.split.leakage import prove_split
+from finetune.reporting import charts, gallery, summary
+from finetune.reporting.formatting import duration
 from finetune.reporting.page import write_page
-from finetune.reporting.report_content import (
-    Extras,
-    Suspect,
-    kept_rows,
-    page_data,
-    template_values,
-)
-from finetune.reporting.run_record import RunRecord, read_run
-
-__all__ = ["MAX_PHOTOS", "Extras", "Report", "Suspect", "write_report"]
+from finetune.reporting.run_record import RunRecord, find_setting, read_run, setting_sections
 
 MAX_PHOTOS = 1000
-"""Photos in a page unless asked otherwise; about 12 KB each, beside 5 MB for the rest."""
+"""Default maximum number of photos in a page; about 12 KB each, beside 5 MB for the rest."""
+
+MAX_ROWS = 20_000
+"""Maximum number of photos listed by name; correct ones without a thumbnail are left out first."""
+
+MAX_MATRIX = 150
+"""Maximum number of labels in the confusion matrix; those with the most mistakes are kept."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
+class Suspect:
+    """Photo with a likely label error.
+
+    Attributes:
+        path: As in the collection.
+        label: Doubtful label; None if only a missing label is suggested.
+        suggested: Suggested label; None if only `label` is doubted.
+        probability: Probability of the suggestion, by a network not trained on this photo.
+    """
+
+    path: str
+    label: str | None
+    suggested: str | None
+    probability: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extras:
+    """Content of a report that is not in the run's files.
+
+    Attributes:
+        part: Part to report on; None: the first with photos, see `RunRecord.part`.
+        overlays: Encoded images (JPEG, PNG or WebP) with a Grad-CAM overlay, by path.
+        suspects: Likely label errors, the likeliest first.
+        annotate_url: Prefix of a photo's path on the annotation page, such as
+            ``http://127.0.0.1:8000/#``; None omits the links.
+    """
+
+    part: str | None = None
+    overlays: Mapping[str, bytes] = field(default_factory=dict)
+    suspects: Sequence[Suspect] = ()
+    annotate_url: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Report:
-    """What was written.
+    """Written report.
 
     Attributes:
         path: The HTML file.
-        part: The part that it is about.
+        part: Reported part.
         photos: Photos of that part.
-        thumbnails: Photos that the page shows.
-        failed: Why photos are missing from it, by path.
-        size_bytes: Of the file.
+        thumbnails: Photos shown with a thumbnail.
+        failed: Reasons of photos that could not be opened, by path.
+        size_bytes: Size of the file.
     """
 
     path: Path
@@ -61,14 +98,14 @@ def write_report(
     extras: Extras | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
-    """Writes ``report.html`` of a run and returns what is in it.
+    """Writes ``report.html`` of a run.
 
     Args:
         run_folder: The run.
-        photos_root: Root of the collection that the predictions' paths are below; None: no photos.
-        max_photos: Most photos in the page.
+        photos_root: Root of the collection; None omits the thumbnails.
+        max_photos: Maximum number of thumbnails.
         output: The file to write; None: ``report.html`` in the run.
-        extras: What the run's own files do not hold.
+        extras: Content that is not in the run's files.
         progress: Called as ``progress(done, total)`` while thumbnails are made.
 
     Raises:
@@ -85,38 +122,41 @@ def write_report(
             f"{run_folder} has no predictions of its {part} part. "
             f"Write them again with: finetune evaluate {record.name}"
         )
-    known = set(record.labels)
-    strange = next((name for row in rows for name in row.truth if name not in known), None)
-    if record.task.multi_label and strange is not None:
-        raise _strange_label(record, repr(strange))
-    matrix = None if record.task.multi_label else _matrix(record, rows)
+    matrix = _check_and_count(record, rows)
 
     place = {row.path: k for k, row in enumerate(rows)}
     first = [place[path] for path in extras.overlays if path in place]
     shown = gallery.choose_photos(rows, record.labels, limit=max(0, max_photos), first=first)
     paths = [rows[k].path for k in shown]
     paths += [s.path for s in extras.suspects if s.path not in place][: max(0, max_photos)]
-    thumbnails, failed = (
-        make_thumbnails(photos_root, paths, progress=progress) if photos_root else ({}, {})
-    )
+    thumbnails: Mapping[str, bytes] = {}
+    failed: Mapping[str, str] = {}
+    if photos_root:
+        thumbnails, failed = gallery.make_thumbnails(photos_root, paths, progress=progress)
     if failed:
         logger.info("%d of %d photos could not be opened", len(failed), len(paths))
 
-    kept = kept_rows(rows, shown)
-    if matrix is None:
-        name = "multilabel"
-        data = multi_label_content.page_data(record, rows, kept, thumbnails, extras)
-        values = multi_label_content.template_values(record, part, rows, extras)
-    else:
-        name = "report"
-        data = page_data(record, rows, kept, matrix, thumbnails, extras)
-        values = template_values(record, part, matrix, extras)
     path = write_page(
         output or run_folder / "report.html",
-        f"{name}.html.j2",
-        scripts=("charts.js", "photos.js", f"{name}.js", "suspects.js", "labels.js"),
-        data=data | {"part": part},
-        **values,
+        "report.html.j2",
+        scripts=("charts.js", "photos.js", "report.js"),
+        data={
+            "part": part,
+            "multi_label": matrix is None,
+            "thumbnails": {path: _encoded(jpeg) for path, jpeg in thumbnails.items()},
+            "overlays": {
+                path: f"data:{_media_type(image)};base64,{_encoded(image)}"
+                for path, image in extras.overlays.items()
+            },
+            "suspects": [[s.path, s.label, s.suggested, s.probability] for s in extras.suspects],
+            "annotate_url": extras.annotate_url,
+            **_photo_data(record, rows, _listed(rows, shown)),
+            "matrix": None if matrix is None else _matrix_data(matrix),
+            "charts": _charts(record, rows, matrix),
+        },
+        **_template_values(record, part, rows, matrix),
+        suspects=extras.suspects,
+        has_overlays=bool(extras.overlays),
         shown_photos=len(thumbnails),
         failed_photos=len(failed),
     )
@@ -130,18 +170,178 @@ def write_report(
     )
 
 
-def _matrix(record: RunRecord, rows: Sequence[Prediction]) -> Integers:
+def _check_and_count(record: RunRecord, rows: Sequence[Prediction]) -> Integers | None:
+    """Returns the confusion matrix, or None if photos may have several labels.
+
+    Raises:
+        RunError: A label is not one of the run's.
+    """
     index = {label: k for k, label in enumerate(record.labels)}
-    try:
-        truth = [index[row.label] for row in rows]
-        said = [index[row.predicted] for row in rows]
-    except KeyError as error:
-        raise _strange_label(record, str(error)) from error
-    return confusion_matrix(truth, said, len(record.labels))
-
-
-def _strange_label(record: RunRecord, label: str) -> RunError:
-    return RunError(
-        f"{record.name}: predictions.csv has the label {label}, which labels.json has not. "
-        f"Write it again with: finetune evaluate {record.name}"
+    single = all(row.label_set is None for row in rows)
+    for row in rows:
+        for label in (*row.truth, *(row.predicted_labels if single else ())):
+            if label not in index:
+                raise RunError(
+                    f"{record.name}: predictions.csv has the label {label!r}, which labels.json "
+                    f"has not. Write it again with: finetune evaluate {record.name}"
+                )
+    if not single:
+        return None
+    return confusion_matrix(
+        [index[row.label] for row in rows], [index[row.predicted] for row in rows], len(index)
     )
+
+
+def _listed(rows: Sequence[Prediction], shown: Sequence[int]) -> list[int]:
+    """Returns the positions of the listed photos: those shown, then mistakes, then the others."""
+    every = dict.fromkeys([*shown, *gallery.mistakes(rows), *range(len(rows))])
+    return sorted(list(every)[:MAX_ROWS])
+
+
+def _photo_data(
+    record: RunRecord, rows: Sequence[Prediction], listed: Sequence[int]
+) -> dict[str, Any]:
+    index = {label: k for k, label in enumerate(record.labels)}
+    position = {row: k for k, row in enumerate(listed)}
+
+    def numbers(labels: Sequence[str]) -> list[int]:
+        return [index.get(label, -1) for label in labels]
+
+    return {
+        "labels": record.labels,
+        "photos": [
+            [
+                rows[k].path,
+                numbers(rows[k].truth),
+                [[index.get(name, -1), round(p, 5)] for name, p in rows[k].ranked],
+                numbers(rows[k].predicted_labels),
+                round(rows[k].probability, 5),
+            ]
+            for k in listed
+        ],
+        "galleries": {
+            name: [position[k] for k in found if k in position]
+            for name, found in (
+                ("mistakes", gallery.mistakes(rows)),
+                ("most_confident", gallery.most_confident(rows, record.labels)),
+                ("least_confident", gallery.least_confident(rows)),
+            )
+        },
+    }
+
+
+def _matrix_data(matrix: Integers) -> dict[str, Any]:
+    chosen = list(range(len(matrix)))
+    if len(matrix) > MAX_MATRIX:
+        chosen = gallery.most_confused(matrix, MAX_MATRIX)
+    part = matrix[np.ix_(chosen, chosen)]
+    return {
+        "labels": chosen,
+        # If labels are left out, a row may add up to fewer photos than the label has; shares are
+        # of all its photos.
+        "photos": matrix.sum(axis=1)[chosen].tolist(),
+        "counts": part.tolist(),
+        "orders": {
+            "confusion": gallery.by_confusion(part),
+            "recall": gallery.by_recall(part),
+            "labels": list(range(len(chosen))),
+        },
+    }
+
+
+def _charts(
+    record: RunRecord, rows: Sequence[Prediction], matrix: Integers | None
+) -> dict[str, charts.Figure]:
+    task = record.task
+    figures = {
+        "reliability": charts.reliability(record.metrics[rows[0].part], counted=task.bin_unit),
+        "coverage": charts.accuracy_by_coverage(rows),
+    }
+    if matrix is None:
+        answers = summary.count_answers(record.labels, rows)
+        figures["answers"] = charts.answers_by_label(answers)
+    if record.epochs:
+        figures["loss"] = charts.loss_curves(record.epochs)
+        figures["score"] = charts.score_curves(record.epochs, task)
+    if record.split:
+        figures["collection"] = charts.photos_by_label(prove_split(record.split).by_label)
+    return figures
+
+
+def _template_values(
+    record: RunRecord, part: str, rows: Sequence[Prediction], matrix: Integers | None
+) -> dict[str, Any]:
+    metrics = record.metrics[part]
+    return {
+        "record": record,
+        "task": record.task,
+        "part": part,
+        "part_note": summary.PART_NOTES.get(part, "photos"),
+        "metrics": metrics,
+        "figures": summary.key_figures(record.task, metrics),
+        "highlights": summary.find_highlights(record, metrics, rows, matrix),
+        "folds": summary.describe_folds(record.config.get("folds")),
+        "other_parts": [
+            (name, values)
+            for name, values in record.metrics.items()
+            if name != part and values.get("photos")
+        ],
+        "facts": _facts(record),
+        "has_matrix": matrix is not None,
+        "max_matrix": MAX_MATRIX,
+        "wrong": sum(not row.correct for row in rows),
+        "labels": _label_rows(record, metrics, matrix),
+        "thresholds_for": record.calibration.get("thresholds_for"),
+        "epochs": record.epochs,
+        "weights": summary.describe_weights(record),
+        "training_time": duration(sum(float(e.get("seconds") or 0) for e in record.epochs)),
+        "proof": prove_split(record.split) if record.split else None,
+        "unlabeled": sum(not row.labels for row in record.split),
+        "sections": setting_sections(record.config),
+    }
+
+
+def _facts(record: RunRecord) -> list[str]:
+    found = []
+    for name in ("model", "mode", "device"):
+        value = find_setting(record.config, name)
+        if isinstance(value, str) and value:
+            found.append(value)
+    started = find_setting(record.config, "started")
+    if isinstance(started, str):
+        found.append(started[:10])
+    if record.parameters is not None:
+        found.append(f"{record.parameters / 1e6:.1f} million parameters")
+    return found
+
+
+def _label_rows(
+    record: RunRecord, metrics: Mapping[str, Any], matrix: Integers | None
+) -> list[dict[str, Any]]:
+    """Returns the table of labels; metrics that an older run lacks are None."""
+    rows = []
+    for k, label in enumerate(record.labels):
+        row: dict[str, Any] = {"index": k, "label": label, "photos": 0, "predicted": 0}
+        row |= dict.fromkeys(("precision", "recall", "f1", "average_precision", "threshold"))
+        row |= {"precision_interval": None, "recall_interval": None}
+        row |= {"confused_with": None, "confused_photos": 0}
+        if matrix is not None:
+            row |= {"photos": int(matrix[k].sum()), "predicted": int(matrix[:, k].sum())}
+            wrong = matrix[k].copy()
+            wrong[k] = 0
+            if wrong.any():
+                worst = int(wrong.argmax())
+                row["confused_with"] = record.labels[worst]
+                row["confused_photos"] = int(wrong[worst])
+        rows.append(row | dict((metrics.get("labels") or {}).get(label, {})))
+    return rows
+
+
+def _encoded(content: bytes) -> str:
+    return base64.b64encode(content).decode()
+
+
+def _media_type(image: bytes) -> str:
+    if image.startswith(b"\x89PNG"):
+        return "image/png"
+    return "image/webp" if image[8:12] == b"WEBP" else "image/jpeg"

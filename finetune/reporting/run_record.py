@@ -1,4 +1,4 @@
-"""What a report reads of a run's folder, and what it works out from it."""
+"""Files of a run, read for reports and comparisons."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from finetune.tasks.base import Task
 from finetune.tasks.factory import task_of_config
 
 PART_ORDER = ("test", "folds", "validation", "train")
-"""Which part speaks for a run: the first of these that has photos."""
+"""Parts in order of preference: a run is reported on the first that has photos."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """A run's files, read.
+    """Content of a run's files.
 
     Attributes:
         name: The folder's name.
-        config: Of config.json.
+        config: Content of config.json.
         labels: In class order.
         metrics: By part, as `finetune.evaluation.metrics.evaluate_logits` describes them.
-        predictions: Of every part.
-        split: Empty where the run has no split.csv.
-        epochs: The log's events of epochs, in order, each epoch once.
-        calibration: Of calibration.json; empty where there is none.
-        parameters: Numbers that training can change, without the running means of norms; None
-            where the run has no model file.
-        size_bytes: Of the model file; None where there is none.
+        predictions: Of all parts.
+        split: Empty if the run has no split.csv.
+        epochs: Events of the log, in order, one per epoch.
+        calibration: Content of calibration.json; empty if there is none.
+        parameters: Number of parameters, without running statistics of norms; None if the run has
+            no model file.
+        size_bytes: Size of the model file; None if there is none.
     """
 
     name: str
@@ -82,7 +82,7 @@ class RunRecord:
 
 
 def read_run(path: Path) -> RunRecord:
-    """Returns what a report needs of the run in `path`.
+    """Reads the run in `path`.
 
     Raises:
         RunError: A file that must be there is missing or damaged.
@@ -97,7 +97,7 @@ def read_run(path: Path) -> RunRecord:
         (run.metrics_file, metrics, dict),
     ):
         if not isinstance(value, kind):
-            raise RunError(f"{file} does not hold what it should. Is {path} a run of finetune?")
+            raise RunError(f"{file} has unexpected content. Is {path} a run of finetune?")
     return RunRecord(
         name=path.resolve().name,
         config=config,
@@ -113,7 +113,7 @@ def read_run(path: Path) -> RunRecord:
 
 
 def photos_root(path: Path) -> Path | None:
-    """Returns the root of the collection that a run was trained on; None where it is gone.
+    """Returns the root of the collection that a run was trained on; None if it is gone.
 
     Raises:
         RunError: The folder has no readable config.json.
@@ -125,7 +125,7 @@ def photos_root(path: Path) -> Path | None:
 
 
 def find_setting(config: Mapping[str, Any], name: str) -> Any:
-    """Returns the value called `name` anywhere in a nested config, nearest the top; else None."""
+    """Returns the value of `name` nearest the top of a nested config, or None."""
     level: list[Mapping[str, Any]] = [config]
     while level:
         for section in level:
@@ -136,9 +136,9 @@ def find_setting(config: Mapping[str, Any], name: str) -> Any:
 
 
 def setting_text(value: Any) -> str:
-    """Returns a setting's value as text, the home folder written ``~``.
+    """Returns a setting's value as text, with ``~`` for the home folder.
 
-    A report is made to be shown to others; where someone's home is, is nobody's concern.
+    Reports are shared, and the path of the home folder is private.
     """
     if value is None:
         return "not set"
@@ -147,8 +147,8 @@ def setting_text(value: Any) -> str:
     if isinstance(value, list | tuple):
         return " ".join(setting_text(item) for item in value) if value else "none"
     shown = f"{value:g}" if isinstance(value, float) else str(value)
-    cache_dir = str(Path.home())
-    return shown.replace(cache_dir, "~") if len(cache_dir) > 1 else shown
+    home = str(Path.home())
+    return shown.replace(home, "~") if len(home) > 1 else shown
 
 
 def setting_sections(config: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
@@ -168,7 +168,7 @@ def setting_sections(config: Mapping[str, Any]) -> list[tuple[str, list[tuple[st
 
 
 def _count_parameters(file: Path) -> int | None:
-    """Returns what the header of a model file says; the tensors stay on disk."""
+    """Returns the number of parameters in the header of a model file; no tensor is read."""
     try:
         with safe_open(file, framework="numpy") as tensors:
             names = tensors.offset_keys()
@@ -180,7 +180,7 @@ def _count_parameters(file: Path) -> int | None:
 
 
 def _epochs(run: RunFolder) -> tuple[Mapping[str, Any], ...]:
-    # A run that was killed and resumed tells some epochs twice; the last word counts.
+    # A run that was killed and resumed logs some epochs twice; the last event is kept.
     by_epoch = {
         event["epoch"]: event
         for event in run.read_log()

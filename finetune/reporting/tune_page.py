@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from finetune.experiments.tune.search import TuneResult, summarize
-from finetune.reporting import formatting
 from finetune.reporting.charts import Figure, chart_text
 from finetune.reporting.page import write_page
 
 MAX_ROWS = 100
-"""Trials in the page's table."""
+"""Maximum number of trials in the table."""
 
 _NAMES = {
     "augment": "augmentation",
@@ -57,11 +56,6 @@ def write_tune_page(path: Path, result: TuneResult) -> Path:
         values=[(f"value-{k}", parameter_name(name)) for k, name in enumerate(varied)],
         pruned=sum(trial.state == "pruned" for trial in result.trials),
         failed=sum(trial.state == "failed" for trial in result.trials),
-        percent=formatting.percent,
-        interval=formatting.interval,
-        number=formatting.number,
-        count=formatting.count,
-        duration=formatting.duration,
     )
 
 

@@ -46,13 +46,17 @@ class Column:
 
     Attributes:
         title: Heading.
-        key: Key in metrics.json.
+        key: Key in metrics.json; ``/`` separates nested keys.
         kind: How its values are written.
+        decimals: Of a number.
+        note: Explanation.
     """
 
     title: str
     key: str
     kind: Literal["percent", "number", "interval"] = "percent"
+    decimals: int = 3
+    note: str = ""
 
 
 class Task(abc.ABC):
@@ -63,6 +67,7 @@ class Task(abc.ABC):
         score: Key in metrics.json of the headline score.
         score_title: Its name in headings.
         score_name: Its name after a percentage, as in "93 % right".
+        score_note: Its definition, in a sentence.
         photo_score: Key in metrics.json of the share of photos that are entirely right.
         photo_score_name: Its name after a percentage.
         ranks_by_loss: Whether the validation loss chooses the best epoch instead of the score: the
@@ -76,6 +81,8 @@ class Task(abc.ABC):
         answer: Attribute of a prediction with its label or labels.
         part_columns: Main metrics of a part.
         label_columns: Main metrics of a label.
+        key_figures: Metrics of a part in a report.
+        bin_unit: Unit counted by a bin of the reliability diagram.
         temperature: Divides the logits.
     """
 
@@ -83,6 +90,7 @@ class Task(abc.ABC):
     score: ClassVar[str]
     score_title: ClassVar[str]
     score_name: ClassVar[str]
+    score_note: ClassVar[str]
     photo_score: ClassVar[str]
     photo_score_name: ClassVar[str]
     ranks_by_loss: ClassVar[bool]
@@ -94,6 +102,8 @@ class Task(abc.ABC):
     answer: ClassVar[str]
     part_columns: ClassVar[tuple[Column, ...]]
     label_columns: ClassVar[tuple[Column, ...]]
+    key_figures: ClassVar[tuple[Column, ...]]
+    bin_unit: ClassVar[str]
 
     @property
     @abc.abstractmethod

@@ -52,6 +52,10 @@ class MultiLabel(Task):
     score: ClassVar[str] = "mean_average_precision"
     score_title: ClassVar[str] = "Mean average precision"
     score_name: ClassVar[str] = "mAP"
+    score_note: ClassVar[str] = (
+        "Average precision: of the photos ranked first by the probability of a label, the share "
+        "that have it, averaged over the length of the ranking. The mean is over labels."
+    )
     photo_score: ClassVar[str] = "exact_match"
     photo_score_name: ClassVar[str] = "all labels right"
     ranks_by_loss: ClassVar[bool] = False
@@ -81,6 +85,55 @@ class MultiLabel(Task):
         Column(title="recall", key="recall"),
         Column(title="average precision", key="average_precision"),
     )
+    key_figures: ClassVar[tuple[Column, ...]] = (
+        Column(
+            title="All labels right",
+            key="exact_match",
+            note="photos with no label missed and none wrongly predicted",
+        ),
+        Column(
+            title="Macro F1",
+            key="macro_f1",
+            note="mean F1 over labels, which combines precision and recall",
+        ),
+        Column(title="Micro F1", key="micro_f1", note="F1 of all labels taken together"),
+        Column(
+            title="Wrong yes/no answers",
+            key="hamming_loss",
+            note="share of wrong answers to all questions whether a photo has a label "
+            "(Hamming loss)",
+        ),
+        Column(
+            title="Labels per photo",
+            key="labels_a_photo",
+            kind="number",
+            decimals=2,
+            note="in truth",
+        ),
+        Column(
+            title="Micro AP",
+            key="micro_average_precision",
+            note="average precision of all labels taken together",
+        ),
+        Column(
+            title="Calibration error",
+            key="ece",
+            note="mean gap between probability and frequency (ECE) of all yes/no answers",
+        ),
+        Column(
+            title="Log loss",
+            key="log_loss",
+            kind="number",
+            note="in nats per photo, over all labels; 0 is perfect",
+        ),
+        Column(
+            title="Brier score",
+            key="brier",
+            kind="number",
+            note="per yes/no answer; 0 is perfect, 1 the worst",
+        ),
+    )
+    bin_unit: ClassVar[str] = "yes/no answers"
 
     temperature: float = 1.0
     thresholds: tuple[float, ...] | None = None

@@ -33,6 +33,7 @@ class SingleLabel(Task):
     score: ClassVar[str] = "top1"
     score_title: ClassVar[str] = "Accuracy"
     score_name: ClassVar[str] = "right"
+    score_note: ClassVar[str] = "Accuracy is the share of photos with the correct label."
     photo_score: ClassVar[str] = "top1"
     photo_score_name: ClassVar[str] = "right"
     ranks_by_loss: ClassVar[bool] = True
@@ -51,6 +52,54 @@ class SingleLabel(Task):
         Column(title="precision", key="precision"),
         Column(title="recall", key="recall"),
     )
+    key_figures: ClassVar[tuple[Column, ...]] = (
+        Column(
+            title="Top-5 accuracy",
+            key="top5",
+            note="the correct label is among the five most likely",
+        ),
+        Column(
+            title="Balanced accuracy",
+            key="balanced_accuracy",
+            note="mean recall over labels: each label counts the same",
+        ),
+        Column(
+            title="Macro F1",
+            key="macro_f1",
+            note="mean F1 over labels, which combines precision and recall",
+        ),
+        Column(
+            title="Coverage at 95 %",
+            key="coverage/0.95",
+            note="share of photos it can label, most confident first, with 95 in 100 correct",
+        ),
+        Column(
+            title="Calibration error",
+            key="ece",
+            note="mean gap between confidence and accuracy (ECE)",
+        ),
+        Column(title="Log loss", key="log_loss", kind="number", note="in nats; 0 is perfect"),
+        Column(title="Brier score", key="brier", kind="number", note="0 is perfect, 2 the worst"),
+        Column(
+            title="Cohen's kappa",
+            key="kappa",
+            kind="number",
+            note="agreement beyond chance; 1 is perfect",
+        ),
+        Column(
+            title="mAP",
+            key="mean_average_precision",
+            note="mean average precision over labels",
+        ),
+        Column(
+            title="AURC",
+            key="aurc",
+            kind="number",
+            decimals=4,
+            note="mean error rate if it labels only the most confident photos; 0 is perfect",
+        ),
+    )
+    bin_unit: ClassVar[str] = "photos"
 
     temperature: float = 1.0
 

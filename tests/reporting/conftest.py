@@ -1,11 +1,14 @@
-"""A run folder made without a training: what a report reads, from invented logits."""
+"""Run folders without a training, from random logits; their pages in a browser."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,6 +35,8 @@ BIRDS = (
 
 @dataclass(frozen=True, kw_only=True)
 class MadeRun:
+    """Run folder, the root of its photos, and its labels."""
+
     path: Path
     photos: Path
     labels: tuple[str, ...]
@@ -67,7 +72,6 @@ def make_run(
     *,
     label_count: int = 6,
     photo_count: int = 120,
-    evaluated: float | None = None,
     photo_size: tuple[int, int] = (320, 240),
     draw: bool = True,
     seed: int = 0,
@@ -81,7 +85,6 @@ def make_run(
         folder: Where ``runs/`` and ``photos/`` are made.
         label_count: Labels.
         photo_count: Photos in all.
-        evaluated: Share of them in the test part; None: 15 % test beside 15 % validation.
         photo_size: Width and height of each photo.
         draw: Whether the photos are drawn.
         seed: Of the logits and parts.
@@ -92,11 +95,10 @@ def make_run(
     rng = np.random.default_rng(seed)
     labels = label_names(label_count)
     targets = np.arange(photo_count) % label_count
-    test = 0.15 if evaluated is None else evaluated
-    shares = [max(0.0, 0.85 - test), min(0.15, 1 - test), test]
+    held_out = round(0.15 * photo_count)
     # The parts of one collection stay the same, whatever the run's seed.
     parts = np.random.default_rng(99).permutation(
-        np.repeat(["train", "validation", "test"], _sizes(shares, photo_count))
+        np.repeat(["train", "validation", "test"], [photo_count - 2 * held_out, held_out, held_out])
     )
     logits = rng.normal(size=(photo_count, label_count)) * 1.6
     logits[np.arange(photo_count), targets] += skill
@@ -116,16 +118,10 @@ def make_run(
             draw_photo(folder_photos / path, int(target), k, photo_size)
     run = folder / "runs" / name
     run.mkdir(parents=True)
-    _write_files(run, labels, logits, targets, parts, photos, rows, folder_photos, settings)
-    return MadeRun(path=run, photos=folder_photos, labels=labels)
-
-
-def _write_files(
-    run, labels, logits, targets, parts, photos, rows, folder_photos, settings
-) -> None:
     validation, tested = parts == "validation", parts == "test"
     temperature = fit_temperature(logits[validation], targets[validation])
-    metrics, predictions = {}, []
+    metrics: dict[str, Any] = {}
+    predictions = []
     for part, chosen in (("validation", validation), ("test", tested)):
         if not chosen.any():
             continue
@@ -198,15 +194,14 @@ def _write_files(
         },
         run / "model.safetensors",
     )
+    return MadeRun(path=run, photos=folder_photos, labels=labels)
 
 
-def _sizes(shares: list[float], count: int) -> list[int]:
-    test, validation = round(shares[2] * count), round(shares[1] * count)
-    return [count - validation - test, validation, test]
+RunMaker = Callable[..., MadeRun]
 
 
 @pytest.fixture
-def run_maker(tmp_path: Path) -> Callable[..., MadeRun]:
+def run_maker(tmp_path: Path) -> RunMaker:
     return lambda **settings: make_run(tmp_path, **settings)
 
 
@@ -223,3 +218,71 @@ def two_run_folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[MadeRun, 
     weak = make_run(folder, photo_count=200, seed=0, skill=2.0, name="one")
     strong = make_run(folder, photo_count=200, seed=1, skill=4.5, name="two", settings={"lr": 0.01})
     return weak, strong
+
+
+ReadData = Callable[[Path], dict[str, Any]]
+
+
+@pytest.fixture(scope="session")
+def read_data() -> ReadData:
+    """The function that returns the JSON data of a page."""
+
+    def read(page: Path) -> dict[str, Any]:
+        text = page.read_text(encoding="utf-8")
+        found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)
+        assert found
+        data: dict[str, Any] = json.loads(found[1])
+        return data
+
+    return read
+
+
+@dataclass(kw_only=True)
+class Watched:
+    """A page in a browser, with its console messages, errors and requests."""
+
+    page: Any
+    complaints: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+
+    def draw_all(self) -> None:
+        """Draws the charts that wait to be scrolled into view."""
+        self.page.evaluate("dispatchEvent(new Event('beforeprint'))")
+        self.page.wait_for_function(
+            "[...document.querySelectorAll('.plot')].every(e => e.querySelector('.main-svg'))"
+        )
+
+    def outside(self) -> list[str]:
+        """Requests that are not for data in the page."""
+        return [url for url in self.requests if not url.startswith(("data:", "blob:"))]
+
+
+@pytest.fixture(scope="module")
+def browser(start_browser: Callable[[], AbstractContextManager[Any]]) -> Iterator[Any]:
+    """A real Chromium."""
+    with start_browser() as found:
+        yield found
+
+
+OpenPage = Callable[..., Watched]
+
+
+@pytest.fixture(scope="module")
+def open_page(browser: Any) -> Iterator[OpenPage]:
+    """The function ``open_page(path, **options)`` that opens a file in a page of its own."""
+    pages = []
+
+    def open_file(path: Path, **options: Any) -> Watched:
+        page = browser.new_page(**options)
+        pages.append(page)
+        page.set_default_timeout(120_000)
+        watched = Watched(page=page)
+        page.on("console", lambda m: watched.complaints.append(f"{m.type}: {m.text}"))
+        page.on("pageerror", lambda error: watched.complaints.append(str(error)))
+        page.on("request", lambda request: watched.requests.append(request.url))
+        page.goto(path.as_uri())
+        return watched
+
+    yield open_file
+    for page in pages:
+        page.close()

@@ -5,19 +5,31 @@ from __future__ import annotations
 import dataclasses
 import json
 import webbrowser
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from finetune.cli import app
 from finetune.cli.console import output
 from finetune.prediction.predictions import PhotoPrediction, Ranked
 from finetune.prediction.predictor import Predictor
 
+if TYPE_CHECKING:
+    from finetune.photos.split.split import SplitRow
+    from tests.reporting.conftest import MadeRun, RunMaker
+
+
+RunCommand = Callable[..., Result]
+
 
 @pytest.fixture
-def run_command():
-    def run(*words: str):
+def run_command() -> RunCommand:
+    """The function that runs a command line."""
+
+    def run(*words: str) -> Result:
         # The console took the real streams when it was made; the runner swaps them later.
         result = CliRunner().invoke(app, list(words))
         output.json = output.quiet = False
@@ -27,15 +39,17 @@ def run_command():
 
 
 @pytest.fixture
-def said(monkeypatch):
-    """What the console is told to say on stderr: notes and errors."""
-    told = []
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Notes and errors printed to stderr."""
+    told: list[str] = []
     for name in ("warn", "error", "info"):
         monkeypatch.setattr(output, name, told.append)
     return told
 
 
-def test_report_writes_the_page_and_says_what_is_in_it(run_command, run_maker):
+def test_report_writes_the_page_and_says_what_is_in_it(
+    run_command: RunCommand, run_maker: RunMaker
+) -> None:
     run = run_maker(photo_count=60)
     result = run_command("report", str(run.path), "--json")
     assert result.exit_code == 0
@@ -45,16 +59,20 @@ def test_report_writes_the_page_and_says_what_is_in_it(run_command, run_maker):
     assert told["bytes"] == (run.path / "report.html").stat().st_size
 
 
-def test_report_takes_the_newest_run(run_command, run_maker, monkeypatch):
+def test_report_takes_the_newest_run(
+    run_command: RunCommand, run_maker: RunMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = run_maker(photo_count=60)
     monkeypatch.chdir(run.path.parent.parent)
     assert run_command("report", "--max-photos", "0").exit_code == 0
     assert (run.path / "report.html").is_file()
 
 
-def test_report_goes_where_it_is_told_and_opens(run_command, run_maker, monkeypatch, tmp_path):
-    opened = []
-    monkeypatch.setattr(webbrowser, "open", lambda url: opened.append(url) or True)
+def test_report_goes_where_it_is_told_and_opens(
+    run_command: RunCommand, run_maker: RunMaker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr(webbrowser, "open", opened.append)
     run = run_maker(photo_count=60)
     page = tmp_path / "deep" / "page.html"
     result = run_command("report", str(run.path), "-o", str(page), "--part", "validation", "--open")
@@ -63,7 +81,9 @@ def test_report_goes_where_it_is_told_and_opens(run_command, run_maker, monkeypa
     assert not (run.path / "report.html").exists()
 
 
-def test_report_without_its_photos_says_so_and_how_to_help(run_command, run_maker, said):
+def test_report_without_its_photos_says_so_and_how_to_help(
+    run_command: RunCommand, run_maker: RunMaker, said: list[str]
+) -> None:
     run = run_maker(photo_count=60)
     moved = run.photos.rename(run.photos.with_name("elsewhere"))
     assert run_command("report", str(run.path)).exit_code == 0
@@ -75,7 +95,9 @@ def test_report_without_its_photos_says_so_and_how_to_help(run_command, run_make
     assert json.loads(result.stdout)["shown"] == 9
 
 
-def test_report_names_the_first_photo_that_could_not_be_opened(run_command, run_maker, said):
+def test_report_names_the_first_photo_that_could_not_be_opened(
+    run_command: RunCommand, run_maker: RunMaker, said: list[str]
+) -> None:
     run = run_maker(photo_count=60)
     for path in run.photos.rglob("*.jpg"):
         path.write_bytes(b"nothing")
@@ -90,19 +112,25 @@ def test_report_names_the_first_photo_that_could_not_be_opened(run_command, run_
         (["-o", "."], "--output . is a folder. Name a file, such as ./report.html."),
     ],
 )
-def test_report_names_a_flag_that_cannot_work(run_command, run_maker, said, words, message):
+def test_report_names_a_flag_that_cannot_work(
+    run_command: RunCommand, run_maker: RunMaker, said: list[str], words: list[str], message: str
+) -> None:
     run = run_maker(photo_count=20, draw=False)
     assert run_command("report", str(run.path), *words).exit_code == 1
     assert said == [message]
 
 
-def test_report_of_no_run_is_one_line(run_command, said, tmp_path):
+def test_report_of_no_run_is_one_line(
+    run_command: RunCommand, said: list[str], tmp_path: Path
+) -> None:
     assert run_command("report", str(tmp_path / "none")).exit_code == 1
     assert len(said) == 1
     assert "none" in said[0]
 
 
-def test_compare_prints_table_settings_and_verdict(run_command, two_run_folders):
+def test_compare_prints_table_settings_and_verdict(
+    run_command: RunCommand, two_run_folders: tuple[MadeRun, MadeRun]
+) -> None:
     result = run_command("compare", *[str(run.path) for run in two_run_folders], "--json")
     assert result.exit_code == 0
     told = json.loads(result.stdout)
@@ -120,8 +148,13 @@ def test_compare_prints_table_settings_and_verdict(run_command, two_run_folders)
     assert "only two: " in text
 
 
-def test_compare_writes_a_page_and_opens_it(run_command, two_run_folders, tmp_path, monkeypatch):
-    opened = []
+def test_compare_writes_a_page_and_opens_it(
+    run_command: RunCommand,
+    two_run_folders: tuple[MadeRun, MadeRun],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    opened: list[str] = []
     monkeypatch.setattr(webbrowser, "open", opened.append)
     monkeypatch.chdir(tmp_path)
     words = [str(run.path) for run in two_run_folders]
@@ -130,7 +163,9 @@ def test_compare_writes_a_page_and_opens_it(run_command, two_run_folders, tmp_pa
     assert "training.lr" in (tmp_path / "comparison.html").read_text("utf-8")
 
 
-def test_compare_needs_two_different_runs(run_command, two_run_folders, said):
+def test_compare_needs_two_different_runs(
+    run_command: RunCommand, two_run_folders: tuple[MadeRun, MadeRun], said: list[str]
+) -> None:
     one = str(two_run_folders[0].path)
     assert run_command("compare", one).exit_code == 1
     assert run_command("compare", one, one).exit_code == 1
@@ -145,10 +180,10 @@ def test_compare_needs_two_different_runs(run_command, two_run_folders, said):
 class FakePredictor:
     """Says the folder's name of every photo, or always heron."""
 
-    def __init__(self, always: str | None):
+    def __init__(self, always: str | None) -> None:
         self.always = always
 
-    def predict_stream(self, photos):
+    def predict_stream(self, photos: Iterable[Path]) -> Iterator[PhotoPrediction]:
         for path in photos:
             label = self.always or path.parent.name
             ranked = (Ranked(label=label, probability=0.9),)
@@ -156,7 +191,7 @@ class FakePredictor:
 
 
 @pytest.fixture
-def labeled(tmp_path, run_maker):
+def labeled(tmp_path: Path, run_maker: RunMaker) -> Path:
     """Three photos of two labels, and one that lies in no label's folder."""
     drawn = run_maker(photo_count=30, label_count=30)
     files = sorted(drawn.photos.rglob("*.jpg"))[:4]
@@ -169,15 +204,18 @@ def labeled(tmp_path, run_maker):
 
 
 @pytest.fixture
-def fake_predictors(monkeypatch, two_run_folders):
+def fake_predictors(
+    monkeypatch: pytest.MonkeyPatch, two_run_folders: tuple[MadeRun, MadeRun]
+) -> list[str]:
+    """The names of two runs, of which one predicts heron and the other the folder."""
     fakes = {run.path: FakePredictor(a) for run, a in zip(two_run_folders, ("heron", None))}  # noqa: B905
     monkeypatch.setattr(Predictor, "load", lambda run, device: fakes[run])
     return [str(run.path) for run in two_run_folders]
 
 
 def test_compare_on_a_folder_asks_every_run_about_its_photos(
-    run_command, fake_predictors, labeled, said
-):
+    run_command: RunCommand, fake_predictors: list[str], labeled: Path, said: list[str]
+) -> None:
     result = run_command("compare", *fake_predictors, "--on", str(labeled), "--json")
     assert result.exit_code == 0
     told = json.loads(result.stdout)
@@ -188,20 +226,25 @@ def test_compare_on_a_folder_asks_every_run_about_its_photos(
 
 
 def test_compare_on_a_folder_leaves_out_what_a_run_has_learned(
-    run_command, run_maker, fake_predictors, labeled, said, two_run_folders, monkeypatch
-):
+    run_command: RunCommand,
+    run_maker: RunMaker,
+    fake_predictors: list[str],
+    labeled: Path,
+    said: list[str],
+    two_run_folders: tuple[MadeRun, MadeRun],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     from finetune.photos.scan import scan
-    from finetune.reporting import run_record
+    from finetune.photos.split.split import read_split
 
     digest = next(p.digest for p in scan(labeled).photos if p.path == "wren/3.jpg")
-    original = run_record.read_split
 
-    def taught(path):
-        rows = original(path)
+    def taught(path: Path) -> tuple[SplitRow, ...]:
+        rows = read_split(path)
         trained = next(row for row in rows if row.part == "train")
         return (*rows, dataclasses.replace(trained, path="x", digest=digest))
 
-    monkeypatch.setattr(run_record, "read_split", taught)
+    monkeypatch.setattr("finetune.reporting.run_record.read_split", taught)
     result = run_command("compare", *fake_predictors, "--on", str(labeled), "--json")
     assert json.loads(result.stdout)["photos"] == 2
     assert said == [
@@ -211,8 +254,8 @@ def test_compare_on_a_folder_leaves_out_what_a_run_has_learned(
 
 
 def test_compare_on_a_folder_with_nothing_new_is_refused(
-    run_command, fake_predictors, labeled, said
-):
+    run_command: RunCommand, fake_predictors: list[str], labeled: Path, said: list[str]
+) -> None:
     for file in (labeled / "heron").iterdir():
         file.unlink()
     (labeled / "wren" / "3.jpg").unlink()

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
-import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -17,13 +19,16 @@ from finetune.reporting.compare import (
 )
 from finetune.reporting.run_record import RunRecord, read_run
 
+if TYPE_CHECKING:
+    from tests.reporting.conftest import MadeRun, OpenPage, ReadData
+
 
 @pytest.fixture(scope="module")
-def two_runs(two_run_folders):
+def two_runs(two_run_folders: tuple[MadeRun, MadeRun]) -> list[Contender]:
     return [contender(run.path.name, read_run(run.path)) for run in two_run_folders]
 
 
-def record(name: str = "run", labels=("a", "b"), **config) -> RunRecord:
+def record(name: str = "run", labels: Sequence[str] = ("a", "b"), **config: Any) -> RunRecord:
     return RunRecord(
         name=name,
         config=config,
@@ -38,7 +43,9 @@ def record(name: str = "run", labels=("a", "b"), **config) -> RunRecord:
     )
 
 
-def said(path: str, label: str, predicted: str, probability: float = 0.8, digest: str = ""):
+def predict(
+    path: str, label: str, predicted: str, probability: float = 0.8, digest: str = ""
+) -> Prediction:
     return Prediction(
         path=path,
         digest=digest or path,
@@ -48,16 +55,22 @@ def said(path: str, label: str, predicted: str, probability: float = 0.8, digest
     )
 
 
-def runs(first, second, *, part="test", labels=(("a", "b"), ("a", "b"))):
+def runs(
+    first: list[Prediction],
+    second: list[Prediction],
+    *,
+    part: str = "test",
+    labels: Sequence[Sequence[str]] = (("a", "b"), ("a", "b")),
+) -> list[Contender]:
     return [
         Contender(name=name, record=record(name, known), part=part, predictions=rows)
         for name, rows, known in zip(("one", "two"), (first, second), labels, strict=True)
     ]
 
 
-def test_photos_are_sorted_by_who_is_right():
-    first = [said(p, "a", w) for p, w in zip("12345", "aabba", strict=True)]
-    second = [said(p, "a", w) for p, w in zip("12345", "abaaa", strict=True)]
+def test_photos_are_sorted_by_who_is_right() -> None:
+    first = [predict(p, "a", w) for p, w in zip("12345", "aabba", strict=True)]
+    second = [predict(p, "a", w) for p, w in zip("12345", "abaaa", strict=True)]
     pair = compare(runs(first, second)).pairs[0]
     assert (pair.both, pair.neither) == (2, 0)
     assert [d.path for d in pair.only_first] == ["2"]
@@ -65,19 +78,16 @@ def test_photos_are_sorted_by_who_is_right():
     assert pair.difference == pytest.approx(1 / 5)
     assert pair.p_value == 1.0
     assert pair.verdict == (
-        "two is right on 20.0 more of 100 photos than one, which may well be chance (p = 1)."
+        "two is right on 20.0 more of 100 photos than one, which may be chance (p = 1)."
     )
 
 
-def test_a_clear_difference_is_more_than_chance():
-    first = [said(str(k), "a", "b" if k < 12 else "a") for k in range(40)]
-    second = [said(str(k), "a", "a") for k in range(40)]
+def test_a_clear_difference_is_significant() -> None:
+    first = [predict(str(k), "a", "b" if k < 12 else "a") for k in range(40)]
+    second = [predict(str(k), "a", "a") for k in range(40)]
     pair = compare(runs(first, second)).pairs[0]
     assert pair.p_value == pytest.approx(2 / 2**12)
-    assert (
-        "two is right on 30.0 more of 100 photos than one, which is more than chance"
-        in pair.verdict
-    )
+    assert "two is right on 30.0 more of 100 photos than one, which is significant" in pair.verdict
     low, high = pair.difference_interval
     assert 0 < low < 0.3 < high
     said_so = f"The difference lies between {low * 100:+.1f} and {high * 100:+.1f} of 100 photos"
@@ -89,26 +99,36 @@ def test_a_clear_difference_is_more_than_chance():
     assert other_way.reach == pair.reach
 
 
-def test_runs_that_agree_are_said_to():
-    rows = [said("1", "a", "a"), said("2", "a", "b")]
+def test_agreement_has_a_verdict_of_its_own() -> None:
+    rows = [predict("1", "a", "a"), predict("2", "a", "b")]
     assert compare(runs(rows, rows)).pairs[0].verdict == (
-        "one and two are right on exactly the same photos."
+        "one and two are right on the same photos."
     )
-    swapped = [said("1", "a", "b"), said("2", "a", "a")]
+    swapped = [predict("1", "a", "b"), predict("2", "a", "a")]
     assert compare(runs(rows, swapped)).pairs[0].verdict == "one and two are right equally often."
 
 
-def test_disagreements_come_surest_first():
-    first = [said("x", "a", "b", 0.6), said("y", "a", "b", 0.7)]
-    second = [said("x", "a", "a", 0.55), said("y", "a", "a", 0.95)]
+def test_disagreements_come_surest_first() -> None:
+    first = [predict("x", "a", "b", 0.6), predict("y", "a", "b", 0.7)]
+    second = [predict("x", "a", "a", 0.55), predict("y", "a", "a", 0.95)]
     pair = compare(runs(first, second)).pairs[0]
     assert [d.path for d in pair.only_second] == ["y", "x"]
     assert pair.only_second[0].first_probability == 0.7
 
 
-def test_labels_come_with_the_greatest_loss_first():
-    first = [said("1", "a", "a"), said("2", "b", "a"), said("3", "b", "b"), said("4", "c", "c")]
-    second = [said("1", "a", "b"), said("2", "b", "b"), said("3", "b", "b"), said("4", "c", "c")]
+def test_labels_come_with_the_greatest_loss_first() -> None:
+    first = [
+        predict("1", "a", "a"),
+        predict("2", "b", "a"),
+        predict("3", "b", "b"),
+        predict("4", "c", "c"),
+    ]
+    second = [
+        predict("1", "a", "b"),
+        predict("2", "b", "b"),
+        predict("3", "b", "b"),
+        predict("4", "c", "c"),
+    ]
     labels = compare(runs(first, second)).pairs[0].labels
     assert [(row.label, row.photos, row.change) for row in labels] == [
         ("a", 1, -1.0),
@@ -117,25 +137,31 @@ def test_labels_come_with_the_greatest_loss_first():
     ]
 
 
-def test_photos_are_matched_by_content_wherever_they_lie():
-    first = [said("old/1.jpg", "a", "a", digest="d1"), said("old/2.jpg", "a", "b", digest="d2")]
-    second = [said("new/2.jpg", "a", "b", digest="d2"), said("new/1.jpg", "a", "a", digest="d1")]
+def test_photos_are_matched_by_content_wherever_they_lie() -> None:
+    first = [
+        predict("old/1.jpg", "a", "a", digest="d1"),
+        predict("old/2.jpg", "a", "b", digest="d2"),
+    ]
+    second = [
+        predict("new/2.jpg", "a", "b", digest="d2"),
+        predict("new/1.jpg", "a", "a", digest="d1"),
+    ]
     found = compare(runs(first, second))
     assert found.photos == 2
     assert found.pairs[0].both == 1
     assert found.notes == ()
 
 
-def test_copies_of_one_photo_are_matched_one_to_one():
-    rows = [said("1", "a", "a", digest="d"), said("2", "a", "b", digest="d")]
+def test_copies_of_one_photo_are_matched_one_to_one() -> None:
+    rows = [predict("1", "a", "a", digest="d"), predict("2", "a", "b", digest="d")]
     found = compare(runs(rows, rows))
     assert found.photos == 2
     assert (found.pairs[0].both, found.pairs[0].neither) == (1, 1)
 
 
-def test_different_test_photos_are_said_and_only_the_shared_compared():
-    first = [said(str(k), "a", "a") for k in range(5)]
-    second = [said(str(k), "a", "b") for k in range(3, 9)]
+def test_different_test_photos_are_noted_and_only_the_shared_compared() -> None:
+    first = [predict(str(k), "a", "a") for k in range(5)]
+    second = [predict(str(k), "a", "b") for k in range(3, 9)]
     found = compare(runs(first, second))
     assert found.photos == 2
     assert found.notes == (
@@ -144,35 +170,35 @@ def test_different_test_photos_are_said_and_only_the_shared_compared():
     )
 
 
-def test_no_shared_photo_is_refused():
+def test_no_shared_photo_is_refused() -> None:
     with pytest.raises(RunError) as caught:
-        compare(runs([said("1", "a", "a")], [said("2", "a", "a"), said("3", "a", "a")]))
+        compare(runs([predict("1", "a", "a")], [predict("2", "a", "a"), predict("3", "a", "a")]))
     assert str(caught.value) == (
         "These runs share no photo that all were evaluated on "
         "(one on 1 test photo, two on 2 test photos). Compare them on one folder with --on PHOTOS."
     )
 
 
-def test_one_run_alone_is_refused():
+def test_one_run_alone_is_refused() -> None:
     with pytest.raises(RunError, match="A comparison needs two runs or more"):
         compare(runs([], [])[:1])
 
 
-def test_a_label_that_a_run_does_not_know_is_said():
-    rows = [said("1", "a", "a"), said("2", "owl", "a")]
+def test_a_label_unknown_to_a_run_is_noted() -> None:
+    rows = [predict("1", "a", "a"), predict("2", "owl", "a")]
     found = compare(runs(rows, rows, labels=(("a", "owl"), ("a", "b"))))
-    assert found.notes == ("two does not know “owl” and is wrong on all of their photos.",)
+    assert found.notes == ("two was not trained on “owl”: all of their photos are wrong.",)
 
 
-def test_validation_photos_are_said_to_be_kind():
-    rows = [said("1", "a", "a")]
+def test_validation_photos_are_noted() -> None:
+    rows = [predict("1", "a", "a")]
     assert compare(runs(rows, rows, part="validation")).notes[0] == (
-        "one is judged by its validation photos, which chose its best epoch: "
-        "its accuracy is slightly too high."
+        "one is evaluated on its validation photos, which were used to choose its best epoch: "
+        "its accuracy is too high."
     )
 
 
-def test_settings_that_differ_are_found_wherever_they_are_nested():
+def test_settings_that_differ_are_found_wherever_they_are_nested() -> None:
     one = {
         "model": "resnet50",
         "settings": {"training": {"lr": 0.1, "epochs": 3}, "model": {"model": None}},
@@ -190,7 +216,7 @@ def test_settings_that_differ_are_found_wherever_they_are_nested():
     assert differing_settings([one, one]) == []
 
 
-def test_figures_of_real_runs_are_those_of_their_metrics(two_runs):
+def test_figures_of_real_runs_are_those_of_their_metrics(two_runs: list[Contender]) -> None:
     found = compare(two_runs)
     for row, run in zip(found.rows, two_runs, strict=True):
         metrics = run.record.metrics["test"]
@@ -201,20 +227,23 @@ def test_figures_of_real_runs_are_those_of_their_metrics(two_runs):
         assert row.training_seconds == 50.4
         assert row.images_per_second == 412.0
         assert row.parameters == 6 * 16  # running means do not count
+        assert row.size_bytes is not None
         assert row.size_bytes > 0
     assert found.settings == (("training.lr", (0.003, 0.01)),)
     right = [[p.correct for p in run.predictions] for run in two_runs]
     assert found.pairs[0].difference == pytest.approx(np.mean(right[1]) - np.mean(right[0]))
 
 
-def test_a_comparison_is_json(two_runs):
+def test_a_comparison_is_json(two_runs: list[Contender]) -> None:
     content = json.loads(json.dumps(compare(two_runs).to_dict(), allow_nan=False))
     assert content["settings"] == {"training.lr": [0.003, 0.01]}
     assert content["pairs"][0]["verdict"].endswith(").")
     assert len(content["rows"]) == 2
 
 
-def test_page_holds_the_table_the_curves_and_the_photos(two_runs, tmp_path):
+def test_page_holds_the_table_the_curves_and_the_photos(
+    two_runs: list[Contender], tmp_path: Path, read_data: ReadData
+) -> None:
     found = compare(two_runs)
     root = two_runs[0].record.config["photos"]
     path = write_comparison(
@@ -223,7 +252,7 @@ def test_page_holds_the_table_the_curves_and_the_photos(two_runs, tmp_path):
     text = path.read_text("utf-8")
     assert found.pairs[0].verdict in text
     assert "training.lr" in text
-    data = json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1])
+    data = read_data(path)
     sides = data["pairs"][0]["sides"]
     assert [len(side) for side in sides] == [
         len(found.pairs[0].only_first),
@@ -234,9 +263,29 @@ def test_page_holds_the_table_the_curves_and_the_photos(two_runs, tmp_path):
     assert '<script>alert("x")' not in text
 
 
-def test_page_of_runs_without_logs_or_differences_is_made(tmp_path):
-    rows = [said("1", "a", "a")]
+def test_page_of_runs_without_logs_or_differences_is_made(tmp_path: Path) -> None:
+    rows = [predict("1", "a", "a")]
     compared = runs(rows, rows)
     text = write_comparison(tmp_path / "c.html", compare(compared), compared).read_text("utf-8")
     assert 'id="training"' not in text
-    assert "<p>Nothing.</p>" in text
+    assert "None: all settings are the same." in text
+
+
+@pytest.mark.browser
+def test_page_opens_without_complaint_or_request_and_enlarges_a_photo(
+    two_runs: list[Contender],
+    two_run_folders: tuple[MadeRun, MadeRun],
+    tmp_path: Path,
+    open_page: OpenPage,
+) -> None:
+    root = two_run_folders[0].photos
+    path = write_comparison(tmp_path / "c.html", compare(two_runs), two_runs, photos_root=root)
+    watched = open_page(path, viewport={"width": 390, "height": 844})
+    watched.draw_all()
+    card = watched.page.locator('[data-side="1"] .card').first
+    assert card.locator(".ranks li.truth .note").text_content() == "two"
+    card.locator(".picture").click()
+    watched.page.wait_for_selector("#viewer[open] img")
+    assert watched.page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert watched.complaints == []
+    assert watched.outside() == [path.as_uri()]

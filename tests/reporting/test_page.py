@@ -12,26 +12,26 @@ from finetune.reporting import page
 @pytest.mark.parametrize(
     "text", ["</script>", "<!--", "]]>", "カワセミ", "a\u2028b", "\udcff", '"quoted" & more']
 )
-def test_embedded_json_cannot_end_its_element_and_reads_back(text):
+def test_embedded_json_cannot_end_its_element_and_reads_back(text: str) -> None:
     embedded = page.embedded_json({"label": text})
     assert not set("<>&\u2028\u2029") & set(embedded)
     assert json.loads(embedded) == {"label": text}
     embedded.encode()  # what goes into the file
 
 
-def test_embedded_json_refuses_what_json_cannot_say():
+def test_embedded_json_refuses_what_json_cannot_say() -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         page.embedded_json(float("nan"))
 
 
-def test_plotly_comes_whole_from_the_installed_package():
+def test_plotly_comes_whole_from_the_installed_package() -> None:
     script = page.plotly_script()
     assert "plotly.js v" in script[:200]
     assert "</script" not in script  # it could not be inlined otherwise
 
 
-def test_a_missing_plotly_names_the_extra(monkeypatch):
-    def missing(name):
+def test_a_missing_plotly_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
         raise ModuleNotFoundError(name)
 
     monkeypatch.setattr(importlib.resources, "files", missing)

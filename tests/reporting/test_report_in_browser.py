@@ -1,36 +1,26 @@
-"""The page as a person has it: in a real Chromium, with the network watched."""
+"""The report of a single-label run in a real Chromium."""
 
 from __future__ import annotations
 
 import io
-import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from PIL import Image
 
 from finetune.reporting.report import Extras, Suspect, write_report
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-playwright = pytest.importorskip("playwright.sync_api")
+if TYPE_CHECKING:
+    from tests.reporting.conftest import MadeRun, OpenPage, Watched
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed"),
-]
+pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
-        )
-        yield opened
-        opened.close()
-
-
-@pytest.fixture(scope="module")
-def report(small_run, tmp_path_factory):
+def report(small_run: MadeRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report with overlays and a suspect."""
     overlay = io.BytesIO()
     Image.new("RGB", (8, 8), "red").save(overlay, "PNG")
     every = [
@@ -50,36 +40,16 @@ def report(small_run, tmp_path_factory):
     ).path
 
 
-class Watched:
-    """A page, with all that it complains of and asks for."""
-
-    def __init__(self, browser, path, **options):
-        self.page = browser.new_page(**options)
-        self.complaints: list[str] = []
-        self.requests: list[str] = []
-        self.page.on("console", lambda m: self.complaints.append(f"{m.type}: {m.text}"))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.goto(path.as_uri())
-
-    def everything_drawn(self):
-        self.page.evaluate("dispatchEvent(new Event('beforeprint'))")
-        self.page.wait_for_function(
-            "[...document.querySelectorAll('.plot')].every(e => e.querySelector('.main-svg'))"
-        )
-
-
 @pytest.fixture(scope="module")
-def one_page(browser, report):
-    watched = Watched(browser, report, viewport={"width": 1280, "height": 900})
-    watched.everything_drawn()
-    yield watched
-    watched.page.close()
+def one_page(open_page: OpenPage, report: Path) -> Watched:
+    watched = open_page(report, viewport={"width": 1280, "height": 900})
+    watched.draw_all()
+    return watched
 
 
 @pytest.fixture
-def opened(one_page):
-    """A page opens in seconds, so that all tests share one and leave it as they found it."""
+def opened(one_page: Watched) -> Iterator[Watched]:
+    """The page that all tests share, as opening one takes seconds; it is reset after each."""
     yield one_page
     one_page.page.evaluate(
         """() => {
@@ -97,24 +67,20 @@ def opened(one_page):
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
 def test_page_opens_without_complaint_or_request_and_fits_its_window(
-    browser, report, scheme, width
-):
-    watched = Watched(
-        browser, report, viewport={"width": width, "height": 844}, color_scheme=scheme
-    )
-    watched.everything_drawn()
+    open_page: OpenPage, report: Path, scheme: str, width: int
+) -> None:
+    watched = open_page(report, viewport={"width": width, "height": 844}, color_scheme=scheme)
+    watched.draw_all()
     background = "getComputedStyle(document.body).backgroundColor"
     before = watched.page.evaluate(background)
     watched.page.click("#theme")
     assert watched.page.evaluate(background) != before
     assert watched.complaints == []
-    outside = [url for url in watched.requests if not url.startswith(("data:", "blob:"))]
-    assert outside == [report.as_uri()]
+    assert watched.outside() == [report.as_uri()]
     assert watched.page.evaluate("document.documentElement.scrollWidth") <= width
-    watched.page.close()
 
 
-def test_hostile_labels_are_text_everywhere(opened):
+def test_hostile_labels_are_text_everywhere(opened: Watched) -> None:
     page = opened.page
     assert page.locator("main b:text('gull'), dialog b:text('gull')").count() == 0
     assert page.locator("#label-table", has_text="<b>gull</b>").count() == 1
@@ -123,10 +89,10 @@ def test_hostile_labels_are_text_everywhere(opened):
     assert "<b>gull</b>" in ticks
     assert "カワセミ" in ticks
     assert page.locator("#suspects i", has_text="x").count() == 0
-    assert "labeled <i>x</i>" in page.locator("#suspects").text_content()
+    assert "labeled <i>x</i>, but looks like egret" in page.locator("#suspects").text_content()
 
 
-def test_a_cell_of_the_matrix_opens_its_photos(opened):
+def test_a_cell_of_the_matrix_opens_its_photos(opened: Watched) -> None:
     page = opened.page
     page.locator("#matrix").scroll_into_view_if_needed()
     x, y, photos = page.evaluate(
@@ -142,35 +108,35 @@ def test_a_cell_of_the_matrix_opens_its_photos(opened):
     page.mouse.move(x, y)
     page.mouse.click(x, y)
     page.wait_for_selector("#viewer[open]")
-    assert "named rightly" in page.inner_text("#viewer-title")
+    assert ", correct: " in page.inner_text("#viewer-title")
     assert page.locator("#viewer .card").count() == photos
 
 
-def test_every_confusion_can_be_opened_and_left_by_keyboard(opened):
+def test_every_confusion_can_be_opened_and_left_by_keyboard(opened: Watched) -> None:
     page = opened.page
     first = page.locator("#pairs button").first
     first.focus()
     page.keyboard.press("Enter")
     page.wait_for_selector("#viewer[open]")
-    assert "taken for" in page.inner_text("#viewer-title")
+    assert "mistaken for" in page.inner_text("#viewer-title")
     assert page.locator("#viewer .card img").count() == page.locator("#viewer .card").count() == 2
     page.locator("#viewer .card .picture").first.focus()
     page.keyboard.press("Enter")
     page.wait_for_selector("#viewer .one")
     assert page.get_by_role("button", name="Previous").is_disabled()
-    assert page.get_by_role("button", name="All of them").is_visible()
+    assert page.get_by_role("button", name="Show all").is_visible()
     title = page.locator("#viewer .one .note").inner_text()
     page.keyboard.press("ArrowRight")
     page.wait_for_function(
         "before => document.querySelector('#viewer .one .note').innerText !== before", arg=title
     )
-    page.get_by_role("button", name="All of them").click()
+    page.get_by_role("button", name="Show all").click()
     assert page.locator("#viewer .card").count() == 2
     page.keyboard.press("Escape")
     assert page.locator("#viewer[open]").count() == 0
 
 
-def test_mistakes_can_be_narrowed_to_a_label_and_show_what_was_looked_at(opened):
+def test_mistakes_can_be_narrowed_to_a_label_and_show_what_was_looked_at(opened: Watched) -> None:
     page = opened.page
     cards = page.locator('[data-gallery="mistakes"] .card')
     assert cards.count() == 8
@@ -179,15 +145,15 @@ def test_mistakes_can_be_narrowed_to_a_label_and_show_what_was_looked_at(opened)
     page.check("#overlays")
     assert cards.first.locator("img").get_attribute("src").startswith("data:image/png")
     options = page.locator('[data-filter="mistakes"] option').all_text_contents()
-    heron = next(text for text in options if text.startswith("heron"))
+    heron = next(text for text in options if text.startswith("heron missed"))
     page.select_option('[data-filter="mistakes"]', label=heron)
-    assert f"heron ({cards.count()})" == heron
+    assert f"heron missed ({cards.count()})" == heron
     for card in cards.all():
         assert card.locator(".verdict strong").first.inner_text() == "heron"
         assert card.locator(".ranks .truth .name").inner_text().startswith("✓ heron")
 
 
-def test_matrix_can_be_ordered_and_counted(opened):
+def test_matrix_can_be_ordered_and_counted(opened: Watched) -> None:
     page = opened.page
     page.select_option("#matrix-order", "labels")
     ticks = page.locator("#matrix .ytick text").all_text_contents()
@@ -197,11 +163,11 @@ def test_matrix_can_be_ordered_and_counted(opened):
     assert sum(numbers) == 24
 
 
-def test_label_table_sorts_and_finds(opened):
+def test_label_table_sorts_and_finds(opened: Watched) -> None:
     page = opened.page
     page.click("#label-table thead button:text('Recall')")
     recalls = page.eval_on_selector_all(
-        "#label-table tbody td:nth-child(3)", "cells => cells.map(c => Number(c.dataset.value))"
+        "#label-table tbody td:nth-child(4)", "cells => cells.map(c => Number(c.dataset.value))"
     )
     assert recalls == sorted(recalls)
     heading = page.locator("#label-table th", has_text="Recall")
@@ -212,12 +178,12 @@ def test_label_table_sorts_and_finds(opened):
     assert page.inner_text("#viewer-title") == "heron: mistakes first"
 
 
-def test_suspects_link_to_annotate(opened):
+def test_suspects_link_to_annotate(opened: Watched) -> None:
     link = opened.page.locator("#suspects a").get_attribute("href")
     assert link.startswith("http://127.0.0.1:8000/#")
 
 
-def test_every_control_and_picture_has_a_name(opened):
+def test_every_control_and_picture_has_a_name(opened: Watched) -> None:
     nameless = opened.page.evaluate(
         """() => [...document.querySelectorAll('button, select, input, img, [role=img]')]
           .filter((e) => !e.closest('template, .main-svg, .plot-container'))
@@ -228,9 +194,9 @@ def test_every_control_and_picture_has_a_name(opened):
     assert nameless == []
 
 
-def test_charts_and_tables_are_no_wider_than_the_paper(browser, report):
-    watched = Watched(browser, report, viewport={"width": 1280, "height": 900})
-    watched.everything_drawn()
+def test_charts_and_tables_are_no_wider_than_the_paper(open_page: OpenPage, report: Path) -> None:
+    watched = open_page(report, viewport={"width": 1280, "height": 900})
+    watched.draw_all()
     watched.page.emulate_media(media="print")
     # A4 between Chromium's own margins.
     watched.page.set_viewport_size({"width": 718, "height": 1000})
@@ -249,4 +215,3 @@ def test_charts_and_tables_are_no_wider_than_the_paper(browser, report):
     )
     assert ratios
     assert ratios == pytest.approx([1.0] * len(ratios), rel=0.02)
-    watched.page.close()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -14,8 +15,11 @@ from finetune.reporting.run_record import (
     setting_text,
 )
 
+if TYPE_CHECKING:
+    from tests.reporting.conftest import MadeRun, RunMaker
 
-def test_reads_every_file_of_a_run(small_run):
+
+def test_reads_every_file_of_a_run(small_run: MadeRun) -> None:
     record = read_run(small_run.path)
     assert record.labels == small_run.labels
     assert set(record.metrics) == {"validation", "test"}
@@ -25,7 +29,7 @@ def test_reads_every_file_of_a_run(small_run):
     assert record.calibration["temperature"] > 0
 
 
-def test_an_epoch_told_twice_counts_once_and_a_cut_off_line_not_at_all(run_maker):
+def test_an_epoch_told_twice_counts_once_and_a_cut_off_line_not_at_all(run_maker: RunMaker) -> None:
     run = run_maker(draw=False)
     with (run.path / "log.jsonl").open("a") as log:
         log.write('{"event": "note", "epoch": 3}\n')
@@ -36,7 +40,9 @@ def test_an_epoch_told_twice_counts_once_and_a_cut_off_line_not_at_all(run_maker
     assert epochs[2]["train_loss"] > 0
 
 
-def test_the_test_part_speaks_for_a_run_and_validation_where_there_is_none(run_maker):
+def test_the_test_part_speaks_for_a_run_and_validation_where_there_is_none(
+    run_maker: RunMaker,
+) -> None:
     run = run_maker(draw=False)
     record = read_run(run.path)
     assert record.part() == "test"
@@ -46,7 +52,7 @@ def test_the_test_part_speaks_for_a_run_and_validation_where_there_is_none(run_m
     assert read_run(run.path).part() == "validation"
 
 
-def test_a_part_that_was_not_evaluated_is_refused(small_run):
+def test_a_part_that_was_not_evaluated_is_refused(small_run: MadeRun) -> None:
     with pytest.raises(RunError) as caught:
         read_run(small_run.path).part("train")
     assert str(caught.value) == (
@@ -55,7 +61,7 @@ def test_a_part_that_was_not_evaluated_is_refused(small_run):
     )
 
 
-def test_a_run_without_figures_says_what_to_do(run_maker):
+def test_a_run_without_figures_says_what_to_do(run_maker: RunMaker) -> None:
     run = run_maker(draw=False)
     write_json(run.path / "metrics.json", {})
     with pytest.raises(RunError) as caught:
@@ -65,21 +71,21 @@ def test_a_run_without_figures_says_what_to_do(run_maker):
     )
 
 
-def test_an_unfinished_run_is_refused(run_maker):
+def test_an_unfinished_run_is_refused(run_maker: RunMaker) -> None:
     run = run_maker(draw=False)
     (run.path / "metrics.json").unlink()
     with pytest.raises(RunError, match=r"has no metrics\.json: it is no finished run"):
         read_run(run.path)
 
 
-def test_a_file_of_another_kind_is_refused(run_maker):
+def test_a_file_of_another_kind_is_refused(run_maker: RunMaker) -> None:
     run = run_maker(draw=False)
     write_json(run.path / "labels.json", {"a": 1})
-    with pytest.raises(RunError, match=r"labels\.json does not hold what it should"):
+    with pytest.raises(RunError, match=r"labels\.json has unexpected content"):
         read_run(run.path)
 
 
-def test_split_log_and_calibration_may_be_missing(run_maker):
+def test_split_log_and_calibration_may_be_missing(run_maker: RunMaker) -> None:
     run = run_maker(draw=False)
     for name in ("split.csv", "log.jsonl", "calibration.json"):
         (run.path / name).unlink()
@@ -87,20 +93,20 @@ def test_split_log_and_calibration_may_be_missing(run_maker):
     assert (record.split, record.epochs, record.calibration) == ((), (), {})
 
 
-def test_photos_root_is_none_once_the_photos_are_gone(run_maker):
+def test_photos_root_is_none_once_the_photos_are_gone(run_maker: RunMaker) -> None:
     run = run_maker(photo_count=20)
     assert photos_root(run.path) == run.photos
     run.photos.rename(run.photos.with_name("moved"))
     assert photos_root(run.path) is None
 
 
-def test_the_setting_nearest_the_top_is_found():
+def test_the_setting_nearest_the_top_is_found() -> None:
     config = {"settings": {"model": {"model": "deep"}}, "top": {"model": "near"}}
     assert find_setting(config, "model") == "near"
     assert find_setting(config, "absent") is None
 
 
-def test_settings_are_shown_by_section_without_the_home_folder():
+def test_settings_are_shown_by_section_without_the_home_folder() -> None:
     config = {
         "photos": str(Path.home() / "birds"),
         "settings": {"training": {"lr": 0.003, "epochs": None, "fast": True}},
@@ -111,7 +117,7 @@ def test_settings_are_shown_by_section_without_the_home_folder():
     ]
 
 
-def test_several_values_of_a_setting_stand_one_after_the_other():
+def test_several_values_of_a_setting_stand_one_after_the_other() -> None:
     assert setting_text(["Mode head: on the CPU the head trains.", "No near-duplicates."]) == (
         "Mode head: on the CPU the head trains. No near-duplicates."
     )

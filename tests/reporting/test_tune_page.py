@@ -108,10 +108,10 @@ def charts_of(page: str) -> dict[str, Any]:
 def test_the_page_shows_the_result_and_works_offline(tuned: TuneResult) -> None:
     page = write_tune_page(tuned.folder / "tune.html", tuned).read_text(encoding="utf-8")
     text = text_of(page)
-    assert "Best on validation: trial 4 with 90.0 % right." in text
+    assert "Best on validation: trial 4 with 90.0 % accuracy." in text
     assert "The default settings (trial 0) have 80.0 %." in text
     assert "It is the best of 4 trials on the photos that chose it, so it is optimistic." in text
-    assert "is right on 85.0 % of its 40 photos" in text
+    assert "has an accuracy of 85.0 % on its 40 photos" in text
     assert "With only 4 complete trials this is only a hint." in text
     assert "default-src 'none'" in page
     body = page.partition("<main")[2].partition("<script")[0]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import random
 import re
 import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -23,27 +23,11 @@ from finetune.web.annotate.session import Session
 from finetune.web.annotate.workers import ScanWorker, SuggestionWorker
 from finetune.web.server import Server, listen
 
-CHROMIUM_FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-
-
 _EXPECTED = re.compile("status of 4|net::ERR_(CONNECTION|FAILED)")
 """Console message of Chromium for a refused request."""
 
 _SERVER_DIED = re.compile("net::ERR_")
 """Console message of Chromium when the server ends during a request."""
-
-
-def find_chromium() -> str | None:
-    """Returns the path of Chromium: FINETUNE_CHROMIUM, or the usual names on the path."""
-    names = [os.environ.get("FINETUNE_CHROMIUM", ""), "chromium", "chromium-browser"]
-    names += ["google-chrome-stable", "google-chrome"]
-    return next((found for name in names if name and (found := shutil.which(name))), None)
 
 
 @pytest.fixture(scope="session")
@@ -173,21 +157,10 @@ def shared_server(
 
 
 @pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
+def browser(start_browser: Callable[[], AbstractContextManager[Any]]) -> Iterator[Any]:
     """A real Chromium."""
-    program = find_chromium()
-    if program is None:
-        pytest.skip(
-            "THERE IS NO CHROMIUM: the pages are not tested in a browser. "
-            "Install one (apt-get install chromium), or name it with FINETUNE_CHROMIUM."
-        )
-    playwright = pytest.importorskip(
-        "playwright.sync_api", reason="PLAYWRIGHT IS MISSING: the pages are not tested in a browser"
-    )
-    with playwright.sync_playwright() as driver:
-        found = driver.chromium.launch(executable_path=program, args=CHROMIUM_FLAGS)
+    with start_browser() as found:
         yield found
-        found.close()
 
 
 @pytest.fixture

@@ -1,5 +1,5 @@
 "use strict";
-// The page's data, its theme, and drawing plotly figures in that theme.
+// Data and theme of the page, and plotly figures in that theme.
 
 const data = JSON.parse(document.getElementById("data").textContent);
 
@@ -7,7 +7,7 @@ const themed = (() => {
   const probe = document.createElement("span");
   probe.hidden = true;
   document.body.append(probe);
-  // plotly knows no CSS variables: ask the browser what a variable comes to at the moment.
+  // plotly does not support CSS variables: let the browser compute their current values.
   const color = (value) => {
     probe.style.color = "";
     probe.style.color = value;
@@ -24,7 +24,7 @@ const themed = (() => {
   return { color, resolve };
 })();
 
-// plotly reads some HTML in its texts; a label is shown as it is.
+// plotly renders some HTML in texts: escape it.
 const chartText = (text) =>
   text.replace(/\s+/g, " ").replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
 
@@ -34,13 +34,13 @@ const percent = (share) => {
   if (share === null || share === undefined) return "–";
   const value = share * 100;
   if (value <= 0 || value >= 100) return `${Math.round(value)}\u202f%`;
-  // Only all is 100 %, only nothing is 0 %.
+  // Only exactly 0 and 1 become 0 % and 100 %.
   if (value < 0.1) return "<\u202f0.1\u202f%";
   if (value > 99.9) return ">\u202f99.9\u202f%";
   return `${value.toFixed(1)}\u202f%`;
 };
 
-const photosInWords = (count) => `${count.toLocaleString("en")} ${count === 1 ? "photo" : "photos"}`;
+const countPhotos = (count) => `${count.toLocaleString("en")} ${count === 1 ? "photo" : "photos"}`;
 
 const drawings = new Map();
 
@@ -72,7 +72,7 @@ function redrawAll() {
   for (const [element, figure] of drawings) draw(element, figure);
 }
 
-// Charts far down are drawn when they come near: a page of many opens at once.
+// Charts are drawn when they are scrolled near, so that long pages open at once.
 const waiting = new Map();
 const near = new IntersectionObserver((entries) => {
   for (const entry of entries) if (entry.isIntersecting) drawWaiting(entry.target);
@@ -98,7 +98,7 @@ for (const element of document.querySelectorAll("[data-chart]")) {
 
 addEventListener("beforeprint", () => {
   for (const element of [...waiting.keys()]) drawWaiting(element);
-  // Paper is narrower than the window that the charts were drawn for: there they are scaled.
+  // Paper is narrower than the window that the charts were drawn for: scale them.
   for (const element of drawings.keys()) {
     for (const svg of element.querySelectorAll("svg.main-svg")) {
       const width = svg.width.baseVal.value, height = svg.height.baseVal.value;

@@ -1,5 +1,5 @@
 "use strict";
-// The photos that one of two runs is right on.
+// Photos that only one of two runs predicts correctly.
 
 function answer(run, predicted, probability, truth) {
   const right = predicted === truth;
@@ -11,7 +11,7 @@ function answer(run, predicted, probability, truth) {
 
 function disagreementCard(names, [path, truth, first, firstProbability, second, secondProbability]) {
   const picture = element("button", { type: "button", class: "picture" });
-  const words = `A photo of ${truth}`;
+  const words = `Photo of ${truth}`;
   fillPicture(picture, path, words, false);
   picture.setAttribute("aria-label", `${words}: enlarge`);
   picture.addEventListener("click", () => viewer.picture(words, path));

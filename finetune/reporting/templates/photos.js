@@ -1,5 +1,5 @@
 "use strict";
-// Photos as cards, galleries of them, and the viewer that opens on top.
+// Cards of photos, galleries, and the viewer dialog.
 
 const PAGE = 48; // cards that a gallery shows before "Show more"
 
@@ -7,21 +7,15 @@ const nameOf = (index) => (index >= 0 ? data.labels[index] : "another label");
 
 const namesOf = (labels) => (labels.length ? labels.map(nameOf).join(" + ") : "none of the labels");
 
-// [path, truth, [[label, probability], ...]] as the data holds it, made readable. Where a photo may
-// have several labels, the truth is a list, and what was said follows with its probability.
-const photos = data.photos.map(([path, truth, ranked, said, sure], index) => {
-  const truths = said ? truth : [truth];
-  const answers = said || [ranked[0][0]];
-  const missed = truths.filter((label) => !answers.includes(label));
-  const extra = answers.filter((label) => !truths.includes(label));
+// data.photos: [path, true labels, [[label, probability], ...], predicted labels, probability]
+const photos = data.photos.map(([path, truths, ranked, predicted, probability]) => {
+  const missed = truths.filter((label) => !predicted.includes(label));
+  const extra = predicted.filter((label) => !truths.includes(label));
   return {
-    index, path, truth, ranked, truths, answers, missed, extra,
-    predicted: ranked[0][0], probability: said ? sure : ranked[0][1],
-    right: !missed.length && !extra.length,
+    path, truths, ranked, predicted, probability, missed, extra,
+    correct: !missed.length && !extra.length,
   };
 });
-
-const placeOf = new Map(photos.map((photo) => [photo.path, photo]));
 
 function element(name, attributes = {}, ...children) {
   const made = document.createElement(name);
@@ -37,9 +31,9 @@ function element(name, attributes = {}, ...children) {
 const pictureOf = (path) => (data.thumbnails[path] ? `data:image/jpeg;base64,${data.thumbnails[path]}` : null);
 
 function describe(photo) {
-  return photo.right
-    ? `A photo of ${namesOf(photo.truths)}, named rightly`
-    : `A photo of ${namesOf(photo.truths)}, taken for ${namesOf(photo.answers)}`;
+  return photo.correct
+    ? `Photo of ${namesOf(photo.truths)}, correct`
+    : `Photo of ${namesOf(photo.truths)}, mistaken for ${namesOf(photo.predicted)}`;
 }
 
 function bar(share) {
@@ -54,46 +48,44 @@ function rankItems(photo) {
   const items = photo.ranked.map(([label, probability]) => {
     const truth = photo.truths.includes(label);
     const name = element("span", { class: "name", title: nameOf(label) }, (truth ? "✓ " : "") + nameOf(label));
-    if (truth) name.append(element("span", { class: "hidden" }, " (the truth)"));
+    if (truth) name.append(element("span", { class: "hidden" }, " (correct label)"));
     return element("li", { class: truth ? "truth" : "" },
-      name, element("span", { class: "share" }, (data.several && photo.answers.includes(label) ? "said " : "") + percent(probability)), bar(probability));
+      name, element("span", { class: "share" }, (data.multi_label && photo.predicted.includes(label) ? "predicted " : "") + percent(probability)), bar(probability));
   });
   for (const truth of photo.truths) {
     if (photo.ranked.some(([label]) => label === truth)) continue;
     items.push(element("li", { class: "truth" },
       element("span", { class: "name", title: nameOf(truth) }, `✓ ${nameOf(truth)}`),
-      element("span", { class: "share" }, "further down")));
+      element("span", { class: "share" }, "less likely")));
   }
   return items;
 }
 
 function verdict(photo) {
-  const mark = element("span", { class: "mark" }, photo.right ? "✓ " : "✗ ");
-  if (data.several) {
+  const mark = element("span", { class: "mark" }, photo.correct ? "✓ " : "✗ ");
+  if (data.multi_label) {
     const wrong = [
       ...(photo.missed.length ? [" missed ", element("strong", {}, namesOf(photo.missed))] : []),
       ...(photo.missed.length && photo.extra.length ? [","] : []),
-      ...(photo.extra.length ? [" wrongly said ", element("strong", {}, namesOf(photo.extra))] : []),
+      ...(photo.extra.length ? [" wrongly predicted ", element("strong", {}, namesOf(photo.extra))] : []),
     ];
-    return [mark, ...(photo.right ? [element("strong", {}, namesOf(photo.truths))] : wrong)];
+    return [mark, ...(photo.correct ? [element("strong", {}, namesOf(photo.truths))] : wrong)];
   }
-  const words = photo.right
-    ? [element("strong", {}, nameOf(photo.truth)), ` ${percent(photo.probability)}`]
-    : [element("strong", {}, nameOf(photo.truth)), " taken for ", element("strong", {}, nameOf(photo.predicted)),
-       ` ${percent(photo.probability)}`];
-  return [mark, ...words];
+  const truth = element("strong", {}, namesOf(photo.truths));
+  const mistake = photo.correct ? [] : [" mistaken for ", element("strong", {}, namesOf(photo.predicted))];
+  return [mark, truth, ...mistake, ` ${percent(photo.probability)}`];
 }
 
 function fillPicture(holder, path, alternative, overlay) {
   const source = (overlay && data.overlays[path]) || pictureOf(path);
   holder.replaceChildren(source
     ? element("img", { src: source, alt: alternative, decoding: "async" })
-    : element("span", { class: "no-picture" }, "No picture in this file"));
+    : element("span", { class: "no-picture" }, "No thumbnail in this file"));
 }
 
 function card(photo, { list, overlay = false, back = null } = {}) {
   const made = document.getElementById("card-template").content.firstElementChild.cloneNode(true);
-  made.classList.add(photo.right ? "is-right" : "is-wrong");
+  made.classList.add(photo.correct ? "is-right" : "is-wrong");
   const picture = made.querySelector(".picture");
   fillPicture(picture, photo.path, describe(photo), overlay);
   picture.setAttribute("aria-label", `${describe(photo)}: enlarge`);
@@ -104,7 +96,7 @@ function card(photo, { list, overlay = false, back = null } = {}) {
   return made;
 }
 
-// Fills a gallery a page at a time; `makeCard` makes the element of one entry.
+// Fills a gallery page by page; `makeCard` creates the element of an entry.
 function fillGallery(holder, entries, makeCard, shown = PAGE) {
   holder.replaceChildren(...entries.slice(0, shown).map(makeCard));
   if (!entries.length) holder.append(element("p", { class: "none note" }, "No photos here."));
@@ -127,12 +119,12 @@ const viewer = (() => {
   const dialog = document.getElementById("viewer");
   const title = document.getElementById("viewer-title");
   const body = dialog.querySelector(".viewer-body");
-  let step = null; // what the arrow keys do
+  let step = null; // action of the arrow keys
 
   const open = () => {
     if (!dialog.open) dialog.showModal();
     dialog.scrollTop = 0;
-    // What had the focus may be gone with the old content, and keys would go nowhere.
+    // The focused element may have been removed with the old content.
     body.focus({ preventScroll: true });
   };
 
@@ -151,12 +143,12 @@ const viewer = (() => {
     title.textContent = heading;
     const source = pictureOf(path);
     body.replaceChildren(element("figure", { class: "shown" },
-      source ? element("img", { src: source, alt: heading }) : element("p", {}, "No picture in this file."),
+      source ? element("img", { src: source, alt: heading }) : element("p", {}, "No thumbnail in this file."),
       element("figcaption", {}, path)));
     open();
   }
 
-  // `back` is what the view goes back to when it was opened from a list in the viewer.
+  // `back` reopens the list from which the photo was opened, if any.
   function one(list, photo, back) {
     const place = list.indexOf(photo);
     title.textContent = describe(photo);
@@ -164,10 +156,10 @@ const viewer = (() => {
     const source = pictureOf(photo.path);
     shown.append(source
       ? element("img", { src: source, alt: describe(photo) })
-      : element("p", { class: "note" }, "No picture in this file."));
+      : element("p", { class: "note" }, "No thumbnail in this file."));
     if (data.overlays[photo.path]) {
-      shown.append(element("img", { src: data.overlays[photo.path], alt: "What it looked at" }),
-        element("figcaption", {}, "Below: what it looked at"));
+      shown.append(element("img", { src: data.overlays[photo.path], alt: "Grad-CAM overlay of the deciding regions" }),
+        element("figcaption", {}, "Below: the regions that decided the prediction (Grad-CAM)"));
     }
     const move = (by) => { if (list[place + by]) one(list, list[place + by], back); };
     const previous = element("button", { type: "button", disabled: place <= 0 }, "← Previous");
@@ -176,11 +168,11 @@ const viewer = (() => {
     next.addEventListener("click", () => move(1));
     const steps = element("div", { class: "steps" }, previous, next);
     if (back) {
-      const all = element("button", { type: "button" }, "All of them");
+      const all = element("button", { type: "button" }, "Show all");
       all.addEventListener("click", back);
       steps.append(all);
     }
-    const words = element("div", { class: photo.right ? "is-right" : "is-wrong" },
+    const words = element("div", { class: photo.correct ? "is-right" : "is-wrong" },
       element("p", { class: "verdict" }, ...verdict(photo)),
       element("ol", { class: "ranks" }, ...rankItems(photo)),
       element("p", { class: "note" }, photo.path), steps);

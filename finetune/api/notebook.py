@@ -1,4 +1,4 @@
-"""Shows a training in a notebook while it goes on."""
+"""Live view of a training in a notebook."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from finetune.runs.folder import RunFolder
 from finetune.training.events import EpochDone, Event, Note, Progressed, StepDone
 
 SECONDS = 0.5
-"""Least time between two updates; each is a message to the browser."""
+"""Minimum seconds between two updates; each is a message to the browser."""
 
 
 def in_notebook() -> bool:
-    """Returns whether this Python is the kernel of a notebook; IPython is not imported for it."""
+    """Returns whether this process is the kernel of a notebook, without importing IPython."""
     shell = sys.modules.get("IPython")
     running = shell.get_ipython() if shell is not None else None
     return getattr(running, "kernel", None) is not None
 
 
 class NotebookView:
-    """Listens to a training and keeps one output of the cell up to date.
+    """Callback that shows the events of a training in one output of the cell.
 
     Raises:
-        ImportError: IPython is not installed, so that this is no notebook.
+        ImportError: IPython is not installed.
     """
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ class NotebookView:
         self._shown = -SECONDS
 
     def __call__(self, event: Event) -> None:
-        """Takes an event of the training."""
+        """Receives an event of the training."""
         match event:
             case Note():
                 self._notes.append(event.text)
@@ -71,7 +71,7 @@ class NotebookView:
                 self._show(now=event.epoch == event.epochs)
 
     def finish(self, state: str) -> None:
-        """Shows the training as it ended, whenever it was last shown."""
+        """Shows the end of the training, regardless of the time of the last update."""
         self._state, self._done = state, 1.0
         self._show(now=True)
 
@@ -90,7 +90,7 @@ class NotebookView:
 
 
 MOST_LABELS = 12
-"""Labels up to which the confusion matrix is shown whole; above, its worst cells are."""
+"""Maximum number of labels in a confusion matrix; for more, the worst confusions are listed."""
 
 TRAIN, VALIDATION = "#0891b2", "#db2777"
 
@@ -107,14 +107,14 @@ def training_html(
     notes: Sequence[str] = (),
     rows: int = 8,
 ) -> str:
-    """Returns a training as it stands.
+    """Returns the current state of a training as HTML.
 
     Args:
-        epochs: As in ``log.jsonl``, one mapping an epoch.
-        state: What is being done, in a few words.
-        done: Share of it that is, in [0, 1].
-        notes: What a person must know.
-        rows: Most epochs in the table: the last ones.
+        epochs: As in ``log.jsonl``, one mapping per epoch.
+        state: Current activity.
+        done: Share that is done, in [0, 1].
+        notes: Notes of the training.
+        rows: Maximum number of epochs in the table; the last ones are shown.
     """
     share = max(0.0, min(1.0, done))
     parts = [
@@ -137,12 +137,12 @@ def training_html(
 
 
 def result_html(run: RunFolder, metrics: Mapping[str, Any], *, seconds: float) -> str:
-    """Returns what a training came to: its figures, a small confusion matrix, its report.
+    """Returns metrics, a confusion matrix and a link to the report of a run as HTML.
 
     Args:
-        run: Where it is.
+        run: Folder of the run.
         metrics: As in metrics.json.
-        seconds: How long it took.
+        seconds: Duration of the training.
     """
     parts = [
         f"<div><b>{html.escape(run.name)}</b> "
@@ -159,12 +159,12 @@ def result_html(run: RunFolder, metrics: Mapping[str, Any], *, seconds: float) -
             f'<div><a href="{html.escape(link_to(report))}" target="_blank">Report</a></div>'
         )
     else:
-        parts.append(f'<div style="{_FAINT}">result.report() makes its report.</div>')
+        parts.append(f'<div style="{_FAINT}">Call result.report() to write its report.</div>')
     return f'<div style="line-height:1.6">{"".join(parts)}</div>'
 
 
 def link_to(path: Path) -> str:
-    """Returns how a notebook in this folder links to a file: relative where it can be."""
+    """Returns a link to a file for a notebook in this folder, relative if possible."""
     try:
         return path.resolve().relative_to(Path.cwd()).as_posix()
     except ValueError:
@@ -253,7 +253,7 @@ def _figures(metrics: Mapping[str, Any]) -> str:
                 _share(figures.get("balanced_accuracy")),
                 _three(figures.get("log_loss")),
                 _three(figures.get("ece")),
-                # With one label a photo, how many are right says it better.
+                # For a single label per photo, accuracy is the main score.
                 "" if "top1" in figures else _three(figures.get("mean_average_precision")),
             ]
         )
@@ -298,8 +298,8 @@ def _confusion(matrix: Integers, labels: Sequence[str], part: str) -> str:
             )
         body += f'<tr><th style="{_CELL}">{html.escape(label)}</th>{cells}</tr>'
     return (
-        f'<div style="{_FAINT};margin-top:6px">{html.escape(part)}: rows are the truth, columns '
-        "what was said</div>"
+        f'<div style="{_FAINT};margin-top:6px">{html.escape(part)}: rows are the correct labels, '
+        "columns the predicted ones</div>"
         f'<table style="border-collapse:collapse;margin:2px 0"><tr><th></th>{head}</tr>{body}'
         "</table>"
     )
@@ -308,9 +308,9 @@ def _confusion(matrix: Integers, labels: Sequence[str], part: str) -> str:
 def _worst(matrix: Integers, labels: Sequence[str], part: str) -> str:
     wrong = worst_confusions(matrix, limit=5)
     if not wrong:
-        return f'<div style="{_FAINT}">{html.escape(part)}: no photo is wrong</div>'
+        return f'<div style="{_FAINT}">{html.escape(part)}: no mistakes</div>'
     items = "; ".join(
-        f"{html.escape(labels[truth])} taken for {html.escape(labels[said])} ({count})"
-        for truth, said, count in wrong
+        f"{html.escape(labels[truth])} mistaken for {html.escape(labels[predicted])} ({count})"
+        for truth, predicted, count in wrong
     )
-    return f'<div style="{_FAINT}">{html.escape(part)}, most often wrong: {items}</div>'
+    return f'<div style="{_FAINT}">{html.escape(part)}, most frequent mistakes: {items}</div>'
