@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from finetune.config import Mode, TrainConfig
+from finetune.config_io import settings_toml
 from finetune.errors import (
     CollectionError,
     ConfigError,
@@ -27,7 +28,6 @@ from finetune.errors import (
     StorageError,
     WeightsUnavailable,
 )
-from finetune.experiments.tune.best import train_best, write_best
 from finetune.experiments.tune.space import Space, config_of, space_for, suggest
 from finetune.experiments.tune.study import (
     Trial,
@@ -38,9 +38,9 @@ from finetune.experiments.tune.study import (
     trials_of,
     without_password,
 )
-from finetune.files import safe_name, storage_errors
+from finetune.files import read_json, safe_name, storage_errors, write_json, write_text
 from finetune.photos.collection import Collection
-from finetune.runs.folder import RUNS_FOLDER, RunFolder, drop_weights
+from finetune.runs.folder import RUNS_FOLDER, RunFolder, create_run, drop_weights
 from finetune.tasks.base import Task
 from finetune.tasks.data_split import DataSplit, split_collection
 from finetune.tasks.factory import main_score, task_for
@@ -57,6 +57,7 @@ from finetune.training.train import RunResult, train
 
 if TYPE_CHECKING:
     import optuna
+
 
 MAX_FIRST_FAILURES = 3
 """Failures without any success that end a search: the settings are not the cause."""
@@ -351,3 +352,57 @@ class _Trials:
         trial.set_user_attr("interrupted", True)
         self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
         shutil.rmtree(run.path, ignore_errors=True)
+
+
+BEST_FILE = "best.toml"
+STATE_FILE = "tune.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinalModel:
+    """The model trained with the best settings, and its metrics.json."""
+
+    run: RunFolder
+    metrics: Mapping[str, Any]
+    interrupted: bool
+
+
+def write_best(folder: Path, space: Space, name: str, best: Trial) -> Path:
+    """Writes the best settings of the study `name` as TOML for ``--config``; returns the file."""
+    config = config_of(space, best.flags)
+    weights = config.model.weights
+    if weights is not None and Path(weights).is_file():
+        model = dataclasses.replace(config.model, weights=str(Path(weights).absolute()))
+        config = dataclasses.replace(config, model=model)
+    comment = (
+        f"Best of the study '{name}': trial {best.number}, {best.score:.1%} on validation.\n"
+        f"Train with it: finetune train PHOTOS --config {BEST_FILE}"
+    )
+    text = settings_toml(config, always={*best.flags, "seed"}, comment=comment)
+    return write_text(folder / BEST_FILE, text)
+
+
+def train_best(
+    root: Path, folder: Path, space: Space, best: Trial, *, callback: Callback
+) -> FinalModel:
+    """Trains with the best settings, unless that was done before.
+
+    Raises:
+        FinetuneError: As `finetune.training.train.train`.
+    """
+    state = folder / STATE_FILE
+    before = read_json(state) if state.is_file() else {}
+    kept = RunFolder(Path(before.get("run", "")))
+    if before.get("trial") == best.number and kept.model_file.is_file():
+        return FinalModel(run=kept, metrics=kept.read(kept.metrics_file), interrupted=False)
+    callback(Note(text=f"Training the final model with the settings of trial {best.number}."))
+    run = create_run(None, f"{folder.name}-best", folder.parent)
+    try:
+        result = train(root, config_of(space, best.flags), run=run, callback=callback)
+    except BaseException:
+        if not run.config_file.is_file():
+            shutil.rmtree(run.path, ignore_errors=True)
+        raise
+    if not result.interrupted:
+        write_json(state, {"trial": best.number, "run": str(run.path)})
+    return FinalModel(run=run, metrics=result.metrics, interrupted=result.interrupted)
