@@ -72,8 +72,8 @@ def ablate(
         spread = "" if arm.spread is None else f"± {100 * arm.spread:.1f}"
         table.add_row(output.plain(arm.value), f"{arm.mean:.1%}", spread, duration(arm.seconds))
     output.print(table)
-    if ablation.task.multi_label:
-        output.text("A photo counts as right when all its labels are right:")
+    if ablation.task.comparison_note:
+        output.text(ablation.task.comparison_note)
     for pair in ablation.differences:
         low, high = pair.interval
         verdict = (

@@ -138,14 +138,9 @@ def _print_trials(result: TuneResult) -> None:
     output.print(table)
     states = [trial.state for trial in result.trials]
     trials = "1 trial" if len(states) == 1 else f"{len(states)} trials"
-    meaning = (
-        "mAP: mean average precision on the validation photos."
-        if result.task.multi_label
-        else "Right: share of the validation photos."
-    )
     _print(
         f"{trials}: {states.count('complete')} complete, {states.count('pruned')} stopped early, "
-        f"{states.count('failed')} failed. {meaning}"
+        f"{states.count('failed')} failed. {result.task.score_note}"
     )
 
 

@@ -303,10 +303,10 @@ class Predictor:
         if not several:
             return None
         if len(several) < len(tasks):
-            one = next(e for e in self.engines if not e.metadata.task.multi_label)
-            other = next(e for e in self.engines if e.metadata.task.multi_label)
+            many = [isinstance(task, MultiLabel) for task in tasks]
+            one, other = (self.engines[many.index(value)].metadata for value in (False, True))
             raise ConfigError(
-                f"--run {one.metadata.name} and --run {other.metadata.name} cannot be combined: "
+                f"--run {one.name} and --run {other.name} cannot be combined: "
                 "one was trained for one label a photo, the other for several."
             )
         own = [

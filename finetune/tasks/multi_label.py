@@ -65,6 +65,7 @@ class MultiLabel(Task):
         "Beside each epoch stands the mean average precision on validation; of the training "
         "photos, those are counted of which every label is right at 50 %."
     )
+    score_note: ClassVar[str] = "mAP: mean average precision on the validation photos."
     labels_per_photo: ClassVar[str] = "several labels per photo"
     comparison_note: ClassVar[str | None] = (
         "A photo counts as right where exactly its labels are predicted: none missing, none extra."

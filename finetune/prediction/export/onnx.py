@@ -271,7 +271,7 @@ def _add_softmax(model: onnx.ModelProto, metadata: ModelMetadata) -> None:
         [
             helper.make_node("Div", [LOGITS, "temperature"], [scaled]),
             helper.make_node("Sigmoid", [scaled], [PROBABILITIES])
-            if metadata.task.multi_label
+            if metadata.task.activation == "sigmoid"
             else helper.make_node("Softmax", [scaled], [PROBABILITIES], axis=-1),
         ]
     )

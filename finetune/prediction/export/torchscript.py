@@ -62,7 +62,7 @@ class ExportModule(nn.Module):
         self.cubic = preprocessing.interpolation != "bilinear"
         self.whiten = preprocessing.whiten
         self.temperature = metadata.task.temperature
-        self.multi_label = metadata.task.multi_label
+        self.sigmoid = metadata.task.activation == "sigmoid"
         self.channels = preprocessing.channels
         self.luma_half, self.luma_scale = float(LUMA_HALF), float(LUMA_SCALE)
         constants = {
@@ -79,11 +79,11 @@ class ExportModule(nn.Module):
         """Returns logits or probabilities ``(B, labels)``."""
         if self.with_preprocessing:
             photos = self.prepared(photos)
-        answers: Tensor = self.network(photos)
-        if self.with_softmax:
-            answers = answers / self.temperature
-            answers = answers.sigmoid() if self.multi_label else functional.softmax(answers, dim=-1)
-        return answers
+        logits: Tensor = self.network(photos)
+        if not self.with_softmax:
+            return logits
+        logits = logits / self.temperature
+        return logits.sigmoid() if self.sigmoid else functional.softmax(logits, dim=-1)
 
     def prepared(self, photos: Tensor) -> Tensor:
         """Returns normalized ``(B, C, S, S) float32`` of photos ``(B, H, W, 3) uint8``."""
