@@ -8,10 +8,12 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
 import pytest
+from typer.testing import Result
 
 from finetune.cli.annotate import read_label_list
 from finetune.errors import ConfigError
@@ -23,7 +25,7 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def test_labels_come_as_a_list_or_a_file(tmp_path: Path):
+def test_labels_come_as_a_list_or_a_file(tmp_path: Path) -> None:
     assert read_label_list(None) == []
     assert read_label_list(" wren, カワセミ,,wren ") == ["wren", "カワセミ"]
     file = tmp_path / "labels"
@@ -38,13 +40,13 @@ def test_labels_come_as_a_list_or_a_file(tmp_path: Path):
         ("gone.txt", "--labels gone.txt cannot be read: no such file or directory."),
     ],
 )
-def test_labels_that_are_none_are_refused(value: str, message: str):
+def test_labels_that_are_none_are_refused(value: str, message: str) -> None:
     with pytest.raises(ConfigError) as error:
         read_label_list(value)
     assert str(error.value) == message
 
 
-def test_a_missing_folder_is_one_line(run, tmp_path: Path):
+def test_a_missing_folder_is_one_line(run: Callable[..., Result], tmp_path: Path) -> None:
     result = run("annotate", tmp_path / "gone", "--no-open", code=1)
     assert one_line(result.stderr) == one_line(
         f"Error: There is no folder {tmp_path / 'gone'}. "
@@ -52,7 +54,7 @@ def test_a_missing_folder_is_one_line(run, tmp_path: Path):
     )
 
 
-def test_a_folder_without_photos_is_one_line(run, tmp_path: Path):
+def test_a_folder_without_photos_is_one_line(run: Callable[..., Result], tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no photo")
     result = run("annotate", tmp_path, "--no-open", code=1)
     assert one_line(result.stderr) == one_line(
@@ -62,20 +64,20 @@ def test_a_folder_without_photos_is_one_line(run, tmp_path: Path):
 
 
 def test_an_unknown_run_is_refused_before_the_page_opens(
-    run, make_photos, monkeypatch, tmp_path: Path
-):
+    run: Callable[..., Result], make_photos, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     root = make_photos({"a": 1})
     monkeypatch.chdir(tmp_path)
     result = run("annotate", root, "--run", "nothing", "--no-open", code=1)
     assert "Error: " in result.stderr
 
 
-def test_one_thing_at_a_time(run):
+def test_one_thing_at_a_time(run: Callable[..., Result]) -> None:
     result = run("annotate", "--apply", "--undo", code=1)
     assert result.stderr == "Error: Give one of --agreement, --apply and --undo.\n"
 
 
-def test_photos_are_moved_when_asked_and_come_back(run, make_photos):
+def test_photos_are_moved_when_asked_and_come_back(run: Callable[..., Result], make_photos) -> None:
     root = make_photos({"a": 2, "b": 1})
     collection = scan(root, workers=1)
     with open_catalog(root) as catalog:
@@ -92,7 +94,7 @@ def test_photos_are_moved_when_asked_and_come_back(run, make_photos):
     assert (root / "a" / "000.jpg").is_file()
 
 
-def test_agreement_of_two_people_is_printed(run, make_photos):
+def test_agreement_of_two_people_is_printed(run: Callable[..., Result], make_photos) -> None:
     root = make_photos({"a": 4})
     digests = [photo.digest for photo in scan(root, workers=1).photos]
     with open_catalog(root) as catalog:
@@ -109,7 +111,7 @@ def test_agreement_of_two_people_is_printed(run, make_photos):
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
-def test_the_command_prints_its_address_and_stops_on_interrupt(make_photos, host: str):
+def test_the_command_prints_its_address_and_stops_on_interrupt(make_photos, host: str) -> None:
     root = make_photos({"a": 1})
     arguments = ["annotate", str(root), "--no-open", "--port", "0", "--host", host]
     with subprocess.Popen(

@@ -1,11 +1,16 @@
+from __future__ import annotations
+
 import json
 import shutil
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from typer.testing import Result
 
 
 @pytest.fixture(scope="module")
-def drawn(draw_scene, tmp_path_factory):
+def drawn(draw_scene: Callable[..., None], tmp_path_factory: pytest.TempPathFactory):
     root = tmp_path_factory.mktemp("drawn")
     for index in range(4):
         draw_scene(root / "gull" / f"{index}.jpg", index)
@@ -17,12 +22,12 @@ def drawn(draw_scene, tmp_path_factory):
 
 
 @pytest.fixture
-def photos(drawn, tmp_path):
+def photos(drawn, tmp_path: Path):
     return shutil.copytree(drawn, tmp_path / "photos")
 
 
 @pytest.fixture
-def run(run):
+def run(run: Callable[..., Result]):
     return lambda *words, **options: run("duplicates", *words, "--workers", 1, **options)
 
 
@@ -30,7 +35,7 @@ def names(root):
     return sorted(p.relative_to(root).as_posix() for p in root.rglob("*.jpg"))
 
 
-def test_duplicates_lists_groups_with_the_best_first(run, photos):
+def test_duplicates_lists_groups_with_the_best_first(run: Callable[..., Result], photos) -> None:
     result = run(photos)
     assert result.stdout.index("gull/0.jpg") < result.stdout.index("gull/0 small.jpg")
     assert "exact copy" in result.stdout
@@ -44,7 +49,7 @@ def test_duplicates_lists_groups_with_the_best_first(run, photos):
     ) in result.stderr
 
 
-def test_duplicates_as_json_names_what_is_dispensable(run, photos):
+def test_duplicates_as_json_names_what_is_dispensable(run: Callable[..., Result], photos) -> None:
     document = json.loads(run(photos, "--json").stdout)
     assert document["photos"] == 11
     gone = {
@@ -61,13 +66,17 @@ def test_duplicates_as_json_names_what_is_dispensable(run, photos):
     assert [group["contradicts"] for group in document["groups"]].count(True) == 1
 
 
-def test_no_duplicates_is_said(run, draw_scene, tmp_path):
+def test_no_duplicates_is_said(
+    run: Callable[..., Result], draw_scene: Callable[..., None], tmp_path: Path
+) -> None:
     draw_scene(tmp_path / "p" / "a" / "1.jpg", 1)
     draw_scene(tmp_path / "p" / "b" / "2.jpg", 2)
     assert "No two of the 2 photos are nearly the same." in run(tmp_path / "p").stdout
 
 
-def test_quarantine_moves_all_but_the_best_and_undo_brings_them_back(run, photos, tmp_path):
+def test_quarantine_moves_all_but_the_best_and_undo_brings_them_back(
+    run: Callable[..., Result], photos, tmp_path: Path
+) -> None:
     before = names(photos)
     away = tmp_path / "away"
     result = run(photos, "--quarantine", away, "--yes")
@@ -81,12 +90,14 @@ def test_quarantine_moves_all_but_the_best_and_undo_brings_them_back(run, photos
     assert not away.exists()
 
 
-def test_quarantine_across_labels_moves_those_too(run, photos, tmp_path):
+def test_quarantine_across_labels_moves_those_too(
+    run: Callable[..., Result], photos, tmp_path: Path
+) -> None:
     run(photos, "--quarantine", tmp_path / "away", "--yes", "--across-labels", "--quiet")
     assert "heron/gull 2.jpg" in names(tmp_path / "away")
 
 
-def test_quarantine_asks_first(run, photos, tmp_path):
+def test_quarantine_asks_first(run: Callable[..., Result], photos, tmp_path: Path) -> None:
     before = names(photos)
     result = run(photos, "--quarantine", tmp_path / "away", stdin="n\n")
     assert "Move 2 photos from" in result.stderr
@@ -94,13 +105,15 @@ def test_quarantine_asks_first(run, photos, tmp_path):
     assert names(photos) == before
 
 
-def test_undo_without_a_folder_is_refused(error_of, photos):
+def test_undo_without_a_folder_is_refused(error_of: Callable[..., str], photos) -> None:
     assert error_of(photos, "--undo") == (
         "--undo needs the folder to bring back: --quarantine DIR --undo."
     )
 
 
-def test_page_is_one_file_that_asks_for_nothing(run, photos, tmp_path):
+def test_page_is_one_file_that_asks_for_nothing(
+    run: Callable[..., Result], photos, tmp_path: Path
+) -> None:
     (photos / "gull" / "0.jpg").rename(photos / "gull" / "<script>alert(1)<script>.jpg")
     page = tmp_path / "page.html"
     run(photos, "--output", page)
@@ -113,5 +126,5 @@ def test_page_is_one_file_that_asks_for_nothing(run, photos, tmp_path):
     assert "under different labels" in text
 
 
-def test_impossible_distance_is_a_usage_error(run, photos):
+def test_impossible_distance_is_a_usage_error(run: Callable[..., Result], photos) -> None:
     run(photos, "--max-distance-bits", 30, code=2)

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+
+from typer.testing import Result
 
 
-def test_the_table_has_a_line_a_layer_and_the_totals(run):
+def test_the_table_has_a_line_a_layer_and_the_totals(run: Callable[..., Result]) -> None:
     result = run("summary", "vgg19_mnist", "--size", "28", "--channels", "1")
     lines = [line.split() for line in result.stdout.splitlines()]
     assert lines[0] == ["vgg19_mnist,", "input", "1x28x28,", "10", "labels"]
@@ -15,7 +18,7 @@ def test_the_table_has_a_line_a_layer_and_the_totals(run):
     )
 
 
-def test_attention_is_named_where_it_is_counted(run):
+def test_attention_is_named_where_it_is_counted(run: Callable[..., Result]) -> None:
     result = run("summary", "vit_tiny_patch16_224", "--labels", "4")
     assert result.stdout.splitlines()[-1] == (
         f"{12 * 2 * 197 * 197 * 192:,} of the multiply-adds are products of feature maps, "
@@ -23,7 +26,7 @@ def test_attention_is_named_where_it_is_counted(run):
     )
 
 
-def test_json_is_one_document(run):
+def test_json_is_one_document(run: Callable[..., Result]) -> None:
     result = run("summary", "mnist_experts_cnn", "--channels", "1", "--json")
     value = json.loads(result.stdout)
     assert value["model"] == "mnist_experts_cnn"
@@ -32,12 +35,12 @@ def test_json_is_one_document(run):
     assert value["rows"][0]["kernel"] == "5x5"
 
 
-def test_an_unknown_model_is_one_line_and_exit_code_1(run):
+def test_an_unknown_model_is_one_line_and_exit_code_1(run: Callable[..., Result]) -> None:
     result = run("summary", "resnet19", code=1)
     assert result.stdout == ""
     assert result.stderr.startswith("Error: --model resnet19: there is no such model; did you mean")
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_a_size_of_zero_is_wrong_usage(run):
+def test_a_size_of_zero_is_wrong_usage(run: Callable[..., Result]) -> None:
     run("summary", "resnet18", "--size", 0, code=2)

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import Result
 
 
 @pytest.fixture
-def photos(tmp_path) -> Path:
+def photos(tmp_path: Path) -> Path:
     root = tmp_path / "photos"
     rng = np.random.default_rng(0)
     for label in ("gull", "[heron]"):
@@ -25,7 +27,7 @@ def photos(tmp_path) -> Path:
     return root
 
 
-def test_table_and_findings_are_printed(run, photos):
+def test_table_and_findings_are_printed(run: Callable[..., Result], photos) -> None:
     result = run("scan", photos)
     lines = [line.rstrip() for line in result.stdout.splitlines()]
     assert [line.split()[:6] for line in lines[:4]] == [
@@ -52,7 +54,7 @@ def test_table_and_findings_are_printed(run, photos):
     ]
 
 
-def test_json_is_one_document(run, photos, tmp_path):
+def test_json_is_one_document(run: Callable[..., Result], photos, tmp_path: Path) -> None:
     result = run("scan", photos, "--json", "--output", tmp_path / "sheet.html")
     document = json.loads(result.stdout)
     assert document["photos"] == 25
@@ -77,26 +79,30 @@ def test_json_is_one_document(run, photos, tmp_path):
     assert document["html"] == str(tmp_path / "sheet.html")
 
 
-def test_page_is_written_and_said(run, photos, tmp_path):
+def test_page_is_written_and_said(run: Callable[..., Result], photos, tmp_path: Path) -> None:
     result = run("scan", photos, "--output", tmp_path / "sheet.html")
     assert "<img" in (tmp_path / "sheet.html").read_text(encoding="utf-8")
     assert f"Written: {tmp_path / 'sheet.html'}" in result.stderr
 
 
-def test_catalog_goes_where_it_is_told(run, photos, tmp_path):
+def test_catalog_goes_where_it_is_told(run: Callable[..., Result], photos, tmp_path: Path) -> None:
     run("scan", photos, "--catalog", tmp_path / "mine.sqlite3")
     assert (tmp_path / "mine.sqlite3").is_file()
     assert not (photos / ".finetune").exists()
 
 
-def test_photos_folder_is_the_default(run, photos, monkeypatch):
+def test_photos_folder_is_the_default(
+    run: Callable[..., Result], photos, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(photos.parent)
     assert "gull" in run("scan").stdout
     monkeypatch.chdir(photos)
     assert "gull" in run("scan").stdout
 
 
-def test_distance_changes_what_counts_as_nearly_the_same(run, photos):
+def test_distance_changes_what_counts_as_nearly_the_same(
+    run: Callable[..., Result], photos
+) -> None:
     image = Image.open(photos / "gull" / "0.jpg")
     image.rotate(2, resample=Image.Resampling.BICUBIC).save(photos / "gull" / "turned.jpg")
     kinds = []
@@ -107,7 +113,9 @@ def test_distance_changes_what_counts_as_nearly_the_same(run, photos):
     assert "near_duplicates" in kinds[1]
 
 
-def test_missing_folder_is_one_line_and_exit_code_one(run, tmp_path):
+def test_missing_folder_is_one_line_and_exit_code_one(
+    run: Callable[..., Result], tmp_path: Path
+) -> None:
     result = run("scan", tmp_path / "nowhere", code=1)
     assert result.stdout == ""
     assert result.stderr.strip() == (
@@ -116,7 +124,7 @@ def test_missing_folder_is_one_line_and_exit_code_one(run, tmp_path):
     )
 
 
-def test_good_collection_has_nothing_to_report(run, photos):
+def test_good_collection_has_nothing_to_report(run: Callable[..., Result], photos) -> None:
     (photos / "gull" / "bad.jpg").unlink()
     (photos / "gull" / "copy.jpg").unlink()
     assert run("scan", photos).stdout.rstrip().endswith("Nothing to report.")

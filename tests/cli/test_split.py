@@ -1,8 +1,13 @@
+from __future__ import annotations
+
 import csv
 import json
 import shutil
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from typer.testing import Result
 
 from finetune.evaluation.predictions import Prediction, write_predictions
 from finetune.photos.scan import scan
@@ -10,7 +15,7 @@ from finetune.photos.split.split import SplitRow, read_split, write_split
 
 
 @pytest.fixture(scope="module")
-def drawn(draw_scene, tmp_path_factory):
+def drawn(draw_scene: Callable[..., None], tmp_path_factory: pytest.TempPathFactory):
     """Two labels of eight scenes, three frames each."""
     root = tmp_path_factory.mktemp("drawn")
     for number, label in enumerate(("gull", "heron")):
@@ -23,11 +28,13 @@ def drawn(draw_scene, tmp_path_factory):
 
 
 @pytest.fixture
-def photos(drawn, tmp_path):
+def photos(drawn, tmp_path: Path):
     return shutil.copytree(drawn, tmp_path / "photos")
 
 
-def test_split_keeps_bursts_together_and_proves_it(run, photos, tmp_path):
+def test_split_keeps_bursts_together_and_proves_it(
+    run: Callable[..., Result], photos, tmp_path: Path
+) -> None:
     result = run("split", photos, "--output", tmp_path / "split.csv")
     assert "Groups that straddle: 0 of 16." in result.stdout
     assert (
@@ -42,7 +49,7 @@ def test_split_keeps_bursts_together_and_proves_it(run, photos, tmp_path):
     assert all(len(found) == 1 for found in parts.values())
 
 
-def test_split_without_groups_says_what_leaks(run, photos):
+def test_split_without_groups_says_what_leaks(run: Callable[..., Result], photos) -> None:
     result = run("split", photos, "--group-by", "none", "--json")
     document = json.loads(result.stdout)
     assert not document["proof"]["holds"]
@@ -51,7 +58,7 @@ def test_split_without_groups_says_what_leaks(run, photos):
     assert "Figures on these parts will be flattered." in result.stderr
 
 
-def test_split_names_what_it_could_not_balance(run, photos):
+def test_split_names_what_it_could_not_balance(run: Callable[..., Result], photos) -> None:
     for index in range(1, 8):
         for frame in range(3):
             (photos / "heron" / f"{index}-{frame}.jpg").unlink()
@@ -62,7 +69,9 @@ def test_split_names_what_it_could_not_balance(run, photos):
     )
 
 
-def test_folds_hold_every_scene_out_once(run, photos, tmp_path):
+def test_folds_hold_every_scene_out_once(
+    run: Callable[..., Result], photos, tmp_path: Path
+) -> None:
     run("split", photos, "--folds", 4, "--output", tmp_path / "folds")
     held = []
     for fold in range(1, 5):
@@ -101,7 +110,9 @@ def run_folder(photos, parts, correct, folder):
     return folder
 
 
-def test_audit_says_how_many_points_near_duplicates_add(run, photos, tmp_path):
+def test_audit_says_how_many_points_near_duplicates_add(
+    run: Callable[..., Result], photos, tmp_path: Path
+) -> None:
     # Frame 2 of scenes 0 to 3 is held out beside its burst; of scenes 6 and 7 all frames are.
     def parts(path):
         scene, frame = path.rpartition("/")[2].removesuffix(".jpg").split("-")
@@ -120,7 +131,7 @@ def test_audit_says_how_many_points_near_duplicates_add(run, photos, tmp_path):
     )
 
 
-def test_audit_of_a_clean_split_says_so(run, photos, tmp_path):
+def test_audit_of_a_clean_split_says_so(run: Callable[..., Result], photos, tmp_path: Path) -> None:
     def parts(path):
         return "test" if path.rpartition("/")[2][0] in "67" else "train"
 
@@ -142,5 +153,7 @@ def test_audit_of_a_clean_split_says_so(run, photos, tmp_path):
         (["--validation", "0.9"], "--validation 0.9 must be at most 0.8."),
     ],
 )
-def test_impossible_wishes_are_refused(error_of, photos, arguments, message):
+def test_impossible_wishes_are_refused(
+    error_of: Callable[..., str], photos, arguments, message: str
+) -> None:
     assert error_of("split", photos, *arguments) == message

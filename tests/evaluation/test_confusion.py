@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import csv
+from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import ImageFont
 from sklearn import metrics as reference
 
@@ -20,10 +22,12 @@ from finetune.evaluation.confusion import (
     write_confusion_csv,
 )
 
+Case = tuple[NDArray[np.float64], NDArray[np.int64]]
+
 LABELS = ["カワセミ", "=HYPERLINK(1)", '<b>"gull", herring</b>', "rook\nnest", "-1"]
 
 
-def test_matrix_equals_scikit_learns(case):
+def test_matrix_equals_scikit_learns(case: Case) -> None:
     logits, targets = case
     labels = logits.shape[1]
     ours = confusion_matrix(targets, logits.argmax(axis=1), labels)
@@ -31,7 +35,7 @@ def test_matrix_equals_scikit_learns(case):
     np.testing.assert_array_equal(ours, theirs)
 
 
-def test_file_gives_matrix_and_labels_back(tmp_path):
+def test_file_gives_matrix_and_labels_back(tmp_path: Path) -> None:
     matrix = np.arange(25).reshape(5, 5)
     path = write_confusion_csv(tmp_path / "confusion_matrix.csv", matrix, LABELS)
     read, labels = read_confusion_csv(path)
@@ -39,7 +43,7 @@ def test_file_gives_matrix_and_labels_back(tmp_path):
     assert labels == LABELS
 
 
-def test_file_opens_in_a_spreadsheet_with_labels_on_both_axes(tmp_path):
+def test_file_opens_in_a_spreadsheet_with_labels_on_both_axes(tmp_path: Path) -> None:
     path = write_confusion_csv(tmp_path / "c.csv", np.eye(5, dtype=np.int64), LABELS)
     assert path.read_bytes().startswith(b"\xef\xbb\xbf")  # else Excel garbles Japanese
     with path.open(encoding="utf-8-sig", newline="") as file:
@@ -49,7 +53,7 @@ def test_file_opens_in_a_spreadsheet_with_labels_on_both_axes(tmp_path):
     assert rows[1][1:] == ["1", "0", "0", "0", "0"]
 
 
-def test_a_file_that_is_no_matrix_is_refused(tmp_path):
+def test_a_file_that_is_no_matrix_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "confusion_matrix.csv"
     path.write_text("truth,a,b\na,1\n")
     with pytest.raises(RunError, match=r"is not a confusion matrix: .* with finetune evaluate\."):
@@ -61,20 +65,20 @@ def test_a_file_that_is_no_matrix_is_refused(tmp_path):
         read_confusion_csv(path)
 
 
-def test_worst_confusions_come_most_frequent_first():
+def test_worst_confusions_come_most_frequent_first() -> None:
     matrix = np.array([[9, 2, 0], [5, 9, 2], [0, 0, 9]])
     assert worst_confusions(matrix, limit=2) == [(1, 0, 5), (0, 1, 2)]
     assert worst_confusions(matrix, limit=9) == [(1, 0, 5), (0, 1, 2), (1, 2, 2)]
 
 
-def test_counts_are_the_sums_of_the_matrix():
+def test_counts_are_the_sums_of_the_matrix() -> None:
     counts = count_labels(np.array([[3, 1, 0], [2, 5, 0], [0, 4, 0]]))
     assert counts.hits.tolist() == [3, 5, 0]
     assert counts.photos.tolist() == [4, 7, 4]
     assert counts.predicted.tolist() == [5, 10, 0]
 
 
-def test_a_resample_of_cells_is_a_resample_of_photos():
+def test_a_resample_of_cells_is_a_resample_of_photos() -> None:
     truth = np.repeat([0, 1, 3], [30, 90, 5])
     said = np.r_[np.zeros(20), np.ones(10 + 80), np.full(10, 3), np.zeros(5)].astype(int)
     rng = np.random.default_rng(0)

@@ -17,13 +17,13 @@ from finetune.evaluation.precision_target import PrecisionTarget, fit_threshold
 from finetune.evaluation.probabilities import softmax
 
 
-def test_a_photos_own_label_is_struck_out():
+def test_a_photos_own_label_is_struck_out() -> None:
     logits = np.arange(12.0).reshape(3, 4)
     expected = [np.delete(row, k) for row, k in zip(logits, [0, 3, 2], strict=True)]
     np.testing.assert_array_equal(drop_own_label(logits, [0, 3, 2]), expected)
 
 
-def test_masked_scores_are_those_of_a_smaller_softmax():
+def test_masked_scores_are_those_of_a_smaller_softmax() -> None:
     rng = np.random.default_rng(0)
     logits, targets = rng.normal(size=(30, 5)), rng.integers(0, 5, 30)
     found = masked_scores(logits, targets, temperature=2.0)
@@ -37,14 +37,14 @@ def test_masked_scores_are_those_of_a_smaller_softmax():
 
 
 @pytest.mark.parametrize("labels", [1, 2])
-def test_two_labels_are_too_few_to_hold_one_out(labels):
+def test_two_labels_are_too_few_to_hold_one_out(labels) -> None:
     with pytest.raises(ConfigError) as caught:
         drop_own_label(np.zeros((2, labels)), np.zeros(2, int))
     assert str(caught.value) == (f"Holding labels out needs at least 3 labels; there are {labels}.")
     assert masked_scores(np.zeros((2, labels)), np.zeros(2, int)).unknown_scores.shape == (0,)
 
 
-def cloud(rng, labels, per_label, centers):
+def cloud(rng: np.random.Generator, labels, per_label, centers):
     targets = np.repeat(np.asarray(labels), per_label)
     return centers[targets] + rng.normal(size=(len(targets), centers.shape[1])), targets
 
@@ -71,7 +71,7 @@ def fit_on(features, targets, labels, asked_about=None):
     return fit
 
 
-def test_every_photo_is_answered_by_a_head_that_knows_neither_it_nor_its_label():
+def test_every_photo_is_answered_by_a_head_that_knows_neither_it_nor_its_label() -> None:
     rng = np.random.default_rng(1)
     features, targets = cloud(rng, range(6), 20, rng.normal(size=(6, 4)) * 4)
     folds = rng.integers(-1, 3, len(targets))
@@ -91,7 +91,7 @@ def test_every_photo_is_answered_by_a_head_that_knows_neither_it_nor_its_label()
     assert found.known.distances.shape == found.known.targets.shape
 
 
-def test_many_labels_are_held_out_several_at_a_time():
+def test_many_labels_are_held_out_several_at_a_time() -> None:
     rng = np.random.default_rng(2)
     features, targets = cloud(rng, range(23), 4, rng.normal(size=(23, 3)) * 9)
     found = cross_fit(targets, np.arange(92) % 3, fit_on(features, targets, 23), rng=rng)
@@ -101,7 +101,7 @@ def test_many_labels_are_held_out_several_at_a_time():
     assert sum(len(group.targets) for group in found.unknown) == 92
 
 
-def test_of_two_labels_none_is_held_out():
+def test_of_two_labels_none_is_held_out() -> None:
     rng = np.random.default_rng(3)
     features, targets = cloud(rng, range(2), 10, rng.normal(size=(2, 3)) * 4)
     found = cross_fit(targets, np.arange(20) % 4, fit_on(features, targets, 2), rng=rng)
@@ -110,7 +110,7 @@ def test_of_two_labels_none_is_held_out():
     assert scores.unknown_scores.shape == scores.unknown_labels.shape == (0,)
 
 
-def test_scores_mix_odds_and_distances_by_their_spread_on_known_photos():
+def test_scores_mix_odds_and_distances_by_their_spread_on_known_photos() -> None:
     rng = np.random.default_rng(4)
 
     def answered(count, labels):
@@ -133,7 +133,7 @@ def test_scores_mix_odds_and_distances_by_their_spread_on_known_photos():
     assert found.unknown_labels[9:].tolist() == second.targets.tolist()
 
 
-def test_a_threshold_by_held_out_labels_holds_its_precision_on_labels_never_seen():
+def test_a_threshold_by_held_out_labels_holds_its_precision_on_labels_never_seen() -> None:
     """Without them it promises 90 and keeps far less; with them it keeps what it promises."""
     share, precisions, naive = 0.3, [], []
     target = PrecisionTarget(precision=0.9, unknown_share=share, confidence=0.5, hardest_share=1.0)

@@ -20,7 +20,7 @@ from finetune.evaluation.intervals import (
 
 
 @pytest.mark.parametrize(("successes", "trials"), [(0, 1), (1, 1), (3, 7), (95, 100), (10, 10)])
-def test_wilson_ends_solve_the_score_equation(successes, trials):
+def test_wilson_ends_solve_the_score_equation(successes, trials) -> None:
     """Wilson's ends are the p at which |share - p| = z·sqrt(p(1-p)/n)."""
     share = successes / trials
     for end in wilson(successes, trials):
@@ -28,66 +28,66 @@ def test_wilson_ends_solve_the_score_equation(successes, trials):
         assert abs(share - end) == pytest.approx(reach, abs=1e-9)
 
 
-def test_wilson_stays_within_zero_and_one_and_has_a_width_at_both_ends():
+def test_wilson_stays_within_zero_and_one_and_has_a_width_at_both_ends() -> None:
     assert wilson(0, 20)[0] == 0.0
     assert wilson(20, 20)[1] == 1.0
     assert wilson(0, 20)[1] == pytest.approx(0.1611, abs=1e-4)
     assert wilson(20, 20)[0] == pytest.approx(0.8389, abs=1e-4)
 
 
-def test_wilson_without_a_trial_is_undefined():
+def test_wilson_without_a_trial_is_undefined() -> None:
     assert wilson(0, 0) is None
 
 
-def test_a_wider_confidence_gives_a_wider_interval():
+def test_a_wider_confidence_gives_a_wider_interval() -> None:
     narrow, wide = wilson(30, 50, confidence=0.8), wilson(30, 50, confidence=0.99)
     assert wide[0] < narrow[0] < narrow[1] < wide[1]
 
 
-def test_percentile_interval_leaves_undefined_values_out():
+def test_percentile_interval_leaves_undefined_values_out() -> None:
     assert percentile_interval(np.array([np.nan, 0.5, 0.5])) == (0.5, 0.5)
     assert percentile_interval(np.array([np.nan])) is None
 
 
 @pytest.mark.parametrize("freedom", [1, 2, 3, 4, 5, 9, 10, 29, 30, 99, 100, 999])
 @pytest.mark.parametrize("probability", [0.5, 0.6, 0.9, 0.975, 0.995, 0.9999])
-def test_t_quantiles_are_scipys(freedom, probability):
+def test_t_quantiles_are_scipys(freedom, probability) -> None:
     expected = stats.t.ppf(probability, freedom)
     assert student_t(probability, freedom) == pytest.approx(expected, rel=1e-10, abs=1e-12)
 
 
 @pytest.mark.parametrize(("probability", "freedom"), [(1.0, 3), (0.4, 3), (0.9, 0)])
-def test_t_quantiles_outside_their_range_are_refused(probability, freedom):
+def test_t_quantiles_outside_their_range_are_refused(probability, freedom) -> None:
     with pytest.raises(ValueError, match="no t quantile for"):
         student_t(probability, freedom)
 
 
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=20))
-def test_the_interval_of_a_mean_is_scipys(values):
+def test_the_interval_of_a_mean_is_scipys(values) -> None:
     if np.ptp(values) < 1e-9:
         return
     low, high = stats.t.interval(0.95, len(values) - 1, np.mean(values), stats.sem(values))
     assert mean_interval(values) == pytest.approx((low, high), rel=1e-9, abs=1e-12)
 
 
-def test_one_value_has_no_interval():
+def test_one_value_has_no_interval() -> None:
     assert mean_interval([0.5]) is None
 
 
-def test_equal_values_have_an_interval_of_no_width():
+def test_equal_values_have_an_interval_of_no_width() -> None:
     assert mean_interval([0.75, 0.75, 0.75]) == (0.75, 0.75)
 
 
 @pytest.mark.parametrize(
     ("first", "second"), [(0, 0), (1, 0), (3, 3), (1, 9), (12, 30), (400, 350), (2500, 2700)]
 )
-def test_mcnemar_is_the_exact_binomial_test(first, second):
+def test_mcnemar_is_the_exact_binomial_test(first, second) -> None:
     expected = binomtest(first, first + second, 0.5).pvalue if first + second else 1.0
     assert mcnemar(first, second) == pytest.approx(expected, rel=1e-9)
     assert mcnemar(first, second) == mcnemar(second, first)
 
 
-def test_bootstrap_of_counts_is_the_bootstrap_of_photos():
+def test_bootstrap_of_counts_is_the_bootstrap_of_photos() -> None:
     rng = np.random.default_rng(0)
     first, second = rng.random(200) < 0.8, rng.random(200) < 0.9
     pairs = second.astype(int) - first.astype(int)
@@ -98,7 +98,7 @@ def test_bootstrap_of_counts_is_the_bootstrap_of_photos():
     np.testing.assert_allclose(ends, expected, atol=0.006)
 
 
-def test_interval_holds_the_true_difference_as_often_as_it_says():
+def test_interval_holds_the_true_difference_as_often_as_it_says() -> None:
     rng = np.random.default_rng(2)
     held = 0
     for _ in range(300):
@@ -109,18 +109,18 @@ def test_interval_holds_the_true_difference_as_often_as_it_says():
     assert 0.90 <= held / 300 <= 0.99
 
 
-def test_the_same_seed_gives_the_same_interval():
+def test_the_same_seed_gives_the_same_interval() -> None:
     first, second = [True, False, True, True], [True, True, False, True]
     again = [accuracy_difference(first, second, rng=np.random.default_rng(5)) for _ in range(2)]
     assert again[0] == again[1]
 
 
-def test_equal_answers_differ_by_nothing():
+def test_equal_answers_differ_by_nothing() -> None:
     ends = accuracy_difference([True, False], [True, False], rng=np.random.default_rng(0))
     assert ends == (0.0, (0.0, 0.0))
 
 
 @pytest.mark.parametrize("second", [[True], []])
-def test_answers_on_other_photos_are_refused(second):
+def test_answers_on_other_photos_are_refused(second) -> None:
     with pytest.raises(ValueError, match="are not answers on the same photos"):
         accuracy_difference([True, False][: len(second) * 2], second, rng=np.random.default_rng(0))

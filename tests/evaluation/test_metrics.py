@@ -8,6 +8,7 @@ import warnings
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from sklearn import metrics as reference
 
 from finetune.errors import ModelError
@@ -18,6 +19,8 @@ from finetune.evaluation.metrics import (
     top_k_accuracies,
 )
 from finetune.evaluation.probabilities import softmax
+
+Case = tuple[NDArray[np.float64], NDArray[np.int64]]
 
 LABELS = [f"label {k:02d}" for k in range(40)]
 
@@ -34,13 +37,13 @@ def same(ours, theirs):
 
 
 @pytest.fixture(autouse=True)
-def _let_scikit_learn_warn():
+def _let_scikit_learn_warn() -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="sklearn")
         yield
 
 
-def test_accuracies_equal_scikit_learns(case):
+def test_accuracies_equal_scikit_learns(case: Case) -> None:
     logits, targets = case
     ours, predicted = evaluate(logits, targets), logits.argmax(axis=1)
     assert same(ours["top1"], reference.accuracy_score(targets, predicted))
@@ -50,7 +53,7 @@ def test_accuracies_equal_scikit_learns(case):
     assert same(ours["kappa"], reference.cohen_kappa_score(targets, predicted))
 
 
-def test_each_labels_scores_equal_scikit_learns(case):
+def test_each_labels_scores_equal_scikit_learns(case: Case) -> None:
     logits, targets = case
     labels, classes = evaluate(logits, targets)["labels"], range(logits.shape[1])
     precision, recall, f1, photos = reference.precision_recall_fscore_support(
@@ -65,7 +68,7 @@ def test_each_labels_scores_equal_scikit_learns(case):
         assert mine["predicted"] == (logits.argmax(axis=1) == c).sum()
 
 
-def test_top_k_equals_scikit_learns_with_its_tie_order_turned_round(case):
+def test_top_k_equals_scikit_learns_with_its_tie_order_turned_round(case: Case) -> None:
     logits, targets = case
     labels = logits.shape[1]
     if labels < 3:
@@ -80,11 +83,11 @@ def test_top_k_equals_scikit_learns_with_its_tie_order_turned_round(case):
     assert ours[labels - 1 :] == [1.0] * (5 - min(labels - 1, 5))
 
 
-def test_top1_says_the_label_that_argmax_says_where_logits_tie():
+def test_top1_says_the_label_that_argmax_says_where_logits_tie() -> None:
     assert top_k_accuracies([[1.0, 1.0, 0.0]] * 2, [0, 1])[:2] == [0.5, 1.0]
 
 
-def test_scores_of_probabilities_equal_scikit_learns(case):
+def test_scores_of_probabilities_equal_scikit_learns(case: Case) -> None:
     logits, targets = case
     ours, classes = evaluate(logits, targets), list(range(logits.shape[1]))
     probabilities = softmax(logits)
@@ -106,7 +109,7 @@ def test_scores_of_probabilities_equal_scikit_learns(case):
     np.testing.assert_allclose([v for v in mine if v is not None], each, atol=1e-9)
 
 
-def test_calibrated_scores_are_those_of_divided_logits():
+def test_calibrated_scores_are_those_of_divided_logits() -> None:
     logits, targets = np.random.default_rng(3).normal(size=(50, 4)), np.arange(50) % 4
     ours = evaluate(logits, targets, temperature=2.5)
     divided = evaluate(logits / 2.5, targets)
@@ -118,18 +121,18 @@ def test_calibrated_scores_are_those_of_divided_logits():
     assert ours["top1"] == plain["top1"]
 
 
-def test_log_loss_of_a_sure_mistake_is_not_clipped():
+def test_log_loss_of_a_sure_mistake_is_not_clipped() -> None:
     assert evaluate(np.array([[800.0, 0.0]]), np.array([1]))["log_loss"] == 800.0
 
 
-def test_one_label_is_always_right_and_has_no_kappa():
+def test_one_label_is_always_right_and_has_no_kappa() -> None:
     ours = evaluate(np.array([[0.3], [2.0]]), np.array([0, 0]))
     assert ours["top1"] == ours["top5"] == ours["balanced_accuracy"] == ours["macro_f1"] == 1.0
     assert ours["log_loss"] == ours["brier"] == ours["ece"] == ours["aurc"] == 0.0
     assert ours["kappa"] is None
 
 
-def test_a_label_without_photos_has_no_recall_and_does_not_count_in_means():
+def test_a_label_without_photos_has_no_recall_and_does_not_count_in_means() -> None:
     logits = np.array([[2.0, 1.0, 0.0], [2.0, 3.0, 0.0]])
     ours = evaluate(logits, np.array([0, 0]))
     absent, never_said = ours["labels"]["label 01"], ours["labels"]["label 02"]
@@ -143,12 +146,12 @@ def test_a_label_without_photos_has_no_recall_and_does_not_count_in_means():
     assert ours["macro_f1"] == pytest.approx((2 / 3 + 0.0) / 2, abs=1e-12)
 
 
-def test_metrics_are_json_without_nan(case):
+def test_metrics_are_json_without_nan(case: Case) -> None:
     text = json.dumps(evaluate(*case), allow_nan=False)
     assert json.loads(text)["photos"] == len(case[1])
 
 
-def test_intervals_hold_their_value_and_repeat_with_the_seed(case):
+def test_intervals_hold_their_value_and_repeat_with_the_seed(case: Case) -> None:
     ours = evaluate(*case)
     low, high = ours["top1_interval"]
     assert 0 <= low <= ours["top1"] <= high <= 1
@@ -159,14 +162,14 @@ def test_intervals_hold_their_value_and_repeat_with_the_seed(case):
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-def test_half_precision_logits_are_computed_in_double(dtype):
+def test_half_precision_logits_are_computed_in_double(dtype) -> None:
     logits = np.array([[1.5, 0.25], [0.5, -1.0]], dtype=dtype)
     expected = np.mean([math.log1p(math.exp(-1.25)), math.log1p(math.exp(1.5))])
     assert evaluate(logits, np.array([0, 1]))["log_loss"] == pytest.approx(expected, abs=1e-15)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_a_diverged_network_is_said_so(value):
+def test_a_diverged_network_is_said_so(value) -> None:
     logits = np.zeros((3, 2))
     logits[1, 0] = value
     with pytest.raises(ModelError) as caught:
@@ -188,34 +191,34 @@ def test_a_diverged_network_is_said_so(value):
         (np.zeros((1, 2)), np.array([0.0]), "targets must be whole numbers, not float64"),
     ],
 )
-def test_shapes_that_do_not_fit_are_refused(logits, targets, message):
+def test_shapes_that_do_not_fit_are_refused(logits, targets, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         evaluate_logits(logits, targets, ["a", "b"])
 
 
-def test_labels_must_name_every_column():
+def test_labels_must_name_every_column() -> None:
     with pytest.raises(ValueError, match="2 columns of logits, but 1 labels"):
         evaluate_logits([[0.0, 1.0]], [0], ["a"])
 
 
 @pytest.mark.parametrize("decimals", [1, 8])
-def test_average_precision_equals_scikit_learns(decimals):
+def test_average_precision_equals_scikit_learns(decimals) -> None:
     rng = np.random.default_rng(decimals)
     scores, positive = np.round(rng.random(150), decimals), rng.integers(0, 2, 150)
     expected = reference.average_precision_score(positive, scores)
     assert average_precision(scores, positive) == pytest.approx(expected, abs=1e-9)
 
 
-def test_average_precision_is_undefined_without_a_positive():
+def test_average_precision_is_undefined_without_a_positive() -> None:
     assert average_precision([0.1, 0.4], [0, 0]) is None
 
 
 @pytest.mark.parametrize("positive", [[1, 1, 1], [0, 1, 0]])
-def test_average_precision_of_equal_scores_is_the_share_of_positives(positive):
+def test_average_precision_of_equal_scores_is_the_share_of_positives(positive) -> None:
     assert average_precision([0.5, 0.5, 0.5], positive) == pytest.approx(np.mean(positive))
 
 
-def test_resampled_average_precision_is_that_of_the_drawn_photos():
+def test_resampled_average_precision_is_that_of_the_drawn_photos() -> None:
     rng = np.random.default_rng(2)
     scores, positive = np.round(rng.random(40), 1), rng.integers(0, 2, 40)
     drawn = rng.multinomial(40, np.full(40, 1 / 40), size=20)
@@ -226,7 +229,7 @@ def test_resampled_average_precision_is_that_of_the_drawn_photos():
         assert found == pytest.approx(expected, abs=1e-12)
 
 
-def test_resampled_average_precision_is_undefined_where_no_positive_was_drawn():
+def test_resampled_average_precision_is_undefined_where_no_positive_was_drawn() -> None:
     found = resampled_average_precision([0.3, 0.7], [1, 0], [[0, 2], [1, 1]])
     assert np.isnan(found[0])
     assert found[1] == 0.5

@@ -22,7 +22,7 @@ from finetune.evaluation.thresholds import NEVER
 LABELS = list("abcdef")
 
 
-def made(seed=4, photos=120, labels=6, skill=2.0):
+def made(seed: int = 4, photos: int = 120, labels: int = 6, skill: float = 2.0):
     rng = np.random.default_rng(seed)
     truth = rng.random((photos, labels)) < 0.3
     return rng.normal(size=(photos, labels)) + skill * truth - 1, truth
@@ -48,7 +48,7 @@ def _reference(truth, scores, said):
 
 @pytest.mark.parametrize("temperature", [1.0, 0.4])
 @pytest.mark.parametrize("absent", [False, True])
-def test_metrics_equal_scikit_learns(absent, temperature):
+def test_metrics_equal_scikit_learns(absent, temperature) -> None:
     logits, truth = made()
     if absent:
         truth[:, 2] = False
@@ -87,7 +87,7 @@ def test_metrics_equal_scikit_learns(absent, temperature):
     json.dumps(ours, allow_nan=False)
 
 
-def test_calibration_error_of_all_answers_is_the_mean_gap_of_fifteen_bins():
+def test_calibration_error_of_all_answers_is_the_mean_gap_of_fifteen_bins() -> None:
     logits, truth = made(seed=8)
     shares = (1 / (1 + np.exp(-logits / 0.7))).ravel()
     wanted = 0.0
@@ -102,7 +102,7 @@ def test_calibration_error_of_all_answers_is_the_mean_gap_of_fifteen_bins():
     assert ours["uncalibrated"]["ece"] == plain["ece"]
 
 
-def test_intervals_are_those_of_a_bootstrap_over_photos():
+def test_intervals_are_those_of_a_bootstrap_over_photos() -> None:
     logits, truth = made(seed=3, photos=80, labels=3)
     ours = evaluate_multilabel(logits, truth, list("abc"))
     rng = np.random.default_rng(0)
@@ -120,7 +120,7 @@ def test_intervals_are_those_of_a_bootstrap_over_photos():
         assert [low, high] == pytest.approx(np.quantile(values, [0.025, 0.975]), abs=0.025), name
 
 
-def test_metrics_of_nothing_said_and_nothing_there_are_undefined():
+def test_metrics_of_nothing_said_and_nothing_there_are_undefined() -> None:
     ours = evaluate_multilabel([[-1.0, -2.0]], [[0, 0]], ["a", "b"])
     assert ours["exact_match"] == 1.0
     assert ours["hamming_loss"] == 0.0
@@ -130,19 +130,19 @@ def test_metrics_of_nothing_said_and_nothing_there_are_undefined():
     json.dumps(ours, allow_nan=False)
 
 
-def test_a_threshold_is_a_probability():
+def test_a_threshold_is_a_probability() -> None:
     logit = np.log(0.8 / 0.2)
     at = evaluate_multilabel([[logit - 1e-6], [logit + 1e-6]], [[1], [1]], ["a"], thresholds=[0.8])
     assert at["labels"]["a"]["predicted"] == 1
 
 
-def test_a_label_that_is_never_said_has_no_threshold():
+def test_a_label_that_is_never_said_has_no_threshold() -> None:
     found = evaluate_multilabel([[9.0]], [[1]], ["a"], thresholds=[NEVER])["labels"]["a"]
     assert found["threshold"] is None
     assert found["predicted"] == 0
 
 
-def test_what_does_not_fit_is_refused():
+def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match=r"logits \(1, 2\) and truth \(1, 1\) do not fit"):
         evaluate_multilabel([[0.0, 1.0]], [[0]], ["a", "b"])
     with pytest.raises(ValueError, match="2 columns of logits, but 1 labels"):
@@ -154,7 +154,7 @@ def test_what_does_not_fit_is_refused():
 
 
 @pytest.mark.parametrize("true_temperature", [0.3, 1.0, 4.0])
-def test_temperature_minimizes_the_log_loss(true_temperature):
+def test_temperature_minimizes_the_log_loss(true_temperature) -> None:
     rng = np.random.default_rng(1)
     honest = rng.normal(size=(300, 4)) * 2
     truth = rng.random((300, 4)) < 1 / (1 + np.exp(-honest))
@@ -171,7 +171,7 @@ def test_temperature_minimizes_the_log_loss(true_temperature):
     assert ours == pytest.approx(true_temperature, rel=0.15)
 
 
-def test_temperature_without_mistakes_stays_within_its_bounds():
+def test_temperature_without_mistakes_stays_within_its_bounds() -> None:
     truth = np.eye(3, dtype=bool)
     assert COLDEST <= fit_sigmoid_temperature(np.where(truth, 9.0, -9.0), truth) <= HOTTEST
     assert fit_sigmoid_temperature(np.where(truth, -5.0, 5.0), truth) == HOTTEST
@@ -179,14 +179,14 @@ def test_temperature_without_mistakes_stays_within_its_bounds():
     assert fit_sigmoid_temperature(np.zeros((0, 3)), np.zeros((0, 3))) == 1.0
 
 
-def test_log_loss_is_the_binary_cross_entropy_of_each_photo():
+def test_log_loss_is_the_binary_cross_entropy_of_each_photo() -> None:
     logits, truth = made(photos=30)
     p = 1 / (1 + np.exp(-logits))
     wanted = -(truth * np.log(p) + (1 - truth) * np.log(1 - p)).sum(axis=1).mean()
     assert multilabel_log_loss(logits, truth) == pytest.approx(wanted, abs=1e-12)
 
 
-def test_sigmoid_neither_overflows_nor_loses_small_shares():
+def test_sigmoid_neither_overflows_nor_loses_small_shares() -> None:
     found = sigmoid([[-1e4, -700.0, -1.0, 0.0, 1.0, 1e4]], temperature=2.0)
     expected = [0.0, np.exp(-350), 1 / (1 + np.e**0.5), 0.5, 1 / (1 + np.e**-0.5), 1.0]
     np.testing.assert_allclose(found[0], expected, rtol=1e-14)

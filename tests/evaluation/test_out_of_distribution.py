@@ -45,22 +45,22 @@ MIXED = dataclasses.replace(
 )
 
 
-def test_refuses_below_the_threshold_and_answers_on_it():
+def test_refuses_below_the_threshold_and_answers_on_it() -> None:
     assert PLAIN.refuses([0.8, 0.7, 0.6]).tolist() == [False, False, True]
 
 
-def test_without_a_threshold_nothing_is_refused():
+def test_without_a_threshold_nothing_is_refused() -> None:
     assert dataclasses.replace(PLAIN, threshold=None).refuses([-9.0]).tolist() == [False]
 
 
-def test_a_score_of_logits_is_that_of_familiarity():
+def test_a_score_of_logits_is_that_of_familiarity() -> None:
     logits = np.random.default_rng(1).normal(size=(5, 3))
     assert not PLAIN.needs_features
     expected = ood_score(logits, score="max_probability", temperature=2.0)
     np.testing.assert_array_equal(PLAIN.scores(logits, None, temperature=2.0), expected)
 
 
-def test_odds_and_distance_are_mixed():
+def test_odds_and_distance_are_mixed() -> None:
     logits = np.random.default_rng(1).normal(size=(30, 3))
     distances = MIXED.distances(FEATURES)
     expected = log_odds(logits, temperature=2.0) / 2.0 + distances / 4.0
@@ -68,7 +68,7 @@ def test_odds_and_distance_are_mixed():
     assert MIXED.needs_features
 
 
-def test_missing_or_superfluous_features_are_an_error():
+def test_missing_or_superfluous_features_are_an_error() -> None:
     with pytest.raises(ValueError, match="needs distances and a mixture"):
         MIXED.scores(np.zeros((1, 3)), None, temperature=1.0)
     with pytest.raises(ValueError, match="max_probability does not use features"):
@@ -76,12 +76,12 @@ def test_missing_or_superfluous_features_are_an_error():
 
 
 @pytest.mark.parametrize("limit", [PLAIN, MIXED])
-def test_json_gives_the_threshold_back(limit):
+def test_json_gives_the_threshold_back(limit) -> None:
     content = json.loads(json.dumps(limit.to_dict(), allow_nan=False))
     assert UnknownThreshold.from_dict(content, limit.distance) == limit
 
 
-def test_a_threshold_of_an_earlier_version_is_read():
+def test_a_threshold_of_an_earlier_version_is_read() -> None:
     fields = ("score", "threshold", "precision", "measured_precision", "precision_interval")
     fields += ("coverage", "refused_unknown", "photos", "unknown_photos")
     content = PLAIN.to_dict()
@@ -89,12 +89,12 @@ def test_a_threshold_of_an_earlier_version_is_read():
     assert UnknownThreshold.from_dict(earlier) == PLAIN
 
 
-def test_a_threshold_without_its_distance_is_not_read():
+def test_a_threshold_without_its_distance_is_not_read() -> None:
     with pytest.raises(ValueError, match="the distance of its threshold for unknown photos"):
         UnknownThreshold.from_dict(MIXED.to_dict())
 
 
-def test_energy_is_lius_formula():
+def test_energy_is_lius_formula() -> None:
     logits = np.random.default_rng(0).normal(size=(20, 5)) * 4
     for temperature in (1.0, 2.5):
         ours = ood_score(logits, score="energy", temperature=temperature)
@@ -102,7 +102,7 @@ def test_energy_is_lius_formula():
         np.testing.assert_allclose(ours, expected, atol=1e-9)
 
 
-def test_max_logit_and_max_probability_are_what_they_say():
+def test_max_logit_and_max_probability_are_what_they_say() -> None:
     logits = np.array([[1.0, 3.0], [800.0, -800.0]])
     assert ood_score(logits, score="max_logit").tolist() == [3.0, 800.0]
     expected = [1 / (1 + np.exp(-2.0)), 1.0]
@@ -112,7 +112,7 @@ def test_max_logit_and_max_probability_are_what_they_say():
     )
 
 
-def test_an_unknown_score_and_a_diverged_network_are_refused():
+def test_an_unknown_score_and_a_diverged_network_are_refused() -> None:
     with pytest.raises(ValueError, match="score 'odin' needs features, or is not one of"):
         ood_score([[0.0, 1.0]], score="odin")
     with pytest.raises(ModelError, match="training has diverged"):
@@ -120,28 +120,28 @@ def test_an_unknown_score_and_a_diverged_network_are_refused():
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.4])
-def test_log_odds_are_those_of_the_greatest_probability(temperature):
+def test_log_odds_are_those_of_the_greatest_probability(temperature) -> None:
     logits = np.random.default_rng(1).normal(size=(30, 6)) * 3
     expected = logit(softmax(logits / temperature, axis=1).max(axis=1))
     np.testing.assert_allclose(log_odds(logits, temperature=temperature), expected, atol=1e-9)
 
 
-def test_log_odds_tell_probabilities_apart_that_round_to_one():
+def test_log_odds_tell_probabilities_apart_that_round_to_one() -> None:
     assert log_odds([[100.0, 0.0], [200.0, 0.0]]).tolist() == [100.0, 200.0]
 
 
-def test_with_one_label_there_is_no_doubt():
+def test_with_one_label_there_is_no_doubt() -> None:
     assert log_odds([[3.0]]).tolist() == [np.inf]
 
 
-def test_a_mixture_counts_both_in_units_of_their_spread():
+def test_a_mixture_counts_both_in_units_of_their_spread() -> None:
     odds, distances = np.array([0.0, 2.0, 4.0]), np.array([10.0, 10.0, 40.0])
     mixture = fit_mixture(odds, distances)
     expected = odds / np.std(odds) + distances / np.std(distances)
     np.testing.assert_allclose(mixture(odds, distances), expected)
 
 
-def test_what_never_varies_has_the_unit_one():
+def test_what_never_varies_has_the_unit_one() -> None:
     assert fit_mixture([2.0, 2.0], [5.0, 5.0]) == Mixture(odds_spread=1.0, distance_spread=1.0)
 
 
@@ -172,21 +172,21 @@ def by_the_papers_formula(features, targets, asked):
     return result
 
 
-def test_it_is_the_relative_mahalanobis_distance():
+def test_it_is_the_relative_mahalanobis_distance() -> None:
     features, targets = photos()
     asked = np.random.default_rng(5).normal(size=(20, 6)) * 4 + 5
     ours = fit_relative_distance(features, targets)(asked)
     np.testing.assert_allclose(ours, by_the_papers_formula(features, targets, asked), rtol=1e-4)
 
 
-def test_photos_of_other_things_are_less_familiar():
+def test_photos_of_other_things_are_less_familiar() -> None:
     features, targets = photos()
     distance = fit_relative_distance(features[::2], targets[::2])
     others = features[1::2] + np.random.default_rng(2).normal(size=(45, 6)) * 8
     assert np.median(distance(features[1::2])) > np.median(distance(others))
 
 
-def test_a_label_without_photos_has_no_mean():
+def test_a_label_without_photos_has_no_mean() -> None:
     features, targets = photos()
     kept = targets != 1
     distance = fit_relative_distance(features[kept], targets[kept])
@@ -194,7 +194,7 @@ def test_a_label_without_photos_has_no_mean():
 
 
 @pytest.mark.parametrize(("count", "width"), [(40, 200), (200, 20)])
-def test_a_basis_spans_the_principal_components_of_standardized_features(count, width):
+def test_a_basis_spans_the_principal_components_of_standardized_features(count, width: int) -> None:
     features = np.random.default_rng(3).normal(size=(count, width)) ** 3 + 7
     basis = find_basis(features, dimensions=5)
     scaled = StandardScaler().fit_transform(features)
@@ -202,12 +202,12 @@ def test_a_basis_spans_the_principal_components_of_standardized_features(count, 
     np.testing.assert_allclose(np.abs(basis(features)), np.abs(expected), atol=1e-6)
 
 
-def test_a_basis_has_no_more_dimensions_than_a_quarter_of_the_photos():
+def test_a_basis_has_no_more_dimensions_than_a_quarter_of_the_photos() -> None:
     assert find_basis(np.random.default_rng(0).normal(size=(40, 100))).matrix.shape == (100, 10)
     assert find_basis(np.random.default_rng(0).normal(size=(3, 100))).matrix.shape[1] == 2
 
 
-def test_features_that_never_vary_have_no_say():
+def test_features_that_never_vary_have_no_say() -> None:
     features = np.random.default_rng(0).normal(size=(30, 4))
     features[:, 2] = 9.0
     matrix = find_basis(features).matrix
@@ -215,7 +215,7 @@ def test_features_that_never_vary_have_no_say():
     assert np.isfinite(matrix).all()
 
 
-def test_behind_a_basis_it_takes_the_features_themselves():
+def test_behind_a_basis_it_takes_the_features_themselves() -> None:
     features, targets = photos(count=60, width=30)
     basis = find_basis(features, dimensions=8)
     of_coordinates = fit_relative_distance(basis(features), targets)
@@ -224,12 +224,12 @@ def test_behind_a_basis_it_takes_the_features_themselves():
     np.testing.assert_allclose(whole(asked), of_coordinates(basis(asked)), rtol=1e-3, atol=1e-3)
 
 
-def test_one_photo_a_label_gives_distances_all_the_same():
+def test_one_photo_a_label_gives_distances_all_the_same() -> None:
     distance = fit_relative_distance(np.eye(3), np.arange(3))
     assert np.isfinite(distance(np.eye(3))).all()
 
 
-def test_tensors_give_it_back():
+def test_tensors_give_it_back() -> None:
     features, targets = photos()
     distance = fit_relative_distance(features, targets)
     again = RelativeDistance.from_tensors(distance.to_tensors())

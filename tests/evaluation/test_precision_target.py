@@ -34,7 +34,7 @@ def held_out(scores, correct, unknown_scores=(), labels=None, unknown_labels=Non
     )
 
 
-def draw(seed, known=200, foreign=80, digits=1, rate=0.9):
+def draw(seed: int, known: int = 200, foreign: int = 80, digits: int = 1, rate: float = 0.9):
     rng = np.random.default_rng(seed)
     return held_out(
         np.round(rng.normal(2, 1, known), digits),
@@ -56,7 +56,7 @@ def by_trying_every_threshold(found, precision):
 
 @pytest.mark.parametrize("precision", [0.8, 0.95, 1.0])
 @pytest.mark.parametrize("seed", range(4))
-def test_threshold_is_the_lowest_that_reaches_the_precision(precision, seed):
+def test_threshold_is_the_lowest_that_reaches_the_precision(precision, seed: int) -> None:
     found = draw(seed)
     fitted = fit_threshold(found, PrecisionTarget(precision=precision, **PLAIN))
     assert fitted.threshold == by_trying_every_threshold(found, precision)
@@ -79,7 +79,7 @@ def wilson_below(right, total, confidence):
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("hardest_share", [0.1, 0.5])
-def test_with_confidence_the_lower_bound_reaches_the_precision(seed, hardest_share):
+def test_with_confidence_the_lower_bound_reaches_the_precision(seed: int, hardest_share) -> None:
     """Brute force: Wilson's bound at each threshold, foreign photos like the hardest labels."""
     found = draw(seed, known=400, foreign=200, digits=2, rate=0.97)
     target = PrecisionTarget(
@@ -101,7 +101,7 @@ def test_with_confidence_the_lower_bound_reaches_the_precision(seed, hardest_sha
     assert fit_threshold(found, target).threshold == expected
 
 
-def test_a_hard_label_among_easy_ones_decides():
+def test_a_hard_label_among_easy_ones_decides() -> None:
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(5), 40)
     # Photos of label 4 look as familiar as known ones; the others do not at all.
@@ -113,7 +113,7 @@ def test_a_hard_label_among_easy_ones_decides():
     assert fit_threshold(found, cautious).coverage < 0.1
 
 
-def test_threshold_holds_its_precision_on_photos_it_was_not_fitted_on():
+def test_threshold_holds_its_precision_on_photos_it_was_not_fitted_on() -> None:
     """In nine of ten collections and more: that is what the confidence says."""
     rng = np.random.default_rng(9)
 
@@ -132,7 +132,7 @@ def test_threshold_holds_its_precision_on_photos_it_was_not_fitted_on():
     assert kept >= 48
 
 
-def test_a_share_of_foreign_photos_weighs_as_if_there_were_so_many():
+def test_a_share_of_foreign_photos_weighs_as_if_there_were_so_many() -> None:
     found = draw(3, known=300, foreign=100, rate=0.95)
     fitted = fit_threshold(found, PrecisionTarget(precision=0.9, unknown_share=0.4, **PLAIN))
     # 300 known photos and a share of 0.4 make 200 foreign ones: each of the 100 twice.
@@ -148,7 +148,7 @@ def test_a_share_of_foreign_photos_weighs_as_if_there_were_so_many():
     assert fitted.unknown_photos == 100
 
 
-def test_the_greatest_precision_that_leaves_half_of_the_photos_is_stated():
+def test_the_greatest_precision_that_leaves_half_of_the_photos_is_stated() -> None:
     found = draw(5, known=400, foreign=100, digits=3)
     fitted = fit_stated(found, unknown_share=0.2)
     assert fitted.precision == 0.8
@@ -159,7 +159,7 @@ def test_the_greatest_precision_that_leaves_half_of_the_photos_is_stated():
         assert limit is None or (found.scores >= limit).mean() < MIN_COVERAGE
 
 
-def test_where_nothing_can_be_promised_nothing_is_refused():
+def test_where_nothing_can_be_promised_nothing_is_refused() -> None:
     fitted = fit_stated(held_out(np.arange(40.0), np.zeros(40), np.arange(10.0)))
     assert fitted.threshold is None
     assert fitted.coverage == 1.0
@@ -168,7 +168,7 @@ def test_where_nothing_can_be_promised_nothing_is_refused():
     assert fitted.refuses([-100.0]).tolist() == [False]
 
 
-def test_without_foreign_photos_the_least_familiar_are_refused_all_the_same():
+def test_without_foreign_photos_the_least_familiar_are_refused_all_the_same() -> None:
     scores = np.arange(200.0)
     fitted = fit_stated(held_out(scores, np.ones(200)))
     assert fitted.threshold == np.quantile(scores, MIN_REJECTED)
@@ -176,7 +176,7 @@ def test_without_foreign_photos_the_least_familiar_are_refused_all_the_same():
     assert (fitted.unknown_photos, fitted.refused_unknown) == (0, None)
 
 
-def test_no_photos_give_no_threshold():
+def test_no_photos_give_no_threshold() -> None:
     fitted = fit_stated(held_out([], []))
     assert fitted.threshold is None
     assert fitted.photos == 0
@@ -193,11 +193,11 @@ def test_no_photos_give_no_threshold():
         ({"hardest_share": 0.0}, "hardest_share 0.0 must lie above 0 and be at most 1"),
     ],
 )
-def test_an_impossible_promise_is_refused(wrong, message):
+def test_an_impossible_promise_is_refused(wrong, message: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         PrecisionTarget(**wrong)
 
 
-def test_scores_and_correct_must_be_of_one_length():
+def test_scores_and_correct_must_be_of_one_length() -> None:
     with pytest.raises(ValueError, match=r"\(2,\) scores, but \(1,\) correct values"):
         fit_threshold(held_out([1.0, 2.0], [True]))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ PHOTOS = [
 LOGITS = np.array([[0.1, 3.0, 0.2, -1.0, 0.0, 0.05], [0.0, 2.0, 2.0, 0.0, 0.0, 0.0]])
 
 
-def test_labels_are_ranked_by_probability_and_ties_by_class_order():
+def test_labels_are_ranked_by_probability_and_ties_by_class_order() -> None:
     first, second = make_predictions(PHOTOS, LOGITS, [0, 1], LABELS)
     assert [label for label, _ in first.ranked] == [LABELS[k] for k in (1, 2, 0, 5, 4)]
     assert [label for label, _ in second.ranked] == [LABELS[k] for k in (1, 2, 0, 3, 4)]
@@ -30,25 +31,25 @@ def test_labels_are_ranked_by_probability_and_ties_by_class_order():
     assert (first.predicted, first.correct, second.correct) == ("カワセミ", False, True)
 
 
-def test_temperature_changes_probabilities_and_not_the_order():
+def test_temperature_changes_probabilities_and_not_the_order() -> None:
     plain, hot = (make_predictions(PHOTOS, LOGITS, [0, 1], LABELS, temperature=t) for t in (1, 3))
     assert [p.predicted for p in plain] == [p.predicted for p in hot]
     assert hot[0].probability < plain[0].probability
 
 
-def test_file_gives_every_prediction_back(tmp_path):
+def test_file_gives_every_prediction_back(tmp_path: Path) -> None:
     rows = make_predictions(PHOTOS, LOGITS, [0, 1], LABELS)
     assert read_predictions(write_predictions(tmp_path / "predictions.csv", rows)) == rows
 
 
-def test_fewer_than_five_labels_leave_cells_empty(tmp_path):
+def test_fewer_than_five_labels_leave_cells_empty(tmp_path: Path) -> None:
     rows = make_predictions(PHOTOS, LOGITS[:, :2], [0, 1], LABELS[:2])
     path = write_predictions(tmp_path / "predictions.csv", rows)
     assert read_predictions(path) == rows
     assert path.read_text(encoding="utf-8-sig").splitlines()[1].endswith(",,,,,,")
 
 
-def test_file_has_the_columns_that_a_spreadsheet_user_looks_for(tmp_path):
+def test_file_has_the_columns_that_a_spreadsheet_user_looks_for(tmp_path: Path) -> None:
     rows = make_predictions(PHOTOS, LOGITS, [0, 1], LABELS)
     path = write_predictions(tmp_path / "predictions.csv", rows)
     with path.open(encoding="utf-8-sig", newline="") as file:
@@ -65,7 +66,7 @@ def test_file_has_the_columns_that_a_spreadsheet_user_looks_for(tmp_path):
     assert float(second["probability"]) == float(second["probability_1"])
 
 
-def test_other_columns_are_refused(tmp_path):
+def test_other_columns_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "predictions.csv"
     path.write_text("a,b\n1,2\n")
     with pytest.raises(RunError) as caught:
@@ -76,7 +77,7 @@ def test_other_columns_are_refused(tmp_path):
     )
 
 
-def test_a_damaged_line_is_named(tmp_path):
+def test_a_damaged_line_is_named(tmp_path: Path) -> None:
     rows = make_predictions(PHOTOS, LOGITS, [0, 1], LABELS)
     path = write_predictions(tmp_path / "predictions.csv", rows)
     text = path.read_text(encoding="utf-8-sig").splitlines()
@@ -85,6 +86,6 @@ def test_a_damaged_line_is_named(tmp_path):
         read_predictions(path)
 
 
-def test_a_missing_file_says_what_to_do(tmp_path):
+def test_a_missing_file_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"could not be read: .* again with finetune evaluate\."):
         read_predictions(tmp_path / "predictions.csv")

@@ -12,7 +12,7 @@ from finetune.evaluation.thresholds import (
 )
 
 
-def draws(seed, decimals):
+def draws(seed: int, decimals):
     rng = np.random.default_rng(seed)
     truth = rng.random(40) < rng.uniform(0.05, 0.6)
     truth[0] = True
@@ -28,7 +28,7 @@ def every_cut(scores):
 
 @pytest.mark.parametrize("decimals", [1, 9])
 @pytest.mark.parametrize("seed", range(12))
-def test_no_threshold_has_a_better_f1(seed, decimals):
+def test_no_threshold_has_a_better_f1(seed: int, decimals) -> None:
     scores, truth = draws(seed, decimals)
     best = max(f1_score(truth, scores >= cut, zero_division=0) for cut in every_cut(scores))
     chosen = f1_threshold(scores, truth)
@@ -37,7 +37,7 @@ def test_no_threshold_has_a_better_f1(seed, decimals):
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_few_photos_of_a_label_are_helped_out_by_their_probabilities(seed):
+def test_few_photos_of_a_label_are_helped_out_by_their_probabilities(seed: int) -> None:
     scores, truth = draws(seed, 9)
     own = truth.sum() / (truth.sum() + 10)
     likely = own * truth + (1 - own) * scores
@@ -51,7 +51,7 @@ def test_few_photos_of_a_label_are_helped_out_by_their_probabilities(seed):
     assert expected_f1(chosen) == pytest.approx(best, abs=1e-12)
 
 
-def test_thresholds_of_few_photos_do_better_on_new_ones_than_the_best_f1_of_these():
+def test_thresholds_of_few_photos_do_better_on_new_ones_than_the_best_f1_of_these() -> None:
     rng = np.random.default_rng(0)
     shares = 1 / (1 + np.exp(-(-1.5 + 2 * rng.normal(size=(2000, 40)))))
     truth = rng.random(shares.shape) < shares
@@ -66,7 +66,7 @@ def test_thresholds_of_few_photos_do_better_on_new_ones_than_the_best_f1_of_thes
 
 @pytest.mark.parametrize("precision", [0.5, 0.8, 0.95])
 @pytest.mark.parametrize("seed", range(12))
-def test_the_lowest_threshold_of_the_stated_precision_is_found(seed, precision):
+def test_the_lowest_threshold_of_the_stated_precision_is_found(seed: int, precision) -> None:
     scores, truth = draws(seed, 2)
     good = [
         (scores >= cut).sum()
@@ -81,31 +81,31 @@ def test_the_lowest_threshold_of_the_stated_precision_is_found(seed, precision):
         assert (scores >= chosen).sum() == max(good)
 
 
-def test_a_threshold_lies_between_the_photos_that_it_divides():
+def test_a_threshold_lies_between_the_photos_that_it_divides() -> None:
     assert f1_threshold([0.9, 0.8, 0.3, 0.1], [1, 1, 0, 0]) == 0.5
     assert f1_threshold([0.95, 0.9, 0.7, 0.6], [1, 1, 0, 0]) == pytest.approx(0.8)
     assert f1_threshold([0.4, 0.3, 0.1], [1, 0, 0]) == pytest.approx(0.35)
 
 
-def test_of_equally_good_thresholds_the_one_nearest_to_a_half_is_taken():
+def test_of_equally_good_thresholds_the_one_nearest_to_a_half_is_taken() -> None:
     # The first alone: precision 1, recall 1/2, F1 2/3. All four: precision 1/2, recall 1, F1 2/3.
     assert f1_threshold([0.9, 0.6, 0.4, 0.2], [1, 0, 0, 1]) == pytest.approx(0.75)
     assert f1_threshold([0.99, 0.9, 0.6, 0.4], [1, 0, 0, 1]) == pytest.approx(0.2)
 
 
-def test_a_label_without_photos_keeps_the_usual_threshold():
+def test_a_label_without_photos_keeps_the_usual_threshold() -> None:
     assert f1_threshold([0.9, 0.2], [0, 0]) == 0.5
     assert precision_threshold([0.9, 0.2], [0, 0], 0.9) == 0.5
 
 
-def test_neighboring_floats_are_divided_too():
+def test_neighboring_floats_are_divided_too() -> None:
     low = 0.7
     high = np.nextafter(low, 1)
     chosen = f1_threshold([high, low], [1, 0])
     assert low < chosen <= high
 
 
-def test_each_label_has_its_own():
+def test_each_label_has_its_own() -> None:
     shares = np.array([[0.9, 0.2], [0.8, 0.1], [0.3, 0.05]])
     truth = np.array([[1, 1], [1, 0], [0, 0]])
     assert fit_thresholds(shares, truth) == pytest.approx((0.5, 0.15))

@@ -26,30 +26,30 @@ def photo(path: str, **fields: object) -> Photo:
     return Photo(path=path, digest="00", width=4, height=3, **fields)  # type: ignore[arg-type]
 
 
-def test_labels_are_every_label_sorted():
+def test_labels_are_every_label_sorted() -> None:
     photos = (photo("a", labels=("gull", "flying")), photo("b", labels=("heron",)), photo("c"))
     collection = Collection(root=Path("x"), photos=photos)
     assert collection.labels == ("flying", "gull", "heron")
     assert len(collection) == 3
 
 
-def test_has_parts_when_a_photo_lies_in_one():
+def test_has_parts_when_a_photo_lies_in_one() -> None:
     assert not Collection(root=Path("x"), photos=(photo("a"),)).has_parts
     assert Collection(root=Path("x"), photos=(photo("a", part="test"),)).has_parts
 
 
-def test_path_of_is_below_the_root():
+def test_path_of_is_below_the_root() -> None:
     collection = Collection(root=Path("x/y"), photos=(photo("a/b.jpg"),))
     assert collection.path_of(collection.photos[0]) == Path("x/y/a/b.jpg")
     assert collection.path_of(Problem(path="c.jpg", reason="truncated")) == Path("x/y/c.jpg")
 
 
 @pytest.mark.parametrize(("path", "folder"), [("a.jpg", ""), ("a/b.jpg", "a"), ("a/b/c", "a/b")])
-def test_folder_is_the_path_without_the_name(path, folder):
+def test_folder_is_the_path_without_the_name(path, folder) -> None:
     assert photo(path).folder == folder
 
 
-def test_hash_array_has_one_number_a_photo():
+def test_hash_array_has_one_number_a_photo() -> None:
     packed = [photo("a", packed_hashes=pack_hashes(HASHES, MIRRORED))] * 2
     for kind in ("perceptual", "average", "difference", "wavelet"):
         for mirrored, source in ((False, HASHES), (True, MIRRORED)):
@@ -59,12 +59,12 @@ def test_hash_array_has_one_number_a_photo():
     assert hash_array([]).shape == (0,)
 
 
-def test_hash_array_names_the_photo_without_hashes():
+def test_hash_array_names_the_photo_without_hashes() -> None:
     with pytest.raises(ValueError, match=r"^b\.jpg has no hashes$"):
         hash_array([photo("b.jpg")])
 
 
-def test_ten_thousand_photos_take_a_few_megabytes():
+def test_ten_thousand_photos_take_a_few_megabytes() -> None:
     tracemalloc.start()
     photos = tuple(
         Photo(
@@ -86,7 +86,7 @@ def test_ten_thousand_photos_take_a_few_megabytes():
 
 
 @pytest.mark.parametrize("validation", ["val", "valid", "validation", "Val"])
-def test_ready_part_folders_are_found(validation):
+def test_ready_part_folders_are_found(validation) -> None:
     paths = ["train/heron/1.jpg", f"{validation}/heron/2.jpg", "test/heron/3.jpg"]
     parts = find_parts(paths)
     assert parts == {"train": "train", validation: "validation", "test": "test"}
@@ -107,11 +107,11 @@ def test_ready_part_folders_are_found(validation):
         [],
     ],
 )
-def test_other_folders_are_labels_not_parts(paths):
+def test_other_folders_are_labels_not_parts(paths) -> None:
     assert find_parts(paths) == {}
 
 
-def test_without_parts_the_label_is_the_path_of_the_folder_in_nfc():
+def test_without_parts_the_label_is_the_path_of_the_folder_in_nfc() -> None:
     assert place_of("a/b/c.jpg", {}) == ("a/b", None)
     assert place_of("c.jpg", {}) == (None, None)
     assert place_of("カ\u3099/c.jpg", {}) == ("ガ", None)

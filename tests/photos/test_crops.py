@@ -1,3 +1,5 @@
+from __future__ import annotations
+from pathlib import Path
 import io
 import json
 import math
@@ -12,7 +14,7 @@ from finetune.errors import ConfigError, DecodeError, PhotoError
 from finetune.photos.crops import PADDING, Crop, crop_and_resize, load_image, needed_side
 
 
-def scene(width, height, seed=0):
+def scene(width: int, height: int, seed: int=0):
     """A smooth picture with some edges and grain, float-free: (height, width, 3) uint8."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width]
@@ -62,7 +64,7 @@ def mean_distance(first, second):
 
 
 @pytest.mark.parametrize("shape", [(400, 300), (300, 400), (97, 211), (60, 40)])
-def test_center_crop_matches_float64_bicubic(shape):
+def test_center_crop_matches_float64_bicubic(shape) -> None:
     image = scene(*shape)
     width, height = shape
     side = min(shape)
@@ -71,20 +73,20 @@ def test_center_crop_matches_float64_bicubic(shape):
     assert np.abs(crop_and_resize(image, size=64) - expected).max() <= 1.5
 
 
-def test_crop_box_matches_float64_bicubic_at_fractions_of_a_pixel():
+def test_crop_box_matches_float64_bicubic_at_fractions_of_a_pixel() -> None:
     image = scene(333, 251)
     crop = Crop(center_x=0.413, center_y=0.587, side=0.371)
     expected = np.clip(reference_square(image, crop.box(333, 251), 48), 0, 255)
     assert np.abs(crop_and_resize(image, size=48, crop=crop) - expected).max() <= 1.5
 
 
-def test_squash_matches_float64_bicubic_of_the_whole_photo():
+def test_squash_matches_float64_bicubic_of_the_whole_photo() -> None:
     image = scene(300, 180)
     expected = np.clip(reference_square(image, (0, 0, 300, 180), 50), 0, 255)
     assert np.abs(crop_and_resize(image, size=50, fit="squash") - expected).max() <= 1.5
 
 
-def test_pad_keeps_the_whole_photo_between_bars():
+def test_pad_keeps_the_whole_photo_between_bars() -> None:
     image = scene(400, 200)
     result = crop_and_resize(image, size=100, fit="pad")
     assert (result[:25] == PADDING).all()
@@ -93,7 +95,7 @@ def test_pad_keeps_the_whole_photo_between_bars():
     assert np.abs(result[25:75] - expected).max() <= 1.5
 
 
-def test_crop_beyond_the_photo_is_padded_and_its_pixels_stay_in_place():
+def test_crop_beyond_the_photo_is_padded_and_its_pixels_stay_in_place() -> None:
     image = scene(200, 200)
     crop = Crop(center_x=0.0, center_y=0.5, side=1.0)
     result = crop_and_resize(image, size=80, crop=crop)
@@ -102,7 +104,7 @@ def test_crop_beyond_the_photo_is_padded_and_its_pixels_stay_in_place():
     assert np.abs(result[:, 40:] - expected).max() <= 1.5
 
 
-def test_fit_has_no_say_where_a_crop_is_given():
+def test_fit_has_no_say_where_a_crop_is_given() -> None:
     image = scene(120, 90)
     crop = Crop(side=0.5)
     assert np.array_equal(
@@ -113,7 +115,7 @@ def test_fit_has_no_say_where_a_crop_is_given():
 
 @pytest.mark.parametrize("fit", ["crop", "pad", "squash"])
 @pytest.mark.parametrize("shape", [(1, 1), (1, 500), (2000, 3), (5, 5)])
-def test_extreme_shapes_give_a_square(fit, shape):
+def test_extreme_shapes_give_a_square(fit, shape) -> None:
     image = np.full((shape[1], shape[0], 3), 200, dtype=np.uint8)
     result = crop_and_resize(image, size=32, fit=fit)
     assert result.shape == (32, 32, 3)
@@ -129,7 +131,7 @@ def test_extreme_shapes_give_a_square(fit, shape):
     st.floats(0.01, 4),
     st.integers(1, 40),
 )
-def test_any_crop_of_a_plain_photo_shows_only_photo_and_padding(width, height, x, y, side, size):
+def test_any_crop_of_a_plain_photo_shows_only_photo_and_padding(width: int, height: int, x, y, side, size) -> None:
     image = np.full((height, width, 3), 10, dtype=np.uint8)
     result = crop_and_resize(image, size=size, crop=Crop(center_x=x, center_y=y, side=side))
     photo = (result == 10).all(axis=-1)
@@ -138,7 +140,7 @@ def test_any_crop_of_a_plain_photo_shows_only_photo_and_padding(width, height, x
     assert photo.any()
 
 
-def test_a_square_owns_its_pixels_and_leaves_the_photo_alone():
+def test_a_square_owns_its_pixels_and_leaves_the_photo_alone() -> None:
     image = scene(64, 64)
     before = image.copy()
     result = crop_and_resize(image, size=64)
@@ -146,7 +148,7 @@ def test_a_square_owns_its_pixels_and_leaves_the_photo_alone():
     assert np.array_equal(image, before)
 
 
-def test_crop_survives_json():
+def test_crop_survives_json() -> None:
     crop = Crop(center_x=0.25, center_y=0.75, side=0.6)
     assert Crop.from_dict(json.loads(json.dumps(crop.to_dict()))) == crop
 
@@ -154,7 +156,7 @@ def test_crop_survives_json():
 @given(
     st.integers(10, 500), st.integers(10, 500), st.floats(0, 1), st.floats(0, 1), st.floats(0.05, 3)
 )
-def test_inside_moves_a_crop_into_the_photo(width, height, x, y, side):
+def test_inside_moves_a_crop_into_the_photo(width: int, height: int, x, y, side) -> None:
     crop = Crop(center_x=x, center_y=y, side=side).inside(width, height)
     left, top, right, bottom = crop.box(width, height)
     assert left >= -1e-6
@@ -164,7 +166,7 @@ def test_inside_moves_a_crop_into_the_photo(width, height, x, y, side):
     assert math.isclose(crop.side, min(side, 1.0))
 
 
-def test_from_box_holds_the_box_in_a_square():
+def test_from_box_holds_the_box_in_a_square() -> None:
     crop = Crop.from_box((10, 20, 50, 30), 100, 80)
     assert crop.box(100, 80) == pytest.approx((10, 5, 50, 45))
 
@@ -186,13 +188,13 @@ def test_from_box_holds_the_box_in_a_square():
         ),
     ],
 )
-def test_impossible_crop_is_refused(values, message):
+def test_impossible_crop_is_refused(values, message: str) -> None:
     with pytest.raises(PhotoError) as caught:
         Crop(**values)
     assert str(caught.value) == message
 
 
-def test_crop_from_other_keys_is_refused():
+def test_crop_from_other_keys_is_refused() -> None:
     with pytest.raises(PhotoError) as caught:
         Crop.from_dict({"x": 1, "side": 2})
     assert str(caught.value) == (
@@ -200,7 +202,7 @@ def test_crop_from_other_keys_is_refused():
     )
 
 
-def test_unknown_words_are_refused():
+def test_unknown_words_are_refused() -> None:
     image = scene(20, 20)
     with pytest.raises(ConfigError) as caught:
         crop_and_resize(image, size=8, interpolation="cubic")
@@ -215,14 +217,14 @@ def test_unknown_words_are_refused():
     assert str(caught.value) == "--size 0 must be at least 1."
 
 
-def test_needed_side_grows_as_the_crop_shrinks():
+def test_needed_side_grows_as_the_crop_shrinks() -> None:
     assert needed_side(224) == 448
     assert needed_side(224, Crop(side=0.5)) == 896
     assert needed_side(224, Crop(side=2)) == 224
 
 
 @pytest.mark.parametrize("fit", ["crop", "pad", "squash"])
-def test_load_image_is_close_to_the_full_decode(fit):
+def test_load_image_is_close_to_the_full_decode(fit) -> None:
     image = scene(1600, 1200)
     data = jpeg(image)
     full = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
@@ -232,7 +234,7 @@ def test_load_image_is_close_to_the_full_decode(fit):
     )
 
 
-def test_load_image_of_a_small_crop_keeps_its_detail():
+def test_load_image_of_a_small_crop_keeps_its_detail() -> None:
     image = scene(1600, 1200)
     data = jpeg(image)
     crop = Crop(center_x=0.3, center_y=0.6, side=0.2)
@@ -243,7 +245,7 @@ def test_load_image_of_a_small_crop_keeps_its_detail():
     assert distance < 1
 
 
-def test_load_image_turns_the_photo_upright():
+def test_load_image_turns_the_photo_upright() -> None:
     image = scene(320, 200)
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -252,7 +254,7 @@ def test_load_image_turns_the_photo_upright():
     assert mean_distance(load_image(sideways, size=64, fit="squash"), upright) < 2
 
 
-def test_load_image_gives_the_same_bytes_each_time(tmp_path):
+def test_load_image_gives_the_same_bytes_each_time(tmp_path: Path) -> None:
     path = tmp_path / "photo.jpg"
     path.write_bytes(jpeg(scene(900, 700)))
     first = load_image(path, size=96)
@@ -260,6 +262,6 @@ def test_load_image_gives_the_same_bytes_each_time(tmp_path):
     assert np.array_equal(first, load_image(path.read_bytes(), size=96))
 
 
-def test_load_image_of_no_photo_is_a_decode_error():
+def test_load_image_of_no_photo_is_a_decode_error() -> None:
     with pytest.raises(DecodeError):
         load_image(b"not a photo", size=32)

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from finetune.errors import ConfigError
@@ -16,9 +18,12 @@ from finetune.photos.scan import scan
 from finetune.photos.split.grouping import photo_groups
 from finetune.reporting.photo_page import write_contact_sheet
 
+WritePhoto = Callable[..., Path]
+Draw = Callable[..., NDArray[np.uint8]]
+
 
 @pytest.fixture
-def good(tmp_path, write_photo, draw) -> Path:
+def good(tmp_path: Path, write_photo: WritePhoto, draw: Draw) -> Path:
     """Two labels with twelve sharp and different photos each."""
     root = tmp_path / "good"
     rng = np.random.default_rng(0)
@@ -37,11 +42,11 @@ def paths_of(finding: Finding) -> list[tuple[str, ...]]:
     return [item.paths for item in finding.items]
 
 
-def test_good_collection_has_no_findings(good):
+def test_good_collection_has_no_findings(good) -> None:
     assert find_trouble(scan(good)) == ()
 
 
-def test_unreadable_files_are_listed_with_reasons(good):
+def test_unreadable_files_are_listed_with_reasons(good) -> None:
     (good / "gull" / "bad.jpg").write_bytes(b"rubbish")
     finding = found(good)["unreadable"]
     assert finding.title == "1 file cannot be opened."
@@ -50,7 +55,7 @@ def test_unreadable_files_are_listed_with_reasons(good):
     ]
 
 
-def test_copies_within_a_label_are_exact_duplicates(good):
+def test_copies_within_a_label_are_exact_duplicates(good) -> None:
     for name in ("b.jpg", "c.jpg"):
         shutil.copy(good / "gull" / "00.jpg", good / "gull" / name)
     findings = found(good)
@@ -59,7 +64,7 @@ def test_copies_within_a_label_are_exact_duplicates(good):
     assert paths_of(findings["exact_duplicates"]) == [("gull/00.jpg", "gull/b.jpg", "gull/c.jpg")]
 
 
-def test_same_photo_under_two_labels_comes_first(good):
+def test_same_photo_under_two_labels_comes_first(good) -> None:
     shutil.copy(good / "gull" / "00.jpg", good / "heron" / "same.jpg")
     (good / "gull" / "bad.jpg").write_bytes(b"rubbish")
     findings = find_trouble(scan(good))
@@ -73,7 +78,7 @@ def test_same_photo_under_two_labels_comes_first(good):
     assert findings[0].items[0].note == "gull (1), heron (1)"
 
 
-def test_resaved_photo_under_another_label_is_found_too(good, write_photo):
+def test_resaved_photo_under_another_label_is_found_too(good, write_photo: WritePhoto) -> None:
 
     image = Image.open(good / "gull" / "00.jpg").resize((110, 82))
     write_photo(good / "heron" / "smaller.jpg", image, quality=60)
@@ -82,7 +87,7 @@ def test_resaved_photo_under_another_label_is_found_too(good, write_photo):
     assert set(findings) == {"two_labels", "near_duplicates"}
 
 
-def test_mirror_images_are_found(good, write_photo):
+def test_mirror_images_are_found(good, write_photo: WritePhoto) -> None:
 
     image = ImageOps.mirror(Image.open(good / "gull" / "00.jpg"))
     write_photo(good / "gull" / "mirrored.jpg", image, quality=90)
@@ -91,7 +96,7 @@ def test_mirror_images_are_found(good, write_photo):
     assert findings["mirror_images"].title == "1 group of a photo and its mirror image."
 
 
-def test_bursts_are_found_with_camera_and_time(good, write_photo, draw):
+def test_bursts_are_found_with_camera_and_time(good, write_photo: WritePhoto, draw: Draw) -> None:
     rng = np.random.default_rng(9)
     base = np.clip(draw(99, 160, 120) + rng.integers(0, 60, (120, 160, 1)), 0, 255)
     for frame in range(3):
@@ -108,7 +113,7 @@ def test_bursts_are_found_with_camera_and_time(good, write_photo, draw):
     assert finding.items[0].note == "Canon EOS 90D, 2024-05-01T12:30:00"
 
 
-def test_twins_across_ready_parts_are_a_leak(tmp_path, write_photo, good):
+def test_twins_across_ready_parts_are_a_leak(tmp_path: Path, write_photo: WritePhoto, good) -> None:
     root = tmp_path / "parts"
     for label in ("gull", "heron"):
         shutil.copytree(good / label, root / "train" / label)
@@ -130,14 +135,14 @@ def test_twins_across_ready_parts_are_a_leak(tmp_path, write_photo, good):
         ),
     ],
 )
-def test_bad_quality_is_found(good, write_photo, kind, image, title):
+def test_bad_quality_is_found(good, write_photo: WritePhoto, kind, image, title) -> None:
     write_photo(good / "gull" / "poor.png", image)
     finding = found(good)[kind]
     assert finding.title == title
     assert paths_of(finding) == [("gull/poor.png",)]
 
 
-def test_tiny_and_long_photos_are_found_with_their_size(good, write_photo):
+def test_tiny_and_long_photos_are_found_with_their_size(good, write_photo: WritePhoto) -> None:
     noise = np.random.default_rng(1).integers(0, 255, (90, 400, 3), np.uint8)
     write_photo(good / "gull" / "long.png", noise)
     write_photo(good / "gull" / "tiny.png", noise[:40, :50])
@@ -161,7 +166,7 @@ def drawn(**counts: int) -> Collection:
     return Collection(root=Path("x"), photos=tuple(photos))
 
 
-def test_imbalance_and_few_photos_are_said():
+def test_imbalance_and_few_photos_are_said() -> None:
     findings = {finding.kind: finding for finding in find_trouble(drawn(gull=90, heron=9))}
     assert findings["imbalance"].title == (
         "The largest label has 10 times the photos of the smallest."
@@ -174,14 +179,14 @@ def test_imbalance_and_few_photos_are_said():
     assert find_trouble(drawn(gull=99, heron=10)) == ()
 
 
-def test_labels_that_differ_in_spelling_alone_are_found():
+def test_labels_that_differ_in_spelling_alone_are_found() -> None:
     labels = ("Blue tit", "blue_tit", "ＢＬＵＥＴＩＴ", "great tit")
     (finding,) = find_trouble(drawn(**dict.fromkeys(labels, 20)))
     assert finding.kind == "similar_labels"
     assert [item.note for item in finding.items] == ["'Blue tit' / 'blue_tit' / 'ＢＬＵＥＴＩＴ'"]
 
 
-def test_label_with_folders_in_two_unicode_forms_is_found(good):
+def test_label_with_folders_in_two_unicode_forms_is_found(good) -> None:
     for name in ("gull", "heron"):
         (good / name).rename(good / ("ガ" if name == "gull" else "カ\u3099"))
     finding = found(good)["two_folders"]
@@ -189,7 +194,9 @@ def test_label_with_folders_in_two_unicode_forms_is_found(good):
     assert [item.note for item in finding.items] == ["'ガ': 2 folders"]
 
 
-def test_photos_without_label_are_found_beside_labeled_ones(good, write_photo, draw):
+def test_photos_without_label_are_found_beside_labeled_ones(
+    good, write_photo: WritePhoto, draw: Draw
+) -> None:
     rng = np.random.default_rng(4)
     image = np.clip(draw(77, 160, 120) + rng.integers(0, 60, (120, 160, 1)), 0, 255)
     write_photo(good / "loose.jpg", image.astype(np.uint8))
@@ -198,17 +205,17 @@ def test_photos_without_label_are_found_beside_labeled_ones(good, write_photo, d
     assert paths_of(finding) == [("loose.jpg",)]
 
 
-def test_distance_out_of_bounds_is_refused(good):
+def test_distance_out_of_bounds_is_refused(good) -> None:
     with pytest.raises(ConfigError):
         find_trouble(scan(good), max_distance_bits=65)
 
 
-def test_every_kind_has_advice():
+def test_every_kind_has_advice() -> None:
 
     assert set(ADVICE) == set(get_args(Kind))
 
 
-def test_label_table_counts_scenes_bad_files_and_sizes():
+def test_label_table_counts_scenes_bad_files_and_sizes() -> None:
     photos = tuple(
         Photo(path=f"{label}/{n}.jpg", digest=f"{label}{n}", labels=(label,), width=w, height=h)
         for label, n, w, h in [
@@ -239,7 +246,7 @@ def test_label_table_counts_scenes_bad_files_and_sizes():
     ]
 
 
-def test_label_table_counts_bad_files_of_parts_under_their_label(good, tmp_path):
+def test_label_table_counts_bad_files_of_parts_under_their_label(good, tmp_path: Path) -> None:
     root = tmp_path / "parts"
     shutil.copytree(good, root / "train")
     shutil.copytree(good, root / "test")
@@ -259,7 +266,7 @@ def sheet(root: Path, path: Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def test_contact_sheet_shows_the_photos_of_each_finding(good, tmp_path):
+def test_contact_sheet_shows_the_photos_of_each_finding(good, tmp_path: Path) -> None:
     shutil.copy(good / "gull" / "00.jpg", good / "heron" / "same.jpg")
     (good / "gull" / "bad.jpg").write_bytes(b"rubbish")
     page = sheet(good, tmp_path / "sheet.html")
@@ -273,14 +280,14 @@ def test_contact_sheet_shows_the_photos_of_each_finding(good, tmp_path):
     assert "<td>gull</td><td>12</td>" in page
 
 
-def test_contact_sheet_needs_nothing_from_elsewhere(good, tmp_path):
+def test_contact_sheet_needs_nothing_from_elsewhere(good, tmp_path: Path) -> None:
     shutil.copy(good / "gull" / "00.jpg", good / "heron" / "same.jpg")
     page = sheet(good, tmp_path / "sheet.html")
     assert not re.findall(r"https?://|<script|<link|url\(", page)
     assert all(source.startswith("data:image/jpeg") for source in re.findall(r'src="([^"]*)', page))
 
 
-def test_contact_sheet_escapes_names(tmp_path, write_photo):
+def test_contact_sheet_escapes_names(tmp_path: Path, write_photo: WritePhoto) -> None:
     label = "<script>alert(1)</script>"
     write_photo(tmp_path / "photos" / label.replace("/", "\u2215") / "a&b.png", 1)
     (tmp_path / "photos" / "<b>").mkdir()
@@ -290,7 +297,9 @@ def test_contact_sheet_escapes_names(tmp_path, write_photo):
     assert "&lt;b&gt;/&lt;i&gt;.jpg: not a photo" in page
 
 
-def test_contact_sheet_counts_what_it_does_not_show(good, tmp_path, monkeypatch):
+def test_contact_sheet_counts_what_it_does_not_show(
+    good, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("finetune.reporting.photo_page.MOST_ITEMS", 2)
     monkeypatch.setattr("finetune.reporting.photo_page.MOST_PICTURES", 1)
     for number in range(0, 8, 2):
@@ -301,11 +310,11 @@ def test_contact_sheet_counts_what_it_does_not_show(good, tmp_path, monkeypatch)
     assert page.count("<img") == 2
 
 
-def test_contact_sheet_of_a_good_collection_says_so(good, tmp_path):
+def test_contact_sheet_of_a_good_collection_says_so(good, tmp_path: Path) -> None:
     assert "Nothing to report." in sheet(good, tmp_path / "sheet.html")
 
 
-def test_contact_sheet_does_without_a_photo_that_has_gone(good, tmp_path):
+def test_contact_sheet_does_without_a_photo_that_has_gone(good, tmp_path: Path) -> None:
     shutil.copy(good / "gull" / "00.jpg", good / "heron" / "same.jpg")
     collection = scan(good)
     findings = find_trouble(collection)

@@ -43,12 +43,12 @@ def collection(*labeled: tuple[str, ...], parts: list[Part] | None = None) -> Co
 HERON, GULL, TERN = ("heron",), ("gull",), ("tern",)
 
 
-def test_nfc_gives_both_spellings_of_a_label_one():
+def test_nfc_gives_both_spellings_of_a_label_one() -> None:
     assert nfc("ガ") == nfc("カ\u3099") == "ガ"
     assert nfc("Mo\u0308we") == "Möwe"
 
 
-def test_good_labels_pass_unchanged():
+def test_good_labels_pass_unchanged() -> None:
     given = collection(HERON, HERON, GULL, GULL)
     assert check_labels(given).photos == given.photos
 
@@ -78,13 +78,13 @@ def test_good_labels_pass_unchanged():
         ),
     ],
 )
-def test_labels_that_cannot_be_learned_are_named(labeled, message):
+def test_labels_that_cannot_be_learned_are_named(labeled, message: str) -> None:
     with pytest.raises(CollectionError) as caught:
         check_labels(collection(*labeled))
     assert str(caught.value) == message
 
 
-def test_min_photos_leaves_small_labels_out_and_says_so(caplog):
+def test_min_photos_leaves_small_labels_out_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
     given = collection(HERON, GULL, GULL, TERN, TERN, TERN)
     with caplog.at_level(logging.WARNING):
         checked = check_labels(given, min_photos=2)
@@ -92,7 +92,7 @@ def test_min_photos_leaves_small_labels_out_and_says_so(caplog):
     assert caplog.messages == ["Left out by --min-photos 2: 'heron' with 1 photo."]
 
 
-def test_min_photos_that_leaves_too_little_is_an_error():
+def test_min_photos_that_leaves_too_little_is_an_error() -> None:
     with pytest.raises(CollectionError) as caught:
         check_labels(collection(HERON, GULL, GULL), min_photos=2)
     assert str(caught.value) == (
@@ -103,18 +103,18 @@ def test_min_photos_that_leaves_too_little_is_an_error():
         check_labels(collection(HERON, GULL), min_photos=2)
 
 
-def test_photos_without_label_are_left_out_and_counted(caplog):
+def test_photos_without_label_are_left_out_and_counted(caplog: pytest.LogCaptureFixture) -> None:
     checked = check_labels(collection(HERON, HERON, GULL, GULL, ()))
     assert len(checked) == 4
     assert caplog.messages == ["1 photo has no label and is left out."]
 
 
-def test_ready_parts_may_have_one_training_photo_a_label():
+def test_ready_parts_may_have_one_training_photo_a_label() -> None:
     given = collection(HERON, GULL, HERON, parts=["train", "train", "validation"])
     assert len(check_labels(given)) == 3
 
 
-def test_label_that_is_missing_from_the_training_part_is_named():
+def test_label_that_is_missing_from_the_training_part_is_named() -> None:
     given = collection(HERON, GULL, TERN, TERN, parts=["train", "train", "validation", "test"])
     with pytest.raises(CollectionError) as caught:
         check_labels(given)
@@ -124,19 +124,19 @@ def test_label_that_is_missing_from_the_training_part_is_named():
     )
 
 
-def test_without_labels_keeps_the_other_labels_of_a_photo():
+def test_without_labels_keeps_the_other_labels_of_a_photo() -> None:
     photos = collection(("gull", "heron"), HERON, GULL).photos
     kept = without_labels(photos, {"heron": 1})
     assert [photo.labels for photo in kept] == [("gull",), ("gull",)]
     assert [photo.path for photo in kept] == ["0.jpg", "2.jpg"]
 
 
-def test_photo_counts_count_a_photo_for_each_of_its_labels():
+def test_photo_counts_count_a_photo_for_each_of_its_labels() -> None:
     counts = photo_counts(collection(("heron", "gull"), HERON).photos)
     assert list(counts.items()) == [("gull", 1), ("heron", 2)]
 
 
-def test_targets_follow_the_given_order_of_labels():
+def test_targets_follow_the_given_order_of_labels() -> None:
     photos = collection(HERON, GULL, HERON).photos
     assert label_index(["heron", "gull"]) == {"heron": 0, "gull": 1}
     targets = targets_of(photos, ["heron", "gull"])
@@ -151,13 +151,13 @@ def test_targets_follow_the_given_order_of_labels():
         (("owl",), "0.jpg has the unknown label 'owl'."),
     ],
 )
-def test_targets_need_one_known_label(labels, message):
+def test_targets_need_one_known_label(labels, message: str) -> None:
     with pytest.raises(CollectionError) as caught:
         targets_of(collection(labels).photos, ["heron"])
     assert str(caught.value) == message
 
 
-def photo(path, digest, *labels, part=None, confirmed=False):
+def photo(path, digest, *labels, part=None, confirmed: bool = False):
     return Photo(path=path, digest=digest, labels=labels, part=part, width=9, height=9,
                  confirmed=confirmed)  # fmt: skip
 
@@ -173,7 +173,7 @@ def labels_of(found):
 PLAIN = (photo("ant/1", "1", "ant"), photo("ant/2", "2", "ant"), photo("bee/3", "3", "bee"))
 
 
-def test_a_file_in_several_folders_has_the_labels_of_all():
+def test_a_file_in_several_folders_has_the_labels_of_all() -> None:
     found = multilabel_photos(photos_in_folders(*PLAIN, photo("bee/also 1", "1", "bee")))
     assert labels_of(found) == {"ant/1": ("ant", "bee"), "ant/2": ("ant",), "bee/3": ("bee",)}
     assert found.notes == (
@@ -182,7 +182,7 @@ def test_a_file_in_several_folders_has_the_labels_of_all():
     )
 
 
-def test_what_a_person_said_is_kept_and_none_counts_as_a_negative():
+def test_what_a_person_said_is_kept_and_none_counts_as_a_negative() -> None:
     found = multilabel_photos(
         photos_in_folders(
             *PLAIN,
@@ -208,7 +208,7 @@ def test_what_a_person_said_is_kept_and_none_counts_as_a_negative():
     ("negatives", "path"),
     [("none", "none/9"), ("none/", "none/deep/9"), (".", "9"), ("a/none", "a/none/9")],
 )
-def test_photos_of_the_folder_of_negatives_have_no_label(negatives, path):
+def test_photos_of_the_folder_of_negatives_have_no_label(negatives, path) -> None:
     own = tuple(filter(None, [path.rpartition("/")[0]]))
     found = multilabel_photos(
         photos_in_folders(*PLAIN, photo("bee/4", "4", "bee"), photo(path, "9", *own)),
@@ -218,7 +218,7 @@ def test_photos_of_the_folder_of_negatives_have_no_label(negatives, path):
     assert found.collection.labels == ("ant", "bee")
 
 
-def test_ready_parts_have_each_their_folder_of_negatives():
+def test_ready_parts_have_each_their_folder_of_negatives() -> None:
     found = multilabel_photos(
         photos_in_folders(
             photo("train/ant/1", "1", "ant", part="train"),
@@ -231,7 +231,7 @@ def test_ready_parts_have_each_their_folder_of_negatives():
     assert [p.labels for p in found.collection.photos] == [("ant",), (), ("ant",), ()]
 
 
-def test_a_content_in_two_parts_is_in_both_with_all_its_labels():
+def test_a_content_in_two_parts_is_in_both_with_all_its_labels() -> None:
     found = multilabel_photos(
         photos_in_folders(
             photo("train/ant/1", "1", "ant", part="train"),
@@ -246,7 +246,7 @@ def test_a_content_in_two_parts_is_in_both_with_all_its_labels():
     }
 
 
-def test_one_label_is_enough_beside_photos_without_it():
+def test_one_label_is_enough_beside_photos_without_it() -> None:
     ants = tuple(photo(f"ant/{k}", str(k), "ant") for k in range(3))
     none = photo("none/9", "9", "none")
     assert multilabel_photos(
@@ -256,7 +256,7 @@ def test_one_label_is_enough_beside_photos_without_it():
         multilabel_photos(photos_in_folders(*ants))
 
 
-def test_a_folder_of_negatives_that_is_not_there_is_named():
+def test_a_folder_of_negatives_that_is_not_there_is_named() -> None:
     with pytest.raises(CollectionError) as error:
         multilabel_photos(photos_in_folders(*PLAIN), negatives="nothing")
     assert str(error.value) == (
@@ -265,7 +265,7 @@ def test_a_folder_of_negatives_that_is_not_there_is_named():
     )
 
 
-def test_min_photos_takes_labels_off_and_drops_photos_that_have_no_other():
+def test_min_photos_takes_labels_off_and_drops_photos_that_have_no_other() -> None:
     found = multilabel_photos(
         photos_in_folders(
             *PLAIN,
@@ -279,7 +279,7 @@ def test_min_photos_takes_labels_off_and_drops_photos_that_have_no_other():
     assert "owl/5" not in labels_of(found)
 
 
-def test_labels_of_few_photos_are_named_with_advice():
+def test_labels_of_few_photos_are_named_with_advice() -> None:
     many = [photo(f"ant/{k}", str(k), "ant") for k in range(60)]
     few = [photo(f"bee/{k}", f"b{k}", "bee") for k in range(6)]
     assert few_photos(many) is None
@@ -294,14 +294,16 @@ def test_labels_of_few_photos_are_named_with_advice():
     )
 
 
-def test_photos_without_a_label_are_spread_over_the_folds():
+def test_photos_without_a_label_are_spread_over_the_folds() -> None:
     folds = fold_groups([("a",)] * 9 + [()] * 6, range(15), folds=3, seed=0)
     assert sorted(folds[:9]) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     assert sorted(folds[9:]) == [0, 0, 1, 1, 2, 2]
 
 
 @pytest.mark.parametrize("says_none", [False, True])
-def test_an_empty_line_of_a_file_is_a_negative_where_a_person_says_so(tmp_path, says_none):
+def test_an_empty_line_of_a_file_is_a_negative_where_a_person_says_so(
+    tmp_path: Path, says_none
+) -> None:
     root = tmp_path / "photos"
     root.mkdir()
     for number in range(4):

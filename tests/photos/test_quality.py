@@ -1,10 +1,16 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from finetune.photos.quality import BLURRED_SHARPNESS, Quality, faults, measure
+
+Draw = Callable[..., NDArray[np.uint8]]
 
 GOOD = Quality(brightness=0.5, contrast=0.4, sharpness=0.1)
 
@@ -22,7 +28,7 @@ def reference(gray: np.ndarray) -> tuple[float, float, float]:
     return levels.mean(), 2 * levels.std(), energy
 
 
-def test_figures_follow_the_formula(draw):
+def test_figures_follow_the_formula(draw: Draw) -> None:
     gray = draw(3, 200, 150)[..., 0]
     found = measure(np.repeat(gray[..., None], 3, axis=2))
     expected = reference(gray)
@@ -31,19 +37,19 @@ def test_figures_follow_the_formula(draw):
     )
 
 
-def test_white_noise_has_sharpness_one():
+def test_white_noise_has_sharpness_one() -> None:
     noise = np.random.default_rng(0).normal(128, 20, (200, 200, 1)).clip(0, 255).astype(np.uint8)
     assert measure(np.repeat(noise, 3, axis=2)).sharpness == pytest.approx(1, abs=0.02)
 
 
-def test_sharpness_does_not_depend_on_contrast_or_brightness(draw):
+def test_sharpness_does_not_depend_on_contrast_or_brightness(draw: Draw) -> None:
     noise = np.random.default_rng(0).integers(0, 60, (260, 300, 1))
     image = np.clip(draw(5, 300, 260) + noise, 0, 255).astype(np.uint8)
     flat = (image * 0.3 + 20).astype(np.uint8)
     assert measure(flat).sharpness == pytest.approx(measure(image).sharpness, rel=0.05)
 
 
-def test_black_and_white_are_the_ends_of_brightness():
+def test_black_and_white_are_the_ends_of_brightness() -> None:
     for level in (0, 255):
         plain = measure(np.full((80, 90, 3), level, np.uint8))
         assert (plain.brightness, plain.contrast, plain.sharpness) == (level / 255, 0, 0)
@@ -53,12 +59,12 @@ def test_black_and_white_are_the_ends_of_brightness():
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 3), (2, 50, 3), (3, 3, 3)])
-def test_smallest_photos_have_figures_too(shape):
+def test_smallest_photos_have_figures_too(shape) -> None:
     figures = measure(np.arange(np.prod(shape), dtype=np.uint8).reshape(shape))
     assert all(0 <= figure <= 1 for figure in (figures.brightness, figures.sharpness))
 
 
-def test_sharpness_compares_across_sizes():
+def test_sharpness_compares_across_sizes() -> None:
     rng = np.random.default_rng(0)
     detail = Image.fromarray(rng.integers(0, 255, (64, 64, 3), np.uint8))
     sizes = [
@@ -84,12 +90,12 @@ def test_sharpness_compares_across_sizes():
         (GOOD, (100, 301), ("long",)),
     ],
 )
-def test_faults_are_named(quality, size, expected):
+def test_faults_are_named(quality, size, expected) -> None:
     assert faults(quality, *size) == expected
 
 
 @pytest.mark.shared
-def test_real_photos_are_sharp_until_they_are_blurred(shared_photos):
+def test_real_photos_are_sharp_until_they_are_blurred(shared_photos: Path) -> None:
     paths = sorted((shared_photos / "hymenoptera" / "val").rglob("*.jpg"))[::8]
     blurred = 0
     for path in paths:

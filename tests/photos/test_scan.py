@@ -1,4 +1,7 @@
 from __future__ import annotations
+from collections.abc import Callable
+from pathlib import Path
+from numpy.typing import NDArray
 
 import hashlib
 import json
@@ -29,11 +32,14 @@ from finetune.photos.near_duplicates.hashing import hash_with_mirror
 from finetune.photos.quality import measure
 from finetune.photos.scan import scan
 
+WritePhoto = Callable[..., Path]
+Draw = Callable[..., NDArray[np.uint8]]
+
 KILLS = int(os.environ.get("FINETUNE_TEST_KILLS", "5"))
 
 
 @pytest.fixture
-def read_paths(monkeypatch):
+def read_paths(monkeypatch: pytest.MonkeyPatch):
     """The paths that were read since, as the scan asks its pool for them."""
     seen: list[str] = []
     original = scanning.analyze_all
@@ -47,7 +53,7 @@ def read_paths(monkeypatch):
 
 
 @pytest.fixture
-def with_processes(monkeypatch):
+def with_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool, "FEW_PHOTOS", 1)
 
 
@@ -55,7 +61,7 @@ def by_path(root: Path, **options: object) -> dict[str, tuple[str, ...]]:
     return {photo.path: photo.labels for photo in scan(root, **options).photos}  # type: ignore[arg-type]
 
 
-def test_folders_are_labels_at_any_depth(tmp_path, write_photo):
+def test_folders_are_labels_at_any_depth(tmp_path: Path, write_photo: WritePhoto) -> None:
     for name in ("gulls/adult/1.jpg", "gulls/young/2.jpg", "heron/3.jpg", "4.jpg"):
         write_photo(tmp_path / name, 1)
     assert by_path(tmp_path) == {
@@ -66,7 +72,7 @@ def test_folders_are_labels_at_any_depth(tmp_path, write_photo):
     }
 
 
-def test_photo_has_all_its_facts(tmp_path, write_photo, draw):
+def test_photo_has_all_its_facts(tmp_path: Path, write_photo: WritePhoto, draw: Draw) -> None:
     image = draw(3, 640, 400)
     path = write_photo(
         tmp_path / "heron" / "a.jpg",
@@ -89,13 +95,13 @@ def test_photo_has_all_its_facts(tmp_path, write_photo, draw):
             assert (found ^ getattr(wanted, kind)).bit_count() <= 2
 
 
-def test_label_is_nfc_and_the_path_is_as_on_disk(tmp_path, write_photo):
+def test_label_is_nfc_and_the_path_is_as_on_disk(tmp_path: Path, write_photo: WritePhoto) -> None:
     write_photo(tmp_path / "カ\u3099" / "a.jpg", 1)
     write_photo(tmp_path / "ガ" / "b.jpg", 2)
     assert by_path(tmp_path) == {"カ\u3099/a.jpg": ("ガ",), "ガ/b.jpg": ("ガ",)}
 
 
-def test_ready_part_folders_are_recognized(tmp_path, write_photo):
+def test_ready_part_folders_are_recognized(tmp_path: Path, write_photo: WritePhoto) -> None:
     for number, name in enumerate(("train/gull", "train/tern", "val/gull", "test/tern")):
         write_photo(tmp_path / name / "a.jpg", number)
     collection = scan(tmp_path)
@@ -108,7 +114,7 @@ def test_ready_part_folders_are_recognized(tmp_path, write_photo):
     ]
 
 
-def test_hidden_and_system_folders_are_skipped(tmp_path, write_photo):
+def test_hidden_and_system_folders_are_skipped(tmp_path: Path, write_photo: WritePhoto) -> None:
     write_photo(tmp_path / "heron" / "a.jpg", 1)
     for name in (".trash/b.jpg", "heron/.thumbs/c.jpg", "heron/._a.jpg", "@eaDir/d.jpg"):
         write_photo(tmp_path / name, 2)
@@ -119,7 +125,7 @@ def test_hidden_and_system_folders_are_skipped(tmp_path, write_photo):
     assert collection.problems == ()
 
 
-def test_symlink_loops_end_and_linked_folders_are_labels(tmp_path, write_photo):
+def test_symlink_loops_end_and_linked_folders_are_labels(tmp_path: Path, write_photo: WritePhoto) -> None:
     root = tmp_path / "photos"
     write_photo(root / "heron" / "a.jpg", 1)
     write_photo(tmp_path / "elsewhere" / "b.jpg", 2)
@@ -140,7 +146,7 @@ def test_symlink_loops_end_and_linked_folders_are_labels(tmp_path, write_photo):
     ]
 
 
-def test_bad_photos_are_rows_with_reasons(birds, write_photo):
+def test_bad_photos_are_rows_with_reasons(birds: Path, write_photo: WritePhoto) -> None:
     (birds / "gull" / "cut.jpg").write_bytes((birds / "gull" / "0.jpg").read_bytes()[:700])
     (birds / "gull" / "empty.png").write_bytes(b"")
     (birds / "gull" / "text.jpg").write_text("a heron")
@@ -158,7 +164,7 @@ def test_bad_photos_are_rows_with_reasons(birds, write_photo):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names are bytes on Linux alone")
-def test_name_that_is_no_utf8_is_a_problem(birds):
+def test_name_that_is_no_utf8_is_a_problem(birds: Path) -> None:
     source = os.fsencode(birds / "gull" / "0.jpg")
     shutil.copy(source, os.fsencode(birds) + b"/gull/m\xf6we.jpg")
     assert [(problem.path, problem.reason) for problem in scan(birds).problems] == [
@@ -166,7 +172,7 @@ def test_name_that_is_no_utf8_is_a_problem(birds):
     ]
 
 
-def test_folder_that_cannot_be_listed_is_a_problem(birds, monkeypatch):
+def test_folder_that_cannot_be_listed_is_a_problem(birds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original = os.scandir
 
     def refuse(folder: str):
@@ -185,7 +191,7 @@ def test_folder_that_cannot_be_listed_is_a_problem(birds, monkeypatch):
 EXPECTED = "Give a folder with one sub-folder of photos for each label."
 
 
-def test_folders_that_are_none_are_refused(tmp_path, write_photo):
+def test_folders_that_are_none_are_refused(tmp_path: Path, write_photo: WritePhoto) -> None:
     file = write_photo(tmp_path / "a.jpg", 1)
     (tmp_path / "empty" / "deeper").mkdir(parents=True)
     for root, message in [
@@ -199,7 +205,7 @@ def test_folders_that_are_none_are_refused(tmp_path, write_photo):
     assert not (tmp_path / "empty" / ".finetune").exists()
 
 
-def test_unreadable_folder_is_refused(birds, monkeypatch):
+def test_unreadable_folder_is_refused(birds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(folder: str) -> None:
         raise PermissionError(13, "Permission denied", folder)
 
@@ -212,7 +218,7 @@ def test_unreadable_folder_is_refused(birds, monkeypatch):
     )
 
 
-def test_only_corrupt_photos_are_refused(tmp_path):
+def test_only_corrupt_photos_are_refused(tmp_path: Path) -> None:
     (tmp_path / "gull").mkdir()
     for name in ("a.jpg", "b.jpg"):
         (tmp_path / "gull" / name).write_bytes(b"rubbish")
@@ -225,7 +231,7 @@ def test_only_corrupt_photos_are_refused(tmp_path):
         )
 
 
-def test_unchanged_photos_are_not_read_again(birds, read_paths):
+def test_unchanged_photos_are_not_read_again(birds: Path, read_paths) -> None:
     (birds / "gull" / "bad.jpg").write_bytes(b"rubbish")
     first = scan(birds)
     assert len(read_paths) == 7
@@ -234,7 +240,7 @@ def test_unchanged_photos_are_not_read_again(birds, read_paths):
     assert read_paths == []
 
 
-def test_only_new_and_changed_photos_are_read(birds, write_photo, read_paths):
+def test_only_new_and_changed_photos_are_read(birds: Path, write_photo: WritePhoto, read_paths) -> None:
     scan(birds)
     read_paths.clear()
     write_photo(birds / "gull" / "new.jpg", 50)
@@ -245,7 +251,7 @@ def test_only_new_and_changed_photos_are_read(birds, write_photo, read_paths):
     assert len({photo.digest for photo in collection.photos}) == 7
 
 
-def test_touched_photo_is_read_but_not_analyzed_again(birds, monkeypatch):
+def test_touched_photo_is_read_but_not_analyzed_again(birds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = scan(birds)
     os.utime(birds / "gull" / "1.jpg", ns=(1, 1))
 
@@ -256,7 +262,7 @@ def test_touched_photo_is_read_but_not_analyzed_again(birds, monkeypatch):
     assert scan(birds) == before
 
 
-def test_deleted_photos_leave_and_may_come_back(birds, tmp_path, read_paths):
+def test_deleted_photos_leave_and_may_come_back(birds: Path, tmp_path: Path, read_paths) -> None:
     before = scan(birds)
     shutil.move(birds / "gull" / "1.jpg", tmp_path / "aside.jpg")
     assert len(scan(birds)) == 5
@@ -266,7 +272,7 @@ def test_deleted_photos_leave_and_may_come_back(birds, tmp_path, read_paths):
     assert read_paths == []
 
 
-def test_moved_and_renamed_photos_keep_what_was_said(birds, monkeypatch):
+def test_moved_and_renamed_photos_keep_what_was_said(birds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scan(birds)
     (photo,) = [photo for photo in scan(birds).photos if photo.path == "gull/1.jpg"]
     with open_catalog(birds) as catalog:
@@ -288,7 +294,7 @@ def test_moved_and_renamed_photos_keep_what_was_said(birds, monkeypatch):
     assert "gull/1.jpg" not in photos
 
 
-def test_bad_photo_is_tried_again_when_the_reader_changes(birds, read_paths, monkeypatch):
+def test_bad_photo_is_tried_again_when_the_reader_changes(birds: Path, read_paths, monkeypatch: pytest.MonkeyPatch) -> None:
     (birds / "gull" / "bad.jpg").write_bytes(b"rubbish")
     scan(birds)
     read_paths.clear()
@@ -300,7 +306,7 @@ def test_bad_photo_is_tried_again_when_the_reader_changes(birds, read_paths, mon
     assert read_paths == []
 
 
-def test_unread_photo_is_tried_again(birds, monkeypatch):
+def test_unread_photo_is_tried_again(birds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original = Path.read_bytes
 
     def refuse(path: Path) -> bytes:
@@ -315,7 +321,7 @@ def test_unread_photo_is_tried_again(birds, monkeypatch):
     assert scan(birds).problems == ()
 
 
-def test_new_version_of_the_analysis_measures_again(birds, read_paths, monkeypatch):
+def test_new_version_of_the_analysis_measures_again(birds: Path, read_paths, monkeypatch: pytest.MonkeyPatch) -> None:
     scan(birds)
     read_paths.clear()
     monkeypatch.setattr(scanning, "ANALYSIS_VERSION", 999)
@@ -323,14 +329,14 @@ def test_new_version_of_the_analysis_measures_again(birds, read_paths, monkeypat
     assert len(read_paths) == 6
 
 
-def test_catalog_may_lie_elsewhere(birds, tmp_path):
+def test_catalog_may_lie_elsewhere(birds: Path, tmp_path: Path) -> None:
     before = sorted(birds.rglob("*"))
     scan(birds, catalog=tmp_path / "mine.sqlite3")
     assert (tmp_path / "mine.sqlite3").is_file()
     assert sorted(birds.rglob("*")) == before
 
 
-def test_originals_are_never_changed(birds):
+def test_originals_are_never_changed(birds: Path) -> None:
     before = {path: path.read_bytes() for path in birds.rglob("*.jpg")}
     times = {path: path.stat().st_mtime_ns for path in before}
     scan(birds)
@@ -338,7 +344,7 @@ def test_originals_are_never_changed(birds):
     assert {path: path.stat().st_mtime_ns for path in before} == times
 
 
-def test_processes_and_threads_find_the_same(birds, tmp_path, with_processes, monkeypatch):
+def test_processes_and_threads_find_the_same(birds: Path, tmp_path: Path, with_processes, monkeypatch: pytest.MonkeyPatch) -> None:
     (birds / "gull" / "bad.jpg").write_bytes(b"rubbish")
     by_process = scan(birds, catalog=tmp_path / "a.sqlite3", workers=2)
     monkeypatch.setattr(pool, "FEW_PHOTOS", 10**9)
@@ -347,7 +353,7 @@ def test_processes_and_threads_find_the_same(birds, tmp_path, with_processes, mo
     assert len(by_process.photos) == 6
 
 
-def test_progress_counts_the_photos_that_are_read(birds, with_processes):
+def test_progress_counts_the_photos_that_are_read(birds: Path, with_processes) -> None:
     seen: list[tuple[int, int]] = []
     scan(birds, progress=lambda done, total: seen.append((done, total)))
     assert seen == [(done, 6) for done in range(7)]
@@ -374,8 +380,8 @@ class Shelf:
 @pytest.mark.parametrize("processes", [False, True])
 @pytest.mark.parametrize("size", [48, 200])
 def test_sink_gets_the_very_square_that_load_image_makes(
-    tmp_path, write_photo, draw, monkeypatch, processes, size
-):
+    tmp_path: Path, write_photo: WritePhoto, draw: Draw, monkeypatch: pytest.MonkeyPatch, processes, size
+) -> None:
     monkeypatch.setattr(pool, "FEW_PHOTOS", 1 if processes else 10**9)
     for number in range(3):
         write_photo(tmp_path / "gull" / f"{number}.jpg", draw(number, 1600, 1100))
@@ -387,7 +393,7 @@ def test_sink_gets_the_very_square_that_load_image_makes(
         np.testing.assert_array_equal(shelf.images[photo.digest, None], expected)
 
 
-def test_known_photos_fill_a_sink_that_misses_them_with_their_crop(birds, with_processes):
+def test_known_photos_fill_a_sink_that_misses_them_with_their_crop(birds: Path, with_processes) -> None:
     first = scan(birds)
     crop = Crop(center_x=0.4, center_y=0.6, side=0.5)
     digest = first.photos[0].digest
@@ -400,7 +406,7 @@ def test_known_photos_fill_a_sink_that_misses_them_with_their_crop(birds, with_p
     np.testing.assert_array_equal(shelf.images[first.photos[0].digest, crop], expected)
 
 
-def test_full_sink_causes_no_reading(birds, read_paths):
+def test_full_sink_causes_no_reading(birds: Path, read_paths) -> None:
     shelf = Shelf()
     scan(birds, sink=shelf)
     read_paths.clear()
@@ -408,7 +414,7 @@ def test_full_sink_causes_no_reading(birds, read_paths):
     assert read_paths == []
 
 
-def test_copies_fill_the_sink_once(birds):
+def test_copies_fill_the_sink_once(birds: Path) -> None:
     shutil.copy(birds / "gull" / "0.jpg", birds / "gull" / "copy.jpg")
     scan(birds)
     shelf = Shelf()
@@ -435,8 +441,8 @@ pool.main()
 
 @pytest.mark.parametrize("action", ["os.kill(os.getpid(), signal.SIGSEGV)", "os._exit(0)"])
 def test_photo_that_kills_its_worker_costs_itself_alone(
-    birds, write_photo, monkeypatch, with_processes, action
-):
+    birds: Path, write_photo: WritePhoto, monkeypatch: pytest.MonkeyPatch, with_processes, action
+) -> None:
     write_photo(birds / "gull" / "odd.jpg", 77)
     monkeypatch.setattr(pool, "worker_command", lambda: worker_that(action))
     collection = scan(birds, workers=2)
@@ -447,8 +453,8 @@ def test_photo_that_kills_its_worker_costs_itself_alone(
 
 
 def test_worker_that_dies_of_something_else_costs_nothing(
-    birds, write_photo, monkeypatch, with_processes, tmp_path
-):
+    birds: Path, write_photo: WritePhoto, monkeypatch: pytest.MonkeyPatch, with_processes, tmp_path: Path
+) -> None:
     write_photo(birds / "gull" / "odd.jpg", 77)
     flag = tmp_path / "died once"
     action = f"os.path.exists({str(flag)!r}) or (open({str(flag)!r}, 'w').close(), os._exit(9))"
@@ -458,7 +464,7 @@ def test_worker_that_dies_of_something_else_costs_nothing(
     assert (len(collection), collection.problems) == (7, ())
 
 
-def test_what_a_decoder_prints_does_not_disturb(birds, write_photo, monkeypatch, with_processes):
+def test_what_a_decoder_prints_does_not_disturb(birds: Path, write_photo: WritePhoto, monkeypatch: pytest.MonkeyPatch, with_processes) -> None:
     write_photo(birds / "gull" / "odd.jpg", 77)
     action = "os.write(1, b'hello'); print('world', flush=True)"
     monkeypatch.setattr(pool, "worker_command", lambda: worker_that(action))
@@ -467,8 +473,8 @@ def test_what_a_decoder_prints_does_not_disturb(birds, write_photo, monkeypatch,
 
 @pytest.mark.parametrize("command", [["/no/such/python"], [sys.executable, "-c", "pass"]])
 def test_without_worker_processes_threads_do_the_work(
-    birds, monkeypatch, with_processes, caplog, command
-):
+    birds: Path, monkeypatch: pytest.MonkeyPatch, with_processes, caplog: pytest.LogCaptureFixture, command
+) -> None:
     monkeypatch.setattr(pool, "worker_command", lambda: command)
     with caplog.at_level(logging.WARNING):
         assert len(scan(birds, workers=2)) == 6
@@ -477,7 +483,7 @@ def test_without_worker_processes_threads_do_the_work(
     ]
 
 
-def test_bug_in_a_thread_is_not_hidden(birds, monkeypatch):
+def test_bug_in_a_thread_is_not_hidden(birds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: object) -> Analysis:
         raise ZeroDivisionError("a bug")
 
@@ -487,15 +493,15 @@ def test_bug_in_a_thread_is_not_hidden(birds, monkeypatch):
 
 
 def test_bug_in_a_worker_process_keeps_its_traceback(
-    birds, write_photo, monkeypatch, with_processes
-):
+    birds: Path, write_photo: WritePhoto, monkeypatch: pytest.MonkeyPatch, with_processes
+) -> None:
     write_photo(birds / "gull" / "odd.jpg", 77)
     monkeypatch.setattr(pool, "worker_command", lambda: worker_that("1 / 0"))
     with pytest.raises(WorkerError, match=r"in analyze\n(.*\n)*ZeroDivisionError"):
         scan(birds)
 
 
-def test_photo_that_needs_too_much_memory_is_a_problem(birds, monkeypatch):
+def test_photo_that_needs_too_much_memory_is_a_problem(birds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: object) -> Analysis:
         raise MemoryError
 
@@ -507,7 +513,7 @@ def test_photo_that_needs_too_much_memory_is_a_problem(birds, monkeypatch):
 
 
 @pytest.mark.parametrize("processes", [False, True])
-def test_interrupt_keeps_what_was_done(birds, write_photo, monkeypatch, read_paths, processes):
+def test_interrupt_keeps_what_was_done(birds: Path, write_photo: WritePhoto, monkeypatch: pytest.MonkeyPatch, read_paths, processes) -> None:
     monkeypatch.setattr(pool, "FEW_PHOTOS", 1 if processes else 10**9)
 
     def interrupt(done: int, total: int) -> None:
@@ -544,7 +550,7 @@ except KeyboardInterrupt:
 
 
 @pytest.fixture
-def many(tmp_path, write_photo, draw):
+def many(tmp_path: Path, write_photo: WritePhoto, draw: Draw):
     root = tmp_path / "many"
     for number in range(120):
         write_photo(root / "ab"[number % 2] / f"{number}.jpg", draw(number, 320, 240))
@@ -556,7 +562,7 @@ def scanner(root: Path) -> subprocess.Popen[bytes]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for the workers in /proc")
-def test_ctrl_c_at_a_terminal_ends_the_scan_and_its_workers(many):
+def test_ctrl_c_at_a_terminal_ends_the_scan_and_its_workers(many) -> None:
     process = scanner(many)
     assert process.stdout is not None
     while int(process.stdout.readline()) < 10:
@@ -576,7 +582,7 @@ def test_ctrl_c_at_a_terminal_ends_the_scan_and_its_workers(many):
 
 
 @pytest.mark.timeout(900)
-def test_kill_during_scan_leaves_a_whole_catalog(many):
+def test_kill_during_scan_leaves_a_whole_catalog(many) -> None:
     path = many / ".finetune" / "catalog.sqlite3"
     for kill in range(KILLS):
         if kill % 5 == 0:
@@ -600,13 +606,13 @@ def test_kill_during_scan_leaves_a_whole_catalog(many):
     assert (len(collection), collection.problems) == (120, ())
 
 
-def test_two_scans_at_once_agree(many):
+def test_two_scans_at_once_agree(many) -> None:
     processes = [scanner(many), scanner(many)]
     outputs = [process.communicate()[0].split()[-1] for process in processes]
     assert outputs == [b"120", b"120"]
 
 
-def test_worker_imports_no_torch():
+def test_worker_imports_no_torch() -> None:
     code = (
         "import sys, finetune.photos.decode.pool;"
         "print('torch' in sys.modules, 'cv2' in sys.modules)"
@@ -616,7 +622,7 @@ def test_worker_imports_no_torch():
 
 
 @pytest.mark.shared
-def test_every_odd_file_has_a_row(shared_photos, tmp_path):
+def test_every_odd_file_has_a_row(shared_photos: Path, tmp_path: Path) -> None:
     pytest.importorskip("pillow_heif")
     root = shared_photos / "odd"
     collection = scan(root, catalog=tmp_path / "catalog.sqlite3")

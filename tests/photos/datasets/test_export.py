@@ -1,4 +1,8 @@
+from __future__ import annotations
+
 import dataclasses
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +15,11 @@ from finetune.photos.datasets.import_labels import read_label_table
 from finetune.photos.decode.decoder import decode_photo
 from finetune.photos.scan import scan
 
+WritePhoto = Callable[..., Path]
+
 
 @pytest.fixture
-def collection(birds):
+def collection(birds: Path):
     return scan(birds, workers=1)
 
 
@@ -30,7 +36,7 @@ def files(folder):
     return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
 
 
-def test_folders_hold_the_same_bytes_under_their_labels(collection, tmp_path):
+def test_folders_hold_the_same_bytes_under_their_labels(collection, tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = export_photos(collection, out, ExportOptions())
     assert files(out) == [f"{label}/{i}.jpg" for label in ("gull", "heron") for i in range(3)]
@@ -39,7 +45,7 @@ def test_folders_hold_the_same_bytes_under_their_labels(collection, tmp_path):
     assert (done.files, done.unlabeled, done.problems, done.tables) == (6, 0, (), ())
 
 
-def test_ready_parts_become_train_val_and_test_folders(collection, tmp_path):
+def test_ready_parts_become_train_val_and_test_folders(collection, tmp_path: Path) -> None:
     parts = ("train", "validation", "test")
     photos = tuple(
         dataclasses.replace(photo, part=parts[index % 3])
@@ -57,7 +63,7 @@ def test_ready_parts_become_train_val_and_test_folders(collection, tmp_path):
     ]
 
 
-def test_names_that_meet_in_one_folder_get_numbers(collection, tmp_path):
+def test_names_that_meet_in_one_folder_get_numbers(collection, tmp_path: Path) -> None:
     merged = relabeled(collection, {f"gull/{i}.jpg": ("heron",) for i in range(3)})
     out = tmp_path / "out"
     export_photos(merged, out, ExportOptions())
@@ -67,7 +73,9 @@ def test_names_that_meet_in_one_folder_get_numbers(collection, tmp_path):
     assert content == {collection.path_of(p).read_bytes() for p in collection.photos}
 
 
-def test_photo_with_two_labels_is_in_both_folders_and_in_one_csv_row(collection, tmp_path):
+def test_photo_with_two_labels_is_in_both_folders_and_in_one_csv_row(
+    collection, tmp_path: Path
+) -> None:
     several = relabeled(collection, {"gull/0.jpg": ("gull", "in flight")})
     done = export_photos(several, tmp_path / "folders", ExportOptions())
     assert done.files == 7
@@ -80,7 +88,7 @@ def test_photo_with_two_labels_is_in_both_folders_and_in_one_csv_row(collection,
     assert set(read) == {f for f in files(tmp_path / "csv") if f.endswith(".jpg")}
 
 
-def test_labels_cannot_lead_out_of_the_folder(collection, tmp_path):
+def test_labels_cannot_lead_out_of_the_folder(collection, tmp_path: Path) -> None:
     hostile = relabeled(collection, {"gull/0.jpg": ("../../etc",), "gull/1.jpg": ("a\0b:c",)})
     out = tmp_path / "deep" / "out"
     export_photos(hostile, out, ExportOptions())
@@ -88,14 +96,14 @@ def test_labels_cannot_lead_out_of_the_folder(collection, tmp_path):
     assert len(files(out)) == 6
 
 
-def test_unlabeled_photos_stay_out_of_folders_and_in_the_csv(collection, tmp_path):
+def test_unlabeled_photos_stay_out_of_folders_and_in_the_csv(collection, tmp_path: Path) -> None:
     bare = relabeled(collection, {"gull/0.jpg": ()})
     assert export_photos(bare, tmp_path / "folders", ExportOptions()).unlabeled == 1
     done = export_photos(bare, tmp_path / "csv", ExportOptions(layout="csv"))
     assert (done.files, done.unlabeled) == (6, 0)
 
 
-def test_console_csv_reads_back_by_its_names(collection, tmp_path):
+def test_console_csv_reads_back_by_its_names(collection, tmp_path: Path) -> None:
     done = export_photos(collection, tmp_path / "nnc", ExportOptions(layout="nnc"))
     assert [table.name for table in done.tables] == ["labels.txt", "data.csv"]
     text = done.tables[1].read_text(encoding="utf-8").splitlines()
@@ -106,7 +114,7 @@ def test_console_csv_reads_back_by_its_names(collection, tmp_path):
     assert all((tmp_path / "nnc" / row.path).is_file() for row in read.rows)
 
 
-def test_console_csv_of_several_labels_has_a_column_a_label(collection, tmp_path):
+def test_console_csv_of_several_labels_has_a_column_a_label(collection, tmp_path: Path) -> None:
     several = relabeled(collection, {"gull/0.jpg": ("gull", "heron")})
     done = export_photos(several, tmp_path / "nnc", ExportOptions(layout="nnc"))
     assert done.tables[1].read_text().splitlines()[:3] == [
@@ -118,7 +126,7 @@ def test_console_csv_of_several_labels_has_a_column_a_label(collection, tmp_path
 
 
 @pytest.mark.parametrize("transfer", ["hardlink", "symlink"])
-def test_links_share_the_original(collection, tmp_path, transfer):
+def test_links_share_the_original(collection, tmp_path: Path, transfer) -> None:
     out = tmp_path / "out"
     export_photos(collection, out, ExportOptions(transfer=transfer))
     path = out / "gull" / "0.jpg"
@@ -126,8 +134,10 @@ def test_links_share_the_original(collection, tmp_path, transfer):
     assert path.samefile(collection.root / "gull" / "0.jpg")
 
 
-def test_hard_link_to_another_disk_says_what_to_do(collection, tmp_path, monkeypatch):
-    def refuse(source, target):
+def test_hard_link_to_another_disk_says_what_to_do(
+    collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(source, target) -> None:
         raise OSError(18, "Invalid cross-device link")
 
     monkeypatch.setattr("os.link", refuse)
@@ -151,7 +161,7 @@ def difference(path, expected):
     return np.abs(decode_photo(path).astype(int) - expected).mean()
 
 
-def test_size_and_crops_write_the_squares_that_training_sees(collection, tmp_path):
+def test_size_and_crops_write_the_squares_that_training_sees(collection, tmp_path: Path) -> None:
     crop = Crop(center_x=0.4, center_y=0.5, side=0.5)
     cropped = with_crop(collection, "gull/0.jpg", crop)
     out = tmp_path / "out"
@@ -162,7 +172,9 @@ def test_size_and_crops_write_the_squares_that_training_sees(collection, tmp_pat
     assert decode_photo(out / "heron/2.jpg").shape == (32, 32, 3)
 
 
-def test_crops_alone_keep_their_pixels_and_leave_the_others_alone(collection, tmp_path):
+def test_crops_alone_keep_their_pixels_and_leave_the_others_alone(
+    collection, tmp_path: Path
+) -> None:
     crop = Crop(side=0.5)
     out = tmp_path / "out"
     export_photos(with_crop(collection, "gull/0.jpg", crop), out, ExportOptions(crops=True))
@@ -172,7 +184,7 @@ def test_crops_alone_keep_their_pixels_and_leave_the_others_alone(collection, tm
     assert (out / "gull/1.jpg").read_bytes() == (collection.root / "gull/1.jpg").read_bytes()
 
 
-def test_redrawn_photos_keep_their_time(tmp_path, write_photo):
+def test_redrawn_photos_keep_their_time(tmp_path: Path, write_photo: WritePhoto) -> None:
     root = tmp_path / "photos"
     write_photo(root / "gull" / "1.png", 1)
     write_photo(root / "gull" / "2.jpg", 2, taken_at="2024:05:01 10:00:01", camera=("Canon", "EOS"))
@@ -183,14 +195,14 @@ def test_redrawn_photos_keep_their_time(tmp_path, write_photo):
     assert taken == "2024:05:01 10:00:01"
 
 
-def test_photo_that_went_bad_since_the_scan_is_reported(collection, tmp_path):
+def test_photo_that_went_bad_since_the_scan_is_reported(collection, tmp_path: Path) -> None:
     (collection.root / "gull/0.jpg").write_bytes(b"\xff\xd8\xff broken")
     done = export_photos(collection, tmp_path / "out", ExportOptions(size=16))
     assert [path for path, _ in done.problems] == ["gull/0.jpg"]
     assert done.files == 5
 
 
-def test_folder_in_use_or_inside_the_collection_is_refused(collection, tmp_path):
+def test_folder_in_use_or_inside_the_collection_is_refused(collection, tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "a").touch()
     with pytest.raises(CollectionError) as caught:
@@ -207,7 +219,7 @@ def test_folder_in_use_or_inside_the_collection_is_refused(collection, tmp_path)
 
 
 @pytest.mark.parametrize("transfer", ["hardlink", "symlink"])
-def test_links_cannot_be_resized(transfer):
+def test_links_cannot_be_resized(transfer) -> None:
     with pytest.raises(ConfigError) as caught:
         ExportOptions(transfer=transfer, size=32)
     assert str(caught.value) == (

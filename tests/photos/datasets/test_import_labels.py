@@ -1,5 +1,9 @@
+from __future__ import annotations
+
 import dataclasses
 import json
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -13,17 +17,19 @@ from finetune.photos.datasets.import_labels import (
 )
 from finetune.photos.scan import scan
 
+WritePhoto = Callable[..., Path]
+
 
 def rows(table):
     return [(row.path, row.labels) for row in table.rows]
 
 
-def write(path, text, encoding="utf-8"):
+def write(path, text, encoding: str = "utf-8"):
     path.write_text(text, encoding=encoding)
     return path
 
 
-def test_plain_csv_with_several_labels_and_a_comma_in_a_name(tmp_path):
+def test_plain_csv_with_several_labels_and_a_comma_in_a_name(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", 'Path,Label\n"a, b.jpg",gull| in flight \nc.jpg,\n\n')
     table = read_label_table(path)
     assert table.format == "CSV"
@@ -32,17 +38,17 @@ def test_plain_csv_with_several_labels_and_a_comma_in_a_name(tmp_path):
 
 
 @pytest.mark.parametrize("mark", [",", ";", "\t"])
-def test_separators_of_spreadsheets_are_understood(tmp_path, mark):
+def test_separators_of_spreadsheets_are_understood(tmp_path: Path, mark) -> None:
     path = write(tmp_path / "a.csv", f"\ufefffilename{mark}species\nx.jpg{mark}heron\n")
     assert rows(read_label_table(path)) == [("x.jpg", ("heron",))]
 
 
-def test_labels_are_composed_to_nfc(tmp_path):
+def test_labels_are_composed_to_nfc(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", "path,label\nx.jpg,カ\u3099\n")
     assert rows(read_label_table(path)) == [("x.jpg", ("ガ",))]
 
 
-def test_console_csv_with_numbers_takes_names_from_labels_txt(tmp_path):
+def test_console_csv_with_numbers_takes_names_from_labels_txt(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", "x:image,y:label\n./img/1.png,0\n.\\img\\2.png,1\n")
     assert rows(read_label_table(path)) == [("./img/1.png", ("0",)), (".\\img\\2.png", ("1",))]
     write(tmp_path / "labels.txt", "カワセミ\nheron\n")
@@ -51,7 +57,7 @@ def test_console_csv_with_numbers_takes_names_from_labels_txt(tmp_path):
     assert rows(table) == [("./img/1.png", ("カワセミ",)), (".\\img\\2.png", ("heron",))]
 
 
-def test_console_csv_with_a_column_a_label_is_multi_label(tmp_path):
+def test_console_csv_with_a_column_a_label_is_multi_label(tmp_path: Path) -> None:
     path = write(
         tmp_path / "a.csv", "x:image,y__0:gull,y__1:flying\n1.png,1,1\n2.png,0,1\n3.png,0,0\n"
     )
@@ -62,7 +68,7 @@ def test_console_csv_with_a_column_a_label_is_multi_label(tmp_path):
     ]
 
 
-def test_console_csv_with_an_index_beyond_the_names_is_refused(tmp_path):
+def test_console_csv_with_an_index_beyond_the_names_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "labels.txt", "gull\nheron\n")
     path = write(tmp_path / "a.csv", "x:image,y:label\n1.png,2\n")
     with pytest.raises(CollectionError) as caught:
@@ -72,7 +78,7 @@ def test_console_csv_with_an_index_beyond_the_names_is_refused(tmp_path):
     )
 
 
-def test_hugging_face_metadata_as_csv_and_as_lines_of_json(tmp_path):
+def test_hugging_face_metadata_as_csv_and_as_lines_of_json(tmp_path: Path) -> None:
     path = write(tmp_path / "metadata.csv", "file_name,text,label\n1.png,hello,gull\n")
     assert read_label_table(path).format == "Hugging Face"
     assert rows(read_labels(tmp_path)) == [("1.png", ("gull",))]
@@ -94,14 +100,16 @@ def test_hugging_face_metadata_as_csv_and_as_lines_of_json(tmp_path):
         ("a.jsonl", "{}\n", "{path}, line 1 is not a JSON object with a file_name."),
     ],
 )
-def test_file_that_is_no_table_of_labels_is_refused(tmp_path, name, text, message):
+def test_file_that_is_no_table_of_labels_is_refused(
+    tmp_path: Path, name, text, message: str
+) -> None:
     path = write(tmp_path / name, text)
     with pytest.raises(CollectionError) as caught:
         read_label_table(path)
     assert str(caught.value) == message.format(path=path)
 
 
-def test_other_encodings_are_named_and_read(tmp_path):
+def test_other_encodings_are_named_and_read(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", "path,label\n1.jpg,カワセミ\n", encoding="cp932")
     with pytest.raises(CollectionError) as caught:
         read_label_table(path)
@@ -121,7 +129,7 @@ def test_other_encodings_are_named_and_read(tmp_path):
 
 
 @pytest.fixture
-def pool(tmp_path, write_photo):
+def pool(tmp_path: Path, write_photo: WritePhoto):
     """Six photos without labels: two folders deep, two of one name."""
     root = tmp_path / "pool"
     for index, name in enumerate(("1.jpg", "2.jpg", "sub/3.jpg", "sub/1.jpg", "4.jpg", "5.jpg")):
@@ -129,7 +137,7 @@ def pool(tmp_path, write_photo):
     return root
 
 
-def imported(root, source, *, overwrite=False):
+def imported(root, source, *, overwrite: bool = False):
     collection = scan(root, workers=1)
     with open_catalog(root) as catalog:
         beside = source if source.is_dir() else source.parent
@@ -145,7 +153,7 @@ def imported(root, source, *, overwrite=False):
     return plan, labels
 
 
-def test_photos_are_found_by_path_by_place_of_the_file_and_by_name(pool, tmp_path):
+def test_photos_are_found_by_path_by_place_of_the_file_and_by_name(pool, tmp_path: Path) -> None:
     absolute = pool / "2024" / "2.jpg"
     path = write(
         pool / "2024" / "labels.csv",
@@ -170,19 +178,19 @@ def test_photos_are_found_by_path_by_place_of_the_file_and_by_name(pool, tmp_pat
     assert len(plan.new) == 5
 
 
-def test_a_name_that_two_photos_have_finds_neither(pool, tmp_path):
+def test_a_name_that_two_photos_have_finds_neither(pool, tmp_path: Path) -> None:
     plan, _ = imported(pool, write(tmp_path / "l.csv", "path,label\nelse/1.jpg,gull\n"))
     assert [row.path for row in plan.unknown] == ["else/1.jpg"]
 
 
-def test_several_rows_of_a_photo_are_several_labels(pool, tmp_path):
+def test_several_rows_of_a_photo_are_several_labels(pool, tmp_path: Path) -> None:
     text = "path,label\n2024/1.jpg,gull\n2024/1.jpg,flying\n2024/2.jpg,\n"
     plan, labels = imported(pool, write(tmp_path / "l.csv", text))
     assert labels["2024/1.jpg"] == ("flying", "gull")
     assert plan.unlabeled == 1
 
 
-def test_what_a_person_said_is_kept_unless_told_otherwise(pool, tmp_path):
+def test_what_a_person_said_is_kept_unless_told_otherwise(pool, tmp_path: Path) -> None:
     table = write(tmp_path / "l.csv", "path,label\n2024/1.jpg,gull\n2024/2.jpg,gull\n")
     _, labels = imported(pool, table)
     again, _ = imported(pool, table)
@@ -195,7 +203,7 @@ def test_what_a_person_said_is_kept_unless_told_otherwise(pool, tmp_path):
     assert labels["2024/1.jpg"] == ("heron",)
 
 
-def test_import_can_be_undone(pool, tmp_path):
+def test_import_can_be_undone(pool, tmp_path: Path) -> None:
     before = {photo.path: photo.labels for photo in scan(pool, workers=1).photos}
     imported(pool, write(tmp_path / "l.csv", "path,label\n2024/1.jpg,gull\n2024/2.jpg,gull\n"))
     with open_catalog(pool) as catalog:
@@ -203,7 +211,7 @@ def test_import_can_be_undone(pool, tmp_path):
         assert {p.path: p.labels for p in catalog.collection(pool).photos} == before
 
 
-def test_folders_of_renamed_copies_label_photos_by_content(pool, tmp_path):
+def test_folders_of_renamed_copies_label_photos_by_content(pool, tmp_path: Path) -> None:
     sorted_by_hand = tmp_path / "sorted"
     for label, name in (("gull", "1.jpg"), ("heron/gray", "sub/1.jpg")):
         target = sorted_by_hand / label / f"renamed {label[0]}.jpg"
@@ -216,7 +224,7 @@ def test_folders_of_renamed_copies_label_photos_by_content(pool, tmp_path):
     assert not (sorted_by_hand / ".finetune").exists()
 
 
-def test_folder_without_labels_is_refused(tmp_path, write_photo):
+def test_folder_without_labels_is_refused(tmp_path: Path, write_photo: WritePhoto) -> None:
     write_photo(tmp_path / "flat" / "1.jpg")
     with pytest.raises(CollectionError) as caught:
         read_labels(tmp_path / "flat")
@@ -226,7 +234,7 @@ def test_folder_without_labels_is_refused(tmp_path, write_photo):
     )
 
 
-def test_plan_changes_nothing(pool, tmp_path):
+def test_plan_changes_nothing(pool, tmp_path: Path) -> None:
     collection = scan(pool, workers=1)
     table = read_labels(write(tmp_path / "l.csv", "path,label\n2024/1.jpg,gull\n"))
     plan = plan_import(table, collection, {}, beside=tmp_path)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import warnings
 import zlib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, ImageFile
 
 from finetune.errors import DecodeError
@@ -28,6 +30,9 @@ from finetune.photos.decode.decoder import (
     read_exif,
     read_photo,
 )
+
+WritePhoto = Callable[..., Path]
+Draw = Callable[..., NDArray[np.uint8]]
 
 # The stored pixels [i, j] of each EXIF orientation in terms of the upright picture, from the
 # standard's wording "the 0th row is the visual ... side, the 0th column is the visual ... side".
@@ -45,7 +50,9 @@ STORED = {
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("ending", [".png", ".tif", ".webp"])
-def test_every_orientation_comes_out_upright(tmp_path, draw, write_photo, orientation, ending):
+def test_every_orientation_comes_out_upright(
+    tmp_path: Path, draw: Draw, write_photo: WritePhoto, orientation, ending
+) -> None:
     upright = draw(1)
     stored = np.ascontiguousarray(STORED[orientation](upright))
     options = {"lossless": True} if ending == ".webp" else {}
@@ -56,7 +63,9 @@ def test_every_orientation_comes_out_upright(tmp_path, draw, write_photo, orient
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_sideways_jpeg_is_upright_at_draft_size_too(tmp_path, draw, write_photo, orientation):
+def test_sideways_jpeg_is_upright_at_draft_size_too(
+    tmp_path: Path, draw: Draw, write_photo: WritePhoto, orientation
+) -> None:
     upright = draw(2, 640, 400)
     stored = np.ascontiguousarray(STORED[orientation](upright))
     path = write_photo(tmp_path / "a.jpg", stored, orientation=orientation, quality=95)
@@ -68,12 +77,14 @@ def test_sideways_jpeg_is_upright_at_draft_size_too(tmp_path, draw, write_photo,
 
 
 @pytest.mark.parametrize("value", [0, 9, 65535])
-def test_nonsense_orientation_is_ignored(tmp_path, draw, write_photo, value):
+def test_nonsense_orientation_is_ignored(
+    tmp_path: Path, draw: Draw, write_photo: WritePhoto, value
+) -> None:
     path = write_photo(tmp_path / "a.png", 3, orientation=value)
     np.testing.assert_array_equal(decode_photo(path), draw(3))
 
 
-def test_broken_exif_block_is_ignored(draw):
+def test_broken_exif_block_is_ignored(draw: Draw) -> None:
     file = io.BytesIO()
     Image.fromarray(draw(0)).save(
         file, "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\x7f" + b"\xff" * 40
@@ -82,7 +93,9 @@ def test_broken_exif_block_is_ignored(draw):
 
 
 @pytest.mark.parametrize("side", [1, 49, 50, 51, 100, 199, 200, 399, 400, 401, 5000])
-def test_draft_is_never_smaller_than_asked(tmp_path, write_photo, draw, side):
+def test_draft_is_never_smaller_than_asked(
+    tmp_path: Path, write_photo: WritePhoto, draw: Draw, side
+) -> None:
     path = write_photo(tmp_path / "a.jpg", draw(0, 640, 400))
     image = decode_photo(path, min_side_pixels=side)
     assert min(image.shape[:2]) >= min(side, 400)
@@ -90,11 +103,11 @@ def test_draft_is_never_smaller_than_asked(tmp_path, write_photo, draw, side):
     assert scale == max(s for s in (1, 2, 4, 8) if s == 1 or 400 / s >= side)
 
 
-def test_full_size_is_the_default(tmp_path, write_photo, draw):
+def test_full_size_is_the_default(tmp_path: Path, write_photo: WritePhoto, draw: Draw) -> None:
     assert decode_photo(write_photo(tmp_path / "a.jpg", draw(0, 640, 400))).shape == (400, 640, 3)
 
 
-def test_result_is_contiguous_and_writable(tmp_path, write_photo):
+def test_result_is_contiguous_and_writable(tmp_path: Path, write_photo: WritePhoto) -> None:
     for ending in ("jpg", "png"):
         image = decode_photo(write_photo(tmp_path / f"a.{ending}", 0, orientation=6))
         assert image.flags.c_contiguous
@@ -102,7 +115,7 @@ def test_result_is_contiguous_and_writable(tmp_path, write_photo):
         assert image.dtype == np.uint8
 
 
-def test_bytes_and_file_give_the_same_pixels(tmp_path, write_photo):
+def test_bytes_and_file_give_the_same_pixels(tmp_path: Path, write_photo: WritePhoto) -> None:
     path = write_photo(tmp_path / "a.jpg", 5)
     np.testing.assert_array_equal(decode_photo(path), decode_photo(path.read_bytes()))
 
@@ -113,46 +126,46 @@ def encode(image: Image.Image, kind: str, **options: object) -> bytes:
     return file.getvalue()
 
 
-def test_alpha_is_laid_on_white(draw):
+def test_alpha_is_laid_on_white(draw: Draw) -> None:
     rgba = np.dstack([draw(0), np.tile(np.linspace(0, 255, 96).astype(np.uint8), (64, 1))])
     image = decode_photo(encode(Image.fromarray(rgba, "RGBA"), "PNG"))
     alpha = rgba[..., 3:] / 255
     np.testing.assert_allclose(image, rgba[..., :3] * alpha + 255 * (1 - alpha), atol=1)
 
 
-def test_gray_with_alpha_is_laid_on_white():
+def test_gray_with_alpha_is_laid_on_white() -> None:
     image = Image.fromarray(np.array([[[0, 255], [0, 0], [200, 128]]], np.uint8), "LA")
     pixels = decode_photo(encode(image, "PNG"))[0, :, 0]
     np.testing.assert_allclose(pixels, [0, 255, 200 * 128 / 255 + 255 * 127 / 255], atol=1)
 
 
-def test_transparent_palette_color_becomes_white():
+def test_transparent_palette_color_becomes_white() -> None:
     image = Image.fromarray(np.array([[0, 1, 2]], np.uint8), "P")
     image.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
     pixels = decode_photo(encode(image, "PNG", transparency=1))
     np.testing.assert_array_equal(pixels[0], [[10, 20, 30], [255, 255, 255], [70, 80, 90]])
 
 
-def test_transparent_color_of_rgb_becomes_white():
+def test_transparent_color_of_rgb_becomes_white() -> None:
     image = Image.fromarray(np.array([[[1, 2, 3], [4, 5, 6]]], np.uint8))
     pixels = decode_photo(encode(image, "PNG", transparency=(1, 2, 3)))
     np.testing.assert_array_equal(pixels[0], [[255, 255, 255], [4, 5, 6]])
 
 
-def test_sixteen_bits_are_scaled_not_clipped():
+def test_sixteen_bits_are_scaled_not_clipped() -> None:
     levels = np.array([[0, 255, 256, 257, 1000, 32768, 65535]], np.uint16)
     for kind in ("PNG", "TIFF"):
         pixels = decode_photo(encode(Image.fromarray(levels), kind))[0, :, 0]
         np.testing.assert_array_equal(pixels, np.rint(levels[0] / 257))
 
 
-def test_transparent_level_of_sixteen_bits_becomes_white():
+def test_transparent_level_of_sixteen_bits_becomes_white() -> None:
     levels = np.array([[0, 500, 65535]], np.uint16)
     content = encode(Image.fromarray(levels), "PNG", transparency=500)
     np.testing.assert_array_equal(decode_photo(content)[0, :, 0], [0, 255, 255])
 
 
-def test_twelve_bit_tiff_has_its_own_white():
+def test_twelve_bit_tiff_has_its_own_white() -> None:
     # A little-endian TIFF of 2 x 1 pixels with 12 bits each: 0xFFF and 0x800.
     pixels = bytes([0xFF, 0xF8, 0x00])
     tags = [(256, 3, 2), (257, 3, 1), (258, 3, 12), (259, 3, 1), (262, 3, 1), (273, 4, 8)]
@@ -173,23 +186,23 @@ def test_twelve_bit_tiff_has_its_own_white():
         ([float("nan"), 0.25, 1.0], [0, 64, 255]),
     ],
 )
-def test_float_image_is_scaled_by_its_range(values, expected):
+def test_float_image_is_scaled_by_its_range(values, expected) -> None:
     content = encode(Image.fromarray(np.array([values], np.float32)), "TIFF")
     np.testing.assert_array_equal(decode_photo(content)[0, :, 0], expected)
 
 
-def test_one_bit_image_is_black_and_white():
+def test_one_bit_image_is_black_and_white() -> None:
     image = Image.fromarray(np.array([[True, False]]))
     np.testing.assert_array_equal(decode_photo(encode(image, "PNG"))[0, :, 0], [255, 0])
 
 
-def test_gray_image_has_three_equal_channels(draw):
+def test_gray_image_has_three_equal_channels(draw: Draw) -> None:
     gray = draw(0)[..., 0]
     pixels = decode_photo(encode(Image.fromarray(gray), "PNG"))
     np.testing.assert_array_equal(pixels, np.repeat(gray[..., None], 3, axis=2))
 
 
-def test_cmyk_without_profile_follows_the_simple_formula():
+def test_cmyk_without_profile_follows_the_simple_formula() -> None:
     cmyk = np.zeros((16, 16, 4), np.uint8)
     cmyk[:] = (50, 100, 150, 60)
     content = encode(Image.fromarray(cmyk, "CMYK"), "TIFF")
@@ -199,7 +212,7 @@ def test_cmyk_without_profile_follows_the_simple_formula():
     np.testing.assert_allclose(decode_photo(jpeg)[8, 8], expected, atol=3)
 
 
-def test_lab_image_becomes_srgb():
+def test_lab_image_becomes_srgb() -> None:
     lab = np.zeros((2, 2, 3), np.uint8)
     lab[:] = (138, 81, 70)  # sRGB red adapted to D50: L 54.3, a 80.8, b 69.9
     content = encode(Image.fromarray(lab, "LAB"), "TIFF")
@@ -215,13 +228,13 @@ def swapped_primaries() -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
-def test_embedded_profile_is_converted_to_srgb(draw, kind):
+def test_embedded_profile_is_converted_to_srgb(draw: Draw, kind) -> None:
     upright = draw(4)
     content = encode(Image.fromarray(upright), kind, icc_profile=swapped_primaries())
     np.testing.assert_allclose(decode_photo(content), upright[..., [1, 0, 2]], atol=2)
 
 
-def test_embedded_profile_and_alpha_go_together(draw):
+def test_embedded_profile_and_alpha_go_together(draw: Draw) -> None:
     rgba = np.dstack([draw(4), np.full((64, 96), 255, np.uint8)])
     rgba[0, 0, 3] = 0
     content = encode(Image.fromarray(rgba, "RGBA"), "PNG", icc_profile=swapped_primaries())
@@ -230,26 +243,26 @@ def test_embedded_profile_and_alpha_go_together(draw):
     np.testing.assert_allclose(pixels[1:], rgba[1:, :, [1, 0, 2]], atol=2)
 
 
-def test_srgb_profile_changes_no_pixel(draw):
+def test_srgb_profile_changes_no_pixel(draw: Draw) -> None:
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     content = encode(Image.fromarray(draw(4)), "PNG", icc_profile=srgb)
     np.testing.assert_array_equal(decode_photo(content), draw(4))
 
 
 @pytest.mark.parametrize("profile", [b"not a profile", b"\0" * 200, swapped_primaries()[:200]])
-def test_broken_profile_is_ignored(draw, profile):
+def test_broken_profile_is_ignored(draw: Draw, profile) -> None:
     content = encode(Image.fromarray(draw(4)), "PNG", icc_profile=profile)
     np.testing.assert_array_equal(decode_photo(content), draw(4))
 
 
-def test_profile_for_another_kind_of_image_is_ignored(draw):
+def test_profile_for_another_kind_of_image_is_ignored(draw: Draw) -> None:
     gray = Image.fromarray(draw(4)[..., 0])
     content = encode(gray, "PNG", icc_profile=swapped_primaries())
     np.testing.assert_array_equal(decode_photo(content)[..., 0], draw(4)[..., 0])
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
-def test_first_frame_of_an_animation_counts(kind):
+def test_first_frame_of_an_animation_counts(kind) -> None:
     frames = [Image.new("RGB", (20, 10), color) for color in ("red", "lime", "blue")]
     options = {"lossless": True} if kind == "WEBP" else {}
     content = encode(frames[0], kind, save_all=True, append_images=frames[1:], **options)
@@ -259,14 +272,14 @@ def test_first_frame_of_an_animation_counts(kind):
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "JPEG2000"])
-def test_common_formats_are_read(draw, kind):
+def test_common_formats_are_read(draw: Draw, kind) -> None:
     content = encode(Image.fromarray(draw(0)), kind)
     photo = read_photo(content)
     assert photo.format == kind
     assert np.abs(photo.image.astype(int) - draw(0)).mean() < 12
 
 
-def test_avif_is_read_upright(draw):
+def test_avif_is_read_upright(draw: Draw) -> None:
     exif = Image.Exif()
     exif[274] = 6
     stored = Image.fromarray(np.ascontiguousarray(np.rot90(draw(0), 1)))
@@ -275,7 +288,7 @@ def test_avif_is_read_upright(draw):
     assert np.abs(photo.image.astype(int) - draw(0)).mean() < 6
 
 
-def test_heic_is_read(draw):
+def test_heic_is_read(draw: Draw) -> None:
     pytest.importorskip("pillow_heif").register_heif_opener()
     photo = read_photo(encode(Image.fromarray(draw(0)), "HEIF", quality=90))
     assert photo.format == "HEIF"
@@ -283,7 +296,9 @@ def test_heic_is_read(draw):
     assert np.abs(photo.image.astype(int) - draw(0)).mean() < 6
 
 
-def test_heic_without_its_package_names_the_extra(draw, monkeypatch):
+def test_heic_without_its_package_names_the_extra(
+    draw: Draw, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("pillow_heif").register_heif_opener()
     content = encode(Image.fromarray(draw(0)), "HEIF")
     _register_heif.cache_clear()
@@ -306,7 +321,7 @@ def png_header(width: int, height: int) -> bytes:
 
 
 @pytest.mark.parametrize("side", [10_000, 13_400, 30_000, 65_000])
-def test_bomb_is_refused_before_pixels_are_allocated(side, monkeypatch):
+def test_bomb_is_refused_before_pixels_are_allocated(side, monkeypatch: pytest.MonkeyPatch) -> None:
     allocated = []
     monkeypatch.setattr(ImageFile.ImageFile, "load_prepare", allocated.append)
     with pytest.raises(DecodeError, match="too many pixels"):
@@ -314,14 +329,16 @@ def test_bomb_is_refused_before_pixels_are_allocated(side, monkeypatch):
     assert not allocated
 
 
-def test_pixel_bound_holds_for_the_full_size_not_the_draft(tmp_path, draw, write_photo):
+def test_pixel_bound_holds_for_the_full_size_not_the_draft(
+    tmp_path: Path, draw: Draw, write_photo: WritePhoto
+) -> None:
     path = write_photo(tmp_path / "a.jpg", draw(0, 640, 400))
     assert decode_photo(path, min_side_pixels=50, max_pixels=640 * 400).shape == (50, 80, 3)
     with pytest.raises(DecodeError, match="too many pixels"):
         decode_photo(path, min_side_pixels=50, max_pixels=640 * 400 - 1)
 
 
-def test_bound_above_pillows_own_is_pillows_own():
+def test_bound_above_pillows_own_is_pillows_own() -> None:
     with pytest.raises(DecodeError, match="too many pixels"):
         decode_photo(png_header(20_000, 20_000), max_pixels=MAX_PIXELS * 10)
 
@@ -336,7 +353,7 @@ def test_bound_above_pillows_own_is_pillows_own():
         (b"\0\0\0\x18ftypheic" + bytes(40), "damaged, or of an unknown kind"),
     ],
 )
-def test_what_is_no_photo_says_why(tmp_path, content, reason):
+def test_what_is_no_photo_says_why(tmp_path: Path, content, reason) -> None:
     path = tmp_path / "a.jpg"
     path.write_bytes(content)
     with pytest.raises(DecodeError) as caught:
@@ -347,7 +364,7 @@ def test_what_is_no_photo_says_why(tmp_path, content, reason):
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "GIF", "BMP", "WEBP"])
-def test_half_a_file_is_refused(draw, kind):
+def test_half_a_file_is_refused(draw: Draw, kind) -> None:
     content = encode(Image.fromarray(draw(0)), kind)
     with pytest.raises(DecodeError) as caught:
         decode_photo(content[: len(content) // 2])
@@ -356,13 +373,13 @@ def test_half_a_file_is_refused(draw, kind):
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP"])
-def test_truncated_is_the_reason_of_half_a_file(draw, kind):
+def test_truncated_is_the_reason_of_half_a_file(draw: Draw, kind) -> None:
     content = encode(Image.fromarray(draw(0)), kind)
     with pytest.raises(DecodeError, match=r"^photo: truncated$"):
         decode_photo(content[: len(content) // 2])
 
 
-def test_missing_file_folder_and_pipe_say_what_they_are(tmp_path):
+def test_missing_file_folder_and_pipe_say_what_they_are(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "folder.jpg").mkdir()
     for name, reason in [
@@ -375,7 +392,9 @@ def test_missing_file_folder_and_pipe_say_what_they_are(tmp_path):
         assert caught.value.reason == reason
 
 
-def test_unreadable_file_says_so(tmp_path, write_photo, monkeypatch):
+def test_unreadable_file_says_so(
+    tmp_path: Path, write_photo: WritePhoto, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = write_photo(tmp_path / "a.jpg", 0)
 
     def refuse(*args: object, **options: object) -> None:
@@ -395,7 +414,9 @@ def test_unreadable_file_says_so(tmp_path, write_photo, monkeypatch):
         (RecursionError(), "damaged"),
     ],
 )
-def test_whatever_a_decoder_raises_becomes_a_reason(draw, monkeypatch, error, reason):
+def test_whatever_a_decoder_raises_becomes_a_reason(
+    draw: Draw, monkeypatch: pytest.MonkeyPatch, error, reason
+) -> None:
     def fail(self: object) -> None:
         raise error
 
@@ -418,7 +439,7 @@ SEEDS = {
     damage=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), min_size=1, max_size=8),
     kept=st.floats(0.1, 1),
 )
-def test_damaged_bytes_give_pixels_or_a_decode_error(kind, damage, kept):
+def test_damaged_bytes_give_pixels_or_a_decode_error(kind, damage, kept) -> None:
     content = bytearray(SEEDS[kind])
     for place, value in damage:
         content[int(place * (len(content) - 1))] = value
@@ -433,7 +454,7 @@ def complaining_photo() -> bytes:
     return png_header(10_000, 9_500)
 
 
-def test_warnings_of_the_decoder_do_not_leak_from_any_thread():
+def test_warnings_of_the_decoder_do_not_leak_from_any_thread() -> None:
     with warnings.catch_warnings(record=True) as leaked:
         warnings.simplefilter("always")
         filters = list(warnings.filters)
@@ -448,13 +469,13 @@ def test_warnings_of_the_decoder_do_not_leak_from_any_thread():
     assert leaked == []
 
 
-def test_other_warnings_still_speak_afterwards(draw):
+def test_other_warnings_still_speak_afterwards(draw: Draw) -> None:
     decode_photo(encode(Image.fromarray(draw(0)), "PNG"))
     with pytest.warns(UserWarning, match="still here"):
         warnings.warn("still here", stacklevel=1)
 
 
-def test_many_threads_decode_the_same_pixels(draw):
+def test_many_threads_decode_the_same_pixels(draw: Draw) -> None:
     content = encode(Image.fromarray(draw(4)), "JPEG", icc_profile=swapped_primaries())
     alone = decode_photo(content)
     with ThreadPoolExecutor(8) as pool:
@@ -462,7 +483,7 @@ def test_many_threads_decode_the_same_pixels(draw):
             np.testing.assert_array_equal(image, alone)
 
 
-def test_decode_error_crosses_process_borders():
+def test_decode_error_crosses_process_borders() -> None:
     error = pickle.loads(pickle.dumps(DecodeError(Path("a.jpg"), "truncated")))  # noqa: S301
     assert (error.path, error.reason, str(error)) == (
         Path("a.jpg"),
@@ -471,7 +492,7 @@ def test_decode_error_crosses_process_borders():
     )
 
 
-def test_hostile_tiff_writes_nothing_to_stderr(tmp_path):
+def test_hostile_tiff_writes_nothing_to_stderr(tmp_path: Path) -> None:
     content = bytearray(encode(Image.new("RGB", (64, 64)), "TIFF", compression="tiff_lzw"))
     content[8:60] = bytes(range(52))
     (tmp_path / "a.tif").write_bytes(content)
@@ -502,13 +523,13 @@ def test_hostile_tiff_writes_nothing_to_stderr(tmp_path):
         ("h.jpg.part", False),
     ],
 )
-def test_photo_names(name, expected):
+def test_photo_names(name, expected) -> None:
     assert is_photo_name(name) is expected
 
 
 @pytest.mark.shared
 @pytest.mark.parametrize("kind", ["Landscape", "Portrait"])
-def test_real_sideways_photos_match_their_upright_twin(shared_photos, kind):
+def test_real_sideways_photos_match_their_upright_twin(shared_photos: Path, kind) -> None:
     folder = shared_photos / "odd" / "orientation"
     twin = decode_photo(folder / f"{kind}_1.jpg").astype(int)
     for number in range(9):
@@ -533,7 +554,7 @@ BROKEN = {
 
 
 @pytest.mark.shared
-def test_real_odd_files_are_read_or_have_a_reason(shared_photos):
+def test_real_odd_files_are_read_or_have_a_reason(shared_photos: Path) -> None:
     pytest.importorskip("pillow_heif")
     reasons = {}
     paths = [path for path in (shared_photos / "odd").rglob("*") if path.is_file()]
@@ -575,7 +596,7 @@ ORIGINAL, DIGITIZED, SUBSECOND = 0x9003, 0x9004, 0x9291
         ("", "", None),
     ],
 )
-def test_camera_names_the_maker_once(make, model, camera):
+def test_camera_names_the_maker_once(make, model, camera) -> None:
     assert read_back({MAKE: make, MODEL: model}).camera == camera
 
 
@@ -592,39 +613,39 @@ def test_camera_names_the_maker_once(make, model, camera):
         ("yesterday", None),
     ],
 )
-def test_time_is_read_tolerantly(text, taken_at):
+def test_time_is_read_tolerantly(text, taken_at) -> None:
     assert read_back({}, {ORIGINAL: text}).taken_at == taken_at
 
 
-def test_fraction_of_a_second_is_kept():
+def test_fraction_of_a_second_is_kept() -> None:
     exif = read_back({}, {ORIGINAL: "2008:10:22 16:28:39", SUBSECOND: "340"})
     assert exif.taken_at == "2008-10-22T16:28:39.34"
 
 
 @pytest.mark.parametrize("fraction", ["", "00", "   ", "abc", "²"])
-def test_meaningless_fraction_is_left_out(fraction):
+def test_meaningless_fraction_is_left_out(fraction) -> None:
     exif = read_back({}, {ORIGINAL: "2008:10:22 16:28:39", SUBSECOND: fraction})
     assert exif.taken_at == "2008-10-22T16:28:39"
 
 
-def test_exposure_time_wins_over_the_time_of_editing():
+def test_exposure_time_wins_over_the_time_of_editing() -> None:
     exif = read_back({DATE_TIME: "2020:01:01 00:00:00"}, {ORIGINAL: "2008:10:22 16:28:39"})
     assert exif.taken_at == "2008-10-22T16:28:39"
 
 
-def test_other_times_stand_in_where_there_is_no_exposure_time():
+def test_other_times_stand_in_where_there_is_no_exposure_time() -> None:
     assert read_back({DATE_TIME: "2020:01:01 00:00:00"}).taken_at == "2020-01-01T00:00:00"
     unset = {ORIGINAL: "0000:00:00 00:00:00", DIGITIZED: "2009:10:22 16:28:39"}
     assert read_back({}, unset).taken_at == "2009-10-22T16:28:39"
 
 
-def test_image_without_exif_has_none_of_it():
+def test_image_without_exif_has_none_of_it() -> None:
     assert read_exif(Image.new("RGB", (4, 4))) == Exif(orientation=1, taken_at=None, camera=None)
 
 
 @settings(max_examples=200, deadline=None)
 @given(block=st.binary(max_size=200))
-def test_no_block_of_bytes_makes_it_raise(block):
+def test_no_block_of_bytes_makes_it_raise(block) -> None:
     image = Image.new("RGB", (4, 4))
     image.info["exif"] = b"Exif\0\0" + block
     assert isinstance(read_exif(image), Exif)
@@ -632,7 +653,7 @@ def test_no_block_of_bytes_makes_it_raise(block):
 
 @settings(max_examples=200, deadline=None)
 @given(position=st.integers(0, 10_000), value=st.integers(0, 255))
-def test_no_flipped_byte_makes_it_raise(position, value):
+def test_no_flipped_byte_makes_it_raise(position, value) -> None:
     exif = Image.Exif()
     exif[MAKE], exif[MODEL], exif[0x0112] = "Canon", "EOS", 6
     exif.get_ifd(ExifTags.IFD.Exif)[ORIGINAL] = "2008:10:22 16:28:39"
@@ -643,7 +664,7 @@ def test_no_flipped_byte_makes_it_raise(position, value):
     assert 1 <= read_exif(image).orientation <= 8
 
 
-def test_block_that_cannot_be_parsed_at_all_counts_as_none(monkeypatch):
+def test_block_that_cannot_be_parsed_at_all_counts_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(self: object) -> None:
         raise KeyError(0)
 
@@ -652,7 +673,7 @@ def test_block_that_cannot_be_parsed_at_all_counts_as_none(monkeypatch):
 
 
 @pytest.mark.shared
-def test_real_camera_files_give_time_and_camera(shared_photos):
+def test_real_camera_files_give_time_and_camera(shared_photos: Path) -> None:
     folder = shared_photos / "odd" / "exif"
     found = {}
     for name in ("jpg_Canon_PowerShot_S40.jpg", "jpg_gps_DSCN0010.jpg", "jpg_Nikon_D70.jpg"):

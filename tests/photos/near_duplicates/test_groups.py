@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 import dataclasses
 import itertools
 from pathlib import Path
@@ -63,14 +65,14 @@ def brute_force(hashes, others, limit):
 
 @given(hash_lists, st.integers(0, 20))
 @settings(max_examples=60, deadline=None)
-def test_near_pairs_are_those_of_brute_force(hashes, limit):
+def test_near_pairs_are_those_of_brute_force(hashes, limit) -> None:
     found = near_pairs(np.array(hashes, dtype=np.uint64), max_distance_bits=limit)
     assert found == sorted((i, j) for i, j in brute_force(hashes, hashes, limit) if i < j)
 
 
 @given(hash_lists, hash_lists, st.integers(0, 14))
 @settings(max_examples=40, deadline=None)
-def test_pairs_between_two_arrays_are_those_of_brute_force(hashes, others, limit):
+def test_pairs_between_two_arrays_are_those_of_brute_force(hashes, others, limit) -> None:
     blocks = pair_blocks(
         np.array(hashes, dtype=np.uint64),
         np.array(others, dtype=np.uint64),
@@ -86,7 +88,7 @@ def test_pairs_between_two_arrays_are_those_of_brute_force(hashes, others, limit
     assert all((hashes[i] ^ others[j]).bit_count() == distance for i, j, distance in found)
 
 
-def flipped(hashes, flips, rng):
+def flipped(hashes, flips, rng: np.random.Generator):
     """The hashes with `flips` different bits turned in each."""
     out = []
     for value in hashes.tolist():
@@ -97,7 +99,7 @@ def flipped(hashes, flips, rng):
 
 
 @pytest.mark.parametrize("flips", [0, 3, 6, 8])
-def test_planted_neighbors_among_many_are_all_found(flips):
+def test_planted_neighbors_among_many_are_all_found(flips) -> None:
     rng = np.random.default_rng(flips)
     hashes = rng.integers(0, 2**64, 20_000, dtype=np.uint64)
     near = flipped(hashes[:500], flips, rng)
@@ -107,7 +109,7 @@ def test_planted_neighbors_among_many_are_all_found(flips):
     assert np.bitwise_count(ends[:, 0] ^ ends[:, 1]).max() <= 8
 
 
-def test_pairs_come_in_blocks_of_bounded_size():
+def test_pairs_come_in_blocks_of_bounded_size() -> None:
     hashes = np.zeros(3_000, dtype=np.uint64)
     sizes = [len(block.first) for block in pair_blocks(hashes, max_distance_bits=2)]
     assert sum(sizes) == 3_000 * 2_999 // 2
@@ -115,7 +117,7 @@ def test_pairs_come_in_blocks_of_bounded_size():
 
 
 @pytest.mark.parametrize("limit", [-1, 21])
-def test_impossible_distance_is_refused(limit):
+def test_impossible_distance_is_refused(limit) -> None:
     with pytest.raises(ConfigError) as caught:
         near_pairs(np.zeros(2, dtype=np.uint64), max_distance_bits=limit)
     assert str(caught.value) == f"--max-distance-bits {limit} must lie between 0 and 20."
@@ -123,7 +125,7 @@ def test_impossible_distance_is_refused(limit):
 
 @given(hash_lists, hash_lists)
 @settings(max_examples=40, deadline=None)
-def test_nearest_distance_is_that_of_brute_force(hashes, others):
+def test_nearest_distance_is_that_of_brute_force(hashes, others) -> None:
     expected = min(
         ((a ^ b).bit_count(), i, j)
         for i, a in enumerate([*hashes, 5])
@@ -135,14 +137,14 @@ def test_nearest_distance_is_that_of_brute_force(hashes, others):
     assert found == (expected[1], expected[2], expected[0])
 
 
-def test_nearest_distance_beyond_the_limit_says_so():
+def test_nearest_distance_beyond_the_limit_says_so() -> None:
     far = np.array([0], dtype=np.uint64), np.array([2**64 - 1], dtype=np.uint64)
     assert nearest_distance(*far, at_most=10) == (-1, -1, 11)
     assert nearest_distance(far[0], far[1][:0]) == (-1, -1, 13)
 
 
 @given(st.integers(1, 40), st.data())
-def test_components_are_those_of_a_graph_search(size, data):
+def test_components_are_those_of_a_graph_search(size, data) -> None:
     index = st.integers(0, size - 1)
     pairs = data.draw(st.lists(st.tuples(index, index), max_size=60))
     expected = list(range(size))
@@ -162,7 +164,7 @@ def test_components_are_those_of_a_graph_search(size, data):
     ]
 
 
-def scene(seed, width=400, height=300):
+def scene(seed: int, width: int = 400, height: int = 300):
     """A picture of blobs: (height, width, 3) uint8."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width] / max(width, height)
@@ -174,11 +176,11 @@ def scene(seed, width=400, height=300):
     return np.clip(image, 0, 255).astype(np.uint8)
 
 
-def resized(image, width, height):
+def resized(image, width: int, height: int):
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
 
 
-def noisy(image, seed, amount=4):
+def noisy(image, seed: int, amount: int = 4):
     rng = np.random.default_rng(seed)
     return np.clip(image + rng.normal(0, amount, image.shape), 0, 255).astype(np.uint8)
 
@@ -202,7 +204,7 @@ def grouped(photos, rule=None):
     return [[photos[index].path for index in part] for part in component_members(ids)]
 
 
-def test_resized_recompressed_and_mirrored_copies_are_one_group():
+def test_resized_recompressed_and_mirrored_copies_are_one_group() -> None:
     image = scene(1)
     photos = [
         photo("original", image),
@@ -215,7 +217,7 @@ def test_resized_recompressed_and_mirrored_copies_are_one_group():
     assert grouped(photos) == [["original", "small", "noisy", "bright", "mirror"]]
 
 
-def test_groups_do_not_depend_on_the_order_of_photos():
+def test_groups_do_not_depend_on_the_order_of_photos() -> None:
     photos = [
         photo(f"{seed} {copy}", noisy(scene(seed), copy)) for seed in range(20) for copy in range(3)
     ]
@@ -225,13 +227,13 @@ def test_groups_do_not_depend_on_the_order_of_photos():
     assert {frozenset(group) for group in grouped(shuffled)} == expected
 
 
-def test_group_keys_are_the_smallest_digest_and_do_not_depend_on_order():
+def test_group_keys_are_the_smallest_digest_and_do_not_depend_on_order() -> None:
     photos = [photo(name, noisy(scene(1), int(name))) for name in ("2", "1", "3")]
     ids = group_photos(compute_fingerprints(photos))
     assert group_keys(ids, [item.digest for item in photos]) == ["digest of 1"] * 3
 
 
-def sky(low, high, seed, *, across=False, grain=0.0):
+def sky(low, high, seed: int, *, across: bool = False, grain: float = 0.0):
     """A featureless gradient from one gray level to another, as a sky is."""
     ramp = np.linspace(low, high, 400 if across else 300)
     image = np.broadcast_to(ramp[None, :] if across else ramp[:, None], (300, 400))
@@ -250,21 +252,21 @@ def plain_photos():
         yield photo(f"side light {level}", sky(40, 90 + level, level, across=True))
 
 
-def test_plain_photos_whose_hashes_collide_stay_apart():
+def test_plain_photos_whose_hashes_collide_stay_apart() -> None:
     photos = list(plain_photos())
     hashes = hash_array(photos).tolist()
     assert len(hashes) - len(set(hashes)) > 50  # they do collide
     assert grouped(photos) == []
 
 
-def test_plain_photos_do_not_link_groups_of_others():
+def test_plain_photos_do_not_link_groups_of_others() -> None:
     photos = [
         photo(f"{seed}{copy}", noisy(scene(seed), seed)) for seed in range(12) for copy in "ab"
     ]
     assert len(grouped([*photos, *plain_photos()])) == 12
 
 
-def test_exact_copies_of_a_plain_photo_are_one_group():
+def test_exact_copies_of_a_plain_photo_are_one_group() -> None:
     black = np.zeros((300, 400, 3), np.uint8)
     photos = [
         photo("first", black, digest="same"),
@@ -274,7 +276,7 @@ def test_exact_copies_of_a_plain_photo_are_one_group():
     assert grouped(photos) == [["first", "second"]]
 
 
-def test_photos_without_hashes_are_grouped_by_content_alone():
+def test_photos_without_hashes_are_grouped_by_content_alone() -> None:
     photos = [
         Photo(path="a", digest="1", width=10, height=10),
         Photo(path="b", digest="1", width=10, height=10),
@@ -300,7 +302,7 @@ def prints_of(perceptual, difference=None, **changes):
     return Fingerprints(**{**values, **changes})
 
 
-def chain(links, step=6):
+def chain(links, step: int = 6):
     """Hashes each of which differs by `step` bits from the one before and more from the others."""
     values = [0x0123456789ABCDEF]
     for link in range(links):
@@ -311,19 +313,19 @@ def chain(links, step=6):
     return values
 
 
-def test_a_chain_is_cut_where_its_ends_differ():
+def test_a_chain_is_cut_where_its_ends_differ() -> None:
     hashes = chain(9)
     assert len(near_pairs(np.array(hashes, dtype=np.uint64), max_distance_bits=8)) == 9
     ids = group_photos(prints_of(hashes))
     assert len(set(ids.tolist())) == 10
 
 
-def test_a_short_chain_within_the_span_is_one_group():
+def test_a_short_chain_within_the_span_is_one_group() -> None:
     ids = group_photos(prints_of(chain(2)))
     assert ids.tolist() == [0, 0, 0]
 
 
-def test_a_bridge_between_two_tight_groups_is_cut_and_they_stay():
+def test_a_bridge_between_two_tight_groups_is_cut_and_they_stay() -> None:
     left = [0, 1, 2, 3]
     far = sum(1 << bit for bit in range(20, 36))
     right = [far, far ^ 1, far ^ 2]
@@ -332,13 +334,13 @@ def test_a_bridge_between_two_tight_groups_is_cut_and_they_stay():
     assert ids.tolist() == [0, 0, 0, 0, 4, 5, 5, 5]
 
 
-def test_a_split_keeps_chains_up_to_the_size_asked_for():
+def test_a_split_keeps_chains_up_to_the_size_asked_for() -> None:
     rule = NearDuplicateRule(chain_photos=10)
     assert set(group_photos(prints_of(chain(9)), rule).tolist()) == {0}
     assert len(set(group_photos(prints_of(chain(10)), rule).tolist())) == 11
 
 
-def test_near_perceptual_hashes_need_near_difference_hashes_too():
+def test_near_perceptual_hashes_need_near_difference_hashes_too() -> None:
     same = [7, 7]
     assert group_photos(prints_of(same, [0x5A5A, 0x5A5A])).tolist() == [0, 0]
     twelve = (1 << 12) - 1
@@ -346,7 +348,7 @@ def test_near_perceptual_hashes_need_near_difference_hashes_too():
     assert group_photos(prints_of(same, [0, 2 * twelve + 1])).tolist() == [0, 1]
 
 
-def frames(seconds, *, camera="A", bits=0):
+def frames(seconds, *, camera: str = "A", bits: int = 0):
     """Photos of one camera at these seconds, each `bits` further from the first."""
     return seconds, camera, bits
 
@@ -367,35 +369,35 @@ def burst_ids(rows, rule):
 BURSTS = NearDuplicateRule(burst_seconds=2.0)
 
 
-def test_frames_of_one_camera_seconds_apart_are_one_group():
+def test_frames_of_one_camera_seconds_apart_are_one_group() -> None:
     rows = [frames(0), frames(1, bits=10), frames(3, bits=10), frames(60), frames(61, bits=9)]
     assert burst_ids(rows, BURSTS) == [0, 0, 0, 3, 3]
     assert burst_ids(rows, NearDuplicateRule()) == [0, 1, 2, 3, 4]
 
 
-def test_another_camera_at_the_same_time_is_another_group():
+def test_another_camera_at_the_same_time_is_another_group() -> None:
     rows = [frames(0), frames(0, camera="B", bits=10), frames(1, bits=10)]
     assert burst_ids(rows, BURSTS) == [0, 1, 0]
 
 
-def test_unlike_frames_seconds_apart_are_no_burst_unless_time_alone_is_asked_for():
+def test_unlike_frames_seconds_apart_are_no_burst_unless_time_alone_is_asked_for() -> None:
     rows = [frames(0), frames(1, bits=30)]
     assert burst_ids(rows, BURSTS) == [0, 1]
     assert burst_ids(rows, dataclasses.replace(BURSTS, burst_bits=64)) == [0, 0]
 
 
-def test_one_blurred_frame_does_not_break_a_burst():
+def test_one_blurred_frame_does_not_break_a_burst() -> None:
     rows = [frames(0), frames(1, bits=40), frames(2)]
     assert burst_ids(rows, BURSTS) == [0, 1, 0]
 
 
-def test_negative_burst_time_is_refused():
+def test_negative_burst_time_is_refused() -> None:
     with pytest.raises(ConfigError) as caught:
         NearDuplicateRule(burst_seconds=-1)
     assert str(caught.value) == "--burst-seconds -1 must be at least 0."
 
 
-def test_bursts_are_read_from_exif_times():
+def test_bursts_are_read_from_exif_times() -> None:
     images = [noisy(scene(5), seed, 2) for seed in range(2)]
     times = ["2024-05-01T10:00:00", "2024-05-01T10:00:01.50"]
     photos = [
@@ -407,7 +409,7 @@ def test_bursts_are_read_from_exif_times():
     assert np.isnan(seconds[2])
 
 
-def test_alike_tells_the_pairs_that_grouping_uses():
+def test_alike_tells_the_pairs_that_grouping_uses() -> None:
     image = scene(3)
     photos = [photo("a", image), photo("b", image[:, ::-1]), photo("c", scene(4))]
     prints = compute_fingerprints(photos)
@@ -416,7 +418,7 @@ def test_alike_tells_the_pairs_that_grouping_uses():
 
 @pytest.mark.shared
 @pytest.mark.skipif(not SHARED.exists(), reason="the shared photos are not here")
-def test_real_photos_are_not_glued_together():
+def test_real_photos_are_not_glued_together() -> None:
     photos = []
     for path in sorted((SHARED / "birds5").rglob("*")):
         if path.is_file() and is_photo_name(path.name):
@@ -431,7 +433,9 @@ OWN = 0x00FF00FF00FF00FF
 MIRRORED = 0x0F0F0F0F0F0F0F0F
 
 
-def hashed_photo(path, *, own=OWN, mirrored=MIRRORED, side=300, sharpness=0.2, **changes):
+def hashed_photo(
+    path, *, own=OWN, mirrored=MIRRORED, side: int = 300, sharpness: float = 0.2, **changes
+):
     def hashes(perceptual):
         return PhotoHashes(
             perceptual=perceptual, average=0, difference=0x5A5A5A5A5A5A5A5A, wavelet=0
@@ -451,7 +455,7 @@ def hashed_photo(path, *, own=OWN, mirrored=MIRRORED, side=300, sharpness=0.2, *
     )
 
 
-def test_best_photo_comes_first_and_the_others_say_what_they_are():
+def test_best_photo_comes_first_and_the_others_say_what_they_are() -> None:
     original = hashed_photo("original", side=3000)
     photos = [
         hashed_photo("shrunken", side=200, own=OWN ^ 0b1111),
@@ -479,7 +483,7 @@ def test_best_photo_comes_first_and_the_others_say_what_they_are():
     ]
 
 
-def test_detail_ranks_sharp_over_blurred_and_large_over_shrunken():
+def test_detail_ranks_sharp_over_blurred_and_large_over_shrunken() -> None:
     assert detail_score(hashed_photo("a", sharpness=0.2)) > detail_score(
         hashed_photo("b", sharpness=0.1)
     )
@@ -489,7 +493,7 @@ def test_detail_ranks_sharp_over_blurred_and_large_over_shrunken():
     assert detail_score(hashed_photo("a", quality=None)) > 0
 
 
-def test_what_is_not_like_a_kept_photo_is_kept_too():
+def test_what_is_not_like_a_kept_photo_is_kept_too() -> None:
     # best - middle - far is a chain: far is like middle only, which goes.
     photos = [
         hashed_photo("best", side=900),
@@ -501,7 +505,7 @@ def test_what_is_not_like_a_kept_photo_is_kept_too():
     assert kept == ["best", "far"]
 
 
-def test_group_under_two_labels_contradicts_and_unlabeled_photos_do_not_count():
+def test_group_under_two_labels_contradicts_and_unlabeled_photos_do_not_count() -> None:
     photos = [
         hashed_photo("1", labels=("gull",)),
         hashed_photo("2", labels=("heron",)),
@@ -514,7 +518,7 @@ def test_group_under_two_labels_contradicts_and_unlabeled_photos_do_not_count():
     assert not group.contradicts
 
 
-def test_larger_groups_come_first():
+def test_larger_groups_come_first() -> None:
     other = 0x3333333333333333
     photos = [hashed_photo("a1"), hashed_photo("a2")]
     photos += [hashed_photo(f"b{i}", own=other, mirrored=0x1111222244448888) for i in range(3)]
@@ -522,7 +526,7 @@ def test_larger_groups_come_first():
     assert [len(group.photos) for group in groups] == [3, 2]
 
 
-def test_burst_frames_are_named_as_such():
+def test_burst_frames_are_named_as_such() -> None:
     rng = np.random.default_rng(0)
     flips = sum(1 << int(bit) for bit in rng.permutation(64)[:14])
     photos = [
@@ -537,6 +541,6 @@ def test_burst_frames_are_named_as_such():
 
 
 @pytest.mark.parametrize("bits", [9, 20])
-def test_unlike_photos_are_in_no_group(bits):
+def test_unlike_photos_are_in_no_group(bits) -> None:
     flips = sum(1 << (3 * bit) for bit in range(bits))
     assert near_duplicate_groups([hashed_photo("a"), hashed_photo("b", own=OWN ^ flips)]) == ()

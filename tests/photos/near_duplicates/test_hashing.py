@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 import io
 from pathlib import Path
 
@@ -29,7 +31,7 @@ def bits_between(first, second):
     return (first ^ second).bit_count()
 
 
-def scene(width, height, seed):
+def scene(width: int, height: int, seed: int):
     """Blobs of color on a slope, with grain: (height, width, 3) uint8."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width] / max(width, height)
@@ -53,7 +55,7 @@ def ties_with_the_median(image):
 
 @given(st.integers(0, 10_000), st.integers(9, 255), st.integers(9, 200))
 @settings(max_examples=25, deadline=None)
-def test_hashes_equal_imagehash_on_the_same_image(seed, width, height):
+def test_hashes_equal_imagehash_on_the_same_image(seed: int, width: int, height: int) -> None:
     image = scene(width, height, seed)
     hashes = hash_image(image)
     for kind in ("perceptual", "average", "difference"):
@@ -64,7 +66,7 @@ def test_hashes_equal_imagehash_on_the_same_image(seed, width, height):
 
 
 @pytest.mark.parametrize("kind", REFERENCE)
-def test_mirror_hashes_equal_imagehash_of_the_mirrored_image(kind):
+def test_mirror_hashes_equal_imagehash_of_the_mirrored_image(kind) -> None:
     # A resize sums left to right, so that a mirrored one may round a gray level another way.
     distances = []
     for seed in range(40):
@@ -77,13 +79,13 @@ def test_mirror_hashes_equal_imagehash_of_the_mirrored_image(kind):
     assert max(distances) <= 2
 
 
-def test_hash_with_mirror_starts_with_the_hashes_of_the_image():
+def test_hash_with_mirror_starts_with_the_hashes_of_the_image() -> None:
     image = scene(320, 240, 3)
     assert hash_with_mirror(image)[0] == hash_image(image)
 
 
 @pytest.mark.parametrize("kind", REFERENCE)
-def test_large_images_are_averaged_down_at_a_cost_of_few_bits(kind):
+def test_large_images_are_averaged_down_at_a_cost_of_few_bits(kind) -> None:
     distances = np.array(
         [
             bits_between(getattr(hash_image(image), kind), reference(kind, image))
@@ -94,7 +96,7 @@ def test_large_images_are_averaged_down_at_a_cost_of_few_bits(kind):
     assert distances.max() <= 4
 
 
-def test_draft_decoded_photo_hashes_within_two_bits_of_the_full_one(tmp_path):
+def test_draft_decoded_photo_hashes_within_two_bits_of_the_full_one(tmp_path: Path) -> None:
     distances = []
     for seed in range(6):
         path = tmp_path / f"{seed}.jpg"
@@ -104,7 +106,7 @@ def test_draft_decoded_photo_hashes_within_two_bits_of_the_full_one(tmp_path):
     assert max(distances) <= 2
 
 
-def test_plain_image_has_one_hash_on_every_machine():
+def test_plain_image_has_one_hash_on_every_machine() -> None:
     for level in (0, 7, 128, 255):
         hashes = hash_image(np.full((200, 300, 3), level, dtype=np.uint8))
         assert hashes.average == hashes.difference == hashes.wavelet == 0
@@ -112,25 +114,25 @@ def test_plain_image_has_one_hash_on_every_machine():
         assert hashes.perceptual == (1 << 63 if level else 0)
 
 
-def test_hash_reads_as_the_string_of_imagehash():
+def test_hash_reads_as_the_string_of_imagehash() -> None:
     image = scene(150, 120, 1)
     assert f"{hash_image(image).perceptual:016x}" == str(imagehash.phash(Image.fromarray(image)))
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 400), (400, 1), (3, 5000)])
-def test_extreme_shapes_have_hashes(shape):
+def test_extreme_shapes_have_hashes(shape) -> None:
     image = np.random.default_rng(0).integers(0, 255, (*shape, 3), dtype=np.uint8)
     hashes, mirrored = hash_with_mirror(image)
     assert 0 <= hashes.perceptual < 1 << 64
     assert 0 <= mirrored.wavelet < 1 << 64
 
 
-def test_gray_array_hashes_like_its_color_form():
+def test_gray_array_hashes_like_its_color_form() -> None:
     gray = scene(100, 90, 2)[:, :, 0]
     assert hash_image(gray) == hash_image(np.repeat(gray[:, :, None], 3, axis=2))
 
 
-def test_hash_photo_takes_bytes_and_turns_sideways_photos(tmp_path):
+def test_hash_photo_takes_bytes_and_turns_sideways_photos(tmp_path: Path) -> None:
     image = scene(300, 200, 4)
     buffer = io.BytesIO()
     exif = Image.Exif()
@@ -144,7 +146,7 @@ def test_hash_photo_takes_bytes_and_turns_sideways_photos(tmp_path):
 
 @pytest.mark.shared
 @pytest.mark.skipif(not SHARED.exists(), reason="the shared photos are not here")
-def test_real_photos_hash_within_two_bits_of_imagehash_on_99_percent():
+def test_real_photos_hash_within_two_bits_of_imagehash_on_99_percent() -> None:
     files = sorted(SHARED.glob("hymenoptera/val/*/*.jpg"))[:120]
     distances = np.array(
         [

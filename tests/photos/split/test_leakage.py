@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 import dataclasses
 
 import numpy as np
@@ -18,7 +20,7 @@ def hashes(perceptual):
     return PhotoHashes(perceptual=perceptual, average=0, difference=0x5A5A5A5A5A5A5A5A, wavelet=0)
 
 
-def half_set(rng):
+def half_set(rng: np.random.Generator):
     """A hash with 32 bits set, as photos have."""
     bits = np.zeros(64, dtype=bool)
     bits[rng.permutation(64)[:32]] = True
@@ -53,7 +55,7 @@ def bursts():
     return photos
 
 
-def split(photos, groups, seed=0):
+def split(photos, groups, seed: int = 0):
     labels = [item.labels for item in photos]
     return split_groups(labels, groups, validation=0.2, test=0.2, seed=seed)
 
@@ -66,7 +68,9 @@ def split_rows(photos, groups, parts):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_grouped_split_of_bursts_leaks_nothing_and_the_ungrouped_one_does(bursts, seed):
+def test_grouped_split_of_bursts_leaks_nothing_and_the_ungrouped_one_does(
+    bursts, seed: int
+) -> None:
     groups = photo_groups(bursts)
     assert len(set(groups)) == 30
     proof = prove_split(split_rows(bursts, groups, split(bursts, groups, seed)), bursts)
@@ -83,7 +87,7 @@ def test_grouped_split_of_bursts_leaks_nothing_and_the_ungrouped_one_does(bursts
     assert proof.nearest.distance_bits <= 4
 
 
-def test_nearest_pair_names_the_photos_across_the_border():
+def test_nearest_pair_names_the_photos_across_the_border() -> None:
     photos = [photo("a/1", 0xFFFFFFFF, 1 << 40), photo("a/2", 0xFFFFFFFF ^ 0b111, 1 << 41)]
     proof = prove_split(split_rows(photos, ["x", "y"], ["train", "validation"]), photos)
     assert proof.nearest is not None
@@ -97,7 +101,7 @@ def test_nearest_pair_names_the_photos_across_the_border():
     }
 
 
-def test_nearest_pair_may_be_a_mirror_image():
+def test_nearest_pair_may_be_a_mirror_image() -> None:
     rng = np.random.default_rng(3)
     one, other = half_set(rng), half_set(rng)
     photos = [photo("a/1", one, other), photo("a/2", other ^ 1, one ^ 1)]
@@ -107,14 +111,14 @@ def test_nearest_pair_may_be_a_mirror_image():
     assert proof.leaks == {"test": 1}
 
 
-def test_no_near_pair_within_reach_is_none():
+def test_no_near_pair_within_reach_is_none() -> None:
     rng = np.random.default_rng(4)
     photos = [photo(f"a/{i}", half_set(rng), half_set(rng)) for i in range(2)]
     rows = split_rows(photos, ["x", "y"], ["train", "validation"])
     assert prove_split(rows, photos).nearest is None
 
 
-def test_a_copy_across_the_border_leaks_even_without_hashes():
+def test_a_copy_across_the_border_leaks_even_without_hashes() -> None:
     photos = [
         Photo(path="a", digest="same", labels=("x",), width=9, height=9),
         Photo(path="b", digest="same", labels=("x",), width=9, height=9),
@@ -132,7 +136,7 @@ def test_a_copy_across_the_border_leaks_even_without_hashes():
     )
 
 
-def test_audit_counts_right_answers_with_and_without_a_twin():
+def test_audit_counts_right_answers_with_and_without_a_twin() -> None:
     rng = np.random.default_rng(5)
     seen = half_set(rng)
     photos = [photo("a/train", seen, half_set(rng))]
@@ -152,7 +156,7 @@ def test_audit_counts_right_answers_with_and_without_a_twin():
     assert audit.flattered_points == pytest.approx(100 * (7 / 10 - 2 / 4))
 
 
-def test_audit_without_an_honest_photo_has_no_figure():
+def test_audit_without_an_honest_photo_has_no_figure() -> None:
     photos = [
         Photo(path="a", digest="same", width=9, height=9),
         Photo(path="b", digest="same", width=9, height=9),
@@ -162,7 +166,7 @@ def test_audit_without_an_honest_photo_has_no_figure():
     assert audit.flattered_points is None
 
 
-def test_group_by_folder_keeps_folders_and_copies_together():
+def test_group_by_folder_keeps_folders_and_copies_together() -> None:
     photos = [
         Photo(path="a/1", digest="1", width=9, height=9),
         Photo(path="a/2", digest="2", width=9, height=9),
@@ -173,7 +177,7 @@ def test_group_by_folder_keeps_folders_and_copies_together():
     assert photo_groups(photos, group_by="none") == ["1", "2", "3", "2"]
 
 
-def test_a_persons_groups_hold_whatever_the_hashes_say():
+def test_a_persons_groups_hold_whatever_the_hashes_say() -> None:
     photos = [Photo(path=name, digest=name, width=9, height=9) for name in "abc"]
     said = {"a": "nest", "c": "nest"}
     for group_by in ("duplicates", "burst", "folder", "none"):
@@ -182,7 +186,7 @@ def test_a_persons_groups_hold_whatever_the_hashes_say():
     assert photo_groups(photos, group_by="none", assigned=said) == ["a", "b", "a"]
 
 
-def test_group_by_burst_takes_time_and_camera_alone():
+def test_group_by_burst_takes_time_and_camera_alone() -> None:
     rng = np.random.default_rng(6)
     photos = [
         photo(
@@ -198,7 +202,7 @@ def test_group_by_burst_takes_time_and_camera_alone():
     assert len(set(photo_groups(photos, group_by="duplicates"))) == 3
 
 
-def test_unknown_group_by_is_refused():
+def test_unknown_group_by_is_refused() -> None:
     with pytest.raises(ConfigError) as caught:
         photo_groups([], group_by="species")
     assert str(caught.value) == "--group-by species is none of duplicates, burst, folder, none."

@@ -1,5 +1,8 @@
+from __future__ import annotations
+
 import random
 from collections import Counter, defaultdict
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -45,7 +48,9 @@ one_label_a_group = st.lists(st.integers(0, 40), min_size=1, max_size=120).map(
 
 
 @given(anything, st.floats(0, 0.45), st.floats(0, 0.45), st.integers(0, 3))
-def test_groups_stay_whole_and_each_label_keeps_a_training_photo(photos, validation, test, seed):
+def test_groups_stay_whole_and_each_label_keeps_a_training_photo(
+    photos, validation, test, seed: int
+) -> None:
     labels, groups = zip(*photos, strict=True)
     parts = split_groups(labels, groups, validation=validation, test=test, seed=seed)
     assert len(set(zip(groups, parts, strict=True))) == len(set(groups))
@@ -53,7 +58,9 @@ def test_groups_stay_whole_and_each_label_keeps_a_training_photo(photos, validat
 
 
 @given(one_label_a_group, st.floats(0.01, 0.45), st.floats(0, 0.45), st.integers(0, 3))
-def test_each_label_of_two_groups_has_a_validation_photo(photos, validation, test, seed):
+def test_each_label_of_two_groups_has_a_validation_photo(
+    photos, validation, test, seed: int
+) -> None:
     labels, groups = zip(*photos, strict=True)
     parts = split_groups(labels, groups, validation=validation, test=test, seed=seed)
     held = parts_of_labels(labels, parts)
@@ -63,14 +70,14 @@ def test_each_label_of_two_groups_has_a_validation_photo(photos, validation, tes
             assert held[label]["test"] >= 1
 
 
-def test_validation_leaves_a_group_for_the_test():
+def test_validation_leaves_a_group_for_the_test() -> None:
     groups = [0, 5, 25, 25, 25, 35]
     parts = split_groups(["a"] * 6, groups, validation=0.375, test=0.25, seed=0)
     assert set(parts) == {"train", "validation", "test"}
 
 
 @given(anything, st.randoms(use_true_random=False))
-def test_split_is_the_same_in_any_order_of_photos(photos, shuffler):
+def test_split_is_the_same_in_any_order_of_photos(photos, shuffler) -> None:
     shuffled = list(photos)
     shuffler.shuffle(shuffled)
 
@@ -82,7 +89,7 @@ def test_split_is_the_same_in_any_order_of_photos(photos, shuffler):
     assert split(photos) == split(shuffled)
 
 
-def test_shares_are_exact_where_all_photos_are_single():
+def test_shares_are_exact_where_all_photos_are_single() -> None:
     labels = ["a"] * 100 + ["b"] * 40 + ["c"] * 60
     parts = split_groups(labels, range(200), validation=0.15, test=0.1, seed=0)
     assert parts_of_labels(labels, parts) == {
@@ -92,7 +99,7 @@ def test_shares_are_exact_where_all_photos_are_single():
     }
 
 
-def test_rounding_keeps_the_overall_share():
+def test_rounding_keeps_the_overall_share() -> None:
     labels = [f"species {index // 10}" for index in range(400)]
     parts = split_groups(labels, range(400), validation=0.15, test=0.25, seed=0)
     assert Counter(parts) == {"train": 240, "validation": 60, "test": 100}
@@ -101,7 +108,7 @@ def test_rounding_keeps_the_overall_share():
     assert {counts["test"] for counts in held.values()} == {2, 3}
 
 
-def test_another_seed_is_another_split():
+def test_another_seed_is_another_split() -> None:
     labels = ["a"] * 50
     splits = {
         tuple(split_groups(labels, range(50), validation=0.2, test=0, seed=seed))
@@ -110,7 +117,7 @@ def test_another_seed_is_another_split():
     assert len(splits) == 5
 
 
-def test_a_burst_too_large_for_validation_stays_in_training():
+def test_a_burst_too_large_for_validation_stays_in_training() -> None:
     labels = ["a"] * 40
     groups = ["burst"] * 30 + list(range(10))
     parts = split_groups(labels, groups, validation=0.15, test=0, seed=0)
@@ -118,7 +125,7 @@ def test_a_burst_too_large_for_validation_stays_in_training():
     assert Counter(parts)["validation"] == 6
 
 
-def test_new_photos_move_few_of_the_old_ones():
+def test_new_photos_move_few_of_the_old_ones() -> None:
     labels = ["a"] * 200 + ["b"] * 200
     names = [f"photo {index}" for index in range(400)]
     before = split_groups(labels, names, validation=0.2, test=0.2, seed=0)
@@ -128,7 +135,7 @@ def test_new_photos_move_few_of_the_old_ones():
     assert moved <= 20
 
 
-def test_photo_with_several_labels_counts_for_each():
+def test_photo_with_several_labels_counts_for_each() -> None:
     labels = [("gull", "flying"), "gull", "gull", "flying", "flying"]
     parts = split_groups(labels, range(5), validation=0.2, test=0, seed=1)
     held = parts_of_labels(labels, parts)
@@ -138,7 +145,7 @@ def test_photo_with_several_labels_counts_for_each():
     assert held["flying"]["validation"] >= 1
 
 
-def test_label_of_one_group_is_named_as_a_shortfall():
+def test_label_of_one_group_is_named_as_a_shortfall() -> None:
     labels = ["heron"] * 3 + ["gull"] * 20
     groups = ["burst"] * 3 + list(range(20))
     parts = split_groups(labels, groups, validation=0.2, test=0, seed=0)
@@ -148,7 +155,7 @@ def test_label_of_one_group_is_named_as_a_shortfall():
     ]
 
 
-def test_uneven_groups_are_named_as_a_shortfall():
+def test_uneven_groups_are_named_as_a_shortfall() -> None:
     labels = ["a"] * 40
     groups = ["first"] * 20 + ["second"] * 20
     parts = split_groups(labels, groups, validation=0.2, test=0, seed=0)
@@ -158,14 +165,14 @@ def test_uneven_groups_are_named_as_a_shortfall():
     ]
 
 
-def test_balanced_split_has_no_shortfall():
+def test_balanced_split_has_no_shortfall() -> None:
     labels = ["a"] * 30 + ["b"] * 30
     parts = split_groups(labels, range(60), validation=0.15, test=0.15, seed=0)
     assert imbalances(labels, range(60), parts, validation=0.15, test=0.15) == ()
 
 
 @pytest.mark.parametrize(("validation", "test"), [(-0.1, 0), (0.5, 0.5), (float("nan"), 0)])
-def test_impossible_shares_are_refused(validation, test):
+def test_impossible_shares_are_refused(validation, test) -> None:
     with pytest.raises(ConfigError) as caught:
         split_groups(["a", "a"], [1, 2], validation=validation, test=test, seed=0)
     assert str(caught.value) == (
@@ -176,7 +183,7 @@ def test_impossible_shares_are_refused(validation, test):
 
 @given(anything, st.integers(2, 6), st.integers(0, 3))
 @settings(max_examples=60)
-def test_folds_keep_groups_whole_and_every_label_in_training(photos, folds, seed):
+def test_folds_keep_groups_whole_and_every_label_in_training(photos, folds, seed: int) -> None:
     labels, groups = zip(*photos, strict=True)
     try:
         held = fold_groups(labels, groups, folds=folds, seed=seed)
@@ -189,7 +196,7 @@ def test_folds_keep_groups_whole_and_every_label_in_training(photos, folds, seed
         assert training == set(labels)
 
 
-def test_folds_are_even_in_each_label():
+def test_folds_are_even_in_each_label() -> None:
     rng = random.Random(5)
     labels, groups = [], []
     for label in "abc":
@@ -204,7 +211,7 @@ def test_folds_are_even_in_each_label():
         assert max(counts.values()) - min(counts.values()) <= 1
 
 
-def test_label_of_one_group_is_held_out_in_no_fold():
+def test_label_of_one_group_is_held_out_in_no_fold() -> None:
     labels = ["heron"] * 3 + ["gull"] * 6
     groups = ["burst"] * 3 + list(range(6))
     held = fold_groups(labels, groups, folds=3, seed=0)
@@ -213,7 +220,7 @@ def test_label_of_one_group_is_held_out_in_no_fold():
     assert fold_parts(held, 0).count("validation") == 2
 
 
-def test_impossible_folds_are_refused():
+def test_impossible_folds_are_refused() -> None:
     with pytest.raises(ConfigError) as caught:
         fold_groups(["a"], [1], folds=1, seed=0)
     assert str(caught.value) == "--folds 1 must be at least 2."
@@ -225,11 +232,11 @@ def test_impossible_folds_are_refused():
     )
 
 
-def row(path, part="train", labels=("gull",)):
+def row(path, part: str = "train", labels=("gull",)):
     return SplitRow(path=path, digest="d" * 32, labels=labels, group="g" * 8, part=part)
 
 
-def test_split_file_reads_back_what_was_written(tmp_path):
+def test_split_file_reads_back_what_was_written(tmp_path: Path) -> None:
     rows = (
         row("カワセミ/1.jpg", labels=("カワセミ",)),
         row('a "quoted", name.jpg', "validation", ("gull", "in|flight", "back\\slash")),
@@ -242,7 +249,7 @@ def test_split_file_reads_back_what_was_written(tmp_path):
     assert header == "path,digest,label,group,part"
 
 
-def test_split_file_is_the_same_for_any_order_of_rows(tmp_path):
+def test_split_file_is_the_same_for_any_order_of_rows(tmp_path: Path) -> None:
     rows = [row(f"{index}.jpg") for index in range(5)]
     first = write_split(tmp_path / "1.csv", rows).read_bytes()
     assert write_split(tmp_path / "2.csv", rows[::-1]).read_bytes() == first
@@ -267,7 +274,7 @@ def test_split_file_is_the_same_for_any_order_of_rows(tmp_path):
         ("path,digest,label,group,part\n,1,x,g,test\n", "{path}, line 2: the path is empty."),
     ],
 )
-def test_broken_split_file_is_refused(tmp_path, text, message):
+def test_broken_split_file_is_refused(tmp_path: Path, text, message: str) -> None:
     path = tmp_path / "split.csv"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(CollectionError) as caught:
@@ -275,7 +282,7 @@ def test_broken_split_file_is_refused(tmp_path, text, message):
     assert str(caught.value) == message.format(path=path)
 
 
-def test_missing_split_file_is_refused(tmp_path):
+def test_missing_split_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CollectionError) as caught:
         read_split(tmp_path / "split.csv")
     assert str(caught.value) == (
@@ -284,7 +291,7 @@ def test_missing_split_file_is_refused(tmp_path):
 
 
 @given(st.lists(st.text(min_size=1), max_size=4))
-def test_any_labels_survive_one_cell(labels):
+def test_any_labels_survive_one_cell(labels) -> None:
     assert split_labels(join_labels(labels)) == tuple(labels)
 
 

@@ -11,7 +11,7 @@ from finetune.photos.split.split import TEST_FROM_GROUPS
 from finetune.photos.split.stratify import stratify_groups
 
 
-def collection(seed, photos=240, labels=7, groups=170):
+def collection(seed: int, photos: int = 240, labels: int = 7, groups: int = 170):
     rng = np.random.default_rng(seed)
     common = rng.random(labels) ** 2 * 0.5 + 0.01
     group_of = [f"g{g}" for g in rng.integers(0, groups, photos)]
@@ -37,7 +37,7 @@ SHARES = {"train": 0.7, "validation": 0.15, "test": 0.15}
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_every_label_has_its_share_nearer_than_in_the_best_of_200_draws(seed):
+def test_every_label_has_its_share_nearer_than_in_the_best_of_200_draws(seed: int) -> None:
     labels, groups = collection(seed)
     parts = stratify_groups(labels, groups, validation=0.15, test=0.15, seed=0)
     rng = np.random.default_rng(seed)
@@ -52,7 +52,7 @@ def test_every_label_has_its_share_nearer_than_in_the_best_of_200_draws(seed):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_groups_stay_whole_and_labels_keep_what_they_were_promised(seed):
+def test_groups_stay_whole_and_labels_keep_what_they_were_promised(seed: int) -> None:
     labels, groups = collection(seed)
     parts = stratify_groups(labels, groups, validation=0.15, test=0.15, seed=seed)
     assert all(len({p for p, g in zip(parts, groups, strict=True) if g == group}) == 1
@@ -67,7 +67,7 @@ def test_groups_stay_whole_and_labels_keep_what_they_were_promised(seed):
             assert "test" in held
 
 
-def test_few_groups_are_divided_as_well_as_any_way_could():
+def test_few_groups_are_divided_as_well_as_any_way_could() -> None:
     labels = [("a",), ("a", "b"), ("b",), ("a",), (), ("a", "b"), (), ("b",)]
     parts = stratify_groups(labels, range(8), validation=0.5, test=0, seed=0)
     shares = {"train": 0.5, "validation": 0.5}
@@ -75,14 +75,14 @@ def test_few_groups_are_divided_as_well_as_any_way_could():
     assert misses(labels, parts, shares) == best == 0
 
 
-def test_photos_without_labels_are_shared_out_too():
+def test_photos_without_labels_are_shared_out_too() -> None:
     labels = [("a",)] * 40 + [()] * 40
     parts = stratify_groups(labels, range(80), validation=0.25, test=0.25, seed=0)
     assert Counter(parts[40:]) == {"train": 20, "validation": 10, "test": 10}
     assert Counter(parts[:40]) == {"train": 20, "validation": 10, "test": 10}
 
 
-def test_the_order_of_the_photos_changes_nothing_and_the_seed_does():
+def test_the_order_of_the_photos_changes_nothing_and_the_seed_does() -> None:
     labels, groups = collection(1)
     plain = stratify_groups(labels, groups, validation=0.2, test=0.1, seed=4)
     order = np.random.default_rng(0).permutation(len(labels))
@@ -92,14 +92,14 @@ def test_the_order_of_the_photos_changes_nothing_and_the_seed_does():
     assert stratify_groups(labels, groups, validation=0.2, test=0.1, seed=5) != plain
 
 
-def test_without_a_test_share_nothing_is_put_there():
+def test_without_a_test_share_nothing_is_put_there() -> None:
     labels, groups = collection(2)
     parts = stratify_groups(labels, groups, validation=0.3, test=0.0, seed=0)
     assert set(parts) == {"train", "validation"}
     assert misses(labels, parts, {"train": 0.7, "validation": 0.3}) < 0.75
 
 
-def test_shares_that_leave_nothing_to_train_on_are_refused():
+def test_shares_that_leave_nothing_to_train_on_are_refused() -> None:
     with pytest.raises(ConfigError) as error:
         stratify_groups([("a",)], [0], validation=0.6, test=0.4, seed=0)
     assert str(error.value) == (
