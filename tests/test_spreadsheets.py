@@ -10,19 +10,19 @@ from finetune.spreadsheets import guard, read_csv, unguard, write_csv
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "＝1"])
-def test_a_formula_becomes_text(text) -> None:
+def test_a_formula_becomes_text(text: str) -> None:
     assert guard(text) == "'" + text
 
 
 @pytest.mark.parametrize("text", ["heron", "1-2", "'quoted'", "カワセミ", "", "a=b"])
-def test_other_text_stays_as_it_is(text) -> None:
+def test_other_text_stays_as_it_is(text: str) -> None:
     assert guard(text) == text
 
 
 @given(st.text(alphabet="'=+-@\t\r\nab", max_size=6))
 @example("'=1")
 @example("''=1")
-def test_guard_can_always_be_undone(text) -> None:
+def test_guard_can_always_be_undone(text: str) -> None:
     assert unguard(guard(text)) == text
 
 

@@ -17,8 +17,8 @@ def photos() -> Tensor:
     rng = np.random.default_rng(5)
     noise = rng.integers(0, 256, (8, 80, 80, 3), dtype=np.uint8)
     smooth = [
-        cv2.normalize(cv2.GaussianBlur(image, (0, 0), 3), None, 0, 255, cv2.NORM_MINMAX)
-        for image in noise
+        cv2.normalize(blurred, np.empty_like(blurred), 0, 255, cv2.NORM_MINMAX)
+        for blurred in (cv2.GaussianBlur(image, (0, 0), 3) for image in noise)
     ]
     return torch.from_numpy(np.stack(smooth)).permute(0, 3, 1, 2)
 

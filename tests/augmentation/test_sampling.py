@@ -125,7 +125,8 @@ def test_turning_does_not_shear() -> None:
 
 
 def colors(recipe: Recipe, pixel: tuple[float, float, float]) -> NDArray[np.float64]:
-    return many(recipe).color @ np.array([*pixel, 1.0])
+    changed: NDArray[np.float64] = many(recipe).color @ np.array([*pixel, 1.0])
+    return changed
 
 
 def test_brightness_multiplies() -> None:

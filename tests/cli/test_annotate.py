@@ -64,7 +64,10 @@ def test_a_folder_without_photos_is_one_line(run: Callable[..., Result], tmp_pat
 
 
 def test_an_unknown_run_is_refused_before_the_page_opens(
-    run: Callable[..., Result], make_photos, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    run: Callable[..., Result],
+    make_photos: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     root = make_photos({"a": 1})
     monkeypatch.chdir(tmp_path)
@@ -77,7 +80,9 @@ def test_one_thing_at_a_time(run: Callable[..., Result]) -> None:
     assert result.stderr == "Error: Give one of --agreement, --apply and --undo.\n"
 
 
-def test_photos_are_moved_when_asked_and_come_back(run: Callable[..., Result], make_photos) -> None:
+def test_photos_are_moved_when_asked_and_come_back(
+    run: Callable[..., Result], make_photos: Callable[..., Path]
+) -> None:
     root = make_photos({"a": 2, "b": 1})
     collection = scan(root, workers=1)
     with open_catalog(root) as catalog:
@@ -94,7 +99,9 @@ def test_photos_are_moved_when_asked_and_come_back(run: Callable[..., Result], m
     assert (root / "a" / "000.jpg").is_file()
 
 
-def test_agreement_of_two_people_is_printed(run: Callable[..., Result], make_photos) -> None:
+def test_agreement_of_two_people_is_printed(
+    run: Callable[..., Result], make_photos: Callable[..., Path]
+) -> None:
     root = make_photos({"a": 4})
     digests = [photo.digest for photo in scan(root, workers=1).photos]
     with open_catalog(root) as catalog:
@@ -111,7 +118,9 @@ def test_agreement_of_two_people_is_printed(run: Callable[..., Result], make_pho
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
-def test_the_command_prints_its_address_and_stops_on_interrupt(make_photos, host: str) -> None:
+def test_the_command_prints_its_address_and_stops_on_interrupt(
+    make_photos: Callable[..., Path], host: str
+) -> None:
     root = make_photos({"a": 1})
     arguments = ["annotate", str(root), "--no-open", "--port", "0", "--host", host]
     with subprocess.Popen(

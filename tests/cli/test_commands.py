@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import Result
@@ -15,7 +16,7 @@ def test_demo_goes_the_whole_way(
 ) -> None:
     plain = demo_data.draw_collection
 
-    def small(folder: Path, **options: object) -> demo_data.DemoCollection:
+    def small(folder: Path, **options: Any) -> demo_data.DemoCollection:
         return plain(folder, **{**options, "species": 3, "size": (160, 120)})
 
     monkeypatch.setattr(demo_data, "draw_collection", small)

@@ -10,7 +10,7 @@ from typer.testing import Result
 
 
 @pytest.fixture(scope="module")
-def drawn(draw_scene: Callable[..., None], tmp_path_factory: pytest.TempPathFactory):
+def drawn(draw_scene: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("drawn")
     for index in range(4):
         draw_scene(root / "gull" / f"{index}.jpg", index)
@@ -22,20 +22,22 @@ def drawn(draw_scene: Callable[..., None], tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture
-def photos(drawn, tmp_path: Path):
+def photos(drawn: Path, tmp_path: Path) -> Path:
     return shutil.copytree(drawn, tmp_path / "photos")
 
 
 @pytest.fixture
-def run(run: Callable[..., Result]):
+def run(run: Callable[..., Result]) -> Callable[..., Result]:
     return lambda *words, **options: run("duplicates", *words, "--workers", 1, **options)
 
 
-def names(root):
+def names(root: Path) -> list[str]:
     return sorted(p.relative_to(root).as_posix() for p in root.rglob("*.jpg"))
 
 
-def test_duplicates_lists_groups_with_the_best_first(run: Callable[..., Result], photos) -> None:
+def test_duplicates_lists_groups_with_the_best_first(
+    run: Callable[..., Result], photos: Path
+) -> None:
     result = run(photos)
     assert result.stdout.index("gull/0.jpg") < result.stdout.index("gull/0 small.jpg")
     assert "exact copy" in result.stdout
@@ -49,7 +51,9 @@ def test_duplicates_lists_groups_with_the_best_first(run: Callable[..., Result],
     ) in result.stderr
 
 
-def test_duplicates_as_json_names_what_is_dispensable(run: Callable[..., Result], photos) -> None:
+def test_duplicates_as_json_names_what_is_dispensable(
+    run: Callable[..., Result], photos: Path
+) -> None:
     document = json.loads(run(photos, "--json").stdout)
     assert document["photos"] == 11
     gone = {
@@ -75,7 +79,7 @@ def test_no_duplicates_is_said(
 
 
 def test_quarantine_moves_all_but_the_best_and_undo_brings_them_back(
-    run: Callable[..., Result], photos, tmp_path: Path
+    run: Callable[..., Result], photos: Path, tmp_path: Path
 ) -> None:
     before = names(photos)
     away = tmp_path / "away"
@@ -91,13 +95,13 @@ def test_quarantine_moves_all_but_the_best_and_undo_brings_them_back(
 
 
 def test_quarantine_across_labels_moves_those_too(
-    run: Callable[..., Result], photos, tmp_path: Path
+    run: Callable[..., Result], photos: Path, tmp_path: Path
 ) -> None:
     run(photos, "--quarantine", tmp_path / "away", "--yes", "--across-labels", "--quiet")
     assert "heron/gull 2.jpg" in names(tmp_path / "away")
 
 
-def test_quarantine_asks_first(run: Callable[..., Result], photos, tmp_path: Path) -> None:
+def test_quarantine_asks_first(run: Callable[..., Result], photos: Path, tmp_path: Path) -> None:
     before = names(photos)
     result = run(photos, "--quarantine", tmp_path / "away", stdin="n\n")
     assert "Move 2 photos from" in result.stderr
@@ -105,14 +109,14 @@ def test_quarantine_asks_first(run: Callable[..., Result], photos, tmp_path: Pat
     assert names(photos) == before
 
 
-def test_undo_without_a_folder_is_refused(error_of: Callable[..., str], photos) -> None:
+def test_undo_without_a_folder_is_refused(error_of: Callable[..., str], photos: Path) -> None:
     assert error_of(photos, "--undo") == (
         "--undo needs the folder to bring back: --quarantine DIR --undo."
     )
 
 
 def test_page_is_one_file_that_asks_for_nothing(
-    run: Callable[..., Result], photos, tmp_path: Path
+    run: Callable[..., Result], photos: Path, tmp_path: Path
 ) -> None:
     (photos / "gull" / "0.jpg").rename(photos / "gull" / "<script>alert(1)<script>.jpg")
     page = tmp_path / "page.html"
@@ -126,5 +130,5 @@ def test_page_is_one_file_that_asks_for_nothing(
     assert "under different labels" in text
 
 
-def test_impossible_distance_is_a_usage_error(run: Callable[..., Result], photos) -> None:
+def test_impossible_distance_is_a_usage_error(run: Callable[..., Result], photos: Path) -> None:
     run(photos, "--max-distance-bits", 30, code=2)

@@ -11,14 +11,14 @@ from PIL import Image
 from typer.testing import Result
 
 
-def draw(path, seed: int) -> None:
+def draw(path: Path, seed: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     image = np.random.default_rng(seed).integers(0, 255, (40, 60, 3), dtype=np.uint8)
     Image.fromarray(image).save(path)
 
 
 @pytest.fixture
-def photos(tmp_path: Path):
+def photos(tmp_path: Path) -> Path:
     root = tmp_path / "photos"
     for number, label in enumerate(("gull", "カワセミ")):
         for index in range(3):
@@ -28,7 +28,7 @@ def photos(tmp_path: Path):
 
 @pytest.mark.parametrize("layout", ["folders", "csv", "nnc"])
 def test_labels_survive_export_and_import(
-    run: Callable[..., Result], photos, tmp_path: Path, layout
+    run: Callable[..., Result], photos: Path, tmp_path: Path, layout: str
 ) -> None:
     out = tmp_path / "out"
     result = run("export-photos", out, photos, "--layout", layout)
@@ -45,7 +45,7 @@ def test_labels_survive_export_and_import(
     assert len(list((tmp_path / "again" / "カワセミ").iterdir())) == 3
 
 
-def test_dry_run_changes_nothing(run: Callable[..., Result], photos, tmp_path: Path) -> None:
+def test_dry_run_changes_nothing(run: Callable[..., Result], photos: Path, tmp_path: Path) -> None:
     table = tmp_path / "labels.csv"
     table.write_text("path,label\ngull/gull 0.png,heron\nnone.png,heron\n", encoding="utf-8")
     result = run("import", table, photos, "--dry-run")
@@ -58,7 +58,7 @@ def test_dry_run_changes_nothing(run: Callable[..., Result], photos, tmp_path: P
 
 
 def test_a_persons_word_is_kept_and_named(
-    run: Callable[..., Result], photos, tmp_path: Path
+    run: Callable[..., Result], photos: Path, tmp_path: Path
 ) -> None:
     table = tmp_path / "labels.csv"
     table.write_text("path,label\ngull/gull 0.png,heron\n", encoding="utf-8")
@@ -71,7 +71,7 @@ def test_a_persons_word_is_kept_and_named(
     assert "1 photo got new labels" in run("import", table, photos, "--overwrite").stdout
 
 
-def test_square_export_and_links(run: Callable[..., Result], photos, tmp_path: Path) -> None:
+def test_square_export_and_links(run: Callable[..., Result], photos: Path, tmp_path: Path) -> None:
     run("export-photos", tmp_path / "squares", photos, "--size", 24, "--fit", "pad")
     with Image.open(tmp_path / "squares" / "gull" / "gull 0.jpg") as image:
         assert image.size == (24, 24)
@@ -92,13 +92,13 @@ def test_square_export_and_links(run: Callable[..., Result], photos, tmp_path: P
     ],
 )
 def test_impossible_exports_are_refused(
-    error_of: Callable[..., str], photos, tmp_path: Path, arguments, message: str
+    error_of: Callable[..., str], photos: Path, tmp_path: Path, arguments: list[str], message: str
 ) -> None:
     assert error_of("export-photos", tmp_path / "out", photos, *arguments) == message
 
 
 @pytest.fixture
-def digits(tmp_path: Path):
+def digits(tmp_path: Path) -> Path:
     """MNIST's four files, of three images each."""
     folder = tmp_path / "mnist"
     folder.mkdir()
@@ -112,7 +112,7 @@ def digits(tmp_path: Path):
 
 
 def test_a_data_set_becomes_a_new_folder_of_photos(
-    run: Callable[..., Result], digits, tmp_path: Path
+    run: Callable[..., Result], digits: Path, tmp_path: Path
 ) -> None:
     dry = run("import", digits, tmp_path / "photos", "--dry-run")
     said = f"MNIST (idx files): 6 photos would be written to {tmp_path / 'photos'}."
@@ -129,7 +129,7 @@ def test_a_data_set_becomes_a_new_folder_of_photos(
     assert len(list((tmp_path / "photos").rglob("*.png"))) == 6
 
 
-def test_a_data_set_needs_a_folder_of_its_own(error_of: Callable[..., str], digits) -> None:
+def test_a_data_set_needs_a_folder_of_its_own(error_of: Callable[..., str], digits: Path) -> None:
     assert error_of("import", digits) == (
         f"{digits} is a data set (MNIST (idx files)). Name a new folder for its photos: "
         f"finetune import {digits} NEW_FOLDER"

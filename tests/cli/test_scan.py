@@ -27,7 +27,7 @@ def photos(tmp_path: Path) -> Path:
     return root
 
 
-def test_table_and_findings_are_printed(run: Callable[..., Result], photos) -> None:
+def test_table_and_findings_are_printed(run: Callable[..., Result], photos: Path) -> None:
     result = run("scan", photos)
     lines = [line.rstrip() for line in result.stdout.splitlines()]
     assert [line.split()[:6] for line in lines[:4]] == [
@@ -54,7 +54,7 @@ def test_table_and_findings_are_printed(run: Callable[..., Result], photos) -> N
     ]
 
 
-def test_json_is_one_document(run: Callable[..., Result], photos, tmp_path: Path) -> None:
+def test_json_is_one_document(run: Callable[..., Result], photos: Path, tmp_path: Path) -> None:
     result = run("scan", photos, "--json", "--output", tmp_path / "sheet.html")
     document = json.loads(result.stdout)
     assert document["photos"] == 25
@@ -79,20 +79,22 @@ def test_json_is_one_document(run: Callable[..., Result], photos, tmp_path: Path
     assert document["html"] == str(tmp_path / "sheet.html")
 
 
-def test_page_is_written_and_said(run: Callable[..., Result], photos, tmp_path: Path) -> None:
+def test_page_is_written_and_said(run: Callable[..., Result], photos: Path, tmp_path: Path) -> None:
     result = run("scan", photos, "--output", tmp_path / "sheet.html")
     assert "<img" in (tmp_path / "sheet.html").read_text(encoding="utf-8")
     assert f"Written: {tmp_path / 'sheet.html'}" in result.stderr
 
 
-def test_catalog_goes_where_it_is_told(run: Callable[..., Result], photos, tmp_path: Path) -> None:
+def test_catalog_goes_where_it_is_told(
+    run: Callable[..., Result], photos: Path, tmp_path: Path
+) -> None:
     run("scan", photos, "--catalog", tmp_path / "mine.sqlite3")
     assert (tmp_path / "mine.sqlite3").is_file()
     assert not (photos / ".finetune").exists()
 
 
 def test_photos_folder_is_the_default(
-    run: Callable[..., Result], photos, monkeypatch: pytest.MonkeyPatch
+    run: Callable[..., Result], photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(photos.parent)
     assert "gull" in run("scan").stdout
@@ -101,7 +103,7 @@ def test_photos_folder_is_the_default(
 
 
 def test_distance_changes_what_counts_as_nearly_the_same(
-    run: Callable[..., Result], photos
+    run: Callable[..., Result], photos: Path
 ) -> None:
     image = Image.open(photos / "gull" / "0.jpg")
     image.rotate(2, resample=Image.Resampling.BICUBIC).save(photos / "gull" / "turned.jpg")
@@ -124,7 +126,7 @@ def test_missing_folder_is_one_line_and_exit_code_one(
     )
 
 
-def test_good_collection_has_nothing_to_report(run: Callable[..., Result], photos) -> None:
+def test_good_collection_has_nothing_to_report(run: Callable[..., Result], photos: Path) -> None:
     (photos / "gull" / "bad.jpg").unlink()
     (photos / "gull" / "copy.jpg").unlink()
     assert run("scan", photos).stdout.rstrip().endswith("Nothing to report.")

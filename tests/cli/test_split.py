@@ -15,7 +15,7 @@ from finetune.photos.split.split import SplitRow, read_split, write_split
 
 
 @pytest.fixture(scope="module")
-def drawn(draw_scene: Callable[..., None], tmp_path_factory: pytest.TempPathFactory):
+def drawn(draw_scene: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two labels of eight scenes, three frames each."""
     root = tmp_path_factory.mktemp("drawn")
     for number, label in enumerate(("gull", "heron")):
@@ -28,12 +28,12 @@ def drawn(draw_scene: Callable[..., None], tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture
-def photos(drawn, tmp_path: Path):
+def photos(drawn: Path, tmp_path: Path) -> Path:
     return shutil.copytree(drawn, tmp_path / "photos")
 
 
 def test_split_keeps_bursts_together_and_proves_it(
-    run: Callable[..., Result], photos, tmp_path: Path
+    run: Callable[..., Result], photos: Path, tmp_path: Path
 ) -> None:
     result = run("split", photos, "--output", tmp_path / "split.csv")
     assert "Groups that straddle: 0 of 16." in result.stdout
@@ -43,13 +43,13 @@ def test_split_keeps_bursts_together_and_proves_it(
     )
     rows = read_split(tmp_path / "split.csv")
     assert len(rows) == 48
-    parts = {}
+    parts: dict[str, set[str]] = {}
     for row in rows:
         parts.setdefault(row.path.split("-")[0], set()).add(row.part)
     assert all(len(found) == 1 for found in parts.values())
 
 
-def test_split_without_groups_says_what_leaks(run: Callable[..., Result], photos) -> None:
+def test_split_without_groups_says_what_leaks(run: Callable[..., Result], photos: Path) -> None:
     result = run("split", photos, "--group-by", "none", "--json")
     document = json.loads(result.stdout)
     assert not document["proof"]["holds"]
@@ -58,7 +58,7 @@ def test_split_without_groups_says_what_leaks(run: Callable[..., Result], photos
     assert "Figures on these parts will be flattered." in result.stderr
 
 
-def test_split_names_what_it_could_not_balance(run: Callable[..., Result], photos) -> None:
+def test_split_names_what_it_could_not_balance(run: Callable[..., Result], photos: Path) -> None:
     for index in range(1, 8):
         for frame in range(3):
             (photos / "heron" / f"{index}-{frame}.jpg").unlink()
@@ -70,7 +70,7 @@ def test_split_names_what_it_could_not_balance(run: Callable[..., Result], photo
 
 
 def test_folds_hold_every_scene_out_once(
-    run: Callable[..., Result], photos, tmp_path: Path
+    run: Callable[..., Result], photos: Path, tmp_path: Path
 ) -> None:
     run("split", photos, "--folds", 4, "--output", tmp_path / "folds")
     held = []
@@ -81,7 +81,9 @@ def test_folds_hold_every_scene_out_once(
     assert sorted(held) == sorted(p.path for p in scan(photos, workers=1).photos)
 
 
-def run_folder(photos, parts, correct, folder):
+def run_folder(
+    photos: Path, parts: Callable[[str], str], correct: Callable[[str], bool], folder: Path
+) -> Path:
     """A run as far as the audit reads it."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text("{}")
@@ -111,10 +113,10 @@ def run_folder(photos, parts, correct, folder):
 
 
 def test_audit_says_how_many_points_near_duplicates_add(
-    run: Callable[..., Result], photos, tmp_path: Path
+    run: Callable[..., Result], photos: Path, tmp_path: Path
 ) -> None:
     # Frame 2 of scenes 0 to 3 is held out beside its burst; of scenes 6 and 7 all frames are.
-    def parts(path):
+    def parts(path: str) -> str:
         scene, frame = path.rpartition("/")[2].removesuffix(".jpg").split("-")
         return "validation" if scene in "67" or (scene in "0123" and frame == "2") else "train"
 
@@ -131,8 +133,10 @@ def test_audit_says_how_many_points_near_duplicates_add(
     )
 
 
-def test_audit_of_a_clean_split_says_so(run: Callable[..., Result], photos, tmp_path: Path) -> None:
-    def parts(path):
+def test_audit_of_a_clean_split_says_so(
+    run: Callable[..., Result], photos: Path, tmp_path: Path
+) -> None:
+    def parts(path: str) -> str:
         return "test" if path.rpartition("/")[2][0] in "67" else "train"
 
     folder = run_folder(photos, parts, lambda path: True, tmp_path / "runs" / "clean")
@@ -154,6 +158,6 @@ def test_audit_of_a_clean_split_says_so(run: Callable[..., Result], photos, tmp_
     ],
 )
 def test_impossible_wishes_are_refused(
-    error_of: Callable[..., str], photos, arguments, message: str
+    error_of: Callable[..., str], photos: Path, arguments: list[str], message: str
 ) -> None:
     assert error_of("split", photos, *arguments) == message

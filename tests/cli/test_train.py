@@ -3,10 +3,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import typer
+from typer.core import TyperOption
 from typer.testing import Result
 
 from finetune.cli import app
@@ -15,8 +18,6 @@ from finetune.config_io import settings
 
 def test_every_setting_has_exactly_one_option_with_its_help() -> None:
     command = next(c for c in app.registered_commands if c.name == "train")
-    import typer
-
     options = {
         p.name: p
         for p in typer.main.get_command_from_info(
@@ -26,7 +27,8 @@ def test_every_setting_has_exactly_one_option_with_its_help() -> None:
     for setting in settings():
         option = options[setting.name]
         assert option.opts == [setting.flag]
-        assert option.help.startswith(setting.help)
+        assert isinstance(option, TyperOption)
+        assert (option.help or "").startswith(setting.help)
         assert sum(setting.flag in other.opts for other in options.values()) == 1
 
 
@@ -231,6 +233,7 @@ def test_the_stronger_model_is_offered_once_at_a_terminal(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from finetune.cli import train as module
+    from finetune.cli.console import output
     from finetune.config import TrainConfig
     from finetune.models import weights
 
@@ -240,12 +243,12 @@ def test_the_stronger_model_is_offered_once_at_a_terminal(
         questions.append(text)
         return True
 
-    monkeypatch.setattr(module.typer, "confirm", confirm)
-    monkeypatch.setattr(module.sys.stdin, "isatty", lambda: True, raising=False)
-    monkeypatch.setattr(module.output.stderr, "_force_terminal", True)
+    monkeypatch.setattr(typer, "confirm", confirm)
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(output.stderr, "_force_terminal", True)
     monkeypatch.setattr(weights, "require_reachable_hub", lambda name, config: None)
-    monkeypatch.setattr(module.output, "quiet", False)
-    monkeypatch.setattr(module.output, "json", False)
+    monkeypatch.setattr(output, "quiet", False)
+    monkeypatch.setattr(output, "json", False)
     settings = TrainConfig()
     named = dataclasses.replace(settings, model=dataclasses.replace(settings.model, model="x"))
     assert module.offer_download(named) == named

@@ -1,13 +1,12 @@
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from typer.testing import Result
-
-from finetune.training import tracking
 
 GO_ON = ("--epochs", 1, "--device", "cpu", "--batch-size", 8)
 
@@ -88,7 +87,7 @@ def test_a_missing_tracker_is_one_line_before_anything_is_done(
 ) -> None:
     make_photos({"ant": 8, "bee": 8})
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(tracking.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert error_of("train", "--track", "tensorboard", "--device", "cpu") == (
         "--track tensorboard needs the package 'tensorboard'. "
         "Install it with: pip install 'finetune-photos[tensorboard]'"

@@ -29,7 +29,9 @@ from finetune.evaluation.probabilities import log_softmax, softmax
 Case = tuple[NDArray[np.float64], NDArray[np.int64]]
 
 
-def drawn_at(temperature: float, photos: int, *, labels: int = 6, seed: int = 0):
+def drawn_at(
+    temperature: float, photos: int, *, labels: int = 6, seed: int = 0
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Logits whose truth is drawn from softmax(logits / temperature)."""
     rng = np.random.default_rng(seed)
     logits = rng.normal(size=(photos, labels)) * 3
@@ -38,13 +40,13 @@ def drawn_at(temperature: float, photos: int, *, labels: int = 6, seed: int = 0)
 
 
 @pytest.mark.parametrize("temperature", [0.4, 1.0, 2.5, 6.0])
-def test_recovers_the_temperature_that_the_truth_was_drawn_at(temperature) -> None:
+def test_recovers_the_temperature_that_the_truth_was_drawn_at(temperature: float) -> None:
     logits, targets = drawn_at(temperature, 40_000)
     assert fit_temperature(logits, targets) == pytest.approx(temperature, rel=0.03)
 
 
 @pytest.mark.parametrize("photos", [3, 30, 300])
-def test_is_the_most_probable_temperature_that_its_docstring_states(photos) -> None:
+def test_is_the_most_probable_temperature_that_its_docstring_states(photos: int) -> None:
     logits, targets = drawn_at(2.0, photos, seed=photos)
 
     def surprise(logarithm: float) -> float:
@@ -89,7 +91,7 @@ def test_an_all_wrong_validation_part_makes_it_less_sure() -> None:
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e9])
-def test_logits_of_any_size_give_a_temperature_within_the_bounds(scale) -> None:
+def test_logits_of_any_size_give_a_temperature_within_the_bounds(scale: float) -> None:
     logits = np.eye(2)[np.arange(100) % 2] * scale
     for targets in (np.arange(100) % 2, np.arange(1, 101) % 2, np.zeros(100, int)):
         assert COLDEST <= fit_temperature(logits, targets) <= HOTTEST
@@ -104,7 +106,9 @@ def test_logits_of_any_size_give_a_temperature_within_the_bounds(scale) -> None:
     ],
     ids=["no photos", "one label", "equal logits"],
 )
-def test_is_one_where_there_is_nothing_to_learn(logits, targets) -> None:
+def test_is_one_where_there_is_nothing_to_learn(
+    logits: NDArray[np.float64], targets: NDArray[np.int64]
+) -> None:
     assert fit_temperature(logits, targets) == 1.0
 
 
@@ -126,7 +130,7 @@ def test_a_diverged_network_is_refused() -> None:
 def test_ece_equals_guos_formula_photo_by_photo(case: Case) -> None:
     logits, targets = case
     probabilities = softmax(logits)
-    members = {m: [] for m in range(15)}
+    members: dict[int, list[tuple[float, float]]] = {m: [] for m in range(15)}
     for row, truth in zip(probabilities, targets, strict=True):
         confidence = row.max()
         for m in members:
@@ -201,7 +205,7 @@ def test_full_coverage_has_the_plain_error_rate() -> None:
 
 
 @pytest.mark.parametrize("precision", [0.5, 0.9, 0.95, 1.0])
-def test_coverage_at_precision_equals_trying_every_threshold(precision) -> None:
+def test_coverage_at_precision_equals_trying_every_threshold(precision: float) -> None:
     rng = np.random.default_rng(7)
     confidence = np.round(rng.random(200), 2)  # with ties
     correct = rng.random(200) < confidence

@@ -83,7 +83,7 @@ def test_a_resample_of_cells_is_a_resample_of_photos() -> None:
     said = np.r_[np.zeros(20), np.ones(10 + 80), np.full(10, 3), np.zeros(5)].astype(int)
     rng = np.random.default_rng(0)
     picks = rng.integers(0, 125, (4000, 125))
-    expected = {"hits": [], "photos": [], "predicted": []}
+    expected: dict[str, list[NDArray[np.int64]]] = {"hits": [], "photos": [], "predicted": []}
     for pick in picks:
         t, s = truth[pick], said[pick]
         expected["hits"].append(np.bincount(t[t == s], minlength=4))

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from finetune.errors import ConfigError
 from finetune.evaluation.cross_fit import (
@@ -37,19 +40,23 @@ def test_masked_scores_are_those_of_a_smaller_softmax() -> None:
 
 
 @pytest.mark.parametrize("labels", [1, 2])
-def test_two_labels_are_too_few_to_hold_one_out(labels) -> None:
+def test_two_labels_are_too_few_to_hold_one_out(labels: int) -> None:
     with pytest.raises(ConfigError) as caught:
         drop_own_label(np.zeros((2, labels)), np.zeros(2, int))
     assert str(caught.value) == (f"Holding labels out needs at least 3 labels; there are {labels}.")
     assert masked_scores(np.zeros((2, labels)), np.zeros(2, int)).unknown_scores.shape == (0,)
 
 
-def cloud(rng: np.random.Generator, labels, per_label, centers):
+def cloud(
+    rng: np.random.Generator, labels: range, per_label: int, centers: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     targets = np.repeat(np.asarray(labels), per_label)
     return centers[targets] + rng.normal(size=(len(targets), centers.shape[1])), targets
 
 
-def head_of_means(features, targets, labels):
+def head_of_means(
+    features: NDArray[np.float64], targets: NDArray[np.int64], labels: int
+) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
     """A head that needs no training: minus half the squared distance to each label's mean."""
     nowhere = np.full(features.shape[1], 1e3)
     means = np.stack(
@@ -61,8 +68,17 @@ def head_of_means(features, targets, labels):
     return lambda asked: -((asked[:, None] - means) ** 2).sum(axis=2) / 2
 
 
-def fit_on(features, targets, labels, asked_about=None):
-    def fit(learned, asked):
+def fit_on(
+    features: NDArray[np.float64],
+    targets: NDArray[np.int64],
+    labels: int,
+    asked_about: list[tuple[NDArray[np.bool_], NDArray[np.bool_]]] | None = None,
+) -> Callable[
+    [NDArray[np.bool_], NDArray[np.bool_]], tuple[NDArray[np.float64], NDArray[np.float64]]
+]:
+    def fit(
+        learned: NDArray[np.bool_], asked: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         if asked_about is not None:
             asked_about.append((learned.copy(), asked.copy()))
         head = head_of_means(features[learned], targets[learned], labels)
@@ -75,7 +91,7 @@ def test_every_photo_is_answered_by_a_head_that_knows_neither_it_nor_its_label()
     rng = np.random.default_rng(1)
     features, targets = cloud(rng, range(6), 20, rng.normal(size=(6, 4)) * 4)
     folds = rng.integers(-1, 3, len(targets))
-    calls: list[tuple[np.ndarray, np.ndarray]] = []
+    calls: list[tuple[NDArray[np.bool_], NDArray[np.bool_]]] = []
     found = cross_fit(targets, folds, fit_on(features, targets, 6, calls), rng=rng)
     assert len(calls) == 3 + 6
     for learned, asked in calls:
@@ -113,7 +129,7 @@ def test_of_two_labels_none_is_held_out() -> None:
 def test_scores_mix_odds_and_distances_by_their_spread_on_known_photos() -> None:
     rng = np.random.default_rng(4)
 
-    def answered(count, labels):
+    def answered(count: int, labels: int) -> HeldOutLogits:
         return HeldOutLogits(
             logits=rng.normal(size=(count, labels)),
             targets=rng.integers(0, labels, count),
@@ -135,7 +151,9 @@ def test_scores_mix_odds_and_distances_by_their_spread_on_known_photos() -> None
 
 def test_a_threshold_by_held_out_labels_holds_its_precision_on_labels_never_seen() -> None:
     """Without them it promises 90 and keeps far less; with them it keeps what it promises."""
-    share, precisions, naive = 0.3, [], []
+    share = 0.3
+    precisions: list[float] = []
+    naive: list[float] = []
     target = PrecisionTarget(precision=0.9, unknown_share=share, confidence=0.5, hardest_share=1.0)
     for seed in range(12):
         rng = np.random.default_rng(seed)
@@ -146,7 +164,6 @@ def test_a_threshold_by_held_out_labels_holds_its_precision_on_labels_never_seen
         fitted_head = fit_on(features, targets, 12)
         crossed = cross_fit(targets, rng.permutation(1200) % 3, fitted_head, rng=rng)
         head = head_of_means(features, targets, 12)
-        distance = lambda asked: asked.sum(axis=1)  # noqa: E731
         found, mixture = crossed.scores(temperature=1.0)
         empty = found.unknown_scores[:0]
         alone = type(found)(
@@ -156,8 +173,8 @@ def test_a_threshold_by_held_out_labels_holds_its_precision_on_labels_never_seen
             unknown_scores=empty,
             unknown_labels=empty.astype(int),
         )
-        known = mixture(log_odds(head(test)), distance(test))
-        foreign = mixture(log_odds(head(strangers)), distance(strangers))
+        known = mixture(log_odds(head(test)), test.sum(axis=1))
+        foreign = mixture(log_odds(head(strangers)), strangers.sum(axis=1))
         weight = share / (1 - share) * len(test) / len(strangers)
         for evidence, kept in ((found, precisions), (alone, naive)):
             limit = fit_threshold(evidence, target)

@@ -19,20 +19,26 @@ from finetune.evaluation.intervals import (
 )
 
 
+def ends(successes: int, trials: int, **options: float) -> tuple[float, float]:
+    interval = wilson(successes, trials, **options)
+    assert interval is not None
+    return interval
+
+
 @pytest.mark.parametrize(("successes", "trials"), [(0, 1), (1, 1), (3, 7), (95, 100), (10, 10)])
-def test_wilson_ends_solve_the_score_equation(successes, trials) -> None:
+def test_wilson_ends_solve_the_score_equation(successes: int, trials: int) -> None:
     """Wilson's ends are the p at which |share - p| = z·sqrt(p(1-p)/n)."""
     share = successes / trials
-    for end in wilson(successes, trials):
+    for end in ends(successes, trials):
         reach = 1.959963984540054 * math.sqrt(end * (1 - end) / trials)
         assert abs(share - end) == pytest.approx(reach, abs=1e-9)
 
 
 def test_wilson_stays_within_zero_and_one_and_has_a_width_at_both_ends() -> None:
-    assert wilson(0, 20)[0] == 0.0
-    assert wilson(20, 20)[1] == 1.0
-    assert wilson(0, 20)[1] == pytest.approx(0.1611, abs=1e-4)
-    assert wilson(20, 20)[0] == pytest.approx(0.8389, abs=1e-4)
+    assert ends(0, 20)[0] == 0.0
+    assert ends(20, 20)[1] == 1.0
+    assert ends(0, 20)[1] == pytest.approx(0.1611, abs=1e-4)
+    assert ends(20, 20)[0] == pytest.approx(0.8389, abs=1e-4)
 
 
 def test_wilson_without_a_trial_is_undefined() -> None:
@@ -40,7 +46,7 @@ def test_wilson_without_a_trial_is_undefined() -> None:
 
 
 def test_a_wider_confidence_gives_a_wider_interval() -> None:
-    narrow, wide = wilson(30, 50, confidence=0.8), wilson(30, 50, confidence=0.99)
+    narrow, wide = ends(30, 50, confidence=0.8), ends(30, 50, confidence=0.99)
     assert wide[0] < narrow[0] < narrow[1] < wide[1]
 
 
@@ -51,19 +57,19 @@ def test_percentile_interval_leaves_undefined_values_out() -> None:
 
 @pytest.mark.parametrize("freedom", [1, 2, 3, 4, 5, 9, 10, 29, 30, 99, 100, 999])
 @pytest.mark.parametrize("probability", [0.5, 0.6, 0.9, 0.975, 0.995, 0.9999])
-def test_t_quantiles_are_scipys(freedom, probability) -> None:
+def test_t_quantiles_are_scipys(freedom: int, probability: float) -> None:
     expected = stats.t.ppf(probability, freedom)
     assert student_t(probability, freedom) == pytest.approx(expected, rel=1e-10, abs=1e-12)
 
 
 @pytest.mark.parametrize(("probability", "freedom"), [(1.0, 3), (0.4, 3), (0.9, 0)])
-def test_t_quantiles_outside_their_range_are_refused(probability, freedom) -> None:
+def test_t_quantiles_outside_their_range_are_refused(probability: float, freedom: int) -> None:
     with pytest.raises(ValueError, match="no t quantile for"):
         student_t(probability, freedom)
 
 
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=20))
-def test_the_interval_of_a_mean_is_scipys(values) -> None:
+def test_the_interval_of_a_mean_is_scipys(values: list[float]) -> None:
     if np.ptp(values) < 1e-9:
         return
     low, high = stats.t.interval(0.95, len(values) - 1, np.mean(values), stats.sem(values))
@@ -81,7 +87,7 @@ def test_equal_values_have_an_interval_of_no_width() -> None:
 @pytest.mark.parametrize(
     ("first", "second"), [(0, 0), (1, 0), (3, 3), (1, 9), (12, 30), (400, 350), (2500, 2700)]
 )
-def test_mcnemar_is_the_exact_binomial_test(first, second) -> None:
+def test_mcnemar_is_the_exact_binomial_test(first: int, second: int) -> None:
     expected = binomtest(first, first + second, 0.5).pvalue if first + second else 1.0
     assert mcnemar(first, second) == pytest.approx(expected, rel=1e-9)
     assert mcnemar(first, second) == mcnemar(second, first)
@@ -121,6 +127,6 @@ def test_equal_answers_differ_by_nothing() -> None:
 
 
 @pytest.mark.parametrize("second", [[True], []])
-def test_answers_on_other_photos_are_refused(second) -> None:
+def test_answers_on_other_photos_are_refused(second: list[bool]) -> None:
     with pytest.raises(ValueError, match="are not answers on the same photos"):
         accuracy_difference([True, False][: len(second) * 2], second, rng=np.random.default_rng(0))

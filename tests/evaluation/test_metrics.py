@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import warnings
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,11 +27,14 @@ Case = tuple[NDArray[np.float64], NDArray[np.int64]]
 LABELS = [f"label {k:02d}" for k in range(40)]
 
 
-def evaluate(logits, targets, **more):
-    return evaluate_logits(logits, targets, LABELS[: logits.shape[1]], **more)
+def evaluate(
+    logits: NDArray[Any], targets: NDArray[np.int64], temperature: float = 1.0
+) -> dict[str, Any]:
+    labels = LABELS[: logits.shape[1]]
+    return evaluate_logits(logits, targets, labels, temperature=temperature)
 
 
-def same(ours, theirs):
+def same(ours: float | None, theirs: float) -> bool:
     """None is our JSON for an undefined value, NaN is scikit-learn's."""
     if ours is None:
         return bool(np.isnan(theirs))
@@ -37,7 +42,7 @@ def same(ours, theirs):
 
 
 @pytest.fixture(autouse=True)
-def _let_scikit_learn_warn() -> None:
+def _let_scikit_learn_warn() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="sklearn")
         yield
@@ -162,14 +167,14 @@ def test_intervals_hold_their_value_and_repeat_with_the_seed(case: Case) -> None
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-def test_half_precision_logits_are_computed_in_double(dtype) -> None:
+def test_half_precision_logits_are_computed_in_double(dtype: type[Any]) -> None:
     logits = np.array([[1.5, 0.25], [0.5, -1.0]], dtype=dtype)
     expected = np.mean([math.log1p(math.exp(-1.25)), math.log1p(math.exp(1.5))])
     assert evaluate(logits, np.array([0, 1]))["log_loss"] == pytest.approx(expected, abs=1e-15)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_a_diverged_network_is_said_so(value) -> None:
+def test_a_diverged_network_is_said_so(value: float) -> None:
     logits = np.zeros((3, 2))
     logits[1, 0] = value
     with pytest.raises(ModelError) as caught:
@@ -191,7 +196,9 @@ def test_a_diverged_network_is_said_so(value) -> None:
         (np.zeros((1, 2)), np.array([0.0]), "targets must be whole numbers, not float64"),
     ],
 )
-def test_shapes_that_do_not_fit_are_refused(logits, targets, message: str) -> None:
+def test_shapes_that_do_not_fit_are_refused(
+    logits: NDArray[np.float64], targets: NDArray[Any], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         evaluate_logits(logits, targets, ["a", "b"])
 
@@ -202,7 +209,7 @@ def test_labels_must_name_every_column() -> None:
 
 
 @pytest.mark.parametrize("decimals", [1, 8])
-def test_average_precision_equals_scikit_learns(decimals) -> None:
+def test_average_precision_equals_scikit_learns(decimals: int) -> None:
     rng = np.random.default_rng(decimals)
     scores, positive = np.round(rng.random(150), decimals), rng.integers(0, 2, 150)
     expected = reference.average_precision_score(positive, scores)
@@ -214,7 +221,7 @@ def test_average_precision_is_undefined_without_a_positive() -> None:
 
 
 @pytest.mark.parametrize("positive", [[1, 1, 1], [0, 1, 0]])
-def test_average_precision_of_equal_scores_is_the_share_of_positives(positive) -> None:
+def test_average_precision_of_equal_scores_is_the_share_of_positives(positive: list[int]) -> None:
     assert average_precision([0.5, 0.5, 0.5], positive) == pytest.approx(np.mean(positive))
 
 

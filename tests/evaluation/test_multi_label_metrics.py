@@ -5,6 +5,7 @@ import warnings
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from sklearn import metrics as reference
 
@@ -22,13 +23,17 @@ from finetune.evaluation.thresholds import NEVER
 LABELS = list("abcdef")
 
 
-def made(seed: int = 4, photos: int = 120, labels: int = 6, skill: float = 2.0):
+def made(
+    seed: int = 4, photos: int = 120, labels: int = 6, skill: float = 2.0
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     rng = np.random.default_rng(seed)
     truth = rng.random((photos, labels)) < 0.3
     return rng.normal(size=(photos, labels)) + skill * truth - 1, truth
 
 
-def _reference(truth, scores, said):
+def _reference(
+    truth: NDArray[np.int64], scores: NDArray[np.float64], said: NDArray[np.int64]
+) -> dict[str, float]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         present = truth.any(axis=0)
@@ -48,14 +53,14 @@ def _reference(truth, scores, said):
 
 @pytest.mark.parametrize("temperature", [1.0, 0.4])
 @pytest.mark.parametrize("absent", [False, True])
-def test_metrics_equal_scikit_learns(absent, temperature) -> None:
+def test_metrics_equal_scikit_learns(absent: bool, temperature: float) -> None:
     logits, truth = made()
     if absent:
         truth[:, 2] = False
         logits[:, 2] = -5
     thresholds = np.array([0.5, 0.2, 0.5, 0.7, 0.35, 0.9])
     ours = evaluate_multilabel(
-        logits, truth, LABELS, temperature=temperature, thresholds=thresholds
+        logits, truth, LABELS, temperature=temperature, thresholds=thresholds.tolist()
     )
     shares = 1 / (1 + np.exp(-logits / temperature))
     said = shares >= thresholds
@@ -106,7 +111,7 @@ def test_intervals_are_those_of_a_bootstrap_over_photos() -> None:
     logits, truth = made(seed=3, photos=80, labels=3)
     ours = evaluate_multilabel(logits, truth, list("abc"))
     rng = np.random.default_rng(0)
-    found = {"mean_average_precision": [], "macro_f1": [], "micro_f1": []}
+    found: dict[str, list[float]] = {"mean_average_precision": [], "macro_f1": [], "micro_f1": []}
     for _ in range(400):
         again = rng.integers(0, 80, 80)
         t, z = truth[again].astype(int), logits[again]
@@ -154,7 +159,7 @@ def test_what_does_not_fit_is_refused() -> None:
 
 
 @pytest.mark.parametrize("true_temperature", [0.3, 1.0, 4.0])
-def test_temperature_minimizes_the_log_loss(true_temperature) -> None:
+def test_temperature_minimizes_the_log_loss(true_temperature: float) -> None:
     rng = np.random.default_rng(1)
     honest = rng.normal(size=(300, 4)) * 2
     truth = rng.random((300, 4)) < 1 / (1 + np.exp(-honest))
@@ -162,9 +167,9 @@ def test_temperature_minimizes_the_log_loss(true_temperature) -> None:
     ours = fit_sigmoid_temperature(logits, truth)
     wanted = 300 / 301 * truth + 0.5 / 301
 
-    def loss(log_temperature):
+    def loss(log_temperature: float) -> float:
         z = logits / np.exp(log_temperature)
-        return (np.logaddexp(0, z) - wanted * z).mean()
+        return float((np.logaddexp(0, z) - wanted * z).mean())
 
     best = minimize_scalar(loss, bounds=(-3, 3), method="bounded", options={"xatol": 1e-10})
     assert ours == pytest.approx(np.exp(best.x), rel=1e-5)

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from scipy.spatial.distance import mahalanobis
 from scipy.special import logit, logsumexp, softmax
 from sklearn.decomposition import PCA
@@ -76,14 +77,14 @@ def test_missing_or_superfluous_features_are_an_error() -> None:
 
 
 @pytest.mark.parametrize("limit", [PLAIN, MIXED])
-def test_json_gives_the_threshold_back(limit) -> None:
+def test_json_gives_the_threshold_back(limit: UnknownThreshold) -> None:
     content = json.loads(json.dumps(limit.to_dict(), allow_nan=False))
     assert UnknownThreshold.from_dict(content, limit.distance) == limit
 
 
 def test_a_threshold_of_an_earlier_version_is_read() -> None:
-    fields = ("score", "threshold", "precision", "measured_precision", "precision_interval")
-    fields += ("coverage", "refused_unknown", "photos", "unknown_photos")
+    fields = ["score", "threshold", "precision", "measured_precision", "precision_interval"]
+    fields += ["coverage", "refused_unknown", "photos", "unknown_photos"]
     content = PLAIN.to_dict()
     earlier = {name: content[name] for name in fields}
     assert UnknownThreshold.from_dict(earlier) == PLAIN
@@ -114,13 +115,13 @@ def test_max_logit_and_max_probability_are_what_they_say() -> None:
 
 def test_an_unknown_score_and_a_diverged_network_are_refused() -> None:
     with pytest.raises(ValueError, match="score 'odin' needs features, or is not one of"):
-        ood_score([[0.0, 1.0]], score="odin")
+        ood_score([[0.0, 1.0]], score="odin")  # type: ignore[arg-type]
     with pytest.raises(ModelError, match="training has diverged"):
         ood_score([[np.inf, 1.0]])
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.4])
-def test_log_odds_are_those_of_the_greatest_probability(temperature) -> None:
+def test_log_odds_are_those_of_the_greatest_probability(temperature: float) -> None:
     logits = np.random.default_rng(1).normal(size=(30, 6)) * 3
     expected = logit(softmax(logits / temperature, axis=1).max(axis=1))
     np.testing.assert_allclose(log_odds(logits, temperature=temperature), expected, atol=1e-9)
@@ -145,7 +146,9 @@ def test_what_never_varies_has_the_unit_one() -> None:
     assert fit_mixture([2.0, 2.0], [5.0, 5.0]) == Mixture(odds_spread=1.0, distance_spread=1.0)
 
 
-def photos(seed: int = 0, count: int = 90, width: int = 6, labels: int = 3):
+def photos(
+    seed: int = 0, count: int = 90, width: int = 6, labels: int = 3
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     rng = np.random.default_rng(seed)
     targets = np.arange(count) % labels
     spread = rng.normal(size=(width, width)) / 2
@@ -153,13 +156,15 @@ def photos(seed: int = 0, count: int = 90, width: int = 6, labels: int = 3):
     return means[targets] + rng.normal(size=(count, width)) @ spread + 5, targets
 
 
-def by_the_papers_formula(features, targets, asked):
+def by_the_papers_formula(
+    features: NDArray[np.float64], targets: NDArray[np.int64], asked: NDArray[np.float64]
+) -> list[float]:
     """Ren et al. 2021, eq. 3, with scipy's distances."""
     centered = features - features.mean(axis=0)
     means = [centered[targets == label].mean(axis=0) for label in np.unique(targets)]
     inside = np.concatenate([centered[targets == label] - mean for label, mean in enumerate(means)])
 
-    def precision(rows):
+    def precision(rows: NDArray[np.float64]) -> NDArray[np.float64]:
         covariance = np.cov(rows.T, bias=True)
         size = len(covariance)
         return np.linalg.inv(covariance + SHRINKAGE * np.trace(covariance) / size * np.eye(size))
@@ -194,7 +199,9 @@ def test_a_label_without_photos_has_no_mean() -> None:
 
 
 @pytest.mark.parametrize(("count", "width"), [(40, 200), (200, 20)])
-def test_a_basis_spans_the_principal_components_of_standardized_features(count, width: int) -> None:
+def test_a_basis_spans_the_principal_components_of_standardized_features(
+    count: int, width: int
+) -> None:
     features = np.random.default_rng(3).normal(size=(count, width)) ** 3 + 7
     basis = find_basis(features, dimensions=5)
     scaled = StandardScaler().fit_transform(features)

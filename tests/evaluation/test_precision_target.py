@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+from numpy.typing import ArrayLike, NDArray
 from scipy.stats import norm
 
 from finetune.evaluation.precision_target import (
@@ -20,13 +21,19 @@ PLAIN = {"confidence": 0.5, "hardest_share": 1.0}
 """Holds on the photos fitted on, with all foreign photos alike."""
 
 
-def held_out(scores, correct, unknown_scores=(), labels=None, unknown_labels=None):
-    scores = np.asarray(scores, np.float64)
+def held_out(
+    scores: ArrayLike,
+    correct: ArrayLike,
+    unknown_scores: ArrayLike = (),
+    labels: NDArray[np.int64] | None = None,
+    unknown_labels: NDArray[np.int64] | None = None,
+) -> HeldOutScores:
+    known = np.asarray(scores, np.float64)
     unknown = np.asarray(unknown_scores, np.float64)
     return HeldOutScores(
-        scores=scores,
+        scores=known,
         correct=np.asarray(correct, bool),
-        labels=np.zeros(len(scores), np.int64) if labels is None else labels,
+        labels=np.zeros(len(known), np.int64) if labels is None else labels,
         unknown_scores=unknown,
         unknown_labels=np.zeros(len(unknown), np.int64)
         if unknown_labels is None
@@ -34,7 +41,9 @@ def held_out(scores, correct, unknown_scores=(), labels=None, unknown_labels=Non
     )
 
 
-def draw(seed: int, known: int = 200, foreign: int = 80, digits: int = 1, rate: float = 0.9):
+def draw(
+    seed: int, known: int = 200, foreign: int = 80, digits: int = 1, rate: float = 0.9
+) -> HeldOutScores:
     rng = np.random.default_rng(seed)
     return held_out(
         np.round(rng.normal(2, 1, known), digits),
@@ -44,19 +53,19 @@ def draw(seed: int, known: int = 200, foreign: int = 80, digits: int = 1, rate: 
     )
 
 
-def by_trying_every_threshold(found, precision):
+def by_trying_every_threshold(found: HeldOutScores, precision: float) -> float | None:
     every = np.r_[found.scores, found.unknown_scores]
     right = np.r_[found.correct, np.zeros(len(found.unknown_scores), bool)]
     for threshold in np.unique(every):  # lowest first
         answered = every >= threshold
         if right[answered].sum() >= precision * answered.sum() - 1e-9:
-            return threshold
+            return float(threshold)
     return None
 
 
 @pytest.mark.parametrize("precision", [0.8, 0.95, 1.0])
 @pytest.mark.parametrize("seed", range(4))
-def test_threshold_is_the_lowest_that_reaches_the_precision(precision, seed: int) -> None:
+def test_threshold_is_the_lowest_that_reaches_the_precision(precision: float, seed: int) -> None:
     found = draw(seed)
     fitted = fit_threshold(found, PrecisionTarget(precision=precision, **PLAIN))
     assert fitted.threshold == by_trying_every_threshold(found, precision)
@@ -70,16 +79,18 @@ def test_threshold_is_the_lowest_that_reaches_the_precision(precision, seed: int
     assert (fitted.photos, fitted.unknown_photos) == (200, 80)
 
 
-def wilson_below(right, total, confidence):
+def wilson_below(right: np.int64, total: float, confidence: float) -> float:
     z = norm.ppf(confidence)
     share = right / total
     reach = z * np.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
-    return (share + z * z / (2 * total) - reach) / (1 + z * z / total)
+    return float((share + z * z / (2 * total) - reach) / (1 + z * z / total))
 
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("hardest_share", [0.1, 0.5])
-def test_with_confidence_the_lower_bound_reaches_the_precision(seed: int, hardest_share) -> None:
+def test_with_confidence_the_lower_bound_reaches_the_precision(
+    seed: int, hardest_share: float
+) -> None:
     """Brute force: Wilson's bound at each threshold, foreign photos like the hardest labels."""
     found = draw(seed, known=400, foreign=200, digits=2, rate=0.97)
     target = PrecisionTarget(
@@ -117,7 +128,7 @@ def test_threshold_holds_its_precision_on_photos_it_was_not_fitted_on() -> None:
     """In nine of ten collections and more: that is what the confidence says."""
     rng = np.random.default_rng(9)
 
-    def photos(known: int, unknown: int):
+    def photos(known: int, unknown: int) -> HeldOutScores:
         correct = rng.random(known) < 0.97
         scores = rng.normal(np.where(correct, 5.0, 3.0), 1.2)
         return held_out(scores, correct, rng.normal(1.5, 1.2, unknown))
@@ -193,7 +204,7 @@ def test_no_photos_give_no_threshold() -> None:
         ({"hardest_share": 0.0}, "hardest_share 0.0 must lie above 0 and be at most 1"),
     ],
 )
-def test_an_impossible_promise_is_refused(wrong, message: str) -> None:
+def test_an_impossible_promise_is_refused(wrong: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         PrecisionTarget(**wrong)
 

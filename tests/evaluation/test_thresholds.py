@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from sklearn.metrics import f1_score, precision_score
 
 from finetune.evaluation.thresholds import (
@@ -12,7 +13,7 @@ from finetune.evaluation.thresholds import (
 )
 
 
-def draws(seed: int, decimals):
+def draws(seed: int, decimals: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     rng = np.random.default_rng(seed)
     truth = rng.random(40) < rng.uniform(0.05, 0.6)
     truth[0] = True
@@ -20,7 +21,7 @@ def draws(seed: int, decimals):
     return np.round(scores, decimals), truth
 
 
-def every_cut(scores):
+def every_cut(scores: NDArray[np.float64]) -> list[float]:
     """A threshold for each way in which the photos can be divided."""
     values = np.unique(scores)
     return [0.0, *((values[1:] + values[:-1]) / 2), values[-1] + 1e-9]
@@ -28,7 +29,7 @@ def every_cut(scores):
 
 @pytest.mark.parametrize("decimals", [1, 9])
 @pytest.mark.parametrize("seed", range(12))
-def test_no_threshold_has_a_better_f1(seed: int, decimals) -> None:
+def test_no_threshold_has_a_better_f1(seed: int, decimals: int) -> None:
     scores, truth = draws(seed, decimals)
     best = max(f1_score(truth, scores >= cut, zero_division=0) for cut in every_cut(scores))
     chosen = f1_threshold(scores, truth)
@@ -42,9 +43,9 @@ def test_few_photos_of_a_label_are_helped_out_by_their_probabilities(seed: int) 
     own = truth.sum() / (truth.sum() + 10)
     likely = own * truth + (1 - own) * scores
 
-    def expected_f1(cut):
+    def expected_f1(cut: float) -> float:
         said = scores >= cut
-        return 2 * likely[said].sum() / max(said.sum() + likely.sum(), 1e-9)
+        return float(2 * likely[said].sum() / max(said.sum() + likely.sum(), 1e-9))
 
     (chosen,) = fit_thresholds(scores[:, None], truth[:, None])
     best = max(expected_f1(cut) for cut in every_cut(scores))
@@ -66,7 +67,7 @@ def test_thresholds_of_few_photos_do_better_on_new_ones_than_the_best_f1_of_thes
 
 @pytest.mark.parametrize("precision", [0.5, 0.8, 0.95])
 @pytest.mark.parametrize("seed", range(12))
-def test_the_lowest_threshold_of_the_stated_precision_is_found(seed: int, precision) -> None:
+def test_the_lowest_threshold_of_the_stated_precision_is_found(seed: int, precision: float) -> None:
     scores, truth = draws(seed, 2)
     good = [
         (scores >= cut).sum()

@@ -22,7 +22,8 @@ ENOUGH = 1 + (feature_backends.WORTHWHILE_PHOTOS * 224**2 - 1) // (SHAPE[1] * SH
 def module() -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        return timm.create_model("test_resnet", num_classes=3).eval()
+        network: nn.Module = timm.create_model("test_resnet", num_classes=3)
+        return network.eval()
 
 
 def pixels(count: int = 3) -> Tensor:

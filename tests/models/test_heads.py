@@ -17,12 +17,14 @@ NEW = ("bee", "カワガラス", "fly", "wasp")
 def test_rows_of_labels_that_stay_are_the_same_bytes_at_their_new_place(name: str) -> None:
     module = timm.create_model(name, num_classes=len(OLD))
     before = output_layers(module, len(OLD))[0]
+    assert before.bias is not None
     weight, bias = before.weight.detach().clone(), before.bias.detach().clone()
     growth = expand_head(module, OLD, NEW, seed=3)
     assert growth.kept == ("bee", "カワガラス", "wasp")
     assert growth.new == ("fly",)
     assert growth.dropped == ("ant",)
     after = output_layers(module, len(NEW))[0]
+    assert after.bias is not None
     for new, old in {0: 1, 1: 2, 3: 3}.items():
         assert torch.equal(after.weight[new], weight[old])
         assert torch.equal(after.bias[new], bias[old])

@@ -29,7 +29,7 @@ def trained(
         for group in optimizer.param_groups:
             group["lr"] = 0.02 * (1 - step / steps)
         loss = functional.cross_entropy(heads(features), torch.cat([targets] * len(heads)))
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         optimizer.zero_grad()
     return heads

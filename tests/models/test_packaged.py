@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from finetune.errors import ModelError
 from finetune.files import user_cache_folder
-from finetune.models import packaged, weights
+from finetune.models import weights
 from finetune.models.factory import ModelRequest, create_model
 from finetune.models.packaged import PACKAGED, PackagedWeights, load_packaged, packaged_weights
 from finetune.models.registry import (
@@ -91,7 +91,7 @@ def test_without_the_distribution_there_are_no_packaged_weights(
     def missing(name: str) -> None:
         raise importlib.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(packaged.importlib.metadata, "files", missing)
+    monkeypatch.setattr(importlib.metadata, "files", missing)
     assert packaged_weights("tf_efficientnet_lite1") is None
     with pytest.raises(ModelError) as caught:
         load_packaged("tf_efficientnet_lite1", timm.create_model("tf_efficientnet_lite1"))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ def write_image(
     orientation: int | None = None,
     taken_at: str | None = None,
     camera: tuple[str, str] | None = None,
-    **options: object,
+    **options: Any,
 ) -> Path:
     """Writes a picture (or the drawn one of a seed) with EXIF; the ending chooses the format."""
     if isinstance(image, int):

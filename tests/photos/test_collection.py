@@ -45,7 +45,7 @@ def test_path_of_is_below_the_root() -> None:
 
 
 @pytest.mark.parametrize(("path", "folder"), [("a.jpg", ""), ("a/b.jpg", "a"), ("a/b/c", "a/b")])
-def test_folder_is_the_path_without_the_name(path, folder) -> None:
+def test_folder_is_the_path_without_the_name(path: str, folder: str) -> None:
     assert photo(path).folder == folder
 
 
@@ -86,7 +86,7 @@ def test_ten_thousand_photos_take_a_few_megabytes() -> None:
 
 
 @pytest.mark.parametrize("validation", ["val", "valid", "validation", "Val"])
-def test_ready_part_folders_are_found(validation) -> None:
+def test_ready_part_folders_are_found(validation: str) -> None:
     paths = ["train/heron/1.jpg", f"{validation}/heron/2.jpg", "test/heron/3.jpg"]
     parts = find_parts(paths)
     assert parts == {"train": "train", validation: "validation", "test": "test"}
@@ -107,7 +107,7 @@ def test_ready_part_folders_are_found(validation) -> None:
         [],
     ],
 )
-def test_other_folders_are_labels_not_parts(paths) -> None:
+def test_other_folders_are_labels_not_parts(paths: list[str]) -> None:
     assert find_parts(paths) == {}
 
 

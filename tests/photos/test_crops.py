@@ -1,20 +1,25 @@
 from __future__ import annotations
-from pathlib import Path
+
 import io
 import json
 import math
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from PIL import Image
+from PIL.Image import Exif
 
+from finetune.config import Fit
 from finetune.errors import ConfigError, DecodeError, PhotoError
 from finetune.photos.crops import PADDING, Crop, crop_and_resize, load_image, needed_side
 
 
-def scene(width: int, height: int, seed: int=0):
+def scene(width: int, height: int, seed: int = 0) -> NDArray[np.uint8]:
     """A smooth picture with some edges and grain, float-free: (height, width, 3) uint8."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width]
@@ -29,13 +34,13 @@ def scene(width: int, height: int, seed: int=0):
     return np.clip(image + rng.normal(0, 3, image.shape), 0, 255).astype(np.uint8)
 
 
-def jpeg(image, **options):
+def jpeg(image: NDArray[np.uint8], **options: Exif) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "JPEG", quality=92, **options)
     return buffer.getvalue()
 
 
-def bicubic_matrix(length, start, stop, size):
+def bicubic_matrix(length: int, start: float, stop: float, size: int) -> NDArray[np.float64]:
     """Antialiased Keys kernel (a = -0.5) in float64: (size, length) weights, rows sum to 1."""
     scale = (stop - start) / size
     stretch = max(scale, 1.0)
@@ -51,20 +56,25 @@ def bicubic_matrix(length, start, stop, size):
 
 
 # Pillow rounds to whole levels after each of its two passes: 1.5 levels is the most it may be off.
-def reference_square(image, box, size):
+def reference_square(
+    image: NDArray[np.uint8], box: tuple[float, ...], size: int
+) -> NDArray[np.float64]:
     left, top, right, bottom = box
     height, width = image.shape[:2]
     columns = bicubic_matrix(width, left, right, size)
     rows = bicubic_matrix(height, top, bottom, size)
-    return np.einsum("ry,yxc,kx->rkc", rows, image.astype(np.float64), columns, optimize=True)
+    resized: NDArray[np.float64] = np.einsum(
+        "ry,yxc,kx->rkc", rows, image.astype(np.float64), columns, optimize=True
+    )
+    return resized
 
 
-def mean_distance(first, second):
+def mean_distance(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> float:
     return float(np.abs(first.astype(np.float64) - second).mean())
 
 
 @pytest.mark.parametrize("shape", [(400, 300), (300, 400), (97, 211), (60, 40)])
-def test_center_crop_matches_float64_bicubic(shape) -> None:
+def test_center_crop_matches_float64_bicubic(shape: tuple[int, int]) -> None:
     image = scene(*shape)
     width, height = shape
     side = min(shape)
@@ -115,7 +125,7 @@ def test_fit_has_no_say_where_a_crop_is_given() -> None:
 
 @pytest.mark.parametrize("fit", ["crop", "pad", "squash"])
 @pytest.mark.parametrize("shape", [(1, 1), (1, 500), (2000, 3), (5, 5)])
-def test_extreme_shapes_give_a_square(fit, shape) -> None:
+def test_extreme_shapes_give_a_square(fit: Fit, shape: tuple[int, int]) -> None:
     image = np.full((shape[1], shape[0], 3), 200, dtype=np.uint8)
     result = crop_and_resize(image, size=32, fit=fit)
     assert result.shape == (32, 32, 3)
@@ -131,7 +141,9 @@ def test_extreme_shapes_give_a_square(fit, shape) -> None:
     st.floats(0.01, 4),
     st.integers(1, 40),
 )
-def test_any_crop_of_a_plain_photo_shows_only_photo_and_padding(width: int, height: int, x, y, side, size) -> None:
+def test_any_crop_of_a_plain_photo_shows_only_photo_and_padding(
+    width: int, height: int, x: float, y: float, side: float, size: int
+) -> None:
     image = np.full((height, width, 3), 10, dtype=np.uint8)
     result = crop_and_resize(image, size=size, crop=Crop(center_x=x, center_y=y, side=side))
     photo = (result == 10).all(axis=-1)
@@ -156,7 +168,9 @@ def test_crop_survives_json() -> None:
 @given(
     st.integers(10, 500), st.integers(10, 500), st.floats(0, 1), st.floats(0, 1), st.floats(0.05, 3)
 )
-def test_inside_moves_a_crop_into_the_photo(width: int, height: int, x, y, side) -> None:
+def test_inside_moves_a_crop_into_the_photo(
+    width: int, height: int, x: float, y: float, side: float
+) -> None:
     crop = Crop(center_x=x, center_y=y, side=side).inside(width, height)
     left, top, right, bottom = crop.box(width, height)
     assert left >= -1e-6
@@ -188,7 +202,7 @@ def test_from_box_holds_the_box_in_a_square() -> None:
         ),
     ],
 )
-def test_impossible_crop_is_refused(values, message: str) -> None:
+def test_impossible_crop_is_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(PhotoError) as caught:
         Crop(**values)
     assert str(caught.value) == message
@@ -210,7 +224,7 @@ def test_unknown_words_are_refused() -> None:
         "interpolation 'cubic' is none of nearest, box, bilinear, hamming, bicubic, lanczos."
     )
     with pytest.raises(ConfigError) as caught:
-        crop_and_resize(image, size=8, fit="stretch")
+        crop_and_resize(image, size=8, fit="stretch")  # type: ignore[arg-type]
     assert str(caught.value) == "--fit stretch is none of crop, pad, squash."
     with pytest.raises(ConfigError) as caught:
         crop_and_resize(image, size=0)
@@ -224,7 +238,7 @@ def test_needed_side_grows_as_the_crop_shrinks() -> None:
 
 
 @pytest.mark.parametrize("fit", ["crop", "pad", "squash"])
-def test_load_image_is_close_to_the_full_decode(fit) -> None:
+def test_load_image_is_close_to_the_full_decode(fit: Fit) -> None:
     image = scene(1600, 1200)
     data = jpeg(image)
     full = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))

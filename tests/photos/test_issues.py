@@ -42,11 +42,11 @@ def paths_of(finding: Finding) -> list[tuple[str, ...]]:
     return [item.paths for item in finding.items]
 
 
-def test_good_collection_has_no_findings(good) -> None:
+def test_good_collection_has_no_findings(good: Path) -> None:
     assert find_trouble(scan(good)) == ()
 
 
-def test_unreadable_files_are_listed_with_reasons(good) -> None:
+def test_unreadable_files_are_listed_with_reasons(good: Path) -> None:
     (good / "gull" / "bad.jpg").write_bytes(b"rubbish")
     finding = found(good)["unreadable"]
     assert finding.title == "1 file cannot be opened."
@@ -55,7 +55,7 @@ def test_unreadable_files_are_listed_with_reasons(good) -> None:
     ]
 
 
-def test_copies_within_a_label_are_exact_duplicates(good) -> None:
+def test_copies_within_a_label_are_exact_duplicates(good: Path) -> None:
     for name in ("b.jpg", "c.jpg"):
         shutil.copy(good / "gull" / "00.jpg", good / "gull" / name)
     findings = found(good)
@@ -64,7 +64,7 @@ def test_copies_within_a_label_are_exact_duplicates(good) -> None:
     assert paths_of(findings["exact_duplicates"]) == [("gull/00.jpg", "gull/b.jpg", "gull/c.jpg")]
 
 
-def test_same_photo_under_two_labels_comes_first(good) -> None:
+def test_same_photo_under_two_labels_comes_first(good: Path) -> None:
     shutil.copy(good / "gull" / "00.jpg", good / "heron" / "same.jpg")
     (good / "gull" / "bad.jpg").write_bytes(b"rubbish")
     findings = find_trouble(scan(good))
@@ -78,7 +78,9 @@ def test_same_photo_under_two_labels_comes_first(good) -> None:
     assert findings[0].items[0].note == "gull (1), heron (1)"
 
 
-def test_resaved_photo_under_another_label_is_found_too(good, write_photo: WritePhoto) -> None:
+def test_resaved_photo_under_another_label_is_found_too(
+    good: Path, write_photo: WritePhoto
+) -> None:
 
     image = Image.open(good / "gull" / "00.jpg").resize((110, 82))
     write_photo(good / "heron" / "smaller.jpg", image, quality=60)
@@ -87,7 +89,7 @@ def test_resaved_photo_under_another_label_is_found_too(good, write_photo: Write
     assert set(findings) == {"two_labels", "near_duplicates"}
 
 
-def test_mirror_images_are_found(good, write_photo: WritePhoto) -> None:
+def test_mirror_images_are_found(good: Path, write_photo: WritePhoto) -> None:
 
     image = ImageOps.mirror(Image.open(good / "gull" / "00.jpg"))
     write_photo(good / "gull" / "mirrored.jpg", image, quality=90)
@@ -96,7 +98,9 @@ def test_mirror_images_are_found(good, write_photo: WritePhoto) -> None:
     assert findings["mirror_images"].title == "1 group of a photo and its mirror image."
 
 
-def test_bursts_are_found_with_camera_and_time(good, write_photo: WritePhoto, draw: Draw) -> None:
+def test_bursts_are_found_with_camera_and_time(
+    good: Path, write_photo: WritePhoto, draw: Draw
+) -> None:
     rng = np.random.default_rng(9)
     base = np.clip(draw(99, 160, 120) + rng.integers(0, 60, (120, 160, 1)), 0, 255)
     for frame in range(3):
@@ -113,7 +117,9 @@ def test_bursts_are_found_with_camera_and_time(good, write_photo: WritePhoto, dr
     assert finding.items[0].note == "Canon EOS 90D, 2024-05-01T12:30:00"
 
 
-def test_twins_across_ready_parts_are_a_leak(tmp_path: Path, write_photo: WritePhoto, good) -> None:
+def test_twins_across_ready_parts_are_a_leak(
+    tmp_path: Path, write_photo: WritePhoto, good: Path
+) -> None:
     root = tmp_path / "parts"
     for label in ("gull", "heron"):
         shutil.copytree(good / label, root / "train" / label)
@@ -135,14 +141,18 @@ def test_twins_across_ready_parts_are_a_leak(tmp_path: Path, write_photo: WriteP
         ),
     ],
 )
-def test_bad_quality_is_found(good, write_photo: WritePhoto, kind, image, title) -> None:
+def test_bad_quality_is_found(
+    good: Path, write_photo: WritePhoto, kind: Kind, image: NDArray[np.uint8], title: str
+) -> None:
     write_photo(good / "gull" / "poor.png", image)
     finding = found(good)[kind]
     assert finding.title == title
     assert paths_of(finding) == [("gull/poor.png",)]
 
 
-def test_tiny_and_long_photos_are_found_with_their_size(good, write_photo: WritePhoto) -> None:
+def test_tiny_and_long_photos_are_found_with_their_size(
+    good: Path, write_photo: WritePhoto
+) -> None:
     noise = np.random.default_rng(1).integers(0, 255, (90, 400, 3), np.uint8)
     write_photo(good / "gull" / "long.png", noise)
     write_photo(good / "gull" / "tiny.png", noise[:40, :50])
@@ -186,7 +196,7 @@ def test_labels_that_differ_in_spelling_alone_are_found() -> None:
     assert [item.note for item in finding.items] == ["'Blue tit' / 'blue_tit' / 'ＢＬＵＥＴＩＴ'"]
 
 
-def test_label_with_folders_in_two_unicode_forms_is_found(good) -> None:
+def test_label_with_folders_in_two_unicode_forms_is_found(good: Path) -> None:
     for name in ("gull", "heron"):
         (good / name).rename(good / ("ガ" if name == "gull" else "カ\u3099"))
     finding = found(good)["two_folders"]
@@ -195,7 +205,7 @@ def test_label_with_folders_in_two_unicode_forms_is_found(good) -> None:
 
 
 def test_photos_without_label_are_found_beside_labeled_ones(
-    good, write_photo: WritePhoto, draw: Draw
+    good: Path, write_photo: WritePhoto, draw: Draw
 ) -> None:
     rng = np.random.default_rng(4)
     image = np.clip(draw(77, 160, 120) + rng.integers(0, 60, (120, 160, 1)), 0, 255)
@@ -205,7 +215,7 @@ def test_photos_without_label_are_found_beside_labeled_ones(
     assert paths_of(finding) == [("loose.jpg",)]
 
 
-def test_distance_out_of_bounds_is_refused(good) -> None:
+def test_distance_out_of_bounds_is_refused(good: Path) -> None:
     with pytest.raises(ConfigError):
         find_trouble(scan(good), max_distance_bits=65)
 
@@ -246,7 +256,9 @@ def test_label_table_counts_scenes_bad_files_and_sizes() -> None:
     ]
 
 
-def test_label_table_counts_bad_files_of_parts_under_their_label(good, tmp_path: Path) -> None:
+def test_label_table_counts_bad_files_of_parts_under_their_label(
+    good: Path, tmp_path: Path
+) -> None:
     root = tmp_path / "parts"
     shutil.copytree(good, root / "train")
     shutil.copytree(good, root / "test")
@@ -266,7 +278,7 @@ def sheet(root: Path, path: Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def test_contact_sheet_shows_the_photos_of_each_finding(good, tmp_path: Path) -> None:
+def test_contact_sheet_shows_the_photos_of_each_finding(good: Path, tmp_path: Path) -> None:
     shutil.copy(good / "gull" / "00.jpg", good / "heron" / "same.jpg")
     (good / "gull" / "bad.jpg").write_bytes(b"rubbish")
     page = sheet(good, tmp_path / "sheet.html")
@@ -280,7 +292,7 @@ def test_contact_sheet_shows_the_photos_of_each_finding(good, tmp_path: Path) ->
     assert "<td>gull</td><td>12</td>" in page
 
 
-def test_contact_sheet_needs_nothing_from_elsewhere(good, tmp_path: Path) -> None:
+def test_contact_sheet_needs_nothing_from_elsewhere(good: Path, tmp_path: Path) -> None:
     shutil.copy(good / "gull" / "00.jpg", good / "heron" / "same.jpg")
     page = sheet(good, tmp_path / "sheet.html")
     assert not re.findall(r"https?://|<script|<link|url\(", page)
@@ -298,7 +310,7 @@ def test_contact_sheet_escapes_names(tmp_path: Path, write_photo: WritePhoto) ->
 
 
 def test_contact_sheet_counts_what_it_does_not_show(
-    good, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("finetune.reporting.photo_page.MOST_ITEMS", 2)
     monkeypatch.setattr("finetune.reporting.photo_page.MOST_PICTURES", 1)
@@ -310,11 +322,11 @@ def test_contact_sheet_counts_what_it_does_not_show(
     assert page.count("<img") == 2
 
 
-def test_contact_sheet_of_a_good_collection_says_so(good, tmp_path: Path) -> None:
+def test_contact_sheet_of_a_good_collection_says_so(good: Path, tmp_path: Path) -> None:
     assert "Nothing to report." in sheet(good, tmp_path / "sheet.html")
 
 
-def test_contact_sheet_does_without_a_photo_that_has_gone(good, tmp_path: Path) -> None:
+def test_contact_sheet_does_without_a_photo_that_has_gone(good: Path, tmp_path: Path) -> None:
     shutil.copy(good / "gull" / "00.jpg", good / "heron" / "same.jpg")
     collection = scan(good)
     findings = find_trouble(collection)

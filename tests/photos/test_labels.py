@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -12,6 +13,7 @@ from finetune.photos.catalog.catalog import open_catalog
 from finetune.photos.collection import Collection, Part, Photo
 from finetune.photos.datasets.import_labels import apply_import, plan_import, read_labels
 from finetune.photos.labels import (
+    MultiLabelPhotos,
     check_labels,
     few_photos,
     label_index,
@@ -78,7 +80,7 @@ def test_good_labels_pass_unchanged() -> None:
         ),
     ],
 )
-def test_labels_that_cannot_be_learned_are_named(labeled, message: str) -> None:
+def test_labels_that_cannot_be_learned_are_named(labeled: list[tuple[str]], message: str) -> None:
     with pytest.raises(CollectionError) as caught:
         check_labels(collection(*labeled))
     assert str(caught.value) == message
@@ -151,22 +153,24 @@ def test_targets_follow_the_given_order_of_labels() -> None:
         (("owl",), "0.jpg has the unknown label 'owl'."),
     ],
 )
-def test_targets_need_one_known_label(labels, message: str) -> None:
+def test_targets_need_one_known_label(labels: tuple[str, ...], message: str) -> None:
     with pytest.raises(CollectionError) as caught:
         targets_of(collection(labels).photos, ["heron"])
     assert str(caught.value) == message
 
 
-def photo(path, digest, *labels, part=None, confirmed: bool = False):
+def photo(
+    path: str, digest: str, *labels: str, part: Part | None = None, confirmed: bool = False
+) -> Photo:
     return Photo(path=path, digest=digest, labels=labels, part=part, width=9, height=9,
                  confirmed=confirmed)  # fmt: skip
 
 
-def photos_in_folders(*photos):
+def photos_in_folders(*photos: Photo) -> Collection:
     return Collection(root=Path("photos"), photos=photos)
 
 
-def labels_of(found):
+def labels_of(found: MultiLabelPhotos) -> dict[str, Any]:
     return {p.path: p.labels for p in found.collection.photos}
 
 
@@ -208,7 +212,7 @@ def test_what_a_person_said_is_kept_and_none_counts_as_a_negative() -> None:
     ("negatives", "path"),
     [("none", "none/9"), ("none/", "none/deep/9"), (".", "9"), ("a/none", "a/none/9")],
 )
-def test_photos_of_the_folder_of_negatives_have_no_label(negatives, path) -> None:
+def test_photos_of_the_folder_of_negatives_have_no_label(negatives: str, path: str) -> None:
     own = tuple(filter(None, [path.rpartition("/")[0]]))
     found = multilabel_photos(
         photos_in_folders(*PLAIN, photo("bee/4", "4", "bee"), photo(path, "9", *own)),
@@ -302,7 +306,7 @@ def test_photos_without_a_label_are_spread_over_the_folds() -> None:
 
 @pytest.mark.parametrize("says_none", [False, True])
 def test_an_empty_line_of_a_file_is_a_negative_where_a_person_says_so(
-    tmp_path: Path, says_none
+    tmp_path: Path, says_none: bool
 ) -> None:
     root = tmp_path / "photos"
     root.mkdir()

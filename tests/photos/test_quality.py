@@ -59,7 +59,7 @@ def test_black_and_white_are_the_ends_of_brightness() -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 3), (2, 50, 3), (3, 3, 3)])
-def test_smallest_photos_have_figures_too(shape) -> None:
+def test_smallest_photos_have_figures_too(shape: tuple[int, int, int]) -> None:
     figures = measure(np.arange(np.prod(shape), dtype=np.uint8).reshape(shape))
     assert all(0 <= figure <= 1 for figure in (figures.brightness, figures.sharpness))
 
@@ -90,7 +90,9 @@ def test_sharpness_compares_across_sizes() -> None:
         (GOOD, (100, 301), ("long",)),
     ],
 )
-def test_faults_are_named(quality, size, expected) -> None:
+def test_faults_are_named(
+    quality: Quality | None, size: tuple[int, int], expected: tuple[str, ...]
+) -> None:
     assert faults(quality, *size) == expected
 
 

@@ -1,7 +1,4 @@
 from __future__ import annotations
-from collections.abc import Callable
-from pathlib import Path
-from numpy.typing import NDArray
 
 import hashlib
 import json
@@ -13,15 +10,17 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from finetune.config import Fit
 from finetune.errors import CollectionError
 from finetune.photos import scan as scanning
-from finetune.photos.analyze import Analysis
+from finetune.photos.analyze import Analysis, ResizeSettings, Task
 from finetune.photos.catalog.catalog import open_catalog
 from finetune.photos.collection import hash_array
 from finetune.photos.crops import Crop, load_image
@@ -39,12 +38,14 @@ KILLS = int(os.environ.get("FINETUNE_TEST_KILLS", "5"))
 
 
 @pytest.fixture
-def read_paths(monkeypatch: pytest.MonkeyPatch):
+def read_paths(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The paths that were read since, as the scan asks its pool for them."""
     seen: list[str] = []
-    original = scanning.analyze_all
+    original = pool.analyze_all
 
-    def spy(tasks, preprocessing, **options):
+    def spy(
+        tasks: list[Task], preprocessing: ResizeSettings | None, **options: int | None
+    ) -> Iterator[tuple[Task, Analysis]]:
         seen.extend(Path(task.path).name for task in tasks)
         return original(tasks, preprocessing, **options)
 
@@ -125,7 +126,9 @@ def test_hidden_and_system_folders_are_skipped(tmp_path: Path, write_photo: Writ
     assert collection.problems == ()
 
 
-def test_symlink_loops_end_and_linked_folders_are_labels(tmp_path: Path, write_photo: WritePhoto) -> None:
+def test_symlink_loops_end_and_linked_folders_are_labels(
+    tmp_path: Path, write_photo: WritePhoto
+) -> None:
     root = tmp_path / "photos"
     write_photo(root / "heron" / "a.jpg", 1)
     write_photo(tmp_path / "elsewhere" / "b.jpg", 2)
@@ -172,10 +175,12 @@ def test_name_that_is_no_utf8_is_a_problem(birds: Path) -> None:
     ]
 
 
-def test_folder_that_cannot_be_listed_is_a_problem(birds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_that_cannot_be_listed_is_a_problem(
+    birds: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     original = os.scandir
 
-    def refuse(folder: str):
+    def refuse(folder: str) -> Iterator[os.DirEntry[str]]:
         if str(folder).endswith("heron"):
             raise PermissionError(13, "Permission denied", folder)
         return original(folder)
@@ -231,7 +236,7 @@ def test_only_corrupt_photos_are_refused(tmp_path: Path) -> None:
         )
 
 
-def test_unchanged_photos_are_not_read_again(birds: Path, read_paths) -> None:
+def test_unchanged_photos_are_not_read_again(birds: Path, read_paths: list[str]) -> None:
     (birds / "gull" / "bad.jpg").write_bytes(b"rubbish")
     first = scan(birds)
     assert len(read_paths) == 7
@@ -240,7 +245,9 @@ def test_unchanged_photos_are_not_read_again(birds: Path, read_paths) -> None:
     assert read_paths == []
 
 
-def test_only_new_and_changed_photos_are_read(birds: Path, write_photo: WritePhoto, read_paths) -> None:
+def test_only_new_and_changed_photos_are_read(
+    birds: Path, write_photo: WritePhoto, read_paths: list[str]
+) -> None:
     scan(birds)
     read_paths.clear()
     write_photo(birds / "gull" / "new.jpg", 50)
@@ -251,7 +258,9 @@ def test_only_new_and_changed_photos_are_read(birds: Path, write_photo: WritePho
     assert len({photo.digest for photo in collection.photos}) == 7
 
 
-def test_touched_photo_is_read_but_not_analyzed_again(birds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_touched_photo_is_read_but_not_analyzed_again(
+    birds: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = scan(birds)
     os.utime(birds / "gull" / "1.jpg", ns=(1, 1))
 
@@ -262,7 +271,9 @@ def test_touched_photo_is_read_but_not_analyzed_again(birds: Path, monkeypatch: 
     assert scan(birds) == before
 
 
-def test_deleted_photos_leave_and_may_come_back(birds: Path, tmp_path: Path, read_paths) -> None:
+def test_deleted_photos_leave_and_may_come_back(
+    birds: Path, tmp_path: Path, read_paths: list[str]
+) -> None:
     before = scan(birds)
     shutil.move(birds / "gull" / "1.jpg", tmp_path / "aside.jpg")
     assert len(scan(birds)) == 5
@@ -272,7 +283,9 @@ def test_deleted_photos_leave_and_may_come_back(birds: Path, tmp_path: Path, rea
     assert read_paths == []
 
 
-def test_moved_and_renamed_photos_keep_what_was_said(birds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_moved_and_renamed_photos_keep_what_was_said(
+    birds: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     scan(birds)
     (photo,) = [photo for photo in scan(birds).photos if photo.path == "gull/1.jpg"]
     with open_catalog(birds) as catalog:
@@ -294,7 +307,9 @@ def test_moved_and_renamed_photos_keep_what_was_said(birds: Path, monkeypatch: p
     assert "gull/1.jpg" not in photos
 
 
-def test_bad_photo_is_tried_again_when_the_reader_changes(birds: Path, read_paths, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_photo_is_tried_again_when_the_reader_changes(
+    birds: Path, read_paths: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     (birds / "gull" / "bad.jpg").write_bytes(b"rubbish")
     scan(birds)
     read_paths.clear()
@@ -321,7 +336,9 @@ def test_unread_photo_is_tried_again(birds: Path, monkeypatch: pytest.MonkeyPatc
     assert scan(birds).problems == ()
 
 
-def test_new_version_of_the_analysis_measures_again(birds: Path, read_paths, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_new_version_of_the_analysis_measures_again(
+    birds: Path, read_paths: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     scan(birds)
     read_paths.clear()
     monkeypatch.setattr(scanning, "ANALYSIS_VERSION", 999)
@@ -344,7 +361,9 @@ def test_originals_are_never_changed(birds: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in before} == times
 
 
-def test_processes_and_threads_find_the_same(birds: Path, tmp_path: Path, with_processes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_and_threads_find_the_same(
+    birds: Path, tmp_path: Path, with_processes: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (birds / "gull" / "bad.jpg").write_bytes(b"rubbish")
     by_process = scan(birds, catalog=tmp_path / "a.sqlite3", workers=2)
     monkeypatch.setattr(pool, "FEW_PHOTOS", 10**9)
@@ -353,7 +372,7 @@ def test_processes_and_threads_find_the_same(birds: Path, tmp_path: Path, with_p
     assert len(by_process.photos) == 6
 
 
-def test_progress_counts_the_photos_that_are_read(birds: Path, with_processes) -> None:
+def test_progress_counts_the_photos_that_are_read(birds: Path, with_processes: None) -> None:
     seen: list[tuple[int, int]] = []
     scan(birds, progress=lambda done, total: seen.append((done, total)))
     assert seen == [(done, 6) for done in range(7)]
@@ -366,7 +385,9 @@ class Shelf:
     """A sink that keeps squares in a dictionary."""
 
     def __init__(self, size: int = 48) -> None:
-        self.size, self.fit, self.interpolation = size, "crop", "bicubic"
+        self.size = size
+        self.fit: Fit = "crop"
+        self.interpolation = "bicubic"
         self.images: dict[tuple[str, Crop | None], NDArray[np.uint8]] = {}
 
     def missing(self, digest: str, crop: Crop | None) -> bool:
@@ -380,7 +401,12 @@ class Shelf:
 @pytest.mark.parametrize("processes", [False, True])
 @pytest.mark.parametrize("size", [48, 200])
 def test_sink_gets_the_very_square_that_load_image_makes(
-    tmp_path: Path, write_photo: WritePhoto, draw: Draw, monkeypatch: pytest.MonkeyPatch, processes, size
+    tmp_path: Path,
+    write_photo: WritePhoto,
+    draw: Draw,
+    monkeypatch: pytest.MonkeyPatch,
+    processes: bool,
+    size: int,
 ) -> None:
     monkeypatch.setattr(pool, "FEW_PHOTOS", 1 if processes else 10**9)
     for number in range(3):
@@ -393,7 +419,9 @@ def test_sink_gets_the_very_square_that_load_image_makes(
         np.testing.assert_array_equal(shelf.images[photo.digest, None], expected)
 
 
-def test_known_photos_fill_a_sink_that_misses_them_with_their_crop(birds: Path, with_processes) -> None:
+def test_known_photos_fill_a_sink_that_misses_them_with_their_crop(
+    birds: Path, with_processes: None
+) -> None:
     first = scan(birds)
     crop = Crop(center_x=0.4, center_y=0.6, side=0.5)
     digest = first.photos[0].digest
@@ -406,7 +434,7 @@ def test_known_photos_fill_a_sink_that_misses_them_with_their_crop(birds: Path, 
     np.testing.assert_array_equal(shelf.images[first.photos[0].digest, crop], expected)
 
 
-def test_full_sink_causes_no_reading(birds: Path, read_paths) -> None:
+def test_full_sink_causes_no_reading(birds: Path, read_paths: list[str]) -> None:
     shelf = Shelf()
     scan(birds, sink=shelf)
     read_paths.clear()
@@ -441,7 +469,11 @@ pool.main()
 
 @pytest.mark.parametrize("action", ["os.kill(os.getpid(), signal.SIGSEGV)", "os._exit(0)"])
 def test_photo_that_kills_its_worker_costs_itself_alone(
-    birds: Path, write_photo: WritePhoto, monkeypatch: pytest.MonkeyPatch, with_processes, action
+    birds: Path,
+    write_photo: WritePhoto,
+    monkeypatch: pytest.MonkeyPatch,
+    with_processes: None,
+    action: str,
 ) -> None:
     write_photo(birds / "gull" / "odd.jpg", 77)
     monkeypatch.setattr(pool, "worker_command", lambda: worker_that(action))
@@ -453,7 +485,11 @@ def test_photo_that_kills_its_worker_costs_itself_alone(
 
 
 def test_worker_that_dies_of_something_else_costs_nothing(
-    birds: Path, write_photo: WritePhoto, monkeypatch: pytest.MonkeyPatch, with_processes, tmp_path: Path
+    birds: Path,
+    write_photo: WritePhoto,
+    monkeypatch: pytest.MonkeyPatch,
+    with_processes: None,
+    tmp_path: Path,
 ) -> None:
     write_photo(birds / "gull" / "odd.jpg", 77)
     flag = tmp_path / "died once"
@@ -464,7 +500,9 @@ def test_worker_that_dies_of_something_else_costs_nothing(
     assert (len(collection), collection.problems) == (7, ())
 
 
-def test_what_a_decoder_prints_does_not_disturb(birds: Path, write_photo: WritePhoto, monkeypatch: pytest.MonkeyPatch, with_processes) -> None:
+def test_what_a_decoder_prints_does_not_disturb(
+    birds: Path, write_photo: WritePhoto, monkeypatch: pytest.MonkeyPatch, with_processes: None
+) -> None:
     write_photo(birds / "gull" / "odd.jpg", 77)
     action = "os.write(1, b'hello'); print('world', flush=True)"
     monkeypatch.setattr(pool, "worker_command", lambda: worker_that(action))
@@ -473,7 +511,11 @@ def test_what_a_decoder_prints_does_not_disturb(birds: Path, write_photo: WriteP
 
 @pytest.mark.parametrize("command", [["/no/such/python"], [sys.executable, "-c", "pass"]])
 def test_without_worker_processes_threads_do_the_work(
-    birds: Path, monkeypatch: pytest.MonkeyPatch, with_processes, caplog: pytest.LogCaptureFixture, command
+    birds: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    with_processes: None,
+    caplog: pytest.LogCaptureFixture,
+    command: list[str],
 ) -> None:
     monkeypatch.setattr(pool, "worker_command", lambda: command)
     with caplog.at_level(logging.WARNING):
@@ -493,7 +535,7 @@ def test_bug_in_a_thread_is_not_hidden(birds: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_bug_in_a_worker_process_keeps_its_traceback(
-    birds: Path, write_photo: WritePhoto, monkeypatch: pytest.MonkeyPatch, with_processes
+    birds: Path, write_photo: WritePhoto, monkeypatch: pytest.MonkeyPatch, with_processes: None
 ) -> None:
     write_photo(birds / "gull" / "odd.jpg", 77)
     monkeypatch.setattr(pool, "worker_command", lambda: worker_that("1 / 0"))
@@ -501,7 +543,9 @@ def test_bug_in_a_worker_process_keeps_its_traceback(
         scan(birds)
 
 
-def test_photo_that_needs_too_much_memory_is_a_problem(birds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_photo_that_needs_too_much_memory_is_a_problem(
+    birds: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*args: object) -> Analysis:
         raise MemoryError
 
@@ -513,7 +557,13 @@ def test_photo_that_needs_too_much_memory_is_a_problem(birds: Path, monkeypatch:
 
 
 @pytest.mark.parametrize("processes", [False, True])
-def test_interrupt_keeps_what_was_done(birds: Path, write_photo: WritePhoto, monkeypatch: pytest.MonkeyPatch, read_paths, processes) -> None:
+def test_interrupt_keeps_what_was_done(
+    birds: Path,
+    write_photo: WritePhoto,
+    monkeypatch: pytest.MonkeyPatch,
+    read_paths: list[str],
+    processes: bool,
+) -> None:
     monkeypatch.setattr(pool, "FEW_PHOTOS", 1 if processes else 10**9)
 
     def interrupt(done: int, total: int) -> None:
@@ -550,7 +600,7 @@ except KeyboardInterrupt:
 
 
 @pytest.fixture
-def many(tmp_path: Path, write_photo: WritePhoto, draw: Draw):
+def many(tmp_path: Path, write_photo: WritePhoto, draw: Draw) -> Path:
     root = tmp_path / "many"
     for number in range(120):
         write_photo(root / "ab"[number % 2] / f"{number}.jpg", draw(number, 320, 240))
@@ -562,7 +612,7 @@ def scanner(root: Path) -> subprocess.Popen[bytes]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for the workers in /proc")
-def test_ctrl_c_at_a_terminal_ends_the_scan_and_its_workers(many) -> None:
+def test_ctrl_c_at_a_terminal_ends_the_scan_and_its_workers(many: Path) -> None:
     process = scanner(many)
     assert process.stdout is not None
     while int(process.stdout.readline()) < 10:
@@ -582,7 +632,7 @@ def test_ctrl_c_at_a_terminal_ends_the_scan_and_its_workers(many) -> None:
 
 
 @pytest.mark.timeout(900)
-def test_kill_during_scan_leaves_a_whole_catalog(many) -> None:
+def test_kill_during_scan_leaves_a_whole_catalog(many: Path) -> None:
     path = many / ".finetune" / "catalog.sqlite3"
     for kill in range(KILLS):
         if kill % 5 == 0:
@@ -606,7 +656,7 @@ def test_kill_during_scan_leaves_a_whole_catalog(many) -> None:
     assert (len(collection), collection.problems) == (120, ())
 
 
-def test_two_scans_at_once_agree(many) -> None:
+def test_two_scans_at_once_agree(many: Path) -> None:
     processes = [scanner(many), scanner(many)]
     outputs = [process.communicate()[0].split()[-1] for process in processes]
     assert outputs == [b"120", b"120"]

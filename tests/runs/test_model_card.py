@@ -10,6 +10,7 @@ import pytest
 from finetune import train
 from finetune.config_io import resolve
 from finetune.errors import RunError
+from finetune.photos.collection import Part
 from finetune.photos.split.split import SplitRow
 from finetune.runs.folder import RunFolder
 from finetune.runs.model_card import (
@@ -54,7 +55,7 @@ def test_an_unfinished_run_has_no_card(tmp_path: Path) -> None:
 
 
 LABELS = ("a|b", "<c>", "ant")
-PARTS = ("train", "train", "test", "test", "train")
+PARTS: tuple[Part, ...] = ("train", "train", "test", "test", "train")
 ROWS = [
     SplitRow(path=f"{k}.jpg", digest=str(k), labels=(label,), group=str(k), part=part)
     for k, (label, part) in enumerate(zip(("a|b", "a|b", "a|b", "ant", "<c>"), PARTS, strict=True))

@@ -12,6 +12,7 @@ from finetune.evaluation.predictions import (
     read_predictions,
     write_predictions,
 )
+from finetune.tasks.base import Task
 from finetune.tasks.factory import main_score, task_of, task_of_config, task_of_metrics
 from finetune.tasks.multi_label import MultiLabel
 from finetune.tasks.single_label import SingleLabel, log_loss_and_accuracy
@@ -126,7 +127,8 @@ def test_columns_name_keys_of_the_metrics(task: SingleLabel | MultiLabel) -> Non
 def test_confusion_is_for_single_labels_only() -> None:
     matrix = SingleLabel().confusion(LOGITS, [0, 1, 1, 2])
     assert matrix.tolist() == [[1, 0, 0], [0, 2, 0], [0, 0, 1]]
-    assert MultiLabel().confusion(LOGITS, TRUTH) is None
+    task: Task = MultiLabel()
+    assert task.confusion(LOGITS, TRUTH) is None
 
 
 def test_a_multi_label_head_starts_at_the_label_frequencies() -> None:

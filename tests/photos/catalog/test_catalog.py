@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,13 +27,13 @@ from finetune.photos.crops import Crop
 KILLS = int(os.environ.get("FINETUNE_TEST_KILLS", "10"))
 
 
-def photo_metadata(digest: str, **changes: object) -> PhotoMetadata:
+def photo_metadata(digest: str, **changes: Any) -> PhotoMetadata:
     fields = {"digest": digest, "width": 40, "height": 30, "format": "JPEG", "taken_at": None}
     fields |= {"camera": None, "hashes": bytes(64), "brightness": 0.5, "contrast": 0.25}
     return PhotoMetadata(**(fields | {"sharpness": 0.1, "analysis": 1} | changes))  # type: ignore[arg-type]
 
 
-def file_metadata(path: str, digest: str | None, **changes: object) -> FileMetadata:
+def file_metadata(path: str, digest: str | None, **changes: Any) -> FileMetadata:
     fields = {"path": path, "size": 9, "mtime_ns": 1, "digest": digest, "status": "ok"}
     return FileMetadata(**(fields | {"reason": None, "reader": "r"} | changes))  # type: ignore[arg-type]
 

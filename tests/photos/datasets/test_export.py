@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from finetune.errors import CollectionError, ConfigError, StorageError
+from finetune.photos.collection import Collection, Part
 from finetune.photos.crops import Crop, crop_and_resize, load_image
-from finetune.photos.datasets.export import ExportOptions, export_photos
+from finetune.photos.datasets.export import ExportOptions, Transfer, export_photos
 from finetune.photos.datasets.import_labels import read_label_table
 from finetune.photos.decode.decoder import decode_photo
 from finetune.photos.scan import scan
@@ -19,11 +21,11 @@ WritePhoto = Callable[..., Path]
 
 
 @pytest.fixture
-def collection(birds: Path):
+def collection(birds: Path) -> Collection:
     return scan(birds, workers=1)
 
 
-def relabeled(collection, labels):
+def relabeled(collection: Collection, labels: dict[str, tuple[str, ...]]) -> Collection:
     """The collection with other labels by path."""
     photos = tuple(
         dataclasses.replace(photo, labels=labels.get(photo.path, photo.labels))
@@ -32,11 +34,13 @@ def relabeled(collection, labels):
     return dataclasses.replace(collection, photos=photos)
 
 
-def files(folder):
+def files(folder: Path) -> list[str]:
     return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
 
 
-def test_folders_hold_the_same_bytes_under_their_labels(collection, tmp_path: Path) -> None:
+def test_folders_hold_the_same_bytes_under_their_labels(
+    collection: Collection, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     done = export_photos(collection, out, ExportOptions())
     assert files(out) == [f"{label}/{i}.jpg" for label in ("gull", "heron") for i in range(3)]
@@ -45,8 +49,10 @@ def test_folders_hold_the_same_bytes_under_their_labels(collection, tmp_path: Pa
     assert (done.files, done.unlabeled, done.problems, done.tables) == (6, 0, (), ())
 
 
-def test_ready_parts_become_train_val_and_test_folders(collection, tmp_path: Path) -> None:
-    parts = ("train", "validation", "test")
+def test_ready_parts_become_train_val_and_test_folders(
+    collection: Collection, tmp_path: Path
+) -> None:
+    parts: tuple[Part, ...] = ("train", "validation", "test")
     photos = tuple(
         dataclasses.replace(photo, part=parts[index % 3])
         for index, photo in enumerate(collection.photos)
@@ -63,7 +69,7 @@ def test_ready_parts_become_train_val_and_test_folders(collection, tmp_path: Pat
     ]
 
 
-def test_names_that_meet_in_one_folder_get_numbers(collection, tmp_path: Path) -> None:
+def test_names_that_meet_in_one_folder_get_numbers(collection: Collection, tmp_path: Path) -> None:
     merged = relabeled(collection, {f"gull/{i}.jpg": ("heron",) for i in range(3)})
     out = tmp_path / "out"
     export_photos(merged, out, ExportOptions())
@@ -74,7 +80,7 @@ def test_names_that_meet_in_one_folder_get_numbers(collection, tmp_path: Path) -
 
 
 def test_photo_with_two_labels_is_in_both_folders_and_in_one_csv_row(
-    collection, tmp_path: Path
+    collection: Collection, tmp_path: Path
 ) -> None:
     several = relabeled(collection, {"gull/0.jpg": ("gull", "in flight")})
     done = export_photos(several, tmp_path / "folders", ExportOptions())
@@ -88,7 +94,7 @@ def test_photo_with_two_labels_is_in_both_folders_and_in_one_csv_row(
     assert set(read) == {f for f in files(tmp_path / "csv") if f.endswith(".jpg")}
 
 
-def test_labels_cannot_lead_out_of_the_folder(collection, tmp_path: Path) -> None:
+def test_labels_cannot_lead_out_of_the_folder(collection: Collection, tmp_path: Path) -> None:
     hostile = relabeled(collection, {"gull/0.jpg": ("../../etc",), "gull/1.jpg": ("a\0b:c",)})
     out = tmp_path / "deep" / "out"
     export_photos(hostile, out, ExportOptions())
@@ -96,14 +102,16 @@ def test_labels_cannot_lead_out_of_the_folder(collection, tmp_path: Path) -> Non
     assert len(files(out)) == 6
 
 
-def test_unlabeled_photos_stay_out_of_folders_and_in_the_csv(collection, tmp_path: Path) -> None:
+def test_unlabeled_photos_stay_out_of_folders_and_in_the_csv(
+    collection: Collection, tmp_path: Path
+) -> None:
     bare = relabeled(collection, {"gull/0.jpg": ()})
     assert export_photos(bare, tmp_path / "folders", ExportOptions()).unlabeled == 1
     done = export_photos(bare, tmp_path / "csv", ExportOptions(layout="csv"))
     assert (done.files, done.unlabeled) == (6, 0)
 
 
-def test_console_csv_reads_back_by_its_names(collection, tmp_path: Path) -> None:
+def test_console_csv_reads_back_by_its_names(collection: Collection, tmp_path: Path) -> None:
     done = export_photos(collection, tmp_path / "nnc", ExportOptions(layout="nnc"))
     assert [table.name for table in done.tables] == ["labels.txt", "data.csv"]
     text = done.tables[1].read_text(encoding="utf-8").splitlines()
@@ -114,7 +122,9 @@ def test_console_csv_reads_back_by_its_names(collection, tmp_path: Path) -> None
     assert all((tmp_path / "nnc" / row.path).is_file() for row in read.rows)
 
 
-def test_console_csv_of_several_labels_has_a_column_a_label(collection, tmp_path: Path) -> None:
+def test_console_csv_of_several_labels_has_a_column_a_label(
+    collection: Collection, tmp_path: Path
+) -> None:
     several = relabeled(collection, {"gull/0.jpg": ("gull", "heron")})
     done = export_photos(several, tmp_path / "nnc", ExportOptions(layout="nnc"))
     assert done.tables[1].read_text().splitlines()[:3] == [
@@ -126,7 +136,9 @@ def test_console_csv_of_several_labels_has_a_column_a_label(collection, tmp_path
 
 
 @pytest.mark.parametrize("transfer", ["hardlink", "symlink"])
-def test_links_share_the_original(collection, tmp_path: Path, transfer) -> None:
+def test_links_share_the_original(
+    collection: Collection, tmp_path: Path, transfer: Transfer
+) -> None:
     out = tmp_path / "out"
     export_photos(collection, out, ExportOptions(transfer=transfer))
     path = out / "gull" / "0.jpg"
@@ -135,9 +147,9 @@ def test_links_share_the_original(collection, tmp_path: Path, transfer) -> None:
 
 
 def test_hard_link_to_another_disk_says_what_to_do(
-    collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    collection: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(source, target) -> None:
+    def refuse(source: Path, target: Path) -> None:
         raise OSError(18, "Invalid cross-device link")
 
     monkeypatch.setattr("os.link", refuse)
@@ -149,7 +161,7 @@ def test_hard_link_to_another_disk_says_what_to_do(
     )
 
 
-def with_crop(collection, path, crop):
+def with_crop(collection: Collection, path: str, crop: Crop) -> Collection:
     photos = tuple(
         dataclasses.replace(photo, crop=crop) if photo.path == path else photo
         for photo in collection.photos
@@ -157,11 +169,13 @@ def with_crop(collection, path, crop):
     return dataclasses.replace(collection, photos=photos)
 
 
-def difference(path, expected):
-    return np.abs(decode_photo(path).astype(int) - expected).mean()
+def difference(path: Path, expected: NDArray[np.uint8]) -> float:
+    return float(np.abs(decode_photo(path).astype(int) - expected).mean())
 
 
-def test_size_and_crops_write_the_squares_that_training_sees(collection, tmp_path: Path) -> None:
+def test_size_and_crops_write_the_squares_that_training_sees(
+    collection: Collection, tmp_path: Path
+) -> None:
     crop = Crop(center_x=0.4, center_y=0.5, side=0.5)
     cropped = with_crop(collection, "gull/0.jpg", crop)
     out = tmp_path / "out"
@@ -173,7 +187,7 @@ def test_size_and_crops_write_the_squares_that_training_sees(collection, tmp_pat
 
 
 def test_crops_alone_keep_their_pixels_and_leave_the_others_alone(
-    collection, tmp_path: Path
+    collection: Collection, tmp_path: Path
 ) -> None:
     crop = Crop(side=0.5)
     out = tmp_path / "out"
@@ -195,14 +209,18 @@ def test_redrawn_photos_keep_their_time(tmp_path: Path, write_photo: WritePhoto)
     assert taken == "2024:05:01 10:00:01"
 
 
-def test_photo_that_went_bad_since_the_scan_is_reported(collection, tmp_path: Path) -> None:
+def test_photo_that_went_bad_since_the_scan_is_reported(
+    collection: Collection, tmp_path: Path
+) -> None:
     (collection.root / "gull/0.jpg").write_bytes(b"\xff\xd8\xff broken")
     done = export_photos(collection, tmp_path / "out", ExportOptions(size=16))
     assert [path for path, _ in done.problems] == ["gull/0.jpg"]
     assert done.files == 5
 
 
-def test_folder_in_use_or_inside_the_collection_is_refused(collection, tmp_path: Path) -> None:
+def test_folder_in_use_or_inside_the_collection_is_refused(
+    collection: Collection, tmp_path: Path
+) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "a").touch()
     with pytest.raises(CollectionError) as caught:
@@ -219,7 +237,7 @@ def test_folder_in_use_or_inside_the_collection_is_refused(collection, tmp_path:
 
 
 @pytest.mark.parametrize("transfer", ["hardlink", "symlink"])
-def test_links_cannot_be_resized(transfer) -> None:
+def test_links_cannot_be_resized(transfer: Transfer) -> None:
     with pytest.raises(ConfigError) as caught:
         ExportOptions(transfer=transfer, size=32)
     assert str(caught.value) == (

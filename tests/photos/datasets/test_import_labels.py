@@ -10,6 +10,8 @@ import pytest
 from finetune.errors import CollectionError
 from finetune.photos.catalog.catalog import open_catalog
 from finetune.photos.datasets.import_labels import (
+    LabelImport,
+    LabelTable,
     apply_import,
     plan_import,
     read_label_table,
@@ -20,11 +22,11 @@ from finetune.photos.scan import scan
 WritePhoto = Callable[..., Path]
 
 
-def rows(table):
+def rows(table: LabelTable) -> list[tuple[str | tuple[str, ...], ...]]:
     return [(row.path, row.labels) for row in table.rows]
 
 
-def write(path, text, encoding: str = "utf-8"):
+def write(path: Path, text: str, encoding: str = "utf-8") -> Path:
     path.write_text(text, encoding=encoding)
     return path
 
@@ -38,7 +40,7 @@ def test_plain_csv_with_several_labels_and_a_comma_in_a_name(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("mark", [",", ";", "\t"])
-def test_separators_of_spreadsheets_are_understood(tmp_path: Path, mark) -> None:
+def test_separators_of_spreadsheets_are_understood(tmp_path: Path, mark: str) -> None:
     path = write(tmp_path / "a.csv", f"\ufefffilename{mark}species\nx.jpg{mark}heron\n")
     assert rows(read_label_table(path)) == [("x.jpg", ("heron",))]
 
@@ -101,7 +103,7 @@ def test_hugging_face_metadata_as_csv_and_as_lines_of_json(tmp_path: Path) -> No
     ],
 )
 def test_file_that_is_no_table_of_labels_is_refused(
-    tmp_path: Path, name, text, message: str
+    tmp_path: Path, name: str, text: str, message: str
 ) -> None:
     path = write(tmp_path / name, text)
     with pytest.raises(CollectionError) as caught:
@@ -129,7 +131,7 @@ def test_other_encodings_are_named_and_read(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def pool(tmp_path: Path, write_photo: WritePhoto):
+def pool(tmp_path: Path, write_photo: WritePhoto) -> Path:
     """Six photos without labels: two folders deep, two of one name."""
     root = tmp_path / "pool"
     for index, name in enumerate(("1.jpg", "2.jpg", "sub/3.jpg", "sub/1.jpg", "4.jpg", "5.jpg")):
@@ -137,7 +139,9 @@ def pool(tmp_path: Path, write_photo: WritePhoto):
     return root
 
 
-def imported(root, source, *, overwrite: bool = False):
+def imported(
+    root: Path, source: Path, *, overwrite: bool = False
+) -> tuple[LabelImport, dict[str, tuple[str, ...]]]:
     collection = scan(root, workers=1)
     with open_catalog(root) as catalog:
         beside = source if source.is_dir() else source.parent
@@ -153,7 +157,9 @@ def imported(root, source, *, overwrite: bool = False):
     return plan, labels
 
 
-def test_photos_are_found_by_path_by_place_of_the_file_and_by_name(pool, tmp_path: Path) -> None:
+def test_photos_are_found_by_path_by_place_of_the_file_and_by_name(
+    pool: Path, tmp_path: Path
+) -> None:
     absolute = pool / "2024" / "2.jpg"
     path = write(
         pool / "2024" / "labels.csv",
@@ -178,19 +184,19 @@ def test_photos_are_found_by_path_by_place_of_the_file_and_by_name(pool, tmp_pat
     assert len(plan.new) == 5
 
 
-def test_a_name_that_two_photos_have_finds_neither(pool, tmp_path: Path) -> None:
+def test_a_name_that_two_photos_have_finds_neither(pool: Path, tmp_path: Path) -> None:
     plan, _ = imported(pool, write(tmp_path / "l.csv", "path,label\nelse/1.jpg,gull\n"))
     assert [row.path for row in plan.unknown] == ["else/1.jpg"]
 
 
-def test_several_rows_of_a_photo_are_several_labels(pool, tmp_path: Path) -> None:
+def test_several_rows_of_a_photo_are_several_labels(pool: Path, tmp_path: Path) -> None:
     text = "path,label\n2024/1.jpg,gull\n2024/1.jpg,flying\n2024/2.jpg,\n"
     plan, labels = imported(pool, write(tmp_path / "l.csv", text))
     assert labels["2024/1.jpg"] == ("flying", "gull")
     assert plan.unlabeled == 1
 
 
-def test_what_a_person_said_is_kept_unless_told_otherwise(pool, tmp_path: Path) -> None:
+def test_what_a_person_said_is_kept_unless_told_otherwise(pool: Path, tmp_path: Path) -> None:
     table = write(tmp_path / "l.csv", "path,label\n2024/1.jpg,gull\n2024/2.jpg,gull\n")
     _, labels = imported(pool, table)
     again, _ = imported(pool, table)
@@ -203,7 +209,7 @@ def test_what_a_person_said_is_kept_unless_told_otherwise(pool, tmp_path: Path) 
     assert labels["2024/1.jpg"] == ("heron",)
 
 
-def test_import_can_be_undone(pool, tmp_path: Path) -> None:
+def test_import_can_be_undone(pool: Path, tmp_path: Path) -> None:
     before = {photo.path: photo.labels for photo in scan(pool, workers=1).photos}
     imported(pool, write(tmp_path / "l.csv", "path,label\n2024/1.jpg,gull\n2024/2.jpg,gull\n"))
     with open_catalog(pool) as catalog:
@@ -211,7 +217,7 @@ def test_import_can_be_undone(pool, tmp_path: Path) -> None:
         assert {p.path: p.labels for p in catalog.collection(pool).photos} == before
 
 
-def test_folders_of_renamed_copies_label_photos_by_content(pool, tmp_path: Path) -> None:
+def test_folders_of_renamed_copies_label_photos_by_content(pool: Path, tmp_path: Path) -> None:
     sorted_by_hand = tmp_path / "sorted"
     for label, name in (("gull", "1.jpg"), ("heron/gray", "sub/1.jpg")):
         target = sorted_by_hand / label / f"renamed {label[0]}.jpg"
@@ -234,7 +240,7 @@ def test_folder_without_labels_is_refused(tmp_path: Path, write_photo: WritePhot
     )
 
 
-def test_plan_changes_nothing(pool, tmp_path: Path) -> None:
+def test_plan_changes_nothing(pool: Path, tmp_path: Path) -> None:
     collection = scan(pool, workers=1)
     table = read_labels(write(tmp_path / "l.csv", "path,label\n2024/1.jpg,gull\n"))
     plan = plan_import(table, collection, {}, beside=tmp_path)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -51,7 +51,7 @@ STORED = {
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("ending", [".png", ".tif", ".webp"])
 def test_every_orientation_comes_out_upright(
-    tmp_path: Path, draw: Draw, write_photo: WritePhoto, orientation, ending
+    tmp_path: Path, draw: Draw, write_photo: WritePhoto, orientation: int, ending: str
 ) -> None:
     upright = draw(1)
     stored = np.ascontiguousarray(STORED[orientation](upright))
@@ -64,7 +64,7 @@ def test_every_orientation_comes_out_upright(
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_sideways_jpeg_is_upright_at_draft_size_too(
-    tmp_path: Path, draw: Draw, write_photo: WritePhoto, orientation
+    tmp_path: Path, draw: Draw, write_photo: WritePhoto, orientation: int
 ) -> None:
     upright = draw(2, 640, 400)
     stored = np.ascontiguousarray(STORED[orientation](upright))
@@ -78,7 +78,7 @@ def test_sideways_jpeg_is_upright_at_draft_size_too(
 
 @pytest.mark.parametrize("value", [0, 9, 65535])
 def test_nonsense_orientation_is_ignored(
-    tmp_path: Path, draw: Draw, write_photo: WritePhoto, value
+    tmp_path: Path, draw: Draw, write_photo: WritePhoto, value: int
 ) -> None:
     path = write_photo(tmp_path / "a.png", 3, orientation=value)
     np.testing.assert_array_equal(decode_photo(path), draw(3))
@@ -94,7 +94,7 @@ def test_broken_exif_block_is_ignored(draw: Draw) -> None:
 
 @pytest.mark.parametrize("side", [1, 49, 50, 51, 100, 199, 200, 399, 400, 401, 5000])
 def test_draft_is_never_smaller_than_asked(
-    tmp_path: Path, write_photo: WritePhoto, draw: Draw, side
+    tmp_path: Path, write_photo: WritePhoto, draw: Draw, side: int
 ) -> None:
     path = write_photo(tmp_path / "a.jpg", draw(0, 640, 400))
     image = decode_photo(path, min_side_pixels=side)
@@ -186,7 +186,7 @@ def test_twelve_bit_tiff_has_its_own_white() -> None:
         ([float("nan"), 0.25, 1.0], [0, 64, 255]),
     ],
 )
-def test_float_image_is_scaled_by_its_range(values, expected) -> None:
+def test_float_image_is_scaled_by_its_range(values: list[float], expected: list[int]) -> None:
     content = encode(Image.fromarray(np.array([values], np.float32)), "TIFF")
     np.testing.assert_array_equal(decode_photo(content)[0, :, 0], expected)
 
@@ -228,7 +228,7 @@ def swapped_primaries() -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
-def test_embedded_profile_is_converted_to_srgb(draw: Draw, kind) -> None:
+def test_embedded_profile_is_converted_to_srgb(draw: Draw, kind: str) -> None:
     upright = draw(4)
     content = encode(Image.fromarray(upright), kind, icc_profile=swapped_primaries())
     np.testing.assert_allclose(decode_photo(content), upright[..., [1, 0, 2]], atol=2)
@@ -250,7 +250,7 @@ def test_srgb_profile_changes_no_pixel(draw: Draw) -> None:
 
 
 @pytest.mark.parametrize("profile", [b"not a profile", b"\0" * 200, swapped_primaries()[:200]])
-def test_broken_profile_is_ignored(draw: Draw, profile) -> None:
+def test_broken_profile_is_ignored(draw: Draw, profile: bytes) -> None:
     content = encode(Image.fromarray(draw(4)), "PNG", icc_profile=profile)
     np.testing.assert_array_equal(decode_photo(content), draw(4))
 
@@ -262,7 +262,7 @@ def test_profile_for_another_kind_of_image_is_ignored(draw: Draw) -> None:
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
-def test_first_frame_of_an_animation_counts(kind) -> None:
+def test_first_frame_of_an_animation_counts(kind: str) -> None:
     frames = [Image.new("RGB", (20, 10), color) for color in ("red", "lime", "blue")]
     options = {"lossless": True} if kind == "WEBP" else {}
     content = encode(frames[0], kind, save_all=True, append_images=frames[1:], **options)
@@ -272,7 +272,7 @@ def test_first_frame_of_an_animation_counts(kind) -> None:
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "JPEG2000"])
-def test_common_formats_are_read(draw: Draw, kind) -> None:
+def test_common_formats_are_read(draw: Draw, kind: str) -> None:
     content = encode(Image.fromarray(draw(0)), kind)
     photo = read_photo(content)
     assert photo.format == kind
@@ -321,8 +321,10 @@ def png_header(width: int, height: int) -> bytes:
 
 
 @pytest.mark.parametrize("side", [10_000, 13_400, 30_000, 65_000])
-def test_bomb_is_refused_before_pixels_are_allocated(side, monkeypatch: pytest.MonkeyPatch) -> None:
-    allocated = []
+def test_bomb_is_refused_before_pixels_are_allocated(
+    side: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allocated: list[object] = []
     monkeypatch.setattr(ImageFile.ImageFile, "load_prepare", allocated.append)
     with pytest.raises(DecodeError, match="too many pixels"):
         decode_photo(png_header(side, side), max_pixels=90_000_000)
@@ -353,7 +355,7 @@ def test_bound_above_pillows_own_is_pillows_own() -> None:
         (b"\0\0\0\x18ftypheic" + bytes(40), "damaged, or of an unknown kind"),
     ],
 )
-def test_what_is_no_photo_says_why(tmp_path: Path, content, reason) -> None:
+def test_what_is_no_photo_says_why(tmp_path: Path, content: bytes, reason: str) -> None:
     path = tmp_path / "a.jpg"
     path.write_bytes(content)
     with pytest.raises(DecodeError) as caught:
@@ -364,7 +366,7 @@ def test_what_is_no_photo_says_why(tmp_path: Path, content, reason) -> None:
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "GIF", "BMP", "WEBP"])
-def test_half_a_file_is_refused(draw: Draw, kind) -> None:
+def test_half_a_file_is_refused(draw: Draw, kind: str) -> None:
     content = encode(Image.fromarray(draw(0)), kind)
     with pytest.raises(DecodeError) as caught:
         decode_photo(content[: len(content) // 2])
@@ -373,7 +375,7 @@ def test_half_a_file_is_refused(draw: Draw, kind) -> None:
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP"])
-def test_truncated_is_the_reason_of_half_a_file(draw: Draw, kind) -> None:
+def test_truncated_is_the_reason_of_half_a_file(draw: Draw, kind: str) -> None:
     content = encode(Image.fromarray(draw(0)), kind)
     with pytest.raises(DecodeError, match=r"^photo: truncated$"):
         decode_photo(content[: len(content) // 2])
@@ -415,7 +417,10 @@ def test_unreadable_file_says_so(
     ],
 )
 def test_whatever_a_decoder_raises_becomes_a_reason(
-    draw: Draw, monkeypatch: pytest.MonkeyPatch, error, reason
+    draw: Draw,
+    monkeypatch: pytest.MonkeyPatch,
+    error: EOFError | MemoryError | OSError | RecursionError,
+    reason: str,
 ) -> None:
     def fail(self: object) -> None:
         raise error
@@ -439,7 +444,9 @@ SEEDS = {
     damage=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), min_size=1, max_size=8),
     kept=st.floats(0.1, 1),
 )
-def test_damaged_bytes_give_pixels_or_a_decode_error(kind, damage, kept) -> None:
+def test_damaged_bytes_give_pixels_or_a_decode_error(
+    kind: str, damage: list[tuple[float, int]], kept: float
+) -> None:
     content = bytearray(SEEDS[kind])
     for place, value in damage:
         content[int(place * (len(content) - 1))] = value
@@ -523,13 +530,13 @@ def test_hostile_tiff_writes_nothing_to_stderr(tmp_path: Path) -> None:
         ("h.jpg.part", False),
     ],
 )
-def test_photo_names(name, expected) -> None:
+def test_photo_names(name: str, expected: bool) -> None:
     assert is_photo_name(name) is expected
 
 
 @pytest.mark.shared
 @pytest.mark.parametrize("kind", ["Landscape", "Portrait"])
-def test_real_sideways_photos_match_their_upright_twin(shared_photos: Path, kind) -> None:
+def test_real_sideways_photos_match_their_upright_twin(shared_photos: Path, kind: str) -> None:
     folder = shared_photos / "odd" / "orientation"
     twin = decode_photo(folder / f"{kind}_1.jpg").astype(int)
     for number in range(9):
@@ -569,7 +576,7 @@ def test_real_odd_files_are_read_or_have_a_reason(shared_photos: Path) -> None:
     assert shown == {name: reason.partition(",")[0] for name, reason in BROKEN.items()}
 
 
-def read_back(fields: dict[int, object], details: dict[int, object] | None = None) -> Exif:
+def read_back(fields: Mapping[int, object], details: Mapping[int, object] | None = None) -> Exif:
     exif = Image.Exif()
     exif.update(fields)
     exif.get_ifd(ExifTags.IFD.Exif).update(details or {})
@@ -596,7 +603,7 @@ ORIGINAL, DIGITIZED, SUBSECOND = 0x9003, 0x9004, 0x9291
         ("", "", None),
     ],
 )
-def test_camera_names_the_maker_once(make, model, camera) -> None:
+def test_camera_names_the_maker_once(make: str, model: str, camera: str | None) -> None:
     assert read_back({MAKE: make, MODEL: model}).camera == camera
 
 
@@ -613,7 +620,7 @@ def test_camera_names_the_maker_once(make, model, camera) -> None:
         ("yesterday", None),
     ],
 )
-def test_time_is_read_tolerantly(text, taken_at) -> None:
+def test_time_is_read_tolerantly(text: str, taken_at: str | None) -> None:
     assert read_back({}, {ORIGINAL: text}).taken_at == taken_at
 
 
@@ -623,7 +630,7 @@ def test_fraction_of_a_second_is_kept() -> None:
 
 
 @pytest.mark.parametrize("fraction", ["", "00", "   ", "abc", "²"])
-def test_meaningless_fraction_is_left_out(fraction) -> None:
+def test_meaningless_fraction_is_left_out(fraction: str) -> None:
     exif = read_back({}, {ORIGINAL: "2008:10:22 16:28:39", SUBSECOND: fraction})
     assert exif.taken_at == "2008-10-22T16:28:39"
 
@@ -645,7 +652,7 @@ def test_image_without_exif_has_none_of_it() -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(block=st.binary(max_size=200))
-def test_no_block_of_bytes_makes_it_raise(block) -> None:
+def test_no_block_of_bytes_makes_it_raise(block: bytes) -> None:
     image = Image.new("RGB", (4, 4))
     image.info["exif"] = b"Exif\0\0" + block
     assert isinstance(read_exif(image), Exif)
@@ -653,7 +660,7 @@ def test_no_block_of_bytes_makes_it_raise(block) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(position=st.integers(0, 10_000), value=st.integers(0, 255))
-def test_no_flipped_byte_makes_it_raise(position, value) -> None:
+def test_no_flipped_byte_makes_it_raise(position: int, value: int) -> None:
     exif = Image.Exif()
     exif[MAKE], exif[MODEL], exif[0x0112] = "Canon", "EOS", 6
     exif.get_ifd(ExifTags.IFD.Exif)[ORIGINAL] = "2008:10:22 16:28:39"

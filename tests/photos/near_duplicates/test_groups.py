@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -55,7 +57,7 @@ def near_pairs(hashes: NDArray[np.uint64], *, max_distance_bits: int) -> list[tu
     )
 
 
-def brute_force(hashes, others, limit):
+def brute_force(hashes: list[int], others: list[int], limit: int) -> set[tuple[int, int]]:
     return {
         (i, j)
         for i, j in itertools.product(range(len(hashes)), range(len(others)))
@@ -65,14 +67,16 @@ def brute_force(hashes, others, limit):
 
 @given(hash_lists, st.integers(0, 20))
 @settings(max_examples=60, deadline=None)
-def test_near_pairs_are_those_of_brute_force(hashes, limit) -> None:
+def test_near_pairs_are_those_of_brute_force(hashes: list[int], limit: int) -> None:
     found = near_pairs(np.array(hashes, dtype=np.uint64), max_distance_bits=limit)
     assert found == sorted((i, j) for i, j in brute_force(hashes, hashes, limit) if i < j)
 
 
 @given(hash_lists, hash_lists, st.integers(0, 14))
 @settings(max_examples=40, deadline=None)
-def test_pairs_between_two_arrays_are_those_of_brute_force(hashes, others, limit) -> None:
+def test_pairs_between_two_arrays_are_those_of_brute_force(
+    hashes: list[int], others: list[int], limit: int
+) -> None:
     blocks = pair_blocks(
         np.array(hashes, dtype=np.uint64),
         np.array(others, dtype=np.uint64),
@@ -88,7 +92,7 @@ def test_pairs_between_two_arrays_are_those_of_brute_force(hashes, others, limit
     assert all((hashes[i] ^ others[j]).bit_count() == distance for i, j, distance in found)
 
 
-def flipped(hashes, flips, rng: np.random.Generator):
+def flipped(hashes: NDArray[np.uint64], flips: int, rng: np.random.Generator) -> NDArray[np.uint64]:
     """The hashes with `flips` different bits turned in each."""
     out = []
     for value in hashes.tolist():
@@ -99,7 +103,7 @@ def flipped(hashes, flips, rng: np.random.Generator):
 
 
 @pytest.mark.parametrize("flips", [0, 3, 6, 8])
-def test_planted_neighbors_among_many_are_all_found(flips) -> None:
+def test_planted_neighbors_among_many_are_all_found(flips: int) -> None:
     rng = np.random.default_rng(flips)
     hashes = rng.integers(0, 2**64, 20_000, dtype=np.uint64)
     near = flipped(hashes[:500], flips, rng)
@@ -117,7 +121,7 @@ def test_pairs_come_in_blocks_of_bounded_size() -> None:
 
 
 @pytest.mark.parametrize("limit", [-1, 21])
-def test_impossible_distance_is_refused(limit) -> None:
+def test_impossible_distance_is_refused(limit: int) -> None:
     with pytest.raises(ConfigError) as caught:
         near_pairs(np.zeros(2, dtype=np.uint64), max_distance_bits=limit)
     assert str(caught.value) == f"--max-distance-bits {limit} must lie between 0 and 20."
@@ -125,7 +129,7 @@ def test_impossible_distance_is_refused(limit) -> None:
 
 @given(hash_lists, hash_lists)
 @settings(max_examples=40, deadline=None)
-def test_nearest_distance_is_that_of_brute_force(hashes, others) -> None:
+def test_nearest_distance_is_that_of_brute_force(hashes: list[int], others: list[int]) -> None:
     expected = min(
         ((a ^ b).bit_count(), i, j)
         for i, a in enumerate([*hashes, 5])
@@ -144,7 +148,7 @@ def test_nearest_distance_beyond_the_limit_says_so() -> None:
 
 
 @given(st.integers(1, 40), st.data())
-def test_components_are_those_of_a_graph_search(size, data) -> None:
+def test_components_are_those_of_a_graph_search(size: int, data: st.DataObject) -> None:
     index = st.integers(0, size - 1)
     pairs = data.draw(st.lists(st.tuples(index, index), max_size=60))
     expected = list(range(size))
@@ -164,7 +168,7 @@ def test_components_are_those_of_a_graph_search(size, data) -> None:
     ]
 
 
-def scene(seed: int, width: int = 400, height: int = 300):
+def scene(seed: int, width: int = 400, height: int = 300) -> NDArray[np.uint8]:
     """A picture of blobs: (height, width, 3) uint8."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width] / max(width, height)
@@ -173,19 +177,30 @@ def scene(seed: int, width: int = 400, height: int = 300):
         distance = (x - rng.random()) ** 2 + (y - rng.random()) ** 2
         blob = np.exp(-distance / rng.uniform(0.002, 0.04))
         image += blob[..., None] * rng.normal(0, 90, 3)
-    return np.clip(image, 0, 255).astype(np.uint8)
+    drawn: NDArray[np.uint8] = np.clip(image, 0, 255).astype(np.uint8)
+    return drawn
 
 
-def resized(image, width: int, height: int):
+def resized(image: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
 
 
-def noisy(image, seed: int, amount: int = 4):
+def noisy(image: NDArray[np.uint8], seed: int, amount: float = 4) -> NDArray[np.uint8]:
     rng = np.random.default_rng(seed)
-    return np.clip(image + rng.normal(0, amount, image.shape), 0, 255).astype(np.uint8)
+    changed: NDArray[np.uint8] = np.clip(image + rng.normal(0, amount, image.shape), 0, 255).astype(
+        np.uint8
+    )
+    return changed
 
 
-def photo(name, image, *, digest=None, taken_at=None, camera=None):
+def photo(
+    name: str,
+    image: NDArray[np.uint8],
+    *,
+    digest: str | None = None,
+    taken_at: str | None = None,
+    camera: str | None = None,
+) -> Photo:
     return Photo(
         path=name,
         digest=digest or f"digest of {name}",
@@ -198,7 +213,7 @@ def photo(name, image, *, digest=None, taken_at=None, camera=None):
     )
 
 
-def grouped(photos, rule=None):
+def grouped(photos: list[Photo], rule: None = None) -> list[list[str]]:
     """The names of the photos in each group of two or more."""
     ids = group_photos(compute_fingerprints(photos), rule)
     return [[photos[index].path for index in part] for part in component_members(ids)]
@@ -233,7 +248,9 @@ def test_group_keys_are_the_smallest_digest_and_do_not_depend_on_order() -> None
     assert group_keys(ids, [item.digest for item in photos]) == ["digest of 1"] * 3
 
 
-def sky(low, high, seed: int, *, across: bool = False, grain: float = 0.0):
+def sky(
+    low: int, high: int, seed: int, *, across: bool = False, grain: float = 0.0
+) -> NDArray[np.uint8]:
     """A featureless gradient from one gray level to another, as a sky is."""
     ramp = np.linspace(low, high, 400 if across else 300)
     image = np.broadcast_to(ramp[None, :] if across else ramp[:, None], (300, 400))
@@ -241,7 +258,7 @@ def sky(low, high, seed: int, *, across: bool = False, grain: float = 0.0):
     return np.repeat(np.clip(image, 0, 255).astype(np.uint8)[..., None], 3, axis=2)
 
 
-def plain_photos():
+def plain_photos() -> Iterator[Photo]:
     for level in range(40):
         yield photo(
             f"black {level}", noisy(np.full((300, 400, 3), level % 4, np.uint8), level, 0.6)
@@ -285,7 +302,9 @@ def test_photos_without_hashes_are_grouped_by_content_alone() -> None:
     assert grouped(photos) == [["a", "b"]]
 
 
-def prints_of(perceptual, difference=None, **changes):
+def prints_of(
+    perceptual: list[int], difference: list[int] | None = None, **changes: Any
+) -> Fingerprints:
     """Fingerprints with hashes as given and mirror images unlike anything."""
     size = len(perceptual)
     rng = np.random.default_rng(9)
@@ -302,7 +321,7 @@ def prints_of(perceptual, difference=None, **changes):
     return Fingerprints(**{**values, **changes})
 
 
-def chain(links, step: int = 6):
+def chain(links: int, step: int = 6) -> list[int]:
     """Hashes each of which differs by `step` bits from the one before and more from the others."""
     values = [0x0123456789ABCDEF]
     for link in range(links):
@@ -348,12 +367,12 @@ def test_near_perceptual_hashes_need_near_difference_hashes_too() -> None:
     assert group_photos(prints_of(same, [0, 2 * twelve + 1])).tolist() == [0, 1]
 
 
-def frames(seconds, *, camera: str = "A", bits: int = 0):
+def frames(seconds: int, *, camera: str = "A", bits: int = 0) -> tuple[int, str, int]:
     """Photos of one camera at these seconds, each `bits` further from the first."""
     return seconds, camera, bits
 
 
-def burst_ids(rows, rule):
+def burst_ids(rows: list[tuple[int, str, int]], rule: NearDuplicateRule) -> list[int]:
     rng = np.random.default_rng(1)
     base = int(rng.integers(0, 2**63))
     hashes = [base ^ (((1 << bits) - 1) << (3 * index)) for index, (_, _, bits) in enumerate(rows)]
@@ -363,7 +382,7 @@ def burst_ids(rows, rule):
         seconds=np.array([row[0] for row in rows], dtype=float),
         camera=np.array([ord(row[1]) for row in rows]),
     )
-    return group_photos(prints, rule).tolist()
+    return [int(group) for group in group_photos(prints, rule)]
 
 
 BURSTS = NearDuplicateRule(burst_seconds=2.0)
@@ -434,9 +453,15 @@ MIRRORED = 0x0F0F0F0F0F0F0F0F
 
 
 def hashed_photo(
-    path, *, own=OWN, mirrored=MIRRORED, side: int = 300, sharpness: float = 0.2, **changes
-):
-    def hashes(perceptual):
+    path: str,
+    *,
+    own: int = OWN,
+    mirrored: int = MIRRORED,
+    side: int = 300,
+    sharpness: float = 0.2,
+    **changes: Any,
+) -> Photo:
+    def hashes(perceptual: int) -> PhotoHashes:
         return PhotoHashes(
             perceptual=perceptual, average=0, difference=0x5A5A5A5A5A5A5A5A, wavelet=0
         )
@@ -541,6 +566,6 @@ def test_burst_frames_are_named_as_such() -> None:
 
 
 @pytest.mark.parametrize("bits", [9, 20])
-def test_unlike_photos_are_in_no_group(bits) -> None:
+def test_unlike_photos_are_in_no_group(bits: int) -> None:
     flips = sum(1 << (3 * bit) for bit in range(bits))
     assert near_duplicate_groups([hashed_photo("a"), hashed_photo("b", own=OWN ^ flips)]) == ()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from finetune.photos.decode.decoder import decode_photo
@@ -23,15 +24,15 @@ REFERENCE = {
 }
 
 
-def reference(kind, image):
+def reference(kind: str, image: NDArray[np.uint8]) -> int:
     return int(str(REFERENCE[kind](Image.fromarray(image))), 16)
 
 
-def bits_between(first, second):
+def bits_between(first: int, second: int) -> int:
     return (first ^ second).bit_count()
 
 
-def scene(width: int, height: int, seed: int):
+def scene(width: int, height: int, seed: int) -> NDArray[np.uint8]:
     """Blobs of color on a slope, with grain: (height, width, 3) uint8."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width] / max(width, height)
@@ -42,10 +43,13 @@ def scene(width: int, height: int, seed: int):
         distance = (x - rng.random()) ** 2 + (y - rng.random()) ** 2
         blob = np.exp(-distance / rng.uniform(0.002, 0.05))
         image += blob[..., None] * rng.normal(0, 80, 3)
-    return np.clip(image + rng.normal(0, 4, image.shape), 0, 255).astype(np.uint8)
+    noisy: NDArray[np.uint8] = np.clip(image + rng.normal(0, 4, image.shape), 0, 255).astype(
+        np.uint8
+    )
+    return noisy
 
 
-def ties_with_the_median(image):
+def ties_with_the_median(image: NDArray[np.uint8]) -> int:
     """How many of the 64 blocks of the wavelet hash are as bright as the median block."""
     side = 2 ** int(np.log2(min(image.shape[:2])))
     gray = Image.fromarray(image).convert("L").resize((side, side), Image.Resampling.LANCZOS)
@@ -66,7 +70,7 @@ def test_hashes_equal_imagehash_on_the_same_image(seed: int, width: int, height:
 
 
 @pytest.mark.parametrize("kind", REFERENCE)
-def test_mirror_hashes_equal_imagehash_of_the_mirrored_image(kind) -> None:
+def test_mirror_hashes_equal_imagehash_of_the_mirrored_image(kind: str) -> None:
     # A resize sums left to right, so that a mirrored one may round a gray level another way.
     distances = []
     for seed in range(40):
@@ -85,7 +89,7 @@ def test_hash_with_mirror_starts_with_the_hashes_of_the_image() -> None:
 
 
 @pytest.mark.parametrize("kind", REFERENCE)
-def test_large_images_are_averaged_down_at_a_cost_of_few_bits(kind) -> None:
+def test_large_images_are_averaged_down_at_a_cost_of_few_bits(kind: str) -> None:
     distances = np.array(
         [
             bits_between(getattr(hash_image(image), kind), reference(kind, image))
@@ -120,7 +124,7 @@ def test_hash_reads_as_the_string_of_imagehash() -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 400), (400, 1), (3, 5000)])
-def test_extreme_shapes_have_hashes(shape) -> None:
+def test_extreme_shapes_have_hashes(shape: tuple[int, int]) -> None:
     image = np.random.default_rng(0).integers(0, 255, (*shape, 3), dtype=np.uint8)
     hashes, mirrored = hash_with_mirror(image)
     assert 0 <= hashes.perceptual < 1 << 64

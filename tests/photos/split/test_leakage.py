@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,18 +17,18 @@ from finetune.photos.split.split import SplitRow, split_groups
 PLAIN_TEXTURE = Quality(brightness=0.5, contrast=0.3, sharpness=0.2)
 
 
-def hashes(perceptual):
+def hashes(perceptual: int) -> PhotoHashes:
     return PhotoHashes(perceptual=perceptual, average=0, difference=0x5A5A5A5A5A5A5A5A, wavelet=0)
 
 
-def half_set(rng: np.random.Generator):
+def half_set(rng: np.random.Generator) -> int:
     """A hash with 32 bits set, as photos have."""
     bits = np.zeros(64, dtype=bool)
     bits[rng.permutation(64)[:32]] = True
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 
-def photo(path, perceptual, mirrored, **changes):
+def photo(path: str, perceptual: int, mirrored: int, **changes: Any) -> Photo:
     packed = pack_hashes(hashes(perceptual), hashes(mirrored))
     packed_photo = Photo(
         path=path,
@@ -42,7 +43,7 @@ def photo(path, perceptual, mirrored, **changes):
 
 
 @pytest.fixture
-def bursts():
+def bursts() -> list[Photo]:
     """Two labels of 15 scenes each, every scene a burst of 4 frames within 4 bits."""
     rng = np.random.default_rng(0)
     photos = []
@@ -55,12 +56,12 @@ def bursts():
     return photos
 
 
-def split(photos, groups, seed: int = 0):
+def split(photos: list[Photo], groups: list[str], seed: int = 0) -> list[Part]:
     labels = [item.labels for item in photos]
     return split_groups(labels, groups, validation=0.2, test=0.2, seed=seed)
 
 
-def split_rows(photos, groups, parts):
+def split_rows(photos: list[Photo], groups: list[str], parts: list[Part]) -> list[SplitRow]:
     return [
         SplitRow(path=item.path, digest=item.digest, labels=item.labels, group=group, part=part)
         for item, group, part in zip(photos, groups, parts, strict=True)
@@ -69,7 +70,7 @@ def split_rows(photos, groups, parts):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_grouped_split_of_bursts_leaks_nothing_and_the_ungrouped_one_does(
-    bursts, seed: int
+    bursts: list[Photo], seed: int
 ) -> None:
     groups = photo_groups(bursts)
     assert len(set(groups)) == 30
@@ -124,7 +125,7 @@ def test_a_copy_across_the_border_leaks_even_without_hashes() -> None:
         Photo(path="b", digest="same", labels=("x",), width=9, height=9),
         Photo(path="c", digest="other", labels=("x",), width=9, height=9),
     ]
-    parts = ["train", "validation", "validation"]
+    parts: list[Part] = ["train", "validation", "validation"]
     assert duplicates_in_training(photos, parts).tolist() == [False, True, False]
     proof = prove_split(split_rows(photos, ["1", "1", "2"], parts), photos)
     assert proof.leaks == {"validation": 1}
@@ -140,7 +141,7 @@ def test_audit_counts_right_answers_with_and_without_a_twin() -> None:
     rng = np.random.default_rng(5)
     seen = half_set(rng)
     photos = [photo("a/train", seen, half_set(rng))]
-    parts = ["train"]
+    parts: list[Part] = ["train"]
     correct = {"a/train": True}
     for index in range(10):
         twin = index < 6
@@ -204,7 +205,7 @@ def test_group_by_burst_takes_time_and_camera_alone() -> None:
 
 def test_unknown_group_by_is_refused() -> None:
     with pytest.raises(ConfigError) as caught:
-        photo_groups([], group_by="species")
+        photo_groups([], group_by="species")  # type: ignore[arg-type]
     assert str(caught.value) == "--group-by species is none of duplicates, burst, folder, none."
 
 

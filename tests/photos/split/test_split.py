@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finetune.errors import CollectionError, ConfigError
+from finetune.photos.collection import Part
 from finetune.photos.labels import join_labels, split_labels
-from finetune.photos.split.grouping import imbalances, summarize_imbalances
+from finetune.photos.split.grouping import Labels, imbalances, summarize_imbalances
 from finetune.photos.split.split import (
     SplitRow,
     fold_groups,
@@ -21,7 +23,7 @@ from finetune.photos.split.split import (
 )
 
 
-def groups_of_labels(labels, groups):
+def groups_of_labels(labels: Sequence[Labels], groups: Sequence[int]) -> dict[str, set[int]]:
     found = defaultdict(set)
     for entry, group in zip(labels, groups, strict=True):
         for label in (entry,) if isinstance(entry, str) else entry:
@@ -29,8 +31,8 @@ def groups_of_labels(labels, groups):
     return found
 
 
-def parts_of_labels(labels, parts):
-    found = defaultdict(Counter)
+def parts_of_labels(labels: Sequence[Labels], parts: Sequence[str]) -> dict[str, Counter[str]]:
+    found: dict[str, Counter[str]] = defaultdict(Counter)
     for entry, part in zip(labels, parts, strict=True):
         for label in (entry,) if isinstance(entry, str) else entry:
             found[label][part] += 1
@@ -49,7 +51,7 @@ one_label_a_group = st.lists(st.integers(0, 40), min_size=1, max_size=120).map(
 
 @given(anything, st.floats(0, 0.45), st.floats(0, 0.45), st.integers(0, 3))
 def test_groups_stay_whole_and_each_label_keeps_a_training_photo(
-    photos, validation, test, seed: int
+    photos: list[tuple[str, int]], validation: float, test: float, seed: int
 ) -> None:
     labels, groups = zip(*photos, strict=True)
     parts = split_groups(labels, groups, validation=validation, test=test, seed=seed)
@@ -59,7 +61,7 @@ def test_groups_stay_whole_and_each_label_keeps_a_training_photo(
 
 @given(one_label_a_group, st.floats(0.01, 0.45), st.floats(0, 0.45), st.integers(0, 3))
 def test_each_label_of_two_groups_has_a_validation_photo(
-    photos, validation, test, seed: int
+    photos: list[tuple[str, int]], validation: float, test: float, seed: int
 ) -> None:
     labels, groups = zip(*photos, strict=True)
     parts = split_groups(labels, groups, validation=validation, test=test, seed=seed)
@@ -77,11 +79,13 @@ def test_validation_leaves_a_group_for_the_test() -> None:
 
 
 @given(anything, st.randoms(use_true_random=False))
-def test_split_is_the_same_in_any_order_of_photos(photos, shuffler) -> None:
+def test_split_is_the_same_in_any_order_of_photos(
+    photos: list[tuple[str, int]], shuffler: random.Random
+) -> None:
     shuffled = list(photos)
     shuffler.shuffle(shuffled)
 
-    def split(rows):
+    def split(rows: list[tuple[str, int]]) -> dict[int, str]:
         labels, groups = zip(*rows, strict=True)
         parts = split_groups(labels, groups, validation=0.2, test=0.2, seed=3)
         return dict(zip(groups, parts, strict=True))
@@ -136,7 +140,7 @@ def test_new_photos_move_few_of_the_old_ones() -> None:
 
 
 def test_photo_with_several_labels_counts_for_each() -> None:
-    labels = [("gull", "flying"), "gull", "gull", "flying", "flying"]
+    labels: list[Labels] = [("gull", "flying"), "gull", "gull", "flying", "flying"]
     parts = split_groups(labels, range(5), validation=0.2, test=0, seed=1)
     held = parts_of_labels(labels, parts)
     assert held["gull"]["train"] >= 1
@@ -172,7 +176,7 @@ def test_balanced_split_has_no_shortfall() -> None:
 
 
 @pytest.mark.parametrize(("validation", "test"), [(-0.1, 0), (0.5, 0.5), (float("nan"), 0)])
-def test_impossible_shares_are_refused(validation, test) -> None:
+def test_impossible_shares_are_refused(validation: float, test: float) -> None:
     with pytest.raises(ConfigError) as caught:
         split_groups(["a", "a"], [1, 2], validation=validation, test=test, seed=0)
     assert str(caught.value) == (
@@ -183,7 +187,9 @@ def test_impossible_shares_are_refused(validation, test) -> None:
 
 @given(anything, st.integers(2, 6), st.integers(0, 3))
 @settings(max_examples=60)
-def test_folds_keep_groups_whole_and_every_label_in_training(photos, folds, seed: int) -> None:
+def test_folds_keep_groups_whole_and_every_label_in_training(
+    photos: list[tuple[str, int]], folds: int, seed: int
+) -> None:
     labels, groups = zip(*photos, strict=True)
     try:
         held = fold_groups(labels, groups, folds=folds, seed=seed)
@@ -232,7 +238,7 @@ def test_impossible_folds_are_refused() -> None:
     )
 
 
-def row(path, part: str = "train", labels=("gull",)):
+def row(path: str, part: Part = "train", labels: tuple[str, ...] = ("gull",)) -> SplitRow:
     return SplitRow(path=path, digest="d" * 32, labels=labels, group="g" * 8, part=part)
 
 
@@ -274,7 +280,7 @@ def test_split_file_is_the_same_for_any_order_of_rows(tmp_path: Path) -> None:
         ("path,digest,label,group,part\n,1,x,g,test\n", "{path}, line 2: the path is empty."),
     ],
 )
-def test_broken_split_file_is_refused(tmp_path: Path, text, message: str) -> None:
+def test_broken_split_file_is_refused(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "split.csv"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(CollectionError) as caught:
@@ -291,7 +297,7 @@ def test_missing_split_file_is_refused(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.text(min_size=1), max_size=4))
-def test_any_labels_survive_one_cell(labels) -> None:
+def test_any_labels_survive_one_cell(labels: list[str]) -> None:
     assert split_labels(join_labels(labels)) == tuple(labels)
 
 

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from collections.abc import Sequence
+from statistics import fmean
 
 import numpy as np
 import pytest
@@ -11,7 +13,9 @@ from finetune.photos.split.split import TEST_FROM_GROUPS
 from finetune.photos.split.stratify import stratify_groups
 
 
-def collection(seed: int, photos: int = 240, labels: int = 7, groups: int = 170):
+def collection(
+    seed: int, photos: int = 240, labels: int = 7, groups: int = 170
+) -> tuple[list[tuple[str, ...]], list[str]]:
     rng = np.random.default_rng(seed)
     common = rng.random(labels) ** 2 * 0.5 + 0.01
     group_of = [f"g{g}" for g in rng.integers(0, groups, photos)]
@@ -24,13 +28,20 @@ def collection(seed: int, photos: int = 240, labels: int = 7, groups: int = 170)
     return found, group_of
 
 
-def misses(labels, parts, shares):
+def misses(
+    labels: list[tuple[str, ...]],
+    parts: Sequence[str],
+    shares: dict[str, float],
+) -> float:
     """Mean distance of each label's count in each part from what is wanted; none is a label too."""
     total = Counter(name for entry in labels for name in (entry or ("none",)))
     held = Counter((name, part) for entry, part in zip(labels, parts, strict=True)
                    for name in (entry or ("none",)))  # fmt: skip
-    return np.mean([abs(held[name, part] - share * total[name])
-                    for name in total for part, share in shares.items()])  # fmt: skip
+    return fmean(
+        abs(held[name, part] - share * total[name])
+        for name in total
+        for part, share in shares.items()
+    )
 
 
 SHARES = {"train": 0.7, "validation": 0.15, "test": 0.15}
@@ -68,7 +79,7 @@ def test_groups_stay_whole_and_labels_keep_what_they_were_promised(seed: int) ->
 
 
 def test_few_groups_are_divided_as_well_as_any_way_could() -> None:
-    labels = [("a",), ("a", "b"), ("b",), ("a",), (), ("a", "b"), (), ("b",)]
+    labels: list[tuple[str, ...]] = [("a",), ("a", "b"), ("b",), ("a",), (), ("a", "b"), (), ("b",)]
     parts = stratify_groups(labels, range(8), validation=0.5, test=0, seed=0)
     shares = {"train": 0.5, "validation": 0.5}
     best = min(misses(labels, way, shares) for way in itertools.product(shares, repeat=8))
@@ -76,7 +87,7 @@ def test_few_groups_are_divided_as_well_as_any_way_could() -> None:
 
 
 def test_photos_without_labels_are_shared_out_too() -> None:
-    labels = [("a",)] * 40 + [()] * 40
+    labels: list[tuple[str, ...]] = [("a",)] * 40 + [()] * 40
     parts = stratify_groups(labels, range(80), validation=0.25, test=0.25, seed=0)
     assert Counter(parts[40:]) == {"train": 20, "validation": 10, "test": 10}
     assert Counter(parts[:40]) == {"train": 20, "validation": 10, "test": 10}
