@@ -10,6 +10,7 @@ import pytest
 from typer.testing import Result
 
 from finetune.evaluation.predictions import Prediction, write_predictions
+from finetune.photos.collection import Part
 from finetune.photos.scan import scan
 from finetune.photos.split.split import SplitRow, read_split, write_split
 
@@ -82,7 +83,7 @@ def test_folds_hold_every_scene_out_once(
 
 
 def run_folder(
-    photos: Path, parts: Callable[[str], str], correct: Callable[[str], bool], folder: Path
+    photos: Path, parts: Callable[[str], Part], correct: Callable[[str], bool], folder: Path
 ) -> Path:
     """A run as far as the audit reads it."""
     folder.mkdir(parents=True)
@@ -116,7 +117,7 @@ def test_audit_says_how_many_points_near_duplicates_add(
     run: Callable[..., Result], photos: Path, tmp_path: Path
 ) -> None:
     # Frame 2 of scenes 0 to 3 is held out beside its burst; of scenes 6 and 7 all frames are.
-    def parts(path: str) -> str:
+    def parts(path: str) -> Part:
         scene, frame = path.rpartition("/")[2].removesuffix(".jpg").split("-")
         return "validation" if scene in "67" or (scene in "0123" and frame == "2") else "train"
 
@@ -136,7 +137,7 @@ def test_audit_says_how_many_points_near_duplicates_add(
 def test_audit_of_a_clean_split_says_so(
     run: Callable[..., Result], photos: Path, tmp_path: Path
 ) -> None:
-    def parts(path: str) -> str:
+    def parts(path: str) -> Part:
         return "test" if path.rpartition("/")[2][0] in "67" else "train"
 
     folder = run_folder(photos, parts, lambda path: True, tmp_path / "runs" / "clean")
