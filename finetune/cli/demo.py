@@ -57,10 +57,10 @@ def demo(
     from finetune.prediction.predictor import Predictor
 
     predictor = Predictor.load(result.run)
-    answers = predictor.predict_batch([folder / "unseen" / photo.path for photo in unseen])
-    correct = sum(a.label == photo.species for a, photo in zip(answers, unseen, strict=True))
+    predictions = predictor.predict_batch([folder / "unseen" / photo.path for photo in unseen])
+    correct = sum(a.label == photo.species for a, photo in zip(predictions, unseen, strict=True))
     output.text(f"\nOf {len(unseen)} new photos, {correct} predicted correctly. The first:")
-    show_photo(answers[0], top=5)
+    show_photo(predictions[0], top=5)
     output.text(f"True label: {unseen[0].species}")
     output.text(
         f"\nPhotos    {folder / 'photos'} ({len(drawn.photos)} in {len(drawn.labels)} folders)"
@@ -74,8 +74,8 @@ def demo(
             "metrics": result.metrics,
             "seconds": round(result.seconds, 3),
             "unseen": [
-                {**answer.to_dict(5), "truth": photo.species}
-                for answer, photo in zip(answers, unseen, strict=True)
+                {**prediction.to_dict(5), "truth": photo.species}
+                for prediction, photo in zip(predictions, unseen, strict=True)
             ],
         }
     )

@@ -138,7 +138,7 @@ def _show(groups: Sequence[NearDuplicateGroup], photos: int, limit: int) -> None
         output.warn(
             f"{count:,} {'group is' if count == 1 else 'groups are'} under different "
             f"labels, {first.best.path} ({' / '.join(first.labels)}) among them. "
-            "Settle them with: finetune annotate"
+            "Resolve them with: finetune annotate"
         )
 
 

@@ -77,7 +77,7 @@ def export(
         check_photos=check_photos,
     )
     named = list(photos_of(photos)) if photos else None
-    done = library.export(folder, options, out=out, photos=named, say=output.info)
+    done = library.export(folder, options, out=out, photos=named, on_step=output.info)
     _report(done, options)
 
 

@@ -129,13 +129,13 @@ def predict(
         printer = Printer(top, len(wanted), predictor.labels, extras, quiet_rows=csv is not None)
         failed = 0
         with _progress(printer) as advance:
-            answer: PhotoPrediction
-            answers = predictor.predict_stream(wanted, batch_size=batch_size)
-            for number, answer in enumerate(answers, start=1):
+            prediction: PhotoPrediction
+            predictions = predictor.predict_stream(wanted, batch_size=batch_size)
+            for number, prediction in enumerate(predictions, start=1):
                 for outlet in outlets:
-                    outlet(answer)
-                printer.add(answer)
-                failed += answer.status != "ok"
+                    outlet(prediction)
+                printer.add(prediction)
+                failed += prediction.status != "ok"
                 advance(number, len(wanted))
         printer.close()
     _sum_up(csv, sort_into, sorter, len(wanted), failed)

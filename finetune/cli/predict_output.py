@@ -40,15 +40,15 @@ class Extras:
     similar: int
     show: bool
 
-    def of(self, answer: PhotoPrediction) -> dict[str, Any]:
+    def of(self, prediction: PhotoPrediction) -> dict[str, Any]:
         """Returns the further keys of a photo's JSON object; writes its overlay."""
         found: dict[str, Any] = {}
-        if answer.photo is None or answer.label is None:
+        if prediction.photo is None or prediction.label is None:
             return found
         if self.overlays is not None:
-            found["overlay"] = str(self._overlay(answer.photo, answer.label))
+            found["overlay"] = str(self._overlay(prediction.photo, prediction.label))
         if self.training is not None:
-            path = Path(answer.photo)
+            path = Path(prediction.photo)
             image = self.predictor.pixels_of(path)
             like = self.training.like(image, count=self.similar, photo=path)
             found["similar"] = [item.to_dict() for item in like]
@@ -98,16 +98,16 @@ class Printer:
         """Whether lines appear on a terminal, where a bar would be torn apart by them."""
         return not self.silent and not output.json and output.stdout.is_terminal
 
-    def add(self, answer: PhotoPrediction) -> None:
+    def add(self, prediction: PhotoPrediction) -> None:
         """Prints one prediction."""
-        further = self.extras.of(answer)
+        further = self.extras.of(prediction)
         if output.json:
-            self._json(answer.to_dict(self.top) | further)
+            self._json(prediction.to_dict(self.top) | further)
         elif self.few or self.extras.show or further.get("similar"):
-            show_photo(answer, self.top, self.extras)
+            show_photo(prediction, self.top, self.extras)
             _show_further(further)
         elif not self.silent:
-            self._line(answer)
+            self._line(prediction)
 
     def close(self) -> None:
         """Prints the end."""
@@ -123,40 +123,42 @@ class Printer:
         self._stream.write(("[\n" if self._first else ",\n") + indented)
         self._first = False
 
-    def _line(self, answer: PhotoPrediction) -> None:
+    def _line(self, prediction: PhotoPrediction) -> None:
         from rich.cells import set_cell_size
 
-        if answer.labels is not None:
+        if prediction.labels is not None:
             labels = ", ".join(
-                f"{i.label} {i.probability:.1%}" for i in answer.ranked if i.predicted
+                f"{i.label} {i.probability:.1%}" for i in prediction.ranked if i.predicted
             )
-            self._stream.write(f"{answer.photo}: {labels or 'none of these'}\n")
+            self._stream.write(f"{prediction.photo}: {labels or 'none of these'}\n")
             return
         if self._first and not self._several:
             self._first = False
             heading = set_cell_size("label", self._width + 2)
             self._stream.write(f"{heading}{'probability':<20} photo\n")
-        if answer.status != "ok":
+        if prediction.status != "ok":
             blank = "" if self._several else set_cell_size("–", self._width + 2) + " " * 21
-            self._stream.write(f"{blank}{answer.photo}: cannot be opened: {answer.status}\n")
+            self._stream.write(
+                f"{blank}{prediction.photo}: cannot be opened: {prediction.status}\n"
+            )
             return
-        first = answer.ranked[0]
-        self._unsure |= answer.unknown
-        label = set_cell_size(first.label + (" ?" if answer.unknown else ""), self._width + 2)
+        first = prediction.ranked[0]
+        self._unsure |= prediction.unknown
+        label = set_cell_size(first.label + (" ?" if prediction.unknown else ""), self._width + 2)
         drawn = bar(first.probability, width=12)
-        self._stream.write(f"{label}{first.probability:>6.1%} {drawn:<13} {answer.photo}\n")
+        self._stream.write(f"{label}{first.probability:>6.1%} {drawn:<13} {prediction.photo}\n")
 
 
-def show_photo(answer: PhotoPrediction, top: int, extras: Extras | None = None) -> None:
+def show_photo(prediction: PhotoPrediction, top: int, extras: Extras | None = None) -> None:
     """Prints a photo's ranked labels with bars, or why it cannot be opened."""
-    output.text(f"\n{answer.photo}")
-    if answer.status != "ok":
-        output.text(f"  cannot be opened: {answer.status}")
+    output.text(f"\n{prediction.photo}")
+    if prediction.status != "ok":
+        output.text(f"  cannot be opened: {prediction.status}")
         return
-    several = answer.labels is not None
+    several = prediction.labels is not None
     labels = ["predicted"] if several else []
     table = make_table("#", *labels, "label", "probability", " ", right=("#", "probability"))
-    for rank, item in enumerate(answer.ranked[:top], start=1):
+    for rank, item in enumerate(prediction.ranked[:top], start=1):
         mark = ["yes" if item.predicted else ""] if several else []
         table.add_row(
             str(rank),
@@ -165,17 +167,17 @@ def show_photo(answer: PhotoPrediction, top: int, extras: Extras | None = None) 
             f"{item.probability:.1%}",
             bar(item.probability),
         )
-    if extras is not None and extras.show and answer.photo is not None:
+    if extras is not None and extras.show and prediction.photo is not None:
         from rich.table import Table
 
         from finetune.cli.predict_output import sketch
 
         beside = Table.grid(padding=(0, 2))
-        beside.add_row(sketch(extras.predictor.pixels_of(answer.photo)), table)
+        beside.add_row(sketch(extras.predictor.pixels_of(prediction.photo)), table)
         output.print(beside)
     else:
         output.print(table)
-    if answer.unknown:
+    if prediction.unknown:
         words = _NO_LABEL if several else _NONE_OF_THESE
         output.text(f"  {words[0].upper()}{words[1:]}.")
 

@@ -40,7 +40,7 @@ def serve(
         float, typer.Option(help="Maximum pixels of a photo, in millions.")
     ] = 64.0,
     threshold: Annotated[
-        float, typer.Option(help="Below this probability the answer is 'none of these'.")
+        float, typer.Option(help="Below this probability the prediction is 'none of these'.")
     ] = 0.0,
     open_browser: Open = False,
     access_log: Annotated[
@@ -83,7 +83,7 @@ def serve(
         server = Server(
             serve_app(predictor, policy, limits, log=log),
             listening,
-            ServerLimits(shutdown_seconds=limits.answer_seconds),
+            ServerLimits(shutdown_seconds=limits.response_seconds),
         )
         address = address_of(host, number, key)
         output.text(f"{predictor.name} is served at {address}")

@@ -101,7 +101,7 @@ def risk_coverage(confidence: ArrayLike, correct: ArrayLike) -> tuple[Floats, Fl
     Geifman & El-Yaniv (2017). Photos of equal confidence share their mistakes evenly.
 
     Args:
-        confidence: ``(N,)``, greater is surer.
+        confidence: ``(N,)``, higher is more certain.
         correct: ``(N,)`` of 0 and 1.
 
     Returns:
@@ -121,9 +121,9 @@ def area_under_risk_coverage(confidence: ArrayLike, correct: ArrayLike) -> float
 
 
 def coverage_at_precision(confidence: ArrayLike, correct: ArrayLike, precision: float) -> float:
-    """Returns the greatest share of photos that can be answered with at least this precision.
+    """Returns the largest share of photos that can get a label with at least this precision.
 
-    Only thresholds count: photos of equal confidence are answered all or none. 0.0 where not
+    Only thresholds count: photos of equal confidence are kept all or none. 0.0 where not
     even the surest photos reach the precision.
     """
     scores = np.asarray(confidence, dtype=np.float64)
@@ -141,7 +141,7 @@ BINS = 15
 """Bins of the calibration errors, as in Guo et al. (2017)."""
 
 RESAMPLES = 500
-"""Throws of the coins of `honest_gap`."""
+"""Resamples of `expected_gap`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,8 +158,8 @@ class ReliabilityBin:
 def log_loss(logits: ArrayLike, targets: ArrayLike) -> float:
     """Returns the mean negative log probability of the truth, in nats.
 
-    Taken from logits by `log_softmax`, so that a confident mistake costs what it should and not
-    what is left of it after clipping probabilities.
+    Computed from logits by `log_softmax`: clipping probabilities would make a confident mistake
+    too cheap.
     """
     values, indices = check(logits, targets)
     return float(-log_softmax(values)[np.arange(len(indices)), indices].mean())
@@ -233,7 +233,7 @@ def calibration_gap(bins: list[ReliabilityBin]) -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
-class HonestGap:
+class ExpectedGap:
     """Calibration error expected by chance of a perfectly calibrated model.
 
     Attributes:
@@ -245,26 +245,26 @@ class HonestGap:
     high: float
 
 
-def honest_gap(
+def expected_gap(
     confidence: ArrayLike,
     *,
     bins: int = BINS,
     resamples: int = RESAMPLES,
     rng: np.random.Generator,
-) -> HonestGap:
+) -> ExpectedGap:
     """Returns the ECE of simulated photos that are right with their predicted probability.
 
-    The gap in a bin of few photos is never 0, however true the probabilities: ECE is biased upward,
+    The gap in a bin of few photos is never 0, however good the probabilities: ECE is biased upward,
     the more so the fewer photos there are (Bröcker 2012; Roelofs et al. 2022, "Mitigating Bias in
-    Calibration Error Estimation"). This says by how much: each photo is right by a throw of a coin
-    that falls as its confidence says, `resamples` times (the consistency resampling of Bröcker &
-    Smith 2007).
+    Calibration Error Estimation"). This bias is simulated: each photo is right with a probability
+    equal to its confidence, `resamples` times (the consistency resampling of Bröcker & Smith
+    2007).
 
     Args:
         confidence: ``(N,)`` greatest probability of each photo.
         bins: As in `expected_calibration_error`.
         resamples: How many times.
-        rng: Throws the coins.
+        rng: Source of randomness.
     """
     values = np.clip(np.asarray(confidence, np.float64), 0.0, 1.0)
     edges = np.linspace(0.0, 1.0, bins + 1)
@@ -275,7 +275,7 @@ def honest_gap(
     for k in range(resamples):
         surplus = (rng.random(len(values)) < values) - values
         gaps[k] = np.abs(np.add.reduceat(surplus, starts)).sum() / len(values)
-    return HonestGap(mean=float(gaps.mean()), high=float(np.quantile(gaps, 0.95)))
+    return ExpectedGap(mean=float(gaps.mean()), high=float(np.quantile(gaps, 0.95)))
 
 
 def adaptive_calibration_error(
@@ -285,7 +285,7 @@ def adaptive_calibration_error(
 
     Nguyen & O'Connor (2015); Nixon et al. (2019) name it adaptive. Photos are sorted by
     confidence and cut as ``numpy.array_split`` cuts; with fewer photos than bins each photo is a
-    bin. Photos of equal confidence count as equally often right, so that their order is nothing.
+    bin. Photos of equal confidence count as equally often right, so that their order is irrelevant.
     """
     confidence, correct = confidence_and_correct(probabilities, targets)
     order = np.argsort(confidence, kind="stable")

@@ -26,7 +26,7 @@ def confusion_matrix(targets: ArrayLike, predicted: ArrayLike, label_count: int)
         label_count: C; labels that occur in neither keep their empty row and column.
 
     Returns:
-        ``(C, C) int64``; the sum is N, the diagonal is what was right.
+        ``(C, C) int64``; the sum is N, the diagonal counts the correct predictions.
 
     Example:
         >>> confusion_matrix([0, 0, 1], [0, 1, 1], 2).tolist()
@@ -68,7 +68,7 @@ def resample_labels(matrix: Integers, *, resamples: int, rng: np.random.Generato
     Args:
         matrix: ``(C, C)`` counts with at least one photo.
         resamples: R, how many times the photos are drawn.
-        rng: The source of chance.
+        rng: Source of randomness.
 
     Returns:
         Counts of the shape ``(R, C)``.
@@ -109,7 +109,7 @@ def read_confusion_csv(path: Path) -> tuple[Integers, list[str]]:
     """Returns the ``(C, C)`` matrix and the labels of a file that `write_confusion_csv` wrote.
 
     Raises:
-        RunError: The file is missing or is no such matrix.
+        RunError: The file is missing or has another format.
     """
     try:
         header, *rows = read_csv(path)
@@ -223,7 +223,7 @@ def font_for(text: str, size: int) -> Font | None:
 
 
 def _has_all(font: ImageFont.FreeTypeFont, text: str) -> bool:
-    # What a font lacks, it draws as the same box as a code point that no font has.
+    # A font draws every missing character as the same box, like a code point that no font has.
     missing = bytes(font.getmask("\uffff"))
     return all(bytes(font.getmask(letter)) != missing for letter in set(text) if letter.strip())
 

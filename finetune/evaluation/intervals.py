@@ -43,7 +43,7 @@ def mean_interval(values: Sequence[float], *, confidence: float = 0.95) -> Inter
     """Returns Student's t interval of a mean; None for fewer than two values.
 
     ``mean ± t(K - 1) · s / sqrt(K)`` with s the standard deviation over ``K - 1`` (Student 1908).
-    It takes the values for independent. Those of a cross-validation are not: its folds train on
+    It assumes independent values. Those of a cross-validation are not: its folds train on
     much the same photos, no estimate of the variance of their mean is free of bias (Bengio &
     Grandvalet 2004, "No unbiased estimator of the variance of k-fold cross-validation", JMLR 5),
     and this one is mostly too small.
@@ -62,7 +62,7 @@ def mean_interval(values: Sequence[float], *, confidence: float = 0.95) -> Inter
 
 
 def student_t(probability: float, freedom: int) -> float:
-    """Returns the quantile of Student's t distribution with a whole number of degrees of freedom.
+    """Returns the quantile of Student's t distribution with integer degrees of freedom.
 
     The distribution function is a finite sum in ``arctan(t / sqrt(freedom))`` (Abramowitz & Stegun
     1964, 26.7.3 and 26.7.4); the quantile is found by bisection.
@@ -118,8 +118,8 @@ RESAMPLES = 10_000
 def mcnemar(only_first: int, only_second: int) -> float:
     """Returns the p-value of McNemar's exact two-sided test.
 
-    Photos on which both are right or both wrong say nothing about which is better. Of the n
-    others, each is as likely to be the first's as the second's if the two are equally good:
+    Photos on which both are right or both wrong carry no information. Each of the n others is as
+    likely to be the first's as the second's if the two are equally good:
     ``p = min(1, 2·sum_{k <= min(a, b)} C(n, k) / 2^n)`` (McNemar 1947, in its binomial form).
 
     Args:
@@ -132,7 +132,7 @@ def mcnemar(only_first: int, only_second: int) -> float:
     """
     differing = only_first + only_second
     fewer = min(only_first, only_second)
-    # Whole numbers, so that thousands of photos neither overflow nor underflow.
+    # Integers, so that thousands of photos neither overflow nor underflow.
     term = tail = 1
     for k in range(fewer):
         term = term * (differing - k) // (k + 1)
@@ -150,13 +150,13 @@ def accuracy_difference(
 ) -> tuple[float, Interval]:
     """Returns the gain in accuracy of the second, with its paired bootstrap interval.
 
-    Photos are drawn again with replacement, each with what both said of it (Efron & Tibshirani
+    Photos are drawn again with replacement, each with both predictions of it (Efron & Tibshirani
     1993, chapter 8). A photo adds +1, -1 or 0, so that a resample is a draw of three counts.
 
     Args:
         first: ``(N,)`` whether the first is right.
         second: ``(N,)`` the same of the second, on the same photos.
-        rng: The source of chance.
+        rng: Source of randomness.
         resamples: How many times the photos are drawn again.
         confidence: Share of the resamples that the interval spans.
 
@@ -165,7 +165,7 @@ def accuracy_difference(
     """
     one, two = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
     if one.shape != two.shape or one.ndim != 1 or not len(one):
-        raise ValueError(f"{one.shape} and {two.shape} are not answers on the same photos")
+        raise ValueError(f"{one.shape} and {two.shape} are not predictions of the same photos")
     gains, losses = int((two & ~one).sum()), int((one & ~two).sum())
     shares = np.array([gains, losses, len(one) - gains - losses]) / len(one)
     drawn = rng.multinomial(len(one), shares, size=resamples)

@@ -1,7 +1,7 @@
 """Metrics of one label a photo, as in ``metrics.json``.
 
-Where a ratio has nothing below its line (the recall of a label without photos, the precision of a
-label that is never predicted) it is undefined: NaN in arrays, None in JSON, and left out of means.
+Where the denominator of a ratio is 0 (the recall of a label without photos, the precision of a
+label that is never predicted), it is undefined: NaN in arrays, None in JSON, and left out of means.
 Photos with equal logits go to the label that comes first in the class order, in every top-k.
 """
 
@@ -21,7 +21,7 @@ from finetune.evaluation.calibration import (
     confidence_and_correct,
     coverage_at_precision,
     expected_calibration_error,
-    honest_gap,
+    expected_gap,
     log_loss,
     reliability_bins,
 )
@@ -85,7 +85,7 @@ def evaluate_logits(
     probabilities = softmax(values, temperature=temperature)
     confidence, correct = confidence_and_correct(probabilities, indices)
     average = average_precisions(probabilities, indices[:, None] == np.arange(len(labels)))
-    honest = honest_gap(confidence, rng=np.random.default_rng((seed, 0xECE)))
+    by_chance = expected_gap(confidence, rng=np.random.default_rng((seed, 0xECE)))
     top = top_k_accuracies(values, indices)
     return {
         "photos": len(indices),
@@ -98,8 +98,8 @@ def evaluate_logits(
         "weighted_f1": _or_none(weighted_f1(counts)),
         "kappa": _or_none(kappa(counts)),
         **_calibration(values, indices, temperature),
-        "ece_honest": honest.mean,
-        "ece_honest_high": honest.high,
+        "ece_honest": by_chance.mean,
+        "ece_honest_high": by_chance.high,
         "mean_average_precision": defined_mean(average),
         "aurc": area_under_risk_coverage(confidence, correct),
         "coverage": {
@@ -158,7 +158,7 @@ def weighted_f1(counts: LabelCounts) -> Floats:
 def kappa(counts: LabelCounts) -> Floats:
     """Returns Cohen's kappa ``(p_o - p_e) / (1 - p_e)``: agreement beyond chance (Cohen 1960).
 
-    NaN where chance alone agrees always (truth and answers are all of one label).
+    NaN where the expected agreement is 1 (truth and predictions are all of one label).
     """
     total = counts.photos.sum(axis=-1)
     observed = counts.hits.sum(axis=-1) * total

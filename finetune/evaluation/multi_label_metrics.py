@@ -1,7 +1,7 @@
 """Metrics of several labels a photo.
 
 Each label is a binary classification by a sigmoid: a label is predicted where its probability
-reaches its threshold. Where a ratio has nothing below its line it is undefined: None, and left out
+reaches its threshold. A ratio with denominator 0 is undefined: None, and left out
 of means, as in `finetune.evaluation.metrics`.
 """
 
@@ -29,7 +29,7 @@ COLDEST, HOTTEST = 0.05, 20.0
 """Bounds of the temperature."""
 
 RESAMPLES = 1000
-"""Of each bootstrap interval."""
+"""Resamples of each bootstrap interval."""
 
 _MOST_CELLS = 4_000_000
 
@@ -51,20 +51,19 @@ def evaluate_multilabel(
         logits: ``(N, C)``, not yet divided by the temperature.
         truth: ``(N, C)`` of 0 and 1.
         labels: C names.
-        temperature: What calibration fitted; ``uncalibrated`` repeats at 1 what it changes.
+        temperature: Fitted by calibration; ``uncalibrated`` has the calibration metrics at 1.
         thresholds: C probabilities from which on a label is predicted; None: 0.5 for each.
         seed: Seed of the bootstrap intervals.
 
     Returns:
         ``photos``; ``mean_average_precision`` (mean over labels that occur) and
         ``micro_average_precision``; ``exact_match`` (photos whose labels are all right, Wilson
-        interval); ``hamming_loss`` (share of wrong yes/no answers); ``macro_f1``, ``micro_f1``;
+        interval); ``hamming_loss`` (share of wrong yes/no decisions); ``macro_f1``, ``micro_f1``;
         bootstrap intervals of mAP and both F1; ``labels_a_photo``; ``log_loss`` (nats a photo,
-        summed over labels), ``brier``, ``ece`` and ``reliability`` over all yes/no answers;
+        summed over labels), ``brier``, ``ece`` and ``reliability`` over all yes/no decisions;
         ``temperature``; ``uncalibrated``; and ``labels``: for each its ``threshold`` (None: it is
-        never predicted),
-        ``precision``, ``recall`` (with Wilson intervals), ``f1``, ``average_precision``,
-        ``photos``, ``predicted``.
+        never predicted), ``precision``, ``recall`` (with Wilson intervals), ``f1``,
+        ``average_precision``, ``photos``, ``predicted``.
 
     Raises:
         ModelError: Some logits are not finite.
@@ -122,13 +121,13 @@ def evaluate_multilabel(
 
 
 def fit_sigmoid_temperature(logits: ArrayLike, truth: ArrayLike) -> float:
-    """Returns the temperature that makes ``sigmoid(logits / T)`` honest on these photos.
+    """Returns the temperature that calibrates ``sigmoid(logits / T)`` on these photos.
 
     As `finetune.evaluation.calibration.fit_temperature`, with a yes/no question a label: in
     ``b = 1/T`` the log loss ``mean(log(1 + exp(b·z)) - q·b·z)`` is convex, so that its slope
     ``mean((sigmoid(b·z) - q)·z)`` has one zero. The N photos count as N + 1, one of them unknown
-    (``q = (1 - e)·y + e/2``, ``e = 1/(N + 1)``), so that a part without a mistake does not make the
-    answers 100 % sure.
+    (``q = (1 - e)·y + e/2``, ``e = 1/(N + 1)``), so that a part without a mistake does not push the
+    probabilities to 0 and 1.
 
     Args:
         logits: ``(N, C)`` of the validation part.
@@ -215,7 +214,7 @@ def _resample(
 ) -> dict[str, Floats]:
     """Returns bootstrap resamples of mAP, macro F1 and micro F1, ``(R,)``.
 
-    A resample is a whole number for each photo: how many times it was drawn.
+    A resample is an integer for each photo: how many times it was drawn.
     """
     count = len(values)
     found: dict[str, list[Floats]] = {"map": [], "macro_f1": [], "micro_f1": []}

@@ -17,7 +17,7 @@ def log_softmax(logits: ArrayLike) -> Floats:
     """Returns the log probabilities of logits, rows summing to one after ``exp``.
 
     ``log p_c = z_c - max(z) - log(sum(exp(z - max(z))))``, which neither overflows nor loses a
-    confident answer to rounding.
+    confident prediction to rounding.
 
     Args:
         logits: ``(N, C)``, any float type; computed in float64.
@@ -59,7 +59,7 @@ def check(scores: ArrayLike, targets: ArrayLike) -> tuple[Floats, Integers]:
     """Returns logits or probabilities as ``(N, C) float64`` and targets as ``(N,) int64``.
 
     Raises:
-        ModelError: Some values are NaN or infinite, as after a training that diverged.
+        ModelError: Some values are NaN or infinite, as after diverged training.
         ValueError: Shapes that do not fit, no photos, or a target outside ``0 <= target < C``.
     """
     values = np.asarray(scores, dtype=np.float64)
@@ -71,7 +71,7 @@ def check(scores: ArrayLike, targets: ArrayLike) -> tuple[Floats, Integers]:
     if not len(values):
         raise ValueError("there are no photos to evaluate")
     if not np.issubdtype(indices.dtype, np.integer):
-        raise ValueError(f"targets must be whole numbers, not {indices.dtype}")
+        raise ValueError(f"targets must be integers, not {indices.dtype}")
     if indices.min() < 0 or indices.max() >= values.shape[1]:
         raise ValueError(f"targets must lie in 0..{values.shape[1] - 1}")
     check_finite(values)
@@ -83,6 +83,6 @@ def check_finite(values: NDArray[Any]) -> None:
     bad = int((~np.isfinite(values)).any(axis=1).sum())
     if bad:
         raise ModelError(
-            f"The network's answers for {bad} of {len(values)} photos are not finite numbers: "
+            f"The network's predictions for {bad} of {len(values)} photos are not finite numbers: "
             "the training has diverged. Train again with a lower --lr."
         )

@@ -1,7 +1,7 @@
 """Label thresholds where a photo may have several labels.
 
 Each label has its own threshold, chosen on the validation part. Between two neighboring
-probabilities of that part every threshold gives the same answers there; 0.5 is taken where it lies
+probabilities of that part every threshold gives the same labels there; 0.5 is taken where it lies
 between them, else the middle.
 """
 
@@ -18,8 +18,8 @@ USUAL = 0.5
 PRIOR_PHOTOS = 10.0
 """Weight of the calibrated probabilities, in photos, when F1 is maximized.
 
-`benchmarks/label_thresholds.py` measures it: more would help where the probabilities are honest,
-and harm where they lean to one side.
+`benchmarks/label_thresholds.py` measures it: more would help where the probabilities are
+calibrated, and harm where they are biased.
 """
 
 NEVER = 2.0
@@ -29,7 +29,7 @@ NEVER = 2.0
 def f1_threshold(probabilities: ArrayLike, positive: ArrayLike) -> float:
     """Returns the threshold with the best F1 of a label, ``2·TP / (2·TP + FP + FN)``.
 
-    Of several that are equally good, the one nearest to 0.5: on few photos chance makes many so.
+    Of several that are equally good, the one nearest to 0.5: ties are common with few photos.
 
     Args:
         probabilities: ``(N,)`` of the label.
@@ -57,7 +57,7 @@ def precision_threshold(probabilities: ArrayLike, positive: ArrayLike, precision
     Args:
         probabilities: ``(N,)`` of the label.
         positive: ``(N,)`` of 0 and 1.
-        precision: The share that is asked for, in (0, 1].
+        precision: Required share, in (0, 1].
 
     Returns:
         A threshold in 0..1, `USUAL` where no photo has the label, and `NEVER` where none reaches
@@ -80,15 +80,15 @@ def fit_thresholds(
 ) -> tuple[float, ...]:
     """Returns a threshold for each label, for the best F1 or for a stated precision.
 
-    The best F1 of a handful of photos is mostly chance. So a photo counts as
+    The best F1 of a few photos is mostly chance. So a photo counts as
     ``q = w·y + (1 - w)·p`` of one that has the label, with ``w = n / (n + k)`` for n photos that
-    do: of few photos the calibrated probabilities say what to expect of others (for w = 0 this is
-    the plug-in rule of Lipton et al. 2014, arXiv 1402.1892), of many the photos themselves do.
+    do. With few photos the calibrated probabilities dominate (w = 0 is the plug-in rule of Lipton
+    et al. 2014, arXiv 1402.1892), with many the photos themselves.
 
     Args:
         probabilities: ``(N, C)`` of the validation part, calibrated.
         truth: ``(N, C)`` of 0 and 1.
-        precision: The share of each label's answers that should be right; None: the best F1.
+        precision: Share of each label's predictions that should be right; None: the best F1.
         prior_photos: k above; 0 trusts the photos alone.
     """
     values, positive = np.asarray(probabilities, np.float64), np.asarray(truth)
@@ -114,7 +114,7 @@ def _expected(probabilities: Floats, positive: Floats, prior_photos: float) -> F
 def _cuts(
     probabilities: ArrayLike, positive: ArrayLike
 ) -> tuple[Floats, Floats, Floats, float] | None:
-    """Returns distinct values, falling; and at each as threshold: hits, answers; and positives."""
+    """Returns distinct values, falling; hits and predictions at each as threshold; positives."""
     values = np.asarray(probabilities, np.float64)
     truth = np.asarray(positive).astype(np.float64)
     if not truth.any():
@@ -128,7 +128,7 @@ def _cuts(
 
 
 def _between(values: Floats, place: int) -> float:
-    """Returns a threshold that the value at `place` still reaches and the next lower does not."""
+    """Returns a threshold that the value at `place` reaches and the next lower one does not."""
     high = float(values[place])
     low = float(values[place + 1]) if place + 1 < len(values) else 0.0
     if low < USUAL <= high:

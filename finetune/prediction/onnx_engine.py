@@ -103,8 +103,8 @@ class OnnxEngine:
             given = images
         else:
             given = surrounded(centered, self.metadata.preprocessing.working_size)
-        answers = self.session.run(names, {self._input: np.ascontiguousarray(given)})
-        return [answer.astype(np.float32, copy=False) for answer in answers]
+        outputs = self.session.run(names, {self._input: np.ascontiguousarray(given)})
+        return [output.astype(np.float32, copy=False) for output in outputs]
 
 
 def _session(path: Path, threads: int | None) -> Any:

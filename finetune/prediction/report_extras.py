@@ -48,9 +48,9 @@ def report_extras(
         progress: Called with how many overlays are done, and of how many.
     """
     notes = []
-    doubted: tuple[Suspect, ...] = ()
+    suspect_labels: tuple[Suspect, ...] = ()
     try:
-        doubted = tuple(
+        suspect_labels = tuple(
             Suspect(
                 path=path,
                 label=error.label,
@@ -66,14 +66,14 @@ def report_extras(
         overlays = _overlays(run, root, part, max_overlays, progress)
     except FinetuneError as error:
         notes.append(f"Grad-CAM overlays are left out: {error}")
-    return Extras(part=part, overlays=overlays, suspects=doubted), notes
+    return Extras(part=part, overlays=overlays, suspects=suspect_labels), notes
 
 
-def _doubtful(row: Prediction) -> str:
+def _label_to_explain(row: Prediction) -> str:
     """Returns the label to explain of a mistake: a wrongly predicted one, else a missed one."""
-    said, truth = row.predicted_labels, row.truth
-    wrongly = [label for label in said if label not in truth]
-    return (wrongly or [label for label in truth if label not in said])[0]
+    predicted, truth = row.predicted_labels, row.truth
+    wrong = [label for label in predicted if label not in truth]
+    return (wrong or [label for label in truth if label not in predicted])[0]
 
 
 def _overlays(
@@ -88,7 +88,9 @@ def _overlays(
     found = {}
     for number, row in enumerate(wrong, start=1):
         try:
-            image = explain_photo(engine, root / row.path, _doubtful(row), size=OVERLAY_PIXELS)
+            image = explain_photo(
+                engine, root / row.path, _label_to_explain(row), size=OVERLAY_PIXELS
+            )
         except DecodeError:
             continue  # the report names the photo and its reason
         buffer = io.BytesIO()

@@ -39,9 +39,9 @@ class PredictionTable:
         StorageError: It cannot be written.
 
     Example:
-        >>> with PredictionTable(Path("answers.csv"), run="garden", top=3) as table:
-        ...     for answer in predictor.predict_stream(table.missing(photos)):
-        ...         table.add(answer)  # doctest: +SKIP
+        >>> with PredictionTable(Path("predictions.csv"), run="garden", top=3) as table:
+        ...     for prediction in predictor.predict_stream(table.missing(photos)):
+        ...         table.add(prediction)  # doctest: +SKIP
     """
 
     def __init__(self, path: Path, *, run: str, top: int, several: bool = False) -> None:
@@ -85,19 +85,19 @@ class PredictionTable:
             else:
                 yield photo
 
-    def add(self, answer: PhotoPrediction) -> None:
+    def add(self, prediction: PhotoPrediction) -> None:
         """Appends one row.
 
         Raises:
             StorageError: The disk is full, or the file can no longer be written.
         """
-        cells = [guard(answer.photo or ""), guard(answer.status)]
-        if answer.status == "ok":
-            ranked = answer.ranked[: self.top]
+        cells = [guard(prediction.photo or ""), guard(prediction.status)]
+        if prediction.status == "ok":
+            ranked = prediction.ranked[: self.top]
             first = ranked[0]
             if self._several:
-                cells.append(guard(join_labels(answer.labels or ())))
-            cells += [guard(first.label), repr(first.probability), str(answer.unknown).lower()]
+                cells.append(guard(join_labels(prediction.labels or ())))
+            cells += [guard(first.label), repr(first.probability), str(prediction.unknown).lower()]
             for item in ranked[1:]:
                 cells += [guard(item.label), repr(item.probability)]
         cells += [""] * (len(self._header) - 1 - len(cells))

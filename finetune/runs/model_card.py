@@ -63,7 +63,7 @@ def model_card(run: RunFolder) -> str:
         "## Accuracy\n\n" + accuracy_table(task, metrics),
         "## Calibration\n\n" + task.calibration_text(calibration, found),
         "## Intended use and limits\n\n" + intended_use(task, part, found),
-        "## Use\n\n" + _usage(run, task.answer),
+        "## Use\n\n" + _usage(run, task.prediction_attribute),
         "## How it was made\n\n" + _making(config, preprocessing),
     ]
     return "\n\n".join(sections) + "\n"
@@ -226,13 +226,13 @@ def _split(config: Mapping[str, Any], rows: Sequence[SplitRow]) -> str:
     return f"{shown}. {leakage} ({proof.get('groups', 0):,} groups).{closest}"
 
 
-def _usage(run: RunFolder, answer: str) -> str:
+def _usage(run: RunFolder, prediction_attribute: str) -> str:
     name = run.name
     return (
         "```python\n"
         "from finetune import Predictor\n\n"
         f"predictor = Predictor.load({json.dumps(name, ensure_ascii=False)})\n"
-        f'print(predictor("photo.jpg").{answer})\n'
+        f'print(predictor("photo.jpg").{prediction_attribute})\n'
         "```\n\n"
         "or with timm alone, from the folder `timm` of the run or from the hub:\n\n"
         "```python\n"

@@ -79,7 +79,7 @@ class Task(abc.ABC):
         score_note: Definition of the validation score of a trial.
         labels_per_photo: Number of labels of a photo, in words.
         comparison_note: Definition of a correct photo that a comparison of runs shows, or None.
-        answer: Attribute of a prediction with its label or labels.
+        prediction_attribute: Name of the `PhotoPrediction` attribute with the label or labels.
         part_columns: Main metrics of a part.
         label_columns: Main metrics of a label.
         key_figures: Metrics of a part in a report.
@@ -101,7 +101,7 @@ class Task(abc.ABC):
     score_note: ClassVar[str]
     labels_per_photo: ClassVar[str]
     comparison_note: ClassVar[str | None] = None
-    answer: ClassVar[str]
+    prediction_attribute: ClassVar[str]
     part_columns: ClassVar[tuple[Column, ...]]
     label_columns: ClassVar[tuple[Column, ...]]
     key_figures: ClassVar[tuple[Column, ...]]

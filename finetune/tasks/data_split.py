@@ -38,7 +38,7 @@ class DataSplit:
         samples: Photos of each part, sorted by path; the test part may be empty.
         rows: Rows of split.csv.
         proof: Counts of near-duplicates across parts; None for a split that was read back.
-        notes: Notes for the person on how it was made.
+        notes: Notes for the user on how it was made.
         task: Single-label or multi-label.
     """
 
@@ -88,9 +88,8 @@ def split_collection(
     Args:
         collection: What a scan found.
         config: Shares, and what must stay together.
-        seed: Chooses among equally good splits.
-        kept: Part by digest of photos that are not free to choose; see
-        `finetune.training.warm_start`.
+        seed: Picks one of many equally good splits.
+        kept: Fixed part of photos by digest; see `finetune.training.warm_start`.
         labels: Whether a photo may have several labels; None: each has one.
 
     Raises:
@@ -108,7 +107,7 @@ def split_collection(
     kept = kept or {}
     if usable.has_parts:
         parts = [kept.get(photo.digest, photo.part or "train") for photo in photos]
-        notes.append("The collection comes in parts of its own, which are kept.")
+        notes.append("The collection has ready-made parts, which are kept.")
         if "validation" not in parts:
             parts = _carve_validation(names, groups, parts, config, seed)
             notes.append("There is no validation folder; a share of train is used for it.")
@@ -155,7 +154,7 @@ def replay_split(
         if photo is None or photo.digest != row.digest:
             what = "is gone" if photo is None else "has changed"
             raise RunError(
-                f"{collection.root / row.path} {what} since the run began, so it cannot go on "
+                f"{collection.root / row.path} {what} since the run began, so it cannot be resumed "
                 "exactly. Put the photo back, or start a new run."
             )
         photos.append(photo)
@@ -216,7 +215,7 @@ def _drawn(
     shares: tuple[float, float],
     seed: int,
 ) -> list[Part]:
-    """Returns the part of each photo, by the way of sharing out that suits its labels."""
+    """Returns the part of each photo, stratified by its label or labels."""
     validation, test = shares
     several = [name for name in names if not isinstance(name, str)]
     if several:

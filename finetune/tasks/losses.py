@@ -45,7 +45,7 @@ def binary_cross_entropy(
         logits: ``(B, C)`` of any float type; computed in float32.
         targets: ``(B, C)`` in [0, 1]: 0 and 1, or between them where photos are mixed.
         label_smoothing: ``s`` in [0, 1).
-        weight: ``(C,)`` of a label that is there; None: 1. One that is not always weighs 1.
+        weight: ``(C,)`` of present labels; None: 1. Absent labels always weigh 1.
     """
     present, absent = _smoothed(targets, label_smoothing)
     values = logits.to(torch.float32)
@@ -57,12 +57,12 @@ def binary_cross_entropy(
 
 @dataclass(frozen=True, kw_only=True)
 class Asymmetry:
-    """Numbers of the asymmetric loss.
+    """Parameters of the asymmetric loss.
 
     Attributes:
         negative: Exponent of an absent label's weight, gamma-.
         positive: Exponent of a present label's weight, gamma+.
-        margin: Probability that is taken off an absent label's, m.
+        margin: Probability subtracted from an absent label's, m.
     """
 
     negative: float = 4.0

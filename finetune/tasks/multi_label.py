@@ -62,22 +62,22 @@ class MultiLabel(Task):
     detects_unknown: ClassVar[bool] = False
     activation: ClassVar[Literal["softmax", "sigmoid"]] = "sigmoid"
     note: ClassVar[str | None] = (
-        "Beside each epoch stands the mean average precision on validation; of the training "
-        "photos, those are counted of which every label is right at 50 %."
+        "Each epoch shows the mean average precision on validation; of the training photos, the "
+        "share with every label right at 50 %."
     )
     score_note: ClassVar[str] = "mAP: mean average precision on the validation photos."
     labels_per_photo: ClassVar[str] = "several labels per photo"
     comparison_note: ClassVar[str | None] = (
         "A photo counts as right where exactly its labels are predicted: none missing, none extra."
     )
-    answer: ClassVar[str] = "labels"
+    prediction_attribute: ClassVar[str] = "labels"
     part_columns: ClassVar[tuple[Column, ...]] = (
         Column(title="mAP", key="mean_average_precision"),
         Column(title="95 % interval", key="mean_average_precision_interval", kind="interval"),
         Column(title="all labels right", key="exact_match"),
         Column(title="macro F1", key="macro_f1"),
         Column(title="micro F1", key="micro_f1"),
-        Column(title="wrong yes/no answers", key="hamming_loss"),
+        Column(title="wrong yes/no decisions", key="hamming_loss"),
         Column(title="calibration error", key="ece", kind="number"),
     )
     label_columns: ClassVar[tuple[Column, ...]] = (
@@ -312,7 +312,7 @@ class MultiLabel(Task):
         """Returns temperature, thresholds and calibration errors."""
         goal = content.get("thresholds_for")
         aim = (
-            f"so that {goal['precision']:.0%} of its answers are right"
+            f"so that {goal['precision']:.0%} of its predictions are right"
             if isinstance(goal, Mapping)
             else "for the best F1"
         )
@@ -320,7 +320,7 @@ class MultiLabel(Task):
         error = (
             ""
             if after is None
-            else f" Expected calibration error of all yes/no answers: {number_text(after)} "
+            else f" Expected calibration error of all yes/no decisions: {number_text(after)} "
             f"({number_text(before)} before)."
         )
         return (
@@ -333,7 +333,7 @@ class MultiLabel(Task):
 
     def limits_text(self) -> str:
         """Returns the limits of several labels."""
-        return "It knows no label but those above."
+        return "It predicts no label but those above."
 
 
 def count_all_correct(logits: Tensor, targets: Tensor) -> Tensor:

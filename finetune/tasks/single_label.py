@@ -41,7 +41,7 @@ class SingleLabel(Task):
     activation: ClassVar[Literal["softmax", "sigmoid"]] = "softmax"
     score_note: ClassVar[str] = "Right: share of the validation photos."
     labels_per_photo: ClassVar[str] = "one label per photo"
-    answer: ClassVar[str] = "label"
+    prediction_attribute: ClassVar[str] = "label"
     part_columns: ClassVar[tuple[Column, ...]] = (
         Column(title="right", key="top1"),
         Column(title="95 % interval", key="top1_interval", kind="interval"),
@@ -204,15 +204,15 @@ class SingleLabel(Task):
             f"({number_text((found.get('uncalibrated') or {}).get('ece'))} before)."
         )
         if found.get("ece_honest") is not None:
-            by_chance = number_text(found["ece_honest"])
-            text += f" A perfectly calibrated model of this size: {by_chance} by chance."
+            expected = number_text(found["ece_honest"])
+            text += f" A perfectly calibrated model of this size: {expected} by chance."
         unknown = content.get("unknown")
         if unknown and unknown.get("threshold") is not None:
             text += (
-                f"\n\nBelow a score ({unknown['score']}) of {unknown['threshold']:.4g} the answer "
-                f'is "none of these". The threshold was chosen so that {unknown["precision"]:.0%} '
-                f"of the answers given are right; {unknown['coverage']:.1%} of the photos of its "
-                "own labels are answered."
+                f"\n\nBelow a score ({unknown['score']}) of {unknown['threshold']:.4g} the "
+                'prediction is "none of these". The threshold was chosen so that '
+                f"{unknown['precision']:.0%} of the labels given are right; "
+                f"{unknown['coverage']:.1%} of the photos of its own labels get a label."
             )
             if unknown.get("unknown_photos") and unknown.get("unknown_share"):
                 text += (
@@ -224,8 +224,8 @@ class SingleLabel(Task):
     def limits_text(self) -> str:
         """Returns the limits of a single label."""
         return (
-            "It knows no label but those above, and a photo of anything else gets one of them "
-            "unless the score for unknown photos says so."
+            "It predicts no label but those above, and a photo of anything else gets one of them "
+            "unless its score is below the threshold for unknown photos."
         )
 
 
@@ -262,6 +262,6 @@ def _without_conflicts(collection: Collection) -> tuple[Collection, list[str]]:
     names = " and ".join(f"'{label}'" for label in sorted(labels_of[first.digest]))
     note = (
         f"{len(lost)} {'photo is' if len(lost) == 1 else 'photos are'} under more than one label "
-        f"and left out, {first.path} ({names}) among them. Settle them with: finetune annotate"
+        f"and left out, {first.path} ({names}) among them. Resolve them with: finetune annotate"
     )
     return dataclasses.replace(collection, photos=kept), [note]

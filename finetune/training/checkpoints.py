@@ -120,7 +120,7 @@ class TrainState:
 
     Attributes:
         module: The full network, or a head on features.
-        running: ``(3,) float64``: loss, right answers and photos summed over the epoch so far.
+        running: ``(3,) float64``: loss, correct predictions, photos; summed over the epoch so far.
     """
 
     module: nn.Module

@@ -63,7 +63,7 @@ class Meter:
 
         Args:
             step: Steps done in the epoch.
-            running: ``(3,)``: loss, right answers and photos summed over the epoch.
+            running: ``(3,)``: loss, correct predictions and photos summed over the epoch.
             lr: Learning rate of the head.
         """
         now = self._reported = time.monotonic()

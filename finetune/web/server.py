@@ -106,7 +106,7 @@ class ServerLimits:
     Attributes:
         head_seconds: Deadline for the head of a request; also closes idle connections.
         body_seconds: Deadline for its body, counted from the head.
-        requests: Requests answered at the same time; further ones get 503.
+        requests: Requests handled at the same time; further ones get 503.
         shutdown_seconds: Time for open requests to finish when the server stops.
     """
 
@@ -140,7 +140,7 @@ class Server:
 
     def run(self) -> None:
         """Serves until `stop`, SIGINT or SIGTERM; a second SIGINT cancels open requests."""
-        # A message for each malformed form, which is answered with 400.
+        # A message for each malformed form, which gets a 400 response.
         logging.getLogger("python_multipart").setLevel(logging.ERROR)
         with contextlib.suppress(asyncio.CancelledError, KeyboardInterrupt):
             asyncio.run(self._serve())

@@ -47,7 +47,7 @@ def test_duplicates_lists_groups_with_the_best_first(
     )
     assert (
         "1 group is under different labels, gull/2.jpg (gull / heron) among them. "
-        "Settle them with: finetune annotate"
+        "Resolve them with: finetune annotate"
     ) in result.stderr
 
 

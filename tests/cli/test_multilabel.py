@@ -88,15 +88,15 @@ def test_many_photos_are_a_line_each_and_a_csv_holds_all_that_was_said(
         rows = list(csv.DictReader(file))
     assert len(rows) == len(lines) == 32
     for row, line in zip(rows, lines, strict=True):
-        photo, _, answer = line.partition(": ")
+        photo, _, prediction = line.partition(": ")
         assert photo == row["photo"]
         said = split_labels(row["labels"])
         assert (row["unknown"] == "true") == (not said)
-        assert [word for word in answer.replace(",", "").split() if word in ("ant", "bee")] == list(
-            said
-        )
+        assert [
+            word for word in prediction.replace(",", "").split() if word in ("ant", "bee")
+        ] == list(said)
         if not said:
-            assert answer == "none of these"
+            assert prediction == "none of these"
 
 
 def test_evaluation_prints_what_several_labels_come_to(

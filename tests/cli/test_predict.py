@@ -80,7 +80,7 @@ def test_sorting_and_taking_it_back(run: Callable[..., Result], tmp_path: Path) 
     shown = run(
         "predict", "photos", "--sort-into", out, "--transfer", "link", "--threshold", "1", "--json"
     )
-    assert all(answer["unknown"] for answer in json.loads(shown.stdout))
+    assert all(prediction["unknown"] for prediction in json.loads(shown.stdout))
     assert len(list((out / "_unsure").iterdir())) == 16
     assert "Undo with: finetune predict --sort-into" in shown.stderr
     assert "Undone for 16 photos." in run("predict", "--sort-into", out, "--undo").stdout
@@ -108,11 +108,11 @@ def test_explaining_writes_a_picture_and_names_photos_like_it(
 ) -> None:
     photo = "photos/bee/1.png"
     shown = run("predict", photo, "--explain", tmp_path / "heat", "--similar", 2, "--json")
-    (answer,) = json.loads(shown.stdout)
-    with Image.open(answer["overlay"]) as overlay:
+    (prediction,) = json.loads(shown.stdout)
+    with Image.open(prediction["overlay"]) as overlay:
         assert overlay.size == (448, 448)
-    assert len(answer["similar"]) == 2
-    assert str(Path(photo).absolute()) not in {item["photo"] for item in answer["similar"]}
+    assert len(prediction["similar"]) == 2
+    assert str(Path(photo).absolute()) not in {item["photo"] for item in prediction["similar"]}
     plain = run("predict", photo, "--explain", tmp_path / "heat", "--similar", 2)
     assert "It looks like these training photos:" in plain.stdout
 
@@ -121,17 +121,17 @@ def test_views_change_the_answer_a_little_and_several_runs_are_named(
     run: Callable[..., Result],
 ) -> None:
     photo = ("predict", "photos/ant/0.png", "--json")
-    answers = [
+    predictions = [
         json.loads(run(*photo, "--tta", views).stdout)[0]["ranked"][0] for views in (1, 2, 10)
     ]
-    shares = [answer["probability"] for answer in answers]
+    shares = [prediction["probability"] for prediction in predictions]
     assert shares[0] != pytest.approx(shares[1], abs=1e-5)
     # The network sees the whole working image, so that its corners are the center.
     assert shares[2] == pytest.approx(shares[1], abs=1e-6)
     both = run(*photo, "--run", "tiny", "--run", "tiny")
     assert "By tiny+tiny" in both.stderr
     assert json.loads(both.stdout)[0]["ranked"][0]["probability"] == pytest.approx(
-        answers[0]["probability"], abs=1e-9
+        predictions[0]["probability"], abs=1e-9
     )
 
 

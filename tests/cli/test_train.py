@@ -49,8 +49,8 @@ def test_train_then_predict_with_no_further_word(
     shown = run("predict", photo)
     assert "カワセミ" in shown.stdout
     assert "%" in shown.stdout
-    answers = json.loads(run("predict", photo, "--json", "--top", 1).stdout)
-    assert [(a["photo"], a["status"], len(a["ranked"])) for a in answers] == [(photo, "ok", 1)]
+    predictions = json.loads(run("predict", photo, "--json", "--top", 1).stdout)
+    assert [(a["photo"], a["status"], len(a["ranked"])) for a in predictions] == [(photo, "ok", 1)]
 
 
 def test_train_json_is_one_document(
@@ -206,8 +206,8 @@ def test_a_bad_photo_among_good_ones_is_named_and_the_exit_code_is_1(
     many = run("predict", "photos", "bad.jpg", code=1)
     assert many.stdout.count("photos/") == 12
     assert "cannot be opened: not a photo" in many.stdout
-    answers = json.loads(run("predict", "photos", "bad.jpg", "--json", code=1).stdout)
-    assert answers[-1] == {
+    predictions = json.loads(run("predict", "photos", "bad.jpg", "--json", code=1).stdout)
+    assert predictions[-1] == {
         "photo": "bad.jpg",
         "status": "not a photo",
         "ranked": [],

@@ -18,8 +18,8 @@ from finetune.evaluation.calibration import (
     calibration_gap,
     coverage_at_precision,
     expected_calibration_error,
+    expected_gap,
     fit_temperature,
-    honest_gap,
     log_loss,
     reliability_bins,
     risk_coverage,
@@ -233,7 +233,7 @@ def test_log_softmax_keeps_what_probabilities_lose() -> None:
 
 def test_an_honest_model_has_the_gap_that_coins_give_it() -> None:
     confidence = np.random.default_rng(0).uniform(0.4, 1.0, 60)
-    ours = honest_gap(confidence, resamples=4000, rng=np.random.default_rng(1))
+    ours = expected_gap(confidence, resamples=4000, rng=np.random.default_rng(1))
     rng = np.random.default_rng(2)
     gaps = []
     for _ in range(4000):
@@ -245,11 +245,11 @@ def test_an_honest_model_has_the_gap_that_coins_give_it() -> None:
 
 def test_an_honest_gap_shrinks_with_the_root_of_the_photos() -> None:
     confidence = np.random.default_rng(0).uniform(0.4, 1.0, 100)
-    few = honest_gap(confidence, rng=np.random.default_rng(1)).mean
-    many = honest_gap(np.tile(confidence, 100), rng=np.random.default_rng(1)).mean
+    few = expected_gap(confidence, rng=np.random.default_rng(1)).mean
+    many = expected_gap(np.tile(confidence, 100), rng=np.random.default_rng(1)).mean
     assert many == pytest.approx(few / 10, rel=0.1)
 
 
 def test_who_is_always_sure_and_right_has_no_gap() -> None:
-    found = honest_gap(np.ones(5), rng=np.random.default_rng(0))
+    found = expected_gap(np.ones(5), rng=np.random.default_rng(0))
     assert (found.mean, found.high) == (0.0, 0.0)

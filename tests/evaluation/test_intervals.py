@@ -128,5 +128,5 @@ def test_equal_answers_differ_by_nothing() -> None:
 
 @pytest.mark.parametrize("second", [[True], []])
 def test_answers_on_other_photos_are_refused(second: list[bool]) -> None:
-    with pytest.raises(ValueError, match="are not answers on the same photos"):
+    with pytest.raises(ValueError, match="are not predictions of the same photos"):
         accuracy_difference([True, False][: len(second) * 2], second, rng=np.random.default_rng(0))

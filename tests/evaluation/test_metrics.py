@@ -180,7 +180,7 @@ def test_a_diverged_network_is_said_so(value: float) -> None:
     with pytest.raises(ModelError) as caught:
         evaluate(logits, np.array([0, 1, 0]))
     assert str(caught.value) == (
-        "The network's answers for 1 of 3 photos are not finite numbers: "
+        "The network's predictions for 1 of 3 photos are not finite numbers: "
         "the training has diverged. Train again with a lower --lr."
     )
 
@@ -193,7 +193,7 @@ def test_a_diverged_network_is_said_so(value: float) -> None:
         (np.zeros((3, 2)), np.zeros(2, int), r"3 rows of scores, but targets have shape \(2,\)"),
         (np.zeros((1, 2)), np.array([2]), r"targets must lie in 0\.\.1"),
         (np.zeros((1, 2)), np.array([-1]), r"targets must lie in 0\.\.1"),
-        (np.zeros((1, 2)), np.array([0.0]), "targets must be whole numbers, not float64"),
+        (np.zeros((1, 2)), np.array([0.0]), "targets must be integers, not float64"),
     ],
 )
 def test_shapes_that_do_not_fit_are_refused(

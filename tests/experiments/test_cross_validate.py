@@ -167,8 +167,8 @@ def test_the_final_model_uses_all_photos_and_has_the_folds_metrics(
     assert description["folds"]["count"] == 3
     assert description["folds"]["scores"] == [fold.score for fold in study.folds]
     assert folder.read(folder.metrics_file).keys() == {"validation", "folds"}
-    answer = Predictor.load(folder.path)(next(photos.rglob("*.jpg")))
-    assert answer.label in COUNTS
+    prediction = Predictor.load(folder.path)(next(photos.rglob("*.jpg")))
+    assert prediction.label in COUNTS
     card = (folder.path / "README.md").read_text(encoding="utf-8")
     assert "On 33 cross-validated photos it is right" in card
     assert "each photo predicted once by one that was not trained on it (cross-validation)." in card

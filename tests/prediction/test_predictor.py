@@ -27,15 +27,15 @@ class Trained(Protocol):
 
 def test_probabilities_are_ranked_and_sum_to_one(trained: Trained) -> None:
     run, photos = trained.run, trained.photos
-    answer = Predictor.load(run)(photos / "ant" / "0.png")
-    shares = [item.probability for item in answer.ranked]
+    prediction = Predictor.load(run)(photos / "ant" / "0.png")
+    shares = [item.probability for item in prediction.ranked]
     assert shares == sorted(shares, reverse=True)
     assert sum(shares) == pytest.approx(1, abs=1e-9)
-    assert answer.to_dict(1) == {
+    assert prediction.to_dict(1) == {
         "photo": str(photos / "ant" / "0.png"),
         "status": "ok",
-        "ranked": [{"label": answer.label, "probability": shares[0]}],
-        "unknown": answer.unknown,
+        "ranked": [{"label": prediction.label, "probability": shares[0]}],
+        "unknown": prediction.unknown,
     }
 
 
@@ -61,17 +61,17 @@ def test_a_bad_photo_is_a_row_and_never_a_neighbors_answer(
     good = sorted(photos.rglob("*.png"))
     asked = [*good[:5], bad, *good[5:], tmp_path / "missing.jpg"]
     predictor = Predictor.load(run)
-    answers = list(predictor.predict_stream(asked, batch_size=4))
-    assert [answer.photo for answer in answers] == [str(path) for path in asked]
-    assert answers[5].status == "not a photo"
-    assert answers[5].ranked == ()
-    assert answers[-1].status == "no such file"
-    for path, answer in zip(asked, answers, strict=True):
-        if answer.status == "ok":
+    predictions = list(predictor.predict_stream(asked, batch_size=4))
+    assert [prediction.photo for prediction in predictions] == [str(path) for path in asked]
+    assert predictions[5].status == "not a photo"
+    assert predictions[5].ranked == ()
+    assert predictions[-1].status == "no such file"
+    for path, prediction in zip(asked, predictions, strict=True):
+        if prediction.status == "ok":
             alone = predictor(path)
-            assert alone.label == answer.label
+            assert alone.label == prediction.label
             assert alone.ranked[0].probability == pytest.approx(
-                answer.ranked[0].probability, abs=1e-6
+                prediction.ranked[0].probability, abs=1e-6
             )
     assert predictor.predict_batch([]) == []
     assert [a.status for a in predictor.predict_batch([bad])] == ["not a photo"]
@@ -138,7 +138,7 @@ def test_several_runs_answer_with_the_mean_of_their_probabilities(
     together = Predictor.load([trained.run, hotter])
     assert together.name == "tiny+hotter"
     for item in together(photo).ranked:
-        mean = sum(answer.probability_of(item.label) for answer in alone) / 2
+        mean = sum(prediction.probability_of(item.label) for prediction in alone) / 2
         assert item.probability == pytest.approx(mean, abs=1e-12)
 
 
@@ -181,8 +181,8 @@ def test_a_stream_reads_no_further_than_it_must(trained: Trained) -> None:
 
 def test_too_many_pixels_are_refused(trained: Trained) -> None:
     small = Predictor.load(trained.run, config=PredictConfig(max_pixels=100))
-    answer = small.predict_batch([trained.photos / "ant" / "0.png"])[0]
-    assert answer.status == "too many pixels"
+    prediction = small.predict_batch([trained.photos / "ant" / "0.png"])[0]
+    assert prediction.status == "too many pixels"
 
 
 def test_a_damaged_run_is_refused(trained: Trained, tmp_path: Path) -> None:

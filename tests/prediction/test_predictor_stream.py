@@ -47,18 +47,18 @@ def test_each_photo_gets_the_answer_that_it_gets_alone(
 ) -> None:
     predictor = Predictor.load(trained.run)
     assert predictor.engines[0].cores == cores
-    answers = list(predictor.predict_stream(paths, batch_size=batch_size))
-    assert [answer.photo for answer in answers] == [str(path) for path in paths]
-    for path, answer in zip(paths, answers, strict=True):
+    predictions = list(predictor.predict_stream(paths, batch_size=batch_size))
+    assert [prediction.photo for prediction in predictions] == [str(path) for path in paths]
+    for path, prediction in zip(paths, predictions, strict=True):
         if path.suffix == ".png":
             alone = predictor(path)
-            assert (answer.status, answer.unknown) == ("ok", alone.unknown)
+            assert (prediction.status, prediction.unknown) == ("ok", alone.unknown)
             for item in alone.ranked:
-                assert answer.probability_of(item.label) == pytest.approx(
+                assert prediction.probability_of(item.label) == pytest.approx(
                     item.probability, abs=1e-6
                 )
         else:
-            assert answer.status == {"bad": "not a photo", "missing": "no such file"}[path.stem]
+            assert prediction.status == {"bad": "not a photo", "missing": "no such file"}[path.stem]
     assert torch.get_num_threads() == cores
 
 

@@ -14,7 +14,7 @@ from finetune.prediction.predictions import PhotoPrediction, Ranked
 from finetune.prediction.sort_into import Sorter, undo_sorting
 
 
-def answer(photo: Path, label: str, *, unknown: bool = False) -> PhotoPrediction:
+def prediction(photo: Path, label: str, *, unknown: bool = False) -> PhotoPrediction:
     ranked = (Ranked(label=label, probability=1.0),)
     return PhotoPrediction(photo=str(photo), status="ok", ranked=ranked, unknown=unknown)
 
@@ -39,10 +39,10 @@ def test_photos_go_to_their_labels_and_back(
     before = files_of(root)
     out = tmp_path / "out"
     sorter = Sorter(out, transfer)
-    sorter.put(answer(root / "in/000.jpg", "gulls/herring"))
-    sorter.put(answer(root / "in/001.jpg", "a:b"))
-    sorter.put(answer(root / "in/002.jpg", "a:b", unknown=True))
-    sorter.put(answer(root / "other/000.jpg", "gulls/herring"))
+    sorter.put(prediction(root / "in/000.jpg", "gulls/herring"))
+    sorter.put(prediction(root / "in/001.jpg", "a:b"))
+    sorter.put(prediction(root / "in/002.jpg", "a:b", unknown=True))
+    sorter.put(prediction(root / "other/000.jpg", "gulls/herring"))
     assert sorter.put(PhotoPrediction(photo="x", status="truncated")) is None
     assert files_of(out) == {
         "_unsure/002.jpg": before["in/002.jpg"],
@@ -67,7 +67,7 @@ def test_a_second_call_sorts_only_what_is_new(
     for _ in range(2):
         sorter = Sorter(out)
         for photo in sorted(root.rglob("*.jpg")):
-            sorter.put(answer(photo, "x"))
+            sorter.put(prediction(photo, "x"))
     assert list(files_of(out)) == ["x/000.jpg", "x/001.jpg"]
 
 
@@ -78,7 +78,7 @@ def test_undo_leaves_what_a_person_changed(
     out = tmp_path / "out"
     sorter = Sorter(out, "copy")
     for photo in sorted(root.rglob("*.jpg")):
-        sorter.put(answer(photo, "x"))
+        sorter.put(prediction(photo, "x"))
     (out / "x/000.jpg").write_bytes(b"painted over")
     undone = undo_sorting(out)
     assert len(undone.done) == 1
@@ -92,7 +92,7 @@ def test_undo_overwrites_nothing_that_took_a_photos_place(
     root = make_photos({"in": 1})
     out = tmp_path / "out"
     sorter = Sorter(out, "move")
-    sorter.put(answer(root / "in/000.jpg", "x"))
+    sorter.put(prediction(root / "in/000.jpg", "x"))
     (root / "in/000.jpg").write_bytes(b"another")
     undone = undo_sorting(out)
     assert problems(undone) == [("x/000.jpg", "another file has taken its place")]
@@ -106,15 +106,15 @@ def test_a_kill_in_the_midst_of_a_move_loses_nothing(
     before = files_of(root)
     out = tmp_path / "out"
     sorter = Sorter(out, "move")
-    sorter.put(answer(root / "in/000.jpg", "x"))
+    sorter.put(prediction(root / "in/000.jpg", "x"))
     # The line is in the journal, and the move never comes.
     monkeypatch.setattr(file_mover, "_move", lambda source, target: None)
-    sorter.put(answer(root / "in/001.jpg", "x"))
+    sorter.put(prediction(root / "in/001.jpg", "x"))
     monkeypatch.undo()
     with (out / ".finetune" / "sorted.jsonl").open("a") as journal:
         journal.write('{"half a li')
     sorter = Sorter(out, "move")
-    assert sorter.put(answer(root / "in/001.jpg", "x")) == out / "x/001.jpg"
+    assert sorter.put(prediction(root / "in/001.jpg", "x")) == out / "x/001.jpg"
     undo_sorting(out)
     assert files_of(root) == before
 

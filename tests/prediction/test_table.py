@@ -13,7 +13,7 @@ from finetune.prediction.predictions import PhotoPrediction, Ranked
 from finetune.prediction.table import PredictionTable
 
 
-def answer(photo: str, *shares: tuple[str, float]) -> PhotoPrediction:
+def prediction(photo: str, *shares: tuple[str, float]) -> PhotoPrediction:
     ranked = tuple(Ranked(label=label, probability=share) for label, share in shares)
     return PhotoPrediction(photo=photo, status="ok" if ranked else "truncated", ranked=ranked)
 
@@ -26,8 +26,8 @@ def rows_of(path: Path) -> list[list[str]]:
 def test_a_row_a_photo_with_its_labels_or_its_reason(tmp_path: Path) -> None:
     path = tmp_path / "sub" / "answers.csv"
     with PredictionTable(path, run="garden", top=2) as table:
-        table.add(answer("a.jpg", ("heron", 0.75), ("=1+1", 0.25)))
-        table.add(answer('b\n,".jpg'))
+        table.add(prediction("a.jpg", ("heron", 0.75), ("=1+1", 0.25)))
+        table.add(prediction('b\n,".jpg'))
     assert path.read_bytes().startswith(b"\xef\xbb\xbfphoto,status")
     assert rows_of(path) == [
         ["photo", "status", "label", "probability", "unknown", "label_2", "probability_2", "run"],
@@ -48,12 +48,12 @@ def test_wherever_it_is_cut_no_row_is_missing_or_doubled(
     photos = [Path(name) for name in NAMES]
     with PredictionTable(path, run="r", top=1) as table:
         for photo in photos:
-            table.add(answer(str(photo), ("x", 0.5)))
+            table.add(prediction(str(photo), ("x", 0.5)))
     whole = path.read_bytes()
     path.write_bytes(whole[: min(cut, len(whole))])
     with PredictionTable(path, run="r", top=1) as table:
         for photo in list(table.missing(photos)):
-            table.add(answer(str(photo), ("x", 0.5)))
+            table.add(prediction(str(photo), ("x", 0.5)))
     assert path.read_bytes() == whole
 
 
@@ -61,7 +61,7 @@ def test_a_photo_named_twice_has_two_rows(tmp_path: Path) -> None:
     path = tmp_path / "answers.csv"
     photos = [Path("a.jpg"), Path("a.jpg"), Path("b.jpg")]
     with PredictionTable(path, run="r", top=1) as table:
-        table.add(answer("a.jpg", ("x", 1)))
+        table.add(prediction("a.jpg", ("x", 1)))
     with PredictionTable(path, run="r", top=1) as table:
         assert list(table.missing(photos)) == [Path("a.jpg"), Path("b.jpg")]
 
@@ -79,7 +79,7 @@ def test_another_file_or_run_is_not_gone_on_with(tmp_path: Path) -> None:
         assert strange.read_bytes() == content
     path = tmp_path / "answers.csv"
     with PredictionTable(path, run="old", top=1) as table:
-        table.add(answer("a.jpg", ("x", 1)))
+        table.add(prediction("a.jpg", ("x", 1)))
     message = f"--csv {path} holds predictions of the run old, not new."
     with pytest.raises(ConfigError, match=re.escape(message)):
         PredictionTable(path, run="new", top=1)

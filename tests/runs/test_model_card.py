@@ -177,14 +177,14 @@ def test_the_calibration_text_gives_threshold_and_assumptions() -> None:
     }
     with_threshold = text({"temperature": 1, "unknown": unknown}, {})
     assert "Below a score (energy) of 0.25" in with_threshold
-    assert "95% of the answers given are right; 87.5% of the photos" in with_threshold
+    assert "95% of the labels given are right; 87.5% of the photos" in with_threshold
     assert "This assumes 10% of photos of labels it was never trained on" in with_threshold
 
 
 def test_the_calibration_text_of_several_labels_leaves_out_what_is_missing() -> None:
     text = MultiLabel().calibration_text
     content = {"temperature": 1.5, "photos": 33}
-    assert text(content, SEVERAL).endswith("answers: 0.062 (0.250 before).")
+    assert text(content, SEVERAL).endswith("decisions: 0.062 (0.250 before).")
     assert text(content, {"ece": None}).endswith("33 validation photos.")
 
 

@@ -257,8 +257,8 @@ def test_a_photo_that_changed_stops_a_resume(
     with pytest.raises(RunError) as error:
         resume(tmp_path / "r")
     assert str(error.value) == (
-        f"{first} is gone since the run began, so it cannot go on exactly. Put the photo back, or "
-        "start a new run."
+        f"{first} is gone since the run began, so it cannot be resumed exactly. Put the photo "
+        "back, or start a new run."
     )
 
 
@@ -287,7 +287,7 @@ def test_a_photo_under_two_labels_is_left_out_and_said(
     )
     assert (
         "2 photos are under more than one label and left out, ant/003.jpg ('ant' and 'bee') among "
-        "them. Settle them with: finetune annotate"
+        "them. Resolve them with: finetune annotate"
     ) in notes
     assert any(
         n.startswith("1 file is no usable photo and left out: bee/broken.jpg (") for n in notes

@@ -113,11 +113,11 @@ class _Worker:
             self.kill()
             raise _NoWorkersError
 
-    def ask(self, task: Task) -> None:
-        """Sends the process a task; `answer` notices a dead process."""
+    def submit(self, task: Task) -> None:
+        """Sends the process a task; `receive` notices a dead process."""
         self._send(task_to_json(task))
 
-    def answer(self) -> Analysis:
+    def receive(self) -> Analysis:
         """Returns the result of the oldest task; raises EOFError if the process has died."""
         return read_analysis(self._stdout)  # type: ignore[arg-type] # typeshed's two kinds of IO
 
@@ -198,13 +198,13 @@ class _Pool:
                         break
                     open_tasks.append(task)
                     if worker is not None:
-                        worker.ask(task)
+                        worker.submit(task)
                 if not open_tasks:
                     return
                 if worker is None:
                     worker = self._start(open_tasks)
                 try:
-                    analysis = worker.answer()
+                    analysis = worker.receive()
                 except (EOFError, ValueError, OSError):
                     # Results come in the order of the tasks: the oldest one was being read.
                     self._end(worker)
@@ -229,7 +229,7 @@ class _Pool:
         with self._lock:
             self._workers.add(worker)
         for task in open_tasks:
-            worker.ask(task)
+            worker.submit(task)
         return worker
 
     def _end(self, worker: _Worker) -> None:
@@ -265,22 +265,22 @@ def main() -> None:
     """Runs tasks from stdin until it ends."""
     # A terminal interrupts all its processes; the parent handles it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    answers = os.fdopen(os.dup(1), "wb")
+    output = os.fdopen(os.dup(1), "wb")
     # Output printed by libraries must not mix with the results.
     os.dup2(2, 1)
     questions = sys.stdin.buffer
     preprocessing = json.loads(questions.readline() or "null")
     settings = None if preprocessing is None else ResizeSettings(**preprocessing)
-    answers.write(READY)
-    answers.flush()
+    output.write(READY)
+    output.flush()
     for line in questions:
         try:
             analysis = analyze(task_from_json(line), settings)
         except Exception:  # noqa: BLE001 - a bug, raised again in the parent
-            answers.write(json.dumps(traceback.format_exc()).encode() + b"\n")
+            output.write(json.dumps(traceback.format_exc()).encode() + b"\n")
         else:
-            write_analysis(answers, analysis)
-        answers.flush()
+            write_analysis(output, analysis)
+        output.flush()
 
 
 def task_to_json(task: Task) -> bytes:

@@ -100,7 +100,7 @@ def export(
     *,
     out: Path | None = None,
     photos: Sequence[Path] | None = None,
-    say: Callable[[str], None] = lambda text: None,
+    on_step: Callable[[str], None] = lambda text: None,
 ) -> Exported:
     """Exports a run and compares the export with it on real photos.
 
@@ -109,24 +109,24 @@ def export(
         options: What to export.
         out: File or folder; None: in the run.
         photos: Photos to compare and calibrate with; None: those that the run was made from.
-        say: Told what is being done.
+        on_step: Called with a line of text as each step starts.
 
     Raises:
         RunError: There are no photos to compare with.
-        ModelError: The network cannot be exported, or the export answers differently.
+        ModelError: The network cannot be exported, or the export predicts differently.
         MissingExtra: A package is missing.
         StorageError: The export cannot be written.
     """
     engine = TorchEngine.load(run, device="cpu")
     check, calibration = _photos(run, engine.metadata.preprocessing, options, photos)
     target = out or default_path(run, options)
-    say(f"Exporting {run.path} to {target}")
+    on_step(f"Exporting {run.path} to {target}")
     exported = _write_and_open(engine, target, options, [photo.image for photo in calibration])
-    say(f"Comparing with {run.path} on {len(check)} photos")
+    on_step(f"Comparing with {run.path} on {len(check)} photos")
     found = compare(engine, exported, check, whole_photos=options.with_preprocessing)
     if options.precision == "fp32" and not found.largest_difference <= TOLERANCE:
         raise ModelError(
-            f"{target} answers differently from {run.path}: a probability differs by "
+            f"{target} predicts differently from {run.path}: a probability differs by "
             f"{found.largest_difference:.2g}, and {TOLERANCE:g} is allowed. Do not use it."
         )
     return Exported(path=target, bytes=_bytes_of(target), comparison=found)
@@ -212,7 +212,7 @@ def photos_of_run(run: RunFolder) -> tuple[list[Path], list[Path]]:
     """Returns a run's held-out and training photos that still exist.
 
     Raises:
-        RunError: The run does not say where they were.
+        RunError: The run has no record of where they were.
     """
     root = Path(run.read(run.config_file).get("photos", "."))
     held_out: list[Path] = []

@@ -212,7 +212,7 @@ def torchscript_predict_proba(
             given = torch.from_numpy(
                 normalized(center_of(images, preprocessing.size), preprocessing)
             )
-        # Specializing for each photo's size would take far longer than the few answers.
+        # Specializing for each photo's size would take far longer than the few predictions.
         with torch.inference_mode(), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
             values = module(given).numpy()
         if with_softmax:

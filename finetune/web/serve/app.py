@@ -177,7 +177,7 @@ class _Endpoints:
             raise HTTPException(400, "There is no such label.")
         with self._reserved(1):
             try:
-                async with asyncio.timeout(self.limits.answer_seconds):
+                async with asyncio.timeout(self.limits.response_seconds):
                     chosen = label or (await self.batcher.predict(content)).label or ""
                     max_pixels = self.predictor.config.max_pixels
                     image = await self.batcher.run(
@@ -210,7 +210,7 @@ class _Endpoints:
 
     async def _predictions(self, photos: Sequence[UploadedPhoto]) -> list[PhotoPrediction]:
         try:
-            async with asyncio.timeout(self.limits.answer_seconds):
+            async with asyncio.timeout(self.limits.response_seconds):
                 return list(await asyncio.gather(*(self._prediction(photo) for photo in photos)))
         except TimeoutError:
             raise HTTPException(504, _TIMED_OUT) from None

@@ -32,7 +32,7 @@ class Limits:
         max_pixels: Maximum pixels of a photo.
         body_bytes: Maximum size of a request body.
         request_photos: Maximum photos in a request.
-        answer_seconds: Deadline for the answer to a request.
+        response_seconds: Deadline for the response to a request.
     """
 
     queue_photos: int = 256
@@ -42,7 +42,7 @@ class Limits:
     max_pixels: int = 64_000_000
     body_bytes: int = 64 << 20
     request_photos: int = 64
-    answer_seconds: float = 60.0
+    response_seconds: float = 60.0
 
 
 class Batcher:
@@ -120,9 +120,9 @@ class Batcher:
         """
         loop = asyncio.get_running_loop()
         images = await loop.run_in_executor(self._decoding, self._predictor.working_images, content)
-        answer: asyncio.Future[PhotoPrediction] = loop.create_future()
-        await self._waiting.put((images, answer))
-        return await answer
+        future: asyncio.Future[PhotoPrediction] = loop.create_future()
+        await self._waiting.put((images, future))
+        return await future
 
     async def run(self, work: Callable[[], bytes]) -> bytes:
         """Runs other work on the network's thread and returns its result."""
@@ -139,7 +139,7 @@ class Batcher:
             self._on_batch(len(batch))
             started = time.monotonic()
             try:
-                answers = await loop.run_in_executor(
+                predictions = await loop.run_in_executor(
                     self._network,
                     self._predictor.predict_images,
                     [images for images, _ in batch],
@@ -151,10 +151,10 @@ class Batcher:
                 continue
             taken = (time.monotonic() - started) / len(batch)
             self._seconds += 0.1 * (taken - self._seconds)
-            for (_, future), answer in zip(batch, answers, strict=True):
+            for (_, future), prediction in zip(batch, predictions, strict=True):
                 # The future of a client that disconnected is cancelled.
                 if not future.done():
-                    future.set_result(answer)
+                    future.set_result(prediction)
 
     async def _fill(
         self, batch: list[tuple[WorkingImages, asyncio.Future[PhotoPrediction]]]

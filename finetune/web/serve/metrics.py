@@ -22,7 +22,7 @@ class Metrics:
     def __init__(self, queued: Callable[[], int]) -> None:
         self._registry = CollectorRegistry()
         self.requests = Counter(
-            "finetune_requests", "Requests answered.", ["path", "status"], registry=self._registry
+            "finetune_requests", "Completed requests.", ["path", "status"], registry=self._registry
         )
         self.photos = Counter(
             "finetune_photos", "Photos received.", ["status"], registry=self._registry

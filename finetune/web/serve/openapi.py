@@ -14,7 +14,7 @@ from finetune.web.serve.batching import Limits
 
 
 class HealthJson(TypedDict):
-    """Answer of ``/healthz``: "ok", and the number of photos waiting or in progress."""
+    """Response of ``/healthz``: "ok", and the number of photos waiting or in progress."""
 
     status: str
     photos: int

@@ -78,7 +78,7 @@ async function predict(card) {
     const response = await send("/v1/predict", card.file);
     const found = await response.json();
     if (response.ok) show(card, found[0]);
-    else fail(card, found.error || `The server answered ${response.status}.`);
+    else fail(card, found.error || `The server responded with status ${response.status}.`);
   } catch {
     fail(card, "finetune serve cannot be reached.");
   }

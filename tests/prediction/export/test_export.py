@@ -84,8 +84,8 @@ def timm_folder(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 def shares(predictor: Predictor, photo: Path) -> list[float]:
-    answer = predictor(photo)
-    return [answer.probability_of(label) for label in predictor.labels]
+    prediction = predictor(photo)
+    return [prediction.probability_of(label) for label in predictor.labels]
 
 
 def test_an_onnx_file_answers_like_its_run_and_carries_what_it_knows(
@@ -265,11 +265,11 @@ def test_an_export_that_answers_differently_is_refused(
     real = library._write_and_open
 
     def wrong(*arguments: Any) -> Any:
-        answer = real(*arguments)
-        return lambda images: answer(images)[:, ::-1]
+        prediction = real(*arguments)
+        return lambda images: prediction(images)[:, ::-1]
 
     monkeypatch.setattr(library, "_write_and_open", wrong)
-    with pytest.raises(ModelError, match=r"answers differently from .*: a probability differs by"):
+    with pytest.raises(ModelError, match=r"predicts differently from .*: a probability differs by"):
         export(open_run(trained.run), ExportOptions(format="timm"), out=tmp_path / "out")
 
 
@@ -311,8 +311,10 @@ def test_many_photos_get_the_runs_answers_with_a_batch_a_core(
     photos = 2 * sorted(trained.photos.rglob("*.png"))
     exported = Predictor.load(plain)
     assert exported.engines[0].cores == 2
-    answers = exported.predict_stream(photos, batch_size=8)
-    for one, other in zip(Predictor.load(trained.run).predict_stream(photos), answers, strict=True):
+    predictions = exported.predict_stream(photos, batch_size=8)
+    for one, other in zip(
+        Predictor.load(trained.run).predict_stream(photos), predictions, strict=True
+    ):
         assert (one.photo, one.status) == (other.photo, other.status)
         for item in one.ranked:
             assert other.probability_of(item.label) == pytest.approx(item.probability, abs=1e-4)
@@ -327,12 +329,12 @@ def odd_photos() -> Iterator[Path]:
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the shared photos are not here")
 def test_every_path_agrees_on_odd_photos(trained: Trained, plain: Path, whole: Path) -> None:
     photos = list(odd_photos())
-    answers = [
+    predictions = [
         list(Predictor.load(source).predict_stream(photos, batch_size=8))
         for source in (trained.run, plain, whole)
     ]
     good = 0
-    for rows in zip(*answers, strict=True):
+    for rows in zip(*predictions, strict=True):
         assert len({row.status for row in rows}) == 1
         if rows[0].status != "ok":
             continue

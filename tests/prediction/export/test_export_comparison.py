@@ -39,11 +39,11 @@ def test_the_largest_difference_and_the_share_of_equal_labels_are_of_all_photos(
     told = np.concatenate([true[:-1], true[-1:, ::-1]])
     at = iter(range(0, len(photos), 16))
 
-    def answer(images: Any) -> Any:
+    def prediction(images: Any) -> Any:
         start = next(at)
         return told[start : start + len(images)]
 
-    found = compare(engine, answer, photos)
+    found = compare(engine, prediction, photos)
     assert found.photos == 20
     assert found.largest_difference == pytest.approx(abs(true[-1, 0] - true[-1, 1]))
     assert found.same_label == 19 / 20
@@ -55,11 +55,11 @@ def test_whole_photos_are_asked_about_one_by_one_at_their_own_size(
 ) -> None:
     sizes = []
 
-    def answer(images: Any) -> Any:
+    def prediction(images: Any) -> Any:
         sizes.append(images.shape)
         return np.full((len(images), 2), 0.5)
 
-    found = compare(engine, answer, photos[:3], whole_photos=True)
+    found = compare(engine, prediction, photos[:3], whole_photos=True)
     images = np.stack([photo.image for photo in photos[:3]])
     true = engine.metadata.task.probabilities(engine.logits(images))
     assert found.whole_photos_difference == pytest.approx(np.abs(true - 0.5).max())

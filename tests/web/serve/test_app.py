@@ -228,7 +228,7 @@ def test_a_failing_network_is_a_server_error_and_the_next_photo_is_predicted(
 def test_a_slow_prediction_gets_504(served_run: tuple[Path, Path]) -> None:
     slow = Slow(Predictor.load(served_run[0]))
     policy = Policy(token=None, hosts=frozenset({"testserver"}), max_body_bytes=1 << 20)
-    limits = Limits(answer_seconds=0.3)
+    limits = Limits(response_seconds=0.3)
     photo = next(iter(served_run[1].rglob("*.png"))).read_bytes()
     with TestClient(serve_app(slow, policy, limits)) as client:  # type: ignore[arg-type]
         response = client.post("/v1/predict", content=photo)

@@ -2,7 +2,7 @@
 
 export class RequestError extends Error {
   constructor(status, body) {
-    super(body?.error ?? `The server answered ${status}.`);
+    super(body?.error ?? `The server responded with status ${status}.`);
     this.status = status;
     this.body = body;
   }
