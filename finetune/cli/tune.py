@@ -140,7 +140,7 @@ def _print_trials(result: TuneResult) -> None:
     trials = "1 trial" if len(states) == 1 else f"{len(states)} trials"
     _print(
         f"{trials}: {states.count('complete')} complete, {states.count('pruned')} stopped early, "
-        f"{states.count('failed')} failed. {result.task.score_note}"
+        f"{states.count('failed')} failed. {result.task.trial_score_note}"
     )
 
 

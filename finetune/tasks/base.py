@@ -76,7 +76,7 @@ class Task(abc.ABC):
             simply have none.
         activation: Function from logits to probabilities.
         note: Explanation of the figures that a training shows, or None.
-        score_note: Definition of the validation score of a trial.
+        trial_score_note: Definition of the validation score of a trial.
         labels_per_photo: Number of labels of a photo, in words.
         comparison_note: Definition of a correct photo that a comparison of runs shows, or None.
         prediction_attribute: Name of the `PhotoPrediction` attribute with the label or labels.
@@ -98,7 +98,7 @@ class Task(abc.ABC):
     detects_unknown: ClassVar[bool]
     activation: ClassVar[Literal["softmax", "sigmoid"]]
     note: ClassVar[str | None] = None
-    score_note: ClassVar[str]
+    trial_score_note: ClassVar[str]
     labels_per_photo: ClassVar[str]
     comparison_note: ClassVar[str | None] = None
     prediction_attribute: ClassVar[str]

@@ -65,7 +65,7 @@ class MultiLabel(Task):
         "Each epoch shows the mean average precision on validation; of the training photos, the "
         "share with every label right at 50 %."
     )
-    score_note: ClassVar[str] = "mAP: mean average precision on the validation photos."
+    trial_score_note: ClassVar[str] = "mAP: mean average precision on the validation photos."
     labels_per_photo: ClassVar[str] = "several labels per photo"
     comparison_note: ClassVar[str | None] = (
         "A photo counts as right where exactly its labels are predicted: none missing, none extra."

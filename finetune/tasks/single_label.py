@@ -39,7 +39,7 @@ class SingleLabel(Task):
     ranks_by_loss: ClassVar[bool] = True
     detects_unknown: ClassVar[bool] = True
     activation: ClassVar[Literal["softmax", "sigmoid"]] = "softmax"
-    score_note: ClassVar[str] = "Right: share of the validation photos."
+    trial_score_note: ClassVar[str] = "Right: share of the validation photos."
     labels_per_photo: ClassVar[str] = "one label per photo"
     prediction_attribute: ClassVar[str] = "label"
     part_columns: ClassVar[tuple[Column, ...]] = (
