@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -88,13 +89,29 @@ def connect(path: Path, *, timeout_seconds: float = BUSY_TIMEOUT_SECONDS) -> sql
         except sqlite3.OperationalError as error:
             raise PermissionError(13, "cannot be opened for writing", str(path)) from error
         try:
-            connection.execute("PRAGMA journal_mode = WAL")
+            _use_write_ahead_log(connection, timeout_seconds)
             connection.execute("PRAGMA synchronous = FULL")
             _migrate(connection, path)
         except BaseException:
             connection.close()
             raise
     return connection
+
+
+def _use_write_ahead_log(connection: sqlite3.Connection, timeout_seconds: float) -> None:
+    """Switches to a write-ahead log, and waits for other processes that do so just now."""
+    # SQLite's own timeout does not cover this: two processes that both turn a read lock into a
+    # write lock would wait for each other, so one of them fails at once.
+    deadline = time.monotonic() + timeout_seconds
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() >= deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 @contextlib.contextmanager

@@ -431,6 +431,19 @@ def test_writer_waits_for_another_that_is_soon_done(catalog: Catalog, tmp_path: 
     assert labels(catalog)["gull/gull.jpg"] == ("heron",)
 
 
+def test_opening_waits_for_another_process_that_creates_the_catalog(tmp_path: Path) -> None:
+    path = tmp_path / "new.sqlite3"
+    holder = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    holder.execute("BEGIN IMMEDIATE")
+    with pytest.raises(CatalogError, match="is in use by another process"):
+        store.connect(path, timeout_seconds=0.05)
+    release = threading.Timer(0.1, lambda: holder.execute("COMMIT"))
+    release.start()
+    store.connect(path).close()
+    release.join()
+    holder.close()
+
+
 def test_full_disk_is_a_storage_error_and_changes_nothing(catalog: Catalog) -> None:
     catalog.set_labels(["gull"], ["heron"])
     before = labels(catalog)
