@@ -231,11 +231,11 @@ def accuracy_by_coverage(predictions: Sequence[Prediction]) -> Figure:
         ],
         "layout": {
             "xaxis": {
-                "title": {"text": "Coverage: share of photos, most confident first"},
+                "title": {"text": "Coverage"},
                 "range": [0, 1],
                 "tickformat": ".0%",
             },
-            "yaxis": {"title": {"text": "Accuracy on these"}, "tickformat": ".0%"},
+            "yaxis": {"title": {"text": "Accuracy"}, "tickformat": ".0%"},
             "showlegend": False,
         },
     }

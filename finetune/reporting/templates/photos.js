@@ -49,8 +49,11 @@ function rankItems(photo) {
     const truth = photo.truths.includes(label);
     const name = element("span", { class: "name", title: nameOf(label) }, (truth ? "✓ " : "") + nameOf(label));
     if (truth) name.append(element("span", { class: "hidden" }, " (correct label)"));
-    return element("li", { class: truth ? "truth" : "" },
-      name, element("span", { class: "share" }, (data.multi_label && photo.predicted.includes(label) ? "predicted " : "") + percent(probability)), bar(probability));
+    const predicted = data.multi_label && photo.predicted.includes(label);
+    const classes = [truth && "truth", predicted && "predicted"].filter(Boolean).join(" ");
+    const share = element("span", { class: "share" }, percent(probability));
+    if (predicted) share.append(element("span", { class: "hidden" }, " (predicted)"));
+    return element("li", { class: classes }, name, share, bar(probability));
   });
   for (const truth of photo.truths) {
     if (photo.ranked.some(([label]) => label === truth)) continue;

@@ -94,12 +94,15 @@ function showConfusion(matrix) {
       const sum = `${count} of ${totals[t]} (${percent(share(t, p))})`;
       return t === p ? `${truth}<br>correct: ${sum}` : `${truth}<br>mistaken for ${predicted}: ${sum}`;
     }));
+    const letter = few ? 6.6 : 5; // mean width of a letter in pixels
     const longest = Math.max(...shown.map((name) => name.length));
-    const margin = 40 + longest * (few ? 6.6 : 5);
+    const margin = 40 + longest * letter;
+    // The slanted name of the last column reaches beyond its cell.
+    const right = Math.max(24, shown.at(-1).length * letter * Math.cos(Math.PI / 3));
     const widest = size <= 4 ? 84 : size <= 12 ? 56 : few ? 34 : 14;
     // Cells shrink to fit, but stay large enough to tap or see; beyond that, the frame scrolls.
-    const side = Math.min(widest, Math.max(few ? 24 : 10, (room - margin - 24) / size));
-    const width = margin + size * side + 24;
+    const side = Math.min(widest, Math.max(few ? 24 : 10, (room - margin - right) / size));
+    const width = margin + size * side + right;
     const ticks = { tickmode: "array", tickvals: [...Array(size).keys()], ticktext: names, showgrid: false, zeroline: false, tickfont: { size: few ? 12 : 9 }, fixedrange: true, automargin: false };
     return {
       data: [{
@@ -116,7 +119,7 @@ function showConfusion(matrix) {
       }],
       layout: {
         width, height: margin + size * side + 12,
-        margin: { t: margin, l: margin, r: 24, b: 12 },
+        margin: { t: margin, l: margin, r: right, b: 12 },
         xaxis: { ...ticks, side: "top", tickangle: -60, title: { text: "Predicted", standoff: 6 }, showline: false },
         yaxis: { ...ticks, autorange: "reversed", title: { text: "Correct label", standoff: 4 }, showline: false },
       },
