@@ -176,29 +176,35 @@ def tiny_settings(tiny_weights: Path) -> dict[str, object]:
     }
 
 
-# Imports once what every child needs, then forks a child a line; no kernel runs before a fork.
+# Imports once what every child needs, then forks a child a task; no kernel runs before a fork.
+# A line has the tasks to run at the same time, and is answered by their exit codes.
 _CHILDREN = """
 import json, os, sys, traceback
 import accelerate, torch
 import finetune.experiments.cross_validate, finetune.training.train
-for line in sys.stdin:
-    task = json.loads(line)
+def start(task):
     child = os.fork()
-    if child == 0:
-        output = os.open(task["output"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(output, 1), os.dup2(output, 2)
-        os.environ.update(task["environment"])
-        sys.argv, code = ["-c", *task["arguments"]], 1
-        try:
-            exec(task["code"], {"__name__": "__main__"})
-            code = 0
-        except SystemExit as ended:
-            code = ended.code or 0
-        except BaseException:
-            traceback.print_exc()
-        sys.stdout.flush(), sys.stderr.flush()
-        os._exit(code)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+    if child:
+        return child
+    for number, name in ((1, task["stdout"]), (2, task["stderr"])):
+        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.environ.update(task["environment"])
+    os.chdir(task["folder"])
+    sys.argv, code = ["-c", *task["arguments"]], 1
+    try:
+        exec(task["code"], {"__name__": "__main__"})
+        code = 0
+    except SystemExit as ended:
+        code = ended.code or 0
+    except BaseException:
+        traceback.print_exc()
+    sys.stdout.flush(), sys.stderr.flush()
+    os._exit(code)
+for line in sys.stdin:
+    children = [start(task) for task in json.loads(line)]
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    print(json.dumps(codes), flush=True)
 """
 
 
@@ -211,21 +217,59 @@ def _children() -> Iterator[subprocess.Popen[str]]:
         server.kill()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
+def run_children(
+    _children: subprocess.Popen[str], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., list[subprocess.CompletedProcess[str]]]:
+    """Returns a function that runs Python code in several processes at the same time.
+
+    There is one process for each list of ``sys.argv[1:]``, with the environment in the same place
+    of `environments` on top of this process's own.
+    """
+
+    def run(
+        code: str, *arguments: Sequence[str], environments: Sequence[dict[str, str]] | None = None
+    ) -> list[subprocess.CompletedProcess[str]]:
+        assert _children.stdin is not None
+        assert _children.stdout is not None
+        folder = tmp_path_factory.mktemp("children")
+        tasks = [
+            {
+                "code": code,
+                "arguments": list(words),
+                "environment": {**os.environ, **added},
+                "folder": str(Path.cwd()),
+                "stdout": str(folder / f"{number}.out"),
+                "stderr": str(folder / f"{number}.err"),
+            }
+            for number, (words, added) in enumerate(
+                zip(arguments, environments or [{} for _ in arguments], strict=True)
+            )
+        ]
+        _children.stdin.write(json.dumps(tasks) + "\n")
+        _children.stdin.flush()
+        codes = json.loads(_children.stdout.readline())
+        return [
+            subprocess.CompletedProcess(
+                code,
+                code_of_exit,
+                (folder / f"{number}.out").read_text(),
+                (folder / f"{number}.err").read_text(),
+            )
+            for number, code_of_exit in enumerate(codes)
+        ]
+
+    return run
+
+
+@pytest.fixture(scope="session")
 def run_child(
-    _children: subprocess.Popen[str], tmp_path: Path
+    run_children: Callable[..., list[subprocess.CompletedProcess[str]]],
 ) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Returns a function that runs Python code in a process of its own, with ``sys.argv[1:]``."""
 
     def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        assert _children.stdin is not None
-        assert _children.stdout is not None
-        output = tmp_path / "child-output.txt"
-        task = {"code": code, "arguments": arguments, "output": str(output)}
-        _children.stdin.write(json.dumps(task | {"environment": dict(os.environ)}) + "\n")
-        _children.stdin.flush()
-        code_of_exit = int(_children.stdout.readline())
-        return subprocess.CompletedProcess(code, code_of_exit, stderr=output.read_text())
+        return run_children(code, arguments)[0]
 
     return run
 

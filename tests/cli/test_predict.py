@@ -4,7 +4,6 @@ import csv
 import json
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,7 +42,11 @@ def test_many_photos_are_a_line_each(run: Callable[..., Result]) -> None:
     assert lines[-1].endswith("bad.jpg: cannot be opened: not a photo")
 
 
-def test_a_csv_is_gone_on_with_after_a_kill(run: Callable[..., Result], tmp_path: Path) -> None:
+def test_a_csv_is_gone_on_with_after_a_kill(
+    run: Callable[..., Result],
+    tmp_path: Path,
+    run_child: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
     whole, cut = tmp_path / "whole.csv", tmp_path / "cut.csv"
     run("predict", "photos", "--csv", whole)
     code = (
@@ -61,8 +64,8 @@ def test_a_csv_is_gone_on_with_after_a_kill(run: Callable[..., Result], tmp_path
         "from finetune.cli import app\n"
         f"app(['predict', 'photos', '--csv', {str(cut)!r}])\n"
     )
-    killed = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60)
-    assert killed.returncode == -signal.SIGKILL
+    killed = run_child(code)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert cut.read_bytes().endswith(b"half a ro")
     again = run("predict", "photos", "--csv", cut)
     assert "has 9 of them already" in again.stderr
@@ -167,7 +170,9 @@ def test_no_photo_on_stdin_is_an_empty_list(run: Callable[..., Result]) -> None:
     assert json.loads(run("predict", "-", "--json", stdin="").stdout) == []
 
 
-def test_memory_does_not_grow_with_the_number_of_photos() -> None:
+def test_memory_does_not_grow_with_the_number_of_photos(
+    run_child: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
     code = (
         "import resource, sys\n"
         "from pathlib import Path\n"
@@ -180,7 +185,6 @@ def test_memory_does_not_grow_with_the_number_of_photos() -> None:
         "few = predict(200)\n"
         "print((predict(1200) - few) / 1024)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
-    )
+    done = run_child(code)
+    assert done.returncode == 0, done.stderr
     assert float(done.stdout) < 8  # MiB

@@ -2,21 +2,22 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
-def test_train_and_predict_runs(tmp_path: Path) -> None:
+def test_train_and_predict_runs(
+    tmp_path: Path, run_child: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
     code = (
         f"import sys; sys.path.insert(0, {str(EXAMPLES)!r})\n"
         "from pathlib import Path\n"
         "import train_and_predict\n"
         f"train_and_predict.main(Path({str(tmp_path / 'x')!r}), photos_per_species=8)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=200, check=False
-    )
+    done = run_child(code)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert [line.partition(":")[0] for line in lines[:5]] == [
@@ -47,16 +48,16 @@ def test_a_subset_has_the_first_photos_of_each_label(tmp_path: Path) -> None:
     ]
 
 
-def test_own_metric_runs(tmp_path: Path) -> None:
+def test_own_metric_runs(
+    tmp_path: Path, run_child: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
     code = (
         f"import sys; sys.path.insert(0, {str(EXAMPLES)!r})\n"
         "from pathlib import Path\n"
         "import own_metric\n"
         f"own_metric.main(Path({str(tmp_path / 'x')!r}), photos_per_species=8)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=200, check=False
-    )
+    done = run_child(code)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert [line.partition(":")[0] for line in lines] == [

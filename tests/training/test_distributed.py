@@ -5,9 +5,8 @@ from __future__ import annotations
 import csv
 import functools
 import json
-import os
+import socket
 import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,6 +95,7 @@ def both(
     tmp_path_factory: pytest.TempPathFactory,
     tiny_weights: Path,
     draw: Callable[..., Image.Image],
+    run_children: Callable[..., list[subprocess.CompletedProcess[str]]],
 ) -> TwoProcesses:
     folder = tmp_path_factory.mktemp("processes")
     photos = folder / "photos"
@@ -112,22 +112,25 @@ def both(
         ]
         for name, settings in trainings.items()
     ]
-    script = folder / "script.py"
     checks, end = _SCRIPT.rsplit("distributed.destroy_process_group()", 1)
-    script.write_text(
+    script = (
         f"{checks}\nsettings = {arguments!r}\n{_TRAININGS}\n"
         f"distributed.destroy_process_group()\n{end}"
     )
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    done = subprocess.run(
-        [*launch, "--nproc-per-node", "2", str(script), str(folder)],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    # The variables that torchrun and accelerate launch set.
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+    shared |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    done = run_children(
+        script,
+        *([str(folder)] for _ in range(2)),
+        environments=[shared | {"RANK": rank, "LOCAL_RANK": rank} for rank in ("0", "1")],
     )
-    assert done.returncode == 0, done.stderr[:3000]
-    assert done.stdout.count("the model is in") == 2  # only the main process prints
+    assert [one.returncode for one in done] == [0, 0], [one.stderr[:3000] for one in done]
+    # Only the main process prints.
+    assert [one.stdout.count("the model is in") for one in done] == [2, 0]
     runs = {
         name: (
             train(photos, resolve({}, settings), run=str(folder / f"{name}-one")).run.path,

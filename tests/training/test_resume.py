@@ -2,10 +2,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,25 +14,15 @@ from finetune.training.train import RunResult, resume
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_killed_trainings_of_every_mode_resume_to_the_same_bytes() -> None:
+def test_killed_trainings_of_every_mode_resume_to_the_same_bytes(
+    run_child: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
     # One kill a run, at places that the seed decides: in the middle of writing a checkpoint,
     # before a step, before an update of the average. The script's own 20 kills are its benchmark.
-    found = subprocess.run(
-        [
-            sys.executable,
-            str(ROOT / "benchmarks" / "kills.py"),
-            "--kills=4",
-            "--a-run=1",
-            "--points",
-            "--photos=8",
-            "--seed=3",
-        ],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        cwd=ROOT,
+    found = run_child(
+        f"import runpy; runpy.run_path({str(ROOT / 'benchmarks' / 'kills.py')!r}, "
+        "run_name='__main__')",
+        *("--kills=4", "--a-run=1", "--points", "--photos=8", "--seed=3"),
     )
     assert found.returncode == 0, found.stdout + found.stderr
     rows = [line for line in found.stdout.splitlines() if line.startswith("|")]

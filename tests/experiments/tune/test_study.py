@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,22 +46,20 @@ tune(photos, resolve({}, flags), TuneConfig(trials=3, final=False, runs=runs, st
 
 
 def test_two_processes_share_one_study(
-    tune_photos: Path, tmp_path: Path, tiny_settings: dict[str, Any]
+    tune_photos: Path,
+    tmp_path: Path,
+    tiny_settings: dict[str, Any],
+    run_children: Callable[..., list[subprocess.CompletedProcess[str]]],
 ) -> None:
     url = f"sqlite:///{tmp_path / 'shared.sqlite3'}"
-    words = [str(tune_photos), url, repr(tiny_settings)]
-    both = [
-        subprocess.Popen(
-            [sys.executable, "-c", SHARE, words[0], str(tmp_path / name), words[1], words[2]],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-        for name in ("one", "two")
-    ]
-    errors = [process.communicate(timeout=240)[1] for process in both]
-    assert [process.returncode for process in both] == [0, 0], errors
+    both = run_children(
+        SHARE,
+        *(
+            [str(tune_photos), str(tmp_path / name), url, repr(tiny_settings)]
+            for name in ("one", "two")
+        ),
+    )
+    assert [process.returncode for process in both] == [0, 0], [one.stderr for one in both]
     study = optuna.load_study(study_name="shared", storage=url)
     trials = study.get_trials()
     assert 3 <= len(trials) <= 4
