@@ -11,7 +11,10 @@ from typing import Any
 
 from finetune.evaluation.confusion import read_confusion_csv, worst_confusions
 from finetune.evaluation.probabilities import Integers
+from finetune.reporting.summary import column_text
 from finetune.runs.folder import RunFolder
+from finetune.tasks.base import Column
+from finetune.tasks.factory import task_of_metrics
 from finetune.training.events import EpochDone, Event, Note, Progressed, StepDone
 
 SECONDS = 0.5
@@ -147,7 +150,7 @@ def result_html(run: RunFolder, metrics: Mapping[str, Any], *, seconds: float) -
     parts = [
         f"<div><b>{html.escape(run.name)}</b> "
         f'<span style="{_FAINT}">{html.escape(str(run.path))}, {seconds:,.0f} s</span></div>',
-        _figures(metrics),
+        _metrics_table(metrics),
     ]
     if run.confusion_file.is_file():
         matrix, labels = read_confusion_csv(run.confusion_file)
@@ -239,41 +242,27 @@ def _curve(
     )
 
 
-def _figures(metrics: Mapping[str, Any]) -> str:
-    names = ["part", "photos", "right", "95 % interval", "balanced", "log loss", "ECE", "mAP"]
-    rows = []
-    for part, figures in metrics.items():
-        low, high = figures.get("top1_interval") or (None, None)
-        rows.append(
-            [
-                html.escape(part),
-                f"{figures.get('photos', 0):,}",
-                _share(figures.get("top1")),
-                "" if low is None else f"{low:.1%} to {high:.1%}",
-                _share(figures.get("balanced_accuracy")),
-                _three(figures.get("log_loss")),
-                _three(figures.get("ece")),
-                # For a single label per photo, accuracy is the main score.
-                "" if "top1" in figures else _three(figures.get("mean_average_precision")),
-            ]
-        )
-    kept = [k for k in range(len(names)) if any(row[k] for row in rows)]
-    head = "".join(f'<th style="{_CELL}">{names[k]}</th>' for k in kept)
-    body = "".join(
-        "<tr>" + "".join(f'<td style="{_CELL}">{row[k]}</td>' for k in kept) + "</tr>"
-        for row in rows
-    )
-    return (
-        f'<table style="border-collapse:collapse;margin:4px 0">{f"<tr>{head}</tr>"}{body}</table>'
-    )
-
-
-def _share(value: float | None) -> str:
-    return "" if value is None else f"{value:.1%}"
-
-
-def _three(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
+def _metrics_table(metrics: Mapping[str, Any]) -> str:
+    columns: dict[str, Column] = {}
+    for values in metrics.values():
+        for column in task_of_metrics(values).part_columns:
+            if values.get(column.key) is not None:
+                columns[column.key] = column
+    rows = [["part", "photos", *(column.title for column in columns.values())]]
+    rows += [
+        [
+            part,
+            f"{values.get('photos', 0):,}",
+            *(column_text(column, values) for column in columns.values()),
+        ]
+        for part, values in metrics.items()
+    ]
+    body = ""
+    for number, row in enumerate(rows):
+        tag = "td" if number else "th"
+        cells = (f'<{tag} style="{_CELL}">{html.escape(cell)}</{tag}>' for cell in row)
+        body += f"<tr>{''.join(cells)}</tr>"
+    return f'<table style="border-collapse:collapse;margin:4px 0">{body}</table>'
 
 
 def _confusion(matrix: Integers, labels: Sequence[str], part: str) -> str:

@@ -21,6 +21,12 @@ POINTS = 400
 """Maximum number of points of a curve."""
 
 
+LEGEND: Figure = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}
+"""Horizontal legend above a chart."""
+
+_EPOCH_AXIS: Figure = {"title": {"text": "Epoch"}, "rangemode": "tozero", "tickformat": "d"}
+
+
 def chart_text(text: str) -> str:
     """Returns text escaped for plotly, on one line.
 
@@ -75,9 +81,9 @@ def _curves(
     return {
         "data": lines,
         "layout": {
-            "xaxis": {"title": {"text": "Epoch"}, "rangemode": "tozero", "tickformat": "d"},
+            "xaxis": _EPOCH_AXIS,
             "yaxis": {"title": {"text": title}, "tickformat": ".0%" if share else ".2~f"},
-            "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+            "legend": LEGEND,
         },
     }
 
@@ -104,9 +110,9 @@ def overlaid_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
             for k, (name, epochs) in enumerate(runs.items())
         ],
         "layout": {
-            "xaxis": {"title": {"text": "Epoch"}, "rangemode": "tozero", "tickformat": "d"},
+            "xaxis": _EPOCH_AXIS,
             "yaxis": {"title": {"text": "Accuracy (validation)"}, "tickformat": ".0%"},
-            "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+            "legend": LEGEND,
         },
     }
 
@@ -206,7 +212,7 @@ def reliability(part: Mapping[str, Any], *, counted: str = "photos") -> Figure:
                 "range": [0, 1.03],
                 "tickformat": ".0%",
             },
-            "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+            "legend": LEGEND,
         },
     }
 

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from finetune.experiments.lr_find import FoundRate
 from finetune.files import write_atomically
-from finetune.reporting.charts import Figure
+from finetune.reporting.charts import LEGEND, Figure
 from finetune.reporting.page import write_page
 
 WIDTH, HEIGHT = 960, 560
@@ -109,7 +109,7 @@ def sweep_figure(found: FoundRate) -> Figure:
                 "dtick": 1,
             },
             "yaxis": {"title": {"text": "Training loss (nats)"}, "range": [low, high]},
-            "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+            "legend": LEGEND,
         },
     }
 

@@ -18,6 +18,7 @@ from finetune.photos.crops import Crop, crop_and_resize
 from finetune.photos.decode.decoder import decode_photo
 from finetune.photos.issues import Finding, Item, LabelRow
 from finetune.photos.near_duplicates.groups import GroupedPhoto, NearDuplicateGroup
+from finetune.reporting.formatting import count
 from finetune.reporting.gallery import make_thumbnails
 
 _STYLE = """
@@ -33,9 +34,7 @@ figure { margin: 0; width: min-content; min-width: 11rem; }
 figcaption { font-size: 12px; overflow-wrap: anywhere; }
 .pictures { display: flex; gap: 4px; align-items: flex-start; }
 img { display: block; height: 170px; background: #8883; }
-.thumbnails li { width: 200px; }
-.thumbnails img { max-width: 200px; height: 150px; object-fit: contain; width: 100%; }
-.best img { outline: 3px solid #2a7; } .kind { font-weight: 600; } .warn { color: #b40; }
+.best img { outline: 3px solid #2a7; } .warn { color: #b40; }
 table { border-collapse: collapse; }
 th, td { padding: .2rem .9rem .2rem 0; text-align: right; border-bottom: 1px solid var(--line); }
 th:first-child, td:first-child { text-align: left; }
@@ -57,67 +56,71 @@ class Figure:
     Attributes:
         pictures: JPEG files, each with its text alternative.
         caption: Lines of plain text.
+        best: Whether the figure is highlighted as the best of its section.
     """
 
     pictures: tuple[tuple[bytes, str], ...]
     caption: tuple[str, ...]
+    best: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """Figures under a heading."""
+    """Figures under a heading, which may have a warning."""
 
     heading: str
     figures: tuple[Figure, ...]
+    warning: str = ""
 
 
-def write_picture_page(path: Path, title: str, sections: Sequence[Section]) -> Path:
+def write_picture_page(
+    path: Path, title: str, sections: Sequence[Section], *, heading: str | None = None
+) -> Path:
     """Writes figures by sections as one HTML file, and returns its path.
 
     Raises:
         StorageError: The file could not be written; an older one is intact.
     """
-    return write_html(path, title, "\n".join(_section(section) for section in sections))
+    return _write_html(path, title, "\n".join(map(_section, sections)), heading=heading)
 
 
-def write_html(path: Path, title: str, body: str, *, heading: str | None = None) -> Path:
-    """Writes HTML as one page with the common style, under a heading (default: the title).
-
-    Raises:
-        StorageError: The file could not be written; an older one is intact.
-    """
+def _write_html(path: Path, title: str, body: str, *, heading: str | None = None) -> Path:
     page = (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta http-equiv="Content-Security-Policy" '
         "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">\n"
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{plain(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
-        f"<h1>{plain(heading or title)}</h1>\n{body}\n</body>\n</html>\n"
+        f"<title>{_escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
+        f"<h1>{_escape(heading or title)}</h1>\n{body}\n</body>\n</html>\n"
     )
     return write_text(path, page)
 
 
-def plain(text: str) -> str:
+def _escape(text: str) -> str:
     """Returns text escaped for HTML; lone surrogates of undecodable file names become ``?``."""
     return escape(text.encode("utf-8", "replace").decode())
 
 
-def picture(jpeg: bytes, alt: str) -> str:
-    """Returns an image element that contains a JPEG."""
+def _image(jpeg: bytes, alt: str) -> str:
     data = base64.b64encode(jpeg).decode()
-    return f'<img src="data:image/jpeg;base64,{data}" alt="{plain(alt)}">'
+    return f'<img src="data:image/jpeg;base64,{data}" alt="{_escape(alt)}">'
 
 
 def _section(section: Section) -> str:
-    figures = "\n".join(_figure(figure) for figure in section.figures)
-    return f"<section>\n<h2>{plain(section.heading)}</h2>\n<ul>\n{figures}\n</ul>\n</section>"
+    figures = "\n".join(map(_figure, section.figures))
+    warning = f' <span class="warn">{_escape(section.warning)}</span>' if section.warning else ""
+    return (
+        f"<section>\n<h2>{_escape(section.heading)}{warning}</h2>\n<ul>\n{figures}\n</ul>\n"
+        "</section>"
+    )
 
 
 def _figure(figure: Figure) -> str:
-    pictures = "".join(picture(jpeg, alt) for jpeg, alt in figure.pictures)
-    caption = "<br>".join(plain(line) for line in figure.caption)
+    best = ' class="best"' if figure.best else ""
+    pictures = "".join(_image(jpeg, alt) for jpeg, alt in figure.pictures)
+    caption = "<br>".join(_escape(line) for line in figure.caption)
     return (
-        f'<li><figure><div class="pictures">{pictures}</div>'
+        f'<li{best}><figure><div class="pictures">{pictures}</div>'
         f"<figcaption>{caption}</figcaption></figure></li>"
     )
 
@@ -136,10 +139,30 @@ def write_near_duplicates_page(
     """
     paths = [item.photo.path for group in groups for item in group.photos]
     thumbnails, failed = make_thumbnails(root, paths, progress=progress)
-    parts = [_group(number, group, thumbnails, failed) for number, group in enumerate(groups, 1)]
-    content = "\n".join(parts) or "<p>No two photos are nearly the same.</p>"
-    heading = f"{len(groups):,} groups of near-duplicates in {root}"
-    return write_html(path, "Near-duplicates", content, heading=heading)
+
+    def figure(item: GroupedPhoto) -> Figure:
+        photo = item.photo
+        size = f"{photo.width} x {photo.height}"
+        lines: tuple[str, ...] = (relation_text(item), photo.path, size)
+        if photo.labels:
+            lines += (", ".join(photo.labels),)
+        jpeg = thumbnails.get(photo.path)
+        return Figure(
+            pictures=((jpeg, photo.path),) if jpeg else (),
+            caption=lines if jpeg else (failed.get(photo.path, "cannot be opened"), *lines),
+            best=item.kind is None,
+        )
+
+    sections = [
+        Section(
+            heading=f"{number}. {', '.join(group.labels)}",
+            warning="under different labels" if group.contradicts else "",
+            figures=tuple(map(figure, group.photos)),
+        )
+        for number, group in enumerate(groups, 1)
+    ]
+    found = f"{count(len(groups), 'group')} of near-duplicates" if groups else "No near-duplicates"
+    return write_picture_page(path, "Near-duplicates", sections, heading=f"{found} in {root}")
 
 
 def relation_text(item: GroupedPhoto) -> str:
@@ -155,32 +178,6 @@ def relation_text(item: GroupedPhoto) -> str:
     if item.kind in (None, "copy") or bits is None:
         return names[item.kind]
     return f"{names[item.kind]}, {bits} bit{'' if bits == 1 else 's'}"
-
-
-def _group(
-    number: int,
-    group: NearDuplicateGroup,
-    thumbnails: Mapping[str, bytes],
-    failed: Mapping[str, str],
-) -> str:
-    labels = ", ".join(group.labels)
-    warning = ' <span class="warn">under different labels</span>' if group.contradicts else ""
-    rows = "\n".join(_photo(item, thumbnails, failed) for item in group.photos)
-    return f'<h2>{number}. {plain(labels)}{warning}</h2>\n<ul class="thumbnails">\n{rows}\n</ul>'
-
-
-def _photo(item: GroupedPhoto, thumbnails: Mapping[str, bytes], failed: Mapping[str, str]) -> str:
-    photo = item.photo
-    if photo.path in thumbnails:
-        image = picture(thumbnails[photo.path], photo.path)
-    else:
-        image = f"<em>{plain(failed.get(photo.path, 'cannot be opened'))}</em>"
-    best = ' class="best"' if item.kind is None else ""
-    label = f"<br>{plain(', '.join(photo.labels))}" if photo.labels else ""
-    return (
-        f'<li{best}>{image}<br><span class="kind">{relation_text(item)}</span><br>'
-        f"{plain(photo.path)}<br>{photo.width} x {photo.height}{label}</li>"
-    )
 
 
 HEIGHT_PIXELS = 170
@@ -297,12 +294,12 @@ def write_contact_sheet(
         for name in item.paths[:MOST_PICTURES]
     }
     thumbnails, _ = make_thumbnails(collection.root, sorted(shown), progress=progress)
-    pictures = {name: picture(jpeg, "") for name, jpeg in thumbnails.items()}
+    pictures = {name: _image(jpeg, "") for name, jpeg in thumbnails.items()}
     title = f"Issues in {collection.root.resolve().name}"
     sections = "".join(_issue_section(finding, pictures) for finding in findings)
     if not findings:
         sections = "<section><p>Nothing to report.</p></section>"
-    return write_html(path, title, _label_table(rows) + sections)
+    return _write_html(path, title, _label_table(rows) + sections)
 
 
 def _label_table(rows: Sequence[LabelRow]) -> str:
@@ -311,7 +308,7 @@ def _label_table(rows: Sequence[LabelRow]) -> str:
         for name in ("label", "photos", "groups", "distinct scenes", "bad", "shorter side")
     )
     body = "".join(
-        f"<tr><td>{plain(row.label) or '<em>no label</em>'}</td><td>{row.photos:,}</td>"
+        f"<tr><td>{_escape(row.label) or '<em>no label</em>'}</td><td>{row.photos:,}</td>"
         f"<td>{row.groups:,}</td><td>{row.scenes:,}</td><td>{row.bad:,}</td>"
         f"<td>{side_range(row)}</td></tr>"
         for row in rows
@@ -343,13 +340,13 @@ def _issue_section(finding: Finding, pictures: Mapping[str, str]) -> str:
     rest = len(finding.items) - MOST_ITEMS
     more = f'<p class="more">and {rest:,} more</p>' if rest > 0 else ""
     return (
-        f'<section id="{finding.kind}"><h2>{plain(finding.title)}</h2>'
-        f'<p class="advice">{plain(finding.advice)}</p>{body}{more}</section>'
+        f'<section id="{finding.kind}"><h2>{_escape(finding.title)}</h2>'
+        f'<p class="advice">{_escape(finding.advice)}</p>{body}{more}</section>'
     )
 
 
 def _issue_group(item: Item, pictures: Mapping[str, str]) -> str:
-    note = f'<div class="note">{plain(item.note)}</div>' if item.note else ""
+    note = f'<div class="note">{_escape(item.note)}</div>' if item.note else ""
     figures = "".join(_issue_figure(path, pictures) for path in item.paths[:MOST_PICTURES])
     rest = len(item.paths) - MOST_PICTURES
     more = f'<div class="more">and {rest:,} more</div>' if rest > 0 else ""
@@ -357,11 +354,11 @@ def _issue_group(item: Item, pictures: Mapping[str, str]) -> str:
 
 
 def _issue_figure(path: str, pictures: Mapping[str, str], note: str = "") -> str:
-    advice = f'<br><span class="advice">{plain(note)}</span>' if note else ""
+    advice = f'<br><span class="advice">{_escape(note)}</span>' if note else ""
     image = pictures.get(path, "")
-    return f"<figure>{image}<figcaption>{plain(path)}{advice}</figcaption></figure>"
+    return f"<figure>{image}<figcaption>{_escape(path)}{advice}</figcaption></figure>"
 
 
 def _issue_line(item: Item) -> str:
-    parts = [plain(text) for text in (*item.paths, item.note) if text]
+    parts = [_escape(text) for text in (*item.paths, item.note) if text]
     return f"<li>{': '.join(parts)}</li>"

@@ -42,7 +42,7 @@ def key_figures(task: Task, metrics: Mapping[str, Any]) -> list[KeyFigure]:
     return [
         KeyFigure(
             name=column.title,
-            value=_column_text(column, metrics),
+            value=column_text(column, metrics),
             note=column.note + "".join(_note_details(column.key, metrics)),
         )
         for column in task.key_figures
@@ -50,10 +50,13 @@ def key_figures(task: Task, metrics: Mapping[str, Any]) -> list[KeyFigure]:
     ]
 
 
-def _column_text(column: Column, metrics: Mapping[str, Any]) -> str:
+def column_text(column: Column, metrics: Mapping[str, Any]) -> str:
+    """Returns the value of a column in the metrics of a part or a label."""
     value: Any = metrics
     for name in column.key.split("/"):
         value = (value or {}).get(name)
+    if column.kind == "interval":
+        return interval(value)
     return percent(value) if column.kind == "percent" else number(value, column.decimals)
 
 

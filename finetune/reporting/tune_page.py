@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.experiments.tune.search import TuneResult, summarize
-from finetune.reporting.charts import Figure, chart_text
+from finetune.reporting.charts import LEGEND, Figure, chart_text
 from finetune.reporting.page import write_page
 
 MAX_ROWS = 100
@@ -82,7 +82,7 @@ def _charts(result: TuneResult, varied: list[str]) -> dict[str, Figure]:
     if result.best:
         history = plot_optimization_history(study, target_name=score)
         history.update_traces(name="best so far", selector={"name": "Best Value"})
-        history.update_layout(legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0})
+        history.update_layout(legend=LEGEND)
         charts["history"] = _figure(history, "Trial", shares)
     if result.importances:
         evaluator = FanovaImportanceEvaluator(seed=0)

@@ -180,7 +180,7 @@ def test_a_result_shows_its_figures_and_its_mistakes(
     plain = html.unescape(text)
     assert "<b>ant" not in text
     assert "gar&lt;den&gt;" in text
-    for shown in ("1,234", "87.5%", "80.0% to 90.0%", "0.123", "61 s", "result.report()"):
+    for shown in ("1,234", "87.5\u202f%", "80.0–90.0\u202f%", "0.123", "61 s", "result.report()"):
         assert shown in plain
     assert "balanced" not in plain
     if count == 2:
@@ -199,7 +199,7 @@ def test_several_labels_a_photo_show_what_there_is(tmp_path: Path) -> None:
     metrics = {"test": {"photos": 9, "mean_average_precision": 0.75}}
     text = result_html(RunFolder(tmp_path), metrics, seconds=1)
     assert "mAP" in text
-    assert "0.750" in text
+    assert "75.0\u202f%" in text
     assert "right" not in (ET.fromstring(text).findall(".//tr")[0][1].text or "")
 
 

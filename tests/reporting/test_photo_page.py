@@ -11,6 +11,7 @@ from PIL import Image
 
 from finetune.photos.collection import Collection
 from finetune.photos.crops import Crop
+from finetune.photos.near_duplicates.groups import GroupedPhoto, NearDuplicateGroup
 from finetune.photos.scan import scan
 from finetune.reporting.photo_page import (
     HEIGHT_PIXELS,
@@ -19,6 +20,7 @@ from finetune.reporting.photo_page import (
     before_and_after,
     crop_figures,
     write_crop_png,
+    write_near_duplicates_page,
     write_picture_page,
 )
 
@@ -113,3 +115,23 @@ def test_the_picture_holds_all_pairs(birds: Path, tmp_path: Path) -> None:
         assert sheet.height == 2 * (HEIGHT_PIXELS + 10) + 10
     empty = write_crop_png(tmp_path / "empty.png", collection, [])
     assert empty.is_file()
+
+
+def test_near_duplicates_page_marks_the_best_and_names_what_cannot_be_opened(
+    birds: Path, tmp_path: Path
+) -> None:
+    photos = scan(birds).photos[:2]
+    gone = dataclasses.replace(photos[1], path="gone.jpg", labels=("wren",))
+    group = NearDuplicateGroup(
+        photos=(
+            GroupedPhoto(photo=photos[0], kind=None, distance_bits=None, duplicate_of=None),
+            GroupedPhoto(photo=gone, kind="similar", distance_bits=4, duplicate_of=photos[0]),
+        )
+    )
+    page = write_near_duplicates_page(tmp_path / "p.html", birds, [group]).read_text("utf-8")
+    assert page.count('<li class="best">') == page.count("<img") == 1
+    assert "1 group of near-duplicates in" in page
+    assert "under different labels" in page
+    assert "similar, 4 bits<br>gone.jpg" in page
+    empty = write_near_duplicates_page(tmp_path / "p.html", birds, []).read_text("utf-8")
+    assert "No near-duplicates in" in empty
