@@ -1,4 +1,4 @@
-"""Labeling in the browser: key presses a photo, and response times.
+"""Labeling in the browser: key presses per photo, and response times.
 
 Run as ``python benchmarks/annotate.py [keys] [waits]``; needs Chromium and playwright.
 """
@@ -243,7 +243,7 @@ def _scroll(page: Any, folder: Path) -> dict[str, float]:
 
 
 def next_photo() -> dict[str, float]:
-    """Times the step to the next photo, one each second, with photos of 12 megapixels."""
+    """Times the step to the next photo, once a second, with photos of 12 megapixels."""
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "large"
         folder.mkdir()

@@ -1,12 +1,12 @@
-"""What augmentation costs: ours, albumentations and torchvision on one core, and within a step.
+"""Time of augmentation: finetune, albumentations and torchvision on one core, and in a step.
 
     python benchmarks/augmentation.py [--steps 6]
 
-All take 256-pixel photos that are decoded already and give 224-pixel float32 tensors, normalized.
-The recipe is the same for all: random resized crop, mirror, brightness, contrast, saturation and
-hue; one row of each leaves out the hue, which costs the others a way to HSV and back.
-Rounds of all candidates are interleaved, and each figure is the median of its rounds. The one-core
-table is CPU time, the training step wall time.
+All take decoded 256-pixel photos and return normalized 224-pixel float32 tensors, with the same
+recipe: random resized crop, flip, brightness, contrast, saturation and hue; one row of each leaves
+out the hue, for which the others convert to HSV and back. The rounds of all candidates are
+interleaved; each result is the median of its rounds. The table for one core has CPU time, the
+training step wall time.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ STRENGTH, HUE = 0.2, 0.05
 
 
 def photos(count: int) -> torch.Tensor:
-    """`(count, 3, 256, 256)` uint8 in channels_last memory, blurred noise: smooth as photos are."""
+    """Returns `(count, 3, 256, 256)` uint8, channels_last: blurred noise, smooth as photos."""
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (count * WORKING, WORKING, 3), dtype=np.uint8)
     smooth = cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 3), None, 0, 255, cv2.NORM_MINMAX)
@@ -49,7 +49,7 @@ def photos(count: int) -> torch.Tensor:
 
 
 def candidates(images: torch.Tensor) -> dict[str, tuple[Callable[[], object], int]]:
-    """Name to (one call, photos in it)."""
+    """Returns each candidate's name with (one call, photos in it)."""
     arrays = [np.ascontiguousarray(image) for image in images.permute(0, 2, 3, 1).numpy()]
     pil = [Image.fromarray(array) for array in arrays]
     tensors = list(images)
@@ -116,9 +116,9 @@ def candidates(images: torch.Tensor) -> dict[str, tuple[Callable[[], object], in
 
 
 def medians(calls: dict[str, tuple[Callable[[], object], int]], rounds: int) -> dict[str, float]:
-    """Milliseconds of CPU a photo, on which other programs weigh less than on wall time.
+    """Returns CPU milliseconds per photo, which other programs affect less than wall time.
 
-    The slow scipy row runs in one round only.
+    The slow scipy row runs in one round.
     """
     times: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(-1, rounds):
@@ -133,7 +133,7 @@ def medians(calls: dict[str, tuple[Callable[[], object], int]], rounds: int) -> 
 
 
 def worst_map_error(count: int = 500) -> float:
-    """Largest distance in source pixels between float32 maps and float64, over random draws."""
+    """Returns the largest difference in source pixels between float32 and float64 maps."""
     recipe = named("strong", {"mobius_probability": 1.0, "mobius_bound": 2.0})
     frame = sampling.Frame(height=WORKING, width=WORKING, size=SIZE)
     drawn = sampling.sample_params(recipe, frame, seed=0, epoch=0, indices=np.arange(count))
@@ -155,7 +155,7 @@ def worst_map_error(count: int = 500) -> float:
 
 
 def training_step(steps: int, batch: int = 16) -> dict[str, float]:
-    """Milliseconds of an augmented ResNet-18 step on all cores, forward and backward."""
+    """Returns milliseconds of an augmented ResNet-18 step on all cores, forward and backward."""
     torch.manual_seed(0)
     network = timm.create_model("resnet18", num_classes=10).train()
     network = network.to(memory_format=torch.channels_last)

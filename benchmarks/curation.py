@@ -1,9 +1,9 @@
-"""Crop proposals, label errors and quick heads, measured where the truth is known.
+"""Crop proposals, label errors and the linear classifier, measured on drawn photos.
 
     python benchmarks/curation.py [--seed 11] [--photos 10] [--only crops|errors|head]
         [--model NAME --weights FILE]
 
-Draws a collection of its own in a temporary folder. Needs scikit-learn for the comparison.
+Draws a collection in a temporary folder. Needs scikit-learn for comparison.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def crops_table(demo_collection: DemoCollection, backbone: LoadedModel) -> list[str]:
-    """Returns how many birds the squares of each method hold, against the boxes as drawn."""
+    """Returns rows: share of the drawn boxes of birds that the crops of each method contain."""
     finder = SubjectFinder(backbone)
     started = time.perf_counter()
     found = [
@@ -95,7 +95,7 @@ def crops_table(demo_collection: DemoCollection, backbone: LoadedModel) -> list[
 
 
 def held(crop: Crop, photo: object) -> float:
-    """Returns the share of a bird's box that is inside a square."""
+    """Returns the share of a bird's box that is inside a crop."""
     box, width, height = photo.box, photo.width, photo.height  # type: ignore[attr-defined]
     left, top, right, bottom = crop.box(width, height)
     wide = max(0.0, min(right, box[2]) - max(left, box[0]))
@@ -104,7 +104,7 @@ def held(crop: Crop, photo: object) -> float:
 
 
 def errors_table(demo_collection: DemoCollection, backbone: LoadedModel) -> list[str]:
-    """Returns how many of the labels that were made wrong are found, with and without crops."""
+    """Returns rows: share of the planted label errors that are found, with and without crops."""
     collection = scan(demo_collection.folder)
     finder = SubjectFinder(backbone)
     whole = list(collection.photos)
@@ -137,7 +137,7 @@ def errors_table(demo_collection: DemoCollection, backbone: LoadedModel) -> list
 
 
 def plant(truth: list[str], seed: int) -> tuple[list[str], set[int]]:
-    """Returns labels of which one in 20 is wrong, and where."""
+    """Returns labels with one error in 20, and a mask of the errors."""
     rng = np.random.default_rng(seed)
     names = sorted(set(truth))
     wrong = rng.choice(len(truth), max(1, len(truth) // 20), replace=False)
@@ -149,7 +149,7 @@ def plant(truth: list[str], seed: int) -> tuple[list[str], set[int]]:
 
 
 def head_table() -> list[str]:
-    """Returns how long a head takes, beside scikit-learn's with the same objective."""
+    """Returns rows: time of `fit_classifier` and of scikit-learn with the same objective."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
 
@@ -171,7 +171,7 @@ def head_table() -> list[str]:
 
 
 def blobs(count: int, width: int, labels: int) -> tuple[NDArray[np.float32], list[str]]:
-    """Returns features that overlap, and their labels."""
+    """Returns overlapping features and their labels."""
     rng = np.random.default_rng(0)
     targets = rng.integers(0, labels, count)
     centers = rng.normal(size=(labels, width)).astype(np.float32)
@@ -180,7 +180,7 @@ def blobs(count: int, width: int, labels: int) -> tuple[NDArray[np.float32], lis
 
 
 def clock(work: Callable[[], object], rounds: int) -> float:
-    """Returns the median seconds of a few rounds."""
+    """Returns the median seconds of the rounds."""
     seconds = []
     for _ in range(rounds):
         started = time.perf_counter()

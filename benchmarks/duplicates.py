@@ -1,10 +1,10 @@
-"""What finding near-duplicates costs: multi-index hashing, brute force in NumPy, imagededup.
+"""Time of near-duplicate search: multi-index hashing, brute force in NumPy, imagededup.
 
     python benchmarks/duplicates.py [--million] [--imagededup 10000]
 
-Hashes are random 64-bit numbers, a tenth of them copies with up to five bits turned: about as many
-pairs as photos / 10, found by every candidate. Each figure is the median of its rounds, in seconds
-of CPU time, child processes included (ours has none); memory is the peak of the process so far.
+Hashes are random 64-bit numbers, a tenth of them copies with up to five bits flipped: about photos
+/ 10 pairs, found by every candidate. Each result is the median of its rounds in seconds of CPU
+time, child processes included (finetune has none); memory is the peak of the process so far.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def compute_fingerprints(hashes: Hashes) -> Fingerprints:
 
 
 def brute_force(hashes: Hashes, bits: int) -> int:
-    """All pairs in blocks of rows; returns how many are near."""
+    """Compares all pairs in blocks of rows; returns the number of near ones."""
     found = 0
     for start in range(0, len(hashes), 64):
         rows = hashes[start : start + 64, None]
@@ -114,7 +114,7 @@ def brute_force(hashes: Hashes, bits: int) -> int:
 
 
 def check_sample(hashes: Hashes, pairs: NDArray[np.intp], bits: int, rows: int = 300) -> None:
-    """Stops where the pairs of some hashes are not those of brute force."""
+    """Exits if the pairs of a sample of hashes differ from those of brute force."""
     chosen = np.random.default_rng(0).choice(len(hashes), rows, replace=False)
     for index in chosen.tolist():
         near = np.flatnonzero(np.bitwise_count(hashes ^ hashes[index]) <= bits)

@@ -2,9 +2,9 @@
 
     python benchmarks/feature_backends.py --model mobilenetv2_100 resnet50
 
-Features of the same random photos by torch in its plain layout, by torch with channels last (what
-finetune uses by default) and by onnxruntime; medians of rounds in turns.
-The last column is the number of photos from which the export has paid for itself.
+Features of the same random photos by torch in its default layout, by torch with channels last
+(finetune's default) and by onnxruntime; medians of interleaved rounds. The last column is the
+number of photos from which the export pays for itself.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ BATCH = 32
 
 
 def plain(module: nn.Module) -> object:
-    """Returns torch's features in the plain layout."""
+    """Returns torch's features in its default memory layout."""
     copied = copy.deepcopy(module).to(memory_format=torch.contiguous_format)
 
     @torch.inference_mode()

@@ -1,11 +1,11 @@
-"""What hashes and squares cost: ours through draft decoding, imagehash and plain Pillow.
+"""Time of hashes and resized images: finetune with draft decoding, imagehash and Pillow.
 
     python benchmarks/hashing.py [--photos ../shared/photos/hymenoptera] [--count 6]
 
-The largest photos of a folder are enlarged to 12 megapixels with a sensor's grain and saved as
-JPEGs of a camera's quality. Candidates take turns photo by photo; each figure is the median of all
-photos and rounds, in milliseconds of CPU time of one core. The second table compares hashes: ours
-after draft decoding with `imagehash` on the full decode of the same file, over all photos.
+The largest photos of a folder are enlarged to 12 megapixels with sensor noise and saved as JPEGs
+of camera quality. Candidates alternate photo by photo; each result is the median over photos and
+rounds, in milliseconds of CPU time on one core. The second table compares the hashes after draft
+decoding with those of `imagehash` on the full decode of the same file, over all photos.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""Kills trainings at random and resumes them: the weights must be those of a run left alone.
+"""Kills trainings at random and resumes them: the weights must equal those of an undisturbed run.
 
     python benchmarks/kills.py [--kills 20] [--a-run 2] [--seed 0] [--points]
 
-Small trainings on drawn photos, in head, full and gradual mode, with a moving average, mixup,
+Small trainings on drawn photos, in head, full and gradual mode, with EMA, mixup, gradient
 accumulation, clipping and a soup. Each is killed twice, by SIGKILL or SIGTERM, and resumed to its
-end. Half of the kills come from outside at a random time; the other half (all of them with
---points) from inside at a random one of the places where state changes: before a step, before an
-update of the average, before a validation, or in the middle of writing a checkpoint. Prints a
-row a kill; the exit code is 1 where a byte of the weights differs.
+end. Half of the kills are sent from outside at a random time; the others (all with --points) occur
+inside, at a random point where state changes: before a step, before an update of the average,
+before a validation, or while a checkpoint is written. Prints a row per kill; the exit code is 1 if
+a byte of the weights differs.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ SIGNALS = (signal.SIGKILL, signal.SIGTERM)
 
 @dataclass(frozen=True)
 class Kill:
-    """One kill: where the training was, and how it went."""
+    """A kill, with the position of the training and the result."""
 
     settings: str
     signal: str
@@ -80,7 +80,7 @@ class Kill:
 
 
 def main() -> None:
-    """Kills and resumes, and prints what came of it."""
+    """Kills and resumes trainings; prints a row per kill."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
@@ -135,7 +135,7 @@ def verdict(same: bool) -> str:
 
 @dataclass(frozen=True)
 class Place:
-    """Where trainings happen, and with which settings."""
+    """Folder and settings of the trainings."""
 
     folder: Path
     photos: Path
@@ -144,7 +144,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Whole:
-    """A run that nobody disturbed."""
+    """A run that was not killed."""
 
     digests: dict[str, str]
     points: int
@@ -152,7 +152,7 @@ class Whole:
 
 
 def run_whole(place: Place, name: str) -> Whole:
-    """Returns an undisturbed run's bytes, and how long and of how many points it was."""
+    """Returns an undisturbed run's digests, its duration and its number of points."""
     marks = place.folder / f"{name}.marks"
     code = in_child(lambda: train_counted(place, name, marks=marks))
     if code != 0:
@@ -164,7 +164,7 @@ def run_whole(place: Place, name: str) -> Whole:
 def kill_and_resume(
     place: Place, named: str, name: str, whole: Whole, rng: random.Random, given: Any
 ) -> list[Kill]:
-    """Kills a run twice, lets it come to its end, and returns the kills."""
+    """Kills a run twice, resumes it to its end, and returns the kills."""
     kills = []
     run = place.folder / name
     for attempt in range(40):
@@ -222,7 +222,7 @@ def train_counted(
     sign: int = signal.SIGKILL,
     marks: Path | None = None,
 ) -> None:
-    """Trains or resumes, counts the points on the way, and dies at one of them."""
+    """Trains or resumes, counts the points, and kills itself at one of them."""
     passed = [0]
     first = [0.0]
 
@@ -286,9 +286,9 @@ def in_child(
     wait: float | None = None,
     sign: int = signal.SIGKILL,
 ) -> int:
-    """Runs `work` in a process of its own; returns its exit code, negative for a signal.
+    """Runs `work` in a child process; returns its exit code, negative for a signal.
 
-    With `wait`, the process gets the signal so many seconds after its first step.
+    With `wait`, the process gets the signal that many seconds after its first step.
     """
     child = os.fork()
     if child == 0:
@@ -314,7 +314,7 @@ def in_child(
 
 
 def digests(run: Path) -> dict[str, str]:
-    """Returns what must not differ: the weights and the figures."""
+    """Returns the digests of the files that must not differ: weights and metrics."""
     names = ("model.safetensors", "metrics.json", "predictions.csv")
     return {name: hashlib.sha256((run / name).read_bytes()).hexdigest() for name in names}
 
@@ -336,7 +336,7 @@ def draw(root: Path, photos: int) -> Path:
 
 
 def make_weights(path: Path) -> Path:
-    """Writes weights from chance, with the head of a thousand outputs that real ones have."""
+    """Writes random weights with a head of 1,000 outputs, as pretrained ones have."""
     torch.manual_seed(7)
     save_file(timm.create_model(MODEL).state_dict(), path)
     return path

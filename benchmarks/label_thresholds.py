@@ -1,8 +1,8 @@
-"""Thresholds of labels chosen on few photos: F1 on new ones, by how much the probabilities count.
+"""F1 on new photos of thresholds fitted on few photos, by the weight of the probabilities.
 
-Photos are drawn whose labels follow known probabilities, which are then shown as they are or
-shifted by 1 in the logit, as those of a network are that leans to one side. Thresholds are chosen
-on N of them and judged on 3,000 others; mean of macro F1 over 60 draws of 5 labels.
+Labels are sampled from known probabilities, which are used as they are or with logits shifted by
+1, as by a biased network. Thresholds are fitted on N photos and evaluated on 3,000 others; mean of
+macro F1 over 60 samples of 5 labels.
 
     python benchmarks/label_thresholds.py
 """
@@ -20,7 +20,7 @@ DRAWS = 60
 
 
 def macro_f1(truth: np.ndarray, said: np.ndarray) -> float:
-    """Returns the mean over labels of ``2·TP / (photos + said)``."""
+    """Returns the mean over labels of ``2·TP / (photos + predicted)``."""
     both = truth.sum(axis=0) + said.sum(axis=0)
     return float(np.mean(2 * (truth & said).sum(axis=0) / np.maximum(both, 1)))
 
@@ -38,7 +38,7 @@ def trial(skill: float, shift: float, photos: int, rng: np.random.Generator) -> 
 
 
 def main() -> None:
-    """Prints a row a setting."""
+    """Prints a row per setting."""
     names = " | ".join(f"prior {prior:g}" for prior in PRIORS)
     print(f"| network | probabilities | validation photos | always 0.5 | {names} |")
     print("|---|---|---:|---:|" + "---:|" * len(PRIORS))

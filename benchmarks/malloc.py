@@ -2,8 +2,8 @@
 
     python benchmarks/malloc.py [--model mobilenetv2_100 resnet18 ...] [--rounds 3]
 
-Forward passes (batches of 32) and training steps (batches of 16) at 224 pixels with the C library's
-own settings and with `keep_freed_memory`, each in a process of its own, in turns; medians.
+Forward passes (batches of 32) and training steps (batches of 16) at 224 pixels with the defaults
+of the C library and with `keep_freed_memory`, each in its own process, interleaved; medians.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ STEPS = 6
 
 
 def measure(name: str, keep: bool) -> dict[str, float]:
-    """Returns milliseconds a photo, MB at most and millions of page faults, in this process."""
+    """Returns milliseconds per photo, peak MB and millions of page faults of this process."""
     import timm
     import torch
     from torch.nn import functional

@@ -1,8 +1,8 @@
-"""Peak memory of a training with 1,000 and with 10,000 small photos: it should hardly differ.
+"""Peak memory of a training with 1,000 and with 10,000 small photos.
 
     python benchmarks/memory.py [--mode head|full]
 
-Prints the largest resident size of the training process, as the operating system counts it.
+Prints the peak resident memory of the training process; it should hardly differ.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def draw(root: Path, count: int) -> None:
 
 
 def main() -> None:
-    """Trains on both collections, each in a process of its own."""
+    """Trains on both collections, each in its own process."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mode", default="head", choices=["head", "full"])
     mode = parser.parse_args().mode

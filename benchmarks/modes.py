@@ -1,10 +1,10 @@
-"""What each mode and option of the training is worth on a collection with ready parts.
+"""Accuracy and time of training modes and options on a collection that is already split.
 
     python benchmarks/modes.py PHOTOS [--model NAME] [--weights FILE] [--size N] [--seeds K]
                                [--epochs N] [--only NAME;NAME]
 
 Trains with each setting and the same seeds, and prints accuracy and log loss on the held-out part
-of the collection (mean over the seeds), and the time beside that of the head on cached features.
+(mean over the seeds), and the time relative to that of the head on cached features.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "full, EMA 0.99": {"mode": "full", "ema": 0.99},
     "full, soup of 3": {"mode": "full", "soup": 3},
     "full, mixup 0.5": {"mode": "full", "mixup": 0.5},
-    "full, growing from 64": {"mode": "full", "progressive_size": 64},
+    "full, progressive from 64": {"mode": "full", "progressive_size": 64},
     "full, SGD": {"mode": "full", "optimizer": "sgd"},
     "full, Muon": {"mode": "full", "optimizer": "muon"},
 }
 
 
 def main() -> None:
-    """Trains with each setting and prints a row each."""
+    """Trains with each setting and prints a row per setting."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("photos", type=Path)
     parser.add_argument("--model", default="tf_efficientnet_lite2")

@@ -1,12 +1,12 @@
-"""How fast a folder is predicted, beside the network's own speed and timm's way, and how exactly.
+"""Speed and agreement of prediction: finetune, the network alone, ONNX, and timm's inference loop.
 
     python benchmarks/predict.py RUN PHOTOS [--rounds 3] [--count 320] [--odd FOLDER]
 
-RUN is a run folder, PHOTOS the photos to predict. Speed: the network alone on squares in memory,
-`Predictor.predict_stream` over the files, the exported ONNX file both ways, and timm's own loop
-(its loader, transform and two workers, as its inference.py has it) on the same files and weights.
-Agreement: predict, the page's bytes, ONNX, timm's folder and training's own evaluation on the run's
-photos and on the odd ones given by --odd.
+RUN is a run folder, PHOTOS the photos to predict. Speed: the network alone on images in memory,
+`Predictor.predict_stream` over the files, both ONNX exports, and timm's loop (loader, transform and
+two workers, as in its inference.py) on the same files and weights. Agreement: predict, the page of
+serve, ONNX, timm's folder and the evaluation of training, on the run's photos and on unusual ones
+(--odd).
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def speed(run: Path, onnx: Path, folder: Path, paths: list[Path], rounds: int) -
 
 
 def timm_loop(folder: Path, paths: list[Path]) -> Callable[[], None]:
-    """As timm's inference.py: its dataset, loader, transform, a batch at a time, top 1 kept."""
+    """Runs timm's dataset, loader and transform as its inference.py does: top 1 of each batch."""
     import timm
     from timm.data import create_loader, resolve_data_config
     from timm.data.dataset import ImageDataset
@@ -216,7 +216,7 @@ def agreement(run: Path, onnx: Path, folder: Path, paths: list[Path], odd: list[
 
 
 def training_time(run: Path, predictor: Predictor) -> tuple[float, int, str]:
-    """Compares with predictions.csv, and the cache's squares with those of predict."""
+    """Compares with predictions.csv, and the cached images with those of predict."""
     import csv
 
     folder = open_run(run)

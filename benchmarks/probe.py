@@ -1,13 +1,13 @@
-"""finetune's own head, and the full network, beside a careful linear probe on the same features.
+"""finetune's head and full network compared with scikit-learn on the same features.
 
     python benchmarks/probe.py --shared ../shared --model mobilenetv2_100 --weights FILE [--full]
 
-Each set is split three times into train, validation and test, near-duplicates together. The probe
-is scikit-learn's logistic regression on the standardized features of the training photos, its C
-chosen on validation by log loss, solved to its minimum (--tol: scikit-learn's own 1e-4 stops on the
-way, where a photo may fall either side); finetune runs with no option but the model. Both are
-judged on the test photos. `hymenoptera-parts` is hymenoptera with its own val/ as the test photos,
-so that only train/ is split, three times into train and validation.
+Each set is split three times into train, validation and test, near-duplicates together. The linear
+probe is scikit-learn's logistic regression on the standardized features of the training photos; C
+is selected on validation by log loss, and the minimum is found (--tol: scikit-learn's default of
+1e-4 stops earlier, where a photo may fall on either side). finetune runs with its defaults and the
+model. Both are evaluated on the test photos. `hymenoptera-parts` is hymenoptera with its val/ as
+the test photos: only train/ is split, three times, into train and validation.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ EACH = 60
 
 
 def gather(shared: Path, folder: Path) -> list[Path]:
-    """Writes the sets with a folder a label, each content once, and returns their folders."""
+    """Writes the sets with a folder per label, without copies, and returns their folders."""
     for name in ("hymenoptera", "birds5"):
         seen = set()
         for file in sorted((shared / "photos" / name).glob("*/*/*.jp*g")):
@@ -76,7 +76,7 @@ def write(path: Path, content: bytes) -> None:
 
 
 def probe(photos: Path, run: Path, model: str, weights: str, *, tol: float) -> tuple[float, float]:
-    """Returns a probe's accuracy on the test photos of a run's split, and the chosen C."""
+    """Returns the probe's accuracy on the test photos of a run's split, and the selected C."""
     loaded = create_model(ModelRequest(name=model, weights=weights))
     cache_dir = collection_cache_dir(photos)
     with (run / "split.csv").open(encoding="utf-8") as file:
@@ -142,13 +142,13 @@ def main() -> None:
 
 
 def stop_with(result: RunResult) -> None:
-    """Ends the benchmark with a training that was stopped: its figures are none."""
+    """Exits if a training was interrupted, as its metrics would not count."""
     if result.interrupted:
         raise KeyboardInterrupt
 
 
 def of_set(arguments: argparse.Namespace, photos: Path, runs: Path) -> None:
-    """Prints the rows of one set."""
+    """Prints the rows of a set."""
     shared = {"model": arguments.model, "weights": arguments.weights, "size": arguments.size}
     figures: dict[str, list[float]] = {"probe": [], "head": [], "full": []}
     for seed in range(arguments.seeds):

@@ -1,7 +1,7 @@
-"""How long a report takes and how large it is: 77 labels, 6,310 photos evaluated.
+"""Time and size of a report with 77 labels and 6,310 evaluated photos.
 
-The alternative in the same run is the report that makes a thumbnail of every photo, one after the
-other, of fully decoded photos: what a plain loop over Pillow would do.
+The baseline makes a thumbnail of every photo, one after the other, from fully decoded photos, as a
+loop over Pillow would.
 
     python benchmarks/report.py [--photos 6310] [--labels 77] [--rounds 3]
 """
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def load_run_maker():
-    """Returns the tests' module that writes run folders; no test is run."""
+    """Returns the module of the tests that writes run folders."""
     preprocessing = importlib.util.spec_from_file_location("run_maker", RUN_MAKER)
     module = importlib.util.module_from_spec(preprocessing)
     sys.modules["run_maker"] = module
@@ -72,7 +72,7 @@ def load_run_maker():
 
 
 def draw_photos(maker, run: Path, folder: Path) -> None:
-    """Draws a few photos, grainy as a camera's are, and copies them to every path of the run."""
+    """Draws a few photos with noise, and copies them to every path of the run."""
     few = [folder / f"drawn-{k}.jpg" for k in range(DRAWN)]
     for k, path in enumerate(few):
         maker.draw_photo(path, k, k, PHOTO_SIZE)
@@ -86,7 +86,7 @@ def draw_photos(maker, run: Path, folder: Path) -> None:
 
 
 def timed(work, rounds: int):
-    """Returns the median of seconds and what the work returned."""
+    """Returns the median seconds and the result of the last round."""
     seconds = []
     for _ in range(rounds):
         start = time.perf_counter()

@@ -1,11 +1,11 @@
-"""Scanning a collection beside a bare decode loop: run ``python benchmarks/scan.py``.
+"""Time of a scan compared with a decode loop: run ``python benchmarks/scan.py``.
 
-Three questions, each with a ratio measured in the same run:
+Three results, each measured in the same run as its baseline:
 
-* how near a first scan of 12-megapixel photos comes to a loop that only decodes them, on the same
-  cores (target 80 %);
-* what share of a scan's work the hashes are (target 5 % of the decode that the cache needs);
-* how long a second scan of 10,000 unchanged photos takes (target 3 s).
+* speed of a first scan of 12-megapixel photos, as a share of that of a loop that only decodes them
+  on the same cores (target: 80 %);
+* time of the hashes, as a share of the decode that the cache needs (target: 5 %);
+* time of a second scan of 10,000 unchanged photos (target: 3 s).
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ for path in sys.stdin.read().split():
 
 
 def draw(rng: np.random.Generator, width: int, height: int) -> Image.Image:
-    """A picture with as much fine detail as a camera's: a 12-megapixel JPEG takes about 4 MB."""
+    """Draws a photo with as much detail as a camera's: about 4 MB for a 12-megapixel JPEG."""
     coarse = Image.fromarray(rng.integers(0, 255, (12, 16, 3), np.uint8))
     smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC), np.int16)
     noise = rng.integers(-9, 10, (height, width, 1), np.int16)
@@ -88,7 +88,7 @@ def seconds(action: Callable[[], object]) -> float:
 
 
 def bare_loop(root: Path, side: int) -> float:
-    """Seconds in which one process a core decodes all photos, start-up not counted."""
+    """Returns the seconds in which a process per core decodes all photos, without start-up."""
     paths = sorted(str(path) for path in root.rglob("*.jpg"))
     cores = usable_cores()
     processes = [
@@ -114,16 +114,16 @@ def bare_loop(root: Path, side: int) -> float:
 
 
 class Shelf:
-    """A sink that takes squares and forgets them: what the cache costs a scan in decoding."""
+    """A sink that discards images, to measure the decoding for the cache."""
 
     size, fit, interpolation = 256, "crop", "bicubic"
 
     def missing(self, digest: str, crop: object) -> bool:
-        """Wants every square."""
+        """Returns True for every image."""
         return True
 
     def put(self, digest: str, crop: object, image: object) -> None:
-        """Forgets it."""
+        """Discards the image."""
 
 
 def first_scan(root: Path, sink: Shelf | None) -> float:
@@ -132,7 +132,7 @@ def first_scan(root: Path, sink: Shelf | None) -> float:
 
 
 def shares(path: Path) -> tuple[float, float, float]:
-    """Milliseconds for the cache's decode, the hashes and the quality of one large photo."""
+    """Returns milliseconds of the cache's decode, the hashes and the quality of a large photo."""
     content = path.read_bytes()
     image = decode_photo(content, min_side_pixels=CACHE_SIDE_PIXELS)
     gray = small_gray(image)

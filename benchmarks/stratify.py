@@ -1,8 +1,8 @@
-"""How near each label of several comes to its share in every part of a split, whole groups only.
+"""Deviation of label counts from their share in each part of a split of groups.
 
-Drawn collections, 15 % validation and 15 % test. Photos by which a label's count misses its share,
-mean over labels and parts: of iterative stratification on groups, of groups drawn label by label
-(what photos of one label get), and of the best of 100 draws by chance.
+Synthetic collections, 15 % validation and 15 % test. Mean over labels and parts of the difference
+in photos between a label's count and its share: for iterative stratification on groups, for groups
+drawn label by label (the split for one label per photo), and for the best of 100 random splits.
 
     python benchmarks/stratify.py
 """
@@ -38,7 +38,7 @@ def collection(
 
 
 def miss(labels: Sequence[tuple[str, ...]], parts: Sequence[str]) -> float:
-    """Returns the mean distance of a label's count in a part from what is wanted."""
+    """Returns the mean difference between a label's count in a part and its share."""
     pairs = [
         (name, part)
         for entry, part in zip(labels, parts, strict=True)
@@ -58,7 +58,7 @@ def miss(labels: Sequence[tuple[str, ...]], parts: Sequence[str]) -> float:
 
 
 def main() -> None:
-    """Prints a row a size."""
+    """Prints a row per size."""
     print("| photos | labels | stratified | label by label | best of 100 draws | seconds |")
     print("|---:|---:|---:|---:|---:|---:|")
     for photos, count, size in SIZES:

@@ -1,12 +1,12 @@
-"""What a training costs beside a plain PyTorch loop, beside its own arithmetic, and beside itself.
+"""Speed of training compared with a PyTorch loop and with the bare steps on tensors.
 
     python benchmarks/training.py --photos ../shared/photos/hymenoptera
     python benchmarks/training.py --photos ../shared/photos/hymenoptera --device cuda
 
-On the CPU: photos of several sizes are made from those given; a plain loop (ImageFolder, PIL, two
-workers), finetune and the bare steps on tensors in memory train ResNet-18 in turns, each in a
-process of its own. With ``--device cuda``: ResNet-50 at 224, batch 256, bf16, against the same
-steps on random tensors that lie on the device. Rows are markdown; times are medians of the rounds.
+On the CPU: photos of several sizes are made from those given; a PyTorch loop (ImageFolder, PIL, two
+workers), finetune and the bare steps on tensors in memory train ResNet-18 alternately, each in its
+own process. With ``--device cuda``: ResNet-50 at 224, batch 256, bf16, compared with the same steps
+on random tensors on the device. Rows are Markdown; times are medians of the rounds.
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ done(rate=statistics_median([e.images_per_second for e in epochs[1:]]), bare=bar
 
 
 def run(code: str, **request: Any) -> dict[str, float]:
-    """Returns what a child process measured."""
+    """Returns the measurements of a child process."""
     child = subprocess.run(
         [sys.executable, "-c", code, json.dumps(request)],
         capture_output=True,
@@ -191,7 +191,7 @@ def run(code: str, **request: Any) -> dict[str, float]:
 
 
 def make_photos(source: Path, folder: Path, megapixels: int, count: int) -> Path:
-    """Writes `count` JPEGs of so many megapixels in two label folders."""
+    """Writes `count` JPEGs of `megapixels` in two label folders."""
     files = sorted(file for file in source.rglob("*") if file.suffix.lower() in (".jpg", ".jpeg"))
     picked = files[:: max(1, len(files) // count)]
     for number, file in enumerate(itertools.islice(itertools.cycle(picked), count)):
@@ -204,7 +204,7 @@ def make_photos(source: Path, folder: Path, megapixels: int, count: int) -> Path
 
 
 def beside_a_plain_loop(arguments: argparse.Namespace, folder: Path) -> None:
-    """Prints full training of ResNet-18 beside a plain loop and beside its bare steps."""
+    """Prints the time of training ResNet-18, of a PyTorch loop, and of the bare steps."""
     print(
         "| photos | plain loop, photos/s | finetune, photos/s | ratio (bar) | bare steps, photos/s "
         "| share of these (90 %) | peak MB, plain | peak MB, finetune |"
@@ -248,7 +248,7 @@ def beside_a_plain_loop(arguments: argparse.Namespace, folder: Path) -> None:
 def of_head(
     arguments: argparse.Namespace, photos: Path, folder: Path, plain_seconds: float | None
 ) -> None:
-    """Prints what 25 epochs of head training cost beside one pass of the backbone."""
+    """Prints the time of 25 epochs of head training and of one pass of the backbone."""
     rounds = []
     for number in range(arguments.rounds):
         shutil.rmtree(photos / ".finetune", ignore_errors=True)
@@ -282,7 +282,7 @@ def of_head(
 
 
 def on_cuda(arguments: argparse.Namespace, folder: Path) -> None:
-    """Prints ResNet-50's training rate on a GPU beside its bare steps."""
+    """Prints the training rate of ResNet-50 on a GPU and that of its bare steps."""
     photos = make_photos(arguments.photos, folder / "12mp", 12, 64)
     for file in sorted(photos.rglob("*.jpg")):
         # Camera photos in number: copies under other names, each with a byte of its own.

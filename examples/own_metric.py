@@ -1,8 +1,8 @@
-"""One's own figure, watched while a network trains: which label is found least often.
+"""Training with an own metric, the lowest recall of a label, printed by a callback.
 
     python examples/own_metric.py [FOLDER]
 
-A metric is a function of logits and targets; a listener is a function of events.
+A metric is a function of logits and targets; a callback is a function of an event.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from finetune.training.events import EpochDone, Event
 
 
 def worst_recall(logits: NDArray[np.float32], targets: NDArray[np.int64]) -> float:
-    """Returns the recall of the label that is found least often."""
+    """Returns the lowest recall of a label."""
     right = logits.argmax(axis=1) == targets
     return float(min(right[targets == label].mean() for label in np.unique(targets)))
 
 
 def report(event: Event) -> None:
-    """Prints every fifth epoch."""
+    """Prints the metric of every fifth epoch."""
     if isinstance(event, EpochDone) and event.epoch % 5 == 0:
         print(f"epoch {event.epoch}: worst recall {event.metrics['worst_recall']:.0%}")
 
@@ -44,9 +44,9 @@ def main(folder: Path, photos_per_species: int = 24) -> None:
         metrics={"worst_recall": worst_recall},
         callback=report,
     )
-    figures = result.metrics["test"]["labels"]
-    label = min(figures, key=lambda name: figures[name]["recall"] or 0)
-    print(f"least often found on test: {label}")
+    scores = result.metrics["test"]["labels"]
+    label = min(scores, key=lambda name: scores[name]["recall"] or 0)
+    print(f"lowest recall on test: {label}")
 
 
 if __name__ == "__main__":

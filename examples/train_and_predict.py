@@ -1,8 +1,8 @@
-"""The library in twenty lines: draw a collection, train on it, ask it about a new photo.
+"""The library in twenty lines: draw a collection, train on it, predict new photos.
 
     python examples/train_and_predict.py [FOLDER]
 
-Put your own folder of photos in the place of the drawn one; the rest stays as it is.
+For your own photos, replace the drawn folder; the rest stays the same.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from finetune.training.events import EpochDone, Event
 
 
 def report(event: Event) -> None:
-    """Prints every fifth epoch."""
+    """Prints the accuracy of every fifth epoch."""
     if isinstance(event, EpochDone) and event.epoch % 5 == 0:
         print(f"epoch {event.epoch}: {event.validation_accuracy:.0%} of validation right")
 
@@ -37,8 +37,8 @@ def main(folder: Path, photos_per_species: int = 24) -> None:
 
     predictor = Predictor.load(result.run.path)
     for photo in draw_unseen(folder / "unseen", count=3, species=4, size=(480, 320)):
-        answer = predictor(folder / "unseen" / photo.path)
-        print(f"{photo.species}: {answer.label} ({answer.ranked[0].probability:.0%})")
+        prediction = predictor(folder / "unseen" / photo.path)
+        print(f"{photo.species}: {prediction.label} ({prediction.ranked[0].probability:.0%})")
 
 
 if __name__ == "__main__":

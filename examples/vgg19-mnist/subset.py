@@ -1,4 +1,4 @@
-"""Links the first photos of each label of a collection in parts to a smaller one.
+"""Links the first photos of each label of a split collection into a smaller one.
 
 python examples/vgg19-mnist/subset.py mnist mnist-6000 --train 600
 """
@@ -12,12 +12,12 @@ from finetune.photos.decode.decoder import is_photo_name
 
 
 def main() -> None:
-    """Reads the command line and makes the smaller collection; prints what it holds."""
+    """Parses the command line, makes the smaller collection, and prints its size."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("photos", type=Path, help="holds train/LABEL and test/LABEL")
-    parser.add_argument("out", type=Path, help="a new folder")
-    parser.add_argument("--train", type=int, default=600, help="photos of each label to learn from")
-    parser.add_argument("--test", type=int, default=None, help="photos of each label to test with")
+    parser.add_argument("photos", type=Path, help="folder with train/LABEL and test/LABEL")
+    parser.add_argument("out", type=Path, help="new folder")
+    parser.add_argument("--train", type=int, default=600, help="training photos per label")
+    parser.add_argument("--test", type=int, default=None, help="test photos per label; default: all")
     arguments = parser.parse_args()
     for part, most in (("train", arguments.train), ("test", arguments.test)):
         count = 0

@@ -63,7 +63,7 @@ def test_own_metric_runs(
     assert [line.partition(":")[0] for line in lines] == [
         "epoch 5",
         "epoch 10",
-        "least often found on test",
+        "lowest recall on test",
     ]
     assert all(line.endswith("%") for line in lines[:2])
 
