@@ -17,7 +17,7 @@ def main() -> None:
     parser.add_argument("photos", type=Path, help="folder with train/LABEL and test/LABEL")
     parser.add_argument("out", type=Path, help="new folder")
     parser.add_argument("--train", type=int, default=600, help="training photos per label")
-    parser.add_argument("--test", type=int, default=None, help="test photos per label; default: all")
+    parser.add_argument("--test", type=int, default=None, help="test photos per label")
     arguments = parser.parse_args()
     for part, most in (("train", arguments.train), ("test", arguments.test)):
         count = 0
