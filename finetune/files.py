@@ -52,7 +52,7 @@ def replacing(path: Path) -> Iterator[Path]:
         os.close(handle)
         try:
             yield Path(name)
-            with open(name, "rb+") as file:  # noqa: PTH123 - a plain descriptor is what fsync wants
+            with open(name, "rb+") as file:  # noqa: PTH123 - a plain descriptor is what fsync needs
                 os.fsync(file.fileno())
             os.chmod(name, 0o666 & ~umask())
             os.replace(name, path)

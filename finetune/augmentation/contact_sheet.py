@@ -68,12 +68,12 @@ def preset_sheet(photos: NDArray[np.uint8], *, names: tuple[str, ...], size: int
     """Returns a sheet of center crops under the eight named maps of arXiv:2002.02917."""
     images = _batch(photos)
     frame = sampling.Frame(height=photos.shape[1], width=photos.shape[2], size=size)
-    plain = sampling.center_params(frame, len(photos))
+    centered = sampling.center_params(frame, len(photos))
     augment = BatchAugment(Recipe(), size=size, mean=(0.5,) * 3, std=(1,) * 3, seed=0)
     views = [_center(images, size)]
     for matrix in mobius.PRESETS.values():
         maps = np.tile(matrix, (len(photos), 1, 1))
-        views.append(augment.replay(images, sampling.with_maps(plain, maps)))
+        views.append(augment.replay(images, sampling.with_maps(centered, maps)))
     columns = ("as it is", *mobius.PRESETS)
     return Sheet(title="Eight named maps", rows=names, columns=columns, tiles=_tiles(views))
 
@@ -164,8 +164,8 @@ def _batch(photos: NDArray[np.uint8]) -> Tensor:
 
 
 def _center(images: Tensor, size: int) -> Tensor:
-    plain = BatchAugment(Recipe(), size=size, mean=(0.5,) * 3, std=(1,) * 3, seed=0)
-    return plain.pixels(images, torch.arange(len(images)), 0)
+    centered = BatchAugment(Recipe(), size=size, mean=(0.5,) * 3, std=(1,) * 3, seed=0)
+    return centered.pixels(images, torch.arange(len(images)), 0)
 
 
 def _tiles(views: list[Tensor]) -> NDArray[np.uint8]:

@@ -47,8 +47,8 @@ def sample_mix(recipe: Recipe, *, batch: int, size: int, key: tuple[int, int, in
         return None
     seed, epoch, step = key
     rng = np.random.Generator(np.random.Philox(key=[seed, epoch], counter=step << 64))
-    chance, which, partner, x, y = rng.random(5)
-    if chance >= recipe.mix_probability:
+    u, which, partner, x, y = rng.random(5)
+    if u >= recipe.mix_probability:
         return None
     shift = 1 + int(partner * (batch - 1))
     if which >= recipe.cutmix_share:

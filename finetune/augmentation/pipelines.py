@@ -159,12 +159,17 @@ def compose(recipe: Recipe, *, size: int) -> Any:
             p=1.0,
         )
         center = A.CenterCrop(height=size, width=size, p=1.0)
-        chance = recipe.crop_probability
+        probability = recipe.crop_probability
         steps.append(
             crop
-            if chance == 1
+            if probability == 1
             else A.Sequential(
-                [A.OneOf([_weighted(crop, chance), _weighted(center, 1 - chance)], p=1.0)], p=1.0
+                [
+                    A.OneOf(
+                        [_weighted(crop, probability), _weighted(center, 1 - probability)], p=1.0
+                    )
+                ],
+                p=1.0,
             )
         )
     else:
@@ -212,9 +217,9 @@ def compose(recipe: Recipe, *, size: int) -> Any:
     return A.Compose(steps)
 
 
-def _weighted(step: Any, chance: float) -> Any:
+def _weighted(step: Any, probability: float) -> Any:
     """Returns the step with its weight as p, as `OneOf` reads it."""
-    step.p = chance
+    step.p = probability
     return step
 
 

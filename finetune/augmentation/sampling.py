@@ -103,11 +103,11 @@ def sample_params(
             max_shift=recipe.mobius_shift,
         )
         maps[warped] = drawn
-    plain = warped & (recipe.mobius_mode == "replace")
+    centered = warped & (recipe.mobius_mode == "replace")
     colored, color = _colors(recipe, u)
     return SampledParams(
         mobius=maps,
-        affine=_affines(recipe, frame, u, plain),
+        affine=_affines(recipe, frame, u, centered),
         color=color,
         erase=_erased(recipe, frame.size, u),
         is_warped=warped,
@@ -143,8 +143,8 @@ def _center_affine(frame: Frame) -> Floats:
     return affine
 
 
-def _affines(recipe: Recipe, frame: Frame, u: dict[str, Floats], plain: Bools) -> Floats:
-    """`(B, 2, 3)`: mirror, zoom, crop, move, turn; `plain` rows get the center crop."""
+def _affines(recipe: Recipe, frame: Frame, u: dict[str, Floats], centered: Bools) -> Floats:
+    """`(B, 2, 3)`: mirror, zoom, crop, move, turn; `centered` rows get the center crop."""
     cropped = u["crop"] < recipe.crop_probability
     area = recipe.crop_area_min + (recipe.crop_area_max - recipe.crop_area_min) * u["crop_area"]
     ratio = recipe.crop_ratio_max ** (2 * u["crop_ratio"] - 1)
@@ -168,7 +168,7 @@ def _affines(recipe: Recipe, frame: Frame, u: dict[str, Floats], plain: Bools) -
     affine[:, 1, 0] = np.sin(angle) * width * zoom * mirror * aspect
     affine[:, 1, 1] = np.cos(angle) * height * zoom * mirror_y
     affine[:, 0, 2], affine[:, 1, 2] = x, y
-    affine[plain] = base
+    affine[centered] = base
     return affine
 
 

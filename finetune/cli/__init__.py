@@ -34,8 +34,8 @@ app = typer.Typer(
 )
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
+def _show_version(requested: bool) -> None:
+    if requested:
         from finetune.cli.command import version_lines
 
         typer.echo("\n".join(version_lines()))

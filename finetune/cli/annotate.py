@@ -150,7 +150,7 @@ def print_agreement(root: Path, catalog: Path | None) -> None:
         )
         table = make_table(f"{first} \\ {second}", *pair.labels, right=pair.labels)
         for label, counts in zip(pair.labels, pair.confusion, strict=True):
-            table.add_row(output.plain(label), *(str(count or "·") for count in counts))
+            table.add_row(output.literal(label), *(str(count or "·") for count in counts))
         output.print(table)
 
 

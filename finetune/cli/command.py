@@ -167,7 +167,7 @@ def current_names(command: str, args: list[str]) -> list[str]:
     """
     renamed = RENAMED.get(command, {})
     end = args.index("--") if "--" in args else len(args)
-    words: list[str] = []
+    arguments: list[str] = []
     for place, word in enumerate(args[:end]):
         name, equals, value = word.partition("=")
         following = args[place + 1] if place + 1 < end else ""
@@ -177,12 +177,12 @@ def current_names(command: str, args: list[str]) -> list[str]:
                 "release.\n"
             )
             *switches, name = renamed[name].split()
-            words.extend(switches)
-        words.append(name + equals + value)
+            arguments.extend(switches)
+        arguments.append(name + equals + value)
         if command == "evaluate" and word == "--tta" and not following.isdigit():
             sys.stderr.write("Note: --tta now takes a number of views; --tta 2 is used.\n")
-            words.append("2")
-    return words + args[end:]
+            arguments.append("2")
+    return arguments + args[end:]
 
 
 def version_lines() -> list[str]:

@@ -182,7 +182,7 @@ def _print(found: Comparison) -> None:
     table = make_table("run", *numbers, "size", right=(*numbers, "size"))
     for row in found.rows:
         table.add_row(
-            output.plain(row.name),
+            output.literal(row.name),
             percent(row.top1),
             interval(row.top1_interval),
             percent(row.balanced_accuracy),
@@ -198,7 +198,7 @@ def _print(found: Comparison) -> None:
         differing = make_table("setting", *(row.name for row in found.rows))
         for name, values in found.settings:
             differing.add_row(
-                output.plain(name), *(output.plain(setting_text(value)) for value in values)
+                output.literal(name), *(output.literal(setting_text(value)) for value in values)
             )
         output.print(differing)
         output.text("")
@@ -221,7 +221,7 @@ def _print_pair(pair: Pair) -> None:
         )  # fmt: skip
         for row in shown:
             table.add_row(
-                output.plain(row.label),
+                output.literal(row.label),
                 f"{row.photos:,}",
                 f"{row.first:.1%}",
                 f"{row.second:.1%}",

@@ -53,7 +53,7 @@ class Output:
             logger.addHandler(_Notes(self))
             logger.propagate = False
 
-    def plain(self, text: str) -> Text:
+    def literal(self, text: str) -> Text:
         """Returns a cell of a table; brackets are no markup."""
         return Text(text)
 

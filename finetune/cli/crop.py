@@ -202,7 +202,7 @@ def _show(collection: Collection) -> None:
     for photo in with_crop[:_SHOWN]:
         if photo.crop is not None:
             where = f"{photo.crop.center_x:.0%}, {photo.crop.center_y:.0%}"
-            table.add_row(output.plain(photo.path), where, f"{photo.crop.side:.0%}")
+            table.add_row(output.literal(photo.path), where, f"{photo.crop.side:.0%}")
     output.print(table)
     if len(with_crop) > _SHOWN:
         output.text(f"... and {len(with_crop) - _SHOWN:,} more; --output shows all of them.")

@@ -106,8 +106,8 @@ def _show(groups: Sequence[NearDuplicateGroup], photos: int, limit: int) -> None
             photo = item.photo
             table.add_row(
                 str(number) if item.kind is None else "",
-                output.plain(photo.path),
-                output.plain(", ".join(photo.labels)),
+                output.literal(photo.path),
+                output.literal(", ".join(photo.labels)),
                 relation_text(item),
                 f"{photo.width} x {photo.height}",
                 f"{photo.quality.sharpness:.3f}" if photo.quality is not None else "",

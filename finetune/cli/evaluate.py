@@ -111,7 +111,7 @@ def metrics_table(metrics: Mapping[str, Any]) -> Table:
         low, high = values["top1_interval"]
         balanced = values["balanced_accuracy"]
         table.add_row(
-            output.plain(name),
+            output.literal(name),
             f"{values['photos']:,}",
             f"{values['top1']:.1%}",
             f"{low:.1%} to {high:.1%}",
@@ -132,7 +132,7 @@ def _multilabel_table(metrics: Mapping[str, Any]) -> Table:
             for key in ("mean_average_precision", "macro_f1", "micro_f1", "exact_match")
         ]
         table.add_row(
-            output.plain(name),
+            output.literal(name),
             f"{values['photos']:,}",
             shares[0],
             f"{ends[0]:.1%} to {ends[1]:.1%}" if ends else "",

@@ -70,7 +70,7 @@ def ablate(
     table = make_table(title, score, "spread", "time", right=(score, "spread", "time"))
     for arm in ablation.arms:
         spread = "" if arm.spread is None else f"± {100 * arm.spread:.1f}"
-        table.add_row(output.plain(arm.value), f"{arm.mean:.1%}", spread, duration(arm.seconds))
+        table.add_row(output.literal(arm.value), f"{arm.mean:.1%}", spread, duration(arm.seconds))
     output.print(table)
     if ablation.task.comparison_note:
         output.text(ablation.task.comparison_note)

@@ -125,20 +125,20 @@ def predict(
         done = len(list(table.done.elements())) if table is not None else 0
         if done:
             output.info(f"{csv} has {done:,} of them already.")
-        wanted = list(paths) if table is None else list(table.missing(paths))
-        printer = Printer(top, len(wanted), predictor.labels, extras, quiet_rows=csv is not None)
+        remaining = list(paths) if table is None else list(table.missing(paths))
+        printer = Printer(top, len(remaining), predictor.labels, extras, quiet_rows=csv is not None)
         failed = 0
         with _progress(printer) as advance:
             prediction: PhotoPrediction
-            predictions = predictor.predict_stream(wanted, batch_size=batch_size)
+            predictions = predictor.predict_stream(remaining, batch_size=batch_size)
             for number, prediction in enumerate(predictions, start=1):
                 for outlet in outlets:
                     outlet(prediction)
                 printer.add(prediction)
                 failed += prediction.status != "ok"
-                advance(number, len(wanted))
+                advance(number, len(remaining))
         printer.close()
-    _sum_up(csv, sort_into, sorter, len(wanted), failed)
+    _sum_up(csv, sort_into, sorter, len(remaining), failed)
     if failed:
         raise typer.Exit(1)
 

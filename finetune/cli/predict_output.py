@@ -163,7 +163,7 @@ def show_photo(prediction: PhotoPrediction, top: int, extras: Extras | None = No
         table.add_row(
             str(rank),
             *mark,
-            output.plain(item.label),
+            output.literal(item.label),
             f"{item.probability:.1%}",
             bar(item.probability),
         )
@@ -178,8 +178,8 @@ def show_photo(prediction: PhotoPrediction, top: int, extras: Extras | None = No
     else:
         output.print(table)
     if prediction.unknown:
-        words = _NO_LABEL if several else _NONE_OF_THESE
-        output.text(f"  {words[0].upper()}{words[1:]}.")
+        message = _NO_LABEL if several else _NONE_OF_THESE
+        output.text(f"  {message[0].upper()}{message[1:]}.")
 
 
 def _show_further(further: dict[str, Any]) -> None:

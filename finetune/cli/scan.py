@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from finetune.photos.collection import Collection
-    from finetune.photos.issues import Finding, LabelRow
+    from finetune.photos.issues import Issue, LabelRow
 
 _EXAMPLES = 3
 
@@ -40,7 +40,7 @@ def scan(
     Only new and changed photos are read. Your photos are not changed.
     """
     output.json, output.quiet = json, quiet
-    from finetune.photos.issues import find_trouble, summarize_labels
+    from finetune.photos.issues import find_issues, summarize_labels
     from finetune.photos.split.grouping import photo_groups
     from finetune.reporting.photo_page import write_contact_sheet
 
@@ -48,36 +48,36 @@ def scan(
     collection = read_collection(root, catalog)
     assigned = {photo.digest: photo.group for photo in collection.photos if photo.group}
     rows = summarize_labels(collection, photo_groups(collection.photos, assigned=assigned))
-    findings = find_trouble(collection, max_distance_bits=max_distance_bits)
+    issues = find_issues(collection, max_distance_bits=max_distance_bits)
     if page is not None:
         with output.progress("Drawing pictures") as progress:
-            write_contact_sheet(page, collection, rows, findings, progress=progress)
+            write_contact_sheet(page, collection, rows, issues, progress=progress)
         output.info(f"Written: {page}")
-    output.document(_document(collection, rows, findings, page))
-    _print(collection, rows, findings)
+    output.document(_document(collection, rows, issues, page))
+    _print(collection, rows, issues)
 
 
-def _print(collection: Collection, rows: Sequence[LabelRow], findings: Sequence[Finding]) -> None:
+def _print(collection: Collection, rows: Sequence[LabelRow], issues: Sequence[Issue]) -> None:
     from finetune.reporting.photo_page import side_range
 
     numbers = ("photos", "groups", "scenes", "bad")
     table = make_table("label", *numbers, "shorter side", right=numbers)
     for row in rows:
         cells = [f"{getattr(row, name):,}" for name in numbers]
-        table.add_row(output.plain(row.label or "(no label)"), *cells, side_range(row))
+        table.add_row(output.literal(row.label or "(no label)"), *cells, side_range(row))
     if len(rows) > 1:
         table.add_section()
         total = [f"{sum(getattr(row, name) for row in rows):,}" for name in numbers]
         table.add_row("all", *total, "")
     output.print(table)
-    if not findings:
+    if not issues:
         output.text("\nNothing to report.")
-    for finding in findings:
-        output.print(Text(f"\n{finding.title}", "bold"))
-        output.text(f"  {finding.advice}")
-        for item in finding.items[:_EXAMPLES]:
+    for issue in issues:
+        output.print(Text(f"\n{issue.title}", "bold"))
+        output.text(f"  {issue.advice}")
+        for item in issue.items[:_EXAMPLES]:
             output.text(f"  - {_line(item.paths, item.note)}")
-        rest = len(finding.items) - _EXAMPLES
+        rest = len(issue.items) - _EXAMPLES
         if rest > 0:
             output.text(f"  - and {rest:,} more")
 
@@ -90,7 +90,7 @@ def _line(paths: Sequence[str], note: str) -> str:
 def _document(
     collection: Collection,
     rows: Sequence[LabelRow],
-    findings: Sequence[Finding],
+    issues: Sequence[Issue],
     page: Path | None,
 ) -> dict[str, Any]:
     return {
@@ -99,6 +99,6 @@ def _document(
         "has_parts": collection.has_parts,
         "labels": [asdict(row) for row in rows],
         "problems": [{"path": bad.path, "reason": bad.reason} for bad in collection.problems],
-        "findings": [asdict(finding) for finding in findings],
+        "issues": [asdict(issue) for issue in issues],
         "html": None if page is None else str(page),
     }

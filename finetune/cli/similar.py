@@ -112,9 +112,9 @@ def _show(found: Similar, collection: Collection) -> None:
     for number, match in enumerate(found.matches[:_SHOWN], start=1):
         table.add_row(
             str(number),
-            output.plain(collection.photos[match.position].path),
+            output.literal(collection.photos[match.position].path),
             f"{match.similarity:.3f}",
-            output.plain(found.seeds[match.seed].name),
+            output.literal(found.seeds[match.seed].name),
         )
     output.print(table)
     if len(found.matches) > _SHOWN:

@@ -219,7 +219,7 @@ def _show_parts(rows: Sequence[SplitRow]) -> None:
     table = make_table("label", "groups", *_PARTS, right=("groups", *_PARTS))
     for label, counts in by_label.items():
         table.add_row(
-            output.plain(label),
+            output.literal(label),
             f"{len(groups[label]):,}",
             *(f"{counts.get(p, 0):,}" for p in _PARTS),
         )

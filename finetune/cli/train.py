@@ -333,7 +333,7 @@ def _print_labels(pooled: Any) -> None:
     for recall, label, metrics in rows[:MAX_LABELS]:
         ends = metrics.get("recall_interval")
         table.add_row(
-            output.plain(label),
+            output.literal(label),
             f"{metrics['photos']:,}",
             f"{recall:.1%}",
             _interval(ends) if ends else "",
@@ -371,4 +371,4 @@ def _interval(interval: Interval) -> str:
 
 
 def _print(text: str) -> None:
-    output.print(output.plain(text))
+    output.print(output.literal(text))

@@ -133,7 +133,7 @@ def _print_trials(result: TuneResult) -> None:
             f"{trial.score:.1%}",
             "" if trial.log_loss is None else f"{trial.log_loss:.3f}",
             "" if trial.seconds is None else duration(trial.seconds),
-            output.plain(summarize(shown)),
+            output.literal(summarize(shown)),
         )
     output.print(table)
     states = [trial.state for trial in result.trials]
@@ -158,7 +158,7 @@ def _print_importances(result: TuneResult) -> None:
     room = max(8, min(40, output.stdout.width - 46))
     for name, share in list(result.importances.items())[:MAX_BARS]:
         bar = "█" * round(share * room) or "▏"
-        table.add_row(output.plain(parameter_name(name)), f"{share:.0%}", bar)
+        table.add_row(output.literal(parameter_name(name)), f"{share:.0%}", bar)
     output.print(table)
 
 
@@ -196,4 +196,4 @@ def _print_end(result: TuneResult, page: Path | None, photos: Path) -> None:
 
 
 def _print(text: str) -> None:
-    output.print(output.plain(text))
+    output.print(output.literal(text))

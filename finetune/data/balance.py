@@ -125,8 +125,8 @@ def draw_keys(batches: list[Indices], count: int) -> list[Indices]:
     return keys
 
 
-def _rounds(members: Indices, draws: int, rng: np.random.Generator) -> Indices:
-    """Returns `draws` of the members: all of them in random order, repeatedly."""
-    rounds = -(-draws // len(members))
+def _rounds(members: Indices, length: int, rng: np.random.Generator) -> Indices:
+    """Returns `length` of the members: all of them in random order, repeatedly."""
+    rounds = -(-length // len(members))
     orders = [rng.permutation(members) for _ in range(rounds)]
-    return np.concatenate(orders)[:draws] if orders else members[:0]
+    return np.concatenate(orders)[:length] if orders else members[:0]

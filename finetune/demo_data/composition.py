@@ -121,8 +121,8 @@ def _lit(image: Image.Image, pixels_per_body: float, daylight: float) -> Image.I
     return colored
 
 
-def _first(sketch: Sketch, wanted: str) -> tuple[int, int, int]:
-    return next(color for layer, _, color in sketch.shapes if layer == wanted)
+def _first(sketch: Sketch, name: str) -> tuple[int, int, int]:
+    return next(color for layer, _, color in sketch.shapes if layer == name)
 
 
 def _even(length: float) -> int:

@@ -55,14 +55,14 @@ def fit_temperature(logits: ArrayLike, targets: ArrayLike) -> float:
     values = values - values.mean(axis=1, keepdims=True)
     if labels == 1 or np.ptp(values, axis=1).max() == 0:
         return 1.0
-    wanted = float(values[np.arange(count), indices].mean())
+    target = float(values[np.arange(count), indices].mean())
     weight = 1 / (PRIOR**2 * count)
 
     def slope_at(inverse: float) -> tuple[float, float]:
         slope, curvature = _slope(values, inverse)
         logarithm = math.log(inverse)
         return (
-            slope - wanted + weight * logarithm / inverse,
+            slope - target + weight * logarithm / inverse,
             curvature + weight * (1 - logarithm) / inverse**2,
         )
 

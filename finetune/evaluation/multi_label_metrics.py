@@ -146,11 +146,11 @@ def fit_sigmoid_temperature(logits: ArrayLike, truth: ArrayLike) -> float:
     if not values.any():
         return 1.0
     unsure = 1 / (len(values) + 1)
-    wanted = (1 - unsure) * positive + unsure / 2
+    smoothed = (1 - unsure) * positive + unsure / 2
 
     def slope(inverse: float) -> tuple[float, float]:
         shares = sigmoid(values * inverse)
-        first = ((shares - wanted) * values).mean()
+        first = ((shares - smoothed) * values).mean()
         second = (shares * (1 - shares) * values**2).mean()
         return float(first), float(second)
 

@@ -205,13 +205,13 @@ def with_value(config: TrainConfig, name: str, text: str) -> TrainConfig:
         >>> with_value(TrainConfig(), "size", "64").pixels.size
         64
     """
-    plain = to_dict(config)
+    mapping = to_dict(config)
     if name in RECIPE_FIELDS:
         kind: Any = bool if text.lower() in ("true", "false") else float
-        plain["recipe"] = {**plain.get("recipe", {}), name: _converted(text, kind)}
-        return resolve(plain)
+        mapping["recipe"] = {**mapping.get("recipe", {}), name: _converted(text, kind)}
+        return resolve(mapping)
     kind = next(strip_none(setting.type) for setting in settings() if setting.name == name)
-    return resolve(plain, {name: _converted(text, kind)})
+    return resolve(mapping, {name: _converted(text, kind)})
 
 
 def _converted(text: str, kind: Any) -> Any:

@@ -116,15 +116,15 @@ def fastest_backend(
     return FeatureBackend(name="onnxruntime", features=features, note=note)
 
 
-def relative_difference(found: Tensor, wanted: Tensor) -> float:
-    """Returns the largest difference of two ``(B, F)`` as a share of the largest wanted feature.
+def relative_difference(found: Tensor, expected: Tensor) -> float:
+    """Returns the largest difference of two ``(B, F)`` as a share of the largest expected feature.
 
     It is infinite for different shapes and NaN where a feature is not finite.
     """
-    if found.shape != wanted.shape:
+    if found.shape != expected.shape:
         return float("inf")
-    scale = wanted.abs().max().clamp_min(torch.finfo(torch.float32).tiny)
-    return float((found - wanted).abs().max() / scale)
+    scale = expected.abs().max().clamp_min(torch.finfo(torch.float32).tiny)
+    return float((found - expected).abs().max() / scale)
 
 
 def onnxruntime_features(module: nn.Module, probe: Tensor, graph: Path) -> Features:

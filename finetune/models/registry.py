@@ -187,15 +187,15 @@ def resolve_preprocessing(
     """
     config = timm.get_pretrained_cfg(name)
     resolved = resolve_data_config(pretrained_cfg=config.to_dict() if config else {})
-    wanted = channels or input_channels(name)
+    n_channels = channels or input_channels(name)
     own_size = int(resolved["input_size"][-1])
     # Padding or squashing keeps the whole photo; a center crop afterwards would cut it again.
     whole = fit != "crop" or (size is not None and size != own_size and size <= SMALL_PIXELS)
     return Preprocessing(
         size=size or own_size,
-        channels=wanted,
-        mean=_per_channel(resolved["mean"], wanted),
-        std=_per_channel(resolved["std"], wanted),
+        channels=n_channels,
+        mean=_per_channel(resolved["mean"], n_channels),
+        std=_per_channel(resolved["std"], n_channels),
         interpolation="bilinear" if resolved["interpolation"] == "bilinear" else "bicubic",
         crop_pct=1.0 if whole else float(resolved["crop_pct"]),
         fit=fit,

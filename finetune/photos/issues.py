@@ -1,4 +1,4 @@
-"""What is wrong with a collection, and what to do about it, before any training."""
+"""Issues of a collection, with advice, found before any training."""
 
 from __future__ import annotations
 
@@ -45,22 +45,22 @@ Kind = Literal[
     "tiny",
     "long",
 ]
-"""What a finding is about, the most harmful first."""
+"""Kind of an issue, the most harmful first."""
 
 FEW_PHOTOS = 10
-"""With fewer photos than this a label's figures are guesses."""
+"""Number of photos below which a label's metrics are unreliable."""
 
 IMBALANCE_RATIO = 10
-"""The largest label may have this many times the photos of the smallest before it is said."""
+"""Smallest ratio of photos between the largest and the smallest label that is an issue."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
-    """Photos that belong together in a finding.
+    """Photos that belong together in an issue.
 
     Attributes:
-        paths: Paths below the root; empty where the finding is about labels.
-        note: What is to be said of them: a reason, the labels, a count.
+        paths: Paths below the root; empty if the issue is about labels.
+        note: A reason, the labels, or a count.
     """
 
     paths: tuple[str, ...] = ()
@@ -68,14 +68,12 @@ class Item:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finding:
-    """One kind of trouble.
+class Issue:
+    """One kind of issue with all its photos.
 
     Attributes:
-        kind: What it is about.
-        title: One sentence with the count.
-        advice: What to do about it.
-        items: Where it is.
+        title: A sentence with the count.
+        advice: The next step.
     """
 
     kind: Kind
@@ -87,7 +85,7 @@ class Finding:
 ADVICE: Mapping[Kind, str] = {
     "two_labels": "One of the labels is wrong, or both fit: decide with 'finetune annotate', or "
     "delete the wrong file.",
-    "leak": "A model that has seen the photo in training is not tested by it: delete one side, or "
+    "leak": "A photo used in training cannot test the model: delete one side, or "
     "move all photos out of the part folders and let finetune split them.",
     "unreadable": "They are left out of everything. Export them again, or delete them.",
     "similar_labels": "If they mean the same, rename one folder to the other's name.",
@@ -103,10 +101,10 @@ ADVICE: Mapping[Kind, str] = {
     "mirror_images": "When finetune splits, they stay together. One of each is enough: "
     "augmentation mirrors photos anyway.",
     "bursts": "When finetune splits, they stay together; each counts as one scene.",
-    "dark": "Delete what a person could not name either.",
-    "bright": "Delete what a person could not name either.",
+    "dark": "Delete photos that you could not name either.",
+    "bright": "Delete photos that you could not name either.",
     "plain": "They show next to nothing: delete them.",
-    "blurred": "Delete what a person could not name either; a few do no harm.",
+    "blurred": "Delete photos that you could not name either; a few do no harm.",
     "tiny": "Find larger versions; enlarging adds nothing.",
     "long": "A crop shows a small part of them: choose it with 'finetune crop', or keep all with "
     "--fit pad.",
@@ -122,12 +120,12 @@ _FAULTS: Mapping[Fault, str] = {
 }
 
 
-def find_trouble(collection: Collection, *, max_distance_bits: int = 8) -> tuple[Finding, ...]:
-    """Returns the findings of a collection, the most harmful first.
+def find_issues(collection: Collection, *, max_distance_bits: int = 8) -> tuple[Issue, ...]:
+    """Returns the issues of a collection, the most harmful first.
 
     Args:
-        collection: What a scan found.
-        max_distance_bits: How far apart the perceptual hashes of near-duplicates may be.
+        collection: A scanned collection.
+        max_distance_bits: Maximum distance of the perceptual hashes of near-duplicates.
 
     Raises:
         ConfigError: `max_distance_bits` is out of bounds.
@@ -141,16 +139,14 @@ def find_trouble(collection: Collection, *, max_distance_bits: int = 8) -> tuple
         *_about_files(collection),
     ]
     order = list(ADVICE)
-    return tuple(sorted(found, key=lambda finding: order.index(finding.kind)))
+    return tuple(sorted(found, key=lambda issue: order.index(issue.kind)))
 
 
-def _about_groups(
-    collection: Collection, groups: Sequence[NearDuplicateGroup]
-) -> Iterator[Finding]:
+def _about_groups(collection: Collection, groups: Sequence[NearDuplicateGroup]) -> Iterator[Issue]:
     contradicting = [group for group in groups if group.contradicts]
     if contradicting:
         items = [_labeled_item(group) for group in contradicting]
-        yield _finding(
+        yield _issue(
             "two_labels", items, _count(len(items), "photo is", "photos are"), "under two labels"
         )
     if collection.has_parts:
@@ -158,16 +154,16 @@ def _about_groups(
         if leaking:
             items = [_group_item(group) for group in leaking]
             title = _count(len(items), "photo is", "photos are")
-            yield _finding("leak", items, title, "in more than one part")
+            yield _issue("leak", items, title, "in more than one part")
     copies = [
         Item(paths=tuple(photo.path for photo in same)) for same in _copies(collection.photos)
     ]
     if copies:
         extra = sum(len(item.paths) - 1 for item in copies)
-        yield _finding(
+        yield _issue(
             "exact_duplicates", copies, _count(extra, "file is a copy", "files are copies")
         )
-    for kind, sort, words in (
+    for kind, sort, text in (
         ("near_duplicates", "similar", "of nearly the same photo"),
         ("mirror_images", "mirror", "of a photo and its mirror image"),
     ):
@@ -175,29 +171,29 @@ def _about_groups(
         if chosen:
             items = [_group_item(group) for group in chosen]
             title = _count(len(items), "group", "groups")
-            yield _finding(kind, items, title, words)  # type: ignore[arg-type] # both are kinds
+            yield _issue(kind, items, title, text)  # type: ignore[arg-type] # both are kinds
     bursts = _bursts(collection.photos)
     if bursts:
-        yield _finding("bursts", bursts, _count(len(bursts), "burst", "bursts"), "of one camera")
+        yield _issue("bursts", bursts, _count(len(bursts), "burst", "bursts"), "of one camera")
 
 
-def _about_labels(collection: Collection) -> Iterator[Finding]:
+def _about_labels(collection: Collection) -> Iterator[Issue]:
     counts = photo_counts(collection.photos)
     spellings = _spellings(collection.labels)
     if spellings:
         items = [Item(note=" / ".join(map(repr, names))) for names in spellings]
         title = _count(len(items), "pair of labels differs", "sets of labels differ")
-        yield _finding("similar_labels", items, title, "in case, accents' form or blanks alone")
+        yield _issue("similar_labels", items, title, "in case, accents' form or blanks alone")
     folders = _folders_of_one_label(collection)
     if folders:
         items = [Item(note=f"{label!r}: {len(names)} folders") for label, names in folders]
         title = _count(len(items), "label has a folder", "labels have a folder")
-        yield _finding("two_folders", items, title, "in each of two Unicode spellings")
+        yield _issue("two_folders", items, title, "in each of two Unicode spellings")
     few = [label for label, count in counts.items() if count < FEW_PHOTOS]
     if few:
         items = [Item(note=f"{label!r}: {_count(counts[label], 'photo')}") for label in few]
         title = _count(len(few), "label has", "labels have")
-        yield _finding("few_photos", items, title, f"fewer than {FEW_PHOTOS} photos")
+        yield _issue("few_photos", items, title, f"fewer than {FEW_PHOTOS} photos")
     if counts and max(counts.values()) >= IMBALANCE_RATIO * min(counts.values()):
         largest = max(counts, key=counts.__getitem__)
         smallest = min(counts, key=counts.__getitem__)
@@ -205,7 +201,7 @@ def _about_labels(collection: Collection) -> Iterator[Finding]:
         items = [
             Item(note=f"{name!r}: {_count(counts[name], 'photo')}") for name in (largest, smallest)
         ]
-        yield _finding(
+        yield _issue(
             "imbalance",
             items,
             f"The largest label has {ratio:.0f} times the photos",
@@ -214,16 +210,14 @@ def _about_labels(collection: Collection) -> Iterator[Finding]:
     bare = [photo.path for photo in collection.photos if not photo.labels]
     if bare and counts:
         items = [Item(paths=(path,)) for path in bare]
-        yield _finding(
-            "unlabeled", items, _count(len(bare), "photo has", "photos have"), "no label"
-        )
+        yield _issue("unlabeled", items, _count(len(bare), "photo has", "photos have"), "no label")
 
 
-def _about_files(collection: Collection) -> Iterator[Finding]:
+def _about_files(collection: Collection) -> Iterator[Issue]:
     if collection.problems:
         items = [Item(paths=(bad.path,), note=bad.reason) for bad in collection.problems]
         title = _count(len(items), "file", "files")
-        yield _finding("unreadable", items, title, "cannot be opened")
+        yield _issue("unreadable", items, title, "cannot be opened")
     by_fault: defaultdict[Fault, list[Item]] = defaultdict(list)
     for photo in collection.photos:
         for fault in faults(photo.quality, photo.width, photo.height):
@@ -231,11 +225,11 @@ def _about_files(collection: Collection) -> Iterator[Finding]:
             by_fault[fault].append(Item(paths=(photo.path,), note=note))
     for fault, items in by_fault.items():
         title = _count(len(items), "photo is", "photos are")
-        yield _finding(fault, items, title, _FAULTS[fault])
+        yield _issue(fault, items, title, _FAULTS[fault])
 
 
-def _finding(kind: Kind, items: Iterable[Item], *title: str) -> Finding:
-    return Finding(kind=kind, title=" ".join(title) + ".", advice=ADVICE[kind], items=tuple(items))
+def _issue(kind: Kind, items: Iterable[Item], *title: str) -> Issue:
+    return Issue(kind=kind, title=" ".join(title) + ".", advice=ADVICE[kind], items=tuple(items))
 
 
 def _group_item(group: NearDuplicateGroup) -> Item:
@@ -273,12 +267,12 @@ def _bursts(photos: Sequence[Photo]) -> list[Item]:
 
 
 def _spellings(labels: Sequence[str]) -> list[tuple[str, ...]]:
-    """Returns labels that are one but for case, compatibility forms, blanks, ``_`` and ``-``."""
-    alike = defaultdict(list)
+    """Returns labels that differ only in case, compatibility forms, blanks, ``_`` and ``-``."""
+    by_name = defaultdict(list)
     for label in labels:
-        plain = unicodedata.normalize("NFKC", label).casefold()
-        alike["".join(c for c in plain if not c.isspace() and c not in "_-")].append(label)
-    return [tuple(names) for names in alike.values() if len(names) > 1]
+        folded = unicodedata.normalize("NFKC", label).casefold()
+        by_name["".join(c for c in folded if not c.isspace() and c not in "_-")].append(label)
+    return [tuple(names) for names in by_name.values() if len(names) > 1]
 
 
 def _folders_of_one_label(collection: Collection) -> list[tuple[str, set[str]]]:
@@ -326,7 +320,7 @@ def summarize_labels(collection: Collection, groups: Sequence[str]) -> tuple[Lab
     """Returns a row for each label, sorted; last, where there are such, for photos without one.
 
     Args:
-        collection: What a scan found.
+        collection: A scanned collection.
         groups: The group of each photo, as `finetune.photos.split.grouping.photo_groups` gives it.
     """
     photos: defaultdict[str, list[Photo]] = defaultdict(list)

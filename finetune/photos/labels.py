@@ -333,12 +333,12 @@ def multilabel_photos(
 
 
 def _lies_in(photo: Photo, folder: str) -> bool:
-    wanted = "" if folder == ROOT else folder.strip("/")
+    prefix = "" if folder == ROOT else folder.strip("/")
     place = photo.folder
     if photo.part is not None:
         # A ready part has its own folder of negatives: train/none, val/none.
         place = place.partition("/")[2]
-    return place == wanted or (wanted != "" and place.startswith(f"{wanted}/"))
+    return place == prefix or (prefix != "" and place.startswith(f"{prefix}/"))
 
 
 def _without_labels(photo: Photo, negatives: str | None) -> Photo:

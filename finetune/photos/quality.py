@@ -16,7 +16,7 @@ MEASURED_SIDE_PIXELS = 256
 DARK, BRIGHT = 0.08, 0.92
 """Mean gray levels beyond which a photo counts as too dark or too bright."""
 
-PLAIN_CONTRAST = 0.03
+MIN_CONTRAST = 0.03
 """Below this contrast a photo shows next to nothing: a covered lens, fog."""
 
 BLURRED_SHARPNESS = 0.02
@@ -99,7 +99,7 @@ def faults(quality: Quality | None, width: int, height: int) -> tuple[Fault, ...
             found.append("dark")
         elif quality.brightness > BRIGHT:
             found.append("bright")
-        if quality.contrast < PLAIN_CONTRAST:
+        if quality.contrast < MIN_CONTRAST:
             found.append("plain")
         elif quality.sharpness < BLURRED_SHARPNESS and min(width, height) >= TINY_SIDE_PIXELS:
             found.append("blurred")

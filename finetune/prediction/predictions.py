@@ -56,10 +56,10 @@ class Ranked:
 
     def to_dict(self) -> RankedJson:
         """Returns plain JSON values."""
-        plain: RankedJson = {"label": self.label, "probability": self.probability}
+        content: RankedJson = {"label": self.label, "probability": self.probability}
         if self.predicted is not None:
-            plain["predicted"] = self.predicted
-        return plain
+            content["predicted"] = self.predicted
+        return content
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,7 +16,7 @@ from finetune.files import write_atomically, write_text
 from finetune.photos.collection import Collection, Photo
 from finetune.photos.crops import Crop, crop_and_resize
 from finetune.photos.decode.decoder import decode_photo
-from finetune.photos.issues import Finding, Item, LabelRow
+from finetune.photos.issues import Issue, Item, LabelRow
 from finetune.photos.near_duplicates.groups import GroupedPhoto, NearDuplicateGroup
 from finetune.reporting.formatting import count
 from finetune.reporting.gallery import make_thumbnails
@@ -270,7 +270,7 @@ def write_contact_sheet(
     path: Path,
     collection: Collection,
     rows: Sequence[LabelRow],
-    findings: Sequence[Finding],
+    issues: Sequence[Issue],
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
@@ -280,7 +280,7 @@ def write_contact_sheet(
         path: The file to write.
         collection: The scanned photos.
         rows: Rows of the table of labels.
-        findings: Issues; see `finetune.photos.issues.find_trouble`.
+        issues: Issues; see `finetune.photos.issues.find_issues`.
         progress: Called as ``progress(done, total)`` for thumbnails.
 
     Raises:
@@ -288,16 +288,16 @@ def write_contact_sheet(
     """
     shown = {
         name
-        for finding in findings
-        if finding.kind != "unreadable"
-        for item in finding.items[:MOST_ITEMS]
+        for issue in issues
+        if issue.kind != "unreadable"
+        for item in issue.items[:MOST_ITEMS]
         for name in item.paths[:MOST_PICTURES]
     }
     thumbnails, _ = make_thumbnails(collection.root, sorted(shown), progress=progress)
     pictures = {name: _image(jpeg, "") for name, jpeg in thumbnails.items()}
     title = f"Issues in {collection.root.resolve().name}"
-    sections = "".join(_issue_section(finding, pictures) for finding in findings)
-    if not findings:
+    sections = "".join(_issue_section(issue, pictures) for issue in issues)
+    if not issues:
         sections = "<section><p>Nothing to report.</p></section>"
     return _write_html(path, title, _label_table(rows) + sections)
 
@@ -325,8 +325,8 @@ def side_range(row: LabelRow) -> str:
     return f"{row.smallest_side} - {row.median_side} - {row.largest_side} px"
 
 
-def _issue_section(finding: Finding, pictures: Mapping[str, str]) -> str:
-    shown = finding.items[:MOST_ITEMS]
+def _issue_section(issue: Issue, pictures: Mapping[str, str]) -> str:
+    shown = issue.items[:MOST_ITEMS]
     # Single photos share one row; groups have one each; what has no picture is a list.
     single = [item for item in shown if len(item.paths) == 1 and item.paths[0] in pictures]
     groups = [item for item in shown if len(item.paths) > 1]
@@ -337,11 +337,11 @@ def _issue_section(finding: Finding, pictures: Mapping[str, str]) -> str:
         body += f'<div class="item">{figures}</div>'
     if listed:
         body += '<ul class="lines">' + "".join(_issue_line(item) for item in listed) + "</ul>"
-    rest = len(finding.items) - MOST_ITEMS
+    rest = len(issue.items) - MOST_ITEMS
     more = f'<p class="more">and {rest:,} more</p>' if rest > 0 else ""
     return (
-        f'<section id="{finding.kind}"><h2>{_escape(finding.title)}</h2>'
-        f'<p class="advice">{_escape(finding.advice)}</p>{body}{more}</section>'
+        f'<section id="{issue.kind}"><h2>{_escape(issue.title)}</h2>'
+        f'<p class="advice">{_escape(issue.advice)}</p>{body}{more}</section>'
     )
 
 

@@ -18,7 +18,7 @@ def timm_config(
     found = getattr(module, "pretrained_cfg", None) or {}
     dropped = ("url", "hf_hub_id", "hf_hub_filename", "file", "state_dict", "source", "label_names")
     config = {
-        key: value for key, value in dict(found).items() if key not in dropped and _is_plain(value)
+        key: value for key, value in dict(found).items() if key not in dropped and _is_json(value)
     }
     config |= {
         "input_size": [preprocessing.channels, preprocessing.size, preprocessing.size],
@@ -56,7 +56,7 @@ def _has_fixed_size(module: Any, preprocessing: Preprocessing) -> bool:
     )
 
 
-def _is_plain(value: object) -> bool:
+def _is_json(value: object) -> bool:
     if isinstance(value, list | tuple):
-        return all(_is_plain(item) for item in value)
+        return all(_is_json(item) for item in value)
     return value is None or isinstance(value, str | int | float | bool)

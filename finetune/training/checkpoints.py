@@ -60,27 +60,29 @@ def serialize(value: Any, tensors: dict[str, Tensor], *, name: str, device: torc
     raise TypeError(f"{name} is {type(value).__name__}, which no checkpoint can hold")
 
 
-def deserialize(plain: Any, tensors: dict[str, Tensor], *, device: torch.device) -> Any:
+def deserialize(serialized: Any, tensors: dict[str, Tensor], *, device: torch.device) -> Any:
     """Returns the value that `serialize` was given.
 
     Raises:
         KeyError: A tensor is missing.
     """
-    if isinstance(plain, list):
-        return [deserialize(item, tensors, device=device) for item in plain]
-    if not isinstance(plain, dict):
-        return plain
-    if "dtype" in plain:
-        return getattr(torch, plain["dtype"])
-    if "tuple" in plain:
-        return tuple(deserialize(item, tensors, device=device) for item in plain["tuple"])
-    if "dict" in plain:
-        return {key: deserialize(item, tensors, device=device) for key, item in plain["dict"]}
-    value = tensors[plain["tensor"]]
-    device = plain.get("device", device)
-    if "stride" not in plain:
+    if isinstance(serialized, list):
+        return [deserialize(item, tensors, device=device) for item in serialized]
+    if not isinstance(serialized, dict):
+        return serialized
+    if "dtype" in serialized:
+        return getattr(torch, serialized["dtype"])
+    if "tuple" in serialized:
+        return tuple(deserialize(item, tensors, device=device) for item in serialized["tuple"])
+    if "dict" in serialized:
+        return {key: deserialize(item, tensors, device=device) for key, item in serialized["dict"]}
+    value = tensors[serialized["tensor"]]
+    device = serialized.get("device", device)
+    if "stride" not in serialized:
         return value.to(device, copy=True)
-    strided = torch.empty_strided(value.shape, plain["stride"], dtype=value.dtype, device=device)
+    strided = torch.empty_strided(
+        value.shape, serialized["stride"], dtype=value.dtype, device=device
+    )
     return strided.copy_(value)
 
 
@@ -179,8 +181,8 @@ class TrainState:
         if "random_cuda" in tensors and torch.cuda.is_available():
             torch.cuda.set_rng_state(tensors["random_cuda"])
 
-    def _load_optimizer(self, plain: Any, tensors: dict[str, Tensor]) -> None:
-        saved = deserialize(plain, tensors, device=self._device())
+    def _load_optimizer(self, serialized: Any, tensors: dict[str, Tensor]) -> None:
+        saved = deserialize(serialized, tensors, device=self._device())
         fresh = self.optimizer.state_dict()["param_groups"]
         for group, own in zip(saved["param_groups"], fresh, strict=True):
             group.update({name: own[name] for name in MACHINE_OPTIONS if name in own})

@@ -151,23 +151,23 @@ def train_first_head(
     """
     # Without augmented views, each of which would cost a pass of the backbone.
     training = dataclasses.replace(prepared.config.training, views=1)
-    plain = dataclasses.replace(
+    single_view = dataclasses.replace(
         prepared, config=dataclasses.replace(prepared.config, training=training)
     )
     used: dict[Part, PhotoDataset] = {
         part: photos for part, photos in datasets.items() if part != "test"
     }
-    with feature_cache(plain, used) as features:
+    with feature_cache(single_view, used) as features:
         data = HeadData(
             features=features,
-            views=fill(plain, features, used),
+            views=fill(single_view, features, used),
             train=used["train"],
             validation=used["validation"],
         )
         if not prepared.world.is_main:
             return
         found = train_start_head(
-            plain,
+            single_view,
             accelerator,
             data,
             epochs=DEFAULT_EPOCHS["head"],

@@ -82,7 +82,7 @@ class LoopConfig:
             return (one.epoch, -one.loss)
         return (-one.loss, one.accuracy) if self.by_loss else (one.accuracy, -one.loss)
 
-    def wants_checkpoint(self, step: int, seconds: float) -> bool:
+    def checkpoint_due(self, step: int, seconds: float) -> bool:
         """Returns whether a checkpoint is due at a step, `seconds` after the last one."""
         return (self.checkpoint_steps is not None and step % self.checkpoint_steps == 0) or (
             self.checkpoint_seconds is not None and seconds >= self.checkpoint_seconds
@@ -179,11 +179,11 @@ def fit(
             position.step += 1
             if meter.due and world.is_main:
                 callback(meter.report(position.step, state.running, lr))
-            ask = world.sync_due(position.step) or config.wants_checkpoint(position.step, 0)
+            ask = world.sync_due(position.step) or config.checkpoint_due(position.step, 0)
             if ask and position.step < config.steps_per_epoch:
                 stopped = world.any_process(stop(), device)
-                wanted = config.wants_checkpoint(position.step, meter.since_lap)
-                if stopped or world.any_process(wanted, device):
+                due = config.checkpoint_due(position.step, meter.since_lap)
+                if stopped or world.any_process(due, device):
                     position.seconds += meter.lap()
                     _save(state, config, world)
                 if stopped:

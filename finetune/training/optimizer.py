@@ -115,11 +115,11 @@ def network_groups(
         # Later layers first, and of each the tensors with decay first.
         key = (-scales.get(name, 1.0), first_steps.get(name, 0), not decays)
         found.setdefault(key, []).append(parameter)
-    for (scale, opens, plain), params in sorted(found.items(), key=lambda item: item[0]):
+    for (scale, opens, exempt), params in sorted(found.items(), key=lambda item: item[0]):
         groups.append(
             {
                 "params": params,
-                "weight_decay": 0.0 if plain else rates.weight_decay,
+                "weight_decay": 0.0 if exempt else rates.weight_decay,
                 "base_lr": rates.backbone * -scale,
                 "lr": rates.backbone * -scale,
                 "part": "backbone",

@@ -229,7 +229,7 @@ class _Tracking:
             return  # A frozen backbone gives the same in every epoch.
         self._backbone_logged = True
         if self._batch is None:
-            self._batch = plain_inputs(self.prepared, self.device)
+            self._batch = validation_inputs(self.prepared, self.device)
         module = self.prepared.loaded.module if self.by_features else event.module
         for found in activations(module, self._batch):
             self.trackers.log({f"zeros/{found.layer}": found.zeros}, step)
@@ -255,7 +255,7 @@ def sample_inputs(prepared: Prepared, device: torch.device, *, mixed: bool) -> T
     return inputs[:SAMPLE]
 
 
-def plain_inputs(prepared: Prepared, device: torch.device) -> Tensor:
+def validation_inputs(prepared: Prepared, device: torch.device) -> Tensor:
     """Returns the first validation photos as evaluation sees them: ``(N, C, S, S)`` float."""
     photos: PhotoDataset = prepared.datasets()["validation"]
     (batch,) = load_batches(photos, [np.arange(min(SAMPLE, len(photos)))])

@@ -14,10 +14,10 @@ from finetune import demo_data
 def test_demo_goes_the_whole_way(
     run: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = demo_data.draw_collection
+    literal = demo_data.draw_collection
 
     def small(folder: Path, **options: Any) -> demo_data.DemoCollection:
-        return plain(folder, **{**options, "species": 3, "size": (160, 120)})
+        return literal(folder, **{**options, "species": 3, "size": (160, 120)})
 
     monkeypatch.setattr(demo_data, "draw_collection", small)
     shown = run("demo", tmp_path / "d", "--per-label", 8).stdout

@@ -51,11 +51,11 @@ def test_folds_as_json_and_without_a_final_model(
     photos = make_photos({"ant": 8, "bee": 8})
     monkeypatch.chdir(tmp_path)
     done = run("train", photos, *flags, "--folds", "2", "--no-final", "--name", "f", "--json")
-    plain = json.loads(done.stdout)
-    assert plain["run"] == "runs/f"
-    assert plain["plan"] == {"folds": 2, "final": False, "keep_models": False}
-    assert plain["pooled"]["photos"] == 16
-    assert len(plain["figures"]["interval"]) == 2
+    literal = json.loads(done.stdout)
+    assert literal["run"] == "runs/f"
+    assert literal["plan"] == {"folds": 2, "final": False, "keep_models": False}
+    assert literal["pooled"]["photos"] == 16
+    assert len(literal["figures"]["interval"]) == 2
     assert not (tmp_path / "runs" / "f" / "model.safetensors").exists()
     again = run("train", "--resume", "runs/f", code=1)
     assert "runs/f is finished; there is nothing to resume." in again.output

@@ -116,8 +116,8 @@ def test_explaining_writes_a_picture_and_names_photos_like_it(
         assert overlay.size == (448, 448)
     assert len(prediction["similar"]) == 2
     assert str(Path(photo).absolute()) not in {item["photo"] for item in prediction["similar"]}
-    plain = run("predict", photo, "--explain", tmp_path / "heat", "--similar", 2)
-    assert "It looks like these training photos:" in plain.stdout
+    literal = run("predict", photo, "--explain", tmp_path / "heat", "--similar", 2)
+    assert "It looks like these training photos:" in literal.stdout
 
 
 def test_views_change_the_answer_a_little_and_several_runs_are_named(

@@ -70,12 +70,12 @@ def test_json_is_one_document(run: Callable[..., Result], photos: Path, tmp_path
         "largest_side": 120,
     }
     assert document["problems"] == [{"path": "gull/bad.jpg", "reason": "not a photo"}]
-    assert [finding["kind"] for finding in document["findings"]] == [
+    assert [issue["kind"] for issue in document["issues"]] == [
         "two_labels",
         "unreadable",
         "exact_duplicates",
     ]
-    assert document["findings"][0]["items"][0]["paths"] == ["[heron]/0.jpg", "gull/copy.jpg"]
+    assert document["issues"][0]["items"][0]["paths"] == ["[heron]/0.jpg", "gull/copy.jpg"]
     assert document["html"] == str(tmp_path / "sheet.html")
 
 
@@ -110,7 +110,7 @@ def test_distance_changes_what_counts_as_nearly_the_same(
     kinds = []
     for bits in ("0", "12"):
         document = json.loads(run("scan", photos, "--json", "--max-distance-bits", bits).stdout)
-        kinds.append({finding["kind"] for finding in document["findings"]})
+        kinds.append({issue["kind"] for issue in document["issues"]})
     assert "near_duplicates" not in kinds[0]
     assert "near_duplicates" in kinds[1]
 

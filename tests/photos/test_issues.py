@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 
 from finetune.errors import ConfigError
 from finetune.photos.collection import Collection, Photo, Problem
-from finetune.photos.issues import ADVICE, Finding, Kind, find_trouble, summarize_labels
+from finetune.photos.issues import ADVICE, Issue, Kind, find_issues, summarize_labels
 from finetune.photos.scan import scan
 from finetune.photos.split.grouping import photo_groups
 from finetune.reporting.photo_page import write_contact_sheet
@@ -34,48 +34,46 @@ def good(tmp_path: Path, write_photo: WritePhoto, draw: Draw) -> Path:
     return root
 
 
-def found(root: Path, **options: int) -> dict[Kind, Finding]:
-    return {finding.kind: finding for finding in find_trouble(scan(root), **options)}
+def found(root: Path, **options: int) -> dict[Kind, Issue]:
+    return {issue.kind: issue for issue in find_issues(scan(root), **options)}
 
 
-def paths_of(finding: Finding) -> list[tuple[str, ...]]:
-    return [item.paths for item in finding.items]
+def paths_of(issue: Issue) -> list[tuple[str, ...]]:
+    return [item.paths for item in issue.items]
 
 
 def test_good_collection_has_no_findings(good: Path) -> None:
-    assert find_trouble(scan(good)) == ()
+    assert find_issues(scan(good)) == ()
 
 
 def test_unreadable_files_are_listed_with_reasons(good: Path) -> None:
     (good / "gull" / "bad.jpg").write_bytes(b"rubbish")
-    finding = found(good)["unreadable"]
-    assert finding.title == "1 file cannot be opened."
-    assert [(item.paths, item.note) for item in finding.items] == [
-        (("gull/bad.jpg",), "not a photo")
-    ]
+    issue = found(good)["unreadable"]
+    assert issue.title == "1 file cannot be opened."
+    assert [(item.paths, item.note) for item in issue.items] == [(("gull/bad.jpg",), "not a photo")]
 
 
 def test_copies_within_a_label_are_exact_duplicates(good: Path) -> None:
     for name in ("b.jpg", "c.jpg"):
         shutil.copy(good / "gull" / "00.jpg", good / "gull" / name)
-    findings = found(good)
-    assert set(findings) == {"exact_duplicates"}
-    assert findings["exact_duplicates"].title == "2 files are copies."
-    assert paths_of(findings["exact_duplicates"]) == [("gull/00.jpg", "gull/b.jpg", "gull/c.jpg")]
+    issues = found(good)
+    assert set(issues) == {"exact_duplicates"}
+    assert issues["exact_duplicates"].title == "2 files are copies."
+    assert paths_of(issues["exact_duplicates"]) == [("gull/00.jpg", "gull/b.jpg", "gull/c.jpg")]
 
 
 def test_same_photo_under_two_labels_comes_first(good: Path) -> None:
     shutil.copy(good / "gull" / "00.jpg", good / "heron" / "same.jpg")
     (good / "gull" / "bad.jpg").write_bytes(b"rubbish")
-    findings = find_trouble(scan(good))
-    assert [finding.kind for finding in findings] == [
+    issues = find_issues(scan(good))
+    assert [issue.kind for issue in issues] == [
         "two_labels",
         "unreadable",
         "exact_duplicates",
     ]
-    assert findings[0].title == "1 photo is under two labels."
-    assert set(findings[0].items[0].paths) == {"gull/00.jpg", "heron/same.jpg"}
-    assert findings[0].items[0].note == "gull (1), heron (1)"
+    assert issues[0].title == "1 photo is under two labels."
+    assert set(issues[0].items[0].paths) == {"gull/00.jpg", "heron/same.jpg"}
+    assert issues[0].items[0].note == "gull (1), heron (1)"
 
 
 def test_resaved_photo_under_another_label_is_found_too(
@@ -84,18 +82,18 @@ def test_resaved_photo_under_another_label_is_found_too(
 
     image = Image.open(good / "gull" / "00.jpg").resize((110, 82))
     write_photo(good / "heron" / "smaller.jpg", image, quality=60)
-    findings = found(good)
-    assert set(findings["two_labels"].items[0].paths) == {"gull/00.jpg", "heron/smaller.jpg"}
-    assert set(findings) == {"two_labels", "near_duplicates"}
+    issues = found(good)
+    assert set(issues["two_labels"].items[0].paths) == {"gull/00.jpg", "heron/smaller.jpg"}
+    assert set(issues) == {"two_labels", "near_duplicates"}
 
 
 def test_mirror_images_are_found(good: Path, write_photo: WritePhoto) -> None:
 
     image = ImageOps.mirror(Image.open(good / "gull" / "00.jpg"))
     write_photo(good / "gull" / "mirrored.jpg", image, quality=90)
-    findings = found(good)
-    assert set(findings) == {"mirror_images"}
-    assert findings["mirror_images"].title == "1 group of a photo and its mirror image."
+    issues = found(good)
+    assert set(issues) == {"mirror_images"}
+    assert issues["mirror_images"].title == "1 group of a photo and its mirror image."
 
 
 def test_bursts_are_found_with_camera_and_time(
@@ -111,10 +109,10 @@ def test_bursts_are_found_with_camera_and_time(
             taken_at=f"2024:05:01 12:30:0{frame}",
             camera=("Canon", "EOS 90D"),
         )
-    finding = found(good)["bursts"]
-    assert finding.title == "1 burst of one camera."
-    assert paths_of(finding) == [tuple(f"gull/burst{frame}.jpg" for frame in range(3))]
-    assert finding.items[0].note == "Canon EOS 90D, 2024-05-01T12:30:00"
+    issue = found(good)["bursts"]
+    assert issue.title == "1 burst of one camera."
+    assert paths_of(issue) == [tuple(f"gull/burst{frame}.jpg" for frame in range(3))]
+    assert issue.items[0].note == "Canon EOS 90D, 2024-05-01T12:30:00"
 
 
 def test_twins_across_ready_parts_are_a_leak(
@@ -124,8 +122,8 @@ def test_twins_across_ready_parts_are_a_leak(
     for label in ("gull", "heron"):
         shutil.copytree(good / label, root / "train" / label)
     shutil.copytree(good / "gull", root / "val" / "gull")
-    finding = found(root)["leak"]
-    assert finding.title == "12 photos are in more than one part."
+    issue = found(root)["leak"]
+    assert issue.title == "12 photos are in more than one part."
 
 
 @pytest.mark.parametrize(
@@ -145,9 +143,9 @@ def test_bad_quality_is_found(
     good: Path, write_photo: WritePhoto, kind: Kind, image: NDArray[np.uint8], title: str
 ) -> None:
     write_photo(good / "gull" / "poor.png", image)
-    finding = found(good)[kind]
-    assert finding.title == title
-    assert paths_of(finding) == [("gull/poor.png",)]
+    issue = found(good)[kind]
+    assert issue.title == title
+    assert paths_of(issue) == [("gull/poor.png",)]
 
 
 def test_tiny_and_long_photos_are_found_with_their_size(
@@ -156,9 +154,9 @@ def test_tiny_and_long_photos_are_found_with_their_size(
     noise = np.random.default_rng(1).integers(0, 255, (90, 400, 3), np.uint8)
     write_photo(good / "gull" / "long.png", noise)
     write_photo(good / "gull" / "tiny.png", noise[:40, :50])
-    findings = found(good)
-    assert [item.note for item in findings["long"].items] == ["400 x 90"]
-    assert [item.note for item in findings["tiny"].items] == ["50 x 40"]
+    issues = found(good)
+    assert [item.note for item in issues["long"].items] == ["400 x 90"]
+    assert [item.note for item in issues["tiny"].items] == ["50 x 40"]
 
 
 def drawn(**counts: int) -> Collection:
@@ -177,31 +175,31 @@ def drawn(**counts: int) -> Collection:
 
 
 def test_imbalance_and_few_photos_are_said() -> None:
-    findings = {finding.kind: finding for finding in find_trouble(drawn(gull=90, heron=9))}
-    assert findings["imbalance"].title == (
+    issues = {issue.kind: issue for issue in find_issues(drawn(gull=90, heron=9))}
+    assert issues["imbalance"].title == (
         "The largest label has 10 times the photos of the smallest."
     )
-    assert [item.note for item in findings["imbalance"].items] == [
+    assert [item.note for item in issues["imbalance"].items] == [
         "'gull': 90 photos",
         "'heron': 9 photos",
     ]
-    assert findings["few_photos"].title == "1 label has fewer than 10 photos."
-    assert find_trouble(drawn(gull=99, heron=10)) == ()
+    assert issues["few_photos"].title == "1 label has fewer than 10 photos."
+    assert find_issues(drawn(gull=99, heron=10)) == ()
 
 
 def test_labels_that_differ_in_spelling_alone_are_found() -> None:
     labels = ("Blue tit", "blue_tit", "ＢＬＵＥＴＩＴ", "great tit")
-    (finding,) = find_trouble(drawn(**dict.fromkeys(labels, 20)))
-    assert finding.kind == "similar_labels"
-    assert [item.note for item in finding.items] == ["'Blue tit' / 'blue_tit' / 'ＢＬＵＥＴＩＴ'"]
+    (issue,) = find_issues(drawn(**dict.fromkeys(labels, 20)))
+    assert issue.kind == "similar_labels"
+    assert [item.note for item in issue.items] == ["'Blue tit' / 'blue_tit' / 'ＢＬＵＥＴＩＴ'"]
 
 
 def test_label_with_folders_in_two_unicode_forms_is_found(good: Path) -> None:
     for name in ("gull", "heron"):
         (good / name).rename(good / ("ガ" if name == "gull" else "カ\u3099"))
-    finding = found(good)["two_folders"]
-    assert finding.title == "1 label has a folder in each of two Unicode spellings."
-    assert [item.note for item in finding.items] == ["'ガ': 2 folders"]
+    issue = found(good)["two_folders"]
+    assert issue.title == "1 label has a folder in each of two Unicode spellings."
+    assert [item.note for item in issue.items] == ["'ガ': 2 folders"]
 
 
 def test_photos_without_label_are_found_beside_labeled_ones(
@@ -210,14 +208,14 @@ def test_photos_without_label_are_found_beside_labeled_ones(
     rng = np.random.default_rng(4)
     image = np.clip(draw(77, 160, 120) + rng.integers(0, 60, (120, 160, 1)), 0, 255)
     write_photo(good / "loose.jpg", image.astype(np.uint8))
-    finding = found(good)["unlabeled"]
-    assert finding.title == "1 photo has no label."
-    assert paths_of(finding) == [("loose.jpg",)]
+    issue = found(good)["unlabeled"]
+    assert issue.title == "1 photo has no label."
+    assert paths_of(issue) == [("loose.jpg",)]
 
 
 def test_distance_out_of_bounds_is_refused(good: Path) -> None:
     with pytest.raises(ConfigError):
-        find_trouble(scan(good), max_distance_bits=65)
+        find_issues(scan(good), max_distance_bits=65)
 
 
 def test_every_kind_has_advice() -> None:
@@ -274,7 +272,7 @@ def test_label_table_counts_bad_files_of_parts_under_their_label(
 def sheet(root: Path, path: Path) -> str:
     collection = scan(root)
     rows = summarize_labels(collection, photo_groups(collection.photos))
-    write_contact_sheet(path, collection, rows, find_trouble(collection))
+    write_contact_sheet(path, collection, rows, find_issues(collection))
     return path.read_text(encoding="utf-8")
 
 
@@ -329,14 +327,14 @@ def test_contact_sheet_of_a_good_collection_says_so(good: Path, tmp_path: Path) 
 def test_contact_sheet_does_without_a_photo_that_has_gone(good: Path, tmp_path: Path) -> None:
     shutil.copy(good / "gull" / "00.jpg", good / "heron" / "same.jpg")
     collection = scan(good)
-    findings = find_trouble(collection)
+    issues = find_issues(collection)
     (good / "heron" / "same.jpg").unlink()
     seen: list[tuple[int, int]] = []
     write_contact_sheet(
         tmp_path / "sheet.html",
         collection,
         (),
-        findings,
+        issues,
         progress=lambda done, total: seen.append((done, total)),
     )
     page = (tmp_path / "sheet.html").read_text(encoding="utf-8")

@@ -263,10 +263,10 @@ def test_checkpoints_come_as_often_as_asked_for_and_all_of_them_resume(
 
 def test_checkpoints_come_by_the_clock(toy: Toys) -> None:
     loop_config = toy().make_plan()
-    assert not loop_config.wants_checkpoint(7, 1e9)
+    assert not loop_config.checkpoint_due(7, 1e9)
     timed = toy(loop_config={"checkpoint_seconds": 90.0}).make_plan()
-    assert not timed.wants_checkpoint(7, 89.9)
-    assert timed.wants_checkpoint(7, 90.0)
+    assert not timed.checkpoint_due(7, 89.9)
+    assert timed.checkpoint_due(7, 90.0)
     run = toy("run", loop_config={"checkpoint_seconds": 0.0}, epochs=1)
     seen: list[tuple[int, int]] = []
 

@@ -75,25 +75,25 @@ def open_study(name: str, *, url: str | None, file: Path, space: Space) -> optun
     import optuna
     from sqlalchemy.exc import SQLAlchemyError
 
-    wanted = url or f"sqlite:///{file.absolute()}"
+    storage = url or f"sqlite:///{file.absolute()}"
     with storage_errors(file):
         file.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with _lock(wanted):
-            study = _create_or_load(name, wanted)
+        with _lock(storage):
+            study = _create_or_load(name, storage)
             stored = study.user_attrs.get("space")
             if stored is None:
                 study.set_user_attr("space", space.to_dict())
                 study.enqueue_trial(default_params(space))
     except ImportError as error:
         raise ConfigError(
-            f"--storage {without_password(wanted)}: the package {error.name!r} is missing; "
+            f"--storage {without_password(storage)}: the package {error.name!r} is missing; "
             "install the driver of that database with pip."
         ) from error
     except (optuna.exceptions.OptunaError, ValueError, SQLAlchemyError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise ConfigError(
-            f"--storage {without_password(wanted)} cannot be opened: {reason}"
+            f"--storage {without_password(storage)} cannot be opened: {reason}"
         ) from error
     current = json.loads(json.dumps(space.to_dict()))
     if stored is not None and stored != current:

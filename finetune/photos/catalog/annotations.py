@@ -94,13 +94,13 @@ class AnnotationWriter:
         so that the folder's name counts again.
         """
         before = self.annotations[digest].labels
-        wanted: tuple[str, ...] = ()
+        chosen: tuple[str, ...] = ()
         if labels is not None:
-            wanted = tuple(sorted({nfc(label.strip()) for label in labels} - {""})) or ("",)
+            chosen = tuple(sorted({nfc(label.strip()) for label in labels} - {""})) or ("",)
         for label in () if before is None else (before or ("",)):
-            if label not in wanted:
+            if label not in chosen:
                 self._recorder.remove("label", _label_key(digest, label))
-        for label in wanted:
+        for label in chosen:
             row = {**_label_key(digest, label), "confidence": None, "recorded_at": now()}
             self._recorder.put("label", row)
 

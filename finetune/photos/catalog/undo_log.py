@@ -118,11 +118,11 @@ def replay(
     ).fetchone()
     changes = json.loads(text)
     for table, before, after in reversed(changes) if backward else changes:
-        wanted, other = (before, after) if backward else (after, before)
-        if wanted is None:
+        target, other = (before, after) if backward else (after, before)
+        if target is None:
             _delete(connection, table, other)
         else:
-            _write(connection, table, wanted)
+            _write(connection, table, target)
     connection.execute("UPDATE journal SET undone = ? WHERE id = ?", (int(backward), following))
     digests = {(after or before)["digest"] for _, before, after in changes}
     return Replayed(what=str(what), digests=tuple(sorted(digests)))

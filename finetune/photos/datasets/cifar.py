@@ -74,13 +74,13 @@ def read_archive(path: Path) -> ImageSet | None:
     """
     if not is_tar_name(path.name):
         return None
-    wanted = {*_NAMES, *(f"{name}.bin" for name in _NAMES), *_META}
+    expected = {*_NAMES, *(f"{name}.bin" for name in _NAMES), *_META}
     contents: dict[str, bytes] = {}
     try:
         with tarfile.open(path, "r|*") as archive:
             for member in archive:
                 name = member.name.rpartition("/")[2]
-                if not member.isreg() or name not in wanted or name in contents:
+                if not member.isreg() or name not in expected or name in contents:
                     continue
                 if member.size > MAX_BYTES:
                     raise _too_large(Path(name))
@@ -147,7 +147,7 @@ def _binary_batch(
 def _pickled_batch(
     name: str, content: bytes, labels: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    batch = _plain(name, content)
+    batch = _load_pickle(name, content)
     rows = _entry(batch, "data")
     targets = _entry(batch, "labels")
     good = (
@@ -172,7 +172,7 @@ def _labels(source: Path, contents: Mapping[str, bytes]) -> tuple[str, ...]:
         text = contents["batches.meta.txt"].decode("utf-8", "replace")
         found = [line.strip() for line in text.splitlines() if line.strip()]
     elif "batches.meta" in contents:
-        meta = _plain(f"{source}: batches.meta", contents["batches.meta"])
+        meta = _load_pickle(f"{source}: batches.meta", contents["batches.meta"])
         found = _entry(meta, "label_names")
     good = isinstance(found, list | tuple) and all(isinstance(item, str) for item in found)
     # Two names that become one folder would mix two labels.
@@ -182,9 +182,9 @@ def _labels(source: Path, contents: Mapping[str, bytes]) -> tuple[str, ...]:
     return tuple(nfc(item) for item in found)
 
 
-def _plain(name: str, content: bytes) -> Any:
+def _load_pickle(name: str, content: bytes) -> Any:
     try:
-        return load_plain(content)
+        return load_restricted(content)
     except ValueError as error:
         raise CollectionError(f"{name} cannot be read: {error}.") from error
 
@@ -225,7 +225,7 @@ _ARRAY_MODULES = ("numpy.core.multiarray", "numpy._core.multiarray")
 _NUMERIC_MODULES = ("numpy.core.numeric", "numpy._core.numeric")
 
 
-def load_plain(content: bytes) -> Any:
+def load_restricted(content: bytes) -> Any:
     """Returns what a pickle holds: numbers, text, bytes, lists, dicts, and arrays of bytes.
 
     Args:

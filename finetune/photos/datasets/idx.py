@@ -56,8 +56,8 @@ def read_folder(folder: Path, *, only: Path | None = None) -> ImageSet | None:
             files.setdefault(key, {}).setdefault(match["what"], path)
     if only is not None:
         match = _IDX.fullmatch(only.name)
-        wanted = match and (match["stem"], _PARTS[match["part"]])
-        files = {key: pair for key, pair in files.items() if key == wanted}
+        expected = match and (match["stem"], _PARTS[match["part"]])
+        files = {key: pair for key, pair in files.items() if key == expected}
     if not files:
         return None
     if len({stem for stem, _ in files}) > 1:

@@ -182,10 +182,10 @@ def _photos(
         check, calibration = list(photos), list(photos)
     else:
         check, calibration = photos_of_run(run)
-    wanted = options.calibration_photos if options.precision == "int8" else 0
+    calibration_photos = options.calibration_photos if options.precision == "int8" else 0
     found = (
-        list(squared(check, options.check_photos, preprocessing)),
-        list(squared(calibration, wanted, preprocessing)),
+        list(load_sample(check, options.check_photos, preprocessing)),
+        list(load_sample(calibration, calibration_photos, preprocessing)),
     )
     if not found[0]:
         raise RunError(
@@ -224,7 +224,7 @@ def photos_of_run(run: RunFolder) -> tuple[list[Path], list[Path]]:
     return held_out or training, training
 
 
-def squared(
+def load_sample(
     paths: Sequence[Path], count: int, preprocessing: Preprocessing
 ) -> Iterator[LoadedPhoto]:
     """Yields `count` photos spread evenly over `paths` and so over the labels.
@@ -275,17 +275,17 @@ def compare(
         whole_photos: Whether the export resizes whole photos, so that these are compared, too.
     """
     images = np.stack([photo.image for photo in photos])
-    wanted = engine.metadata.task.probabilities(engine.logits(images))
+    expected = engine.metadata.task.probabilities(engine.logits(images))
     given = np.concatenate([exported(images[at : at + 16]) for at in range(0, len(images), 16)])
     whole = None
     if whole_photos:
         whole = max(
             float(np.abs(exported(decode_photo(photo.path)[None])[0] - row).max())
-            for photo, row in zip(photos, wanted, strict=True)
+            for photo, row in zip(photos, expected, strict=True)
         )
     return Comparison(
         photos=len(photos),
-        largest_difference=float(np.abs(given - wanted).max()),
-        same_label=float((given.argmax(1) == wanted.argmax(1)).mean()),
+        largest_difference=float(np.abs(given - expected).max()),
+        same_label=float((given.argmax(1) == expected.argmax(1)).mean()),
         whole_photos_difference=whole,
     )

@@ -95,9 +95,9 @@ def _journal_of(root: Path, cache_dir: Path) -> MoveJournal:
     return MoveJournal(cache_dir / JOURNAL, target_root=root, source_root=root)
 
 
-def _free(root: Path, wanted: PurePosixPath, taken: set[str]) -> str:
-    target, number = wanted, 2
+def _free(root: Path, path: PurePosixPath, taken: set[str]) -> str:
+    target, number = path, 2
     while nfc(str(target)).casefold() in taken or os.path.lexists(root / target):
-        target = wanted.with_name(f"{wanted.stem} ({number}){wanted.suffix}")
+        target = path.with_name(f"{path.stem} ({number}){path.suffix}")
         number += 1
     return str(target)

@@ -20,7 +20,7 @@ from PIL import Image
 
 from finetune.errors import CollectionError
 from finetune.photos.datasets.archives import read_image_set
-from finetune.photos.datasets.cifar import LABELS, load_plain
+from finetune.photos.datasets.cifar import LABELS, load_restricted
 from finetune.photos.datasets.image_sets import ImageSet, write_image_set
 from finetune.photos.scan import scan
 
@@ -181,7 +181,7 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path, files: dict[s
 )
 def test_no_name_but_an_arrays_own_is_looked_up(content: bytes) -> None:
     with pytest.raises(ValueError, match=r"it asks for .*; nothing was run"):
-        load_plain(content)
+        load_restricted(content)
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_no_name_but_an_arrays_own_is_looked_up(content: bytes) -> None:
 )
 def test_a_damaged_pickle_is_an_error_of_one_line(content: bytes) -> None:
     with pytest.raises(ValueError, match=r"^(it is|it has|it changes)[^\n]*$"):
-        load_plain(content)
+        load_restricted(content)
 
 
 def test_every_byte_of_a_batch_may_be_wrong(rows: dict[str, Rows]) -> None:
@@ -215,7 +215,7 @@ def test_every_byte_of_a_batch_may_be_wrong(rows: dict[str, Rows]) -> None:
         for place in rng.integers(0, 200, 2):
             content[place] = rng.integers(0, 256)
         try:
-            load_plain(bytes(content))
+            load_restricted(bytes(content))
         except ValueError as error:
             said.append(str(error))
     assert len(said) > 100
@@ -225,13 +225,13 @@ def test_every_byte_of_a_batch_may_be_wrong(rows: dict[str, Rows]) -> None:
 def test_an_array_of_objects_is_refused() -> None:
     content = pickle.dumps({"data": np.array([1, 2], np.int64)}, protocol=2)
     with pytest.raises(ValueError, match="it has an array of 'i8', not of bytes"):
-        load_plain(content)
+        load_restricted(content)
 
 
 def test_an_array_in_fortran_order_comes_out_as_it_went_in() -> None:
     array = np.asfortranarray(np.arange(12, dtype=np.uint8).reshape(3, 4))
     for protocol in range(2, 6):
-        assert (load_plain(pickle.dumps({"data": array}, protocol))["data"] == array).all()
+        assert (load_restricted(pickle.dumps({"data": array}, protocol))["data"] == array).all()
 
 
 def change(files: dict[str, bytes], name: str, **entries: Any) -> None:

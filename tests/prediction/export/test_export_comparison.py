@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from finetune.photos.decode.decoder import decode_photo
-from finetune.prediction.export.export import LoadedPhoto, compare, squared
+from finetune.prediction.export.export import LoadedPhoto, compare, load_sample
 from finetune.prediction.export.timm import export_timm, timm_predict_proba
 from finetune.prediction.torch_engine import TorchEngine
 from finetune.runs.folder import open_run
@@ -27,7 +27,7 @@ def engine(trained: Trained) -> TorchEngine:
 def photos(trained: Trained, engine: TorchEngine) -> list[LoadedPhoto]:
     # More than one batch of what is compared at a time.
     files = sorted(trained.photos.rglob("*.png"))
-    return list(squared([*files, *files], 20, engine.metadata.preprocessing))
+    return list(load_sample([*files, *files], 20, engine.metadata.preprocessing))
 
 
 def test_the_largest_difference_and_the_share_of_equal_labels_are_of_all_photos(

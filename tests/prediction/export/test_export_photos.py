@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from finetune.photos.split.split import read_split
-from finetune.prediction.export.export import photos_of_run, squared
+from finetune.prediction.export.export import load_sample, photos_of_run
 from finetune.prediction.inputs import working_image
 from finetune.prediction.torch_engine import TorchEngine
 from finetune.runs.folder import RunFolder, open_run
@@ -48,14 +48,14 @@ def test_a_few_photos_are_spread_over_all_and_a_bad_one_is_left_out(
     preprocessing = TorchEngine.load(open_run(trained.run), device="cpu").metadata.preprocessing
     files = sorted(trained.photos.rglob("*.png"))
     assert len(files) == 16
-    found = list(squared(files, 4, preprocessing))
+    found = list(load_sample(files, 4, preprocessing))
     assert [photo.path for photo in found] == [files[0], files[5], files[10], files[15]]
     for photo in found:
         np.testing.assert_array_equal(photo.image, working_image(photo.path, preprocessing))
     bad = tmp_path / "bad.jpg"
     bad.write_bytes(b"no photo")
-    assert [photo.path for photo in squared([files[0], bad, files[1]], 64, preprocessing)] == files[
-        :2
-    ]
-    assert list(squared(files, 0, preprocessing)) == []
-    assert list(squared([], 4, preprocessing)) == []
+    assert [
+        photo.path for photo in load_sample([files[0], bad, files[1]], 64, preprocessing)
+    ] == files[:2]
+    assert list(load_sample(files, 0, preprocessing)) == []
+    assert list(load_sample([], 4, preprocessing)) == []

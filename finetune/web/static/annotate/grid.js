@@ -35,8 +35,8 @@ export function zoom(by) {
 function layout() {
   const width = box.clientWidth - 2 * GAP;
   if (width <= 0) return;
-  const wanted = Math.min(SIZES[size], (width - GAP) / 2);
-  columns = Math.max(1, Math.floor((width + GAP) / (wanted + GAP)));
+  const preferred = Math.min(SIZES[size], (width - GAP) / 2);
+  columns = Math.max(1, Math.floor((width + GAP) / (preferred + GAP)));
   const side = (width + GAP) / columns - GAP;
   pitch = side + GAP;
   box.style.setProperty("--side", `${side}px`);
