@@ -22,7 +22,7 @@ def decay_at(update: int, decay: float) -> float:
     """Returns the decay of one update.
 
     ``min(decay, 1 - (1 + t)^(-2/3))`` for update ``t``, counted from 0 (the warm-up of timm's
-    ``ModelEmaV3`` at its default power), so that short trainings do not average in their start.
+    ``ModelEmaV3`` at its default power), so that short trainings do not average their start.
     """
     return min(decay, 1.0 - math.pow(1 + update, -WARMUP_POWER))
 
@@ -56,13 +56,13 @@ class WeightAverage:
 
     @contextmanager
     def in_place_of(self, module: nn.Module) -> Iterator[None]:
-        """Gives the module the average for the time of the block, without a copy."""
+        """Swaps the average into the module for the duration of the block."""
         tensors = list(module.state_dict(keep_vars=True).items())
         self._swap(tensors)
         try:
             yield
         finally:
-            # Backwards, for tensors that go by two names.
+            # In reverse, since a tensor may have two names.
             self._swap(tensors[::-1])
 
     def _swap(self, tensors: list[tuple[str, Tensor]]) -> None:
@@ -70,10 +70,10 @@ class WeightAverage:
             tensor.data, self.tensors[name] = self.tensors[name], tensor.data
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Puts back the tensors of a checkpoint, to the last bit.
+        """Restores the tensors of a checkpoint, bit by bit.
 
         Raises:
-            KeyError: One is missing.
+            KeyError: A tensor is missing.
         """
         for name, value in self.tensors.items():
             value.copy_(tensors[name])
@@ -96,8 +96,8 @@ class Soup:
     """Weights of several epochs, averaged.
 
     Attributes:
-        epochs: Those that are in it, best first.
-        tensors: The weights, on the CPU.
+        epochs: Averaged epochs, best first.
+        tensors: On the CPU.
     """
 
     epochs: tuple[int, ...]
@@ -138,15 +138,14 @@ def greedy_soup(
     """Returns the average of the best epoch and of each further one that does not hurt it.
 
     The greedy soup of Wortsman et al. 2022 (arXiv 2203.05482, algorithm 1): in the order of their
-    own accuracy, an epoch stays in when the mean with it is at least as accurate on validation as
-    the mean without; of two equals, which are many where photos are few, the one with the lower
-    loss. Running statistics of batch norms are averaged like weights.
+    rank, an epoch stays in if the mean with it ranks at least as high on validation as the mean
+    without it. Running statistics of batch norms are averaged like weights.
 
     Args:
-        ranked: One or more, best first.
+        ranked: Candidates, best first.
         read: Returns the weights of an epoch.
-        evaluate: Loss and accuracy of weights on the validation photos.
-        rank: By what they are compared, the second where the first is equal.
+        evaluate: Returns validation loss and accuracy of weights.
+        rank: Ranking key.
     """
     first = read(ranked[0].epoch)
     total = {name: value.double() for name, value in first.items() if value.is_floating_point()}
@@ -156,7 +155,7 @@ def greedy_soup(
         tensors = read(candidate.epoch)
         trial_total = {name: value + tensors[name] for name, value in total.items()}
         count = len(soup.epochs) + 1
-        # Counters, which have no mean, stay those of the best epoch.
+        # Counters are those of the best epoch.
         trial = first | {
             name: (value / count).to(first[name].dtype) for name, value in trial_total.items()
         }
@@ -210,26 +209,25 @@ class Interpolation:
         return float(self.losses[share].mean())
 
     def describe(self) -> str:
-        """Returns a sentence on the weights that are kept and why."""
+        """Returns a sentence on the choice of weights and its reason."""
         start, end = (f"{self.loss(share):.3f}" for share in (0.0, 1.0))
         if self.share == 1:
             return (
-                f"The network is kept as it was trained: log loss {end} on validation, {start} at "
-                "its start."
+                f"The trained network is kept: log loss {end} on validation, {start} at its start."
             )
         if self.share == 0:
             best = min(self.loss(share) for share in self.losses)
             where = f"on the way to the trained network ({end})"
             if self.loss(0.0) - best < LEAST_GAIN:
-                found = f"nowhere lower by {LEAST_GAIN} {where}"
+                found = f"no loss lower by {LEAST_GAIN} {where}"
             else:
-                found = f"{best:.3f} at best {where}, which is no more than chance would give"
+                found = f"{best:.3f} at best {where}, which may be due to chance"
             return (
-                "The network is kept as it started, with the head that learned on the frozen "
+                "The initial network is kept, with the head trained on the frozen "
                 f"backbone: log loss {start} on validation, and {found}."
             )
         return (
-            f"The network is kept at {self.share:.0%} of the way from its start: log loss "
+            f"The network is interpolated at {self.share:.0%} from start to end: log loss "
             f"{self.loss(self.share):.3f} on validation, {start} at the start, {end} at the end."
         )
 
@@ -244,7 +242,7 @@ def interpolate_weights(
 
     A network on the line ``(1 - a) start + a end`` is often better than both ends (Wortsman
     et al. 2022, "Robust fine-tuning of zero-shot models", arXiv 2109.01903, section 3), and where
-    training only did harm, the start is one of the choices.
+    training made the network worse, the start is one of the choices.
 
     Args:
         start: Tensors before training.

@@ -30,22 +30,22 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 REFERENCE_BATCH_SIZE = 32
-"""Photos a step that the usual learning rates are for."""
+"""Photos per step for which the default learning rates are set."""
 
 LARGEST_BATCH_SIZE = 256
-"""Beyond it a GPU is no faster, and most collections give too few steps."""
+"""Largest batch size to try: beyond it a GPU is no faster, and most collections give few steps."""
 
 STEPS_WORTH = 20
 """Fewest steps an epoch with a larger batch."""
 
 LINEAR_RULE = ("sgd", "nesterov", "momentum")
-"""Optimizers, by the start of their names, whose step is as long as the gradient."""
+"""Prefixes of the optimizers whose step is proportional to the gradient."""
 
 
 def lr_factor(photos: int, optimizer: str) -> float:
     """Returns the factor on a learning rate for a step size in photos.
 
-    With ``k = photos / REFERENCE_BATCH_SIZE``: k for SGD, whose steps are as long as the gradient
+    With ``k = photos / REFERENCE_BATCH_SIZE``: k for SGD, whose steps are proportional to it
     (Goyal et al. 2017, arXiv 1706.02677); the square root of k for optimizers that divide by the
     gradient's own size, such as Adam (Malladi et al. 2022, arXiv 2205.10287).
     """
@@ -54,7 +54,7 @@ def lr_factor(photos: int, optimizer: str) -> float:
 
 
 def is_linear(optimizer: str) -> bool:
-    """Returns whether the linear rule is that of an optimizer."""
+    """Returns whether the linear scaling rule applies to an optimizer."""
     return optimizer.lower().removeprefix("lookahead_").startswith(LINEAR_RULE)
 
 
@@ -67,7 +67,7 @@ def largest_worthwhile(photos: int) -> int:
 
 
 def find_batch_size(attempt: Callable[[int], None], *, most: int) -> int:
-    """Returns the largest batch size up to `most` with which `attempt` runs, by trying.
+    """Returns the largest batch size up to `most` with which `attempt` runs.
 
     From `REFERENCE_BATCH_SIZE` it is doubled while it fits, or halved until it does.
 
@@ -182,7 +182,7 @@ def fit_in_memory(
                     f"Out of memory with --batch-size {source.loading.batch_size} on "
                     f"{world.count} processes. Halve it, and double --accumulate."
                 ) from error
-        # Outside of the handler, since the error's traceback keeps the tensors alive.
+        # Outside the handler, since the error's traceback keeps the tensors alive.
         source.loading = smaller(source.loading)
         state.optimizer.zero_grad(set_to_none=True)
         # The next `fit` prepares the module again.
@@ -226,6 +226,6 @@ def free_memory() -> None:
 
 
 NOT_ONE = (
-    "The device's memory does not hold one photo through this network. Take a smaller --size or a "
+    "The device's memory is too small for one photo with this network. Use a smaller --size or a "
     "smaller --model, --mode head, or --device cpu."
 )

@@ -57,7 +57,7 @@ def serialize(value: Any, tensors: dict[str, Tensor], *, name: str, device: torc
         return {"dtype": str(value).removeprefix("torch.")}
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    raise TypeError(f"{name} is {type(value).__name__}, which no checkpoint can hold")
+    raise TypeError(f"{name} is {type(value).__name__}, which a checkpoint cannot store")
 
 
 def deserialize(serialized: Any, tensors: dict[str, Tensor], *, device: torch.device) -> Any:
@@ -87,7 +87,7 @@ def deserialize(serialized: Any, tensors: dict[str, Tensor], *, device: torch.de
 
 
 MACHINE_OPTIONS = ("fused", "foreach", "capturable")
-"""Optimizer options that a resume takes from its machine, not from the checkpoint."""
+"""Optimizer options that depend on the machine and are not restored from a checkpoint."""
 
 
 @dataclass
@@ -209,9 +209,9 @@ def read_position(path: Path) -> Position:
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """Writes tensors to a safetensors file, atomically; raises StorageError."""
-    whole = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     with replacing(path) as part:
-        save_file(_unshared(whole), part, metadata=metadata)
+        save_file(_unshared(contiguous), part, metadata=metadata)
 
 
 def remove_partial_files(folder: Path) -> None:

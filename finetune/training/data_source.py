@@ -72,9 +72,9 @@ class MicroBatchIndices:
     """Photos of a micro-batch, before they are loaded.
 
     Attributes:
-        indices: ``(B,)`` places in the training photos.
+        indices: ``(B,)`` positions in the training photos.
         keys: ``(B,)`` random keys of the photos; differ where a photo occurs twice in an epoch.
-        number: Of the micro-batch in its epoch, from 0; random key of the whole batch.
+        number: Number of the micro-batch in its epoch, from 0; random key of the batch.
     """
 
     indices: NDArray[np.int64]

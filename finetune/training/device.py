@@ -22,14 +22,16 @@ if TYPE_CHECKING:
 def prepare_speed(module: nn.Module, config: MachineConfig, *, callback: Callback) -> bool:
     """Compiles a network in place if `config` asks for it; returns whether it was compiled.
 
-    In place, so that tensors keep their names and checkpoints open with or without it. Without a
-    compiler the network stays as it is, and a note says why.
+    In place, so that tensors keep their names and checkpoints load with or without compilation.
+    Without a compiler the network is not compiled, and a note has the reason.
     """
     if not config.compile:
         return False
     reason = missing_compiler(next(module.parameters()).device)
     if reason is not None:
-        callback(Note(text=f"--compile: torch cannot compile here ({reason}); going on without."))
+        callback(
+            Note(text=f"--compile: torch cannot compile here ({reason}); training without it.")
+        )
         return False
     module.compile()
     return True
@@ -102,7 +104,7 @@ def choose_device(asked: str | None) -> torch.device:
                 f"--device {asked}: this machine has {count} CUDA devices, from cuda:0."
             )
     elif device.type == "mps" and not torch.backends.mps.is_available():
-        raise DeviceError("--device mps: there is none on this machine. Leave --device out.")
+        raise DeviceError("--device mps: this machine has none. Leave --device out.")
     elif device.type not in ("cpu", "cuda", "mps"):
         raise DeviceError(f"--device {asked} is none of cpu, cuda, cuda:1, mps.")
     return device

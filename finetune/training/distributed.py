@@ -21,7 +21,7 @@ SYNC_EVERY = 8
 """Steps between two synchronizations on whether to stop or to save."""
 
 BUCKET_NUMBERS = 16 * 2**20
-"""Numbers in one all-reduce: many small tensors would each wait for the network."""
+"""Numbers per all-reduce; small tensors are combined, since each call costs latency."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,9 +94,9 @@ class World:
 
     @torch.no_grad()
     def average_buffers(self, module: nn.Module) -> None:
-        """Replaces each buffer of numbers by its mean over the processes.
+        """Replaces each floating-point buffer by its mean over the processes.
 
-        The running statistics of batch norms are such: each process has seen its own photos.
+        Running statistics of batch norms differ, since each process sees its own photos.
         """
         if self.count == 1:
             return

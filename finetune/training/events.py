@@ -95,7 +95,7 @@ class Meter:
 
 @dataclass(frozen=True, kw_only=True)
 class Note:
-    """Message to the user: a default that was chosen, or a fallback."""
+    """Message to the user: a chosen default, or a fallback."""
 
     text: str
 
@@ -117,7 +117,7 @@ class StepDone:
         epoch: From 1.
         step: Steps made in all epochs.
         loss: Mean training loss in nats.
-        accuracy: Share of training photos that were right.
+        accuracy: Share of training photos predicted correctly.
         images_per_second: Rate of the epoch so far.
         seconds_left: Until the last step at that rate.
     """
@@ -156,11 +156,11 @@ class EpochDone:
         epoch: From 1.
         step: Steps made in all epochs.
         train_loss: Mean training loss in nats.
-        train_accuracy: Share of training photos that were right.
+        train_accuracy: Share of training photos predicted correctly.
         validation_loss: In nats, of the saved weights (the moving average with ``--ema``).
         lr: Learning rate of the head at the last step.
         seconds: From the epoch's start to the end of its validation, in this process.
-        best: Whether no epoch before was better.
+        best: Whether no earlier epoch was better.
     """
 
     epoch: int
@@ -190,8 +190,8 @@ def without_repeated_notes(callback: Callback, *, keep: tuple[str, ...] = ()) ->
 
     Args:
         callback: Receives the events.
-        keep: Beginnings of notes that are always passed on. Other notes count as repeated when
-            they differ by numbers alone.
+        keep: Prefixes of notes that are always passed on. Other notes count as repeated if they
+            differ only in numbers.
     """
     seen: set[str] = set()
 

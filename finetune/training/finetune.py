@@ -61,7 +61,7 @@ def train_on_photos(
             save_tensors(prepared.run.start_checkpoint, module.state_dict(), {})
     prepared.world.broadcast_tensors(module)
     if prepared.world.count > 1 and device.type == "cuda":
-        # Each batch norm then sees the whole step; torch supports it only on CUDA.
+        # Synchronized batch norms see all photos of the step; torch supports them only on CUDA.
         module = convert_sync_batchnorm(module)
     unfreezing = plan_unfreezing(prepared, module)
     state = prepared.state(module, unfreezing.groups, accelerator.scaler)
@@ -177,7 +177,7 @@ def train_first_head(
     write_head(prepared.loaded.module, weight, bias)
     prepared.callback(
         Note(
-            text=f"The head starts from what it learns on the frozen backbone: log loss "
+            text=f"The head starts from a linear probe of the frozen backbone: log loss "
             f"{found.loss:.3f} on validation, L2 strength {found.strength:g}."
         )
     )
@@ -187,8 +187,8 @@ def opening_epochs(stages: int, epochs: int) -> tuple[int, ...]:
     """Returns the first training epoch, from 0, of each backbone stage.
 
     The head trains from the first epoch. With ``S`` stages, the ``k``-th from the head opens in
-    epoch ``ceil(k E / 2 S)`` of ``E``: the whole network trains in the second half (gradual
-    unfreezing, Howard and Ruder 2018, arXiv 1801.06146, spread over the epochs that there are).
+    epoch ``ceil(k E / 2 S)`` of ``E``: the full network trains in the second half (gradual
+    unfreezing, Howard and Ruder 2018, arXiv 1801.06146, spread over the available epochs).
 
     Returns:
         One epoch a stage, from the input to the head.
@@ -251,7 +251,7 @@ def head_epochs(prepared: Prepared) -> int:
     """Returns the number of first epochs in which only the head trains."""
     asked = prepared.config.training.head_epochs
     if asked is None:
-        # Features of a network from scratch are of no use to a head.
+        # A head cannot use the features of a network without pretrained weights.
         scratch = prepared.config.model.weights == FROM_SCRATCH
         asked = 0 if scratch or starts_from_features(prepared) else 1
     return min(asked, prepared.config.training.epochs - 1)

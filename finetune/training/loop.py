@@ -129,10 +129,10 @@ def fit(
     Raises:
         StorageError: A checkpoint could not be written; the one before it is intact.
     """
-    # Not wrapped for several processes: the trainable parameters change from epoch to epoch, and
-    # gradients are averaged below.
+    # Not wrapped in DDP: the trainable parameters change between epochs, and gradients are averaged
+    # below.
     module = accelerator.prepare_model(state.module, evaluation_mode=True)
-    # Without a scaler the wrapper adds nothing but a look for optional packages in every step.
+    # Without a scaler the wrapper only searches for optional packages in every step.
     scaled = accelerator.scaler is not None
     optimizer = accelerator.prepare_optimizer(state.optimizer) if scaled else state.optimizer
     device = accelerator.device
@@ -142,7 +142,7 @@ def fit(
     position = state.position
     objective = config.objective
     state.running = state.running.to(
-        # MPS knows no float64.
+        # MPS has no float64.
         device=accelerator.device,
         dtype=torch.float32 if accelerator.device.type == "mps" else torch.float64,
     )

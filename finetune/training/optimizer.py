@@ -22,13 +22,13 @@ from finetune.training.schedule import Schedule
 DEFAULT_OPTIMIZER = "adamw"
 
 PACKAGES = {"fused": "apex", "bnb": "bitsandbytes"}
-"""Extra packages that timm's optimizers with these prefixes need, with CUDA."""
+"""Packages that timm's optimizers with these prefixes need, beside CUDA."""
 
 POPULAR = ("adamw", "sgd", "lamb", "muon", "lion", "adafactor")
 """Optimizers suggested for an unknown name."""
 
-UNFIT = {"adahessian": "needs the gradient's own gradient, which this loop does not compute"}
-"""Optimizers that timm has and that cannot be used here, and why."""
+UNFIT = {"adahessian": "needs second derivatives, which this loop does not compute"}
+"""Optimizers of timm that cannot be used here, with the reason."""
 
 USUAL_LR = {
     "sgd": 0.01,
@@ -68,8 +68,7 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Returns an optimizer's groups of one part of the network: with and without decay.
 
-    Biases and norm scales (tensors of one dimension) have no decay: it would pull a norm's scale
-    towards zero, which regularizes nothing.
+    Biases and norm scales (tensors of one dimension) have no decay.
     """
     kept = list(parameters)
     groups = [
@@ -90,7 +89,7 @@ def network_groups(
     first_steps: Mapping[str, int] = MappingProxyType({}),
     frozen: Collection[str] = (),
 ) -> list[dict[str, Any]]:
-    """Returns an optimizer's groups of a whole network, the head's first.
+    """Returns an optimizer's groups of a full network, the head's first.
 
     With a layer decay ``d`` the backbone's layer ``i`` of ``L`` has the rate ``backbone * d ** (L -
     i)``, counted from 1 at the input; the layers are timm's own (``group_matcher``), and ``L + 1``
@@ -153,7 +152,7 @@ def check_optimizer(name: str, device: str = "cpu") -> str:
     """Returns `name` if it is one of timm's optimizers and can be used on a kind of device.
 
     Raises:
-        ConfigError: It is not; the message offers the nearest names.
+        ConfigError: It is not; the message suggests similar names.
     """
     known = list_optimizers()
     bare = _bare(name)
@@ -166,12 +165,16 @@ def check_optimizer(name: str, device: str = "cpu") -> str:
         return name
     near = difflib.get_close_matches(bare, known, n=3, cutoff=0.5)
     near += [other for other in known if bare and bare in other][: 3 - len(near)]
-    hint = f"did you mean {', '.join(near)}?" if near else f"such are {', '.join(POPULAR)}."
+    hint = (
+        f"did you mean {', '.join(near)}?"
+        if near
+        else f"choose, for example, {', '.join(POPULAR)}."
+    )
     raise ConfigError(f"--optimizer {name}: timm has no such optimizer; {hint}")
 
 
 def usual_lr(name: str) -> float:
-    """Returns the learning rate that a new head usually takes with an optimizer."""
+    """Returns the default learning rate of a new head with an optimizer."""
     bare = _bare(name)
     return next((lr for part, lr in USUAL_LR.items() if part in bare), ADAM_LR)
 
@@ -182,12 +185,12 @@ def make_optimizer(
     """Returns the optimizer over `groups`, by timm's factory; fused on CUDA and on the CPU.
 
     Raises:
-        ConfigError: There is no such optimizer, or it is not for this device.
+        ConfigError: The optimizer does not exist, or not for this device.
     """
     devices = {p.device.type for group in groups for p in group["params"]}
     check_optimizer(name, devices.pop() if len(devices) == 1 else "cpu")
     for group in groups:
-        # A classifier's rows are no directions of one space: Muon is not for them.
+        # Muon is for hidden layers, not for classifiers.
         group.setdefault("use_fallback", group["part"] == "head")
     options: dict[str, Any] = {}
     kind = get_optimizer_class(_bare(name), bind_defaults=False)

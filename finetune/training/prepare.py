@@ -99,7 +99,7 @@ def prepare(
     Args:
         photos: A folder with one folder of photos a label, or ``train/ val/ test/`` of such; None
             with `resume`.
-        config: Requested settings; those that are not set are resolved here.
+        config: Requested settings; unset ones are resolved.
         parent: Finished run to start from, with a `config` from `warm_start.inherit`.
         resume: Interrupted run to resume, exactly as it was prepared before.
         run: Destination of a new run; None: only the collection's caches are written.
@@ -172,7 +172,7 @@ def prepare(
             written = None
             if world.is_main:
                 written = _write_run(run, loaded, data_split, pixels, description)
-            # The others read the folder, so they wait until it is written.
+            # The other processes read the folder, so they wait until it is written.
             folder = world.broadcast(written)
         yield Prepared(
             run=folder,
@@ -293,17 +293,19 @@ def _scan(
     if collection.problems:
         first, count = collection.problems[0], len(collection.problems)
         what = (
-            "1 file is no usable photo" if count == 1 else f"{count:,} files are no usable photos"
+            "1 file cannot be used and is"
+            if count == 1
+            else f"{count:,} files cannot be used and are"
         )
         more = ", ... See them all with: finetune scan" if count > 1 else "."
-        notes.add([f"{what} and left out: {first.path} ({first.reason}){more}"])
+        notes.add([f"{what} left out: {first.path} ({first.reason}){more}"])
     return collection
 
 
 def _give_head(
     loaded: LoadedModel, parent: ParentRun | None, data_split: DataSplit, config: ResolvedConfig
 ) -> tuple[dict[str, Any], str | None]:
-    """Gives the network its head; returns the run's lineage and a note about the head."""
+    """Adds the head to the network; returns the run's lineage and a note about the head."""
     seed = config.machine.seed
     if parent is not None:
         growth, note = expand_parent_head(loaded, parent, data_split.labels, seed=seed)
@@ -329,7 +331,7 @@ def _write_run(
     write_labels(folder, data_split.labels)
     write_json(folder.preprocessing_file, pixels)
     save_tensors(folder.start_checkpoint, loaded.module.state_dict(), {})
-    # Last, since a folder counts as a run from the moment that it has this file.
+    # Last, since this file makes the folder a run.
     write_json(folder.config_file, description)
     return folder
 
@@ -387,12 +389,12 @@ def crop_notes(
         if before is None:
             return []
         return [
-            "The earlier run learned from crops around subjects, and most of these photos have "
+            "The parent run was trained on crops around subjects, and most of these photos have "
             "none. Create them with: finetune crop"
         ]
     without = sum(photo.crop is None for photo in collection.photos)
     notes = [
-        "Most photos have a crop around their subject; the run learns from these, and its "
+        "Most photos have a crop around their subject; the run trains on these, and its "
         "predictions crop photos in the same way."
     ]
     if without and before is not None:

@@ -1,4 +1,4 @@
-"""Resolves a training config: every setting left open is decided here, with its reason."""
+"""Resolution of a training config: a value and a reason for every unset setting."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ DEFAULT_EPOCHS = {"head": 25, "full": 12, "gradual": 12}
 DEFAULT_RECIPE = {"head": "none", "full": "standard", "gradual": "standard"}
 DEFAULT_WARMUP = {"cosine": 0.1, "constant": 0.1, "one_cycle": 0.3}
 DEFAULT_BACKBONE_SHARE = 0.03
-"""Learning rate of a pretrained backbone as a share of the head's. Larger steps unlearn more than a
-hundred photos a label can show to be wrong."""
+"""Learning rate of a pretrained backbone as a share of the head's. With few photos a label, larger
+steps forget more than they learn."""
 
 DEFAULT_SMOOTHING = 0.1
-"""Label smoothing where a randomly initialized head trains on photos. A head on cached features has
-its penalty chosen by log loss, which smoothing blurs; and a full network that starts from such a
-head would unlearn its confidence."""
+"""Label smoothing where a randomly initialized head trains on photos. The penalty of a head on
+cached features is chosen by log loss, which smoothing distorts; and a full network that starts from
+such a head would lose its confidence."""
 
 FULL_FROM = 30
 """Training photos a label from which the full network trains by default on a GPU."""
 
 BACKBONE_SETTINGS = ("layer_decay", "freeze_norm", "drop_path", "progressive_size")
-"""Settings of how the backbone trains; giving one asks for it to train."""
+"""Settings of backbone training; setting one selects a mode that trains the backbone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,7 @@ class ResolvedAugmentation(AugmentationConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedTraining(TrainingConfig):
-    """Training settings with nothing left open."""
+    """Training settings without unset values."""
 
     mode: Mode = dataclasses.field()
     epochs: int = dataclasses.field()
@@ -95,7 +95,7 @@ class ResolvedConfig(TrainConfig):
         """Returns a config whose settings have all been decided before, such as a run's.
 
         Raises:
-            ConfigError: A setting is still open.
+            ConfigError: A setting is unset.
         """
         narrowed: dict[str, Any] = {
             "model": _narrow(config.model, ResolvedModel),
@@ -112,7 +112,7 @@ class ResolvedConfig(TrainConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """Setting decided for the user."""
+    """Setting chosen for the user, with the reason."""
 
     setting: str
     value: Any
@@ -121,7 +121,7 @@ class Decision:
 
 @dataclass(frozen=True)
 class DatasetSize:
-    """Numbers of training photos and labels, by which defaults are chosen."""
+    """Numbers of training photos and labels, which determine defaults."""
 
     photos: int
     labels: int
@@ -133,13 +133,13 @@ class DatasetSize:
 
 
 def resolve_network(asked: TrainConfig) -> tuple[TrainConfig, tuple[Decision, ...]]:
-    """Returns the config with all decided that does not depend on the photos.
+    """Returns the config with all settings resolved that do not depend on the photos.
 
     Raises:
         ConfigError: Settings that contradict one another.
-        DeviceError: The device is not there.
-        ModelError: The network cannot do what was asked.
-        AugmentError: There is no such recipe, or a number of it cannot work.
+        DeviceError: The device does not exist.
+        ModelError: The network does not support the requested settings.
+        AugmentError: There is no such recipe, or a value of it is invalid.
     """
     decisions = []
     model, optimization, mode = asked.model, asked.optimization, asked.training.mode
@@ -161,8 +161,8 @@ def resolve_network(asked: TrainConfig) -> tuple[TrainConfig, tuple[Decision, ..
     of_the_backbone = _given(asked, BACKBONE_SETTINGS)
     if mode == "head" and of_the_backbone:
         raise ConfigError(
-            f"--mode head does not train the backbone, so {_joined(of_the_backbone)} can "
-            "do nothing; use --mode full, or leave it out."
+            "--mode head does not train the backbone; use --mode full, or leave out "
+            f"{_joined(of_the_backbone)}."
         )
     arguments = dict(asked.model_args)
     if optimization.drop_path:
@@ -203,7 +203,7 @@ def resolve_training(
     Raises:
         ConfigError: Settings that contradict one another.
         DeviceError: Not even one photo fits into the device's memory.
-        AugmentError: There is no such recipe, or a number of it cannot work.
+        AugmentError: There is no such recipe, or a value of it is invalid.
     """
     decisions = []
     asked, optimization = config.training, config.optimization
@@ -229,7 +229,7 @@ def resolve_training(
         )
     usual = usual_lr(optimization.optimizer)
     if asked.lr is None and optimization.optimizer != DEFAULT_OPTIMIZER:
-        reason = f"Learning rate {usual:g}, as is usual for {optimization.optimizer}."
+        reason = f"Learning rate {usual:g}, the default for {optimization.optimizer}."
         decisions.append(Decision(setting="lr", value=usual, reason=reason))
     batch_size = asked.batch_size
     device = choose_device(config.machine.device)
@@ -292,7 +292,7 @@ def resolve_training(
 
 
 def on_features(config: ResolvedConfig, *, linear_head: bool) -> bool:
-    """Returns whether a training fits a head on features that are computed once."""
+    """Returns whether a training fits a head on cached features."""
     cached = _caches_features(config.training.mode, config.recipe_or_none, config.training.views)
     return cached and linear_head
 
@@ -301,14 +301,14 @@ def recipe_of(augment: str | None, config: TrainConfig) -> Recipe | None:
     """Returns an augmentation recipe with a config's overrides, or None for a pipeline file.
 
     Raises:
-        AugmentError: There is no such recipe or file, or a number of it cannot work.
+        AugmentError: There is no such recipe or file, or a value of it is invalid.
     """
     name = augment or "none"
     return None if is_pipeline_file(name) else named(name, config.recipe)
 
 
 def check_shares(world: World, photos: int, *, batch_size: int, accumulate: int) -> None:
-    """Refuses batches that would leave a process without a photo.
+    """Checks that every process gets a photo of each batch.
 
     Raises:
         ConfigError: A batch has fewer photos than there are processes.
@@ -368,7 +368,7 @@ def _why(config: TrainConfig, dataset_size: DatasetSize, mode: Mode, *, cached: 
 
 
 def _given(config: TrainConfig, names: tuple[str, ...]) -> list[str]:
-    """Returns the flags of the named optimization settings that are switched on."""
+    """Returns the flags of the named optimization settings that are on."""
     optimization = config.optimization
     return [f"--{name.replace('_', '-')}" for name in names if getattr(optimization, name)]
 

@@ -28,9 +28,9 @@ class Schedule:
       ``torch.optim.lr_scheduler.OneCycleLR``; momentum stays as it is).
 
     Attributes:
-        steps: Steps in all, the head's own ones counted in.
-        warmup: Share of the steps, after the head's own, in which the rate rises.
-        head_steps: Steps at the start in which only the head trains, at its full rate.
+        steps: All steps, including `head_steps`.
+        warmup: Share of the steps after `head_steps` in which the rate rises.
+        head_steps: First steps, in which only the head trains, at its full rate.
     """
 
     steps: int
@@ -47,8 +47,8 @@ class Schedule:
 
         Args:
             step: Counted from 0.
-            opens: The part's first step. One that opens late has a rise of its own, as long as the
-                warm-up, on top of the schedule: its moments begin at nothing then.
+            opens: The part's first step. A part that opens late has its own warm-up in addition,
+                since its optimizer moments start from zero.
         """
         if step < max(opens, self.head_steps):
             return 0.0

@@ -102,8 +102,8 @@ def check_tracking(config: TrackingConfig) -> tuple[str, ...]:
     """Returns the names of the requested trackers.
 
     Raises:
-        ConfigError: An unknown one, or activations without any.
-        MissingExtra: One that is not installed.
+        ConfigError: An unknown tracker, or activations without a tracker.
+        MissingExtra: A tracker is not installed.
     """
     names = tracker_names(config.track)
     if config.track_activations and not names:
@@ -226,7 +226,7 @@ class _Tracking:
 
     def _activations(self, event: Validated, step: int) -> None:
         if self.by_features and self._backbone_logged:
-            return  # A frozen backbone gives the same in every epoch.
+            return  # The activations of a frozen backbone never change.
         self._backbone_logged = True
         if self._batch is None:
             self._batch = validation_inputs(self.prepared, self.device)
@@ -293,8 +293,8 @@ def tracker_names(asked: str | None) -> tuple[str, ...]:
     """Returns the trackers of a setting such as ``tensorboard,wandb``, each once.
 
     Raises:
-        ConfigError: A name that is none of `KNOWN`.
-        MissingExtra: The package of one is not installed.
+        ConfigError: A name that is not in `KNOWN`.
+        MissingExtra: The package of a tracker is not installed.
 
     Example:
         >>> tracker_names("tensorboard, tensorboard")
@@ -312,14 +312,14 @@ def tracker_names(asked: str | None) -> tuple[str, ...]:
 class Trackers:
     """Open trackers; everything logged goes to each of them.
 
-    A tracker that fails later, such as one whose server is gone, is dropped with a warning: a
-    training of many hours must not end for that.
+    A tracker that fails later, for example because its server is down, is dropped with a warning: a
+    long training must not end for that.
 
     Args:
         names: As `tracker_names` returns them.
         run: Folder of the run. TensorBoard's files go to its ``tensorboard``, W&B's to its
-            ``wandb``; MLflow writes where its own settings say.
-        first_step: Steps from here on replace what an interrupted part of the training logged.
+            ``wandb``; MLflow uses its own settings.
+        first_step: Steps from this one on replace those logged by an interrupted training.
 
     Raises:
         ConfigError: A tracker cannot be opened; the message is the first line of its error.
@@ -339,7 +339,7 @@ class Trackers:
         return bool(self._open)
 
     def settings(self, values: Mapping[str, Any]) -> None:
-        """Logs the settings of the run, ``{name: plain value}``; without those that are None."""
+        """Logs the settings of the run, ``{name: value}``; without those that are None."""
         known = {
             key: value if isinstance(value, bool | int | float | str) else str(value)
             for key, value in values.items()
@@ -401,7 +401,9 @@ class Trackers:
             except Exception as error:  # noqa: BLE001 - a service may fail in ways of its own
                 del self._open[name]
                 logger.warning(
-                    "--track %s failed and gets nothing more of this training: %s", name, error
+                    "--track %s failed and is not used for the rest of the training: %s",
+                    name,
+                    error,
                 )
 
 

@@ -1,6 +1,6 @@
 """Warm start from a parent run: its network, preprocessing and split.
 
-Photos of earlier runs stay in their parts of the split, since the network has learned from them.
+Photos of earlier runs stay in their parts of the split, since the network was trained on them.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class ParentRun:
 
     Attributes:
         labels: In the order of the network's outputs.
-        crop_policy: How predictions choose their crop; None: the whole photo.
+        crop_policy: Crop policy of predictions; None: photos are not cropped.
     """
 
     run: RunFolder
@@ -336,7 +336,7 @@ def pin_parts(
                 sides[number, group].add(memory.parts[photo.digest])
     parts: dict[str, Part] = {}
     lost = []
-    old = alike = 0
+    old = similar = 0
     for index, photo in enumerate(photos):
         found = set().union(*(sides[n, groups[index]] for n, groups in enumerate(groupings)))
         if photo.digest in memory.parts:
@@ -344,12 +344,12 @@ def pin_parts(
             old += 1
         elif len(found) == 1:
             (parts[photo.digest],) = found
-            alike += 1
+            similar += 1
         elif found:
             lost.append(photo)
     left = {photo.digest for photo in lost}
     kept = tuple(photo for photo in photos if photo.digest not in left)
-    notes = [*memory.notes, _counts_note(old, alike, len(kept) - old - alike)]
+    notes = [*memory.notes, _counts_note(old, similar, len(kept) - old - similar)]
     moved = [p.path for p in kept if p.part and p.digest in parts and p.part != parts[p.digest]]
     if moved:
         notes.append(
@@ -358,8 +358,8 @@ def pin_parts(
         )
     if lost:
         notes.append(
-            f"{_photos(len(lost), 'looks', 'look', 'new ')} like earlier photos of more than one "
-            f"part and {'is' if len(lost) == 1 else 'are'} left out, {lost[0].path} among them."
+            f"{_photos(len(lost), 'resembles', 'resemble', 'new ')} earlier photos of more than "
+            f"one part and {'is' if len(lost) == 1 else 'are'} left out, {lost[0].path} among them."
         )
     return PinnedPhotos(
         collection=dataclasses.replace(collection, photos=kept), parts=parts, notes=tuple(notes)
@@ -390,11 +390,11 @@ def _photos_in(root: Path, catalog: Path | None) -> Sequence[Photo]:
         return ()
 
 
-def _counts_note(old: int, alike: int, new: int) -> str:
+def _counts_note(old: int, similar: int, new: int) -> str:
     text = f"{_photos(old, 'keeps its', 'keep their')} part of the earlier run; "
-    if alike:
-        text += f"{alike:,} that {'looks' if alike == 1 else 'look'} like one of them "
-        text += f"{'goes' if alike == 1 else 'go'} along; "
+    if similar:
+        text += f"{similar:,} near-{'duplicate' if similar == 1 else 'duplicates'} of these "
+        text += f"{'joins' if similar == 1 else 'join'} the same part; "
     return text + f"{new:,} {'is' if new == 1 else 'are'} new."
 
 

@@ -282,29 +282,28 @@ def test_a_single_photo_decides_by_its_loss() -> None:
     [
         (
             {0.0: 0.5, 0.5: 0.3, 1.0: 0.25},
-            "The network is kept as it was trained: log loss 0.250 on validation, 0.500 at its "
-            "start.",
+            "The trained network is kept: log loss 0.250 on validation, 0.500 at its start.",
         ),
         (
             {0.0: 0.1, 0.5: 0.09, 1.0: 0.25},
-            "The network is kept as it started, with the head that learned on the frozen backbone: "
+            "The initial network is kept, with the head trained on the frozen backbone: "
             "log loss 0.100 on validation, and 0.090 at best on the way to the trained network "
-            "(0.250), which is no more than chance would give.",
+            "(0.250), which may be due to chance.",
         ),
         (
             {0.0: 0.1, 0.5: 0.11, 1.0: 0.25},
-            "The network is kept as it started, with the head that learned on the frozen backbone: "
-            "log loss 0.100 on validation, and nowhere lower by 0.001 on the way to the trained "
+            "The initial network is kept, with the head trained on the frozen backbone: "
+            "log loss 0.100 on validation, and no loss lower by 0.001 on the way to the trained "
             "network (0.250).",
         ),
         (
             {0.0: 0.5, 0.5: 0.2, 1.0: 0.25},
-            "The network is kept at 50% of the way from its start: log loss 0.200 on validation, "
+            "The network is interpolated at 50% from start to end: log loss 0.200 on validation, "
             "0.500 at the start, 0.250 at the end.",
         ),
     ],
 )
-def test_what_is_kept_is_said(losses: dict[float, float], text: str) -> None:
+def test_description_names_the_kept_weights(losses: dict[float, float], text: str) -> None:
     spread = np.array([-0.05, 0.05])
     interpolation = {
         share: np.full(2, loss) + (spread if share == 0 else 0) for share, loss in losses.items()

@@ -26,7 +26,7 @@ from finetune.training.schedule import Schedule
 from finetune.training.validation import Outputs
 
 NOT_ONE = (
-    "The device's memory does not hold one photo through this network. Take a smaller --size or a "
+    "The device's memory is too small for one photo with this network. Use a smaller --size or a "
     "smaller --model, --mode head, or --device cpu."
 )
 
@@ -84,7 +84,7 @@ def test_smaller_portions_make_the_same_step(
     found = sizes.smaller(loading)
     assert (found.batch_size, found.accumulate) == portions
     assert found.step_size == loading.step_size
-    with pytest.raises(DeviceError, match="does not hold one photo"):
+    with pytest.raises(DeviceError, match="too small for one photo"):
         sizes.smaller(replace(loading, batch_size=1, accumulate=step(loading)))
 
 

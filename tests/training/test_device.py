@@ -33,7 +33,7 @@ def test_where_there_is_no_compiler_it_is_said(monkeypatch: pytest.MonkeyPatch) 
     assert said == [
         Note(
             text="--compile: torch cannot compile here (Failed to find C compiler. Please set CC); "
-            "going on without."
+            "training without it."
         )
     ]
 

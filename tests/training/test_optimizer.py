@@ -131,7 +131,7 @@ def test_state_that_no_file_can_hold_is_named(tmp_path: Path) -> None:
     state = state_with("adamw")
     steps(state, range(1))
     state.optimizer.state[state.module.get_parameter("0.weight")]["odd"] = object()
-    with pytest.raises(TypeError, match="is object, which no checkpoint can hold"):
+    with pytest.raises(TypeError, match="is object, which a checkpoint cannot store"):
         state.save(tmp_path / "last.safetensors")
 
 
@@ -154,8 +154,8 @@ def test_an_unknown_optimizer_is_refused_with_the_nearest_names() -> None:
     with pytest.raises(ConfigError) as error:
         check_optimizer("qqqqqqqqqqqq")
     assert str(error.value) == (
-        "--optimizer qqqqqqqqqqqq: timm has no such optimizer; such are adamw, sgd, lamb, muon, "
-        "lion, adafactor."
+        "--optimizer qqqqqqqqqqqq: timm has no such optimizer; choose, for example, adamw, "
+        "sgd, lamb, muon, lion, adafactor."
     )
 
 
@@ -163,8 +163,7 @@ def test_optimizers_that_cannot_be_used_here_say_why() -> None:
     with pytest.raises(ConfigError) as error:
         check_optimizer("adahessian")
     assert str(error.value) == (
-        "--optimizer adahessian needs the gradient's own gradient, which this loop does not "
-        "compute."
+        "--optimizer adahessian needs second derivatives, which this loop does not compute."
     )
     with pytest.raises(ConfigError) as error:
         check_optimizer("fusedlamb", "cpu")

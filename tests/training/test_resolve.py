@@ -83,8 +83,8 @@ def test_settings_of_the_backbone_ask_for_it_to_train() -> None:
     with pytest.raises(ConfigError) as error:
         settled(mode="head", drop_path=0.1, progressive_size=32, layer_decay=0.5)
     assert str(error.value) == (
-        "--mode head does not train the backbone, so --layer-decay, --drop-path and "
-        "--progressive-size can do nothing; use --mode full, or leave it out."
+        "--mode head does not train the backbone; use --mode full, or leave out --layer-decay, "
+        "--drop-path and --progressive-size."
     )
 
 
@@ -105,7 +105,7 @@ def test_the_rate_goes_with_the_optimizer_and_is_said() -> None:
     config, notes = settled(mode="full", optimizer="sgd", schedule="one_cycle")
     assert config.training.lr == 0.01
     assert config.training.warmup == 0.3
-    assert notes == ["Learning rate 0.01, as is usual for sgd."]
+    assert notes == ["Learning rate 0.01, the default for sgd."]
     assert settled(mode="full", optimizer="sgd", lr=0.5)[1] == []
     with pytest.raises(ConfigError, match="--optimizer adamm: timm has no such optimizer"):
         settled(optimizer="adamm")

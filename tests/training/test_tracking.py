@@ -353,5 +353,5 @@ def test_a_tracker_that_fails_later_is_let_go_and_the_training_goes_on(
     opened.log({"loss": 2.0}, 2)
     assert [name for name, _ in stand_ins[1].calls] == ["start", "log", "log"]
     assert [record.getMessage() for record in caplog.records] == [
-        "--track wandb failed and gets nothing more of this training: the server is gone"
+        "--track wandb failed and is not used for the rest of the training: the server is gone"
     ]

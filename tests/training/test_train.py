@@ -290,7 +290,7 @@ def test_a_photo_under_two_labels_is_left_out_and_said(
         "them. Resolve them with: finetune annotate"
     ) in notes
     assert any(
-        n.startswith("1 file is no usable photo and left out: bee/broken.jpg (") for n in notes
+        n.startswith("1 file cannot be used and is left out: bee/broken.jpg (") for n in notes
     )
     text = (tmp_path / "r/split.csv").read_text(encoding="utf-8")
     assert "003.jpg" not in text.replace("bee/003.jpg", "").replace("カワセミ/003.jpg", "")

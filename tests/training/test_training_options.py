@@ -149,7 +149,7 @@ def test_a_network_whose_training_did_harm_is_kept_as_it_started(
     run, events = trained("r", mode="full", epochs=1, lr=0.5, backbone_lr_scale=1.0)
     assert not changed(run, tiny_weights)
     said = [event.text for event in events if isinstance(event, Note)]
-    assert any(text.startswith("The network is kept as it started") for text in said)
+    assert any(text.startswith("The initial network is kept") for text in said)
 
 
 def validation_targets(result: RunResult) -> np.ndarray:

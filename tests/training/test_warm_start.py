@@ -306,8 +306,8 @@ def test_photos_keep_their_side_and_what_looks_like_them_goes_along(
     assert dict(kept.parts) == {**PARTS, "n1": "test"}
     assert len(kept.collection) == 6
     assert kept.notes == (
-        "4 photos keep their part of the earlier run; 1 that looks like one of them goes along; "
-        "1 is new.",
+        "4 photos keep their part of the earlier run; 1 near-duplicate of these joins the same "
+        "part; 1 is new.",
     )
 
 
@@ -330,7 +330,7 @@ def test_a_new_photo_that_looks_like_both_sides_is_left_out(
     assert kept.parts["t3"] == "train"
     assert kept.parts["x1"] == "test"
     assert kept.notes[-1] == (
-        "1 new photo looks like earlier photos of more than one part and is left out, a/n1.jpg "
+        "1 new photo resembles earlier photos of more than one part and is left out, a/n1.jpg "
         "among them."
     )
 

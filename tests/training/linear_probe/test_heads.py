@@ -130,7 +130,7 @@ def test_the_full_network_starts_from_the_head_that_features_support(
     flags = {**tiny_settings, "mode": "full", "epochs": 1, "lr": 1e-8}
     train(photos, resolve({}, flags), run="full", runs=tmp_path, callback=events.append)
     assert any(
-        text.startswith("The head starts from what it learns on the frozen backbone: log loss ")
+        text.startswith("The head starts from a linear probe of the frozen backbone: log loss ")
         for text in notes_of(events)
     )
     # It hardly moves at such a rate, so that it is a head-mode run's head of the same settings.
