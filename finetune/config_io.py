@@ -113,8 +113,8 @@ def resolve(
         else:
             values[setting.concern][name] = _convert(setting, value)
     concerns = get_type_hints(TrainConfig)
-    settled: dict[str, Any] = {name: concerns[name](**given) for name, given in values.items()}
-    config = TrainConfig(**settled, recipe=mappings["recipe"], model_args=mappings["model_args"])
+    resolved: dict[str, Any] = {name: concerns[name](**given) for name, given in values.items()}
+    config = TrainConfig(**resolved, recipe=mappings["recipe"], model_args=mappings["model_args"])
     found.extend(problems(config))
     if found:
         raise ConfigError("; ".join(found) + ".")

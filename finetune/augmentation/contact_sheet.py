@@ -101,13 +101,13 @@ def write_png(sheet: Sheet, path: Path) -> Path:
     return write_atomically(path, lambda file: page.save(file, "PNG"))
 
 
-def write_html(sheet: Sheet, path: Path, *, facts: dict[str, str]) -> Path:
+def write_html(sheet: Sheet, path: Path, *, fields: dict[str, str]) -> Path:
     """Writes the sheet as a self-contained HTML page; raises StorageError.
 
     Args:
         sheet: The tiles.
         path: The HTML file.
-        facts: Recipe fields for the table below the tiles.
+        fields: Recipe fields for the table below the tiles.
     """
     body = []
     for name, tiles in zip(sheet.rows, sheet.tiles, strict=True):
@@ -121,12 +121,12 @@ def write_html(sheet: Sheet, path: Path, *, facts: dict[str, str]) -> Path:
         body.append(f"<h2>{html.escape(name)}</h2><div class=tiles>{''.join(figures)}</div>")
     rows = "".join(
         f"<tr><th scope=row>{html.escape(key)}</th><td>{html.escape(value)}</td></tr>"
-        for key, value in facts.items()
+        for key, value in fields.items()
     )
-    table = f"<h2>Numbers</h2><table>{rows}</table>" if facts else ""
+    table = f"<h2>Numbers</h2><table>{rows}</table>" if fields else ""
     side = sheet.tiles.shape[2]
     page = _PAGE.format(
-        title=html.escape(sheet.title), body="\n".join(body), facts=table, side=side
+        title=html.escape(sheet.title), body="\n".join(body), fields=table, side=side
     )
     return write_text(path, page)
 
@@ -154,7 +154,7 @@ th, td {{ padding: 3px 12px 3px 0; text-align: left; font-weight: normal; }}
 </style>
 <h1>{title}</h1>
 {body}
-{facts}
+{fields}
 </html>
 """
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from finetune.models.summary import NetworkSummary
 
 
-_MOST_WITH_PARAMETERS = 60
+_MAX_WITH_PARAMETERS = 60
 """Each model is built (without memory for weights) to count its parameters, which takes a while."""
 
 
@@ -34,7 +34,7 @@ def models(
     names = list(RECOMMENDED) if pattern is None else find_models(pattern)
     if not names:
         raise ModelError(f"No model matches '{pattern}'. Try a shorter part of the name.")
-    counted = len(names) <= _MOST_WITH_PARAMETERS
+    counted = len(names) <= _MAX_WITH_PARAMETERS
     found = list_models(names, count_parameters=counted)
     output.document([vars(item) for item in found])
     table = make_table(

@@ -64,10 +64,10 @@ def preview(
     else:
         title = f"--augment {augment}, seed {seed}"
         drawn = contact_sheet.draw_sheet(chosen, pixels, names=names, epochs=draws, title=title)
-    facts = to_dict(chosen.recipe) if isinstance(chosen, BatchAugment) else {}
+    fields = to_dict(chosen.recipe) if isinstance(chosen, BatchAugment) else {}
     png = contact_sheet.write_png(drawn, out.with_suffix(".png"))
     page = contact_sheet.write_html(
-        drawn, out.with_suffix(".html"), facts={key: _text(value) for key, value in facts.items()}
+        drawn, out.with_suffix(".html"), fields={key: _text(value) for key, value in fields.items()}
     )
     written: dict[str, Any] = {"png": str(png), "html": str(page), "photos": list(names)}
     output.text(str(png))

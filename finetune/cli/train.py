@@ -158,8 +158,8 @@ def offer_download(settings: TrainConfig) -> TrainConfig:
         return settings
     if not (output.stderr.is_terminal and sys.stdin.isatty() and is_main_process()):
         return settings
-    asked = user_cache_folder() / "weights" / "asked"
-    if asked.exists():
+    marker = user_cache_folder() / "weights" / "asked"
+    if marker.exists():
         return settings
     from finetune.models.registry import DEFAULT_MODEL, downloadable_model
     from finetune.training.device import choose_device
@@ -173,7 +173,7 @@ def offer_download(settings: TrainConfig) -> TrainConfig:
         err=True,
     )
     with contextlib.suppress(StorageError):
-        write_text(asked, "")
+        write_text(marker, "")
     return dataclasses.replace(settings, model=dataclasses.replace(model, download=accepted))
 
 

@@ -136,10 +136,10 @@ def worst_confusions(matrix: Integers, *, limit: int) -> list[tuple[int, int, in
     return [(int(i) // size, int(i) % size, int(flat[i])) for i in order if flat[i] > 0]
 
 
-MOST_NUMBERED = 25
+MAX_NUMBERED_LABELS = 25
 """Most labels for which cells show their counts."""
 
-MOST_NAMED = 100
+MAX_NAMED_LABELS = 100
 """Most labels that are named."""
 
 FONTS = (
@@ -171,9 +171,9 @@ def draw_confusion(matrix: Integers, labels: Sequence[str], *, title: str) -> ND
         ``(H, W, 3) uint8``.
     """
     count = len(labels)
-    side = 40 if count <= MOST_NUMBERED else max(4, 1000 // count)
+    side = 40 if count <= MAX_NUMBERED_LABELS else max(4, 1000 // count)
     text = min(14, max(8, side - 2))
-    named = labels if count <= MOST_NAMED else ()
+    named = labels if count <= MAX_NAMED_LABELS else ()
     fonts = [font_for(label, text) for label in named]
     usual = ImageFont.load_default(text)
     names = [
@@ -191,7 +191,7 @@ def draw_confusion(matrix: Integers, labels: Sequence[str], *, title: str) -> ND
     pen.text((_MARGIN, _MARGIN - 4), title, _INK, heading)
     shares = matrix / np.maximum(1, matrix.sum(axis=1, keepdims=True))
     page.paste(Image.fromarray(_cells(shares, side)), (left, top))
-    if count <= MOST_NUMBERED:
+    if count <= MAX_NUMBERED_LABELS:
         number = ImageFont.load_default(13)
         for row, column in zip(*np.nonzero(matrix), strict=True):
             ink = _PAPER if shares[row, column] > 0.5 else _INK

@@ -23,7 +23,7 @@ from finetune.evaluation.metrics import (
     resampled_average_precision,
 )
 from finetune.evaluation.probabilities import Floats, check_finite, sigmoid
-from finetune.evaluation.thresholds import NEVER, USUAL
+from finetune.evaluation.thresholds import DEFAULT_THRESHOLD, NEVER
 
 COLDEST, HOTTEST = 0.05, 20.0
 """Bounds of the temperature."""
@@ -31,7 +31,7 @@ COLDEST, HOTTEST = 0.05, 20.0
 RESAMPLES = 1000
 """Resamples of each bootstrap interval."""
 
-_MOST_CELLS = 4_000_000
+_MAX_CELLS = 4_000_000
 
 Truth = NDArray[np.bool_]
 
@@ -73,7 +73,11 @@ def evaluate_multilabel(
     count, width = values.shape
     if width != len(labels):
         raise ValueError(f"{width} columns of logits, but {len(labels)} labels")
-    limits = np.full(width, USUAL) if thresholds is None else np.asarray(thresholds, np.float64)
+    limits = (
+        np.full(width, DEFAULT_THRESHOLD)
+        if thresholds is None
+        else np.asarray(thresholds, np.float64)
+    )
     if limits.shape != (width,):
         raise ValueError(f"{width} labels, but thresholds have shape {limits.shape}")
     probabilities = sigmoid(values, temperature=temperature)
@@ -220,7 +224,7 @@ def _resample(
     found: dict[str, list[Floats]] = {"map": [], "macro_f1": [], "micro_f1": []}
     done = 0
     while done < RESAMPLES:
-        rounds = min(RESAMPLES - done, max(1, _MOST_CELLS // count))
+        rounds = min(RESAMPLES - done, max(1, _MAX_CELLS // count))
         drawn = rng.multinomial(count, np.full(count, 1 / count), size=rounds).astype(np.float64)
         hits = drawn @ (predicted & positive)
         both = drawn @ (predicted.astype(np.float64) + positive)

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from finetune.evaluation.probabilities import Floats
 
-USUAL = 0.5
+DEFAULT_THRESHOLD = 0.5
 """Threshold of a label without validation photos."""
 
 PRIOR_PHOTOS = 10.0
@@ -36,7 +36,7 @@ def f1_threshold(probabilities: ArrayLike, positive: ArrayLike) -> float:
         positive: ``(N,)`` in [0, 1]: whether the photo has it, or how likely it has.
 
     Returns:
-        A threshold in 0..1; `USUAL` where no photo has the label.
+        A threshold in 0..1; `DEFAULT_THRESHOLD` where no photo has the label.
 
     Example:
         >>> f1_threshold([0.9, 0.4, 0.3, 0.1], [1, 1, 0, 0])
@@ -44,11 +44,13 @@ def f1_threshold(probabilities: ArrayLike, positive: ArrayLike) -> float:
     """
     cuts = _cuts(probabilities, positive)
     if cuts is None:
-        return USUAL
+        return DEFAULT_THRESHOLD
     values, hits, predicted, total = cuts
     scores = 2 * hits / (predicted + total)
     best = np.flatnonzero(scores >= scores.max() - 1e-12)
-    return min((_between(values, int(k)) for k in best), key=lambda cut: abs(cut - USUAL))
+    return min(
+        (_between(values, int(k)) for k in best), key=lambda cut: abs(cut - DEFAULT_THRESHOLD)
+    )
 
 
 def precision_threshold(probabilities: ArrayLike, positive: ArrayLike, precision: float) -> float:
@@ -60,12 +62,12 @@ def precision_threshold(probabilities: ArrayLike, positive: ArrayLike, precision
         precision: Required share, in (0, 1].
 
     Returns:
-        A threshold in 0..1, `USUAL` where no photo has the label, and `NEVER` where none reaches
-        the precision.
+        A threshold in 0..1, `DEFAULT_THRESHOLD` if no photo has the label, `NEVER` if none
+        reaches the precision.
     """
     cuts = _cuts(probabilities, positive)
     if cuts is None:
-        return USUAL
+        return DEFAULT_THRESHOLD
     values, hits, predicted, _ = cuts
     good = np.flatnonzero(hits >= precision * predicted - 1e-9)
     return _between(values, int(good[-1])) if len(good) else NEVER
@@ -95,19 +97,19 @@ def fit_thresholds(
     columns = zip(values.T, positive.T, strict=True)
     if precision is None:
         return tuple(
-            f1_threshold(scores, _expected(scores, there, prior_photos))
-            for scores, there in columns
+            f1_threshold(scores, _expected(scores, present, prior_photos))
+            for scores, present in columns
         )
-    return tuple(precision_threshold(scores, there, precision) for scores, there in columns)
+    return tuple(precision_threshold(scores, present, precision) for scores, present in columns)
 
 
 def _expected(probabilities: Floats, positive: Floats, prior_photos: float) -> Floats:
     """Returns calibrated rates of the label by isotonic groups; 0 where none has it."""
-    there: Floats = np.asarray(positive).astype(np.float64)
-    if not there.any():
-        return there
-    own = there.sum() / (there.sum() + prior_photos)
-    mixed: Floats = own * there + (1 - own) * probabilities
+    present: Floats = np.asarray(positive).astype(np.float64)
+    if not present.any():
+        return present
+    own = present.sum() / (present.sum() + prior_photos)
+    mixed: Floats = own * present + (1 - own) * probabilities
     return mixed
 
 
@@ -131,8 +133,8 @@ def _between(values: Floats, place: int) -> float:
     """Returns a threshold that the value at `place` reaches and the next lower one does not."""
     high = float(values[place])
     low = float(values[place + 1]) if place + 1 < len(values) else 0.0
-    if low < USUAL <= high:
-        return USUAL
+    if low < DEFAULT_THRESHOLD <= high:
+        return DEFAULT_THRESHOLD
     middle = (low + high) / 2
     # Of two neighboring floats the middle may be the lower one itself.
     return middle if low < middle <= high else high

@@ -35,7 +35,7 @@ from finetune.training.loop import DataSource
 from finetune.training.optimizer import DEFAULT_OPTIMIZER, make_optimizer
 from finetune.training.prepare import prepare
 from finetune.training.prepared import Prepared
-from finetune.training.resolve import on_features
+from finetune.training.resolve import uses_cached_features
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -261,7 +261,9 @@ def _repeated(source: DataSource) -> Iterator[MicroBatch]:
 
 def _sweep(prepared: Prepared, steps: int) -> Sweep:
     accelerator = make_accelerator(prepared.config.machine)
-    cached = on_features(prepared.config, linear_head=has_linear_head(prepared.loaded.module))
+    cached = uses_cached_features(
+        prepared.config, linear_head=has_linear_head(prepared.loaded.module)
+    )
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(prepared.config.machine.seed)
         sweep = _sweep_head if cached else _sweep_network

@@ -82,16 +82,16 @@ HEAD_ONLY = TrainableStages(names=frozenset())
 """Trains the head alone."""
 
 
-def set_trainable(module: nn.Module, openness: TrainableStages) -> None:
+def set_trainable(module: nn.Module, trainable: TrainableStages) -> None:
     """Makes the head and the given parameters trainable, and puts frozen layers in eval mode.
 
     In train mode, the batch norms of a frozen layer would update their running statistics, and the
     inputs of the layers after it would drift.
     """
     for name, parameter in backbone_parameters(module):
-        parameter.requires_grad_(name in openness.names)
+        parameter.requires_grad_(name in trainable.names)
     _set_mode(module, training=True)
-    if not openness.batch_statistics:
+    if not trainable.batch_statistics:
         for layer in module.modules():
             if getattr(layer, "running_mean", None) is not None:
                 layer.training = False

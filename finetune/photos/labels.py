@@ -84,7 +84,7 @@ logger = logging.getLogger(__name__)
 ENOUGH_PHOTOS = 20
 """A label with fewer photos is named, with advice, when a training begins."""
 
-_MOST_NAMED = 6
+_MAX_NAMED = 6
 
 
 def nfc(text: str) -> str:
@@ -210,8 +210,8 @@ def few_photos(photos: Sequence[Photo], *, enough: int = ENOUGH_PHOTOS) -> str |
     if not small:
         return None
     fewest = sorted(small, key=lambda label: (small[label], label))
-    named = ", ".join(f"{label!r} ({small[label]})" for label in fewest[:_MOST_NAMED])
-    more = f" and {len(small) - _MOST_NAMED} more" if len(small) > _MOST_NAMED else ""
+    named = ", ".join(f"{label!r} ({small[label]})" for label in fewest[:_MAX_NAMED])
+    more = f" and {len(small) - _MAX_NAMED} more" if len(small) > _MAX_NAMED else ""
     which = "1 label has" if len(small) == 1 else f"{len(small)} labels have"
     advice = "Photos of these would help most; until then their figures are rough"
     unequal = max(counts.values()) >= 2 * min(counts.values())

@@ -32,7 +32,7 @@ from finetune.photos.decode.decoder import is_photo_name
 from finetune.photos.decode.pool import analyze_all
 
 _COMMIT_SECONDS = 1.0
-_MOST_CANDIDATES = 16
+_MAX_CANDIDATES = 16
 
 
 class PixelSink(Protocol):
@@ -183,7 +183,7 @@ class _Planner:
         same_size = sorted(
             gone.get(file.size, ()), key=lambda metadata: metadata.path.rpartition("/")[2] != name
         )
-        digests = [metadata.digest for metadata in same_size[:_MOST_CANDIDATES]]
+        digests = [metadata.digest for metadata in same_size[:_MAX_CANDIDATES]]
         if before is not None and before.digest in self._analyzed:
             digests.append(before.digest)  # a file that was only touched
         return {digest: self._needed_output(digest) for digest in digests if digest is not None}

@@ -114,10 +114,10 @@ class TrainingPhotos:
         """
         own = digest_of(photo.read_bytes()) if photo is not None and photo.is_file() else None
         images = torch.from_numpy(np.ascontiguousarray(image[None])).permute(0, 3, 1, 2)
-        asked = _unit(self._features.compute(images))[0]
+        query = _unit(self._features.compute(images))[0]
         cosines = np.concatenate(
             [
-                _unit(self._features.read(self._keys[at : at + _CHUNK]).numpy()) @ asked
+                _unit(self._features.read(self._keys[at : at + _CHUNK]).numpy()) @ query
                 for at in range(0, len(self._keys), _CHUNK)
             ]
         )

@@ -51,8 +51,8 @@ def binary_cross_entropy(
     values = logits.to(torch.float32)
     if weight is not None:
         present = weight * present
-    there, gone = functional.logsigmoid(values), functional.logsigmoid(-values)
-    return -(present * there + absent * gone).sum(1).mean()
+    present_loss, absent_loss = functional.logsigmoid(values), functional.logsigmoid(-values)
+    return -(present * present_loss + absent * absent_loss).sum(1).mean()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,18 +94,18 @@ def asymmetric_loss(
     """
     present, absent = _smoothed(targets, label_smoothing)
     values = logits.to(torch.float32)
-    log_there = functional.logsigmoid(values)
+    log_present = functional.logsigmoid(values)
     shifted = (values.sigmoid() - asymmetry.margin).clamp_min(0)
-    log_gone = torch.log1p(-shifted) if asymmetry.margin > 0 else functional.logsigmoid(-values)
-    there = present * log_there
-    gone = absent * log_gone
+    log_absent = torch.log1p(-shifted) if asymmetry.margin > 0 else functional.logsigmoid(-values)
+    present_loss = present * log_present
+    absent_loss = absent * log_absent
     if asymmetry.positive > 0:
-        there = there * (-values).sigmoid() ** asymmetry.positive
+        present_loss = present_loss * (-values).sigmoid() ** asymmetry.positive
     if asymmetry.negative > 0:
-        gone = gone * shifted**asymmetry.negative
+        absent_loss = absent_loss * shifted**asymmetry.negative
     if weight is not None:
-        there = weight * there
-    return -(there + gone).sum(1).mean()
+        present_loss = weight * present_loss
+    return -(present_loss + absent_loss).sum(1).mean()
 
 
 def _smoothed(targets: Tensor, label_smoothing: float) -> tuple[Tensor, Tensor]:

@@ -26,7 +26,7 @@ from finetune.evaluation.predictions import (
     make_multilabel_predictions,
 )
 from finetune.evaluation.probabilities import Floats, sigmoid
-from finetune.evaluation.thresholds import NEVER, USUAL, fit_thresholds
+from finetune.evaluation.thresholds import DEFAULT_THRESHOLD, NEVER, fit_thresholds
 from finetune.photos.collection import Collection, Photo
 from finetune.photos.labels import merge_copies, multilabel_photos
 from finetune.tasks.base import Column, Objective, Task, interval_text, number_text, weighted
@@ -142,7 +142,11 @@ class MultiLabel(Task):
 
     def limits(self, labels: int, *, at_least: float = 0.0) -> Floats:
         """Returns the thresholds of C labels, ``(C,)``, none below `at_least`."""
-        own = np.full(labels, USUAL) if self.thresholds is None else np.array(self.thresholds)
+        own = (
+            np.full(labels, DEFAULT_THRESHOLD)
+            if self.thresholds is None
+            else np.array(self.thresholds)
+        )
         limits: Floats = np.maximum(own, at_least)
         return limits
 

@@ -179,7 +179,7 @@ Floats = NDArray[np.float64]
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Interpolation factors to try; each costs a pass over the validation photos."""
 
-LEAST_GAIN = 0.001
+MIN_GAIN = 0.001
 """Smallest gain in log loss that counts."""
 
 
@@ -197,12 +197,12 @@ class Interpolation:
     def share(self) -> float:
         """The factor of lowest mean loss, or 0 where it does not clearly beat the start.
 
-        It must gain more than one standard error of the paired difference, and `LEAST_GAIN`.
+        It must gain more than one standard error of the paired difference, and `MIN_GAIN`.
         """
         best = min(self.losses, key=lambda share: (self.loss(share), -share))
         gains = self.losses[0.0] - self.losses[best]
         error = gains.std(ddof=1) / math.sqrt(len(gains)) if len(gains) > 1 else 0.0
-        return best if gains.mean() > error and gains.mean() >= LEAST_GAIN else 0.0
+        return best if gains.mean() > error and gains.mean() >= MIN_GAIN else 0.0
 
     def loss(self, share: float) -> float:
         """Returns the mean loss at a factor."""
@@ -218,8 +218,8 @@ class Interpolation:
         if self.share == 0:
             best = min(self.loss(share) for share in self.losses)
             where = f"on the way to the trained network ({end})"
-            if self.loss(0.0) - best < LEAST_GAIN:
-                found = f"no loss lower by {LEAST_GAIN} {where}"
+            if self.loss(0.0) - best < MIN_GAIN:
+                found = f"no loss lower by {MIN_GAIN} {where}"
             else:
                 found = f"{best:.3f} at best {where}, which may be due to chance"
             return (

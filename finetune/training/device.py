@@ -76,47 +76,47 @@ def memory_in_use() -> Memory:
     return Memory(where="RAM", used_bytes=psutil.Process().memory_info().rss)
 
 
-def choose_device(asked: str | None) -> torch.device:
+def choose_device(requested: str | None) -> torch.device:
     """Returns the requested device, or the best available: cuda, then mps, then cpu.
 
     Raises:
         DeviceError: It does not exist.
     """
-    if asked is None:
+    if requested is None:
         if torch.cuda.is_available():
             return torch.device("cuda")
         if torch.backends.mps.is_available():
             return torch.device("mps")
         return torch.device("cpu")
     try:
-        device = torch.device(asked)
+        device = torch.device(requested)
     except RuntimeError as error:
-        raise DeviceError(f"--device {asked} is none of cpu, cuda, cuda:1, mps.") from error
+        raise DeviceError(f"--device {requested} is none of cpu, cuda, cuda:1, mps.") from error
     if device.type == "cuda":
         count = torch.cuda.device_count()
         if count == 0:
             raise DeviceError(
-                f"--device {asked}: there is no CUDA device on this machine, or torch was built "
-                "without CUDA. Leave --device out to use what is there."
+                f"--device {requested}: there is no CUDA device on this machine, or torch was "
+                "built without CUDA. Leave --device out to use what is there."
             )
         if (device.index or 0) >= count:
             raise DeviceError(
-                f"--device {asked}: this machine has {count} CUDA devices, from cuda:0."
+                f"--device {requested}: this machine has {count} CUDA devices, from cuda:0."
             )
     elif device.type == "mps" and not torch.backends.mps.is_available():
         raise DeviceError("--device mps: this machine has none. Leave --device out.")
     elif device.type not in ("cpu", "cuda", "mps"):
-        raise DeviceError(f"--device {asked} is none of cpu, cuda, cuda:1, mps.")
+        raise DeviceError(f"--device {requested} is none of cpu, cuda, cuda:1, mps.")
     return device
 
 
 def autocast_type(config: MachineConfig, device: torch.device) -> torch.dtype:
     """Returns the autocast dtype of a device with these settings."""
     kinds = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-    return kinds[config.precision or usual_precision(device)]
+    return kinds[config.precision or default_precision(device)]
 
 
-def usual_precision(device: torch.device) -> Precision:
+def default_precision(device: torch.device) -> Precision:
     """Returns the default precision of a device."""
     return "bf16" if device.type == "cuda" else "fp32"
 
@@ -131,7 +131,7 @@ def make_accelerator(config: MachineConfig) -> Accelerator:
     from accelerate.state import AcceleratorState, PartialState
 
     device = choose_device(config.device)
-    precision = config.precision or usual_precision(device)
+    precision = config.precision or default_precision(device)
     if precision == "fp16" and device.type == "cpu":
         raise DeviceError("--precision fp16 needs a GPU; on the CPU use fp32 or bf16.")
     # accelerate keeps device and precision in process-wide singletons, which would make a second

@@ -32,9 +32,9 @@ from finetune.training.linear_probe.probe import feature_cache, fill
 from finetune.training.optimizer import (
     DEFAULT_OPTIMIZER,
     Rates,
+    default_lr,
     network_groups,
     parameter_groups,
-    usual_lr,
 )
 from finetune.training.prepared import Prepared
 from finetune.training.resolve import DEFAULT_EPOCHS
@@ -171,7 +171,7 @@ def train_first_head(
             accelerator,
             data,
             epochs=DEFAULT_EPOCHS["head"],
-            lr=usual_lr(DEFAULT_OPTIMIZER),
+            lr=default_lr(DEFAULT_OPTIMIZER),
         )
     weight, bias = found.head.folded()
     write_head(prepared.loaded.module, weight, bias)
@@ -249,12 +249,12 @@ def starts_from_features(prepared: Prepared) -> bool:
 
 def head_epochs(prepared: Prepared) -> int:
     """Returns the number of first epochs in which only the head trains."""
-    asked = prepared.config.training.head_epochs
-    if asked is None:
+    requested = prepared.config.training.head_epochs
+    if requested is None:
         # A head cannot use the features of a network without pretrained weights.
         scratch = prepared.config.model.weights == FROM_SCRATCH
-        asked = 0 if scratch or starts_from_features(prepared) else 1
-    return min(asked, prepared.config.training.epochs - 1)
+        requested = 0 if scratch or starts_from_features(prepared) else 1
+    return min(requested, prepared.config.training.epochs - 1)
 
 
 def plan_unfreezing(prepared: Prepared, module: nn.Module) -> Unfreezing:

@@ -30,7 +30,7 @@ POPULAR = ("adamw", "sgd", "lamb", "muon", "lion", "adafactor")
 UNFIT = {"adahessian": "needs second derivatives, which this loop does not compute"}
 """Optimizers of timm that cannot be used here, with the reason."""
 
-USUAL_LR = {
+DEFAULT_LRS = {
     "sgd": 0.01,
     "momentum": 0.01,
     "nesterov": 0.01,
@@ -140,8 +140,8 @@ def layer_scales(module: nn.Module, layer_decay: float | None) -> dict[str, floa
 
 def _undecayed(module: nn.Module) -> Collection[str]:
     """Parameter names excluded from weight decay, such as position embeddings."""
-    asked: Any = getattr(module, "no_weight_decay", None)
-    return set(asked()) if callable(asked) else set()
+    requested: Any = getattr(module, "no_weight_decay", None)
+    return set(requested()) if callable(requested) else set()
 
 
 FUSED_ON = ("cuda", "cpu")
@@ -173,10 +173,10 @@ def check_optimizer(name: str, device: str = "cpu") -> str:
     raise ConfigError(f"--optimizer {name}: timm has no such optimizer; {hint}")
 
 
-def usual_lr(name: str) -> float:
+def default_lr(name: str) -> float:
     """Returns the default learning rate of a new head with an optimizer."""
     bare = _bare(name)
-    return next((lr for part, lr in USUAL_LR.items() if part in bare), ADAM_LR)
+    return next((lr for part, lr in DEFAULT_LRS.items() if part in bare), ADAM_LR)
 
 
 def make_optimizer(

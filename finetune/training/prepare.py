@@ -130,7 +130,7 @@ def prepare(
     cache = PixelCache(cache_dir, loaded.preprocessing, limit_gb=config.pixels.cache_gb)
     with contextlib.closing(cache), contextlib.ExitStack() as stack:
         collection = _scan(photos, config, cache, world, notes)
-        data_split = (overrides.split or usual_split(network_config, parent))(collection)
+        data_split = (overrides.split or default_split(network_config, parent))(collection)
         notes.add(data_split.notes)
         if data_split.task.note:
             notes.add([data_split.task.note])
@@ -262,7 +262,7 @@ def create_network(config: TrainConfig) -> factory.LoadedModel:
     )
 
 
-def usual_split(config: TrainConfig, parent: ParentRun | None) -> Splitter:
+def default_split(config: TrainConfig, parent: ParentRun | None) -> Splitter:
     """Returns the split of a config; photos of a parent run stay in its parts."""
 
     def split(collection: Collection) -> DataSplit:

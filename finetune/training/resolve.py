@@ -34,7 +34,7 @@ from finetune.training.batch_size import (
 )
 from finetune.training.device import choose_device
 from finetune.training.distributed import World
-from finetune.training.optimizer import DEFAULT_OPTIMIZER, check_optimizer, usual_lr
+from finetune.training.optimizer import DEFAULT_OPTIMIZER, check_optimizer, default_lr
 
 DEFAULT_EPOCHS = {"head": 25, "full": 12, "gradual": 12}
 DEFAULT_RECIPE = {"head": "none", "full": "standard", "gradual": "standard"}
@@ -132,7 +132,7 @@ class DatasetSize:
         return cls(len(data_split.samples["train"]), len(data_split.labels))
 
 
-def resolve_network(asked: TrainConfig) -> tuple[TrainConfig, tuple[Decision, ...]]:
+def resolve_network(requested: TrainConfig) -> tuple[TrainConfig, tuple[Decision, ...]]:
     """Returns the config with all settings resolved that do not depend on the photos.
 
     Raises:
@@ -142,8 +142,8 @@ def resolve_network(asked: TrainConfig) -> tuple[TrainConfig, tuple[Decision, ..
         AugmentError: There is no such recipe, or a value of it is invalid.
     """
     decisions = []
-    model, optimization, mode = asked.model, asked.optimization, asked.training.mode
-    device = choose_device(asked.machine.device)
+    model, optimization, mode = requested.model, requested.optimization, requested.training.mode
+    device = choose_device(requested.machine.device)
     name, reason = model.model or registry.DEFAULT_MODEL, None
     if model.weights is None:
         if model.model is None:
@@ -158,28 +158,28 @@ def resolve_network(asked: TrainConfig) -> tuple[TrainConfig, tuple[Decision, ..
             f"--mode {mode} with --weights none would train a head on random "
             "features; use --mode full."
         )
-    of_the_backbone = _given(asked, BACKBONE_SETTINGS)
+    of_the_backbone = _given(requested, BACKBONE_SETTINGS)
     if mode == "head" and of_the_backbone:
         raise ConfigError(
             "--mode head does not train the backbone; use --mode full, or leave out "
             f"{_joined(of_the_backbone)}."
         )
-    arguments = dict(asked.model_args)
+    arguments = dict(requested.model_args)
     if optimization.drop_path:
         check_drop_path(registry.check_name(name), optimization.drop_path)
         arguments["drop_path_rate"] = optimization.drop_path
     if optimization.progressive_size:
-        full = registry.resolve_preprocessing(registry.check_name(name), size=asked.pixels.size)
+        full = registry.resolve_preprocessing(registry.check_name(name), size=requested.pixels.size)
         check_smaller_input(
             name, size=full.size, smaller=optimization.progressive_size, args=arguments
         )
     resolved = dataclasses.replace(
-        asked,
+        requested,
         model=ResolvedModel(model=name, weights=model.weights, download=model.download),
         model_args=arguments,
-        recipe=_with_mixing(asked),
+        recipe=_with_mixing(requested),
     )
-    recipe_of(asked.augmentation.augment, resolved)
+    recipe_of(requested.augmentation.augment, resolved)
     return resolved, tuple(decisions)
 
 
@@ -206,10 +206,10 @@ def resolve_training(
         AugmentError: There is no such recipe, or a value of it is invalid.
     """
     decisions = []
-    asked, optimization = config.training, config.optimization
+    requested, optimization = config.training, config.optimization
     from_scratch = config.model.weights == factory.FROM_SCRATCH
-    mode = asked.mode or _default_mode(config, dataset_size)
-    default = "light" if mode == "head" and asked.views > 1 else DEFAULT_RECIPE[mode]
+    mode = requested.mode or _default_mode(config, dataset_size)
+    default = "light" if mode == "head" and requested.views > 1 else DEFAULT_RECIPE[mode]
     if mode != "head":
         default = registry.default_recipe(config.model.model or "") or default
     augment = config.augmentation.augment or default
@@ -220,18 +220,18 @@ def resolve_training(
         )
     recipe = recipe_of(augment, config)
     linear_head = has_linear_head(module)
-    cached = _caches_features(mode, recipe, asked.views)
-    if asked.mode is None:
+    cached = _caches_features(mode, recipe, requested.views)
+    if requested.mode is None:
         decisions.append(
             Decision(
                 setting="mode", value=mode, reason=_why(config, dataset_size, mode, cached=cached)
             )
         )
-    usual = usual_lr(optimization.optimizer)
-    if asked.lr is None and optimization.optimizer != DEFAULT_OPTIMIZER:
+    usual = default_lr(optimization.optimizer)
+    if requested.lr is None and optimization.optimizer != DEFAULT_OPTIMIZER:
         reason = f"Learning rate {usual:g}, the default for {optimization.optimizer}."
         decisions.append(Decision(setting="lr", value=usual, reason=reason))
-    batch_size = asked.batch_size
+    batch_size = requested.batch_size
     device = choose_device(config.machine.device)
     if batch_size is None and (device.type == "cpu" or (cached and linear_head)):
         batch_size = REFERENCE_BATCH_SIZE
@@ -249,10 +249,10 @@ def resolve_training(
             )
             reason = f"Batch size {batch_size}: {why}."
             decisions.append(Decision(setting="batch_size", value=batch_size, reason=reason))
-    lr = usual if asked.lr is None else asked.lr
+    lr = usual if requested.lr is None else requested.lr
     step_size = batch_size * optimization.accumulate
     factor = lr_factor(step_size, optimization.optimizer)
-    if asked.lr is None and factor != 1:
+    if requested.lr is None and factor != 1:
         rule = "in proportion" if is_linear(optimization.optimizer) else "by the square root"
         reason = (
             f"Learning rate {lr * factor:.3g} for {step_size} photos a step: {lr:g} is "
@@ -260,22 +260,22 @@ def resolve_training(
         )
         lr *= factor
         decisions.append(Decision(setting="lr", value=lr, reason=reason))
-    scale, warmup = asked.backbone_lr_scale, asked.warmup
+    scale, warmup = requested.backbone_lr_scale, requested.warmup
     if scale is None:
         scale = 1.0 if from_scratch else DEFAULT_BACKBONE_SHARE
     if warmup is None:
         warmup = DEFAULT_WARMUP[optimization.schedule]
-    smoothing = asked.label_smoothing
+    smoothing = requested.label_smoothing
     if smoothing is None:
-        random_head = asked.head_epochs is not None or from_scratch
+        random_head = requested.head_epochs is not None or from_scratch
         smoothing = DEFAULT_SMOOTHING if (not cached if mode == "head" else random_head) else 0.0
     statistics = optimization.norm_statistics
     if statistics is None and mode != "head":
         statistics = "batch" if from_scratch else "kept"
     decided = {
         "mode": mode,
-        "epochs": asked.epochs or DEFAULT_EPOCHS[mode],
-        "head_epochs": 0 if keeps_head and asked.head_epochs is None else asked.head_epochs,
+        "epochs": requested.epochs or DEFAULT_EPOCHS[mode],
+        "head_epochs": 0 if keeps_head and requested.head_epochs is None else requested.head_epochs,
         "batch_size": batch_size,
         "lr": lr,
         "backbone_lr_scale": scale,
@@ -284,14 +284,14 @@ def resolve_training(
     }
     done = dataclasses.replace(
         config,
-        training=dataclasses.replace(asked, **decided),  # type: ignore[arg-type]
+        training=dataclasses.replace(requested, **decided),  # type: ignore[arg-type]
         optimization=dataclasses.replace(optimization, norm_statistics=statistics),
         augmentation=dataclasses.replace(config.augmentation, augment=augment),
     )
     return ResolvedConfig.of(done), tuple(decisions)
 
 
-def on_features(config: ResolvedConfig, *, linear_head: bool) -> bool:
+def uses_cached_features(config: ResolvedConfig, *, linear_head: bool) -> bool:
     """Returns whether a training fits a head on cached features."""
     cached = _caches_features(config.training.mode, config.recipe_or_none, config.training.views)
     return cached and linear_head
@@ -358,9 +358,9 @@ def _why(config: TrainConfig, dataset_size: DatasetSize, mode: Mode, *, cached: 
         )
     if config.model.weights == factory.FROM_SCRATCH:
         return f"No pretrained weights, {counted}: the full network trains."
-    asked = _given(config, BACKBONE_SETTINGS)
-    if asked:
-        return f"{_joined(asked)}, {counted}: the full network trains."
+    requested = _given(config, BACKBONE_SETTINGS)
+    if requested:
+        return f"{_joined(requested)}, {counted}: the full network trains."
     return (
         f"{device.upper()}, {counted} of {dataset_size.labels} labels, {FULL_FROM} each or more: "
         "the full network trains."

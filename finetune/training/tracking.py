@@ -289,7 +289,7 @@ PROJECT = "finetune"
 logger = logging.getLogger(__name__)
 
 
-def tracker_names(asked: str | None) -> tuple[str, ...]:
+def tracker_names(requested: str | None) -> tuple[str, ...]:
     """Returns the trackers of a setting such as ``tensorboard,wandb``, each once.
 
     Raises:
@@ -300,7 +300,9 @@ def tracker_names(asked: str | None) -> tuple[str, ...]:
         >>> tracker_names("tensorboard, tensorboard")
         ('tensorboard',)
     """
-    names = tuple(dict.fromkeys(part.strip() for part in (asked or "").split(",") if part.strip()))
+    names = tuple(
+        dict.fromkeys(part.strip() for part in (requested or "").split(",") if part.strip())
+    )
     for name in names:
         if name not in KNOWN:
             raise ConfigError(f"--track {name} is none of {', '.join(KNOWN)}.")

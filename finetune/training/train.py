@@ -32,7 +32,7 @@ from finetune.training.finetune import train_on_photos
 from finetune.training.linear_probe.probe import fill_features_only, train_on_features
 from finetune.training.prepare import NewRun, Overrides, Splitter, prepare
 from finetune.training.prepared import Prepared
-from finetune.training.resolve import on_features
+from finetune.training.resolve import uses_cached_features
 from finetune.training.results import TrainingOutput, write_results
 from finetune.training.tracking import tracked
 from finetune.training.validation import Metric
@@ -205,7 +205,9 @@ def _train_as_worker(prepared: Prepared) -> None:
     devices = range(torch.cuda.device_count())
     with interruption(lambda: None) as stop, torch.random.fork_rng(devices=devices):
         torch.manual_seed(prepared.config.machine.seed + prepared.world.rank)
-        if on_features(prepared.config, linear_head=has_linear_head(prepared.loaded.module)):
+        if uses_cached_features(
+            prepared.config, linear_head=has_linear_head(prepared.loaded.module)
+        ):
             fill_features_only(prepared, accelerator)
         else:
             train_on_photos(prepared, accelerator, stop)
@@ -215,7 +217,9 @@ def _train_and_write(prepared: Prepared) -> tuple[TrainingOutput, dict[str, Any]
     """Trains and writes the results; returns the outcome and its metrics."""
     accelerator = make_accelerator(prepared.config.machine)
     warning = "Interrupted: finishing this step and saving. Ctrl-C again ends at once."
-    by_features = on_features(prepared.config, linear_head=has_linear_head(prepared.loaded.module))
+    by_features = uses_cached_features(
+        prepared.config, linear_head=has_linear_head(prepared.loaded.module)
+    )
     train_on = train_on_features if by_features else train_on_photos
     with (
         interruption(lambda: prepared.callback(Note(text=warning))) as stop,

@@ -121,16 +121,18 @@ def inherit(
     Raises:
         ConfigError: `config` also names weights, or another network.
     """
-    asked = config.model
-    if asked.weights is not None:
+    requested = config.model
+    if requested.weights is not None:
         raise ConfigError(
             f"--from {parent.run.path} starts from the weights of that run, and "
-            f"--weights {asked.weights} from others. Leave one of them out."
+            f"--weights {requested.weights} from others. Leave one of them out."
         )
-    if asked.model is not None and _architecture(asked.model) != _architecture(parent.model):
+    if requested.model is not None and _architecture(requested.model) != _architecture(
+        parent.model
+    ):
         raise ConfigError(
-            f"--model {asked.model}: {parent.run.path} is a {parent.model}, and --from continues "
-            "with its network. Leave --model out, or start a new run without --from."
+            f"--model {requested.model}: {parent.run.path} is a {parent.model}, and --from "
+            "continues with its network. Leave --model out, or start a new run without --from."
         )
     channels = config.pixels.channels
     if channels is not None and channels != parent.preprocessing.channels:
@@ -142,8 +144,11 @@ def inherit(
     before = parent.description.get("settings", {})
     for setting in settings():
         section = before.get(setting.concern, {})
-        name, asked_value = setting.name, getattr(getattr(config, setting.concern), setting.name)
-        untouched = asked_value == setting.default and name not in explicit
+        name, requested_value = (
+            setting.name,
+            getattr(getattr(config, setting.concern), setting.name),
+        )
+        untouched = requested_value == setting.default and name not in explicit
         if name in INHERITED and name in section and untouched:
             changed.setdefault(setting.concern, {})[name] = section[name]
     replaced: dict[str, Any] = {

@@ -19,11 +19,11 @@ from finetune.training.optimizer import (
     UNFIT,
     Rates,
     check_optimizer,
+    default_lr,
     make_optimizer,
     network_groups,
     parameter_groups,
     set_lr,
-    usual_lr,
 )
 from finetune.training.schedule import Schedule
 
@@ -171,9 +171,9 @@ def test_optimizers_that_cannot_be_used_here_say_why() -> None:
 
 
 def test_a_usual_rate_goes_with_the_kind_of_optimizer() -> None:
-    assert usual_lr("adamw") == usual_lr("adafactor") == usual_lr("lookahead_radam") == 0.001
-    assert usual_lr("sgd") == usual_lr("lookahead_sgd") == usual_lr("nesterov") == 0.01
-    assert usual_lr("lion") < usual_lr("adamw") < usual_lr("lamb")
+    assert default_lr("adamw") == default_lr("adafactor") == default_lr("lookahead_radam") == 0.001
+    assert default_lr("sgd") == default_lr("lookahead_sgd") == default_lr("nesterov") == 0.01
+    assert default_lr("lion") < default_lr("adamw") < default_lr("lamb")
 
 
 @pytest.mark.parametrize("model", ["test_vit", "test_resnet", "test_convnext"])

@@ -23,7 +23,7 @@ SPEC = Preprocessing(size=32)
 MANY, FEW = DatasetSize(312, 4), DatasetSize(312, 40)
 
 
-def settled(
+def resolved(
     dataset_size: DatasetSize = MANY, *, weights: str | None = "w.safetensors", **flags: Any
 ) -> tuple[ResolvedConfig, list[str]]:
     base = {"model": "test_resnet", "weights": weights, "device": "cpu"}
@@ -34,7 +34,7 @@ def settled(
 
 
 def test_on_the_cpu_the_head_trains_on_cached_features() -> None:
-    config, notes = settled()
+    config, notes = resolved()
     assert notes == [
         "CPU, 312 photos: head on cached features. Add --mode full for the full network."
     ]
@@ -44,10 +44,10 @@ def test_on_the_cpu_the_head_trains_on_cached_features() -> None:
 
 
 def test_with_augmentation_the_features_are_not_cached_and_it_is_not_said() -> None:
-    config, notes = settled(augment="light")
+    config, notes = resolved(augment="light")
     assert notes == ["CPU, 312 photos: head. Add --mode full for the full network."]
     assert not on_features(config, linear_head=True)
-    config, notes = settled(views=3)
+    config, notes = resolved(views=3)
     assert notes == [
         "CPU, 312 photos: head on cached features. Add --mode full for the full network."
     ]
@@ -57,10 +57,10 @@ def test_with_augmentation_the_features_are_not_cached_and_it_is_not_said() -> N
 def test_on_a_gpu_the_photos_of_a_label_decide(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resolving, "choose_device", lambda asked: torch.device("cuda"))
     monkeypatch.setattr(resolving, "try_batch_sizes", lambda *args, **options: 32)
-    config, notes = settled(MANY)
+    config, notes = resolved(MANY)
     assert config.training.mode == "full"
     assert notes == ["CUDA, 312 photos of 4 labels, 30 each or more: the full network trains."]
-    config, notes = settled(FEW)
+    config, notes = resolved(FEW)
     assert config.training.mode == "head"
     assert notes == [
         "CUDA, 312 photos of 40 labels, fewer than 30 each: head on cached features. Add --mode "
@@ -69,19 +69,19 @@ def test_on_a_gpu_the_photos_of_a_label_decide(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_without_pretrained_weights_the_full_network_trains() -> None:
-    config, notes = settled(weights="none")
+    config, notes = resolved(weights="none")
     assert config.training.mode == "full"
     assert notes == ["No pretrained weights, 312 photos: the full network trains."]
 
 
 def test_settings_of_the_backbone_ask_for_it_to_train() -> None:
-    config, notes = settled(layer_decay=0.75, freeze_norm=True)
+    config, notes = resolved(layer_decay=0.75, freeze_norm=True)
     assert config.training.mode == "full"
     assert config.training.backbone_lr_scale == 0.03
     assert notes == ["--layer-decay and --freeze-norm, 312 photos: the full network trains."]
-    assert settled(mode="gradual")[0].training.backbone_lr_scale == 0.03
+    assert resolved(mode="gradual")[0].training.backbone_lr_scale == 0.03
     with pytest.raises(ConfigError) as error:
-        settled(mode="head", drop_path=0.1, progressive_size=32, layer_decay=0.5)
+        resolved(mode="head", drop_path=0.1, progressive_size=32, layer_decay=0.5)
     assert str(error.value) == (
         "--mode head does not train the backbone; use --mode full, or leave out --layer-decay, "
         "--drop-path and --progressive-size."
@@ -89,7 +89,7 @@ def test_settings_of_the_backbone_ask_for_it_to_train() -> None:
 
 
 def test_a_mode_that_was_asked_for_is_not_explained() -> None:
-    config, notes = settled(mode="gradual")
+    config, notes = resolved(mode="gradual")
     assert notes == []
     assert (config.training.epochs, config.training.lr) == (12, 0.001)
     assert config.augmentation.augment == "standard"
@@ -98,17 +98,17 @@ def test_a_mode_that_was_asked_for_is_not_explained() -> None:
 @pytest.mark.parametrize("mode", ["head", "gradual"])
 def test_modes_that_need_a_backbone_refuse_one_from_scratch(mode: str) -> None:
     with pytest.raises(ConfigError, match=f"--mode {mode} with --weights none"):
-        settled(mode=mode, weights="none")
+        resolved(mode=mode, weights="none")
 
 
 def test_the_rate_goes_with_the_optimizer_and_is_said() -> None:
-    config, notes = settled(mode="full", optimizer="sgd", schedule="one_cycle")
+    config, notes = resolved(mode="full", optimizer="sgd", schedule="one_cycle")
     assert config.training.lr == 0.01
     assert config.training.warmup == 0.3
     assert notes == ["Learning rate 0.01, the default for sgd."]
-    assert settled(mode="full", optimizer="sgd", lr=0.5)[1] == []
+    assert resolved(mode="full", optimizer="sgd", lr=0.5)[1] == []
     with pytest.raises(ConfigError, match="--optimizer adamm: timm has no such optimizer"):
-        settled(optimizer="adamm")
+        resolved(optimizer="adamm")
 
 
 @pytest.mark.parametrize(
@@ -128,11 +128,11 @@ def test_the_rate_goes_with_the_optimizer_and_is_said() -> None:
 def test_targets_are_smoothed_where_a_head_begins_from_nothing(
     flags: dict[str, Any], smoothing: float
 ) -> None:
-    assert settled(**flags)[0].training.label_smoothing == smoothing
+    assert resolved(**flags)[0].training.label_smoothing == smoothing
 
 
 def test_mixup_and_cutmix_are_numbers_of_the_recipe() -> None:
-    config, _ = settled(mode="full", mixup=0.3, cutmix=0.1)
+    config, _ = resolved(mode="full", mixup=0.3, cutmix=0.1)
     recipe = config.recipe_or_none
     assert recipe is not None
     assert recipe.mix_probability == pytest.approx(0.4)
@@ -140,12 +140,12 @@ def test_mixup_and_cutmix_are_numbers_of_the_recipe() -> None:
     assert recipe.crop_area_min == named("standard").crop_area_min
     # Settled twice, as a run's config.json is when it becomes the next run's settings.
     assert resolve_network(config)[0].recipe == config.recipe
-    strong, _ = settled(mode="full", augment="strong", mixup=0.0)
+    strong, _ = resolved(mode="full", augment="strong", mixup=0.0)
     found = strong.recipe_or_none
     assert found is not None
     assert found.mix_probability == 0
     with pytest.raises(ConfigError) as error:
-        settled(mixup=0.7, cutmix=0.5)
+        resolved(mixup=0.7, cutmix=0.5)
     assert str(error.value) == (
         "--mixup 0.7 and --cutmix 0.5: each step uses one of them, so their probabilities must "
         "add up to at most 1."
@@ -153,10 +153,10 @@ def test_mixup_and_cutmix_are_numbers_of_the_recipe() -> None:
 
 
 def test_drop_path_is_an_argument_of_the_network_where_it_has_one() -> None:
-    config, _ = settled(mode="full", drop_path=0.2)
+    config, _ = resolved(mode="full", drop_path=0.2)
     assert config.model_args == {"drop_path_rate": 0.2}
     with pytest.raises(ModelError) as error:
-        settled(mode="full", model="vgg11", drop_path=0.2)
+        resolved(mode="full", model="vgg11", drop_path=0.2)
     assert str(error.value) == (
         "--drop-path 0.2: vgg11 has no blocks that can be skipped (stochastic depth). Leave "
         "--drop-path out, or use a ResNet, ConvNeXt or ViT."
@@ -165,14 +165,14 @@ def test_drop_path_is_an_argument_of_the_network_where_it_has_one() -> None:
 
 def test_growing_photos_need_a_recipe() -> None:
     with pytest.raises(ConfigError) as error:
-        settled(mode="full", progressive_size=32, augment="mine.yaml")
+        resolved(mode="full", progressive_size=32, augment="mine.yaml")
     assert str(error.value) == (
         "--progressive-size needs a recipe: the pipeline file mine.yaml gives photos of one size."
     )
 
 
 def batched(**flags: Any) -> tuple[ResolvedConfig, list[str]]:
-    return settled(DatasetSize(photos=4000, labels=3), mode="full", **flags)
+    return resolved(DatasetSize(photos=4000, labels=3), mode="full", **flags)
 
 
 def test_on_the_cpu_it_is_the_reference() -> None:

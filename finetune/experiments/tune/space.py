@@ -20,7 +20,7 @@ from finetune.models.registry import (
     resolve_preprocessing,
 )
 from finetune.training.device import choose_device
-from finetune.training.optimizer import usual_lr
+from finetune.training.optimizer import default_lr
 from finetune.training.resolve import DEFAULT_BACKBONE_SHARE, DEFAULT_SMOOTHING
 
 if TYPE_CHECKING:
@@ -222,7 +222,7 @@ def _suggest(space: Space, sampler: _Sampler) -> dict[str, Any]:
         optimizer = flags.get("optimizer") or space.base.optimization.optimizer
         # A factor instead of a rate, since the default rate depends on the optimizer.
         factor = sampler.number("lr_factor", 0.1, 10.0, 1.0, log=True)
-        flags["lr"] = rounded(usual_lr(optimizer) * factor)
+        flags["lr"] = rounded(default_lr(optimizer) * factor)
     sampler.set_choice(flags, "batch_size", [32, 16, 64])
     if mode != "head":
         # In head mode each training chooses its L2 strength on validation.

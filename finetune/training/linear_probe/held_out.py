@@ -93,11 +93,11 @@ def hold_out(
         return None
     train, validation = data.train, data.validation
     count = len(train)
-    asked = data.features.keys(validation)
+    requested = data.features.keys(validation)
     kept = CachedPhotos(
         features=data.features,
         # Augmented views are of training photos alone.
-        views=[[*view, *asked] for view in data.views],
+        views=[[*view, *requested] for view in data.views],
         targets=np.concatenate([train.targets, validation.targets]).astype(np.int64),
     )
     folds = _folds(prepared, kept.targets, count)

@@ -471,7 +471,7 @@ def test_text_has_enough_contrast(
     page = open_page(shared_server.address, color_scheme=scheme)
     page.click("#to-single")
     page.wait_for_selector(".suggestion .assigned")
-    texts = (".name", "#tally", ".suggestion .quiet", ".label:not(.has) .count", ".facts")
+    texts = (".name", "#tally", ".suggestion .quiet", ".label:not(.has) .count", ".details")
     for selector in texts:
         colors = page.evaluate(
             """(selector) => { let node = document.querySelector(selector);

@@ -44,7 +44,7 @@ function preload() {
 }
 
 function caption(row) {
-  const facts = [
+  const details = [
     folderName(row),
     row.taken?.replace("T", " "),
     row.width && `${row.width} × ${row.height}`,
@@ -55,7 +55,7 @@ function caption(row) {
     "div",
     { className: "caption" },
     el("strong", { className: "file" }, fileName(row)),
-    el("span", { className: "facts" }, facts.join(" · ")),
+    el("span", { className: "details" }, details.join(" · ")),
     marks.map((mark) => el("span", { className: "badge" }, mark)),
     el("span", { className: "place" }, `${queue.place + 1} of ${queue.list.length.toLocaleString("en")}`),
   );
