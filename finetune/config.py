@@ -1,6 +1,6 @@
-"""Settings as frozen dataclasses, one per concern; a field has its default, help and bounds.
+"""Settings as frozen dataclasses, one per section; a field has its default, help and bounds.
 
-`finetune.config_io` merges them from file and flags, and checks them. Nothing here imports torch.
+`finetune.config_io` merges them from file and flags, and checks them. Imports no torch.
 """
 
 from __future__ import annotations

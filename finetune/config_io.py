@@ -29,7 +29,7 @@ from finetune.errors import ConfigError
 
 @dataclass(frozen=True)
 class Setting:
-    """One field of one concern, as the command line and the docs see it."""
+    """One field of a config section, for the command line and the docs."""
 
     concern: str
     name: str
@@ -42,7 +42,7 @@ class Setting:
 
     @property
     def flag(self) -> str:
-        """The command line's name of it: ``--batch-size``."""
+        """Name on the command line: ``--batch-size``."""
         return "--" + self.name.replace("_", "-")
 
 
@@ -59,7 +59,7 @@ def settings(config_type: type = TrainConfig) -> Iterator[Setting]:
 
 
 def problems(config: TrainConfig) -> list[str]:
-    """Returns one sentence for each setting that cannot work; empty when all can."""
+    """Returns one sentence for each invalid setting; empty if all are valid."""
     found = []
     for setting in settings(type(config)):
         value = getattr(getattr(config, setting.concern), setting.name)
@@ -75,12 +75,12 @@ def resolve(
     """Returns the checked config of defaults, then a file's sections, then flags by field name.
 
     Args:
-        from_file: ``{concern: {field: value}}`` as a TOML file or a run's config.json has it.
+        from_file: ``{section: {field: value}}``, as in a TOML file or a run's config.json.
         from_flags: ``{field: value}``; a value of None counts as not given. ``model_arg`` is a
-            mapping of its own, laid over the file's section ``[model_args]``.
+            mapping that overrides entries of the file's section ``[model_args]``.
 
     Raises:
-        ConfigError: Names every unknown or impossible setting in one message.
+        ConfigError: Names every unknown or invalid setting in one message.
     """
     by_name = {setting.name: setting for setting in settings()}
     values: dict[str, dict[str, Any]] = {setting.concern: {} for setting in by_name.values()}
@@ -136,7 +136,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """Returns a config as plain JSON values, section by section."""
+    """Returns a config as JSON values, section by section."""
     plain: dict[str, Any] = dataclasses.asdict(config)
     return {
         concern: {
@@ -148,7 +148,7 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def choices(annotation: Any) -> tuple[str, ...] | None:
-    """Returns the allowed words of a ``Literal`` or ``Literal | None`` annotation, else None."""
+    """Returns the allowed values of a ``Literal`` or ``Literal | None`` annotation, else None."""
     bare = strip_none(annotation)
     return get_args(bare) if get_origin(bare) is Literal else None
 
@@ -212,7 +212,7 @@ def settings_toml(
 
     Args:
         config: The settings.
-        always: Names that are written even where they are the default.
+        always: Names of settings that are also written at their default.
         comment: Written first, each line after a ``#``.
 
     Example:

@@ -1,20 +1,20 @@
-"""Every way in which finetune refuses or fails, as one tree.
+"""Exceptions of finetune, as one tree.
 
     FinetuneError                 base of all; the command line prints it and exits 1
-    ├── ConfigError               settings that cannot work; names every bad one in one message
+    ├── ConfigError               invalid settings; one message names all of them
     ├── PhotoError
     │   ├── DecodeError           one photo could not be opened: .path, .reason
     │   └── CollectionError       the collection cannot be used: empty, one label ...
     │       └── CatalogError      its catalog cannot be opened: newer schema, locked, read-only
-    ├── AugmentError              an augmentation recipe or pipeline file that does not work
+    ├── AugmentError              an invalid augmentation recipe or pipeline file
     ├── ModelError                unknown model, weights that do not fit, a refused weights file
-    │   └── WeightsUnavailable    pretrained weights are neither here nor to be had
-    ├── DeviceError               a device that is not there, or that ran out of memory
+    │   └── WeightsUnavailable    pretrained weights are neither on disk nor can be downloaded
+    ├── DeviceError               a device that does not exist, or that ran out of memory
     ├── RunError                  no run, one that exists already, nothing to resume
-    ├── StorageError              a file could not be written; nothing old is lost
-    └── MissingExtra              an optional package is needed: says which extra to install
+    ├── StorageError              a file could not be written; older files are intact
+    └── MissingExtra              an optional package is needed: names the extra to install
 
-A message says which file, label or flag, what was found, and what to do next.
+A message names the file, label or flag, what was found, and the next step.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from pathlib import Path
 
 
 class FinetuneError(Exception):
-    """Base of all errors that a person can do something about."""
+    """Base of all errors that the user can resolve."""
 
 
 class ConfigError(FinetuneError):
-    """Settings that cannot work."""
+    """Invalid settings."""
 
 
 class PhotoError(FinetuneError):
-    """Something about photos on disk."""
+    """Base of errors about photos on disk."""
 
 
 class DecodeError(PhotoError):
     """One photo could not be opened.
 
     Attributes:
-        path: The file, or None where the photo came as bytes.
-        reason: What is wrong with it, in a few words: ``"truncated"``, ``"not a photo"`` ...
+        path: The file, or None for a photo given as bytes.
+        reason: A few words: ``"truncated"``, ``"not a photo"`` ...
     """
 
     def __init__(self, path: Path | None, reason: str) -> None:
@@ -53,7 +53,7 @@ class DecodeError(PhotoError):
 
 
 class CollectionError(PhotoError):
-    """The collection as a whole cannot be used."""
+    """The collection cannot be used."""
 
 
 class CatalogError(CollectionError):
@@ -61,7 +61,7 @@ class CatalogError(CollectionError):
 
 
 class AugmentError(FinetuneError):
-    """An augmentation recipe or pipeline file that does not work."""
+    """An invalid augmentation recipe or pipeline file."""
 
 
 class ModelError(FinetuneError):
@@ -69,23 +69,23 @@ class ModelError(FinetuneError):
 
 
 class WeightsUnavailable(ModelError):  # noqa: N818 - reads better where it is caught
-    """Pretrained weights are neither on this machine nor to be had."""
+    """Pretrained weights are neither on this machine nor can be downloaded."""
 
 
 class DeviceError(FinetuneError):
-    """A device that was asked for and cannot be used."""
+    """A requested device that cannot be used."""
 
 
 class RunError(FinetuneError):
-    """A run folder that is none, exists already, or has nothing to resume."""
+    """A run folder that does not exist, exists already, or has nothing to resume."""
 
 
 class StorageError(FinetuneError):
-    """A file could not be written; what was there before is intact."""
+    """A file could not be written; an older version is intact."""
 
 
 class MissingExtra(FinetuneError):  # noqa: N818 - as above
-    """An optional package is needed for what was asked."""
+    """A requested feature needs an optional package."""
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(

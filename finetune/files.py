@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: atomic writes, folder names, the cache folder."""
+"""Atomic file writes, safe file names, and cache folders."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HIDDEN_FOLDER = ".finetune"
 
 @contextlib.contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Turns an OSError while writing `path` into a StorageError that says what to do."""
+    """Turns an OSError while writing `path` into a StorageError with the next step."""
     try:
         yield
     except OSError as error:
@@ -39,9 +39,9 @@ def storage_errors(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a neighbor of `path` to write to; it replaces `path` once it is whole and on disk.
+    """Yields a temporary file beside `path`; it replaces `path` once it is complete and on disk.
 
-    When the block fails, the neighbor is removed and `path` is what it was before.
+    If the block fails, the temporary file is removed and `path` is unchanged.
 
     Raises:
         StorageError: The disk is full or the folder cannot be written; the old file is intact.
@@ -113,12 +113,12 @@ def safe_name(text: str, *, fallback: str = "unnamed") -> str:
 
 
 def user_cache_folder() -> Path:
-    """Returns the folder for caches that belong to no collection; `FINETUNE_CACHE` overrides it."""
+    """Returns the folder for caches shared by all collections; `FINETUNE_CACHE` overrides it."""
     override = os.environ.get("FINETUNE_CACHE")
     if override:
         return Path(override)
     folder = platformdirs.user_cache_path("finetune", appauthor=False)
-    # Where earlier versions kept it on every system; catalogs in it stay in use.
+    # Folder of earlier versions on every system; catalogs in it stay in use.
     earlier = Path.home() / ".cache" / "finetune"
     return earlier if earlier.is_dir() and not folder.is_dir() else folder
 
@@ -142,10 +142,10 @@ def _sync_folder(folder: Path) -> None:
 
 
 def collection_cache_dir(root: Path, catalog: Path | None = None) -> Path:
-    """Returns the folder for a collection's caches; nothing is made there yet.
+    """Returns the folder for a collection's caches, without creating it.
 
     It is ``.finetune`` in the collection, or a folder of this user's cache where the collection
-    cannot be written or a person keeps its catalog elsewhere.
+    cannot be written or the user chose another place for the catalog.
     """
     hidden = root / HIDDEN_FOLDER
     if catalog is None and os.access(hidden if hidden.exists() else root, os.W_OK):

@@ -1,8 +1,8 @@
-"""CSV files that a spreadsheet opens as they are meant: any script, and no cell that computes.
+"""CSV files for spreadsheets: text in any script, and no cell that runs as a formula.
 
 Excel takes a CSV file for UTF-8 only by its byte order mark, and it runs a cell that begins with
 ``=``, ``+``, ``-`` or ``@`` as a formula. Labels and file names come from other people's folders,
-so such text gets an apostrophe before it (OWASP, "CSV Injection"), which reading takes off again.
+so such text gets an apostrophe before it (OWASP, "CSV Injection"), which reading removes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")
 
 
 def guard(text: str) -> str:
-    """Returns `text` as a cell that no spreadsheet computes; `unguard` gives it back.
+    """Returns `text` as a cell that no spreadsheet runs as a formula; `unguard` is the inverse.
 
     Example:
         >>> guard("=1+1"), guard("heron")
@@ -29,7 +29,7 @@ def guard(text: str) -> str:
 
 
 def unguard(cell: str) -> str:
-    """Returns the text that `guard` made `cell` of."""
+    """Returns the text of a cell made by `guard`."""
     return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 

@@ -1,4 +1,4 @@
-"""Collection of photos: the readable ones with their labels, and the files that cannot be read."""
+"""Collection of photos with their labels, and of the files that cannot be read."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ from finetune.photos.near_duplicates.hashing import PhotoHashes
 from finetune.photos.quality import Quality
 
 Part = Literal["train", "validation", "test"]
-"""One side of a split."""
+"""Part of a split."""
 
 HASH_KINDS = ("perceptual", "average", "difference", "wavelet")
-"""The kinds of hash, in the order in which they are packed."""
+"""Kinds of hashes, in their packed order."""
 
 _PACKED = struct.Struct("<8Q")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Photo:
-    """A readable photo file; takes about 1 kB of memory.
+    """Readable photo file; takes about 1 kB of memory.
 
     Attributes:
         path: Path below the collection's root, with ``/``, spelled as on disk.
         digest: BLAKE2b-128 of the file's content, 32 hexadecimal digits; equal for exact copies.
-        labels: In NFC: those a person assigned, else the folder's name; empty for a photo that lies
+        labels: In NFC: the assigned ones, else the folder's name; empty for an unlabeled photo
             directly in the root.
         part: From a folder ``train/``, ``val/`` or ``test/``, else None.
         width: In pixels, upright, at full size; so is `height`.
         taken_at: Local time of the exposure in ISO form, from EXIF.
         camera: Maker and model from EXIF.
-        crop: Chosen by a person or proposed by a model.
+        crop: Set by a person or proposed by a model.
         group: Assigned by a person.
         packed_hashes: 64 bytes, read by `hash_array`.
         file_bytes: Size of the file.
-        confirmed: Whether a person set the labels; with no labels, that none fits.
+        confirmed: Whether a person assigned the labels, or marked that none fits.
     """
 
     path: str
@@ -62,13 +62,13 @@ class Photo:
 
     @property
     def folder(self) -> str:
-        """The path of the photo's folder below the root; empty for the root itself."""
+        """Path of the photo's folder below the root; empty for the root itself."""
         return self.path.rpartition("/")[0]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Problem:
-    """A file with the name of a photo that cannot be read.
+    """Unreadable file with the suffix of a photo.
 
     Attributes:
         path: Path below the collection's root, with ``/``.
@@ -96,7 +96,7 @@ class Collection:
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
-        """All labels, sorted."""
+        """Labels, sorted."""
         return tuple(sorted({label for photo in self.photos for label in photo.labels}))
 
     @cached_property

@@ -1,7 +1,6 @@
 """Crops, and the square network input of photos of any shape, resampled once.
 
-`load_image` is the one way from a file to a network's pixels, so that training, prediction,
-serving and export cannot differ in it.
+Training, prediction, serving and export all use `load_image`, so that their pixels are the same.
 
 Coordinates are continuous: pixel ``i`` of an axis covers ``[i, i + 1)``, the photo ``[0, width]``.
 """
@@ -26,10 +25,10 @@ PADDING = (124, 116, 104)
 """Color around a padded photo: ImageNet's mean, which normalization turns into about zero."""
 
 DRAFT_MARGIN = 2
-"""A photo is decoded at this many times the pixels that are needed, or more.
+"""Minimum ratio of the decoded size to the needed size.
 
-JPEG's scaled decoding is a box filter. With two of its pixels a side for each one wanted, the
-resize that follows still decides how sharp the result is.
+JPEG's scaled decoding is a box filter. At twice the needed size the subsequent resize still
+determines the sharpness of the result.
 """
 
 _RESAMPLING = {
@@ -87,7 +86,7 @@ class Crop:
         return x - half, y - half, x + half, y + half
 
     def inside(self, width: int, height: int) -> Crop:
-        """Returns the nearest crop that lies wholly inside a photo of this size."""
+        """Returns the nearest crop that lies entirely inside a photo of this size."""
         side = min(self.side, 1.0)
         half = side * min(width, height) / 2
         x = min(max(self.center_x * width, half), width - half)
@@ -136,8 +135,8 @@ def crop_and_resize(
     Args:
         image: ``(H, W, 3) uint8`` RGB, upright.
         size: Side of the result in pixels.
-        fit: What to do without a crop: ``crop`` cuts the largest centered square out, ``pad`` keeps
-            the whole photo between bars of `PADDING`, ``squash`` stretches it.
+        fit: Without a crop: ``crop`` takes the largest centered square, ``pad`` keeps the full
+            photo between bars of `PADDING`, ``squash`` stretches it.
         crop: Crop to use in place of `fit`.
         interpolation: ``bicubic``, ``bilinear``, ``lanczos``, ``hamming``, ``box`` or ``nearest``.
 

@@ -1,7 +1,8 @@
 """Journaled moves, copies and links of photos that can be undone and never overwrite a file.
 
-Each step is written to a journal, and is on disk, before its file moves. After a power cut every
-photo is either where it was or where the journal says, and `MoveJournal.undo` puts it back.
+Each step is written to a journal, and is on disk, before its file moves. After a power failure
+every photo is either at its source or at its target in the journal, and `MoveJournal.undo` moves it
+back.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Move:
 
 @dataclass(frozen=True, kw_only=True)
 class MoveResult:
-    """Steps that were done or undone, and those that were not, each with the reason."""
+    """Steps that were done or undone, and the others, each with the reason."""
 
     done: tuple[Move, ...]
     problems: tuple[tuple[Move, str], ...]
@@ -58,7 +59,7 @@ class MoveJournal:
     Args:
         path: The journal, a file of JSON lines.
         target_root: Folder that the files go to.
-        source_root: Folder that they come from; None allows any absolute path.
+        source_root: Folder of the sources; None allows any absolute path.
     """
 
     def __init__(self, path: Path, *, target_root: Path, source_root: Path | None = None) -> None:
@@ -67,7 +68,7 @@ class MoveJournal:
         self.source_root = source_root
 
     def prepare(self) -> None:
-        """Creates the journal's folder and drops a line that a power cut left unfinished.
+        """Creates the journal's folder and removes a line that a power failure cut off.
 
         Raises:
             StorageError: The folder cannot be written.
@@ -134,7 +135,7 @@ class MoveJournal:
                 raise CollectionError(
                     f"{self.path}, line {number} is damaged: {line[:80]!r}."
                 ) from error
-            # A journal may come from a stranger: it must not move files anywhere else.
+            # A journal may be untrusted: it must not move files anywhere else.
             for path in (move.source, move.target):
                 below = self.source_root is not None or path is move.target
                 if ".." in Path(path).parts or bool(Path(path).anchor) is below:
@@ -144,7 +145,7 @@ class MoveJournal:
             if owner not in (None, str(self.source_root)) and self.source_root is not None:
                 raise CollectionError(
                     f"{self.target_root} holds photos of {owner}, not of {self.source_root}. "
-                    "Name the collection that they came from, or choose another folder."
+                    "Name the collection of these photos, or choose another folder."
                 )
             moves.append(move)
         return tuple(moves)
@@ -152,8 +153,8 @@ class MoveJournal:
     def undo(self, *, progress: Progress | None = None) -> MoveResult:
         """Undoes all steps, the last first, so that a path moved twice ends with its first file.
 
-        A file that was changed, or whose old place is taken, stays, and its step stays in the
-        journal. Folders that are left empty are removed; so is a journal that is left empty.
+        A file that was changed, or whose old path is taken, stays, and its step stays in the
+        journal. Empty folders and an empty journal are removed.
 
         Args:
             progress: Called as ``progress(done, total)``.
@@ -191,7 +192,7 @@ class MoveJournal:
         return MoveResult(done=tuple(done), problems=tuple(problems))
 
     def _undo_one(self, move: Move) -> str | None:
-        """Undoes a step whose target exists; returns the reason where it must not."""
+        """Undoes a step whose target exists; returns the reason if it must not."""
         source, target = self._source_path(move.source), self.target_root / move.target
         with storage_errors(source):
             match move.transfer:
@@ -275,7 +276,7 @@ def restore(root: Path, folder: Path, *, progress: Progress | None = None) -> Mo
 
 
 def free_path(target: Path) -> Path:
-    """Returns the path, or one with a number where a file has it already."""
+    """Returns the path, with a number if a file has it already."""
     free, number = target, 2
     while os.path.lexists(free):
         free = target.with_name(f"{target.stem} ({number}){target.suffix}")
@@ -294,7 +295,7 @@ def remove_empty_folders(folder: Path, root: Path) -> None:
 
 
 def _checked(entry: Any) -> Move:
-    """Returns a journal entry as a `Move`; KeyError, TypeError or ValueError where it is none."""
+    """Returns a journal entry as a `Move`; raises KeyError, TypeError or ValueError."""
     if isinstance(entry, list):  # annotate's older journals
         source, target = entry
         entry = {"source": source, "target": target}
@@ -320,7 +321,7 @@ def _move(source: Path, target: Path) -> None:
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        # Another disk: the copy is whole and on disk before the original goes.
+        # Another disk: the copy is complete and on disk before the original is removed.
         _copy(source, target)
         source.unlink()
 

@@ -237,7 +237,7 @@ def _group_item(group: NearDuplicateGroup) -> Item:
 
 
 def _labeled_item(group: NearDuplicateGroup) -> Item:
-    """Returns a group that contradicts itself, with how many photos each label has."""
+    """Returns a group with several labels, and the number of photos of each."""
     counts = Counter(label for item in group.photos for label in item.photo.labels)
     note = ", ".join(f"{label} ({count})" for label, count in sorted(counts.items()))
     return Item(paths=tuple(item.photo.path for item in group.photos), note=note)
@@ -276,7 +276,7 @@ def _spellings(labels: Sequence[str]) -> list[tuple[str, ...]]:
 
 
 def _folders_of_one_label(collection: Collection) -> list[tuple[str, set[str]]]:
-    """Returns the folders whose names are one label in NFC and spelled in two ways on disk."""
+    """Returns the folders whose names are one label in NFC, in two spellings on disk."""
     spelled = defaultdict(set)
     for photo in collection.photos:
         spelled[nfc(photo.folder)].add(photo.folder)
@@ -288,21 +288,21 @@ def _count(number: int, one: str, many: str | None = None) -> str:
 
 
 UNLABELED = ""
-"""Stands in a row for photos without a label."""
+"""Label of the row of photos without a label."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelRow:
-    """What there is of one label.
+    """Summary of one label.
 
     Attributes:
         label: The label; `UNLABELED` for photos that have none.
         photos: Photos that can be opened.
-        groups: Groups of two or more photos that show nearly the same.
-        scenes: Photos that differ: each group counts once.
+        groups: Groups of two or more near-duplicates.
+        scenes: Distinct photos: each group counts once.
         bad: Files in the label's folder that cannot be opened.
         smallest_side: Shorter side of the smallest photo in pixels; None without a photo.
-        median_side: Shorter side of the middle photo.
+        median_side: Median of the shorter sides.
         largest_side: Shorter side of the largest photo.
     """
 
@@ -317,7 +317,7 @@ class LabelRow:
 
 
 def summarize_labels(collection: Collection, groups: Sequence[str]) -> tuple[LabelRow, ...]:
-    """Returns a row for each label, sorted; last, where there are such, for photos without one.
+    """Returns a row for each label, sorted; photos without a label are the last row, if any.
 
     Args:
         collection: A scanned collection.

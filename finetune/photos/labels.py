@@ -1,4 +1,4 @@
-"""Labels as text and as numbers: one spelling each, enough photos each, one fixed order."""
+"""Labels: spelling, class order, and checks that each has enough photos."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _NAMES: Mapping[str, Part] = {
 
 
 def find_parts(paths: Iterable[str]) -> dict[str, Part]:
-    """Returns the part that each folder directly under the root stands for; empty for none.
+    """Returns the part of each folder directly under the root; empty without ready-made parts.
 
-    They count as parts only where every folder of photos is one of them, training is among them
-    beside another one, and labels lie below; so a collection of trains and buses has no parts.
+    They are parts only if every folder of photos is one of them, one is the training part, there is
+    another one, and labels lie below; so a collection of trains and buses has no parts.
 
     Args:
         paths: Paths of photos below the root, with ``/``.
@@ -59,7 +59,7 @@ def place_of(path: str, parts: Mapping[str, Part]) -> tuple[str | None, Part | N
 
 
 SEPARATOR = "|"
-"""Between the labels of a photo that has several; a backslash makes it part of a label."""
+"""Separator of the labels of a photo; a backslash escapes it."""
 
 
 def join_labels(labels: Sequence[str]) -> str:
@@ -82,7 +82,7 @@ def split_labels(cell: str) -> tuple[str, ...]:
 logger = logging.getLogger(__name__)
 
 ENOUGH_PHOTOS = 20
-"""A label with fewer photos is named, with advice, when a training begins."""
+"""Number of photos below which a training names a label, with advice."""
 
 _MAX_NAMED = 6
 
@@ -105,7 +105,7 @@ def label_of_folder(folder: str) -> str | None:
 
 
 def photo_counts(photos: Sequence[Photo]) -> dict[str, int]:
-    """Returns how many photos each label has, sorted by label; a photo counts for each of its."""
+    """Returns the number of photos by label, sorted; a photo counts for each of its labels."""
     counts = Counter(label for photo in photos for label in photo.labels)
     return dict(sorted(counts.items()))
 
@@ -138,15 +138,15 @@ def targets_of(photos: Sequence[Photo], labels: Sequence[str]) -> NDArray[np.int
 def check_labels(
     collection: Collection, *, min_photos: int | None = None, least: int = 2
 ) -> Collection:
-    """Returns the photos of a collection that a classifier can be trained on.
+    """Returns the photos of a collection for training a classifier.
 
-    Photos without a label are left out, and so are labels below `min_photos`; both are said with
+    Photos without a label are left out, and so are labels below `min_photos`; both with a
     ``logging.warning``.
 
     Args:
-        collection: What a scan found.
-        min_photos: Leave out labels with fewer photos; None raises for a label that has too few.
-        least: How many labels there must be: one is enough where other photos have none.
+        collection: A scanned collection.
+        min_photos: Leave out labels with fewer photos; None: a label with too few is an error.
+        least: Required number of labels: one is enough if other photos have none.
 
     Raises:
         CollectionError: There is no label or only one, a label has too few photos, or a label has
@@ -188,7 +188,7 @@ def check_labels(
 
 
 def without_labels(photos: Sequence[Photo], labels: Mapping[str, object]) -> tuple[Photo, ...]:
-    """Returns photos with these labels taken off, without those that have no other label."""
+    """Returns photos without these labels; photos without another label are left out."""
     kept = []
     for photo in photos:
         rest = tuple(label for label in photo.labels if label not in labels)
@@ -199,10 +199,10 @@ def without_labels(photos: Sequence[Photo], labels: Mapping[str, object]) -> tup
 
 
 def few_photos(photos: Sequence[Photo], *, enough: int = ENOUGH_PHOTOS) -> str | None:
-    """Returns advice on labels with few photos, in words; None where there are none.
+    """Returns advice on labels with few photos as text; None without any.
 
     Args:
-        photos: The photos that take part.
+        photos: The photos of the training.
         enough: Labels with fewer photos are named.
     """
     counts = photo_counts(photos)
@@ -264,10 +264,10 @@ ROOT = "."
 
 @dataclass(frozen=True, kw_only=True)
 class MultiLabelPhotos:
-    """What takes part, and what a person must know of it.
+    """Photos of a multi-label training, and notes for the user.
 
     Attributes:
-        collection: Photos with all their labels; without any where none fits.
+        collection: Photos with all their labels; without labels if none fits.
         notes: A sentence each.
     """
 
@@ -281,12 +281,12 @@ def multilabel_photos(
     """Returns the photos of a collection with all their labels, each content once.
 
     A file that lies in several label folders has the labels of all of them. A photo has none of the
-    labels where a person said so (in the catalog, or by an empty line of an imported file), or
-    where it lies in the folder `negatives`. Other photos without a label are left out: nobody knows
-    what they show.
+    labels if it was marked so (in the catalog, or by an empty line of an imported file), or if it
+    lies in the folder `negatives`. Other photos without a label are left out: their labels are
+    unknown.
 
     Args:
-        collection: What a scan found.
+        collection: A scanned collection.
         negatives: Folder below the root (or below a ready part) whose photos have no label; ``.``
             for those in no folder.
         min_photos: Leave out labels with fewer photos, as in `check_labels`.
@@ -324,7 +324,7 @@ def multilabel_photos(
         )
     if unknown:
         notes.append(
-            f"{_photos(unknown)} without a label left out. If none of the labels fits them, say so "
+            f"{_photos(unknown)} without a label left out. If none of the labels fits, mark them "
             "with --negatives, or in finetune annotate."
         )
     return MultiLabelPhotos(
@@ -348,9 +348,9 @@ def _without_labels(photo: Photo, negatives: str | None) -> Photo:
 
 
 def merge_copies(photos: Sequence[Photo]) -> tuple[list[Photo], int]:
-    """Returns each content once in each part, with the labels of all its copies; and how many.
+    """Returns each content once in each part, with the labels of all its copies.
 
-    The number is that of the copies that were merged into another.
+    Also returns the number of merged copies.
     """
     labels_of: dict[str, set[str]] = {}
     confirmed: set[str] = set()

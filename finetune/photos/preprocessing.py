@@ -1,4 +1,4 @@
-"""InputSpec: what a network expects of its pixels. No torch, so that predict can read it early."""
+"""Preprocessing: size, fit and normalization of a network's input (imports no torch)."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from finetune.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """How a photo becomes a network's input.
+    """Preprocessing from a photo to a network's input.
 
-    A photo is made square by `fit` at `working_size`, and the network sees the center `size` pixels
-    of that image, divided by 255, less `mean`, divided by `std`. A network of one channel sees the
-    luma of the same pixels (`finetune.photos.decode.color.to_gray`).
+    A photo is made square by `fit` at `working_size`; the network's input is the center `size`
+    pixels of that image, divided by 255, minus `mean`, divided by `std`. A network of one channel
+    sees the luma of the same pixels (`finetune.photos.decode.color.to_gray`).
 
     Attributes:
         size: Side of the network's input in pixels.
@@ -24,8 +24,8 @@ class Preprocessing:
         std: Standard deviation of each channel in [0, 1], likewise.
         interpolation: ``"bicubic"`` or ``"bilinear"``.
         crop_pct: Share of the working image's side that the network sees.
-        fit: How a photo becomes square.
-        whiten: Whether each photo is brought to mean 0 and deviation 1 by itself, instead.
+        fit: Method to make a photo square: crop, pad or squash.
+        whiten: Whether each photo is normalized to mean 0 and deviation 1 by itself instead.
         channels: Channels of the network's input: 3 for color, 1 for gray.
 
     Raises:
@@ -58,12 +58,12 @@ class Preprocessing:
         return round(self.size / self.crop_pct)
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns plain JSON values."""
+        """Returns JSON values."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Preprocessing:
-        """Reads what `to_dict` gave; unknown keys are left out, so that newer runs open too."""
+        """Inverse of `to_dict`; ignores unknown keys, so that newer runs open too."""
         names = {item.name for item in dataclasses.fields(cls)}
         known = {name: value for name, value in values.items() if name in names}
         for name in ("mean", "std"):

@@ -1,4 +1,4 @@
-"""What can be measured of a photo without knowing its subject: light, contrast, sharpness."""
+"""Quality measures of a photo: brightness, contrast, sharpness."""
 
 from __future__ import annotations
 
@@ -10,38 +10,38 @@ from numpy.typing import NDArray
 from PIL import Image
 
 MEASURED_SIDE_PIXELS = 256
-"""Sharpness is measured at this shorter side, so that photos of any size compare."""
+"""Shorter side at which sharpness is measured, so that photos of all sizes are comparable."""
 
 
 DARK, BRIGHT = 0.08, 0.92
 """Mean gray levels beyond which a photo counts as too dark or too bright."""
 
 MIN_CONTRAST = 0.03
-"""Below this contrast a photo shows next to nothing: a covered lens, fog."""
+"""Contrast below which a photo shows almost nothing: a covered lens, fog."""
 
 BLURRED_SHARPNESS = 0.02
-"""Below this sharpness a photo counts as blurred. Of 450 sampled web photos the least sharp has
+"""Sharpness below which a photo counts as blurred. Of 450 sampled web photos the least sharp has
 0.026; a Gaussian blur of one pixel at the measured side brings three of four below 0.02."""
 
 TINY_SIDE_PIXELS = 64
-"""A photo with a shorter side below this has lost what a network could see."""
+"""Shorter side below which a photo has too little detail for a network."""
 
 LONG_RATIO = 3.0
 """Aspect ratio above which a square crop shows too small a part of the photo."""
 
 Fault = Literal["dark", "bright", "plain", "blurred", "tiny", "long"]
-"""What can be wrong with a photo that can be opened."""
+"""Quality faults of a readable photo."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Quality:
-    """Figures of one photo, each in [0, 1].
+    """Quality measures of one photo, each in [0, 1].
 
     Attributes:
         brightness: Mean gray level.
-        contrast: Standard deviation of the gray levels, as a share of the most there can be (0.5).
-        sharpness: Energy of the finest detail as a share of what white noise would have; 0 for a
-            plain image. See `measure`.
+        contrast: Standard deviation of the gray levels, as a share of the maximum (0.5).
+        sharpness: Energy of the finest detail as a share of that of white noise; 0 for a uniform
+            image. See `measure`.
     """
 
     brightness: float
@@ -50,7 +50,7 @@ class Quality:
 
 
 def small_gray(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Returns an image in gray, averaged down by a whole factor to `MEASURED_SIDE_PIXELS` or more.
+    """Returns a gray image, averaged down by an integer factor to `MEASURED_SIDE_PIXELS` or more.
 
     Args:
         image: ``(H, W, 3)`` RGB or ``(H, W)`` gray ``uint8``.
@@ -65,7 +65,7 @@ def small_gray(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def measure(image: NDArray[np.uint8]) -> Quality:
-    """Returns the figures of an image.
+    """Returns the quality measures of an image.
 
     Sharpness is the root of the mean squared Laplacian over that of white noise with the same
     variance (the 4-neighbor Laplacian of white noise has 20 times its variance). Dividing by the
@@ -89,9 +89,9 @@ def measure(image: NDArray[np.uint8]) -> Quality:
 
 
 def faults(quality: Quality | None, width: int, height: int) -> tuple[Fault, ...]:
-    """Returns what is wrong with a photo of these figures and this full size.
+    """Returns the faults of a photo with these measures and this full size.
 
-    A plain photo is not called blurred as well: there is nothing in it that could be sharp.
+    A photo without contrast does not count as blurred as well.
     """
     found: list[Fault] = []
     if quality is not None:

@@ -1,4 +1,4 @@
-"""From a folder to a `Collection`: reads what is new or changed, remembers the rest."""
+"""Scan of a folder: reads new and changed files, and takes the others from the catalog."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class PixelSink(Protocol):
 
     Attributes:
         size: Side of the images in pixels.
-        fit: How photos become square.
-        interpolation: How they are resampled.
+        fit: Method to make photos square: crop, pad or squash.
+        interpolation: Name of the resampling filter.
     """
 
     size: int
@@ -65,21 +65,21 @@ def scan(
     progress: Callable[[int, int], None] | None = None,
     sink: PixelSink | None = None,
 ) -> Collection:
-    """Returns the photos in a folder, with all that its catalog knows of them.
+    """Returns the photos in a folder with their entries in its catalog.
 
     Only files that are new or changed (by path, size and time) are read, each once. A bad photo is
-    a `Problem`; files that were moved or renamed keep what was said of them. When interrupted, what
-    was read so far is kept.
+    a `Problem`; files that were moved or renamed keep their annotations. After an interrupt, all
+    that was read is kept.
 
     Args:
         root: A folder with one sub-folder of photos for each label, at any depth.
-        catalog: Where the catalog is kept; None means ``.finetune`` in `root`, see `open_catalog`.
-        workers: Processes that read; None means one a usable core.
-        progress: Called with how many of the new files are done, and of how many.
+        catalog: Place of the catalog; None means ``.finetune`` in `root`, see `open_catalog`.
+        workers: Reader processes; None means one per usable core.
+        progress: Called as ``progress(done, total)`` for new files.
         sink: Stores the images of photos that it lacks.
 
     Raises:
-        CollectionError: There is no such folder, it cannot be read, or it holds no photo that can.
+        CollectionError: There is no such folder, it cannot be read, or it has no readable photo.
         CatalogError: The catalog cannot be used.
     """
     root = Path(root)
@@ -99,7 +99,7 @@ def update(
     progress: Callable[[int, int], None] | None = None,
     sink: PixelSink | None = None,
 ) -> None:
-    """Brings a catalog up to date with the files that were found; arguments are as in `scan`."""
+    """Updates a catalog from the files found; arguments are as in `scan`."""
     preprocessing = None
     if sink is not None:
         preprocessing = ResizeSettings(
@@ -125,7 +125,7 @@ def update(
 
 
 class _Planner:
-    """Decides which files must be read, and what is wanted of each."""
+    """Selects the files to read, and the output needed of each."""
 
     def __init__(
         self, catalog: Catalog, known: Mapping[str, FileMetadata], sink: PixelSink | None
@@ -165,7 +165,7 @@ class _Planner:
         return before.status == "bad" and before.reader == self._reader
 
     def _gone(self, files: Sequence[FoundFile]) -> dict[int, list[FileMetadata]]:
-        """Returns the files that have gone from where they were, by size."""
+        """Returns the files that are no longer at their paths, by size."""
         here = {file.path for file in files}
         gone = defaultdict(list)
         for path, metadata in self._known.items():
@@ -205,7 +205,7 @@ class _Writer:
         self._last = time.monotonic()
 
     def add(self, file: FoundFile, analysis: Analysis) -> None:
-        """Takes a result."""
+        """Adds a result."""
         self._files.append(
             FileMetadata(
                 path=file.path,
@@ -223,7 +223,7 @@ class _Writer:
             self.flush()
 
     def flush(self) -> None:
-        """Writes what has gathered."""
+        """Writes the collected results."""
         if self._files:
             self._catalog.record(self._files, self._photos)
             self._files, self._photos = [], []
@@ -248,12 +248,12 @@ def _checked(collection: Collection, found: Found) -> Collection:
 _NOT_PHOTOS = frozenset(
     ("__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found")
 )
-"""Folders, in lower case, in which systems keep copies and waste, thumbnails among them."""
+"""System folders of copies, thumbnails and deleted files, in lower case."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FoundFile:
-    """A file that is a photo by its name.
+    """File with the suffix of a photo.
 
     Attributes:
         path: Path below the root, with ``/``, spelled as on disk.
@@ -268,14 +268,14 @@ class FoundFile:
 
 @dataclass(kw_only=True, slots=True)
 class Found:
-    """What a walk found: files, and what could not be looked at."""
+    """Result of walking a folder: files, and entries that could not be read."""
 
     files: list[FoundFile] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
 
 
 def require_photos(root: Path, *, advice: str) -> Found:
-    """Returns what `find_photos` finds where there is something; `advice` ends the error's line.
+    """Returns the result of `find_photos`, with at least one photo; errors end with `advice`.
 
     Raises:
         CollectionError: There is no such folder, it cannot be read, or no photo is in it.
@@ -329,7 +329,7 @@ def _walk(
     entered: set[tuple[int, int]],
     links: deque[tuple[str, str]],
 ) -> None:
-    """Walks real folders; links to folders are put off, so that a folder's own name wins."""
+    """Walks real folders; links to folders come last, so that a folder's own name is used."""
     waiting = [(folder, prefix)]
     while waiting:
         folder, prefix = waiting.pop()

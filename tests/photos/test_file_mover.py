@@ -91,7 +91,7 @@ def test_folder_of_another_collection_is_refused(root: Path, tmp_path: Path) -> 
             act(other, tmp_path / "away")
         assert str(caught.value) == (
             f"{tmp_path / 'away'} holds photos of {root}, not of {other}. "
-            "Name the collection that they came from, or choose another folder."
+            "Name the collection of these photos, or choose another folder."
         )
 
 

@@ -203,7 +203,7 @@ def test_what_a_person_said_is_kept_and_none_counts_as_a_negative() -> None:
         "Several labels a photo: 1 photo with more than one, 1 with none, 1.17 labels a photo."
     )
     assert found.notes[1] == (
-        "1 photo without a label left out. If none of the labels fits them, say so with "
+        "1 photo without a label left out. If none of the labels fits, mark them with "
         "--negatives, or in finetune annotate."
     )
 

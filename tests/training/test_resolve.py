@@ -14,9 +14,9 @@ from finetune.training import resolve as resolving
 from finetune.training.resolve import (
     DatasetSize,
     ResolvedConfig,
-    on_features,
     resolve_network,
     resolve_training,
+    uses_cached_features,
 )
 
 SPEC = Preprocessing(size=32)
@@ -39,14 +39,14 @@ def test_on_the_cpu_the_head_trains_on_cached_features() -> None:
         "CPU, 312 photos: head on cached features. Add --mode full for the full network."
     ]
     assert (config.training.mode, config.training.epochs) == ("head", 25)
-    assert on_features(config, linear_head=True)
-    assert not on_features(config, linear_head=False)
+    assert uses_cached_features(config, linear_head=True)
+    assert not uses_cached_features(config, linear_head=False)
 
 
 def test_with_augmentation_the_features_are_not_cached_and_it_is_not_said() -> None:
     config, notes = resolved(augment="light")
     assert notes == ["CPU, 312 photos: head. Add --mode full for the full network."]
-    assert not on_features(config, linear_head=True)
+    assert not uses_cached_features(config, linear_head=True)
     config, notes = resolved(views=3)
     assert notes == [
         "CPU, 312 photos: head on cached features. Add --mode full for the full network."

@@ -21,25 +21,25 @@ EXCLUDE = "exclude"
 """Decision that leaves a photo out of the collection."""
 
 FLAG = "flag"
-"""Decision that marks a photo for another look."""
+"""Decision that flags a photo for review."""
 
 RESOLVED = "settled"
-"""Decision that a photo's label stands although annotators disagreed."""
+"""Decision that a photo's label is final although annotators disagreed."""
 
 VOTE = "label by "
-"""Before an annotator's name: the decision that holds that annotator's labels as JSON."""
+"""Prefix of the decision with an annotator's labels as JSON; the annotator's name follows."""
 
 _QUERY_KEYS = 900
 
 
 @dataclass(frozen=True, kw_only=True)
 class Annotations:
-    """All that people assigned to one photo, and its crop.
+    """Annotations of one photo by people, and its crop.
 
     Attributes:
-        labels: Empty where a person found that no label fits; None where nobody labeled it.
-        crop_source: Who chose the crop.
-        group: The group that a person put the photo in, or None.
+        labels: Empty if no label fits; None if not labeled.
+        crop_source: Source of the crop.
+        group: Assigned group, or None.
         decisions: Values by kind, such as `FLAG`.
     """
 
@@ -51,7 +51,7 @@ class Annotations:
 
     @cached_property
     def version(self) -> str:
-        """A short digest of what people assigned; empty for nothing.
+        """Short digest of the annotations by people; empty without any.
 
         It depends on no clock or process, so a page stays valid when the server restarts.
         """
@@ -65,7 +65,7 @@ class Annotations:
 
     @property
     def votes(self) -> dict[str, tuple[str, ...]]:
-        """The labels that each named annotator gave, by annotator."""
+        """Labels by named annotator."""
         return {
             kind.removeprefix(VOTE): tuple(json.loads(value))
             for kind, value in self.decisions.items()
@@ -77,7 +77,7 @@ NO_ANNOTATIONS = Annotations()
 
 
 class AnnotationWriter:
-    """Writes a person's annotations inside one action; see `Catalog.writer`.
+    """Writer of annotations by people inside one action; see `Catalog.writer`.
 
     Attributes:
         annotations: Those before the action, by digest of every photo that it may touch.
@@ -114,7 +114,7 @@ class AnnotationWriter:
         self._set("crop", {"digest": digest}, None if crop is None else crop.to_dict())
 
     def set_group(self, digest: str, name: str | None) -> None:
-        """Puts a photo into a group; None takes it out of the one it was put in."""
+        """Assigns a photo to a group; None removes the assignment."""
         values = None if name is None else {"name": nfc(name)}
         self._set("membership", {"digest": digest}, values)
 

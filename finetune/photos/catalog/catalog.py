@@ -1,8 +1,8 @@
 """Catalog of a collection: measurements, annotations and undo, in one SQLite file.
 
 Measurements and annotations belong to a photo's content (its digest), so that a moved, renamed or
-copied file keeps them. A person's annotation takes precedence over a folder's name and a model's
-proposal.
+copied file keeps them. An annotation by a person takes precedence over a folder's name and a
+model's proposal.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 
 class Catalog:
-    """An open catalog: the files and photos that scans found, and their annotations.
+    """Open catalog: scanned files and photos, and their annotations.
 
     Args:
         path: The SQLite file; created when missing.
@@ -73,12 +73,12 @@ class Catalog:
     def writer(
         self, what: str, digests: Iterable[str], *, seen: Mapping[str, str] | None = None
     ) -> Iterator[AnnotationWriter]:
-        """Yields a writer of one action, which is on disk when the block ends and can be undone.
+        """Yields the writer of one undoable action, which is on disk when the block ends.
 
         Args:
-            what: Description of the action, as undo will show it.
+            what: Description of the action, shown by undo.
             digests: All photos that the action touches.
-            seen: The `Annotations.version` that a page showed of each, by digest.
+            seen: `Annotations.version` of each photo as shown on a page, by digest.
 
         Raises:
             StaleError: A photo was changed after the page showed it; nothing was written.
@@ -103,7 +103,7 @@ class Catalog:
                 writer.set_labels(digest, names)
 
     def propose_crops(self, crops: Mapping[str, Crop | None]) -> int:
-        """Writes a model's crops, None for no crop; returns how many replaced no person's crop.
+        """Writes proposed crops (None: no crop) except where a person set one; returns their number.
 
         Proposals are not journaled, so undo does not touch them.
         """
@@ -127,7 +127,7 @@ class Catalog:
         return read_annotations(self._store, digests)
 
     def assigned_labels(self) -> dict[str, tuple[str, ...]]:
-        """Returns the labels that people assigned, by digest; empty where no label fits."""
+        """Returns the assigned labels by digest; empty if no label fits."""
         annotations = self.annotations().items()
         return {digest: found.labels for digest, found in annotations if found.labels is not None}
 
@@ -137,11 +137,11 @@ class Catalog:
         return {digest: Crop(center_x=x, center_y=y, side=side) for digest, x, y, side in rows}
 
     def crop_sources(self) -> dict[str, Source]:
-        """Returns who chose the crop of each photo that has one, by digest."""
+        """Returns the source of each crop, by digest."""
         return dict(self._store.read("SELECT digest, source FROM crop"))
 
     def groups(self) -> dict[str, str]:
-        """Returns the group that a person put photos in, by digest."""
+        """Returns the assigned groups by digest."""
         return dict(self._store.read("SELECT digest, name FROM membership"))
 
     def undo(self, number: int | None = None) -> Replayed | None:
@@ -172,7 +172,7 @@ class Catalog:
             return undo_log.history(connection, limit)
 
     def files(self) -> dict[str, FileMetadata]:
-        """Returns the files that scans found, by path; including those that are gone now."""
+        """Returns the scanned files by path, including those that no longer exist."""
         columns = ", ".join(FileMetadata.__slots__)
         return {
             row[0]: FileMetadata(**dict(zip(FileMetadata.__slots__, row, strict=True)))
@@ -185,7 +185,7 @@ class Catalog:
         return {row[0] for row in rows}
 
     def record(self, files: Sequence[FileMetadata], photos: Sequence[PhotoMetadata]) -> None:
-        """Writes what a scan found, in one transaction."""
+        """Writes the results of a scan in one transaction."""
         recorded_at = undo_log.now()
         with self._store.write() as connection:
             connection.executemany(
@@ -211,7 +211,7 @@ class Catalog:
             )
 
     def set_present(self, paths: Iterable[str]) -> None:
-        """Marks which files exist now; the others keep their rows in case they come back."""
+        """Marks the files that exist; the others keep their rows in case they return."""
         with self._store.write() as connection:
             before = {row[0] for row in connection.execute("SELECT path FROM file WHERE present")}
             now = set(paths)
@@ -227,7 +227,7 @@ class Catalog:
 
         Args:
             root: The folder that the catalog's paths are relative to.
-            with_excluded: Keep photos that a person excluded.
+            with_excluded: Keep excluded photos.
         """
         with self._store.snapshot():
             bad = self._store.read(

@@ -66,7 +66,7 @@ MIGRATIONS: tuple[str, ...] = (
     UPDATE journal SET changes = replace(changes, '"said_at":', '"recorded_at":');
     """,
 )
-"""One script a schema version. A released script is never edited: a change is a further script."""
+"""One script per schema version. Never edit a released script; append another one."""
 
 
 def connect(path: Path, *, timeout_seconds: float = BUSY_TIMEOUT_SECONDS) -> sqlite3.Connection:
@@ -99,7 +99,7 @@ def connect(path: Path, *, timeout_seconds: float = BUSY_TIMEOUT_SECONDS) -> sql
 
 
 def _use_write_ahead_log(connection: sqlite3.Connection, timeout_seconds: float) -> None:
-    """Switches to a write-ahead log, and waits for other processes that do so just now."""
+    """Switches to a write-ahead log; waits for other processes that do so at the same time."""
     # SQLite's own timeout does not cover this: two processes that both turn a read lock into a
     # write lock would wait for each other, so one of them fails at once.
     deadline = time.monotonic() + timeout_seconds
@@ -116,7 +116,7 @@ def _use_write_ahead_log(connection: sqlite3.Connection, timeout_seconds: float)
 
 @contextlib.contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """Commits what is written inside as one, or none of it when an exception passes."""
+    """Commits all writes of the block as one transaction, or none of them after an exception."""
     # IMMEDIATE takes the write lock at once: a deferred one can fail half-way, without waiting.
     connection.execute("BEGIN IMMEDIATE")
     try:
@@ -154,7 +154,7 @@ def translated(path: Path) -> Iterator[None]:
         if "not a database" in text or "malformed" in text:
             raise CatalogError(
                 f"{path} is damaged or is not a catalog. Move it away to start a new one; labels "
-                "and crops that were given by hand are in that file alone."
+                "and crops assigned by hand are only in that file."
             ) from error
         raise
 
@@ -184,14 +184,14 @@ def _version(connection: sqlite3.Connection, path: Path) -> int:
     if version > len(MIGRATIONS):
         raise CatalogError(
             f"The catalog {path} was written by a newer finetune (schema {version}; this one "
-            f"knows up to {len(MIGRATIONS)}). Update finetune, or choose another catalog with "
+            f"reads up to {len(MIGRATIONS)}). Update finetune, or choose another catalog with "
             "--catalog."
         )
     return version
 
 
 class Store:
-    """A catalog's connection. May be shared by threads, and by processes on one file.
+    """Connection of a catalog. May be shared by threads, and by processes on one file.
 
     Args:
         path: The SQLite file; created when missing.
@@ -218,7 +218,7 @@ class Store:
 
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[sqlite3.Connection]:
-        """Makes all reads inside see the catalog at one moment."""
+        """Runs all reads of the block on one snapshot of the catalog."""
         with self._lock, translated(self.path):
             if self._connection.in_transaction:
                 yield self._connection
@@ -231,6 +231,6 @@ class Store:
 
     @contextlib.contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
-        """Commits all changes inside as one, or none of them when an exception passes."""
+        """Commits all changes of the block as one transaction, or none after an exception."""
         with self._lock, translated(self.path), transaction(self._connection):
             yield self._connection

@@ -39,14 +39,14 @@ class Action:
 
 @dataclass(frozen=True, kw_only=True)
 class Replayed:
-    """An action that was undone or redone, and the photos that it touched."""
+    """Undone or redone action, with the photos that it changed."""
 
     what: str
     digests: tuple[str, ...]
 
 
 class StaleError(Exception):
-    """Another action changed these photos after they were shown; nothing was written."""
+    """Another action changed the photos after they were shown; nothing was written."""
 
     def __init__(self, digests: Sequence[str]) -> None:
         super().__init__(f"{len(digests)} photos have changed since")
@@ -54,7 +54,7 @@ class StaleError(Exception):
 
 
 class Recorder:
-    """Changes rows inside an open transaction and keeps their values from before."""
+    """Changes rows inside an open transaction and records their previous values."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
@@ -67,7 +67,7 @@ class Recorder:
         self._changes.append((table, before, row))
 
     def remove(self, table: str, key: Row) -> None:
-        """Deletes the row with this key, where there is one."""
+        """Deletes the row with this key, if any."""
         before = _find(self._connection, table, key)
         if before is not None:
             _delete(self._connection, table, key)
@@ -103,7 +103,7 @@ def replay(
         number: The action that is expected; None takes any.
 
     Returns:
-        The action, or None where there is none.
+        The action, or None without one.
 
     Raises:
         StaleError: The action to replay is not the expected one.
@@ -145,13 +145,13 @@ def now() -> str:
 
 
 def _same(before: Row | None, after: Row | None) -> bool:
-    """Returns whether two rows differ in nothing but their time."""
+    """Returns whether two rows are equal except for their time."""
     if before is None or after is None:
         return before is after
     return {**before, "recorded_at": None} == {**after, "recorded_at": None}
 
 
-# Table and column names come from KEYS and from our own rows, never from a person.
+# Table and column names come from KEYS and from our own rows, never from user input.
 def _find(connection: sqlite3.Connection, table: str, row: Row) -> dict[str, Any] | None:
     where, values = _where(table, row)
     cursor = connection.execute(f"SELECT * FROM {table} WHERE {where}", values)

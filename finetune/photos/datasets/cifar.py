@@ -137,7 +137,7 @@ def _binary_batch(
     record = 1 + PIXELS
     if not content or len(content) % record:
         raise CollectionError(
-            f"{name} has {len(content):,} bytes, not a whole number of records of "
+            f"{name} has {len(content):,} bytes, not a multiple of the record size of "
             f"{record:,}. Download it again."
         )
     rows = np.frombuffer(content, np.uint8).reshape(-1, record)
@@ -226,7 +226,7 @@ _NUMERIC_MODULES = ("numpy.core.numeric", "numpy._core.numeric")
 
 
 def load_restricted(content: bytes) -> Any:
-    """Returns what a pickle holds: numbers, text, bytes, lists, dicts, and arrays of bytes.
+    """Returns the value in a pickle: numbers, text, bytes, lists, dicts, and arrays of bytes.
 
     Args:
         content: The pickle, of any protocol; text of Python 2 is read as latin-1.
@@ -247,7 +247,7 @@ def load_restricted(content: bytes) -> Any:
 
 
 class _RefusedError(Exception):
-    """A pickle with something other than plain values and arrays of bytes."""
+    """Pickle with content other than simple values and arrays of bytes."""
 
 
 class _Stub:

@@ -52,7 +52,7 @@ def read_folder(folder: Path, *, only: Path | None = None) -> ImageSet | None:
         match = _IDX.fullmatch(path.name)
         if match and path.is_file():
             key = (match["stem"], _PARTS[match["part"]])
-            # A file that lies there packed and unpacked is read once.
+            # A file that exists packed and unpacked is read once.
             files.setdefault(key, {}).setdefault(match["what"], path)
     if only is not None:
         match = _IDX.fullmatch(only.name)
@@ -97,7 +97,7 @@ def read_idx(path: Path, *, axes: int) -> NDArray[np.uint8]:
         axes: How many axes it must have.
 
     Raises:
-        CollectionError: It is no idx file of that kind, or has another size than it says.
+        CollectionError: It is not such an idx file, or its size differs from the declared one.
     """
     try:
         with gzip.open(path) if _is_gzipped(path) else path.open("rb") as file:

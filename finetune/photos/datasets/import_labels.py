@@ -27,7 +27,7 @@ class LabelImport:
     Attributes:
         format: Format of the label table.
         new: Labels to write, by digest.
-        kept: Photos that keep a person's different labels, as (path, labels not imported).
+        kept: Photos that keep their different assigned labels, as (path, labels not imported).
         same: Number of photos that already have the imported labels.
         unknown: Rows that match no photo of the collection.
         unlabeled: Number of rows without a label.
@@ -95,9 +95,9 @@ def plan_import(
     Args:
         table: The rows to import.
         collection: The photos to label.
-        assigned: Labels that a person assigned before, by digest.
+        assigned: Labels assigned before, by digest.
         beside: The folder of the table, against which relative paths are resolved.
-        overwrite: Replace a person's different labels.
+        overwrite: Replace different assigned labels.
         empty_is_none: Import a row without a label as "no label fits" instead of skipping it.
     """
     find = _Finder(collection, beside)
@@ -140,7 +140,7 @@ def plan_import(
 
 
 def apply_import(catalog: Catalog, plan: LabelImport) -> int:
-    """Writes a planned import as a person's labels; returns the number of photos labeled.
+    """Writes a planned import as assigned labels; returns the number of photos labeled.
 
     Each set of labels is one action of the catalog's journal.
     """

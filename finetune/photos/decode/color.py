@@ -1,4 +1,4 @@
-"""From whatever a file stores to 8-bit sRGB: profiles, depth, palettes, transparency."""
+"""Conversion to 8-bit sRGB: color profiles, bit depth, palettes, transparency."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _WIDE_MODES = frozenset(("I", "F", "I;16", "I;16L", "I;16B", "I;16N"))
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Returns a loaded image of any mode as 8-bit sRGB, with what is transparent laid on white."""
+    """Returns a loaded image of any mode as 8-bit sRGB, composited on white."""
     profile = image.info.get("icc_profile")
     image, alpha = _split_alpha(image)
     if image.mode == "LAB":
@@ -56,7 +56,7 @@ def _white_level(image: Image.Image, values: NDArray[np.float64]) -> float:
     """Returns the stored value that means white."""
     highest = float(values.max(initial=0.0))
     if image.mode == "F":
-        # A float file says nothing of its range: 0 to 1 and 0 to 255 are the two in use.
+        # A float file does not declare its range: 0 to 1 and 0 to 255 are the two in use.
         return 1.0 if highest <= 1 else max(255.0, highest)
     bits = getattr(image, "tag_v2", {}).get(258)  # TIFF's BitsPerSample
     depth = bits[0] if isinstance(bits, tuple) and bits else bits
@@ -78,10 +78,10 @@ def _apply(transform: ImageCms.ImageCmsTransform | None, image: Image.Image) -> 
 
 @functools.lru_cache(maxsize=16)
 def _srgb_transform(profile: bytes | None, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """Returns the way from an embedded profile to sRGB, or None where there is nothing to do.
+    """Returns the transform from an embedded profile to sRGB, or None if none is needed.
 
     Nearly every camera embeds sRGB itself, spelled in a dozen ways: a profile that moves no color
-    of a coarse cube by more than one level is taken for sRGB, which saves a pass over the pixels.
+    of a coarse cube by more than one level is treated as sRGB, which saves a pass over the pixels.
     """
     if not profile:
         return None

@@ -89,7 +89,7 @@ class _NoWorkersError(Exception):
 
 
 class _Worker:
-    """A worker process."""
+    """Worker process."""
 
     def __init__(self, preprocessing: ResizeSettings | None) -> None:
         try:
@@ -258,7 +258,7 @@ READY = b"ready\n"
 
 
 class WorkerError(RuntimeError):
-    """A bug in a worker process."""
+    """Bug in a worker process."""
 
 
 def main() -> None:

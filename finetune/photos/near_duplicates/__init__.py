@@ -1,1 +1,1 @@
-"""Near-duplicates: hashes, pairs, groups, and groups as shown to a person."""
+"""Near-duplicates: hashes, pairs, pairs and groups."""

@@ -28,9 +28,9 @@ from finetune.photos.near_duplicates.pairs import (
 
 
 class Components:
-    """A union-find over ``0 .. size - 1`` that takes whole arrays of pairs at once.
+    """Union-find over ``0 .. size - 1`` that processes arrays of pairs at once.
 
-    The result does not depend on the order in which pairs come.
+    The result does not depend on the order of the pairs.
     """
 
     def __init__(self, size: int) -> None:
@@ -164,7 +164,7 @@ image, or taken within seconds by the same camera."""
 
 @dataclass(frozen=True, kw_only=True)
 class GroupedPhoto:
-    """A photo of a near-duplicate group.
+    """Photo of a near-duplicate group.
 
     Attributes:
         kind: Relation to the best photo; None for the best photo itself.
@@ -202,7 +202,7 @@ class NearDuplicateGroup:
 
     @property
     def contradicts(self) -> bool:
-        """Whether the labels of its photos differ; photos without a label do not count."""
+        """Whether the labels of its photos differ; photos without a label are ignored."""
         return len({item.photo.labels for item in self.photos if item.photo.labels}) > 1
 
 

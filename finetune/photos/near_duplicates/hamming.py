@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from finetune.errors import ConfigError
 
 MAX_DISTANCE_BITS = 20
-"""Beyond this a table would probe most of its buckets, and photos are no near-duplicates."""
+"""Maximum distance: beyond it most buckets would be probed, and photos are not near-duplicates."""
 
 _CHUNKS = 4
 _CHUNK_BITS = 16
@@ -30,7 +30,7 @@ Indices = NDArray[np.intp]
 
 
 class PairBlock(NamedTuple):
-    """A block of pairs; all arrays have one length.
+    """Block of pairs; all arrays have the same length.
 
     Attributes:
         first: Indices into the first array of hashes.

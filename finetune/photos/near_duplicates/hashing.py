@@ -41,7 +41,7 @@ _DCT = 2 * np.cos(
 
 @dataclass(frozen=True, kw_only=True)
 class PhotoHashes:
-    """The four hashes of one image; each an unsigned 64-bit number.
+    """Four hashes of one image; each an unsigned 64-bit number.
 
     Attributes:
         perceptual: From the lowest frequencies; the best one for near-duplicates.
@@ -61,7 +61,7 @@ def hash_image(image: NDArray[np.uint8]) -> PhotoHashes:
 
     Args:
         image: ``(H, W, 3)`` or ``(H, W) uint8``, upright. A shorter side of `HASH_SIDE_PIXELS` is
-            enough; a larger image is first averaged down by a whole factor to no less than that.
+            enough; a larger image is first averaged down by an integer factor to no less.
     """
     return _hashes(_small_images(image))
 

@@ -63,7 +63,7 @@ def near_duplicate_blocks(
 ) -> Iterator[PairBlock]:
     """Yields near-duplicate pairs among some of the photos, as positions in `chosen`.
 
-    A pair that matches both directly and mirrored (a symmetric subject) comes twice.
+    A pair that matches both directly and mirrored (a symmetric subject) is yielded twice.
     """
     hashes = prints.perceptual[chosen]
     second = prints.difference[chosen]
@@ -134,13 +134,13 @@ def burst_pairs(prints: Fingerprints, *, within_seconds: float, max_bits: int) -
 
 
 FEATURELESS_CONTRAST = 0.02
-"""Below this contrast a photo is featureless: a standard deviation of 2.5 of 255 gray levels."""
+"""Contrast below which a photo is featureless: a standard deviation of 2.5 of 255 gray levels."""
 
 FEATURELESS_TIES = 32
-"""With more equal neighbors than this in the difference hash (of 64) a photo is featureless."""
+"""Equal neighbors in the difference hash (of 64) above which a photo is featureless."""
 
 FEATURELESS_FREQUENCIES = 24
-"""With fewer bits set in its perceptual hash a photo is featureless: usually half of the 64
+"""Set bits of the perceptual hash below which a photo is featureless: usually half of the 64
 frequencies lie above their median, but in a featureless photo most are zero."""
 
 
@@ -154,7 +154,7 @@ class Fingerprints:
         difference: Difference hashes, ``uint64``.
         mirrored_perceptual: Perceptual hashes of the mirror images.
         mirrored_difference: Difference hashes of the mirror images.
-        featureless: Whether a photo shows too little for its hashes to be meaningful (black, sky, a
+        featureless: Whether a photo has too little detail for meaningful hashes (black, sky, a
             gradient): their bits are rounding noise, or the same for all such photos.
         seconds: Time of exposure in seconds, NaN where unknown.
         camera: Numbers that are equal for the same camera; photos without one share a number.

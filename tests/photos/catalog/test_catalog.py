@@ -311,7 +311,7 @@ def test_newer_schema_is_refused_with_one_line(tmp_path: Path) -> None:
     with pytest.raises(CatalogError) as caught:
         Catalog(path)
     assert str(caught.value) == (
-        f"The catalog {path} was written by a newer finetune (schema 7; this one knows up to "
+        f"The catalog {path} was written by a newer finetune (schema 7; this one reads up to "
         f"{len(store.MIGRATIONS)}). Update finetune, or choose another catalog with --catalog."
     )
 
@@ -387,7 +387,7 @@ def test_damaged_and_foreign_files_are_refused(tmp_path: Path) -> None:
         Catalog(damaged)
     assert str(caught.value) == (
         f"{damaged} is damaged or is not a catalog. Move it away to start a new one; labels and "
-        "crops that were given by hand are in that file alone."
+        "crops assigned by hand are only in that file."
     )
     foreign = tmp_path / "foreign.sqlite3"
     connection = sqlite3.connect(foreign)

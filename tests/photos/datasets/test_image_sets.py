@@ -285,7 +285,7 @@ def test_a_binary_batch_of_half_a_record_is_refused(tmp_path: Path, rows: dict[s
     with pytest.raises(CollectionError) as error:
         read_image_set(source)
     assert str(error.value) == (
-        f"{source}: test_batch.bin has 12,291 bytes, not a whole number of records of "
+        f"{source}: test_batch.bin has 12,291 bytes, not a multiple of the record size of "
         "3,073. Download it again."
     )
 
