@@ -103,7 +103,7 @@ class Catalog:
                 writer.set_labels(digest, names)
 
     def propose_crops(self, crops: Mapping[str, Crop | None]) -> int:
-        """Writes proposed crops (None: no crop) except where a person set one; returns their number.
+        """Writes proposed crops (None: no crop) except over set ones; returns their number.
 
         Proposals are not journaled, so undo does not touch them.
         """
