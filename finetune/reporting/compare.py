@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -22,6 +22,150 @@ from finetune.reporting.formatting import count
 from finetune.reporting.gallery import make_thumbnails
 from finetune.reporting.page import write_page
 from finetune.reporting.run_record import RunRecord, setting_text
+
+SIGNIFICANT = 0.05
+"""p-value below which a difference is called significant."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contender:
+    """Run with its predictions for the photos to compare on.
+
+    Attributes:
+        name: Unique name.
+        record: The run's files.
+        part: Part of the predictions, in words.
+        predictions: Its predictions.
+    """
+
+    name: str
+    record: RunRecord
+    part: str
+    predictions: Sequence[Prediction]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """Row of a run in the table, with metrics on the photos that all runs share."""
+
+    name: str
+    top1: float
+    top1_interval: Interval
+    balanced_accuracy: float
+    ece: float
+    parameters: int | None
+    training_seconds: float | None
+    images_per_second: float | None
+    size_bytes: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelChange:
+    """Accuracy of two runs on the photos of one label."""
+
+    label: str
+    photos: int
+    first: float
+    second: float
+
+    @property
+    def change(self) -> float:
+        """Accuracy of the second minus that of the first."""
+        return self.second - self.first
+
+
+@dataclass(frozen=True, kw_only=True)
+class Disagreement:
+    """Photo that only one of two runs predicts correctly."""
+
+    path: str
+    label: str
+    first: str
+    first_probability: float
+    second: str
+    second_probability: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """Two runs on the same photos.
+
+    Attributes:
+        both: Photos that both predict correctly.
+        neither: Photos that both predict wrongly.
+        only_first: Photos that only the first predicts correctly, the most confident first.
+        only_second: Photos that only the second predicts correctly, the most confident first.
+        difference: Accuracy of the second minus that of the first.
+        difference_interval: Its 95 % paired bootstrap interval.
+        p_value: p-value of McNemar's exact test.
+        labels: Change in accuracy of each label, the greatest loss first.
+    """
+
+    first: str
+    second: str
+    both: int
+    neither: int
+    only_first: tuple[Disagreement, ...]
+    only_second: tuple[Disagreement, ...]
+    difference: float
+    difference_interval: Interval
+    p_value: float
+    labels: tuple[LabelChange, ...]
+
+    @property
+    def reach(self) -> str:
+        """Sentence with the interval of the difference, in favor of the better run."""
+        low, high = self.difference_interval
+        if self.difference < 0:
+            low, high = -high, -low
+        return (
+            f"The difference lies between {low * 100:+.1f} and {high * 100:+.1f} of 100 photos "
+            "(95 % interval)."
+        )
+
+    @property
+    def verdict(self) -> str:
+        """Sentence with the result of the significance test."""
+        points = abs(self.difference) * 100
+        if not self.only_first and not self.only_second:
+            return f"{self.first} and {self.second} are right on the same photos."
+        if self.difference == 0:
+            return f"{self.first} and {self.second} are right equally often."
+        better, other = (
+            (self.second, self.first) if self.difference > 0 else (self.first, self.second)
+        )
+        chance = "which is significant" if self.p_value < SIGNIFICANT else "which may be chance"
+        return (
+            f"{better} is right on {points:.1f} more of 100 photos than {other}, "
+            f"{chance} (p = {self.p_value:.2g})."
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Runs side by side.
+
+    Attributes:
+        photos: Number of photos that all runs predicted.
+        notes: Caveats to read before the figures.
+        rows: One row per run, in the order given.
+        settings: Settings that differ: name, and the value of each run.
+        pairs: The first run against each of the others.
+    """
+
+    photos: int
+    notes: tuple[str, ...]
+    rows: tuple[Row, ...]
+    settings: tuple[tuple[str, tuple[Any, ...]], ...]
+    pairs: tuple[Pair, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain JSON values."""
+        plain = asdict(self)
+        for pair, written in zip(self.pairs, plain["pairs"], strict=True):
+            written["verdict"] = pair.verdict
+        plain["settings"] = {name: list(values) for name, values in self.settings}
+        return plain
 
 
 def contender(name: str, record: RunRecord, part: str | None = None) -> Contender:
@@ -212,163 +356,17 @@ def _label_changes(
     labels: Sequence[str], right_one: np.ndarray, right_two: np.ndarray
 ) -> tuple[LabelChange, ...]:
     names = np.array(labels)
-    changes = []
-    for label in sorted(set(labels)):
-        chosen = names == label
-        changes.append(
-            LabelChange(
-                label=label,
-                photos=int(chosen.sum()),
-                first=float(right_one[chosen].mean()),
-                second=float(right_two[chosen].mean()),
-            )
+    changes = [
+        LabelChange(
+            label=label,
+            photos=int(chosen.sum()),
+            first=float(right_one[chosen].mean()),
+            second=float(right_two[chosen].mean()),
         )
+        for label in sorted(set(labels))
+        for chosen in [names == label]
+    ]
     return tuple(sorted(changes, key=lambda c: (c.change, c.label)))
-
-
-SIGNIFICANT = 0.05
-"""p-value below which a difference is called significant."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Contender:
-    """Run with its predictions for the photos to compare on.
-
-    Attributes:
-        name: Unique name.
-        record: The run's files.
-        part: Part of the predictions, in words.
-        predictions: Its predictions.
-    """
-
-    name: str
-    record: RunRecord
-    part: str
-    predictions: Sequence[Prediction]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """Row of a run in the table, with metrics on the photos that all runs share."""
-
-    name: str
-    top1: float
-    top1_interval: Interval
-    balanced_accuracy: float
-    ece: float
-    parameters: int | None
-    training_seconds: float | None
-    images_per_second: float | None
-    size_bytes: int | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelChange:
-    """Accuracy of two runs on the photos of one label."""
-
-    label: str
-    photos: int
-    first: float
-    second: float
-
-    @property
-    def change(self) -> float:
-        """Accuracy of the second minus that of the first."""
-        return self.second - self.first
-
-
-@dataclass(frozen=True, kw_only=True)
-class Disagreement:
-    """Photo that only one of two runs predicts correctly."""
-
-    path: str
-    label: str
-    first: str
-    first_probability: float
-    second: str
-    second_probability: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pair:
-    """Two runs on the same photos.
-
-    Attributes:
-        both: Photos that both predict correctly.
-        neither: Photos that both predict wrongly.
-        only_first: Photos that only the first predicts correctly, the most confident first.
-        only_second: Photos that only the second predicts correctly, the most confident first.
-        difference: Accuracy of the second minus that of the first.
-        difference_interval: Its 95 % paired bootstrap interval.
-        p_value: p-value of McNemar's exact test.
-        labels: Change in accuracy of each label, the greatest loss first.
-    """
-
-    first: str
-    second: str
-    both: int
-    neither: int
-    only_first: tuple[Disagreement, ...]
-    only_second: tuple[Disagreement, ...]
-    difference: float
-    difference_interval: Interval
-    p_value: float
-    labels: tuple[LabelChange, ...]
-
-    @property
-    def reach(self) -> str:
-        """Sentence with the interval of the difference, in favor of the better run."""
-        low, high = self.difference_interval
-        if self.difference < 0:
-            low, high = -high, -low
-        return (
-            f"The difference lies between {low * 100:+.1f} and {high * 100:+.1f} of 100 photos "
-            "(95 % interval)."
-        )
-
-    @property
-    def verdict(self) -> str:
-        """Sentence with the result of the significance test."""
-        points = abs(self.difference) * 100
-        if not self.only_first and not self.only_second:
-            return f"{self.first} and {self.second} are right on the same photos."
-        if self.difference == 0:
-            return f"{self.first} and {self.second} are right equally often."
-        better, other = (
-            (self.second, self.first) if self.difference > 0 else (self.first, self.second)
-        )
-        chance = "which is significant" if self.p_value < SIGNIFICANT else "which may be chance"
-        return (
-            f"{better} is right on {points:.1f} more of 100 photos than {other}, "
-            f"{chance} (p = {self.p_value:.2g})."
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """Runs side by side.
-
-    Attributes:
-        photos: Number of photos that all runs predicted.
-        notes: Caveats to read before the figures.
-        rows: One row per run, in the order given.
-        settings: Settings that differ: name, and the value of each run.
-        pairs: The first run against each of the others.
-    """
-
-    photos: int
-    notes: tuple[str, ...]
-    rows: tuple[Row, ...]
-    settings: tuple[tuple[str, tuple[Any, ...]], ...]
-    pairs: tuple[Pair, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns plain JSON values."""
-        plain = asdict(self)
-        for pair, written in zip(self.pairs, plain["pairs"], strict=True):
-            written["verdict"] = pair.verdict
-        plain["settings"] = {name: list(values) for name, values in self.settings}
-        return plain
 
 
 MAX_PHOTOS = 300
@@ -417,17 +415,7 @@ def write_comparison(
                 {
                     "names": [pair.first, pair.second],
                     "sides": [
-                        [
-                            [
-                                d.path,
-                                d.label,
-                                d.first,
-                                d.first_probability,
-                                d.second,
-                                d.second_probability,
-                            ]
-                            for d in side
-                        ]
+                        [list(astuple(row)) for row in side]
                         for side in (pair.only_first, pair.only_second)
                     ],
                 }
