@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from finetune.cli.command import Device, Open, Seed, open_page, read_collection
-from finetune.cli.console import Json, Quiet, count, make_table, output
+from finetune.cli.console import Json, Quiet, make_table, output
 from finetune.errors import ConfigError
+from finetune.formatting import count, duration, interval, number, percent
 
 if TYPE_CHECKING:
     from finetune.evaluation.predictions import Prediction
@@ -173,7 +174,6 @@ def _predictions(
 
 
 def _print(found: Comparison) -> None:
-    from finetune.reporting.formatting import duration, interval, number, percent
     from finetune.reporting.run_record import setting_text
 
     for note in found.notes:

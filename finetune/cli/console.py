@@ -134,11 +134,6 @@ def make_table(*columns: str, title: str | None = None, right: tuple[str, ...] =
     return table
 
 
-def count(number: int, noun: str) -> str:
-    """Returns a number with its noun, such as ``1 photo`` or ``2,000 photos``."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
 output = Output()
 """The output of the running command."""
 

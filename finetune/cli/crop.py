@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from finetune.cli.command import CatalogPath, Photos, photos_folder, read_collection
-from finetune.cli.console import Json, Quiet, Yes, count, make_table, output
+from finetune.cli.console import Json, Quiet, Yes, make_table, output
 from finetune.errors import ConfigError
+from finetune.formatting import count
 
 if TYPE_CHECKING:
     from finetune.curation.crop_policy import CropPolicy, Method

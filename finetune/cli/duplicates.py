@@ -12,6 +12,7 @@ import typer
 from finetune.cli.command import CatalogPath, Photos, photos_folder, read_collection
 from finetune.cli.console import Json, Quiet, make_table, output
 from finetune.errors import ConfigError
+from finetune.formatting import count
 
 if TYPE_CHECKING:
     from finetune.photos.file_mover import MoveResult
@@ -124,19 +125,14 @@ def _show(groups: Sequence[NearDuplicateGroup], photos: int, limit: int) -> None
         "burst": ("frame of a burst", "frames of bursts"),
     }
     found = ", ".join(
-        f"{kinds[kind]:,} {one if kinds[kind] == 1 else many}"
-        for kind, (one, many) in names.items()
-        if kinds[kind]
+        count(kinds[kind], one, many) for kind, (one, many) in names.items() if kinds[kind]
     )
-    output.text(
-        f"{len(groups):,} {'group' if len(groups) == 1 else 'groups'} among {photos:,} photos: "
-        f"{found} beside the best."
-    )
+    output.text(f"{count(len(groups), 'group')} among {photos:,} photos: {found} beside the best.")
     contradicting = [group for group in groups if group.contradicts]
     if contradicting:
-        first, count = contradicting[0], len(contradicting)
+        first = contradicting[0]
         output.warn(
-            f"{count:,} {'group is' if count == 1 else 'groups are'} under different "
+            f"{count(len(contradicting), 'group is', 'groups are')} under different "
             f"labels, {first.best.path} ({' / '.join(first.labels)}) among them. "
             "Resolve them with: finetune annotate"
         )
@@ -193,8 +189,7 @@ def _undo(root: Path, folder: Path) -> None:
 
 
 def _report(moves: MoveResult, what: str) -> None:
-    count = len(moves.done)
-    output.text(f"{count:,} {'photo' if count == 1 else 'photos'} {what}")
+    output.text(f"{count(len(moves.done), 'photo')} {what}")
     for move, reason in moves.problems:
         output.warn(f"{move.source} was not moved: {reason}.")
 

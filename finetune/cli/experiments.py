@@ -11,6 +11,7 @@ import typer
 from finetune.cli.command import ConfigFile, Photos, SetNumbers, photos_folder, with_settings
 from finetune.cli.console import Json, Quiet, make_table, output
 from finetune.cli.train import settings_of
+from finetune.formatting import duration
 
 
 @with_settings()
@@ -52,7 +53,6 @@ def ablate(
     settings = settings_of(config, flags, set_)
     from finetune.cli.training_progress import TrainingView
     from finetune.experiments import ablate as library
-    from finetune.reporting.formatting import duration
 
     with TrainingView(output) as view:
         ablation = library.ablate(

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from finetune.cli.command import CatalogPath, Photos, one_of, photos_folder, read_collection
-from finetune.cli.console import Json, Quiet, count, output
+from finetune.cli.console import Json, Quiet, output
 from finetune.config import Fit
 from finetune.errors import ConfigError
+from finetune.formatting import count
 
 if TYPE_CHECKING:
     from finetune.photos.datasets.image_sets import ArchivedFolders, ImageSet

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from finetune.cli.command import CatalogPath, one_of, read_collection
-from finetune.cli.console import Json, Quiet, count, make_table, output
+from finetune.cli.console import Json, Quiet, make_table, output
+from finetune.formatting import count
 
 if TYPE_CHECKING:
     from finetune.curation.similar import Similar

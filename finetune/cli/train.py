@@ -18,6 +18,7 @@ from finetune.config import TrainConfig
 from finetune.config_io import read_toml, resolve
 from finetune.errors import ConfigError, StorageError
 from finetune.files import read_json, user_cache_folder, write_text
+from finetune.formatting import duration
 
 if TYPE_CHECKING:
     from finetune.evaluation.intervals import Interval
@@ -226,8 +227,6 @@ def _refuse_with_resume(
 
 def show_result(result: RunResult, *, follow: bool = True) -> None:
     """Prints the result of a training, and unless `follow` is False the next command."""
-    from finetune.reporting.formatting import duration
-
     part = "test" if "test" in result.metrics else "validation"
     metrics = result.metrics[part]
     output.print(metrics_table(result.metrics))
@@ -344,8 +343,6 @@ def _print_labels(pooled: Any) -> None:
 
 
 def _print_end(result: CrossValidation) -> None:
-    from finetune.reporting.formatting import duration
-
     folder = result.folder.path
     if result.interrupted:
         done = f"{len(result.folds)} of {result.config.folds} folds"

@@ -7,7 +7,7 @@ from types import TracebackType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from finetune.cli.console import Output
-from finetune.reporting.formatting import duration
+from finetune.formatting import duration
 from finetune.training.events import EpochDone, Event, Note, Progressed, StepDone
 
 _HEADER = (

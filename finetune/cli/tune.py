@@ -10,6 +10,7 @@ import typer
 from finetune.cli.command import ConfigFile, Photos, SetNumbers, photos_folder, with_settings
 from finetune.cli.console import Json, Quiet, make_table, output
 from finetune.cli.train import named_in, settings_of
+from finetune.formatting import count, duration
 
 if TYPE_CHECKING:
     from finetune.experiments.tune.search import TuneResult
@@ -119,7 +120,6 @@ def _print_trials(result: TuneResult) -> None:
     if not result.best:
         return
     from finetune.experiments.tune.search import summarize
-    from finetune.reporting.formatting import duration
 
     several = len({trial.flags.get("model") for trial in result.trials}) > 1
     score = result.task.score_name
@@ -137,7 +137,7 @@ def _print_trials(result: TuneResult) -> None:
         )
     output.print(table)
     states = [trial.state for trial in result.trials]
-    trials = "1 trial" if len(states) == 1 else f"{len(states)} trials"
+    trials = count(len(states), "trial")
     _print(
         f"{trials}: {states.count('complete')} complete, {states.count('pruned')} stopped early, "
         f"{states.count('failed')} failed. {result.task.trial_score_note}"

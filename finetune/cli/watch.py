@@ -14,6 +14,7 @@ from rich.text import Text
 from finetune.cli.command import Device
 from finetune.cli.console import Json, Quiet, make_table, output
 from finetune.errors import FinetuneError
+from finetune.formatting import duration
 
 if TYPE_CHECKING:
     from finetune.runs.evaluate import EvaluationRequest
@@ -145,8 +146,6 @@ def draw(
         height: Rows of the terminal.
         notes: Lines below the table.
     """
-    from finetune.reporting.formatting import duration
-
     done = progress.rows[-1]["epoch"] if progress.rows else 0
     heading = Text.assemble(
         (progress.run.name, "bold"), "  ", (progress.state, STYLES[progress.state])
@@ -165,8 +164,6 @@ def draw(
 
 
 def _cells(row: Mapping[str, Any]) -> dict[str, str]:
-    from finetune.reporting.formatting import duration
-
     return {
         "epoch": f"{row['epoch']}",
         "train loss": f"{row['train_loss']:.3f}",

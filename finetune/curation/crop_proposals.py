@@ -10,6 +10,7 @@ from pathlib import Path
 
 from finetune.curation.crop_policy import CropPolicy, CropPolicyConfig, load_policy, remember_policy
 from finetune.errors import DecodeError
+from finetune.formatting import count
 from finetune.photos.catalog.catalog import Catalog, open_catalog
 from finetune.photos.collection import Collection, Photo, Problem
 from finetune.photos.crops import Crop
@@ -118,8 +119,7 @@ def accept(catalog: Catalog, digests: Sequence[str] | None = None) -> int:
     crops = catalog.crops()
     chosen = _by_model(catalog, digests)
     if chosen:
-        count = f"{len(chosen):,} photo{'' if len(chosen) == 1 else 's'}"
-        with catalog.writer(f"crop {count}", chosen) as writer:
+        with catalog.writer(f"crop {count(len(chosen), 'photo')}", chosen) as writer:
             for digest in chosen:
                 writer.set_crop(digest, crops[digest])
     return len(chosen)

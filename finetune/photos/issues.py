@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from statistics import median_low
 from typing import Literal
 
+from finetune.formatting import count
 from finetune.photos.collection import Collection, Photo
 from finetune.photos.labels import find_parts, nfc, photo_counts, place_of
 from finetune.photos.near_duplicates.groups import (
@@ -147,22 +148,20 @@ def _about_groups(collection: Collection, groups: Sequence[NearDuplicateGroup]) 
     if contradicting:
         items = [_labeled_item(group) for group in contradicting]
         yield _issue(
-            "two_labels", items, _count(len(items), "photo is", "photos are"), "under two labels"
+            "two_labels", items, count(len(items), "photo is", "photos are"), "under two labels"
         )
     if collection.has_parts:
         leaking = [group for group in groups if len({i.photo.part for i in group.photos}) > 1]
         if leaking:
             items = [_group_item(group) for group in leaking]
-            title = _count(len(items), "photo is", "photos are")
+            title = count(len(items), "photo is", "photos are")
             yield _issue("leak", items, title, "in more than one part")
     copies = [
         Item(paths=tuple(photo.path for photo in same)) for same in _copies(collection.photos)
     ]
     if copies:
         extra = sum(len(item.paths) - 1 for item in copies)
-        yield _issue(
-            "exact_duplicates", copies, _count(extra, "file is a copy", "files are copies")
-        )
+        yield _issue("exact_duplicates", copies, count(extra, "file is a copy", "files are copies"))
     for kind, sort, text in (
         ("near_duplicates", "similar", "of nearly the same photo"),
         ("mirror_images", "mirror", "of a photo and its mirror image"),
@@ -170,11 +169,11 @@ def _about_groups(collection: Collection, groups: Sequence[NearDuplicateGroup]) 
         chosen = [group for group in groups if any(i.kind == sort for i in group.photos)]
         if chosen:
             items = [_group_item(group) for group in chosen]
-            title = _count(len(items), "group", "groups")
+            title = count(len(items), "group", "groups")
             yield _issue(kind, items, title, text)  # type: ignore[arg-type] # both are kinds
     bursts = _bursts(collection.photos)
     if bursts:
-        yield _issue("bursts", bursts, _count(len(bursts), "burst", "bursts"), "of one camera")
+        yield _issue("bursts", bursts, count(len(bursts), "burst", "bursts"), "of one camera")
 
 
 def _about_labels(collection: Collection) -> Iterator[Issue]:
@@ -182,24 +181,24 @@ def _about_labels(collection: Collection) -> Iterator[Issue]:
     spellings = _spellings(collection.labels)
     if spellings:
         items = [Item(note=" / ".join(map(repr, names))) for names in spellings]
-        title = _count(len(items), "pair of labels differs", "sets of labels differ")
+        title = count(len(items), "pair of labels differs", "sets of labels differ")
         yield _issue("similar_labels", items, title, "in case, accents' form or blanks alone")
     folders = _folders_of_one_label(collection)
     if folders:
         items = [Item(note=f"{label!r}: {len(names)} folders") for label, names in folders]
-        title = _count(len(items), "label has a folder", "labels have a folder")
+        title = count(len(items), "label has a folder", "labels have a folder")
         yield _issue("two_folders", items, title, "in each of two Unicode spellings")
-    few = [label for label, count in counts.items() if count < FEW_PHOTOS]
+    few = [label for label, n in counts.items() if n < FEW_PHOTOS]
     if few:
-        items = [Item(note=f"{label!r}: {_count(counts[label], 'photo')}") for label in few]
-        title = _count(len(few), "label has", "labels have")
+        items = [Item(note=f"{label!r}: {count(counts[label], 'photo')}") for label in few]
+        title = count(len(few), "label has", "labels have")
         yield _issue("few_photos", items, title, f"fewer than {FEW_PHOTOS} photos")
     if counts and max(counts.values()) >= IMBALANCE_RATIO * min(counts.values()):
         largest = max(counts, key=counts.__getitem__)
         smallest = min(counts, key=counts.__getitem__)
         ratio = counts[largest] / counts[smallest]
         items = [
-            Item(note=f"{name!r}: {_count(counts[name], 'photo')}") for name in (largest, smallest)
+            Item(note=f"{name!r}: {count(counts[name], 'photo')}") for name in (largest, smallest)
         ]
         yield _issue(
             "imbalance",
@@ -210,13 +209,13 @@ def _about_labels(collection: Collection) -> Iterator[Issue]:
     bare = [photo.path for photo in collection.photos if not photo.labels]
     if bare and counts:
         items = [Item(paths=(path,)) for path in bare]
-        yield _issue("unlabeled", items, _count(len(bare), "photo has", "photos have"), "no label")
+        yield _issue("unlabeled", items, count(len(bare), "photo has", "photos have"), "no label")
 
 
 def _about_files(collection: Collection) -> Iterator[Issue]:
     if collection.problems:
         items = [Item(paths=(bad.path,), note=bad.reason) for bad in collection.problems]
-        title = _count(len(items), "file", "files")
+        title = count(len(items), "file", "files")
         yield _issue("unreadable", items, title, "cannot be opened")
     by_fault: defaultdict[Fault, list[Item]] = defaultdict(list)
     for photo in collection.photos:
@@ -224,7 +223,7 @@ def _about_files(collection: Collection) -> Iterator[Issue]:
             note = f"{photo.width} x {photo.height}" if fault in ("tiny", "long") else ""
             by_fault[fault].append(Item(paths=(photo.path,), note=note))
     for fault, items in by_fault.items():
-        title = _count(len(items), "photo is", "photos are")
+        title = count(len(items), "photo is", "photos are")
         yield _issue(fault, items, title, _FAULTS[fault])
 
 
@@ -239,7 +238,7 @@ def _group_item(group: NearDuplicateGroup) -> Item:
 def _labeled_item(group: NearDuplicateGroup) -> Item:
     """Returns a group with several labels, and the number of photos of each."""
     counts = Counter(label for item in group.photos for label in item.photo.labels)
-    note = ", ".join(f"{label} ({count})" for label, count in sorted(counts.items()))
+    note = ", ".join(f"{label} ({n})" for label, n in sorted(counts.items()))
     return Item(paths=tuple(item.photo.path for item in group.photos), note=note)
 
 
@@ -281,10 +280,6 @@ def _folders_of_one_label(collection: Collection) -> list[tuple[str, set[str]]]:
     for photo in collection.photos:
         spelled[nfc(photo.folder)].add(photo.folder)
     return [(label, names) for label, names in spelled.items() if len(names) > 1]
-
-
-def _count(number: int, one: str, many: str | None = None) -> str:
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 UNLABELED = ""
@@ -339,7 +334,7 @@ def _row(label: str, photos: Sequence[Photo], scenes: Counter[str], bad: int) ->
     return LabelRow(
         label=label,
         photos=len(photos),
-        groups=sum(count > 1 for count in scenes.values()),
+        groups=sum(n > 1 for n in scenes.values()),
         scenes=len(scenes),
         bad=bad,
         smallest_side=min(sides, default=None),

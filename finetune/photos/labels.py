@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune.errors import CollectionError
+from finetune.formatting import count
 from finetune.photos.collection import Collection, Part, Photo
 
 _NAMES: Mapping[str, Part] = {
@@ -162,18 +163,18 @@ def check_labels(
     if unlabeled:
         logger.warning(
             "%s no label and %s left out.",
-            _count(unlabeled, "photo has", "photos have"),
+            count(unlabeled, "photo has", "photos have"),
             "is" if unlabeled == 1 else "are",
         )
     counts = photo_counts(labeled)
     if min_photos is not None:
-        small = {label: count for label, count in counts.items() if count < min_photos}
+        small = {label: n for label, n in counts.items() if n < min_photos}
         if small:
             logger.warning(
                 "Left out by --min-photos %d: %s.", min_photos, _named(small, connect=" with ")
             )
         labeled = without_labels(labeled, small)
-        counts = {label: count for label, count in counts.items() if label not in small}
+        counts = {label: n for label, n in counts.items() if label not in small}
     if len(counts) < least:
         found = "no label" if not counts else f"only the label {next(iter(counts))!r}"
         raise CollectionError(
@@ -206,13 +207,13 @@ def few_photos(photos: Sequence[Photo], *, enough: int = ENOUGH_PHOTOS) -> str |
         enough: Labels with fewer photos are named.
     """
     counts = photo_counts(photos)
-    small = {label: count for label, count in counts.items() if count < enough}
+    small = {label: n for label, n in counts.items() if n < enough}
     if not small:
         return None
     fewest = sorted(small, key=lambda label: (small[label], label))
     named = ", ".join(f"{label!r} ({small[label]})" for label in fewest[:_MAX_NAMED])
     more = f" and {len(small) - _MAX_NAMED} more" if len(small) > _MAX_NAMED else ""
-    which = "1 label has" if len(small) == 1 else f"{len(small)} labels have"
+    which = count(len(small), "label has", "labels have")
     advice = "Photos of these would help most; until then their figures are rough"
     unequal = max(counts.values()) >= 2 * min(counts.values())
     balance = ", and --balance sampling makes all labels count alike" if unequal else ""
@@ -220,7 +221,7 @@ def few_photos(photos: Sequence[Photo], *, enough: int = ENOUGH_PHOTOS) -> str |
 
 
 def _check_sizes(counts: Mapping[str, int]) -> None:
-    single = [repr(label) for label, count in counts.items() if count < 2]
+    single = [repr(label) for label, n in counts.items() if n < 2]
     if len(single) == 1:
         raise CollectionError(
             f"Label {single[0]} has 1 photo; a split into train and validation needs 2. "
@@ -250,12 +251,8 @@ def _check_training_part(
 
 def _named(counts: Mapping[str, int], *, connect: str) -> str:
     return ", ".join(
-        f"{label!r}{connect}{_count(count, 'photo', 'photos')}" for label, count in counts.items()
+        f"{label!r}{connect}{count(photos, 'photo', 'photos')}" for label, photos in counts.items()
     )
-
-
-def _count(number: int, one: str, many: str) -> str:
-    return f"{number:,} {one if number == 1 else many}"
 
 
 ROOT = "."
@@ -314,18 +311,18 @@ def multilabel_photos(
     notes = []
     several = sum(len(photo.labels) > 1 for photo in photos)
     notes.append(
-        f"Several labels a photo: {_photos(several)} with more than one, {len(none):,} with none, "
-        f"{sum(len(photo.labels) for photo in photos) / len(photos):.2f} labels a photo."
+        f"Several labels a photo: {count(several, 'photo')} with more than one, {len(none):,} with "
+        f"none, {sum(len(photo.labels) for photo in photos) / len(photos):.2f} labels a photo."
     )
     if copies:
         notes.append(
-            f"{copies:,} {'file is a copy' if copies == 1 else 'files are copies'} of another; "
+            f"{count(copies, 'file is a copy', 'files are copies')} of another; "
             "a photo that lies in several folders has all their labels."
         )
     if unknown:
         notes.append(
-            f"{_photos(unknown)} without a label left out. If none of the labels fits, mark them "
-            "with --negatives, or in finetune annotate."
+            f"{count(unknown, 'photo')} without a label left out. If none of the labels fits, mark "
+            "them with --negatives, or in finetune annotate."
         )
     return MultiLabelPhotos(
         collection=dataclasses.replace(collection, photos=photos), notes=tuple(notes)
@@ -372,7 +369,3 @@ def _first_copies(
             seen.add(key)
             labels = tuple(sorted(labels_of[photo.digest]))
             yield dataclasses.replace(photo, labels=labels, confirmed=photo.digest in confirmed)
-
-
-def _photos(count: int) -> str:
-    return f"{count:,} {'photo' if count == 1 else 'photos'}"

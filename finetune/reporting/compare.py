@@ -17,8 +17,8 @@ from finetune.errors import RunError
 from finetune.evaluation.calibration import bin_confidence, calibration_gap
 from finetune.evaluation.intervals import Interval, accuracy_difference, mcnemar, wilson
 from finetune.evaluation.predictions import Prediction
+from finetune.formatting import count
 from finetune.reporting import charts
-from finetune.reporting.formatting import count
 from finetune.reporting.gallery import make_thumbnails
 from finetune.reporting.page import write_page
 from finetune.reporting.run_record import RunRecord, setting_text

@@ -14,9 +14,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from finetune import formatting
 from finetune.errors import MissingExtra
 from finetune.files import write_text
-from finetune.reporting import formatting
 
 
 def write_page(

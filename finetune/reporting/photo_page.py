@@ -13,12 +13,12 @@ from PIL import Image, ImageDraw
 
 from finetune.errors import DecodeError
 from finetune.files import write_atomically, write_text
+from finetune.formatting import count
 from finetune.photos.collection import Collection, Photo
 from finetune.photos.crops import Crop, crop_and_resize
 from finetune.photos.decode.decoder import decode_photo
 from finetune.photos.issues import Issue, Item, LabelRow
 from finetune.photos.near_duplicates.groups import GroupedPhoto, NearDuplicateGroup
-from finetune.reporting.formatting import count
 from finetune.reporting.gallery import make_thumbnails
 
 _STYLE = """

@@ -15,9 +15,9 @@ from finetune.errors import RunError
 from finetune.evaluation.confusion import confusion_matrix
 from finetune.evaluation.predictions import Prediction
 from finetune.evaluation.probabilities import Integers
+from finetune.formatting import duration
 from finetune.photos.split.leakage import prove_split
 from finetune.reporting import charts, gallery, summary
-from finetune.reporting.formatting import duration
 from finetune.reporting.page import write_page
 from finetune.reporting.run_record import RunRecord, find_setting, read_run, setting_sections
 

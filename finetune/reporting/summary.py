@@ -9,7 +9,7 @@ from typing import Any
 from finetune.evaluation.confusion import worst_confusions
 from finetune.evaluation.predictions import Prediction
 from finetune.evaluation.probabilities import Integers
-from finetune.reporting.formatting import count, interval, number, percent
+from finetune.formatting import count, interval, number, percent
 from finetune.reporting.run_record import RunRecord
 from finetune.tasks.base import Column, Task
 

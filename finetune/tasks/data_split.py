@@ -15,6 +15,7 @@ from finetune.config import CollectionConfig, LabelsConfig
 from finetune.data.balance import strata
 from finetune.data.dataset import Sample, targets_of_samples
 from finetune.errors import CollectionError, RunError
+from finetune.formatting import count
 from finetune.photos.collection import Collection, Part, Photo
 from finetune.photos.labels import few_photos, label_index
 from finetune.photos.split.grouping import Labels, imbalances, photo_groups, summarize_imbalances
@@ -203,7 +204,7 @@ def _in_words(proof: SplitProof, parts: Sequence[Part]) -> str:
         return f"Split: {shown}. No near-duplicates on both sides ({proof.groups:,} groups)."
     leaks = sum(proof.leaks.values())
     return (
-        f"Split: {shown}. {leaks} held-out {'photo has' if leaks == 1 else 'photos have'} a "
+        f"Split: {shown}. {count(leaks, 'held-out photo has', 'held-out photos have')} a "
         "near-duplicate in train, so the figures are flattered. See: finetune split"
     )
 

@@ -17,6 +17,7 @@ from finetune.evaluation.confusion import confusion_matrix
 from finetune.evaluation.metrics import evaluate_logits
 from finetune.evaluation.predictions import EvaluatedPhoto, Prediction, make_predictions
 from finetune.evaluation.probabilities import Floats, Integers, softmax
+from finetune.formatting import count
 from finetune.photos.collection import Collection, Photo
 from finetune.photos.labels import check_labels
 from finetune.tasks.base import Column, Objective, Task, interval_text, number_text, weighted
@@ -261,7 +262,7 @@ def _without_conflicts(collection: Collection) -> tuple[Collection, list[str]]:
     first = lost[0]
     names = " and ".join(f"'{label}'" for label in sorted(labels_of[first.digest]))
     note = (
-        f"{len(lost)} {'photo is' if len(lost) == 1 else 'photos are'} under more than one label "
+        f"{count(len(lost), 'photo is', 'photos are')} under more than one label "
         f"and left out, {first.path} ({names}) among them. Resolve them with: finetune annotate"
     )
     return dataclasses.replace(collection, photos=kept), [note]

@@ -22,6 +22,7 @@ from finetune.curation.crop_policy import CropPolicyConfig, remembered_policy
 from finetune.data.pixel_cache import PixelCache
 from finetune.errors import ConfigError, RunError
 from finetune.files import collection_cache_dir, write_json
+from finetune.formatting import count
 from finetune.models import factory
 from finetune.models.factory import LoadedModel
 from finetune.models.registry import DEFAULT_MODEL
@@ -291,13 +292,9 @@ def _scan(
             sink=cache,
         )
     if collection.problems:
-        first, count = collection.problems[0], len(collection.problems)
-        what = (
-            "1 file cannot be used and is"
-            if count == 1
-            else f"{count:,} files cannot be used and are"
-        )
-        more = ", ... See them all with: finetune scan" if count > 1 else "."
+        first, amount = collection.problems[0], len(collection.problems)
+        what = count(amount, "file cannot be used and is", "files cannot be used and are")
+        more = ", ... See them all with: finetune scan" if amount > 1 else "."
         notes.add([f"{what} left out: {first.path} ({first.reason}){more}"])
     return collection
 
@@ -398,6 +395,6 @@ def crop_notes(
         "predictions crop photos in the same way."
     ]
     if without and before is not None:
-        have = "photo has" if without == 1 else "photos have"
-        notes.append(f"{without:,} {have} no crop yet. Create them with: finetune crop")
+        bare = count(without, "photo has", "photos have")
+        notes.append(f"{bare} no crop yet. Create them with: finetune crop")
     return notes

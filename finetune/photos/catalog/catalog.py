@@ -18,6 +18,7 @@ from typing import Self
 
 from finetune.errors import CatalogError
 from finetune.files import HIDDEN_FOLDER, user_cache_folder
+from finetune.formatting import count
 from finetune.photos.catalog import undo_log
 from finetune.photos.catalog.annotations import (
     EXCLUDE,
@@ -97,8 +98,8 @@ class Catalog:
         """Replaces the labels of photos in one action; none means that no label fits."""
         names = sorted({nfc(label.strip()) for label in labels} - {""})
         shown = " + ".join(map(repr, names)) or "as none of the labels"
-        count = f"{len(digests):,} photo{'' if len(digests) == 1 else 's'}"
-        with self.writer(f"label {count} {shown}", digests) as writer:
+        photos = count(len(digests), "photo")
+        with self.writer(f"label {photos} {shown}", digests) as writer:
             for digest in digests:
                 writer.set_labels(digest, names)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune.errors import PhotoError
+from finetune.formatting import count
 from finetune.photos.catalog.annotations import EXCLUDE, FLAG, RESOLVED, VOTE, AnnotationWriter
 from finetune.photos.crops import Crop
 from finetune.photos.labels import nfc
@@ -65,11 +66,10 @@ class Action:
     @property
     def description(self) -> str:
         """Description as shown after the action and by undo."""
-        count = len(self.photos)
         names = " + ".join(map(repr, self.labels)) or "none of the labels"
         accepted = ", ".join(map(repr, sorted(set((self.choices or {}).values()))[:3]))
         template = _DESCRIPTIONS.get(self.kind, f"{self.kind} {{photos}}")
-        photos = f"{count:,} photo{'' if count == 1 else 's'}"
+        photos = count(len(self.photos), "photo")
         return template.format(photos=photos, names=names, accepted=accepted)
 
 

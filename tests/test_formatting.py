@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from finetune.reporting.formatting import (
+from finetune.formatting import (
     count,
     duration,
     interval,
