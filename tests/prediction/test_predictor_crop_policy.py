@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from finetune import Predictor, train
 from finetune.config_io import resolve
@@ -16,17 +17,30 @@ from finetune.errors import DecodeError
 from finetune.photos.crops import Crop, load_image
 from finetune.photos.scan import scan
 from finetune.prediction.predictor import PredictConfig
+from finetune.runs.folder import RunFolder
 
 
-def test_a_run_trained_on_squares_predicts_on_squares(
-    make_photos: Callable[..., Path], tmp_path: Path, tiny_settings: dict[str, object]
-) -> None:
-    photos = make_photos({"a": 8, "b": 8})
+@pytest.fixture(scope="module")
+def on_crops(
+    tmp_path_factory: pytest.TempPathFactory, tiny_weights: Path, draw: Callable[..., Image.Image]
+) -> tuple[Path, RunFolder]:
+    """Photos with proposed crops, and a run trained on these crops."""
+    folder = tmp_path_factory.mktemp("crops")
+    photos = folder / "photos"
+    for index, label in enumerate("ab"):
+        (photos / label).mkdir(parents=True)
+        for number in range(6):
+            draw(index, number).save(photos / label / f"{number:03d}.jpg", quality=92)
     propose_crops(photos, CropPolicyConfig(method="saliency"))
+    settings = {"model": "test_resnet", "weights": str(tiny_weights), "size": 48, "device": "cpu"}
+    flags = {**settings, "mode": "head", "epochs": 1}
+    return photos, train(photos, resolve({}, flags), runs=folder / "runs").run
+
+
+def test_a_run_trained_on_squares_predicts_on_squares(on_crops: tuple[Path, RunFolder]) -> None:
+    photos, run = on_crops
     crops = [photo.crop for photo in scan(photos).photos]
     assert sum(crop is not None for crop in crops) > len(crops) / 2
-    flags = {**tiny_settings, "mode": "head", "epochs": 1}
-    run = train(photos, resolve({}, flags), runs=tmp_path / "runs").run
     content = json.loads(run.preprocessing_file.read_text())
     policy, _ = load_policy(CropPolicyConfig.from_dict(content["crop_policy"]))
     predictor = Predictor.load(run.path)
@@ -51,12 +65,9 @@ def test_a_run_trained_on_squares_predicts_on_squares(
 
 
 def test_the_bound_on_pixels_holds_before_a_square_is_looked_for(
-    make_photos: Callable[..., Path], tmp_path: Path, tiny_settings: dict[str, object]
+    on_crops: tuple[Path, RunFolder],
 ) -> None:
-    photos = make_photos({"a": 6, "b": 6})
-    propose_crops(photos, CropPolicyConfig(method="saliency"))
-    flags = {**tiny_settings, "mode": "head", "epochs": 1}
-    run = train(photos, resolve({}, flags), runs=tmp_path / "runs").run
+    photos, run = on_crops
     predictor = Predictor.load(run.path, config=PredictConfig(max_pixels=100))
     asked: list[object] = []
     predictor._policy = lambda photo: asked.append(photo)

@@ -33,7 +33,7 @@ def test_of_several_labels_one_too_many_and_one_missing_are_found(
     several_folders: Path, tmp_path: Path, draw_shapes: Draw
 ) -> None:
     assert draw_shapes(NUMBER)[0] == ("blue",)
-    flags = {"multi_label": True, "negatives": "none", "augment": "none"}
+    flags = {"multi_label": True, "negatives": "none", "augment": "none", "size": 96}
     run = train(several_folders, resolve({}, flags), run="r", runs=tmp_path).run
     path = mislabel(run, ("red",))
     found = suspects(open_trained(run), several_folders)
