@@ -1,4 +1,4 @@
-"""Likely wrong labels of a run's own collection."""
+"""Likely label errors of a run's own collection."""
 
 from __future__ import annotations
 
