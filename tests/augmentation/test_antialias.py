@@ -18,11 +18,11 @@ def test_photo_and_batch_are_blurred_alike_and_as_numpy_does(photos: Tensor, lev
     image = photos[0].numpy().astype(np.float64)
     wide = np.pad(image, ((0, 0), (reach, reach), (reach, reach)), mode="symmetric")
     across = np.apply_along_axis(np.convolve, 2, wide, weights, "valid")
-    wanted = np.apply_along_axis(np.convolve, 1, across, weights, "valid")
+    expected = np.apply_along_axis(np.convolve, 1, across, weights, "valid")
     batch = blur_batch(photos[:1].float(), level)[0].numpy()
-    np.testing.assert_allclose(batch, wanted, atol=1e-3)
+    np.testing.assert_allclose(batch, expected, atol=1e-3)
     photo = blur_photo(np.ascontiguousarray(photos[0].permute(1, 2, 0).numpy()), level)
-    np.testing.assert_allclose(photo.transpose(2, 0, 1), wanted, atol=1)
+    np.testing.assert_allclose(photo.transpose(2, 0, 1), expected, atol=1)
 
 
 def test_a_tent_is_a_box_twice() -> None:

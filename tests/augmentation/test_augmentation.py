@@ -58,8 +58,8 @@ def test_an_empty_pipeline_is_the_center_crop(photos: Tensor, tmp_path: Path) ->
     result = PipelineAugment(path, SPEC, seed=0)(photos, torch.arange(8), 0)
     assert torch.equal(result, center_crop(photos, 64, SPEC.mean, SPEC.std))
     whitening = PipelineAugment(path, Preprocessing(size=64, whiten=True), seed=0)
-    wanted = center_crop(photos, 64, SPEC.mean, SPEC.std, whiten=True)
-    assert torch.equal(whitening(photos, torch.arange(8), 0), wanted)
+    expected = center_crop(photos, 64, SPEC.mean, SPEC.std, whiten=True)
+    assert torch.equal(whitening(photos, torch.arange(8), 0), expected)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_an_empty_pipeline_is_the_center_crop(photos: Tensor, tmp_path: Path) ->
         ),
     ],
 )
-def test_what_a_pipeline_must_give_is_said(
+def test_wrong_output_of_a_pipeline_is_an_error(
     photos: Tensor, tmp_path: Path, step: object, message: str
 ) -> None:
     path = write_pipeline(A.Compose([step]), tmp_path / "mine.yaml")

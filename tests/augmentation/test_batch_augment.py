@@ -73,10 +73,10 @@ def test_an_affine_draw_shows_what_float64_bilinear_sampling_shows(photos: Tenso
             + image[:, top + down, left + 1] * (x - left)
             for down in (0, 1)
         ]
-        wanted = across[0] * (1 - (y - top)) + across[1] * (y - top)
+        expected = across[0] * (1 - (y - top)) + across[1] * (y - top)
         for path in (augment, augment.as_batch):
             got = levels(path(photos, indices, 0))[row].numpy()
-            assert np.abs(got - wanted).mean() < 0.6
+            assert np.abs(got - expected).mean() < 0.6
 
 
 def test_mobius_at_strength_0_shows_the_very_pixels(photos: Tensor) -> None:
@@ -107,8 +107,8 @@ def test_none_is_the_center_crop_bit_by_bit(photos: Tensor) -> None:
 
 
 def test_center_is_the_exact_crop_normalized(photos: Tensor) -> None:
-    wanted = normalized(photos[:, :, 8:72, 8:72])
-    np.testing.assert_allclose(center_crop(photos, SIZE, MEAN, STD).numpy(), wanted, atol=1e-6)
+    expected = normalized(photos[:, :, 8:72, 8:72])
+    np.testing.assert_allclose(center_crop(photos, SIZE, MEAN, STD).numpy(), expected, atol=1e-6)
     np.testing.assert_allclose(
         center_crop(photos, 80, MEAN, STD).numpy(), normalized(photos), atol=1e-6
     )
@@ -198,12 +198,12 @@ class AugmentInWorker:
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker:UserWarning")
 def test_0_2_and_4_workers_give_the_same_pixels(photos: Tensor, everything: Recipe) -> None:
     augment = module(everything)
-    wanted = augment(photos, torch.arange(8), 2)
+    expected = augment(photos, torch.arange(8), 2)
     for workers in (0, 2, 4):
         loader = DataLoader(
             Numbered(photos), batch_size=3, num_workers=workers, collate_fn=AugmentInWorker(augment)
         )
-        assert torch.equal(torch.cat(list(loader)), wanted), workers
+        assert torch.equal(torch.cat(list(loader)), expected), workers
 
 
 def test_no_recipe_brings_in_a_color_that_is_not_in_the_photo(everything: Recipe) -> None:
@@ -248,7 +248,7 @@ def test_a_photo_of_one_color_whitens_to_numbers() -> None:
         assert path(flat, torch.arange(2), 0).abs().max() < 1e-3
 
 
-def test_what_a_draw_says_is_what_the_pixels_show(photos: Tensor, everything: Recipe) -> None:
+def test_sampled_params_match_the_pixels(photos: Tensor, everything: Recipe) -> None:
     augment, indices = module(everything), torch.arange(8)
     params = augment.sample(indices, 4, height=80, width=80)
     assert torch.equal(augment.replay(photos, params), augment.pixels(photos, indices, 4))
@@ -260,9 +260,9 @@ def test_the_module_has_no_state_and_can_be_copied_and_sent(photos: Tensor) -> N
     augment = module(RECIPES["mobius"])
     assert augment.state_dict() == {}
     assert list(augment.parameters()) == []
-    wanted = augment(photos, torch.arange(8), 0)
+    expected = augment(photos, torch.arange(8), 0)
     for other in (copy.deepcopy(augment), pickle.loads(pickle.dumps(augment))):  # noqa: S301
-        assert torch.equal(other(photos, torch.arange(8), 0), wanted)
+        assert torch.equal(other(photos, torch.arange(8), 0), expected)
 
 
 def test_rendering_compiles_as_one_graph(photos: Tensor, everything: Recipe) -> None:
@@ -278,8 +278,8 @@ def test_rendering_compiles_as_one_graph(photos: Tensor, everything: Recipe) -> 
 def test_a_compiled_module_gives_the_same_pixels(photos: Tensor, everything: Recipe) -> None:
     augment = module(everything)
     compiled = torch.compile(augment, backend="eager")
-    wanted = augment(photos, torch.arange(8), 0)
-    assert torch.equal(compiled(photos, torch.arange(8), 0), wanted)
+    expected = augment(photos, torch.arange(8), 0)
+    assert torch.equal(compiled(photos, torch.arange(8), 0), expected)
 
 
 @pytest.mark.gpu

@@ -23,7 +23,7 @@ def test_a_draw_depends_on_seed_epoch_and_step_alone() -> None:
         assert sample_mix(MIXUP, batch=8, size=64, key=key) != one
 
 
-def test_steps_are_mixed_as_often_as_asked() -> None:
+def test_steps_are_mixed_with_the_set_probability() -> None:
     recipe = Recipe(mix_probability=0.4, cutmix_share=0.25)
     found = draws(recipe, 4000)
     assert abs(len(found) / 4000 - 0.4) < 0.03
@@ -35,7 +35,7 @@ def test_nothing_is_mixed_at_probability_0_or_with_one_photo() -> None:
     assert draws(MIXUP, batch=1) == []
 
 
-def test_no_photo_is_mixed_with_itself_and_every_partner_comes_up() -> None:
+def test_no_photo_is_mixed_with_itself_and_every_partner_occurs() -> None:
     assert {drawn.partner for drawn in draws(MIXUP)} == set(range(1, 8))
     assert {drawn.partner for drawn in draws(MIXUP, batch=2)} == {1}
 

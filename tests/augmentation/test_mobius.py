@@ -54,7 +54,7 @@ def test_draws_come_near_both_bounds_so_that_the_range_is_used() -> None:
     assert high.max() > 1.96
 
 
-def test_a_draw_turns_the_center_by_no_more_than_was_asked() -> None:
+def test_a_sampled_map_rotates_the_center_within_the_limit() -> None:
     numbers = np.random.default_rng(1).random((2000, 6))
     maps = mobius.admissible(numbers, bound=2, max_rotation_degrees=15, max_shift=0.1)
     a, b, c, d = maps[:, 0, 0], maps[:, 0, 1], maps[:, 1, 0], maps[:, 1, 1]

@@ -27,7 +27,7 @@ def test_every_recipe_can_be_written_down_and_read_back(
     assert result.dtype == np.uint8
 
 
-def test_a_crop_that_comes_only_sometimes_is_a_center_crop_otherwise() -> None:
+def test_without_the_random_crop_the_center_crop_is_used() -> None:
     recipe = dataclasses.replace(RECIPES["none"], crop_probability=0.25)
     pipeline = compose(recipe, size=64)
     pipeline.set_random_seed(0)

@@ -38,7 +38,7 @@ def moved(transform: Any, seed: int, **data: Any) -> dict[str, Any]:
     return result
 
 
-def test_importing_it_asks_nobody_for_a_newer_version() -> None:
+def test_importing_it_checks_for_no_newer_version() -> None:
     assert os.environ["NO_ALBUMENTATIONS_UPDATE"] == "1"
 
 
@@ -77,8 +77,8 @@ def test_boxes_hold_their_pixels_and_no_more(seed: int) -> None:
     result = moved(transform, seed, image=image, bboxes=[(70, 40, 120, 80)])
     rows, columns = np.nonzero(result["image"][..., 0] > 127)
     assert result["image"][[0, -1]].max() == result["image"][:, [0, -1]].max() == 0
-    wanted = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
-    np.testing.assert_allclose(result["bboxes"][0], wanted, atol=1.1)
+    expected = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+    np.testing.assert_allclose(result["bboxes"][0], expected, atol=1.1)
 
 
 def test_a_boxs_sides_bulge_by_less_than_a_thousandth_between_the_points_that_are_followed() -> (
@@ -127,8 +127,8 @@ def test_any_number_of_channels_is_warped_alike(channels: int | None, dtype: typ
     alone = A.Compose([RandomMobius(p=1.0)], seed=4)(image=plane)["image"]
     assert result.shape == image.shape
     assert result.dtype == dtype
-    wanted = alone if channels is None else np.repeat(alone[..., None], channels, axis=-1)
-    np.testing.assert_allclose(result.astype(float), wanted.astype(float), atol=1)
+    expected = alone if channels is None else np.repeat(alone[..., None], channels, axis=-1)
+    np.testing.assert_allclose(result.astype(float), expected.astype(float), atol=1)
 
 
 def test_wrong_arguments_are_refused() -> None:

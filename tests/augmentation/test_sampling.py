@@ -57,7 +57,7 @@ def test_one_probability_does_not_move_the_other_draws(everything: Recipe) -> No
     np.testing.assert_array_equal(many(everything).color, many(without).color)
 
 
-def test_crops_are_whole_pixels_inside_the_photo_of_the_asked_area_and_ratio() -> None:
+def test_crops_have_integer_coordinates_inside_the_photo_and_the_set_area_and_ratio() -> None:
     recipe = Recipe(crop_probability=1.0, crop_area_min=0.3, crop_ratio_max=4 / 3)
     edges = (corners(many(recipe)) + 1) * 128
     np.testing.assert_allclose(edges, np.rint(edges), atol=1e-9)
@@ -80,7 +80,7 @@ def test_crops_of_photos_that_are_not_square_keep_their_ratio_in_pixels() -> Non
     np.testing.assert_allclose(width, height, atol=1)
 
 
-def test_mirrors_and_maps_come_as_often_as_asked() -> None:
+def test_flips_and_maps_have_the_set_probability() -> None:
     recipe = Recipe(flip_probability=0.3, vertical_flip_probability=0.1, mobius_probability=0.2)
     recipe = dataclasses.replace(recipe, mobius_mode="on_top")
     drawn = many(recipe)
@@ -178,7 +178,7 @@ def test_what_has_no_strength_is_not_counted_as_colored() -> None:
 
 
 @pytest.mark.parametrize("size", [8, 224])
-def test_erased_rectangles_lie_inside_and_have_the_asked_area(size: int) -> None:
+def test_erased_rectangles_lie_inside_and_have_the_set_area(size: int) -> None:
     recipe = Recipe(erase_probability=0.5, erase_area_min=0.05, erase_area_max=0.2)
     boxes = many(recipe, Frame(height=256, width=256, size=size)).erase
     drawn = boxes[boxes.any(axis=1)]

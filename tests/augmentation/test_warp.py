@@ -35,8 +35,8 @@ def test_pixel_maps_are_within_a_hundredth_of_a_pixel_of_float64(everything: Rec
     pixels = warp.pixel_polynomials(warp.rational(draws.mobius, draws.affine), WORKING, WORKING)
     maps = warp.PixelMaps(SIZE, SIZE)
     for row in range(len(draws)):
-        for got, wanted in zip(maps.fill(pixels[row]), exact_pixels(draws, row), strict=True):
-            assert np.abs(got - wanted).max() < 0.01
+        for got, expected in zip(maps.fill(pixels[row]), exact_pixels(draws, row), strict=True):
+            assert np.abs(got - expected).max() < 0.01
 
 
 def test_the_batch_grid_is_within_a_hundredth_of_a_pixel_of_float64(everything: Recipe) -> None:
@@ -102,8 +102,8 @@ def test_affine_matrices_are_the_maps_without_mobius(everything: Recipe) -> None
     places = np.array([[0, 223, 50], [0, 100, 223], [1, 1, 1]])
     for row in range(len(draws)):
         x, y = exact_pixels(draws, row)
-        wanted = [[part[v, u] for u, v in places[:2].T] for part in (x, y)]
-        np.testing.assert_allclose(matrices[row] @ places, wanted, atol=1e-9)
+        expected = [[part[v, u] for u, v in places[:2].T] for part in (x, y)]
+        np.testing.assert_allclose(matrices[row] @ places, expected, atol=1e-9)
     warped = drawn(everything)
     affine = warp.is_affine(warp.rational(warped.mobius, warped.affine))
     np.testing.assert_array_equal(affine, ~warped.is_warped)

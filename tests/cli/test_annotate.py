@@ -80,7 +80,7 @@ def test_one_thing_at_a_time(run: Callable[..., Result]) -> None:
     assert result.stderr == "Error: Give one of --agreement, --apply and --undo.\n"
 
 
-def test_photos_are_moved_when_asked_and_come_back(
+def test_apply_moves_photos_and_undo_moves_them_back(
     run: Callable[..., Result], make_photos: Callable[..., Path]
 ) -> None:
     root = make_photos({"a": 2, "b": 1})

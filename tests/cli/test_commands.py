@@ -11,7 +11,7 @@ from typer.testing import Result
 from finetune import demo_data
 
 
-def test_demo_goes_the_whole_way(
+def test_demo_draws_trains_and_predicts(
     run: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     literal = demo_data.draw_collection

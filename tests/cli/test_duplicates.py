@@ -70,7 +70,7 @@ def test_duplicates_as_json_names_what_is_dispensable(
     assert [group["contradicts"] for group in document["groups"]].count(True) == 1
 
 
-def test_no_duplicates_is_said(
+def test_no_duplicates_is_reported(
     run: Callable[..., Result], draw_scene: Callable[..., None], tmp_path: Path
 ) -> None:
     draw_scene(tmp_path / "p" / "a" / "1.jpg", 1)
@@ -115,7 +115,7 @@ def test_undo_without_a_folder_is_refused(error_of: Callable[..., str], photos: 
     )
 
 
-def test_page_is_one_file_that_asks_for_nothing(
+def test_page_is_one_file_without_external_resources(
     run: Callable[..., Result], photos: Path, tmp_path: Path
 ) -> None:
     (photos / "gull" / "0.jpg").rename(photos / "gull" / "<script>alert(1)<script>.jpg")

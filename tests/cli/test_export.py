@@ -47,7 +47,7 @@ def test_json_is_one_document(run: Callable[..., Result], tmp_path: Path) -> Non
         (("--push", "name"), "--push name: the hub names a model USER/NAME."),
     ],
 )
-def test_what_cannot_be_done_is_said_in_one_line(
+def test_impossible_options_are_an_error_of_one_line(
     error_of: Callable[..., str], words: tuple[str, ...], message: str
 ) -> None:
     assert error_of("export", *words) == message

@@ -57,7 +57,7 @@ def test_dry_run_changes_nothing(run: Callable[..., Result], photos: Path, tmp_p
     )
 
 
-def test_a_persons_word_is_kept_and_named(
+def test_assigned_labels_are_kept_and_listed(
     run: Callable[..., Result], photos: Path, tmp_path: Path
 ) -> None:
     table = tmp_path / "labels.csv"
@@ -115,8 +115,8 @@ def test_a_data_set_becomes_a_new_folder_of_photos(
     run: Callable[..., Result], digits: Path, tmp_path: Path
 ) -> None:
     dry = run("import", digits, tmp_path / "photos", "--dry-run")
-    said = f"MNIST (idx files): 6 photos would be written to {tmp_path / 'photos'}."
-    assert said in dry.stdout.replace("\n", "")
+    message = f"MNIST (idx files): 6 photos would be written to {tmp_path / 'photos'}."
+    assert message in dry.stdout.replace("\n", "")
     assert not (tmp_path / "photos").exists()
     result = run("import", digits, tmp_path / "photos", "--json")
     assert json.loads(result.stdout) == {

@@ -39,11 +39,11 @@ def cache_dir(
         lines.append(f"{number:02d}.png;{join_labels([names[k] for k in shown])}")
     (root / "labels.csv").write_text("\n".join(lines) + "\n")
     photos = root / "photos"
-    told = json.loads(
+    result = json.loads(
         run("import", root / "labels.csv", photos, "--empty-is-none", "--json").stdout
     )
-    assert told["labeled"] == 32
-    assert told["unlabeled"] == 0
+    assert result["labeled"] == 32
+    assert result["unlabeled"] == 0
     made = run("train", photos, "--multi-label", "--weights", tiny_weights, *FLAGS,
                "--name", root / "runs" / "pairs", "--mode", "head", "--json")  # fmt: skip
     metrics = json.loads(made.stdout)["metrics"]
@@ -54,15 +54,17 @@ def cache_dir(
 def test_training_tells_of_its_labels_and_shows_map(
     run: Callable[..., Result], cache_dir: Path, tiny_weights: Path
 ) -> None:
-    told = run("train", cache_dir / "photos", "--multi-label", "--weights", tiny_weights, *FLAGS,
+    result = run("train", cache_dir / "photos", "--multi-label", "--weights", tiny_weights, *FLAGS,
                "--mode", "head", "--name", cache_dir / "runs" / "again")  # fmt: skip
-    header = next(line for line in told.stdout.splitlines() if line.startswith("part"))
+    header = next(line for line in result.stdout.splitlines() if line.startswith("part"))
     assert header.split()[:3] == ["part", "photos", "mAP"]
-    assert "8 photos with more than one, 8 with none, 1.00 labels a photo." in told.stderr
-    assert "2 labels have under 20 photos: 'ant' (16), 'bee' (16)." in " ".join(told.stderr.split())
+    assert "8 photos with more than one, 8 with none, 1.00 labels a photo." in result.stderr
+    assert "2 labels have under 20 photos: 'ant' (16), 'bee' (16)." in " ".join(
+        result.stderr.split()
+    )
 
 
-def test_a_photo_gets_a_table_in_which_what_is_said_is_marked(
+def test_predicted_labels_are_marked_in_the_table_of_a_photo(
     run: Callable[..., Result], cache_dir: Path
 ) -> None:
     name, photo = cache_dir / "runs" / "pairs", cache_dir / "photos" / "03.png"
@@ -77,7 +79,7 @@ def test_a_photo_gets_a_table_in_which_what_is_said_is_marked(
     assert "None of these: no label reaches its threshold." in high
 
 
-def test_many_photos_are_a_line_each_and_a_csv_holds_all_that_was_said(
+def test_many_photos_are_a_line_each_and_the_csv_has_all_predicted_labels(
     run: Callable[..., Result], cache_dir: Path, tmp_path: Path
 ) -> None:
     name = cache_dir / "runs" / "pairs"
@@ -90,12 +92,12 @@ def test_many_photos_are_a_line_each_and_a_csv_holds_all_that_was_said(
     for row, line in zip(rows, lines, strict=True):
         photo, _, prediction = line.partition(": ")
         assert photo == row["photo"]
-        said = split_labels(row["labels"])
-        assert (row["unknown"] == "true") == (not said)
+        predicted = split_labels(row["labels"])
+        assert (row["unknown"] == "true") == (not predicted)
         assert [
             word for word in prediction.replace(",", "").split() if word in ("ant", "bee")
-        ] == list(said)
-        if not said:
+        ] == list(predicted)
+        if not predicted:
             assert prediction == "none of these"
 
 
@@ -105,9 +107,9 @@ def test_evaluation_prints_what_several_labels_come_to(
     name = cache_dir / "runs" / "pairs"
     shown = run("evaluate", name).stdout
     assert "mAP" in shown
-    told = json.loads(run("evaluate", name, "--json").stdout)
+    result = json.loads(run("evaluate", name, "--json").stdout)
     kept = json.loads(RunFolder(name).metrics_file.read_text())
-    for part, figures in told["metrics"].items():
+    for part, figures in result["metrics"].items():
         expected = kept[part]["mean_average_precision"]
         assert figures["mean_average_precision"] == pytest.approx(expected, abs=1e-6)
 
@@ -115,7 +117,7 @@ def test_evaluation_prints_what_several_labels_come_to(
 def test_the_report_opens(run: Callable[..., Result], cache_dir: Path) -> None:
     run("report", cache_dir / "runs" / "pairs")
     text = (cache_dir / "runs" / "pairs" / "report.html").read_text(encoding="utf-8")
-    assert "2 labels, several a photo" in text
+    assert "2 labels, several labels per photo" in text
 
 
 def test_one_label_a_photo_refuses_what_several_need(

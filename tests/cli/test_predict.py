@@ -90,7 +90,7 @@ def test_sorting_and_taking_it_back(run: Callable[..., Result], tmp_path: Path) 
     assert not out.exists()
 
 
-def test_moving_is_asked_about_first(
+def test_moving_asks_first(
     run: Callable[..., Result], tmp_path: Path, draw: Callable[..., Image.Image]
 ) -> None:
     box = tmp_path / "in"
@@ -120,7 +120,7 @@ def test_explaining_writes_a_picture_and_names_photos_like_it(
     assert "It looks like these training photos:" in literal.stdout
 
 
-def test_views_change_the_answer_a_little_and_several_runs_are_named(
+def test_tta_changes_probabilities_a_little_and_several_runs_are_named(
     run: Callable[..., Result],
 ) -> None:
     photo = ("predict", "photos/ant/0.png", "--json")
@@ -160,7 +160,7 @@ def test_views_change_the_answer_a_little_and_several_runs_are_named(
         ),
     ],
 )
-def test_what_cannot_be_done_is_said_in_one_line(
+def test_impossible_options_are_an_error_of_one_line(
     error_of: Callable[..., str], words: tuple[str, ...], message: str
 ) -> None:
     assert error_of("predict", *words) == message

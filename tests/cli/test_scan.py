@@ -79,13 +79,15 @@ def test_json_is_one_document(run: Callable[..., Result], photos: Path, tmp_path
     assert document["html"] == str(tmp_path / "sheet.html")
 
 
-def test_page_is_written_and_said(run: Callable[..., Result], photos: Path, tmp_path: Path) -> None:
+def test_page_is_written_and_its_path_printed(
+    run: Callable[..., Result], photos: Path, tmp_path: Path
+) -> None:
     result = run("scan", photos, "--output", tmp_path / "sheet.html")
     assert "<img" in (tmp_path / "sheet.html").read_text(encoding="utf-8")
     assert f"Written: {tmp_path / 'sheet.html'}" in result.stderr
 
 
-def test_catalog_goes_where_it_is_told(
+def test_catalog_option_sets_its_path(
     run: Callable[..., Result], photos: Path, tmp_path: Path
 ) -> None:
     run("scan", photos, "--catalog", tmp_path / "mine.sqlite3")

@@ -57,9 +57,7 @@ def test_least_leaves_out_what_is_unlike(run: Callable[..., Result], pool: Path)
     assert f"None of the 8 photos of {pool} is similar." in result.stdout
 
 
-def test_links_are_made_where_asked_for(
-    run: Callable[..., Result], pool: Path, tmp_path: Path
-) -> None:
+def test_link_option_makes_links(run: Callable[..., Result], pool: Path, tmp_path: Path) -> None:
     out = tmp_path / "links"
     result = run(
         pool / "disc" / "000.jpg", "--from", pool, "--to", out, "--link", "symlink", "--top", 2
@@ -76,7 +74,7 @@ def test_links_are_made_where_asked_for(
         ("--link", "copy, hardlink, symlink"),
     ],
 )
-def test_unknown_words_are_refused(
+def test_unknown_option_values_are_refused(
     flag: str, allowed: str, error_of: Callable[..., str], pool: Path
 ) -> None:
     assert error_of(pool, "--from", pool, flag, "magic") == f"{flag} magic is none of {allowed}."
@@ -93,7 +91,7 @@ def test_a_folder_in_the_pool_is_refused_before_any_work(
     assert not (pool / ".finetune").exists()
 
 
-def test_help_says_when_to_use_which(run: Callable[..., Result]) -> None:
+def test_help_explains_when_to_use_each_method(run: Callable[..., Result]) -> None:
     text = " ".join(run("--help").output.split())
     assert "--by features compares what the photos show" in text
     assert "--by hash compares where they are bright and dark" in text

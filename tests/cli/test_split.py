@@ -50,7 +50,7 @@ def test_split_keeps_bursts_together_and_proves_it(
     assert all(len(found) == 1 for found in parts.values())
 
 
-def test_split_without_groups_says_what_leaks(run: Callable[..., Result], photos: Path) -> None:
+def test_split_without_groups_reports_leaks(run: Callable[..., Result], photos: Path) -> None:
     result = run("split", photos, "--group-by", "none", "--json")
     document = json.loads(result.stdout)
     assert not document["proof"]["holds"]
@@ -98,14 +98,14 @@ def run_folder(
         )
         if part != "train":
             wrong = "heron" if photo.labels[0] == "gull" else "gull"
-            said = photo.labels[0] if correct(photo.path) else wrong
+            predicted = photo.labels[0] if correct(photo.path) else wrong
             predictions.append(
                 Prediction(
                     path=photo.path,
                     digest=photo.digest,
                     part=part,
                     label=photo.labels[0],
-                    ranked=((said, 0.9),),
+                    ranked=((predicted, 0.9),),
                 )
             )
     write_split(folder / "split.csv", rows)
@@ -113,7 +113,7 @@ def run_folder(
     return folder
 
 
-def test_audit_says_how_many_points_near_duplicates_add(
+def test_audit_reports_the_points_that_near_duplicates_add(
     run: Callable[..., Result], photos: Path, tmp_path: Path
 ) -> None:
     # Frame 2 of scenes 0 to 3 is held out beside its burst; of scenes 6 and 7 all frames are.
@@ -134,7 +134,7 @@ def test_audit_says_how_many_points_near_duplicates_add(
     )
 
 
-def test_audit_of_a_clean_split_says_so(
+def test_audit_of_a_clean_split_reports_no_leak(
     run: Callable[..., Result], photos: Path, tmp_path: Path
 ) -> None:
     def parts(path: str) -> Part:

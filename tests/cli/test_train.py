@@ -32,7 +32,7 @@ def test_every_setting_has_exactly_one_option_with_its_help() -> None:
         assert sum(setting.flag in other.opts for other in options.values()) == 1
 
 
-def test_train_then_predict_with_no_further_word(
+def test_train_then_predict_with_defaults(
     run: Callable[..., Result],
     make_photos: Callable[..., Path],
     tmp_path: Path,
@@ -175,7 +175,7 @@ def test_models_and_weights_that_do_not_work(
     )
 
 
-def test_predict_says_what_is_missing(
+def test_predict_names_what_is_missing(
     error_of: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -31,9 +31,9 @@ def test_a_run_goes_on_with_what_is_now_in_its_folder(
 ) -> None:
     make_photos({"ant": 12, "bee": 8, "wasp": 8})
     result = run("train", "--from", "garden", "--name", "second", *GO_ON)
-    said = " ".join(result.stderr.split())
-    assert "16 photos keep their part of the earlier run; 12 are new." in said
-    assert "Starts from runs/garden: 2 labels keep their part of the head; new: wasp." in said
+    message = " ".join(result.stderr.split())
+    assert "16 photos keep their part of the earlier run; 12 are new." in message
+    assert "Starts from runs/garden: 2 labels keep their part of the head; new: wasp." in message
     content = json.loads(Path("runs/second/config.json").read_text())
     assert content["settings"]["pixels"]["fit"] == "pad"
     assert content["from"]["labels"]["new"] == ["wasp"]
@@ -43,7 +43,9 @@ def test_a_run_goes_on_with_what_is_now_in_its_folder(
     assert content["settings"]["pixels"]["fit"] == "crop"
 
 
-def test_a_config_file_counts_as_said(run: Callable[..., Result], trained: Path) -> None:
+def test_settings_of_a_config_file_count_as_explicit(
+    run: Callable[..., Result], trained: Path
+) -> None:
     Path("c.toml").write_text('[pixels]\nfit = "crop"\n')
     run("train", "--from", "garden", "--config", "c.toml", "--name", "second", *GO_ON)
     content = json.loads(Path("runs/second/config.json").read_text())
@@ -55,10 +57,10 @@ def test_other_photos_may_be_named(
 ) -> None:
     make_photos({"ant": 8, "empty": 0, "moth": 8}, folder="others")
     result = run("train", "others", "--from", "garden", "--name", "second", *GO_ON)
-    said = " ".join(result.stderr.split())
+    message = " ".join(result.stderr.split())
     # The ants are the same photos in another place.
-    assert "8 photos keep their part of the earlier run; 8 are new." in said
-    assert "1 label keeps its part of the head; new: moth; dropped" in said
+    assert "8 photos keep their part of the earlier run; 8 are new." in message
+    assert "1 label keeps its part of the head; new: moth; dropped" in message
 
 
 def test_what_contradicts_it_is_refused(error_of: Callable[..., str], trained: Path) -> None:

@@ -70,7 +70,7 @@ def test_lowers_log_loss_and_ece_on_photos_it_was_not_fitted_on() -> None:
     assert ece(temperature) < 0.25 * ece(1.0)
 
 
-def test_few_photos_say_little_and_many_decide() -> None:
+def test_the_prior_matters_with_few_photos_only() -> None:
     logits, targets = drawn_at(3.0, 4000)
     found = [fit_temperature(logits[:n], targets[:n]) for n in (4, 40, 4000)]
     assert 1 < found[0] < found[1] < found[2]
@@ -250,6 +250,6 @@ def test_an_honest_gap_shrinks_with_the_root_of_the_photos() -> None:
     assert many == pytest.approx(few / 10, rel=0.1)
 
 
-def test_who_is_always_sure_and_right_has_no_gap() -> None:
+def test_certain_and_correct_predictions_have_no_gap() -> None:
     found = expected_gap(np.ones(5), rng=np.random.default_rng(0))
     assert (found.mean, found.high) == (0.0, 0.0)

@@ -80,17 +80,17 @@ def test_counts_are_the_sums_of_the_matrix() -> None:
 
 def test_a_resample_of_cells_is_a_resample_of_photos() -> None:
     truth = np.repeat([0, 1, 3], [30, 90, 5])
-    said = np.r_[np.zeros(20), np.ones(10 + 80), np.full(10, 3), np.zeros(5)].astype(int)
+    predicted = np.r_[np.zeros(20), np.ones(10 + 80), np.full(10, 3), np.zeros(5)].astype(int)
     rng = np.random.default_rng(0)
     picks = rng.integers(0, 125, (4000, 125))
     expected: dict[str, list[NDArray[np.int64]]] = {"hits": [], "photos": [], "predicted": []}
     for pick in picks:
-        t, s = truth[pick], said[pick]
+        t, s = truth[pick], predicted[pick]
         expected["hits"].append(np.bincount(t[t == s], minlength=4))
         expected["photos"].append(np.bincount(t, minlength=4))
         expected["predicted"].append(np.bincount(s, minlength=4))
     again = resample_labels(
-        confusion_matrix(truth, said, 4), resamples=4000, rng=np.random.default_rng(1)
+        confusion_matrix(truth, predicted, 4), resamples=4000, rng=np.random.default_rng(1)
     )
     for name, values in expected.items():
         ours, theirs = getattr(again, name), np.array(values)

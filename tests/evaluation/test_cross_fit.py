@@ -87,7 +87,7 @@ def fit_on(
     return fit
 
 
-def test_every_photo_is_answered_by_a_head_that_knows_neither_it_nor_its_label() -> None:
+def test_every_photo_is_predicted_by_heads_trained_without_it_or_its_label() -> None:
     rng = np.random.default_rng(1)
     features, targets = cloud(rng, range(6), 20, rng.normal(size=(6, 4)) * 4)
     folds = rng.integers(-1, 3, len(targets))
@@ -129,14 +129,14 @@ def test_of_two_labels_none_is_held_out() -> None:
 def test_scores_mix_odds_and_distances_by_their_spread_on_known_photos() -> None:
     rng = np.random.default_rng(4)
 
-    def answered(count: int, labels: int) -> HeldOutLogits:
+    def held_out(count: int, labels: int) -> HeldOutLogits:
         return HeldOutLogits(
             logits=rng.normal(size=(count, labels)),
             targets=rng.integers(0, labels, count),
             distances=rng.normal(size=count) * 7,
         )
 
-    fit = CrossFit(known=answered(50, 4), unknown=(answered(9, 3), answered(8, 3)))
+    fit = CrossFit(known=held_out(50, 4), unknown=(held_out(9, 3), held_out(8, 3)))
     found, mixture = fit.scores(temperature=0.5)
     odds = log_odds(fit.known.logits, temperature=0.5)
     expected = odds / odds.std() + fit.known.distances / fit.known.distances.std()
@@ -150,7 +150,7 @@ def test_scores_mix_odds_and_distances_by_their_spread_on_known_photos() -> None
 
 
 def test_a_threshold_by_held_out_labels_holds_its_precision_on_labels_never_seen() -> None:
-    """Without them it promises 90 and keeps far less; with them it keeps what it promises."""
+    """With held-out labels the target of 90 % holds; without them precision is far lower."""
     share = 0.3
     precisions: list[float] = []
     naive: list[float] = []
@@ -160,7 +160,7 @@ def test_a_threshold_by_held_out_labels_holds_its_precision_on_labels_never_seen
         centers = rng.normal(size=(16, 12)) * 1.3
         features, targets = cloud(rng, range(12), 100, centers)
         test, truth = cloud(rng, range(12), 60, centers)
-        strangers, _ = cloud(rng, range(12, 16), 60, centers)
+        unknown, _ = cloud(rng, range(12, 16), 60, centers)
         fitted_head = fit_on(features, targets, 12)
         crossed = cross_fit(targets, rng.permutation(1200) % 3, fitted_head, rng=rng)
         head = head_of_means(features, targets, 12)
@@ -174,13 +174,13 @@ def test_a_threshold_by_held_out_labels_holds_its_precision_on_labels_never_seen
             unknown_labels=empty.astype(int),
         )
         known = mixture(log_odds(head(test)), test.sum(axis=1))
-        foreign = mixture(log_odds(head(strangers)), strangers.sum(axis=1))
-        weight = share / (1 - share) * len(test) / len(strangers)
+        unknown_scores = mixture(log_odds(head(unknown)), unknown.sum(axis=1))
+        weight = share / (1 - share) * len(test) / len(unknown)
         for evidence, kept in ((found, precisions), (alone, naive)):
             limit = fit_threshold(evidence, target)
-            answered, fooled = ~limit.refuses(known), ~limit.refuses(foreign)
-            hits = (head(test).argmax(axis=1) == truth)[answered].sum()
-            kept.append(hits / (answered.sum() + weight * fooled.sum()))
+            accepted, accepted_unknown = ~limit.refuses(known), ~limit.refuses(unknown_scores)
+            hits = (head(test).argmax(axis=1) == truth)[accepted].sum()
+            kept.append(hits / (accepted.sum() + weight * accepted_unknown.sum()))
     spread = np.std(precisions) / np.sqrt(len(precisions))
     assert np.mean(precisions) == pytest.approx(0.9, abs=max(0.02, 3 * spread))
     assert np.mean(naive) < np.mean(precisions) - 0.04

@@ -104,7 +104,7 @@ def test_bootstrap_of_counts_is_the_bootstrap_of_photos() -> None:
     np.testing.assert_allclose(ends, expected, atol=0.006)
 
 
-def test_interval_holds_the_true_difference_as_often_as_it_says() -> None:
+def test_interval_covers_the_true_difference_at_its_confidence() -> None:
     rng = np.random.default_rng(2)
     held = 0
     for _ in range(300):
@@ -121,12 +121,12 @@ def test_the_same_seed_gives_the_same_interval() -> None:
     assert again[0] == again[1]
 
 
-def test_equal_answers_differ_by_nothing() -> None:
+def test_equal_predictions_have_no_difference() -> None:
     ends = accuracy_difference([True, False], [True, False], rng=np.random.default_rng(0))
     assert ends == (0.0, (0.0, 0.0))
 
 
 @pytest.mark.parametrize("second", [[True], []])
-def test_answers_on_other_photos_are_refused(second: list[bool]) -> None:
+def test_predictions_on_other_photos_are_refused(second: list[bool]) -> None:
     with pytest.raises(ValueError, match="are not predictions of the same photos"):
         accuracy_difference([True, False][: len(second) * 2], second, rng=np.random.default_rng(0))

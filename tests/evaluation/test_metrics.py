@@ -88,7 +88,7 @@ def test_top_k_equals_scikit_learns_with_its_tie_order_turned_round(case: Case) 
     assert ours[labels - 1 :] == [1.0] * (5 - min(labels - 1, 5))
 
 
-def test_top1_says_the_label_that_argmax_says_where_logits_tie() -> None:
+def test_top1_equals_argmax_where_logits_tie() -> None:
     assert top_k_accuracies([[1.0, 1.0, 0.0]] * 2, [0, 1])[:2] == [0.5, 1.0]
 
 
@@ -140,13 +140,13 @@ def test_one_label_is_always_right_and_has_no_kappa() -> None:
 def test_a_label_without_photos_has_no_recall_and_does_not_count_in_means() -> None:
     logits = np.array([[2.0, 1.0, 0.0], [2.0, 3.0, 0.0]])
     ours = evaluate(logits, np.array([0, 0]))
-    absent, never_said = ours["labels"]["label 01"], ours["labels"]["label 02"]
+    absent, never_predicted = ours["labels"]["label 01"], ours["labels"]["label 02"]
     assert absent["recall"] is None
     assert absent["recall_interval"] is None
     assert absent["precision"] == 0.0
     assert absent["f1"] == 0.0
-    assert never_said["precision"] is None
-    assert never_said["f1"] is None
+    assert never_predicted["precision"] is None
+    assert never_predicted["f1"] is None
     assert ours["balanced_accuracy"] == 0.5
     assert ours["macro_f1"] == pytest.approx((2 / 3 + 0.0) / 2, abs=1e-12)
 
@@ -174,7 +174,7 @@ def test_half_precision_logits_are_computed_in_double(dtype: type[Any]) -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_a_diverged_network_is_said_so(value: float) -> None:
+def test_logits_of_a_diverged_network_are_an_error(value: float) -> None:
     logits = np.zeros((3, 2))
     logits[1, 0] = value
     with pytest.raises(ModelError) as caught:

@@ -32,7 +32,7 @@ def made(
 
 
 def _reference(
-    truth: NDArray[np.int64], scores: NDArray[np.float64], said: NDArray[np.int64]
+    truth: NDArray[np.int64], scores: NDArray[np.float64], predicted: NDArray[np.int64]
 ) -> dict[str, float]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -44,10 +44,10 @@ def _reference(
             "micro_average_precision": reference.average_precision_score(
                 truth, scores, average="micro"
             ),
-            "exact_match": reference.accuracy_score(truth, said),
-            "hamming_loss": reference.hamming_loss(truth, said),
-            "macro_f1": reference.f1_score(truth, said, average="macro", zero_division=np.nan),
-            "micro_f1": reference.f1_score(truth, said, average="micro", zero_division=np.nan),
+            "exact_match": reference.accuracy_score(truth, predicted),
+            "hamming_loss": reference.hamming_loss(truth, predicted),
+            "macro_f1": reference.f1_score(truth, predicted, average="macro", zero_division=np.nan),
+            "micro_f1": reference.f1_score(truth, predicted, average="micro", zero_division=np.nan),
         }
 
 
@@ -63,18 +63,18 @@ def test_metrics_equal_scikit_learns(absent: bool, temperature: float) -> None:
         logits, truth, LABELS, temperature=temperature, thresholds=thresholds.tolist()
     )
     shares = 1 / (1 + np.exp(-logits / temperature))
-    said = shares >= thresholds
-    expected = _reference(truth.astype(int), logits, said.astype(int))
+    predicted = shares >= thresholds
+    expected = _reference(truth.astype(int), logits, predicted.astype(int))
     assert set(expected) <= set(ours)
     for name, value in expected.items():
         assert ours[name] == pytest.approx(value, abs=1e-9), name
     precision, recall, f1, photos = reference.precision_recall_fscore_support(
-        truth, said, zero_division=np.nan
+        truth, predicted, zero_division=np.nan
     )
     for c, label in enumerate(LABELS):
         mine = ours["labels"][label]
         assert mine["photos"] == photos[c]
-        assert mine["predicted"] == said[:, c].sum()
+        assert mine["predicted"] == predicted[:, c].sum()
         assert mine["threshold"] == thresholds[c]
         for name, values in (("precision", precision), ("recall", recall), ("f1", f1)):
             assert (mine[name] is None) == np.isnan(values[c]), (label, name)
@@ -92,17 +92,17 @@ def test_metrics_equal_scikit_learns(absent: bool, temperature: float) -> None:
     json.dumps(ours, allow_nan=False)
 
 
-def test_calibration_error_of_all_answers_is_the_mean_gap_of_fifteen_bins() -> None:
+def test_calibration_error_is_the_mean_gap_of_fifteen_bins() -> None:
     logits, truth = made(seed=8)
     shares = (1 / (1 + np.exp(-logits / 0.7))).ravel()
-    wanted = 0.0
+    expected = 0.0
     for k in range(15):
         inside = (shares > k / 15) & (shares <= (k + 1) / 15)
         if inside.any():
             gap = abs(shares[inside].mean() - truth.ravel()[inside].mean())
-            wanted += inside.mean() * gap
+            expected += inside.mean() * gap
     ours = evaluate_multilabel(logits, truth, LABELS, temperature=0.7)
-    assert ours["ece"] == pytest.approx(wanted, abs=1e-12)
+    assert ours["ece"] == pytest.approx(expected, abs=1e-12)
     plain = evaluate_multilabel(logits, truth, LABELS)
     assert ours["uncalibrated"]["ece"] == plain["ece"]
 
@@ -125,7 +125,7 @@ def test_intervals_are_those_of_a_bootstrap_over_photos() -> None:
         assert [low, high] == pytest.approx(np.quantile(values, [0.025, 0.975]), abs=0.025), name
 
 
-def test_metrics_of_nothing_said_and_nothing_there_are_undefined() -> None:
+def test_metrics_without_predicted_and_true_labels_are_undefined() -> None:
     ours = evaluate_multilabel([[-1.0, -2.0]], [[0, 0]], ["a", "b"])
     assert ours["exact_match"] == 1.0
     assert ours["hamming_loss"] == 0.0
@@ -141,7 +141,7 @@ def test_a_threshold_is_a_probability() -> None:
     assert at["labels"]["a"]["predicted"] == 1
 
 
-def test_a_label_that_is_never_said_has_no_threshold() -> None:
+def test_a_label_that_is_never_predicted_has_no_threshold() -> None:
     found = evaluate_multilabel([[9.0]], [[1]], ["a"], thresholds=[NEVER])["labels"]["a"]
     assert found["threshold"] is None
     assert found["predicted"] == 0
@@ -165,11 +165,11 @@ def test_temperature_minimizes_the_log_loss(true_temperature: float) -> None:
     truth = rng.random((300, 4)) < 1 / (1 + np.exp(-honest))
     logits = honest * true_temperature
     ours = fit_sigmoid_temperature(logits, truth)
-    wanted = 300 / 301 * truth + 0.5 / 301
+    expected = 300 / 301 * truth + 0.5 / 301
 
     def loss(log_temperature: float) -> float:
         z = logits / np.exp(log_temperature)
-        return float((np.logaddexp(0, z) - wanted * z).mean())
+        return float((np.logaddexp(0, z) - expected * z).mean())
 
     best = minimize_scalar(loss, bounds=(-3, 3), method="bounded", options={"xatol": 1e-10})
     assert ours == pytest.approx(np.exp(best.x), rel=1e-5)
@@ -187,8 +187,8 @@ def test_temperature_without_mistakes_stays_within_its_bounds() -> None:
 def test_log_loss_is_the_binary_cross_entropy_of_each_photo() -> None:
     logits, truth = made(photos=30)
     p = 1 / (1 + np.exp(-logits))
-    wanted = -(truth * np.log(p) + (1 - truth) * np.log(1 - p)).sum(axis=1).mean()
-    assert multilabel_log_loss(logits, truth) == pytest.approx(wanted, abs=1e-12)
+    expected = -(truth * np.log(p) + (1 - truth) * np.log(1 - p)).sum(axis=1).mean()
+    assert multilabel_log_loss(logits, truth) == pytest.approx(expected, abs=1e-12)
 
 
 def test_sigmoid_neither_overflows_nor_loses_small_shares() -> None:

@@ -46,7 +46,7 @@ MIXED = dataclasses.replace(
 )
 
 
-def test_refuses_below_the_threshold_and_answers_on_it() -> None:
+def test_rejects_below_the_threshold_and_accepts_on_it() -> None:
     assert PLAIN.refuses([0.8, 0.7, 0.6]).tolist() == [False, False, True]
 
 
@@ -54,7 +54,7 @@ def test_without_a_threshold_nothing_is_refused() -> None:
     assert dataclasses.replace(PLAIN, threshold=None).refuses([-9.0]).tolist() == [False]
 
 
-def test_a_score_of_logits_is_that_of_familiarity() -> None:
+def test_a_score_of_logits_is_the_ood_score() -> None:
     logits = np.random.default_rng(1).normal(size=(5, 3))
     assert not PLAIN.needs_features
     expected = ood_score(logits, score="max_probability", temperature=2.0)
@@ -103,7 +103,7 @@ def test_energy_is_lius_formula() -> None:
         np.testing.assert_allclose(ours, expected, atol=1e-9)
 
 
-def test_max_logit_and_max_probability_are_what_they_say() -> None:
+def test_max_logit_and_max_probability_equal_their_formulas() -> None:
     logits = np.array([[1.0, 3.0], [800.0, -800.0]])
     assert ood_score(logits, score="max_logit").tolist() == [3.0, 800.0]
     expected = [1 / (1 + np.exp(-2.0)), 1.0]
@@ -184,7 +184,7 @@ def test_it_is_the_relative_mahalanobis_distance() -> None:
     np.testing.assert_allclose(ours, by_the_papers_formula(features, targets, asked), rtol=1e-4)
 
 
-def test_photos_of_other_things_are_less_familiar() -> None:
+def test_photos_of_other_subjects_have_lower_scores() -> None:
     features, targets = photos()
     distance = fit_relative_distance(features[::2], targets[::2])
     others = features[1::2] + np.random.default_rng(2).normal(size=(45, 6)) * 8
@@ -214,7 +214,7 @@ def test_a_basis_has_no_more_dimensions_than_a_quarter_of_the_photos() -> None:
     assert find_basis(np.random.default_rng(0).normal(size=(3, 100))).matrix.shape[1] == 2
 
 
-def test_features_that_never_vary_have_no_say() -> None:
+def test_constant_features_have_no_effect() -> None:
     features = np.random.default_rng(0).normal(size=(30, 4))
     features[:, 2] = 9.0
     matrix = find_basis(features).matrix

@@ -18,7 +18,7 @@ from finetune.evaluation.precision_target import (
 )
 
 PLAIN = {"confidence": 0.5, "hardest_share": 1.0}
-"""Holds on the photos fitted on, with all foreign photos alike."""
+"""A target on the photos of the fit, with the same weight for all unknown photos."""
 
 
 def held_out(
@@ -42,14 +42,14 @@ def held_out(
 
 
 def draw(
-    seed: int, known: int = 200, foreign: int = 80, digits: int = 1, rate: float = 0.9
+    seed: int, known: int = 200, unknown: int = 80, digits: int = 1, rate: float = 0.9
 ) -> HeldOutScores:
     rng = np.random.default_rng(seed)
     return held_out(
         np.round(rng.normal(2, 1, known), digits),
         rng.random(known) < rate,
-        np.round(rng.normal(0, 1, foreign), digits),
-        unknown_labels=rng.integers(0, 4, foreign),
+        np.round(rng.normal(0, 1, unknown), digits),
+        unknown_labels=rng.integers(0, 4, unknown),
     )
 
 
@@ -91,8 +91,8 @@ def wilson_below(right: np.int64, total: float, confidence: float) -> float:
 def test_with_confidence_the_lower_bound_reaches_the_precision(
     seed: int, hardest_share: float
 ) -> None:
-    """Brute force: Wilson's bound at each threshold, foreign photos like the hardest labels."""
-    found = draw(seed, known=400, foreign=200, digits=2, rate=0.97)
+    """Brute force: Wilson's bound at each threshold, unknown photos like the hardest labels."""
+    found = draw(seed, known=400, unknown=200, digits=2, rate=0.97)
     target = PrecisionTarget(
         precision=0.85, unknown_share=0.2, confidence=0.9, hardest_share=hardest_share
     )
@@ -143,10 +143,10 @@ def test_threshold_holds_its_precision_on_photos_it_was_not_fitted_on() -> None:
     assert kept >= 48
 
 
-def test_a_share_of_foreign_photos_weighs_as_if_there_were_so_many() -> None:
-    found = draw(3, known=300, foreign=100, rate=0.95)
+def test_unknown_photos_are_weighted_to_their_share() -> None:
+    found = draw(3, known=300, unknown=100, rate=0.95)
     fitted = fit_threshold(found, PrecisionTarget(precision=0.9, unknown_share=0.4, **PLAIN))
-    # 300 known photos and a share of 0.4 make 200 foreign ones: each of the 100 twice.
+    # 300 known photos and a share of 0.4 make 200 unknown ones: each of the 100 twice.
     doubled = dataclasses.replace(
         found,
         unknown_scores=np.repeat(found.unknown_scores, 2),
@@ -160,17 +160,17 @@ def test_a_share_of_foreign_photos_weighs_as_if_there_were_so_many() -> None:
 
 
 def test_the_greatest_precision_that_leaves_half_of_the_photos_is_stated() -> None:
-    found = draw(5, known=400, foreign=100, digits=3)
+    found = draw(5, known=400, unknown=100, digits=3)
     fitted = fit_stated(found, unknown_share=0.2)
     assert fitted.precision == 0.8
     assert fitted.coverage >= MIN_COVERAGE
     for above in (0.95, 0.9):
-        wanted = PrecisionTarget(precision=above, unknown_share=0.2)
-        limit = fit_threshold(found, wanted).threshold
+        target = PrecisionTarget(precision=above, unknown_share=0.2)
+        limit = fit_threshold(found, target).threshold
         assert limit is None or (found.scores >= limit).mean() < MIN_COVERAGE
 
 
-def test_where_nothing_can_be_promised_nothing_is_refused() -> None:
+def test_without_a_reachable_target_nothing_is_rejected() -> None:
     fitted = fit_stated(held_out(np.arange(40.0), np.zeros(40), np.arange(10.0)))
     assert fitted.threshold is None
     assert fitted.coverage == 1.0
@@ -179,7 +179,7 @@ def test_where_nothing_can_be_promised_nothing_is_refused() -> None:
     assert fitted.refuses([-100.0]).tolist() == [False]
 
 
-def test_without_foreign_photos_the_least_familiar_are_refused_all_the_same() -> None:
+def test_without_unknown_photos_the_lowest_scores_are_still_rejected() -> None:
     scores = np.arange(200.0)
     fitted = fit_stated(held_out(scores, np.ones(200)))
     assert fitted.threshold == np.quantile(scores, MIN_REJECTED)
@@ -204,7 +204,7 @@ def test_no_photos_give_no_threshold() -> None:
         ({"hardest_share": 0.0}, "hardest_share 0.0 must lie above 0 and be at most 1"),
     ],
 )
-def test_an_impossible_promise_is_refused(wrong: dict[str, float], message: str) -> None:
+def test_an_invalid_precision_target_is_refused(wrong: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         PrecisionTarget(**wrong)
 

@@ -86,6 +86,6 @@ def test_a_damaged_line_is_named(tmp_path: Path) -> None:
         read_predictions(path)
 
 
-def test_a_missing_file_says_what_to_do(tmp_path: Path) -> None:
+def test_a_missing_file_is_an_error_with_the_next_step(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"could not be read: .* again with finetune evaluate\."):
         read_predictions(tmp_path / "predictions.csv")

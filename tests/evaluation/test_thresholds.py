@@ -44,8 +44,8 @@ def test_few_photos_of_a_label_are_helped_out_by_their_probabilities(seed: int) 
     likely = own * truth + (1 - own) * scores
 
     def expected_f1(cut: float) -> float:
-        said = scores >= cut
-        return float(2 * likely[said].sum() / max(said.sum() + likely.sum(), 1e-9))
+        predicted = scores >= cut
+        return float(2 * likely[predicted].sum() / max(predicted.sum() + likely.sum(), 1e-9))
 
     (chosen,) = fit_thresholds(scores[:, None], truth[:, None])
     best = max(expected_f1(cut) for cut in every_cut(scores))
@@ -60,8 +60,8 @@ def test_thresholds_of_few_photos_do_better_on_new_ones_than_the_best_f1_of_thes
     plain = [f1_threshold(p, t) for p, t in zip(shares[few].T, truth[few].T, strict=True)]
     found = {}
     for name, limits in (("plain", plain), ("helped", fit_thresholds(shares[few], truth[few]))):
-        said = shares[new] >= np.array(limits)
-        found[name] = f1_score(truth[new], said, average="macro")
+        predicted = shares[new] >= np.array(limits)
+        found[name] = f1_score(truth[new], predicted, average="macro")
     assert found["helped"] > found["plain"] + 0.01
 
 

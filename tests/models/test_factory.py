@@ -122,7 +122,7 @@ def test_an_unknown_model_offers_the_nearest() -> None:
         create_model(ModelRequest(name="qqqqqqqqqq"))
 
 
-def test_offline_the_hub_is_not_asked_and_the_way_out_is_named() -> None:
+def test_offline_the_hub_is_not_used_and_the_error_has_the_next_step() -> None:
     with pytest.raises(WeightsUnavailable) as error:
         create_model(ModelRequest(name="resnet50"))
     assert str(error.value) == (
@@ -133,7 +133,7 @@ def test_offline_the_hub_is_not_asked_and_the_way_out_is_named() -> None:
     )
 
 
-def test_a_hub_out_of_reach_is_told_by_one_quick_connection(
+def test_an_unreachable_hub_is_detected_by_one_quick_connection(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     import huggingface_hub.constants
@@ -183,7 +183,7 @@ def test_the_download_itself_is_timms(tiny_weights: Path, monkeypatch: pytest.Mo
     assert torch.equal(loaded.module.state_dict()["fc.bias"], load_file(tiny_weights)["fc.bias"])
 
 
-def test_a_download_that_fails_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_download_is_an_error_of_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     import timm.models._builder as builder
 
     def fail(*_: object, **__: object) -> None:
@@ -195,7 +195,7 @@ def test_a_download_that_fails_is_said_in_one_line(monkeypatch: pytest.MonkeyPat
         create_model(ModelRequest(name=TINY))
 
 
-def test_an_architecture_without_pretrained_weights_says_so() -> None:
+def test_an_architecture_without_pretrained_weights_is_an_error() -> None:
     with pytest.raises(WeightsUnavailable, match="There are no pretrained weights of"):
         create_model(ModelRequest(name=WITHOUT_WEIGHTS))
 
@@ -221,7 +221,7 @@ def test_creating_leaves_the_global_generator_alone(tiny_weights: Path) -> None:
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_the_spec_is_the_models_own_unless_told() -> None:
+def test_preprocessing_is_the_models_own_by_default() -> None:
     config = timm.get_pretrained_cfg("vit_small_patch16_224")
     preprocessing = resolve_preprocessing("vit_small_patch16_224")
     assert (preprocessing.size, preprocessing.mean, preprocessing.crop_pct) == (
@@ -248,7 +248,7 @@ def test_gray_has_the_average_of_the_colors_means_and_deviations() -> None:
 
 
 @pytest.mark.parametrize("name", ["vgg19_mnist", "mnist_experts_cnn"])
-def test_the_mnist_nets_see_gray_unless_told(name: str) -> None:
+def test_the_mnist_networks_are_gray_by_default(name: str) -> None:
     assert resolve_preprocessing(name).channels == 1
     color = resolve_preprocessing(name, channels=3)
     assert color.mean == resolve_preprocessing(name).mean * 3
@@ -307,7 +307,7 @@ def test_a_folded_head_equals_the_standardized_one() -> None:
     assert torch.allclose(expected.double(), got, atol=1e-3, rtol=1e-4)
 
 
-def test_features_through_the_head_are_the_networks_answer() -> None:
+def test_features_through_the_head_are_the_networks_logits() -> None:
     module = timm.create_model(TINY, num_classes=5).eval()
     images = torch.randn(2, 3, 64, 64)
     with torch.inference_mode():

@@ -55,8 +55,8 @@ def test_onnxruntime_gives_torchs_features_for_any_number_of_photos(
     )
     for photos in (1, 3, 5):
         with torch.inference_mode():
-            wanted = features_of(module, pixels(photos))
-        assert torch.allclose(found.features(pixels(photos)), wanted, atol=1e-4)
+            expected = features_of(module, pixels(photos))
+        assert torch.allclose(found.features(pixels(photos)), expected, atol=1e-4)
     # What one batch gave is not overwritten by the next.
     first = found.features(pixels(2))
     kept = first.clone()
@@ -121,10 +121,10 @@ def test_onnxruntime_that_is_not_installed_is_skipped(
 
 
 def test_difference_is_a_share_of_the_largest_feature() -> None:
-    wanted = torch.tensor([[1.0, -4.0]])
-    assert relative_difference(torch.tensor([[1.0, -3.0]]), wanted) == 0.25
-    assert relative_difference(torch.zeros(1, 3), wanted) == float("inf")
-    assert not relative_difference(torch.tensor([[float("nan"), 0.0]]), wanted) <= 1
+    expected = torch.tensor([[1.0, -4.0]])
+    assert relative_difference(torch.tensor([[1.0, -3.0]]), expected) == 0.25
+    assert relative_difference(torch.zeros(1, 3), expected) == float("inf")
+    assert not relative_difference(torch.tensor([[float("nan"), 0.0]]), expected) <= 1
 
 
 def test_cache_makes_its_backend_when_a_feature_is_missing(
@@ -139,13 +139,13 @@ def test_cache_makes_its_backend_when_a_feature_is_missing(
     preprocessing = Preprocessing(size=32, crop_pct=1.0)
     cache = FeatureCache(tmp_path, module, preprocessing, expected=ENOUGH, note=notes.append)
     assert notes == []
-    squares = torch.randint(0, 255, (2, 3, 32, 32), dtype=torch.uint8)
-    by_backend = cache.compute(squares)
+    images = torch.randint(0, 255, (2, 3, 32, 32), dtype=torch.uint8)
+    by_backend = cache.compute(images)
     assert len(notes) == 1
     assert notes[0].startswith(
         f"Features of {ENOUGH:,} photos by ONNX Runtime (differs from torch by "
     )
     plain = FeatureCache(tmp_path / "other", module, preprocessing)
-    assert abs(by_backend - plain.compute(squares)).max() < 1e-5
+    assert abs(by_backend - plain.compute(images)).max() < 1e-5
     cache.close()
     plain.close()

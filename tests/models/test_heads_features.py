@@ -53,9 +53,9 @@ def test_each_head_is_scikit_learns_logistic_regression(
     for head, strength in zip(heads, STRENGTHS, strict=True):
         model = LogisticRegression(C=1 / (strength * len(targets)), tol=1e-8, max_iter=5000)
         model.fit(standard, targets)
-        wanted = model.predict_log_proba(standard)
-        said = head(features).log_softmax(1).detach().numpy()
-        assert np.abs(said - wanted).max() < 0.01
+        expected = model.predict_log_proba(standard)
+        log_probabilities = head(features).log_softmax(1).detach().numpy()
+        assert np.abs(log_probabilities - expected).max() < 0.01
 
 
 def test_rows_stand_head_by_head(data: tuple[torch.Tensor, torch.Tensor]) -> None:

@@ -24,7 +24,7 @@ def test_it_finds_the_minimum_of_rosenbrocks_function() -> None:
     assert torch.allclose(x, torch.ones(2, dtype=torch.float64), atol=1e-3)
 
 
-def test_it_looks_no_oftener_than_it_may_but_for_the_line_search_under_way() -> None:
+def test_evaluations_are_limited_except_within_a_line_search() -> None:
     max_evals = 0
     x = start()
 

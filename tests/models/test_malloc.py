@@ -71,5 +71,5 @@ def test_without_it_each_block_costs_page_faults() -> None:
 @pytest.mark.parametrize(
     "variables", [{"MALLOC_ARENA_MAX": "2"}, {"GLIBC_TUNABLES": "glibc.malloc.trim_threshold=1"}]
 )
-def test_what_a_person_has_set_stays(variables: dict[str, str]) -> None:
+def test_settings_of_the_user_are_not_changed(variables: dict[str, str]) -> None:
     assert in_a_process("keep", **variables)["kept"] is False

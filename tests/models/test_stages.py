@@ -52,7 +52,7 @@ def test_every_parameter_of_the_backbone_is_in_one_stage(model: str) -> None:
     assert len(stages) > 1
 
 
-def test_a_network_that_says_nothing_of_itself_is_one_stage() -> None:
+def test_a_network_without_stage_information_is_one_stage() -> None:
     class Plain(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -73,14 +73,14 @@ def test_norms_that_keep_their_statistics_train_their_scale_and_go_by_what_they_
     set_trainable(module, TrainableStages(names=everything.names, batch_statistics=False))
     buffers = {name: value.clone() for name, value in module.named_buffers()}
     photos = torch.randn(4, 3, 64, 64) * 5 + 3
-    said = module(photos)
-    said.sum().backward()
+    outputs = module(photos)
+    outputs.sum().backward()
     assert buffers
     assert all(torch.equal(value, buffers[name]) for name, value in module.named_buffers())
     norms = norm_parameters(module)
     assert all(p.grad is not None for name, p in module.named_parameters() if name in norms)
     # What a photo gives does not depend on the others of its batch.
-    torch.testing.assert_close(said[:1], module(photos[:1]), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(outputs[:1], module(photos[:1]), atol=1e-4, rtol=1e-4)
     set_trainable(module, everything)
     module(photos)
     assert any(not torch.equal(value, buffers[name]) for name, value in module.named_buffers())

@@ -78,7 +78,7 @@ def test_attention_products_are_in_the_total_and_in_no_layer() -> None:
     assert sum(row.parameters for row in summary.rows) == summary.parameters
 
 
-def test_a_row_says_kernel_stride_channels_and_size() -> None:
+def test_a_row_has_kernel_stride_channels_and_size() -> None:
     rows = {row.name: row for row in summarize("alexnet").rows}
     assert rows["features.0"] == LayerRow(
         name="features.0",

@@ -114,7 +114,7 @@ def test_crop_beyond_the_photo_is_padded_and_its_pixels_stay_in_place() -> None:
     assert np.abs(result[:, 40:] - expected).max() <= 1.5
 
 
-def test_fit_has_no_say_where_a_crop_is_given() -> None:
+def test_a_crop_overrides_fit() -> None:
     image = scene(120, 90)
     crop = Crop(side=0.5)
     assert np.array_equal(
@@ -216,7 +216,7 @@ def test_crop_from_other_keys_is_refused() -> None:
     )
 
 
-def test_unknown_words_are_refused() -> None:
+def test_unknown_option_values_are_refused() -> None:
     image = scene(20, 20)
     with pytest.raises(ConfigError) as caught:
         crop_and_resize(image, size=8, interpolation="cubic")

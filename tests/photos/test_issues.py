@@ -62,7 +62,7 @@ def test_copies_within_a_label_are_exact_duplicates(good: Path) -> None:
     assert paths_of(issues["exact_duplicates"]) == [("gull/00.jpg", "gull/b.jpg", "gull/c.jpg")]
 
 
-def test_same_photo_under_two_labels_comes_first(good: Path) -> None:
+def test_same_photo_under_two_labels_is_listed_first(good: Path) -> None:
     shutil.copy(good / "gull" / "00.jpg", good / "heron" / "same.jpg")
     (good / "gull" / "bad.jpg").write_bytes(b"rubbish")
     issues = find_issues(scan(good))
@@ -115,7 +115,7 @@ def test_bursts_are_found_with_camera_and_time(
     assert issue.items[0].note == "Canon EOS 90D, 2024-05-01T12:30:00"
 
 
-def test_twins_across_ready_parts_are_a_leak(
+def test_duplicates_across_parts_are_a_leak(
     tmp_path: Path, write_photo: WritePhoto, good: Path
 ) -> None:
     root = tmp_path / "parts"
@@ -174,7 +174,7 @@ def drawn(**counts: int) -> Collection:
     return Collection(root=Path("x"), photos=tuple(photos))
 
 
-def test_imbalance_and_few_photos_are_said() -> None:
+def test_imbalance_and_few_photos_are_reported() -> None:
     issues = {issue.kind: issue for issue in find_issues(drawn(gull=90, heron=9))}
     assert issues["imbalance"].title == (
         "The largest label has 10 times the photos of the smallest."
@@ -320,7 +320,7 @@ def test_contact_sheet_counts_what_it_does_not_show(
     assert page.count("<img") == 2
 
 
-def test_contact_sheet_of_a_good_collection_says_so(good: Path, tmp_path: Path) -> None:
+def test_contact_sheet_of_a_good_collection_reports_no_issues(good: Path, tmp_path: Path) -> None:
     assert "Nothing to report." in sheet(good, tmp_path / "sheet.html")
 
 

@@ -86,7 +86,9 @@ def test_labels_that_cannot_be_learned_are_named(labeled: list[tuple[str]], mess
     assert str(caught.value) == message
 
 
-def test_min_photos_leaves_small_labels_out_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+def test_min_photos_leaves_small_labels_out_with_a_message(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     given = collection(HERON, GULL, GULL, TERN, TERN, TERN)
     with caplog.at_level(logging.WARNING):
         checked = check_labels(given, min_photos=2)
@@ -186,7 +188,7 @@ def test_a_file_in_several_folders_has_the_labels_of_all() -> None:
     )
 
 
-def test_what_a_person_said_is_kept_and_none_counts_as_a_negative() -> None:
+def test_assigned_labels_are_kept_and_none_counts_as_a_negative() -> None:
     found = multilabel_photos(
         photos_in_folders(
             *PLAIN,
@@ -305,9 +307,7 @@ def test_photos_without_a_label_are_spread_over_the_folds() -> None:
 
 
 @pytest.mark.parametrize("says_none", [False, True])
-def test_an_empty_line_of_a_file_is_a_negative_where_a_person_says_so(
-    tmp_path: Path, says_none: bool
-) -> None:
+def test_an_empty_row_is_a_negative_with_the_option(tmp_path: Path, says_none: bool) -> None:
     root = tmp_path / "photos"
     root.mkdir()
     for number in range(4):

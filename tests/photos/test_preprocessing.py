@@ -23,11 +23,11 @@ def test_a_gray_spec_goes_through_json() -> None:
 def test_other_numbers_of_channels_are_refused(channels: int) -> None:
     with pytest.raises(ConfigError) as error:
         Preprocessing(size=28, channels=channels, mean=(0.5,) * channels, std=(0.5,) * channels)
-    said = f"--channels {channels}: a network sees photos in 1 channel (gray) or 3."
-    assert str(error.value) == said
+    message = f"--channels {channels}: a network sees photos in 1 channel (gray) or 3."
+    assert str(error.value) == message
 
 
-def test_a_mean_for_every_channel_is_asked_for() -> None:
+def test_a_mean_is_needed_for_every_channel() -> None:
     with pytest.raises(ConfigError) as error:
         Preprocessing(size=28, channels=1)
     assert str(error.value) == "preprocessing has 3 means and 3 deviations for 1 channels."

@@ -91,9 +91,9 @@ def test_photo_has_all_its_facts(tmp_path: Path, write_photo: WritePhoto, draw: 
     assert photo.quality == measure(pixels)
     expected = hash_with_mirror(pixels)
     for kind in ("perceptual", "difference"):
-        for wanted, mirrored in zip(expected, (False, True), strict=True):
+        for reference, mirrored in zip(expected, (False, True), strict=True):
             (found,) = hash_array([photo], kind, mirrored=mirrored).tolist()
-            assert (found ^ getattr(wanted, kind)).bit_count() <= 2
+            assert (found ^ getattr(reference, kind)).bit_count() <= 2
 
 
 def test_label_is_nfc_and_the_path_is_as_on_disk(tmp_path: Path, write_photo: WritePhoto) -> None:
@@ -283,7 +283,7 @@ def test_deleted_photos_leave_and_may_come_back(
     assert read_paths == []
 
 
-def test_moved_and_renamed_photos_keep_what_was_said(
+def test_moved_and_renamed_photos_keep_their_annotations(
     birds: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scan(birds)
@@ -382,7 +382,7 @@ def test_progress_counts_the_photos_that_are_read(birds: Path, with_processes: N
 
 
 class Shelf:
-    """A sink that keeps squares in a dictionary."""
+    """A sink that keeps images in a dictionary."""
 
     def __init__(self, size: int = 48) -> None:
         self.size = size

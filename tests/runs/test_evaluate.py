@@ -81,10 +81,10 @@ def test_tta_is_the_mean_of_a_photo_and_its_mirror_image(
     trained = open_trained(run)
     # An even margin, so that the center of the mirror image is the mirror image of the center.
     side = trained.preprocessing.size + 2
-    squares = torch.randint(0, 256, (3, 3, side, side), dtype=torch.uint8)
-    plain = logits_of(trained.module, trained.preprocessing, squares)
-    mirrored = logits_of(trained.module, trained.preprocessing, squares.flip(3))
-    both = logits_of(trained.module, trained.preprocessing, squares, tta=True)
+    images = torch.randint(0, 256, (3, 3, side, side), dtype=torch.uint8)
+    plain = logits_of(trained.module, trained.preprocessing, images)
+    mirrored = logits_of(trained.module, trained.preprocessing, images.flip(3))
+    both = logits_of(trained.module, trained.preprocessing, images, tta=True)
     assert torch.allclose(both, (plain + mirrored) / 2, atol=1e-5)
     assert not torch.allclose(plain, mirrored, atol=1e-3)
 

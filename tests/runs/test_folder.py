@@ -32,7 +32,7 @@ def test_a_run_is_found_by_name_or_by_path(tmp_path: Path) -> None:
     assert find_run(str(path), tmp_path / "nowhere").path == path
 
 
-def test_no_run_at_all_says_how_to_make_one(tmp_path: Path) -> None:
+def test_without_a_run_the_error_has_the_next_step(tmp_path: Path) -> None:
     with pytest.raises(RunError) as error:
         find_run(None, tmp_path / "runs")
     assert str(error.value) == (

@@ -24,7 +24,7 @@ from finetune.tasks.multi_label import MultiLabel
 from finetune.tasks.single_label import SingleLabel
 
 
-def test_the_card_says_what_the_run_measured_and_names_no_path(
+def test_the_card_has_the_metrics_of_the_run_and_no_path(
     make_photos: Callable[..., Path], tmp_path: Path, tiny_settings: dict[str, object]
 ) -> None:
     photos = make_photos({"heron | gray": 8, "カワセミ": 8})
@@ -33,11 +33,11 @@ def test_the_card_says_what_the_run_measured_and_names_no_path(
     assert card == run.path / "README.md"
     text = card.read_text(encoding="utf-8")
     metrics = json.loads(run.metrics_file.read_text())
-    judged = "test" if "test" in metrics else "validation"
-    low, high = metrics[judged]["top1_interval"]
+    part = "test" if "test" in metrics else "validation"
+    low, high = metrics[part]["top1_interval"]
     front = text.split("---\n")[1]
     assert "library_name: timm\n" in front
-    assert f"value: {metrics[judged]['top1']:.4f}" in front
+    assert f"value: {metrics[part]['top1']:.4f}" in front
     assert f"{low:.1%} to {high:.1%}" in text
     assert "| heron \\| gray |" in text
     assert "| カワセミ |" in text

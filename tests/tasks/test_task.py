@@ -58,8 +58,8 @@ def test_single_label_metrics_are_those_of_evaluate_logits() -> None:
 def test_thresholds_and_temperature_are_fitted_on_the_given_photos() -> None:
     task = MultiLabel().calibrated(LOGITS, TRUTH)
     assert task.thresholds is not None
-    said = task.probabilities(LOGITS) >= task.limits(3)
-    assert (said == TRUTH.astype(bool)).all()
+    predicted = task.probabilities(LOGITS) >= task.limits(3)
+    assert (predicted == TRUTH.astype(bool)).all()
     assert (task.limits(3, at_least=0.99) == 0.99).all()
     found = task.metrics(LOGITS, TRUTH, LABELS)
     assert found["exact_match"] == 1.0

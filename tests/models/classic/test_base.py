@@ -84,7 +84,7 @@ def test_a_second_draw_from_the_same_seed_is_the_same_net(name: str) -> None:
         assert torch.equal(value, states[1][key])
 
 
-def test_weights_of_a_file_with_another_head_load_by_timms_own_way(tmp_path: Path) -> None:
+def test_weights_with_another_head_load_as_in_timm(tmp_path: Path) -> None:
     trained = make("mnist_experts_cnn", num_classes=10)
     torch.save(trained.state_dict(), tmp_path / "weights.pth")
     net = make(

@@ -76,6 +76,6 @@ def test_the_signal_survives_nineteen_layers() -> None:
     assert 0.05 < hidden.std(dim=0).mean().item() < 20
 
 
-def test_batch_norm_follows_every_convolution_where_asked() -> None:
+def test_batch_norm_follows_every_convolution_with_the_option() -> None:
     net = timm.create_model("vgg19_mnist", hidden=(8, 8, 8), batch_norm=True)
     assert sum(isinstance(m, nn.BatchNorm2d) for m in net.modules()) == 16

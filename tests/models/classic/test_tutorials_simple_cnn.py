@@ -23,7 +23,7 @@ def test_two_blocks_leave_7x7_of_28x28() -> None:
     assert net.num_features == 32 * 7 * 7
 
 
-def test_hidden_layers_are_added_where_asked() -> None:
+def test_hidden_layers_are_added_by_the_option() -> None:
     net = timm.create_model("simple_cnn", hidden=(120, 84), num_classes=7)
     linear = [m for m in net.modules() if isinstance(m, nn.Linear)]
     assert [(m.in_features, m.out_features) for m in linear] == [(2048, 120), (120, 84), (84, 7)]

@@ -380,7 +380,7 @@ def test_many_processes_make_the_same_catalog_at_once(tmp_path: Path) -> None:
     assert [process.communicate()[0] for process in processes] == [b"0\n"] * 4
 
 
-def test_damaged_and_foreign_files_are_refused(tmp_path: Path) -> None:
+def test_damaged_files_and_those_of_other_programs_are_refused(tmp_path: Path) -> None:
     damaged = tmp_path / "damaged.sqlite3"
     damaged.write_bytes(b"no database at all" * 100)
     with pytest.raises(CatalogError) as caught:
@@ -389,14 +389,14 @@ def test_damaged_and_foreign_files_are_refused(tmp_path: Path) -> None:
         f"{damaged} is damaged or is not a catalog. Move it away to start a new one; labels and "
         "crops assigned by hand are only in that file."
     )
-    foreign = tmp_path / "foreign.sqlite3"
-    connection = sqlite3.connect(foreign)
+    other = tmp_path / "foreign.sqlite3"
+    connection = sqlite3.connect(other)
     connection.execute("CREATE TABLE mine (name TEXT)")
     connection.close()
     with pytest.raises(CatalogError) as caught:
-        Catalog(foreign)
+        Catalog(other)
     assert str(caught.value) == (
-        f"{foreign} is an SQLite file of another program, not a catalog. "
+        f"{other} is an SQLite file of another program, not a catalog. "
         "Choose another file with --catalog."
     )
 
@@ -534,11 +534,11 @@ def test_folder_that_became_read_only_brings_its_catalog_along(
 
 def test_given_place_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    wanted = tmp_path / "file" / "catalog.sqlite3"
+    requested = tmp_path / "file" / "catalog.sqlite3"
     with pytest.raises(CatalogError) as caught:
-        open_catalog(tmp_path, wanted)
+        open_catalog(tmp_path, requested)
     assert str(caught.value) == (
-        f"Cannot write the catalog {wanted}: File exists. Choose another place with --catalog."
+        f"Cannot write the catalog {requested}: File exists. Choose another place with --catalog."
     )
 
 

@@ -146,7 +146,7 @@ def test_links_share_the_original(
     assert path.samefile(collection.root / "gull" / "0.jpg")
 
 
-def test_hard_link_to_another_disk_says_what_to_do(
+def test_hard_link_to_another_disk_suggests_a_copy(
     collection: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(source: Path, target: Path) -> None:

@@ -114,7 +114,7 @@ def expected_image(row: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 @pytest.mark.parametrize("form", ["python folder", "above it", "python tar", "binary", "bin tar"])
-def test_cifar_becomes_a_collection_of_the_very_pixels(
+def test_imported_cifar_has_the_exact_pixels(
     tmp_path: Path, rows: dict[str, Rows], files: dict[str, bytes], form: str
 ) -> None:
     match form:
@@ -209,7 +209,7 @@ def test_a_damaged_pickle_is_an_error_of_one_line(content: bytes) -> None:
 def test_every_byte_of_a_batch_may_be_wrong(rows: dict[str, Rows]) -> None:
     whole = python_2_batch(rows["data_batch_1"][0][:1, :3072], [3])
     rng = np.random.default_rng(0)
-    said = []
+    messages = []
     for _ in range(400):
         content = bytearray(whole)
         for place in rng.integers(0, 200, 2):
@@ -217,9 +217,9 @@ def test_every_byte_of_a_batch_may_be_wrong(rows: dict[str, Rows]) -> None:
         try:
             load_restricted(bytes(content))
         except ValueError as error:
-            said.append(str(error))
-    assert len(said) > 100
-    assert not any("\n" in message for message in said)
+            messages.append(str(error))
+    assert len(messages) > 100
+    assert not any("\n" in message for message in messages)
 
 
 def test_an_array_of_objects_is_refused() -> None:
@@ -228,7 +228,7 @@ def test_an_array_of_objects_is_refused() -> None:
         load_restricted(content)
 
 
-def test_an_array_in_fortran_order_comes_out_as_it_went_in() -> None:
+def test_an_array_in_fortran_order_is_read_back() -> None:
     array = np.asfortranarray(np.arange(12, dtype=np.uint8).reshape(3, 4))
     for protocol in range(2, 6):
         assert (load_restricted(pickle.dumps({"data": array}, protocol))["data"] == array).all()
@@ -347,7 +347,7 @@ def digits(tmp_path: Path) -> tuple[Path, dict[str, NDArray[np.uint8]]]:
     return folder, arrays
 
 
-def test_mnist_becomes_a_collection_of_the_very_pixels(
+def test_imported_mnist_has_the_exact_pixels(
     tmp_path: Path, digits: tuple[Path, dict[str, NDArray[np.uint8]]]
 ) -> None:
     folder, arrays = digits
@@ -483,7 +483,7 @@ def test_a_link_in_a_tar_is_not_followed(tmp_path: Path) -> None:
     assert [name for name, _ in found.files()] == ["b/2.png"]
 
 
-def test_an_archive_without_photos_says_so(tmp_path: Path) -> None:
+def test_an_archive_without_photos_is_refused(tmp_path: Path) -> None:
     path = folders_in_an_archive(tmp_path / "x.zip", {"a/readme.txt": b""})
     with pytest.raises(CollectionError) as error:
         read_image_set(path)

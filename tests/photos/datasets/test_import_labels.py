@@ -196,7 +196,7 @@ def test_several_rows_of_a_photo_are_several_labels(pool: Path, tmp_path: Path) 
     assert plan.unlabeled == 1
 
 
-def test_what_a_person_said_is_kept_unless_told_otherwise(pool: Path, tmp_path: Path) -> None:
+def test_assigned_labels_are_kept_without_overwrite(pool: Path, tmp_path: Path) -> None:
     table = write(tmp_path / "l.csv", "path,label\n2024/1.jpg,gull\n2024/2.jpg,gull\n")
     _, labels = imported(pool, table)
     again, _ = imported(pool, table)

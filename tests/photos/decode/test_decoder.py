@@ -50,7 +50,7 @@ STORED = {
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("ending", [".png", ".tif", ".webp"])
-def test_every_orientation_comes_out_upright(
+def test_every_orientation_is_decoded_upright(
     tmp_path: Path, draw: Draw, write_photo: WritePhoto, orientation: int, ending: str
 ) -> None:
     upright = draw(1)
@@ -93,7 +93,7 @@ def test_broken_exif_block_is_ignored(draw: Draw) -> None:
 
 
 @pytest.mark.parametrize("side", [1, 49, 50, 51, 100, 199, 200, 399, 400, 401, 5000])
-def test_draft_is_never_smaller_than_asked(
+def test_draft_is_never_smaller_than_min_side(
     tmp_path: Path, write_photo: WritePhoto, draw: Draw, side: int
 ) -> None:
     path = write_photo(tmp_path / "a.jpg", draw(0, 640, 400))
@@ -355,7 +355,7 @@ def test_bound_above_pillows_own_is_pillows_own() -> None:
         (b"\0\0\0\x18ftypheic" + bytes(40), "damaged, or of an unknown kind"),
     ],
 )
-def test_what_is_no_photo_says_why(tmp_path: Path, content: bytes, reason: str) -> None:
+def test_a_file_that_is_no_photo_has_a_reason(tmp_path: Path, content: bytes, reason: str) -> None:
     path = tmp_path / "a.jpg"
     path.write_bytes(content)
     with pytest.raises(DecodeError) as caught:
@@ -381,7 +381,7 @@ def test_truncated_is_the_reason_of_half_a_file(draw: Draw, kind: str) -> None:
         decode_photo(content[: len(content) // 2])
 
 
-def test_missing_file_folder_and_pipe_say_what_they_are(tmp_path: Path) -> None:
+def test_missing_file_folder_and_pipe_have_a_reason(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "folder.jpg").mkdir()
     for name, reason in [
@@ -394,7 +394,7 @@ def test_missing_file_folder_and_pipe_say_what_they_are(tmp_path: Path) -> None:
         assert caught.value.reason == reason
 
 
-def test_unreadable_file_says_so(
+def test_unreadable_file_has_a_reason(
     tmp_path: Path, write_photo: WritePhoto, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_photo(tmp_path / "a.jpg", 0)
@@ -536,14 +536,14 @@ def test_photo_names(name: str, expected: bool) -> None:
 
 @pytest.mark.shared
 @pytest.mark.parametrize("kind", ["Landscape", "Portrait"])
-def test_real_sideways_photos_match_their_upright_twin(shared_photos: Path, kind: str) -> None:
+def test_real_sideways_photos_match_their_upright_copy(shared_photos: Path, kind: str) -> None:
     folder = shared_photos / "odd" / "orientation"
-    twin = decode_photo(folder / f"{kind}_1.jpg").astype(int)
+    upright = decode_photo(folder / f"{kind}_1.jpg").astype(int)
     for number in range(9):
         photo = decode_photo(folder / f"{kind}_{number}.jpg").astype(int)
-        assert photo.shape == twin.shape
+        assert photo.shape == upright.shape
         # The files were encoded one by one: JPEG loss is all that may differ.
-        assert np.abs(photo - twin).mean() < 4.5
+        assert np.abs(photo - upright).mean() < 4.5
 
 
 BROKEN = {

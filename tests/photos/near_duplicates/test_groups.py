@@ -141,7 +141,7 @@ def test_nearest_distance_is_that_of_brute_force(hashes: list[int], others: list
     assert found == (expected[1], expected[2], expected[0])
 
 
-def test_nearest_distance_beyond_the_limit_says_so() -> None:
+def test_nearest_distance_is_capped_at_the_limit() -> None:
     far = np.array([0], dtype=np.uint64), np.array([2**64 - 1], dtype=np.uint64)
     assert nearest_distance(*far, at_most=10) == (-1, -1, 11)
     assert nearest_distance(far[0], far[1][:0]) == (-1, -1, 13)
@@ -353,7 +353,7 @@ def test_a_bridge_between_two_tight_groups_is_cut_and_they_stay() -> None:
     assert ids.tolist() == [0, 0, 0, 0, 4, 5, 5, 5]
 
 
-def test_a_split_keeps_chains_up_to_the_size_asked_for() -> None:
+def test_a_split_keeps_chains_up_to_the_maximum_size() -> None:
     rule = NearDuplicateRule(chain_photos=10)
     assert set(group_photos(prints_of(chain(9)), rule).tolist()) == {0}
     assert len(set(group_photos(prints_of(chain(10)), rule).tolist())) == 11
@@ -399,7 +399,7 @@ def test_another_camera_at_the_same_time_is_another_group() -> None:
     assert burst_ids(rows, BURSTS) == [0, 1, 0]
 
 
-def test_unlike_frames_seconds_apart_are_no_burst_unless_time_alone_is_asked_for() -> None:
+def test_unlike_frames_seconds_apart_are_a_burst_only_by_time_alone() -> None:
     rows = [frames(0), frames(1, bits=30)]
     assert burst_ids(rows, BURSTS) == [0, 1]
     assert burst_ids(rows, dataclasses.replace(BURSTS, burst_bits=64)) == [0, 0]
@@ -480,7 +480,7 @@ def hashed_photo(
     )
 
 
-def test_best_photo_comes_first_and_the_others_say_what_they_are() -> None:
+def test_best_photo_is_first_and_the_others_have_a_kind() -> None:
     original = hashed_photo("original", side=3000)
     photos = [
         hashed_photo("shrunken", side=200, own=OWN ^ 0b1111),

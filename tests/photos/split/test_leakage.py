@@ -137,15 +137,15 @@ def test_a_copy_across_the_border_leaks_even_without_hashes() -> None:
     )
 
 
-def test_audit_counts_right_answers_with_and_without_a_twin() -> None:
+def test_audit_counts_correct_predictions_with_and_without_a_duplicate() -> None:
     rng = np.random.default_rng(5)
     seen = half_set(rng)
     photos = [photo("a/train", seen, half_set(rng))]
     parts: list[Part] = ["train"]
     correct = {"a/train": True}
     for index in range(10):
-        twin = index < 6
-        photos.append(photo(f"a/{index}", seen ^ (1 << index) if twin else half_set(rng), 0))
+        duplicate = index < 6
+        photos.append(photo(f"a/{index}", seen ^ (1 << index) if duplicate else half_set(rng), 0))
         parts.append("validation")
         correct[f"a/{index}"] = index not in (5, 6, 7)
     photos.append(photo("a/not predicted", half_set(rng), 0))
@@ -178,13 +178,13 @@ def test_group_by_folder_keeps_folders_and_copies_together() -> None:
     assert photo_groups(photos, group_by="none") == ["1", "2", "3", "2"]
 
 
-def test_a_persons_groups_hold_whatever_the_hashes_say() -> None:
+def test_assigned_groups_override_the_hashes() -> None:
     photos = [Photo(path=name, digest=name, width=9, height=9) for name in "abc"]
-    said = {"a": "nest", "c": "nest"}
+    assigned = {"a": "nest", "c": "nest"}
     for group_by in ("duplicates", "burst", "folder", "none"):
-        keys = photo_groups(photos[:2] + photos[2:], group_by=group_by, assigned=said)
+        keys = photo_groups(photos[:2] + photos[2:], group_by=group_by, assigned=assigned)
         assert keys[0] == keys[2]
-    assert photo_groups(photos, group_by="none", assigned=said) == ["a", "b", "a"]
+    assert photo_groups(photos, group_by="none", assigned=assigned) == ["a", "b", "a"]
 
 
 def test_group_by_burst_takes_time_and_camera_alone() -> None:

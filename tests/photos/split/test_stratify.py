@@ -33,7 +33,7 @@ def misses(
     parts: Sequence[str],
     shares: dict[str, float],
 ) -> float:
-    """Mean distance of each label's count in each part from what is wanted; none is a label too."""
+    """Mean difference of each label's count in each part from its share; none is a label too."""
     total = Counter(name for entry in labels for name in (entry or ("none",)))
     held = Counter((name, part) for entry, part in zip(labels, parts, strict=True)
                    for name in (entry or ("none",)))  # fmt: skip
@@ -63,7 +63,7 @@ def test_every_label_has_its_share_nearer_than_in_the_best_of_200_draws(seed: in
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_groups_stay_whole_and_labels_keep_what_they_were_promised(seed: int) -> None:
+def test_groups_stay_together_and_labels_have_their_parts(seed: int) -> None:
     labels, groups = collection(seed)
     parts = stratify_groups(labels, groups, validation=0.15, test=0.15, seed=seed)
     assert all(len({p for p, g in zip(parts, groups, strict=True) if g == group}) == 1
@@ -78,7 +78,7 @@ def test_groups_stay_whole_and_labels_keep_what_they_were_promised(seed: int) ->
             assert "test" in held
 
 
-def test_few_groups_are_divided_as_well_as_any_way_could() -> None:
+def test_few_groups_are_divided_optimally() -> None:
     labels: list[tuple[str, ...]] = [("a",), ("a", "b"), ("b",), ("a",), (), ("a", "b"), (), ("b",)]
     parts = stratify_groups(labels, range(8), validation=0.5, test=0, seed=0)
     shares = {"train": 0.5, "validation": 0.5}
