@@ -64,7 +64,7 @@ def test_the_png_holds_every_tile_unchanged(sheet: Sheet, tmp_path: Path) -> Non
 
 
 def test_the_page_stands_alone_and_escapes_names(sheet: Sheet, tmp_path: Path) -> None:
-    text = write_html(sheet, tmp_path / "sheet.html", facts={"zoom": "1"}).read_text()
+    text = write_html(sheet, tmp_path / "sheet.html", fields={"zoom": "1"}).read_text()
     assert "<title>mobius &amp; more</title>" in text
     assert "gulls/&lt;b&gt;.jpg" in text
     assert "<b>" not in text

@@ -117,7 +117,7 @@ def test_evaluation_prints_what_several_labels_come_to(
 def test_the_report_opens(run: Callable[..., Result], cache_dir: Path) -> None:
     run("report", cache_dir / "runs" / "pairs")
     text = (cache_dir / "runs" / "pairs" / "report.html").read_text(encoding="utf-8")
-    assert "2 labels, several labels per photo" in text
+    assert "<span>2 labels</span><span>several labels per photo</span>" in text
 
 
 def test_one_label_a_photo_refuses_what_several_need(
