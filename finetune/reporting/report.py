@@ -12,7 +12,12 @@ from typing import Any
 import numpy as np
 
 from finetune.errors import RunError
-from finetune.evaluation.confusion import confusion_matrix
+from finetune.evaluation.confusion import (
+    confusion_matrix,
+    most_confused,
+    order_by_confusion,
+    order_by_recall,
+)
 from finetune.evaluation.predictions import Prediction
 from finetune.evaluation.probabilities import Integers
 from finetune.formatting import duration
@@ -233,7 +238,7 @@ def _photo_data(
 def _matrix_data(matrix: Integers) -> dict[str, Any]:
     chosen = list(range(len(matrix)))
     if len(matrix) > MAX_MATRIX:
-        chosen = gallery.most_confused(matrix, MAX_MATRIX)
+        chosen = most_confused(matrix, MAX_MATRIX)
     part = matrix[np.ix_(chosen, chosen)]
     return {
         "labels": chosen,
@@ -242,8 +247,8 @@ def _matrix_data(matrix: Integers) -> dict[str, Any]:
         "photos": matrix.sum(axis=1)[chosen].tolist(),
         "counts": part.tolist(),
         "orders": {
-            "confusion": gallery.by_confusion(part),
-            "recall": gallery.by_recall(part),
+            "confusion": order_by_confusion(part),
+            "recall": order_by_recall(part),
             "labels": list(range(len(chosen))),
         },
     }

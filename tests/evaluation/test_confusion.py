@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import ImageFont
 from sklearn import metrics as reference
@@ -16,6 +18,9 @@ from finetune.evaluation.confusion import (
     count_labels,
     draw_confusion,
     font_for,
+    most_confused,
+    order_by_confusion,
+    order_by_recall,
     read_confusion_csv,
     resample_labels,
     worst_confusions,
@@ -147,3 +152,36 @@ def test_a_font_that_draws_boxes_is_not_taken(monkeypatch: pytest.MonkeyPatch) -
     assert isinstance(font, ImageFont.FreeTypeFont)
     monkeypatch.setattr(ImageFont, "truetype", lambda name, size: font)
     assert font_for("カワセミ", 12) is None
+
+
+def test_confused_labels_are_put_side_by_side() -> None:
+    matrix = np.diag(np.full(6, 20))
+    matrix[0, 4], matrix[4, 0], matrix[2, 5], matrix[4, 1] = 5, 3, 4, 1
+    order = order_by_confusion(matrix)
+    assert abs(order.index(0) - order.index(4)) == 1
+    assert abs(order.index(2) - order.index(5)) == 1
+    assert abs(order.index(4) - order.index(1)) == 1
+    assert order[-1] == 3  # no mistakes at all
+
+
+@given(st.integers(1, 12), st.integers(0, 1000))
+def test_every_order_holds_each_label_once(size: int, seed: int) -> None:
+    matrix = np.random.default_rng(seed).integers(0, 4, (size, size))
+    before = matrix.copy()
+    assert (
+        sorted(order_by_confusion(matrix)) == sorted(order_by_recall(matrix)) == list(range(size))
+    )
+    np.testing.assert_array_equal(matrix, before)
+
+
+def test_the_worst_label_comes_first_and_one_without_photos_last() -> None:
+    matrix = np.array([[9, 1, 0], [0, 0, 0], [5, 0, 5]])
+    assert order_by_recall(matrix) == [2, 0, 1]
+
+
+def test_the_most_confused_labels_are_those_in_most_mistakes() -> None:
+    matrix = np.diag(np.full(5, 9))
+    matrix[1, 3] = 4
+    matrix[0, 3] = 1
+    assert most_confused(matrix, 2) == [1, 3]
+    assert most_confused(matrix, 3) == [0, 1, 3]

@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 from finetune.errors import DecodeError
@@ -15,15 +13,12 @@ from finetune.evaluation.predictions import Prediction
 from finetune.reporting.gallery import (
     LONG_SIDE,
     SHORT_SIDE,
-    by_confusion,
-    by_recall,
     choose_photos,
     least_confident,
     make_thumbnail,
     make_thumbnails,
     mistakes,
     most_confident,
-    most_confused,
 )
 
 
@@ -154,34 +149,3 @@ def test_bad_photos_are_named_with_their_reason_and_good_ones_made(tmp_path: Pat
 def test_one_bad_photo_alone_raises(tmp_path: Path) -> None:
     with pytest.raises(DecodeError):
         make_thumbnail(b"nothing")
-
-
-def test_labels_that_are_taken_for_each_other_stand_side_by_side() -> None:
-    matrix = np.diag(np.full(6, 20))
-    matrix[0, 4], matrix[4, 0], matrix[2, 5], matrix[4, 1] = 5, 3, 4, 1
-    order = by_confusion(matrix)
-    assert abs(order.index(0) - order.index(4)) == 1
-    assert abs(order.index(2) - order.index(5)) == 1
-    assert abs(order.index(4) - order.index(1)) == 1
-    assert order[-1] == 3  # no mistakes at all
-
-
-@given(st.integers(1, 12), st.integers(0, 1000))
-def test_every_order_holds_each_label_once(size: int, seed: int) -> None:
-    matrix = np.random.default_rng(seed).integers(0, 4, (size, size))
-    before = matrix.copy()
-    assert sorted(by_confusion(matrix)) == sorted(by_recall(matrix)) == list(range(size))
-    np.testing.assert_array_equal(matrix, before)
-
-
-def test_the_worst_label_comes_first_and_one_without_photos_last() -> None:
-    matrix = np.array([[9, 1, 0], [0, 0, 0], [5, 0, 5]])
-    assert by_recall(matrix) == [2, 0, 1]
-
-
-def test_the_most_confused_labels_are_those_in_most_mistakes() -> None:
-    matrix = np.diag(np.full(5, 9))
-    matrix[1, 3] = 4
-    matrix[0, 3] = 1
-    assert most_confused(matrix, 2) == [1, 3]
-    assert most_confused(matrix, 3) == [0, 1, 3]
