@@ -225,12 +225,12 @@ def settings_toml(
         lr = 0.01
         <BLANKLINE>
     """
-    usual = to_dict(TrainConfig())
+    defaults = to_dict(TrainConfig())
     changed = {
         section: {
             name: value
             for name, value in content.items()
-            if value is not None and (name in always or value != usual[section].get(name))
+            if value is not None and (name in always or value != defaults[section].get(name))
         }
         for section, content in to_dict(config).items()
     }

@@ -118,7 +118,7 @@ def admissible(
         max_shift: Radius of the disc of t, in half sides of the picture.
 
     Returns:
-        `(..., 2, 2)` complex128, from output to source: what a resampler asks for.
+        `(..., 2, 2)` complex128, from output to source, as a resampler needs it.
 
     Example:
         >>> maps = admissible(

@@ -18,7 +18,7 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 from typing import Annotated, Any
 
-import albumentations as A  # noqa: N812 - the name that its users know
+import albumentations as A  # noqa: N812 - its conventional name
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -79,7 +79,7 @@ class RandomMobius(A.DualTransform):  # type: ignore[misc]
     ) -> dict[str, Any]:
         """Samples the map and computes its pixel maps."""
         height, width = params["shape"][:2]
-        # An open interval, as `admissible` asks for.
+        # An open interval, as required by `admissible`.
         numbers = np.clip(self.random_generator.random(6), 1e-12, 1 - 1e-12)
         matrix = mobius.admissible(
             numbers,

@@ -47,7 +47,7 @@ def models(
     output.print(table)
     if pattern is None:
         output.info(
-            "These are recommended; packaged weights came with finetune. "
+            "These are recommended; packaged weights are part of finetune. "
             "Search all timm models with: finetune models 'resnet*'"
         )
     elif not counted:

@@ -184,7 +184,7 @@ def show_photo(prediction: PhotoPrediction, top: int, extras: Extras | None = No
 
 def _show_further(further: dict[str, Any]) -> None:
     if "overlay" in further:
-        output.text(f"  Where it was seen: {further['overlay']}")
+        output.text(f"  Heat map: {further['overlay']}")
     if further.get("similar"):
         output.text("  It looks like these training photos:")
         for item in further["similar"]:

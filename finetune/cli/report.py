@@ -51,7 +51,7 @@ def report(
     root = photos or photos_root(folder.path)
     if root is None:
         output.warn(
-            "The photos are not where they were, so the report shows them by name. "
+            "The photos have been moved or deleted, so the report shows them by name. "
             "Give their folder with --photos."
         )
     extras = Extras(part=part)

@@ -311,7 +311,7 @@ def show_audit(collection: Collection, run: str, seed: int) -> None:
 def _verdict(result: LeakAudit) -> str:
     points = result.flattered_points
     if result.with_duplicate.photos == 0:
-        return "No held-out photo has a near-duplicate in train, so the accuracy of the run stands."
+        return "No held-out photo has a near-duplicate in train, so the run's accuracy is unbiased."
     if points is None:
         return "Every held-out photo has a near-duplicate in train, so no accuracy is unbiased."
     return f"Near-duplicates raise the accuracy of the run by {points:.1f} points."

@@ -1,4 +1,4 @@
-"""Crop policy: the method that chose crops, kept in a run so that predictions do the same."""
+"""Crop policy: the method that proposed crops, saved in a run so that predictions use it too."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class CropPolicyConfig:
     digest: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns plain JSON values; `from_dict` is its inverse."""
+        """Returns JSON values; `from_dict` is its inverse."""
         return dataclasses.asdict(self)
 
     @classmethod
@@ -72,7 +72,7 @@ class CropPolicyConfig:
 
 
 def load_policy(config: CropPolicyConfig) -> tuple[CropPolicy, CropPolicyConfig]:
-    """Returns a loaded policy, and its spec with the digest of the weights.
+    """Returns a loaded policy, and its config with the digest of the weights.
 
     Logs a warning if the weights differ from those that proposed the crops.
 

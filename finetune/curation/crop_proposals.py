@@ -78,7 +78,7 @@ def propose_crops(
 ) -> Proposals:
     """Proposes a crop for each photo in a folder and saves it in the catalog.
 
-    A person's crops stay. Trainings use the crops, and the policy is saved for predictions.
+    Crops set by a person stay. Trainings use the crops, and the policy is saved for predictions.
 
     Raises:
         CollectionError: The folder cannot be scanned.
@@ -99,7 +99,7 @@ def propose_into(
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> Proposals:
-    """Proposes a crop for each photo and saves it in the catalog; a person's crops stay."""
+    """Proposes a crop for each photo and saves it in the catalog; crops set by a person stay."""
     sources = catalog.crop_sources()
     by_person = {digest for digest, source in sources.items() if source == "person"}
     found = propose(collection, policy, skip=by_person, progress=progress)
@@ -110,7 +110,7 @@ def propose_into(
 
 
 def accept(catalog: Catalog, digests: Sequence[str] | None = None) -> int:
-    """Accepts proposed crops as a person's, which can be undone; returns their number.
+    """Accepts proposed crops as set by a person, undoably; returns their number.
 
     Args:
         catalog: The catalog.
@@ -126,7 +126,7 @@ def accept(catalog: Catalog, digests: Sequence[str] | None = None) -> int:
 
 
 def clear(catalog: Catalog, digests: Sequence[str] | None = None) -> int:
-    """Deletes proposed crops and keeps a person's; returns their number."""
+    """Deletes proposed crops, not those set by a person; returns their number."""
     chosen = _by_model(catalog, digests)
     if chosen:
         catalog.propose_crops(dict.fromkeys(chosen))
@@ -134,7 +134,7 @@ def clear(catalog: Catalog, digests: Sequence[str] | None = None) -> int:
 
 
 def undo_accept(catalog: Catalog) -> str | None:
-    """Undoes a person's last action if it changed crops; returns its description, or None."""
+    """Undoes the last action if it changed crops; returns its description, or None."""
     latest = next((action for action in catalog.history() if not action.undone), None)
     if latest is None or not latest.what.startswith("crop "):
         return None

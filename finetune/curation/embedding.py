@@ -89,7 +89,7 @@ def embed(
 
     Raises:
         ModelError: Unknown model, or weights that do not fit.
-        WeightsUnavailable: The weights are neither here nor to be had.
+        WeightsUnavailable: The weights are neither on disk nor can be downloaded.
     """
     return Embedder(load_backbone(model, weights)).embed(
         root, photos, catalog=catalog, progress=progress
@@ -103,7 +103,7 @@ def load_backbone(
 
     Raises:
         ModelError: Unknown model, or weights that do not fit.
-        WeightsUnavailable: The weights are neither here nor to be had.
+        WeightsUnavailable: The weights are neither on disk nor can be downloaded.
     """
     loaded = create_model(ModelRequest(name=model, weights=weights, fit=fit))
     module = loaded.module.eval().requires_grad_(False).to(memory_format=torch.channels_last)
@@ -119,7 +119,7 @@ class Embedder:
     thirtieth of the space.
 
     Args:
-        backbone: What `load_backbone` returned.
+        backbone: A loaded backbone; see `load_backbone`.
     """
 
     def __init__(self, backbone: LoadedModel) -> None:

@@ -30,7 +30,7 @@ RIDGE = 0.3
 
 @torch.inference_mode()
 def feature_maps(module: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns a backbone's last map but one, and its last: ``(B, F, h, w)`` each.
+    """Returns a backbone's last two feature maps: ``(B, F, h, w)`` each.
 
     Args:
         module: A timm backbone in eval mode.
@@ -71,7 +71,7 @@ def saliency_map(before: NDArray[np.float32], last: NDArray[np.float32]) -> NDAr
 
 
 def anomaly(features: NDArray[np.float32], *, ridge: float = RIDGE) -> NDArray[np.float64]:
-    """Returns the Mahalanobis distance of each cell from the whole photo, ``(h, w)``.
+    """Returns the Mahalanobis distance of each cell from all cells of the photo, ``(h, w)``.
 
     The detector of Reed and Yu (1990, "Adaptive multiple-band CFAR detection of an optical pattern
     with unknown spectral distribution"): ``d^2 = (x - m)' (C + a I)^-1 (x - m)`` with mean m and
@@ -211,7 +211,7 @@ def salient_box(saliency: NDArray[np.float64], *, level: float = BACKGROUND_LEVE
 
     It is the rectangle with the largest sum of ``saliency - level``, found among all by an integral
     image: a distant speck does not outweigh the background between. Without a salient cell it is
-    the whole photo.
+    the full photo.
     """
     if saliency.max() <= level:
         return 0.0, 0.0, 1.0, 1.0

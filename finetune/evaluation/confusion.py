@@ -225,12 +225,12 @@ def draw_confusion(matrix: Integers, labels: Sequence[str], *, title: str) -> ND
     text = min(14, max(8, side - 2))
     named = labels if count <= MAX_NAMED_LABELS else ()
     fonts = [font_for(label, text) for label in named]
-    usual = ImageFont.load_default(text)
+    builtin = ImageFont.load_default(text)
     names = [
         _fitting(label, font, 160) if font else str(place)
         for place, (label, font) in enumerate(zip(named, fonts, strict=True), start=1)
     ]
-    written = [font or usual for font in fonts]
+    written = [font or builtin for font in fonts]
     widths = [font.getlength(name) for name, font in zip(names, written, strict=True)]
     room = round(max(widths)) + 8 if widths else 0
     top, left = _MARGIN + 24 + room, _MARGIN + room

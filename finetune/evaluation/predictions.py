@@ -64,17 +64,17 @@ class Prediction:
 
     @property
     def probability(self) -> float:
-        """The probability of `predicted`."""
+        """Probability of `predicted`."""
         return self.ranked[0][1] if self.label_set is None else self.label_set.probability
 
     @property
     def correct(self) -> bool:
-        """Whether `predicted` is the truth; of several labels, whether not one is wrong."""
+        """Whether `predicted` is the truth; of several labels, whether all are right."""
         return self.predicted == self.label
 
     @property
     def truth(self) -> tuple[str, ...]:
-        """The true labels."""
+        """True labels."""
         return (self.label,) if self.label_set is None else split_labels(self.label)
 
     @property

@@ -215,7 +215,7 @@ def with_value(config: TrainConfig, name: str, text: str) -> TrainConfig:
 
 
 def _converted(text: str, kind: Any) -> Any:
-    """Returns the value of a text, or the text itself where `resolve` has to refuse it."""
+    """Returns the value of a text, or the text itself if `resolve` must reject it."""
     if kind is bool:
         return {"true": True, "false": False}.get(text.lower(), text)
     if kind not in (int, float):

@@ -35,7 +35,7 @@ class FoldRow:
     """One photo in folds.csv.
 
     Attributes:
-        group: Key of its group; a group is whole in one fold.
+        group: Key of its group, which is in one fold.
         fold: The fold that holds it out, from 1; or `NEVER` or `OWN_TEST`.
     """
 
@@ -51,8 +51,8 @@ def assign_folds(
 ) -> tuple[tuple[FoldRow, ...], tuple[str, ...]]:
     """Returns the fold of each usable photo, and notes for the user.
 
-    Groups stay whole, and each label is spread as evenly as its groups allow. A collection's own
-    train and validation folders are merged; no fold uses its own test folder.
+    Groups are not divided, and each label is spread as evenly as its groups allow. Ready-made
+    train and validation folders are merged; no fold uses a ready-made test folder.
 
     Raises:
         ConfigError: There are fewer groups than folds.
@@ -204,8 +204,8 @@ def _notes(rows: Sequence[FoldRow], folds: int) -> list[str]:
     groups = len({row.group for row in held})
     each = "each of them" if never else "every photo"
     notes = [
-        f"{folds} folds of {len(held):,} photos ({groups:,} groups, each whole "
-        f"in one fold); {each} is held out once."
+        f"{folds} folds of {len(held):,} photos ({groups:,} groups, each in one "
+        f"fold); {each} is held out once."
     ]
     if never:
         labels = sorted({label for row in never for label in row.labels})

@@ -1,7 +1,7 @@
-"""Learning rate range test: a step at each of growing rates, and a suggestion from the losses.
+"""Learning rate range test: a step at each of increasing rates, and a suggestion from the losses.
 
 Smith 2017, "Cyclical Learning Rates for Training Neural Networks" (arXiv 1506.01186), section 3.3,
-with rates that grow exponentially.
+with exponentially increasing rates.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Sweep:
     """Training loss at each learning rate.
 
     Attributes:
-        rates: Learning rate of the head at each step, growing.
+        rates: Learning rate of the head at each step, increasing.
         losses: Mean training loss of each step in nats.
         smoothed: Running mean of `losses`.
     """
@@ -100,12 +100,12 @@ class FoundRate:
 
     Attributes:
         sweep: The losses.
-        usual: Default rate of such a training.
+        default_lr: Default learning rate of such a training.
     """
 
     sweep: Sweep
     suggestion: Suggestion
-    usual: float
+    default_lr: float
     model: str
     mode: str
     photos: int
@@ -119,13 +119,13 @@ def find_lr(
     steps: int = STEPS,
     callback: Callback = ignore,
 ) -> FoundRate:
-    """Returns the learning rate that a short sweep of growing rates suggests.
+    """Returns the learning rate suggested by a short sweep of increasing rates.
 
-    It writes nothing but the collection's caches, which a training uses as well.
+    It writes only the collection's caches, which a training uses as well.
 
     Args:
         photos: As for `finetune.train`.
-        config: Settings of the training that needs the rate.
+        config: Settings of the training.
         steps: Steps of the sweep.
         callback: Receives events.
 
@@ -143,7 +143,7 @@ def find_lr(
         return FoundRate(
             sweep=sweep,
             suggestion=suggest(sweep),
-            usual=training.lr,
+            default_lr=training.lr,
             model=prepared.loaded.name,
             mode=training.mode,
             photos=len(prepared.data_split.samples["train"]),
@@ -187,7 +187,7 @@ def sweep_lr(
         source: Training batches; its first epoch is repeated as needed.
         objective: The loss.
         accelerator: Device and precision.
-        rates: Growing rates of the head.
+        rates: Increasing rates of the head.
         progress: Called as ``progress(done, total)`` after each step.
 
     Raises:
@@ -254,7 +254,7 @@ def suggest(sweep: Sweep) -> Suggestion:
 
 def _repeated(source: DataSource) -> Iterator[MicroBatch]:
     for epoch in itertools.count():
-        # What trains is that of the first epoch, for which a learning rate is set.
+        # The trainable parameters are those of the first epoch, for which a learning rate is set.
         source.begin_epoch(0)
         yield from source.batches(epoch, 0)
 
@@ -311,7 +311,7 @@ def _sweep_network(prepared: Prepared, accelerator: Accelerator, rates: list[flo
         train_first_head(prepared, accelerator, datasets)
     unfreezing = plan_unfreezing(prepared, module)
     loading = prepared.loading(device)
-    # All layers that will ever train: a rate for the head alone may be too high for them.
+    # All layers that train in any epoch: a rate for the head alone may be too high for them.
     everything = unfreezing.trainable(config.training.epochs - 1)
     source = PhotoSource(
         module,

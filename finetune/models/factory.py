@@ -33,7 +33,7 @@ class ModelRequest:
         weights: A file, ``"none"`` for random initialization, or None for pretrained weights.
         size: Side of the input in pixels; None: the model's own.
         channels: Channels of the input, 1 for gray and 3 for color; None: the model's own.
-        fit: How a photo becomes square.
+        fit: Method to make a photo square.
         seed: Seed of random initialization.
         args: Arguments of the network itself, such as the widths of a `simple_cnn`.
     """
@@ -67,7 +67,7 @@ class LoadedModel:
 
 
 def create_model(request: ModelRequest) -> LoadedModel:
-    """Returns the requested network with its weights and the head they came with.
+    """Returns the requested network with its weights and their head.
 
     Raises:
         ModelError: Unknown name (the nearest are offered), or weights that do not fit.
@@ -94,7 +94,7 @@ def create_model(request: ModelRequest) -> LoadedModel:
 def replace_head(loaded: LoadedModel, labels: int, *, seed: int) -> str | None:
     """Replaces a network's head in place by a new one of `labels` outputs, initialized from `seed`.
 
-    A head of exactly that width that came with a user's weights file is kept.
+    A head of exactly that width in a user's weights file is kept.
 
     Returns:
         A note for the user if the head in their file is kept or replaced, else None.

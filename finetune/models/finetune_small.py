@@ -1,4 +1,4 @@
-"""Network of earlier runs: `finetune_small`, the backbone that came with the package before.
+"""Network of earlier runs: `finetune_small`, the former packaged backbone.
 
 It is a timm `EfficientNet` of fused inverted residuals. A run holds its weights; the package has
 none any more.

@@ -253,7 +253,7 @@ class FeatureHeads(nn.Module):
 
 
 def chosen_head(state: Mapping[str, Tensor]) -> FeatureHead | None:
-    """Returns the chosen head of a checkpoint of `FeatureHeads`; None for a whole network's."""
+    """Returns the chosen head of a checkpoint of `FeatureHeads`; None for a full network's."""
     if "chosen" not in state:
         return None
     prefix = f"heads.{int(state['chosen'])}."

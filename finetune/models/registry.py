@@ -72,8 +72,8 @@ class ListedModel:
         name: The model name.
         parameters: Number of parameters with the model's own head; None where not counted.
         size: Side of its input in pixels.
-        weights: Whether pretrained weights came with the installation, are on this machine, can be
-            downloaded, or do not exist.
+        weights: Whether pretrained weights are installed, are on this machine, can be downloaded,
+            or do not exist.
         source: Distribution or hub repository of the weights.
         license: Of the weights, as timm states it; None where it states none.
     """
@@ -152,13 +152,13 @@ def transfer_name(name: str) -> tuple[str, str | None]:
     tag = TRANSFER_TAGS.get(name)
     if tag is None:
         return name, None
-    tagged, usual = f"{name}.{tag}", timm.get_pretrained_cfg(name)
+    tagged, default = f"{name}.{tag}", timm.get_pretrained_cfg(name)
     here = weights.local_weights(timm.get_pretrained_cfg(tagged)) is not None
-    if not here and weights.local_weights(usual) is not None:
+    if not here and weights.local_weights(default) is not None:
         return name, None
     return tagged, (
         f"Model {name}: using the weights {tag}, whose features transfer better than those of "
-        f"{usual.tag}, timm's choice. Name others with --model {name}.TAG."
+        f"{default.tag}, timm's choice. Name others with --model {name}.TAG."
     )
 
 

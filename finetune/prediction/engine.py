@@ -85,7 +85,7 @@ class ModelMetadata:
     crop_policy: Mapping[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns plain JSON values; `from_dict` is its inverse."""
+        """Returns JSON values; `from_dict` is its inverse."""
         return {
             "version": VERSION,
             "name": self.name,
@@ -103,7 +103,7 @@ class ModelMetadata:
         """Returns the metadata in a JSON object; raises KeyError, TypeError or ValueError.
 
         Args:
-            content: As from `to_dict`.
+            content: As returned by `to_dict`.
             distance: Of the unknown threshold; stored apart, since it is large.
         """
         unknown = content.get("unknown")
@@ -139,4 +139,4 @@ class ModelMetadata:
                 unknown.distance if unknown else None,
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise RunError(f"{run.path} is damaged: a file of it lacks {error}.") from error
+            raise RunError(f"{run.path} is damaged: one of its files lacks {error}.") from error

@@ -39,10 +39,10 @@ _LINE = (255, 176, 46)
 
 
 def explainable(predictor: Predictor) -> TorchEngine:
-    """Returns the first torch engine of a predictor, which can be explained.
+    """Returns the first torch engine of a predictor, which has gradients.
 
     Raises:
-        ConfigError: There is none; an exported file has no gradients.
+        ConfigError: No engine has gradients, as with exported files.
     """
     for engine in predictor.engines:
         if isinstance(engine, TorchEngine):
@@ -62,12 +62,12 @@ def heat_map(engine: TorchEngine, squares: NDArray[np.uint8], label: str) -> NDA
         label: The label to explain.
 
     Raises:
-        ConfigError: The network does not know the label.
+        ConfigError: The network does not have the label.
         ModelError: It has no feature map.
     """
     metadata = engine.metadata
     if label not in metadata.labels:
-        raise ConfigError(f"The run {metadata.name} does not know the label '{label}'.")
+        raise ConfigError(f"The run {metadata.name} does not have the label '{label}'.")
     images = torch.from_numpy(np.ascontiguousarray(squares)).permute(0, 3, 1, 2)
     target = metadata.labels.index(label)
     heat: NDArray[np.float32] = (
@@ -83,7 +83,7 @@ def grad_cam(
 
     Args:
         module: A timm network in eval mode.
-        preprocessing: What it expects of its pixels.
+        preprocessing: Preprocessing of its inputs.
         images: Working images ``(B, 3, S, S) uint8``.
         target: Index of the logit to explain.
 
@@ -135,7 +135,7 @@ def explain_photo(
 
     Raises:
         DecodeError: The photo cannot be opened.
-        ConfigError: The network does not know the label.
+        ConfigError: The network does not have the label.
     """
     preprocessing = engine.metadata.preprocessing
     heat = heat_map(
@@ -216,7 +216,7 @@ def _as_maps(module: nn.Module, features: Tensor) -> Tensor:
 
 
 def _outline(inside: NDArray[np.bool_], *, width: int) -> NDArray[np.bool_]:
-    """Returns the rim of a region, `width` pixels wide, inside of it."""
+    """Returns the inner border of a region, `width` pixels wide."""
     core = inside
     for _ in range(width):
         padded = np.pad(core, 1, constant_values=True)

@@ -78,7 +78,7 @@ def source_of(photo: Any) -> Path | bytes | NDArray[np.uint8]:
             None,
             f"a photo is a path, bytes, a PIL image or an array, not {type(photo).__name__}",
         )
-    # A PIL image takes the files' own way through the one decoder, losslessly; TIFF has every mode.
+    # A PIL image goes through the same decoder as files, losslessly; TIFF has every mode.
     buffer = io.BytesIO()
     lossless = photo.mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
     try:
@@ -112,8 +112,8 @@ def tta_views(images: NDArray[np.uint8], size: int, views: TTA) -> Iterator[NDAr
 
     Args:
         images: ``(B, S, S, 3) uint8``.
-        size: Side of the network's input; the corners are so large.
-        views: How many.
+        size: Side of the network's input, and of the corners.
+        views: Number of views.
     """
     yield images
     if views == 1:
@@ -137,7 +137,7 @@ def photos_of(
 ) -> Iterator[Path]:
     """Yields the photos of paths, folders and patterns, in the order given.
 
-    A folder stands for the photos in it at any depth, ``-`` for the paths in `stdin`, one a line,
+    A folder yields the photos in it at any depth, ``-`` for the paths in `stdin`, one a line,
     and a path with ``*``, ``?`` or ``[`` that does not exist is a pattern (``**``: any depth). A
     missing file is yielded too, so that it gets a row with the reason.
 

@@ -46,8 +46,8 @@ class OnnxEngine:
 
     Args:
         session: An `onnxruntime.InferenceSession`.
-        metadata: Labels, pixels and calibration.
-        path: The file that it is of.
+        metadata: Labels, preprocessing and calibration.
+        path: The file of the session.
     """
 
     def __init__(self, session: Any, metadata: ModelMetadata, path: Path) -> None:
@@ -62,11 +62,11 @@ class OnnxEngine:
 
         Args:
             path: The file.
-            threads: Most threads for one batch; None leaves it to onnxruntime.
+            threads: Maximum threads for one batch; None: onnxruntime's default.
 
         Raises:
             MissingExtra: onnxruntime is not installed.
-            RunError: There is no such file, it is damaged, or was exported by something else.
+            RunError: There is no such file, it is damaged, or was not exported by finetune.
         """
         session = _session(path, threads)
         return cls(session, metadata_in(session, path), path)
@@ -131,7 +131,7 @@ def metadata_in(session: Any, path: Path) -> ModelMetadata:
     """Returns the model metadata of an opened file.
 
     Raises:
-        RunError: There are none, so that it was exported by something else.
+        RunError: There is none, so that finetune did not export it.
     """
     found = session.get_modelmeta().custom_metadata_map
     try:
@@ -142,7 +142,7 @@ def metadata_in(session: Any, path: Path) -> ModelMetadata:
         return ModelMetadata.from_dict(json.loads(found[METADATA_KEY]), distance)
     except (KeyError, TypeError, ValueError, SafetensorError) as error:
         raise RunError(
-            f"{path} holds no labels of finetune, so it was exported by something else. "
+            f"{path} has no labels, so it was not exported by finetune. "
             "Export the run anew with: finetune export --format onnx"
         ) from error
 

@@ -55,7 +55,7 @@ class Ranked:
     predicted: bool | None = None
 
     def to_dict(self) -> RankedJson:
-        """Returns plain JSON values."""
+        """Returns JSON values."""
         content: RankedJson = {"label": self.label, "probability": self.probability}
         if self.predicted is not None:
             content["predicted"] = self.predicted
@@ -81,7 +81,7 @@ class PhotoPrediction:
 
     @property
     def label(self) -> str | None:
-        """The likeliest label, or None."""
+        """Likeliest label, or None."""
         return self.ranked[0].label if self.ranked else None
 
     @property
@@ -106,7 +106,7 @@ class PhotoPrediction:
         return next((item.probability for item in self.ranked if item.label == label), 0.0)
 
     def to_dict(self, top: int | None = None) -> PredictionJson:
-        """Returns plain JSON values, with the `top` likeliest labels."""
+        """Returns JSON values, with the `top` likeliest labels."""
         photo, status, unknown = self.photo, self.status, self.unknown
         ranked = [item.to_dict() for item in self.ranked[:top]]
         if self.labels is None:
@@ -126,7 +126,7 @@ def rank(
     probabilities: NDArray[np.float64],
     limits: NDArray[np.float64] | None = None,
 ) -> tuple[Ranked, ...]:
-    """Returns labels by falling probability; of equal ones, the first in class order comes first.
+    """Returns labels by decreasing probability; ties are in class order.
 
     Args:
         labels: C names in class order.

@@ -34,10 +34,10 @@ __all__ = ["PredictConfig", "PhotoPrediction", "Predictor", "Ranked"]
 BATCH_SIZE = 32
 
 SMALLEST_BATCH = 4
-"""Fewest photos in a batch where each core has a batch of its own."""
+"""Minimum photos per batch if each core has a batch of its own."""
 
 FEW_PHOTOS = 2 * SMALLEST_BATCH
-"""Below this many photos, one batch at a time on all cores is fastest."""
+"""Number of photos below which one batch at a time on all cores is fastest."""
 
 WorkingImages = tuple[NDArray[np.uint8], ...]
 """Working images of one photo, one for each distinct preprocessing of the engines."""
@@ -59,7 +59,7 @@ class PredictConfig:
         tta: Views of a photo to average: 1, 2 or 10; see `finetune.prediction.inputs`.
         threshold: Lowest probability of a predicted label; a photo without one is unknown.
         use_unknown: Whether to apply the run's own threshold for unknown photos.
-        max_pixels: Larger photos are refused.
+        max_pixels: Maximum pixels of a photo; larger ones are rejected.
 
     Raises:
         ConfigError: A value is out of bounds.
@@ -95,7 +95,7 @@ class Predictor:
 
     def __init__(self, engines: Sequence[Engine], config: PredictConfig | None = None) -> None:
         if not engines:
-            raise ConfigError("A predictor needs one run at least.")
+            raise ConfigError("A predictor needs at least one run.")
         self.engines = tuple(engines)
         self.config = config or PredictConfig()
         self.labels = self.engines[0].metadata.labels
@@ -127,12 +127,12 @@ class Predictor:
         Args:
             run: The run, an exported ``.onnx`` file (for which torch is not imported), or several
                 of these as an ensemble.
-            device: ``cpu``, ``cuda``, ``mps`` ..., or None for the best that is there.
+            device: ``cpu``, ``cuda``, ``mps`` ..., or None for the best available.
             config: Test-time augmentation and thresholds.
 
         Raises:
             RunError: There is no such run, or a file of it is missing or damaged.
-            ConfigError: The runs know different labels.
+            ConfigError: The runs have different labels.
         """
         several: Sequence[Source | None]
         several = [run] if run is None or isinstance(run, str | Path | RunFolder) else run
@@ -154,7 +154,7 @@ class Predictor:
         return self._limits is not None
 
     def __call__(self, photo: Any, *, crop: Crop | None = None) -> PhotoPrediction:
-        """Returns what is on one photo: a path, bytes, a PIL image or ``(H, W, 3) uint8`` pixels.
+        """Returns the prediction of a photo: path, bytes, PIL image or ``(H, W, 3) uint8`` pixels.
 
         Raises:
             DecodeError: The photo cannot be opened.
@@ -230,7 +230,7 @@ class Predictor:
         if crop is None and self._policy is not None:
             source = source_of(photo)
             if not isinstance(source, np.ndarray):
-                # The policy decodes by itself: what is too large is refused before it does.
+                # The policy decodes by itself, so the size is checked before.
                 decode_photo(source, min_side_pixels=1, max_pixels=self.config.max_pixels)
             crop = self._policy(source)
         return tuple(
@@ -271,7 +271,7 @@ class Predictor:
     ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """Returns probabilities ``(N, labels)`` and which photos are unknown, ``(N,)``.
 
-        Views and engines are averaged; a photo is unknown where more than half of them call it so.
+        Views and engines are averaged; a photo is unknown by majority vote.
         """
         stacks = [np.stack(row) for row in zip(*photos, strict=True)]
         total = np.zeros((len(photos), len(self.labels)))
@@ -328,12 +328,12 @@ def open_engine(source: str | Path | RunFolder | None, *, device: str | None = "
 
     Args:
         source: Run or file.
-        device: Of a run: ``cpu``, ``cuda``, ``mps`` ..., or None for the best that is there.
+        device: Of a run: ``cpu``, ``cuda``, ``mps`` ..., or None for the best available.
 
     Raises:
         RunError: There is no such run or file, or it is damaged.
         MissingExtra: onnxruntime is not installed.
-        DeviceError: The device is not there.
+        DeviceError: The device does not exist.
     """
     if not isinstance(source, RunFolder) and source is not None:
         path = Path(source)
@@ -372,8 +372,7 @@ def batch_per_core(
 ) -> Iterator[Result]:
     """Yields results in order; each core decodes and predicts batches of its own.
 
-    A network that splits one batch over all cores waits in every layer for the slowest, which is
-    the core that decodes beside it.
+    If all cores share one batch, every layer waits for the slowest core, the one that also decodes.
     """
     with ThreadPoolExecutor(max_workers=cores, thread_name_prefix="predict") as pool:
         ahead: deque[Future[list[Result]]] = deque()

@@ -38,14 +38,14 @@ def report_extras(
     max_overlays: int = 100,
     progress: Progress | None = None,
 ) -> tuple[Extras, list[str]]:
-    """Returns the extras, and notes on what is missing and why.
+    """Returns the extras, and notes on missing ones with the reason.
 
     Args:
         run: The run.
-        root: Where its photos are.
-        part: Which part is reported on; None: test, else validation.
-        max_overlays: Mistakes that get a Grad-CAM overlay, the surest first.
-        progress: Called with how many overlays are done, and of how many.
+        root: Folder of its photos.
+        part: Reported part; None: test, else validation.
+        max_overlays: Maximum number of mistakes with an overlay, the most confident first.
+        progress: Called as ``progress(done, total)`` for overlays.
     """
     notes = []
     suspect_labels: tuple[Suspect, ...] = ()
@@ -107,13 +107,13 @@ def suspects(
     """Returns (path, label error) of a run's photos, the strongest first.
 
     Heads are cross-validated on the network's features of all photos of the split, near-duplicates
-    kept together. If the whole network was trained on these photos, its features depend on their
+    kept together. If the full network was trained on these photos, its features depend on their
     labels, and fewer wrong ones are found. Missing photos are left out.
 
     Args:
         trained: The run.
-        root: Where its photos are.
-        progress: Called with how many of the features that are new are done, and of how many.
+        root: Folder of its photos.
+        progress: Called as ``progress(done, total)`` for new features.
 
     Raises:
         RunError: The run has no split.csv.

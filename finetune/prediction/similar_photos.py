@@ -36,14 +36,14 @@ class Similar:
     similarity: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns plain JSON values."""
+        """Returns JSON values."""
         return {"photo": self.photo, "label": self.label, "similarity": self.similarity}
 
 
 class TrainingPhotos:
     """Features of the photos that a run was trained on.
 
-    They come from the collection's cache; missing ones are computed once.
+    They are read from the collection's cache; missing ones are computed once.
 
     Args:
         run: The run.
@@ -51,7 +51,7 @@ class TrainingPhotos:
         progress: Called as ``progress(done, total)`` while features are computed.
 
     Raises:
-        RunError: The photos are no longer where they were.
+        RunError: The photos have been moved or deleted.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class TrainingPhotos:
         if not self._rows:
             raise RunError(
                 f"None of the {len(rows):,} training photos of {run.path} is in {self.root} any "
-                "more, so that nothing can be likened to them. Put the folder back, or leave out "
+                "more, so similar ones cannot be found. Put the folder back, or leave out "
                 "the similar photos."
             )
         catalog_file = Path(catalog) if catalog else None
@@ -108,9 +108,9 @@ class TrainingPhotos:
         """Returns the training photos most like a working image ``(S, S, 3) uint8``.
 
         Args:
-            image: The photo asked about.
-            count: How many.
-            photo: Its file, which is then passed over where it is a training photo itself.
+            image: The photo to compare.
+            count: Number of photos.
+            photo: Its file; left out of the result if it is a training photo itself.
         """
         own = digest_of(photo.read_bytes()) if photo is not None and photo.is_file() else None
         images = torch.from_numpy(np.ascontiguousarray(image[None])).permute(0, 3, 1, 2)
@@ -145,7 +145,7 @@ def _samples(
             path=row.path,
             digest=row.digest,
             crop=crops.get(row.digest),
-            # Only its features are asked for.
+            # Only its features are used.
             target=index.get(row.labels[0], 0) if row.labels else 0,
         )
         for row in rows

@@ -29,13 +29,13 @@ class PredictionTable:
 
     Args:
         path: The file.
-        run: Name of the run; a file of another run is refused.
-        top: Labels in a row.
-        several: Whether a photo may have several labels; adds a column ``labels`` of the predicted
-            ones, joined by ``|``.
+        run: Name of the run; a file of another run is an error.
+        top: Number of labels per row.
+        several: Whether a photo may have several labels; adds a column ``labels`` with the
+            predicted ones, joined by ``|``.
 
     Raises:
-        ConfigError: The file holds something else, or predictions of another run.
+        ConfigError: The file has another format, or predictions of another run.
         StorageError: It cannot be written.
 
     Example:
@@ -149,7 +149,7 @@ class PredictionTable:
 
     def _strange(self) -> str:
         return (
-            f"--csv {self.path} is there already and is no table of predictions with --top "
+            f"--csv {self.path} exists already and is not a table of predictions with --top "
             f"{self.top}. Name another file."
         )
 

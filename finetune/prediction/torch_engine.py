@@ -34,12 +34,12 @@ class TorchEngine:
 
     @classmethod
     def load(cls, run: RunFolder, *, device: str | None = "cpu") -> TorchEngine:
-        """Opens a run; runs no code of it.
+        """Opens a run; executes no code of it.
 
         Raises:
             RunError: A file of the run is missing or damaged.
-            ModelError: Its weights are not those of its architecture.
-            DeviceError: The device is not there.
+            ModelError: Its weights do not fit its architecture.
+            DeviceError: The device does not exist.
         """
         metadata = ModelMetadata.of_run(run)
         module = load_network(
@@ -66,7 +66,7 @@ class TorchEngine:
         try:
             yield engine
         finally:
-            # A new thread starts with the number that any thread set last.
+            # A new thread starts with the number set last by any thread.
             torch.set_num_threads(threads)
 
     def logits(self, squares: NDArray[np.uint8]) -> NDArray[np.float32]:

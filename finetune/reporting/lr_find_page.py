@@ -35,7 +35,7 @@ def why(found: FoundRate) -> str:
         )
     return (
         f"Learning rate {suggestion.lr:.2g}: {reason}. The default for this training is "
-        f"{found.usual:.2g}."
+        f"{found.default_lr:.2g}."
     )
 
 

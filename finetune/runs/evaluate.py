@@ -37,7 +37,7 @@ class Evaluation:
     """Evaluation of a run on labeled photos.
 
     Attributes:
-        folder: Where metrics.json, predictions.csv and confusion_matrix.csv are.
+        folder: Folder with metrics.json, predictions.csv and confusion_matrix.csv.
         unknown_labels: Number of photos by label that the run was not trained on.
         left_out: Number of photos without a label (or, of a single-label run, with several).
         unknown: Figures of the unknown threshold; None if the run has none.
@@ -72,7 +72,7 @@ def evaluate(
     """Evaluates a run and writes the results.
 
     On the run's own parts the files go to ``RUN/evaluation``, on other photos to
-    ``RUN/evaluation-NAME``; what the training wrote stays as it was.
+    ``RUN/evaluation-NAME``; the files of the training are unchanged.
 
     Raises:
         RunError: The run cannot be opened, or its photos have changed.

@@ -50,7 +50,7 @@ class RunFolder:
 
     @property
     def name(self) -> str:
-        """The run's name."""
+        """Name of the run."""
         return self.path.name
 
     config_file = _File("config.json")
@@ -62,9 +62,9 @@ class RunFolder:
     preprocessing_file = _File("preprocessing.json")
     """Preprocessing of the photos."""
     model_file = _File("model.safetensors")
-    """The network's tensors."""
+    """Tensors of the network."""
     timm_folder = _File("timm")
-    """The same for timm: ``timm.create_model("local-dir:RUN/timm")``."""
+    """Network for timm: ``timm.create_model("local-dir:RUN/timm")``."""
     calibration_file = _File("calibration.json")
     """Temperature and unknown threshold."""
     distance_file = _File("distance.safetensors")
@@ -132,7 +132,7 @@ class RunFolder:
             return read_json(file)
         except FileNotFoundError as error:
             raise RunError(
-                f"{self.path} has no {file.name}: it is no finished run. "
+                f"{self.path} has no {file.name}: it is not a finished run. "
                 f"If it was interrupted, resume it with: finetune train --resume {self.path}"
             ) from error
         except (OSError, ValueError) as error:
@@ -190,14 +190,14 @@ def open_run(path: Path) -> RunFolder:
     """Returns the run in `path`.
 
     Raises:
-        RunError: There is no such folder, or it is no run.
+        RunError: There is no such folder, or it is not a run.
     """
     if not path.is_dir():
-        raise RunError(f"{path} is not a folder, so it is no run. See your runs with: ls runs")
+        raise RunError(f"{path} is not a folder, so it is not a run. See your runs with: ls runs")
     run = RunFolder(path)
     if not run.config_file.is_file():
         raise RunError(
-            f"{path} is no run: it has no config.json. Make one with: finetune train PHOTOS"
+            f"{path} is not a run: it has no config.json. Make one with: finetune train PHOTOS"
         )
     return run
 
@@ -224,5 +224,5 @@ def find_run(name: str | None, runs: Path = RUNS_FOLDER) -> RunFolder:
 
 
 def write_labels(run: RunFolder, labels: tuple[str, ...]) -> None:
-    """Writes labels.json, the only place of the class order."""
+    """Writes labels.json, the only record of the class order."""
     write_json(run.labels_file, list(labels))

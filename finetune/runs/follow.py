@@ -68,7 +68,7 @@ def read_progress(run: RunFolder, *, now: float | None = None) -> Progress:
         RunError: config.json cannot be read.
     """
     now = time.time() if now is None else now
-    # Before config.json, so that a training that ends in between counts as finished.
+    # Read before config.json, so that a training that ends in between counts as finished.
     held = run.is_held
     description = run.read(run.config_file)
     rows = tuple(row for row in run.read_log() if "epoch" in row and "train_loss" in row)

@@ -1,4 +1,4 @@
-"""The model card: README.md of a run, ready for people and for the Hugging Face hub."""
+"""Model card: README.md of a run, also for the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _PARTS = ("train", "validation", "test")
 def write_model_card(run: RunFolder) -> Path:
     """Writes the model card ``README.md`` of a run and returns its path.
 
-    It names no path of this machine, so that it can be shown to anyone.
+    It contains no path of this machine, so that it can be published.
 
     Raises:
-        RunError: The run lacks a file that the card is made from.
+        RunError: The run lacks a file that the card needs.
         StorageError: The card cannot be written.
     """
     return write_text(run.path / CARD, model_card(run))
@@ -41,7 +41,7 @@ def model_card(run: RunFolder) -> str:
     """Returns a run's model card in Markdown, with the hub's YAML block before it.
 
     Raises:
-        RunError: The run lacks a file that the card is made from.
+        RunError: The run lacks a file that the card needs.
     """
     config = run.read(run.config_file)
     labels: list[str] = run.read(run.labels_file)
@@ -59,12 +59,12 @@ def model_card(run: RunFolder) -> str:
         f"# {run.name}",
         task.summary(model, labels, part_name, found),
         "## Labels and photos\n\n" + label_table(task, labels, rows, found),
-        "## How the photos were split\n\n" + _split(config, rows),
+        "## Data split\n\n" + _split(config, rows),
         "## Accuracy\n\n" + accuracy_table(task, metrics),
         "## Calibration\n\n" + task.calibration_text(calibration, found),
         "## Intended use and limits\n\n" + intended_use(task, part, found),
         "## Use\n\n" + _usage(run, task.prediction_attribute),
-        "## How it was made\n\n" + _making(config, preprocessing),
+        "## Training\n\n" + _making(config, preprocessing),
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -108,7 +108,7 @@ def accuracy_table(task: Task, metrics: _Metrics) -> str:
             lines.append("| " + " | ".join(cells) + " |")
     if "folds" in metrics:
         lines.append(
-            "\nThe figures of the folds are those of models trained as this one, each photo "
+            "\nThe metrics of the folds are those of models trained as this one, each photo "
             "predicted once by one that was not trained on it (cross-validation)."
         )
     elif "test" not in metrics:
@@ -139,8 +139,8 @@ def intended_use(task: Task, part: str, found: _Metrics) -> str:
         if figures.get(column.key) is not None
     )[:3]
     text = (
-        "To name what is on photos like those it was trained on: same kinds of subject, places and "
-        f"cameras. {task.limits_text()} It is not meant for decisions about people, health or "
+        "For photos like those it was trained on: the same kinds of subject, places and "
+        f"cameras. {task.limits_text()} It is not intended for decisions about people, health or "
         "safety."
     )
     if not worst:
@@ -156,11 +156,11 @@ def _escaped(text: str) -> str:
 
 
 def _front_matter(run: RunFolder, config: Mapping[str, Any], metric: tuple[str, float]) -> str:
-    # JSON strings are YAML strings, whatever a person's names hold.
+    # JSON strings are YAML strings, with any characters in names.
     quoted = json.dumps
     name, value = metric
     origin = str(config.get("weights", ""))
-    # Only weights of the hub have a page there to point to.
+    # Only weights of the hub have a page to link to.
     base = (f"base_model: {quoted(origin)}",) if origin.startswith("timm/") else ()
     return "\n".join(
         (
@@ -192,7 +192,7 @@ def _front_matter(run: RunFolder, config: Mapping[str, Any], metric: tuple[str, 
 
 def _trained(config: Mapping[str, Any]) -> str:
     mode = config["settings"]["training"].get("mode")
-    return "with a new head on a frozen backbone" if mode == "head" else "trained as a whole"
+    return "with a new head on a frozen backbone" if mode == "head" else "fully fine-tuned"
 
 
 def _rows(run: RunFolder) -> tuple[SplitRow, ...]:

@@ -1,4 +1,4 @@
-"""The config.json with which timm opens a trained network."""
+"""timm's config.json of a trained network."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _CROP_MODES = {"crop": "center", "pad": "border", "squash": "squash"}
 def timm_config(
     module: Any, name: str, labels: Sequence[str], preprocessing: Preprocessing
 ) -> dict[str, Any]:
-    """Returns timm's config.json of a network, with the pixels that it was trained on."""
+    """Returns timm's config.json of a network, with its own preprocessing."""
     found = getattr(module, "pretrained_cfg", None) or {}
     dropped = ("url", "hf_hub_id", "hf_hub_filename", "file", "state_dict", "source", "label_names")
     config = {

@@ -35,7 +35,7 @@ def read_unknown(run: RunFolder, calibration: Mapping[str, Any]) -> UnknownThres
             distance = RelativeDistance.from_tensors(load_file(run.distance_file))
         except (SafetensorError, OSError, KeyError) as error:
             raise RunError(
-                f'{run.distance_file} is missing or damaged, and {run.path} says "none of these" '
-                "by it. Copy the run folder again, whole."
+                f"{run.distance_file} is missing or damaged, and {run.path} needs it to detect "
+                "unknown photos. Copy the complete run folder again."
             ) from error
     return UnknownThreshold.from_dict(dict(content), distance)

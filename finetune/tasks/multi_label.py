@@ -40,7 +40,7 @@ NAME = "multi-label"
 
 @dataclass(frozen=True, kw_only=True)
 class MultiLabel(Task):
-    """A photo has any number of labels; targets are ``(N, C)`` of 0 and 1, probabilities sigmoids.
+    """Any number of labels per photo; targets are ``(N, C)`` of 0 and 1, probabilities sigmoids.
 
     Attributes:
         thresholds: Probability from which on each label is predicted; None: 0.5 for all.

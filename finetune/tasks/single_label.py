@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class SingleLabel(Task):
-    """Each photo has one label; targets are ``(N,) int64``, probabilities a softmax."""
+    """One label per photo; targets are ``(N,) int64``, probabilities a softmax."""
 
     multi_label: ClassVar[bool] = False
     score: ClassVar[str] = "top1"

@@ -195,7 +195,7 @@ class Interpolation:
 
     @property
     def share(self) -> float:
-        """The factor of lowest mean loss, or 0 where it does not clearly beat the start.
+        """Factor of lowest mean loss, or 0 if it is not clearly better than the start.
 
         It must gain more than one standard error of the paired difference, and `MIN_GAIN`.
         """

@@ -135,7 +135,7 @@ class StepDone:
 
 @dataclass(frozen=True, kw_only=True)
 class Validated:
-    """The validation photos were evaluated; sent just before the `EpochDone` of the epoch.
+    """Validation is done; sent just before the `EpochDone` of the epoch.
 
     Attributes:
         epoch: From 1.
@@ -150,7 +150,7 @@ class Validated:
 
 @dataclass(frozen=True, kw_only=True)
 class EpochDone:
-    """An epoch is done, validation included; a line of ``log.jsonl``.
+    """An epoch is done, including validation; a line of ``log.jsonl``.
 
     Attributes:
         epoch: From 1.

@@ -227,10 +227,10 @@ def resolve_training(
                 setting="mode", value=mode, reason=_why(config, dataset_size, mode, cached=cached)
             )
         )
-    usual = default_lr(optimization.optimizer)
+    default_rate = default_lr(optimization.optimizer)
     if requested.lr is None and optimization.optimizer != DEFAULT_OPTIMIZER:
-        reason = f"Learning rate {usual:g}, the default for {optimization.optimizer}."
-        decisions.append(Decision(setting="lr", value=usual, reason=reason))
+        reason = f"Learning rate {default_rate:g}, the default for {optimization.optimizer}."
+        decisions.append(Decision(setting="lr", value=default_rate, reason=reason))
     batch_size = requested.batch_size
     device = choose_device(config.machine.device)
     if batch_size is None and (device.type == "cpu" or (cached and linear_head)):
@@ -249,7 +249,7 @@ def resolve_training(
             )
             reason = f"Batch size {batch_size}: {why}."
             decisions.append(Decision(setting="batch_size", value=batch_size, reason=reason))
-    lr = usual if requested.lr is None else requested.lr
+    lr = default_rate if requested.lr is None else requested.lr
     step_size = batch_size * optimization.accumulate
     factor = lr_factor(step_size, optimization.optimizer)
     if requested.lr is None and factor != 1:

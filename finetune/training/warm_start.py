@@ -187,7 +187,7 @@ def load_parent(parent: ParentRun, config: TrainConfig) -> LoadedModel:
         )
     module = load_network(parent.run, parent.model, len(parent.labels), preprocessing, device="cpu")
     size, fit = config.pixels.size or preprocessing.size, config.pixels.fit
-    usual = resolve_preprocessing(parent.model, size=size, fit=fit)
+    default = resolve_preprocessing(parent.model, size=size, fit=fit)
     pretrained = timm.get_pretrained_cfg(parent.model)
     if size != preprocessing.size and pretrained and pretrained.fixed_input_size:
         request = factory.ModelRequest(
@@ -198,7 +198,7 @@ def load_parent(parent: ParentRun, config: TrainConfig) -> LoadedModel:
             fit=fit,
         )
         module = factory.create_model(request).module
-    crop_pct = preprocessing.crop_pct if fit == preprocessing.fit else usual.crop_pct
+    crop_pct = preprocessing.crop_pct if fit == preprocessing.fit else default.crop_pct
     preprocessing = dataclasses.replace(preprocessing, size=size, fit=fit, crop_pct=crop_pct)
     return LoadedModel(module, parent.model, preprocessing, f"the run {parent.run.name}")
 

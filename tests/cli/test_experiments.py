@@ -59,7 +59,7 @@ def test_json_has_the_whole_sweep(
     assert len(sweep["rates"]) == len(sweep["losses"]) == len(sweep["smoothed"]) >= 10
     assert sweep["rates"][0] == pytest.approx(1e-6)
     assert 1e-6 < found["suggestion"]["lr"] < 10
-    assert found["usual"] == pytest.approx(0.0005)
+    assert found["default_lr"] == pytest.approx(0.0005)
 
 
 def test_several_labels_are_swept_with_the_loss_that_they_train_with(

@@ -26,5 +26,5 @@ def test_a_run_that_is_not_there_is_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert error_of("serve", "none", "--port", "0") == (
-        "runs/none is not a folder, so it is no run. See your runs with: ls runs"
+        "runs/none is not a folder, so it is not a run. See your runs with: ls runs"
     )

@@ -142,7 +142,7 @@ def test_audit_of_a_clean_split_reports_no_leak(
 
     folder = run_folder(photos, parts, lambda path: True, tmp_path / "runs" / "clean")
     assert (
-        "No held-out photo has a near-duplicate in train, so the accuracy of the run stands."
+        "No held-out photo has a near-duplicate in train, so the run's accuracy is unbiased."
         in run("split", photos, "--audit", folder).stdout
     )
 

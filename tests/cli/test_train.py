@@ -185,7 +185,7 @@ def test_predict_names_what_is_missing(
     )
     (tmp_path / "norun").mkdir()
     assert error_of("predict", "x.jpg", "--run", "norun") == (
-        "norun is no run: it has no config.json. Make one with: finetune train PHOTOS"
+        "norun is not a run: it has no config.json. Make one with: finetune train PHOTOS"
     )
 
 

@@ -111,7 +111,7 @@ def test_a_label_of_one_group_trains_in_every_fold() -> None:
     rows, notes = assign_folds(collection(photos), config(), 4)
     assert {row.fold for row in rows if row.labels == ("b",)} == {NEVER}
     assert notes == (
-        "4 folds of 8 photos (8 groups, each whole in one fold); each of them is held out once.",
+        "4 folds of 8 photos (8 groups, each in one fold); each of them is held out once.",
         "4 photos of 'b' are never held out and train in every fold: without them, too few photos "
         "of a label would be left for training.",
     )

@@ -109,5 +109,5 @@ def test_a_photo_and_its_heat_show_the_same_place(trained: Trained, tmp_path: Pa
     path = write_png(tmp_path / "heat.png", image)
     with Image.open(path) as written:
         np.testing.assert_array_equal(np.asarray(written), image)
-    with pytest.raises(ConfigError, match=r"^The run tiny does not know the label 'owl'\.$"):
+    with pytest.raises(ConfigError, match=r"^The run tiny does not have the label 'owl'\.$"):
         heat_map(engine, np.zeros((1, 55, 55, 3), np.uint8), "owl")

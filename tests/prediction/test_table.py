@@ -73,7 +73,7 @@ def test_another_file_or_run_is_not_gone_on_with(tmp_path: Path) -> None:
         with pytest.raises(ConfigError) as error:
             PredictionTable(strange, run="r", top=1)
         assert str(error.value) == (
-            f"--csv {strange} is there already and is no table of predictions with --top 1. "
+            f"--csv {strange} exists already and is not a table of predictions with --top 1. "
             "Name another file."
         )
         assert strange.read_bytes() == content

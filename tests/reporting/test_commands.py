@@ -88,7 +88,7 @@ def test_report_without_its_photos_says_so_and_how_to_help(
     moved = run.photos.rename(run.photos.with_name("elsewhere"))
     assert run_command("report", str(run.path)).exit_code == 0
     assert said == [
-        "The photos are not where they were, so the report shows them by name. "
+        "The photos have been moved or deleted, so the report shows them by name. "
         "Give their folder with --photos."
     ]
     result = run_command("report", str(run.path), "--photos", str(moved), "--json")

@@ -74,7 +74,7 @@ def test_a_run_without_figures_says_what_to_do(run_maker: RunMaker) -> None:
 def test_an_unfinished_run_is_refused(run_maker: RunMaker) -> None:
     run = run_maker(draw=False)
     (run.path / "metrics.json").unlink()
-    with pytest.raises(RunError, match=r"has no metrics\.json: it is no finished run"):
+    with pytest.raises(RunError, match=r"has no metrics\.json: it is not a finished run"):
         read_run(run.path)
 
 

@@ -45,15 +45,15 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError) as error:
         open_run(tmp_path)
     assert str(error.value) == (
-        f"{tmp_path} is no run: it has no config.json. Make one with: finetune train PHOTOS"
+        f"{tmp_path} is not a run: it has no config.json. Make one with: finetune train PHOTOS"
     )
-    with pytest.raises(RunError, match="is not a folder, so it is no run"):
+    with pytest.raises(RunError, match="is not a folder, so it is not a run"):
         open_run(tmp_path / "none")
 
 
 def test_a_missing_or_damaged_file_is_named(tmp_path: Path) -> None:
     run = open_run(finished(tmp_path, "r", 1))
-    with pytest.raises(RunError, match=r"has no labels\.json: it is no finished run"):
+    with pytest.raises(RunError, match=r"has no labels\.json: it is not a finished run"):
         run.read(run.labels_file)
     run.labels_file.write_text("[half")
     with pytest.raises(RunError, match=r"labels\.json cannot be read"):

@@ -45,12 +45,12 @@ def test_the_card_has_the_metrics_of_the_run_and_no_path(
     temperature = json.loads(run.calibration_file.read_text())["temperature"]
     assert f"softmax(logits / {temperature:.4g})" in text
     assert str(tmp_path) not in text
-    for heading in ("Accuracy", "Calibration", "Intended use and limits", "How it was made"):
+    for heading in ("Accuracy", "Calibration", "Intended use and limits", "Training"):
         assert f"\n## {heading}\n" in text
 
 
 def test_an_unfinished_run_has_no_card(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"has no config\.json: it is no finished run"):
+    with pytest.raises(RunError, match=r"has no config\.json: it is not a finished run"):
         write_model_card(RunFolder(tmp_path))
 
 
@@ -92,8 +92,8 @@ SEVERAL: dict[str, Any] = {
 
 def test_the_summary_gives_the_share_with_its_interval() -> None:
     summary = SingleLabel().summary
-    assert summary("`net` trained as a whole", LABELS, "cross-validated", FOUND) == (
-        "An image classifier of 3 labels: a `net` trained as a whole. On 1,234 cross-validated "
+    assert summary("`net` fully fine-tuned", LABELS, "cross-validated", FOUND) == (
+        "An image classifier of 3 labels: a `net` fully fine-tuned. On 1,234 cross-validated "
         "photos it is right 87.5% of the time (95 % interval 50.0% to 97.5%)."
     )
     without = {"photos": 4, "top1": 1.0}

@@ -221,7 +221,7 @@ def summarize(flags: Mapping[str, Any]) -> str:
 
 @dataclass(kw_only=True)
 class _Trials:
-    """The trials of one process; `best` is the highest score among them."""
+    """Trials of one process; `best` is the highest score among them."""
 
     root: Path
     folder: Path
@@ -300,7 +300,7 @@ class _Trials:
                 rows=tuple(row for row in whole.rows if row.part != "test"),
             )
 
-        # A killed process may have left it.
+        # A killed process may have left the folder.
         shutil.rmtree(run.path, ignore_errors=True)
         with storage_errors(run.path):
             run.path.mkdir(parents=True)
@@ -360,7 +360,7 @@ STATE_FILE = "tune.json"
 
 @dataclass(frozen=True, kw_only=True)
 class FinalModel:
-    """The model trained with the best settings, and its metrics.json."""
+    """Model trained with the best settings, and its metrics.json."""
 
     run: RunFolder
     metrics: Mapping[str, Any]

@@ -39,7 +39,7 @@ class Space:
     Attributes:
         base: Settings that all trials share.
         weights: Models to choose from, each with its ``--weights``; None for pretrained weights.
-        modes: Modes to choose from where there are pretrained weights.
+        modes: Modes to choose from if there are pretrained weights.
         fixed: Names of settings that are not searched.
     """
 
@@ -49,7 +49,7 @@ class Space:
     fixed: frozenset[str] = field(default_factory=frozenset)
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns what two processes must agree on to share a study, as JSON values."""
+        """Returns the settings that must be equal in processes sharing a study, as JSON values."""
         base = to_dict(self.base)
         # Device, paths and trackers may differ between machines.
         seed = base.pop("machine")["seed"]
@@ -75,8 +75,8 @@ def space_for(
 
     Args:
         config: Settings that all trials share.
-        models: Models to choose from; none: the config's, else those whose weights are here.
-        modes: Modes to choose from; none: the config's, else head, and full where there is a GPU.
+        models: Models to choose from; none: the config's, else those with weights on disk.
+        modes: Modes to choose from; none: the config's, else head, and full with a GPU.
         fixed: Names of settings that are not searched.
 
     Raises:
@@ -127,7 +127,7 @@ def suggest(space: Space, trial: optuna.Trial) -> dict[str, Any]:
 
 
 def default_params(space: Space) -> dict[str, Any]:
-    """Returns the parameters of trial 0: what a training uses by default."""
+    """Returns the parameters of trial 0: the defaults of a training."""
     sampler = _Sampler(fixed=space.fixed, trial=None)
     _suggest(space, sampler)
     return sampler.params
@@ -171,7 +171,7 @@ class _Sampler:
         return self.trial.suggest_float(self.prefix + name, low, high, log=log)
 
     def integer(self, name: str, low: int, high: int, default: int, *, log: bool = False) -> int:
-        """Returns a whole number between `low` and `high`."""
+        """Returns an integer between `low` and `high`."""
         if self.trial is None:
             return int(self.params.setdefault(self.prefix + name, default))
         return self.trial.suggest_int(self.prefix + name, low, high, log=log)

@@ -108,7 +108,7 @@ def export(
         run: The run.
         options: What to export.
         out: File or folder; None: in the run.
-        photos: Photos to compare and calibrate with; None: those that the run was made from.
+        photos: Photos to compare and calibrate with; None: those of the run.
         on_step: Called with a line of text as each step starts.
 
     Raises:
@@ -138,7 +138,7 @@ def _write_and_open(
     options: ExportOptions,
     calibration: Sequence[NDArray[np.uint8]],
 ) -> PredictProba:
-    """Writes the export and returns its predict function, opened anew from the disk."""
+    """Writes the export and returns its predict function, loaded from the disk."""
     preprocessing, softmax = options.with_preprocessing, options.with_softmax
     match options.format:
         case "onnx":
@@ -189,8 +189,8 @@ def _photos(
     )
     if not found[0]:
         raise RunError(
-            f"There is no photo to compare the export with: those of {run.path} are not where they "
-            "were. Name a folder with --photos."
+            f"There is no photo to compare the export with: those of {run.path} have been moved or "
+            "deleted. Name a folder with --photos."
         )
     return found
 
@@ -212,7 +212,7 @@ def photos_of_run(run: RunFolder) -> tuple[list[Path], list[Path]]:
     """Returns a run's held-out and training photos that still exist.
 
     Raises:
-        RunError: The run has no record of where they were.
+        RunError: The run does not record their folder.
     """
     root = Path(run.read(run.config_file).get("photos", "."))
     held_out: list[Path] = []

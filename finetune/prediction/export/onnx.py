@@ -125,11 +125,11 @@ def _traced(engine: TorchEngine) -> onnx.ModelProto:
     network, outputs = engine.module.eval(), [LOGITS]
     if engine.metadata.unknown is not None and engine.metadata.unknown.needs_features:
         network, outputs = _WithFeatures(network).eval(), [LOGITS, FEATURES]
-    # Two photos: a batch of one would be taken for a fixed one.
+    # Two photos: the exporter would fix a batch size of one.
     example = torch.zeros(2, engine.metadata.preprocessing.channels, size, size)
     try:
         model = _to_onnx(network, example, PIXELS, ["batch"], outputs)
-    except Exception as error:  # torch's exporter raises whatever its many passes do
+    except Exception as error:  # torch's exporter raises many types
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise ModelError(f"{engine.metadata.model} cannot be exported to ONNX: {first}") from error
     for value in (*model.graph.input, *model.graph.output):
@@ -155,7 +155,7 @@ def _to_onnx(
     if program is None:
         raise ModelError("torch exported nothing.")
     model: onnx.ModelProto = program.model_proto
-    # Source lines of the exporting program are of no use to those who open the file.
+    # Source lines of the exporting program are useless to users of the file.
     for node in model.graph.node:
         node.ClearField("metadata_props")
         node.ClearField("doc_string")
@@ -288,7 +288,7 @@ def onnx_predict_proba(
     exported = OnnxEngine.load(target)
 
     def predict_proba(images: NDArray[np.uint8]) -> NDArray[np.float64]:
-        # What the graph itself makes of the photos is what its users will get.
+        # Users of the file get the graph's own preprocessing.
         if with_softmax and with_preprocessing:
             row = exported.session.run([PROBABILITIES], {PHOTOS: np.ascontiguousarray(images)})[0]
             return np.asarray(row, dtype=np.float64)

@@ -59,7 +59,7 @@ def _copy(source: Path, target: Any) -> None:
 
 def timm_predict_proba(engine: TorchEngine, target: Path) -> PredictProba:
     """Returns the predict function of a timm folder, calibrated as its engine."""
-    # The folder's own config decides, as for whoever opens it with timm alone.
+    # The folder's own config decides, as when it is opened with timm alone.
     module = timm.create_model(f"local-dir:{target}", pretrained=True)
     exported = TorchEngine(module, engine.metadata)
     return lambda images: engine.metadata.task.probabilities(exported.logits(images))
@@ -82,7 +82,7 @@ def push(run: RunFolder, repository: str, *, private: bool = True) -> str:
     Args:
         run: The run.
         repository: ``USER/NAME``.
-        private: Whether only its owner sees a repository that is made for it.
+        private: Whether a new repository is visible to its owner only.
 
     Returns:
         The address of the model.

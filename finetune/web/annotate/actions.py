@@ -45,7 +45,7 @@ class BadRequestError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Action:
-    """A validated request.
+    """Validated request.
 
     Attributes:
         kind: Kind of action.

@@ -202,7 +202,7 @@ def _number_of(body: object) -> int:
         raise BadRequestError("The request must be an object with a 'number'.")
     number = body["number"]
     if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < 1 << 53:
-        raise BadRequestError("'number' must be a whole number.")
+        raise BadRequestError("'number' must be an integer.")
     return number
 
 

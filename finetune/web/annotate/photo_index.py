@@ -127,14 +127,14 @@ class Job:
 
 @dataclass(kw_only=True)
 class Jobs:
-    """The background jobs of a session."""
+    """Background jobs of a session."""
 
     scan: Job = field(default_factory=Job)
     suggestions: Job = field(default_factory=Job)
 
 
 class PhotoIndex:
-    """The photos of a session. May be used from any thread.
+    """Photos of a session. May be used from any thread.
 
     Args:
         root: The collection's folder.

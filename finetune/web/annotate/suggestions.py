@@ -37,7 +37,7 @@ COHORT_MIN_PROBABILITY = 0.6
 
 @dataclass(frozen=True, kw_only=True)
 class Labeled:
-    """The K photos with exactly one label: ``positions (K,) int64``, and their labels."""
+    """K photos with exactly one label: ``positions (K,) int64``, and their labels."""
 
     positions: NDArray[np.int64]
     labels: tuple[str, ...]
@@ -99,7 +99,7 @@ class Predictions:
     def cohort(self, photo_id: str, is_open: Callable[[str], bool]) -> tuple[str | None, list[str]]:
         """Returns a photo's suggested label, and the ids of similar photos that probably have it.
 
-        The photo itself comes first; `is_open` decides which others may follow.
+        The photo itself is first; `is_open` selects the others.
         """
         ids = self.features.ids
         if photo_id not in ids:

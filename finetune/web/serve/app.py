@@ -256,5 +256,5 @@ def _top(request: Request) -> int | None:
     if text is None:
         return None
     if not (text.isascii() and text.isdigit() and int(text[:9]) > 0):
-        raise HTTPException(400, "'top' must be a whole number of at least 1.")
+        raise HTTPException(400, "'top' must be an integer of at least 1.")
     return int(text[:9])

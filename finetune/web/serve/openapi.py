@@ -34,7 +34,7 @@ _REFUSALS = {
     "413": "The body is too large.",
     "415": "Neither a photo nor a form.",
     "422": "The photo cannot be opened.",
-    "503": "The queue is full; Retry-After says when to try again.",
+    "503": "The queue is full; Retry-After is the time to wait.",
     "504": "The prediction took too long.",
 }
 

@@ -300,7 +300,7 @@ def test_foreign_and_damaged_onnx_files_are_refused(plain: Path, tmp_path: Path)
     assert [entry.key for entry in model.metadata_props] == [METADATA_KEY, DISTANCE_KEY]
     del model.metadata_props[:]
     onnx.save(model, tmp_path / "foreign.onnx")
-    with pytest.raises(RunError, match="holds no labels of finetune"):
+    with pytest.raises(RunError, match="was not exported by finetune"):
         OnnxEngine.load(tmp_path / "foreign.onnx")
 
 

@@ -126,8 +126,8 @@ def test_a_run_without_its_distance_says_so(
     with pytest.raises(RunError) as error:
         Predictor.load(run)
     assert str(error.value) == (
-        f"{run.distance_file} is missing or damaged, and {run.path} says "
-        '"none of these" by it. Copy the run folder again, whole.'
+        f"{run.distance_file} is missing or damaged, and {run.path} needs it to "
+        "detect unknown photos. Copy the complete run folder again."
     )
 
 

@@ -159,7 +159,7 @@ def test_too_many_photos_in_a_form_are_refused(make_site: Callable[..., Site]) -
 def test_top_must_be_a_number(make_site: Callable[..., Site], top: str) -> None:
     response = make_site().client.post("/v1/predict", params={"top": top}, content=b"x")
     assert response.status_code == 400
-    assert response.json() == {"error": "'top' must be a whole number of at least 1."}
+    assert response.json() == {"error": "'top' must be an integer of at least 1."}
 
 
 class Slow:

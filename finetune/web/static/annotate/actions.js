@@ -12,7 +12,7 @@ let last = Promise.resolve();
 export function enqueue(work) {
   last = last.then(work).catch((error) => {
     if (!(error instanceof RequestError)) {
-      reportError(error); // a bug: report it and go on
+      reportError(error); // a bug: report it and continue
       return;
     }
     if (error.status === 409) {

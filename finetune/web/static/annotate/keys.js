@@ -18,7 +18,7 @@ const end = (place) => (event) => queue.move(queue.list.at(place), { extend: eve
 
 export const KEYS = [
   ["Label", [
-    ["1 – 9", "set the label with that number and go on"],
+    ["1 – 9", "set the label with that number and continue"],
     ["letter", "set the label with that letter; any other letter starts a search"],
     ["Shift 1 – 9", "add or remove a second label"],
     ["/", "find a label, or add a new one", () => openFinder(), ["/", "l"]],
