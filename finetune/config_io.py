@@ -137,13 +137,13 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 def to_dict(config: Any) -> dict[str, Any]:
     """Returns a config as JSON values, section by section."""
-    plain: dict[str, Any] = dataclasses.asdict(config)
+    values: dict[str, Any] = dataclasses.asdict(config)
     return {
         concern: {
             name: str(value) if isinstance(value, Path) else value
             for name, value in content.items()
         }
-        for concern, content in plain.items()
+        for concern, content in values.items()
     }
 
 
@@ -174,8 +174,8 @@ def _value_problems(setting: Setting, value: Any) -> list[str]:
     kinds = {int: (int,), float: (int, float), str: (str,), bool: (bool,), Path: (Path,)}
     wrong_bool = isinstance(value, bool) and expected is not bool
     if wrong_bool or not isinstance(value, kinds[expected]):
-        words = {int: "a whole number", float: "a number", bool: "true or false"}
-        return [f"{setting.flag} {value!r} is not {words.get(expected, 'text')}"]
+        names = {int: "a whole number", float: "a number", bool: "true or false"}
+        return [f"{setting.flag} {value!r} is not {names.get(expected, 'text')}"]
     number: Any = value
     # Written as "not (value >= bound)" so that NaN fails every bound.
     if setting.above is not None and not number > setting.above:

@@ -154,8 +154,8 @@ def result_html(run: RunFolder, metrics: Mapping[str, Any], *, seconds: float) -
     ]
     if run.confusion_file.is_file():
         matrix, labels = read_confusion_csv(run.confusion_file)
-        judged = "test" if "test" in metrics else next(iter(metrics), "")
-        parts.append(_confusion(matrix, labels, judged))
+        part = "test" if "test" in metrics else next(iter(metrics), "")
+        parts.append(_confusion(matrix, labels, part))
     report = run.path / "report.html"
     if report.is_file():
         parts.append(
@@ -226,18 +226,18 @@ def _curve(
         if len(points) == 1:
             x, _, y = points[0].partition(",")
             lines += f'<circle cx="{x}" cy="{y}" r="2.5" fill="{color}"/>'
-    words = 'font-size="11" fill="currentColor"'
+    style = 'font-size="11" fill="currentColor"'
     last = epochs[-1]["epoch"]
     return (
         f'<svg width="{width}" height="{height}" role="img" aria-label="{title} by epoch">'
-        f'<text x="{left}" y="12" {words}>{title}: '
+        f'<text x="{left}" y="12" {style}>{title}: '
         f'<tspan fill="{TRAIN}">train</tspan> <tspan fill="{VALIDATION}">val</tspan></text>'
-        f'<text x="{left - 4}" y="{top + 8}" text-anchor="end" {words}>{shown.format(high)}</text>'
-        f'<text x="{left - 4}" y="{height - bottom}" text-anchor="end" {words}>'
+        f'<text x="{left - 4}" y="{top + 8}" text-anchor="end" {style}>{shown.format(high)}</text>'
+        f'<text x="{left - 4}" y="{height - bottom}" text-anchor="end" {style}>'
         f"{shown.format(low)}</text>"
         f'<path d="M{left} {top}V{height - bottom}H{width - 8}" fill="none" '
         f'stroke="currentColor" stroke-opacity=".3"/>{lines}'
-        f'<text x="{width - 8}" y="{height - 3}" text-anchor="end" {words}>epoch {last}</text>'
+        f'<text x="{width - 8}" y="{height - 3}" text-anchor="end" {style}>epoch {last}</text>'
         "</svg>"
     )
 

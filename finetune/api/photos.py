@@ -90,7 +90,7 @@ def propose_crops(
 ) -> Proposals:
     """Proposes a square crop around the subject of each photo; training uses the crops.
 
-    Crops that a person drew are kept.
+    Crops set by a person are kept.
 
     Example:
         >>> len(propose_crops("photos", method="center").crops)
@@ -138,7 +138,7 @@ def import_labels(
     Args:
         source: A CSV or JSON Lines file, or a folder.
         photos: The collection's folder.
-        overwrite: Also replace labels that a person assigned before.
+        overwrite: Also replace labels assigned before.
         dry_run: Change nothing.
         catalog: Where the catalog is kept; None: in the folder.
 

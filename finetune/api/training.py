@@ -114,7 +114,7 @@ def resume(
         show: As for `train`.
 
     Raises:
-        RunError: It is no run, it is finished, or its photos have changed.
+        RunError: It is not a run, it is finished, or its photos have changed.
 
     Example:
         >>> resume("runs/stopped").interrupted
@@ -217,12 +217,12 @@ def ablate(
 def lr_find(
     photos: Path | str, *, steps: int = lr_find_library.STEPS, **settings: Any
 ) -> lr_find_library.FoundRate:
-    """Finds a learning rate with a short sweep of growing rates.
+    """Finds a learning rate with a short sweep of increasing rates.
 
     Args:
         photos: As for `train`.
         steps: Steps of the sweep.
-        **settings: Settings of the training that needs the rate, as for `train`.
+        **settings: Settings of the training, as for `train`.
 
     Example:
         >>> lr_find("photos", mode="head").suggestion.lr

@@ -178,8 +178,8 @@ def normalize_batch(images: Tensor, mean: Sequence[float], std: Sequence[float])
 def luma(images: Tensor) -> Tensor:
     """Returns the luma of `(B, 3, H, W)` levels as `(B, 1, H, W)` float32, as `to_gray` does."""
     red, green, blue = (images[:, channel, None].float() for channel in range(3))
-    whole = red * LUMA[0] + green * LUMA[1] + blue * LUMA[2] + LUMA_HALF
-    return (whole / LUMA_SCALE).floor()
+    levels = red * LUMA[0] + green * LUMA[1] + blue * LUMA[2] + LUMA_HALF
+    return (levels / LUMA_SCALE).floor()
 
 
 def whiten_batch(images: Tensor) -> Tensor:

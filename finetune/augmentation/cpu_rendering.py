@@ -44,13 +44,13 @@ def prepare(params: SampledParams, frame: Frame) -> Rendering:
     polynomials = warp.rational(params.mobius, params.affine)
     pixels = warp.pixel_polynomials(polynomials, frame.height, frame.width)
     matrices, affine = warp.affine_matrices(pixels, frame.size), warp.is_affine(polynomials)
-    boxes, whole = _boxes(matrices, frame)
+    boxes, aligned = _boxes(matrices, frame)
     return Rendering(
         pixels=pixels,
         matrices=matrices,
         is_affine=affine,
         boxes=boxes,
-        is_box=affine & whole,
+        is_box=affine & aligned,
         margins=warp.margins(pixels, frame.height, frame.width),
         blur=blur_levels(polynomials, frame.height, frame.width, frame.size),
         color=params.color * [1, 1, 1, 255],
@@ -120,8 +120,8 @@ def _boxes(matrices: Floats, frame: Frame) -> tuple[NDArray[np.int64], NDArray[n
     boxes = np.rint(edges)
     inside = (boxes >= 0) & (boxes <= [frame.width, frame.height, frame.width, frame.height])
     upright = np.abs(matrices[:, [0, 1], [1, 0]]).max(axis=1) < 1e-9
-    whole = (np.abs(edges - boxes) < 1e-6).all(axis=1) & inside.all(axis=1) & upright
-    return boxes.astype(np.int64), whole
+    aligned = (np.abs(edges - boxes) < 1e-6).all(axis=1) & inside.all(axis=1) & upright
+    return boxes.astype(np.int64), aligned
 
 
 def _pixels(image: object) -> Pixels:

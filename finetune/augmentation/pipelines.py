@@ -42,7 +42,7 @@ def create_augmentation(
         overrides: `{field of Recipe: value}`; a pipeline file has none.
 
     Raises:
-        AugmentError: No such recipe, a wrong number, or a file that does not work.
+        AugmentError: No such recipe, a wrong value, or an invalid file.
 
     Example:
         >>> create_augmentation("light", Preprocessing(size=64), seed=0).size
@@ -76,7 +76,7 @@ class PipelineAugment(nn.Module):
         seed: Of the run.
 
     Raises:
-        AugmentError: The file does not work.
+        AugmentError: The file is invalid.
     """
 
     def __init__(self, path: Path, preprocessing: Preprocessing, *, seed: int) -> None:

@@ -43,7 +43,7 @@ class Recipe:
     )
     shift_pixels: int = option(
         0,
-        "Largest shift of the crop in whole pixels: 4 is padding by 4 and a random crop.",
+        "Largest shift of the crop in pixels: 4 is padding by 4 and a random crop.",
         minimum=0,
         maximum=64,
     )

@@ -59,8 +59,8 @@ class SampledParams:
 
     Attributes:
         mobius: `(B, 2, 2)` complex128, from the output's square [-1, 1]² to the crop's.
-        affine: `(B, 2, 3)` float64, from the crop's square to the photo's, [-1, 1]² being its
-            whole. The output's pixel at w shows the photo at `affine @ (mobius(w), 1)`.
+        affine: `(B, 2, 3)` float64, from the crop's square to the photo's, [-1, 1]² being all of
+            it. The output's pixel at w shows the photo at `affine @ (mobius(w), 1)`.
         color: `(B, 3, 4)` float64, new RGB = `color @ (R, G, B, 1)`, pixels in 0..1.
         erase: `(B, 4)` int64, top, left, bottom, right of the erased pixels; empty: all zero.
         is_warped: `(B,)` bool, whether `mobius` was sampled.
@@ -116,7 +116,7 @@ def sample_params(
 
 
 def center_params(frame: Frame, count: int = 1) -> SampledParams:
-    """Returns parameters of the plain center crop for `count` photos."""
+    """Returns parameters of the center crop for `count` photos."""
     return SampledParams(
         mobius=np.tile(mobius.IDENTITY, (count, 1, 1)),
         affine=np.tile(_center_affine(frame), (count, 1, 1)),
@@ -174,9 +174,9 @@ def _affines(recipe: Recipe, frame: Frame, u: dict[str, Floats], centered: Bools
 
 def _span(side: Floats, length: int, place: Floats) -> tuple[Floats, Floats]:
     """Returns length and center, in [-1, 1], of spans of whole pixels, which need no warp."""
-    whole = np.clip(np.rint(side), 1, length)
-    start = np.floor(place * (length - whole + 1))
-    return whole / length, (2 * start + whole) / length - 1
+    pixels = np.clip(np.rint(side), 1, length)
+    start = np.floor(place * (length - pixels + 1))
+    return pixels / length, (2 * start + pixels) / length - 1
 
 
 def _shift(recipe: Recipe, length: int, place: Floats) -> Floats:

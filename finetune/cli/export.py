@@ -92,7 +92,7 @@ def _report(done: Exported, options: ExportOptions) -> None:
             "photos": found.photos,
             "largest_difference": found.largest_difference,
             "same_label": found.same_label,
-            "whole_photos_difference": found.whole_photos_difference,
+            "original_size_difference": found.original_size_difference,
         }
     )
     output.text(f"{done.path} ({done.bytes / 1e6:.1f} MB)")
@@ -100,8 +100,8 @@ def _report(done: Exported, options: ExportOptions) -> None:
         f"On {found.photos} photos its probabilities differ from the run's by "
         f"{found.largest_difference:.1e} at most; {found.same_label:.1%} have the same label."
     )
-    if found.whole_photos_difference is not None:
+    if found.original_size_difference is not None:
         output.text(
-            "With whole photos, which the graph itself resizes: "
-            f"{found.whole_photos_difference:.1e} at most."
+            "With photos at their original size, resized in the graph: "
+            f"{found.original_size_difference:.1e} at most."
         )

@@ -43,7 +43,7 @@ def export_photos(
         int | None, typer.Option(help="Write square JPEGs of this size in pixels.", min=1)
     ] = None,
     fit: Annotated[
-        str, typer.Option(metavar="crop|pad|squash", help="How a photo becomes square.")
+        str, typer.Option(metavar="crop|pad|squash", help="How to make a photo square.")
     ] = "crop",
     catalog: CatalogPath = None,
     json: Json = False,
@@ -102,7 +102,7 @@ def import_(
         typer.Argument(help="Folder of photos; default: ./photos. For a data set a new folder."),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Also replace labels that a person assigned.")
+        bool, typer.Option("--overwrite", help="Also replace labels assigned before.")
     ] = False,
     empty_is_none: Annotated[
         bool,

@@ -32,7 +32,7 @@ def split(
         typer.Option(
             metavar="duplicates|burst|folder|none",
             help="What must stay on one side: near-duplicates, all that one camera took within "
-            "half a minute, whole folders, or no more than exact copies. [default: duplicates]",
+            "half a minute, folders, or no more than exact copies. [default: duplicates]",
         ),
     ] = None,
     validation: Annotated[

@@ -192,10 +192,10 @@ class SubjectFinder:
     def saliency_of(self, image: NDArray[np.uint8]) -> NDArray[np.float64]:
         """Returns the saliency map ``(GRID, GRID)`` of a photo ``(H, W, 3) uint8``."""
         preprocessing = self.backbone.preprocessing
-        whole = crop_and_resize(
+        squashed = crop_and_resize(
             image, size=self.size, fit="squash", interpolation=preprocessing.interpolation
         )
-        pixels = torch.from_numpy(whole).permute(2, 0, 1)[None]
+        pixels = torch.from_numpy(squashed).permute(2, 0, 1)[None]
         normalized = center_crop(
             pixels, self.size, preprocessing.mean, preprocessing.std, whiten=preprocessing.whiten
         )

@@ -57,7 +57,7 @@ class UnknownThreshold:
     distance: RelativeDistance | None = field(default=None, repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the fields as plain JSON values, without the distance."""
+        """Returns the fields as JSON values, without the distance."""
         content = dataclasses.asdict(dataclasses.replace(self, distance=None))
         del content["distance"]
         return content

@@ -59,10 +59,10 @@ def assign_folds(
         CollectionError: As `finetune.tasks.data_split.split_collection`.
     """
     seed = config.machine.seed
-    whole = split_collection(collection, config.collection, seed=seed, labels=config.labels)
-    notes = [note for note in whole.notes if "left out" in note]
-    own_test = {row.path for row in whole.rows if collection.has_parts and row.part == "test"}
-    rows = [row for row in whole.rows if row.path not in own_test]
+    full_split = split_collection(collection, config.collection, seed=seed, labels=config.labels)
+    notes = [note for note in full_split.notes if "left out" in note]
+    own_test = {row.path for row in full_split.rows if collection.has_parts and row.part == "test"}
+    rows = [row for row in full_split.rows if row.path not in own_test]
     drawn = fold_groups(
         [row.labels for row in rows],
         [row.group for row in rows],
@@ -80,7 +80,7 @@ def assign_folds(
     }
     found = tuple(
         FoldRow(row.path, row.digest, row.labels, row.group, fold_of.get(row.path, OWN_TEST))
-        for row in whole.rows
+        for row in full_split.rows
     )
     return found, (*notes, *_notes(found, folds))
 

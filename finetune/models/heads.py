@@ -115,7 +115,7 @@ def backbone_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]
 
 
 class FeatureHead(nn.Module):
-    """Linear head on standardized features, which folds back into a plain linear layer.
+    """Linear head on standardized features, which folds back into a linear layer.
 
     The features of a frozen backbone differ in scale by orders of magnitude from one dimension to
     the next; standardized with the training photos' statistics, one learning rate suits them all.
@@ -146,13 +146,13 @@ class FeatureHead(nn.Module):
         return logits
 
     def folded(self) -> tuple[Tensor, Tensor]:
-        """Returns weight ``(labels, F)`` and bias ``(labels,)`` of the equal plain linear layer."""
+        """Returns weight ``(labels, F)`` and bias ``(labels,)`` of the equivalent linear layer."""
         weight = self.linear.weight.detach().double() / self.std.double()
         bias = self.linear.bias.detach().double() - weight @ self.mean.double()
         return weight.float(), bias.float()
 
     def unfold(self, weight: Tensor, bias: Tensor) -> None:
-        """Sets the weights from a plain linear layer on raw features: the inverse of `folded`.
+        """Sets the weights from a linear layer on raw features: the inverse of `folded`.
 
         Args:
             weight: ``(labels, F)``.

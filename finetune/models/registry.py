@@ -189,15 +189,15 @@ def resolve_preprocessing(
     resolved = resolve_data_config(pretrained_cfg=config.to_dict() if config else {})
     n_channels = channels or input_channels(name)
     own_size = int(resolved["input_size"][-1])
-    # Padding or squashing keeps the whole photo; a center crop afterwards would cut it again.
-    whole = fit != "crop" or (size is not None and size != own_size and size <= SMALL_PIXELS)
+    # Padding or squashing keeps the full photo; a center crop afterwards would cut it again.
+    uncropped = fit != "crop" or (size is not None and size != own_size and size <= SMALL_PIXELS)
     return Preprocessing(
         size=size or own_size,
         channels=n_channels,
         mean=_per_channel(resolved["mean"], n_channels),
         std=_per_channel(resolved["std"], n_channels),
         interpolation="bilinear" if resolved["interpolation"] == "bilinear" else "bicubic",
-        crop_pct=1.0 if whole else float(resolved["crop_pct"]),
+        crop_pct=1.0 if uncropped else float(resolved["crop_pct"]),
         fit=fit,
     )
 

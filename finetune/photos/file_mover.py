@@ -78,9 +78,9 @@ class MoveJournal:
             with self.path.open("ab+") as file:
                 file.seek(0)
                 content = file.read()
-                whole = content.rfind(b"\n") + 1
-                if whole != len(content):
-                    file.truncate(whole)
+                complete = content.rfind(b"\n") + 1
+                if complete != len(content):
+                    file.truncate(complete)
 
     def transfer(self, source: str, target: str, transfer: Transfer = "move") -> Move:
         """Writes one step to the journal, then does it. `target` must not exist.

@@ -145,9 +145,9 @@ def explain_photo(
     fine = Preprocessing(
         size=size, crop_pct=share, fit=preprocessing.fit, interpolation=preprocessing.interpolation
     )
-    whole = working_image(photo, fine, max_pixels=max_pixels)
-    margin = (whole.shape[0] - size) // 2
-    return overlay(whole[margin : margin + size, margin : margin + size], heat)
+    image = working_image(photo, fine, max_pixels=max_pixels)
+    margin = (image.shape[0] - size) // 2
+    return overlay(image[margin : margin + size, margin : margin + size], heat)
 
 
 def write_png(path: Path, image: NDArray[np.uint8]) -> Path:

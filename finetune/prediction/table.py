@@ -117,16 +117,16 @@ class PredictionTable:
             self._file.flush()
 
     def _go_on(self) -> None:
-        whole = _length_of_whole_rows(self._file)
+        complete = _length_of_complete_rows(self._file)
         self._file.seek(0)
-        if whole:
+        if complete:
             if next(self._rows(), []) != self._header:
                 raise ConfigError(self._strange())
         elif not self._first_line().startswith(self._file.read(_CHUNK)):
             raise ConfigError(self._strange())
-        self._file.truncate(whole)
-        self._file.seek(whole)
-        if not whole:
+        self._file.truncate(complete)
+        self._file.seek(complete)
+        if not complete:
             self._append(self._first_line())
             return
         rows = self._rows()
@@ -160,9 +160,9 @@ def _line_of(cells: list[str]) -> bytes:
     return text.getvalue().encode("utf-8", "surrogateescape")
 
 
-def _length_of_whole_rows(file: BinaryIO) -> int:
+def _length_of_complete_rows(file: BinaryIO) -> int:
     """Returns the length of the file up to the last line end outside quotes, in bytes."""
-    whole = position = 0
+    complete = position = 0
     quotes = 0
     file.seek(0)
     while chunk := file.read(_CHUNK):
@@ -170,5 +170,5 @@ def _length_of_whole_rows(file: BinaryIO) -> int:
             quotes += line.count(b'"')
             position += len(line)
             if line.endswith(b"\n") and quotes % 2 == 0:
-                whole = position
-    return whole
+                complete = position
+    return complete

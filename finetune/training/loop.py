@@ -266,8 +266,8 @@ def _keep_best(
     """
     position = state.position
     epoch = position.epoch + 1
-    # Label smoothing lowers the confidence the longer a network trains, so plain losses would rank
-    # the first epochs above the best.
+    # Label smoothing lowers the confidence the longer a network trains, so uncalibrated losses
+    # would rank the first epochs above the best.
     loss_of = plain_loss if config.keep_last else calibrated_loss
     here = Candidate(epoch, validation.accuracy, loss_of(validation.outputs, config.objective))
     before = Candidate(position.best_epoch, position.best_accuracy, position.best_loss)

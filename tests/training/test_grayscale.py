@@ -96,7 +96,7 @@ def test_onnx_answers_like_the_run(
     exported = export(run, options, out=tmp_path / "net.onnx")
     assert exported.comparison.largest_difference < 1e-4
     if preprocessing:
-        difference = exported.comparison.whole_photos_difference
+        difference = exported.comparison.original_size_difference
         assert difference is not None
         assert difference < 1e-4
     photo = photos / "bee" / "3.png"
@@ -112,7 +112,7 @@ def test_other_exports_answer_like_the_run(run: RunFolder, tmp_path: Path, forma
     exported = export(run, options, out=tmp_path / "out")
     assert exported.comparison.largest_difference < 1e-4
     if whole:
-        difference = exported.comparison.whole_photos_difference
+        difference = exported.comparison.original_size_difference
         assert difference is not None
         assert difference < 1e-4
 

@@ -290,14 +290,14 @@ class _Trials:
                     raise _Pruned
 
         def split(collection: Collection) -> DataSplit:
-            whole = split_collection(
+            full_split = split_collection(
                 collection, config.collection, seed=config.machine.seed, labels=config.labels
             )
-            self._check_split(whole)
+            self._check_split(full_split)
             return dataclasses.replace(
-                whole,
-                samples={**whole.samples, "test": ()},
-                rows=tuple(row for row in whole.rows if row.part != "test"),
+                full_split,
+                samples={**full_split.samples, "test": ()},
+                rows=tuple(row for row in full_split.rows if row.part != "test"),
             )
 
         # A killed process may have left the folder.

@@ -295,8 +295,8 @@ class _Array:
             raise _RefusedError(f"it has an array of {kind!r:.20}, not of bytes")
         data = self.data.encode("latin-1") if isinstance(self.data, str) else self.data
         shape = self.shape
-        whole = isinstance(shape, tuple) and all(type(side) is int and side >= 0 for side in shape)
-        if not whole or not isinstance(data, bytes | bytearray) or len(shape) > 4:
+        valid = isinstance(shape, tuple) and all(type(side) is int and side >= 0 for side in shape)
+        if not valid or not isinstance(data, bytes | bytearray) or len(shape) > 4:
             raise _RefusedError("it has an array without data or shape")
         size = 1
         for side in shape:

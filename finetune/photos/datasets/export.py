@@ -42,7 +42,7 @@ class ExportOptions:
         transfer: Copy the files, or link to them.
         crops: Write the crop of each photo that has one, and other files unchanged.
         size: Side in pixels of square JPEGs to write; None keeps the sizes.
-        fit: How a photo without a crop becomes square.
+        fit: Method to make a photo without a crop square.
     """
 
     layout: Layout = "folders"

@@ -123,7 +123,7 @@ def export(
     on_step(f"Exporting {run.path} to {target}")
     exported = _write_and_open(engine, target, options, [photo.image for photo in calibration])
     on_step(f"Comparing with {run.path} on {len(check)} photos")
-    found = compare(engine, exported, check, whole_photos=options.with_preprocessing)
+    found = compare(engine, exported, check, at_original_size=options.with_preprocessing)
     if options.precision == "fp32" and not found.largest_difference <= TOLERANCE:
         raise ModelError(
             f"{target} predicts differently from {run.path}: a probability differs by "
@@ -249,14 +249,14 @@ class Comparison:
         photos: How many were compared.
         largest_difference: Of any label's calibrated probability.
         same_label: Share of the photos with the same likeliest label.
-        whole_photos_difference: As `largest_difference`, where the graph itself resizes whole
-            photos; None where it does not.
+        original_size_difference: As `largest_difference`, of photos at their original size, resized
+            in the graph; None where it does not resize.
     """
 
     photos: int
     largest_difference: float
     same_label: float
-    whole_photos_difference: float | None = None
+    original_size_difference: float | None = None
 
 
 def compare(
@@ -264,7 +264,7 @@ def compare(
     exported: PredictProba,
     photos: Sequence[LoadedPhoto],
     *,
-    whole_photos: bool = False,
+    at_original_size: bool = False,
 ) -> Comparison:
     """Returns the differences between an export and an engine.
 
@@ -272,14 +272,14 @@ def compare(
         engine: The run, opened.
         exported: Predict function of the export.
         photos: Photos to predict with both.
-        whole_photos: Whether the export resizes whole photos, so that these are compared, too.
+        at_original_size: Also compare photos at their original size, which the export resizes.
     """
     images = np.stack([photo.image for photo in photos])
     expected = engine.metadata.task.probabilities(engine.logits(images))
     given = np.concatenate([exported(images[at : at + 16]) for at in range(0, len(images), 16)])
-    whole = None
-    if whole_photos:
-        whole = max(
+    difference = None
+    if at_original_size:
+        difference = max(
             float(np.abs(exported(decode_photo(photo.path)[None])[0] - row).max())
             for photo, row in zip(photos, expected, strict=True)
         )
@@ -287,5 +287,5 @@ def compare(
         photos=len(photos),
         largest_difference=float(np.abs(given - expected).max()),
         same_label=float((given.argmax(1) == expected.argmax(1)).mean()),
-        whole_photos_difference=whole,
+        original_size_difference=difference,
     )

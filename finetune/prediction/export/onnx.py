@@ -224,9 +224,11 @@ def _in_int8(
             return {PIXELS: normalized(center_of(image[None], preprocessing.size), preprocessing)}
 
     with tempfile.TemporaryDirectory() as folder, _silenced():
-        whole, ready, done = (Path(folder) / f"{name}.onnx" for name in ("whole", "ready", "done"))
-        onnx.save(model, whole)
-        quant_pre_process(str(whole), str(ready), skip_symbolic_shape=True)
+        source, ready, done = (
+            Path(folder) / f"{name}.onnx" for name in ("source", "ready", "done")
+        )
+        onnx.save(model, source)
+        quant_pre_process(str(source), str(ready), skip_symbolic_shape=True)
         quantize_static(
             str(ready),
             str(done),

@@ -100,8 +100,8 @@ class ExportModule(nn.Module):
         margin = (self.working_size - self.size) // 2
         values = values[:, :, margin : margin + self.size, margin : margin + self.size]
         if self.channels == 1:
-            whole = (values * self.luma).sum(dim=1, keepdim=True) + self.luma_half
-            values = (whole / self.luma_scale).floor()
+            levels = (values * self.luma).sum(dim=1, keepdim=True) + self.luma_half
+            values = (levels / self.luma_scale).floor()
         values = (values / 255.0 - self.mean) / self.std
         if self.whiten:
             values = values - values.mean(dim=[1, 2, 3], keepdim=True)
@@ -165,7 +165,7 @@ def export_torchscript(
                 torch.zeros(2, engine.metadata.preprocessing.channels, size, size),
                 check_trace=False,
             )
-            whole = torch.jit.script(
+            scripted = torch.jit.script(
                 ExportModule(
                     traced,
                     engine.metadata,
@@ -175,7 +175,7 @@ def export_torchscript(
             )
             buffer = io.BytesIO()
             metadata = json.dumps(engine.metadata.to_dict(), ensure_ascii=False)
-            torch.jit.save(whole, buffer, _extra_files={METADATA_FILE: metadata})
+            torch.jit.save(scripted, buffer, _extra_files={METADATA_FILE: metadata})
     except RuntimeError as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise ModelError(f"{engine.metadata.model} cannot be traced: {first}") from error

@@ -47,7 +47,7 @@ def test_the_largest_difference_and_the_share_of_equal_labels_are_of_all_photos(
     assert found.photos == 20
     assert found.largest_difference == pytest.approx(abs(true[-1, 0] - true[-1, 1]))
     assert found.same_label == 19 / 20
-    assert found.whole_photos_difference is None
+    assert found.original_size_difference is None
 
 
 def test_whole_photos_are_asked_about_one_by_one_at_their_own_size(
@@ -59,10 +59,10 @@ def test_whole_photos_are_asked_about_one_by_one_at_their_own_size(
         sizes.append(images.shape)
         return np.full((len(images), 2), 0.5)
 
-    found = compare(engine, prediction, photos[:3], whole_photos=True)
+    found = compare(engine, prediction, photos[:3], at_original_size=True)
     images = np.stack([photo.image for photo in photos[:3]])
     true = engine.metadata.task.probabilities(engine.logits(images))
-    assert found.whole_photos_difference == pytest.approx(np.abs(true - 0.5).max())
+    assert found.original_size_difference == pytest.approx(np.abs(true - 0.5).max())
     assert sizes == [images.shape, *((1, *decode_photo(p.path).shape) for p in photos[:3])]
 
 

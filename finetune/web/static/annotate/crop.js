@@ -70,7 +70,7 @@ export class CropBox {
     this.set(0.5, 0.5, 1);
   }
 
-  whole() {
+  fill() {
     this.set(0.5, 0.5, Math.max(this.width, this.height) / this.short);
   }
 

@@ -60,7 +60,7 @@ export const KEYS = [
     ["arrows", "move; with Shift in larger steps", null],
     ["+ −", "resize", null],
     ["C", "center", null],
-    ["W", "whole photo", null],
+    ["W", "full photo", null],
     ["⌫", "remove the crop", null],
     ["Enter, Esc", "save, cancel", null],
     ["Shift Enter", "save and crop the next photo", null],

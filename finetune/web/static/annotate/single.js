@@ -268,7 +268,7 @@ function cropTools() {
     { className: "crop-tools", role: "toolbar", "aria-label": "Crop" },
     el("span", { className: "hint" }, "Drag or use the arrow keys; + and − resize"),
     tool("Center", "C", () => cropBox?.center()),
-    tool("Whole photo", "W", () => cropBox?.whole()),
+    tool("Full photo", "W", () => cropBox?.fill()),
     tool("Remove", "⌫", removeCrop),
     tool("Cancel", "Esc", leaveCrop),
     tool("Save", "⏎", saveCrop, true),
@@ -332,7 +332,7 @@ export function cropKey(event) {
   else if (event.key === "Escape") leaveCrop();
   else if (event.key === "Backspace" || event.key === "Delete") removeCrop();
   else if (event.key.toLowerCase() === "c") cropBox.center();
-  else if (event.key.toLowerCase() === "w") cropBox.whole();
+  else if (event.key.toLowerCase() === "w") cropBox.fill();
   else return false;
   return true;
 }
