@@ -168,7 +168,7 @@ def _value_problems(setting: Setting, value: Any) -> list[str]:
     allowed = choices(setting.type)
     if allowed is not None:
         if value not in allowed:
-            return [f"{setting.flag} {value} is none of {', '.join(allowed)}"]
+            return [f"{setting.flag} {value} is not one of {', '.join(allowed)}"]
         return []
     expected = strip_none(setting.type)
     kinds = {int: (int,), float: (int, float), str: (str,), bool: (bool,), Path: (Path,)}

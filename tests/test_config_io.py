@@ -52,7 +52,7 @@ def test_unknown_names_offer_the_nearest() -> None:
 
 
 def test_a_word_that_is_no_choice_is_named_with_the_choices() -> None:
-    with pytest.raises(ConfigError, match="--fit stretch is none of crop, pad, squash"):
+    with pytest.raises(ConfigError, match="--fit stretch is not one of crop, pad, squash"):
         resolve({}, {"fit": "stretch"})
 
 

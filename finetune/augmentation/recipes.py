@@ -213,7 +213,7 @@ def problems(recipe: Recipe) -> list[str]:
         allowed = choices(hints[item.name])
         if allowed is not None:
             if value not in allowed:
-                found.append(f"{where} {value} is none of {', '.join(allowed)}")
+                found.append(f"{where} {value} is not one of {', '.join(allowed)}")
         elif hints[item.name] is bool:
             if not isinstance(value, bool):
                 found.append(f"{where} {value!r} is not true or false")

@@ -395,7 +395,7 @@ def one_of(flag: str, value: str, allowed: Any) -> Any:
         ConfigError: It is another.
     """
     if value not in get_args(allowed):
-        raise ConfigError(f"{flag} {value} is none of {', '.join(get_args(allowed))}.")
+        raise ConfigError(f"{flag} {value} is not one of {', '.join(get_args(allowed))}.")
     return value
 
 

@@ -121,7 +121,7 @@ def _method(method: str | None, detector: Path | None) -> Method:
     if method is None:
         return "detector" if detector is not None else "saliency"
     if method not in ("saliency", "center", "detector"):
-        raise ConfigError(f"--method {method} is none of saliency, center, detector.")
+        raise ConfigError(f"--method {method} is not one of saliency, center, detector.")
     if method == "detector" and detector is None:
         raise ConfigError(
             "--method detector needs the weights of a torchvision detector: --detector FILE. "

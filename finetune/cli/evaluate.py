@@ -43,7 +43,7 @@ def evaluate(
     """
     output.json, output.quiet = json, quiet
     if tta not in (1, 2):
-        raise ConfigError(f"--tta {tta} is none of 1, 2.")
+        raise ConfigError(f"--tta {tta} is not one of 1, 2.")
     from finetune.runs.evaluate import EvaluationRequest
     from finetune.runs.evaluate import evaluate as library
     from finetune.runs.folder import find_run

@@ -206,7 +206,7 @@ def _resampling(interpolation: str) -> Image.Resampling:
         return _RESAMPLING[interpolation]
     except KeyError:
         raise ConfigError(
-            f"interpolation {interpolation!r} is none of {', '.join(_RESAMPLING)}."
+            f"interpolation {interpolation!r} is not one of {', '.join(_RESAMPLING)}."
         ) from None
 
 
@@ -222,7 +222,7 @@ def _source_box(width: int, height: int, fit: Fit, crop: Crop | None) -> Box:
         case "squash":
             return 0.0, 0.0, float(width), float(height)
         case _:
-            raise ConfigError(f"--fit {fit} is none of crop, pad, squash.")
+            raise ConfigError(f"--fit {fit} is not one of crop, pad, squash.")
     left, top = (width - side) / 2, (height - side) / 2
     return left, top, left + side, top + side
 

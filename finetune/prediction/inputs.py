@@ -104,7 +104,7 @@ def check_tta(views: int) -> TTA:
         if views == known:
             chosen: TTA = known
             return chosen
-    raise ConfigError(f"--tta {views} is none of 1, 2, 10.")
+    raise ConfigError(f"--tta {views} is not one of 1, 2, 10.")
 
 
 def tta_views(images: NDArray[np.uint8], size: int, views: TTA) -> Iterator[NDArray[np.uint8]]:

@@ -91,7 +91,7 @@ def choose_device(requested: str | None) -> torch.device:
     try:
         device = torch.device(requested)
     except RuntimeError as error:
-        raise DeviceError(f"--device {requested} is none of cpu, cuda, cuda:1, mps.") from error
+        raise DeviceError(f"--device {requested} is not one of cpu, cuda, cuda:1, mps.") from error
     if device.type == "cuda":
         count = torch.cuda.device_count()
         if count == 0:
@@ -106,7 +106,7 @@ def choose_device(requested: str | None) -> torch.device:
     elif device.type == "mps" and not torch.backends.mps.is_available():
         raise DeviceError("--device mps: this machine has none. Leave --device out.")
     elif device.type not in ("cpu", "cuda", "mps"):
-        raise DeviceError(f"--device {requested} is none of cpu, cuda, cuda:1, mps.")
+        raise DeviceError(f"--device {requested} is not one of cpu, cuda, cuda:1, mps.")
     return device
 
 

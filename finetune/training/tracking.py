@@ -305,7 +305,7 @@ def tracker_names(requested: str | None) -> tuple[str, ...]:
     )
     for name in names:
         if name not in KNOWN:
-            raise ConfigError(f"--track {name} is none of {', '.join(KNOWN)}.")
+            raise ConfigError(f"--track {name} is not one of {', '.join(KNOWN)}.")
         if importlib.util.find_spec(name) is None:
             raise MissingExtra(name, name, f"--track {name}")
     return names

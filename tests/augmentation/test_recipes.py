@@ -74,7 +74,7 @@ def test_none_counts_as_not_given() -> None:
         (
             "none",
             {"mobius_mode": "under"},
-            "[recipe] mobius_mode under is none of replace, on_top.",
+            "[recipe] mobius_mode under is not one of replace, on_top.",
         ),
         (
             "none",

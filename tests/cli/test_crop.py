@@ -145,7 +145,7 @@ def test_undo_does_not_touch_labels(run: Callable[..., Result], birds: Path) -> 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--method", "magic"], "--method magic is none of saliency, center, detector."),
+        (["--method", "magic"], "--method magic is not one of saliency, center, detector."),
         (
             ["--method", "detector"],
             "--method detector needs the weights of a torchvision detector: --detector FILE. "

@@ -37,8 +37,8 @@ def test_json_is_one_document(run: Callable[..., Result], tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--format", "gguf"), "--format gguf is none of onnx, torchscript, timm."),
-        (("--precision", "fp8"), "--precision fp8 is none of fp32, fp16, int8."),
+        (("--format", "gguf"), "--format gguf is not one of onnx, torchscript, timm."),
+        (("--precision", "fp8"), "--precision fp8 is not one of fp32, fp16, int8."),
         (
             ("--format", "timm", "--with-softmax"),
             "--format timm holds the network alone; leave out --with-preprocessing and "

@@ -82,8 +82,8 @@ def test_square_export_and_links(run: Callable[..., Result], photos: Path, tmp_p
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--layout", "zip"], "--layout zip is none of folders, csv, nnc."),
-        (["--fit", "fill"], "--fit fill is none of crop, pad, squash."),
+        (["--layout", "zip"], "--layout zip is not one of folders, csv, nnc."),
+        (["--fit", "fill"], "--fit fill is not one of crop, pad, squash."),
         (["--hardlink", "--symlink"], "--hardlink and --symlink exclude each other."),
         (
             ["--symlink", "--size", "9"],

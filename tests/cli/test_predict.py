@@ -142,8 +142,8 @@ def test_tta_changes_probabilities_a_little_and_several_runs_are_named(
     ("words", "message"),
     [
         ((), "Which photos? Name some, or a folder: finetune predict photo.jpg"),
-        (("x", "--transfer", "burn"), "--transfer burn is none of copy, link, move."),
-        (("x", "--tta", "3"), "--tta 3 is none of 1, 2, 10."),
+        (("x", "--transfer", "burn"), "--transfer burn is not one of copy, link, move."),
+        (("x", "--tta", "3"), "--tta 3 is not one of 1, 2, 10."),
         (("x", "--threshold", "2"), "--threshold 2 must lie between 0 and 1."),
         (("*.nothing",), "No photo matches *.nothing."),
         (

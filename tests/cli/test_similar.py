@@ -77,7 +77,7 @@ def test_link_option_makes_links(run: Callable[..., Result], pool: Path, tmp_pat
 def test_unknown_option_values_are_refused(
     flag: str, allowed: str, error_of: Callable[..., str], pool: Path
 ) -> None:
-    assert error_of(pool, "--from", pool, flag, "magic") == f"{flag} magic is none of {allowed}."
+    assert error_of(pool, "--from", pool, flag, "magic") == f"{flag} magic is not one of {allowed}."
 
 
 def test_a_folder_in_the_pool_is_refused_before_any_work(

@@ -152,7 +152,7 @@ def test_audit_of_a_clean_split_reports_no_leak(
     [
         (
             ["--group-by", "species"],
-            "--group-by species is none of duplicates, burst, folder, none.",
+            "--group-by species is not one of duplicates, burst, folder, none.",
         ),
         (["--folds", "3", "--audit", "x"], "--folds and --audit exclude each other."),
         (["--validation", "0.9"], "--validation 0.9 must be at most 0.8."),

@@ -171,7 +171,7 @@ def test_models_and_weights_that_do_not_work(
         f"--weights {tiny_weights} does not fit test_vit: Missing key(s)"
     )
     assert error_of("train", photos, "--model", "test_vit", "--device", "gpu") == (
-        "--device gpu is none of cpu, cuda, cuda:1, mps."
+        "--device gpu is not one of cpu, cuda, cuda:1, mps."
     )
 
 

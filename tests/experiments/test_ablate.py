@@ -85,7 +85,7 @@ def test_a_field_of_the_recipe_can_be_varied() -> None:
         ("size", "x", "--size 'x' is not a whole number."),
         ("size", "32.5", "--size '32.5' is not a whole number."),
         ("lr", "-1", "--lr -1.0 must be greater than 0."),
-        ("fit", "cut", "--fit cut is none of crop, pad, squash."),
+        ("fit", "cut", "--fit cut is not one of crop, pad, squash."),
     ],
 )
 def test_an_invalid_value_is_refused(name: str, text: str, message: str) -> None:

@@ -221,11 +221,11 @@ def test_unknown_option_values_are_refused() -> None:
     with pytest.raises(ConfigError) as caught:
         crop_and_resize(image, size=8, interpolation="cubic")
     assert str(caught.value) == (
-        "interpolation 'cubic' is none of nearest, box, bilinear, hamming, bicubic, lanczos."
+        "interpolation 'cubic' is not one of nearest, box, bilinear, hamming, bicubic, lanczos."
     )
     with pytest.raises(ConfigError) as caught:
         crop_and_resize(image, size=8, fit="stretch")  # type: ignore[arg-type]
-    assert str(caught.value) == "--fit stretch is none of crop, pad, squash."
+    assert str(caught.value) == "--fit stretch is not one of crop, pad, squash."
     with pytest.raises(ConfigError) as caught:
         crop_and_resize(image, size=0)
     assert str(caught.value) == "--size 0 must be at least 1."

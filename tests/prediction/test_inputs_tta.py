@@ -22,5 +22,5 @@ def test_ten_views_are_center_and_corners_with_their_mirror_images() -> None:
 
 
 def test_other_numbers_of_views_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"^--tta 3 is none of 1, 2, 10\.$"):
+    with pytest.raises(ConfigError, match=r"^--tta 3 is not one of 1, 2, 10\.$"):
         check_tta(3)

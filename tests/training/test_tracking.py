@@ -123,7 +123,7 @@ def test_a_bad_tracker_is_refused_before_anything_is_made(
     photos: Path, tmp_path: Path, tiny_settings: Settings
 ) -> None:
     config = resolve({}, {**tiny_settings, "track": "tensorflow"})
-    with pytest.raises(ConfigError, match="--track tensorflow is none of tensorboard, wandb"):
+    with pytest.raises(ConfigError, match="--track tensorflow is not one of tensorboard, wandb"):
         train(photos, config, runs=tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
     with pytest.raises(ConfigError) as caught:
@@ -232,7 +232,7 @@ def test_names_are_read_from_a_list_with_commas() -> None:
     assert tracker_names(" tensorboard ,") == ("tensorboard",)
     with pytest.raises(ConfigError) as caught:
         tracker_names("tensorbord")
-    assert str(caught.value) == "--track tensorbord is none of tensorboard, wandb, mlflow."
+    assert str(caught.value) == "--track tensorbord is not one of tensorboard, wandb, mlflow."
 
 
 def test_a_package_that_is_missing_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

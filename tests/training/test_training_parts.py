@@ -142,7 +142,7 @@ def test_cuda_where_there_is_none_is_refused_in_one_line() -> None:
 
 def test_a_word_that_is_no_device_is_refused() -> None:
     for word in ("gpu", "meta"):
-        with pytest.raises(DeviceError, match=f"--device {word} is none of cpu, cuda"):
+        with pytest.raises(DeviceError, match=f"--device {word} is not one of cpu, cuda"):
             choose_device(word)
 
 

@@ -99,7 +99,7 @@ def space_for(
         raise ConfigError("--model-arg is for one model; choose it with --model.")
     for mode in modes:
         if mode not in MODES:
-            raise ConfigError(f"--modes {mode} is none of {', '.join(MODES)}.")
+            raise ConfigError(f"--modes {mode} is not one of {', '.join(MODES)}.")
     if not modes:
         on_cpu = choose_device(config.machine.device).type == "cpu"
         modes = ("head",) if on_cpu else ("head", "full")

@@ -62,7 +62,9 @@ def photo_groups(
             ids = group_photos(compute_fingerprints(photos), split_rule(len(photos), group_by))
             joined.join(ids, np.arange(len(photos)))
         case _:
-            raise ConfigError(f"--group-by {group_by} is none of duplicates, burst, folder, none.")
+            raise ConfigError(
+                f"--group-by {group_by} is not one of duplicates, burst, folder, none."
+            )
     return group_keys(joined.ids(), [photo.digest for photo in photos])
 
 

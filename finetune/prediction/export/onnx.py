@@ -224,9 +224,7 @@ def _in_int8(
             return {PIXELS: normalized(center_of(image[None], preprocessing.size), preprocessing)}
 
     with tempfile.TemporaryDirectory() as folder, _silenced():
-        source, ready, done = (
-            Path(folder) / f"{name}.onnx" for name in ("source", "ready", "done")
-        )
+        source, ready, done = (Path(folder) / f"{name}.onnx" for name in ("fp32", "fused", "int8"))
         onnx.save(model, source)
         quant_pre_process(str(source), str(ready), skip_symbolic_shape=True)
         quantize_static(

@@ -53,7 +53,7 @@ def test_a_cpu_searches_head_mode_alone_unless_modes_are_given() -> None:
             "--weights w.pth is one file, but there are 2 models to choose from; leave it out, or "
             "choose one model with --model.",
         ),
-        ({}, {"modes": ["all"]}, "--modes all is none of head, full, gradual."),
+        ({}, {"modes": ["all"]}, "--modes all is not one of head, full, gradual."),
         (
             {"model_arg": {"widths": [4]}},
             {"models": ["resnet18", "simple_cnn"]},

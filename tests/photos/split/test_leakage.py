@@ -206,7 +206,7 @@ def test_group_by_burst_takes_time_and_camera_alone() -> None:
 def test_unknown_group_by_is_refused() -> None:
     with pytest.raises(ConfigError) as caught:
         photo_groups([], group_by="species")  # type: ignore[arg-type]
-    assert str(caught.value) == "--group-by species is none of duplicates, burst, folder, none."
+    assert str(caught.value) == "--group-by species is not one of duplicates, burst, folder, none."
 
 
 def row(path: str, label: str, group: str, part: Part, digest: str = "") -> SplitRow:
