@@ -136,7 +136,7 @@ def report(run: Run = None, *, max_photos: int = 1000, explain: bool = True) -> 
     Args:
         run: The run.
         max_photos: Maximum photos in the file; each adds about 12 KB.
-        explain: Show what the model looked at, and likely label errors.
+        explain: Show deciding regions (Grad-CAM) and likely label errors.
 
     Raises:
         MissingExtra: Jinja2 or plotly is not installed.

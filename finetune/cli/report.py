@@ -28,7 +28,7 @@ def report(
     ] = None,
     explain: Annotated[
         bool,
-        typer.Option(help="Show what the model looked at, and likely label errors."),
+        typer.Option(help="Show deciding regions (Grad-CAM) and likely label errors."),
     ] = True,
     file: Annotated[
         Path | None,

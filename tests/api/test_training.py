@@ -178,7 +178,7 @@ def test_a_notebook_shows_the_training_and_its_result(
     assert "Done in " in shown[0]
     assert shown[0].count("<polyline") == 4
     assert "3 / 3" in shown[0]
-    assert "rows are the truth" in shown[1]
+    assert "rows are the correct labels" in shown[1]
 
 
 def test_the_names_are_offered() -> None:
