@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from finetune.demo_data import DemoCollection
     from finetune.models.factory import LoadedModel
     from finetune.photos.collection import Photo
+    from finetune.prediction.torch_engine import TorchEngine
 
 # huggingface_hub reads it once, when it is imported; so no module of the program is imported above.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -168,6 +169,29 @@ def train_tiny(tiny_weights: Path) -> Callable[..., Path]:
         return run.path
 
     return train_in
+
+
+@pytest.fixture(scope="module")
+def trace_once() -> Iterator[None]:
+    """Lets all ONNX files of a module, which must be of one run, share the traced network.
+
+    Torch's exporter takes seconds for the smallest one.
+    """
+    import onnx
+
+    from finetune.prediction.export import onnx as export_onnx
+
+    traced: list[bytes] = []
+    real = export_onnx._traced
+
+    def remembered(engine: TorchEngine) -> onnx.ModelProto:
+        if not traced:
+            traced.append(real(engine).SerializeToString())
+        return onnx.load_from_string(traced[0])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export_onnx, "_traced", remembered)
+        yield
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import timm
@@ -18,12 +19,22 @@ SHAPE = (3, 32, 32)
 ENOUGH = 1 + (feature_backends.WORTHWHILE_PHOTOS * 224**2 - 1) // (SHAPE[1] * SHAPE[2])
 
 
-@pytest.fixture
-def module() -> nn.Module:
+class Exported(NamedTuple):
+    module: nn.Module
+    folder: Path
+    backend: feature_backends.FeatureBackend
+
+
+def make_module() -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(3)
         network: nn.Module = timm.create_model("test_resnet", num_classes=3)
         return network.eval()
+
+
+@pytest.fixture
+def module() -> nn.Module:
+    return make_module()
 
 
 def pixels(count: int = 3) -> Tensor:
@@ -42,12 +53,18 @@ def test_few_photos_use_torch(module: nn.Module, tmp_path: Path) -> None:
         assert torch.allclose(found.features(pixels()), features_of(module, pixels()), atol=1e-6)
 
 
-def test_onnxruntime_gives_torchs_features_for_any_number_of_photos(
-    module: nn.Module, tmp_path: Path
-) -> None:
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """The ONNX Runtime backend of a network, in the folder that keeps its graph."""
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    found = backend_of(module, tmp_path, ENOUGH)
+    folder = tmp_path_factory.mktemp("graph")
+    module = make_module()
+    return Exported(module, folder, backend_of(module, folder, ENOUGH))
+
+
+def test_onnxruntime_gives_torchs_features_for_any_number_of_photos(exported: Exported) -> None:
+    module, _, found = exported
     assert found.name == "onnxruntime"
     assert found.note is not None
     assert found.note.startswith(
@@ -65,18 +82,15 @@ def test_onnxruntime_gives_torchs_features_for_any_number_of_photos(
 
 
 def test_the_exported_graph_is_kept_and_found_again(
-    module: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    exported: Exported, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
-    backend_of(module, tmp_path, ENOUGH)
-    assert (tmp_path / "backbone.onnx").is_file()
+    assert (exported.folder / "backbone.onnx").is_file()
 
     def fail(*args: object, **keywords: object) -> None:
         raise AssertionError("exported twice")
 
     monkeypatch.setattr(torch.onnx, "export", fail)
-    assert backend_of(module, tmp_path, ENOUGH).name == "onnxruntime"
+    assert backend_of(exported.module, exported.folder, ENOUGH).name == "onnxruntime"
 
 
 def put(monkeypatch: pytest.MonkeyPatch, make: Callable[..., feature_backends.Features]) -> None:

@@ -86,12 +86,11 @@ def test_an_explanation_shows_the_photo_in_its_colors(run: RunFolder, photos: Pa
     assert shown.shape == (56, 56, 3)
 
 
+@pytest.mark.usefixtures("trace_once")
 @pytest.mark.parametrize("preprocessing", [False, True])
 def test_onnx_answers_like_the_run(
     run: RunFolder, photos: Path, tmp_path: Path, preprocessing: bool
 ) -> None:
-    pytest.importorskip("onnxscript")
-    pytest.importorskip("onnxruntime")
     options = ExportOptions(with_preprocessing=preprocessing, with_softmax=preprocessing)
     exported = export(run, options, out=tmp_path / "net.onnx")
     assert exported.comparison.largest_difference < 1e-4

@@ -34,11 +34,12 @@ from finetune.prediction.onnx_engine import (
     surrounded,
 )
 from finetune.prediction.predictor import Predictor
-from finetune.prediction.torch_engine import TorchEngine
 from finetune.runs.folder import RunFolder, open_run
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
+
+pytestmark = pytest.mark.usefixtures("trace_once")
 
 SHARED = Path(__file__).resolve().parents[3] / ".." / "shared" / "photos"
 
@@ -48,30 +49,14 @@ class Trained(Protocol):
     photos: Path
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _traced_once() -> Iterator[None]:
-    """Torch's exporter takes seconds for the smallest network; all files here share its core."""
-    traced: list[bytes] = []
-    real = export_onnx._traced
-
-    def remembered(engine: TorchEngine) -> Any:
-        if not traced:
-            traced.append(real(engine).SerializeToString())
-        return onnx.load_from_string(traced[0])
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export_onnx, "_traced", remembered)
-        yield
-
-
 @pytest.fixture(scope="module")
-def plain(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def plain(trained: Trained, trace_once: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("plain") / "plain.onnx"
     return export(open_run(trained.run), ExportOptions(), out=out).path
 
 
 @pytest.fixture(scope="module")
-def whole(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(trained: Trained, trace_once: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("whole") / "whole.onnx"
     options = ExportOptions(with_preprocessing=True, with_softmax=True)
     return export(open_run(trained.run), options, out=out).path
