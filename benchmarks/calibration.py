@@ -237,7 +237,7 @@ def rejected(
     assert limit is not None
     logits, features = features_of_photos(bench, root, photos, opened)
     distances = limit.distances(features) if limit.needs_features else None
-    return limit.refuses(limit.scores(logits, distances, temperature=opened.temperature))
+    return limit.is_unknown(limit.scores(logits, distances, temperature=opened.temperature))
 
 
 def show_calibration(found: Calibration) -> str:

@@ -216,7 +216,7 @@ def ablate(
 
 def lr_find(
     photos: Path | str, *, steps: int = lr_find_library.STEPS, **settings: Any
-) -> lr_find_library.FoundRate:
+) -> lr_find_library.LearningRateResult:
     """Finds a learning rate with a short sweep of increasing rates.
 
     Args:

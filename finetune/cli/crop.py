@@ -73,7 +73,7 @@ def crop(
         raise ConfigError("--accept, --clear and --undo exclude each other.")
     if size is not None and write is None:
         raise ConfigError("--size sets the size of written copies; also give --write DIR.")
-    from finetune.curation.crop_policy import CropPolicyConfig, load_policy, remember_policy
+    from finetune.curation.crop_policy import CropPolicyConfig, load_policy, save_policy
     from finetune.photos.catalog.catalog import open_catalog
 
     root = photos_folder(photos)
@@ -85,7 +85,7 @@ def crop(
         elif clear:
             document["cleared"] = _clear(opened, yes)
             if not opened.crop_sources():
-                remember_policy(root, None, catalog)
+                save_policy(root, None, catalog)
         elif accept and opened.crop_sources():
             document["accepted"] = _accept(opened)
         else:
@@ -96,7 +96,7 @@ def crop(
             )
             policy, loaded = load_policy(requested)
             document |= _propose(opened, collection, policy)
-            remember_policy(root, loaded, catalog)
+            save_policy(root, loaded, catalog)
             if accept:
                 document["accepted"] = _accept(opened)
         collection = opened.collection(root)
@@ -133,12 +133,12 @@ def _method(method: str | None, detector: Path | None) -> Method:
 
 
 def _propose(catalog: Catalog, collection: Collection, policy: CropPolicy) -> dict[str, Any]:
-    from finetune.curation.crop_proposals import propose_into
+    from finetune.curation.crop_proposals import propose_to_catalog
 
     sources = catalog.crop_sources()
     kept = sum(sources.get(photo.digest) == "person" for photo in collection.photos)
     with output.progress("Finding subjects") as advance:
-        found = propose_into(catalog, collection, policy, progress=advance)
+        found = propose_to_catalog(catalog, collection, policy, progress=advance)
     output.text(f"{count(len(found.crops), 'photo')} with a proposed crop.")
     if kept:
         output.text(f"{count(kept, 'photo')} with your own crop, which was kept.")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from finetune.runs.folder import RunFolder
     from finetune.runs.follow import BestEpoch, Progress
 
-NARROW = 64
+NARROW_COLUMNS = 64
 """Columns below which the table shows validation alone."""
 
 STYLES = {"running": "bold green", "interrupted": "bold yellow", "finished": "bold"}
@@ -150,7 +150,7 @@ def draw(
     heading = Text.assemble(
         (progress.run.name, "bold"), "  ", (progress.state, STYLES[progress.state])
     )
-    if width >= NARROW:
+    if width >= NARROW_COLUMNS:
         heading.append(f"  {progress.model}, {progress.mode}")
     status = [f"epoch {done} of {progress.epochs}"]
     if progress.seconds_left is not None:
@@ -179,7 +179,7 @@ def _cells(row: Mapping[str, Any]) -> dict[str, str]:
 def _epoch_table(rows: Sequence[Mapping[str, Any]], width: int) -> RenderableType:
     cells = [_cells(row) for row in rows]
     narrow = ("epoch", "val loss", "val", "time", "")
-    names = [name for name in cells[0] if width >= NARROW or name in narrow]
+    names = [name for name in cells[0] if width >= NARROW_COLUMNS or name in narrow]
     table = make_table(*names, right=tuple(names[:-1]))
     for row in cells:
         table.add_row(*(row[name] for name in names))

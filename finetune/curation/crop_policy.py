@@ -113,9 +113,7 @@ def load_policy(config: CropPolicyConfig) -> tuple[CropPolicy, CropPolicyConfig]
     return SubjectFinder(backbone), dataclasses.replace(config, model=name, digest=digest)
 
 
-def remember_policy(
-    root: Path, config: CropPolicyConfig | None, catalog: Path | None = None
-) -> None:
+def save_policy(root: Path, config: CropPolicyConfig | None, catalog: Path | None = None) -> None:
     """Saves the crop policy of a collection beside its caches; None deletes it.
 
     Raises:
@@ -128,7 +126,7 @@ def remember_policy(
         write_json(path, config.to_dict())
 
 
-def remembered_policy(root: Path, catalog: Path | None = None) -> CropPolicyConfig | None:
+def read_policy(root: Path, catalog: Path | None = None) -> CropPolicyConfig | None:
     """Returns the saved crop policy of a collection, or None."""
     try:
         return CropPolicyConfig.from_dict(read_json(collection_cache_dir(root, catalog) / FILE))

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune.curation.crop_policy import CropPolicy, CropPolicyConfig, load_policy, remember_policy
+from finetune.curation.crop_policy import CropPolicy, CropPolicyConfig, load_policy, save_policy
 from finetune.errors import DecodeError
 from finetune.formatting import count
 from finetune.photos.catalog.catalog import Catalog, open_catalog
@@ -87,12 +87,12 @@ def propose_crops(
     policy, loaded = load_policy(config)
     collection = scan(root, catalog=catalog)
     with open_catalog(root, catalog) as opened:
-        found = propose_into(opened, collection, policy, progress=progress)
-    remember_policy(root, loaded, catalog)
+        found = propose_to_catalog(opened, collection, policy, progress=progress)
+    save_policy(root, loaded, catalog)
     return found
 
 
-def propose_into(
+def propose_to_catalog(
     catalog: Catalog,
     collection: Collection,
     policy: CropPolicy,

@@ -68,7 +68,7 @@ def uncertainty(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
     return 1 - (two[:, 0] - two[:, 1])
 
 
-def ask_next(
+def select_next(
     probabilities: NDArray[np.float64],
     features: NDArray[np.float32],
     labeled: NDArray[np.float32] | None = None,

@@ -190,7 +190,7 @@ class DeviceDataset(PhotoDataset):
         return True
 
 
-def near_device(dataset: PhotoDataset, device: torch.device) -> PhotoDataset:
+def load_to_device(dataset: PhotoDataset, device: torch.device) -> PhotoDataset:
     """Returns the dataset with its images in a GPU's memory where they fit well, else itself.
 
     Requires all images in the cache: decoding them would delay the first step.

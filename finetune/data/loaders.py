@@ -75,7 +75,7 @@ def load_batches(
         dataset,
         batch_sampler=plan,
         num_workers=workers,
-        collate_fn=_as_it_is,
+        collate_fn=_identity,
         pin_memory=pin,
         worker_init_fn=_start_worker,
         prefetch_factor=2 if workers else None,
@@ -89,7 +89,7 @@ def evaluation_batches(count: int, batch_size: int) -> list[np.ndarray[Any, np.d
     ]
 
 
-def _as_it_is(batch: Any) -> Any:
+def _identity(batch: Any) -> Any:
     return batch
 
 

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 
 from finetune.evaluation.probabilities import Floats, check, log_softmax, softmax
 
-COLDEST, HOTTEST = 0.05, 20.0
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
 """Bounds of the temperature."""
 
 PRIOR = 0.3
@@ -66,11 +66,11 @@ def fit_temperature(logits: ArrayLike, targets: ArrayLike) -> float:
             curvature + weight * (1 - logarithm) / inverse**2,
         )
 
-    low, high = 1 / HOTTEST, 1 / COLDEST
+    low, high = 1 / MAX_TEMPERATURE, 1 / MIN_TEMPERATURE
     if slope_at(low)[0] >= 0:
-        return HOTTEST
+        return MAX_TEMPERATURE
     if slope_at(high)[0] <= 0:
-        return COLDEST
+        return MIN_TEMPERATURE
     inverse = 1.0
     for _ in range(100):
         slope, curvature = slope_at(inverse)

@@ -25,7 +25,7 @@ from finetune.evaluation.metrics import (
 from finetune.evaluation.probabilities import Floats, check_finite, sigmoid
 from finetune.evaluation.thresholds import DEFAULT_THRESHOLD, NEVER
 
-COLDEST, HOTTEST = 0.05, 20.0
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
 """Bounds of the temperature."""
 
 RESAMPLES = 1000
@@ -158,11 +158,11 @@ def fit_sigmoid_temperature(logits: ArrayLike, truth: ArrayLike) -> float:
         second = (shares * (1 - shares) * values**2).mean()
         return float(first), float(second)
 
-    low, high = 1 / HOTTEST, 1 / COLDEST
+    low, high = 1 / MAX_TEMPERATURE, 1 / MIN_TEMPERATURE
     if slope(low)[0] >= 0:
-        return HOTTEST
+        return MAX_TEMPERATURE
     if slope(high)[0] <= 0:
-        return COLDEST
+        return MIN_TEMPERATURE
     inverse = 1.0
     for _ in range(200):
         first, second = slope(inverse)

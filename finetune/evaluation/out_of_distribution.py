@@ -124,7 +124,7 @@ class UnknownThreshold:
         odds = log_odds(values, temperature=temperature)
         return self.mixture(odds, np.asarray(distances, np.float64))
 
-    def refuses(self, scores: ArrayLike) -> NDArray[np.bool_]:
+    def is_unknown(self, scores: ArrayLike) -> NDArray[np.bool_]:
         """Returns which scores are below the threshold, ``(N,) bool``."""
         values = np.asarray(scores, dtype=np.float64)
         if self.threshold is None:
@@ -277,7 +277,7 @@ class RelativeDistance:
         squared = (where**2).sum(1)[:, None] + (means**2).sum(1) - 2 * where @ means.T  # (N, C)
         return np.asarray(where**2 @ self.background - squared.min(axis=1))
 
-    def behind(self, basis: Basis) -> RelativeDistance:
+    def composed_with(self, basis: Basis) -> RelativeDistance:
         """Returns this distance, composed with the projection onto a basis."""
         turn = self.projection.astype(np.float64)
         return RelativeDistance(
@@ -313,8 +313,8 @@ def fit_relative_distance(
     """Returns the distance fitted to training photos.
 
     Args:
-        features: ``(N, F)``, or the coordinates of a `Basis` (see `RelativeDistance.behind`) if
-            there are fewer photos than features.
+        features: ``(N, F)``, or the coordinates of a `Basis` (see
+            `RelativeDistance.composed_with`) if there are fewer photos than features.
         targets: ``(N,)``; an index without photos has no mean.
         shrinkage: See `SHRINKAGE`.
     """

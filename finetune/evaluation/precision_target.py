@@ -89,7 +89,7 @@ class PrecisionTarget:
         return self.unknown_share / (1 - self.unknown_share)
 
 
-def fit_stated(
+def fit_highest_precision(
     found: HeldOutScores,
     *,
     unknown_share: float | None = None,

@@ -95,7 +95,7 @@ class Suggestion:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FoundRate:
+class LearningRateResult:
     """Result of a learning rate search.
 
     Attributes:
@@ -118,7 +118,7 @@ def find_lr(
     *,
     steps: int = STEPS,
     callback: Callback = ignore,
-) -> FoundRate:
+) -> LearningRateResult:
     """Returns the learning rate suggested by a short sweep of increasing rates.
 
     It writes only the collection's caches, which a training uses as well.
@@ -140,7 +140,7 @@ def find_lr(
     with prepare(Path(photos), config, callback=callback) as prepared:
         sweep = _sweep(prepared, steps)
         training = prepared.config.training
-        return FoundRate(
+        return LearningRateResult(
             sweep=sweep,
             suggestion=suggest(sweep),
             default_lr=training.lr,

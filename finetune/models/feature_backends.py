@@ -26,7 +26,7 @@ Two exact backends sum the same float32 numbers in another order and differ by a
 rounds to 16 bits or fewer somewhere differs by 1e-3 and more.
 """
 
-WORTHWHILE_PHOTOS = 2000
+MIN_ONNX_PHOTOS = 2000
 """Photos of 224 pixels from which ONNX Runtime is used, as the export takes time once.
 
 By `benchmarks/feature_backends.py` it pays from 800 photos for ResNet-50, from 2,100 for
@@ -89,7 +89,7 @@ def fastest_backend(
         graph: File that keeps the exported backbone for the next time.
     """
     _, height, width = shape
-    worthwhile = photos * height * width >= WORTHWHILE_PHOTOS * 224 * 224
+    worthwhile = photos * height * width >= MIN_ONNX_PHOTOS * 224 * 224
     if next(module.parameters()).device.type != "cpu" or not worthwhile:
         return torch_backend(module)
     # Random photos: zeros could hide a layer that computes something else.

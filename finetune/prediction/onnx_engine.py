@@ -37,7 +37,7 @@ FEATURES = "features"
 """Name of the features output, present where the unknown threshold needs features."""
 
 
-ON_THIS_MACHINES_CORES = {"CPUExecutionProvider", "AzureExecutionProvider"}
+CPU_PROVIDERS = {"CPUExecutionProvider", "AzureExecutionProvider"}
 """Execution providers without a GPU; Azure's is listed wherever it is built in."""
 
 
@@ -74,7 +74,7 @@ class OnnxEngine:
     @property
     def cores(self) -> int:
         """Batches computed at once by the engine of `per_thread`; 1 on a GPU."""
-        on_cpu = set(self.session.get_providers()) <= ON_THIS_MACHINES_CORES
+        on_cpu = set(self.session.get_providers()) <= CPU_PROVIDERS
         threads = self.session.get_session_options().intra_op_num_threads
         return (threads or usable_cores()) if on_cpu else 1
 
@@ -102,7 +102,7 @@ class OnnxEngine:
             # The graph finds nothing to resize in a working image, and cuts its center itself.
             given = images
         else:
-            given = surrounded(centered, self.metadata.preprocessing.working_size)
+            given = pad_to(centered, self.metadata.preprocessing.working_size)
         outputs = self.session.run(names, {self._input: np.ascontiguousarray(given)})
         return [output.astype(np.float32, copy=False) for output in outputs]
 
@@ -153,7 +153,7 @@ def center_of(images: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     return images[:, top : top + size, top : top + size]
 
 
-def surrounded(centered: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+def pad_to(centered: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     """Pads images to ``(B, size, size, 3)``; `center_of` is the inverse."""
     margin = size - centered.shape[1]
     before = margin // 2

@@ -289,7 +289,7 @@ class Predictor:
                 total += metadata.task.probabilities(logits)[:, order]
                 if limit is not None:
                     scores = limit.scores(logits, distances, temperature=metadata.task.temperature)
-                    votes += limit.refuses(scores)
+                    votes += limit.is_unknown(scores)
         count = len(self.engines) * self.config.tta
         return total / count, votes > count / 2
 

@@ -59,7 +59,7 @@ class PredictionTable:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file: BinaryIO = path.open("r+b" if path.exists() else "w+b")
         try:
-            self._go_on()
+            self._resume()
         except BaseException:
             self._file.close()
             raise
@@ -116,14 +116,14 @@ class PredictionTable:
             self._file.write(line)
             self._file.flush()
 
-    def _go_on(self) -> None:
+    def _resume(self) -> None:
         complete = _length_of_complete_rows(self._file)
         self._file.seek(0)
         if complete:
             if next(self._rows(), []) != self._header:
-                raise ConfigError(self._strange())
+                raise ConfigError(self._foreign_file_error())
         elif not self._first_line().startswith(self._file.read(_CHUNK)):
-            raise ConfigError(self._strange())
+            raise ConfigError(self._foreign_file_error())
         self._file.truncate(complete)
         self._file.seek(complete)
         if not complete:
@@ -147,7 +147,7 @@ class PredictionTable:
     def _first_line(self) -> bytes:
         return _BYTE_ORDER_MARK + _line_of(self._header)
 
-    def _strange(self) -> str:
+    def _foreign_file_error(self) -> str:
         return (
             f"--csv {self.path} exists already and is not a table of predictions with --top "
             f"{self.top}. Name another file."

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from finetune.experiments.lr_find import FoundRate
+from finetune.experiments.lr_find import LearningRateResult
 from finetune.files import write_atomically
 from finetune.reporting.charts import LEGEND, Figure
 from finetune.reporting.page import write_page
@@ -20,7 +20,7 @@ BRAILLE = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 """Bits of the dots of a braille character, row by row."""
 
 
-def why(found: FoundRate) -> str:
+def why(found: LearningRateResult) -> str:
     """Returns the suggestion and its reason."""
     suggestion = found.suggestion
     if suggestion.rule == "valley":
@@ -39,7 +39,7 @@ def why(found: FoundRate) -> str:
     )
 
 
-def shown_losses(found: FoundRate) -> tuple[float, float]:
+def shown_losses(found: LearningRateResult) -> tuple[float, float]:
     """Returns the lowest and highest loss to show; a diverged loss is cut off."""
     smoothed = found.sweep.smoothed
     low = min(smoothed)
@@ -48,7 +48,7 @@ def shown_losses(found: FoundRate) -> tuple[float, float]:
     )
 
 
-def write_lr_page(path: Path, found: FoundRate) -> Path:
+def write_lr_page(path: Path, found: LearningRateResult) -> Path:
     """Writes a sweep as an HTML file and returns `path`.
 
     Raises:
@@ -65,7 +65,7 @@ def write_lr_page(path: Path, found: FoundRate) -> Path:
     )
 
 
-def sweep_figure(found: FoundRate) -> Figure:
+def sweep_figure(found: LearningRateResult) -> Figure:
     """Returns the chart of a sweep."""
     sweep, lr = found.sweep, found.suggestion.lr
     low, high = _padded(found)
@@ -114,7 +114,7 @@ def sweep_figure(found: FoundRate) -> Figure:
     }
 
 
-def write_lr_picture(path: Path, found: FoundRate) -> Path:
+def write_lr_picture(path: Path, found: LearningRateResult) -> Path:
     """Writes a sweep as a PNG file of 960 x 560 pixels and returns `path`; raises StorageError."""
     low, high = _padded(found)
     rates = found.sweep.rates
@@ -156,7 +156,7 @@ def write_lr_picture(path: Path, found: FoundRate) -> Path:
     return write_atomically(path, lambda file: image.save(file, format="PNG"))
 
 
-def text_chart(found: FoundRate, *, columns: int = 72, rows: int = 14) -> list[str]:
+def text_chart(found: LearningRateResult, *, columns: int = 72, rows: int = 14) -> list[str]:
     """Returns a sweep as lines of text: running mean in braille dots, suggestion as an arrow."""
     low, high = _padded(found)
     rates, losses = found.sweep.rates, found.sweep.smoothed
@@ -191,7 +191,7 @@ def text_chart(found: FoundRate, *, columns: int = 72, rows: int = 14) -> list[s
     return lines
 
 
-def _padded(found: FoundRate) -> tuple[float, float]:
+def _padded(found: LearningRateResult) -> tuple[float, float]:
     low, high = shown_losses(found)
     span = max(high - low, 1e-6)
     return low, high + 0.05 * span

@@ -264,7 +264,7 @@ def _predict(
     scores = limit.scores(
         logits, np.concatenate(distances) if needed else None, temperature=trained.temperature
     )
-    return _Outputs(logits=logits, refused=limit.refuses(scores))
+    return _Outputs(logits=logits, refused=limit.is_unknown(scores))
 
 
 def _sample(photo: Photo, target: int | tuple[int, ...]) -> Sample:

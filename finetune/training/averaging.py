@@ -55,7 +55,7 @@ class WeightAverage:
                 self.tensors[name].copy_(value)
 
     @contextmanager
-    def in_place_of(self, module: nn.Module) -> Iterator[None]:
+    def swapped_into(self, module: nn.Module) -> Iterator[None]:
         """Swaps the average into the module for the duration of the block."""
         tensors = list(module.state_dict(keep_vars=True).items())
         self._swap(tensors)

@@ -35,7 +35,7 @@ REFERENCE_BATCH_SIZE = 32
 LARGEST_BATCH_SIZE = 256
 """Largest batch size to try: beyond it a GPU is no faster, and most collections give few steps."""
 
-STEPS_WORTH = 20
+MIN_STEPS_PER_EPOCH = 20
 """Fewest steps an epoch with a larger batch."""
 
 LINEAR_RULE = ("sgd", "nesterov", "momentum")
@@ -58,10 +58,10 @@ def is_linear(optimizer: str) -> bool:
     return optimizer.lower().removeprefix("lookahead_").startswith(LINEAR_RULE)
 
 
-def largest_worthwhile(photos: int) -> int:
+def max_batch_size(photos: int) -> int:
     """Returns the largest batch size to try for a number of training photos."""
     size = REFERENCE_BATCH_SIZE
-    while size < LARGEST_BATCH_SIZE and photos >= STEPS_WORTH * 2 * size:
+    while size < LARGEST_BATCH_SIZE and photos >= MIN_STEPS_PER_EPOCH * 2 * size:
         size *= 2
     return size
 
@@ -96,7 +96,7 @@ def find_batch_size(attempt: Callable[[int], None], *, most: int) -> int:
             size //= 2
             if fits(size):
                 return size
-        raise DeviceError(NOT_ONE)
+        raise DeviceError(OUT_OF_MEMORY)
     while 2 * size <= most and fits(2 * size):
         size *= 2
     return size
@@ -207,7 +207,7 @@ def smaller(loading: LoaderConfig) -> LoaderConfig:
     step = loading.step_size
     sizes = [size for size in range(1, loading.batch_size // 2 + 1) if step % size == 0]
     if not sizes:
-        raise DeviceError(NOT_ONE)
+        raise DeviceError(OUT_OF_MEMORY)
     return dataclasses.replace(loading, batch_size=sizes[-1], accumulate=step // sizes[-1])
 
 
@@ -225,7 +225,7 @@ def free_memory() -> None:
         torch.mps.empty_cache()
 
 
-NOT_ONE = (
+OUT_OF_MEMORY = (
     "The device's memory is too small for one photo with this network. Use a smaller --size or a "
     "smaller --model, --mode head, or --device cpu."
 )

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 
-from finetune.data.dataset import PhotoDataset, near_device
+from finetune.data.dataset import PhotoDataset, load_to_device
 from finetune.models.factory import FROM_SCRATCH, rebuild
 from finetune.models.heads import has_linear_head, head_parameters, write_head
 from finetune.models.stages import HEAD_ONLY, TrainableStages, backbone_stages, norm_parameters
@@ -71,8 +71,8 @@ def train_on_photos(
     source = PhotoSource(
         module,
         preprocessing,
-        near_device(datasets["train"], device),
-        near_device(datasets["validation"], device),
+        load_to_device(datasets["train"], device),
+        load_to_device(datasets["validation"], device),
         augment=prepared.augmentation(),
         trainable=unfreezing.trainable,
         size=growing_size(prepared),

@@ -191,7 +191,7 @@ def fit(
         meter.stop_training()
         train_loss, train_right, count = world.total(state.running).tolist()
         world.average_buffers(state.module)
-        with state.average.in_place_of(state.module) if state.average else nullcontext():
+        with state.average.swapped_into(state.module) if state.average else nullcontext():
             validation = score_outputs(source.validate(), objective, config.metrics)
             callback(Validated(epoch=epoch + 1, module=state.module, validation=validation))
         skip_checkpoint = (

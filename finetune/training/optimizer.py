@@ -24,10 +24,10 @@ DEFAULT_OPTIMIZER = "adamw"
 PACKAGES = {"fused": "apex", "bnb": "bitsandbytes"}
 """Packages that timm's optimizers with these prefixes need, beside CUDA."""
 
-POPULAR = ("adamw", "sgd", "lamb", "muon", "lion", "adafactor")
+SUGGESTED = ("adamw", "sgd", "lamb", "muon", "lion", "adafactor")
 """Optimizers suggested for an unknown name."""
 
-UNFIT = {"adahessian": "needs second derivatives, which this loop does not compute"}
+UNSUPPORTED = {"adahessian": "needs second derivatives, which this loop does not compute"}
 """Optimizers of timm that cannot be used here, with the reason."""
 
 DEFAULT_LRS = {
@@ -144,7 +144,7 @@ def _undecayed(module: nn.Module) -> Collection[str]:
     return set(requested()) if callable(requested) else set()
 
 
-FUSED_ON = ("cuda", "cpu")
+FUSED_DEVICES = ("cuda", "cpu")
 """Devices with fused optimizers."""
 
 
@@ -160,15 +160,15 @@ def check_optimizer(name: str, device: str = "cpu") -> str:
         package = next((PACKAGES[start] for start in PACKAGES if bare.startswith(start)), None)
         if package and (device != "cuda" or find_spec(package) is None):
             raise ConfigError(f"--optimizer {name} needs CUDA and the package {package}.")
-        if bare in UNFIT:
-            raise ConfigError(f"--optimizer {name} {UNFIT[bare]}.")
+        if bare in UNSUPPORTED:
+            raise ConfigError(f"--optimizer {name} {UNSUPPORTED[bare]}.")
         return name
     near = difflib.get_close_matches(bare, known, n=3, cutoff=0.5)
     near += [other for other in known if bare and bare in other][: 3 - len(near)]
     hint = (
         f"did you mean {', '.join(near)}?"
         if near
-        else f"choose, for example, {', '.join(POPULAR)}."
+        else f"choose, for example, {', '.join(SUGGESTED)}."
     )
     raise ConfigError(f"--optimizer {name}: timm has no such optimizer; {hint}")
 
@@ -195,7 +195,7 @@ def make_optimizer(
     options: dict[str, Any] = {}
     kind = get_optimizer_class(_bare(name), bind_defaults=False)
     everything = [parameter for group in groups for parameter in group["params"]]
-    fusible = all(p.device.type in FUSED_ON and p.is_floating_point() for p in everything)
+    fusible = all(p.device.type in FUSED_DEVICES and p.is_floating_point() for p in everything)
     if fusible and "fused" in inspect.signature(kind).parameters:
         options["fused"] = True
     optimizer: torch.optim.Optimizer = create_optimizer_v2(

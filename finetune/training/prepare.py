@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from finetune import __version__
 from finetune.config import TrainConfig
 from finetune.config_io import resolve, to_dict
-from finetune.curation.crop_policy import CropPolicyConfig, remembered_policy
+from finetune.curation.crop_policy import CropPolicyConfig, read_policy
 from finetune.data.pixel_cache import PixelCache
 from finetune.errors import ConfigError, RunError
 from finetune.files import collection_cache_dir, write_json
@@ -156,7 +156,7 @@ def prepare(
         preprocessing, recipe = loaded.preprocessing, resolved.recipe_or_none
         if recipe is not None:
             preprocessing = dataclasses.replace(preprocessing, whiten=recipe.whiten)
-        origin, head_note = _give_head(loaded, parent, data_split, resolved)
+        origin, head_note = _add_head(loaded, parent, data_split, resolved)
         notes.add([head_note] if head_note else [])
         policy_before = parent.crop_policy if parent else None
         policy = crop_policy(collection, config.collection.catalog, policy_before)
@@ -299,7 +299,7 @@ def _scan(
     return collection
 
 
-def _give_head(
+def _add_head(
     loaded: LoadedModel, parent: ParentRun | None, data_split: DataSplit, config: ResolvedConfig
 ) -> tuple[dict[str, Any], str | None]:
     """Adds the head to the network; returns the run's lineage and a note about the head."""
@@ -372,7 +372,7 @@ def crop_policy(
     with_crop = sum(photo.crop is not None for photo in collection.photos)
     if 2 * with_crop <= len(collection):
         return None
-    policy = remembered_policy(collection.root, catalog)
+    policy = read_policy(collection.root, catalog)
     if policy is not None:
         return policy.to_dict()
     return before or CropPolicyConfig(method="saliency").to_dict()

@@ -28,8 +28,8 @@ from finetune.tasks.data_split import DataSplit
 from finetune.training.batch_size import (
     REFERENCE_BATCH_SIZE,
     is_linear,
-    largest_worthwhile,
     lr_factor,
+    max_batch_size,
     try_batch_sizes,
 )
 from finetune.training.device import choose_device
@@ -236,7 +236,7 @@ def resolve_training(
     if batch_size is None and (device.type == "cpu" or (cached and linear_head)):
         batch_size = REFERENCE_BATCH_SIZE
     elif batch_size is None:
-        most = largest_worthwhile(dataset_size.photos // optimization.accumulate)
+        most = max_batch_size(dataset_size.photos // optimization.accumulate)
         frozen = mode == "head"
         batch_size = try_batch_sizes(
             module, preprocessing, device, config.machine, frozen=frozen, most=most

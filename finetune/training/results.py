@@ -16,7 +16,7 @@ from torch import nn
 from finetune.errors import RunError
 from finetune.evaluation.cross_fit import CrossFit, masked_scores
 from finetune.evaluation.out_of_distribution import RelativeDistance, UnknownThreshold
-from finetune.evaluation.precision_target import fit_stated
+from finetune.evaluation.precision_target import fit_highest_precision
 from finetune.files import storage_errors, write_json
 from finetune.photos.collection import Part
 from finetune.photos.preprocessing import Preprocessing
@@ -125,12 +125,16 @@ def calibration(
     """
     if held_out is not None:
         scores, mixture = held_out.outputs.scores(temperature=task.temperature)
-        fitted = fit_stated(scores, unknown_share=UNKNOWN_SHARE, score="odds_and_distance")
+        fitted = fit_highest_precision(
+            scores, unknown_share=UNKNOWN_SHARE, score="odds_and_distance"
+        )
         return len(scores.scores), dataclasses.replace(fitted, mixture=mixture)
     if not task.detects_unknown:
         return len(logits), None
     scores = masked_scores(logits, targets, score="max_probability", temperature=task.temperature)
-    return len(logits), fit_stated(scores, unknown_share=UNKNOWN_SHARE, score="max_probability")
+    return len(logits), fit_highest_precision(
+        scores, unknown_share=UNKNOWN_SHARE, score="max_probability"
+    )
 
 
 def _write_timm_folder(run: RunFolder, name: str, module: Any, labels: tuple[str, ...]) -> None:

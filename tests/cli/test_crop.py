@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from typer.testing import Result
 
-from finetune.curation.crop_policy import CropPolicyConfig, remembered_policy
+from finetune.curation.crop_policy import CropPolicyConfig, read_policy
 from finetune.demo_data import draw_collection
 from finetune.photos.catalog.catalog import open_catalog
 from finetune.photos.crops import Crop, load_image
@@ -116,13 +116,13 @@ def test_the_collection_remembers_the_method_as_long_as_it_has_crops(
     run: Callable[..., Result], birds: Path
 ) -> None:
     run("crop", birds, "--method", "center")
-    assert remembered_policy(birds) == CropPolicyConfig(method="center")
+    assert read_policy(birds) == CropPolicyConfig(method="center")
     run("crop", birds, "--accept")
     run("crop", birds, "--clear", "--yes")
-    assert remembered_policy(birds) == CropPolicyConfig(method="center")
+    assert read_policy(birds) == CropPolicyConfig(method="center")
     run("crop", birds, "--undo")
     run("crop", birds, "--clear", "--yes")
-    assert remembered_policy(birds) is None
+    assert read_policy(birds) is None
 
 
 def test_clear_asks_first(run: Callable[..., Result], birds: Path) -> None:

@@ -9,8 +9,8 @@ import pytest
 from finetune.curation.crop_policy import (
     CropPolicyConfig,
     load_policy,
-    remember_policy,
-    remembered_policy,
+    read_policy,
+    save_policy,
 )
 from finetune.curation.embedding import DEFAULT_BACKBONE
 from finetune.curation.saliency import SubjectFinder
@@ -76,12 +76,12 @@ def test_the_backbone_of_earlier_versions_is_replaced_with_a_warning(
 
 
 def test_a_collection_keeps_its_crop_policy(tmp_path: Path) -> None:
-    assert remembered_policy(tmp_path) is None
+    assert read_policy(tmp_path) is None
     config = CropPolicyConfig(method="saliency", model="finetune_small", digest="1" * 16)
-    remember_policy(tmp_path, config)
-    assert remembered_policy(tmp_path) == config
+    save_policy(tmp_path, config)
+    assert read_policy(tmp_path) == config
     (tmp_path / ".finetune" / "crop-policy.json").write_text('{"method": "magic"}')
-    assert remembered_policy(tmp_path) is None
-    remember_policy(tmp_path, None)
-    remember_policy(tmp_path, None)
-    assert remembered_policy(tmp_path) is None
+    assert read_policy(tmp_path) is None
+    save_policy(tmp_path, None)
+    save_policy(tmp_path, None)
+    assert read_policy(tmp_path) is None

@@ -6,8 +6,8 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from finetune.curation import suggestions
 from finetune.curation.suggestions import (
-    ask_next,
     neighbor_probabilities,
+    select_next,
     uncertainty,
 )
 
@@ -86,7 +86,7 @@ def test_next_to_ask_follows_the_rule(known: int) -> None:
     rng = np.random.default_rng(5)
     features, labeled = rng.normal(size=(40, 5)), rng.normal(size=(known, 5))
     probabilities = rng.dirichlet(np.ones(4), 40)
-    found = ask_next(
+    found = select_next(
         probabilities, features.astype(np.float32), labeled.astype(np.float32), count=12
     )
     assert found == slow_order(probabilities, features, labeled, 12)
@@ -97,10 +97,10 @@ def test_a_burst_is_asked_about_once() -> None:
     scenes = rng.normal(size=(5, 30))
     features = np.repeat(scenes, 8, axis=0) + rng.normal(scale=0.01, size=(40, 30))
     toss_up = np.full((40, 2), 0.5)
-    asked = ask_next(toss_up, features.astype(np.float32), count=5)
+    asked = select_next(toss_up, features.astype(np.float32), count=5)
     assert sorted(i // 8 for i in asked) == [0, 1, 2, 3, 4]
 
 
 def test_at_most_all_photos_are_taken() -> None:
-    asked = ask_next(np.full((3, 2), 0.5), np.eye(3, dtype=np.float32), count=10)
+    asked = select_next(np.full((3, 2), 0.5), np.eye(3, dtype=np.float32), count=10)
     assert sorted(asked) == [0, 1, 2]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from finetune.data.dataset import DeviceDataset, PhotoDataset, Sample, bytes_of, near_device
+from finetune.data.dataset import DeviceDataset, PhotoDataset, Sample, bytes_of, load_to_device
 from finetune.data.loaders import load_batches
 from finetune.data.pixel_cache import PixelCache
 from finetune.photos.preprocessing import Preprocessing
@@ -54,7 +54,7 @@ def test_several_labels_go_along(make_photos: Callable[..., Path], tmp_path: Pat
 
 
 def test_the_cpu_needs_no_copy(dataset: PhotoDataset) -> None:
-    assert near_device(dataset, CPU) is dataset
+    assert load_to_device(dataset, CPU) is dataset
     size = dataset.cache.size
     assert bytes_of(dataset) == 9 * size * size * 3
 
@@ -65,9 +65,9 @@ def test_a_collection_that_fits_lies_on_the_gpu(
     dataset: PhotoDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     device = torch.device("cuda")
-    assert near_device(dataset, device) is dataset, "nothing is cached yet"
+    assert load_to_device(dataset, device) is dataset, "nothing is cached yet"
     dataset.__getitems__(range(9))
-    there = near_device(dataset, device)
+    there = load_to_device(dataset, device)
     assert isinstance(there, DeviceDataset)
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
@@ -77,4 +77,4 @@ def test_a_collection_that_fits_lies_on_the_gpu(
         torch.cuda.set_sync_debug_mode("default")
     assert torch.equal(batch.images.cpu(), dataset.__getitems__([4, 2]).images)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (bytes_of(dataset), 0))
-    assert near_device(dataset, device) is dataset
+    assert load_to_device(dataset, device) is dataset

@@ -134,7 +134,7 @@ def test_a_dataset_works_in_a_spawned_worker(dataset: PhotoDataset) -> None:
         batch_sampler=[[3, 0], [8]],
         num_workers=1,
         multiprocessing_context="spawn",
-        collate_fn=loaders._as_it_is,
+        collate_fn=loaders._identity,
         worker_init_fn=loaders._start_worker,
     )
     for batch, indices in zip(loader, ([3, 0], [8]), strict=True):

@@ -9,8 +9,8 @@ from scipy.optimize import minimize_scalar
 
 from finetune.errors import ModelError
 from finetune.evaluation.calibration import (
-    COLDEST,
-    HOTTEST,
+    MAX_TEMPERATURE,
+    MIN_TEMPERATURE,
     PRIOR,
     adaptive_calibration_error,
     area_under_risk_coverage,
@@ -53,7 +53,7 @@ def test_is_the_most_probable_temperature_that_its_docstring_states(photos: int)
         loss = log_loss(logits / np.exp(logarithm), targets)
         return photos * loss + logarithm**2 / (2 * PRIOR**2)
 
-    bounds = (np.log(COLDEST), np.log(HOTTEST))
+    bounds = (np.log(MIN_TEMPERATURE), np.log(MAX_TEMPERATURE))
     best = minimize_scalar(surprise, bounds=bounds, options={"xatol": 1e-10})
     assert np.log(fit_temperature(logits, targets)) == pytest.approx(best.x, abs=1e-5)
 
@@ -87,14 +87,14 @@ def test_an_all_right_validation_part_does_not_make_it_sure_of_everything() -> N
 def test_an_all_wrong_validation_part_makes_it_less_sure() -> None:
     logits, targets = np.eye(3)[np.arange(9) % 3] * 4, (np.arange(9) + 1) % 3
     assert fit_temperature(logits, targets) > 2
-    assert fit_temperature(np.tile(logits, (400, 1)), np.tile(targets, 400)) == HOTTEST
+    assert fit_temperature(np.tile(logits, (400, 1)), np.tile(targets, 400)) == MAX_TEMPERATURE
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e9])
 def test_logits_of_any_size_give_a_temperature_within_the_bounds(scale: float) -> None:
     logits = np.eye(2)[np.arange(100) % 2] * scale
     for targets in (np.arange(100) % 2, np.arange(1, 101) % 2, np.zeros(100, int)):
-        assert COLDEST <= fit_temperature(logits, targets) <= HOTTEST
+        assert MIN_TEMPERATURE <= fit_temperature(logits, targets) <= MAX_TEMPERATURE
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_is_one_where_there_is_nothing_to_learn(
 
 
 def test_one_photo_gives_a_finite_temperature() -> None:
-    assert COLDEST <= fit_temperature([[2.0, 1.0]], [0]) <= HOTTEST
+    assert MIN_TEMPERATURE <= fit_temperature([[2.0, 1.0]], [0]) <= MAX_TEMPERATURE
 
 
 def test_does_not_change_with_a_shift_of_all_logits() -> None:

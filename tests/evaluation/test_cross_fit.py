@@ -178,7 +178,7 @@ def test_a_threshold_by_held_out_labels_holds_its_precision_on_labels_never_seen
         weight = share / (1 - share) * len(test) / len(unknown)
         for evidence, kept in ((found, precisions), (alone, naive)):
             limit = fit_threshold(evidence, target)
-            accepted, accepted_unknown = ~limit.refuses(known), ~limit.refuses(unknown_scores)
+            accepted, accepted_unknown = ~limit.is_unknown(known), ~limit.is_unknown(unknown_scores)
             hits = (head(test).argmax(axis=1) == truth)[accepted].sum()
             kept.append(hits / (accepted.sum() + weight * accepted_unknown.sum()))
     spread = np.std(precisions) / np.sqrt(len(precisions))

@@ -11,8 +11,8 @@ from sklearn import metrics as reference
 
 from finetune.errors import ModelError
 from finetune.evaluation.multi_label_metrics import (
-    COLDEST,
-    HOTTEST,
+    MAX_TEMPERATURE,
+    MIN_TEMPERATURE,
     evaluate_multilabel,
     fit_sigmoid_temperature,
     multilabel_log_loss,
@@ -178,8 +178,12 @@ def test_temperature_minimizes_the_log_loss(true_temperature: float) -> None:
 
 def test_temperature_without_mistakes_stays_within_its_bounds() -> None:
     truth = np.eye(3, dtype=bool)
-    assert COLDEST <= fit_sigmoid_temperature(np.where(truth, 9.0, -9.0), truth) <= HOTTEST
-    assert fit_sigmoid_temperature(np.where(truth, -5.0, 5.0), truth) == HOTTEST
+    assert (
+        MIN_TEMPERATURE
+        <= fit_sigmoid_temperature(np.where(truth, 9.0, -9.0), truth)
+        <= MAX_TEMPERATURE
+    )
+    assert fit_sigmoid_temperature(np.where(truth, -5.0, 5.0), truth) == MAX_TEMPERATURE
     assert fit_sigmoid_temperature(np.zeros((2, 3)), np.zeros((2, 3))) == 1.0
     assert fit_sigmoid_temperature(np.zeros((0, 3)), np.zeros((0, 3))) == 1.0
 

@@ -47,11 +47,11 @@ MIXED = dataclasses.replace(
 
 
 def test_rejects_below_the_threshold_and_accepts_on_it() -> None:
-    assert PLAIN.refuses([0.8, 0.7, 0.6]).tolist() == [False, False, True]
+    assert PLAIN.is_unknown([0.8, 0.7, 0.6]).tolist() == [False, False, True]
 
 
 def test_without_a_threshold_nothing_is_refused() -> None:
-    assert dataclasses.replace(PLAIN, threshold=None).refuses([-9.0]).tolist() == [False]
+    assert dataclasses.replace(PLAIN, threshold=None).is_unknown([-9.0]).tolist() == [False]
 
 
 def test_a_score_of_logits_is_the_ood_score() -> None:
@@ -226,7 +226,7 @@ def test_behind_a_basis_it_takes_the_features_themselves() -> None:
     features, targets = photos(count=60, width=30)
     basis = find_basis(features, dimensions=8)
     of_coordinates = fit_relative_distance(basis(features), targets)
-    whole = of_coordinates.behind(basis)
+    whole = of_coordinates.composed_with(basis)
     asked = features * 1.5
     np.testing.assert_allclose(whole(asked), of_coordinates(basis(asked)), rtol=1e-3, atol=1e-3)
 

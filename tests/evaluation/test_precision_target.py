@@ -13,7 +13,7 @@ from finetune.evaluation.precision_target import (
     MIN_REJECTED,
     HeldOutScores,
     PrecisionTarget,
-    fit_stated,
+    fit_highest_precision,
     fit_threshold,
 )
 
@@ -137,7 +137,7 @@ def test_threshold_holds_its_precision_on_photos_it_was_not_fitted_on() -> None:
     for _ in range(60):
         fitted = fit_threshold(photos(150, 60), PrecisionTarget(precision=0.9))
         asked = photos(20_000, 8_000)
-        answered = ~fitted.refuses(np.r_[asked.scores, asked.unknown_scores])
+        answered = ~fitted.is_unknown(np.r_[asked.scores, asked.unknown_scores])
         kept += np.r_[asked.correct, np.zeros(8_000, bool)][answered].mean() >= 0.9
         assert fitted.coverage > 0.5
     assert kept >= 48
@@ -161,7 +161,7 @@ def test_unknown_photos_are_weighted_to_their_share() -> None:
 
 def test_the_greatest_precision_that_leaves_half_of_the_photos_is_stated() -> None:
     found = draw(5, known=400, unknown=100, digits=3)
-    fitted = fit_stated(found, unknown_share=0.2)
+    fitted = fit_highest_precision(found, unknown_share=0.2)
     assert fitted.precision == 0.8
     assert fitted.coverage >= MIN_COVERAGE
     for above in (0.95, 0.9):
@@ -171,24 +171,24 @@ def test_the_greatest_precision_that_leaves_half_of_the_photos_is_stated() -> No
 
 
 def test_without_a_reachable_target_nothing_is_rejected() -> None:
-    fitted = fit_stated(held_out(np.arange(40.0), np.zeros(40), np.arange(10.0)))
+    fitted = fit_highest_precision(held_out(np.arange(40.0), np.zeros(40), np.arange(10.0)))
     assert fitted.threshold is None
     assert fitted.coverage == 1.0
     assert fitted.refused_unknown == 0.0
     assert fitted.measured_precision == 0.0
-    assert fitted.refuses([-100.0]).tolist() == [False]
+    assert fitted.is_unknown([-100.0]).tolist() == [False]
 
 
 def test_without_unknown_photos_the_lowest_scores_are_still_rejected() -> None:
     scores = np.arange(200.0)
-    fitted = fit_stated(held_out(scores, np.ones(200)))
+    fitted = fit_highest_precision(held_out(scores, np.ones(200)))
     assert fitted.threshold == np.quantile(scores, MIN_REJECTED)
     assert fitted.coverage == pytest.approx(1 - MIN_REJECTED)
     assert (fitted.unknown_photos, fitted.refused_unknown) == (0, None)
 
 
 def test_no_photos_give_no_threshold() -> None:
-    fitted = fit_stated(held_out([], []))
+    fitted = fit_highest_precision(held_out([], []))
     assert fitted.threshold is None
     assert fitted.photos == 0
     assert fitted.refused_unknown is None

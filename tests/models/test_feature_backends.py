@@ -16,7 +16,7 @@ from finetune.models.features import FeatureCache
 from finetune.photos.preprocessing import Preprocessing
 
 SHAPE = (3, 32, 32)
-ENOUGH = 1 + (feature_backends.WORTHWHILE_PHOTOS * 224**2 - 1) // (SHAPE[1] * SHAPE[2])
+ENOUGH = 1 + (feature_backends.MIN_ONNX_PHOTOS * 224**2 - 1) // (SHAPE[1] * SHAPE[2])
 
 
 class Exported(NamedTuple):

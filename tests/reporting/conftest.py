@@ -19,7 +19,7 @@ from finetune.evaluation.calibration import fit_temperature
 from finetune.evaluation.confusion import confusion_matrix, write_confusion_csv
 from finetune.evaluation.cross_fit import masked_scores
 from finetune.evaluation.metrics import evaluate_logits
-from finetune.evaluation.precision_target import fit_stated
+from finetune.evaluation.precision_target import fit_highest_precision
 from finetune.evaluation.predictions import EvaluatedPhoto, make_predictions, write_predictions
 from finetune.files import write_json
 from finetune.photos.split.split import SplitRow, write_split
@@ -135,7 +135,7 @@ def make_run(
             labels,
             temperature=temperature,
         )
-    threshold = fit_stated(
+    threshold = fit_highest_precision(
         masked_scores(logits[validation], targets[validation], temperature=temperature),
         score="max_probability",
     )

@@ -77,7 +77,7 @@ def test_it_stands_in_for_the_weights_and_leaves_no_trace() -> None:
     before = {name: value.clone() for name, value in module.state_dict().items()}
     averaged = {name: value.clone() for name, value in average.tensors.items()}
     places = {name: value.data_ptr() for name, value in module.state_dict().items()}
-    with average.in_place_of(module):
+    with average.swapped_into(module):
         for name, value in module.state_dict().items():
             assert torch.equal(value, averaged[name]), name
     for name, value in module.state_dict().items():
@@ -92,7 +92,7 @@ def test_a_tensor_with_two_names_comes_back_too() -> None:
     average = WeightAverage(module, 0.5)
     wander(module, np.random.default_rng(2))
     before = module.get_parameter("0.weight").detach().clone()
-    with average.in_place_of(module):
+    with average.swapped_into(module):
         assert not torch.equal(module.get_parameter("0.weight"), before)
     assert torch.equal(module.get_parameter("0.weight"), before)
     assert module[1].weight is module.get_parameter("0.weight")
@@ -103,7 +103,7 @@ def test_it_comes_back_when_the_block_fails() -> None:
     average = WeightAverage(module, 0.5)
     wander(module, np.random.default_rng(2))
     before = module.get_parameter("0.weight").detach().clone()
-    with pytest.raises(KeyError), average.in_place_of(module):
+    with pytest.raises(KeyError), average.swapped_into(module):
         raise KeyError
     assert torch.equal(module.get_parameter("0.weight"), before)
 

@@ -25,7 +25,7 @@ from finetune.training.optimizer import make_optimizer, parameter_groups
 from finetune.training.schedule import Schedule
 from finetune.training.validation import Outputs
 
-NOT_ONE = (
+OUT_OF_MEMORY = (
     "The device's memory is too small for one photo with this network. Use a smaller --size or a "
     "smaller --model, --mode head, or --device cpu."
 )
@@ -47,7 +47,7 @@ def test_the_largest_batch_that_fits_is_found_by_trying(most: int, found: int) -
 def test_where_not_one_photo_fits_it_is_said() -> None:
     with pytest.raises(DeviceError) as error:
         sizes.find_batch_size(short_of_memory(0), most=64)
-    assert str(error.value) == NOT_ONE
+    assert str(error.value) == OUT_OF_MEMORY
 
 
 def test_another_failure_is_not_taken_for_a_lack_of_memory() -> None:
@@ -61,7 +61,7 @@ def test_another_failure_is_not_taken_for_a_lack_of_memory() -> None:
 
 def test_a_larger_batch_must_leave_steps() -> None:
     wanted = {100: 32, 1279: 32, 1280: 64, 2560: 128, 5120: 256, 10**6: 256}
-    assert {photos: sizes.largest_worthwhile(photos) for photos in wanted} == wanted
+    assert {photos: sizes.max_batch_size(photos) for photos in wanted} == wanted
 
 
 def test_the_learning_rate_goes_with_the_batch_by_the_optimizers_rule() -> None:
@@ -194,7 +194,7 @@ def test_a_training_that_runs_out_of_memory_goes_on_to_the_same_weights(tmp_path
 def test_a_training_whose_photos_never_fit_says_so(tmp_path: Path) -> None:
     with pytest.raises(DeviceError) as error:
         train(tmp_path, 0, Numbers(4))
-    assert str(error.value) == NOT_ONE
+    assert str(error.value) == OUT_OF_MEMORY
 
 
 class Tight(nn.Module):

@@ -16,7 +16,7 @@ from finetune.training.averaging import WeightAverage
 from finetune.training.checkpoints import TrainState
 from finetune.training.optimizer import (
     PACKAGES,
-    UNFIT,
+    UNSUPPORTED,
     Rates,
     check_optimizer,
     default_lr,
@@ -31,7 +31,7 @@ USABLE = [
     name
     for name in [*list_optimizers(), "lookahead_adamw"]
     # Kron compiles its steps, which takes a minute; its state is like the others'.
-    if not name.startswith((*PACKAGES, "kron")) and name not in UNFIT
+    if not name.startswith((*PACKAGES, "kron")) and name not in UNSUPPORTED
 ]
 
 

@@ -141,7 +141,7 @@ def fit_distance(
         some = np.sort(rng.choice(rows, BASIS_PHOTOS, replace=False))
     basis = find_basis(kept.map(some, lambda features: features))
     coordinates = kept.map(rows, basis)
-    return fit_relative_distance(coordinates, kept.targets[rows]).behind(basis)
+    return fit_relative_distance(coordinates, kept.targets[rows]).composed_with(basis)
 
 
 def _folds(

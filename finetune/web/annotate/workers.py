@@ -197,7 +197,7 @@ class SuggestionWorker(Worker):
 
     def suggest(self) -> None:
         """Predicts labels for all photos and updates the index."""
-        from finetune.curation.suggestions import ask_next
+        from finetune.curation.suggestions import select_next
 
         index = self._session.index
         features, states, own = self._photos()
@@ -212,7 +212,7 @@ class SuggestionWorker(Worker):
         else:
             # Without predictions, the photos that differ most from each other come first.
             probabilities = np.full((len(features.ids), 2), 0.5)
-        ranking = ask_next(
+        ranking = select_next(
             probabilities[is_open],
             features.rows[is_open],
             features.rows[labeled.positions],

@@ -31,7 +31,7 @@ from finetune.prediction.onnx_engine import (
     OnnxEngine,
     center_of,
     normalized,
-    surrounded,
+    pad_to,
 )
 from finetune.prediction.predictor import Predictor
 from finetune.runs.folder import RunFolder, open_run
@@ -178,7 +178,7 @@ def test_normalising_without_torch_gives_what_training_had(whiten: bool) -> None
         normalized(center_of(squares, 40), preprocessing), expected, atol=2e-6
     )
     np.testing.assert_array_equal(
-        center_of(surrounded(center_of(squares, 40), 47), 40), center_of(squares, 40)
+        center_of(pad_to(center_of(squares, 40), 47), 40), center_of(squares, 40)
     )
 
 
