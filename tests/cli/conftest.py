@@ -1,4 +1,4 @@
-"""The command line as tests use it: words in, a result out."""
+"""Fixtures that run the command line."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from finetune.cli import app
 
 @pytest.fixture(scope="session")
 def run() -> Callable[..., Result]:
-    """Returns a function that runs ``finetune WORDS`` and wants a certain exit code."""
+    """Returns a function that runs ``finetune ARGS`` and checks the exit code."""
 
-    def run_words(*words: object, code: int = 0, stdin: str | None = None) -> Result:
-        result = CliRunner().invoke(app, [str(word) for word in words], input=stdin)
+    def run_command(*args: object, code: int = 0, stdin: str | None = None) -> Result:
+        result = CliRunner().invoke(app, [str(arg) for arg in args], input=stdin)
         assert result.exit_code == code, result.output + repr(result.exception)
         return result
 
-    return run_words
+    return run_command
 
 
 @pytest.fixture
 def error_of(run: Callable[..., Result]) -> Callable[..., str]:
-    """Returns a function that gives the one line with which a command is refused, unwrapped."""
+    """Returns a function that runs a failing command and returns its error line, unwrapped."""
 
     def error(*words: object) -> str:
         result = run(*words, code=1)
@@ -39,7 +39,7 @@ def error_of(run: Callable[..., Result]) -> Callable[..., str]:
 
 @pytest.fixture
 def flags(tiny_settings: dict[str, object]) -> list[str]:
-    """The options of a training that takes about a second."""
+    """Options of a training that takes about a second."""
     return [
         word
         for name, value in tiny_settings.items()

@@ -1,4 +1,4 @@
-"""Logits to measure on: random ones, and the corners where metrics divide by zero."""
+"""Logits for tests: random ones, and edge cases in which metrics divide by zero."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Against scikit-learn, which is a test dependency only, and against formulas written out."""
+"""Metrics compared with scikit-learn and with their formulas."""
 
 from __future__ import annotations
 

@@ -125,7 +125,7 @@ def test_a_hard_label_among_easy_ones_decides() -> None:
 
 
 def test_threshold_holds_its_precision_on_photos_it_was_not_fitted_on() -> None:
-    """In nine of ten collections and more: that is what the confidence says."""
+    """The target holds in at least nine of ten collections, as the confidence of 90 % states."""
     rng = np.random.default_rng(9)
 
     def photos(known: int, unknown: int) -> HeldOutScores:

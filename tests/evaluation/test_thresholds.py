@@ -22,7 +22,7 @@ def draws(seed: int, decimals: int) -> tuple[NDArray[np.float64], NDArray[np.boo
 
 
 def every_cut(scores: NDArray[np.float64]) -> list[float]:
-    """A threshold for each way in which the photos can be divided."""
+    """Returns a threshold for each division of the photos."""
     values = np.unique(scores)
     return [0.0, *((values[1:] + values[:-1]) / 2), values[-1] + 1e-9]
 

@@ -23,7 +23,7 @@ NETS = (
     "resnet18_small",
 )
 SMALLER: dict[str, dict[str, Any]] = {"vgg19_mnist": {"hidden": (32, 32, 16)}}
-"""So that no time goes into drawing 40 million weights; the layers are the same."""
+"""The same layers with few units: initializing 40 million weights takes long."""
 
 
 def make(name: str, **options: object) -> Any:

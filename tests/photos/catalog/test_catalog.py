@@ -489,7 +489,7 @@ def test_given_place_may_be_a_file_or_a_folder(tmp_path: Path) -> None:
 
 @pytest.fixture
 def read_only_photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder in which nothing can be made, as even root sees it: the name is taken."""
+    """A folder in which not even root can create the file: its name is taken."""
     monkeypatch.setenv("FINETUNE_CACHE", str(tmp_path / "cache"))
     root = tmp_path / "photos"
     root.mkdir()

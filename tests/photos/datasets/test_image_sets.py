@@ -1,4 +1,4 @@
-"""CIFAR-10 and MNIST as they are downloaded, and what calls itself that."""
+"""CIFAR-10 and MNIST as downloaded, and damaged or hostile files of these formats."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def rows() -> dict[str, Rows]:
 
 
 def python_2_batch(data: NDArray[np.uint8], labels: list[int]) -> bytes:
-    """A pickle with the very opcodes of the original, which Python 2 and its NumPy wrote."""
+    """A pickle with the same opcodes as the original, which Python 2 and its NumPy wrote."""
 
     def text(value: bytes) -> bytes:
         return b"U" + bytes([len(value)]) + value  # SHORT_BINSTRING

@@ -220,7 +220,7 @@ def test_lab_image_becomes_srgb() -> None:
 
 
 def swapped_primaries() -> bytes:
-    """An sRGB profile in which red and green have changed places."""
+    """An sRGB profile with red and green swapped."""
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     swapped = srgb.replace(b"rXYZ", b"....").replace(b"gXYZ", b"rXYZ").replace(b"....", b"gXYZ")
     assert swapped != srgb

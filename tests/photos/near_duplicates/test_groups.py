@@ -322,7 +322,7 @@ def prints_of(
 
 
 def chain(links: int, step: int = 6) -> list[int]:
-    """Hashes each of which differs by `step` bits from the one before and more from the others."""
+    """Hashes that differ by `step` bits from the previous one, and by more from the others."""
     values = [0x0123456789ABCDEF]
     for link in range(links):
         value = values[-1]
