@@ -70,7 +70,7 @@ def evaluate(
         {
             "folder": str(result.folder),
             "metrics": result.metrics,
-            "foreign_labels": result.unknown_labels,
+            "unknown_labels": result.unknown_labels,
             "left_out": result.left_out,
             "unknown": result.unknown,
         }
@@ -86,17 +86,17 @@ def show_evaluation(result: Evaluation) -> None:
     if result.left_out:
         output.text(f"{result.left_out:,} photos without one label were left out.")
     unknown = result.unknown
-    if unknown and unknown["measured_precision"] is not None:
+    if unknown and unknown["measured_precision"] is not None and unknown["precision_interval"]:
         low, high = unknown["precision_interval"]
         output.text(
-            f"With 'none of these': {unknown['answered']:.0%} of the photos of known labels get a "
+            f"With 'none of these': {unknown['coverage']:.0%} of the photos of known labels get a "
             f"label, and {unknown['measured_precision']:.1%} of these labels are right "
             f"({low:.1%} to {high:.1%}; target: {unknown['stated_precision']:.0%})"
         )
-        if unknown["foreign_refused"] is not None:
+        if unknown["unknown_rejected"] is not None:
             output.text(
-                f"Of {unknown['foreign_photos']:,} photos of other labels, "
-                f"{unknown['foreign_refused']:.0%} are recognized as 'none of these'"
+                f"Of {unknown['unknown_photos']:,} photos of other labels, "
+                f"{unknown['unknown_rejected']:.0%} are recognized as 'none of these'"
             )
     output.text(f"Saved in {result.folder}")
 

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,24 @@ from finetune.tasks.data_split import replay_split
 Progress = Callable[[int, int], None]
 
 
+class UnknownMetrics(TypedDict):
+    """Metrics of a run's unknown threshold: shares, and an interval of the precision.
+
+    Attributes:
+        stated_precision: Precision target.
+        coverage: Share of the photos of known labels that get a label.
+        unknown_photos: Number of photos of other labels.
+        unknown_rejected: Share of these that get no label; None without any.
+    """
+
+    stated_precision: float
+    measured_precision: float | None
+    precision_interval: tuple[float, float] | None
+    coverage: float
+    unknown_photos: int
+    unknown_rejected: float | None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """Evaluation of a run on labeled photos.
@@ -40,14 +58,14 @@ class Evaluation:
         folder: Folder with metrics.json, predictions.csv and confusion_matrix.csv.
         unknown_labels: Number of photos by label that the run was not trained on.
         left_out: Number of photos without a label (or, of a single-label run, with several).
-        unknown: Figures of the unknown threshold; None if the run has none.
+        unknown: Metrics of the unknown threshold; None if the run has none.
     """
 
     folder: Path
     metrics: dict[str, Any]
     unknown_labels: dict[str, int]
     left_out: int
-    unknown: dict[str, Any] | None
+    unknown: UnknownMetrics | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,22 +231,22 @@ def write_evaluated(
 
 def _unknown(
     trained: TrainedRun, known: _Outputs, targets: Any, unknown: _Outputs | None
-) -> dict[str, Any] | None:
-    """Returns the figures of the run's unknown threshold; photos of other labels count as wrong."""
+) -> UnknownMetrics | None:
+    """Returns the metrics of the run's unknown threshold; photos of other labels count as wrong."""
     limit = trained.unknown
     if limit is None or limit.threshold is None:
         return None
-    kept = ~known.refused
+    kept = ~known.is_unknown
     right = int((known.logits.argmax(1) == targets)[kept].sum())
-    wrongly = int((~unknown.refused).sum()) if unknown is not None else 0
-    total = int(kept.sum()) + wrongly
+    accepted = int((~unknown.is_unknown).sum()) if unknown is not None else 0
+    total = int(kept.sum()) + accepted
     return {
-        "stated_precision": None if limit.threshold is None else limit.precision,
+        "stated_precision": limit.precision,
         "measured_precision": right / total if total else None,
         "precision_interval": wilson(right, total),
-        "answered": float(kept.mean()),
-        "foreign_photos": 0 if unknown is None else len(unknown.logits),
-        "foreign_refused": None if unknown is None else 1 - wrongly / len(unknown.logits),
+        "coverage": float(kept.mean()),
+        "unknown_photos": 0 if unknown is None else len(unknown.logits),
+        "unknown_rejected": None if unknown is None else 1 - accepted / len(unknown.logits),
     }
 
 
@@ -237,7 +255,7 @@ class _Outputs:
     """Logits ``(N, C)`` and which photos are unknown, ``(N,)``."""
 
     logits: NDArray[np.float32]
-    refused: NDArray[np.bool_]
+    is_unknown: NDArray[np.bool_]
 
 
 def _predict(
@@ -260,11 +278,11 @@ def _predict(
         on_features=add_distances if needed else None,
     )
     if limit is None:
-        return _Outputs(logits=logits, refused=np.zeros(len(logits), dtype=bool))
+        return _Outputs(logits=logits, is_unknown=np.zeros(len(logits), dtype=bool))
     scores = limit.scores(
         logits, np.concatenate(distances) if needed else None, temperature=trained.temperature
     )
-    return _Outputs(logits=logits, refused=limit.is_unknown(scores))
+    return _Outputs(logits=logits, is_unknown=limit.is_unknown(scores))
 
 
 def _sample(photo: Photo, target: int | tuple[int, ...]) -> Sample:

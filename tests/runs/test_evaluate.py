@@ -66,7 +66,7 @@ def test_other_photos_are_matched_by_label_name(
     assert result.metrics["others"]["top1"] == expected
     assert result.folder == run.path / "evaluation-others"
     assert result.unknown is not None
-    assert result.unknown["foreign_photos"] == 3
+    assert result.unknown["unknown_photos"] == 3
     nothing = make_photos({"x": 2, "y": 2}, "nothing")
     with pytest.raises(CollectionError) as error:
         evaluate(run, EvaluationRequest(photos=nothing))

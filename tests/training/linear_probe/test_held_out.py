@@ -78,8 +78,8 @@ def test_predict_and_evaluate_say_none_of_these_of_the_same_photos(
     assert found.unknown is not None
     known = [odd for path, odd in said.items() if path.parent.name == "a"]
     strangers = [odd for path, odd in said.items() if path.parent.name == "z"]
-    assert found.unknown["answered"] == pytest.approx(1 - np.mean(known))
-    assert found.unknown["foreign_refused"] == pytest.approx(np.mean(strangers))
+    assert found.unknown["coverage"] == pytest.approx(1 - np.mean(known))
+    assert found.unknown["unknown_rejected"] == pytest.approx(np.mean(strangers))
 
 
 def _answers(run: RunFolder, photos: list[Path]) -> list[Any]:
