@@ -53,19 +53,19 @@ class DecodeError(PhotoError):
 
 
 class CollectionError(PhotoError):
-    """The collection cannot be used."""
+    """A collection that cannot be used."""
 
 
 class CatalogError(CollectionError):
-    """The catalog of a collection cannot be opened."""
+    """A catalog that cannot be opened."""
 
 
 class AugmentError(FinetuneError):
-    """An invalid augmentation recipe or pipeline file."""
+    """Invalid augmentation recipe or pipeline file."""
 
 
 class ModelError(FinetuneError):
-    """An unknown model, or weights that do not fit it."""
+    """Unknown model, or weights that do not fit it."""
 
 
 class WeightsUnavailable(ModelError):  # noqa: N818 - reads better where it is caught
@@ -77,15 +77,15 @@ class DeviceError(FinetuneError):
 
 
 class RunError(FinetuneError):
-    """A run folder that does not exist, exists already, or has nothing to resume."""
+    """Run folder that does not exist, exists already, or has nothing to resume."""
 
 
 class StorageError(FinetuneError):
-    """A file could not be written; an older version is intact."""
+    """A file that cannot be written; an older version is intact."""
 
 
 class MissingExtra(FinetuneError):  # noqa: N818 - as above
-    """A requested feature needs an optional package."""
+    """A requested feature that needs an optional package."""
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(

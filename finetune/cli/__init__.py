@@ -1,4 +1,4 @@
-"""The command line: each command parses, calls the library, and prints through `console`."""
+"""Command line: each command parses, calls the library, and prints through `console`."""
 
 from __future__ import annotations
 

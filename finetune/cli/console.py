@@ -135,7 +135,7 @@ def make_table(*columns: str, title: str | None = None, right: tuple[str, ...] =
 
 
 output = Output()
-"""The output of the running command."""
+"""Output of the running command."""
 
 if os.environ.get("COLUMNS") is None and not sys.stdout.isatty():
     # In a pipe, rich would wrap tables at 80 columns.

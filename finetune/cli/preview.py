@@ -117,7 +117,7 @@ def _load(photos: Path | None, rows: int, side: int) -> tuple[tuple[str, ...], A
 
 
 def _spread(root: Path) -> list[Path]:
-    """The photos of a folder, one of each sub-folder in turn, so that a few show many labels."""
+    """Returns the photos of a folder, one of each sub-folder in turn."""
     from finetune.photos.scan import find_photos
 
     if root.is_file():

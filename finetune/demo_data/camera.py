@@ -13,7 +13,7 @@ from PIL import Image, ImageChops, ImageFilter
 
 @dataclass(frozen=True, kw_only=True)
 class Camera:
-    """A camera in the demo collection."""
+    """Camera in the demo collection."""
 
     maker: str
     model: str

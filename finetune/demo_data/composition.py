@@ -30,7 +30,7 @@ OVERSAMPLING = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Tile:
-    """A painted bird: RGBA image and the pixel in it at which the bird touches its support."""
+    """Painted bird: RGBA image and the pixel in it at which the bird touches its support."""
 
     image: Image.Image
     foot: tuple[float, float]

@@ -17,7 +17,7 @@ from finetune.demo_data.species import Color, Setting, blend, shade
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """A background.
+    """Background.
 
     Attributes:
         surface: Height at which water or ground begins, 0 (top) to 1 (bottom).

@@ -1,4 +1,4 @@
-"""The eight species of the demo data: build, plumage and habits.
+"""Eight species of the demo data: build, plumage and habits.
 
 Two pairs are hard to tell apart on purpose: the finches differ in cap, eye stripe and wing bars,
 the ducks in head, breast and the color of the wing patch.
@@ -44,7 +44,7 @@ class Build:
     crest: float = 0.0
     tail: float = 0.35
     fork: float = 0.05
-    """How much longer the outer tail feathers are than the middle ones."""
+    """Additional length of the outer tail feathers."""
     legs: float = 0.16
     span: float = 0.9
     """Length of one spread wing."""
@@ -76,7 +76,7 @@ class Plumage:
 
 @dataclass(frozen=True, kw_only=True)
 class Species:
-    """A species: its label, appearance, poses and habitats."""
+    """Species with its label, appearance, poses and habitats."""
 
     name: str
     build: Build

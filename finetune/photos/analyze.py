@@ -45,7 +45,7 @@ class NeededOutput:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Task:
-    """A file to read.
+    """File to read.
 
     Attributes:
         known: Contents that need no analysis, by digest, for files that were moved or copied.

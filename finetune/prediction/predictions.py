@@ -15,7 +15,7 @@ from finetune.evaluation.predictions import LabelSet
 
 
 class RankedJson(TypedDict):
-    """A label with its calibrated probability in [0, 1].
+    """Label with its calibrated probability in [0, 1].
 
     With several labels a photo, `predicted` is whether the probability reaches the label's
     threshold.

@@ -1,4 +1,4 @@
-"""The fitted out-of-distribution threshold of a run, read and written without torch."""
+"""Fitted out-of-distribution threshold of a run, read and written without torch."""
 
 from __future__ import annotations
 

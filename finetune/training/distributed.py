@@ -135,7 +135,7 @@ class World:
 
 
 SINGLE_PROCESS = World()
-"""A training in one process."""
+"""Training in one process."""
 
 
 def processes() -> World:

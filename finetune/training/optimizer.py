@@ -1,4 +1,4 @@
-"""The optimizer and its parameter groups: by part, by layer, with and without weight decay."""
+"""Optimizer and its parameter groups: by part, by layer, with and without weight decay."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ class ResolvedConfig(TrainConfig):
 
     @property
     def recipe_or_none(self) -> Recipe | None:
-        """The augmentation recipe; None where a pipeline file is named."""
+        """Augmentation recipe; None where a pipeline file is named."""
         return recipe_of(self.augmentation.augment, self)
 
 

@@ -18,7 +18,7 @@ KEYS: Mapping[str, tuple[str, ...]] = {
     "membership": ("digest",),
     "decision": ("digest", "kind"),
 }
-"""The tables of annotations, with their primary keys."""
+"""Tables of annotations, with their primary keys."""
 
 
 @dataclass(frozen=True, kw_only=True)

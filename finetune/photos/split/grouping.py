@@ -90,7 +90,7 @@ def _join_equal(joined: Components, keys: Sequence[str | None]) -> None:
 
 
 Labels = str | tuple[str, ...]
-"""The label of a photo, or its labels where it has several."""
+"""Label of a photo, or its labels where it has several."""
 
 SHOWN_LABELS = 3
 """Labels that a note on imbalances describes one by one."""

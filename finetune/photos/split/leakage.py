@@ -32,7 +32,7 @@ NEAREST_BITS = 12
 
 @dataclass(frozen=True, kw_only=True)
 class Nearest:
-    """The nearest pair of a training photo and a held-out photo.
+    """Nearest pair of a training photo and a held-out photo.
 
     Attributes:
         train: Path of the training photo.
