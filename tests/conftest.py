@@ -210,7 +210,7 @@ def tiny_settings(tiny_weights: Path) -> dict[str, object]:
 # Imports once what every child needs, then forks a child a task; no kernel runs before a fork.
 # A line has the tasks to run at the same time, and is answered by their exit codes.
 _CHILDREN = """
-import json, os, sys, traceback
+import json, os, sys, tempfile, traceback
 import accelerate, torch
 import finetune.experiments.cross_validate, finetune.training.train
 def start(task):
@@ -221,6 +221,7 @@ def start(task):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.environ.update(task["environment"])
+    tempfile.tempdir = None  # decided anew, by TMPDIR
     os.chdir(task["folder"])
     sys.argv, code = ["-c", *task["arguments"]], 1
     try:
@@ -268,7 +269,8 @@ def run_children(
             {
                 "code": code,
                 "arguments": list(words),
-                "environment": {**os.environ, **added},
+                # A killed process leaves its temporary files, here for pytest to remove.
+                "environment": {**os.environ, "TMPDIR": str(folder), **added},
                 "folder": str(Path.cwd()),
                 "stdout": str(folder / f"{number}.out"),
                 "stderr": str(folder / f"{number}.err"),

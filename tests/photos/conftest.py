@@ -58,12 +58,12 @@ def write_image(
     return path
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def draw() -> Draw:
     return draw_image
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def write_photo() -> WritePhoto:
     return write_image
 

@@ -599,12 +599,17 @@ except KeyboardInterrupt:
 """
 
 
-@pytest.fixture
-def many(tmp_path: Path, write_photo: WritePhoto, draw: Draw) -> Path:
-    root = tmp_path / "many"
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory, write_photo: WritePhoto, draw: Draw) -> Path:
+    root = tmp_path_factory.mktemp("drawn") / "many"
     for number in range(120):
         write_photo(root / "ab"[number % 2] / f"{number}.jpg", draw(number, 320, 240))
     return root
+
+
+@pytest.fixture
+def many(tmp_path: Path, drawn: Path) -> Path:
+    return Path(shutil.copytree(drawn, tmp_path / "many"))
 
 
 def scanner(root: Path) -> subprocess.Popen[bytes]:

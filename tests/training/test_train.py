@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import hashlib
 import json
 import signal
@@ -23,7 +24,7 @@ from finetune.photos.crops import load_image
 from finetune.training import checkpoints as state_module
 from finetune.training.events import EpochDone, Event, Note
 from finetune.training.linear_probe import heads
-from finetune.training.train import resume
+from finetune.training.train import RunResult, resume
 
 Settings = dict[str, object]
 COUNTS = {"ant": 12, "bee": 12, "カワセミ": 12}
@@ -137,16 +138,16 @@ def test_two_runs_of_one_seed_are_the_same_to_the_last_byte(
     photos: Path, tmp_path: Path, tiny_settings: Settings
 ) -> None:
     found = {}
+    short = {**tiny_settings, "mode": "full", "epochs": 2}
     # Without a cache every photo is decoded in every epoch, by the workers where there are some.
     for name, workers in [("a", 0), ("b", 0), ("c", 2)]:
-        flags = {**tiny_settings, "mode": "full", "cache_gb": 0.0, "workers": workers}
+        flags = {**short, "cache_gb": 0.0, "workers": workers}
         train(photos, resolve({}, flags), run=name, runs=tmp_path)
         found[name] = digest(tmp_path / name)
     assert found["a"] == found["b"] == found["c"]
-    train(photos, resolve({}, {**tiny_settings, "mode": "full"}), run="d", runs=tmp_path)
+    train(photos, resolve({}, short), run="d", runs=tmp_path)
     assert digest(tmp_path / "d") == found["a"], "the cache must not change a bit"
-    flags = {**tiny_settings, "mode": "full", "seed": 1}
-    train(photos, resolve({}, flags), run="e", runs=tmp_path)
+    train(photos, resolve({}, {**short, "seed": 1}), run="e", runs=tmp_path)
     assert digest(tmp_path / "e") != found["a"]
 
 
@@ -172,6 +173,30 @@ train(photos, resolve({}, flags), run="killed", runs=runs,
 """
 
 
+@pytest.fixture(scope="module")
+def undisturbed(
+    tmp_path_factory: pytest.TempPathFactory, draw: Callable[..., Image.Image], tiny_weights: Path
+) -> Callable[[str], tuple[Path, Settings, RunResult]]:
+    """Returns a function that gives photos, settings of a mode, and a run of 5 epochs on them."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    for index, (label, count) in enumerate(COUNTS.items()):
+        (folder / "photos" / label).mkdir(parents=True)
+        for number in range(count):
+            draw(index, number).save(folder / "photos" / label / f"{number:03d}.jpg", quality=92)
+    settings = {"model": "test_resnet", "weights": str(tiny_weights), "size": 48, "device": "cpu"}
+
+    @functools.cache
+    def of(mode: str) -> tuple[Path, Settings, RunResult]:
+        flags = {**settings, "batch_size": 8, "mode": mode, "epochs": 5}
+        return (
+            folder / "photos",
+            flags,
+            train(folder / "photos", resolve({}, flags), run=mode, runs=folder / "runs"),
+        )
+
+    return of
+
+
 @pytest.mark.parametrize(
     ("mode", "sign"),
     [
@@ -182,16 +207,14 @@ train(photos, resolve({}, flags), run="killed", runs=runs,
     ],
 )
 def test_a_killed_run_resumes_to_the_same_bytes(
-    photos: Path,
+    undisturbed: Callable[[str], tuple[Path, Settings, RunResult]],
     tmp_path: Path,
-    tiny_settings: Settings,
     run_child: Callable[..., subprocess.CompletedProcess[str]],
     mode: str,
     sign: signal.Signals,
 ) -> None:
-    flags = {**tiny_settings, "mode": mode, "epochs": 5}
+    photos, flags, whole = undisturbed(mode)
     runs = tmp_path / "runs"
-    whole = train(photos, resolve({}, flags), run="whole", runs=runs)
     child = run_child(CHILD, str(photos), str(runs), json.dumps(flags), str(int(sign)), "3")
     if sign == signal.SIGKILL:
         assert child.returncode == -signal.SIGKILL
@@ -205,14 +228,14 @@ def test_a_killed_run_resumes_to_the_same_bytes(
     result = resume(
         runs / "killed", callback=lambda e: notes.append(e.text) if isinstance(e, Note) else None
     )
-    assert digest(runs / "killed") == digest(runs / "whole")
+    assert digest(runs / "killed") == digest(whole.run.path)
     assert result.metrics == whole.metrics
     logs = [
         [
             {k: v for k, v in json.loads(line).items() if k not in ("seconds", "images_per_second")}
-            for line in (runs / name / "log.jsonl").read_text().splitlines()
+            for line in (run / "log.jsonl").read_text().splitlines()
         ]
-        for name in ("killed", "whole")
+        for run in (runs / "killed", whole.run.path)
     ]
     assert logs[0] == logs[1]
     with pytest.raises(RunError, match="is finished; there is nothing to resume"):
