@@ -216,7 +216,7 @@ def few_photos(photos: Sequence[Photo], *, enough: int = ENOUGH_PHOTOS) -> str |
     which = count(len(small), "label has", "labels have")
     advice = "Photos of these would help most; until then their figures are rough"
     unequal = max(counts.values()) >= 2 * min(counts.values())
-    balance = ", and --balance sampling makes all labels count alike" if unequal else ""
+    balance = ", and --balance sampling gives all labels the same weight" if unequal else ""
     return f"{which} under {enough} photos: {named}{more}. {advice}{balance}."
 
 

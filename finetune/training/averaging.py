@@ -31,7 +31,7 @@ class WeightAverage:
     """Moving average of all floating-point tensors of a network.
 
     ``a <- d a + (1 - d) w`` after each step (Polyak and Juditsky 1992; d as in `decay_at`). Running
-    statistics of batch norms are averaged alike; counters are copied.
+    statistics of batch norms are averaged too; counters are copied.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:

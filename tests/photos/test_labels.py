@@ -291,7 +291,7 @@ def test_labels_of_few_photos_are_named_with_advice() -> None:
     assert few_photos(many) is None
     assert few_photos([*many, *few]) == (
         "1 label has under 20 photos: 'bee' (6). Photos of these would help most; until then "
-        "their figures are rough, and --balance sampling makes all labels count alike."
+        "their figures are rough, and --balance sampling gives all labels the same weight."
     )
     alike = [photo(f"{k}/{n}", f"{k}{n}", str(k)) for k in range(8) for n in range(5)]
     assert few_photos(alike) == (
