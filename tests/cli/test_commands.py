@@ -20,7 +20,7 @@ def test_demo_draws_trains_and_predicts(
         return literal(folder, **{**options, "species": 3, "size": (160, 120)})
 
     monkeypatch.setattr(demo_data, "draw_collection", small)
-    shown = run("demo", tmp_path / "d", "--per-label", 8).stdout
+    shown = run("demo", tmp_path / "d", "--per-label", 6).stdout
     assert "new photos" in shown
     assert "True label:" in shown
     assert (tmp_path / "d" / "runs" / "demo" / "model.safetensors").is_file()

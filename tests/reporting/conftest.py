@@ -275,7 +275,7 @@ def open_page(browser: Any) -> Iterator[OpenPage]:
     def open_file(path: Path, **options: Any) -> Watched:
         page = browser.new_page(**options)
         pages.append(page)
-        page.set_default_timeout(120_000)
+        page.set_default_timeout(60_000)
         watched = Watched(page=page)
         page.on("console", lambda m: watched.complaints.append(f"{m.type}: {m.text}"))
         page.on("pageerror", lambda error: watched.complaints.append(str(error)))
