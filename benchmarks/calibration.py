@@ -49,7 +49,7 @@ from finetune.photos.scan import scan
 from finetune.runs.folder import RunFolder
 from finetune.runs.loading import TrainedRun, open_trained
 from finetune.tasks.data_split import DataSplit, split_collection
-from finetune.training.linear_probe.feature_source import head_logits
+from finetune.training.linear_probe.probe import head_logits
 from finetune.training.results import UNKNOWN_SHARE
 from finetune.training.train import train
 
@@ -172,7 +172,7 @@ def features_of_photos(
         features.fill(dataset)
         keys = features.keys(dataset)
         head: Any = opened.module.get_classifier()  # type: ignore[operator]
-        return head_logits(head, features, keys).numpy(), features.read(keys).numpy()
+        return head_logits(head, features, keys), features.read(keys).numpy()
 
 
 def measure(

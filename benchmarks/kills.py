@@ -2,7 +2,8 @@
 
     python benchmarks/kills.py [--kills 20] [--a-run 2] [--seed 0] [--points]
 
-Small trainings on drawn photos, in head, full and gradual mode, with EMA, mixup, gradient
+Small trainings on drawn photos, in head mode (on augmented photos), full and gradual mode, with
+EMA, mixup, gradient
 accumulation, clipping and a soup. Each is killed twice, by SIGKILL or SIGTERM, and resumed to its
 end. Half of the kills are sent from outside at a random time; the others (all with --points) occur
 inside, at a random point where state changes: before a step, before an update of the average,
@@ -42,7 +43,6 @@ from finetune.training.train import resume, train
 MODEL, SIZE = "test_resnet", 48
 
 SETTINGS: dict[str, dict[str, Any]] = {
-    "head on features, EMA": {"mode": "head", "ema": 0.9, "epochs": 6, "soup": 2},
     "full, EMA, mixup, accumulate": {
         "mode": "full",
         "ema": 0.9,

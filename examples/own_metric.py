@@ -25,8 +25,8 @@ def worst_recall(logits: NDArray[np.float32], targets: NDArray[np.int64]) -> flo
 
 
 def report(event: Event) -> None:
-    """Prints the metric of every fifth epoch."""
-    if isinstance(event, EpochDone) and event.epoch % 5 == 0:
+    """Prints the metric of every epoch; a head that is fitted on cached features has one."""
+    if isinstance(event, EpochDone):
         print(f"epoch {event.epoch}: worst recall {event.metrics['worst_recall']:.0%}")
 
 
@@ -39,7 +39,6 @@ def main(folder: Path, photos_per_species: int = 24) -> None:
         folder / "photos",
         fit="pad",
         mode="head",
-        epochs=10,
         runs=folder / "runs",
         metrics={"worst_recall": worst_recall},
         callback=report,

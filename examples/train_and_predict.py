@@ -13,13 +13,15 @@ from pathlib import Path
 from finetune import Predictor, TrainConfig, train
 from finetune.config import PixelsConfig, TrainingConfig
 from finetune.demo_data import draw_collection, draw_unseen
-from finetune.training.events import EpochDone, Event
+from finetune.training.events import EpochDone, Event, Note
 
 
 def report(event: Event) -> None:
-    """Prints the accuracy of every fifth epoch."""
-    if isinstance(event, EpochDone) and event.epoch % 5 == 0:
-        print(f"epoch {event.epoch}: {event.validation_accuracy:.0%} of validation right")
+    """Prints each note, and the accuracy on the validation photos."""
+    if isinstance(event, Note):
+        print(event.text)
+    if isinstance(event, EpochDone):
+        print(f"validation: {event.validation_accuracy:.0%} right")
 
 
 def main(folder: Path, photos_per_species: int = 24) -> None:
@@ -29,7 +31,7 @@ def main(folder: Path, photos_per_species: int = 24) -> None:
     )
     config = TrainConfig(
         pixels=PixelsConfig(fit="pad"),
-        training=TrainingConfig(mode="head", epochs=20),
+        training=TrainingConfig(mode="head"),
     )
     result = train(folder / "photos", config, runs=folder / "runs", callback=report)
     low, high = result.metrics["test"]["top1_interval"]

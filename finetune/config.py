@@ -132,7 +132,9 @@ class TrainingConfig:
         "not set: chosen for machine and photos.",
     )
     epochs: int | None = option(
-        None, "Passes over the photos; not set: 25 or 12 by mode.", minimum=1
+        None,
+        "Passes over the photos; not set: 25 or 12 by mode.",
+        minimum=1,
     )
     head_epochs: int | None = option(
         None,

@@ -225,7 +225,7 @@ def lr_find(
         **settings: Settings of the training, as for `train`.
 
     Example:
-        >>> lr_find("photos", mode="head").suggestion.lr
+        >>> lr_find("photos", steps=20).suggestion.lr
         0.0021
     """
     return lr_find_library.find_lr(photos, _config(None, settings), steps=steps)

@@ -125,4 +125,4 @@ def lr_find(
     output.text(lr_find_page.why(found))
     for file in plots or ():
         output.text(f"The plot is in {file}")
-    output.text(f"Next: finetune train --lr {found.suggestion.lr:.2g}")
+    output.text(f"Next: finetune train --mode {found.mode} --lr {found.suggestion.lr:.2g}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from finetune.models.lbfgs import minimize
+from finetune.models.linear_probe import LinearProbe, Loss
 
 DEFAULT_L2 = 0.1
 
@@ -55,7 +55,6 @@ def fit_classifier(
     labels: Sequence[str],
     *,
     l2: float = DEFAULT_L2,
-    max_evals: int = 120,
 ) -> LinearClassifier:
     """Returns the classifier that minimizes cross-entropy on standardized features.
 
@@ -67,7 +66,6 @@ def fit_classifier(
         features: ``(N, F)``.
         labels: The label of each row; at least two different.
         l2: Weight of the penalty.
-        max_evals: Maximum number of evaluations of the objective.
 
     Raises:
         ValueError: Fewer than two labels.
@@ -77,13 +75,7 @@ def fit_classifier(
         raise ValueError(f"a classifier needs two labels or more, not {len(names)}")
     index = {name: number for number, name in enumerate(names)}
     targets = torch.tensor([index[label] for label in labels])
-    weight, bias = _fit(
-        features,
-        len(names),
-        lambda logits: functional.cross_entropy(logits, targets),
-        l2=l2,
-        max_evals=max_evals,
-    )
+    weight, bias = _fit(features, len(names), targets, functional.cross_entropy, l2)
     return LinearClassifier(labels=names, weight=weight, bias=bias)
 
 
@@ -93,7 +85,6 @@ def fit_multi_label_classifier(
     present: NDArray[np.bool_],
     *,
     l2: float = DEFAULT_L2,
-    max_evals: int = 120,
 ) -> MultiLabelClassifier:
     """Returns one binary classifier per label, each of minimal binary cross-entropy.
 
@@ -104,7 +95,6 @@ def fit_multi_label_classifier(
         labels: The C labels; each needs photos with and photos without it.
         present: ``(N, C)``: whether a photo has a label.
         l2: Weight of the penalty.
-        max_evals: Maximum number of evaluations of the objective.
 
     Raises:
         ValueError: A label that all photos have, or none.
@@ -114,37 +104,18 @@ def fit_multi_label_classifier(
         raise ValueError("each label needs photos with and photos without it")
     targets = torch.from_numpy(present.astype(np.float32))
 
-    def loss(logits: Tensor) -> Tensor:
+    def loss(logits: Tensor, targets: Tensor) -> Tensor:
         # A sum over labels, so that each reaches its own minimum.
         return functional.binary_cross_entropy_with_logits(logits, targets) * targets.shape[1]
 
-    weight, bias = _fit(features, len(labels), loss, l2=l2, max_evals=max_evals)
+    weight, bias = _fit(features, len(labels), targets, loss, l2)
     return MultiLabelClassifier(labels=tuple(labels), weight=weight, bias=bias)
 
 
 def _fit(
-    features: NDArray[np.float32],
-    columns: int,
-    loss: Callable[[Tensor], Tensor],
-    *,
-    l2: float,
-    max_evals: int,
+    features: NDArray[np.float32], columns: int, targets: Tensor, loss: Loss, l2: float
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Returns the weight ``(F, columns)`` and bias that minimize ``loss(logits) + penalty``."""
-    mean = features.mean(axis=0, dtype=np.float64)
-    deviation = features.std(axis=0, dtype=np.float64)
-    # A constant feature gets weight 0 instead of a division by zero.
-    scale = np.where(deviation > 1e-6, 1 / np.maximum(deviation, 1e-6), 0.0)
-    inputs = torch.from_numpy(((features - mean) * scale).astype(np.float32))
-    weight = torch.zeros(inputs.shape[1], columns, requires_grad=True)
-    bias = torch.zeros(columns, requires_grad=True)
-
-    def value() -> Tensor:
-        return loss(inputs @ weight + bias) + l2 / 2 * weight.square().sum()
-
-    minimize(value, [weight, bias], max_evals=max_evals, gradient_tolerance=1e-5)
-    learned = weight.detach().double().numpy() * scale[:, None]
-    return (
-        learned.astype(np.float32),
-        (bias.detach().double().numpy() - mean @ learned).astype(np.float32),
-    )
+    probe = LinearProbe(torch.from_numpy(features.copy()), targets, outputs=columns, loss=loss)
+    head = probe.head(probe.solve(l2))
+    return head.weight.T.numpy(), head.bias.numpy()

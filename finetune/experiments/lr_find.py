@@ -6,6 +6,7 @@ with exponentially increasing rates.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Iterator
@@ -17,22 +18,16 @@ import numpy as np
 import torch
 
 from finetune.config import TrainConfig
-from finetune.data.dataset import PhotoDataset
-from finetune.errors import RunError
-from finetune.models.features import standardization
-from finetune.models.heads import FeatureHeads, has_linear_head
-from finetune.photos.collection import Part
+from finetune.errors import ConfigError, RunError
+from finetune.models.heads import has_linear_head
 from finetune.tasks.base import Objective
 from finetune.training.checkpoints import TrainState
 from finetune.training.data_source import MicroBatch, PhotoSource
 from finetune.training.device import make_accelerator, require_one_process
 from finetune.training.events import Callback, ignore
 from finetune.training.finetune import plan_unfreezing, starts_from_features, train_first_head
-from finetune.training.linear_probe.feature_source import FeatureSource
-from finetune.training.linear_probe.heads import HEAD_OPTIMIZER, strengths_of
-from finetune.training.linear_probe.probe import feature_cache, fill
 from finetune.training.loop import DataSource
-from finetune.training.optimizer import DEFAULT_OPTIMIZER, make_optimizer
+from finetune.training.optimizer import make_optimizer
 from finetune.training.prepare import prepare
 from finetune.training.prepared import Prepared
 from finetune.training.resolve import uses_cached_features
@@ -125,19 +120,31 @@ def find_lr(
 
     Args:
         photos: As for `finetune.train`.
-        config: Settings of the training.
+        config: Settings of the training that needs the rate; its mode is ``full`` if not set.
         steps: Steps of the sweep.
         callback: Receives events.
 
     Raises:
         FinetuneError: As `finetune.train`.
+        ConfigError: A head on cached features, which has no learning rate.
 
     Example:
         >>> find_lr("photos").suggestion.lr  # doctest: +SKIP
         0.0021
     """
     require_one_process("finetune lr-find")
+    config = config or TrainConfig()
+    if config.training.mode is None:
+        training = dataclasses.replace(config.training, mode="full")
+        config = dataclasses.replace(config, training=training)
     with prepare(Path(photos), config, callback=callback) as prepared:
+        if uses_cached_features(
+            prepared.config, linear_head=has_linear_head(prepared.loaded.module)
+        ):
+            raise ConfigError(
+                "--mode head fits its head to the minimum and has no learning rate; use "
+                "--mode full or --mode gradual."
+            )
         sweep = _sweep(prepared, steps)
         training = prepared.config.training
         return LearningRateResult(
@@ -261,44 +268,9 @@ def _repeated(source: DataSource) -> Iterator[MicroBatch]:
 
 def _sweep(prepared: Prepared, steps: int) -> Sweep:
     accelerator = make_accelerator(prepared.config.machine)
-    cached = uses_cached_features(
-        prepared.config, linear_head=has_linear_head(prepared.loaded.module)
-    )
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(prepared.config.machine.seed)
-        sweep = _sweep_head if cached else _sweep_network
-        return sweep(prepared, accelerator, exponential_rates(steps))
-
-
-def _sweep_head(prepared: Prepared, accelerator: Accelerator, rates: list[float]) -> Sweep:
-    device, config = accelerator.device, prepared.config
-    prepared.loaded.module.to(device)
-    datasets: dict[Part, PhotoDataset] = {
-        part: photos for part, photos in prepared.datasets().items() if part != "test"
-    }
-    with feature_cache(prepared, datasets) as features:
-        views = fill(prepared, features, datasets)
-        mean, std = standardization(features.read, [key for view in views for key in view])
-        # The middle strength, since a sweep cannot choose one by its training loss.
-        strengths = strengths_of(config.training.head_l2)
-        strength = strengths[len(strengths) // 2]
-        width = len(prepared.data_split.labels)
-        heads = FeatureHeads(mean, std, width, strengths=(strength,)).to(device)
-        named = config.optimization.optimizer
-        optimizer = HEAD_OPTIMIZER if named == DEFAULT_OPTIMIZER else named
-        groups = heads.parameter_groups(lr=config.training.lr)
-        objective = prepared.objective()
-        source = FeatureSource(
-            heads,
-            features,
-            (views, torch.from_numpy(datasets["train"].targets)),
-            datasets["validation"],
-            loading=prepared.loading(device),
-            objective=objective,
-        )
-        state = TrainState(heads, make_optimizer(groups, optimizer))
-        progress = prepared.progress("Trying learning rates")
-        return sweep_lr(state, source, objective, accelerator, rates, progress=progress)
+        return _sweep_network(prepared, accelerator, exponential_rates(steps))
 
 
 def _sweep_network(prepared: Prepared, accelerator: Accelerator, rates: list[float]) -> Sweep:

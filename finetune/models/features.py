@@ -178,18 +178,3 @@ class FeatureCache:
     def read(self, keys: Sequence[bytes]) -> Tensor:
         """Returns features ``(len(keys), F) float32``."""
         return torch.from_numpy(self.records.read(keys))
-
-
-def standardization(
-    read: Callable[[Sequence[bytes]], Tensor], keys: Sequence[bytes], chunk: int = 1024
-) -> tuple[Tensor, Tensor]:
-    """Returns mean ``(F,)`` and standard deviation ``(F,)`` of features, read in chunks."""
-    total: Any = 0.0
-    squares: Any = 0.0
-    for start in range(0, len(keys), chunk):
-        part = read(keys[start : start + chunk]).double()
-        total = total + part.sum(0)
-        squares = squares + part.square().sum(0)
-    mean = total / len(keys)
-    variance = (squares / len(keys) - mean.square()).clamp_min(0)
-    return mean.float(), variance.sqrt().float()

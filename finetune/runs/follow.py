@@ -14,7 +14,6 @@ from safetensors.torch import load_file
 
 from finetune.errors import RunError
 from finetune.models.factory import rebuild
-from finetune.models.heads import chosen_head, write_head
 from finetune.photos.preprocessing import Preprocessing
 from finetune.runs.evaluate import Evaluation, EvaluationRequest, evaluate_trained
 from finetune.runs.folder import RUNS_FOLDER, RunFolder
@@ -140,20 +139,13 @@ def open_best_epoch(run: RunFolder, *, seen: int, device: str) -> tuple[int, Tra
         if epoch == seen:
             return None
         state = load_file(run.best_checkpoint)
-        start = load_file(run.start_checkpoint)
     except (OSError, SafetensorError):
         # Not written yet, or removed by a training that has just ended.
         return None
     description = run.read(run.config_file)
     labels = tuple(run.read(run.labels_file))
     preprocessing = Preprocessing.from_dict(run.read(run.preprocessing_file))
-    head = chosen_head(state)
-    tensors = state if head is None else start
-    module = rebuild(
-        description["model"], len(labels), preprocessing.size, tensors, model_args(run)
-    )
-    if head is not None:
-        write_head(module, *head.folded())
+    module = rebuild(description["model"], len(labels), preprocessing.size, state, model_args(run))
     module = module.to(device).eval().to(memory_format=torch.channels_last)
     trained = TrainedRun(
         folder=run,

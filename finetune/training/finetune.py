@@ -27,17 +27,10 @@ from finetune.training.checkpoints import save_tensors
 from finetune.training.data_source import PhotoSource, predict_sharded
 from finetune.training.device import prepare_speed
 from finetune.training.events import Note
-from finetune.training.linear_probe.heads import HeadData, train_start_head
-from finetune.training.linear_probe.probe import feature_cache, fill
-from finetune.training.optimizer import (
-    DEFAULT_OPTIMIZER,
-    Rates,
-    default_lr,
-    network_groups,
-    parameter_groups,
-)
+from finetune.training.linear_probe.features import feature_cache, fill_features
+from finetune.training.linear_probe.heads import HeadFitter, fit_head, strengths_of
+from finetune.training.optimizer import Rates, network_groups, parameter_groups
 from finetune.training.prepared import Prepared
-from finetune.training.resolve import DEFAULT_EPOCHS
 from finetune.training.results import TrainingOutput
 from finetune.training.validation import calibrated_losses
 
@@ -150,7 +143,7 @@ def train_first_head(
     al. 2022, "Fine-Tuning can Distort Pretrained Features", arXiv 2202.10054).
     """
     # Without augmented views, each of which would cost a pass of the backbone.
-    training = dataclasses.replace(prepared.config.training, views=1)
+    training = dataclasses.replace(prepared.config.training, views=1, label_smoothing=0.0)
     single_view = dataclasses.replace(
         prepared, config=dataclasses.replace(prepared.config, training=training)
     )
@@ -158,23 +151,19 @@ def train_first_head(
         part: photos for part, photos in datasets.items() if part != "test"
     }
     with feature_cache(single_view, used) as features:
-        data = HeadData(
-            features=features,
-            views=fill(single_view, features, used),
-            train=used["train"],
-            validation=used["validation"],
-        )
+        photos = fill_features(single_view, features, used)
         if not prepared.world.is_main:
             return
-        found = train_start_head(
-            single_view,
-            accelerator,
-            data,
-            epochs=DEFAULT_EPOCHS["head"],
-            lr=default_lr(DEFAULT_OPTIMIZER),
+        fitter = HeadFitter(
+            photos,
+            labels=len(prepared.data_split.labels),
+            objective=single_view.objective(),
+            device=accelerator.device,
+            balanced=prepared.config.labels.balance == "sampling",
         )
-    weight, bias = found.head.folded()
-    write_head(prepared.loaded.module, weight, bias)
+        found = fit_head(fitter, strengths_of(prepared.config.training.head_l2))
+    head = fitter.head(found.solution)
+    write_head(prepared.loaded.module, head.weight, head.bias)
     prepared.callback(
         Note(
             text=f"The head starts from a linear probe of the frozen backbone: log loss "

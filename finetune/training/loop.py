@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -32,7 +30,6 @@ from finetune.training.validation import (
     Outputs,
     Validation,
     calibrated_loss,
-    plain_loss,
     score_outputs,
 )
 
@@ -47,9 +44,7 @@ class LoopConfig:
     Attributes:
         steps_per_epoch: Steps in each.
         by_loss: Rank epochs by calibrated validation loss instead of accuracy.
-        keep_last: Keep the last epoch's weights instead of the best epoch's.
         soup: Number of best epochs to average; 1: the best alone.
-        min_checkpoint_seconds: Shortest time between the checkpoints of two epochs.
         last: Checkpoint file to resume from.
         best: Weights file of the best epoch.
     """
@@ -59,14 +54,12 @@ class LoopConfig:
     schedule: Schedule
     objective: Objective
     by_loss: bool = False
-    keep_last: bool = False
     metrics: Mapping[str, Metric] = field(default_factory=dict)
     clip_norm: float | None = None
     patience: int | None = None
     soup: int = 1
     checkpoint_steps: int | None = None
     checkpoint_seconds: float | None = None
-    min_checkpoint_seconds: float = 0.0
     last: Path
     best: Path
 
@@ -78,8 +71,6 @@ class LoopConfig:
 
     def rank(self, one: Candidate) -> tuple[float, float]:
         """Returns the key by which epochs are ranked; higher is better."""
-        if self.keep_last:
-            return (one.epoch, -one.loss)
         return (-one.loss, one.accuracy) if self.by_loss else (one.accuracy, -one.loss)
 
     def checkpoint_due(self, step: int, seconds: float) -> bool:
@@ -146,7 +137,6 @@ def fit(
         device=accelerator.device,
         dtype=torch.float32 if accelerator.device.type == "mps" else torch.float64,
     )
-    written = -math.inf
     while not config.is_over(position):
         epoch = position.epoch
         source.begin_epoch(epoch)
@@ -194,10 +184,7 @@ def fit(
         with state.average.swapped_into(state.module) if state.average else nullcontext():
             validation = score_outputs(source.validate(), objective, config.metrics)
             callback(Validated(epoch=epoch + 1, module=state.module, validation=validation))
-        skip_checkpoint = (
-            epoch + 1 < config.epochs and time.monotonic() - written < config.min_checkpoint_seconds
-        )
-        best = _keep_best(state, config, validation, world, skip_checkpoint=skip_checkpoint)
+        best = _keep_best(state, config, validation, world)
         position.epoch, position.step = epoch + 1, 0
         position.seconds += meter.lap()
         state.running.zero_()
@@ -217,15 +204,10 @@ def fit(
                 metrics=validation.metrics,
             )
         )
-        skip_checkpoint = world.any_process(skip_checkpoint, device)
-        if not skip_checkpoint:
-            _save(state, config, world)
-            written = time.monotonic()
+        _save(state, config, world)
         if world.is_main:
             remove_other_candidates(config.best, position.candidates)
         if world.any_process(stop(), device) and not config.is_over(position):
-            if skip_checkpoint:
-                _save(state, config, world)
             return False
     if position.epoch < config.epochs:
         callback(
@@ -251,14 +233,7 @@ def _save(state: TrainState, config: LoopConfig, world: World) -> None:
     state.running = own
 
 
-def _keep_best(
-    state: TrainState,
-    config: LoopConfig,
-    validation: Validation,
-    world: World,
-    *,
-    skip_checkpoint: bool,
-) -> bool:
+def _keep_best(state: TrainState, config: LoopConfig, validation: Validation, world: World) -> bool:
     """Saves the epoch's weights if they rank high enough; returns whether they are the best.
 
     Weights are written before the checkpoint that names them and deleted after it, so that a kill
@@ -268,21 +243,21 @@ def _keep_best(
     epoch = position.epoch + 1
     # Label smoothing lowers the confidence the longer a network trains, so uncalibrated losses
     # would rank the first epochs above the best.
-    loss_of = plain_loss if config.keep_last else calibrated_loss
-    here = Candidate(epoch, validation.accuracy, loss_of(validation.outputs, config.objective))
+    loss = calibrated_loss(validation.outputs, config.objective)
+    here = Candidate(epoch, validation.accuracy, loss)
     before = Candidate(position.best_epoch, position.best_accuracy, position.best_loss)
     best = config.rank(here) > config.rank(before)
     if best:
         position.best_accuracy, position.best_loss = here.accuracy, here.loss
         position.best_epoch = epoch
-        if world.is_main and not (skip_checkpoint and config.keep_last):
+        if world.is_main:
             save_tensors(config.best, state.kept_weights(), {"epoch": str(epoch)})
     if config.soup > 1:
         position.candidates = best_first([*position.candidates, here], config.rank)[: config.soup]
         if here in position.candidates and world.is_main:
             file = candidate_file(config.best, epoch)
             save_tensors(file, state.kept_weights(), {"epoch": str(epoch)})
-    return epoch == config.epochs if config.keep_last else best
+    return best
 
 
 def _apply_soup(

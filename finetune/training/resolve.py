@@ -51,6 +51,17 @@ such a head would lose its confidence."""
 FULL_FROM = 30
 """Training photos a label from which the full network trains by default on a GPU."""
 
+STEP_SETTINGS = (
+    "epochs",
+    "head_epochs",
+    "batch_size",
+    "lr",
+    "backbone_lr_scale",
+    "weight_decay",
+    "warmup",
+)
+"""Training settings of steps, which a head on cached features does not make."""
+
 BACKBONE_SETTINGS = ("layer_decay", "freeze_norm", "drop_path", "progressive_size")
 """Settings of backbone training; setting one selects a mode that trains the backbone."""
 
@@ -227,13 +238,19 @@ def resolve_training(
                 setting="mode", value=mode, reason=_why(config, dataset_size, mode, cached=cached)
             )
         )
+    fits_head = cached and linear_head
+    unused = _unused_by_head(config) if fits_head else []
+    if unused:
+        has = "has" if len(unused) == 1 else "have"
+        reason = f"A head is fitted without steps: {_joined(unused)} {has} no effect."
+        decisions.append(Decision(setting="epochs", value=1, reason=reason))
     default_rate = default_lr(optimization.optimizer)
-    if requested.lr is None and optimization.optimizer != DEFAULT_OPTIMIZER:
+    if requested.lr is None and optimization.optimizer != DEFAULT_OPTIMIZER and not fits_head:
         reason = f"Learning rate {default_rate:g}, the default for {optimization.optimizer}."
         decisions.append(Decision(setting="lr", value=default_rate, reason=reason))
     batch_size = requested.batch_size
     device = choose_device(config.machine.device)
-    if batch_size is None and (device.type == "cpu" or (cached and linear_head)):
+    if batch_size is None and (device.type == "cpu" or fits_head):
         batch_size = REFERENCE_BATCH_SIZE
     elif batch_size is None:
         most = max_batch_size(dataset_size.photos // optimization.accumulate)
@@ -252,7 +269,7 @@ def resolve_training(
     lr = default_rate if requested.lr is None else requested.lr
     step_size = batch_size * optimization.accumulate
     factor = lr_factor(step_size, optimization.optimizer)
-    if requested.lr is None and factor != 1:
+    if requested.lr is None and factor != 1 and not fits_head:
         rule = "in proportion" if is_linear(optimization.optimizer) else "by the square root"
         reason = (
             f"Learning rate {lr * factor:.3g} for {step_size} photos a step: {lr:g} is "
@@ -274,7 +291,7 @@ def resolve_training(
         statistics = "batch" if from_scratch else "kept"
     decided = {
         "mode": mode,
-        "epochs": requested.epochs or DEFAULT_EPOCHS[mode],
+        "epochs": 1 if fits_head else requested.epochs or DEFAULT_EPOCHS[mode],
         "head_epochs": 0 if keeps_head and requested.head_epochs is None else requested.head_epochs,
         "batch_size": batch_size,
         "lr": lr,
@@ -365,6 +382,22 @@ def _why(config: TrainConfig, dataset_size: DatasetSize, mode: Mode, *, cached: 
         f"{device.upper()}, {counted} of {dataset_size.labels} labels, {FULL_FROM} each or more: "
         "the full network trains."
     )
+
+
+def _unused_by_head(config: TrainConfig) -> list[str]:
+    """Returns the flags of requested settings that fitting a head does not use."""
+    flags = []
+    for section, names in (
+        (config.training, STEP_SETTINGS),
+        (config.optimization, [field.name for field in fields(config.optimization)]),
+    ):
+        default = type(section)()
+        flags += [
+            f"--{name.replace('_', '-')}"
+            for name in names
+            if getattr(section, name) != getattr(default, name)
+        ]
+    return flags
 
 
 def _given(config: TrainConfig, names: tuple[str, ...]) -> list[str]:

@@ -29,7 +29,8 @@ from finetune.training.checkpoints import read_position
 from finetune.training.device import make_accelerator
 from finetune.training.events import Callback, Event, Note, ignore
 from finetune.training.finetune import train_on_photos
-from finetune.training.linear_probe.probe import fill_features_only, train_on_features
+from finetune.training.linear_probe.features import fill_features_only
+from finetune.training.linear_probe.probe import train_on_features
 from finetune.training.prepare import NewRun, Overrides, Splitter, prepare
 from finetune.training.prepared import Prepared
 from finetune.training.resolve import uses_cached_features

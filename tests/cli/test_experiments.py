@@ -25,19 +25,17 @@ def arguments(photos: Path, settings: Settings, *more: str) -> list[str]:
     return ["lr-find", str(photos), *given, "--steps=40", *more]
 
 
-@pytest.mark.parametrize("mode", ["head", "full"])
 def test_a_suggested_rate_is_printed_and_plotted(
     run: Callable[..., Result],
     photos: Path,
     tmp_path: Path,
     tiny_settings: Settings,
-    mode: str,
 ) -> None:
     page, picture = tmp_path / "lr.html", tmp_path / "lr.png"
-    more = (f"--mode={mode}", f"--output={page}", f"--output={picture}")
+    more = (f"--output={page}", f"--output={picture}")
     result = run(*arguments(photos, tiny_settings, *more))
     assert re.search(r"^Learning rate \S+: (the middle of|a tenth of) ", result.stdout, re.M)
-    assert re.search(r"^Next: finetune train --lr \S+$", result.stdout, re.M)
+    assert re.search(r"^Next: finetune train --mode full --lr \S+$", result.stdout, re.M)
     assert "▲" in result.stdout
     assert any(0x2800 < ord(character) <= 0x28FF for character in result.stdout)
     html = page.read_text(encoding="utf-8")
@@ -52,9 +50,9 @@ def test_a_suggested_rate_is_printed_and_plotted(
 def test_json_has_the_whole_sweep(
     run: Callable[..., Result], photos: Path, tiny_settings: Settings
 ) -> None:
-    result = run(*arguments(photos, tiny_settings, "--mode=head", "--json"))
+    result = run(*arguments(photos, tiny_settings, "--json"))
     found = json.loads(result.stdout)
-    assert found["mode"] == "head"
+    assert found["mode"] == "full"
     sweep = found["sweep"]
     assert len(sweep["rates"]) == len(sweep["losses"]) == len(sweep["smoothed"]) >= 10
     assert sweep["rates"][0] == pytest.approx(1e-6)
@@ -62,10 +60,20 @@ def test_json_has_the_whole_sweep(
     assert found["default_lr"] == pytest.approx(0.0005)
 
 
+def test_a_head_on_cached_features_has_no_rate_to_find(
+    run: Callable[..., Result], photos: Path, tiny_settings: Settings
+) -> None:
+    result = run(*arguments(photos, tiny_settings, "--mode=head"), code=1)
+    assert "has no learning rate; use --mode full or --mode gradual." in " ".join(
+        result.stderr.split()
+    )
+
+
 def test_several_labels_are_swept_with_the_loss_that_they_train_with(
     run: Callable[..., Result], photos: Path, tiny_settings: Settings
 ) -> None:
-    more = ("--mode=head", "--multi-label", "--negatives=bee", "--json")
+    # A head that starts from nothing, so that its first loss is known.
+    more = ("--head-epochs=1", "--multi-label", "--negatives=bee", "--json")
     result = run(*arguments(photos, tiny_settings, *more))
     sweep = json.loads(result.stdout)["sweep"]
     # One label of half of the photos: binary cross-entropy starts near the entropy of the share.

@@ -21,7 +21,7 @@ def blobs(count: int, width: int, labels: int, seed: int) -> tuple[np.ndarray, l
 def test_head_is_that_of_scikit_learn(count: int, width: int, labels: int) -> None:
     features, names = blobs(count, width, labels, seed=count)
     l2 = 0.02
-    ours = fit_classifier(features, names, l2=l2, max_evals=600)
+    ours = fit_classifier(features, names, l2=l2)
     theirs = make_pipeline(
         StandardScaler(), LogisticRegression(C=1 / (count * l2), tol=1e-9, max_iter=5000)
     ).fit(features.astype(np.float64), names)
@@ -62,7 +62,7 @@ def test_multi_label_classifiers_are_those_of_scikit_learn() -> None:
     rng = np.random.default_rng(10)
     kind = np.array([int(name.split()[1]) for name in names])
     present = np.stack([kind == 0, kind < 2, rng.random(150) < 0.1], axis=1)
-    ours = fit_multi_label_classifier(features, ["a", "b", "c"], present, l2=0.02, max_evals=600)
+    ours = fit_multi_label_classifier(features, ["a", "b", "c"], present, l2=0.02)
     for k in range(3):
         theirs = make_pipeline(
             StandardScaler(), LogisticRegression(C=1 / (150 * 0.02), tol=1e-9, max_iter=5000)

@@ -20,14 +20,8 @@ def test_train_and_predict_runs(
     done = run_child(code)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert [line.partition(":")[0] for line in lines[:5]] == [
-        "epoch 5",
-        "epoch 10",
-        "epoch 15",
-        "epoch 20",
-        "test",
-    ]
-    assert len(lines) == 8
+    assert any(line.startswith("Split: ") for line in lines)
+    assert [line.partition(":")[0] for line in lines[-5:-3]] == ["validation", "test"]
 
 
 def test_a_subset_has_the_first_photos_of_each_label(tmp_path: Path) -> None:
@@ -60,12 +54,8 @@ def test_own_metric_runs(
     done = run_child(code)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert [line.partition(":")[0] for line in lines] == [
-        "epoch 5",
-        "epoch 10",
-        "lowest recall on test",
-    ]
-    assert all(line.endswith("%") for line in lines[:2])
+    assert [line.partition(":")[0] for line in lines] == ["epoch 1", "lowest recall on test"]
+    assert lines[0].endswith("%")
 
 
 def test_every_example_has_a_test() -> None:

@@ -70,7 +70,7 @@ def studied(
         for number in range(count):
             draw(index, number).save(root / "photos" / label / f"{number:03d}.jpg", quality=92)
     flags = {"model": "test_resnet", "weights": str(tiny_weights), "size": 48, "device": "cpu"}
-    config = resolve({}, {**flags, "epochs": 3, "batch_size": 8, "mode": "head"})
+    config = resolve({}, {**flags, "mode": "head", "head_l2": "0.3,1"})
     study = cross_validate(
         root / "photos", config, FoldConfig(folds=3), run="s", runs=root / "runs"
     )

@@ -147,7 +147,7 @@ def test_a_loss_that_is_never_finite_is_an_error() -> None:
 def test_a_multi_label_sweep_trains_on_the_photos_of_several_labels(
     several_folders: Path, several: dict[str, Any]
 ) -> None:
-    config = resolve({}, several)
+    config = resolve({}, {**several, "mode": "full"})
     found = find_lr(several_folders, config, steps=20)
     collection = scan(several_folders)
     split = split_collection(

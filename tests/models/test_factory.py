@@ -18,9 +18,8 @@ from finetune.models.factory import (
     replace_head,
 )
 from finetune.models.feature_backends import features_of
-from finetune.models.features import standardization, weights_digest
+from finetune.models.features import weights_digest
 from finetune.models.heads import (
-    FeatureHead,
     backbone_parameters,
     write_head,
 )
@@ -289,22 +288,6 @@ def test_a_fixed_size_transformer_takes_another_size() -> None:
 def test_tensors_of_another_network_do_not_rebuild() -> None:
     with pytest.raises(ModelError, match="The weights of this run do not fit test_resnet"):
         rebuild(TINY, 3, 64, timm.create_model("test_vit").state_dict())
-
-
-def test_a_folded_head_equals_the_standardized_one() -> None:
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(40, 6, generator=generator) * torch.tensor([1e-3, 1, 10, 100, 0, 5]) + 7
-    mean, std = standardization(
-        lambda keys: x[[k[0] for k in keys]], [bytes([i]) for i in range(40)], 7
-    )
-    assert torch.allclose(mean, x.double().mean(0).float())
-    assert torch.allclose(std, x.double().std(0, unbiased=False).float(), atol=1e-6)
-    head = FeatureHead(mean, std, 3)
-    torch.nn.init.normal_(head.linear.weight, generator=generator)
-    weight, bias = head.folded()
-    expected = head(x)
-    got = x.double() @ weight.double().T + bias.double()
-    assert torch.allclose(expected.double(), got, atol=1e-3, rtol=1e-4)
 
 
 def test_features_through_the_head_are_the_networks_logits() -> None:

@@ -7,7 +7,7 @@ import timm
 import torch
 
 from finetune.errors import ModelError
-from finetune.models.heads import FeatureHead, expand_head, output_layers
+from finetune.models.heads import expand_head, output_layers
 
 OLD = ("ant", "bee", unicodedata.normalize("NFD", "カワガラス"), "wasp")
 NEW = ("bee", "カワガラス", "fly", "wasp")
@@ -68,20 +68,3 @@ def test_a_head_with_another_number_of_outputs_is_refused() -> None:
         "The head of this network does not end in a layer of 2 outputs, one a label, so it cannot "
         "be given other labels. Start a new run without --from."
     )
-
-
-def test_unfold_is_the_inverse_of_folded() -> None:
-    generator = torch.Generator().manual_seed(1)
-    mean = 5 * torch.randn(7, generator=generator)
-    std = torch.rand(7, generator=generator) * 100 + 0.01
-    std[3] = 0
-    weight, bias = torch.randn(4, 7, generator=generator), torch.randn(4, generator=generator)
-    head = FeatureHead(mean, std, 4)
-    head.unfold(weight, bias)
-    features = torch.randn(50, 7, generator=generator) * std + mean
-    expected = features.double() @ weight.double().T + bias.double()
-    scale = expected.abs().max()
-    assert torch.allclose(head(features).double() / scale, expected / scale, atol=1e-6)
-    folded_weight, folded_bias = head.folded()
-    assert torch.allclose(folded_weight, weight, rtol=1e-6)
-    assert torch.allclose(folded_bias, bias, rtol=1e-4, atol=1e-4)

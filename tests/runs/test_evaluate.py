@@ -89,9 +89,8 @@ def test_tta_is_the_mean_of_a_photo_and_its_mirror_image(
     assert not torch.allclose(plain, mirrored, atol=1e-3)
 
 
-@pytest.mark.parametrize("mode", ["head", "full"])
 def test_following_sees_every_new_best_and_ends_with_the_run(
-    make_photos: Callable[..., Path], tmp_path: Path, tiny_settings: Settings, mode: str
+    make_photos: Callable[..., Path], tmp_path: Path, tiny_settings: Settings
 ) -> None:
     photos = make_photos({"a": 10, "b": 10})
     runs = tmp_path / "runs"
@@ -107,8 +106,7 @@ def test_following_sees_every_new_best_and_ends_with_the_run(
 
     looked = threading.Event()
     # What is kept at the end is then the best epoch as it was.
-    as_it_was = {"optimizer": "adam"} if mode == "head" else {"final_weights": "best"}
-    config = resolve({}, {**tiny_settings, "mode": mode, **as_it_was})
+    config = resolve({}, {**tiny_settings, "mode": "full", "final_weights": "best"})
     worker = threading.Thread(
         target=train, args=(photos, config), kwargs={"run": "r", "runs": runs, "callback": callback}
     )
@@ -126,28 +124,6 @@ def test_following_sees_every_new_best_and_ends_with_the_run(
     assert [epoch for epoch, _ in seen] == sorted({1, best[-1]})
     for epoch, accuracy in seen:
         assert accuracy == pytest.approx(log[epoch - 1]["validation_accuracy"])
-
-
-def test_following_ends_with_the_model_where_it_is_not_the_best_epoch_as_it_was(
-    make_photos: Callable[..., Path], tmp_path: Path, tiny_settings: Settings
-) -> None:
-    photos = make_photos({"a": 10, "b": 10})
-    run = RunFolder(tmp_path / "r")
-    looks: list[tuple[int, float]] = []
-    updates = follow_run(run, EvaluationRequest(), wait=lambda seconds: None)
-    following = (update for update in updates if isinstance(update, BestEpoch))
-
-    def callback(event: object) -> None:
-        if isinstance(event, EpochDone) and event.epoch == event.epochs:
-            best = next(following)
-            looks.append((best.epoch, best.evaluation.metrics["validation"]["log_loss"]))
-
-    config = resolve({}, {**tiny_settings, "mode": "head"})
-    train(photos, config, run="r", runs=tmp_path, callback=callback)
-    looks += [(b.epoch, b.evaluation.metrics["validation"]["log_loss"]) for b in following]
-    # The head was brought to its minimum after its last epoch.
-    assert [epoch for epoch, _ in looks] == [tiny_settings["epochs"]] * 2
-    assert looks[0][1] != looks[1][1]
 
 
 def test_the_kept_weights_are_those_of_the_best_epoch(

@@ -260,10 +260,12 @@ def test_two_processes_make_the_steps_of_one(both: TwoProcesses) -> None:
 
 def test_two_processes_share_the_features_of_one_head(both: TwoProcesses) -> None:
     one, two = both.head
-    first, second = (load_file(run / "model.safetensors") for run in (one, two))
     # Batches of another size round features differently, and the solver ends a little elsewhere.
-    for name, value in first.items():
-        np.testing.assert_allclose(second[name], value, rtol=0, atol=1e-3 * np.abs(value).max())
+    shares = []
+    for run in (one, two):
+        with (run / "predictions.csv").open(encoding="utf-8-sig") as file:
+            shares.append([float(row["probability"]) for row in csv.DictReader(file)])
+    np.testing.assert_allclose(shares[1], shares[0], atol=5e-3)
     for part in ("validation", "test"):
         assert read_metrics(two)[part]["top1"] == read_metrics(one)[part]["top1"]
 

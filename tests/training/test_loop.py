@@ -344,26 +344,3 @@ def test_a_soup_keeps_the_best_epochs_and_never_makes_validation_fall(toy: Toys)
         files = [load_file(run.folder / f"epoch-{name}.safetensors") for name in names]
         mean = np.mean([f["0.weight"].numpy().astype(np.float64) for f in files], axis=0)
         assert best["0.weight"].numpy() == pytest.approx(mean, abs=1e-7)
-
-
-def test_epochs_within_the_rest_share_a_checkpoint_and_a_stop_has_its_own(
-    toy: Toys, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    loop_config = {"min_checkpoint_seconds": 1e9, "keep_last": True}
-    expected = toy("whole", epochs=5).train()
-    written: list[str] = []
-    plain = save_file
-
-    def note(tensors: Any, path: Any, metadata: Any = None) -> None:
-        written.append("last" if "last" in path.name else "best")
-        plain(tensors, path, metadata=metadata)
-
-    monkeypatch.setattr(state_module, "save_file", note)
-    run = toy("rests", epochs=5, loop_config=loop_config)
-    assert_same_bytes(run.train(), expected)
-    # After the first epoch and after the last.
-    assert written == ["best", "last"] * 2
-    stopped = toy("stopped", epochs=5, loop_config=loop_config)
-    stopped.train(stop=lambda state: state.position.epoch == 3 and state.position.step == 0)
-    assert read_position(stopped.folder / "last.safetensors").epoch == 3
-    assert_same_bytes(stopped.train(), expected)

@@ -38,9 +38,21 @@ def test_on_the_cpu_the_head_trains_on_cached_features() -> None:
     assert notes == [
         "CPU, 312 photos: head on cached features. Add --mode full for the full network."
     ]
-    assert (config.training.mode, config.training.epochs) == ("head", 25)
+    assert (config.training.mode, config.training.epochs) == ("head", 1)
     assert uses_cached_features(config, linear_head=True)
     assert not uses_cached_features(config, linear_head=False)
+
+
+def test_settings_of_steps_are_named_where_a_head_makes_none() -> None:
+    config, notes = resolved(epochs=9, optimizer="sgd", soup=2)
+    assert config.training.epochs == 1
+    assert (
+        "A head is fitted without steps: --epochs, --optimizer and --soup have no effect." in notes
+    )
+    _, notes = resolved(lr=0.1)
+    assert "A head is fitted without steps: --lr has no effect." in notes
+    _, notes = resolved(mode="full", lr=0.1, epochs=2)
+    assert not any("no effect" in note for note in notes)
 
 
 def test_with_augmentation_the_features_are_not_cached_and_it_is_not_said() -> None:

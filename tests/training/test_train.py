@@ -23,7 +23,6 @@ from finetune.errors import ConfigError, RunError, StorageError
 from finetune.photos.crops import load_image
 from finetune.training import checkpoints as state_module
 from finetune.training.events import EpochDone, Event, Note
-from finetune.training.linear_probe import heads
 from finetune.training.train import RunResult, resume
 
 Settings = dict[str, object]
@@ -66,7 +65,8 @@ def test_a_run_holds_all_that_a_model_is(
     assert json.loads((run / "labels.json").read_text(encoding="utf-8")) == list(COUNTS)
     epochs = [event for event in events if isinstance(event, EpochDone)]
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    assert [line["epoch"] for line in log] == [e.epoch for e in epochs] == [1, 2, 3]
+    assert [line["epoch"] for line in log] == [e.epoch for e in epochs]
+    assert len(epochs) == (3 if mode == "full" else 1)
     assert log[-1]["validation_accuracy"] == epochs[-1].validation_accuracy
 
     # The figures are those of what is written down, by an independent count.
@@ -200,10 +200,9 @@ def undisturbed(
 @pytest.mark.parametrize(
     ("mode", "sign"),
     [
-        ("head", signal.SIGKILL),
-        ("head", signal.SIGINT),
         ("full", signal.SIGKILL),
         ("full", signal.SIGTERM),
+        ("full", signal.SIGINT),
     ],
 )
 def test_a_killed_run_resumes_to_the_same_bytes(
@@ -245,8 +244,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(
 def test_a_full_disk_leaves_the_checkpoint_before_it(
     photos: Path, tmp_path: Path, tiny_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    flags = {**tiny_settings, "mode": "head", "epochs": 4}
-    monkeypatch.setattr(heads, "MIN_CHECKPOINT_SECONDS", 0.0)
+    flags = {**tiny_settings, "mode": "full", "epochs": 4}
     train(photos, resolve({}, flags), run="whole", runs=tmp_path)
     plain, calls = save_file, [0]
 

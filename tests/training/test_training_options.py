@@ -203,13 +203,14 @@ def test_metrics_of_ones_own_are_in_the_log(trained: Callable[..., Any]) -> None
         )
         log = [json.loads(line) for line in run.run.log_file.read_text().splitlines()]
         held_out = run.metrics["validation"]["photos"]
-        assert [line["metrics"] for line in log] == [{"rows": held_out}] * 2
-        assert [e.metrics for e in events if isinstance(e, EpochDone)] == [{"rows": held_out}] * 2
+        found = [{"rows": held_out}] * (2 if mode == "full" else 1)
+        assert [line["metrics"] for line in log] == found
+        assert [e.metrics for e in events if isinstance(e, EpochDone)] == found
 
 
-def test_a_head_has_average_soup_patience_and_any_optimizer(trained: Callable[..., Any]) -> None:
+def test_average_soup_patience_and_any_optimizer_work_together(trained: Callable[..., Any]) -> None:
     run, events = trained(
-        "r", mode="head", ema=0.9, soup=3, patience=4, optimizer="lamb", epochs=12, clip_norm=1.0
+        "r", mode="full", ema=0.9, soup=3, patience=4, optimizer="lamb", epochs=6, clip_norm=1.0
     )
     notes = [e.text for e in events if isinstance(e, Note)]
     assert any(text.startswith("Soup: ") for text in notes)

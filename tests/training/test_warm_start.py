@@ -74,8 +74,10 @@ def test_a_run_goes_on_with_new_photos_and_another_label(
     shutil.rmtree(photos / "bee")
     make_photos({"ant": 16, "_": 0, "wasp": 12, "moth": 12})
     (photos / "_").rmdir()
-    # A learning rate of next to nothing shows where the training starts.
-    result, events = go_on(photos, parent, tmp_path / "runs", mode=mode, lr=1e-12)
+    # A learning rate of next to nothing, or a penalty that allows no change, shows where the
+    # training starts.
+    still = {"lr": 1e-12} if mode == "full" else {"head_l2": "1e9"}
+    result, events = go_on(photos, parent, tmp_path / "runs", mode=mode, **still)
     notes = notes_of(events)
     assert (
         f"Starts from {parent.run.path}: 2 labels keep their part of the head; new: moth; "
@@ -107,8 +109,9 @@ def test_a_run_goes_on_with_new_photos_and_another_label(
         strict=True,
     )
     for index, was in {0: 0, 2: 2}.items():
-        torch.testing.assert_close(weights[1][index], weights[0][was], rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(biases[1][index], biases[0][was], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(weights[1][index], weights[0][was], rtol=1e-5, atol=1e-4)
+        if mode == "full":  # the penalty leaves biases free
+            torch.testing.assert_close(biases[1][index], biases[0][was], rtol=1e-4, atol=1e-4)
     assert not torch.allclose(weights[1][1], weights[0][1], rtol=1e-3)
     if mode == "head":
         backbones = [load_file(r.run.model_file) for r in (parent, result)]
@@ -122,14 +125,14 @@ def test_it_starts_where_the_earlier_run_ended(
 ) -> None:
     photos, parent = first
     ended = json.loads(parent.run.metrics_file.read_text())
-    result, events = go_on(photos, parent, tmp_path / "runs", lr=1e-12)
+    result, events = go_on(photos, parent, tmp_path / "runs", mode="full", lr=1e-12)
     for part in ("validation", "test"):
         assert result.metrics[part]["photos"] == ended[part]["photos"]
         assert result.metrics[part]["top1"] == ended[part]["top1"]
     log = list(parent.run.read_log())
     best = min(line["validation_loss"] for line in log if line["best"])
     epochs = [event for event in events if isinstance(event, EpochDone)]
-    assert epochs[0].validation_loss == pytest.approx(best, rel=1e-3)
+    assert epochs[0].validation_loss == pytest.approx(best, rel=1e-2)
 
 
 def test_settings_are_those_of_the_run_unless_said_otherwise(first: tuple[Path, ParentRun]) -> None:

@@ -218,14 +218,14 @@ def _suggest(space: Space, sampler: _Sampler) -> dict[str, Any]:
         if not scratch:
             default = DEFAULT_BACKBONE_SHARE
             sampler.set_number(flags, "backbone_lr_scale", 0.01, 1.0, default, log=True)
-    if "lr" not in space.fixed:
+    if "lr" not in space.fixed and mode != "head":
         optimizer = flags.get("optimizer") or space.base.optimization.optimizer
         # A factor instead of a rate, since the default rate depends on the optimizer.
         factor = sampler.number("lr_factor", 0.1, 10.0, 1.0, log=True)
         flags["lr"] = rounded(default_lr(optimizer) * factor)
-    sampler.set_choice(flags, "batch_size", [32, 16, 64])
     if mode != "head":
-        # In head mode each training chooses its L2 strength on validation.
+        # A head is fitted without steps, and each training chooses its L2 strength.
+        sampler.set_choice(flags, "batch_size", [32, 16, 64])
         sampler.set_number(flags, "weight_decay", 1e-4, 0.5, 0.05, log=True)
     # 0 in `finetune.training.resolve` where a head is fitted on features first.
     smoothing = DEFAULT_SMOOTHING if scratch else 0.0

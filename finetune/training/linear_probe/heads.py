@@ -1,249 +1,191 @@
-"""Linear heads on cached features, one for each L2 strength; validation picks one."""
+"""Heads on cached features, fitted for each L2 strength; held-out photos pick one."""
 
 from __future__ import annotations
 
-import dataclasses
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
-from torch import Tensor
+from numpy.typing import NDArray
 
-from finetune.config import OptimizationConfig
-from finetune.data.dataset import PhotoDataset
+from finetune.data.balance import strata
 from finetune.errors import ConfigError
-from finetune.models.features import FeatureCache, standardization
-from finetune.models.heads import FeatureHead, FeatureHeads
-from finetune.models.lbfgs import minimize
-from finetune.runs.folder import RunFolder
+from finetune.models.linear_probe import LinearHead, LinearProbe, Solution
 from finetune.tasks.base import Objective
-from finetune.training.batch_size import REFERENCE_BATCH_SIZE
-from finetune.training.checkpoints import Position
-from finetune.training.events import ignore
-from finetune.training.linear_probe.feature_source import FeatureSource
-from finetune.training.loop import fit
-from finetune.training.optimizer import DEFAULT_OPTIMIZER
-from finetune.training.prepared import Prepared
-from finetune.training.resolve import ResolvedTraining
-from finetune.training.validation import plain_loss
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
-
+from finetune.training.linear_probe.features import ProbePhotos
+from finetune.training.validation import Outputs, calibrated_loss, plain_loss
 
 L2_STRENGTHS = (0.001, 0.01, 0.03, 0.1, 0.3, 1.0)
-"""L2 strengths to try; validation picks one. Logistic regression's C is 1 / (strength * photos)."""
+"""L2 strengths to try. Logistic regression's C is 1 / (strength * photos)."""
 
-RATES = (3.0, 1.0)
-"""Factors of the learning rate to try for each strength.
+SEARCH_TOLERANCE = 1e-4
+"""Gradient at which the heads of the search stop; see `LinearProbe.solve`."""
 
-In 25 epochs a hundred photos make too few steps for the lower, a few thousand too many for the
-higher. Heads that the solver finishes use the first alone.
-"""
-
-MOST_NUMBERS = 2**24
-"""Most weights of all heads together; with many labels fewer heads are tried."""
-
-MIN_CHECKPOINT_SECONDS = 1.0
-"""Shortest time between two checkpoints, and so the most that a kill can lose."""
-
-HEAD_OPTIMIZER = "adam"
-"""Used instead of AdamW, whose decoupled weight decay is not an L2 penalty."""
+Progress = Callable[[int, int], None]
 
 
-@dataclass(frozen=True, kw_only=True)
-class HeadData:
-    """Features and photos of a linear probe.
-
-    Attributes:
-        features: Filled feature cache.
-        views: Feature keys of the training photos, one list a view.
-    """
-
-    features: FeatureCache
-    views: Sequence[Sequence[bytes]]
-    train: PhotoDataset
-    validation: PhotoDataset
+class FitInterruptedError(Exception):
+    """Raised when the person interrupts the fit."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainedHead:
-    """Head that validation picked.
-
-    Attributes:
-        strengths: L2 strengths it was picked from.
-        loss: Log loss on validation in nats, uncalibrated.
-        max_evals: Evaluations allowed to the solver; 0: it was not used.
-    """
-
-    head: FeatureHead
-    strength: float
-    lr: float
-    strengths: tuple[float, ...]
-    loss: float
-    max_evals: int
-    position: Position
-    finished: bool
-
-    def describe(self) -> str:
-        """Returns a sentence on the choice."""
-        tried = ", ".join(f"{strength:g}" for strength in self.strengths)
-        how = "" if self.max_evals else f" at learning rate {self.lr:g}"
-        return (
-            f"L2 strength {self.strength:g} of {tried}{how}: the lowest calibrated log loss on "
-            "validation."
-        )
-
-
-def train_heads(
-    prepared: Prepared, accelerator: Accelerator, data: HeadData, *, stop: Callable[[], bool]
-) -> TrainedHead:
-    """Trains heads from the run's last checkpoint on and returns the one that validation picks."""
-    device = accelerator.device
-    features = data.features
-    mean, std = standardization(features.read, [key for view in data.views for key in view])
-    strengths = strengths_of(prepared.config.training.head_l2)
-    labels = len(prepared.data_split.labels)
-    max_evals = solver_evals(prepared, sum(map(len, data.views)))
-    tried = heads_to_try(
-        strengths, rates=RATES[:1] if max_evals else RATES, numbers=labels * len(mean)
-    )
-    heads = FeatureHeads(
-        mean,
-        std,
-        labels,
-        strengths=[strength for strength, _ in tried],
-        rates=[rate for _, rate in tried],
-    ).to(device)
-    if prepared.continues:
-        parent = prepared.loaded.module.get_classifier()  # type: ignore[operator]
-        for head in heads:
-            head.unfold(parent.weight, parent.bias)
-    else:
-        split = prepared.data_split
-        for head in heads:
-            split.task.initialize_head(head.linear, split.targets("train"))
-    named = prepared.config.optimization.optimizer
-    optimizer = HEAD_OPTIMIZER if named == DEFAULT_OPTIMIZER else named
-    groups = heads.parameter_groups(lr=prepared.config.training.lr)
-    state = prepared.state(heads, groups, accelerator.scaler, optimizer=optimizer)
-    loop_config = prepared.loop_config()
-    # The last epoch has the lowest learning rate, and picking the luckiest of all epochs as well
-    # would be one more choice by chance.
-    whole = loop_config.patience is None and loop_config.soup == 1
-    # An epoch takes milliseconds, less than writing a checkpoint.
-    skip_checkpoint = whole and prepared.config.optimization.ema is None
-    rest = MIN_CHECKPOINT_SECONDS if skip_checkpoint else 0.0
-    loop_config = dataclasses.replace(
-        loop_config, by_loss=True, keep_last=whole, min_checkpoint_seconds=rest
-    )
-    source = FeatureSource(
-        heads,
-        features,
-        (data.views, torch.from_numpy(data.train.targets)),
-        data.validation,
-        loading=prepared.loading(device),
-        objective=loop_config.objective,
-    )
-    finished = fit(state, source, loop_config, accelerator, callback=prepared.log, stop=stop)
-    # Epochs without a checkpoint left no file, so a stopped training has newer weights in memory.
-    if prepared.run.best_checkpoint.is_file() and (finished or not skip_checkpoint):
-        heads.load_state_dict(load_file(prepared.run.best_checkpoint))
-    if not finished:
-        max_evals = 0
-    if max_evals:
-        solve_heads(heads, data, loop_config.objective, max_evals=max_evals)
-    outputs = source.validate(calibrated=True)
-    chosen = int(heads.chosen)
-    return TrainedHead(
-        head=heads[chosen],
-        strength=heads.strengths[chosen],
-        lr=prepared.config.training.lr * heads.rates[chosen],
-        strengths=strengths,
-        loss=plain_loss(outputs, loop_config.objective),
-        max_evals=max_evals,
-        position=state.position,
-        finished=finished,
-    )
-
-
-def solver_evals(prepared: Prepared, photos: int) -> int:
-    """Returns the loss evaluations allowed to the solver; 0: the training is left as it is.
-
-    The solver is skipped with other than default optimization, with balanced sampling, and for a
-    head that continues a parent run's, which the minimum would forget.
-    """
-    optimization, labels = prepared.config.optimization, prepared.config.labels
-    by_default = (
-        optimization.optimizer == DEFAULT_OPTIMIZER
-        and optimization.patience is None
-        and optimization.ema is None
-        and optimization.soup == 1
-        and labels.balance != "sampling"
-        and not prepared.continues
-    )
-    return max_evals_for(photos) if by_default else 0
-
-
-def solve_heads(
-    heads: FeatureHeads, data: HeadData, objective: Objective, *, max_evals: int
-) -> None:
-    """Minimizes each head, in place."""
-    features = data.features.read([key for view in data.views for key in view])
-    targets = torch.from_numpy(np.concatenate([data.train.targets] * len(data.views)))
-    for head, strength in zip(heads, heads.strengths, strict=True):
-        minimize_head(
-            head, features, targets, objective.loss, strength=strength, max_evals=max_evals
-        )
-
-
-def train_start_head(
-    prepared: Prepared, accelerator: Accelerator, data: HeadData, *, epochs: int, lr: float
-) -> TrainedHead:
-    """Returns a head for the full network to start from; writes nothing to the run.
-
-    It takes seconds: an interruption waits for it, and a resume repeats it.
-    """
-    training = ResolvedTraining(
-        mode="head",
-        epochs=epochs,
-        lr=lr,
-        backbone_lr_scale=1.0,
-        warmup=0.1,
-        label_smoothing=0.0,
-        head_l2=prepared.config.training.head_l2,
-        batch_size=REFERENCE_BATCH_SIZE,
-    )
-    config = dataclasses.replace(
-        prepared.config, training=training, optimization=OptimizationConfig()
-    )
-    with tempfile.TemporaryDirectory(prefix="finetune-head-") as folder:
-        alone = dataclasses.replace(
-            prepared, run=RunFolder(Path(folder)), config=config, callback=ignore, metrics={}
-        )
-        return train_heads(alone, accelerator, data, stop=lambda: False)
-
-
-def heads_to_try(
-    strengths: Sequence[float], *, rates: Sequence[float] = RATES, numbers: int
-) -> list[tuple[float, float]]:
-    """Returns L2 strength and learning rate factor of each head to train.
+class HeadFitter:
+    """Fits heads on some of the photos and predicts others.
 
     Args:
-        strengths: L2 strengths.
-        rates: Learning rate factors.
-        numbers: Weights of one head; large heads are tried with fewer strengths.
+        photos: The photos.
+        labels: Number of labels.
+        objective: Loss to minimize.
+        device: Where to compute.
+        start: Head of a parent run that the L2 penalty pulls towards, instead of zero (Li et al.
+            2018, "Explicit Inductive Bias for Transfer Learning", arXiv 1802.01483).
+        balanced: Repeat the photos of each label until all labels have as many.
     """
-    every = [(strength, rate) for strength in strengths for rate in rates]
-    most = max(2, MOST_NUMBERS // numbers)
-    if len(every) <= most:
-        return every
-    return [every[round(k * (len(every) - 1) / (most - 1))] for k in range(most)]
+
+    def __init__(
+        self,
+        photos: ProbePhotos,
+        *,
+        labels: int,
+        objective: Objective,
+        device: torch.device,
+        start: LinearHead | None = None,
+        balanced: bool = False,
+    ) -> None:
+        self.photos = photos
+        self.labels = labels
+        self.objective = objective
+        self._balanced = balanced
+        self._device = device
+        every = [key for view in photos.views for key in view]
+        targets = np.concatenate([photos.targets] * len(photos.views))
+        self._probe = LinearProbe(
+            photos.features.read(every).to(device),
+            torch.from_numpy(targets).to(device),
+            outputs=labels,
+            loss=objective.loss,
+            start=start,
+        )
+
+    def fit(
+        self,
+        learned: NDArray[np.int64],
+        strength: float,
+        *,
+        start: Solution | None = None,
+        tolerance: float = 1e-5,
+    ) -> Solution:
+        """Returns the head that is fitted on all views of some photos.
+
+        Args:
+            learned: ``(K,)``, indices of the photos.
+            strength: L2 strength.
+            start: Solution to start from, for speed.
+            tolerance: As for `LinearProbe.solve`.
+        """
+        if self._balanced:
+            by_label = strata(self.photos.targets[learned], self.labels)
+            most = max(map(len, by_label))
+            learned = learned[np.concatenate([np.resize(found, most) for found in by_label])]
+        count = len(self.photos.targets)
+        rows = np.concatenate([view * count + learned for view in range(len(self.photos.views))])
+        everything = len(rows) == count * len(self.photos.views) and not self._balanced
+        return self._probe.solve(
+            strength,
+            rows=None if everything else torch.from_numpy(rows).to(self._device),
+            start=start,
+            tolerance=tolerance,
+        )
+
+    def logits(self, solution: Solution, photos: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Returns the logits ``(K, C)`` of some photos."""
+        rows = torch.from_numpy(photos).to(self._device)
+        found: NDArray[np.float32] = self._probe.logits(solution, rows).cpu().numpy()
+        return found
+
+    def head(self, solution: Solution) -> LinearHead:
+        """Returns a solution as a linear layer on features, on the CPU."""
+        return self._probe.head(solution)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FittedHead:
+    """Head with the L2 strength that held-out photos picked.
+
+    Attributes:
+        strengths: L2 strengths it was picked from, weakest first.
+        held_out: Logits of the held-out photos by heads that were not fitted on them.
+        loss: Their mean log loss in nats, uncalibrated.
+    """
+
+    solution: Solution
+    strength: float
+    strengths: tuple[float, ...]
+    held_out: Outputs
+    loss: float
+
+    def describe(self, part: str) -> str:
+        """Returns a sentence on the choice; `part` names the held-out photos."""
+        tried = ", ".join(f"{strength:g}" for strength in self.strengths)
+        return (
+            f"L2 strength {self.strength:g} of {tried}: the lowest calibrated log loss on {part}."
+        )
+
+
+def fit_head(
+    fitter: HeadFitter,
+    strengths: Sequence[float],
+    *,
+    progress: Progress = lambda done, total: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> FittedHead:
+    """Returns the head of the L2 strength with the lowest calibrated loss on held-out photos.
+
+    For each fold, heads are fitted on the other photos. Probabilities are calibrated later, so the
+    strengths are compared by calibrated loss; of equal ones the strongest wins. The final head is
+    fitted on all photos but those that are held out of every training (a validation part).
+
+    Args:
+        fitter: Fits on the photos, whose folds say which are held out together.
+        strengths: L2 strengths.
+        progress: Called as ``progress(done, total)``.
+        stop: Returns whether to stop.
+
+    Raises:
+        FitInterruptedError: `stop` returned True.
+    """
+    folds, targets = fitter.photos.folds, fitter.photos.targets
+    held = np.flatnonzero(folds >= 0)
+    numbers = np.unique(folds[held])
+    # From strong to weak, each starts from the one before: strong ones need few passes.
+    order = sorted(strengths, reverse=True)
+    logits = np.zeros((len(order), len(held), fitter.labels), np.float32)
+    found: list[Solution | None] = [None] * len(order)
+    for place, fold in enumerate(numbers):
+        learned, asked = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
+        stronger = None
+        for k, strength in enumerate(order):
+            if stop():
+                raise FitInterruptedError
+            stronger = fitter.fit(
+                learned, strength, start=found[k] or stronger, tolerance=SEARCH_TOLERANCE
+            )
+            found[k] = stronger
+            logits[k, np.searchsorted(held, asked)] = fitter.logits(stronger, asked)
+            progress(place * len(order) + k + 1, len(numbers) * len(order) + 1)
+    outputs = [Outputs(of_strength, targets[held]) for of_strength in logits]
+    losses = [calibrated_loss(one, fitter.objective) for one in outputs]
+    best = int(np.argmin(losses))
+    everything = np.arange(len(targets)) if len(numbers) > 1 else np.flatnonzero(folds < 0)
+    solution = fitter.fit(everything, order[best], start=found[best])
+    progress(len(numbers) * len(order) + 1, len(numbers) * len(order) + 1)
+    return FittedHead(
+        solution=solution,
+        strength=order[best],
+        strengths=tuple(reversed(order)),
+        held_out=outputs[best],
+        loss=plain_loss(outputs[best], fitter.objective),
+    )
 
 
 def strengths_of(text: str | None) -> tuple[float, ...]:
@@ -268,56 +210,3 @@ def strengths_of(text: str | None) -> tuple[float, ...]:
             "0.01,0.1,1."
         )
     return tuple(found)
-
-
-MAX_EVALS = 50
-"""Most evaluations of the loss."""
-
-MIN_EVALS = 20
-"""Below this number the solver is skipped: the epochs made enough steps."""
-
-MAX_PHOTO_EVALS = 50_000
-"""Most photos over all evaluations, to keep the solver within seconds."""
-
-
-def max_evals_for(photos: int) -> int:
-    """Returns the evaluations allowed for a number of photos; 0: skip the solver."""
-    max_evals = min(MAX_EVALS, MAX_PHOTO_EVALS // max(photos, 1))
-    return max_evals if max_evals >= MIN_EVALS else 0
-
-
-def minimize_head(
-    head: FeatureHead,
-    features: Tensor,
-    targets: Tensor,
-    loss: Callable[[Tensor, Tensor], Tensor],
-    *,
-    strength: float,
-    max_evals: int,
-) -> None:
-    """Minimizes a head to where ``loss + strength / 2 * |W|^2`` is lowest.
-
-    With cross-entropy that is scikit-learn's logistic regression of ``C = 1 / (strength * N)``.
-    Computed in float64.
-
-    Args:
-        head: Changed in place; its statistics stay.
-        features: ``(N, F) float32`` of all training photos, on the CPU.
-        targets: ``(N,)``, or ``(N, labels)`` where a photo may have several.
-        loss: As in `Objective`.
-        strength: L2 strength; biases have none.
-        max_evals: Evaluations of the loss at most.
-    """
-    mean, std = head.mean.double().cpu(), head.std.double().cpu()
-    standard = (features.double() - mean) / std
-    weight = head.linear.weight.detach().double().cpu().clone().requires_grad_()
-    bias = head.linear.bias.detach().double().cpu().clone().requires_grad_()
-
-    def value() -> Tensor:
-        fit = loss(standard @ weight.T + bias, targets)
-        return fit + strength / 2 * weight.square().sum()
-
-    minimize(value, [weight, bias], max_evals=max_evals, gradient_tolerance=1e-6)
-    with torch.no_grad():
-        head.linear.weight.copy_(weight)
-        head.linear.bias.copy_(bias)

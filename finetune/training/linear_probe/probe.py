@@ -1,26 +1,35 @@
-"""Trains a head on features that a frozen backbone gives once."""
+"""Training in head mode: a linear head on features that a frozen backbone computes once."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
-from finetune.augmentation.batch_augment import BatchAugment
-from finetune.data.dataset import PhotoDataset
-from finetune.models.features import AugmentedView, FeatureCache
+from finetune.data.loaders import evaluation_batches
+from finetune.models.features import FeatureCache
 from finetune.models.heads import write_head
+from finetune.models.linear_probe import LinearHead
 from finetune.photos.collection import Part
-from finetune.training.events import Note
-from finetune.training.linear_probe.feature_source import head_logits
-from finetune.training.linear_probe.heads import HeadData, train_heads
+from finetune.training.checkpoints import Position
+from finetune.training.events import EpochDone, Note, Validated
+from finetune.training.linear_probe.features import feature_cache, fill_features
+from finetune.training.linear_probe.heads import (
+    FitInterruptedError,
+    FittedHead,
+    HeadFitter,
+    fit_head,
+    strengths_of,
+)
 from finetune.training.linear_probe.held_out import hold_out
 from finetune.training.prepared import Prepared
 from finetune.training.results import TrainingOutput
+from finetune.training.validation import score_outputs
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -29,100 +38,105 @@ if TYPE_CHECKING:
 def train_on_features(
     prepared: Prepared, accelerator: Accelerator, stop: Callable[[], bool]
 ) -> TrainingOutput:
-    """Returns the network with a head that was trained on its features of the job's photos."""
+    """Returns the network with a head fitted on its features of the training photos.
+
+    Nothing is written before the head is fitted, since the features are cached: an interrupted run
+    is resumed from them.
+
+    Raises:
+        KeyboardInterrupt: The person interrupted the fit.
+    """
     device = accelerator.device
     module = prepared.loaded.module.to(device).eval()
     datasets = prepared.datasets()
     with feature_cache(prepared, datasets) as features:
-        data = HeadData(
-            features=features,
-            views=fill(prepared, features, datasets),
-            train=datasets["train"],
-            validation=datasets["validation"],
+        photos = fill_features(prepared, features, datasets)
+        started = time.monotonic()
+        start = None
+        if prepared.continues:
+            parent = module.get_classifier()  # type: ignore[operator]
+            start = LinearHead(parent.weight.detach(), parent.bias.detach())
+        fitter = HeadFitter(
+            photos,
+            labels=len(prepared.data_split.labels),
+            objective=prepared.objective(),
+            device=device,
+            start=start,
+            balanced=prepared.config.labels.balance == "sampling",
         )
-        found = train_heads(prepared, accelerator, data, stop=stop)
-        if len(found.strengths) > 1:
-            prepared.callback(Note(text=found.describe()))
-        held_out = hold_out(prepared, data, found, device=device, stop=stop)
-        weight, bias = found.head.folded()
-        write_head(module, weight.to(device), bias.to(device))
+        try:
+            fitted = fit_head(
+                fitter,
+                strengths_of(prepared.config.training.head_l2),
+                progress=prepared.progress("Fitting heads"),
+                stop=stop,
+            )
+            position = _emit(prepared, fitter, fitted, seconds=time.monotonic() - started)
+            held_out = hold_out(prepared, fitter, fitted, stop=stop)
+        except FitInterruptedError as error:
+            raise KeyboardInterrupt from error
+        head = fitter.head(fitted.solution)
+        write_head(module, head.weight.to(device), head.bias.to(device))
         classifier = module.get_classifier()  # type: ignore[operator]
         logits: dict[Part, NDArray[np.float32]] = {
-            part: np.asarray(head_logits(classifier, features, features.keys(photos)))
-            for part, photos in datasets.items()
-            if part != "train" and len(photos)
+            part: head_logits(classifier, features, features.keys(asked))
+            for part, asked in datasets.items()
+            if part != "train" and len(asked)
         }
     return TrainingOutput(
-        module=module,
-        logits=logits,
-        position=found.position,
-        finished=found.finished,
-        held_out=held_out,
+        module=module, logits=logits, position=position, finished=True, held_out=held_out
     )
 
 
-def fill_features_only(prepared: Prepared, accelerator: Accelerator) -> None:
-    """Computes this process's shard of the features; the main process trains the head."""
-    prepared.loaded.module.to(accelerator.device).eval()
-    datasets = prepared.datasets()
-    with feature_cache(prepared, datasets) as features:
-        fill(prepared, features, datasets)
+@torch.inference_mode()
+def head_logits(head: nn.Module, features: FeatureCache, keys: list[bytes]) -> NDArray[np.float32]:
+    """Returns logits ``(N, C)`` of photos by their features."""
+    device = next(head.parameters()).device
+    rows = [
+        head(features.read([keys[i] for i in step]).to(device)).float().cpu()
+        for step in evaluation_batches(len(keys), 1024)
+    ]
+    found: NDArray[np.float32] = torch.cat(rows).numpy()
+    return found
 
 
-def feature_cache(
-    prepared: Prepared, datasets: Mapping[Part, PhotoDataset]
-) -> contextlib.closing[FeatureCache]:
-    """Opens the feature cache of the backbone, in channels-last layout."""
-    module = prepared.loaded.module.eval()
-    if next(module.parameters()).device.type != "mps":
-        module = module.to(memory_format=torch.channels_last)
-    expected = sum(len(photos) for photos in datasets.values())
-    expected += len(views_of(prepared)) * len(datasets["train"])
-    return contextlib.closing(
-        FeatureCache(
-            prepared.cache_dir,
-            module,
-            prepared.preprocessing,
-            expected=expected,
-            note=lambda text: prepared.callback(Note(text=text)),
+def _emit(
+    prepared: Prepared, fitter: HeadFitter, fitted: FittedHead, *, seconds: float
+) -> Position:
+    """Emits the events of a fitted head, which counts as one epoch; returns the position."""
+    if len(fitted.strengths) > 1:
+        prepared.callback(Note(text=fitted.describe("validation")))
+    learned = np.flatnonzero(fitter.photos.folds < 0)
+    objective = fitter.objective
+    loss, accuracy = objective.score(
+        torch.from_numpy(fitter.logits(fitted.solution, learned)),
+        torch.from_numpy(fitter.photos.targets[learned]),
+    )
+    validation = score_outputs(fitted.held_out, objective, prepared.metrics)
+    head = fitter.head(fitted.solution)
+    layer = nn.Linear(head.weight.shape[1], head.weight.shape[0])
+    layer.load_state_dict({"weight": head.weight, "bias": head.bias})
+    prepared.callback(Validated(epoch=1, module=layer, validation=validation))
+    prepared.log(
+        EpochDone(
+            epoch=1,
+            epochs=1,
+            step=prepared.steps_per_epoch,
+            train_loss=loss,
+            train_accuracy=accuracy,
+            validation_loss=validation.loss,
+            validation_accuracy=validation.accuracy,
+            lr=0.0,
+            images_per_second=len(learned) / max(seconds, 1e-9),
+            seconds=seconds,
+            best=True,
+            metrics=validation.metrics,
         )
     )
-
-
-def fill(
-    prepared: Prepared, features: FeatureCache, datasets: Mapping[Part, PhotoDataset]
-) -> list[list[bytes]]:
-    """Computes the features that are missing; returns the keys of the training photos' views.
-
-    Several processes share the photos, and each finds all features there when this returns.
-    """
-    workers, share = prepared.config.machine.workers, prepared.world.shard
-    for part, photos in datasets.items():
-        stage = f"Features of {part}"
-        features.fill(photos, workers=workers, progress=prepared.progress(stage), shard=share)
-    train = datasets["train"]
-    views = views_of(prepared)
-    for view in views:
-        stage = f"Features of view {view.number + 1}"
-        features.fill(
-            train, view=view, workers=workers, progress=prepared.progress(stage), shard=share
-        )
-    prepared.world.barrier()
-    features.records.refresh()
-    return [features.keys(train), *(features.keys(train, view) for view in views)]
-
-
-def views_of(prepared: Prepared) -> list[AugmentedView]:
-    """Returns the augmented views of a photo, beside the photo itself."""
-    recipe, views = prepared.config.recipe_or_none, prepared.config.training.views
-    if recipe is None or views == 1:
-        return []
-    preprocessing = prepared.preprocessing
-    augment = BatchAugment(
-        recipe,
-        size=preprocessing.size,
-        mean=preprocessing.mean,
-        std=preprocessing.std,
-        seed=prepared.config.machine.seed,
+    return Position(
+        epoch=1,
+        best_accuracy=validation.accuracy,
+        best_loss=validation.loss,
+        best_epoch=1,
+        seconds=seconds,
     )
-    return [AugmentedView(augment=augment, number=number) for number in range(1, views)]

@@ -27,13 +27,15 @@ def tune_photos(make_photos: Callable[..., Path]) -> Path:
 def search(
     tune_photos: Path, tmp_path: Path, tiny_settings: dict[str, object]
 ) -> Callable[..., TuneResult]:
-    """Returns a function that searches `tune_photos`; it takes the fields of a TuneConfig."""
+    """Returns a function that searches `tune_photos`; takes the fields of a TuneConfig."""
     del tiny_settings["batch_size"]
 
-    def run(callback: Callback = ignore, **fields: Any) -> TuneResult:
+    def run(callback: Callback = ignore, mode: str | None = None, **fields: Any) -> TuneResult:
         defaults = {"trials": 3, "final": False, "fixed": FIXED, "runs": tmp_path / "runs"}
         config = TuneConfig(**{**defaults, **fields})
-        return tune(tune_photos, resolve({}, tiny_settings), config, callback=callback)
+        return tune(
+            tune_photos, resolve({}, {**tiny_settings, "mode": mode}), config, callback=callback
+        )
 
     return run
 
@@ -49,6 +51,7 @@ def searched(
         for number in range(count):
             draw(index, number).save(root / "photos" / label / f"{number:03d}.jpg", quality=92)
     flags = {"model": "test_resnet", "weights": str(tiny_weights), "size": 48, "device": "cpu"}
+    flags["head_l2"] = "0.3,1"
     config = TuneConfig(trials=4, final=False, fixed=FIXED, runs=root / "runs")
     return tune(root / "photos", resolve({}, {**flags, "epochs": 3}), config), root / "photos"
 

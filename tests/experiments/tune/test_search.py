@@ -33,8 +33,8 @@ def test_an_interrupted_search_continues_as_if_it_had_not_stopped(
 ) -> None:
     search(trials=1)
     assert outcomes(search(trials=3)) == outcomes(tuned)[:3]
-    rates = [trial.flags["lr"] for trial in tuned.trials]
-    assert len(set(rates)) == len(rates)
+    values = [trial.flags["label_smoothing"] for trial in tuned.trials]
+    assert len(set(values)) == len(values)
 
 
 def test_ctrl_c_keeps_finished_trials(search: Callable[..., TuneResult], tuned: TuneResult) -> None:
@@ -107,7 +107,9 @@ def test_a_weak_trial_is_pruned(
     pruner = optuna.pruners.ThresholdPruner(lower=2.0, n_warmup_steps=2)
     monkeypatch.setattr(optuna.pruners, "MedianPruner", lambda **_: pruner)
     notes: list[str] = []
-    tuned = search(lambda e: notes.append(e.text) if isinstance(e, Note) else None, trials=2)
+    tuned = search(
+        lambda e: notes.append(e.text) if isinstance(e, Note) else None, trials=2, mode="full"
+    )
     assert [trial.state for trial in tuned.trials] == ["pruned", "pruned"]
     assert tuned.best == ()
     assert tuned.best_file is None

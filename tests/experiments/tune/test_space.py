@@ -82,7 +82,8 @@ def test_every_suggestion_resolves_to_a_config(
     flags = suggest(space, random_trial(seed))
     chosen = config_of(space, flags)
     assert chosen.model.model == flags["model"]
-    assert chosen.training.lr == flags["lr"] > 0
+    assert chosen.training.lr == flags.get("lr")
+    assert ("lr" in flags) == ("batch_size" in flags) == (chosen.training.mode == "full")
     if flags["model"] == "simple_cnn":
         assert chosen.model.weights == "none"
         assert chosen.training.mode == "full"
@@ -124,8 +125,6 @@ def test_the_first_trial_has_the_default_settings() -> None:
         "mode": "head",
         "size_scale": "own",
         "views": 1,
-        "lr_factor": 1.0,
-        "batch_size": 32,
         "label_smoothing": 0.0,
     }
     scratch = default_params(space_for(config(model="resnet18", weights="none")))

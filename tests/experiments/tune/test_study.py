@@ -65,9 +65,9 @@ def test_two_processes_share_one_study(
     assert 3 <= len(trials) <= 4
     assert [trial.number for trial in trials] == list(range(len(trials)))
     assert {trial.state.name for trial in trials} <= {"COMPLETE", "PRUNED"}
-    rates = [trial.params["lr_factor"] for trial in trials]
-    assert len(set(rates)) == len(rates)
-    assert rates.count(1.0) == 1
+    values = [trial.params["label_smoothing"] for trial in trials]
+    assert len(set(values)) == len(values)
+    assert values.count(0.0) == 1
 
 
 def test_equal_scores_are_ranked_by_log_loss(tuned: TuneResult) -> None:

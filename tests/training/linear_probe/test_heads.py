@@ -1,34 +1,38 @@
 from __future__ import annotations
 
+import dataclasses
+import itertools
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
 from torch import Tensor
-from torch.nn import functional
 
 from finetune import train
 from finetune.config_io import resolve
 from finetune.errors import ConfigError
-from finetune.models.heads import FeatureHead
-from finetune.tasks.losses import binary_cross_entropy
-from finetune.training.events import EpochDone, Event, Note
-from finetune.training.linear_probe import heads
+from finetune.models.features import FeatureCache
+from finetune.tasks.single_label import SingleLabel
+from finetune.training.events import EpochDone, Event, Note, Progressed
+from finetune.training.linear_probe.features import ProbePhotos
 from finetune.training.linear_probe.heads import (
     L2_STRENGTHS,
-    MAX_EVALS,
-    MAX_PHOTO_EVALS,
-    MIN_EVALS,
-    heads_to_try,
-    max_evals_for,
-    minimize_head,
+    FitInterruptedError,
+    HeadFitter,
+    fit_head,
     strengths_of,
 )
+from finetune.training.train import resume
+from finetune.training.validation import SHARPNESS
 
 Settings = dict[str, object]
 
@@ -54,35 +58,16 @@ def test_strengths_are_numbers_with_commas() -> None:
         )
 
 
-def test_of_many_labels_fewer_heads_are_tried() -> None:
-    every = heads_to_try(L2_STRENGTHS, numbers=1280 * 200)
-    assert len(every) == 12
-    few = heads_to_try(L2_STRENGTHS, numbers=2048 * 2000)
-    assert few == [(0.001, 3.0), (0.03, 3.0), (0.1, 1.0), (1.0, 1.0)]
-    assert len(heads_to_try(L2_STRENGTHS, numbers=10**9)) == 2
-    assert heads_to_try((0.1,), numbers=100) == [(0.1, 3.0), (0.1, 1.0)]
-
-
-def test_the_strength_that_validation_chose_is_said(
+def test_the_note_names_the_strength_that_validation_picked(
     photos: Path, tmp_path: Path, tiny_settings: Settings
 ) -> None:
     events: list[Event] = []
     flags = {**tiny_settings, "mode": "head", "head_l2": "0.01,100"}
-    result = train(photos, resolve({}, flags), run="r", runs=tmp_path, callback=events.append)
-    kept = [event.epoch for event in events if isinstance(event, EpochDone) and event.best]
-    assert kept == [result.best_epoch] == [tiny_settings["epochs"]]
-    said = notes_of(events)[-1]
-    assert said in [
+    train(photos, resolve({}, flags), run="r", runs=tmp_path, callback=events.append)
+    assert [event.epoch for event in events if isinstance(event, EpochDone)] == [1]
+    assert notes_of(events)[-1] in [
         f"L2 strength {strength} of 0.01, 100: the lowest calibrated log loss on validation."
         for strength in ("0.01", "100")
-    ]
-    # With an optimizer of a person's own choice heads stay where its steps left them.
-    train(photos, resolve({}, {**flags, "optimizer": "sgd"}), runs=tmp_path, callback=events.append)
-    assert notes_of(events)[-1] in [
-        f"L2 strength {strength} of 0.01, 100 at learning rate {lr}: the lowest calibrated log "
-        "loss on validation."
-        for strength in ("0.01", "100")
-        for lr in ("0.0025", "0.0075")
     ]
     # A strength that is the only one needs no choice, and one of 100 leaves no weights.
     one = train(photos, resolve({}, {**flags, "head_l2": "100"}), run="one", runs=tmp_path)
@@ -91,36 +76,149 @@ def test_the_strength_that_validation_chose_is_said(
     assert weights[0] < weights[1]
 
 
-@pytest.mark.parametrize("flags", [{}, {"views": 3}, {"label_smoothing": 0.2}], ids=str)
-def test_a_head_is_the_logistic_regression_of_its_strength(
-    photos: Path, tmp_path: Path, tiny_settings: Settings, flags: Settings
-) -> None:
-    seen: list[tuple[np.ndarray, np.ndarray, FeatureHead]] = []
+class Features:
+    """Stands in for a feature cache: a key is the number of a row."""
 
-    def look(head: FeatureHead, features: Tensor, targets: Tensor, loss: Any, **how: Any) -> None:
-        minimize_head(head, features, targets, loss, **how)
-        seen.append((features.double().numpy(), targets.numpy(), head))
+    def __init__(self, rows: Tensor) -> None:
+        self.rows = rows
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(heads, "minimize_head", look)
-        config = resolve({}, {**tiny_settings, "mode": "head", "head_l2": "0.1", **flags})
-        run = train(photos, config, run="r", runs=tmp_path).run
-    ((features, targets, head),) = seen
-    assert len(features) == len(targets) == 16 * int(str(flags.get("views", 1)))
-    deviation = features.std(0)
-    x = (features - features.mean(0)) / np.where(deviation > 1e-6, deviation, 1)
-    # A smoothed label is a photo that counts for each label by its share.
-    smoothing = float(str(flags.get("label_smoothing", 0)))
-    shares = (1 - smoothing) * np.eye(2)[targets] + smoothing / 2
-    fitted = LogisticRegression(C=1 / (0.05 * len(x)), tol=1e-10, max_iter=10_000).fit(
-        np.tile(x, (2, 1)), np.repeat([0, 1], len(x)), sample_weight=shares.T.ravel()
+    def read(self, keys: list[bytes]) -> Tensor:
+        return self.rows[[int(key) for key in keys]]
+
+
+def probe_photos(
+    labels: int = 3, photos: int = 90, views: int = 1, folds: int = 5
+) -> tuple[ProbePhotos, np.ndarray]:
+    rng = np.random.default_rng(7)
+    targets = rng.permutation(np.arange(photos) % labels)
+    centers = rng.normal(0, 1, (labels, 10))
+    rows = [centers[targets] + rng.normal(0, 1.2, (photos, 10)) for _ in range(views)]
+    features = np.concatenate(rows).astype(np.float32)
+    found = ProbePhotos(
+        features=cast(FeatureCache, Features(torch.from_numpy(features))),
+        views=[[b"%d" % (view * photos + i) for i in range(photos)] for view in range(views)],
+        targets=targets,
+        folds=np.arange(photos) % folds,
     )
-    # Of two labels the difference of the rows is the regression; each row has half its penalty.
-    with torch.no_grad():
-        difference = (head.linear.weight[1] - head.linear.weight[0]).double().numpy()
-    np.testing.assert_allclose(difference, fitted.coef_[0], atol=2e-3 * np.abs(fitted.coef_).max())
-    weight, _ = head.folded()
-    assert torch.equal(load_file(run.model_file)["fc.weight"], weight)
+    return found, features.astype(np.float64)
+
+
+def fitter_of(photos: ProbePhotos, *, balanced: bool = False, smoothing: float = 0.0) -> HeadFitter:
+    objective = SingleLabel().objective(label_smoothing=smoothing)
+    device = torch.device("cpu")
+    return HeadFitter(photos, labels=3, objective=objective, device=device, balanced=balanced)
+
+
+def regression(
+    x: np.ndarray, targets: np.ndarray, strength: float, weights: np.ndarray | None = None
+) -> LogisticRegression:
+    """scikit-learn's logistic regression with the same objective."""
+    total = len(x) if weights is None else weights.sum()
+    return LogisticRegression(C=1 / (strength * total), tol=1e-10, max_iter=20_000).fit(
+        x, targets, sample_weight=weights
+    )
+
+
+@pytest.mark.parametrize("views", [1, 3])
+def test_cross_fitted_logits_are_those_of_logistic_regressions_of_the_folds(views: int) -> None:
+    photos, features = probe_photos(views=views)
+    strengths = (0.01, 0.1, 1.0)
+    fitted = fit_head(fitter_of(photos), strengths)
+    x = (features - features.mean(0)) / features.std(0)
+    count = len(photos.targets)
+    shares: dict[float, np.ndarray] = {s: np.zeros((count, 3)) for s in strengths}
+    for strength, fold in itertools.product(strengths, range(5)):
+        learned = np.flatnonzero(photos.folds != fold)
+        rows = np.concatenate([view * count + learned for view in range(views)])
+        model = regression(x[rows], np.tile(photos.targets[learned], views), strength)
+        asked = np.flatnonzero(photos.folds == fold)
+        shares[strength][asked] = model.predict_proba(x[asked])
+    found = softmax(fitted.held_out.logits, axis=1)
+    np.testing.assert_allclose(found, shares[fitted.strength], atol=5e-3)
+    assert fitted.loss == pytest.approx(log_loss(photos.targets, found), abs=1e-5)
+    # No other strength has a lower loss after calibration.
+    calibrated = {
+        strength: min(
+            log_loss(photos.targets, softmax(np.log(p) * factor, axis=1)) for factor in SHARPNESS
+        )
+        for strength, p in shares.items()
+    }
+    assert calibrated[fitted.strength] <= min(calibrated.values()) + 1e-4
+    # The final head learns from every photo.
+    everything = np.tile(np.arange(count), views)
+    final = regression(x, photos.targets[everything], fitted.strength)
+    own = fitter_of(photos).logits(fitted.solution, np.arange(count))
+    np.testing.assert_allclose(softmax(own, axis=1), final.predict_proba(x[:count]), atol=5e-3)
+
+
+def test_a_validation_part_is_never_learned_from() -> None:
+    photos, features = probe_photos()
+    folds = np.where(np.arange(90) < 60, -1, 0)
+    photos = dataclasses.replace(photos, folds=folds)
+    fitted = fit_head(fitter_of(photos), (0.1,))
+    x = (features - features.mean(0)) / features.std(0)
+    expected = regression(x[:60], photos.targets[:60], 0.1).predict_proba(x[60:])
+    np.testing.assert_allclose(softmax(fitted.held_out.logits, axis=1), expected, atol=5e-3)
+    logits = fitter_of(photos).logits(fitted.solution, np.arange(60, 90))
+    np.testing.assert_allclose(softmax(logits, axis=1), expected, atol=5e-3)
+
+
+def test_balanced_labels_weigh_the_same() -> None:
+    photos, features = probe_photos(photos=60)
+    # 40 photos of label 0, 10 of each other; repeated, all have 40.
+    targets = np.repeat([0, 1, 2], [40, 10, 10])
+    photos = dataclasses.replace(photos, targets=targets, folds=np.arange(60) % 2)
+    found = fitter_of(photos, balanced=True).fit(np.arange(60), 0.1)
+    x = (features - features.mean(0)) / features.std(0)
+    model = regression(x, targets, 0.1, np.where(targets == 0, 1.0, 4.0))
+    logits = fitter_of(photos).logits(found, np.arange(60))
+    np.testing.assert_allclose(softmax(logits, axis=1), model.predict_proba(x), atol=5e-3)
+
+
+def test_smoothed_labels_are_photos_that_count_for_each_label_by_their_share() -> None:
+    photos, features = probe_photos()
+    found = fitter_of(photos, smoothing=0.2).fit(np.arange(90), 0.05)
+    x = (features - features.mean(0)) / features.std(0)
+    shares = 0.8 * np.eye(3)[photos.targets] + 0.2 / 3
+    model = regression(np.tile(x, (3, 1)), np.repeat([0, 1, 2], 90), 0.05, shares.T.ravel())
+    logits = fitter_of(photos).logits(found, np.arange(90))
+    np.testing.assert_allclose(softmax(logits, axis=1), model.predict_proba(x), atol=5e-3)
+
+
+def test_an_interrupted_fit_stops() -> None:
+    photos, _ = probe_photos()
+    asked = 0
+
+    def stop() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked == 4
+
+    with pytest.raises(FitInterruptedError):
+        fit_head(fitter_of(photos), (0.1, 1.0), stop=stop)
+    assert asked == 4
+
+
+def test_an_interrupted_head_run_is_resumed_to_the_same_bytes(
+    photos: Path, tmp_path: Path, tiny_settings: Settings
+) -> None:
+    config = resolve({}, {**tiny_settings, "mode": "head"})
+    train(photos, config, run="whole", runs=tmp_path)
+
+    def interrupt(event: Event) -> None:
+        if isinstance(event, Progressed) and event.stage == "Fitting heads":
+            os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train(photos, config, run="r", runs=tmp_path, callback=interrupt)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert not (tmp_path / "r/model.safetensors").exists()
+    resume(tmp_path / "r")
+    first, second = (tmp_path / name / "model.safetensors" for name in ("whole", "r"))
+    assert first.read_bytes() == second.read_bytes()
 
 
 def test_the_full_network_starts_from_the_head_that_features_support(
@@ -134,7 +232,7 @@ def test_the_full_network_starts_from_the_head_that_features_support(
         for text in notes_of(events)
     )
     # It hardly moves at such a rate, so that it is a head-mode run's head of the same settings.
-    head = {**tiny_settings, "mode": "head", "epochs": 25, "batch_size": 32}
+    head = {**tiny_settings, "mode": "head"}
     train(photos, resolve({}, head), run="head", runs=tmp_path)
     found, wanted = (load_file(tmp_path / n / "model.safetensors") for n in ("full", "head"))
     assert torch.allclose(found["fc.weight"], wanted["fc.weight"], atol=1e-4)
@@ -147,82 +245,3 @@ def test_epochs_of_the_head_alone_can_be_had_instead(
     flags = {**tiny_settings, "mode": "full", "epochs": 2, "head_epochs": 1}
     train(photos, resolve({}, flags), run="r", runs=tmp_path, callback=events.append)
     assert not any("starts from" in text for text in notes_of(events))
-
-
-def problem(labels: int = 4, photos: int = 60, width: int = 12) -> tuple[Tensor, Tensor]:
-    rng = np.random.default_rng(5)
-    targets = rng.integers(0, labels, photos)
-    centers = rng.normal(0, 1, (labels, width))
-    features = centers[targets] + rng.normal(0, 1.5, (photos, width))
-    scales = 10.0 ** rng.uniform(-2, 2, width)
-    return torch.from_numpy(features * scales + 3).float(), torch.from_numpy(targets)
-
-
-def head_for(features: Tensor, labels: int) -> FeatureHead:
-    return FeatureHead(features.mean(0), features.std(0, correction=0), labels)
-
-
-def standardized(head: FeatureHead, features: Tensor) -> np.ndarray:
-    return ((features.double() - head.mean.double()) / head.std.double()).numpy()
-
-
-@pytest.mark.parametrize("strength", [0.001, 0.03, 1.0])
-@pytest.mark.parametrize("shift", [0.0, 0.5], ids=["from nothing", "from elsewhere"])
-def test_the_minimum_is_scikit_learns_logistic_regression(strength: float, shift: float) -> None:
-    features, targets = problem()
-    head = head_for(features, 4)
-    with torch.no_grad():
-        head.linear.weight += shift
-    minimize_head(
-        head,
-        features,
-        targets,
-        functional.cross_entropy,
-        strength=strength,
-        max_evals=200,
-    )
-    fitted = LogisticRegression(C=1 / (strength * len(targets)), tol=1e-10, max_iter=10_000)
-    fitted.fit(standardized(head, features), targets.numpy())
-    largest = np.abs(fitted.coef_).max()
-    np.testing.assert_allclose(head.linear.weight.detach(), fitted.coef_, atol=2e-3 * largest)
-    with torch.no_grad():
-        said = head(features).softmax(1)
-    expected = fitted.predict_proba(standardized(head, features))
-    np.testing.assert_allclose(said, expected, atol=2e-3)
-
-
-def test_several_labels_are_as_many_regressions() -> None:
-    features, one = problem()
-    targets = torch.stack([one == 0, (one == 1) | (one == 2), one != 3], 1).float()
-    head = head_for(features, 3)
-
-    def loss(logits: Tensor, truth: Tensor) -> Tensor:
-        return binary_cross_entropy(logits, truth, label_smoothing=0.0)
-
-    minimize_head(head, features, targets, loss, strength=0.05, max_evals=200)
-    for label in range(3):
-        fitted = LogisticRegression(C=1 / (0.05 * len(one)), tol=1e-10, max_iter=10_000)
-        fitted.fit(standardized(head, features), targets[:, label].numpy())
-        found = head.linear.weight[label].detach().numpy()
-        np.testing.assert_allclose(found, fitted.coef_[0], atol=2e-3)
-
-
-def test_no_more_looks_than_allowed() -> None:
-    features, targets = problem()
-    seen = 0
-
-    def loss(logits: Tensor, truth: Tensor) -> Tensor:
-        nonlocal seen
-        seen += 1
-        return functional.cross_entropy(logits, truth)
-
-    minimize_head(head_for(features, 4), features, targets, loss, strength=1e-6, max_evals=7)
-    # The line search may end what it began.
-    assert 3 <= seen <= 7 + 25
-
-
-def test_many_photos_have_made_steps_enough() -> None:
-    assert max_evals_for(100) == MAX_EVALS
-    most = MAX_PHOTO_EVALS // MIN_EVALS
-    assert (max_evals_for(most), max_evals_for(most + 1)) == (MIN_EVALS, 0)
-    assert max_evals_for(0) == MAX_EVALS
