@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from finetune.models.linear_probe import LinearProbe, Loss
+from finetune.models.linear_solver import LinearSolver, Loss
 
 DEFAULT_L2 = 0.1
 
@@ -116,6 +116,6 @@ def _fit(
     features: NDArray[np.float32], columns: int, targets: Tensor, loss: Loss, l2: float
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Returns the weight ``(F, columns)`` and bias that minimize ``loss(logits) + penalty``."""
-    probe = LinearProbe(torch.from_numpy(features.copy()), targets, outputs=columns, loss=loss)
+    probe = LinearSolver(torch.from_numpy(features.copy()), targets, outputs=columns, loss=loss)
     head = probe.head(probe.solve(l2))
     return head.weight.T.numpy(), head.bias.numpy()

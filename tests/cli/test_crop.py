@@ -13,7 +13,7 @@ from finetune.curation.crop_policy import CropPolicyConfig, read_policy
 from finetune.demo_data import draw_collection
 from finetune.photos.catalog.catalog import open_catalog
 from finetune.photos.crops import Crop, load_image
-from finetune.photos.decode.decoder import read_exif
+from finetune.photos.decode.exif import read_exif
 from finetune.photos.scan import scan
 
 

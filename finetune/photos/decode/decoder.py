@@ -24,19 +24,19 @@ import re
 import stat
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import PIL._imaging
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, UnidentifiedImageError, features
+from PIL import Image, UnidentifiedImageError, features
 
 from finetune.errors import DecodeError
 from finetune.photos.decode.color import to_rgb
+from finetune.photos.decode.exif import Exif, read_exif
 
 MAX_PIXELS = 178_956_970
 """Limit above which a photo counts as a decompression bomb; equals Pillow's own."""
@@ -246,90 +246,3 @@ def _quiet_libtiff() -> None:
         library = ctypes.CDLL(PIL._imaging.__file__)
         library.TIFFSetErrorHandler(None)
         library.TIFFSetWarningHandler(None)
-
-
-_TIMES = (
-    (ExifTags.Base.DateTimeOriginal, ExifTags.Base.SubsecTimeOriginal),
-    (ExifTags.Base.DateTimeDigitized, ExifTags.Base.SubsecTimeDigitized),
-    (ExifTags.Base.DateTime, ExifTags.Base.SubsecTime),
-)
-_TIME_PATTERN = re.compile(r"\s*(\d{4})\D(\d\d)\D(\d\d)\D(\d\d)\D(\d\d)\D(\d\d)")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Exif:
-    """EXIF fields of a photo.
-
-    Attributes:
-        orientation: From 1 to 8; 1 where it is missing or invalid. Already applied to the pixels
-            of a `DecodedPhoto`.
-        taken_at: Local time of the exposure as ``2024-05-01T12:30:00``, with a fraction of a second
-            if the file has one; None if unknown.
-        camera: Maker and model, the maker named once; None if unknown.
-    """
-
-    orientation: int = 1
-    taken_at: str | None = None
-    camera: str | None = None
-
-
-def read_exif(image: Image.Image) -> Exif:
-    """Returns the EXIF fields of an image; never raises.
-
-    Args:
-        image: An image after ``load()``, since some formats rotate their pixels while loading.
-    """
-    try:
-        block = image.getexif()
-    except Exception:  # noqa: BLE001 - a broken block raises whatever its parser met first
-        return Exif()
-    fields = {tag: _field(block, tag) for tag in list(block)}
-    with contextlib.suppress(Exception):  # as above; the fields of the first block still count
-        fields.update(block.get_ifd(ExifTags.IFD.Exif))
-    orientation = fields.get(ExifTags.Base.Orientation)
-    return Exif(
-        orientation=orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1,
-        taken_at=_taken_at(fields),
-        camera=_camera(
-            _text(fields.get(ExifTags.Base.Make)), _text(fields.get(ExifTags.Base.Model))
-        ),
-    )
-
-
-def _field(block: Image.Exif, tag: int) -> Any:
-    try:
-        return block.get(tag)
-    except Exception:  # noqa: BLE001 - values are parsed on access
-        return None
-
-
-def _taken_at(fields: Mapping[int, Any]) -> str | None:
-    for tag, fraction_tag in _TIMES:
-        match = _TIME_PATTERN.match(_text(fields.get(tag)))
-        if not match:
-            continue
-        try:
-            moment = datetime.strptime(" ".join(match.groups()), "%Y %m %d %H %M %S")
-        except ValueError:  # 0000:00:00 is what a camera without a set clock writes
-            continue
-        fraction = _text(fields.get(fraction_tag))
-        digits = fraction.rstrip("0") if fraction.isdecimal() and fraction.isascii() else ""
-        return moment.isoformat() + (f".{digits[:6]}" if digits else "")
-    return None
-
-
-def _camera(make: str, model: str) -> str | None:
-    # Nikon writes "NIKON CORPORATION" and "NIKON D70": the model alone names the maker too.
-    if make and model.casefold().startswith(make.split()[0].casefold()):
-        make = ""
-    return f"{make} {model}".strip() or None
-
-
-def _text(value: object) -> str:
-    if isinstance(value, bytes):
-        value = value.decode("utf-8", errors="replace")
-    if not isinstance(value, str):
-        return ""
-    # Fixed-width fields are padded with NULs or blanks; anything after the first NUL is rubbish.
-    text = value.split("\0", 1)[0]
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:100]

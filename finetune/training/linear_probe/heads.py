@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from finetune.data.balance import strata
 from finetune.errors import ConfigError
-from finetune.models.linear_probe import LinearHead, LinearProbe, Solution
+from finetune.models.linear_solver import LinearHead, LinearSolver, Solution
 from finetune.tasks.base import Objective
 from finetune.training.linear_probe.features import ProbePhotos
 from finetune.training.validation import Outputs, calibrated_loss, plain_loss
@@ -20,7 +20,7 @@ L2_STRENGTHS = (0.001, 0.01, 0.03, 0.1, 0.3, 1.0)
 """L2 strengths to try. Logistic regression's C is 1 / (strength * photos)."""
 
 SEARCH_TOLERANCE = 1e-4
-"""Gradient at which the heads of the search stop; see `LinearProbe.solve`."""
+"""Gradient at which the heads of the search stop; see `LinearSolver.solve`."""
 
 Progress = Callable[[int, int], None]
 
@@ -59,7 +59,7 @@ class HeadFitter:
         self._device = device
         every = [key for view in photos.views for key in view]
         targets = np.concatenate([photos.targets] * len(photos.views))
-        self._probe = LinearProbe(
+        self._probe = LinearSolver(
             photos.features.read(every).to(device),
             torch.from_numpy(targets).to(device),
             outputs=labels,
@@ -81,7 +81,7 @@ class HeadFitter:
             learned: ``(K,)``, indices of the photos.
             strength: L2 strength.
             start: Solution to start from, for speed.
-            tolerance: As for `LinearProbe.solve`.
+            tolerance: As for `LinearSolver.solve`.
         """
         if self._balanced:
             by_label = strata(self.photos.targets[learned], self.labels)

@@ -14,7 +14,7 @@ from torch import nn
 from finetune.data.loaders import evaluation_batches
 from finetune.models.features import FeatureCache
 from finetune.models.heads import write_head
-from finetune.models.linear_probe import LinearHead
+from finetune.models.linear_solver import LinearHead
 from finetune.photos.collection import Part
 from finetune.training.checkpoints import Position
 from finetune.training.events import EpochDone, Note, Validated

@@ -23,13 +23,12 @@ from PIL import ExifTags, Image, ImageCms, ImageFile
 from finetune.errors import DecodeError
 from finetune.photos.decode.decoder import (
     MAX_PIXELS,
-    Exif,
     _register_heif,
     decode_photo,
     is_photo_name,
-    read_exif,
     read_photo,
 )
+from finetune.photos.decode.exif import Exif, read_exif
 
 WritePhoto = Callable[..., Path]
 Draw = Callable[..., NDArray[np.uint8]]

@@ -75,7 +75,7 @@ class Solution:
     evals: int
 
 
-class LinearProbe:
+class LinearSolver:
     """Features in coordinates that make many fits on parts of them fast.
 
     Args:

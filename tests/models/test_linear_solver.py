@@ -10,7 +10,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 from torch.nn import functional
 
-from finetune.models.linear_probe import LinearHead, LinearProbe, standardization
+from finetune.models.linear_solver import LinearHead, LinearSolver, standardization
 from finetune.tasks.losses import binary_cross_entropy
 
 
@@ -23,8 +23,8 @@ def problem(labels: int = 4, photos: int = 60, width: int = 12) -> tuple[Tensor,
     return torch.from_numpy(features * scales + 3).float(), torch.from_numpy(targets)
 
 
-def probe_of(features: Tensor, targets: Tensor, **more: LinearHead | None) -> LinearProbe:
-    return LinearProbe(
+def probe_of(features: Tensor, targets: Tensor, **more: LinearHead | None) -> LinearSolver:
+    return LinearSolver(
         features.clone(), targets, outputs=4, loss=functional.cross_entropy, start=more.get("start")
     )
 
@@ -96,7 +96,7 @@ def test_several_labels_are_as_many_regressions() -> None:
     def loss(logits: Tensor, truth: Tensor) -> Tensor:
         return binary_cross_entropy(logits, truth, label_smoothing=0.0)
 
-    probe = LinearProbe(features.clone(), targets, outputs=3, loss=loss)
+    probe = LinearSolver(features.clone(), targets, outputs=3, loss=loss)
     logits = probe.head(probe.solve(0.05))(features)
     x = StandardScaler().fit_transform(features.double().numpy())
     for label in range(3):
@@ -114,7 +114,7 @@ def test_a_start_is_what_the_penalty_pulls_towards() -> None:
     def squares(logits: Tensor, truth: Tensor) -> Tensor:
         return (logits - truth).square().sum(1).mean() / 2
 
-    probe = LinearProbe(features.clone(), values, outputs=1, loss=squares, start=start)
+    probe = LinearSolver(features.clone(), values, outputs=1, loss=squares, start=start)
     found = probe.head(probe.solve(0.3, tolerance=1e-6))
     # Ridge regression of what the start leaves over.
     x = StandardScaler().fit_transform(features.double().numpy())
