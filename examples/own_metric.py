@@ -43,9 +43,9 @@ def main(folder: Path, photos_per_species: int = 24) -> None:
         metrics={"worst_recall": worst_recall},
         callback=report,
     )
-    scores = result.metrics["test"]["labels"]
+    scores = result.headline["labels"]
     label = min(scores, key=lambda name: scores[name]["recall"] or 0)
-    print(f"lowest recall on test: {label}")
+    print(f"lowest recall: {label}")
 
 
 if __name__ == "__main__":

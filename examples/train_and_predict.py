@@ -17,11 +17,11 @@ from finetune.training.events import EpochDone, Event, Note
 
 
 def report(event: Event) -> None:
-    """Prints each note, and the accuracy on the validation photos."""
+    """Prints each note, and the accuracy on photos held out in a fold."""
     if isinstance(event, Note):
         print(event.text)
     if isinstance(event, EpochDone):
-        print(f"validation: {event.validation_accuracy:.0%} right")
+        print(f"folds: {event.validation_accuracy:.0%} right")
 
 
 def main(folder: Path, photos_per_species: int = 24) -> None:
@@ -34,8 +34,8 @@ def main(folder: Path, photos_per_species: int = 24) -> None:
         training=TrainingConfig(mode="head"),
     )
     result = train(folder / "photos", config, runs=folder / "runs", callback=report)
-    low, high = result.metrics["test"]["top1_interval"]
-    print(f"test: {result.metrics['test']['top1']:.0%} right ({low:.0%} to {high:.0%})")
+    low, high = result.headline["top1_interval"]
+    print(f"held out: {result.headline['top1']:.0%} right ({low:.0%} to {high:.0%})")
 
     predictor = Predictor.load(result.run.path)
     for photo in draw_unseen(folder / "unseen", count=3, species=4, size=(480, 320)):

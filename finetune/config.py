@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 Mode = Literal["head", "full", "gradual"]
 Fit = Literal["crop", "pad", "squash"]
@@ -42,6 +42,10 @@ def option(
     return field(default=default, metadata={"help": help, **bounds})
 
 
+DEFAULT_SHARE = 0.15
+"""Default share of the validation part, and of the test part."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class CollectionConfig:
     """Photos of a training, and their split."""
@@ -49,14 +53,19 @@ class CollectionConfig:
     min_photos: int | None = option(
         None, "Leave out labels with fewer photos than this, instead of stopping.", minimum=2
     )
-    validation: float = option(
-        0.15,
-        "Share of the photos held out to choose the best epoch and calibrate.",
+    validation: float | None = option(
+        None,
+        "Share of the photos held out to choose the best epoch and calibrate; not set: 0.15, or "
+        "cross-validation of a head.",
         above=0,
         maximum=0.8,
     )
-    test: float = option(
-        0.15, "Share of the photos held out for the final metrics.", minimum=0, maximum=0.8
+    test: float | None = option(
+        None,
+        "Share of the photos held out for the final metrics; not set: 0.15, or cross-validation of "
+        "a head.",
+        minimum=0,
+        maximum=0.8,
     )
     group_by: GroupBy = option(
         "duplicates",
@@ -65,6 +74,20 @@ class CollectionConfig:
     catalog: Path | None = option(
         None, "Place of the collection's catalog, instead of PHOTOS/.finetune."
     )
+
+    @property
+    def validation_share(self) -> float:
+        """Share of a validation part."""
+        return DEFAULT_SHARE if self.validation is None else self.validation
+
+    @property
+    def test_share(self) -> float:
+        """Share of a test part."""
+        return DEFAULT_SHARE if self.test is None else self.test
+
+    def with_parts(self) -> Self:
+        """Returns the config with both shares set, so that nothing is cross-validated."""
+        return replace(self, validation=self.validation_share, test=self.test_share)
 
 
 @dataclass(frozen=True, kw_only=True)

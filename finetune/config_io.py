@@ -64,7 +64,7 @@ def problems(config: TrainConfig) -> list[str]:
     for setting in settings(type(config)):
         value = getattr(getattr(config, setting.concern), setting.name)
         found.extend(_value_problems(setting, value))
-    if not found and config.collection.validation + config.collection.test >= 0.95:
+    if not found and config.collection.validation_share + config.collection.test_share >= 0.95:
         found.append("--validation and --test together leave nothing to train on")
     return found
 

@@ -81,7 +81,7 @@ def evaluate(
         **options: Further fields of `finetune.runs.evaluate.EvaluationRequest`.
 
     Example:
-        >>> evaluate("garden").metrics["test"]["top1"]
+        >>> evaluate("garden").metrics["folds"]["top1"]
         0.95
     """
     folder = None if photos is None else Path(photos)

@@ -75,7 +75,7 @@ def train(
 
     Example:
         >>> result = train("photos", run="garden", epochs=10)
-        >>> result.metrics["validation"]["top1"]
+        >>> result.headline["top1"]
         0.97
     """
     config = _config(config, settings)

@@ -109,7 +109,9 @@ def _split(collection: Collection, settings: TrainConfig, out: Path | None) -> N
     short = (
         ()
         if collection.has_parts
-        else imbalances(labels, groups, parts, validation=config.validation, test=config.test)
+        else imbalances(
+            labels, groups, parts, validation=config.validation_share, test=config.test_share
+        )
     )
     _show_parts(rows)
     _show_proof(proof)

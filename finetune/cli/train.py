@@ -227,7 +227,9 @@ def _refuse_with_resume(
 
 def show_result(result: RunResult, *, follow: bool = True) -> None:
     """Prints the result of a training, and unless `follow` is False the next command."""
-    part = "test" if "test" in result.metrics else "validation"
+    from finetune.runs.folder import headline_part
+
+    part = headline_part(result.metrics)
     metrics = result.metrics[part]
     output.print(metrics_table(result.metrics))
     weak = sorted(

@@ -58,12 +58,14 @@ class TrainingView:
             case Note():
                 self._output.info(event.text)
             case Progressed():
-                self._show(event.stage, event.done, event.total, "photos")
+                self._show(event.stage, event.done, event.total, event.unit)
             case StepDone():
                 room = self._output.stderr.width - len(f"{event.steps}") * 2 - _BAR_COLUMNS
                 stage = f"Epoch {event.epoch}/{event.epochs}"
                 figures = step_figures(event, room - len(stage))
                 self._show(stage, event.step, event.steps, figures)
+            case EpochDone(lr=0.0):
+                pass  # A head that is fitted to its minimum has no epochs.
             case EpochDone():
                 self._row(event)
 

@@ -24,6 +24,9 @@ from finetune.photos.decode.decoder import read_photo
 GRID = 24
 """Cells a side of a saliency map."""
 
+SCALE, STEP = 1.5, 32
+"""Size of the photo in units of the backbone's input size, and the multiple it is rounded to."""
+
 RIDGE = 0.3
 """Ridge of the covariance, as a share of the mean variance."""
 
@@ -149,7 +152,8 @@ Box = tuple[float, float, float, float]
 class SubjectFinder:
     """Crops photos to their subjects; a `CropPolicy`. Safe to call from several threads.
 
-    The photo is squashed to a square of twice the backbone's input size: padding would be salient.
+    The photo is squashed to a square of about `SCALE` times the backbone's size: padding would be
+    salient.
 
     Args:
         backbone: See `finetune.curation.embedding.load_backbone`.
@@ -169,7 +173,8 @@ class SubjectFinder:
         self.backbone = backbone
         config = getattr(backbone.module, "pretrained_cfg", None) or {}
         fixed = bool(config.get("fixed_input_size"))
-        self.size = backbone.preprocessing.size * (1 if fixed else 2)
+        own = backbone.preprocessing.size
+        self.size = own if fixed else round(own * SCALE / STEP) * STEP
 
     def crop_of(self, source: Path | bytes) -> Crop:
         """Returns the crop around the subject of a photo file.

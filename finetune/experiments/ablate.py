@@ -18,7 +18,7 @@ from finetune.errors import ConfigError
 from finetune.evaluation.intervals import Interval, accuracy_difference, mcnemar
 from finetune.evaluation.predictions import read_predictions
 from finetune.files import safe_name, write_json
-from finetune.runs.folder import create_run
+from finetune.runs.folder import create_run, headline_part
 from finetune.tasks.base import Task
 from finetune.tasks.factory import main_score, task_for
 from finetune.training.device import require_one_process
@@ -135,6 +135,8 @@ def ablate(
         )
     if seeds < 1:
         raise ConfigError(f"--seeds {seeds} must be at least 1.")
+    # The same held-out photos for every value, whatever it trains.
+    config = dataclasses.replace(config, collection=config.collection.with_parts())
     # An invalid value must not cost the trainings before it.
     configs = {value: with_value(config, over, value) for value in values}
     root = create_run(str(folder) if folder else None, "ablation").path
@@ -230,7 +232,7 @@ def _train(photos: Path, config: TrainConfig, folder: Path, callback: Callback) 
     result = train(photos, config, run=str(folder), callback=callback)
     if result.interrupted:
         raise KeyboardInterrupt
-    part = "test" if "test" in result.metrics else "validation"
+    part = headline_part(result.metrics)
     rows = read_predictions(result.run.predictions_file)
     return _Run(
         part=part,

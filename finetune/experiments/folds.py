@@ -124,7 +124,7 @@ def read_folds(path: Path) -> tuple[FoldRow, ...]:
 def fold_splitter(rows: Sequence[FoldRow], config: TrainConfig, fold: int) -> Splitter:
     """Returns a split with one fold as its test part.
 
-    Of the other folds, a share (``config.collection.validation``) selects the epoch and calibrates;
+    Of the other folds, a share (``--validation``) selects the epoch and calibrates;
     the rest trains.
     """
     folds = max(row.fold for row in rows)
@@ -172,7 +172,7 @@ def _validation_split(rows: Sequence[FoldRow], config: TrainConfig) -> dict[str,
     parts = split_groups(
         [row.labels for row in rows],
         [row.group for row in rows],
-        validation=config.collection.validation,
+        validation=config.collection.validation_share,
         test=0,
         seed=config.machine.seed,
     )

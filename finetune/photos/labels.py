@@ -183,7 +183,7 @@ def check_labels(
         )
     if collection.has_parts:
         _check_training_part(collection, labeled, counts)
-    else:
+    elif min_photos is None:
         _check_sizes(counts)
     return dataclasses.replace(collection, photos=labeled)
 

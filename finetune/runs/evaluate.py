@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from finetune.data.dataset import PhotoDataset, Sample, targets_of_samples
 from finetune.data.pixel_cache import PixelCache
-from finetune.errors import CollectionError
+from finetune.errors import CollectionError, RunError
 from finetune.evaluation.confusion import write_confusion_csv
 from finetune.evaluation.intervals import wilson
 from finetune.evaluation.predictions import EvaluatedPhoto, write_predictions
@@ -90,7 +90,8 @@ def evaluate(
     """Evaluates a run and writes the results.
 
     On the run's own parts the files go to ``RUN/evaluation``, on other photos to
-    ``RUN/evaluation-NAME``; the files of the training are unchanged.
+    ``RUN/evaluation-NAME``; the files of the training are unchanged. Of a run that was trained on
+    all of its photos the cross-validated metrics are returned.
 
     Raises:
         RunError: The run cannot be opened, or its photos have changed.
@@ -116,6 +117,17 @@ def _own_parts(
     where = trained.description["settings"]["collection"].get("catalog")
     catalog = request.catalog or (Path(where) if where else None)
     rows = read_split(trained.folder.split_file)
+    if any(row.fold is not None for row in rows):
+        if request.tta:
+            raise RunError(
+                f"{trained.folder.path} was trained on all of its photos, so views of these cannot "
+                "evaluate it. Give other photos: finetune evaluate RUN PHOTOS --tta 2"
+            )
+        run = trained.folder
+        metrics: dict[str, Any] = run.read(run.metrics_file)
+        return Evaluation(
+            folder=run.path, metrics=metrics, unknown_labels={}, left_out=0, unknown=None
+        )
     with _cache(root, catalog, trained, request) as cache:
         collection = scan(root, catalog=catalog, sink=cache)
         parts = replay_split(collection, rows, trained.labels, trained.task)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,11 @@ def drop_weights(run: RunFolder) -> None:
 
 
 RUNS_FOLDER = Path("runs")
+
+
+def headline_part(metrics: Mapping[str, Any]) -> str:
+    """Returns the part of metrics.json that a run is known by: test, else folds or validation."""
+    return next(part for part in ("test", "folds", "validation") if part in metrics)
 
 
 class _File:

@@ -11,7 +11,7 @@ from typing import Any
 from finetune.errors import FinetuneError
 from finetune.files import write_text
 from finetune.photos.split.split import SplitRow, read_split
-from finetune.runs.folder import RunFolder
+from finetune.runs.folder import RunFolder, headline_part
 from finetune.tasks.base import Column, Task, interval_text, number_text
 from finetune.tasks.factory import task_of_config
 
@@ -50,7 +50,7 @@ def model_card(run: RunFolder) -> str:
     preprocessing = run.read(run.preprocessing_file)
     rows = _rows(run)
     task = task_of_config(config)
-    part = next(part for part in ("test", "folds", "validation") if part in metrics)
+    part = headline_part(metrics)
     found = metrics[part]
     part_name = "cross-validated" if part == "folds" else part
     model = f"`{config['model']}` {_trained(config)}"

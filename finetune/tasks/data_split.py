@@ -19,14 +19,20 @@ from finetune.formatting import count
 from finetune.photos.collection import Collection, Part, Photo
 from finetune.photos.labels import few_photos, label_index
 from finetune.photos.split.grouping import Labels, imbalances, photo_groups, summarize_imbalances
-from finetune.photos.split.leakage import SplitProof, prove_split
-from finetune.photos.split.split import SplitRow, split_groups
+from finetune.photos.split.leakage import SplitProof, prove_folds, prove_split
+from finetune.photos.split.split import SplitRow, fold_groups, split_groups
 from finetune.photos.split.stratify import stratify_groups
 from finetune.tasks.base import Objective, Task
 from finetune.tasks.factory import task_for
 from finetune.tasks.single_label import SingleLabel
 
 PARTS: tuple[Part, ...] = ("train", "validation", "test")
+
+FOLDS = 5
+"""Folds of a cross-validated head."""
+
+FOLDS_PART = "folds"
+"""Name in metrics.json and predictions.csv of photos that were held out in a fold each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,14 +58,31 @@ class DataSplit:
     task: Task = SingleLabel()
 
     @property
+    def folds(self) -> NDArray[np.int64] | None:
+        """Fold of each training photo, ``(N,)``, -1 for none; None without cross-validation."""
+        fold_of = {row.path: row.fold for row in self.rows if row.fold is not None}
+        if not fold_of:
+            return None
+        return np.array([fold_of[sample.path] for sample in self.samples["train"]], np.int64)
+
+    @property
+    def evaluated(self) -> Mapping[str, tuple[Sample, ...]]:
+        """Photos by the parts that metrics are of: the held-out ones of a cross-validation too."""
+        found: dict[str, tuple[Sample, ...]] = {part: self.samples[part] for part in PARTS}
+        if self.folds is not None:
+            pairs = zip(self.samples["train"], self.folds, strict=True)
+            found[FOLDS_PART] = tuple(sample for sample, fold in pairs if fold >= 0)
+        return found
+
+    @property
     def width(self) -> int | None:
         """Width of the targets, or None if they are indices."""
         return self.task.target_width(self.labels)
 
-    def targets(self, part: Part) -> NDArray[np.float32] | NDArray[np.int64]:
+    def targets(self, part: str) -> NDArray[np.float32] | NDArray[np.int64]:
         """Returns the targets of a part: ``(N,) int64`` or ``(N, C) float32``."""
         found: NDArray[np.float32] | NDArray[np.int64] = targets_of_samples(
-            self.samples[part], self.width
+            self.evaluated[part], self.width
         )
         return found
 
@@ -83,6 +106,7 @@ def split_collection(
     seed: int,
     kept: Mapping[str, Part] | None = None,
     labels: LabelsConfig | None = None,
+    folds: int | None = None,
 ) -> DataSplit:
     """Returns the split of a collection: its ready-made folders if any, else a new split.
 
@@ -92,18 +116,41 @@ def split_collection(
         seed: Picks one of many equally good splits.
         kept: Fixed part of photos by digest; see `finetune.training.warm_start`.
         labels: Whether a photo may have several labels; None: each has one.
+        folds: Folds of a cross-validation in which all photos train, instead of parts; not with
+            ready-made parts or `kept`. A label may then have a single photo.
 
     Raises:
         CollectionError: Too few labels, or too few photos of one.
         ConfigError: `labels` name something that photos of one label do not have.
     """
     task = task_for(labels or LabelsConfig())
+    if folds is not None and config.min_photos is None:
+        config = dataclasses.replace(config, min_photos=1)
     usable, found_notes = task.select_photos(collection, config, labels or LabelsConfig())
     notes = list(found_notes)
     photos = usable.photos
     assigned = {photo.digest: photo.group for photo in photos if photo.group}
     groups = photo_groups(photos, group_by=config.group_by, assigned=assigned)
     names = [photo.labels if task.multi_label else photo.labels[0] for photo in photos]
+    if folds is not None:
+        held = fold_groups(names, groups, folds=folds, seed=seed)
+        folded = tuple(
+            SplitRow(
+                path=p.path,
+                digest=p.digest,
+                labels=p.labels,
+                group=str(group),
+                part="train",
+                fold=fold,
+            )
+            for p, group, fold in zip(photos, groups, held, strict=True)
+        )
+        proof = prove_folds(folded, photos)
+        notes.extend(_fold_notes(proof, folded))
+        few = few_photos(photos)
+        notes.extend([few] if few else [])
+        split = _parts(usable.root, photos, folded, usable.labels, task)
+        return dataclasses.replace(split, proof=proof, notes=tuple(notes))
     parts: list[Part]
     kept = kept or {}
     if usable.has_parts:
@@ -117,7 +164,7 @@ def split_collection(
         drawn = _drawn(
             [names[index] for index in free],
             [groups[index] for index in free],
-            shares=(config.validation, config.test),
+            shares=(config.validation_share, config.test_share),
             seed=seed,
         )
         by_index = dict(zip(free, drawn, strict=True))
@@ -127,7 +174,9 @@ def split_collection(
         for p, group, part in zip(photos, groups, parts, strict=True)
     )
     if not usable.has_parts:
-        short = imbalances(names, groups, parts, validation=config.validation, test=config.test)
+        short = imbalances(
+            names, groups, parts, validation=config.validation_share, test=config.test_share
+        )
         notes.extend([summarize_imbalances(short)] if short else [])
     proof = prove_split(rows, photos)
     notes.append(_in_words(proof, parts))
@@ -185,7 +234,9 @@ def _parts(
                 target=target(row),
             )
         )
-    for part in ("train", "validation"):
+    folded = any(row.fold is not None for row in rows)
+    needed: tuple[Part, ...] = ("train",) if folded else ("train", "validation")
+    for part in needed:
         if not samples[part]:
             raise CollectionError(
                 f"{root}: no photo is left for {part}. Add photos, or change --validation and "
@@ -195,6 +246,33 @@ def _parts(
     return DataSplit(
         root=root, labels=labels, samples=done, rows=rows, proof=None, notes=(), task=task
     )
+
+
+def _fold_notes(proof: SplitProof, rows: Sequence[SplitRow]) -> list[str]:
+    held = sum(row.fold != -1 for row in rows)
+    folds = len({row.fold for row in rows} - {-1})
+    text = (
+        f"All {len(rows):,} photos are trained on. The metrics are cross-validated: {folds} folds, "
+        "each predicted by a head that was fitted on the others."
+    )
+    leaks = sum(proof.leaks.values())
+    if proof.holds:
+        text += f" No near-duplicates in two folds ({proof.groups:,} groups)."
+    else:
+        have = "photo has" if leaks == 1 else "photos have"
+        text += f" {leaks} {have} a near-duplicate in another fold, so the metrics are optimistic."
+    notes = [text]
+    if held < len(rows):
+        never = sorted({label for row in rows if row.fold == -1 for label in row.labels})
+        named = ", ".join(repr(label) for label in never[:5])
+        more = f" and {len(never) - 5} more" if len(never) > 5 else ""
+        one = len(rows) - held == 1
+        notes.append(
+            f"{len(rows) - held:,} {'photo' if one else 'photos'} of {named}{more} "
+            f"{'is' if one else 'are'} only trained on, never held out: the label has no second, "
+            "different photo. Metrics say nothing about such a label; add photos of it."
+        )
+    return notes
 
 
 def _in_words(proof: SplitProof, parts: Sequence[Part]) -> str:
@@ -235,7 +313,7 @@ def _carve_validation(
     carved = _drawn(
         [names[i] for i in where],
         [groups[i] for i in where],
-        shares=(config.validation, 0.0),
+        shares=(config.validation_share, 0.0),
         seed=seed,
     )
     result = list(parts)

@@ -107,6 +107,7 @@ class Progressed:
     stage: str
     done: int
     total: int
+    unit: str = "photos"
 
 
 @dataclass(frozen=True, kw_only=True)

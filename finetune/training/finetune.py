@@ -102,7 +102,7 @@ def train_on_photos(
     trained = trained.to(device).eval()
     if device.type != "mps":
         trained = trained.to(memory_format=torch.channels_last)
-    logits: dict[Part, NDArray[np.float32]] = {
+    logits: dict[str, NDArray[np.float32]] = {
         part: predict_sharded(
             trained,
             preprocessing,

@@ -31,7 +31,7 @@ from finetune.photos.preprocessing import Preprocessing
 from finetune.photos.scan import scan
 from finetune.photos.split.split import read_split, write_split
 from finetune.runs.folder import RUNS_FOLDER, RunFolder, create_run, write_labels
-from finetune.tasks.data_split import DataSplit, replay_split, split_collection
+from finetune.tasks.data_split import FOLDS, DataSplit, replay_split, split_collection
 from finetune.tasks.factory import task_for
 from finetune.training.checkpoints import save_tensors
 from finetune.training.device import choose_device, join_processes
@@ -42,6 +42,7 @@ from finetune.training.resolve import (
     DatasetSize,
     ResolvedConfig,
     check_shares,
+    cross_validates,
     resolve_network,
     resolve_training,
 )
@@ -131,7 +132,12 @@ def prepare(
     cache = PixelCache(cache_dir, loaded.preprocessing, limit_gb=config.pixels.cache_gb)
     with contextlib.closing(cache), contextlib.ExitStack() as stack:
         collection = _scan(photos, config, cache, world, notes)
-        data_split = (overrides.split or default_split(network_config, parent))(collection)
+        pinned = parent is not None and not parent.cross_validated
+        cross_validated = not pinned and cross_validates(network_config, collection, loaded.module)
+        split = overrides.split or default_split(
+            network_config, parent if pinned else None, cross_validated=cross_validated
+        )
+        data_split = split(collection)
         notes.add(data_split.notes)
         if data_split.task.note:
             notes.add([data_split.task.note])
@@ -156,7 +162,8 @@ def prepare(
         preprocessing, recipe = loaded.preprocessing, resolved.recipe_or_none
         if recipe is not None:
             preprocessing = dataclasses.replace(preprocessing, whiten=recipe.whiten)
-        origin, head_note = _add_head(loaded, parent, data_split, resolved)
+        keeps_head = parent is not None and (pinned or not parent.was_trained_on(collection))
+        origin, head_note = _add_head(loaded, parent, data_split, resolved, keeps_head=keeps_head)
         notes.add([head_note] if head_note else [])
         policy_before = parent.crop_policy if parent else None
         policy = crop_policy(collection, config.collection.catalog, policy_before)
@@ -263,7 +270,9 @@ def create_network(config: TrainConfig) -> factory.LoadedModel:
     )
 
 
-def default_split(config: TrainConfig, parent: ParentRun | None) -> Splitter:
+def default_split(
+    config: TrainConfig, parent: ParentRun | None, *, cross_validated: bool = False
+) -> Splitter:
     """Returns the split of a config; photos of a parent run stay in its parts."""
 
     def split(collection: Collection) -> DataSplit:
@@ -272,7 +281,13 @@ def default_split(config: TrainConfig, parent: ParentRun | None) -> Splitter:
             return split_with_pinned(
                 collection, parent.run, config.collection, seed=seed, labels=config.labels
             )
-        return split_collection(collection, config.collection, seed=seed, labels=config.labels)
+        return split_collection(
+            collection,
+            config.collection,
+            seed=seed,
+            labels=config.labels,
+            folds=FOLDS if cross_validated else None,
+        )
 
     return split
 
@@ -300,17 +315,30 @@ def _scan(
 
 
 def _add_head(
-    loaded: LoadedModel, parent: ParentRun | None, data_split: DataSplit, config: ResolvedConfig
+    loaded: LoadedModel,
+    parent: ParentRun | None,
+    data_split: DataSplit,
+    config: ResolvedConfig,
+    *,
+    keeps_head: bool,
 ) -> tuple[dict[str, Any], str | None]:
     """Adds the head to the network; returns the run's lineage and a note about the head."""
     seed = config.machine.seed
+    origin: dict[str, Any] = {}
     if parent is not None:
         growth, note = expand_parent_head(loaded, parent, data_split.labels, seed=seed)
-        return {"from": lineage(parent, growth)}, note
-    note_or_none = factory.replace_head(loaded, len(data_split.labels), seed=seed)
+        origin = {"from": lineage(parent, growth, head=keeps_head)}
+        if keeps_head:
+            return origin, note
+    replaced = factory.replace_head(loaded, len(data_split.labels), seed=seed)
     head = loaded.module.get_classifier()  # type: ignore[operator]
     data_split.task.initialize_head(head, data_split.targets("train"))
-    return {}, note_or_none
+    if parent is not None:
+        replaced = (
+            f"Starts from the backbone of {parent.run.path}. The head is fitted anew: that run's "
+            "head was fitted on all of its photos, so it could not be evaluated on them."
+        )
+    return origin, replaced
 
 
 def _write_run(

@@ -57,7 +57,8 @@ class Prepared:
         """Whether the head continues from a parent run."""
         file = self.run.config_file
         # The start head of a full network trains in a folder without config.json.
-        return file.is_file() and bool(self.run.read(file).get("from"))
+        origin = self.run.read(file).get("from") if file.is_file() else None
+        return bool(origin and origin.get("head", True))
 
     def datasets(self) -> dict[Part, PhotoDataset]:
         """Returns the photos of every part."""
@@ -162,9 +163,11 @@ class Prepared:
             state.load(self.run.last_checkpoint)
         return state
 
-    def progress(self, stage: str) -> Callable[[int, int], None]:
+    def progress(self, stage: str, unit: str = "photos") -> Callable[[int, int], None]:
         """Returns a progress function that emits events of a stage."""
-        return lambda done, total: self.callback(Progressed(stage=stage, done=done, total=total))
+        return lambda done, total: self.callback(
+            Progressed(stage=stage, done=done, total=total, unit=unit)
+        )
 
     def log(self, event: Event) -> None:
         """Emits an event and logs finished epochs in the run, in the main process."""

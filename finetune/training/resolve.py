@@ -23,6 +23,7 @@ from finetune.errors import ConfigError
 from finetune.models import factory, registry
 from finetune.models.factory import check_drop_path, check_smaller_input
 from finetune.models.heads import has_linear_head
+from finetune.photos.collection import Collection
 from finetune.photos.preprocessing import Preprocessing
 from finetune.tasks.data_split import DataSplit
 from finetune.training.batch_size import (
@@ -47,6 +48,9 @@ DEFAULT_SMOOTHING = 0.1
 """Label smoothing where a randomly initialized head trains on photos. The penalty of a head on
 cached features is chosen by log loss, which smoothing distorts; and a full network that starts from
 such a head would lose its confidence."""
+
+MAX_CROSS_VALIDATED = 5000
+"""Most photos that are cross-validated by default."""
 
 FULL_FROM = 30
 """Training photos a label from which the full network trains by default on a GPU."""
@@ -194,6 +198,32 @@ def resolve_network(requested: TrainConfig) -> tuple[TrainConfig, tuple[Decision
     return resolved, tuple(decisions)
 
 
+def cross_validates(config: TrainConfig, collection: Collection, module: nn.Module) -> bool:
+    """Returns whether a head trains on all photos, with metrics by cross-validation.
+
+    That is so where folds cost seconds: for a head on cached features of a moderate number of
+    photos, unless parts are requested or ready-made.
+    """
+    requested = config.collection
+    if requested.validation is not None or requested.test is not None or collection.has_parts:
+        return False
+    labeled = sum(bool(photo.labels) for photo in collection.photos)
+    size = DatasetSize(labeled, len(collection.labels))
+    if size.photos > MAX_CROSS_VALIDATED:
+        return False
+    mode = config.training.mode or _default_mode(config, size)
+    recipe = recipe_of(_augment(config, mode), config)
+    return _caches_features(mode, recipe, config.training.views) and has_linear_head(module)
+
+
+def _augment(config: TrainConfig, mode: Mode) -> str:
+    """Returns the requested recipe, or the default."""
+    default = "light" if mode == "head" and config.training.views > 1 else DEFAULT_RECIPE[mode]
+    if mode != "head":
+        default = registry.default_recipe(config.model.model or "") or default
+    return config.augmentation.augment or default
+
+
 def resolve_training(
     config: TrainConfig,
     dataset_size: DatasetSize,
@@ -220,10 +250,7 @@ def resolve_training(
     requested, optimization = config.training, config.optimization
     from_scratch = config.model.weights == factory.FROM_SCRATCH
     mode = requested.mode or _default_mode(config, dataset_size)
-    default = "light" if mode == "head" and requested.views > 1 else DEFAULT_RECIPE[mode]
-    if mode != "head":
-        default = registry.default_recipe(config.model.model or "") or default
-    augment = config.augmentation.augment or default
+    augment = _augment(config, mode)
     if optimization.progressive_size and is_pipeline_file(augment):
         raise ConfigError(
             f"--progressive-size needs a recipe: the pipeline file {augment} gives photos of one "

@@ -18,14 +18,13 @@ from finetune.evaluation.cross_fit import CrossFit, masked_scores
 from finetune.evaluation.out_of_distribution import RelativeDistance, UnknownThreshold
 from finetune.evaluation.precision_target import fit_highest_precision
 from finetune.files import storage_errors, write_json
-from finetune.photos.collection import Part
 from finetune.photos.preprocessing import Preprocessing
 from finetune.runs.evaluate import write_evaluated
 from finetune.runs.folder import RunFolder
 from finetune.runs.timm_config import timm_config
 from finetune.runs.unknown_threshold import write_distance
 from finetune.tasks.base import Task
-from finetune.tasks.data_split import DataSplit
+from finetune.tasks.data_split import FOLDS_PART, DataSplit
 from finetune.training.checkpoints import Position, save_tensors
 
 
@@ -54,7 +53,7 @@ class TrainingOutput:
     """
 
     module: nn.Module
-    logits: dict[Part, NDArray[np.float32]]
+    logits: dict[str, NDArray[np.float32]]
     position: Position
     finished: bool
     held_out: HeldOut | None = None
@@ -96,7 +95,8 @@ def write_results(
     save_tensors(run.model_file, output.module.state_dict(), {"format": "pt"})
     _write_timm_folder(run, name, output.module, parts.labels)
     held_out = output.held_out
-    logits, true = output.logits["validation"], parts.targets("validation")
+    part = "validation" if parts.folds is None else FOLDS_PART
+    logits, true = output.logits[part], parts.targets(part)
     if held_out is None:
         task = parts.task.calibrated(logits, true)
     else:
@@ -106,12 +106,14 @@ def write_results(
     photos, unknown = calibration(task, logits, true, held_out)
     content = {
         **task.to_dict(parts.labels),
-        "fitted_on": "validation" if held_out is None else "held-out",
+        "fitted_on": part if held_out is None else "held-out",
         "photos": photos,
         "unknown": unknown.to_dict() if unknown else None,
     }
     write_json(run.calibration_file, content)
-    metrics = write_evaluated(run.path, task, parts.labels, parts.samples, output.logits)
+    metrics = write_evaluated(run.path, task, parts.labels, parts.evaluated, output.logits)
+    if parts.folds is not None:
+        metrics[FOLDS_PART] = {"part": "cross-validated", **metrics[FOLDS_PART]}
     write_json(run.metrics_file, metrics)
     return metrics
 

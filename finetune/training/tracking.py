@@ -27,7 +27,6 @@ from finetune.augmentation.center_crop import preprocess
 from finetune.augmentation.mixing import mix, sample_mix
 from finetune.config import TrackingConfig
 from finetune.config_io import to_dict
-from finetune.data.dataset import PhotoDataset
 from finetune.data.loaders import load_batches
 from finetune.errors import ConfigError, MissingExtra
 from finetune.evaluation.confusion import confusion_matrix, draw_confusion
@@ -257,7 +256,9 @@ def sample_inputs(prepared: Prepared, device: torch.device, *, mixed: bool) -> T
 
 def validation_inputs(prepared: Prepared, device: torch.device) -> Tensor:
     """Returns the first validation photos as evaluation sees them: ``(N, C, S, S)`` float."""
-    photos: PhotoDataset = prepared.datasets()["validation"]
+    datasets = prepared.datasets()
+    # A cross-validated head has no validation part.
+    photos = datasets["validation"] if len(datasets["validation"]) else datasets["train"]
     (batch,) = load_batches(photos, [np.arange(min(SAMPLE, len(photos)))])
     preprocessing = prepared.preprocessing
     inputs = preprocess(batch.images.to(device), preprocessing)

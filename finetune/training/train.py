@@ -22,8 +22,7 @@ from numpy.typing import NDArray
 from finetune.config import TrainConfig
 from finetune.files import write_json, write_text
 from finetune.models.heads import has_linear_head
-from finetune.photos.collection import Part
-from finetune.runs.folder import RUNS_FOLDER, RunFolder, open_run
+from finetune.runs.folder import RUNS_FOLDER, RunFolder, headline_part, open_run
 from finetune.runs.model_card import write_model_card
 from finetune.training.checkpoints import read_position
 from finetune.training.device import make_accelerator
@@ -70,7 +69,7 @@ def train(
     Example:
         >>> from finetune import train
         >>> result = train("photos")  # doctest: +SKIP
-        >>> result.metrics["validation"]["top1"]  # doctest: +SKIP
+        >>> result.headline["top1"]  # doctest: +SKIP
         0.97
     """
     started = datetime.datetime.now()
@@ -145,7 +144,8 @@ class RunResult:
         best_epoch: From 1.
         seconds: Duration of the call.
         interrupted: Whether it stopped before the last epoch.
-        logits: ``(N, labels)`` of the validation and test photos, in the order of their paths.
+        logits: ``(N, labels)`` of the validation and test photos (or those of the folds), in the
+            order of their paths.
     """
 
     run: RunFolder
@@ -153,7 +153,13 @@ class RunResult:
     best_epoch: int
     seconds: float
     interrupted: bool
-    logits: Mapping[Part, NDArray[np.float32]]
+    logits: Mapping[str, NDArray[np.float32]]
+
+    @property
+    def headline(self) -> dict[str, Any]:
+        """Metrics of the test photos; without any, of the folds or of the validation photos."""
+        found: dict[str, Any] = self.metrics[headline_part(self.metrics)]
+        return found
 
 
 def execute(prepared: Prepared, started: datetime.datetime) -> RunResult:

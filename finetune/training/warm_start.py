@@ -62,6 +62,16 @@ class ParentRun:
         """Timm's name of the architecture."""
         return str(self.description["model"])
 
+    @property
+    def cross_validated(self) -> bool:
+        """Whether all its photos were trained on, and its metrics are those of folds."""
+        return any(row.fold is not None for row in read_split(self.run.split_file))
+
+    def was_trained_on(self, collection: Collection) -> bool:
+        """Returns whether it was trained on a photo of the collection."""
+        seen = {row.digest for row in read_split(self.run.split_file)}
+        return any(photo.digest in seen for photo in collection.photos)
+
     def photos(self) -> Path:
         """Returns the folder of its photos.
 
@@ -220,14 +230,15 @@ def expand_parent_head(
     return growth, text + "."
 
 
-def lineage(parent: ParentRun, growth: HeadExpansion) -> dict[str, Any]:
-    """Returns the lineage entry of config.json."""
+def lineage(parent: ParentRun, growth: HeadExpansion, *, head: bool = True) -> dict[str, Any]:
+    """Returns the lineage entry of config.json; `head`: whether its head is continued."""
     digest = hashlib.blake2b(parent.run.model_file.read_bytes(), digest_size=16).hexdigest()
     return {
         "run": str(parent.run.path.absolute()),
         "started": parent.description.get("started"),
         "model_digest": digest,
         "labels": {name: list(value) for name, value in vars(growth).items()},
+        "head": head,
     }
 
 
@@ -302,6 +313,9 @@ def earlier_photos(run: RunFolder, collection: Collection) -> EarlierPhotos:
     while present is not None and present.path.resolve() not in seen:
         seen.add(present.path.resolve())
         for row in read_split(present.split_file):
+            if row.fold is not None:
+                # Only its backbone was continued, which was not trained.
+                continue
             before = parts.setdefault(row.digest, row.part)
             parts[row.digest] = min(before, row.part, key=_LEARNED.index)
         description = present.read(present.config_file)

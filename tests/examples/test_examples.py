@@ -20,8 +20,8 @@ def test_train_and_predict_runs(
     done = run_child(code)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert any(line.startswith("Split: ") for line in lines)
-    assert [line.partition(":")[0] for line in lines[-5:-3]] == ["validation", "test"]
+    assert any("The metrics are cross-validated: 5 folds" in line for line in lines)
+    assert [line.partition(":")[0] for line in lines[-5:-3]] == ["folds", "held out"]
 
 
 def test_a_subset_has_the_first_photos_of_each_label(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_own_metric_runs(
     done = run_child(code)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert [line.partition(":")[0] for line in lines] == ["epoch 1", "lowest recall on test"]
+    assert [line.partition(":")[0] for line in lines] == ["epoch 1", "lowest recall"]
     assert lines[0].endswith("%")
 
 

@@ -176,7 +176,7 @@ def test_a_photo_that_changed_since_is_named() -> None:
 
 
 def test_the_test_share_is_ignored() -> None:
-    assert CollectionConfig().test > 0
+    assert CollectionConfig().test_share > 0
     photos = [photo(n, "ab"[n % 2], n) for n in range(40)]
     rows, _ = assign_folds(collection(photos), config(test=0.5), 4)
     split = fold_splitter(rows, config(test=0.5), 1)(collection(photos))

@@ -222,7 +222,7 @@ FULL: dict[str, Any] = {
     "clip_norm": 5.0,
     "lr": 0.003,
 }
-HEAD: dict[str, Any] = {"mode": "head", "model": "test_resnet", "size": 48, "epochs": 3}
+HEAD: dict[str, Any] = {"mode": "head", "model": "test_resnet", "size": 48, "validation": 0.15}
 
 
 def _flag(name: str) -> str:

@@ -158,9 +158,10 @@ def tune(
     name = safe_name(search.study or root.resolve().name)
     folder = search.runs / f"tune-{name}"
     file = folder / "study.sqlite3"
-    space = space_for(
-        config or TrainConfig(), models=search.models, modes=search.modes, fixed=search.fixed
-    )
+    config = config or TrainConfig()
+    # Trials of head and full network are compared on the same photos, and none sees the test part.
+    config = dataclasses.replace(config, collection=config.collection.with_parts())
+    space = space_for(config, models=search.models, modes=search.modes, fixed=search.fixed)
     if not root.is_dir():
         raise CollectionError(f"{root} is not a folder. Name the folder of your photos.")
     study = open_study(name, url=search.storage, file=file, space=space)

@@ -7,8 +7,8 @@ the same burst) is not new to the model, and inflates an accuracy measured on it
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, get_args
 
 import numpy as np
@@ -159,8 +159,31 @@ def prove_split(rows: Sequence[SplitRow], photos: Sequence[Photo] | None = None)
     )
 
 
-def _straddling(pairs: Iterable[tuple[str, Part]]) -> int:
-    parts: defaultdict[str, set[Part]] = defaultdict(set)
+def prove_folds(rows: Sequence[SplitRow], photos: Sequence[Photo]) -> SplitProof:
+    """Returns the counts that prove the folds of a cross-validation.
+
+    As `prove_split`, of each fold against all others: groups and contents in two folds, and
+    held-out photos (under ``validation``) with a near-duplicate in another fold.
+    """
+    proof = prove_split(rows)
+    leaks: Counter[Part] = Counter()
+    found = []
+    for fold in sorted({row.fold for row in rows if row.fold is not None and row.fold >= 0}):
+        parts: list[Part] = ["validation" if row.fold == fold else "train" for row in rows]
+        of_fold, nearest = _leaks(photos, parts)
+        leaks.update(of_fold)
+        found.extend([nearest] if nearest else [])
+    return replace(
+        proof,
+        straddling_groups=_straddling((row.group, row.fold) for row in rows),
+        straddling_contents=_straddling((row.digest, row.fold) for row in rows if row.digest),
+        leaks=dict(leaks),
+        nearest=min(found, key=lambda pair: pair.distance_bits, default=None),
+    )
+
+
+def _straddling(pairs: Iterable[tuple[str, Hashable]]) -> int:
+    parts: defaultdict[str, set[Hashable]] = defaultdict(set)
     for key, part in pairs:
         parts[key].add(part)
     return sum(len(found) > 1 for found in parts.values())

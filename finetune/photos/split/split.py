@@ -38,6 +38,7 @@ class SplitRow:
         labels: Its labels; the file joins several by ``|``.
         group: Key shared by photos that must be in the same part.
         part: train, validation or test.
+        fold: With cross-validation, the fold that holds the photo out, from 0; -1: none does.
     """
 
     path: str
@@ -45,6 +46,7 @@ class SplitRow:
     labels: tuple[str, ...]
     group: str
     part: Part
+    fold: int | None = None
 
 
 def split_groups(
@@ -104,9 +106,11 @@ def write_split(path: Path, rows: Sequence[SplitRow]) -> Path:
     """Writes split.csv, sorted by path, and returns `path`; raises StorageError."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_COLUMNS)
+    folded = any(row.fold is not None for row in rows)
+    writer.writerow([*_COLUMNS, "fold"] if folded else _COLUMNS)
     for row in sorted(rows, key=lambda row: row.path):
-        writer.writerow([row.path, row.digest, join_labels(row.labels), row.group, row.part])
+        fold = [row.fold] if folded else []
+        writer.writerow([row.path, row.digest, join_labels(row.labels), row.group, row.part, *fold])
     # File names that are no UTF-8 come from the file system as surrogates and go back the same way.
     content = text.getvalue().encode("utf-8", "surrogateescape")
     return write_atomically(path, lambda file: file.write(content))
@@ -149,9 +153,19 @@ def read_split(path: Path) -> tuple[SplitRow, ...]:
                 labels=split_labels(row["label"]),
                 group=row["group"],
                 part=cast(Part, row["part"]),
+                fold=_fold_of(path, reader.line_num, line.get("fold")),
             )
         )
     return tuple(rows)
+
+
+def _fold_of(path: Path, line: int, text: str | None) -> int | None:
+    if not text:
+        return None
+    try:
+        return int(text)
+    except ValueError as error:
+        raise CollectionError(f"{path}, line {line}: the fold {text!r} is no number.") from error
 
 
 def _draw(

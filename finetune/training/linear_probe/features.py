@@ -32,7 +32,7 @@ class ProbePhotos:
     Attributes:
         views: Keys of the features, one list of N a view; the first is of the photos themselves.
         targets: ``(N,) int64``, or ``(N, C) float32`` where a photo may have several labels.
-        folds: ``(N,)``, the fold in which a photo is held out; -1: always in training.
+        folds: ``(N,)``, the fold that holds a photo out, or -1; a validation part is one fold.
     """
 
     features: FeatureCache
@@ -92,11 +92,14 @@ def fill_features(
     features.records.refresh()
     # Augmented views are of training photos alone.
     held_out = features.keys(validation)
+    folds = prepared.data_split.folds
+    if folds is None:
+        folds = np.repeat(np.array([-1, 0]), [len(train), len(validation)])
     return ProbePhotos(
         features=features,
         views=[[*features.keys(train, view), *held_out] for view in (None, *views)],
         targets=np.concatenate([train.targets, validation.targets]),
-        folds=np.repeat(np.array([-1, 0]), [len(train), len(validation)]),
+        folds=folds,
     )
 
 

@@ -114,6 +114,7 @@ class FittedHead:
 
     Attributes:
         strengths: L2 strengths it was picked from, weakest first.
+        learned: ``(L,)``, indices of the photos it was fitted on.
         held_out: Logits of the held-out photos by heads that were not fitted on them.
         loss: Their mean log loss in nats, uncalibrated.
     """
@@ -121,6 +122,7 @@ class FittedHead:
     solution: Solution
     strength: float
     strengths: tuple[float, ...]
+    learned: NDArray[np.int64]
     held_out: Outputs
     loss: float
 
@@ -176,13 +178,15 @@ def fit_head(
     outputs = [Outputs(of_strength, targets[held]) for of_strength in logits]
     losses = [calibrated_loss(one, fitter.objective) for one in outputs]
     best = int(np.argmin(losses))
-    everything = np.arange(len(targets)) if len(numbers) > 1 else np.flatnonzero(folds < 0)
-    solution = fitter.fit(everything, order[best], start=found[best])
+    # A validation part is a single fold, and stays held out.
+    final = np.arange(len(targets)) if len(numbers) > 1 else np.flatnonzero(folds < 0)
+    solution = fitter.fit(final, order[best], start=found[best])
     progress(len(numbers) * len(order) + 1, len(numbers) * len(order) + 1)
     return FittedHead(
         solution=solution,
         strength=order[best],
         strengths=tuple(reversed(order)),
+        learned=final,
         held_out=outputs[best],
         loss=plain_loss(outputs[best], fitter.objective),
     )

@@ -57,7 +57,7 @@ def hold_out(
     rng = np.random.default_rng((prepared.config.machine.seed, 0xF01D))
     labels = len(np.unique(targets))
     heads = int(folds.max()) + 1 + (min(LABEL_FOLDS, labels) if labels > 2 else 0)
-    progress = prepared.progress("Holding photos and labels out")
+    progress = prepared.progress("Holding photos and labels out", "heads")
     done = 0
 
     def fit(learned: NDArray[np.bool_], held: NDArray[np.bool_]) -> tuple[Floats, Floats]:
@@ -72,8 +72,7 @@ def hold_out(
         return fitter.logits(solution, others).astype(np.float64), photos.map(others, distance)
 
     outputs = cross_fit(targets, folds, fit, rng=rng)
-    trained_on = np.flatnonzero(photos.folds < 0)
-    return HeldOut(outputs=outputs, distance=fit_distance(photos, trained_on, rng=rng))
+    return HeldOut(outputs=outputs, distance=fit_distance(photos, fitted.learned, rng=rng))
 
 
 def fit_distance(
@@ -91,6 +90,8 @@ def fit_distance(
 
 def _folds(prepared: Prepared, photos: ProbePhotos) -> NDArray[np.int64] | None:
     """Returns the fold of each photo: whole groups, about as many photos as validation has."""
+    if prepared.data_split.folds is not None:
+        return photos.folds
     held = int((photos.folds >= 0).sum())
     if held >= ENOUGH_PHOTOS:
         return photos.folds

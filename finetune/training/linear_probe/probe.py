@@ -15,7 +15,7 @@ from finetune.data.loaders import evaluation_batches
 from finetune.models.features import FeatureCache
 from finetune.models.heads import write_head
 from finetune.models.linear_solver import LinearHead
-from finetune.photos.collection import Part
+from finetune.tasks.data_split import FOLDS_PART
 from finetune.training.checkpoints import Position
 from finetune.training.events import EpochDone, Note, Validated
 from finetune.training.linear_probe.features import feature_cache, fill_features
@@ -68,7 +68,7 @@ def train_on_features(
             fitted = fit_head(
                 fitter,
                 strengths_of(prepared.config.training.head_l2),
-                progress=prepared.progress("Fitting heads"),
+                progress=prepared.progress("Fitting heads", "heads"),
                 stop=stop,
             )
             position = _emit(prepared, fitter, fitted, seconds=time.monotonic() - started)
@@ -78,11 +78,13 @@ def train_on_features(
         head = fitter.head(fitted.solution)
         write_head(module, head.weight.to(device), head.bias.to(device))
         classifier = module.get_classifier()  # type: ignore[operator]
-        logits: dict[Part, NDArray[np.float32]] = {
+        logits: dict[str, NDArray[np.float32]] = {
             part: head_logits(classifier, features, features.keys(asked))
             for part, asked in datasets.items()
             if part != "train" and len(asked)
         }
+        if prepared.data_split.folds is not None:
+            logits = {FOLDS_PART: fitted.held_out.logits}
     return TrainingOutput(
         module=module, logits=logits, position=position, finished=True, held_out=held_out
     )
@@ -105,8 +107,9 @@ def _emit(
 ) -> Position:
     """Emits the events of a fitted head, which counts as one epoch; returns the position."""
     if len(fitted.strengths) > 1:
-        prepared.callback(Note(text=fitted.describe("validation")))
-    learned = np.flatnonzero(fitter.photos.folds < 0)
+        folded = prepared.data_split.folds is not None
+        prepared.callback(Note(text=fitted.describe("held-out photos" if folded else "validation")))
+    learned = fitted.learned
     objective = fitter.objective
     loss, accuracy = objective.score(
         torch.from_numpy(fitter.logits(fitted.solution, learned)),
