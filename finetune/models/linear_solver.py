@@ -123,7 +123,10 @@ class LinearSolver:
         """
         coordinates, targets, offset = self.coordinates, self.targets, self.offset
         if rows is not None:
-            coordinates, targets = coordinates[rows], targets[rows]
+            # The first photos need no copy: a training part stands before its validation part.
+            leading = torch.equal(rows, torch.arange(len(rows), device=rows.device))
+            coordinates = coordinates[: len(rows)] if leading else coordinates[rows]
+            targets = targets[rows]
             offset = None if offset is None else offset[rows]
         curvature = torch.outer(self.curvature, self.variance)
         scale = (curvature + max(strength, 1e-9)).rsqrt()  # (C, R)

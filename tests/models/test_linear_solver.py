@@ -89,6 +89,14 @@ def test_some_rows_are_fitted_as_if_they_were_alone() -> None:
     np.testing.assert_allclose(found, model.predict_proba(x[held_out]), atol=5e-3)
 
 
+def test_the_first_rows_are_fitted_as_if_they_were_alone() -> None:
+    features, targets = problem(photos=90)
+    probe = probe_of(features, targets)
+    first = probe.solve(0.05, rows=torch.arange(45), tolerance=1e-6)
+    shuffled = probe.solve(0.05, rows=torch.arange(44, -1, -1), tolerance=1e-6)
+    torch.testing.assert_close(first.weight, shuffled.weight, atol=1e-4, rtol=1e-3)
+
+
 def test_several_labels_are_as_many_regressions() -> None:
     features, one = problem()
     targets = torch.stack([one == 0, (one == 1) | (one == 2), one != 3], 1).float()
