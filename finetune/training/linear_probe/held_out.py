@@ -22,7 +22,12 @@ from finetune.evaluation.out_of_distribution import (
 from finetune.evaluation.probabilities import Floats
 from finetune.photos.split.split import fold_groups
 from finetune.training.linear_probe.features import ProbePhotos
-from finetune.training.linear_probe.heads import FitInterruptedError, FittedHead, HeadFitter
+from finetune.training.linear_probe.heads import (
+    SEARCH_TOLERANCE,
+    FitInterruptedError,
+    FittedHead,
+    HeadFitter,
+)
 from finetune.training.prepared import Prepared
 from finetune.training.results import HeldOut
 
@@ -65,7 +70,9 @@ def hold_out(
         if stop():
             raise FitInterruptedError
         rows, others = np.flatnonzero(learned), np.flatnonzero(held)
-        solution = fitter.fit(rows, fitted.strength, start=fitted.solution)
+        solution = fitter.fit(
+            rows, fitted.strength, start=fitted.solution, tolerance=SEARCH_TOLERANCE
+        )
         distance = fit_distance(photos, rows, rng=rng)
         done += 1
         progress(done, heads)
