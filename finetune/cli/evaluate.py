@@ -23,7 +23,7 @@ def evaluate(
     ] = None,
     photos: Annotated[
         Path | None,
-        typer.Argument(help="Labeled photos; default: the run's validation and test photos."),
+        typer.Argument(help="Labeled photos; default: the run's own held-out photos."),
     ] = None,
     tta: Annotated[
         int, typer.Option(help="Views of a photo to average: 1, 2 (its mirror image too).")

@@ -67,7 +67,7 @@ def split(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Split photos as train does, and check for leaks."""
+    """Split photos into parts, and check for leaks."""
     output.json, output.quiet = json, quiet
     settings = resolve(
         None,

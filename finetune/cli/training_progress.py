@@ -64,9 +64,7 @@ class TrainingView:
                 stage = f"Epoch {event.epoch}/{event.epochs}"
                 figures = step_figures(event, room - len(stage))
                 self._show(stage, event.step, event.steps, figures)
-            case EpochDone(lr=0.0):
-                pass  # A head that is fitted to its minimum has no epochs.
-            case EpochDone():
+            case EpochDone(fitted=False):
                 self._row(event)
 
     def _show(self, stage: str, done: int, total: int, figures: str) -> None:

@@ -265,7 +265,7 @@ def _charts(
     if matrix is None:
         answers = summary.count_answers(record.labels, rows)
         figures["answers"] = charts.answers_by_label(answers)
-    if record.epochs:
+    if record.epochs and not record.fitted:
         figures["loss"] = charts.loss_curves(record.epochs)
         figures["score"] = charts.score_curves(record.epochs, task)
     if record.split:
@@ -298,6 +298,7 @@ def _template_values(
         "labels": _label_rows(record, metrics, matrix),
         "thresholds_for": record.calibration.get("thresholds_for"),
         "epochs": record.epochs,
+        "folded": any(row.fold is not None for row in record.split),
         "weights": summary.describe_weights(record),
         "training_time": duration(sum(float(e.get("seconds") or 0) for e in record.epochs)),
         "proof": prove_split(record.split) if record.split else None,

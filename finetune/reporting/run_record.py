@@ -55,6 +55,11 @@ class RunRecord:
         """Uncalibrated task of the run: one label per photo, or several."""
         return task_of_config(self.config)
 
+    @property
+    def fitted(self) -> bool:
+        """Whether the head was fitted to its minimum, without epochs."""
+        return "l2_strength" in self.config
+
     def part(self, wanted: str | None = None) -> str:
         """Returns the part to report on: `wanted`, or the first of `PART_ORDER` with photos.
 

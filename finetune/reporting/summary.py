@@ -225,6 +225,12 @@ def best_epoch(record: RunRecord) -> int | None:
 
 def describe_weights(record: RunRecord) -> str:
     """Returns a sentence on the weights of the model; empty if they are not recorded."""
+    strength = record.config.get("l2_strength")
+    if strength is not None:
+        return (
+            "The backbone was not trained. The head was fitted to the minimum of its loss, with L2 "
+            f"strength {strength:g}: the lowest loss on held-out photos of those tried."
+        )
     epoch = best_epoch(record)
     if epoch is None:
         return ""

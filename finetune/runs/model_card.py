@@ -205,20 +205,23 @@ def _rows(run: RunFolder) -> tuple[SplitRow, ...]:
 def _split(config: Mapping[str, Any], rows: Sequence[SplitRow]) -> str:
     counts = Counter(str(row.part) for row in rows)
     shown = ", ".join(f"{counts[part]:,} {part}" for part in _PARTS if counts[part])
+    folds = {row.fold for row in rows if row.fold is not None and row.fold >= 0}
+    part = "fold" if folds else "part"
+    shown += f", in {len(folds)} folds" if folds else ""
     proof = config.get("split")
     if not proof:
         return f"{shown}."
     leaks = sum((proof.get("leaks") or {}).values())
     straddling = proof.get("straddling", 0)
     leakage = (
-        "No group of near-duplicates is in two parts"
+        f"No group of near-duplicates is in two {part}s"
         if not leaks and not straddling
-        else f"{leaks:,} held-out photos have a near-duplicate in train, so that the figures below "
-        "are too high"
+        else f"{leaks:,} held-out photos have a near-duplicate in training, so that the figures "
+        "below are too high"
     )
     nearest = (proof.get("nearest") or {}).get("distance_bits")
     closest = (
-        f" The most similar photos of different parts differ in {nearest} of 64 bits of the "
+        f" The most similar photos of different {part}s differ in {nearest} of 64 bits of the "
         "perceptual hash."
         if nearest is not None
         else ""
@@ -244,7 +247,6 @@ def _usage(run: RunFolder, prediction_attribute: str) -> str:
 
 def _making(config: Mapping[str, Any], preprocessing: Mapping[str, Any]) -> str:
     settings = config["settings"]
-    training = settings["training"]
     versions = ", ".join(f"{name} {value}" for name, value in config["versions"].items())
     weights = Path(str(config.get("weights", ""))).name
     return (
@@ -253,11 +255,20 @@ def _making(config: Mapping[str, Any], preprocessing: Mapping[str, Any]) -> str:
         f"{preprocessing['fit']} at "
         f"{preprocessing['crop_pct']:g}\n"
         f"- augmentation: {settings['augmentation'].get('augment')}\n"
-        f"- epochs: {config.get('epochs_done', training.get('epochs'))}, best "
-        f"{config.get('best_epoch', '?')}{_share(config)}; batch {training['batch_size']}, "
-        f"lr {training['lr']}, weight decay {training['weight_decay']}, "
-        f"seed {settings['machine']['seed']}\n"
+        f"- {_fit(config)}, seed {settings['machine']['seed']}\n"
         f"- made {str(config.get('started', ''))[:10]} with {versions}"
+    )
+
+
+def _fit(config: Mapping[str, Any]) -> str:
+    """Returns how the weights were found."""
+    training = config["settings"]["training"]
+    if "l2_strength" in config:
+        return f"head: fitted to the minimum of its loss, L2 strength {config['l2_strength']:g}"
+    return (
+        f"epochs: {config.get('epochs_done', training.get('epochs'))}, best "
+        f"{config.get('best_epoch', '?')}{_share(config)}; batch {training['batch_size']}, "
+        f"lr {training['lr']}, weight decay {training['weight_decay']}"
     )
 
 

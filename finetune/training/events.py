@@ -177,6 +177,11 @@ class EpochDone:
     best: bool
     metrics: Mapping[str, float] = field(default_factory=dict)
 
+    @property
+    def fitted(self) -> bool:
+        """Whether a head was fitted to its minimum instead: it makes no steps, and has no rate."""
+        return self.lr == 0
+
 
 Event = Note | Progressed | StepDone | Validated | EpochDone
 Callback = Callable[[Event], None]

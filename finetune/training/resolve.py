@@ -202,8 +202,11 @@ def cross_validates(config: TrainConfig, collection: Collection, module: nn.Modu
     """Returns whether a head trains on all photos, with metrics by cross-validation.
 
     That is so where folds cost seconds: for a head on cached features of a moderate number of
-    photos, unless parts are requested or ready-made.
+    photos, unless parts are requested or ready-made. With several labels per photo, thresholds
+    would be fitted on the very photos that they are evaluated on.
     """
+    if config.labels.multi_label:
+        return False
     requested = config.collection
     if requested.validation is not None or requested.test is not None or collection.has_parts:
         return False

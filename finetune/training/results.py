@@ -49,6 +49,7 @@ class TrainingOutput:
         module: The network with its best weights, in eval mode and fp32.
         logits: ``(N, labels)`` of the validation and test photos, in their order.
         held_out: Outputs of heads trained without some photos and labels, if any.
+        l2_strength: L2 strength of a head that was fitted to its minimum, or None.
         share: Weight interpolation factor between start (0) and best epoch (1), or None.
     """
 
@@ -57,6 +58,7 @@ class TrainingOutput:
     position: Position
     finished: bool
     held_out: HeldOut | None = None
+    l2_strength: float | None = None
     share: float | None = None
 
     def summary(self) -> dict[str, Any]:
@@ -66,6 +68,7 @@ class TrainingOutput:
             "best_epoch": self.position.best_epoch,
             "epochs_done": self.position.epoch,
             "training_seconds": round(self.position.seconds, 3),
+            **({} if self.l2_strength is None else {"l2_strength": self.l2_strength}),
             **({} if self.share is None else {"share_of_training": self.share}),
         }
 

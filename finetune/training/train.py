@@ -223,7 +223,7 @@ def _train_as_worker(prepared: Prepared) -> None:
 def _train_and_write(prepared: Prepared) -> tuple[TrainingOutput, dict[str, Any]]:
     """Trains and writes the results; returns the outcome and its metrics."""
     accelerator = make_accelerator(prepared.config.machine)
-    warning = "Interrupted: finishing this step and saving. Ctrl-C again ends at once."
+    warning = "Interrupted: finishing what is under way. Ctrl-C again ends at once."
     by_features = uses_cached_features(
         prepared.config, linear_head=has_linear_head(prepared.loaded.module)
     )

@@ -54,8 +54,8 @@ class SplitProof:
         by_label: Photos by label, then by part.
         groups: Groups of photos, single photos included.
         largest_group: Photos in the largest group.
-        straddling_groups: Groups with photos in more than one part; 0 is the proof.
-        straddling_contents: File contents found in more than one part; 0 is the proof.
+        straddling_groups: Groups with photos in more than one part or fold; 0 is the proof.
+        straddling_contents: File contents in more than one part or fold; 0 is the proof.
         missing: Labels without a photo in a part, as (label, part).
         leaks: Held-out photos with a near-duplicate in train by part, found from the hashes,
             independently of the groups; empty where the photos were not given.
@@ -149,8 +149,8 @@ def prove_split(rows: Sequence[SplitRow], photos: Sequence[Photo] | None = None)
         by_label={label: {part: by_label[label][part] for part in present} for label in labels},
         groups=len(sizes),
         largest_group=max(sizes.values(), default=0),
-        straddling_groups=_straddling((row.group, row.part) for row in rows),
-        straddling_contents=_straddling((row.digest, row.part) for row in rows if row.digest),
+        straddling_groups=_straddling((row.group, _side(row)) for row in rows),
+        straddling_contents=_straddling((row.digest, _side(row)) for row in rows if row.digest),
         missing=tuple(
             (label, part) for label in labels for part in present if not by_label[label][part]
         ),
@@ -175,11 +175,14 @@ def prove_folds(rows: Sequence[SplitRow], photos: Sequence[Photo]) -> SplitProof
         found.extend([nearest] if nearest else [])
     return replace(
         proof,
-        straddling_groups=_straddling((row.group, row.fold) for row in rows),
-        straddling_contents=_straddling((row.digest, row.fold) for row in rows if row.digest),
         leaks=dict(leaks),
         nearest=min(found, key=lambda pair: pair.distance_bits, default=None),
     )
+
+
+def _side(row: SplitRow) -> Hashable:
+    """Returns what photos that belong together must share: the fold, or without folds the part."""
+    return row.part if row.fold is None else row.fold
 
 
 def _straddling(pairs: Iterable[tuple[str, Hashable]]) -> int:

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 CHUNK = 1024
 
 
+class FitInterruptedError(Exception):
+    """Raised when a linear probe is interrupted; its features so far are cached."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ProbePhotos:
     """Training and validation photos of a linear probe with their cached features.
@@ -71,23 +75,39 @@ def feature_cache(
 
 
 def fill_features(
-    prepared: Prepared, features: FeatureCache, datasets: Mapping[Part, PhotoDataset]
+    prepared: Prepared,
+    features: FeatureCache,
+    datasets: Mapping[Part, PhotoDataset],
+    *,
+    stop: Callable[[], bool] = lambda: False,
 ) -> ProbePhotos:
     """Computes the features that are missing; returns the training and validation photos.
 
     Several processes share the photos, and each finds all features there when this returns.
+
+    Raises:
+        FitInterruptedError: `stop` returned True.
     """
     workers, share = prepared.config.machine.workers, prepared.world.shard
+
+    def progress(stage: str) -> Callable[[int, int], None]:
+        emit = prepared.progress(stage)
+
+        def report(done: int, total: int) -> None:
+            emit(done, total)
+            if stop():
+                raise FitInterruptedError
+
+        return report
+
     for part, photos in datasets.items():
         stage = f"Features of {part}"
-        features.fill(photos, workers=workers, progress=prepared.progress(stage), shard=share)
+        features.fill(photos, workers=workers, progress=progress(stage), shard=share)
     train, validation = datasets["train"], datasets["validation"]
     views = views_of(prepared)
     for view in views:
         stage = f"Features of view {view.number + 1}"
-        features.fill(
-            train, view=view, workers=workers, progress=prepared.progress(stage), shard=share
-        )
+        features.fill(train, view=view, workers=workers, progress=progress(stage), shard=share)
     prepared.world.barrier()
     features.records.refresh()
     # Augmented views are of training photos alone.

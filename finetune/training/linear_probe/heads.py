@@ -13,7 +13,7 @@ from finetune.data.balance import strata
 from finetune.errors import ConfigError
 from finetune.models.linear_solver import LinearHead, LinearSolver, Solution
 from finetune.tasks.base import Objective
-from finetune.training.linear_probe.features import ProbePhotos
+from finetune.training.linear_probe.features import FitInterruptedError, ProbePhotos
 from finetune.training.validation import Outputs, calibrated_loss, plain_loss
 
 L2_STRENGTHS = (0.001, 0.01, 0.03, 0.1, 0.3, 1.0)
@@ -23,10 +23,6 @@ SEARCH_TOLERANCE = 1e-4
 """Gradient at which the heads of the search stop; see `LinearSolver.solve`."""
 
 Progress = Callable[[int, int], None]
-
-
-class FitInterruptedError(Exception):
-    """Raised when the person interrupts the fit."""
 
 
 class HeadFitter:
@@ -56,12 +52,15 @@ class HeadFitter:
         self.labels = labels
         self.objective = objective
         self._balanced = balanced
-        self._device = device
+        # The solver needs float64, which MPS lacks.
+        self._device = torch.device("cpu") if device.type == "mps" else device
+        if start is not None:
+            start = LinearHead(start.weight.to(self._device), start.bias.to(self._device))
         every = [key for view in photos.views for key in view]
         targets = np.concatenate([photos.targets] * len(photos.views))
         self._probe = LinearSolver(
-            photos.features.read(every).to(device),
-            torch.from_numpy(targets).to(device),
+            photos.features.read(every).to(self._device),
+            torch.from_numpy(targets).to(self._device),
             outputs=labels,
             loss=objective.loss,
             start=start,
@@ -89,10 +88,9 @@ class HeadFitter:
             learned = learned[np.concatenate([np.resize(found, most) for found in by_label])]
         count = len(self.photos.targets)
         rows = np.concatenate([view * count + learned for view in range(len(self.photos.views))])
-        everything = len(rows) == count * len(self.photos.views) and not self._balanced
         return self._probe.solve(
             strength,
-            rows=None if everything else torch.from_numpy(rows).to(self._device),
+            rows=torch.from_numpy(rows).to(self._device),
             start=start,
             tolerance=tolerance,
         )
@@ -105,7 +103,8 @@ class HeadFitter:
 
     def head(self, solution: Solution) -> LinearHead:
         """Returns a solution as a linear layer on features, on the CPU."""
-        return self._probe.head(solution)
+        head = self._probe.head(solution)
+        return LinearHead(head.weight.cpu(), head.bias.cpu())
 
 
 @dataclass(frozen=True, kw_only=True)

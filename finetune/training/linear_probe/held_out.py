@@ -21,13 +21,8 @@ from finetune.evaluation.out_of_distribution import (
 )
 from finetune.evaluation.probabilities import Floats
 from finetune.photos.split.split import fold_groups
-from finetune.training.linear_probe.features import ProbePhotos
-from finetune.training.linear_probe.heads import (
-    SEARCH_TOLERANCE,
-    FitInterruptedError,
-    FittedHead,
-    HeadFitter,
-)
+from finetune.training.linear_probe.features import FitInterruptedError, ProbePhotos
+from finetune.training.linear_probe.heads import SEARCH_TOLERANCE, FittedHead, HeadFitter
 from finetune.training.prepared import Prepared
 from finetune.training.results import HeldOut
 

@@ -18,9 +18,12 @@ from finetune.models.linear_solver import LinearHead
 from finetune.tasks.data_split import FOLDS_PART
 from finetune.training.checkpoints import Position
 from finetune.training.events import EpochDone, Note, Validated
-from finetune.training.linear_probe.features import feature_cache, fill_features
-from finetune.training.linear_probe.heads import (
+from finetune.training.linear_probe.features import (
     FitInterruptedError,
+    feature_cache,
+    fill_features,
+)
+from finetune.training.linear_probe.heads import (
     FittedHead,
     HeadFitter,
     fit_head,
@@ -50,21 +53,21 @@ def train_on_features(
     module = prepared.loaded.module.to(device).eval()
     datasets = prepared.datasets()
     with feature_cache(prepared, datasets) as features:
-        photos = fill_features(prepared, features, datasets)
-        started = time.monotonic()
         start = None
         if prepared.continues:
             parent = module.get_classifier()  # type: ignore[operator]
             start = LinearHead(parent.weight.detach(), parent.bias.detach())
-        fitter = HeadFitter(
-            photos,
-            labels=len(prepared.data_split.labels),
-            objective=prepared.objective(),
-            device=device,
-            start=start,
-            balanced=prepared.config.labels.balance == "sampling",
-        )
         try:
+            photos = fill_features(prepared, features, datasets, stop=stop)
+            started = time.monotonic()
+            fitter = HeadFitter(
+                photos,
+                labels=len(prepared.data_split.labels),
+                objective=prepared.objective(),
+                device=device,
+                start=start,
+                balanced=prepared.config.labels.balance == "sampling",
+            )
             fitted = fit_head(
                 fitter,
                 strengths_of(prepared.config.training.head_l2),
@@ -74,6 +77,8 @@ def train_on_features(
             position = _emit(prepared, fitter, fitted, seconds=time.monotonic() - started)
             held_out = hold_out(prepared, fitter, fitted, stop=stop)
         except FitInterruptedError as error:
+            resume = f"finetune train --resume {prepared.run.path}"
+            prepared.callback(Note(text=f"The features so far are kept. Continue with: {resume}"))
             raise KeyboardInterrupt from error
         head = fitter.head(fitted.solution)
         write_head(module, head.weight.to(device), head.bias.to(device))
@@ -86,7 +91,12 @@ def train_on_features(
         if prepared.data_split.folds is not None:
             logits = {FOLDS_PART: fitted.held_out.logits}
     return TrainingOutput(
-        module=module, logits=logits, position=position, finished=True, held_out=held_out
+        module=module,
+        logits=logits,
+        position=position,
+        finished=True,
+        held_out=held_out,
+        l2_strength=fitted.strength,
     )
 
 

@@ -19,6 +19,7 @@ from finetune.config_io import resolve
 from finetune.errors import CollectionError, RunError
 from finetune.photos.split.leakage import prove_folds
 from finetune.photos.split.split import SplitRow, read_split, write_split
+from finetune.reporting.report import write_report
 from finetune.runs.evaluate import EvaluationRequest, evaluate
 from finetune.runs.model_card import model_card
 from finetune.training.events import Event, Note
@@ -104,11 +105,19 @@ def test_a_label_of_one_photo_is_learned_and_its_missing_metrics_are_mentioned(
     )
     assert result.headline["labels"]["moth"]["photos"] == 0
     assert "moth" in Predictor.load(result.run.path).labels
-    assert "cross-validated" in model_card(result.run)
+    card = model_card(result.run)
+    assert "25 cross-validated photos" in card
+    assert "26 train, in 5 folds. No group of near-duplicates is in two folds" in card
+    assert "- head: fitted to the minimum of its loss, L2 strength " in card
+    assert "epochs" not in card
 
 
-@pytest.mark.parametrize("flags", [{"test": 0.2}, {"validation": 0.2}, {"mode": "full"}], ids=str)
-def test_requested_parts_and_full_networks_have_parts(
+@pytest.mark.parametrize(
+    "flags",
+    [{"test": 0.2}, {"validation": 0.2}, {"mode": "full"}, {"multi_label": True}],
+    ids=str,
+)
+def test_requested_parts_full_networks_and_several_labels_have_parts(
     make_photos: Callable[..., Path], tmp_path: Path, settings: Settings, flags: Settings
 ) -> None:
     photos = make_photos({"ant": 10, "bee": 10})
@@ -116,6 +125,18 @@ def test_requested_parts_and_full_networks_have_parts(
     result = train(photos, resolve({}, more), run=str(tmp_path / "run"))
     assert result.metrics.keys() == {"validation", "test"}
     assert "fold" not in result.run.split_file.read_text().splitlines()[0]
+
+
+def test_the_report_speaks_of_folds_and_not_of_epochs(
+    trained: tuple[RunResult, list[str]],
+) -> None:
+    pytest.importorskip("plotly")
+    result, _ = trained
+    page = write_report(result.run.path).path.read_text(encoding="utf-8")
+    strength = result.run.read(result.run.config_file)["l2_strength"]
+    assert f"with L2 strength {strength:g}" in page
+    assert "No file is in more than one fold." in page
+    assert "Loss by epoch" not in page
 
 
 def test_evaluating_the_run_itself_gives_the_cross_validated_metrics(

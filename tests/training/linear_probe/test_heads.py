@@ -23,10 +23,9 @@ from finetune.errors import ConfigError
 from finetune.models.features import FeatureCache
 from finetune.tasks.single_label import SingleLabel
 from finetune.training.events import EpochDone, Event, Note, Progressed
-from finetune.training.linear_probe.features import ProbePhotos
+from finetune.training.linear_probe.features import FitInterruptedError, ProbePhotos
 from finetune.training.linear_probe.heads import (
     L2_STRENGTHS,
-    FitInterruptedError,
     HeadFitter,
     fit_head,
     strengths_of,
@@ -199,14 +198,27 @@ def test_an_interrupted_fit_stops() -> None:
     assert asked == 4
 
 
+def test_a_device_without_float64_leaves_the_solver_on_the_cpu() -> None:
+    photos, _ = probe_photos()
+    objective = SingleLabel().objective()
+    fitter = HeadFitter(photos, labels=3, objective=objective, device=torch.device("mps"))
+    solution = fitter.fit(np.arange(90), 0.1)
+    assert solution.weight.device.type == "cpu"
+    expected = fitter_of(photos).fit(np.arange(90), 0.1)
+    torch.testing.assert_close(solution.weight, expected.weight)
+
+
+@pytest.mark.parametrize("stage", ["Features of train", "Fitting heads"])
 def test_an_interrupted_head_run_is_resumed_to_the_same_bytes(
-    photos: Path, tmp_path: Path, tiny_settings: Settings
+    make_photos: Callable[..., Path], tmp_path: Path, tiny_settings: Settings, stage: str
 ) -> None:
+    photos = make_photos({"ant": 60, "bee": 60})  # more than a batch of features
     config = resolve({}, {**tiny_settings, "mode": "head"})
-    train(photos, config, run="whole", runs=tmp_path)
+    events: list[Event] = []
 
     def interrupt(event: Event) -> None:
-        if isinstance(event, Progressed) and event.stage == "Fitting heads":
+        events.append(event)
+        if isinstance(event, Progressed) and event.stage == stage and event.done < event.total:
             os.kill(os.getpid(), signal.SIGINT)
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -216,7 +228,11 @@ def test_an_interrupted_head_run_is_resumed_to_the_same_bytes(
     finally:
         signal.signal(signal.SIGINT, before)
     assert not (tmp_path / "r/model.safetensors").exists()
+    assert notes_of(events)[-1] == (
+        f"The features so far are kept. Continue with: finetune train --resume {tmp_path / 'r'}"
+    )
     resume(tmp_path / "r")
+    train(photos, config, run="whole", runs=tmp_path)
     first, second = (tmp_path / name / "model.safetensors" for name in ("whole", "r"))
     assert first.read_bytes() == second.read_bytes()
 
