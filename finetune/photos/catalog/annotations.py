@@ -51,13 +51,25 @@ class Annotations:
 
     @cached_property
     def version(self) -> str:
-        """Short digest of the annotations by people; empty without any.
+        """The version for a page without an annotator; see `version_for`."""
+        return self.version_for(None)
 
-        It depends on no clock or process, so a page stays valid when the server restarts.
+    def version_for(self, annotator: str | None) -> str:
+        """Returns a short digest of the annotations that an annotator's page shows; empty for none.
+
+        It depends on no clock or process, so a page stays valid when the server restarts, and on
+        no vote of another annotator, so that annotators never wait for each other.
+
+        Args:
+            annotator: Name of the annotator; None: the page shows the photo's labels.
         """
         crop = self.crop if self.crop_source == "person" else None
         box = None if crop is None else (crop.center_x, crop.center_y, crop.side)
-        content = (self.labels, box, self.group, sorted(self.decisions.items()))
+        labels = self.labels if annotator is None else self.votes.get(annotator)
+        decisions = [
+            item for item in sorted(self.decisions.items()) if not item[0].startswith(VOTE)
+        ]
+        content = (labels, box, self.group, decisions)
         if content == (None, None, None, []):
             return ""
         text = json.dumps(content, ensure_ascii=True)

@@ -72,14 +72,21 @@ class Catalog:
 
     @contextlib.contextmanager
     def writer(
-        self, what: str, digests: Iterable[str], *, seen: Mapping[str, str] | None = None
+        self,
+        what: str,
+        digests: Iterable[str],
+        *,
+        seen: Mapping[str, str] | None = None,
+        annotator: str | None = None,
     ) -> Iterator[AnnotationWriter]:
         """Yields the writer of one undoable action, which is on disk when the block ends.
 
         Args:
             what: Description of the action, shown by undo.
             digests: All photos that the action touches.
-            seen: `Annotations.version` of each photo as shown on a page, by digest.
+            seen: `Annotations.version_for` the annotator of each photo as shown on a page, by
+                digest.
+            annotator: Name of the annotator, who alone undoes the action; None without one.
 
         Raises:
             StaleError: A photo was changed after the page showed it; nothing was written.
@@ -88,11 +95,15 @@ class Catalog:
             recorder = undo_log.Recorder(connection)
             annotations = self.annotations(list(digests))
             if seen is not None:
-                stale = [key for key, found in annotations.items() if found.version != seen[key]]
+                stale = [
+                    digest
+                    for digest, found in annotations.items()
+                    if found.version_for(annotator) != seen[digest]
+                ]
                 if stale:
                     raise StaleError(stale)
             yield AnnotationWriter(recorder, annotations)
-            recorder.commit(what)
+            recorder.commit(what, annotator)
 
     def set_labels(self, digests: Sequence[str], labels: Sequence[str]) -> None:
         """Replaces the labels of photos in one action; none means that no label fits."""
@@ -145,32 +156,38 @@ class Catalog:
         """Returns the assigned groups by digest."""
         return dict(self._store.read("SELECT digest, name FROM membership"))
 
-    def undo(self, number: int | None = None) -> Replayed | None:
-        """Undoes the latest action and returns it, or None where there is none.
+    def undo(self, number: int | None = None, *, annotator: str | None = None) -> Replayed | None:
+        """Undoes an annotator's latest action and returns it, or None where there is none.
 
         Args:
             number: The action that must be the latest; None takes any.
+            annotator: Name of the annotator; None: actions without one.
 
         Raises:
-            StaleError: The latest action is another.
+            StaleError: The latest action is another, or another annotator changed the same rows.
         """
         with self._store.write() as connection:
-            return undo_log.replay(connection, backward=True, number=number)
+            return undo_log.replay(connection, backward=True, number=number, annotator=annotator)
 
-    def redo(self, number: int | None = None) -> Replayed | None:
+    def redo(self, number: int | None = None, *, annotator: str | None = None) -> Replayed | None:
         """Redoes the action that was undone last; otherwise as `undo`."""
         with self._store.write() as connection:
-            return undo_log.replay(connection, backward=False, number=number)
+            return undo_log.replay(connection, backward=False, number=number, annotator=annotator)
 
-    def latest(self) -> tuple[int, int]:
-        """Returns the numbers of the actions that undo and redo would replay; 0 for none."""
+    def latest(self, annotator: str | None = None) -> tuple[int, int]:
+        """Returns the numbers of an annotator's actions that undo and redo would replay, or 0."""
         with self._store.snapshot() as connection:
-            return undo_log.latest(connection)
+            return undo_log.latest(connection, annotator)
 
-    def history(self, limit: int = 100) -> tuple[Action, ...]:
-        """Returns the latest actions, newest first."""
+    def history(self, limit: int = 100, *, annotator: str | None = None) -> tuple[Action, ...]:
+        """Returns an annotator's latest actions, newest first."""
         with self._store.snapshot() as connection:
-            return undo_log.history(connection, limit)
+            return undo_log.history(connection, limit, annotator)
+
+    def changes(self) -> int:
+        """Returns a number that differs once another connection has changed the catalog."""
+        ((number,),) = self._store.read("PRAGMA data_version")
+        return int(number)
 
     def files(self) -> dict[str, FileMetadata]:
         """Returns the scanned files by path, including those that no longer exist."""

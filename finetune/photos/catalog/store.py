@@ -65,6 +65,10 @@ MIGRATIONS: tuple[str, ...] = (
     ALTER TABLE journal RENAME COLUMN said_at TO recorded_at;
     UPDATE journal SET changes = replace(changes, '"said_at":', '"recorded_at":');
     """,
+    # Annotators undo their own actions.
+    """
+    ALTER TABLE journal ADD COLUMN annotator TEXT;
+    """,
 )
 """One script per schema version. Never edit a released script; append another one."""
 

@@ -73,27 +73,36 @@ class Recorder:
             _delete(self._connection, table, key)
             self._changes.append((table, before, None))
 
-    def commit(self, what: str) -> None:
-        """Adds the action to the journal; undone actions can no longer be redone."""
+    def commit(self, what: str, annotator: str | None = None) -> None:
+        """Adds the action to the journal; the annotator's undone ones can no longer be redone."""
         changes = [change for change in self._changes if not _same(change[1], change[2])]
         if not changes:
             return
-        self._connection.execute("DELETE FROM journal WHERE undone = 1")
         self._connection.execute(
-            "INSERT INTO journal (recorded_at, what, changes) VALUES (?, ?, ?)",
-            (now(), what, json.dumps(changes, ensure_ascii=False)),
+            "DELETE FROM journal WHERE undone = 1 AND annotator IS ?", (annotator,)
+        )
+        self._connection.execute(
+            "INSERT INTO journal (recorded_at, what, changes, annotator) VALUES (?, ?, ?, ?)",
+            (now(), what, json.dumps(changes, ensure_ascii=False), annotator),
         )
 
 
-def latest(connection: sqlite3.Connection) -> tuple[int, int]:
-    """Returns the numbers of the actions that undo and redo would replay; 0 for none."""
-    (undo,) = connection.execute("SELECT max(id) FROM journal WHERE undone = 0").fetchone()
-    (redo,) = connection.execute("SELECT min(id) FROM journal WHERE undone = 1").fetchone()
+def latest(connection: sqlite3.Connection, annotator: str | None) -> tuple[int, int]:
+    """Returns the numbers of an annotator's actions that undo and redo would replay; 0 for none."""
+    undo, redo = connection.execute(
+        "SELECT max(CASE undone WHEN 0 THEN id END), min(CASE undone WHEN 1 THEN id END) "
+        "FROM journal WHERE annotator IS ?",
+        (annotator,),
+    ).fetchone()
     return undo or 0, redo or 0
 
 
 def replay(
-    connection: sqlite3.Connection, *, backward: bool, number: int | None
+    connection: sqlite3.Connection,
+    *,
+    backward: bool,
+    number: int | None,
+    annotator: str | None = None,
 ) -> Replayed | None:
     """Undoes the latest action, or redoes the one undone last, inside an open transaction.
 
@@ -101,14 +110,16 @@ def replay(
         connection: The catalog.
         backward: Whether to undo.
         number: The action that is expected; None takes any.
+        annotator: Whose actions are replayed; None: those without an annotator.
 
     Returns:
         The action, or None without one.
 
     Raises:
-        StaleError: The action to replay is not the expected one.
+        StaleError: The action to replay is not the expected one, or another annotator has changed
+            one of its rows since.
     """
-    following = latest(connection)[0 if backward else 1]
+    following = latest(connection, annotator)[0 if backward else 1]
     if number is not None and (not number or number != following):
         raise StaleError(())
     if not following:
@@ -117,8 +128,13 @@ def replay(
         "SELECT what, changes FROM journal WHERE id = ?", (following,)
     ).fetchone()
     changes = json.loads(text)
+    (others,) = connection.execute(
+        "SELECT count(*) FROM journal WHERE id > ? AND annotator IS NOT ?", (following, annotator)
+    ).fetchone()
     for table, before, after in reversed(changes) if backward else changes:
         target, other = (before, after) if backward else (after, before)
+        if others and not _same(_find(connection, table, other or target), other):
+            raise StaleError([(other or target)["digest"]])
         if target is None:
             _delete(connection, table, other)
         else:
@@ -128,10 +144,14 @@ def replay(
     return Replayed(what=str(what), digests=tuple(sorted(digests)))
 
 
-def history(connection: sqlite3.Connection, limit: int) -> tuple[Action, ...]:
-    """Returns the latest actions, newest first."""
+def history(
+    connection: sqlite3.Connection, limit: int, annotator: str | None = None
+) -> tuple[Action, ...]:
+    """Returns an annotator's latest actions, newest first."""
     rows = connection.execute(
-        "SELECT id, recorded_at, what, undone FROM journal ORDER BY id DESC LIMIT ?", (limit,)
+        "SELECT id, recorded_at, what, undone FROM journal WHERE annotator IS ? "
+        "ORDER BY id DESC LIMIT ?",
+        (annotator, limit),
     )
     return tuple(
         Action(number=number, recorded_at=recorded_at, what=what, undone=bool(undone))

@@ -139,7 +139,7 @@ class Pages:
         return CompactJson({"error": reason, **self._state(-1)}, status_code=409)
 
     def _head(self) -> dict[str, Any]:
-        undo, redo = self.session.catalog.latest()
+        undo, redo = self.session.catalog.latest(self.session.index.annotator)
         return {"labels": self.session.index.labels, "undo": undo, "redo": redo}
 
     def _state(self, since: int) -> dict[str, Any]:

@@ -85,7 +85,7 @@ class PhotoState:
             "path": self.path,
             "labels": labels or None,
             "source": source or None,
-            "version": annotations.version or None,
+            "version": annotations.version_for(annotator) or None,
             "flag": FLAG in annotations.decisions or None,
             "rejected": EXCLUDE in annotations.decisions or None,
             "crop": None if crop is None else [crop.center_x, crop.center_y, crop.side],

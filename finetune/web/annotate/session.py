@@ -79,18 +79,20 @@ class Session:
                 raise StaleError([digests[photo_id]])
         annotator = self.index.annotator
         shown = {state.id: state.labels(annotator)[0] for state in states}
-        with self.catalog.writer(action.description, seen, seen=seen) as writer:
+        with self.catalog.writer(
+            action.description, seen, seen=seen, annotator=annotator
+        ) as writer:
             write_action(writer, action, digests, shown, annotator)
         self.index.add_labels((*action.labels, *(action.choices or {}).values()))
         return self._result(action.description, tuple(seen))
 
     def undo(self, number: int) -> ActionResult:
         """Undoes the latest action; raises StaleError if it has another number."""
-        return self._replayed(self.catalog.undo(number))
+        return self._replayed(self.catalog.undo(number, annotator=self.index.annotator))
 
     def redo(self, number: int) -> ActionResult:
         """Redoes the action undone last; raises StaleError if it has another number."""
-        return self._replayed(self.catalog.redo(number))
+        return self._replayed(self.catalog.redo(number, annotator=self.index.annotator))
 
     def thumbnail(self, state: PhotoState, kind: Kind) -> bytes:
         """Returns a photo as JPEG for the screen; raises DecodeError."""

@@ -462,7 +462,7 @@ def test_full_disk_is_a_storage_error_and_changes_nothing(catalog: Catalog) -> N
 def test_interrupt_inside_an_action_changes_nothing(
     catalog: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupt(recorder: Recorder, what: str) -> None:
+    def interrupt(recorder: Recorder, what: str, annotator: str | None) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

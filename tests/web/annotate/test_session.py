@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,9 @@ def open_session(root: Path, **options: Any) -> Session:
 def act(session: Session, kind: str, *paths: str, **extra: Any) -> None:
     states = [state for state in session.index.states() if state.path in paths]
     assert len(states) == len(paths)
-    versions = {state.id: state.annotations.version for state in states}
+    versions = {
+        state.id: state.annotations.version_for(session.index.annotator) for state in states
+    }
     body = {"kind": kind, "photos": versions, **extra}
     session.act(read_action(body))
 
@@ -111,7 +114,7 @@ def test_an_annotator_changes_and_clears_their_own_label(photos: Path) -> None:
     act(session, "clear", "heron/000.jpg")
     assert shown(session)["heron/000.jpg"] == ()
     assert scan(photos, workers=1).photos[0].labels == ("heron",)
-    session.undo(session.catalog.latest()[0])
+    session.undo(session.catalog.latest("anna")[0])
     assert shown(session)["heron/000.jpg"] == ("finch",)
     session.close()
 
@@ -121,3 +124,44 @@ def test_an_unknown_photo_is_refused(photos: Path) -> None:
     with pytest.raises(BadRequestError, match=r"^There is no such photo\.$"):
         session.act(read_action({"kind": "flag", "photos": {"0" * 16: ""}}))
     session.close()
+
+
+def test_two_annotators_at_once_are_never_refused_and_lose_no_vote(photos: Path) -> None:
+    def work(name: str, labels: tuple[str, str]) -> None:
+        session = open_session(photos, annotator=name)
+        for number in range(150):
+            path = ("heron/000.jpg", "heron/001.jpg", "wren/000.jpg")[number % 3]
+            act(session, "label", path, labels=[labels[number // 3 % 2]])
+        session.close()
+
+    with ThreadPoolExecutor(2) as pool:
+        for done in [
+            pool.submit(work, "anna", ("wren", "heron")),
+            pool.submit(work, "ben", ("finch", "gull")),
+        ]:
+            done.result()
+    session = open_session(photos)
+    votes = [state.annotations.votes for state in session.index.states()]
+    assert votes == [{"anna": ("heron",), "ben": ("gull",)}] * 3 + [{}]
+    counts = [len(session.catalog.history(1000, annotator=name)) for name in ("anna", "ben")]
+    session.close()
+    assert counts == [150, 150]
+
+
+def test_undo_is_of_ones_own_actions(photos: Path) -> None:
+    anna, ben = (open_session(photos, annotator=name) for name in ("anna", "ben"))
+    act(anna, "label", "heron/000.jpg", labels=["wren"])
+    act(ben, "label", "heron/000.jpg", labels=["finch"])
+    act(ben, "flag", "heron/001.jpg")
+    anna.undo(anna.catalog.latest("anna")[0])
+    assert anna.catalog.latest("anna")[0] == 0
+    anna.refresh()
+    (first, second, *_) = anna.index.states()
+    assert first.annotations.votes == {"ben": ("finch",)}
+    assert "flag" in second.annotations.decisions
+    act(anna, "unflag", "heron/001.jpg")
+    with pytest.raises(StaleError):
+        # Undoing Ben's flag would overwrite what Anna did since.
+        ben.undo(ben.catalog.latest("ben")[0])
+    anna.close()
+    ben.close()

@@ -7,21 +7,34 @@ import { queue } from "./queue.js";
 import { toast } from "./toast.js";
 
 let last = Promise.resolve();
+let refusals = 0;
 
-// Waits for earlier actions, so that each key applies to the photo that was shown.
+// Waits for earlier actions, so that each key applies to the photo that was shown. After a refusal,
+// actions of keys pressed before it was shown are dropped: they were meant for other photos.
 export function enqueue(work) {
-  last = last.then(work).catch((error) => {
+  const before = refusals;
+  last = last.then(() => (before === refusals ? work() : dropped())).catch((error) => {
     if (!(error instanceof RequestError)) {
       reportError(error); // a bug: report it and continue
       return;
     }
+    refusals += 1;
     if (error.status === 409) {
       photos.update(error.body);
       queue.renew();
     }
-    toast(error.message, { bad: true, stay: error.status === 0 || error.status === 401 });
+    refused = { message: error.message, keys: 0, stay: error.status === 0 || error.status === 401 };
+    toast(refused.message, { bad: true, stay: refused.stay });
   });
   return last;
+}
+
+let refused = null; // the latest refusal, and the number of keys dropped after it
+
+function dropped() {
+  refused.keys += 1;
+  const rest = `${count(refused.keys, "key")} pressed since ${refused.keys === 1 ? "was" : "were"} not used.`;
+  toast(`${refused.message} ${rest}`, { bad: true, stay: refused.stay });
 }
 
 async function act(kind, ids, extra = {}) {
