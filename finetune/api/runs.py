@@ -139,7 +139,6 @@ def report(run: Run = None, *, max_photos: int = 1000, explain: bool = True) -> 
         explain: Show deciding regions (Grad-CAM) and likely label errors.
 
     Raises:
-        MissingExtra: Jinja2 or plotly is not installed.
         StorageError: The file cannot be written.
 
     Example:

@@ -43,18 +43,11 @@ RENAMED: dict[str, dict[str, str]] = {
 """Old option names by command; accepted with a note for one release."""
 
 EXTRAS = {
-    "hypercorn": "web",
-    "jinja2": "web",
     "mlflow": "mlflow",
-    "multipart": "web",
     "onnx": "onnx",
     "onnxruntime": "onnx",
     "onnxscript": "onnx",
     "optuna": "tune",
-    "plotly": "report",
-    "prometheus_client": "web",
-    "python_multipart": "web",
-    "starlette": "web",
     "tensorboard": "tensorboard",
     "wandb": "wandb",
 }

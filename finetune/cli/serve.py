@@ -51,8 +51,6 @@ def serve(
 ) -> None:
     """Classify photos in the browser and over HTTP."""
     output.json, output.quiet = False, quiet
-    import python_multipart  # noqa: F401 - starlette imports it late, for the first form
-
     from finetune.prediction.predictor import PredictConfig, Predictor
     from finetune.web.security import address_of, is_loopback, new_token, policy_for
     from finetune.web.serve.app import serve_app

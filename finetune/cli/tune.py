@@ -105,15 +105,9 @@ def _names(text: str | None) -> tuple[str, ...]:
 def _write_page(result: TuneResult) -> Path | None:
     if not result.trials:
         return None
-    from finetune.errors import MissingExtra
     from finetune.reporting.tune_page import write_tune_page
 
-    try:
-        return write_tune_page(result.folder / "tune.html", result)
-    except MissingExtra as error:
-        # The search itself succeeded; the same command writes the page later.
-        output.warn(str(error))
-        return None
+    return write_tune_page(result.folder / "tune.html", result)
 
 
 def _print_trials(result: TuneResult) -> None:

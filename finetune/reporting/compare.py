@@ -393,7 +393,6 @@ def write_comparison(
         progress: Called as ``progress(done, total)`` while thumbnails are made.
 
     Raises:
-        MissingExtra: Jinja2 or plotly is not installed.
         StorageError: The file could not be written; an older one is intact.
     """
     sides = [side for pair in comparison.pairs for side in (pair.only_first, pair.only_second)]

@@ -52,7 +52,6 @@ def write_lr_page(path: Path, found: LearningRateResult) -> Path:
     """Writes a sweep as an HTML file and returns `path`.
 
     Raises:
-        MissingExtra: Jinja2 or plotly is not installed.
         StorageError: The file could not be written.
     """
     return write_page(

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from finetune import formatting
-from finetune.errors import MissingExtra
 from finetune.files import write_text
 
 
@@ -32,14 +31,11 @@ def write_page(
         **values: Variables of the template, besides the functions of `formatting`.
 
     Raises:
-        MissingExtra: Jinja2 or plotly is not installed.
         StorageError: The file could not be written; an older one is intact.
     """
-    try:
-        import jinja2
-        import markupsafe
-    except ImportError as error:
-        raise MissingExtra("jinja2", "report", "A report") from error
+    import jinja2
+    import markupsafe
+
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("finetune.reporting", "templates"),
         autoescape=True,
@@ -79,15 +75,8 @@ def embedded_json(value: Any) -> str:
 
 
 def plotly_script() -> str:
-    """Returns plotly's script from the installed package.
-
-    Raises:
-        MissingExtra: plotly is not installed.
-    """
-    try:
-        package = importlib.resources.files("plotly")
-    except ImportError as error:
-        raise MissingExtra("plotly", "report", "A report") from error
+    """Returns plotly's script from the installed package."""
+    package = importlib.resources.files("plotly")
     return (package / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
 
 

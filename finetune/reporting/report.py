@@ -115,7 +115,6 @@ def write_report(
 
     Raises:
         RunError: The folder is no finished run, or was not evaluated.
-        MissingExtra: Jinja2 or plotly is not installed.
         StorageError: The file could not be written; an older one is intact.
     """
     extras = extras or Extras()

@@ -39,7 +39,6 @@ def write_tune_page(path: Path, result: TuneResult) -> Path:
     """Writes the result of a search with at least one trial as HTML and returns `path`.
 
     Raises:
-        MissingExtra: Jinja2 or plotly is not installed.
         StorageError: The file could not be written; an older one is intact.
     """
     complete = [trial for trial in result.trials if trial.state == "complete"]

@@ -79,8 +79,6 @@ def names(tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 def test_the_example_in_the_docstring_runs(name: str, names: dict[str, Any]) -> None:
     if name == "tune":
         pytest.importorskip("optuna")
-    if name == "report":
-        pytest.importorskip("plotly")
     if name == "train":
         shutil.rmtree("runs/garden")
     function = getattr(finetune, name)

@@ -129,7 +129,6 @@ def test_resume_takes_what_train_takes(
 def test_a_report_is_made_and_shown(
     photos: Path, tmp_path: Path, tiny_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("plotly")
     monkeypatch.chdir(tmp_path)
     result = train(photos, run="r", **tiny_settings)
     assert "result.report()" in result._repr_html_()

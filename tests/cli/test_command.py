@@ -35,10 +35,10 @@ def app_that_raises(error: BaseException) -> typer.Typer:
         (RunError("There is no run."), 1, "Error: There is no run.\n"),
         (KeyboardInterrupt(), 130, "Error: Interrupted.\n"),
         (
-            ModuleNotFoundError("No module named 'starlette'", name="starlette.routing"),
+            ModuleNotFoundError("No module named 'optuna'", name="optuna.study"),
             1,
-            "Error: finetune work needs the package 'starlette'. Install it with: "
-            "pip install 'finetune-photos[web]'\n",
+            "Error: finetune work needs the package 'optuna'. Install it with: "
+            "pip install 'finetune-photos[tune]'\n",
         ),
     ],
 )

@@ -1,20 +1,7 @@
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Any
-
-import pytest
-
-
-def test_a_missing_package_names_the_extra(
-    error_of: Callable[..., str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "python_multipart", None)
-    assert error_of("serve") == (
-        "finetune serve needs the package 'python_multipart'. "
-        "Install it with: pip install 'finetune-photos[web]'"
-    )
 
 
 def test_a_host_that_is_not_here_is_refused(error_of: Callable[..., str]) -> None:

@@ -1,11 +1,9 @@
 from __future__ import annotations
 
-import importlib.resources
 import json
 
 import pytest
 
-from finetune.errors import MissingExtra
 from finetune.reporting import page
 
 
@@ -28,16 +26,3 @@ def test_plotly_comes_whole_from_the_installed_package() -> None:
     script = page.plotly_script()
     assert "plotly.js v" in script[:200]
     assert "</script" not in script  # it could not be inlined otherwise
-
-
-def test_a_missing_plotly_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> None:
-        raise ModuleNotFoundError(name)
-
-    monkeypatch.setattr(importlib.resources, "files", missing)
-    with pytest.raises(MissingExtra) as caught:
-        page.plotly_script()
-    assert str(caught.value) == (
-        "A report needs the package 'plotly'. "
-        "Install it with: pip install 'finetune-photos[report]'"
-    )

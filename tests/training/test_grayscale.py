@@ -152,7 +152,6 @@ def test_an_interrupted_gray_run_goes_on_to_the_same_bytes(photos: Path, tmp_pat
 
 
 def test_the_report_of_a_gray_run_can_be_written(run: RunFolder) -> None:
-    pytest.importorskip("plotly")
     from finetune.reporting.report import write_report
 
     assert write_report(run.path).size_bytes > 1000

@@ -10,7 +10,7 @@ from typing import Any
 import timm
 from safetensors.torch import save
 
-from finetune.errors import FinetuneError, MissingExtra, RunError, StorageError
+from finetune.errors import FinetuneError, RunError, StorageError
 from finetune.files import write_atomically, write_json, write_text
 from finetune.prediction.engine import PredictProba
 from finetune.prediction.torch_engine import TorchEngine
@@ -88,13 +88,10 @@ def push(run: RunFolder, repository: str, *, private: bool = True) -> str:
         The address of the model.
 
     Raises:
-        MissingExtra: huggingface_hub is not installed.
         RunError: Nobody is logged in, or the hub refused.
     """
-    try:
-        import huggingface_hub
-    except ImportError as error:
-        raise MissingExtra("huggingface_hub", "hub", "--push") from error
+    import huggingface_hub
+
     if repository.count("/") != 1 or not all(repository.split("/")):
         raise RunError(f"--push {repository}: the hub names a model USER/NAME.")
     if huggingface_hub.get_token() is None:

@@ -130,7 +130,6 @@ def test_requested_parts_full_networks_and_several_labels_have_parts(
 def test_the_report_speaks_of_folds_and_not_of_epochs(
     trained: tuple[RunResult, list[str]],
 ) -> None:
-    pytest.importorskip("plotly")
     result, _ = trained
     page = write_report(result.run.path).path.read_text(encoding="utf-8")
     strength = result.run.read(result.run.config_file)["l2_strength"]

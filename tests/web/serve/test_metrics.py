@@ -6,10 +6,6 @@ import re
 from typing import Any
 
 import pytest
-
-pytest.importorskip("starlette")
-pytest.importorskip("prometheus_client")
-
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request

@@ -9,7 +9,6 @@ import pytest
 from PIL import Image
 
 pytest.importorskip("playwright")
-pytest.importorskip("hypercorn")
 
 from finetune import train
 from finetune.config_io import resolve
