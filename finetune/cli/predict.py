@@ -135,7 +135,7 @@ def predict(
                 for outlet in outlets:
                     outlet(prediction)
                 printer.add(prediction)
-                failed += prediction.status != "ok"
+                failed += prediction.error is not None
                 advance(number, len(remaining))
         printer.close()
     _sum_up(csv, sort_into, sorter, len(remaining), failed)

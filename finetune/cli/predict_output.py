@@ -17,6 +17,7 @@ from rich.text import Text
 
 from finetune.cli.console import make_table, output
 from finetune.photos.crops import crop_and_resize
+from finetune.prediction.predictions import UNKNOWN
 
 if TYPE_CHECKING:
     from finetune.prediction.predictions import PhotoPrediction
@@ -25,9 +26,6 @@ if TYPE_CHECKING:
 
 FEW = 4
 """Up to this many photos get a table of their own each."""
-
-_NONE_OF_THESE = "perhaps none of these: unlike the photos that this run is sure of"
-_NO_LABEL = "none of these: no label reaches its threshold"
 
 
 @dataclass
@@ -79,16 +77,12 @@ class Printer:
         *,
         quiet_rows: bool,
     ) -> None:
-        from rich.cells import cell_len
-
         self.top = top
         self.total = total
         self.extras = extras
         self.few = total <= FEW
         self.silent = quiet_rows and not output.json and not self.few
-        self._width = max(5, *(cell_len(label) for label in labels))
-        self._several = extras.predictor.multi_label
-        self._unsure = False
+        self._width = _answer_width(labels)
         self._first = True
         # A progress bar on stderr catches what is written to sys.stdout while it is shown.
         self._stream: TextIO = sys.stdout
@@ -114,8 +108,6 @@ class Printer:
         if output.json:
             self._stream.write("[]\n" if self._first else "\n]\n")
             self._stream.flush()
-        elif self._unsure:
-            output.text(f"? {_NONE_OF_THESE}")
 
     def _json(self, content: dict[str, Any]) -> None:
         text = json_format.dumps(content, ensure_ascii=False, indent=2)
@@ -124,36 +116,33 @@ class Printer:
         self._first = False
 
     def _line(self, prediction: PhotoPrediction) -> None:
-        from rich.cells import set_cell_size
+        if prediction.labels is not None or prediction.error is not None:
+            self._stream.write(f"{prediction.photo}: {prediction.answer}\n")
+            return
+        from rich.cells import cell_len, set_cell_size
 
-        if prediction.labels is not None:
-            labels = ", ".join(
-                f"{i.label} {i.probability:.1%}" for i in prediction.ranked if i.predicted
-            )
-            self._stream.write(f"{prediction.photo}: {labels or 'none of these'}\n")
-            return
-        if self._first and not self._several:
+        if self._first:
             self._first = False
-            heading = set_cell_size("label", self._width + 2)
-            self._stream.write(f"{heading}{'probability':<20} photo\n")
-        if prediction.status != "ok":
-            blank = "" if self._several else set_cell_size("–", self._width + 2) + " " * 21
-            self._stream.write(
-                f"{blank}{prediction.photo}: cannot be opened: {prediction.status}\n"
-            )
-            return
-        first = prediction.ranked[0]
-        self._unsure |= prediction.unknown
-        label = set_cell_size(first.label + (" ?" if prediction.unknown else ""), self._width + 2)
-        drawn = bar(first.probability, width=12)
-        self._stream.write(f"{label}{first.probability:>6.1%} {drawn:<13} {prediction.photo}\n")
+            self._stream.write(f"{'answer':<{self._width}} {'probability':<13} photo\n")
+        answer = prediction.answer
+        answer = set_cell_size(answer, max(self._width, cell_len(answer)))
+        drawn = "" if prediction.status == "unknown" else bar(prediction.ranked[0].probability, 12)
+        self._stream.write(f"{answer} {drawn:<13} {prediction.photo}\n")
+
+
+def _answer_width(labels: Iterable[str]) -> int:
+    """Returns the width of the column of answers, with room for two guesses of usual length."""
+    from rich.cells import cell_len
+
+    longest = max(cell_len(label) for label in labels)
+    return min(max(len(UNKNOWN), longest + 5, 2 * longest + 20), 48)
 
 
 def show_photo(prediction: PhotoPrediction, top: int, extras: Extras | None = None) -> None:
     """Prints a photo's ranked labels with bars, or why it cannot be opened."""
     output.text(f"\n{prediction.photo}")
-    if prediction.status != "ok":
-        output.text(f"  cannot be opened: {prediction.status}")
+    if prediction.error is not None:
+        output.text(f"  {prediction.answer}")
         return
     several = prediction.labels is not None
     labels = ["predicted"] if several else []
@@ -177,9 +166,8 @@ def show_photo(prediction: PhotoPrediction, top: int, extras: Extras | None = No
         output.print(beside)
     else:
         output.print(table)
-    if prediction.unknown:
-        message = _NO_LABEL if several else _NONE_OF_THESE
-        output.text(f"  {message[0].upper()}{message[1:]}.")
+    if prediction.status != "sure":
+        output.text(f"  {prediction.answer[0].upper()}{prediction.answer[1:]}.")
 
 
 def _show_further(further: dict[str, Any]) -> None:

@@ -5,13 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NotRequired
+from typing import Literal, NotRequired
 
 import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import TypedDict
 
 from finetune.evaluation.predictions import LabelSet
+from finetune.evaluation.status import Status
+
+UNKNOWN = "unknown (unlike anything learned)"
+NO_LABEL = "no label reaches its threshold"
+
+GUESSES = 3
+"""Largest number of guesses in an unsure answer."""
+
+SMALLEST_GUESS = 0.05
+"""Smallest probability of a guess."""
 
 
 class RankedJson(TypedDict):
@@ -29,16 +39,16 @@ class RankedJson(TypedDict):
 class PredictionJson(TypedDict):
     """Prediction of one photo.
 
-    `status` is "ok", or the reason why the photo could not be opened. `ranked` has the likeliest
-    label first. `unknown` is whether the photo may show none of the labels. With several labels a
-    photo, `labels` are those that reach their threshold.
+    `status` is "failed" where the photo could not be opened, and `error` is the reason. `ranked`
+    has the likeliest label first. With several labels a photo, `labels` are those that reach their
+    threshold.
     """
 
     photo: str | None
-    status: str
+    status: Literal["sure", "unsure", "unknown", "failed"]
+    error: NotRequired[str]
     labels: NotRequired[list[str]]
     ranked: list[RankedJson]
-    unknown: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,16 +78,21 @@ class PhotoPrediction:
 
     Attributes:
         photo: Its path; None for pixels or bytes.
-        status: ``"ok"``, or why the photo could not be opened.
+        status: See `finetune.evaluation.status.Status`; ``"failed"``: the photo could not be
+            opened.
         ranked: All labels, the likeliest first; empty where the photo could not be opened.
-        unknown: Whether the photo is out of distribution or below the threshold; of several labels,
-            whether none is predicted.
+        error: Why the photo could not be opened, or None.
     """
 
     photo: str | None
-    status: str
+    status: Status | Literal["failed"]
     ranked: tuple[Ranked, ...] = ()
-    unknown: bool = False
+    error: str | None = None
+
+    @classmethod
+    def failed(cls, photo: str | None, error: str) -> PhotoPrediction:
+        """Returns the prediction of a photo that could not be opened."""
+        return cls(photo=photo, status="failed", error=error)
 
     @property
     def label(self) -> str | None:
@@ -101,24 +116,38 @@ class PhotoPrediction:
         ]
         return LabelSet(labels=tuple(sorted(self.labels)), probability=math.prod(shares))
 
+    @property
+    def answer(self) -> str:
+        """The answer in words: the label, the best guesses, or why there is neither."""
+        if self.error is not None:
+            return f"cannot be opened: {self.error}"
+        if self.labels is not None:
+            named = [f"{i.label} {i.probability:.0%}" for i in self.ranked if i.predicted]
+            return ", ".join(named) or NO_LABEL
+        if self.status == "unknown":
+            return UNKNOWN
+        if self.status == "sure":
+            return f"{self.ranked[0].label} {self.ranked[0].probability:.0%}"
+        guesses = [item for item in self.ranked[:GUESSES] if item.probability >= SMALLEST_GUESS]
+        named = [f"{item.label} {item.probability:.0%}" for item in guesses or self.ranked[:1]]
+        return f"unsure: {', '.join(named)}"
+
     def probability_of(self, label: str) -> float:
         """Returns the probability of a label, or 0 if it is unknown."""
         return next((item.probability for item in self.ranked if item.label == label), 0.0)
 
     def to_dict(self, top: int | None = None) -> PredictionJson:
         """Returns JSON values, with the `top` likeliest labels."""
-        photo, status, unknown = self.photo, self.status, self.unknown
-        ranked = [item.to_dict() for item in self.ranked[:top]]
-        if self.labels is None:
-            return {"photo": photo, "status": status, "ranked": ranked, "unknown": unknown}
-        labels = list(self.labels)
-        return {
-            "photo": photo,
-            "status": status,
-            "labels": labels,
-            "ranked": ranked,
-            "unknown": unknown,
+        content: PredictionJson = {
+            "photo": self.photo,
+            "status": self.status,
+            "ranked": [item.to_dict() for item in self.ranked[:top]],
         }
+        if self.error is not None:
+            content["error"] = self.error
+        if self.labels is not None:
+            content["labels"] = list(self.labels)
+        return content
 
 
 def rank(

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune.errors import ConfigError, DecodeError
+from finetune.evaluation.status import statuses
 from finetune.photos.crops import Crop
 from finetune.photos.decode.decoder import MAX_PIXELS, decode_photo
 from finetune.photos.decode.pool import usable_cores
@@ -213,9 +214,7 @@ class Predictor:
             self.predict_images([x for _, x in good], names=[name_of(photo) for photo, _ in good])
         )
         return [
-            PhotoPrediction(photo=name_of(photo), status=x)
-            if isinstance(x, str)
-            else next(predicted)
+            PhotoPrediction.failed(name_of(photo), x) if isinstance(x, str) else next(predicted)
             for photo, x in zip(photos, images, strict=True)
         ]
 
@@ -251,18 +250,14 @@ class Predictor:
         probabilities, odd = self.probabilities(photos)
         limits = self._limits
         if limits is None:
-            unknown = odd | (probabilities.max(1) < self.config.threshold)
+            found = statuses(probabilities.max(1), odd, sure_from=self.config.threshold)
         else:
-            unknown = odd | ~(probabilities >= limits).any(1)
+            # With several labels a photo, 1 stands for one that reaches its threshold.
+            found = statuses((probabilities >= limits).any(1), odd, sure_from=1.0)
         return [
-            PhotoPrediction(
-                photo=name,
-                status="ok",
-                ranked=rank(self.labels, row, limits),
-                unknown=bool(is_unknown),
-            )
-            for name, row, is_unknown in zip(
-                names or [None] * len(photos), probabilities, unknown, strict=True
+            PhotoPrediction(photo=name, status=status, ranked=rank(self.labels, row, limits))
+            for name, row, status in zip(
+                names or [None] * len(photos), probabilities, found, strict=True
             )
         ]
 

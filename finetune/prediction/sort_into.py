@@ -10,8 +10,8 @@ from finetune.files import HIDDEN_FOLDER, safe_name
 from finetune.photos.file_mover import MoveJournal, MoveResult, Transfer, free_path
 from finetune.prediction.predictions import PhotoPrediction
 
-UNSURE = "_unsure"
-"""Folder of photos that are unknown."""
+FOLDERS = {"unsure": "_unsure", "unknown": "_unknown"}
+"""Folders of photos that are not sure, by status."""
 
 
 class Sorter:
@@ -54,8 +54,8 @@ class Sorter:
         if source in self._sorted:
             return None
         labels = list(prediction.labels or [prediction.label])
-        if prediction.unknown:
-            labels = [UNSURE]
+        if prediction.status in FOLDERS:
+            labels = [FOLDERS[prediction.status]]
         if self.transfer == "move":
             del labels[1:]
         targets = [self._put(source, label) for label in labels]

@@ -51,10 +51,10 @@ class PredictionTable:
         self.done: Counter[str] = Counter()
         self._several = several
         header = ["photo", "status", *(["labels"] if several else [])]
-        header += ["label", "probability", "unknown"]
+        header += ["label", "probability"]
         for rank in range(2, top + 1):
             header += [f"label_{rank}", f"probability_{rank}"]
-        self._header = [*header, "run"]
+        self._header = [*header, "error", "run"]
         with storage_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file: BinaryIO = path.open("r+b" if path.exists() else "w+b")
@@ -91,17 +91,13 @@ class PredictionTable:
         Raises:
             StorageError: The disk is full, or the file can no longer be written.
         """
-        cells = [guard(prediction.photo or ""), guard(prediction.status)]
-        if prediction.status == "ok":
-            ranked = prediction.ranked[: self.top]
-            first = ranked[0]
-            if self._several:
-                cells.append(guard(join_labels(prediction.labels or ())))
-            cells += [guard(first.label), repr(first.probability), str(prediction.unknown).lower()]
-            for item in ranked[1:]:
-                cells += [guard(item.label), repr(item.probability)]
-        cells += [""] * (len(self._header) - 1 - len(cells))
-        self._append(_line_of([*cells, guard(self.run)]))
+        cells = [guard(prediction.photo or ""), prediction.status]
+        if self._several:
+            cells.append(guard(join_labels(prediction.labels or ())))
+        for item in prediction.ranked[: self.top]:
+            cells += [guard(item.label), repr(item.probability)]
+        cells += [""] * (len(self._header) - 2 - len(cells))
+        self._append(_line_of([*cells, guard(prediction.error or ""), guard(self.run)]))
 
     def close(self) -> None:
         """Flushes the file to disk and closes it."""

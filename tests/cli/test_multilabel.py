@@ -76,7 +76,7 @@ def test_predicted_labels_are_marked_in_the_table_of_a_photo(
         assert ("yes" in row) == item["predicted"] == (item["label"] in found["labels"])
         assert item["label"] in row
     high = run("predict", photo, "--run", name, "--threshold", "1").stdout
-    assert "None of these: no label reaches its threshold." in high
+    assert "No label reaches its threshold." in high
 
 
 def test_many_photos_are_a_line_each_and_the_csv_has_all_predicted_labels(
@@ -93,12 +93,12 @@ def test_many_photos_are_a_line_each_and_the_csv_has_all_predicted_labels(
         photo, _, prediction = line.partition(": ")
         assert photo == row["photo"]
         predicted = split_labels(row["labels"])
-        assert (row["unknown"] == "true") == (not predicted)
+        assert (row["status"] == "unsure") == (not predicted)
         assert [
             word for word in prediction.replace(",", "").split() if word in ("ant", "bee")
         ] == list(predicted)
         if not predicted:
-            assert prediction == "none of these"
+            assert prediction == "no label reaches its threshold"
 
 
 def test_evaluation_prints_what_several_labels_come_to(

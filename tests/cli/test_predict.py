@@ -36,7 +36,7 @@ def test_folders_patterns_and_stdin_give_the_same_photos(run: Callable[..., Resu
 def test_many_photos_are_a_line_each(run: Callable[..., Result]) -> None:
     Path("bad.jpg").write_bytes(b"x")
     lines = run("predict", "photos", "bad.jpg", code=1).stdout.splitlines()
-    assert lines[0].split() == ["label", "probability", "photo"]
+    assert lines[0].split() == ["answer", "probability", "photo"]
     assert [line.split()[-1] for line in lines[1:-1]] == sorted(
         str(path) for path in Path("photos").rglob("*.png")
     )
@@ -85,7 +85,7 @@ def test_sorting_and_taking_it_back(run: Callable[..., Result], tmp_path: Path) 
     shown = run(
         "predict", "photos", "--sort-into", out, "--transfer", "link", "--threshold", "1", "--json"
     )
-    assert all(prediction["unknown"] for prediction in json.loads(shown.stdout))
+    assert all(prediction["status"] == "unsure" for prediction in json.loads(shown.stdout))
     assert len(list((out / "_unsure").iterdir())) == 16
     assert "Undo with: finetune predict --sort-into" in shown.stderr
     assert "Undone for 16 photos." in run("predict", "--sort-into", out, "--undo").stdout

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import typer
@@ -14,6 +15,7 @@ from typer.testing import Result
 
 from finetune.cli import app
 from finetune.config_io import settings
+from finetune.evaluation.status import Status
 
 
 def test_every_setting_has_exactly_one_option_with_its_help() -> None:
@@ -51,7 +53,8 @@ def test_train_then_predict_with_defaults(
     assert "カワセミ" in shown.stdout
     assert "%" in shown.stdout
     predictions = json.loads(run("predict", photo, "--json", "--top", 1).stdout)
-    assert [(a["photo"], a["status"], len(a["ranked"])) for a in predictions] == [(photo, "ok", 1)]
+    assert [(a["photo"], len(a["ranked"])) for a in predictions] == [(photo, 1)]
+    assert predictions[0]["status"] in get_args(Status)
 
 
 def test_train_json_is_one_document(
@@ -210,9 +213,9 @@ def test_a_bad_photo_among_good_ones_is_named_and_the_exit_code_is_1(
     predictions = json.loads(run("predict", "photos", "bad.jpg", "--json", code=1).stdout)
     assert predictions[-1] == {
         "photo": "bad.jpg",
-        "status": "not a photo",
+        "status": "failed",
+        "error": "not a photo",
         "ranked": [],
-        "unknown": False,
     }
 
 

@@ -33,9 +33,8 @@ def test_probabilities_are_ranked_and_sum_to_one(trained: Trained) -> None:
     assert sum(shares) == pytest.approx(1, abs=1e-9)
     assert prediction.to_dict(1) == {
         "photo": str(photos / "ant" / "0.png"),
-        "status": "ok",
+        "status": prediction.status,
         "ranked": [{"label": prediction.label, "probability": shares[0]}],
-        "unknown": prediction.unknown,
     }
 
 
@@ -63,18 +62,18 @@ def test_a_bad_photo_is_a_row_and_never_a_neighbors_answer(
     predictor = Predictor.load(run)
     predictions = list(predictor.predict_stream(asked, batch_size=4))
     assert [prediction.photo for prediction in predictions] == [str(path) for path in asked]
-    assert predictions[5].status == "not a photo"
+    assert predictions[5].error == "not a photo"
     assert predictions[5].ranked == ()
-    assert predictions[-1].status == "no such file"
+    assert predictions[-1].error == "no such file"
     for path, prediction in zip(asked, predictions, strict=True):
-        if prediction.status == "ok":
+        if prediction.error is None:
             alone = predictor(path)
             assert alone.label == prediction.label
             assert alone.ranked[0].probability == pytest.approx(
                 prediction.ranked[0].probability, abs=1e-6
             )
     assert predictor.predict_batch([]) == []
-    assert [a.status for a in predictor.predict_batch([bad])] == ["not a photo"]
+    assert [a.error for a in predictor.predict_batch([bad])] == ["not a photo"]
     with pytest.raises(DecodeError) as error:
         predictor(bad)
     assert error.value.reason == "not a photo"
@@ -106,21 +105,21 @@ def test_unknown_follows_the_threshold_of_the_run(trained: Trained, tmp_path: Pa
     shutil.copytree(trained.run, copy)
     photo = trained.photos / "ant" / "0.png"
     content = json.loads((copy / "calibration.json").read_text())
-    for limit, expected in [(-1e9, False), (1e9, True)]:
+    for limit, expected in [(-1e9, "sure"), (1e9, "unknown")]:
         content["unknown"]["threshold"] = limit
         (copy / "calibration.json").write_text(json.dumps(content))
-        assert Predictor.load(copy)(photo).unknown is expected
+        assert Predictor.load(copy)(photo).status == expected
     heedless = Predictor.load(copy, config=PredictConfig(use_unknown=False))
-    assert heedless(photo).unknown is False
+    assert heedless(photo).status == "sure"
 
 
-def test_a_threshold_makes_what_is_less_probable_unknown(trained: Trained) -> None:
+def test_a_threshold_makes_what_is_less_probable_unsure(trained: Trained) -> None:
     photo = trained.photos / "ant" / "0.png"
     sure = Predictor.load(trained.run, config=PredictConfig(use_unknown=False))(photo)
     probability = sure.ranked[0].probability
-    for threshold, expected in [(probability - 1e-9, False), (probability + 1e-9, True)]:
+    for threshold, expected in [(probability - 1e-9, "sure"), (probability + 1e-9, "unsure")]:
         how = PredictConfig(use_unknown=False, threshold=threshold)
-        assert Predictor.load(trained.run, config=how)(photo).unknown is expected
+        assert Predictor.load(trained.run, config=how)(photo).status == expected
     with pytest.raises(ConfigError, match=r"^--threshold 1.5 must lie between 0 and 1\.$"):
         PredictConfig(threshold=1.5)
 
@@ -182,7 +181,7 @@ def test_a_stream_reads_no_further_than_it_must(trained: Trained) -> None:
 def test_too_many_pixels_are_refused(trained: Trained) -> None:
     small = Predictor.load(trained.run, config=PredictConfig(max_pixels=100))
     prediction = small.predict_batch([trained.photos / "ant" / "0.png"])[0]
-    assert prediction.status == "too many pixels"
+    assert prediction.error == "too many pixels"
 
 
 def test_a_damaged_run_is_refused(trained: Trained, tmp_path: Path) -> None:

@@ -52,13 +52,13 @@ def test_each_photo_gets_the_answer_that_it_gets_alone(
     for path, prediction in zip(paths, predictions, strict=True):
         if path.suffix == ".png":
             alone = predictor(path)
-            assert (prediction.status, prediction.unknown) == ("ok", alone.unknown)
+            assert prediction.status == alone.status
             for item in alone.ranked:
                 assert prediction.probability_of(item.label) == pytest.approx(
                     item.probability, abs=1e-6
                 )
         else:
-            assert prediction.status == {"bad": "not a photo", "missing": "no such file"}[path.stem]
+            assert prediction.error == {"bad": "not a photo", "missing": "no such file"}[path.stem]
     assert torch.get_num_threads() == cores
 
 
@@ -98,7 +98,7 @@ def test_a_stream_may_be_endless_and_left_in_the_middle(trained: Trained, cores:
     stream = Predictor.load(trained.run).predict_stream(
         (photo for _ in taken), batch_size=4 * cores
     )
-    assert [next(stream).status for _ in range(30)] == ["ok"] * 30
+    assert [next(stream).error for _ in range(30)] == [None] * 30
     assert next(taken) <= 30 + 3 * 4 * max(cores, 4)
     stream.close()  # type: ignore[attr-defined]
     assert torch.get_num_threads() == cores

@@ -8,15 +8,16 @@ from typing import get_args
 import pytest
 
 from finetune.errors import CollectionError, StorageError
+from finetune.evaluation.status import Status
 from finetune.photos import file_mover
 from finetune.photos.file_mover import MoveResult, Transfer
 from finetune.prediction.predictions import PhotoPrediction, Ranked
 from finetune.prediction.sort_into import Sorter, undo_sorting
 
 
-def prediction(photo: Path, label: str, *, unknown: bool = False) -> PhotoPrediction:
+def prediction(photo: Path, label: str, status: Status = "sure") -> PhotoPrediction:
     ranked = (Ranked(label=label, probability=1.0),)
-    return PhotoPrediction(photo=str(photo), status="ok", ranked=ranked, unknown=unknown)
+    return PhotoPrediction(photo=str(photo), status=status, ranked=ranked)
 
 
 def problems(result: MoveResult) -> list[tuple[str, str]]:
@@ -35,16 +36,18 @@ def files_of(root: Path) -> dict[str, bytes]:
 def test_photos_go_to_their_labels_and_back(
     make_photos: Callable[..., Path], tmp_path: Path, transfer: Transfer
 ) -> None:
-    root = make_photos({"in": 3, "other": 1})
+    root = make_photos({"in": 4, "other": 1})
     before = files_of(root)
     out = tmp_path / "out"
     sorter = Sorter(out, transfer)
     sorter.put(prediction(root / "in/000.jpg", "gulls/herring"))
     sorter.put(prediction(root / "in/001.jpg", "a:b"))
-    sorter.put(prediction(root / "in/002.jpg", "a:b", unknown=True))
+    sorter.put(prediction(root / "in/002.jpg", "a:b", "unsure"))
+    sorter.put(prediction(root / "in/003.jpg", "a:b", "unknown"))
     sorter.put(prediction(root / "other/000.jpg", "gulls/herring"))
-    assert sorter.put(PhotoPrediction(photo="x", status="truncated")) is None
+    assert sorter.put(PhotoPrediction.failed("x", "truncated")) is None
     assert files_of(out) == {
+        "_unknown/003.jpg": before["in/003.jpg"],
         "_unsure/002.jpg": before["in/002.jpg"],
         "a_b/001.jpg": before["in/001.jpg"],
         "gulls/herring/000 (2).jpg": before["other/000.jpg"],
@@ -52,7 +55,7 @@ def test_photos_go_to_their_labels_and_back(
     }
     assert files_of(root) == ({} if transfer == "move" else before)
     undone = undo_sorting(out)
-    assert (len(undone.done), undone.problems) == (4, ())
+    assert (len(undone.done), undone.problems) == (5, ())
     assert files_of(root) == before
     assert not out.exists()
     with pytest.raises(StorageError, match="There is nothing to undo in"):

@@ -15,7 +15,9 @@ from finetune.prediction.table import PredictionTable
 
 def prediction(photo: str, *shares: tuple[str, float]) -> PhotoPrediction:
     ranked = tuple(Ranked(label=label, probability=share) for label, share in shares)
-    return PhotoPrediction(photo=photo, status="ok" if ranked else "truncated", ranked=ranked)
+    if not ranked:
+        return PhotoPrediction.failed(photo, "truncated")
+    return PhotoPrediction(photo=photo, status="unsure", ranked=ranked)
 
 
 def rows_of(path: Path) -> list[list[str]]:
@@ -30,9 +32,9 @@ def test_a_row_a_photo_with_its_labels_or_its_reason(tmp_path: Path) -> None:
         table.add(prediction('b\n,".jpg'))
     assert path.read_bytes().startswith(b"\xef\xbb\xbfphoto,status")
     assert rows_of(path) == [
-        ["photo", "status", "label", "probability", "unknown", "label_2", "probability_2", "run"],
-        ["a.jpg", "ok", "heron", "0.75", "false", "'=1+1", "0.25", "garden"],
-        ['b\n,".jpg', "truncated", "", "", "", "", "", "garden"],
+        ["photo", "status", "label", "probability", "label_2", "probability_2", "error", "run"],
+        ["a.jpg", "unsure", "heron", "0.75", "'=1+1", "0.25", "", "garden"],
+        ['b\n,".jpg', "failed", "", "", "", "", "truncated", "garden"],
     ]
 
 

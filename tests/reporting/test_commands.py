@@ -187,7 +187,7 @@ class FakePredictor:
         for path in photos:
             label = self.always or path.parent.name
             ranked = (Ranked(label=label, probability=0.9),)
-            yield PhotoPrediction(photo=str(path), status="ok", ranked=ranked)
+            yield PhotoPrediction(photo=str(path), status="sure", ranked=ranked)
 
 
 @pytest.fixture

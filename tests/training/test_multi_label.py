@@ -123,14 +123,14 @@ def test_prediction_agrees_with_evaluation(
         assert set(answer.labels) == set(split_labels(row["predicted"]))
         assert answer.label == row["label_1"]
         assert answer.ranked[0].probability == pytest.approx(float(row["probability_1"]), abs=1e-5)
-        assert answer.unknown == (not row["predicted"])
+        assert (answer.status == "unsure") == (not row["predicted"])
         plain = answer.to_dict()
         assert plain["labels"] == [item["label"] for item in plain["ranked"] if item["predicted"]]
     nothing = Predictor.load(run, config=PredictConfig(threshold=1.0))(
         several_folders / row["path"]
     )
     assert nothing.labels == ()
-    assert nothing.unknown
+    assert nothing.status == "unsure"
     again = evaluate(RunFolder(run))
     assert again.metrics.keys() == {"validation", "test"}
     assert again.unknown is None

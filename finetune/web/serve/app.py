@@ -162,8 +162,8 @@ class _Endpoints:
         with self._reserved(len(photos)):
             predictions = await self._predictions(photos)
         request.state.photos = len(photos)
-        if photos[0].name is None and predictions[0].status != "ok":
-            raise HTTPException(422, f"The photo cannot be opened: {predictions[0].status}.")
+        if photos[0].name is None and predictions[0].error is not None:
+            raise HTTPException(422, f"The photo cannot be opened: {predictions[0].error}.")
         return JSONResponse([prediction.to_dict(top) for prediction in predictions])
 
     async def explain(self, request: Request) -> Response:
@@ -221,9 +221,9 @@ class _Endpoints:
             found = await self.batcher.predict(photo.content)
         except DecodeError as error:
             self.metrics.photos.labels("bad").inc()
-            return PhotoPrediction(photo=name, status=error.reason)
+            return PhotoPrediction.failed(name, error.reason)
         self.metrics.photos.labels("ok").inc()
-        return replace(found, photo=name, status="ok")
+        return replace(found, photo=name)
 
 
 _TIMED_OUT = "The prediction took too long."

@@ -108,13 +108,11 @@ function show(card, prediction) {
   const first = prediction.ranked[0];
   const body = el("div");
   // With several labels a photo, `labels` are those that reach their threshold.
-  const named = prediction.labels ? prediction.labels.join(", ") || "None of these" : first.label;
+  const named = prediction.labels
+    ? prediction.labels.join(", ") || "No label"
+    : { sure: first.label, unsure: `Unsure: ${first.label}?`, unknown: "Unknown" }[prediction.status];
   body.append(el("h2", "", named));
-  if (prediction.unknown) {
-    body.append(el("p", "none", prediction.labels
-      ? "No label reaches its threshold."
-      : "Probably none of these labels: it differs too much from the training photos."));
-  }
+  if (prediction.status !== "sure") body.append(el("p", "none", explanation(prediction)));
   const bars = el("div", "bars");
   prediction.ranked.slice(0, SHOWN).forEach((item, rank) => bars.append(bar(card, item, rank)));
   body.append(bars);
@@ -128,6 +126,13 @@ function show(card, prediction) {
     card.toggle = toggle;
   }
   card.side.lastChild.replaceWith(body);
+}
+
+function explanation(prediction) {
+  if (prediction.labels) return "No label reaches its threshold.";
+  return prediction.status === "unknown"
+    ? "Unlike anything learned."
+    : "The first label is likeliest, but too often wrong at this probability.";
 }
 
 function bar(card, item, rank) {

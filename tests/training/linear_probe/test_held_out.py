@@ -72,7 +72,9 @@ def test_predict_and_evaluate_say_none_of_these_of_the_same_photos(
     threshold = float(ordered[widest : widest + 2].mean())
     content["unknown"]["threshold"] = threshold
     run.calibration_file.write_text(json.dumps(content))
-    said = {p: a.unknown for p, a in zip(everything, _answers(run, everything), strict=True)}
+    said = {
+        p: a.status == "unknown" for p, a in zip(everything, _answers(run, everything), strict=True)
+    }
     assert [bool(score < threshold) for score in scores] == list(said.values())
     found = evaluate(run, EvaluationRequest(photos=others))
     assert found.unknown is not None
@@ -176,7 +178,7 @@ def test_a_run_of_an_earlier_version_opens(
     assert opened.unknown.precision_interval == (0.9, 0.99)
     photo = make_photos({"q": 1}, "asked") / "q" / "000.jpg"
     answer = Predictor.load(run)(photo)
-    assert answer.unknown == (answer.ranked[0].probability < 0.99999)
+    assert (answer.status == "unknown") == (answer.ranked[0].probability < 0.99999)
 
 
 def test_temperature_is_that_of_answers_by_heads_that_did_not_see_the_photo(

@@ -108,9 +108,9 @@ def test_bytes_and_forms_get_the_predictions_of_the_predictor(
     assert [answer["photo"] for answer in answers] == [name for _, (name, _, _) in files]
     assert answers[3] == {
         "photo": "bad.jpg",
-        "status": "not a photo",
+        "status": "failed",
+        "error": "not a photo",
         "ranked": [],
-        "unknown": False,
     }
     del answers[3]
     for photo, answer in zip(photos, answers, strict=True):
@@ -426,7 +426,7 @@ def test_a_multi_label_prediction_lists_all_predicted_labels(
         ).json()
         expected = predictor(photo)
         assert told["labels"] == list(expected.labels or ())
-        assert told["unknown"] == (not told["labels"])
+        assert told["status"] == ("sure" if told["labels"] else "unsure")
         assert [item["predicted"] for item in told["ranked"]] == [
             i.predicted for i in expected.ranked
         ]
