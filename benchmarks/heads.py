@@ -31,6 +31,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from finetune.models.features import FeatureCache
+from finetune.models.linear_solver import standardization
 from finetune.tasks.single_label import SingleLabel
 from finetune.training.linear_probe.features import ProbePhotos
 from finetune.training.linear_probe.heads import L2_STRENGTHS, FittedHead, HeadFitter, fit_head
@@ -117,13 +118,14 @@ def excess(
     features: NDArray[np.float32], targets: NDArray[np.int64], fitted: FittedHead, head: Any
 ) -> float:
     """Returns by how much the objective is above scikit-learn's minimum, in nats."""
-    scaler = StandardScaler().fit(features.astype(np.float64))
-    x = scaler.transform(features.astype(np.float64))
+    # The same scale: the penalty depends on it.
+    mean, scale = (part.double().numpy() for part in standardization(torch.from_numpy(features)))
+    x = (features - mean) * scale
     c = 1 / (fitted.strength * len(x))
     minimum = LogisticRegression(C=c, tol=1e-8, max_iter=5000).fit(x, targets)
     theirs = objective(minimum.coef_, minimum.intercept_, x, targets, fitted.strength)
-    weight = head.weight.double().numpy() * scaler.scale_
-    bias = head.bias.double().numpy() + head.weight.double().numpy() @ scaler.mean_
+    weight = head.weight.double().numpy() / scale
+    bias = head.bias.double().numpy() + head.weight.double().numpy() @ mean
     return objective(weight, bias, x, targets, fitted.strength) - theirs
 
 

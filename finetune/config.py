@@ -114,10 +114,17 @@ class ModelConfig:
     """Network and its weights."""
 
     model: str | None = option(
-        None, "Any timm model; not set: tf_efficientnet_lite2, whose weights come with finetune."
+        None,
+        "A timm model, a pair A+B, or auto (tries those here); not set: tf_efficientnet_lite2.",
     )
     weights: str | None = option(
         None, "A .safetensors or .pth file, or none to train from scratch; not set: pretrained."
+    )
+    budget: str | None = option(
+        None, "Time for the search of --model auto, such as 90s, 5m or 1h; not set: 5m."
+    )
+    weights_dir: Path | None = option(
+        None, "Folder of weights files, named as their model: resnet18.safetensors."
     )
     download: bool = option(
         False,

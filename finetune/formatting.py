@@ -48,6 +48,25 @@ def duration(seconds: float) -> str:
     return f"{hours}:{rest:02d} h"
 
 
+def seconds_of(text: str) -> float:
+    """Returns a duration such as ``90s``, ``5m`` or ``1h`` in seconds; a plain number is seconds.
+
+    Raises:
+        ValueError: It is none, or not positive.
+
+    Example:
+        >>> seconds_of("5m"), seconds_of("1.5 h")
+        (300.0, 5400.0)
+    """
+    units = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+    number_part = text.strip().rstrip("smhin ")
+    unit = text.strip()[len(number_part) :].strip() or "s"
+    seconds = float(number_part) * units.get(unit, math.nan)
+    if not 0 < seconds < math.inf:
+        raise ValueError(text)
+    return seconds
+
+
 def interval(ends: Sequence[float] | None) -> str:
     """Returns an interval of shares such as ``88.4–96.5 %``, or an empty string."""
     if not ends:

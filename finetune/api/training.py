@@ -13,7 +13,9 @@ from finetune.config_io import resolve, to_dict
 from finetune.experiments import ablate as ablate_library
 from finetune.experiments import cross_validate as folds_library
 from finetune.experiments import lr_find as lr_find_library
+from finetune.experiments.model_search import train_best_model
 from finetune.experiments.tune import search as tune_library
+from finetune.models.registry import AUTO
 from finetune.runs.folder import RUNS_FOLDER, RunFolder, find_run
 from finetune.training import train as training_library
 from finetune.training.events import Callback, Event, ignore
@@ -83,6 +85,19 @@ def train(
     if from_run is not None:
         parent = open_parent(find_run(str(from_run), Path(runs)))
         config = inherit(config, parent, explicit=settings, same_photos=photos is None)
+    if config.model.model == AUTO and parent is None:
+        return _shown(
+            lambda emit: train_best_model(
+                Path(_photos_of(None) if photos is None else photos),
+                config,
+                callback=emit,
+                run=run,
+                runs=Path(runs),
+                metrics=metrics,
+            ),
+            callback,
+            show,
+        )
     return _shown(
         lambda emit: training_library.train(
             _photos_of(parent) if photos is None else photos,

@@ -18,11 +18,15 @@ from finetune.config import TrainConfig
 from finetune.config_io import read_toml, resolve
 from finetune.errors import ConfigError, StorageError
 from finetune.files import read_json, user_cache_folder, write_text
-from finetune.formatting import duration
+from finetune.formatting import duration, interval, number, percent
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
+    from finetune.cli.training_progress import TrainingView
     from finetune.evaluation.intervals import Interval
     from finetune.experiments.cross_validate import CrossValidation
+    from finetune.experiments.model_search import ModelSearch
     from finetune.training.events import Event
     from finetune.training.train import RunResult
 
@@ -131,6 +135,8 @@ def train(
     with TrainingView(output) as view:
         if resume is not None:
             result = library.resume(resume, callback=view)
+        elif settings.model.model == "auto" and parent is None:
+            result = _train_best_model(folder, settings, name, view)
         else:
             result = library.train(folder, settings, run=name, callback=view, parent=parent)
     if not is_main_process():
@@ -147,6 +153,42 @@ def train(
     show_result(result)
     if result.interrupted:
         raise typer.Exit(130)
+
+
+def _train_best_model(
+    photos: Path, settings: TrainConfig, name: str | None, view: TrainingView
+) -> RunResult:
+    """Searches for a model, prints what was tried, and trains the best."""
+    from finetune.experiments.model_search import train_best_model
+
+    return train_best_model(
+        photos,
+        settings,
+        callback=view,
+        on_search=lambda search: output.print(_search_table(search)),
+        run=name,
+    )
+
+
+def _search_table(search: ModelSearch) -> Table:
+    """Returns the table of the models that were tried."""
+    columns = ("input", "right", "95 % interval", "log loss", "ms/photo", "MB")
+    table = make_table("model", *columns, "", right=columns)
+    for index, tried in enumerate(search.candidates):
+        if tried.skipped is not None:
+            table.add_row(tried.model, f"{tried.size} px", "", "", "", "", "", tried.skipped)
+            continue
+        table.add_row(
+            tried.model,
+            f"{tried.size} px",
+            percent(tried.accuracy),
+            interval(tried.interval),
+            number(tried.log_loss),
+            number(tried.milliseconds, 0),
+            number(tried.megabytes, 0),
+            "chosen" if index == search.chosen else "",
+        )
+    return table
 
 
 def offer_download(settings: TrainConfig) -> TrainConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from finetune.errors import ModelError, WeightsUnavailable
 from finetune.models import weights as weights_files
 from finetune.models.malloc import keep_freed_memory
 from finetune.models.packaged import load_packaged, packaged_weights
+from finetune.models.pair import assemble_pair, pair_parts
 from finetune.models.registry import check_name, input_channels, resolve_preprocessing
 from finetune.photos.preprocessing import Preprocessing
 
@@ -31,6 +33,7 @@ class ModelRequest:
     Attributes:
         name: A timm model name, with or without a tag.
         weights: A file, ``"none"`` for random initialization, or None for pretrained weights.
+        weights_dir: Folder of weights files by model name, used before pretrained weights.
         size: Side of the input in pixels; None: the model's own.
         channels: Channels of the input, 1 for gray and 3 for color; None: the model's own.
         fit: Method to make a photo square.
@@ -40,6 +43,7 @@ class ModelRequest:
 
     name: str
     weights: str | None = None
+    weights_dir: Path | None = None
     size: int | None = None
     channels: int | None = None
     fit: Fit = "crop"
@@ -75,19 +79,24 @@ def create_model(request: ModelRequest) -> LoadedModel:
     """
     keep_freed_memory()
     name = check_name(request.name)
+    if pair_parts(request.name):
+        return _create_pair(name, request)
     preprocessing = resolve_preprocessing(
         name, size=request.size, fit=request.fit, channels=request.channels
     )
     head_from_file = False
+    weights = request.weights
+    if weights is None and request.weights_dir is not None:
+        weights = weights_files.file_in(request.weights_dir, name)
     with torch.random.fork_rng(devices=[]), weights_files.quiet_hub():
         torch.manual_seed(request.seed)
-        if request.weights == FROM_SCRATCH:
+        if weights == FROM_SCRATCH:
             module, origin = _build(name, request), "from scratch"
-        elif request.weights is None:
+        elif weights is None:
             module, origin = _pretrained(name, request)
         else:
-            module = _from_file(name, request, Path(request.weights))
-            origin, head_from_file = request.weights, True
+            module = _from_file(name, request, Path(weights))
+            origin, head_from_file = weights, True
     return LoadedModel(module, name, preprocessing, origin, head_from_file)
 
 
@@ -131,9 +140,10 @@ def rebuild(
         ModelError: The tensors are not those of that architecture.
     """
     keep_freed_memory()
+    name = check_name(name)
     channels = _channels_of(name, state)
     request = ModelRequest(name=name, size=size, channels=channels, args=args or {})
-    module = _build(check_name(name), request, num_classes=labels)
+    module = _build(name, request, num_classes=labels)
     try:
         module.load_state_dict(state)
     except RuntimeError as error:
@@ -189,6 +199,27 @@ def check_smaller_input(
             f"--progressive-size {smaller}: {name} takes photos of {size} pixels only. Leave it "
             "out, or use a convolutional network."
         ) from error
+
+
+def _create_pair(name: str, request: ModelRequest) -> LoadedModel:
+    """Returns a pair of networks, each with its own weights, without a head."""
+    parts = pair_parts(request.name) or ("", "")
+    if request.weights not in (None, FROM_SCRATCH):
+        raise ModelError(
+            f"--model {request.name} --weights {request.weights}: one file cannot hold the weights "
+            "of both. Put a file of each into a folder and name it with --weights-dir."
+        )
+    if request.args:
+        given = ", ".join(request.args)
+        raise ModelError(f"--model {request.name}: a pair takes no --model-arg ({given}).")
+    own = [create_model(dataclasses.replace(request, name=part)) for part in parts]
+    # The images have the first network's size.
+    size = own[0].preprocessing.size
+    preprocessings = tuple(dataclasses.replace(member.preprocessing, size=size) for member in own)
+    pair = assemble_pair(name, (own[0].module, own[1].module), preprocessings)
+    pair._finetune_args = {}  # type: ignore[assignment]
+    origin = " + ".join(member.origin for member in own)
+    return LoadedModel(pair, name, own[0].preprocessing, origin)
 
 
 def _on_meta(name: str, **args: Any) -> nn.Module:

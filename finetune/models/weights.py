@@ -19,6 +19,7 @@ from finetune.errors import ModelError, WeightsUnavailable
 
 CONNECT_TIMEOUT_SECONDS = 3.0
 _FILE_NAMES = ("model.safetensors", "pytorch_model.bin")
+_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 
 
 def local_weights(pretrained_cfg: Any) -> Path | None:
@@ -41,6 +42,32 @@ def local_weights(pretrained_cfg: Any) -> Path | None:
         file = Path(get_cache_dir()) / Path(urlparse(pretrained_cfg.url).path).name
         return file if file.is_file() else None
     return None
+
+
+def file_in(folder: Path, model: str) -> str | None:
+    """Returns the weights file of a model in a folder, named with or without its tag, or None.
+
+    Raises:
+        ModelError: There is no such folder.
+    """
+    if not folder.is_dir():
+        raise ModelError(f"--weights-dir {folder}: there is no such folder.")
+    for name in dict.fromkeys((model, model.partition(".")[0])):
+        for suffix in _SUFFIXES:
+            if (folder / f"{name}{suffix}").is_file():
+                return str(folder / f"{name}{suffix}")
+    return None
+
+
+def models_in(folder: Path) -> list[str]:
+    """Returns the names that the weights files of a folder have, sorted.
+
+    Raises:
+        ModelError: There is no such folder.
+    """
+    if not folder.is_dir():
+        raise ModelError(f"--weights-dir {folder}: there is no such folder.")
+    return sorted({file.stem for file in folder.iterdir() if file.suffix in _SUFFIXES})
 
 
 def require_reachable_hub(model: str, pretrained_cfg: Any) -> None:

@@ -80,6 +80,8 @@ class RunFolder:
     """Predictions of the held-out photos."""
     confusion_file = _File("confusion_matrix.csv")
     """Confusion matrix of the test part, else of validation."""
+    model_search_file = _File("model_search.json")
+    """Models that ``--model auto`` tried."""
     log_file = _File("log.jsonl")
     """One JSON object per epoch."""
     last_checkpoint = _File("checkpoints/last.safetensors")

@@ -10,6 +10,7 @@ from typing import Any
 
 from finetune.errors import FinetuneError
 from finetune.files import write_text
+from finetune.formatting import count, number, percent
 from finetune.photos.split.split import SplitRow, read_split
 from finetune.runs.folder import RunFolder, headline_part
 from finetune.tasks.base import Column, Task, interval_text, number_text
@@ -64,7 +65,7 @@ def model_card(run: RunFolder) -> str:
         "## Calibration\n\n" + task.calibration_text(calibration, found),
         "## Intended use and limits\n\n" + intended_use(task, part, found),
         "## Use\n\n" + _usage(run, task.prediction_attribute),
-        "## Training\n\n" + _making(config, preprocessing),
+        "## Training\n\n" + _making(config, preprocessing, search=_search(run)),
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -236,16 +237,39 @@ def _usage(run: RunFolder, prediction_attribute: str) -> str:
         "from finetune import Predictor\n\n"
         f"predictor = Predictor.load({json.dumps(name, ensure_ascii=False)})\n"
         f'print(predictor("photo.jpg").{prediction_attribute})\n'
-        "```\n\n"
-        "or with timm alone, from the folder `timm` of the run or from the hub:\n\n"
-        "```python\n"
-        "import timm\n\n"
-        f'model = timm.create_model("local-dir:{name}/timm", pretrained=True).eval()\n'
         "```"
+    ) + (
+        ""
+        if not run.timm_folder.is_dir()
+        else (
+            "\n\nor with timm alone, from the folder `timm` of the run or from the hub:\n\n"
+            "```python\n"
+            "import timm\n\n"
+            f'model = timm.create_model("local-dir:{name}/timm", pretrained=True).eval()\n'
+            "```"
+        )
     )
 
 
-def _making(config: Mapping[str, Any], preprocessing: Mapping[str, Any]) -> str:
+def _search(run: RunFolder) -> str:
+    """Returns the table of the models that were tried, or an empty string."""
+    if not run.model_search_file.is_file():
+        return ""
+    found = run.read(run.model_search_file)
+    lines = ["", "", f"Models tried on {count(found['photos'], 'held-out photo')}:", ""]
+    lines += ["| model | input | right | log loss | ms/photo | |", "|---|--:|--:|--:|--:|---|"]
+    for index, tried in enumerate(found["candidates"]):
+        figures = [percent(tried["accuracy"]), number(tried["log_loss"])]
+        figures.append(number(tried["milliseconds"], 0))
+        remark = tried["skipped"] or ("chosen" if index == found["chosen"] else "")
+        row = [f"`{tried['model']}`", f"{tried['size']} px", *figures, remark]
+        lines.append(f"| {' | '.join(row)} |")
+    return "\n".join(lines)
+
+
+def _making(
+    config: Mapping[str, Any], preprocessing: Mapping[str, Any], *, search: str = ""
+) -> str:
     settings = config["settings"]
     versions = ", ".join(f"{name} {value}" for name, value in config["versions"].items())
     weights = Path(str(config.get("weights", ""))).name
@@ -257,6 +281,7 @@ def _making(config: Mapping[str, Any], preprocessing: Mapping[str, Any]) -> str:
         f"- augmentation: {settings['augmentation'].get('augment')}\n"
         f"- {_fit(config)}, seed {settings['machine']['seed']}\n"
         f"- made {str(config.get('started', ''))[:10]} with {versions}"
+        f"{search}"
     )
 
 

@@ -261,6 +261,7 @@ def create_network(config: TrainConfig) -> factory.LoadedModel:
         factory.ModelRequest(
             name=config.model.model or DEFAULT_MODEL,
             weights=config.model.weights,
+            weights_dir=config.model.weights_dir,
             size=config.pixels.size,
             channels=config.pixels.channels,
             fit=config.pixels.fit,

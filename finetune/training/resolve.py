@@ -190,7 +190,7 @@ def resolve_network(requested: TrainConfig) -> tuple[TrainConfig, tuple[Decision
         )
     resolved = dataclasses.replace(
         requested,
-        model=ResolvedModel(model=name, weights=model.weights, download=model.download),
+        model=_narrow(dataclasses.replace(model, model=name), ResolvedModel),
         model_args=arguments,
         recipe=_with_mixing(requested),
     )

@@ -18,6 +18,7 @@ from finetune.evaluation.cross_fit import CrossFit, masked_scores
 from finetune.evaluation.out_of_distribution import RelativeDistance, UnknownThreshold
 from finetune.evaluation.precision_target import fit_highest_precision
 from finetune.files import storage_errors, write_json
+from finetune.models.pair import pair_parts
 from finetune.photos.preprocessing import Preprocessing
 from finetune.runs.evaluate import write_evaluated
 from finetune.runs.folder import RunFolder
@@ -143,7 +144,12 @@ def calibration(
 
 
 def _write_timm_folder(run: RunFolder, name: str, module: Any, labels: tuple[str, ...]) -> None:
-    """Writes a folder that timm can load: its config.json and the model file."""
+    """Writes a folder that timm can load: its config.json and the model file.
+
+    timm alone has no pairs of networks.
+    """
+    if pair_parts(name):
+        return
     preprocessing = Preprocessing.from_dict(run.read(run.preprocessing_file))
     content = timm_config(module, name, labels, preprocessing)
     write_json(run.timm_folder / "config.json", content)

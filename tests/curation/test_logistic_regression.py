@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from finetune.curation.logistic_regression import fit_classifier, fit_multi_label_classifier
 
@@ -18,12 +20,14 @@ def blobs(count: int, width: int, labels: int, seed: int) -> tuple[np.ndarray, l
 
 
 @pytest.mark.parametrize(("count", "width", "labels"), [(120, 10, 3), (40, 90, 5), (60, 20, 2)])
-def test_head_is_that_of_scikit_learn(count: int, width: int, labels: int) -> None:
+def test_head_is_that_of_scikit_learn(
+    count: int, width: int, labels: int, shrunk_scaler: Callable[[], Any]
+) -> None:
     features, names = blobs(count, width, labels, seed=count)
     l2 = 0.02
     ours = fit_classifier(features, names, l2=l2)
     theirs = make_pipeline(
-        StandardScaler(), LogisticRegression(C=1 / (count * l2), tol=1e-9, max_iter=5000)
+        shrunk_scaler(), LogisticRegression(C=1 / (count * l2), tol=1e-9, max_iter=5000)
     ).fit(features.astype(np.float64), names)
     assert list(ours.labels) == theirs.classes_.tolist()
     expected = theirs.predict_proba(features.astype(np.float64))
@@ -31,7 +35,7 @@ def test_head_is_that_of_scikit_learn(count: int, width: int, labels: int) -> No
         # scikit-learn trains one output for two labels; ours are two, w and -w, whose penalty is
         # half of that of their difference.
         theirs = make_pipeline(
-            StandardScaler(), LogisticRegression(C=2 / (count * l2), tol=1e-9, max_iter=5000)
+            shrunk_scaler(), LogisticRegression(C=2 / (count * l2), tol=1e-9, max_iter=5000)
         ).fit(features.astype(np.float64), names)
         expected = theirs.predict_proba(features.astype(np.float64))
     assert np.abs(ours.probabilities(features) - expected).max() < 2e-3
@@ -57,7 +61,9 @@ def test_one_label_is_an_error() -> None:
         fit_classifier(np.zeros((3, 2), np.float32), ["a", "a", "a"])
 
 
-def test_multi_label_classifiers_are_those_of_scikit_learn() -> None:
+def test_multi_label_classifiers_are_those_of_scikit_learn(
+    shrunk_scaler: Callable[[], Any],
+) -> None:
     features, names = blobs(150, 12, 4, seed=3)
     rng = np.random.default_rng(10)
     kind = np.array([int(name.split()[1]) for name in names])
@@ -65,7 +71,7 @@ def test_multi_label_classifiers_are_those_of_scikit_learn() -> None:
     ours = fit_multi_label_classifier(features, ["a", "b", "c"], present, l2=0.02)
     for k in range(3):
         theirs = make_pipeline(
-            StandardScaler(), LogisticRegression(C=1 / (150 * 0.02), tol=1e-9, max_iter=5000)
+            shrunk_scaler(), LogisticRegression(C=1 / (150 * 0.02), tol=1e-9, max_iter=5000)
         ).fit(features.astype(np.float64), present[:, k])
         expected = theirs.predict_proba(features.astype(np.float64))[:, 1]
         assert np.abs(ours.probabilities(features)[:, k] - expected).max() < 2e-3

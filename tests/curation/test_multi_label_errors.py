@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from finetune.curation.label_errors import find_multi_label_errors
 from finetune.errors import ConfigError
@@ -39,7 +41,9 @@ def slow_errors(present: np.ndarray, probabilities: np.ndarray) -> set[tuple[int
     return found
 
 
-def test_probabilities_are_out_of_sample_as_scikit_learn_gives_them() -> None:
+def test_probabilities_are_out_of_sample_as_scikit_learn_gives_them(
+    shrunk_scaler: Callable[[], Any],
+) -> None:
     features, present = scenes(2)
     labels = labels_of(present)
     groups = [i // 2 for i in range(len(labels))]
@@ -50,7 +54,7 @@ def test_probabilities_are_out_of_sample_as_scikit_learn_gives_them() -> None:
         train, held = fold_of != fold, fold_of == fold
         for k in range(3):
             theirs = make_pipeline(
-                StandardScaler(),
+                shrunk_scaler(),
                 LogisticRegression(C=1 / (train.sum() * 0.05), tol=1e-9, max_iter=3000),
             ).fit(features[train].astype(np.float64), present[train, k])
             expected = theirs.predict_proba(features[held].astype(np.float64))[:, 1]

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 from torch.nn import functional
 
@@ -23,6 +23,16 @@ def problem(labels: int = 4, photos: int = 60, width: int = 12) -> tuple[Tensor,
     return torch.from_numpy(features * scales + 3).float(), torch.from_numpy(targets)
 
 
+def scaled(features: Tensor, asked: Tensor | None = None) -> NDArray[np.float64]:
+    """Features as the penalty sees them, in float64; of other photos on the same scale."""
+    x = features.double().numpy()
+    variance = x.var(0)
+    shrunken = (len(x) * variance + 100 * variance.mean()) / (len(x) + 100)
+    of = x if asked is None else asked.double().numpy()
+    found: NDArray[np.float64] = (of - x.mean(0)) / np.sqrt(shrunken)
+    return found
+
+
 def probe_of(features: Tensor, targets: Tensor, **more: LinearHead | None) -> LinearSolver:
     return LinearSolver(
         features.clone(), targets, outputs=4, loss=functional.cross_entropy, start=more.get("start")
@@ -33,15 +43,14 @@ def scikit_learns(
     features: Tensor, targets: Tensor, strength: float
 ) -> tuple[Callable[[Tensor], np.ndarray], float]:
     """Probabilities and objective of scikit-learn's minimum, in float64."""
-    scaler = StandardScaler().fit(features.double().numpy())
-    x = scaler.transform(features.double().numpy())
+    x = scaled(features)
     model = LogisticRegression(C=1 / (strength * len(x)), tol=1e-10, max_iter=20_000)
     model.fit(x, targets.numpy())
     shares = model.predict_proba(x)[np.arange(len(x)), targets.numpy()]
     objective = -np.log(shares).mean() + strength / 2 * np.square(model.coef_).sum()
 
     def probabilities(asked: Tensor) -> np.ndarray:
-        found: np.ndarray = model.predict_proba(scaler.transform(asked.double().numpy()))
+        found: np.ndarray = model.predict_proba(scaled(features, asked))
         return found
 
     return probabilities, float(objective)
@@ -80,8 +89,7 @@ def test_some_rows_are_fitted_as_if_they_were_alone() -> None:
     probe = probe_of(features, targets)
     solution = probe.solve(0.05, rows=rows)
     # Rows share the standardization of all, so the reference is given the same scale.
-    mean, scale = standardization(features)
-    x = ((features - mean) * scale).double().numpy()
+    x = scaled(features)
     model = LogisticRegression(C=1 / (0.05 * len(rows)), tol=1e-10, max_iter=20_000)
     model.fit(x[rows], targets[rows].numpy())
     held_out = torch.arange(1, 90, 2)
@@ -106,7 +114,7 @@ def test_several_labels_are_as_many_regressions() -> None:
 
     probe = LinearSolver(features.clone(), targets, outputs=3, loss=loss)
     logits = probe.head(probe.solve(0.05))(features)
-    x = StandardScaler().fit_transform(features.double().numpy())
+    x = scaled(features)
     for label in range(3):
         model = LogisticRegression(C=1 / (0.05 * len(one)), tol=1e-10, max_iter=10_000)
         expected = model.fit(x, targets[:, label].numpy()).predict_proba(x)[:, 1]
@@ -125,7 +133,7 @@ def test_a_start_is_what_the_penalty_pulls_towards() -> None:
     probe = LinearSolver(features.clone(), values, outputs=1, loss=squares, start=start)
     found = probe.head(probe.solve(0.3, tolerance=1e-6))
     # Ridge regression of what the start leaves over.
-    x = StandardScaler().fit_transform(features.double().numpy())
+    x = scaled(features)
     left = (values - start(features)).double().numpy()
     ridge = Ridge(alpha=0.3 * len(x)).fit(x, left)
     expected = start(features).double().numpy() + ridge.predict(x).reshape(-1, 1)
@@ -146,9 +154,15 @@ def test_a_constant_feature_has_weight_zero(photos: int) -> None:
     assert torch.isfinite(head.weight).all()
 
 
-def test_standardization_is_mean_and_one_over_the_deviation() -> None:
-    features, _ = problem()
-    mean, scale = standardization(features)
-    scaler = StandardScaler().fit(features.double().numpy())
-    np.testing.assert_allclose(mean, scaler.mean_, rtol=1e-5)
-    np.testing.assert_allclose(1 / scale, scaler.scale_, rtol=1e-4)
+def test_deviations_of_few_photos_are_shrunk_towards_the_common_one() -> None:
+    rng = np.random.default_rng(3)
+    features = torch.from_numpy(rng.normal(4, 1, (10_000, 12)) * rng.uniform(0.5, 2, 12)).float()
+    for photos in (5, 10_000):
+        some = features[:photos]
+        mean, scale = standardization(some)
+        np.testing.assert_allclose(mean, some.double().numpy().mean(0), rtol=1e-5)
+        np.testing.assert_allclose((some - mean) * scale, scaled(some), atol=1e-4)
+    # All photos give each feature's own deviation, five photos nearly the same one to all.
+    np.testing.assert_allclose(1 / scale, features.double().numpy().std(0), rtol=0.03)
+    few = 1 / standardization(features[:5])[1]
+    assert few.max() / few.min() < 1.5

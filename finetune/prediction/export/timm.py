@@ -10,8 +10,9 @@ from typing import Any
 import timm
 from safetensors.torch import save
 
-from finetune.errors import FinetuneError, RunError, StorageError
+from finetune.errors import ConfigError, FinetuneError, RunError, StorageError
 from finetune.files import write_atomically, write_json, write_text
+from finetune.models.pair import pair_parts
 from finetune.prediction.engine import PredictProba
 from finetune.prediction.torch_engine import TorchEngine
 from finetune.runs.folder import RunFolder
@@ -26,8 +27,14 @@ def export_timm(engine: TorchEngine, folder: Path) -> Path:
     """Writes a folder that ``timm.create_model("local-dir:FOLDER", pretrained=True)`` opens.
 
     Raises:
+        ConfigError: The network is a pair.
         StorageError: The folder holds other files, or cannot be written.
     """
+    if pair_parts(engine.metadata.model):
+        raise ConfigError(
+            f"--format timm: timm has no pair of networks such as {engine.metadata.model}. Export "
+            "it with --format onnx or torchscript."
+        )
     names = {"config.json", "model.safetensors", METADATA_FILE, "README.md", "labels.txt"}
     if folder.exists() and (
         not folder.is_dir() or any(item.name not in names for item in folder.iterdir())

@@ -14,6 +14,7 @@ from finetune.errors import ConfigError
 from finetune.models.linear_solver import LinearHead, LinearSolver, Solution
 from finetune.tasks.base import Objective
 from finetune.training.linear_probe.features import FitInterruptedError, ProbePhotos
+from finetune.training.prepared import Prepared
 from finetune.training.validation import Outputs, calibrated_loss, plain_loss
 
 L2_STRENGTHS = (0.001, 0.01, 0.03, 0.1, 0.3, 1.0)
@@ -105,6 +106,24 @@ class HeadFitter:
         """Returns a solution as a linear layer on features, on the CPU."""
         head = self._probe.head(solution)
         return LinearHead(head.weight.cpu(), head.bias.cpu())
+
+
+def head_fitter(
+    prepared: Prepared,
+    photos: ProbePhotos,
+    device: torch.device,
+    *,
+    start: LinearHead | None = None,
+) -> HeadFitter:
+    """Returns the fitter of a training's heads."""
+    return HeadFitter(
+        photos,
+        labels=len(prepared.data_split.labels),
+        objective=prepared.objective(),
+        device=device,
+        start=start,
+        balanced=prepared.config.labels.balance == "sampling",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

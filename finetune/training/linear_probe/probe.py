@@ -27,6 +27,7 @@ from finetune.training.linear_probe.heads import (
     FittedHead,
     HeadFitter,
     fit_head,
+    head_fitter,
     strengths_of,
 )
 from finetune.training.linear_probe.held_out import hold_out
@@ -60,14 +61,7 @@ def train_on_features(
         try:
             photos = fill_features(prepared, features, datasets, stop=stop)
             started = time.monotonic()
-            fitter = HeadFitter(
-                photos,
-                labels=len(prepared.data_split.labels),
-                objective=prepared.objective(),
-                device=device,
-                start=start,
-                balanced=prepared.config.labels.balance == "sampling",
-            )
+            fitter = head_fitter(prepared, photos, device, start=start)
             fitted = fit_head(
                 fitter,
                 strengths_of(prepared.config.training.head_l2),

@@ -6,11 +6,12 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file
 from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
@@ -34,6 +35,15 @@ from finetune.training.train import resume
 from finetune.training.validation import SHARPNESS
 
 Settings = dict[str, object]
+
+
+def scaled(features: NDArray[Any]) -> NDArray[np.float64]:
+    """Features as the penalty sees them: their variances shrunk towards the mean of all."""
+    x = features.astype(np.float64)
+    variance = x.var(0)
+    shrunken = (len(x) * variance + 100 * variance.mean()) / (len(x) + 100)
+    found: NDArray[np.float64] = (x - x.mean(0)) / np.sqrt(shrunken)
+    return found
 
 
 @pytest.fixture
@@ -123,7 +133,7 @@ def test_cross_fitted_logits_are_those_of_logistic_regressions_of_the_folds(view
     photos, features = probe_photos(views=views)
     strengths = (0.01, 0.1, 1.0)
     fitted = fit_head(fitter_of(photos), strengths)
-    x = (features - features.mean(0)) / features.std(0)
+    x = scaled(features)
     count = len(photos.targets)
     shares: dict[float, np.ndarray] = {s: np.zeros((count, 3)) for s in strengths}
     for strength, fold in itertools.product(strengths, range(5)):
@@ -155,7 +165,7 @@ def test_a_validation_part_is_never_learned_from() -> None:
     folds = np.where(np.arange(90) < 60, -1, 0)
     photos = dataclasses.replace(photos, folds=folds)
     fitted = fit_head(fitter_of(photos), (0.1,))
-    x = (features - features.mean(0)) / features.std(0)
+    x = scaled(features)
     expected = regression(x[:60], photos.targets[:60], 0.1).predict_proba(x[60:])
     np.testing.assert_allclose(softmax(fitted.held_out.logits, axis=1), expected, atol=5e-3)
     logits = fitter_of(photos).logits(fitted.solution, np.arange(60, 90))
@@ -168,7 +178,7 @@ def test_balanced_labels_weigh_the_same() -> None:
     targets = np.repeat([0, 1, 2], [40, 10, 10])
     photos = dataclasses.replace(photos, targets=targets, folds=np.arange(60) % 2)
     found = fitter_of(photos, balanced=True).fit(np.arange(60), 0.1)
-    x = (features - features.mean(0)) / features.std(0)
+    x = scaled(features)
     model = regression(x, targets, 0.1, np.where(targets == 0, 1.0, 4.0))
     logits = fitter_of(photos).logits(found, np.arange(60))
     np.testing.assert_allclose(softmax(logits, axis=1), model.predict_proba(x), atol=5e-3)
@@ -177,7 +187,7 @@ def test_balanced_labels_weigh_the_same() -> None:
 def test_smoothed_labels_are_photos_that_count_for_each_label_by_their_share() -> None:
     photos, features = probe_photos()
     found = fitter_of(photos, smoothing=0.2).fit(np.arange(90), 0.05)
-    x = (features - features.mean(0)) / features.std(0)
+    x = scaled(features)
     shares = 0.8 * np.eye(3)[photos.targets] + 0.2 / 3
     model = regression(np.tile(x, (3, 1)), np.repeat([0, 1, 2], 90), 0.05, shares.T.ravel())
     logits = fitter_of(photos).logits(found, np.arange(90))
