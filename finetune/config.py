@@ -18,7 +18,7 @@ MultiLabelLoss = Literal["bce", "asymmetric"]
 Balance = Literal["none", "sampling", "loss"]
 ScheduleName = Literal["cosine", "one_cycle", "constant"]
 NormStatistics = Literal["kept", "batch"]
-FinalWeights = Literal["interpolated", "best"]
+FinalWeights = Literal["best", "average", "head", "interpolated"]
 
 
 def option(
@@ -296,10 +296,11 @@ class OptimizationConfig:
     patience: int | None = option(
         None, "Stop after this many epochs in a row without improvement.", minimum=1
     )
-    final_weights: FinalWeights = option(
-        "interpolated",
-        "Weights of the model: the best epoch's, or those between the start and the best epoch "
-        "with the lowest validation loss.",
+    final_weights: FinalWeights | None = option(
+        None,
+        "Weights of the model: the best epoch's, the head on the frozen backbone, the average of "
+        "both, or those between both with the lowest validation loss (interpolated); not set: the "
+        "better of the two, or the average where the evidence is weak.",
     )
     soup: int = option(
         1, "Average up to this many best epochs, as long as validation improves.",

@@ -74,6 +74,15 @@ def train(
             help="Start from this finished run, with more photos or other labels.",
         ),
     ] = None,
+    choose: Annotated[
+        tuple[str, str] | None,
+        typer.Option(
+            metavar="RUN WEIGHTS",
+            help="Change the weights of a finished full run: best (of the trained network), head "
+            "(on the frozen backbone), or average (of both).",
+            rich_help_panel=MORE,
+        ),
+    ] = None,
     folds: Annotated[
         int | None, typer.Option(help="Cross-validate with this many folds first.")
     ] = None,
@@ -102,6 +111,12 @@ def train(
     The result is a folder in ./runs with the model and everything that it needs.
     """
     output.json, output.quiet = json, quiet or not is_main_process()
+    if choose is not None:
+        given = _given(photos, name, from_, config, flags, set_) + ["--resume"] * bool(resume)
+        if given:
+            raise ConfigError(f"--choose trains nothing; leave out {', '.join(given)}.")
+        choose_final_weights(*choose)
+        return
     if resume is not None:
         _refuse_with_resume(photos, name, from_, config, flags, set_)
         if is_cross_validation(resume):
@@ -249,18 +264,40 @@ def named_in(path: Path | None) -> set[str]:
     return {name for content in sections.values() for name in content}
 
 
-def _refuse_with_resume(
+def choose_final_weights(run: str, choice: str) -> None:
+    """Changes the weights of a finished run and prints its metrics with them."""
+    from finetune.cli.training_progress import TrainingView
+    from finetune.runs.folder import find_run
+    from finetune.training.final_weights import NAMES, choose_weights
+
+    folder = find_run(run)
+    with TrainingView(output) as view:
+        metrics = choose_weights(folder, choice, callback=view)
+    output.document({"run": str(folder.path), "weights": choice, "metrics": metrics})
+    output.print(metrics_table(metrics))
+    output.text(
+        f"The model in {folder.path} is now {NAMES[choice]}. Make its "  # type: ignore[index]
+        "reports and exports again."
+    )
+
+
+def _given(
     photos: Path | None,
     name: str | None,
     from_: str | None,
     config: Path | None,
     flags: dict[str, Any],
     numbers: list[str] | None,
-) -> None:
+) -> list[str]:
+    """Returns the names of the options of a new training that were given."""
     given = [f"--{flag.replace('_', '-')}" for flag in flags]
     given += ["PHOTOS"] * (photos is not None) + ["--name"] * (name is not None)
     given += ["--from"] * (from_ is not None)
-    given += ["--config"] * (config is not None) + ["--set"] * bool(numbers)
+    return given + ["--config"] * (config is not None) + ["--set"] * bool(numbers)
+
+
+def _refuse_with_resume(*options: Any) -> None:
+    given = _given(*options)
     if given:
         raise ConfigError(
             f"--resume continues with the settings of the run; leave out {', '.join(given)}."

@@ -140,6 +140,30 @@ def mcnemar(only_first: int, only_second: int) -> float:
     return min(1.0, float(2 * tail / 2**differing))
 
 
+def paired_t_test(first: ArrayLike, second: ArrayLike) -> float:
+    """Returns the p-value of Student's paired two-sided t-test; 1 for fewer than two pairs.
+
+    ``t = mean(d) / (s / sqrt(n))`` of the differences ``d``, with ``n - 1`` degrees of freedom.
+
+    Args:
+        first: ``(N,)`` values.
+        second: ``(N,)`` values of the same photos.
+
+    Example:
+        >>> round(paired_t_test([1.0, 2.0, 3.0, 4.0], [1.5, 2.1, 3.9, 4.6]), 4)
+        0.0479
+    """
+    differences = np.asarray(first, np.float64) - np.asarray(second, np.float64)
+    freedom = len(differences) - 1
+    if freedom < 1 or not differences.any():
+        return 1.0
+    deviation = float(differences.std(ddof=1))
+    if deviation == 0:
+        return 0.0
+    t = abs(float(differences.mean())) / (deviation / math.sqrt(freedom + 1))
+    return max(0.0, 1 - _t_central(math.atan(t / math.sqrt(freedom)), freedom))
+
+
 def accuracy_difference(
     first: ArrayLike,
     second: ArrayLike,

@@ -17,13 +17,14 @@ from finetune.files import read_json, safe_name, storage_errors, write_json
 
 
 def drop_weights(run: RunFolder) -> None:
-    """Prunes the network and checkpoints of a run; its metrics stay.
+    """Prunes the networks and checkpoints of a run; its metrics stay.
 
     Raises:
         StorageError: A file cannot be removed.
     """
     with storage_errors(run.path):
-        run.model_file.unlink(missing_ok=True)
+        for file in (run.model_file, run.best_file, run.head_file):
+            file.unlink(missing_ok=True)
         for folder in (run.timm_folder, run.last_checkpoint.parent):
             if folder.is_dir():
                 shutil.rmtree(folder)
@@ -68,6 +69,10 @@ class RunFolder:
     """Preprocessing of the photos."""
     model_file = _File("model.safetensors")
     """Tensors of the network."""
+    best_file = _File("best.safetensors")
+    """Tensors of the best epoch of a full network, whichever weights are those of the model."""
+    head_file = _File("head.safetensors")
+    """Tensors of the frozen backbone with the head from which a full network started."""
     timm_folder = _File("timm")
     """Network for timm: ``timm.create_model("local-dir:RUN/timm")``."""
     calibration_file = _File("calibration.json")
@@ -87,7 +92,7 @@ class RunFolder:
     last_checkpoint = _File("checkpoints/last.safetensors")
     """Checkpoint that ``--resume`` loads."""
     start_checkpoint = _File("checkpoints/start.safetensors")
-    """Initial network, needed by a resume and by weight interpolation."""
+    """Initial network, needed by a resume and by the choice of the final weights."""
     best_checkpoint = _File("checkpoints/best.safetensors")
     """Weights of the best epoch."""
     lock_file = _File("checkpoints/training.lock")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -48,22 +49,26 @@ def load_network(
     preprocessing: Preprocessing,
     *,
     device: str | torch.device,
+    weights: Path | None = None,
 ) -> nn.Module:
     """Returns a run's network from its tensors, in eval mode and fp32, on a device.
+
+    `weights` are another file of the run than that of its model.
 
     Raises:
         RunError: The run has no model yet, or a damaged one.
         ModelError: Its weights do not fit its architecture.
     """
-    if not folder.model_file.is_file():
+    file = weights or folder.model_file
+    if not file.is_file():
         raise RunError(
-            f"{folder.path} has no {folder.model_file.name} yet. "
+            f"{folder.path} has no {file.name} yet. "
             f"If its training was interrupted: finetune train --resume {folder.path}"
         )
     try:
-        state = load_file(folder.model_file)
+        state = load_file(file)
     except (SafetensorError, OSError) as error:
-        raise RunError(f"{folder.model_file} is damaged: {error}.") from error
+        raise RunError(f"{file} is damaged: {error}.") from error
     module = rebuild(model, labels, preprocessing.size, state, model_args(folder)).to(device).eval()
     if torch.device(device).type != "mps":
         module = module.to(memory_format=torch.channels_last)

@@ -20,19 +20,19 @@ from finetune.models.factory import FROM_SCRATCH, rebuild
 from finetune.models.heads import has_linear_head, head_parameters, write_head
 from finetune.models.stages import HEAD_ONLY, TrainableStages, backbone_stages, norm_parameters
 from finetune.photos.collection import Part
-from finetune.tasks.base import Objective
-from finetune.training.averaging import interpolate, interpolate_weights
+from finetune.training.averaging import interpolate
 from finetune.training.batch_size import fit_in_memory
 from finetune.training.checkpoints import save_tensors
 from finetune.training.data_source import PhotoSource, predict_sharded
 from finetune.training.device import prepare_speed
 from finetune.training.events import Note
+from finetune.training.final_weights import choose_share
 from finetune.training.linear_probe.features import feature_cache, fill_features
 from finetune.training.linear_probe.heads import HeadFitter, fit_head, strengths_of
 from finetune.training.optimizer import Rates, network_groups, parameter_groups
 from finetune.training.prepared import Prepared
 from finetune.training.results import TrainingOutput
-from finetune.training.validation import calibrated_losses
+from finetune.training.validation import Outputs
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -84,13 +84,17 @@ def train_on_photos(
     best = prepared.run.best_checkpoint
     tensors = load_file(best) if best.is_file() else module.state_dict()
     share = None
-    if head_first and finished and prepared.config.optimization.final_weights == "interpolated":
+    if head_first and finished:
         start = load_file(prepared.run.start_checkpoint)
-        interpolation = interpolate_weights(
-            start, tensors, losses_of_weights(state.module, source, loop_config.objective)
+        share, text = choose_share(
+            prepared.config.optimization.final_weights,
+            start,
+            tensors,
+            outputs_of_weights(state.module, source),
+            loop_config.objective,
         )
-        prepared.callback(Note(text=interpolation.describe()))
-        tensors, share = interpolate(start, tensors, interpolation.share), interpolation.share
+        prepared.callback(Note(text=text))
+        tensors = interpolate(start, tensors, share)
     # A new network in fp32, as predictions will load it.
     trained = rebuild(
         prepared.loaded.name,
@@ -119,19 +123,20 @@ def train_on_photos(
         position=state.position,
         finished=finished,
         share=share,
+        from_head=head_first,
     )
 
 
-def losses_of_weights(
-    module: nn.Module, source: PhotoSource, objective: Objective
-) -> Callable[[dict[str, Tensor]], NDArray[np.float64]]:
-    """Returns a function from weights to their calibrated validation losses."""
+def outputs_of_weights(
+    module: nn.Module, source: PhotoSource
+) -> Callable[[dict[str, Tensor]], Outputs]:
+    """Returns a function from weights to the logits of the validation photos."""
 
-    def losses(tensors: dict[str, Tensor]) -> NDArray[np.float64]:
+    def outputs(tensors: dict[str, Tensor]) -> Outputs:
         module.load_state_dict(tensors)
-        return calibrated_losses(source.validate(), objective)
+        return source.validate()
 
-    return losses
+    return outputs
 
 
 def train_first_head(

@@ -165,6 +165,8 @@ def prepare(
         keeps_head = parent is not None and (pinned or not parent.was_trained_on(collection))
         origin, head_note = _add_head(loaded, parent, data_split, resolved, keeps_head=keeps_head)
         notes.add([head_note] if head_note else [])
+        warning = parent.starting_point()[1] if parent is not None else None
+        notes.add([warning] if warning else [])
         policy_before = parent.crop_policy if parent else None
         policy = crop_policy(collection, config.collection.catalog, policy_before)
         notes.add(crop_notes(collection, policy, policy_before))
@@ -336,8 +338,8 @@ def _add_head(
     data_split.task.initialize_head(head, data_split.targets("train"))
     if parent is not None:
         replaced = (
-            f"Starts from the backbone of {parent.run.path}. The head is fitted anew: that run's "
-            "head was fitted on all of its photos, so it could not be evaluated on them."
+            f"Starts from the backbone of {parent.starting_point()[0]}. The head is fitted anew: "
+            "that run's head was fitted on all of its photos, so it could not be evaluated on them."
         )
     return origin, replaced
 

@@ -7,6 +7,7 @@ import dataclasses
 import os
 import shutil
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,7 @@ class TrainingOutput:
         held_out: Outputs of heads trained without some photos and labels, if any.
         l2_strength: L2 strength of a head that was fitted to its minimum, or None.
         share: Weight interpolation factor between start (0) and best epoch (1), or None.
+        from_head: Whether the full network started from a head on the frozen backbone.
     """
 
     module: nn.Module
@@ -61,6 +63,7 @@ class TrainingOutput:
     held_out: HeldOut | None = None
     l2_strength: float | None = None
     share: float | None = None
+    from_head: bool = False
 
     def summary(self) -> dict[str, Any]:
         """Returns its entries in config.json."""
@@ -153,11 +156,14 @@ def _write_timm_folder(run: RunFolder, name: str, module: Any, labels: tuple[str
     preprocessing = Preprocessing.from_dict(run.read(run.preprocessing_file))
     content = timm_config(module, name, labels, preprocessing)
     write_json(run.timm_folder / "config.json", content)
-    target = run.timm_folder / run.model_file.name
+    link_or_copy(run.model_file, run.timm_folder / run.model_file.name)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Gives a file a second name, or copies it where the file system has no hard links."""
     with storage_errors(target):
         target.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
-            os.link(run.model_file, target)
+            os.link(source, target)
             return
-        # Some file systems have no hard links.
-        shutil.copyfile(run.model_file, target)
+        shutil.copyfile(source, target)

@@ -33,7 +33,7 @@ from finetune.training.linear_probe.probe import train_on_features
 from finetune.training.prepare import NewRun, Overrides, Splitter, prepare
 from finetune.training.prepared import Prepared
 from finetune.training.resolve import uses_cached_features
-from finetune.training.results import TrainingOutput, write_results
+from finetune.training.results import TrainingOutput, link_or_copy, write_results
 from finetune.training.tracking import tracked
 from finetune.training.validation import Metric
 from finetune.training.warm_start import ParentRun
@@ -173,6 +173,8 @@ def execute(prepared: Prepared, started: datetime.datetime) -> RunResult:
         _drop_unfinished_epochs(run)
         notes: list[str] = []
         output, metrics = _train_and_write(_collecting_notes(prepared, notes))
+        if output.finished:
+            keep_networks(run, from_head=output.from_head)
         seconds = (datetime.datetime.now() - started).total_seconds()
         description = run.read(run.config_file)
         description |= output.summary()
@@ -238,6 +240,16 @@ def _train_and_write(prepared: Prepared) -> tuple[TrainingOutput, dict[str, Any]
         return output, write_results(
             prepared.run, prepared.loaded.name, prepared.data_split, output
         )
+
+
+def keep_networks(run: RunFolder, *, from_head: bool) -> None:
+    """Keeps the best epoch's network, and that of the head it started from, in the run."""
+    kept = [(run.best_checkpoint, run.best_file)]
+    if from_head:
+        kept.append((run.start_checkpoint, run.head_file))
+    for checkpoint, file in kept:
+        if checkpoint.is_file():
+            link_or_copy(checkpoint, file)
 
 
 def _drop_unfinished_epochs(run: RunFolder) -> None:

@@ -31,6 +31,7 @@ from finetune.photos.split.split import read_split
 from finetune.runs.folder import RunFolder
 from finetune.runs.loading import load_network
 from finetune.tasks.data_split import DataSplit, split_collection
+from finetune.training.final_weights import keeps_start
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +62,37 @@ class ParentRun:
     def model(self) -> str:
         """Timm's name of the architecture."""
         return str(self.description["model"])
+
+    @property
+    def weights_file(self) -> Path:
+        """Tensors to start from: the trained network, even where the model is another."""
+        return self.run.best_file if self.run.best_file.is_file() else self.run.model_file
+
+    def starting_point(self) -> tuple[str, str | None]:
+        """Returns the weights to start from, in words, and a warning where they were not trained.
+
+        Raises:
+            RunError: The run's weights are damaged.
+        """
+        description = self.description
+        mode = description.get("settings", {}).get("training", {}).get("mode")
+        epoch, epochs = description.get("best_epoch"), description.get("epochs_done")
+        if mode not in ("full", "gradual") or not epoch:
+            return f"{self.run.path}", None
+        untrained = f"{self.run.path} was trained for {epochs} epochs, but "
+        again = "Its training is not continued: train it again for that."
+        if self.run.best_file.is_file():
+            if keeps_start(self.run):
+                untrained += "its best weights equal those before its first epoch. "
+                return str(self.run.path), untrained + again
+        else:
+            share = description.get("share_of_training", 1.0)
+            if share == 0:
+                untrained += "it kept only the frozen backbone with its head. "
+                return str(self.run.path), untrained + again
+            if share != 1:
+                return f"{self.run.path}, {share:.0%} of the way to epoch {epoch} of {epochs}", None
+        return f"{self.run.path}, trained network of epoch {epoch} of {epochs}", None
 
     @property
     def cross_validated(self) -> bool:
@@ -183,7 +215,7 @@ def inherit(
 
 
 def load_parent(parent: ParentRun, config: TrainConfig) -> LoadedModel:
-    """Returns the network of a parent run, with its head, for the image size of `config`.
+    """Returns the trained network of a parent run, with its head, for the image size of `config`.
 
     Raises:
         RunError: Its weights are missing or damaged.
@@ -195,14 +227,17 @@ def load_parent(parent: ParentRun, config: TrainConfig) -> LoadedModel:
             f"--channels {config.pixels.channels}: the network of the run {parent.run.name} has "
             f"{preprocessing.channels}. Leave --channels out."
         )
-    module = load_network(parent.run, parent.model, len(parent.labels), preprocessing, device="cpu")
+    weights = parent.weights_file
+    module = load_network(
+        parent.run, parent.model, len(parent.labels), preprocessing, device="cpu", weights=weights
+    )
     size, fit = config.pixels.size or preprocessing.size, config.pixels.fit
     default = resolve_preprocessing(parent.model, size=size, fit=fit)
     pretrained = timm.get_pretrained_cfg(parent.model)
     if size != preprocessing.size and pretrained and pretrained.fixed_input_size:
         request = factory.ModelRequest(
             name=parent.model,
-            weights=str(parent.run.model_file),
+            weights=str(weights),
             size=size,
             channels=preprocessing.channels,
             fit=fit,
@@ -218,7 +253,7 @@ def expand_parent_head(
 ) -> tuple[HeadExpansion, str]:
     """Expands the head of a parent run's network for new labels; returns a note about it."""
     growth = expand_head(loaded.module, parent.labels, labels, seed=seed)
-    where, kept = f"Starts from {parent.run.path}", len(growth.kept)
+    where, kept = f"Starts from {parent.starting_point()[0]}", len(growth.kept)
     if not kept:
         return growth, f"{where}: none of its labels is left, so only its backbone is used."
     text = f"{where}: {kept} {'label keeps its' if kept == 1 else 'labels keep their'}"
@@ -232,7 +267,7 @@ def expand_parent_head(
 
 def lineage(parent: ParentRun, growth: HeadExpansion, *, head: bool = True) -> dict[str, Any]:
     """Returns the lineage entry of config.json; `head`: whether its head is continued."""
-    digest = hashlib.blake2b(parent.run.model_file.read_bytes(), digest_size=16).hexdigest()
+    digest = hashlib.blake2b(parent.weights_file.read_bytes(), digest_size=16).hexdigest()
     return {
         "run": str(parent.run.path.absolute()),
         "started": parent.description.get("started"),

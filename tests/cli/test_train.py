@@ -111,6 +111,28 @@ def test_resume_takes_no_settings(error_of: Callable[..., str]) -> None:
     )
 
 
+def test_the_weights_of_a_run_can_be_changed(
+    run: Callable[..., Result],
+    error_of: Callable[..., str],
+    flags: list[str],
+    make_photos: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    make_photos({"ant": 8, "bee": 8})
+    monkeypatch.chdir(tmp_path)
+    run("train", *flags, "--mode", "full", "--name", "garden")
+    result = run("train", "--choose", "garden", "head")
+    assert result.stdout.splitlines()[-1] == (
+        "The model in runs/garden is now the head on the frozen backbone. Make its reports and "
+        "exports again."
+    )
+    assert json.loads(Path("runs/garden/config.json").read_text())["share_of_training"] == 0
+    assert error_of("train", "--choose", "garden", "best", "--lr", "1", "--resume", "x") == (
+        "--choose trains nothing; leave out --lr, --resume."
+    )
+
+
 def test_folders_that_are_no_collection(
     error_of: Callable[..., str],
     make_photos: Callable[..., Path],

@@ -61,7 +61,7 @@ def test_a_run_holds_all_that_a_model_is(
         "confusion_matrix.csv",
         "log.jsonl",
         "README.md",
-    } | ({"distance.safetensors"} if mode == "head" else set())
+    } | ({"distance.safetensors"} if mode == "head" else {"best.safetensors", "head.safetensors"})
     assert json.loads((run / "labels.json").read_text(encoding="utf-8")) == list(COUNTS)
     epochs = [event for event in events if isinstance(event, EpochDone)]
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
