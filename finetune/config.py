@@ -323,6 +323,9 @@ class MachineConfig:
     precision: Precision | None = option(
         None, "fp32, bf16 or fp16; not set: bf16 on CUDA, fp32 elsewhere."
     )
+    threads: int | None = option(
+        None, "Threads of the CPU; not set: one a core, and one for a small head.", minimum=1
+    )
     workers: int = option(0, "Processes that decode photos missing in the cache.", minimum=0)
     compile: bool = option(
         False, "Full network: compile it with torch; a slower start, then faster steps."

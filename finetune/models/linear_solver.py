@@ -25,6 +25,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from finetune.models.threads import cpu_threads, threads_for_products
+
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Mean loss of logits ``(N, C)`` and targets."""
 
@@ -171,14 +173,15 @@ class LinearSolver:
             tolerance_change=1e-9,
             line_search_fn="strong_wolfe",
         )
-        solver.step(objective)  # type: ignore[no-untyped-call]
-        used = evals
-        return Solution(
-            weight=point[:, :-1] * scale,
-            bias=point[:, -1] * bias_scale,
-            objective=float(objective()),
-            evals=used,
-        )
+        with cpu_threads(threads_for_products(*coordinates.shape, self.outputs)):
+            solver.step(objective)  # type: ignore[no-untyped-call]
+            used = evals
+            return Solution(
+                weight=point[:, :-1] * scale,
+                bias=point[:, -1] * bias_scale,
+                objective=float(objective()),
+                evals=used,
+            )
 
     def logits(self, solution: Solution, rows: Tensor) -> Tensor:
         """Returns the logits ``(K, C)`` of some of the photos."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import json
+import os
+import select
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,7 @@ from numpy.typing import NDArray
 from finetune.config import TrainConfig
 from finetune.files import write_json, write_text
 from finetune.models.heads import has_linear_head
+from finetune.models.threads import cpu_threads
 from finetune.runs.folder import RUNS_FOLDER, RunFolder, headline_part, open_run
 from finetune.runs.model_card import write_model_card
 from finetune.training.checkpoints import read_position
@@ -109,11 +112,37 @@ def resume(
         return execute(prepared, started)
 
 
+ALWAYS = (signal.SIGINT, signal.SIGTERM)
+
+SIGNALS = (*ALWAYS, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
+"""Signals that interrupt a training; a closed terminal sends SIGHUP, which Windows lacks."""
+
+
+def discard_closed_output(files: Sequence[int] = (1, 2)) -> None:
+    """Lets further output disappear where the terminal or the reader of a pipe is gone.
+
+    Otherwise each message would raise an error, and end the training before it is saved.
+    """
+    if not hasattr(select, "poll"):
+        return
+    for file in files:
+        poll = select.poll()
+        poll.register(file, 0)
+        try:
+            gone = any(event & (select.POLLHUP | select.POLLERR) for _, event in poll.poll(0))
+        except OSError:
+            continue
+        if gone:
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, file)
+            os.close(null)
+
+
 @contextmanager
 def interruption(on_first: Callable[[], None]) -> Iterator[Callable[[], bool]]:
-    """Yields a function that returns whether Ctrl-C or SIGTERM was received.
+    """Yields a function that returns whether Ctrl-C, SIGTERM or SIGHUP was received.
 
-    The first signal sets it and calls `on_first`; a second Ctrl-C raises KeyboardInterrupt. Outside
+    The first signal sets it and calls `on_first`; a second one raises KeyboardInterrupt. Outside
     the main thread, where Python receives no signals, it stays False.
     """
     received = threading.Event()
@@ -122,12 +151,18 @@ def interruption(on_first: Callable[[], None]) -> Iterator[Callable[[], bool]]:
         return
 
     def handle(number: int, frame: FrameType | None) -> None:
+        discard_closed_output()
         if received.is_set():
             raise KeyboardInterrupt
         received.set()
         on_first()
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {
+        number: signal.signal(number, handle)
+        for number in SIGNALS
+        # nohup lets a program ignore SIGHUP; it must go on doing so.
+        if number in ALWAYS or signal.getsignal(number) is not signal.SIG_IGN
+    }
     try:
         yield received.is_set
     finally:
@@ -212,7 +247,11 @@ def _train_as_worker(prepared: Prepared) -> None:
     """Trains as a process other than the main one."""
     accelerator = make_accelerator(prepared.config.machine)
     devices = range(torch.cuda.device_count())
-    with interruption(lambda: None) as stop, torch.random.fork_rng(devices=devices):
+    with (
+        cpu_threads(prepared.config.machine.threads),
+        interruption(lambda: None) as stop,
+        torch.random.fork_rng(devices=devices),
+    ):
         torch.manual_seed(prepared.config.machine.seed + prepared.world.rank)
         if uses_cached_features(
             prepared.config, linear_head=has_linear_head(prepared.loaded.module)
@@ -231,6 +270,7 @@ def _train_and_write(prepared: Prepared) -> tuple[TrainingOutput, dict[str, Any]
     )
     train_on = train_on_features if by_features else train_on_photos
     with (
+        cpu_threads(prepared.config.machine.threads),
         interruption(lambda: prepared.callback(Note(text=warning))) as stop,
         torch.random.fork_rng(devices=range(torch.cuda.device_count())),
         tracked(prepared, accelerator.device, by_features=by_features) as logged,

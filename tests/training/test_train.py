@@ -202,7 +202,7 @@ def undisturbed(
     [
         ("full", signal.SIGKILL),
         ("full", signal.SIGTERM),
-        ("full", signal.SIGINT),
+        ("full", signal.SIGHUP),
     ],
 )
 def test_a_killed_run_resumes_to_the_same_bytes(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +29,7 @@ from finetune.training.data_source import LoaderConfig, PhotoSource
 from finetune.training.device import choose_device, make_accelerator
 from finetune.training.optimizer import make_optimizer, parameter_groups, set_lr
 from finetune.training.schedule import Schedule
-from finetune.training.train import interruption
+from finetune.training.train import discard_closed_output, interruption
 
 
 def test_loss_is_the_formula() -> None:
@@ -169,6 +170,38 @@ def test_the_first_signal_asks_and_the_second_ends() -> None:
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_output_to_a_closed_terminal_disappears(tmp_path: Path) -> None:
+    terminal, program = pty.openpty()
+    reader, pipe = os.pipe()
+    with (tmp_path / "log").open("wb") as log:
+        os.close(terminal)
+        os.close(reader)
+        for closed in (program, pipe):
+            with pytest.raises(OSError, match=r"error|Broken pipe"):
+                os.write(closed, b"epoch 1")
+        discard_closed_output([program, pipe, log.fileno()])
+        for file in (program, pipe, log.fileno()):
+            assert os.write(file, b"epoch 2") == 7
+    os.close(program)
+    os.close(pipe)
+    assert (tmp_path / "log").read_bytes() == b"epoch 2"
+
+
+def test_sighup_interrupts_unless_nohup_ignores_it() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with interruption(lambda: None) as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop()
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        with interruption(lambda: None) as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_recipe_that_mixes_gives_soft_targets(
