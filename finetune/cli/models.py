@@ -92,31 +92,34 @@ def _print(result: NetworkSummary) -> None:
         "in",
         "out",
         "output",
-        "parameters",
+        "weights",
+        "biases",
         "multiply-adds",
         title=f"{result.model}, input {channels}x{height}x{width}, {result.labels} labels",
-        right=("in", "out", "parameters", "multiply-adds"),
+        right=("in", "out", "weights", "biases", "multiply-adds"),
     )
     for row in result.rows:
         table.add_row(
-            row.name,
+            f"{row.name} ({row.title})" if row.title not in ("", row.name) else row.name,
             row.kind,
             row.kernel or "",
             _number(row.in_channels),
             _number(row.out_channels),
             "x".join(str(side) for side in row.output),
-            _number(row.parameters or None),
+            _number(row.weights or None),
+            _number(row.biases or None),
             _number(row.multiply_adds),
         )
     table.add_section()
+    rest = result.parameters - result.weights
     table.add_row(
-        "total", "", "", "", "", "", _number(result.parameters), _number(result.multiply_adds)
+        *("total", "", "", "", "", ""),
+        *(_number(result.weights), _number(rest), _number(result.multiply_adds)),
     )
     output.print(table)
-    rest = result.parameters - result.weights
     output.text(
-        f"{result.weights:,} weights and {rest:,} biases and norms; "
-        f"{result.weights_before_head:,} weights before the last layer."
+        f"{result.parameters:,} parameters: {result.weights:,} weights and {rest:,} biases and "
+        f"norms; {result.weights_before_head:,} weights before the last layer."
     )
     counted = sum(row.multiply_adds or 0 for row in result.rows)
     if result.multiply_adds != counted:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,15 +15,18 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from finetune.errors import ModelError
+from finetune.models.classic.base import layer_titles
 from finetune.models.registry import check_name
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerRow:
-    """Layer that has parameters or changes the size of the maps.
+    """Layer with parameters, pooling, normalization, activation or dropout.
 
     Attributes:
         name: Its path in the network, as in ``state_dict``.
+        title: Name of the layer that it completes in the network's own table, such as ``conv1``;
+            empty where there is none.
         kind: The class of the layer.
         kernel: ``"3x3"``, with ``"/2"`` for a stride of 2; None where it has none.
         in_channels: Input channels or features; None where that is not fixed.
@@ -44,6 +48,12 @@ class LayerRow:
     parameters: int
     weights: int
     multiply_adds: int | None
+    title: str = ""
+
+    @property
+    def biases(self) -> int:
+        """Parameters that are no weights: biases and norms."""
+        return self.parameters - self.weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,12 +159,14 @@ def _not_yet(counted: set[int], module: nn.Module) -> list[tuple[str, nn.Paramet
 def _recording(network: nn.Module, rows: list[LayerRow], counted: set[int]) -> Iterator[None]:
     """Appends a row after each layer that has one."""
     handles = []
+    titles = layer_titles(network)
     for name, module in network.named_modules():
-        if next(module.parameters(recurse=False), None) is None and not _resizes(module):
+        if next(module.parameters(recurse=False), None) is None and not _is_listed(module):
             continue
 
         def record(module: nn.Module, inputs: Any, output: Any, name: str = name) -> None:
-            rows.append(_row(name, module, _not_yet(counted, module), passed=(inputs, output)))
+            row = _row(name, module, _not_yet(counted, module), passed=(inputs, output))
+            rows.append(dataclasses.replace(row, title=titles.get(name, "")))
 
         handles.append(module.register_forward_hook(record))
     try:
@@ -164,10 +176,22 @@ def _recording(network: nn.Module, rows: list[LayerRow], counted: set[int]) -> I
             handle.remove()
 
 
-def _resizes(module: nn.Module) -> bool:
+def _is_listed(module: nn.Module) -> bool:
+    """Returns whether a layer without parameters has a row."""
+    if next(module.children(), None) is not None:
+        return False
+    if isinstance(module, nn.Dropout):
+        return module.p > 0
     kind = type(module).__name__
-    childless = next(module.children(), None) is None
-    return childless and ("Pool" in kind or kind == "LocalResponseNorm")
+    return "Pool" in kind or kind == "LocalResponseNorm" or is_activation(module)
+
+
+def is_activation(layer: nn.Module) -> bool:
+    """Returns whether a layer is an activation function of torch or timm."""
+    name = type(layer).__module__
+    if name == nn.ReLU.__module__:
+        return not isinstance(layer, nn.MultiheadAttention)
+    return name.startswith("timm.layers.activations")
 
 
 def _row(

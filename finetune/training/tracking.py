@@ -31,6 +31,8 @@ from finetune.data.loaders import load_batches
 from finetune.errors import ConfigError, MissingExtra
 from finetune.evaluation.confusion import confusion_matrix, draw_confusion
 from finetune.files import safe_name
+from finetune.models.classic.base import layer_titles
+from finetune.models.summary import is_activation
 from finetune.photos.preprocessing import Preprocessing
 from finetune.training.data_source import split_epoch
 from finetune.training.events import EpochDone, Event, StepDone, Validated
@@ -55,8 +57,9 @@ class Activation(NamedTuple):
 
 @torch.no_grad()
 def activations(module: nn.Module, inputs: Tensor) -> list[Activation]:
-    """Returns the outputs of a network's activation layers for inputs ``(B, C, S, S)``.
+    """Returns the outputs of a network's activation layers and head for inputs ``(B, C, S, S)``.
 
+    Layers have their names in the network's table, such as ``conv1``, or else their paths.
     The forward pass runs in eval mode, without random numbers; the mode is restored afterwards.
     """
     found: list[Activation] = []
@@ -67,10 +70,13 @@ def activations(module: nn.Module, inputs: Tensor) -> list[Activation]:
         zeros = float((flat == 0).float().mean())
         found.append(Activation(name, zeros, flat[::step].float().cpu().numpy()))
 
+    titles = layer_titles(module)
+    classifier = getattr(module, "get_classifier", lambda: None)()
     handles = [
         layer.register_forward_hook(lambda _, __, output, name=name: record(name, output))
-        for name, layer in module.named_modules()
-        if is_activation(layer)
+        for path, layer in module.named_modules()
+        for name in [titles.get(path, path)]
+        if is_activation(layer) or layer is classifier
     ]
     # Layer by layer, since a frozen backbone is in eval mode while its head trains.
     training = {layer: layer.training for layer in module.modules()}
@@ -83,14 +89,6 @@ def activations(module: nn.Module, inputs: Tensor) -> list[Activation]:
         for layer, mode in training.items():
             layer.training = mode
     return found
-
-
-def is_activation(layer: nn.Module) -> bool:
-    """Returns whether a layer is an activation function of torch or timm."""
-    name = type(layer).__module__
-    if name == nn.ReLU.__module__:
-        return not isinstance(layer, nn.MultiheadAttention)
-    return name.startswith("timm.layers.activations")
 
 
 SAMPLE = 16

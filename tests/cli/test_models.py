@@ -10,11 +10,16 @@ def test_the_table_has_a_line_a_layer_and_the_totals(run: Callable[..., Result])
     result = run("summary", "vgg19_mnist", "--size", "28", "--channels", "1")
     lines = [line.split() for line in result.stdout.splitlines()]
     assert lines[0] == ["vgg19_mnist,", "input", "1x28x28,", "10", "labels"]
-    assert ["features.0", "Conv2d", "3x3", "1", "64", "64x28x28", "640", "451,584"] in lines
-    assert ["neck.1", "Linear", "512", "4,096", "4096", "2,101,248", "2,097,152"] in lines
-    assert lines[-2][:2] == ["total", "43,012,802"]
+    assert ["features.0", "Conv2d", "3x3", "1", "64", "64x28x28", "576", "64", "451,584"] in lines
+    assert ["features.1", "(conv1_1)", "ReLU", "64", "64", "64x28x28"] in lines
+    assert ["features.4", "MaxPool2d", "2x2/2", "64", "64", "64x14x14"] in lines
+    linear = ["neck.1", "Linear", "512", "4,096", "4096", "2,097,152", "4,096", "2,097,152"]
+    assert linear in lines
+    assert ["neck.3", "Dropout", "4,096", "4,096", "4096"] in lines
+    assert lines[-2][:3] == ["total", "42,998,096", "14,706"]
     assert result.stdout.splitlines()[-1] == (
-        "42,998,096 weights and 14,706 biases and norms; 42,988,096 weights before the last layer."
+        "43,012,802 parameters: 42,998,096 weights and 14,706 biases and norms; 42,988,096 weights "
+        "before the last layer."
     )
 
 

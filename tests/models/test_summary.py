@@ -6,9 +6,10 @@ import pytest
 import timm
 import torch
 import torchvision
+from torch import nn
 
 from finetune.errors import ModelError
-from finetune.models.summary import LayerRow, NetworkSummary, summarize
+from finetune.models.summary import LayerRow, NetworkSummary, is_activation, summarize
 
 VGG19_AT_28 = [
     # Layer by layer: weights without biases, and the side of the map that comes out.
@@ -20,14 +21,14 @@ VGG19_AT_28 = [
     (589_824, 7),
     (589_824, 7),
     (589_824, 7),
-    (1_179_648, 3),
-    (2_359_296, 3),
-    (2_359_296, 3),
-    (2_359_296, 3),
-    (2_359_296, 1),
-    (2_359_296, 1),
-    (2_359_296, 1),
-    (2_359_296, 1),
+    (1_179_648, 4),
+    (2_359_296, 4),
+    (2_359_296, 4),
+    (2_359_296, 4),
+    (2_359_296, 2),
+    (2_359_296, 2),
+    (2_359_296, 2),
+    (2_359_296, 2),
 ]
 
 
@@ -157,3 +158,10 @@ def test_a_size_that_makes_a_network_fail_is_refused_with_its_reason() -> None:
         "levit_128 cannot take images of 100x100 pixels and 3 channels: "
     )
     assert str(error.value).endswith(". Choose another --size or --channels.")
+
+
+def test_activation_layers_of_torch_and_timm_are_known() -> None:
+    from timm.layers import HardSwish
+
+    assert all(is_activation(layer) for layer in (nn.ReLU(), nn.GELU(), nn.SiLU(), HardSwish()))
+    assert not any(is_activation(layer) for layer in (nn.Linear(1, 1), nn.MultiheadAttention(4, 1)))

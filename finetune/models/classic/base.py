@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
@@ -17,6 +17,12 @@ default_cfgs: dict[str, Any] = {}
 
 DEFAULT_RECIPES: dict[str, str] = {}
 """Augmentation recipe by network name, for networks that were published with one."""
+
+
+def layer_titles(network: nn.Module) -> Mapping[str, str]:
+    """Returns the names of a network's layers in its table, by the path of their activation."""
+    titles: Mapping[str, str] = getattr(network, "layer_titles", {})
+    return titles
 
 
 class TimmNet(nn.Module):
@@ -74,8 +80,21 @@ class TimmNet(nn.Module):
             raise ModelError(f"{type(self).__name__} has no gradient checkpointing.")
 
 
+ACTIVATIONS = (nn.ReLU, nn.Tanh)
+
+
 class ClassicNet(TimmNet):
-    """Network of features, neck and a new linear head of `num_classes` outputs (0: none)."""
+    """Network of features, neck and a new linear head of `num_classes` outputs (0: none).
+
+    Args:
+        features: As in `TimmNet`.
+        neck: As in `TimmNet`.
+        num_features: Width of the last hidden layer.
+        in_chans: Channels of the input.
+        num_classes: Number of labels.
+        titles: Names in the network's table of the layers with an activation, and of the head;
+            None: ``conv1 conv2 ... fc3 ... head``.
+    """
 
     def __init__(
         self,
@@ -85,6 +104,7 @@ class ClassicNet(TimmNet):
         num_features: int,
         in_chans: int,
         num_classes: int,
+        titles: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         self.in_chans = in_chans
@@ -93,24 +113,15 @@ class ClassicNet(TimmNet):
         self.features = features
         self.neck = neck
         self.head = linear(num_features, num_classes)
+        paths = [path for path, layer in self.named_modules() if isinstance(layer, ACTIVATIONS)]
+        kinds = ["conv" if path.startswith("features.") else "fc" for path in paths]
+        usual = [f"{kind}{number}" for number, kind in enumerate(kinds, 1)]
+        self.layer_titles = dict(zip([*paths, "head"], titles or [*usual, "head"], strict=True))
 
 
 def linear(features: int, outputs: int) -> nn.Module:
     """Returns a linear layer, or the identity where there are no outputs."""
     return nn.Linear(features, outputs) if outputs > 0 else nn.Identity()
-
-
-class SafeMaxPool2d(nn.MaxPool2d):
-    """Max pooling that returns maps smaller than its kernel unchanged.
-
-    It lets a network designed for large images take small ones.
-    """
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """Returns the pooled maps ``(B, C, h, w)``, at least 1x1."""
-        if min(maps.shape[-2:]) >= int(self.kernel_size):  # type: ignore[arg-type]
-            maps = super().forward(maps)
-        return maps
 
 
 def input_sides(

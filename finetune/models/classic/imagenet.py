@@ -28,8 +28,8 @@ head    labels
 large-scale image recognition" (2015). The convolutions and the hidden layers of 4096, 4096 and 1000
 are the original's; the last map is used directly, 1x1 at 28 pixels, where the original flattens
 7x7. At 28x28x1 it has 42,988,096 weights before the last layer, biases not counted, of which
-20,017,728 are in the convolutions; at 224x224x3 it has 144 million. Feature maps at 28x28: 28, 14,
-7, 3, 1, 1; a pooling passes a map of one pixel unchanged.
+20,017,728 are in the convolutions; at 224x224x3 it has 144 million. Poolings round the size up, as
+in Caffe, where the network was first trained. Feature maps at 28x28: 28, 14, 7, 4, 2, 1.
 """
 
 from __future__ import annotations
@@ -42,7 +42,6 @@ from torch import Tensor, nn
 from finetune.models.classic.base import (
     ClassicNet,
     ImageSize,
-    SafeMaxPool2d,
     TimmNet,
     input_sides,
     linear,
@@ -52,6 +51,19 @@ from finetune.models.classic.base import (
 
 VGG_BLOCKS = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4))
 """Channels and number of convolutions of each VGG-19 block; a pooling ends each."""
+
+
+class SafeMaxPool2d(nn.MaxPool2d):
+    """Max pooling that returns maps smaller than its kernel unchanged.
+
+    It lets a network designed for large images take small ones.
+    """
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Returns the pooled maps ``(B, C, h, w)``, at least 1x1."""
+        if min(maps.shape[-2:]) >= int(self.kernel_size):  # type: ignore[arg-type]
+            maps = super().forward(maps)
+        return maps
 
 
 class AlexNet(TimmNet):
@@ -206,9 +218,13 @@ class Vgg19Mnist(ClassicNet):
                     layers.append(nn.BatchNorm2d(out))
                 layers.append(nn.ReLU(inplace=True))
                 channels = out
-            layers.append(SafeMaxPool2d(2))
-            if min(height, width) >= 2:
-                height, width = height // 2, width // 2
+            layers.append(nn.MaxPool2d(2, ceil_mode=True))
+            height, width = math.ceil(height / 2), math.ceil(width / 2)
+        convolutions = [
+            f"conv{block}_{layer}"
+            for block, (_, count) in enumerate(VGG_BLOCKS, 1)
+            for layer in range(1, count + 1)
+        ]
         first, second, third = hidden
         neck = nn.Sequential(
             nn.Flatten(),
@@ -227,6 +243,7 @@ class Vgg19Mnist(ClassicNet):
             num_features=third,
             in_chans=in_chans,
             num_classes=num_classes,
+            titles=[*convolutions, "fc6", "fc7", "fc8", "head"],
         )
         for layer in neck:
             if isinstance(layer, nn.Linear):

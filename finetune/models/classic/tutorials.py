@@ -18,17 +18,17 @@ Krizhevsky, Sutskever and Hinton (2012), section 3.3, with radius ``n = 4``, bia
 
     b_i = a_i / (1 + alpha * sum over j = i - 4 .. i + 4 of a_j^2) ^ beta
 
-======  ==================================  ===================
-layer   what                                output at 24x24x3
-======  ==================================  ===================
-conv1   64 kernels 5x5                      64 x 24 x 24
-pool1   3x3, stride 2, then normalized      64 x 12 x 12
-conv2   64 kernels 5x5, then normalized     64 x 12 x 12
-pool2   3x3, stride 2                       64 x 6 x 6
-local3  384                                 384
-local4  192                                 192
-head    labels
-======  ==================================  ===================
+==============  ==================================  ===================
+layer           what                                output at 24x24x3
+==============  ==================================  ===================
+conv1           64 kernels 5x5                      64 x 24 x 24
+pool1           3x3, stride 2, then normalized      64 x 12 x 12
+conv2           64 kernels 5x5, then normalized     64 x 12 x 12
+pool2           3x3, stride 2                       64 x 6 x 6
+local3          384                                 384
+local4          192                                 192
+softmax_linear  one per label                       labels
+==============  ==================================  ===================
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ from finetune.models.classic.base import (
 )
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
+"""Choices of `SimpleCNN`."""
 
 
 class SimpleCNN(ClassicNet):
@@ -197,7 +198,12 @@ class Cifar10TutorialCNN(ClassicNet):
             nn.ReLU(inplace=True),
         )
         super().__init__(
-            features, neck, num_features=192, in_chans=in_chans, num_classes=num_classes
+            features,
+            neck,
+            num_features=192,
+            in_chans=in_chans,
+            num_classes=num_classes,
+            titles=("conv1", "conv2", "local3", "local4", "softmax_linear"),
         )
         _truncated_normal(features[0], std=5e-2, bias=0.0)
         _truncated_normal(features[4], std=5e-2, bias=0.1)
