@@ -19,6 +19,7 @@ are found among the photos, and only as many coordinates remain.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -70,7 +71,7 @@ class Solution:
     Attributes:
         weight: ``(C, R)``.
         bias: ``(C,)``.
-        objective: Value of the objective.
+        objective: Value of the objective; NaN for a discriminant, which has none.
         evals: Evaluations of the objective that it took.
     """
 
@@ -182,6 +183,36 @@ class LinearSolver:
                 objective=float(objective()),
                 evals=used,
             )
+
+    def discriminant(self, shrinkage: float, *, rows: Tensor | None = None) -> Solution:
+        """Returns the linear discriminant analysis with a shrunken covariance.
+
+        ``W = S^-1 M`` and ``b = -M S^-1 M / 2 + log prior`` with M the labels' means and
+        ``S = (1 - shrinkage) S_w + shrinkage tr(S_w) / F I``, S_w the covariance within labels
+        (Friedman 1989, "Regularized Discriminant Analysis"). A label without a photo has its mean
+        at the origin and half a photo.
+
+        Args:
+            shrinkage: In (0, 1].
+            rows: As for `solve`.
+        """
+        coordinates, targets = self.coordinates, self.targets
+        if rows is not None:
+            coordinates, targets = coordinates[rows], targets[rows]
+        counts = torch.bincount(targets, minlength=self.outputs).double()
+        sums = torch.zeros(self.outputs, coordinates.shape[1], device=coordinates.device)
+        sums.index_add_(0, targets, coordinates)
+        means = sums / counts.clamp_min(1)[:, None].float()
+        centered = coordinates - means[targets]
+        covariance = (centered.T @ centered).double() / len(targets)
+        common = covariance.trace() / self.axes.shape[0]
+        covariance *= 1 - shrinkage
+        covariance.diagonal().add_(shrinkage * common.clamp_min(torch.finfo(torch.float32).tiny))
+        factor = torch.linalg.cholesky(covariance)
+        weight = torch.cholesky_solve(means.double().T, factor).T
+        prior = (counts.clamp_min(0.5) / len(targets)).log()
+        bias = prior - (weight * means.double()).sum(1) / 2
+        return Solution(weight=weight.float(), bias=bias.float(), objective=math.nan, evals=1)
 
     def logits(self, solution: Solution, rows: Tensor) -> Tensor:
         """Returns the logits ``(K, C)`` of some of the photos."""

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from finetune.errors import RunError
 from finetune.evaluation.predictions import Prediction, read_predictions
 from finetune.photos.split.split import SplitRow, read_split
-from finetune.runs.folder import RunFolder
+from finetune.runs.folder import RunFolder, fitted_head
 from finetune.tasks.base import Task
 from finetune.tasks.factory import task_of_config
 
@@ -58,7 +58,7 @@ class RunRecord:
     @property
     def fitted(self) -> bool:
         """Whether the head was fitted to its minimum, without epochs."""
-        return "l2_strength" in self.config
+        return fitted_head(self.config) is not None
 
     def part(self, wanted: str | None = None) -> str:
         """Returns the part to report on: `wanted`, or the first of `PART_ORDER` with photos.

@@ -11,6 +11,7 @@ from finetune.evaluation.predictions import Prediction
 from finetune.evaluation.probabilities import Integers
 from finetune.formatting import count, interval, number, percent
 from finetune.reporting.run_record import RunRecord
+from finetune.runs.folder import fitted_head
 from finetune.tasks.base import Column, Task
 
 PART_NOTES = {
@@ -225,11 +226,11 @@ def best_epoch(record: RunRecord) -> int | None:
 
 def describe_weights(record: RunRecord) -> str:
     """Returns a sentence on the weights of the model; empty if they are not recorded."""
-    strength = record.config.get("l2_strength")
-    if strength is not None:
+    head = fitted_head(record.config)
+    if head is not None:
         return (
-            "The backbone was not trained. The head was fitted to the minimum of its loss, with L2 "
-            f"strength {strength:g}: the lowest loss on held-out photos of those tried."
+            f"The backbone was not trained. The head is a {head}: the lowest loss on held-out "
+            "photos of those tried."
         )
     epoch = best_epoch(record)
     if epoch is None:

@@ -33,6 +33,23 @@ def drop_weights(run: RunFolder) -> None:
 RUNS_FOLDER = Path("runs")
 
 
+def fitted_head(config: Mapping[str, Any]) -> str | None:
+    """Returns the head of a run that was fitted without epochs, in words; None: it has epochs.
+
+    Args:
+        config: Content of config.json.
+
+    Example:
+        >>> fitted_head({"l2_strength": 0.1})
+        'logistic regression with L2 strength 0.1'
+    """
+    if "l2_strength" in config:
+        return f"logistic regression with L2 strength {config['l2_strength']:g}"
+    if "lda_shrinkage" in config:
+        return f"linear discriminant with shrinkage {config['lda_shrinkage']:g}"
+    return None
+
+
 def headline_part(metrics: Mapping[str, Any]) -> str:
     """Returns the part of metrics.json that a run is known by: test, else folds or validation."""
     return next(part for part in ("test", "folds", "validation") if part in metrics)

@@ -12,7 +12,7 @@ from finetune.errors import FinetuneError
 from finetune.files import write_text
 from finetune.formatting import count, number, percent
 from finetune.photos.split.split import SplitRow, read_split
-from finetune.runs.folder import RunFolder, headline_part
+from finetune.runs.folder import RunFolder, fitted_head, headline_part
 from finetune.tasks.base import Column, Task, interval_text, number_text
 from finetune.tasks.factory import task_of_config
 
@@ -288,8 +288,9 @@ def _making(
 def _fit(config: Mapping[str, Any]) -> str:
     """Returns how the weights were found."""
     training = config["settings"]["training"]
-    if "l2_strength" in config:
-        return f"head: fitted to the minimum of its loss, L2 strength {config['l2_strength']:g}"
+    head = fitted_head(config)
+    if head is not None:
+        return f"head: {head}"
     return (
         f"epochs: {config.get('epochs_done', training.get('epochs'))}, best "
         f"{config.get('best_epoch', '?')}{_share(config)}; batch {training['batch_size']}, "

@@ -28,7 +28,7 @@ from finetune.training.device import prepare_speed
 from finetune.training.events import Note
 from finetune.training.final_weights import choose_share
 from finetune.training.linear_probe.features import feature_cache, fill_features
-from finetune.training.linear_probe.heads import HeadFitter, fit_head, strengths_of
+from finetune.training.linear_probe.heads import HeadFitter, fit_head, strength_name, strengths_of
 from finetune.training.optimizer import Rates, network_groups, parameter_groups
 from finetune.training.prepared import Prepared
 from finetune.training.results import TrainingOutput
@@ -172,7 +172,7 @@ def train_first_head(
     prepared.callback(
         Note(
             text=f"The head starts from a linear probe of the frozen backbone: log loss "
-            f"{found.loss:.3f} on validation, L2 strength {found.strength:g}."
+            f"{found.loss:.3f} on validation, {strength_name(found.strength)}."
         )
     )
 

@@ -28,6 +28,7 @@ from finetune.runs.unknown_threshold import write_distance
 from finetune.tasks.base import Task
 from finetune.tasks.data_split import FOLDS_PART, DataSplit
 from finetune.training.checkpoints import Position, save_tensors
+from finetune.training.linear_probe.heads import Shrinkage, Strength
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,7 @@ class TrainingOutput:
         module: The network with its best weights, in eval mode and fp32.
         logits: ``(N, labels)`` of the validation and test photos, in their order.
         held_out: Outputs of heads trained without some photos and labels, if any.
-        l2_strength: L2 strength of a head that was fitted to its minimum, or None.
+        strength: Strength of a head that was fitted on cached features, or None.
         share: Weight interpolation factor between start (0) and best epoch (1), or None.
         from_head: Whether the full network started from a head on the frozen backbone.
     """
@@ -61,7 +62,7 @@ class TrainingOutput:
     position: Position
     finished: bool
     held_out: HeldOut | None = None
-    l2_strength: float | None = None
+    strength: Strength | None = None
     share: float | None = None
     from_head: bool = False
 
@@ -72,9 +73,16 @@ class TrainingOutput:
             "best_epoch": self.position.best_epoch,
             "epochs_done": self.position.epoch,
             "training_seconds": round(self.position.seconds, 3),
-            **({} if self.l2_strength is None else {"l2_strength": self.l2_strength}),
+            **({} if self.strength is None else _strength_entry(self.strength)),
             **({} if self.share is None else {"share_of_training": self.share}),
         }
+
+
+def _strength_entry(strength: Strength) -> dict[str, float]:
+    """Returns the entry of config.json for the strength of a head."""
+    if isinstance(strength, Shrinkage):
+        return {"lda_shrinkage": strength.value}
+    return {"l2_strength": strength}
 
 
 UNKNOWN_SHARE = 0.2

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression, Ridge
 from torch import Tensor
 from torch.nn import functional
@@ -166,3 +167,31 @@ def test_deviations_of_few_photos_are_shrunk_towards_the_common_one() -> None:
     np.testing.assert_allclose(1 / scale, features.double().numpy().std(0), rtol=0.03)
     few = 1 / standardization(features[:5])[1]
     assert few.max() / few.min() < 1.5
+
+
+@pytest.mark.parametrize("width", [12, 200], ids=["more photos", "more features"])
+@pytest.mark.parametrize("shrinkage", [0.3, 1.0])
+def test_a_discriminant_is_scikit_learns_with_a_shrunken_covariance(
+    width: int, shrinkage: float
+) -> None:
+    features, targets = problem(width=width, photos=90)
+    probe = probe_of(features, targets)
+    rows = torch.arange(0, 90, 2)
+    found = probe.discriminant(shrinkage, rows=rows)
+    x = scaled(features)
+    model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage)
+    model.fit(x[rows], targets[rows].numpy())
+    logits = probe.logits(found, torch.arange(90))
+    expected = model.predict_log_proba(x)
+    np.testing.assert_allclose(logits.log_softmax(1), expected, atol=2e-2 * abs(expected).max())
+    raw = probe.head(found)(features)
+    torch.testing.assert_close(raw, logits, atol=1e-2, rtol=1e-3)
+
+
+def test_a_discriminant_knows_nothing_of_a_label_without_photos() -> None:
+    features, targets = problem(photos=60)
+    probe = probe_of(features, targets)
+    rows = torch.nonzero(targets != 2).flatten()
+    found = probe.discriminant(0.3, rows=rows)
+    assert torch.equal(found.weight[2], torch.zeros_like(found.weight[2]))
+    assert torch.isfinite(found.bias).all()

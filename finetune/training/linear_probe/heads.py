@@ -1,7 +1,13 @@
-"""Heads on cached features, fitted for each L2 strength; held-out photos pick one."""
+"""Logistic regressions and linear discriminants on cached features; held-out photos pick one.
+
+Logistic regressions of six L2 strengths suit photos like those that the backbone was trained on.
+Where photos are unlike these, a linear discriminant analysis is often far better, and there it has
+the lower loss on held-out photos (`benchmarks/probe.py few`).
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -15,7 +21,7 @@ from finetune.models.linear_solver import LinearHead, LinearSolver, Solution
 from finetune.tasks.base import Objective
 from finetune.training.linear_probe.features import FitInterruptedError, ProbePhotos
 from finetune.training.prepared import Prepared
-from finetune.training.validation import Outputs, calibrated_loss, plain_loss
+from finetune.training.validation import Outputs, calibrated_loss, calibrated_losses, plain_loss
 
 L2_STRENGTHS = (0.001, 0.01, 0.03, 0.1, 0.3, 1.0)
 """L2 strengths to try. Logistic regression's C is 1 / (strength * photos)."""
@@ -24,6 +30,43 @@ SEARCH_TOLERANCE = 1e-4
 """Gradient at which the heads of the search stop; see `LinearSolver.solve`."""
 
 Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Shrinkage:
+    """Shrinkage of a linear discriminant's covariance, tried beside the L2 strengths.
+
+    Attributes:
+        value: In (0, 1].
+        sharpness: Factor on its logits, which are far too sure where photos are few.
+    """
+
+    value: float
+    sharpness: float = 1.0
+
+
+Strength = float | Shrinkage
+"""L2 strength of a logistic regression, or the shrinkage of a linear discriminant."""
+
+SHRINKAGES = (Shrinkage(0.3), Shrinkage(0.6))
+
+SHARPNESS = tuple(2.0 ** (half / 2) for half in range(-16, 1))
+"""Factors on the logits of a discriminant.
+
+Not above 1: where all held-out photos are right, any loss could be scaled to zero.
+"""
+
+
+def strength_name(strength: Strength) -> str:
+    """Returns a strength in words.
+
+    Example:
+        >>> strength_name(0.1), strength_name(Shrinkage(0.3))
+        ('L2 strength 0.1', 'linear discriminant, shrinkage 0.3')
+    """
+    if isinstance(strength, Shrinkage):
+        return f"linear discriminant, shrinkage {strength.value:g}"
+    return f"L2 strength {strength:g}"
 
 
 class HeadFitter:
@@ -67,10 +110,15 @@ class HeadFitter:
             start=start,
         )
 
+    @property
+    def has_discriminant(self) -> bool:
+        """Whether linear discriminants are possible: one label a photo, and no parent's head."""
+        return self.photos.targets.ndim == 1 and self._probe.start is None
+
     def fit(
         self,
         learned: NDArray[np.int64],
-        strength: float,
+        strength: Strength,
         *,
         start: Solution | None = None,
         tolerance: float = 1e-5,
@@ -79,7 +127,7 @@ class HeadFitter:
 
         Args:
             learned: ``(K,)``, indices of the photos.
-            strength: L2 strength.
+            strength: L2 strength or shrinkage.
             start: Solution to start from, for speed.
             tolerance: As for `LinearSolver.solve`.
         """
@@ -89,9 +137,17 @@ class HeadFitter:
             learned = learned[np.concatenate([np.resize(found, most) for found in by_label])]
         count = len(self.photos.targets)
         rows = np.concatenate([view * count + learned for view in range(len(self.photos.views))])
+        on_device = torch.from_numpy(rows).to(self._device)
+        if isinstance(strength, Shrinkage):
+            found = self._probe.discriminant(strength.value, rows=on_device)
+            return dataclasses.replace(
+                found,
+                weight=found.weight * strength.sharpness,
+                bias=found.bias * strength.sharpness,
+            )
         return self._probe.solve(
             strength,
-            rows=torch.from_numpy(rows).to(self._device),
+            rows=on_device,
             start=start,
             tolerance=tolerance,
         )
@@ -128,38 +184,42 @@ def head_fitter(
 
 @dataclass(frozen=True, kw_only=True)
 class FittedHead:
-    """Head with the L2 strength that held-out photos picked.
+    """Head with the strength that held-out photos picked.
 
     Attributes:
-        strengths: L2 strengths it was picked from, weakest first.
+        strengths: Strengths it was picked from, weakest first.
         learned: ``(L,)``, indices of the photos it was fitted on.
         held_out: Logits of the held-out photos by heads that were not fitted on them.
         loss: Their mean log loss in nats, uncalibrated.
     """
 
     solution: Solution
-    strength: float
-    strengths: tuple[float, ...]
+    strength: Strength
+    strengths: tuple[Strength, ...]
     learned: NDArray[np.int64]
     held_out: Outputs
     loss: float
 
     def describe(self, part: str) -> str:
         """Returns a sentence on the choice; `part` names the held-out photos."""
-        tried = ", ".join(f"{strength:g}" for strength in self.strengths)
-        return (
-            f"L2 strength {self.strength:g} of {tried}: the lowest calibrated log loss on {part}."
-        )
+        weights = [f"{strength:g}" for strength in self.strengths if isinstance(strength, float)]
+        lowest = f"the lowest calibrated log loss on {part}"
+        if isinstance(self.strength, Shrinkage):
+            return (
+                f"Head: {strength_name(self.strength)}; {lowest}, beside logistic regressions of "
+                f"L2 strength {', '.join(weights)}."
+            )
+        return f"L2 strength {self.strength:g} of {', '.join(weights)}: {lowest}."
 
 
 def fit_head(
     fitter: HeadFitter,
-    strengths: Sequence[float],
+    strengths: Sequence[Strength],
     *,
     progress: Progress = lambda done, total: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> FittedHead:
-    """Returns the head of the L2 strength with the lowest calibrated loss on held-out photos.
+    """Returns the head of the strength with the lowest calibrated loss on held-out photos.
 
     For each fold, heads are fitted on the other photos. Probabilities are calibrated later, so the
     strengths are compared by calibrated loss; of equal ones the strongest wins. The final head is
@@ -167,7 +227,7 @@ def fit_head(
 
     Args:
         fitter: Fits on the photos, whose folds say which are held out together.
-        strengths: L2 strengths.
+        strengths: L2 strengths and shrinkages; the latter are left out where the fitter has none.
         progress: Called as ``progress(done, total)``.
         stop: Returns whether to stop.
 
@@ -178,7 +238,9 @@ def fit_head(
     held = np.flatnonzero(folds >= 0)
     numbers = np.unique(folds[held])
     # From strong to weak, each starts from the one before: strong ones need few passes.
-    order = sorted(strengths, reverse=True)
+    order: list[Strength] = sorted((s for s in strengths if isinstance(s, float)), reverse=True)
+    if fitter.has_discriminant:
+        order += [strength for strength in strengths if isinstance(strength, Shrinkage)]
     logits = np.zeros((len(order), len(held), fitter.labels), np.float32)
     found: list[Solution | None] = [None] * len(order)
     for place, fold in enumerate(numbers):
@@ -193,9 +255,14 @@ def fit_head(
             found[k] = stronger
             logits[k, np.searchsorted(held, asked)] = fitter.logits(stronger, asked)
             progress(place * len(order) + k + 1, len(numbers) * len(order) + 1)
+    for k, strength in enumerate(order):
+        if isinstance(strength, Shrinkage):
+            sharpness = _sharpness(Outputs(logits[k], targets[held]), fitter.objective)
+            order[k] = dataclasses.replace(strength, sharpness=sharpness)
+            logits[k] *= sharpness
     outputs = [Outputs(of_strength, targets[held]) for of_strength in logits]
     losses = [calibrated_loss(one, fitter.objective) for one in outputs]
-    best = int(np.argmin(losses))
+    best = _pick(outputs, order, losses, fitter.objective)
     # A validation part is a single fold, and stays held out.
     final = np.arange(len(targets)) if len(numbers) > 1 else np.flatnonzero(folds < 0)
     solution = fitter.fit(final, order[best], start=found[best])
@@ -210,8 +277,38 @@ def fit_head(
     )
 
 
-def strengths_of(text: str | None) -> tuple[float, ...]:
-    """Returns the L2 strengths in a setting such as ``0.01,0.1``, weakest first.
+def _pick(
+    outputs: Sequence[Outputs],
+    strengths: Sequence[Strength],
+    losses: Sequence[float],
+    objective: Objective,
+) -> int:
+    """Returns the index of the strength with the lowest loss.
+
+    A discriminant must be better than the best regression by more than one standard error.
+    """
+    regressions = sum(isinstance(strength, float) for strength in strengths)
+    best = int(np.argmin(losses[:regressions]))
+    if regressions < len(strengths):
+        other = regressions + int(np.argmin(losses[regressions:]))
+        gains = calibrated_losses(outputs[best], objective)
+        gains -= calibrated_losses(outputs[other], objective)
+        if gains.mean() > gains.std() / np.sqrt(len(gains)):
+            return other
+    return best
+
+
+def _sharpness(outputs: Outputs, objective: Objective) -> float:
+    """Returns the factor on the logits with the lowest loss."""
+    losses = [
+        plain_loss(Outputs(outputs.logits * np.float32(factor), outputs.targets), objective)
+        for factor in SHARPNESS
+    ]
+    return SHARPNESS[int(np.argmin(losses))]
+
+
+def strengths_of(text: str | None) -> tuple[Strength, ...]:
+    """Returns the L2 strengths in a setting such as ``0.01,0.1``, weakest first; None: the default.
 
     Raises:
         ConfigError: One is no number, or is negative.
@@ -221,7 +318,7 @@ def strengths_of(text: str | None) -> tuple[float, ...]:
         (0.01, 0.1)
     """
     if text is None:
-        return L2_STRENGTHS
+        return (*L2_STRENGTHS, *SHRINKAGES)
     try:
         found = sorted({float(part) for part in text.split(",")})
     except ValueError:

@@ -90,7 +90,7 @@ def train_on_features(
         position=position,
         finished=True,
         held_out=held_out,
-        l2_strength=fitted.strength,
+        strength=fitted.strength,
     )
 
 

@@ -108,7 +108,7 @@ def test_a_label_of_one_photo_is_learned_and_its_missing_metrics_are_mentioned(
     card = model_card(result.run)
     assert "25 cross-validated photos" in card
     assert "26 train, in 5 folds. No group of near-duplicates is in two folds" in card
-    assert "- head: fitted to the minimum of its loss, L2 strength " in card
+    assert "- head: logistic regression with L2 strength " in card
     assert "epochs" not in card
 
 

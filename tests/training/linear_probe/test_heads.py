@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 from scipy.special import softmax
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from torch import Tensor
@@ -27,7 +28,9 @@ from finetune.training.events import EpochDone, Event, Note, Progressed
 from finetune.training.linear_probe.features import FitInterruptedError, ProbePhotos
 from finetune.training.linear_probe.heads import (
     L2_STRENGTHS,
+    SHRINKAGES,
     HeadFitter,
+    Shrinkage,
     fit_head,
     strengths_of,
 )
@@ -56,7 +59,7 @@ def notes_of(events: list[Event]) -> list[str]:
 
 
 def test_strengths_are_numbers_with_commas() -> None:
-    assert strengths_of(None) == L2_STRENGTHS
+    assert strengths_of(None) == (*L2_STRENGTHS, *SHRINKAGES)
     assert strengths_of("1, 0.01,0") == (0.0, 0.01, 1.0)
     for text in ("0.1,much", "-1", "", "nan", "inf"):
         with pytest.raises(ConfigError) as error:
@@ -158,6 +161,37 @@ def test_cross_fitted_logits_are_those_of_logistic_regressions_of_the_folds(view
     final = regression(x, photos.targets[everything], fitted.strength)
     own = fitter_of(photos).logits(fitted.solution, np.arange(count))
     np.testing.assert_allclose(softmax(own, axis=1), final.predict_proba(x[:count]), atol=5e-3)
+
+
+def test_a_discriminant_is_picked_where_its_loss_on_held_out_photos_is_lower() -> None:
+    rng = np.random.default_rng(5)
+    targets = np.arange(240) % 3
+    # Much of what varies within a label is common to all features.
+    noise = rng.normal(size=(240, 3)) @ rng.normal(size=(3, 40)) + rng.normal(size=(240, 40))
+    features = (rng.normal(0, 0.5, (3, 40))[targets] + noise).astype(np.float32)
+    photos = ProbePhotos(
+        features=cast(FeatureCache, Features(torch.from_numpy(features))),
+        views=[[b"%d" % index for index in range(240)]],
+        targets=targets,
+        folds=np.arange(240) // 3 % 5,
+    )
+    fitted = fit_head(fitter_of(photos), strengths_of(None))
+    assert isinstance(fitted.strength, Shrinkage)
+    assert fitted.describe("folds").startswith("Head: linear discriminant, shrinkage 0.")
+    # Its logits are those of the folds' discriminants, made less sure.
+    x = scaled(features)
+    model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=fitted.strength.value)
+    expected = np.zeros((240, 3))
+    for fold in range(5):
+        held = photos.folds == fold
+        model.fit(x[~held], targets[~held])
+        expected[held] = model.predict_log_proba(x[held])
+    sharpened = softmax(expected * fitted.strength.sharpness, axis=1)
+    np.testing.assert_allclose(softmax(fitted.held_out.logits, axis=1), sharpened, atol=5e-3)
+    regressions = fit_head(fitter_of(photos), L2_STRENGTHS)
+    assert log_loss(targets, sharpened) < regressions.loss
+    # Labels of several a photo have no discriminant.
+    assert not fitter_of(dataclasses.replace(photos, targets=np.eye(3)[targets])).has_discriminant
 
 
 def test_a_validation_part_is_never_learned_from() -> None:
