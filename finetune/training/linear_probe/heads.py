@@ -238,7 +238,8 @@ def fit_head(
     held = np.flatnonzero(folds >= 0)
     numbers = np.unique(folds[held])
     # From strong to weak, each starts from the one before: strong ones need few passes.
-    order: list[Strength] = sorted((s for s in strengths if isinstance(s, float)), reverse=True)
+    weights = [strength for strength in strengths if isinstance(strength, float)]
+    order: list[Strength] = [*sorted(weights, reverse=True)]
     if fitter.has_discriminant:
         order += [strength for strength in strengths if isinstance(strength, Shrinkage)]
     logits = np.zeros((len(order), len(held), fitter.labels), np.float32)
@@ -304,7 +305,8 @@ def _sharpness(outputs: Outputs, objective: Objective) -> float:
         plain_loss(Outputs(outputs.logits * np.float32(factor), outputs.targets), objective)
         for factor in SHARPNESS
     ]
-    return SHARPNESS[int(np.argmin(losses))]
+    factor: float = SHARPNESS[int(np.argmin(losses))]
+    return factor
 
 
 def strengths_of(text: str | None) -> tuple[Strength, ...]:

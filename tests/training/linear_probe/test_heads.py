@@ -136,6 +136,7 @@ def test_cross_fitted_logits_are_those_of_logistic_regressions_of_the_folds(view
     photos, features = probe_photos(views=views)
     strengths = (0.01, 0.1, 1.0)
     fitted = fit_head(fitter_of(photos), strengths)
+    assert isinstance(fitted.strength, float)
     x = scaled(features)
     count = len(photos.targets)
     shares: dict[float, np.ndarray] = {s: np.zeros((count, 3)) for s in strengths}
