@@ -122,13 +122,15 @@ def resolve(
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Returns the content of a TOML config file.
+    """Returns the content of a TOML config file; a byte order mark is passed over.
 
     Raises:
         ConfigError: The file is missing or is not TOML; the message has the line.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
+        is_utf16 = content.startswith((b"\xff\xfe", b"\xfe\xff"))
+        return tomllib.loads(content.decode("utf-16" if is_utf16 else "utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"--config {path}: {error.strerror}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -200,7 +202,7 @@ def _convert(setting: Setting, value: Any) -> Any:
 
 def _nearest(name: str, known: Mapping[str, Any]) -> str:
     close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean '{close[0]}'?" if close else ""
+    return f" (did you mean '{close[0]}'?)" if close else ""
 
 
 def settings_toml(

@@ -10,7 +10,7 @@ import os
 import re
 import tempfile
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -48,7 +48,9 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        # The name of the file may be as long as the file system allows.
+        prefix = f".{safe_name(path.name, max_bytes=80)}."
+        handle, name = tempfile.mkstemp(prefix=prefix, suffix=".part", dir=path.parent)
         os.close(handle)
         try:
             yield Path(name)
@@ -93,11 +95,20 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def safe_name(text: str, *, fallback: str = "unnamed") -> str:
+MAX_NAME_BYTES = 200
+"""Length of file names that every common file system takes, with room for a number."""
+
+
+def safe_name(text: str, *, fallback: str = "unnamed", max_bytes: int = MAX_NAME_BYTES) -> str:
     """Returns `text` as one file name that every common file system takes.
 
     Any script is kept; path separators, control characters and the characters that Windows
-    refuses become ``_``.
+    refuses become ``_``. A long name loses the end of its stem and keeps its suffix.
+
+    Args:
+        text: Any text.
+        fallback: Returned where nothing is left.
+        max_bytes: Longest name, in bytes of UTF-8.
 
     Example:
         >>> safe_name("gulls/Larus argentatus?")
@@ -105,11 +116,72 @@ def safe_name(text: str, *, fallback: str = "unnamed") -> str:
     """
     name = unicodedata.normalize("NFC", text)
     name = re.sub(r'[\x00-\x1f<>:"/\\|?*]', "_", name).strip(" .")
-    if re.fullmatch(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?", name):
+    if re.fullmatch(r"(?i)(con|prn|aux|nul|com[\d¹²³]|lpt[\d¹²³])( *\..*)?", name):
         name = f"_{name}"
-    while len(name.encode()) > 200:
-        name = name[:-1]
-    return name or fallback
+    return _shortened(name, "", max_bytes) or fallback
+
+
+def numbered(name: str, number: int) -> str:
+    """Returns a file name with a number before its suffix, no longer than file systems allow.
+
+    Example:
+        >>> numbered("heron.jpg", 2)
+        'heron (2).jpg'
+    """
+    return _shortened(name, f" ({number})", max(len(_bytes(name)), MAX_NAME_BYTES))
+
+
+def safe_folders(labels: Iterable[str], *, nested: bool = True) -> dict[str, str]:
+    """Returns a folder for each label, no two the same: a safe name for each level, if `nested`.
+
+    Names that differ in case or Unicode form alone are the same to some file systems; all but
+    the first of such labels, in sorted order, get a number.
+
+    Example:
+        >>> safe_folders(["owl?barn", "owl:barn"])
+        {'owl:barn': 'owl_barn', 'owl?barn': 'owl_barn (2)'}
+    """
+    folders: dict[str, str] = {}
+    chosen: dict[tuple[str, ...], str] = {}
+    taken: set[str] = set()
+    for label in sorted(set(labels)):
+        pieces = [piece for piece in label.split("/") if piece] if nested else []
+        pieces = pieces or [label]
+        folder = ""
+        for depth, piece in enumerate(pieces, start=1):
+            key = tuple(pieces[:depth])
+            if key not in chosen:
+                name = free = safe_name(piece)
+                number = 2
+                while _folded(folder + free) in taken:
+                    end = f" ({number})"
+                    free = _shortened(name, "", MAX_NAME_BYTES - len(end)) + end
+                    number += 1
+                free = folder + free
+                taken.add(_folded(free))
+                chosen[key] = free
+            folder = chosen[key] + "/"
+        folders[label] = folder.rstrip("/")
+    return folders
+
+
+def _folded(path: str) -> str:
+    return unicodedata.normalize("NFC", path).casefold()
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _shortened(name: str, end: str, max_bytes: int) -> str:
+    """Returns a name with `end` before its suffix, the stem cut so that it is short enough."""
+    found = re.fullmatch(r"(.+)(\.\w{1,10})", name, flags=re.DOTALL)
+    stem, suffix = (found[1], found[2]) if found else (name, "")
+    if len(_bytes(stem + end + suffix)) <= max_bytes:
+        return stem + end + suffix
+    while stem and len(_bytes(stem + end + suffix)) > max_bytes:
+        stem = stem[:-1]
+    return stem.rstrip(" .") + end + suffix
 
 
 def user_cache_folder() -> Path:

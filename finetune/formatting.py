@@ -35,6 +35,11 @@ def count(amount: int, one: str, many: str | None = None) -> str:
     return f"{amount:,} {one if amount == 1 else many or one + 's'}"
 
 
+def signed(value: float, decimals: int = 1) -> str:
+    """Returns a number with its sign; never minus zero."""
+    return f"{round(value, decimals) + 0.0:+.{decimals}f}"
+
+
 def duration(seconds: float) -> str:
     """Returns a duration: ``0.4 s``, ``12 s``, ``3:05 min``, ``2:10 h``."""
     if seconds < 10:

@@ -45,8 +45,8 @@ def test_unknown_names_offer_the_nearest() -> None:
     with pytest.raises(ConfigError) as error:
         resolve({"trainig": {}, "training": {"epoch": 3}, "model": {"size": 3}}, {})
     assert str(error.value) == (
-        "unknown section [trainig]; did you mean 'training'?; "
-        "unknown setting 'epoch' in [training]; did you mean 'epochs'?; "
+        "unknown section [trainig] (did you mean 'training'?); "
+        "unknown setting 'epoch' in [training] (did you mean 'epochs'?); "
         "unknown setting 'size' in [model]; it belongs in [pixels]."
     )
 
@@ -76,6 +76,13 @@ def test_a_config_survives_json(tmp_path: Path) -> None:
     assert again == config
     assert isinstance(again.collection, CollectionConfig)
     assert again.collection.catalog == Path("a/b")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_toml_may_have_a_byte_order_mark(tmp_path: Path, encoding: str) -> None:
+    file = tmp_path / "s.toml"
+    file.write_bytes("# カワセミ\r\n[training]\r\nepochs = 4\r\n".encode(encoding))
+    assert read_toml(file) == {"training": {"epochs": 4}}
 
 
 def test_toml_errors_name_file_and_line(tmp_path: Path) -> None:

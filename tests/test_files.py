@@ -8,7 +8,9 @@ import pytest
 
 from finetune.errors import StorageError
 from finetune.files import (
+    numbered,
     replacing,
+    safe_folders,
     safe_name,
     user_cache_folder,
     write_atomically,
@@ -85,6 +87,44 @@ def test_safe_names_work_on_every_file_system(text: str, name: str) -> None:
 
 def test_safe_names_are_short_enough() -> None:
     assert len(safe_name("カ" * 300).encode()) <= 200
+
+
+@pytest.mark.parametrize("stem", ["x" * 300, "カ" * 100, "photo.of.a.very.long.name" * 12])
+@pytest.mark.parametrize("suffix", [".jpg", ".JPEG"])
+def test_long_names_lose_the_end_of_the_stem(stem: str, suffix: str) -> None:
+    name = safe_name(stem + suffix)
+    assert len(name.encode()) <= 200
+    assert name.endswith(suffix)
+    assert stem.startswith(name.removesuffix(suffix))
+    second = numbered(name, 12)
+    assert len(second.encode()) <= 200
+    assert second.endswith(f" (12){suffix}")
+
+
+def test_files_with_the_longest_possible_name_are_written(tmp_path: Path) -> None:
+    path = tmp_path / ("x" * 250 + ".json")
+    assert write_text(path, "{}").read_text() == "{}"
+
+
+def test_labels_never_share_a_folder() -> None:
+    labels = [
+        "Bombus sp.",
+        "Bombus sp",
+        "owl ",
+        "owl",
+        "Owl",
+        "a:b/c",
+        "a?b/c",
+        "a?b/d",
+        "x" * 300,
+        "x" * 301,
+    ]
+    folders = safe_folders(labels)
+    assert len({folder.casefold() for folder in folders.values()}) == len(labels)
+    assert folders["Bombus sp"] == "Bombus sp"
+    assert folders["Bombus sp."] == "Bombus sp (2)"
+    assert folders["a?b/c"] == folders["a?b/d"].removesuffix("d") + "c"
+    assert safe_folders(["a/b", "a_b"], nested=False) == {"a/b": "a_b", "a_b": "a_b (2)"}
 
 
 def test_the_cache_folder_is_the_systems_unless_an_earlier_one_is_in_use(

@@ -8,6 +8,7 @@ from finetune.formatting import (
     interval,
     number,
     percent,
+    signed,
 )
 
 
@@ -43,3 +44,10 @@ def test_figures_are_written_as_people_read_them() -> None:
 )
 def test_durations_are_in_words(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(-0.04, "+0.0"), (0.0, "+0.0"), (-0.06, "-0.1"), (12.34, "+12.3")]
+)
+def test_signed_numbers_are_never_minus_zero(value: float, text: str) -> None:
+    assert signed(value) == text

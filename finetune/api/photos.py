@@ -60,7 +60,10 @@ def find_duplicates(
         >>> find_duplicates("photos")[0].best.path
         'Crow/crow-0007.jpg'
     """
-    return near_duplicate_groups(scan(photos, catalog=catalog).photos, NearDuplicateRule(**rule))
+    found = scan(photos, catalog=catalog)
+    return near_duplicate_groups(
+        found.photos, NearDuplicateRule(**rule), other_names=found.other_names
+    )
 
 
 def find_similar(

@@ -116,6 +116,7 @@ def train(
 def resume(
     run: Path | str,
     *,
+    photos: Path | str | None = None,
     callback: Callbacks | None = None,
     metrics: Mapping[str, Metric] | None = None,
     show: bool | None = None,
@@ -124,6 +125,7 @@ def resume(
 
     Args:
         run: Its folder.
+        photos: Where its photos are now, if they were moved.
         callback: As for `train`.
         metrics: As for `train`; functions are not saved, so they are given again.
         show: As for `train`.
@@ -136,7 +138,9 @@ def resume(
         False
     """
     return _shown(
-        lambda emit: training_library.resume(run, callback=emit, metrics=metrics), callback, show
+        lambda emit: training_library.resume(run, photos=photos, callback=emit, metrics=metrics),
+        callback,
+        show,
     )
 
 

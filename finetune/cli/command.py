@@ -55,6 +55,8 @@ EXTRAS = {
 
 _ALL = "finetune.help_all"
 
+_ADDRESS = re.compile(r"(https?|ftps?|s3|gs|hf)://", re.IGNORECASE)
+
 
 class Command(typer.core.TyperCommand):
     """Command whose ``--help`` lists the main options and ``--help-all`` lists all of them.
@@ -74,6 +76,12 @@ class Command(typer.core.TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> Any:
         """Parses the arguments of a command, with old option names replaced."""
+        for word in args:
+            if _ADDRESS.match(word):
+                raise ConfigError(
+                    f"{word} is an address on the web, not a file. Download it first, and give the "
+                    "path of the file."
+                )
         if "--help-all" in args:
             ctx.meta[_ALL] = True
             args = ["--help"]

@@ -12,7 +12,7 @@ import typer
 from finetune.cli.command import Device, Open, Seed, open_page, read_collection
 from finetune.cli.console import Json, Quiet, make_table, output
 from finetune.errors import ConfigError
-from finetune.formatting import count, duration, interval, number, percent
+from finetune.formatting import count, duration, interval, number, percent, signed
 
 if TYPE_CHECKING:
     from finetune.evaluation.predictions import Prediction
@@ -225,7 +225,7 @@ def _print_pair(pair: Pair) -> None:
                 f"{row.photos:,}",
                 f"{row.first:.1%}",
                 f"{row.second:.1%}",
-                f"{row.change * 100:+.1f}",
+                signed(row.change * 100),
             )
         output.print(table)
     for winner, rows in ((pair.first, pair.only_first), (pair.second, pair.only_second)):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -83,12 +86,12 @@ class Output:
     def document(self, value: Any) -> None:
         """Prints the command's JSON document under --json."""
         if self.json:
-            sys.stdout.write(json.dumps(value, ensure_ascii=False, default=str, indent=2) + "\n")
+            sys.stdout.write(json_text(value, indent=2) + "\n")
 
     def line(self, value: Any) -> None:
         """Prints one line of JSON under --json, for a command that prints as it runs."""
         if self.json:
-            sys.stdout.write(json.dumps(value, ensure_ascii=False, default=str) + "\n")
+            sys.stdout.write(json_text(value) + "\n")
             sys.stdout.flush()
 
     @contextmanager
@@ -108,6 +111,63 @@ class Output:
         ) as bars:
             task = bars.add_task(what, total=None)
             yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
+def json_text(value: Any, *, indent: int | None = None) -> str:
+    """Returns a value as JSON that standard output can write in its encoding.
+
+    Parts of a file name that are no UTF-8 become escaped surrogates, as Python reads them back.
+    """
+    ascii_only = _encoding(sys.stdout) != "utf-8"
+    text = json.dumps(value, ensure_ascii=ascii_only, default=str, indent=indent)
+    return re.sub("[\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+_PLAIN = str.maketrans(
+    {
+        "\u202f": " ",
+        "\u2013": "-",
+        "\u2014": "-",
+        "\u2026": "...",
+        "\u00d7": "x",
+        "\u2192": "->",
+        "\u2588": "#",
+        **dict.fromkeys("\u2589\u258a\u258b\u258c", "#"),
+        **dict.fromkeys("\u258d\u258e\u258f", " "),
+    }
+)
+"""Characters of our own output in ASCII."""
+
+
+def _replaced(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end].translate(_PLAIN)
+    return "".join(c if c.isascii() else "?" for c in text), error.end
+
+
+codecs.register_error("finetune.plain", _replaced)
+
+
+def _encoding(stream: Any) -> str:
+    name = codecs.lookup(getattr(stream, "encoding", None) or "utf-8").name
+    return name.removesuffix("-sig")
+
+
+def prepare_streams() -> None:
+    """Lets the standard streams take and give any text, whatever their encoding is.
+
+    In UTF-8 the bytes of a file name that is not UTF-8 are kept; in another encoding, characters
+    that it lacks are replaced. A closed stream discards what is written to it.
+    """
+    for name in ("stdin", "stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            mode = "r" if name == "stdin" else "w"
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115
+        elif isinstance(stream, io.TextIOWrapper):
+            keeps = name == "stdin" or _encoding(stream) == "utf-8"
+            stream.reconfigure(errors="surrogateescape" if keeps else "finetune.plain")
 
 
 def is_main_process() -> bool:
@@ -137,6 +197,6 @@ def make_table(*columns: str, title: str | None = None, right: tuple[str, ...] =
 output = Output()
 """Output of the running command."""
 
-if os.environ.get("COLUMNS") is None and not sys.stdout.isatty():
+if os.environ.get("COLUMNS") is None and not (sys.stdout and sys.stdout.isatty()):
     # In a pipe, rich would wrap tables at 80 columns.
     output.stdout.width = 160

@@ -78,7 +78,7 @@ def duplicates(
     rule = NearDuplicateRule(
         max_distance_bits=max_distance_bits, burst_seconds=burst_seconds if bursts else None
     )
-    groups = near_duplicate_groups(collection.photos, rule)
+    groups = near_duplicate_groups(collection.photos, rule, other_names=collection.other_names)
     document: dict[str, Any] = {
         "photos": len(collection.photos),
         "groups": [_as_dict(group) for group in groups],
@@ -91,6 +91,19 @@ def duplicates(
             document["html"] = str(write_near_duplicates_page(page, root, groups, progress=advance))
         output.text(f"Written: {page}")
     if quarantine is not None:
+        linked = set(collection.other_names.values())
+        stay = [
+            item.photo.path
+            for group in groups
+            for item in group.photos[1:]
+            if item.photo.path in linked and item.kind != "name"
+        ]
+        if stay:
+            output.warn(
+                f"{count(len(stay), 'near-duplicate stays', 'near-duplicates stay')} where "
+                f"{'it is' if len(stay) == 1 else 'they are'}, because a link or another name of "
+                f"the file needs it: {', '.join(stay[:3])}{' ...' if len(stay) > 3 else ''}."
+            )
         document["moved"] = _quarantine(root, groups, quarantine, across_labels, yes)
     output.document(document)
 
@@ -119,6 +132,7 @@ def _show(groups: Sequence[NearDuplicateGroup], photos: int, limit: int) -> None
         output.text(f"... and {len(groups) - limit:,} more groups; --limit or --output shows them.")
     kinds = Counter(item.kind for group in groups for item in group.photos if item.kind)
     names: dict[Kind, tuple[str, str]] = {
+        "name": ("other name", "other names"),
         "copy": ("exact copy", "exact copies"),
         "similar": ("near-duplicate", "near-duplicates"),
         "mirror": ("mirror image", "mirror images"),

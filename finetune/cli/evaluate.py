@@ -25,6 +25,14 @@ def evaluate(
         Path | None,
         typer.Argument(help="Labeled photos; default: the run's own held-out photos."),
     ] = None,
+    own_photos: Annotated[
+        Path | None,
+        typer.Option("--photos", help="Where the run's own photos are now, if they were moved."),
+    ] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder for the results; default: in the run."),
+    ] = None,
     tta: Annotated[
         int, typer.Option(help="Views of a photo to average: 1, 2 (its mirror image too).")
     ] = 1,
@@ -44,13 +52,20 @@ def evaluate(
     output.json, output.quiet = json, quiet
     if tta not in (1, 2):
         raise ConfigError(f"--tta {tta} is not one of 1, 2.")
+    if photos is not None and own_photos is not None:
+        raise ConfigError("--photos is where the run's own photos are; leave out the other folder.")
     from finetune.runs.evaluate import EvaluationRequest
     from finetune.runs.evaluate import evaluate as library
     from finetune.runs.folder import find_run
     from finetune.training.device import choose_device
 
     request = EvaluationRequest(
-        photos=photos, catalog=catalog, tta=tta == 2, device=str(choose_device(device))
+        photos=photos,
+        own_photos=own_photos,
+        output=folder,
+        catalog=catalog,
+        tta=tta == 2,
+        device=str(choose_device(device)),
     )
     if follow:
         from finetune.runs.follow import BestEpoch, follow_run
@@ -68,7 +83,7 @@ def evaluate(
     show_evaluation(result)
     output.document(
         {
-            "folder": str(result.folder),
+            "folder": None if result.folder is None else str(result.folder),
             "metrics": result.metrics,
             "unknown_labels": result.unknown_labels,
             "left_out": result.left_out,
@@ -98,7 +113,8 @@ def show_evaluation(result: Evaluation) -> None:
                 f"Of {unknown['unknown_photos']:,} photos of other labels, "
                 f"{unknown['unknown_rejected']:.0%} are recognized as 'none of these'"
             )
-    output.text(f"Saved in {result.folder}")
+    if result.folder is not None:
+        output.text(f"Saved in {result.folder}")
 
 
 def metrics_table(metrics: Mapping[str, Any]) -> Table:

@@ -11,7 +11,7 @@ import typer
 from finetune.cli.command import ConfigFile, Photos, SetNumbers, photos_folder, with_settings
 from finetune.cli.console import Json, Quiet, make_table, output
 from finetune.cli.train import settings_of
-from finetune.formatting import duration
+from finetune.formatting import duration, signed
 
 
 @with_settings()
@@ -82,8 +82,9 @@ def ablate(
             else ("better" if pair.points > 0 else "worse")
         )
         output.text(
-            f"{pair.second} against {pair.first}: {pair.points:+.1f} points ({low:+.1f} to "
-            f"{high:+.1f}; {pair.photos:,} predictions, McNemar p = {pair.p_value:.2g}): {verdict}"
+            f"{pair.second} against {pair.first}: {signed(pair.points)} points ({signed(low)} to "
+            f"{signed(high)}; {pair.photos:,} predictions, McNemar p = {pair.p_value:.2g}): "
+            f"{verdict}"
         )
     output.text(f"The runs are in {ablation.folder}")
 

@@ -12,6 +12,7 @@ from finetune.cli.console import Json, Quiet, output
 from finetune.config import Fit
 from finetune.errors import ConfigError
 from finetune.formatting import count
+from finetune.photos.labels import label_twins, twins_note
 
 if TYPE_CHECKING:
     from finetune.photos.datasets.image_sets import ArchivedFolders, ImageSet
@@ -71,6 +72,10 @@ def export_photos(
     output.text(f"{count(done.files, 'photo')} written to {out}.")
     for table in done.tables:
         output.text(str(table))
+    if done.renamed:
+        shown = ", ".join(f"{label!r} in {folder}" for label, folder in done.renamed[:_SHOWN])
+        more = f" and {len(done.renamed) - _SHOWN:,} more" if len(done.renamed) > _SHOWN else ""
+        output.warn(f"Folders that cannot have the name of their label: {shown}{more}.")
     if done.unlabeled:
         output.warn(f"{count(done.unlabeled, 'photo')} without a label left out.")
     for path, reason in done.problems:
@@ -81,6 +86,7 @@ def export_photos(
             "files": done.files,
             "tables": [str(table) for table in done.tables],
             "unlabeled": done.unlabeled,
+            "renamed": dict(done.renamed),
             "problems": [list(problem) for problem in done.problems],
         }
     )
@@ -114,7 +120,16 @@ def import_(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the changes without making them.")
     ] = False,
-    encoding: Annotated[str, typer.Option(help="Encoding of the file.")] = "utf-8",
+    by_name: Annotated[
+        bool,
+        typer.Option(
+            "--by-name", help="Find photos by file name where the folders in the table differ."
+        ),
+    ] = False,
+    encoding: Annotated[
+        str | None,
+        typer.Option(help="Encoding of the table or of names in a zip file; default: utf-8."),
+    ] = None,
     catalog: CatalogPath = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -130,7 +145,7 @@ def import_(
     output.json, output.quiet = json, quiet
     from finetune.photos.datasets.archives import read_image_set
 
-    found = read_image_set(labels)
+    found = read_image_set(labels, encoding=encoding)
     if found is not None:
         _write_out(found, labels, photos, dry_run)
         return
@@ -141,7 +156,7 @@ def import_(
     with output.progress("Reading labels") as advance:
         table = read_labels(
             labels,
-            encoding="utf-8-sig" if encoding.lower() in ("utf-8", "utf8") else encoding,
+            encoding=encoding,
             progress=advance,
         )
     collection = read_collection(root, catalog)
@@ -153,13 +168,17 @@ def import_(
             beside=labels if labels.is_dir() else labels.parent,
             overwrite=overwrite,
             empty_is_none=empty_is_none,
+            by_name=by_name,
         )
         if not dry_run:
             apply_import(opened, plan)
+    for note in table.notes:
+        output.info(note)
     _report(plan, dry_run)
     output.document(
         {
             "format": plan.format,
+            "notes": list(table.notes),
             "labeled": len(plan.new),
             "same": plan.same,
             "kept": [{"path": path, "labels": list(names)} for path, names in plan.kept],
@@ -187,6 +206,13 @@ def _write_out(
             counts = write_image_set(found, folder, progress=advance)
     verb = "would be" if dry_run else "were"
     output.text(f"{found.format}: {count(len(found), 'photo')} {verb} written to {folder}.")
+    for written, name in found.renamed[:_SHOWN]:
+        output.warn(f"{written} is named {name} here.")
+    if len(found.renamed) > _SHOWN:
+        output.warn(f"{len(found.renamed) - _SHOWN:,} more have other names.")
+    twins = twins_note(label_twins(counts))
+    if twins:
+        output.warn(twins)
     if not dry_run:
         output.text(f"Next: finetune train {folder}")
     output.document(
@@ -195,6 +221,7 @@ def _write_out(
             "folder": str(folder),
             "photos": len(found),
             "labels": counts,
+            "renamed": dict(found.renamed),
             "dry_run": dry_run,
         }
     )
@@ -216,5 +243,14 @@ def _report(plan: LabelImport, dry_run: bool) -> None:
         shown = ", ".join(row.path for row in plan.unknown[:_SHOWN])
         more = f" and {len(plan.unknown) - _SHOWN:,} more" if len(plan.unknown) > _SHOWN else ""
         output.warn(f"Not in the collection: {shown}{more}.")
+    if plan.elsewhere:
+        written, path = plan.elsewhere[0]
+        output.warn(
+            f"Photos in other folders have these file names, such as {path} for {written}. If they "
+            "are the same photos, add --by-name."
+        )
+    twins = twins_note(plan.twins)
+    if twins:
+        output.warn(twins)
     if plan.unlabeled:
         output.warn(f"{count(plan.unlabeled, 'row')} without a label skipped.")

@@ -119,13 +119,15 @@ def predict(
             outlets.append(table.add)
         sorter: Sorter | None = None
         if sort_into is not None:
-            sorter = _sorter(sort_into, how)
+            sorter = _sorter(sort_into, how, predictor, photos)
             outlets.append(sorter.put)
         extras = _extras(predictor, run, explain, similar, show, stack)
         done = len(list(table.done.elements())) if table is not None else 0
         if done:
             output.info(f"{csv} has {done:,} of them already.")
         remaining = list(paths) if table is None else list(table.missing(paths))
+        if table is not None and table.changed:
+            output.info(f"{table.changed:,} of these changed since and are predicted again.")
         printer = Printer(top, len(remaining), predictor.labels, extras, quiet_rows=csv is not None)
         failed = 0
         with _progress(printer) as advance:
@@ -162,10 +164,10 @@ def _table(path: Path, predictor: Predictor, top: int) -> PredictionTable:
     )
 
 
-def _sorter(folder: Path, how: Transfer) -> Sorter:
+def _sorter(folder: Path, how: Transfer, predictor: Predictor, sources: list[str]) -> Sorter:
     from finetune.prediction.sort_into import Sorter
 
-    return Sorter(folder, how)
+    return Sorter(folder, how, labels=predictor.labels, sources=sources)
 
 
 def _undo(folder: Path) -> None:
@@ -229,8 +231,16 @@ def _sum_up(
     if csv is not None:
         output.info(f"{total:,} rows added to {csv}.")
     if sorter is not None:
-        for label, count in sorted(sorter.counts.items()):
-            output.info(f"{count:>7,}  {label}")
+        for label, number in sorted(sorter.counts.items()):
+            into = sorter.folders.get(label, label)
+            output.info(f"{number:>7,}  {label}{f', in {into}' if into != label else ''}")
+        for photos, why in (
+            (sorter.skipped, "sorted before; skipped"),
+            (sorter.kept, "in a linked folder; not moved"),
+        ):
+            if photos:
+                more = f" and {len(photos) - 3:,} more" if len(photos) > 3 else ""
+                output.warn(f"{len(photos):,} {why}: {', '.join(photos[:3])}{more}.")
         output.info(
             f"Sorted into {folder}. Undo with: finetune predict --sort-into {folder} --undo"
         )

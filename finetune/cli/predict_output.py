@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json as json_format
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -15,7 +14,7 @@ from rich.color import Color
 from rich.style import Style
 from rich.text import Text
 
-from finetune.cli.console import make_table, output
+from finetune.cli.console import json_text, make_table, output
 from finetune.photos.crops import crop_and_resize
 from finetune.prediction.predictions import UNKNOWN
 
@@ -37,6 +36,7 @@ class Extras:
     training: Any
     similar: int
     show: bool
+    overlay_of: dict[str, str] = field(default_factory=dict)
 
     def of(self, prediction: PhotoPrediction) -> dict[str, Any]:
         """Returns the further keys of a photo's JSON object; writes its overlay."""
@@ -53,13 +53,18 @@ class Extras:
         return found
 
     def _overlay(self, photo: str, label: str) -> Path:
-        from finetune.files import safe_name
+        from finetune.files import numbered, safe_name
         from finetune.prediction.explain import explain_photo, explainable, write_png
 
         image = explain_photo(explainable(self.predictor), Path(photo), label)
         assert self.overlays is not None
-        name = safe_name(photo.strip("./\\").replace("/", "_").replace("\\", "_"))
-        return write_png(self.overlays / f"{name}.png", image)
+        name = free = safe_name(photo.strip("./\\").replace("/", "_").replace("\\", "_"))
+        # Photos of other folders may have the same name when it is made safe or cut.
+        number = 2
+        while self.overlay_of.setdefault(free.casefold(), photo) != photo:
+            free = numbered(name, number)
+            number += 1
+        return write_png(self.overlays / f"{free}.png", image)
 
 
 class Printer:
@@ -110,8 +115,7 @@ class Printer:
             self._stream.flush()
 
     def _json(self, content: dict[str, Any]) -> None:
-        text = json_format.dumps(content, ensure_ascii=False, indent=2)
-        indented = "\n".join("  " + line for line in text.splitlines())
+        indented = "\n".join("  " + line for line in json_text(content, indent=2).split("\n"))
         self._stream.write(("[\n" if self._first else ",\n") + indented)
         self._first = False
 

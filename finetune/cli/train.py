@@ -66,6 +66,10 @@ def train(
         ),
     ] = None,
     resume: Annotated[Path | None, typer.Option(help="Resume this interrupted run.")] = None,
+    moved_to: Annotated[
+        Path | None,
+        typer.Option("--photos", help="With --resume: where the photos of the run are now."),
+    ] = None,
     from_: Annotated[
         str | None,
         typer.Option(
@@ -112,14 +116,23 @@ def train(
     """
     output.json, output.quiet = json, quiet or not is_main_process()
     if choose is not None:
-        given = _given(photos, name, from_, config, flags, set_) + ["--resume"] * bool(resume)
+        given = ["PHOTOS"] * (photos is not None) + ["--resume"] * bool(resume)
+        given += _given(name, from_, config, flags, set_)
         if given:
             raise ConfigError(f"--choose trains nothing; leave out {', '.join(given)}.")
         choose_final_weights(*choose)
         return
+    if moved_to is not None and resume is None:
+        raise ConfigError("--photos is for --resume. Name the photos first: finetune train PHOTOS")
     if resume is not None:
-        _refuse_with_resume(photos, name, from_, config, flags, set_)
+        photos, moved_to = None, moved_to or photos
+        _refuse_with_resume(name, from_, config, flags, set_)
         if is_cross_validation(resume):
+            if moved_to is not None:
+                raise ConfigError(
+                    f"{resume} is a cross-validation, whose photos must stay where they were; "
+                    f"leave out {moved_to}."
+                )
             resume_folds(resume)
             return
     else:
@@ -149,7 +162,7 @@ def train(
         settings = offer_download(settings)
     with TrainingView(output) as view:
         if resume is not None:
-            result = library.resume(resume, callback=view)
+            result = library.resume(resume, photos=moved_to, callback=view)
         elif settings.model.model == "auto" and parent is None:
             result = _train_best_model(folder, settings, name, view)
         else:
@@ -282,7 +295,6 @@ def choose_final_weights(run: str, choice: str) -> None:
 
 
 def _given(
-    photos: Path | None,
     name: str | None,
     from_: str | None,
     config: Path | None,
@@ -291,7 +303,7 @@ def _given(
 ) -> list[str]:
     """Returns the names of the options of a new training that were given."""
     given = [f"--{flag.replace('_', '-')}" for flag in flags]
-    given += ["PHOTOS"] * (photos is not None) + ["--name"] * (name is not None)
+    given += ["--name"] * (name is not None)
     given += ["--from"] * (from_ is not None)
     return given + ["--config"] * (config is not None) + ["--set"] * bool(numbers)
 

@@ -5,11 +5,14 @@ The same seed and the same version of Pillow give the same bytes with any number
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime as dt
 import multiprocessing
 import os
-from collections.abc import Callable, Iterable, Sequence
+import signal
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -338,9 +341,35 @@ def _draw_all(
     else:
         # Spawned, since a fork of a process that has loaded torch may hang in its threads.
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        with (
+            _main_not_imported(),
+            # Ctrl-C at a terminal reaches them too; this process ends them.
+            ProcessPoolExecutor(
+                workers,
+                mp_context=context,
+                initializer=signal.signal,
+                initargs=(signal.SIGINT, signal.SIG_IGN),
+            ) as pool,
+        ):
             collect(pool.map(_draw, [folder] * len(shots), shots, chunksize=4))
     return drawn
+
+
+@contextlib.contextmanager
+def _main_not_imported() -> Iterator[None]:
+    """Keeps spawned processes from running the main script again, which they do not need.
+
+    A script without ``if __name__ == "__main__"`` would draw its collection in each of them.
+    """
+    main: dict[str, object] = vars(sys.modules["__main__"])
+    hidden: dict[str, object] = {
+        name: main.pop(name) for name in ("__file__", "__spec__") if name in main
+    }
+    main["__spec__"] = None
+    try:
+        yield
+    finally:
+        main.update(hidden)
 
 
 def _draw(folder: Path, shot: Shot) -> DrawnPhoto:

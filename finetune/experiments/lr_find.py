@@ -30,7 +30,7 @@ from finetune.training.loop import DataSource
 from finetune.training.optimizer import make_optimizer
 from finetune.training.prepare import prepare
 from finetune.training.prepared import Prepared
-from finetune.training.resolve import uses_cached_features
+from finetune.training.resolve import requests_cached_head, uses_cached_features
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -107,6 +107,12 @@ class LearningRateResult:
     batch_size: int
 
 
+_NO_RATE = (
+    "--mode head fits its head to the minimum and has no learning rate; use --mode full or "
+    "--mode gradual."
+)
+
+
 def find_lr(
     photos: Path | str,
     config: TrainConfig | None = None,
@@ -137,14 +143,14 @@ def find_lr(
     if config.training.mode is None:
         training = dataclasses.replace(config.training, mode="full")
         config = dataclasses.replace(config, training=training)
+    # Before photos are read, unless it depends on the network.
+    if requests_cached_head(config) and config.model.model is None:
+        raise ConfigError(_NO_RATE)
     with prepare(Path(photos), config, callback=callback) as prepared:
         if uses_cached_features(
             prepared.config, linear_head=has_linear_head(prepared.loaded.module)
         ):
-            raise ConfigError(
-                "--mode head fits its head to the minimum and has no learning rate; use "
-                "--mode full or --mode gradual."
-            )
+            raise ConfigError(_NO_RATE)
         sweep = _sweep(prepared, steps)
         training = prepared.config.training
         return LearningRateResult(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -85,11 +85,17 @@ class Collection:
 
     Attributes:
         root: The folder that paths are relative to.
+        other_names: Further names of a photo's file (symbolic and hard links), each with the path
+            of the name that counts. Such a name is among `photos` only where it adds a label or a
+            part.
+        other_kinds: Number of camera files of kinds that are not read, by suffix.
     """
 
     root: Path
     photos: tuple[Photo, ...]
     problems: tuple[Problem, ...] = ()
+    other_names: Mapping[str, str] = field(default_factory=dict)
+    other_kinds: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.photos)

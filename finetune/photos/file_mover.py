@@ -12,13 +12,15 @@ import errno
 import json
 import os
 import shutil
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from finetune.errors import CollectionError
-from finetune.files import storage_errors, write_text
+from finetune.files import numbered, safe_name, storage_errors, write_text
+from finetune.photos.scan import find_photos
 
 JOURNAL = "moves.jsonl"
 
@@ -34,8 +36,9 @@ class Move:
     Attributes:
         source: Path below the source folder; absolute where a journal has no source folder.
         target: Path below the target folder.
-        size: Of a copy, in bytes.
-        mtime_ns: Of a copy, when it was last modified.
+        size: Of the photo copied or linked to, in bytes.
+        mtime_ns: Of the photo copied or linked to, when it was last modified.
+        link: Text of a symbolic link that was moved; the new link is absolute.
     """
 
     source: str
@@ -43,6 +46,7 @@ class Move:
     transfer: Transfer = "move"
     size: int | None = None
     mtime_ns: int | None = None
+    link: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +70,8 @@ class MoveJournal:
         self.path = path
         self.target_root = target_root
         self.source_root = source_root
+        self._moved: dict[str, str] = {}
+        self._links: defaultdict[str, list[Path]] = defaultdict(list)
 
     def prepare(self) -> None:
         """Creates the journal's folder and removes a line that a power failure cut off.
@@ -93,8 +99,10 @@ class MoveJournal:
         if self.source_root not in (None, self.target_root):
             entry["root"] = str(self.source_root)
         with storage_errors(new):
-            if transfer == "copy":
+            if transfer != "move":
                 entry |= _size_and_mtime(old)
+            elif old.is_symlink():
+                entry["link"] = os.readlink(old)  # noqa: PTH115 - the text, unchanged
             with self.path.open("a", encoding="utf-8") as log:
                 # Escaped to ASCII, so that no file name can break a line.
                 log.write(json.dumps(entry) + "\n")
@@ -108,9 +116,28 @@ class MoveJournal:
                     _copy(old, new)
                 case "link":
                     new.symlink_to(old)
+                case "move" if "link" in entry:
+                    self._move_link(old, new, entry["link"])
                 case "move":
-                    _move(old, new)
+                    self._move_file(old, new)
         return _checked(entry)
+
+    def _move_link(self, old: Path, new: Path, text: str) -> None:
+        leads_to = _leads_to(old, text)
+        now_at = self._moved.get(leads_to, leads_to)
+        new.symlink_to(now_at)
+        old.unlink()
+        self._moved[os.path.join(os.path.realpath(old.parent), old.name)] = now_at  # noqa: PTH118
+        self._links[now_at].append(new)
+
+    def _move_file(self, old: Path, new: Path) -> None:
+        path = os.path.realpath(old)
+        _move(old, new)
+        self._moved[path] = os.path.realpath(new)
+        for link in self._links.pop(path, ()):  # links that were moved before their file
+            link.unlink()
+            link.symlink_to(self._moved[path])
+            self._links[self._moved[path]].append(link)
 
     def read(self) -> tuple[Move, ...]:
         """Returns the journaled steps, oldest first; those of older formats included.
@@ -153,15 +180,16 @@ class MoveJournal:
     def undo(self, *, progress: Progress | None = None) -> MoveResult:
         """Undoes all steps, the last first, so that a path moved twice ends with its first file.
 
-        A file that was changed, or whose old path is taken, stays, and its step stays in the
-        journal. Empty folders and an empty journal are removed.
+        A file that was changed, that cannot be moved, or whose old path is taken, stays, and its
+        step stays in the journal: calling again tries it again. Empty folders and an empty journal
+        are removed.
 
         Args:
             progress: Called as ``progress(done, total)``.
 
         Raises:
             CollectionError: As `read`.
-            StorageError: A file cannot be moved; calling again continues where it stopped.
+            StorageError: The journal cannot be written.
         """
         moves = self.read()
         done: list[Move] = []
@@ -192,9 +220,9 @@ class MoveJournal:
         return MoveResult(done=tuple(done), problems=tuple(problems))
 
     def _undo_one(self, move: Move) -> str | None:
-        """Undoes a step whose target exists; returns the reason if it must not."""
+        """Undoes a step whose target exists; returns the reason if it must or can not."""
         source, target = self._source_path(move.source), self.target_root / move.target
-        with storage_errors(source):
+        try:
             match move.transfer:
                 case "link":
                     if not target.is_symlink() or target.readlink() != source:
@@ -205,13 +233,23 @@ class MoveJournal:
                     if target.is_symlink() or _size_and_mtime(target) != made:
                         return "it was changed since"
                     target.unlink()
+                case "move" if move.link is not None and not target.is_symlink():
+                    return "it is no longer the link that was moved"
+                case "move" if move.link is not None and not os.path.lexists(source):
+                    source.parent.mkdir(parents=True, exist_ok=True)
+                    source.symlink_to(move.link)
+                    target.unlink()
                 case "move" if not os.path.lexists(source):
                     source.parent.mkdir(parents=True, exist_ok=True)
                     _move(target, source)
-                case "move" if _same_content(source, target):
-                    target.unlink()  # a move between disks that was cut short
+                case "move" if same_content(source, target) or (
+                    move.link is not None and _is_link(source, move.link)
+                ):
+                    target.unlink()  # a move that was cut short
                 case "move":
                     return "another file has taken its place"
+        except OSError as error:
+            return (error.strerror or str(error)).lower()
         return None
 
     def _source_path(self, source: str) -> Path:
@@ -228,6 +266,9 @@ def quarantine(
     root: Path, paths: Sequence[str], folder: Path, *, progress: Progress | None = None
 ) -> MoveResult:
     """Moves photos of a collection to another folder, under the same relative paths.
+
+    A photo stays, with the reason, if a symbolic link in the collection leads to it, or if it lies
+    in a linked folder. A link that is moved still leads to its file.
 
     Args:
         root: The collection's folder.
@@ -248,14 +289,19 @@ def quarantine(
     journal = MoveJournal(folder / JOURNAL, target_root=folder, source_root=root)
     journal.read()
     journal.prepare()
+    needed = link_targets(root)
     done: list[Move] = []
     problems: list[tuple[Move, str]] = []
     for number, path in enumerate(paths, start=1):
         target = free_path(folder / path).relative_to(folder).as_posix()
-        if os.path.lexists(root / path):
-            done.append(journal.transfer(path, target))
-        else:
+        if not os.path.lexists(root / path):
             problems.append((Move(source=path, target=target), "the file no longer exists"))
+        elif is_behind_link(root / path, root):
+            problems.append((Move(source=path, target=target), "its folder is a link"))
+        elif path in needed:
+            problems.append((Move(source=path, target=target), "a link leads to it"))
+        else:
+            done.append(journal.transfer(path, target))
         if progress is not None:
             progress(number, len(paths))
     return MoveResult(done=tuple(done), problems=tuple(problems))
@@ -275,11 +321,26 @@ def restore(root: Path, folder: Path, *, progress: Progress | None = None) -> Mo
     return journal.undo(progress=progress)
 
 
+def link_targets(root: Path) -> frozenset[str]:
+    """Returns the paths of the photos in a folder to which a symbolic link in it leads."""
+    others = find_photos(root).other_names.items()
+    return frozenset(own for path, own in others if (root / path).is_symlink())
+
+
+def is_behind_link(path: Path, root: Path) -> bool:
+    """Returns whether a folder between `root` and a file below it is a symbolic link."""
+    return any(
+        parent.is_symlink()
+        for parent in path.parents
+        if parent != root and parent.is_relative_to(root)
+    )
+
+
 def free_path(target: Path) -> Path:
     """Returns the path, with a number if a file has it already."""
     free, number = target, 2
     while os.path.lexists(free):
-        free = target.with_name(f"{target.stem} ({number}){target.suffix}")
+        free = target.with_name(numbered(target.name, number))
         number += 1
     return free
 
@@ -304,8 +365,11 @@ def _checked(entry: Any) -> Move:
     source, target, transfer = entry["source"], entry["target"], entry.get("transfer", "move")
     if not (isinstance(source, str) and isinstance(target, str) and transfer in get_args(Transfer)):
         raise TypeError("not a journal entry")
-    if transfer != "copy":
-        return Move(source=source, target=target, transfer=transfer)
+    link = entry.get("link")
+    if not isinstance(link, str | None):
+        raise TypeError("not a journal entry")
+    if transfer == "move" or (transfer == "link" and "size" not in entry):  # older journals
+        return Move(source=source, target=target, transfer=transfer, link=link)
     return Move(
         source=source,
         target=target,
@@ -327,7 +391,8 @@ def _move(source: Path, target: Path) -> None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    part = target.with_name(f".{target.name}.part")
+    # The name of the target may be as long as the file system allows.
+    part = target.with_name(f".{safe_name(target.name, max_bytes=80)}.part")
     try:
         shutil.copy2(source, part)
         with part.open("rb") as file:
@@ -343,9 +408,21 @@ def _size_and_mtime(path: Path) -> dict[str, int]:
     return {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
 
 
-def _same_content(first: Path, second: Path) -> bool:
+def same_content(first: Path, second: Path) -> bool:
+    """Returns whether two paths are files, not links, of the same bytes."""
     try:
+        if first.is_symlink() or second.is_symlink():
+            return False
         same_size = first.stat().st_size == second.stat().st_size
         return same_size and first.read_bytes() == second.read_bytes()
     except OSError:
         return False
+
+
+def _leads_to(link: Path, text: str) -> str:
+    """Returns the path of the file that a link leads to, whether it exists or not."""
+    return os.path.realpath(os.path.join(os.path.realpath(link.parent), text))  # noqa: PTH118
+
+
+def _is_link(path: Path, text: str) -> bool:
+    return path.is_symlink() and os.readlink(path) == text  # noqa: PTH115 - the text, unchanged

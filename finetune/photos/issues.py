@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,14 @@ from typing import Literal
 
 from finetune.formatting import count
 from finetune.photos.collection import Collection, Photo
-from finetune.photos.labels import find_parts, nfc, photo_counts, place_of
+from finetune.photos.labels import (
+    NO_PARTS,
+    beside_parts,
+    find_parts,
+    label_twins,
+    nfc,
+    photo_counts,
+)
 from finetune.photos.near_duplicates.groups import (
     Components,
     NearDuplicateGroup,
@@ -27,10 +33,12 @@ from finetune.photos.near_duplicates.pairs import (
 from finetune.photos.quality import Fault, faults
 
 Kind = Literal[
+    "beside_parts",
     "two_labels",
     "leak",
     "unreadable",
     "similar_labels",
+    "one_folder",
     "two_folders",
     "few_photos",
     "imbalance",
@@ -45,6 +53,8 @@ Kind = Literal[
     "blurred",
     "tiny",
     "long",
+    "other_names",
+    "other_kinds",
 ]
 """Kind of an issue, the most harmful first."""
 
@@ -84,12 +94,15 @@ class Issue:
 
 
 ADVICE: Mapping[Kind, str] = {
+    "beside_parts": "Move it out of the collection, or into one of the parts; until then training "
+    "stops.",
     "two_labels": "One of the labels is wrong, or both fit: decide with 'finetune annotate', or "
     "delete the wrong file.",
     "leak": "A photo used in training cannot test the model: delete one side, or "
     "move all photos out of the part folders and let finetune split them.",
     "unreadable": "They are left out of everything. Export them again, or delete them.",
     "similar_labels": "If they mean the same, rename one folder to the other's name.",
+    "one_folder": "To leave it out of the labels, give that folder instead of the one above it.",
     "two_folders": "They count as one label. Nothing needs to be done.",
     "few_photos": "Add photos, or leave these labels out with --min-photos.",
     "imbalance": "Add photos to the small labels; a model may otherwise forget them.",
@@ -109,6 +122,8 @@ ADVICE: Mapping[Kind, str] = {
     "tiny": "Find larger versions; enlarging adds nothing.",
     "long": "A crop shows a small part of them: choose it with 'finetune crop', or keep all with "
     "--fit pad.",
+    "other_names": "Each counts as one photo. Nothing needs to be done.",
+    "other_kinds": "They are not read. Export raw photos as JPEG to use them.",
 }
 
 _FAULTS: Mapping[Fault, str] = {
@@ -132,7 +147,9 @@ def find_issues(collection: Collection, *, max_distance_bits: int = 8) -> tuple[
         ConfigError: `max_distance_bits` is out of bounds.
     """
     groups = near_duplicate_groups(
-        collection.photos, NearDuplicateRule(max_distance_bits=max_distance_bits)
+        collection.photos,
+        NearDuplicateRule(max_distance_bits=max_distance_bits),
+        other_names=collection.other_names,
     )
     found = [
         *_about_groups(collection, groups),
@@ -157,7 +174,8 @@ def _about_groups(collection: Collection, groups: Sequence[NearDuplicateGroup]) 
             title = count(len(items), "photo is", "photos are")
             yield _issue("leak", items, title, "in more than one part")
     copies = [
-        Item(paths=tuple(photo.path for photo in same)) for same in _copies(collection.photos)
+        Item(paths=tuple(photo.path for photo in same))
+        for same in _copies([p for p in collection.photos if p.path not in collection.other_names])
     ]
     if copies:
         extra = sum(len(item.paths) - 1 for item in copies)
@@ -178,11 +196,16 @@ def _about_groups(collection: Collection, groups: Sequence[NearDuplicateGroup]) 
 
 def _about_labels(collection: Collection) -> Iterator[Issue]:
     counts = photo_counts(collection.photos)
-    spellings = _spellings(collection.labels)
+    spellings = label_twins(collection.labels)
     if spellings:
         items = [Item(note=" / ".join(map(repr, names))) for names in spellings]
         title = count(len(items), "pair of labels differs", "sets of labels differ")
-        yield _issue("similar_labels", items, title, "in case, accents' form or blanks alone")
+        yield _issue("similar_labels", items, title, "in case, blanks or punctuation alone")
+    outer = {photo.path.partition("/")[0] for photo in collection.photos}
+    nested = all(photo.path.count("/") > 1 for photo in collection.photos)
+    if len(outer) == 1 and nested and not collection.has_parts and len(counts) > 1:
+        items = [Item(note=repr(name)) for name in outer]
+        yield _issue("one_folder", items, "All photos lie below one folder,", "part of each label")
     folders = _folders_of_one_label(collection)
     if folders:
         items = [Item(note=f"{label!r}: {len(names)} folders") for label, names in folders]
@@ -213,6 +236,21 @@ def _about_labels(collection: Collection) -> Iterator[Issue]:
 
 
 def _about_files(collection: Collection) -> Iterator[Issue]:
+    beside = beside_parts(collection)
+    if beside:
+        items = [Item(note=repr(folder)) for folder in beside]
+        title = count(len(items), "folder lies", "folders lie")
+        yield _issue("beside_parts", items, title, "beside the ready-made parts")
+    if collection.other_names:
+        names = sorted(collection.other_names.items())
+        items = [Item(paths=(path,), note=f"another name of {own}") for path, own in names]
+        title = count(len(items), "file is a link to", "files are links to")
+        yield _issue("other_names", items, title, "another photo of the collection")
+    if collection.other_kinds:
+        kinds = sorted(collection.other_kinds.items())
+        items = [Item(note=f".{kind}: {count(number, 'file')}") for kind, number in kinds]
+        title = count(sum(collection.other_kinds.values()), "camera file is", "camera files are")
+        yield _issue("other_kinds", items, title, "of a kind that is not read")
     if collection.problems:
         items = [Item(paths=(bad.path,), note=bad.reason) for bad in collection.problems]
         title = count(len(items), "file", "files")
@@ -263,15 +301,6 @@ def _bursts(photos: Sequence[Photo]) -> list[Item]:
             note = f"{frames[0].camera or 'unknown camera'}, {frames[0].taken_at}"
             found.append(Item(paths=tuple(frame.path for frame in frames), note=note))
     return found
-
-
-def _spellings(labels: Sequence[str]) -> list[tuple[str, ...]]:
-    """Returns labels that differ only in case, compatibility forms, blanks, ``_`` and ``-``."""
-    by_name = defaultdict(list)
-    for label in labels:
-        folded = unicodedata.normalize("NFKC", label).casefold()
-        by_name["".join(c for c in folded if not c.isspace() and c not in "_-")].append(label)
-    return [tuple(names) for names in by_name.values() if len(names) > 1]
 
 
 def _folders_of_one_label(collection: Collection) -> list[tuple[str, set[str]]]:
@@ -345,9 +374,9 @@ def _row(label: str, photos: Sequence[Photo], scenes: Counter[str], bad: int) ->
 
 def _bad_files(collection: Collection) -> Counter[str]:
     paths = [photo.path for photo in collection.photos]
-    parts = find_parts(paths) if collection.has_parts else {}
+    parts = find_parts(paths) if collection.has_parts else NO_PARTS
     counts: Counter[str] = Counter()
     for problem in collection.problems:
-        label, _ = place_of(problem.path, parts)
+        label, _ = parts.place(problem.path)
         counts[nfc(label) if label else UNLABELED] += 1
     return counts

@@ -6,9 +6,9 @@ import dataclasses
 import logging
 import re
 import unicodedata
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,46 +17,105 @@ from finetune.errors import CollectionError
 from finetune.formatting import count
 from finetune.photos.collection import Collection, Part, Photo
 
-_NAMES: Mapping[str, Part] = {
-    "train": "train",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "test": "test",
-}
+_PART_NAMES: tuple[tuple[Part, str], ...] = (
+    ("train", "train|training|trn|tr"),
+    ("validation", "val|valid|validation|validate|dev"),
+    ("test", "test|testing|tst|eval|evaluation"),
+)
+_PART_FOLDERS: tuple[tuple[Part, re.Pattern[str]], ...] = tuple(
+    (part, re.compile(rf"({names})([ _-]?(set|data|images?|photos?|split))?"))
+    for part, names in _PART_NAMES
+)
 
 
-def find_parts(paths: Iterable[str]) -> dict[str, Part]:
-    """Returns the part of each folder directly under the root; empty without ready-made parts.
+def part_of_folder(name: str) -> Part | None:
+    """Returns the part that a folder's name stands for, in any case, or None."""
+    folded = name.strip().casefold()
+    return next((part for part, names in _PART_FOLDERS if names.fullmatch(folded)), None)
 
-    They are parts only if every folder of photos is one of them, one is the training part, there is
-    another one, and labels lie below; so a collection of trains and buses has no parts.
+
+@dataclass(frozen=True, kw_only=True)
+class PartFolders:
+    """Ready-made parts of a collection; false if there are none.
+
+    Attributes:
+        depth: Number of folders above the folder of the part: 0 for ``train/heron/1.jpg``; None if
+            it is the last folder, below the label: ``heron/train/1.jpg``.
+        names: The folders, by name.
+        others: Folders of photos beside those of the parts.
+    """
+
+    depth: int | None = 0
+    names: Mapping[str, Part] = field(default_factory=dict)
+    others: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.names)
+
+    def place(self, path: str) -> tuple[str | None, Part | None]:
+        """Returns the folder's label and the part of a photo at a path below the root."""
+        folders = path.split("/")[:-1]
+        if not self.names:
+            return label_of_folder("/".join(folders)), None
+        at = len(folders) - 1 if self.depth is None else self.depth
+        part = self.names.get(folders[at]) if 0 <= at < len(folders) else None
+        if part is None:
+            return None, None
+        return label_of_folder(
+            "/".join(folders[:at] if self.depth is None else folders[at + 1 :])
+        ), part
+
+    def folder_of(self, path: str, label_folder: str) -> str:
+        """Returns the folder of a photo after another label's folder replaced its own."""
+        folders = path.split("/")[:-1]
+        if self.place(path)[1] is None:
+            return label_folder
+        if self.depth is None:
+            return f"{label_folder}/{folders[-1]}"
+        return "/".join([*folders[: self.depth + 1], label_folder])
+
+
+NO_PARTS = PartFolders()
+
+
+def find_parts(paths: Iterable[str]) -> PartFolders:
+    """Returns the folders of ready-made parts: train, validation and test, each in several names.
+
+    They lie below the root or below one folder that holds everything, with labels below them; or
+    below each label. One is the training part and there is another one, so a collection of trains
+    and buses has no parts.
 
     Args:
         paths: Paths of photos below the root, with ``/``.
     """
-    parts: dict[str, Part] = {}
-    labeled = False
-    for path in paths:
-        first, _, rest = path.partition("/")
-        if not rest:
-            continue
-        part = _NAMES.get(first.casefold())
-        if part is None:
-            return {}
-        parts[first] = part
-        labeled = labeled or "/" in rest
-    complete = "train" in parts.values() and len(set(parts.values())) > 1
-    return parts if complete and labeled else {}
+    rows = [path.split("/")[:-1] for path in paths]
+    rows = [row for row in rows if row]
+    depth = 0
+    while rows and all(len(row) > depth for row in rows):
+        names = _part_names(row[depth] for row in rows)
+        if names and any(len(row) > depth + 1 and row[depth] in names for row in rows):
+            others = sorted({row[depth] for row in rows} - set(names))
+            return PartFolders(depth=depth, names=names, others=tuple(others))
+        if len({row[depth] for row in rows}) > 1:
+            break
+        depth += 1
+    names = _part_names(row[-1] for row in rows)
+    if names and all(len(row) > 1 and row[-1] in names for row in rows):
+        return PartFolders(depth=None, names=names)
+    return NO_PARTS
 
 
-def place_of(path: str, parts: Mapping[str, Part]) -> tuple[str | None, Part | None]:
-    """Returns the folder's label and the part of a photo at a path below the root."""
-    folder = path.rpartition("/")[0]
-    if not parts:
-        return label_of_folder(folder), None
-    first, _, rest = folder.partition("/")
-    return label_of_folder(rest), parts.get(first)
+def _part_names(folders: Iterable[str]) -> dict[str, Part]:
+    """Returns the parts by folder; empty without a training part and another one."""
+    found = {name: part for name in set(folders) if (part := part_of_folder(name)) is not None}
+    complete = "train" in found.values() and len(set(found.values())) > 1
+    return found if complete else {}
+
+
+def beside_parts(collection: Collection) -> tuple[str, ...]:
+    """Returns the folders with photos that lie beside a collection's ready-made parts."""
+    parts = find_parts(photo.path for photo in collection.photos)
+    return parts.others
 
 
 SEPARATOR = "|"
@@ -103,6 +162,33 @@ def nfc(text: str) -> str:
 def label_of_folder(folder: str) -> str | None:
     """Returns the label of the photos in a folder below the root, or None for the root itself."""
     return nfc(folder) if folder else None
+
+
+def label_twins(labels: Iterable[str]) -> tuple[tuple[str, ...], ...]:
+    """Returns sets of labels that differ in case, compatibility forms, blanks or marks alone.
+
+    Example:
+        >>> label_twins(["owl", "Owl ", "heron"])
+        (('Owl ', 'owl'),)
+    """
+    by_name: defaultdict[str, list[str]] = defaultdict(list)
+    for label in sorted(set(labels)):
+        folded = unicodedata.normalize("NFKC", label).casefold()
+        key = re.sub(r"[\s\x00-\x1f_.:;,?*<>|\"-]", "", folded)
+        by_name[key or folded].append(label)
+    return tuple(tuple(names) for names in by_name.values() if len(names) > 1)
+
+
+def twins_note(twins: Sequence[Sequence[str]]) -> str | None:
+    """Returns a note on labels that are nearly the same, or None without any."""
+    if not twins:
+        return None
+    shown = "; ".join(" / ".join(map(repr, names)) for names in twins[:3])
+    more = f" and {len(twins) - 3} more" if len(twins) > 3 else ""
+    return (
+        f"Labels that differ in case, blanks or punctuation alone: {shown}{more}. They count as "
+        "different labels; if they mean the same, rename one."
+    )
 
 
 def photo_counts(photos: Sequence[Photo]) -> dict[str, int]:
@@ -153,6 +239,17 @@ def check_labels(
         CollectionError: There is no label or only one, a label has too few photos, or a label has
             no photo in the ready training part. The message names all such labels.
     """
+    beside = beside_parts(collection)
+    if beside:
+        names = ", ".join(map(repr, beside[:_MAX_NAMED])) + (
+            " ..." if len(beside) > _MAX_NAMED else ""
+        )
+        raise CollectionError(
+            f"{collection.root} has ready-made parts (train, validation or test), and beside them "
+            f"the {'folder' if len(beside) == 1 else 'folders'} {names}. Move "
+            f"{'it' if len(beside) == 1 else 'them'} out of {collection.root}, or into one of the "
+            "parts."
+        )
     labeled = tuple(photo for photo in collection.photos if photo.labels)
     if not labeled:
         raise CollectionError(
@@ -167,6 +264,9 @@ def check_labels(
             "is" if unlabeled == 1 else "are",
         )
     counts = photo_counts(labeled)
+    twins = twins_note(label_twins(counts))
+    if twins:
+        logger.warning("%s", twins)
     if min_photos is not None:
         small = {label: n for label, n in counts.items() if n < min_photos}
         if small:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import stat
 import time
-from collections import defaultdict, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -26,7 +27,7 @@ from finetune.photos.analyze import (
     reader_version,
 )
 from finetune.photos.catalog.catalog import Catalog, open_catalog
-from finetune.photos.collection import Collection, FileMetadata, PhotoMetadata, Problem
+from finetune.photos.collection import Collection, FileMetadata, Photo, PhotoMetadata, Problem
 from finetune.photos.crops import Crop
 from finetune.photos.decode.decoder import is_photo_name
 from finetune.photos.decode.pool import analyze_all
@@ -235,7 +236,19 @@ _EXPECTED = "Give a folder with one sub-folder of photos for each label."
 
 def _checked(collection: Collection, found: Found) -> Collection:
     problems = sorted((*collection.problems, *found.problems), key=lambda problem: problem.path)
-    collection = dataclasses.replace(collection, problems=tuple(problems))
+    by_path = {photo.path: photo for photo in collection.photos} if found.other_names else {}
+
+    def is_counted(photo: Photo) -> bool:
+        own = by_path.get(found.other_names.get(photo.path, ""))
+        return own is None or (own.labels, own.part) != (photo.labels, photo.part)
+
+    collection = dataclasses.replace(
+        collection,
+        photos=tuple(filter(is_counted, collection.photos)),
+        problems=tuple(problems),
+        other_names=found.other_names,
+        other_kinds=dict(found.other_kinds),
+    )
     if not collection.photos and problems:
         first = problems[0]
         raise CollectionError(
@@ -249,6 +262,13 @@ _NOT_PHOTOS = frozenset(
     ("__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found")
 )
 """System folders of copies, thumbnails and deleted files, in lower case."""
+
+_CAMERA_FILE = re.compile(
+    r".+\.(cr[23]|nef|nrw|arw|sr[2fw]|dng|or[fi]|rw2|ra[fw]|pef|x3f|3fr|iiq|erf|kdc"
+    r"|mp4|mov|avi|m2?ts|jxl|psd|xcf|svg)",
+    re.IGNORECASE,
+)
+"""Suffixes of raw photos, videos and pictures of editors, which are not read."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -268,10 +288,19 @@ class FoundFile:
 
 @dataclass(kw_only=True, slots=True)
 class Found:
-    """Result of walking a folder: files, and entries that could not be read."""
+    """Result of walking a folder: files, and entries that could not be read.
+
+    Attributes:
+        files: Sorted by path.
+        other_names: As in `finetune.photos.collection.Collection`.
+        other_kinds: Number of camera files of kinds that are not read (raw photos, videos), by
+            suffix.
+    """
 
     files: list[FoundFile] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    other_names: dict[str, str] = field(default_factory=dict)
+    other_kinds: Counter[str] = field(default_factory=Counter)
 
 
 def require_photos(root: Path, *, advice: str) -> Found:
@@ -297,83 +326,131 @@ def require_photos(root: Path, *, advice: str) -> Found:
     return found
 
 
-def find_photos(root: Path) -> Found:
+def find_photos(root: Path, *, any_name: bool = False) -> Found:
     """Returns the photos in a folder and below, sorted by path.
 
     Hidden files and folders are skipped, and so are the folders of operating systems. Symbolic
     links are followed, each folder being entered once: by its own name where it lies below the
     root, else by the first link to it.
 
+    Args:
+        root: The folder.
+        any_name: Also return photos whose names are not valid UTF-8; else they are problems.
+
     Raises:
         OSError: The root itself cannot be listed.
     """
-    found = Found()
-    entered = {_identity(root.stat())}
-    links: deque[tuple[str, str]] = deque()
-    _walk(str(root), "", found, entered, links)
-    while links:
-        folder, path = links.popleft()
-        identity = _identity(os.stat(folder))  # noqa: PTH116 - strings are much faster here
-        if identity not in entered:
-            entered.add(identity)
-            _walk(folder, path + "/", found, entered, links)
+    walk = _Walk(str(root), any_name=any_name)
+    walk.folder(str(root), "")
+    while walk.links:
+        folder, path = walk.links.popleft()
+        try:
+            identity = _identity(os.stat(folder))  # noqa: PTH116 - strings are much faster here
+        except OSError as error:
+            walk.unlisted(path, error)
+            continue
+        if identity not in walk.entered:
+            walk.entered.add(identity)
+            walk.folder(folder, path + "/", in_link=True)
+    found = walk.found
     found.files.sort(key=lambda file: file.path)
     found.problems.sort(key=lambda problem: problem.path)
+    found.other_names.update(walk.other_names())
     return found
 
 
-def _walk(
-    folder: str,
-    prefix: str,
-    found: Found,
-    entered: set[tuple[int, int]],
-    links: deque[tuple[str, str]],
-) -> None:
-    """Walks real folders; links to folders come last, so that a folder's own name is used."""
-    waiting = [(folder, prefix)]
-    while waiting:
-        folder, prefix = waiting.pop()
-        try:
-            with os.scandir(folder) as entries:
-                listed = sorted(entries, key=lambda entry: entry.name)
-        except OSError as error:
-            if not prefix:
-                raise
-            reason = f"this folder cannot be listed: {(error.strerror or 'error').lower()}"
-            found.problems.append(Problem(path=prefix.rstrip("/"), reason=reason))
-            continue
-        for entry in listed:
-            if entry.name.startswith(".") or entry.name.casefold() in _NOT_PHOTOS:
+class _Walk:
+    """Walk of a folder; links to folders come last, so that a folder's own name is used."""
+
+    def __init__(self, root: str, *, any_name: bool) -> None:
+        self.found = Found()
+        self.entered = {_identity(os.stat(root))}  # noqa: PTH116 - strings are much faster here
+        self._root = root
+        self.links: deque[tuple[str, str]] = deque()
+        self._any_name = any_name
+        self._in_link = False
+        self._names: defaultdict[tuple[int, int], list[tuple[bool, str]]] = defaultdict(list)
+
+    def folder(self, folder: str, prefix: str, *, in_link: bool = False) -> None:
+        """Notes the files in a folder and below."""
+        self._in_link = in_link
+        waiting = [(folder, prefix)]
+        while waiting:
+            folder, prefix = waiting.pop()
+            try:
+                with os.scandir(folder) as entries:
+                    listed = sorted(entries, key=lambda entry: entry.name)
+            except OSError as error:
+                if not prefix:
+                    raise
+                self.unlisted(prefix.rstrip("/"), error)
                 continue
-            path = prefix + entry.name
-            if entry.is_dir(follow_symlinks=False):
-                entered.add(_identity(os.stat(entry.path)))  # noqa: PTH116
-                waiting.append((entry.path, path + "/"))
-            elif entry.is_symlink() and _is_folder(entry):
-                links.append((entry.path, path))
-            elif is_photo_name(entry.name):
-                _note_file(entry, path, found)
+            for entry in listed:
+                if entry.name.startswith(".") or entry.name.casefold() in _NOT_PHOTOS:
+                    continue
+                path = prefix + entry.name
+                if entry.is_dir(follow_symlinks=False):
+                    try:
+                        self.entered.add(_identity(os.stat(entry.path)))  # noqa: PTH116
+                    except OSError as error:
+                        self.unlisted(path, error)
+                        continue
+                    waiting.append((entry.path, path + "/"))
+                elif entry.is_symlink() and _is_folder(entry):
+                    self.links.append((entry.path, path))
+                elif is_photo_name(entry.name):
+                    self._file(entry, path)
+                elif kind := _CAMERA_FILE.fullmatch(entry.name):
+                    self.found.other_kinds[kind[1].lower()] += 1
 
+    def unlisted(self, path: str, error: OSError) -> None:
+        """Notes a folder that cannot be listed."""
+        reason = f"this folder cannot be listed: {(error.strerror or 'error').lower()}"
+        self._problem(path, reason)
 
-def _note_file(entry: os.DirEntry[str], path: str, found: Found) -> None:
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        shown = os.fsencode(path).decode("utf-8", errors="replace")
-        reason = "the file's name is not valid UTF-8; rename it"
-        found.problems.append(Problem(path=shown, reason=reason))
-        return
-    try:
-        status = entry.stat()
-    except OSError as error:
-        broken = "a link to a file that is not there" if entry.is_symlink() else None
-        reason = broken or (error.strerror or "cannot be read").lower()
-        found.problems.append(Problem(path=path, reason=reason))
-        return
-    if not stat.S_ISREG(status.st_mode):
-        found.problems.append(Problem(path=path, reason="not a regular file"))
-        return
-    found.files.append(FoundFile(path=path, size=status.st_size, mtime_ns=status.st_mtime_ns))
+    def other_names(self) -> Iterator[tuple[str, str]]:
+        """Yields each further name of a file, with the name that counts: no link, and first."""
+        if any(is_link for names in self._names.values() for is_link, _ in names):
+            root = os.path.realpath(self._root)
+            paths = {file.path for file in self.found.files}
+            for names in self._names.values():
+                if all(is_link for is_link, _ in names):
+                    target = os.path.realpath(os.path.join(self._root, names[0][1]))  # noqa: PTH118
+                    own = os.path.relpath(target, root).replace(os.sep, "/")
+                    if own in paths:
+                        names.append((False, own))
+        for names in self._names.values():
+            (_, own), *others = sorted(names)
+            for _, path in others:
+                yield path, own
+
+    def _problem(self, path: str, reason: str) -> None:
+        shown = path if self._any_name else os.fsencode(path).decode("utf-8", errors="replace")
+        self.found.problems.append(Problem(path=shown, reason=reason))
+
+    def _file(self, entry: os.DirEntry[str], path: str) -> None:
+        try:
+            path.encode()
+        except UnicodeEncodeError:
+            if not self._any_name:
+                self._problem(path, "the file's name is not valid UTF-8; rename it")
+                return
+        try:
+            status = entry.stat()
+        except OSError as error:
+            broken = "a link to a file that is not there" if entry.is_symlink() else None
+            self._problem(path, broken or (error.strerror or "cannot be read").lower())
+            return
+        if not stat.S_ISREG(status.st_mode):
+            self._problem(path, "not a regular file")
+            return
+        self.found.files.append(
+            FoundFile(path=path, size=status.st_size, mtime_ns=status.st_mtime_ns)
+        )
+        is_link = entry.is_symlink()
+        if is_link or status.st_nlink > 1 or self._in_link:
+            known = status if status.st_ino else os.stat(entry.path)  # noqa: PTH116 - Windows
+            self._names[_identity(known)].append((is_link, path))
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import glob
 import io
+import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
+from urllib.parse import unquote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +19,8 @@ from finetune.photos.crops import Crop, crop_and_resize, needed_side
 from finetune.photos.decode.decoder import MAX_PIXELS, decode_photo, is_photo_name
 from finetune.photos.preprocessing import Preprocessing
 from finetune.photos.scan import find_photos
+
+logger = logging.getLogger(__name__)
 
 
 def working_image(
@@ -137,9 +141,10 @@ def photos_of(
 ) -> Iterator[Path]:
     """Yields the photos of paths, folders and patterns, in the order given.
 
-    A folder yields the photos in it at any depth, ``-`` for the paths in `stdin`, one a line,
-    and a path with ``*``, ``?`` or ``[`` that does not exist is a pattern (``**``: any depth). A
-    missing file is yielded too, so that it gets a row with the reason.
+    A folder yields the photos in it at any depth, ``-`` the paths in `stdin`, one a line (or with
+    NUL characters between them), and a path with ``*``, ``?`` or ``[`` that does not exist is a
+    pattern (``**``: any depth). A missing file, a folder that cannot be listed and a link that
+    leads nowhere are yielded too, so that each gets a row with the reason.
 
     Args:
         sources: Paths, patterns, ``-``.
@@ -149,20 +154,23 @@ def photos_of(
     Raises:
         CollectionError: A folder or pattern yields no photos, or a folder cannot be listed.
     """
-    apart = without.resolve() if without is not None else None
+    apart = None if without is None else Path(os.path.realpath(without))
     for source in sources:
         for path in _expanded(str(source), stdin):
-            if apart is None or not path.resolve().is_relative_to(apart):
+            # Unlike Path.resolve, realpath passes over links that lead in a circle.
+            if apart is None or not Path(os.path.realpath(path)).is_relative_to(apart):
                 yield path
 
 
 def _expanded(source: str, stdin: Iterable[str]) -> Iterator[Path]:
     if source == STDIN:
         for line in stdin:
-            name = line.rstrip("\r\n")
-            if name:
-                yield from _expanded_path(Path(name))
+            for name in line.rstrip("\r\n").split("\0"):  # of find -print0
+                if name:
+                    yield from _expanded_path(Path(name))
         return
+    if source.startswith("file://"):
+        source = unquote(source.removeprefix("file://"))
     path = Path(source)
     if not os.path.lexists(path) and glob.has_magic(source):
         yield from _matches(source)
@@ -171,26 +179,38 @@ def _expanded(source: str, stdin: Iterable[str]) -> Iterator[Path]:
 
 
 def _expanded_path(path: Path) -> Iterator[Path]:
-    if not path.is_dir():
+    if not _is_folder(path):
         yield path
         return
     try:
-        files = find_photos(path).files
+        found = find_photos(path, any_name=True)
     except OSError as error:
         raise CollectionError(
             f"The folder {path} cannot be listed: {(error.strerror or 'error').lower()}."
         ) from error
-    if not files:
+    if found.other_kinds:
+        kinds = ", ".join(f".{kind} ({n:,})" for kind, n in sorted(found.other_kinds.items()))
+        logger.warning("%s has camera files of kinds that are not read: %s.", path, kinds)
+    # What cannot be read is yielded too: it gets a row with the reason.
+    names = sorted([*(file.path for file in found.files), *(bad.path for bad in found.problems)])
+    if not names:
         raise CollectionError(f"There are no photos in {path}.")
-    for file in files:
-        yield path / file.path
+    for name in names:
+        yield path / name
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
 
 
 def _matches(pattern: str) -> Iterator[Path]:
     found = False
     for name in sorted(glob.glob(pattern, recursive=True)):  # noqa: PTH207 - may be absolute
         path = Path(name)
-        if path.is_file() and is_photo_name(path.name):
+        if is_photo_name(path.name) and not _is_folder(path):
             found = True
             yield path
     if not found:

@@ -25,7 +25,8 @@ class PredictionTable:
     """CSV file with one row a photo.
 
     An existing file is resumed: a partial last row is cut off, and `missing` skips the photos that
-    have a row. Each row is written before the next prediction, so that a kill loses none.
+    have a row, unless the file of that name is newer than the table. Each row is written before the
+    next prediction, so that a kill loses none.
 
     Args:
         path: The file.
@@ -49,6 +50,7 @@ class PredictionTable:
         self.run = run
         self.top = top
         self.done: Counter[str] = Counter()
+        self.changed = 0
         self._several = several
         header = ["photo", "status", *(["labels"] if several else [])]
         header += ["label", "probability"]
@@ -57,6 +59,7 @@ class PredictionTable:
         self._header = [*header, "error", "run"]
         with storage_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
+            self._written_ns = path.stat().st_mtime_ns if path.exists() else 0
             self._file: BinaryIO = path.open("r+b" if path.exists() else "w+b")
         try:
             self._resume()
@@ -76,14 +79,28 @@ class PredictionTable:
         self.close()
 
     def missing(self, photos: Iterable[Path]) -> Iterator[Path]:
-        """Yields the photos without a row; a photo given twice needs two rows."""
+        """Yields the photos without a row; a photo given twice needs two rows.
+
+        Those that changed since the last row was written are yielded too, and counted as `changed`:
+        cameras use their file names again.
+        """
         left = Counter(self.done)
         for photo in photos:
             name = str(photo)
             if left[name] > 0:
                 left[name] -= 1
-            else:
-                yield photo
+                if not self._is_newer(photo):
+                    continue
+                self.changed += 1
+            yield photo
+
+    def _is_newer(self, photo: Path) -> bool:
+        try:
+            status = photo.stat()
+        except OSError:
+            return False
+        # A copied file keeps its time of change; that of its entry in the folder is new.
+        return max(status.st_mtime_ns, status.st_ctime_ns) > self._written_ns
 
     def add(self, prediction: PhotoPrediction) -> None:
         """Appends one row.

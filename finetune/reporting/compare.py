@@ -17,7 +17,7 @@ from finetune.errors import RunError
 from finetune.evaluation.calibration import bin_confidence, calibration_gap
 from finetune.evaluation.intervals import Interval, accuracy_difference, mcnemar, wilson
 from finetune.evaluation.predictions import Prediction
-from finetune.formatting import count
+from finetune.formatting import count, signed
 from finetune.reporting import charts
 from finetune.reporting.gallery import make_thumbnails
 from finetune.reporting.page import write_page
@@ -119,8 +119,8 @@ class Pair:
         if self.difference < 0:
             low, high = -high, -low
         return (
-            f"The difference lies between {low * 100:+.1f} and {high * 100:+.1f} of 100 photos "
-            "(95 % interval)."
+            f"The difference lies between {signed(low * 100)} and {signed(high * 100)} of 100 "
+            "photos (95 % interval)."
         )
 
     @property

@@ -169,13 +169,14 @@ def relation_text(item: GroupedPhoto) -> str:
     """Returns the relation of a photo to the best one of its group: ``similar, 4 bits``."""
     names = {
         None: "best",
+        "name": "the same file",
         "copy": "exact copy",
         "similar": "similar",
         "mirror": "mirror image",
         "burst": "burst",
     }
     bits = item.distance_bits
-    if item.kind in (None, "copy") or bits is None:
+    if item.kind in (None, "name", "copy") or bits is None:
         return names[item.kind]
     return f"{names[item.kind]}, {bits} bit{'' if bits == 1 else 's'}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,21 +14,23 @@ from numpy.typing import NDArray
 
 from finetune.data.dataset import PhotoDataset, Sample, targets_of_samples
 from finetune.data.pixel_cache import PixelCache
-from finetune.errors import CollectionError, RunError
+from finetune.errors import CollectionError, RunError, StorageError
 from finetune.evaluation.confusion import write_confusion_csv
 from finetune.evaluation.intervals import wilson
 from finetune.evaluation.predictions import EvaluatedPhoto, write_predictions
 from finetune.evaluation.probabilities import Floats
 from finetune.files import collection_cache_dir, safe_name, write_json
 from finetune.models.inference import predict_dataset
-from finetune.photos.collection import Photo
+from finetune.photos.collection import Part, Photo
 from finetune.photos.labels import label_index
 from finetune.photos.scan import scan
 from finetune.photos.split.split import read_split
-from finetune.runs.folder import RunFolder
+from finetune.runs.folder import RunFolder, check_photos_are_there
 from finetune.runs.loading import TrainedRun, open_trained
 from finetune.tasks.base import Task
 from finetune.tasks.data_split import replay_split
+
+logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 
@@ -55,13 +58,14 @@ class Evaluation:
     """Evaluation of a run on labeled photos.
 
     Attributes:
-        folder: Folder with metrics.json, predictions.csv and confusion_matrix.csv.
+        folder: Folder with metrics.json, predictions.csv and confusion_matrix.csv; None if it
+            could not be written.
         unknown_labels: Number of photos by label that the run was not trained on.
         left_out: Number of photos without a label (or, of a single-label run, with several).
         unknown: Metrics of the unknown threshold; None if the run has none.
     """
 
-    folder: Path
+    folder: Path | None
     metrics: dict[str, Any]
     unknown_labels: dict[str, int]
     left_out: int
@@ -74,10 +78,14 @@ class EvaluationRequest:
 
     Attributes:
         photos: A labeled folder; None for the run's own validation and test parts.
+        own_photos: Where the photos of the run are now; None: where they were.
+        output: Folder for the results; None: in the run.
         tta: Average the predictions of each photo and its mirror image.
     """
 
     photos: Path | None = None
+    own_photos: Path | None = None
+    output: Path | None = None
     catalog: Path | None = None
     tta: bool = False
     device: str = "cpu"
@@ -90,8 +98,9 @@ def evaluate(
     """Evaluates a run and writes the results.
 
     On the run's own parts the files go to ``RUN/evaluation``, on other photos to
-    ``RUN/evaluation-NAME``; the files of the training are unchanged. Of a run that was trained on
-    all of its photos the cross-validated metrics are returned.
+    ``RUN/evaluation-NAME``, unless `request.output` names a folder; the files of the training are
+    unchanged. If a run cannot be written, its figures are returned all the same. Of a run that was
+    trained on all of its photos the cross-validated metrics are returned.
 
     Raises:
         RunError: The run cannot be opened, or its photos have changed.
@@ -113,7 +122,7 @@ def evaluate_trained(
 def _own_parts(
     trained: TrainedRun, request: EvaluationRequest, progress: Progress | None
 ) -> Evaluation:
-    root = Path(trained.description["photos"])
+    root = request.own_photos or Path(trained.description["photos"])
     where = trained.description["settings"]["collection"].get("catalog")
     catalog = request.catalog or (Path(where) if where else None)
     rows = read_split(trained.folder.split_file)
@@ -128,16 +137,18 @@ def _own_parts(
         return Evaluation(
             folder=run.path, metrics=metrics, unknown_labels={}, left_out=0, unknown=None
         )
+    check_photos_are_there(root, trained.folder.path, "finetune evaluate RUN --photos FOLDER")
     with _cache(root, catalog, trained, request) as cache:
         collection = scan(root, catalog=catalog, sink=cache)
-        parts = replay_split(collection, rows, trained.labels, trained.task)
+        held_out: list[Part] = ["validation", "test"]
+        parts = replay_split(collection, rows, trained.labels, trained.task, needed=held_out)
         found = {
             part: _predict(trained, _dataset(root, samples, cache, trained), request, progress)
             for part, samples in parts.samples.items()
             if part != "train" and samples
         }
     samples = {part: parts.samples[part] for part in found}
-    folder = trained.folder.path / "evaluation"
+    folder = request.output or trained.folder.path / "evaluation"
     return _write(trained, folder, samples, found)
 
 
@@ -163,13 +174,13 @@ def _other_photos(
             others = PhotoDataset(root, [_sample(photo, 0) for photo in unknown], cache)
             of_unknown = _predict(trained, others, request, progress)
     name = safe_name(root.resolve().name)
-    folder = trained.folder.path / f"evaluation-{name}"
+    folder = request.output or trained.folder.path / f"evaluation-{name}"
     result = _write(trained, folder, {name: samples}, {name: found}, of_unknown)
     counts: dict[str, int] = {}
     for photo in unknown:
         counts[photo.labels[0]] = counts.get(photo.labels[0], 0) + 1
     return Evaluation(
-        folder=folder,
+        folder=result.folder,
         metrics=result.metrics,
         unknown_labels=counts,
         left_out=left_out,
@@ -192,14 +203,25 @@ def _write(
     of_unknown: _Outputs | None = None,
 ) -> Evaluation:
     logits = {part: outputs.logits for part, outputs in found.items()}
-    metrics = write_evaluated(folder, trained.task, trained.labels, samples, logits)
+    width = trained.task.target_width(trained.labels)
     last = list(found)[-1]
-    targets = targets_of_samples(samples[last], trained.task.target_width(trained.labels))
-    unknown = _unknown(trained, found[last], targets, of_unknown)
-    write_json(folder / "metrics.json", {**metrics, **({"unknown": unknown} if unknown else {})})
-    return Evaluation(
-        folder=folder, metrics=metrics, unknown_labels={}, left_out=0, unknown=unknown
-    )
+    unknown = _unknown(trained, found[last], targets_of_samples(samples[last], width), of_unknown)
+    saved: Path | None = folder
+    try:
+        metrics = write_evaluated(folder, trained.task, trained.labels, samples, logits)
+        write_json(
+            folder / "metrics.json", {**metrics, **({"unknown": unknown} if unknown else {})}
+        )
+    except StorageError as error:
+        logger.warning("The results are not saved: %s Name another folder with --output.", error)
+        saved = None
+        metrics = {
+            part: trained.task.metrics(
+                values, targets_of_samples(samples[part], width), trained.labels
+            )
+            for part, values in logits.items()
+        }
+    return Evaluation(folder=saved, metrics=metrics, unknown_labels={}, left_out=0, unknown=unknown)
 
 
 def write_evaluated(

@@ -231,6 +231,24 @@ def open_run(path: Path) -> RunFolder:
     return run
 
 
+def check_photos_are_there(photos: Path, run: Path, command: str) -> None:
+    """Checks that the folder of a run's photos exists.
+
+    Args:
+        photos: The folder.
+        run: The run, for the message.
+        command: Command that names another folder.
+
+    Raises:
+        RunError: It does not.
+    """
+    if not photos.is_dir():
+        raise RunError(
+            f"{photos}, the folder of the photos of {run}, is not there. If it was moved, name its "
+            f"new place: {command}"
+        )
+
+
 def find_run(name: str | None, runs: Path = RUNS_FOLDER) -> RunFolder:
     """Returns the run called `name` (a path, or a folder of `runs`), or the newest finished one.
 

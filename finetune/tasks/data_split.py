@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from finetune.config import CollectionConfig, LabelsConfig
 from finetune.data.balance import strata
 from finetune.data.dataset import Sample, targets_of_samples
-from finetune.errors import CollectionError, RunError
+from finetune.errors import CollectionError, ConfigError, RunError
 from finetune.formatting import count
 from finetune.photos.collection import Collection, Part, Photo
 from finetune.photos.labels import few_photos, label_index
@@ -133,7 +133,14 @@ def split_collection(
     groups = photo_groups(photos, group_by=config.group_by, assigned=assigned)
     names = [photo.labels if task.multi_label else photo.labels[0] for photo in photos]
     if folds is not None:
-        held = fold_groups(names, groups, folds=folds, seed=seed)
+        try:
+            held = fold_groups(names, groups, folds=folds, seed=seed)
+        except ConfigError as error:
+            raise CollectionError(
+                f"{collection.root}: no photo can be held out to measure the accuracy, because all "
+                "photos of each label look alike. Add different photos, or treat near-duplicates "
+                "as different photos with --group-by none."
+            ) from error
         folded = tuple(
             SplitRow(
                 path=p.path,
@@ -191,24 +198,48 @@ def replay_split(
     rows: Sequence[SplitRow],
     labels: tuple[str, ...],
     task: Task | None = None,
+    *,
+    needed: Sequence[Part] = PARTS,
 ) -> DataSplit:
-    """Returns the parts that a split.csv describes, for a task; None: one label a photo.
+    """Returns the parts that a split.csv describes; a photo that was moved is found by content.
+
+    Args:
+        collection: What a scan found.
+        rows: Of split.csv.
+        labels: In class order.
+        task: Single-label or multi-label; None: one label a photo.
+        needed: Parts to return; photos of others may be gone.
 
     Raises:
-        RunError: A photo of it is gone or has changed; the message names the first.
+        RunError: A photo of these parts is gone or has changed; the message names the first.
     """
     by_path = {photo.path: photo for photo in collection.photos}
+    by_digest = {photo.digest: photo for photo in collection.photos}
     photos = []
+    found_rows = []
     for row in rows:
+        if row.part not in needed:
+            continue
         photo = by_path.get(row.path)
         if photo is None or photo.digest != row.digest:
             what = "is gone" if photo is None else "has changed"
-            raise RunError(
-                f"{collection.root / row.path} {what} since the run began, so it cannot be resumed "
-                "exactly. Put the photo back, or start a new run."
-            )
+            photo = by_digest.get(row.digest)
+            if photo is None:
+                raise RunError(
+                    f"{collection.root / row.path} {what} since the run began, so it cannot be "
+                    "resumed exactly. Put the photo back, name the folder that has it with "
+                    "--photos, or start a new run."
+                )
         photos.append(photo)
-    return _parts(collection.root, photos, tuple(rows), labels, task or SingleLabel())
+        found_rows.append(row)
+    return _parts(
+        collection.root,
+        photos,
+        tuple(found_rows),
+        labels,
+        task or SingleLabel(),
+        check=set(needed) == set(PARTS),
+    )
 
 
 def _parts(
@@ -217,6 +248,8 @@ def _parts(
     rows: tuple[SplitRow, ...],
     labels: tuple[str, ...],
     task: Task,
+    *,
+    check: bool = True,
 ) -> DataSplit:
     index = label_index(labels)
 
@@ -225,7 +258,8 @@ def _parts(
         return task.target(found)
 
     samples: dict[Part, list[Sample]] = {part: [] for part in PARTS}
-    for photo, row in zip(photos, rows, strict=True):
+    # In the order of the paths in split.csv, which stays the same when photos are moved.
+    for photo, row in sorted(zip(photos, rows, strict=True), key=lambda pair: pair[1].path):
         samples[row.part].append(
             Sample(
                 path=photo.path,
@@ -236,13 +270,18 @@ def _parts(
         )
     folded = any(row.fold is not None for row in rows)
     needed: tuple[Part, ...] = ("train",) if folded else ("train", "validation")
-    for part in needed:
+    for part in needed if check else ():
         if not samples[part]:
             raise CollectionError(
                 f"{root}: no photo is left for {part}. Add photos, or change --validation and "
                 "--test."
             )
-    done = {part: tuple(sorted(samples[part], key=lambda s: s.path)) for part in PARTS}
+    # Rows with the paths of today, by which folds are found.
+    rows = tuple(
+        row if row.path == photo.path else dataclasses.replace(row, path=photo.path)
+        for photo, row in zip(photos, rows, strict=True)
+    )
+    done = {part: tuple(samples[part]) for part in PARTS}
     return DataSplit(
         root=root, labels=labels, samples=done, rows=rows, proof=None, notes=(), task=task
     )

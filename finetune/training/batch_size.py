@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional
 
 from finetune.config import MachineConfig
-from finetune.errors import DeviceError
+from finetune.errors import ConfigError, DeviceError
 from finetune.photos.preprocessing import Preprocessing
 from finetune.training.checkpoints import TrainState
 from finetune.training.data_source import LoaderConfig, PhotoSource
@@ -166,6 +166,7 @@ def fit_in_memory(
     micro-batches. With several processes the error is raised, since one cannot repeat a step alone.
 
     Raises:
+        ConfigError: Batch norm takes statistics, and a micro-batch has one photo.
         DeviceError: Not even one photo fits.
         StorageError: As `loop.fit`.
     """
@@ -174,6 +175,13 @@ def fit_in_memory(
             return fit(
                 state, source, loop_config, accelerator, callback=callback, stop=stop, world=world
             )
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise ConfigError(
+                f"--batch-size {source.loading.batch_size}: batch norm cannot take statistics of a "
+                "single photo at this size. Use --batch-size 4 or more, or a larger --size."
+            ) from error
         except (torch.OutOfMemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise

@@ -30,7 +30,13 @@ from finetune.photos.collection import Collection
 from finetune.photos.preprocessing import Preprocessing
 from finetune.photos.scan import scan
 from finetune.photos.split.split import read_split, write_split
-from finetune.runs.folder import RUNS_FOLDER, RunFolder, create_run, write_labels
+from finetune.runs.folder import (
+    RUNS_FOLDER,
+    RunFolder,
+    check_photos_are_there,
+    create_run,
+    write_labels,
+)
 from finetune.tasks.data_split import FOLDS, DataSplit, replay_split, split_collection
 from finetune.tasks.factory import task_for
 from finetune.training.checkpoints import save_tensors
@@ -99,8 +105,8 @@ def prepare(
     """Yields a training that is ready for its first step, and closes its caches afterwards.
 
     Args:
-        photos: A folder with one folder of photos a label, or ``train/ val/ test/`` of such; None
-            with `resume`.
+        photos: A folder with one folder of photos a label, or ``train/ val/ test/`` of such. With
+            `resume`: where the photos of that run are now; None: where they were.
         config: Requested settings; unset ones are resolved.
         parent: Finished run to start from, with a `config` from `warm_start.inherit`.
         resume: Interrupted run to resume, exactly as it was prepared before.
@@ -113,7 +119,7 @@ def prepare(
         RunError: The run to resume is finished or damaged, or its photos have changed.
     """
     if resume is not None:
-        with _resumed(resume, callback, overrides) as prepared:
+        with _resumed(resume, photos, callback, overrides) as prepared:
             yield prepared
         return
     if photos is None:
@@ -199,7 +205,9 @@ def prepare(
 
 
 @contextlib.contextmanager
-def _resumed(run: RunFolder, callback: Callback, overrides: Overrides) -> Iterator[Prepared]:
+def _resumed(
+    run: RunFolder, moved_to: Path | None, callback: Callback, overrides: Overrides
+) -> Iterator[Prepared]:
     description = run.read(run.config_file)
     if description.get("finished"):
         raise RunError(
@@ -212,7 +220,10 @@ def _resumed(run: RunFolder, callback: Callback, overrides: Overrides) -> Iterat
         raise RunError(f"{run.config_file} is damaged: {error}") from error
     world = join_processes(config.machine)
     callback = callback if world.is_main else ignore
-    photos = Path(description["photos"])
+    photos = Path(description["photos"]) if moved_to is None else moved_to.resolve()
+    check_photos_are_there(photos, run.path, "finetune train --resume RUN --photos FOLDER")
+    if moved_to is not None and world.is_main:
+        write_json(run.config_file, {**description, "photos": str(photos)})
     labels = tuple(run.read(run.labels_file))
     preprocessing = Preprocessing.from_dict(run.read(run.preprocessing_file))
     module = factory.rebuild(

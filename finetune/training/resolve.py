@@ -344,6 +344,17 @@ def uses_cached_features(config: ResolvedConfig, *, linear_head: bool) -> bool:
     return cached and linear_head
 
 
+def requests_cached_head(config: TrainConfig) -> bool:
+    """Returns whether settings alone request a head on cached features, before photos are read.
+
+    A network without one linear head is trained in steps nevertheless.
+    """
+    if config.training.mode != "head":
+        return False
+    recipe = recipe_of(_augment(config, "head"), config)
+    return _caches_features("head", recipe, config.training.views)
+
+
 def recipe_of(augment: str | None, config: TrainConfig) -> Recipe | None:
     """Returns an augmentation recipe with a config's overrides, or None for a pipeline file.
 

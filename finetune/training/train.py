@@ -90,6 +90,7 @@ def train(
 def resume(
     run: Path | str,
     *,
+    photos: Path | str | None = None,
     callback: Callback = ignore,
     split: Splitter | None = None,
     metrics: Mapping[str, Metric] | None = None,
@@ -98,6 +99,7 @@ def resume(
 
     Args:
         run: Folder of the run.
+        photos: Where its photos are now, if they were moved.
         callback: As in `train`.
         split: As in `train`.
         metrics: As in `train`.
@@ -108,7 +110,8 @@ def resume(
     started = datetime.datetime.now()
     overrides = Overrides(split=split, metrics=metrics or {})
     folder = open_run(Path(run))
-    with prepare(None, resume=folder, callback=callback, overrides=overrides) as prepared:
+    moved_to = None if photos is None else Path(photos)
+    with prepare(moved_to, resume=folder, callback=callback, overrides=overrides) as prepared:
         return execute(prepared, started)
 
 

@@ -50,7 +50,7 @@ def test_keywords_are_laid_over_a_config(
 def test_an_unknown_keyword_is_named_with_the_nearest(photos: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         train(photos, epoch=3)
-    assert str(caught.value) == "unknown setting 'epoch'; did you mean 'epochs'?."
+    assert str(caught.value) == "unknown setting 'epoch' (did you mean 'epochs'?)."
 
 
 def test_no_setting_has_the_name_of_a_parameter() -> None:

@@ -110,12 +110,15 @@ def test_completion_lists_commands_in_bash() -> None:
     assert sorted(result.stdout.split()) == ["export", "export-photos"]
 
 
-def test_interrupt_during_imports_is_one_line() -> None:
+@pytest.mark.parametrize("raised", ["KeyboardInterrupt", "ImportError"])
+def test_interrupt_during_imports_is_one_line_whatever_a_library_raises(raised: str) -> None:
     code = (
-        "import sys; from finetune.__main__ import main\n"
+        "import os, signal, sys; from finetune.__main__ import main\n"
         "class Interrupt:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name == 'finetune.cli': raise KeyboardInterrupt\n"
+        "        if name != 'finetune.cli': return\n"
+        "        try: os.kill(os.getpid(), signal.SIGINT)\n"
+        f"        finally: raise {raised}\n"
         "sys.meta_path.insert(0, Interrupt())\n"
         "main()"
     )
@@ -123,3 +126,14 @@ def test_interrupt_during_imports_is_one_line() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=False
     )
     assert (result.returncode, result.stderr) == (130, "Error: Interrupted.\n")
+
+
+@pytest.mark.parametrize("address", ["https://example.org/a.jpg", "S3://photos/a"])
+@pytest.mark.parametrize("command", ["predict", "train", "scan", "import"])
+def test_address_on_the_web_is_no_file(
+    error_of: Callable[..., str], command: str, address: str
+) -> None:
+    assert error_of(command, address) == (
+        f"{address} is an address on the web, not a file. Download it first, and give the path of "
+        "the file."
+    )

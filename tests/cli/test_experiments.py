@@ -78,3 +78,12 @@ def test_several_labels_are_swept_with_the_loss_that_they_train_with(
     sweep = json.loads(result.stdout)["sweep"]
     # One label of half of the photos: binary cross-entropy starts near the entropy of the share.
     assert sweep["losses"][0] == pytest.approx(math.log(2), abs=0.1)
+
+
+def test_lr_find_refuses_a_mode_without_rates_before_photos_are_read(
+    error_of: Callable[..., str],
+) -> None:
+    assert error_of("lr-find", "nowhere", "--mode", "head") == (
+        "--mode head fits its head to the minimum and has no learning rate; use --mode full or "
+        "--mode gradual."
+    )

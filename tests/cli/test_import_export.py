@@ -124,6 +124,7 @@ def test_a_data_set_becomes_a_new_folder_of_photos(
         "folder": str(tmp_path / "photos"),
         "photos": 6,
         "labels": {"0": 2, "1": 2, "2": 2},
+        "renamed": {},
         "dry_run": False,
     }
     assert len(list((tmp_path / "photos").rglob("*.png"))) == 6

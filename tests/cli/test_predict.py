@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,8 +31,37 @@ def test_folders_patterns_and_stdin_give_the_same_photos(run: Callable[..., Resu
     by_pattern = json.loads(run("predict", "photos/*nt/*.png", "--json").stdout)
     names = "".join(f"photos/ant/{number}.png\n" for number in range(8))
     by_stdin = json.loads(run("predict", "-", "--json", stdin=names).stdout)
-    assert by_folder == by_pattern == by_stdin
+    by_nulls = json.loads(run("predict", "-", "--json", stdin=names.replace("\n", "\0")).stdout)
+    assert by_folder == by_pattern == by_stdin == by_nulls
+    address = Path("photos/ant/0.png").absolute().as_uri()
+    assert (
+        json.loads(run("predict", address, "--json").stdout)[0]["ranked"]
+        == (by_folder[0]["ranked"])
+    )
     assert len(by_folder) == 8
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are bytes on Linux alone")
+def test_every_file_of_a_folder_has_a_row(run: Callable[..., Result], tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    photo = Path("photos/ant/0.png").read_bytes()
+    (folder / "ok.png").write_bytes(photo)
+    Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.png")).write_bytes(photo)
+    (folder / "gone.png").symlink_to("nowhere.png")
+    (folder / "raw.CR2").write_bytes(b"raw")
+    os.mkfifo(folder / "pipe.png")
+    result = run("predict", folder, "--json", code=1)
+    found = {row["photo"].rpartition("/")[2]: row.get("error") for row in json.loads(result.stdout)}
+    assert found == {
+        "caf\udce9.png": None,
+        "gone.png": "a link to a file that is not there",
+        "ok.png": None,
+        "pipe.png": "not a regular file",
+    }
+    assert "camera files of kinds that are not read: .cr2 (1)." in result.stderr.replace("\n", " ")
+    (folder / "ok.png").unlink()
+    run("predict", tmp_path / "i*" / "g*.png", code=1)
 
 
 def test_many_photos_are_a_line_each(run: Callable[..., Result]) -> None:

@@ -24,6 +24,21 @@ def digests(folder: Path) -> dict[str, str]:
     }
 
 
+def test_a_script_without_a_guard_may_draw_with_several_processes(tmp_path: Path) -> None:
+    script = tmp_path / "draw.py"
+    script.write_text(
+        "import pathlib, sys\n"
+        "from finetune.demo_data import draw_collection\n"
+        "birds = draw_collection(pathlib.Path(sys.argv[1]), species=2, photos_per_species=2,\n"
+        "                        size=(64, 48), flaws=False, workers=2)\n"
+        "print(len(birds.photos), __file__ == sys.argv[0])\n"
+    )
+    result = subprocess.run(
+        [sys.executable, script, tmp_path / "birds"], capture_output=True, text=True, check=False
+    )
+    assert (result.stdout, result.stderr) == ("4 True\n", "")
+
+
 def test_every_species_has_a_folder_with_its_photos(small_collection: DemoCollection) -> None:
     folders = {
         path.name: len(list(path.glob("*.jpg"))) for path in small_collection.folder.iterdir()

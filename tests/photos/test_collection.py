@@ -13,7 +13,7 @@ from finetune.photos.collection import (
     hash_array,
     pack_hashes,
 )
-from finetune.photos.labels import find_parts, place_of
+from finetune.photos.labels import NO_PARTS, find_parts
 from finetune.photos.near_duplicates.hashing import PhotoHashes
 from finetune.photos.quality import Quality
 
@@ -85,14 +85,14 @@ def test_ten_thousand_photos_take_a_few_megabytes() -> None:
     assert used < 10e6
 
 
-@pytest.mark.parametrize("validation", ["val", "valid", "validation", "Val"])
+@pytest.mark.parametrize("validation", ["val", "valid", "validation", "Val", "DEV", "val_images"])
 def test_ready_part_folders_are_found(validation: str) -> None:
     paths = ["train/heron/1.jpg", f"{validation}/heron/2.jpg", "test/heron/3.jpg"]
     parts = find_parts(paths)
-    assert parts == {"train": "train", validation: "validation", "test": "test"}
-    assert place_of(paths[1], parts) == ("heron", "validation")
-    assert place_of("test/gulls/young/3.jpg", parts) == ("gulls/young", "test")
-    assert place_of("test/4.jpg", parts) == (None, "test")
+    assert parts.names == {"train": "train", validation: "validation", "test": "test"}
+    assert parts.place(paths[1]) == ("heron", "validation")
+    assert parts.place("test/gulls/young/3.jpg") == ("gulls/young", "test")
+    assert parts.place("test/4.jpg") == (None, "test")
 
 
 @pytest.mark.parametrize(
@@ -101,17 +101,56 @@ def test_ready_part_folders_are_found(validation: str) -> None:
         ["train/1.jpg", "bus/2.jpg"],
         ["train/heron/1.jpg"],
         ["train/heron/1.jpg", "train/gull/2.jpg"],
-        ["train/heron/1.jpg", "val/heron/2.jpg", "more/heron/3.jpg"],
         ["val/heron/1.jpg", "test/heron/2.jpg"],
         ["train/1.jpg", "test/2.jpg"],
         [],
     ],
 )
 def test_other_folders_are_labels_not_parts(paths: list[str]) -> None:
-    assert find_parts(paths) == {}
+    assert find_parts(paths) == NO_PARTS
+
+
+@pytest.mark.parametrize(
+    ("paths", "places", "others"),
+    [
+        (  # one folder around everything, other names and cases
+            ["brain/Training/glioma/1.jpg", "brain/Testing/glioma/2.jpg"],
+            [("glioma", "train"), ("glioma", "test")],
+            (),
+        ),
+        (  # parts below each label
+            ["heron/tr/1.jpg", "heron/EVAL/2.jpg", "gulls/young/tr/3.jpg"],
+            [("heron", "train"), ("heron", "test"), ("gulls/young", "train")],
+            (),
+        ),
+        (  # folders beside the parts belong to none
+            ["train/heron/1.jpg", "val/heron/2.jpg", "more/heron/3.jpg", "to_predict/4.jpg"],
+            [("heron", "train"), ("heron", "validation"), (None, None), (None, None)],
+            ("more", "to_predict"),
+        ),
+    ],
+)
+def test_part_folders_in_other_places_are_found(
+    paths: list[str], places: list[tuple[str | None, str | None]], others: tuple[str, ...]
+) -> None:
+    parts = find_parts(paths)
+    assert [parts.place(path) for path in paths] == places
+    assert parts.others == others
+
+
+def test_a_photo_gets_another_label_within_its_part() -> None:
+    for path, moved in (
+        ("brain/Training/glioma/1.jpg", "brain/Training/healthy"),
+        ("brain/Testing/glioma/2.jpg", "brain/Testing/healthy"),
+    ):
+        parts = find_parts(["brain/Training/glioma/1.jpg", "brain/Testing/glioma/2.jpg"])
+        assert parts.folder_of(path, "healthy") == moved
+    parts = find_parts(["heron/tr/1.jpg", "heron/EVAL/2.jpg"])
+    assert parts.folder_of("heron/tr/1.jpg", "gull") == "gull/tr"
+    assert NO_PARTS.folder_of("heron/1.jpg", "gull") == "gull"
 
 
 def test_without_parts_the_label_is_the_path_of_the_folder_in_nfc() -> None:
-    assert place_of("a/b/c.jpg", {}) == ("a/b", None)
-    assert place_of("c.jpg", {}) == (None, None)
-    assert place_of("カ\u3099/c.jpg", {}) == ("ガ", None)
+    assert NO_PARTS.place("a/b/c.jpg") == ("a/b", None)
+    assert NO_PARTS.place("c.jpg") == (None, None)
+    assert NO_PARTS.place("カ\u3099/c.jpg") == ("ガ", None)

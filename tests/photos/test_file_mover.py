@@ -208,3 +208,103 @@ def test_full_disk_is_a_storage_error(
         "space and run the same command again. Older files are intact."
     )
     assert (root / "gull/1.jpg").exists()
+
+
+@pytest.fixture
+def linked(tmp_path: Path) -> Path:
+    """A collection in which links lead to its own photo, to one outside, and to a folder."""
+    root = tmp_path / "photos"
+    for path in (root / "a/1.jpg", root / "a/2.jpg", root / "b/3.jpg", tmp_path / "nas/4.jpg"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(path.name.encode())
+    (root / "a/fav.jpg").symlink_to("1.jpg")
+    (root / "b/fav.jpg").symlink_to("../a/1.jpg")
+    (root / "b/chain.jpg").symlink_to("fav.jpg")
+    (root / "b/out.jpg").symlink_to("../../nas/4.jpg")
+    (root / "nas").symlink_to(tmp_path / "nas", target_is_directory=True)
+    return root
+
+
+def links(root: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(root)): str(path.readlink())
+        for path in sorted(root.rglob("*"))
+        if path.is_symlink()
+    }
+
+
+def test_files_that_links_lead_to_and_linked_folders_stay(linked: Path, tmp_path: Path) -> None:
+    before = tree(linked)
+    moves = quarantine(linked, ["a/1.jpg", "nas/4.jpg", "a/2.jpg"], tmp_path / "away")
+    assert problems(moves) == [
+        ("a/1.jpg", "a link leads to it"),
+        ("nas/4.jpg", "its folder is a link"),
+    ]
+    assert set(tree(tmp_path / "away")) == {"a/2.jpg", JOURNAL}
+    assert set(tree(linked)) == set(before) - {"a/2.jpg"}
+
+
+def test_a_moved_link_leads_to_its_file_and_comes_back_as_it_was(
+    linked: Path, tmp_path: Path
+) -> None:
+    before, away = links(linked), tmp_path / "far" / "away"
+    names = ["a/fav.jpg", "b/fav.jpg", "b/chain.jpg", "b/out.jpg"]
+    assert quarantine(linked, names, away).problems == ()
+    assert {name: (away / name).read_bytes() for name in names} == {
+        "a/fav.jpg": b"1.jpg",
+        "b/fav.jpg": b"1.jpg",
+        "b/chain.jpg": b"1.jpg",
+        "b/out.jpg": b"4.jpg",
+    }
+    assert restore(linked, away).problems == ()
+    assert links(linked) == before
+    assert not away.exists()
+
+
+def test_an_undo_goes_on_past_what_it_cannot_do(linked: Path, tmp_path: Path) -> None:
+    away = tmp_path / "away"
+    quarantine(linked, ["a/2.jpg", "b/fav.jpg", "b/3.jpg", "b/out.jpg"], away)
+    (away / "b/fav.jpg").unlink()
+    (away / "b/fav.jpg").write_bytes(b"no link any more")
+    (linked / "b").rename(linked / "old b")
+    (linked / "b").write_bytes(b"a file where a folder was")
+    restored = restore(linked, away)
+    assert [move.source for move in restored.done] == ["a/2.jpg"]
+    assert problems(restored) == [
+        ("b/out.jpg", "file exists"),
+        ("b/3.jpg", "file exists"),
+        ("b/fav.jpg", "it is no longer the link that was moved"),
+    ]
+    (linked / "b").unlink()
+    (away / "b/fav.jpg").unlink()
+    assert problems(restore(linked, away)) == [("b/fav.jpg", "the file no longer exists")]
+    assert (linked / "b/3.jpg").read_bytes() == b"3.jpg"
+    assert (linked / "b/out.jpg").readlink() == Path("../../nas/4.jpg")
+    assert not away.exists()
+
+
+def test_a_link_put_in_the_place_of_a_moved_file_never_loses_it(
+    linked: Path, tmp_path: Path
+) -> None:
+    away = tmp_path / "away"
+    quarantine(linked, ["a/2.jpg"], away)
+    (linked / "a/2.jpg").symlink_to(away / "a/2.jpg")
+    assert problems(restore(linked, away)) == [("a/2.jpg", "another file has taken its place")]
+    assert (away / "a/2.jpg").read_bytes() == b"2.jpg"
+
+
+def test_a_file_with_the_longest_possible_name_moves_to_another_disk(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "x" * 251 + ".jpg"
+    (root / "gull/1.jpg").rename(root / "gull" / name)
+    rename = Path.rename
+
+    def across(self: Path, target: Path) -> Path:
+        if self.name.startswith("."):
+            return rename(self, target)
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr(Path, "rename", across)
+    quarantine(root, [f"gull/{name}"], tmp_path / "away")
+    assert (tmp_path / "away" / "gull" / name).read_bytes() == b"gull/1.jpg"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -12,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +31,7 @@ from finetune.photos.decode.decoder import decode_photo
 from finetune.photos.decode.pool import WorkerError
 from finetune.photos.near_duplicates.hashing import hash_with_mirror
 from finetune.photos.quality import measure
-from finetune.photos.scan import scan
+from finetune.photos.scan import find_photos, scan
 
 WritePhoto = Callable[..., Path]
 Draw = Callable[..., NDArray[np.uint8]]
@@ -142,10 +144,65 @@ def test_symlink_loops_end_and_linked_folders_are_labels(
     assert [(photo.path, photo.labels) for photo in collection.photos] == [
         ("gull/b.jpg", ("gull",)),
         ("heron/a.jpg", ("heron",)),
-        ("heron/link.jpg", ("heron",)),
     ]
+    assert collection.other_names == {"heron/link.jpg": "heron/a.jpg"}
     assert [(problem.path, problem.reason) for problem in collection.problems] == [
         ("self.jpg", "a link to a file that is not there")
+    ]
+
+
+def test_a_file_is_one_photo_whatever_its_names(tmp_path: Path, write_photo: WritePhoto) -> None:
+    root = tmp_path / "photos"
+    for name in ("a/1.jpg", "a/2.jpg", "b/3.jpg"):
+        write_photo(root / name, int(name[2]))
+    write_photo(tmp_path / "nas" / "9.jpg", 9)
+    (root / "a" / "0.jpg").symlink_to("1.jpg")  # before its file, in the order of names
+    (root / "a" / "hard.jpg").hardlink_to(root / "a" / "2.jpg")
+    (root / "b" / "also.jpg").symlink_to("../a/1.jpg")
+    for name in ("out1.jpg", "out2.jpg"):
+        (root / "b" / name).symlink_to(tmp_path / "nas" / "9.jpg")
+    collection = scan(root, workers=1)
+    assert [(photo.path, photo.labels) for photo in collection.photos] == [
+        ("a/1.jpg", ("a",)),
+        ("a/2.jpg", ("a",)),
+        ("b/3.jpg", ("b",)),
+        ("b/also.jpg", ("b",)),  # adds a label
+        ("b/out1.jpg", ("b",)),
+    ]
+    assert collection.other_names == {
+        "a/0.jpg": "a/1.jpg",
+        "a/hard.jpg": "a/2.jpg",
+        "b/also.jpg": "a/1.jpg",
+        "b/out2.jpg": "b/out1.jpg",
+    }
+
+
+def test_camera_files_that_are_not_read_are_counted(
+    tmp_path: Path, write_photo: WritePhoto
+) -> None:
+    write_photo(tmp_path / "a" / "1.jpg", 1)
+    for name in ("1.CR2", "2.cr2", "clip.MOV", "notes.txt", "1.xmp"):
+        (tmp_path / "a" / name).write_bytes(b"")
+    assert scan(tmp_path, workers=1).other_kinds == {"cr2": 2, "mov": 1}
+
+
+def test_folder_whose_entries_cannot_be_read_is_a_problem(
+    tmp_path: Path, write_photo: WritePhoto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("open/1.jpg", "shut/deep/2.jpg"):
+        write_photo(tmp_path / name, 1)
+    stat = os.stat
+
+    def refused(path: Any, *args: Any, **options: Any) -> os.stat_result:
+        if str(path).endswith("deep"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return stat(path, *args, **options)
+
+    monkeypatch.setattr(os, "stat", refused)
+    found = find_photos(tmp_path)
+    assert [file.path for file in found.files] == ["open/1.jpg"]
+    assert [(problem.path, problem.reason) for problem in found.problems] == [
+        ("shut/deep", "this folder cannot be listed: permission denied")
     ]
 
 

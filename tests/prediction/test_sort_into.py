@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
@@ -155,3 +156,71 @@ def test_a_journal_cannot_lead_out_of_the_folder(tmp_path: Path, target: str) ->
     with pytest.raises(CollectionError) as caught:
         undo_sorting(tmp_path / "out")
     assert str(caught.value) == f"{journal}, line 1 leads out of the folder: {target!r}."
+
+
+@pytest.mark.parametrize("transfer", get_args(Transfer))
+def test_another_photo_with_the_name_of_a_sorted_one_is_sorted(
+    make_photos: Callable[..., Path], tmp_path: Path, transfer: Transfer
+) -> None:
+    root = make_photos({"in": 2})
+    first, second = ((root / f"in/00{n}.jpg").read_bytes() for n in (0, 1))
+    out, photo = tmp_path / "out", root / "in/000.jpg"
+    Sorter(out, transfer).put(prediction(photo, "x"))
+    photo.write_bytes(second)  # the next card, with the name again
+    again = Sorter(out, transfer)
+    assert again.put(prediction(photo, "y")) == out / "y/000.jpg"
+    assert (again.skipped, again.counts) == ([], {"y": 1})
+    kept = {} if transfer == "link" else {"x/000.jpg": first}
+    assert files_of(out) == kept | {"y/000.jpg": second}
+    third = Sorter(out, transfer)
+    if transfer == "move":
+        photo.write_bytes(second)  # the same photo once more
+    assert third.put(prediction(photo, "y")) is None
+    assert third.skipped == [str(photo)]
+
+
+def test_another_photo_of_the_same_size_and_time_is_sorted(
+    make_photos: Callable[..., Path], tmp_path: Path
+) -> None:
+    photo, out = make_photos({"in": 1}) / "in/000.jpg", tmp_path / "out"
+    status, content = photo.stat(), photo.read_bytes()
+    Sorter(out).put(prediction(photo, "x"))
+    photo.write_bytes(bytes(reversed(content)))
+    os.utime(photo, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert Sorter(out).put(prediction(photo, "x")) == out / "x/000 (2).jpg"
+    photo.write_bytes(content)
+    os.utime(photo, ns=(status.st_atime_ns, status.st_mtime_ns))
+    (out / "x/000.jpg").write_bytes(b"painted over")
+    assert Sorter(out).put(prediction(photo, "x")) is None
+
+
+def test_labels_whose_safe_names_are_equal_get_folders_of_their_own(
+    make_photos: Callable[..., Path], tmp_path: Path
+) -> None:
+    root, out = make_photos({"in": 2}), tmp_path / "out"
+    sorter = Sorter(out, labels=["owl:barn", "owl?barn"])
+    sorter.put(prediction(root / "in/000.jpg", "owl?barn"))
+    sorter.put(prediction(root / "in/001.jpg", "owl:barn"))
+    assert set(files_of(out)) == {"owl_barn (2)/000.jpg", "owl_barn/001.jpg"}
+
+
+def test_photos_move_with_the_links_that_lead_to_them_and_come_back(
+    make_photos: Callable[..., Path], tmp_path: Path
+) -> None:
+    root, out = make_photos({"in": 2}), tmp_path / "out"
+    (root / "in/before.jpg").symlink_to("001.jpg")
+    (root / "in/x-after.jpg").symlink_to("001.jpg")
+    (root / "in/nas").symlink_to(tmp_path / "nas", target_is_directory=True)
+    (tmp_path / "nas").mkdir()
+    (root / "in/000.jpg").rename(tmp_path / "nas/000.jpg")
+    before = files_of(root)
+    sorter = Sorter(out, "move", sources=[root / "in"])
+    for name in ("before.jpg", "001.jpg", "x-after.jpg", "nas/000.jpg"):
+        sorter.put(prediction(root / "in" / name, "x"))
+    assert sorter.kept == [str(root / "in/nas/000.jpg")]
+    content = before["in/001.jpg"]
+    assert files_of(out) == dict.fromkeys(["x/001.jpg", "x/before.jpg", "x/x-after.jpg"], content)
+    assert (tmp_path / "nas/000.jpg").exists()
+    assert undo_sorting(out).problems == ()
+    assert files_of(root) == before
+    assert (root / "in/before.jpg").readlink() == Path("001.jpg")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
 from pathlib import Path
 
@@ -66,6 +67,24 @@ def test_a_photo_named_twice_has_two_rows(tmp_path: Path) -> None:
         table.add(prediction("a.jpg", ("x", 1)))
     with PredictionTable(path, run="r", top=1) as table:
         assert list(table.missing(photos)) == [Path("a.jpg"), Path("b.jpg")]
+
+
+def test_another_photo_of_the_same_name_gets_a_row_too(tmp_path: Path) -> None:
+    path, photo, other = tmp_path / "answers.csv", tmp_path / "DSC_0001.jpg", tmp_path / "2.jpg"
+    photo.write_bytes(b"one")
+    other.write_bytes(b"two")
+    with PredictionTable(path, run="garden", top=1) as table:
+        table.add(prediction(str(photo), ("heron", 1.0)))
+        table.add(prediction(str(other), ("heron", 1.0)))
+    written = path.stat().st_mtime_ns
+    os.utime(path, ns=(written, written - 10**9))  # the next card comes a second later
+    os.utime(other, ns=(written, written - 2 * 10**9))
+    photo.write_bytes(b"two")
+    os.utime(photo, ns=(written, written - 3 * 10**9))  # and keeps the camera's time
+    with PredictionTable(path, run="garden", top=1) as table:
+        found = list(table.missing([photo, other]))
+    assert photo in found
+    assert table.changed == len(found)
 
 
 def test_another_file_or_run_is_not_gone_on_with(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import shutil
 import threading
@@ -14,13 +15,15 @@ from sklearn.metrics import accuracy_score
 
 from finetune import train
 from finetune.config_io import resolve
-from finetune.errors import CollectionError
+from finetune.errors import CollectionError, RunError
 from finetune.models.inference import logits_of
-from finetune.runs.evaluate import EvaluationRequest, evaluate
+from finetune.photos.split.split import read_split
+from finetune.runs.evaluate import Evaluation, EvaluationRequest, evaluate
 from finetune.runs.folder import RunFolder
 from finetune.runs.follow import BestEpoch, follow_run
 from finetune.runs.loading import open_trained
 from finetune.training.events import EpochDone
+from finetune.training.train import RunResult
 
 Settings = dict[str, object]
 
@@ -44,10 +47,40 @@ def test_evaluating_again_finds_what_training_found(
         assert figures["top1"] == result.metrics[part]["top1"]
         assert figures["log_loss"] == pytest.approx(result.metrics[part]["log_loss"], abs=1e-5)
     first = rows_of(result.run.predictions_file)
+    assert again.folder == result.run.path / "evaluation"
     second = rows_of(again.folder / "predictions.csv")
     assert [r["path"] for r in first] == [r["path"] for r in second]
     for one, two in zip(first, second, strict=True):
         assert float(one["probability"]) == pytest.approx(float(two["probability"]), abs=1e-4)
+    _check_moved(result, photos, again, first, tmp_path)
+
+
+def _check_moved(
+    result: RunResult,
+    photos: Path,
+    before: Evaluation,
+    rows: list[dict[str, str]],
+    tmp_path: Path,
+) -> None:
+    """Checks that only held-out photos are needed, wherever they are, and no place in the run."""
+    part_of = {row.path: row.part for row in read_split(result.run.split_file)}
+    next(photos / path for path, part in part_of.items() if part == "train").unlink()
+    held_out = photos / rows[0]["path"]
+    held_out.rename(held_out.with_name("renamed.jpg"))
+    photos.rename(tmp_path / "elsewhere")
+    with pytest.raises(RunError, match=r"is not there\. If it was moved, name its new place"):
+        evaluate(result.run)
+    folder = result.run.path / "evaluation"
+    shutil.rmtree(folder)
+    folder.write_text("in the way, as a read-only disk is")
+    moved = EvaluationRequest(own_photos=tmp_path / "elsewhere")
+    unsaved = evaluate(result.run, moved)
+    assert (unsaved.folder, unsaved.metrics) == (None, before.metrics)
+    saved = evaluate(result.run, dataclasses.replace(moved, output=tmp_path / "out"))
+    assert saved.folder == tmp_path / "out"
+    assert {row["digest"] for row in rows_of(tmp_path / "out" / "predictions.csv")} == {
+        row["digest"] for row in rows
+    }
 
 
 def test_other_photos_are_matched_by_label_name(
@@ -60,6 +93,7 @@ def test_other_photos_are_matched_by_label_name(
     result = evaluate(run, EvaluationRequest(photos=others))
     assert result.unknown_labels == {"c": 3}
     assert result.left_out == 1
+    assert result.folder is not None
     rows = rows_of(result.folder / "predictions.csv")
     assert [row["label"] for row in rows] == ["b"] * 4
     expected = accuracy_score([r["label"] for r in rows], [r["predicted"] for r in rows])

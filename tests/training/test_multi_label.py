@@ -239,6 +239,7 @@ def test_other_photos_are_evaluated_and_unknown_labels_count_as_none(
     assert {
         label: figures["photos"] for label, figures in found.metrics["others"]["labels"].items()
     } == counts
+    assert found.folder is not None
     assert not (found.folder / "confusion_matrix.csv").exists()
 
 

@@ -264,7 +264,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_it(
     assert digest(tmp_path / "full") == digest(tmp_path / "whole")
 
 
-def test_a_photo_that_changed_stops_a_resume(
+def test_a_photo_that_is_gone_stops_a_resume_and_one_that_was_moved_does_not(
     photos: Path, tmp_path: Path, tiny_settings: Settings
 ) -> None:
     flags = {**tiny_settings, "mode": "head"}
@@ -272,6 +272,7 @@ def test_a_photo_that_changed_stops_a_resume(
     config = json.loads((tmp_path / "r/config.json").read_text())
     (tmp_path / "r/config.json").write_text(json.dumps({**config, "finished": False}))
     first = photos / "ant" / "000.jpg"
+    content, whole = first.read_bytes(), digest(tmp_path / "r")
     weights = load_file(tmp_path / "r/model.safetensors")
     state_module.save_tensors(tmp_path / "r/checkpoints/start.safetensors", weights, {})
     first.unlink()
@@ -279,8 +280,16 @@ def test_a_photo_that_changed_stops_a_resume(
         resume(tmp_path / "r")
     assert str(error.value) == (
         f"{first} is gone since the run began, so it cannot be resumed exactly. Put the photo "
-        "back, or start a new run."
+        "back, name the folder that has it with --photos, or start a new run."
     )
+    first.with_name("renamed.jpg").write_bytes(content)
+    photos.rename(tmp_path / "elsewhere")
+    with pytest.raises(RunError, match=f"{photos}, the folder of the photos of .*, is not there"):
+        resume(tmp_path / "r")
+    resume(tmp_path / "r", photos=tmp_path / "elsewhere")
+    assert digest(tmp_path / "r") == whole
+    config = json.loads((tmp_path / "r/config.json").read_text())
+    assert config["photos"] == str(tmp_path / "elsewhere")
 
 
 def test_a_run_is_never_overwritten(photos: Path, tmp_path: Path, tiny_settings: Settings) -> None:

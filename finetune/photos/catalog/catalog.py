@@ -32,7 +32,7 @@ from finetune.photos.catalog.store import Store
 from finetune.photos.catalog.undo_log import Action, Replayed, StaleError
 from finetune.photos.collection import Collection, FileMetadata, Photo, PhotoMetadata, Problem
 from finetune.photos.crops import Crop
-from finetune.photos.labels import find_parts, nfc, place_of
+from finetune.photos.labels import find_parts, nfc
 from finetune.photos.quality import Quality
 
 logger = logging.getLogger(__name__)
@@ -264,7 +264,7 @@ class Catalog:
             assigned = annotations.get(digest, NO_ANNOTATIONS)
             if EXCLUDE in assigned.decisions and not with_excluded:
                 continue
-            folder_label, part = place_of(path, parts)
+            folder_label, part = parts.place(path)
             labels = assigned.labels
             if labels is None:
                 labels = () if folder_label is None else (folder_label,)

@@ -8,14 +8,15 @@ from __future__ import annotations
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from finetune.errors import CollectionError
-from finetune.files import safe_name
+from finetune.files import numbered, safe_folders, safe_name
 from finetune.photos.datasets import cifar, idx
 from finetune.photos.datasets.image_sets import ArchivedFolders, ImageSet
 from finetune.photos.decode.decoder import is_photo_name
+from finetune.photos.labels import nfc
 
 MAX_BYTES = 200_000_000
 """Limit of one unpacked photo."""
@@ -23,13 +24,16 @@ MAX_BYTES = 200_000_000
 _DAMAGED = (OSError, EOFError, zlib.error, tarfile.TarError, zipfile.BadZipFile, RuntimeError)
 
 
-def read_image_set(source: Path) -> ImageSet | ArchivedFolders | None:
+def read_image_set(
+    source: Path, *, encoding: str | None = None
+) -> ImageSet | ArchivedFolders | None:
     """Returns the data set in a file or folder; None for an unknown format.
 
     Args:
         source: ``cifar-10-python.tar.gz`` or ``cifar-10-binary.tar.gz`` or the folder in it; an idx
             file of MNIST or the folder of the four, gzipped or not; a ``.zip`` or ``.tar.gz`` of
             image folders.
+        encoding: Of the file names in an archive; None: UTF-8.
 
     Raises:
         CollectionError: The data set is damaged, incomplete or unsafe; names the file.
@@ -41,7 +45,7 @@ def read_image_set(source: Path) -> ImageSet | ArchivedFolders | None:
     if idx.is_idx_name(source.name):
         return idx.read_folder(source.parent, only=source)
     if is_archive_name(source.name):
-        found = cifar.read_archive(source) or read_archive(source)
+        found = cifar.read_archive(source) or read_archive(source, encoding=encoding)
         if found is None:
             raise CollectionError(f"{source} holds neither CIFAR-10 nor photos in folders.")
         return found
@@ -53,83 +57,140 @@ def is_archive_name(name: str) -> bool:
     return name.lower().endswith(".zip") or cifar.is_tar_name(name)
 
 
-def read_archive(path: Path) -> ArchivedFolders | None:
+def read_archive(path: Path, *, encoding: str | None = None) -> ArchivedFolders | None:
     """Returns the photos in an archive; None without a photo in a folder.
 
+    Args:
+        path: A zip or tar file.
+        encoding: Of names that the archive does not mark as UTF-8; None: UTF-8.
+
     Raises:
-        CollectionError: The archive is damaged, or two of its photos have the same name.
+        CollectionError: The archive is damaged, or its names have another encoding.
     """
+    is_zip = path.suffix.lower() == ".zip"
     try:
-        members = _zip_members(path) if path.suffix.lower() == ".zip" else _tar_members(path)
+        members = list(_zip_members(path) if is_zip else _tar_members(path))
     except (*_DAMAGED, ValueError) as error:
         raise CollectionError(f"{path} is not an archive, or is damaged: {error}.") from error
-    names = _safe_names(path, members)
+    written = [_decoded(path, name, encoding) for name in members]
+    names, renamed = _safe_names(written)
     if not any("/" in name for name in names.values()):
         return None
-    read = _read_zip if path.suffix.lower() == ".zip" else _read_tar
+    # An archive may hold a name several times; the last one counts, as when it is unpacked.
+    place_of = {
+        member: names[name] for member, name in zip(members, written, strict=True) if name in names
+    }
+    read = _read_zip if is_zip else _read_tar
     return ArchivedFolders(
         format="image folders",
         names=tuple(names.values()),
-        read=lambda: _checked(path, names, read(path, names)),
+        read=lambda: _checked(path, read(path, place_of)),
+        renamed=renamed,
     )
 
 
-def _safe_names(path: Path, members: Sequence[str]) -> dict[str, str]:
+_Name = str | bytes
+"""Name of a member: text if its encoding is known, else bytes."""
+
+
+def _decoded(path: Path, name: _Name, encoding: str | None) -> str:
+    if isinstance(name, str):
+        return name
+    try:
+        return name.decode(encoding or "utf-8")
+    except UnicodeDecodeError as error:
+        shown = ", ".join(
+            f"{guess}: {name.decode(guess, errors='replace')}"
+            for guess in ("cp932", "gb18030", "cp437", "cp1252")
+        )
+        raise CollectionError(
+            f"{path}: its file names are not written in {encoding or 'UTF-8'}. Name their encoding "
+            f"with --encoding; the first such name would be: {shown}."
+        ) from error
+    except LookupError as error:
+        raise CollectionError(f"--encoding {encoding} is unknown. Try utf-8 or cp932.") from error
+
+
+def _safe_names(members: Sequence[str]) -> tuple[dict[str, str], tuple[tuple[str, str], ...]]:
     """Returns a safe relative path by member, without a folder common to all.
 
-    Members with ``..`` and hidden files are left out.
+    Members with ``..`` and hidden files are left out. Also returns what got another name.
     """
-    safe = {}
+    rows: dict[str, list[str]] = {}
     for member in members:
         parts = [part for part in member.replace("\\", "/").split("/") if part not in ("", ".")]
         if ".." in parts or any(part.startswith(".") or part == "__MACOSX" for part in parts):
             continue
-        safe[member] = [safe_name(part) for part in parts]
-    rows = list(safe.values())
-    while rows and all(len(row) > 2 for row in rows) and len({row[0] for row in rows}) == 1:
-        rows = [row[1:] for row in rows]
-    names = {member: "/".join(row) for member, row in zip(safe, rows, strict=True)}
-    if len({name.casefold() for name in names.values()}) < len(names):
-        raise CollectionError(f"{path} has several photos with the same name. Unpack it by hand.")
-    return names
+        rows[member] = parts
+    while rows and all(len(row) > 2 for row in rows.values()):
+        if len({row[0] for row in rows.values()}) > 1:
+            break
+        rows = {member: row[1:] for member, row in rows.items()}
+    folders = safe_folders("/".join(row[:-1]) for row in rows.values() if len(row) > 1)
+    renamed = {folder: place for folder, place in folders.items() if nfc(folder) != place}
+    names: dict[str, str] = {}
+    taken: set[str] = set()
+    for member, row in rows.items():
+        folder = "/".join(row[:-1])
+        name = safe_name(row[-1])
+        free, number = name, 2
+        prefix = f"{folders[folder]}/" if folder else ""
+        while (prefix + free).casefold() in taken:
+            free = numbered(name, number)
+            number += 1
+        taken.add((prefix + free).casefold())
+        names[member] = prefix + free
+        if free != nfc(row[-1]):
+            renamed["/".join(row)] = prefix + free
+    return names, tuple(renamed.items())
 
 
-def _zip_members(path: Path) -> list[str]:
+def _zip_members(path: Path) -> Iterator[_Name]:
     with zipfile.ZipFile(path) as archive:
-        return [
-            item.filename
-            for item in archive.infolist()
-            if not item.is_dir() and is_photo_name(item.filename.rpartition("/")[2])
-        ]
+        for item in archive.infolist():
+            if not item.is_dir() and is_photo_name(item.filename.rpartition("/")[2]):
+                yield _zip_name(item)
 
 
-def _tar_members(path: Path) -> list[str]:
-    with tarfile.open(path, "r|*") as archive:
-        return [
-            item.name
-            for item in archive
-            if item.isreg() and is_photo_name(item.name.rpartition("/")[2])
-        ]
+def _zip_name(item: zipfile.ZipInfo) -> _Name:
+    # Flag 0x800: UTF-8. Other names are decoded by zipfile as cp437, which loses nothing.
+    is_text = item.flag_bits & 0x800 or item.orig_filename.isascii()
+    return item.filename if is_text else item.filename.encode("cp437")
 
 
-def _read_zip(path: Path, names: dict[str, str]) -> Iterator[tuple[str, bytes]]:
-    with zipfile.ZipFile(path) as archive:
-        for member, name in names.items():
-            with archive.open(member) as file:
-                yield name, file.read(MAX_BYTES + 1)
-
-
-def _read_tar(path: Path, names: dict[str, str]) -> Iterator[tuple[str, bytes]]:
+def _tar_members(path: Path) -> Iterator[_Name]:
     with tarfile.open(path, "r|*") as archive:
         for item in archive:
-            if item.isreg() and item.name in names:
+            if item.isreg() and is_photo_name(item.name.rpartition("/")[2]):
+                yield _tar_name(item)
+
+
+def _tar_name(item: tarfile.TarInfo) -> _Name:
+    content = item.name.encode("utf-8", "surrogateescape")
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        return content
+
+
+def _read_zip(path: Path, names: Mapping[_Name, str]) -> Iterator[tuple[str, bytes]]:
+    with zipfile.ZipFile(path) as archive:
+        for item in {_zip_name(item): item for item in archive.infolist()}.values():
+            if _zip_name(item) in names:
+                with archive.open(item) as file:
+                    yield names[_zip_name(item)], file.read(MAX_BYTES + 1)
+
+
+def _read_tar(path: Path, names: Mapping[_Name, str]) -> Iterator[tuple[str, bytes]]:
+    with tarfile.open(path, "r|*") as archive:
+        for item in archive:
+            name = names.get(_tar_name(item))
+            if item.isreg() and name is not None:
                 file = archive.extractfile(item)
-                yield names[item.name], b"" if file is None else file.read(MAX_BYTES + 1)
+                yield name, b"" if file is None else file.read(MAX_BYTES + 1)
 
 
-def _checked(
-    path: Path, names: dict[str, str], files: Iterator[tuple[str, bytes]]
-) -> Iterator[tuple[str, bytes]]:
+def _checked(path: Path, files: Iterator[tuple[str, bytes]]) -> Iterator[tuple[str, bytes]]:
     try:
         for name, content in files:
             if len(content) > MAX_BYTES:

@@ -7,7 +7,7 @@ import errno
 import io
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -18,7 +18,14 @@ from PIL import ExifTags, Image
 
 from finetune.config import Fit
 from finetune.errors import CollectionError, ConfigError, DecodeError, StorageError
-from finetune.files import safe_name, storage_errors, write_atomically, write_text
+from finetune.files import (
+    numbered,
+    safe_folders,
+    safe_name,
+    storage_errors,
+    write_atomically,
+    write_text,
+)
 from finetune.photos.collection import Collection, Part, Photo
 from finetune.photos.crops import Crop, crop_and_resize, load_image
 from finetune.photos.decode.decoder import decode_photo
@@ -75,12 +82,14 @@ class Exported:
         tables: The CSV files.
         unlabeled: Number of photos left out because they have no label.
         problems: Photos that could not be opened, as (path, reason).
+        renamed: Labels whose folder has another name, as (label, folder); also in ``folders.csv``.
     """
 
     files: int
     tables: tuple[Path, ...]
     unlabeled: int
     problems: tuple[tuple[str, str], ...]
+    renamed: tuple[tuple[str, str], ...] = ()
 
 
 def export_photos(
@@ -104,12 +113,13 @@ def export_photos(
     """
     _check_empty(collection, out)
     photos = [p for p in collection.photos if p.labels or options.layout == "csv"]
+    folders = safe_folders(collection.labels)
     written: list[tuple[Photo, str]] = []
     problems: list[tuple[str, str]] = []
     taken: set[str] = set()
     files = 0
     for number, photo in enumerate(photos, start=1):
-        targets = [_free(target, taken) for target in _targets(photo, options)]
+        targets = [_free(target, taken) for target in _targets(photo, options, folders)]
         try:
             for target in targets:
                 _transfer(collection.path_of(photo), out / target, photo, options)
@@ -124,11 +134,16 @@ def export_photos(
         tables = (_write_csv(out / "labels.csv", _csv_rows(written)),)
     elif options.layout == "nnc":
         tables = _write_console(out, written)
+    renamed = tuple(item for item in folders.items() if item[0] != item[1])
+    if options.layout == "folders" and renamed:
+        rows = [["folder", "label"], *([folder, label] for label, folder in renamed)]
+        tables = (_write_csv(out / "folders.csv", rows),)
     return Exported(
         files=files,
         tables=tables,
         unlabeled=len(collection.photos) - len(photos),
         problems=tuple(problems),
+        renamed=renamed if options.layout == "folders" else (),
     )
 
 
@@ -142,7 +157,7 @@ def _check_empty(collection: Collection, out: Path) -> None:
         raise CollectionError(f"{out} is not an empty folder. Choose a new one; nothing changed.")
 
 
-def _targets(photo: Photo, options: ExportOptions) -> Iterator[str]:
+def _targets(photo: Photo, options: ExportOptions, folder_of: Mapping[str, str]) -> Iterator[str]:
     name = PurePosixPath(photo.path)
     reencoded = options.size is not None or (options.crops and photo.crop is not None)
     file = name.stem + ".jpg" if reencoded else name.name
@@ -150,10 +165,8 @@ def _targets(photo: Photo, options: ExportOptions) -> Iterator[str]:
         yield "/".join(["photos", *map(safe_name, name.parts[:-1]), safe_name(file)])
         return
     for label in photo.labels:
-        folders = [safe_name(part) for part in label.split("/")]
-        if photo.part is not None:
-            folders.insert(0, _FOLDER_OF[photo.part])
-        yield "/".join([*folders, safe_name(file)])
+        part = f"{_FOLDER_OF[photo.part]}/" if photo.part is not None else ""
+        yield f"{part}{folder_of[label]}/{safe_name(file)}"
 
 
 def _free(target: str, taken: set[str]) -> str:
@@ -161,7 +174,7 @@ def _free(target: str, taken: set[str]) -> str:
     path, number = PurePosixPath(target), 2
     free = target
     while free.casefold() in taken:
-        free = str(path.with_name(f"{path.stem} ({number}){path.suffix}"))
+        free = str(path.with_name(numbered(path.name, number)))
         number += 1
     taken.add(free.casefold())
     return free

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from finetune.errors import CollectionError
-from finetune.files import safe_name, storage_errors, umask
+from finetune.files import safe_folders, storage_errors, umask
 from finetune.photos.collection import Part
+from finetune.photos.labels import find_parts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,9 +51,16 @@ class ImageSet:
     def __len__(self) -> int:
         return sum(len(part.targets) for part in self.parts)
 
+    @property
+    def renamed(self) -> tuple[tuple[str, str], ...]:
+        """Labels whose folder has another name, as (label, folder)."""
+        folders = safe_folders(self.labels, nested=False)
+        return tuple(item for item in folders.items() if item[0] != item[1])
+
     def files(self) -> Iterator[tuple[str, bytes]]:
         """Yields the path of each PNG below the collection's root, and its content."""
-        folders = [safe_name(label) for label in self.labels]
+        chosen = safe_folders(self.labels, nested=False)
+        folders = [chosen[label] for label in self.labels]
         for part in self.parts:
             digits = max(4, len(str(len(part.targets) - 1)))
             for number, (image, target) in enumerate(zip(part.images, part.targets, strict=True)):
@@ -70,11 +78,13 @@ class ArchivedFolders:
         format: Name of the file format, for messages.
         names: Paths of the photos below the collection's root, safe to write.
         read: Yields each name with the file's content.
+        renamed: Files and folders with another name here, as (path in the archive, path here).
     """
 
     format: str
     names: tuple[str, ...]
     read: Callable[[], Iterator[tuple[str, bytes]]]
+    renamed: tuple[tuple[str, str], ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -104,7 +114,7 @@ def write_image_set(
         StorageError: The folder cannot be written.
     """
     check_new(folder)
-    counts: Counter[str] = Counter()
+    names: list[str] = []
     with storage_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(
@@ -118,7 +128,7 @@ def write_image_set(
                     path.parent.mkdir(parents=True, exist_ok=True)
                     made.add(path.parent)
                 path.write_bytes(content)
-                counts[path.parent.name] += 1
+                names.append(name)
                 if progress is not None:
                     progress(number, len(found))
             partial.chmod(0o777 & ~umask())
@@ -128,7 +138,8 @@ def write_image_set(
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
-    return dict(counts)
+    parts = find_parts(names)
+    return dict(Counter(parts.place(name)[0] or "" for name in names))
 
 
 def check_new(folder: Path) -> None:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
-import json
+import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
 
 from finetune.errors import CollectionError
 from finetune.photos.analyze import digest_of
 from finetune.photos.catalog.catalog import Catalog
 from finetune.photos.collection import Collection, Photo
-from finetune.photos.labels import find_parts, nfc, place_of, split_labels
+from finetune.photos.datasets.label_table import LabeledPath, LabelTable, read_label_table
+from finetune.photos.labels import find_parts, label_twins, nfc
 from finetune.photos.scan import find_photos
 
 
@@ -30,7 +30,9 @@ class LabelImport:
         kept: Photos that keep their different assigned labels, as (path, labels not imported).
         same: Number of photos that already have the imported labels.
         unknown: Rows that match no photo of the collection.
+        elsewhere: Of those, rows whose file name a photo in another folder has, with its path.
         unlabeled: Number of rows without a label.
+        twins: Labels that differ in case, blanks or punctuation alone, new or old.
     """
 
     format: str
@@ -38,13 +40,15 @@ class LabelImport:
     kept: tuple[tuple[str, tuple[str, ...]], ...]
     same: int
     unknown: tuple[LabeledPath, ...]
+    elsewhere: tuple[tuple[str, str], ...]
     unlabeled: int
+    twins: tuple[tuple[str, ...], ...]
 
 
 def read_labels(
     source: Path,
     *,
-    encoding: str = "utf-8-sig",
+    encoding: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> LabelTable:
     """Returns the labels in a file (see `read_label_table`) or in a folder with one folder a label.
@@ -63,7 +67,7 @@ def read_labels(
     parts = find_parts(files)
     rows = []
     for number, path in enumerate(files, start=1):
-        label, _ = place_of(path, parts)
+        label, _ = parts.place(path)
         if label is not None:
             digest = digest_of((source / path).read_bytes())
             rows.append(LabeledPath(path=digest, labels=(label,), line=number))
@@ -84,13 +88,14 @@ def plan_import(
     beside: Path,
     overwrite: bool = False,
     empty_is_none: bool = False,
+    by_name: bool = False,
 ) -> LabelImport:
     """Returns the changes that importing a table would make, without making them.
 
     A photo is found by its path below the collection or below the file's own folder, by its
-    absolute path, by its content where the file's path leads to a copy of it, by the end of its
-    path, or by its name alone where only one photo has that name. A photo that has several rows
-    gets the labels of all of them.
+    absolute path, by its content where the file's path leads to a copy of it, or by the end of its
+    path, if no folder that the table names contradicts the photo's and only one photo fits. A photo
+    that has several rows gets the labels of all of them.
 
     Args:
         table: The rows to import.
@@ -99,8 +104,9 @@ def plan_import(
         beside: The folder of the table, against which relative paths are resolved.
         overwrite: Replace different assigned labels.
         empty_is_none: Import a row without a label as "no label fits" instead of skipping it.
+        by_name: Find photos by their file names where the folders differ.
     """
-    find = _Finder(collection, beside)
+    find = _Finder(collection, beside, by_name=by_name)
     labels_of: defaultdict[str, list[str]] = defaultdict(list)
     photo_of: dict[str, Photo] = {}
     unknown = []
@@ -129,13 +135,18 @@ def plan_import(
             kept.append((photo_of[digest].path, labels))
         else:
             new[digest] = labels
+    named = [(row, find.same_name(row.path)) for row in unknown]
     return LabelImport(
         format=table.format,
         new=new,
         kept=tuple(kept),
         same=same,
         unknown=tuple(unknown),
+        elsewhere=tuple((row.path, found.path) for row, found in named if found is not None),
         unlabeled=unlabeled,
+        twins=label_twins(
+            {*collection.labels, *(name for names in new.values() for name in names)}
+        ),
     )
 
 
@@ -155,218 +166,93 @@ def apply_import(catalog: Catalog, plan: LabelImport) -> int:
 class _Finder:
     """Finds a photo of the collection by the path in a label table."""
 
-    def __init__(self, collection: Collection, beside: Path) -> None:
+    def __init__(self, collection: Collection, beside: Path, *, by_name: bool) -> None:
         self._root = collection.root.resolve()
         self._beside = beside.resolve()
+        self._any_folder = by_name
         self._by_path = {nfc(photo.path): photo for photo in collection.photos}
         self._by_digest = {photo.digest: photo for photo in collection.photos}
         self._by_name: defaultdict[str, list[Photo]] = defaultdict(list)
         for photo in collection.photos:
-            self._by_name[nfc(PurePosixPath(photo.path).name)].append(photo)
+            self._by_name[_folded(photo.path)[-1]].append(photo)
 
     def __call__(self, written: str) -> Photo | None:
+        """Returns the photo of a path as written, without blanks around it, or percent-decoded."""
         if written in self._by_digest:
             return self._by_digest[written]
-        # Neural Network Console runs on Windows and writes its paths that way.
-        path = nfc(written.replace("\\", "/"))
+        for text in dict.fromkeys((written, written.strip(), _decoded(written.strip()))):
+            # Neural Network Console runs on Windows and writes its paths that way.
+            found = self._find(nfc(text.replace("\\", "/"))) or self._find(nfc(text))
+            if found is not None:
+                return found
+        return None
+
+    def same_name(self, written: str) -> Photo | None:
+        """Returns the only photo with the file name of a path, whatever its folders are."""
+        named = self._by_name.get(_folded(written.strip().replace("\\", "/"))[-1], [])
+        return named[0] if len({photo.digest for photo in named}) == 1 else None
+
+    def _find(self, path: str) -> Photo | None:
         found = self._by_path.get(str(PurePosixPath(path)))
         if found is not None:
             return found
         try:
-            below = (self._beside / path).resolve().relative_to(self._root)
+            found_at = os.path.realpath(self._beside / path)
+            below = Path(found_at).relative_to(self._root)
         except (ValueError, OSError):
             below = None
         if below is not None and nfc(below.as_posix()) in self._by_path:
             return self._by_path[nfc(below.as_posix())]
-        return self._by_content(self._beside / path) or self._by_end(PurePosixPath(path))
+        return self._by_content(self._beside / path) or self._by_end(path)
 
     def _by_content(self, file: Path) -> Photo | None:
         """Returns the photo that a file is a copy of."""
         try:
             return self._by_digest.get(digest_of(file.read_bytes())) if file.is_file() else None
-        except OSError:
+        except (OSError, ValueError):
             return None
 
-    def _by_end(self, path: PurePosixPath) -> Photo | None:
-        """Returns the only photo of this name, or the one that shares the most parent folders."""
-        candidates = self._by_name.get(path.name, [])
+    def _by_end(self, path: str) -> Photo | None:
+        """Returns the only photo whose folders, as far as both are known, are those of the path."""
+        wanted = _folded(path)
+        candidates = self._by_name.get(wanted[-1], []) if wanted else []
+        exact = [
+            p for p in candidates if PurePosixPath(nfc(p.path)).name == PurePosixPath(path).name
+        ]
+        candidates = exact or candidates
+        if not self._any_folder:
+            candidates = [photo for photo in candidates if self._agrees(wanted, photo)]
         if len({photo.digest for photo in candidates}) == 1:
             return candidates[0]
-        common = [_common_end(PurePosixPath(nfc(photo.path)), path) for photo in candidates]
+        common = [_common_end(_folded(photo.path), wanted) for photo in candidates]
         longest = max(common, default=0)
         if longest < 2 or common.count(longest) > 1:
             return None
         return candidates[common.index(longest)]
 
+    def _agrees(self, wanted: Sequence[str], photo: Photo) -> bool:
+        own = (nfc(self._root.name).casefold(), *_folded(photo.path))
+        return _common_end(own, wanted) == min(len(own), len(wanted))
 
-def _common_end(first: PurePosixPath, second: PurePosixPath) -> int:
-    pairs = zip(reversed(first.parts), reversed(second.parts), strict=False)
+
+def _folded(path: str) -> tuple[str, ...]:
+    return tuple(part.casefold() for part in PurePosixPath(nfc(path)).parts)
+
+
+def _decoded(written: str) -> str:
+    """Returns a path that another program wrote as (part of) an address."""
+    # Label Studio: of a file that it was given, with a prefix, and of a folder that it reads.
+    uploaded = re.search(r"/data/upload/\d+/[0-9a-f]{8}-([^/]+)$", written)
+    if uploaded:
+        return unquote(uploaded[1])
+    served = re.search(r"/data/local-files/\?d=(.+)$", written)
+    if served:
+        return unquote(served[1])
+    if "%" not in written and not written.startswith("file:"):
+        return written
+    return unquote(written.removeprefix("file://"))
+
+
+def _common_end(first: Sequence[str], second: Sequence[str]) -> int:
+    pairs = zip(reversed(first), reversed(second), strict=False)
     return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
-
-
-_PATH_COLUMNS = ("path", "file_name", "filename", "file", "image", "image_path", "photo", "name")
-_LABEL_COLUMNS = ("labels", "label", "class", "class_name", "category", "species", "target")
-_INDEX_NAMES = "labels.txt"
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabeledPath:
-    """One row of a label table.
-
-    Attributes:
-        path: As written in the file.
-        labels: In NFC; empty if the row has none.
-        line: Line number, from 1.
-    """
-
-    path: str
-    labels: tuple[str, ...]
-    line: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelTable:
-    """Labels read from a file.
-
-    Attributes:
-        format: ``Neural Network Console``, ``Hugging Face``, ``CSV`` or ``folders``.
-    """
-
-    format: str
-    rows: tuple[LabeledPath, ...]
-
-
-def read_label_table(path: Path, *, encoding: str = "utf-8-sig") -> LabelTable:
-    """Returns the labels in a file; recognizes its format.
-
-    - Neural Network Console: ``x:image,y:label`` with the label's index (its name is the line of
-      that index in ``labels.txt`` beside the file, where there is one) or text, or one column
-      ``y__0:NAME`` of 0 and 1 a label.
-    - Hugging Face: ``metadata.csv`` or ``metadata.jsonl`` with ``file_name`` and ``label``.
-    - CSV with comma, semicolon or tab: a column of paths and one of labels, by their usual names;
-      several labels in one cell are joined by ``|``.
-
-    Raises:
-        CollectionError: The file cannot be read, or has unknown columns; names them.
-    """
-    try:
-        text = path.read_text(encoding=encoding)
-    except OSError as error:
-        raise CollectionError(f"{path} cannot be read: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise CollectionError(
-            f"{path} is not written in {encoding.removesuffix('-sig')}. Save it as UTF-8, or name "
-            "its encoding: --encoding cp932 (Japanese Windows), cp1252 (Western Windows)."
-        ) from error
-    except LookupError as error:
-        raise CollectionError(f"--encoding {encoding} is unknown. Try utf-8 or cp932.") from error
-    if path.suffix.lower() in (".jsonl", ".json"):
-        return LabelTable(format="Hugging Face", rows=tuple(_json_rows(path, text)))
-    rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text)))
-    rows = [[cell.strip() for cell in row] for row in rows]
-    if not rows or not any(rows[0]):
-        raise CollectionError(f"{path} is empty.")
-    header = [cell.lower() for cell in rows[0]]
-    if any(re.fullmatch(r"x(__\d+)?(:.*)?", cell) for cell in header) and any(
-        re.match(r"y(__\d+)?(:|$)", cell) for cell in header
-    ):
-        return LabelTable(format="Neural Network Console", rows=tuple(_console_rows(path, rows)))
-    path_column = _column(header, _PATH_COLUMNS)
-    label_column = _column(header, _LABEL_COLUMNS)
-    if path_column is None or label_column is None:
-        raise CollectionError(
-            f"{path} has the columns {', '.join(rows[0])}; it needs one of paths "
-            f"({', '.join(_PATH_COLUMNS[:4])} ...) and one of labels "
-            f"({', '.join(_LABEL_COLUMNS[:4])} ...)."
-        )
-    shape = "Hugging Face" if header[path_column] == "file_name" else "CSV"
-    found = tuple(
-        LabeledPath(
-            path=row[path_column],
-            labels=_clean(split_labels(row[label_column])) if label_column < len(row) else (),
-            line=number,
-        )
-        for number, row in enumerate(rows[1:], start=2)
-        if path_column < len(row) and row[path_column]
-    )
-    return LabelTable(format=shape, rows=found)
-
-
-def _delimiter(text: str) -> str:
-    first = text.split("\n", 1)[0]
-    return max(",;\t", key=lambda mark: (first.count(mark), mark == ","))
-
-
-def _column(header: Sequence[str], names: Sequence[str]) -> int | None:
-    return next((header.index(name) for name in names if name in header), None)
-
-
-def _clean(labels: Sequence[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(label for label in (nfc(item.strip()) for item in labels) if label))
-
-
-def _console_rows(path: Path, rows: Sequence[Sequence[str]]) -> list[LabeledPath]:
-    header = rows[0]
-    image = next(i for i, cell in enumerate(header) if cell.lower().split(":")[0] == "x")
-    flags = {
-        i: cell.partition(":")[2]
-        for i, cell in enumerate(header)
-        if re.match(r"y__\d+:", cell, flags=re.IGNORECASE)
-    }
-    index = next((i for i, cell in enumerate(header) if cell.lower().split(":")[0] == "y"), None)
-    names = _index_names(path)
-    found = []
-    for number, row in enumerate(rows[1:], start=2):
-        if len(row) <= image or not row[image]:
-            continue
-        if index is None:
-            labels = [name for i, name in flags.items() if i < len(row) and _number(row[i]) >= 0.5]
-        else:
-            cell = row[index] if index < len(row) else ""
-            labels = [_named(path, number, cell, names)] if names else [cell]
-        found.append(LabeledPath(path=row[image], labels=_clean(labels), line=number))
-    return found
-
-
-def _index_names(path: Path) -> list[str]:
-    file = path.with_name(_INDEX_NAMES)
-    if not file.is_file():
-        return []
-    return file.read_text(encoding="utf-8-sig").splitlines()
-
-
-def _named(path: Path, line: int, cell: str, names: Sequence[str]) -> str:
-    number = int(cell) if re.fullmatch(r"\d+", cell) else -1
-    if not 0 <= number < len(names):
-        raise CollectionError(
-            f"{path}, line {line}: the label is {cell!r}; {_INDEX_NAMES} beside it names "
-            f"0 to {len(names) - 1}."
-        )
-    return names[number]
-
-
-def _number(cell: str) -> float:
-    try:
-        return float(cell)
-    except ValueError:
-        return 0.0
-
-
-def _json_rows(path: Path, text: str) -> list[LabeledPath]:
-    found = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line)
-            name = value["file_name"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise CollectionError(
-                f"{path}, line {number} is not a JSON object with a file_name."
-            ) from error
-        value_labels: object = next((value[key] for key in _LABEL_COLUMNS if key in value), [])
-        labels = value_labels if isinstance(value_labels, list) else [value_labels]
-        found.append(
-            LabeledPath(path=str(name), labels=_clean([str(item) for item in labels]), line=number)
-        )
-    return found

@@ -20,6 +20,7 @@ import contextlib
 import ctypes
 import functools
 import io
+import os
 import re
 import stat
 import threading
@@ -101,7 +102,9 @@ def read_photo(
     except DecodeError as error:
         raise DecodeError(path, error.reason) from None
     except Exception as error:  # a hostile file makes its parser raise anything at all
-        raise DecodeError(path, _reason(error)) from error
+        broken = isinstance(error, FileNotFoundError) and path is not None and path.is_symlink()
+        reason = "a link to a file that is not there" if broken else _reason(error)
+        raise DecodeError(path, reason) from error
 
 
 def decode_photo(
@@ -180,6 +183,7 @@ def _opened(source: Path | bytes) -> contextlib.AbstractContextManager[BinaryIO]
     # Opening a pipe or a device would block, so the kind of file is checked first.
     mode = Path(source).stat().st_mode
     if stat.S_ISDIR(mode):
+        os.scandir(source).close()  # a folder that cannot be listed is an error of its own
         raise DecodeError(None, "a folder, not a photo")
     if not stat.S_ISREG(mode):
         raise DecodeError(None, "not a regular file")

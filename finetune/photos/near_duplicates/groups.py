@@ -8,7 +8,7 @@ and so on. The second hash and the rule for featureless photos (see
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -157,9 +157,9 @@ def _span(prints: Fingerprints, part: Indices, links: NDArray[np.int64]) -> int:
     return int(np.minimum(direct, mirrored).max())
 
 
-Kind = Literal["copy", "similar", "mirror", "burst"]
-"""Relation to the best photo of the group: the same bytes, nearly the same image, nearly its mirror
-image, or taken within seconds by the same camera."""
+Kind = Literal["name", "copy", "similar", "mirror", "burst"]
+"""Relation to the best photo of the group: another name of its file, the same bytes, nearly the
+same image, nearly its mirror image, or taken within seconds by the same camera."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +171,7 @@ class GroupedPhoto:
         distance_bits: Bits between its perceptual hash, or its mirror image's if nearer, and the
             hash of the best photo; None without hashes.
         duplicate_of: The kept photo of which this one is a near-duplicate; None for a kept photo:
-            the best, and photos that match no kept one.
+            the best, photos that match no kept one, and files with several names.
     """
 
     photo: Photo
@@ -207,9 +207,18 @@ class NearDuplicateGroup:
 
 
 def near_duplicate_groups(
-    photos: Sequence[Photo], rule: NearDuplicateRule | None = None
+    photos: Sequence[Photo],
+    rule: NearDuplicateRule | None = None,
+    *,
+    other_names: Mapping[str, str] | None = None,
 ) -> tuple[NearDuplicateGroup, ...]:
     """Returns the groups of near-duplicates, largest first.
+
+    Args:
+        photos: Photos of a collection.
+        rule: Limits of distance and time.
+        other_names: As in `finetune.photos.collection.Collection`. Such a name and the file that it
+            stands for are no duplicates of each other, and both are kept.
 
     Raises:
         ConfigError: `rule.max_distance_bits` is out of bounds.
@@ -217,7 +226,7 @@ def near_duplicate_groups(
     rule = rule or NearDuplicateRule()
     prints = compute_fingerprints(photos)
     groups = [
-        _group(photos, prints, part.tolist(), rule)
+        _group(photos, prints, part.tolist(), rule, other_names or {})
         for part in component_members(group_photos(prints, rule))
     ]
     return tuple(sorted(groups, key=lambda group: (-len(group.photos), group.best.path)))
@@ -234,22 +243,37 @@ def detail_score(photo: Photo) -> float:
 
 
 def _group(
-    photos: Sequence[Photo], prints: Fingerprints, part: list[int], rule: NearDuplicateRule
+    photos: Sequence[Photo],
+    prints: Fingerprints,
+    part: list[int],
+    rule: NearDuplicateRule,
+    other_names: Mapping[str, str],
 ) -> NearDuplicateGroup:
-    ranked = sorted(
-        part, key=lambda i: (-detail_score(photos[i]), -photos[i].file_bytes, photos[i].path)
-    )
+    def rank(i: int) -> tuple[float, int, bool, str]:
+        photo = photos[i]
+        return -detail_score(photo), -photo.file_bytes, photo.path in other_names, photo.path
+
+    ranked = sorted(part, key=rank)
+    several_names = {*other_names, *other_names.values()}
+    best = photos[ranked[0]].path
     bursts = _burst_partners(prints, ranked, rule)
     kept: list[int] = []
     rows = []
     for index in ranked:
-        keeper = next((k for k in kept if _is_match(prints, k, index, rule, bursts)), None)
+        path = photos[index].path
+        keeper = None
+        if path not in several_names:
+            keeper = next((k for k in kept if _is_match(prints, k, index, rule, bursts)), None)
         if keeper is None:
             kept.append(index)
+        kind: Kind | None = None
+        if index != ranked[0]:
+            is_name = other_names.get(path, path) == other_names.get(best, best)
+            kind = "name" if is_name else _kind(prints, ranked[0], index, rule)
         rows.append(
             GroupedPhoto(
                 photo=photos[index],
-                kind=None if index == ranked[0] else _kind(prints, ranked[0], index, rule),
+                kind=kind,
                 distance_bits=_distance(prints, ranked[0], index),
                 duplicate_of=None if keeper is None else photos[keeper],
             )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from finetune.errors import CollectionError
-from finetune.files import safe_name
+from finetune.files import numbered, safe_folders
 from finetune.photos.collection import Collection
 from finetune.photos.file_mover import (
     JOURNAL,
@@ -15,33 +15,31 @@ from finetune.photos.file_mover import (
     MoveJournal,
     MoveResult,
     Progress,
+    link_targets,
     remove_empty_folders,
 )
-from finetune.photos.labels import find_parts, nfc, place_of
+from finetune.photos.labels import find_parts, nfc
 
 
 def plan_moves(collection: Collection) -> tuple[Move, ...]:
     """Returns the moves after which each photo with one label lies in that label's folder.
 
     Photos without a label or with several stay where they are, and so do those whose folder has
-    the label's name already. A photo of a ready-made train/val/test split stays in its part. No
-    target is an existing file.
+    the label's name already, and those to which a symbolic link leads. A photo of a ready-made
+    train/val/test split stays in its part. No target is an existing file.
     """
     paths = [photo.path for photo in collection.photos] + [p.path for p in collection.problems]
     parts = find_parts(paths)
     # Names that differ in case alone are one file to some systems.
     taken = {path.casefold() for path in paths}
+    folders = safe_folders(label for photo in collection.photos for label in photo.labels)
+    needed = link_targets(collection.root)
     moves = []
     for photo in collection.photos:
-        folder_label, _ = place_of(photo.path, parts)
-        if len(photo.labels) != 1 or photo.labels[0] == folder_label:
+        folder_label, _ = parts.place(photo.path)
+        if len(photo.labels) != 1 or photo.labels[0] == folder_label or photo.path in needed:
             continue
-        pieces = [safe_name(piece) for piece in photo.labels[0].split("/")]
-        # A folder that begins with a dot would be passed over by the next scan.
-        folder = PurePosixPath(*(f"_{p}" if p.startswith(".") else p for p in pieces))
-        first = photo.path.partition("/")[0]
-        if photo.part is not None and first in parts:
-            folder = PurePosixPath(first) / folder
+        folder = PurePosixPath(parts.folder_of(photo.path, folders[photo.labels[0]]))
         name = PurePosixPath(photo.path).name
         target = _free(collection.root, folder / name, taken)
         taken.add(target.casefold())
@@ -98,6 +96,6 @@ def _journal_of(root: Path, cache_dir: Path) -> MoveJournal:
 def _free(root: Path, path: PurePosixPath, taken: set[str]) -> str:
     target, number = path, 2
     while nfc(str(target)).casefold() in taken or os.path.lexists(root / target):
-        target = path.with_name(f"{path.stem} ({number}){path.suffix}")
+        target = path.with_name(numbered(path.name, number))
         number += 1
     return str(target)

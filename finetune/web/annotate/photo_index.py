@@ -14,7 +14,7 @@ from finetune.errors import CollectionError
 from finetune.photos.analyze import digest_of
 from finetune.photos.catalog.annotations import EXCLUDE, FLAG, NO_ANNOTATIONS, RESOLVED, Annotations
 from finetune.photos.collection import Collection, Photo
-from finetune.photos.labels import find_parts, nfc, place_of
+from finetune.photos.labels import find_parts, nfc
 from finetune.photos.quality import faults
 from finetune.photos.scan import FoundFile
 
@@ -213,7 +213,7 @@ class PhotoIndex:
                 photo_id = _id_of(file)
                 if photo_id in self._states:
                     continue
-                label, _ = place_of(file.path, parts)
+                label, _ = parts.place(file.path)
                 state = PhotoState(
                     id=photo_id, path=file.path, folder_label=label, changed_at=self.clock
                 )

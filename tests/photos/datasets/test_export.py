@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from finetune.errors import CollectionError, ConfigError, StorageError
 from finetune.photos.collection import Collection, Part
 from finetune.photos.crops import Crop, crop_and_resize, load_image
 from finetune.photos.datasets.export import ExportOptions, Transfer, export_photos
-from finetune.photos.datasets.import_labels import read_label_table
+from finetune.photos.datasets.label_table import read_label_table
 from finetune.photos.decode.decoder import decode_photo
 from finetune.photos.scan import scan
 
@@ -99,7 +100,43 @@ def test_labels_cannot_lead_out_of_the_folder(collection: Collection, tmp_path: 
     out = tmp_path / "deep" / "out"
     export_photos(hostile, out, ExportOptions())
     assert files(tmp_path / "deep") == sorted(f"out/{name}" for name in files(out))
-    assert len(files(out)) == 6
+    assert len(files(out)) == 7
+    assert (out / "folders.csv").read_text().splitlines()[0] == "folder,label"
+
+
+def test_labels_whose_safe_names_are_equal_stay_apart_and_are_written_down(
+    collection: Collection, tmp_path: Path
+) -> None:
+    alike = relabeled(
+        collection,
+        {
+            "gull/0.jpg": ("owl:barn",),
+            "gull/1.jpg": ("owl?barn",),
+            "gull/2.jpg": ("OWL_barn",),
+            "heron/0.jpg": ("owl/Barn.",),
+            "heron/1.jpg": ("owl/barn",),
+        },
+    )
+    done = export_photos(alike, tmp_path / "out", ExportOptions())
+    assert done.renamed == (
+        ("owl/Barn.", "owl/Barn"),
+        ("owl/barn", "owl/barn (2)"),
+        ("owl:barn", "owl_barn (2)"),
+        ("owl?barn", "owl_barn (3)"),
+    )
+    rows = (tmp_path / "out" / "folders.csv").read_text().splitlines()
+    assert rows == ["folder,label", *(f"{folder},{label}" for label, folder in done.renamed)]
+    assert "owl_barn (3)/1.jpg" in files(tmp_path / "out")
+
+
+def test_long_names_keep_their_suffix(collection: Collection, tmp_path: Path) -> None:
+    name = "鳥" * 80 + ".jpeg"
+    (collection.root / "gull" / "0.jpg").rename(collection.root / "gull" / name)
+    first = dataclasses.replace(collection.photos[0], path=f"gull/{name}")
+    one = dataclasses.replace(collection, photos=(first,))
+    export_photos(one, tmp_path / "out", ExportOptions())
+    (written,) = files(tmp_path / "out")
+    assert re.fullmatch(r"gull/鳥{40,70}\.jpeg", written)
 
 
 def test_unlabeled_photos_stay_out_of_folders_and_in_the_csv(

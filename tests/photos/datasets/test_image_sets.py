@@ -21,7 +21,7 @@ from PIL import Image
 from finetune.errors import CollectionError
 from finetune.photos.datasets.archives import read_image_set
 from finetune.photos.datasets.cifar import LABELS, load_restricted
-from finetune.photos.datasets.image_sets import ImageSet, write_image_set
+from finetune.photos.datasets.image_sets import ArchivedFolders, ImageSet, write_image_set
 from finetune.photos.scan import scan
 
 BATCHES = [*(f"data_batch_{n}" for n in range(1, 6)), "test_batch"]
@@ -467,6 +467,70 @@ def test_image_folders_in_an_archive_come_out_as_they_are(tmp_path: Path, ending
     }
     assert written == {name.removeprefix("cifar10/"): data for name, data in photos.items()}
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"c{ending}", "out"]
+
+
+def zip_of_windows(path: Path, names: dict[str, bytes], encoding: str) -> Path:
+    """A zip whose names have no mark of UTF-8, as Windows writes it in its own code page."""
+    marks = {
+        name: f"{number:03}".rjust(len(name.encode(encoding)), "#")
+        for number, name in enumerate(names)
+    }
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in names.items():
+            archive.writestr(zipfile.ZipInfo(marks[name]), content)
+    data = path.read_bytes()
+    for name, mark in marks.items():
+        data = data.replace(mark.encode(), name.encode(encoding))
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("encoding", ["cp932", "gb18030", "utf-8"])
+def test_names_of_a_zip_are_read_in_the_encoding_given(tmp_path: Path, encoding: str) -> None:
+    photos = {
+        f"鳥/{label}/{n}.png": png(n + len(label)) for label in ("白", "黒鳥") for n in range(2)
+    }
+    path = zip_of_windows(tmp_path / "x.zip", photos, encoding)
+    if encoding != "utf-8":
+        with pytest.raises(
+            CollectionError, match=r"file names are not written in UTF-8\. .*cp932: "
+        ):
+            read_image_set(path)
+    found = read_image_set(path, encoding=encoding)
+    assert found is not None
+    assert dict(found.files()) == {name.removeprefix("鳥/"): data for name, data in photos.items()}
+
+
+def test_names_of_a_tar_that_are_not_utf8_are_read_in_the_encoding_given(tmp_path: Path) -> None:
+    with tarfile.open(
+        tmp_path / "x.tar", "w", format=tarfile.GNU_FORMAT, encoding="cp932"
+    ) as archive:
+        for label in ("白", "黒"):
+            member = tarfile.TarInfo(f"{label}/1.png")
+            member.size = len(png(1))
+            archive.addfile(member, io.BytesIO(png(1)))
+    with pytest.raises(CollectionError, match="Name their encoding with --encoding"):
+        read_image_set(tmp_path / "x.tar")
+    found = read_image_set(tmp_path / "x.tar", encoding="cp932")
+    assert found is not None
+    assert [name for name, _ in found.files()] == ["白/1.png", "黒/1.png"]
+
+
+def test_folders_and_files_of_an_archive_never_merge(tmp_path: Path) -> None:
+    names = ["a:b/1.png", "a?b/1.png", "c/1.png", "c/1.PNG"]
+    found = read_image_set(folders_in_an_archive(tmp_path / "x.zip", {n: png(3) for n in names}))
+    assert isinstance(found, ArchivedFolders)
+    assert [name for name, _ in found.files()] == [
+        "a_b/1.png",
+        "a_b (2)/1.png",
+        "c/1.png",
+        "c/1 (2).PNG",
+    ]
+    assert found.renamed == (
+        ("a:b", "a_b"),
+        ("a?b", "a_b (2)"),
+        ("c/1.PNG", "c/1 (2).PNG"),
+    )
 
 
 def test_a_link_in_a_tar_is_not_followed(tmp_path: Path) -> None:

@@ -11,12 +11,11 @@ from finetune.errors import CollectionError
 from finetune.photos.catalog.catalog import open_catalog
 from finetune.photos.datasets.import_labels import (
     LabelImport,
-    LabelTable,
     apply_import,
     plan_import,
-    read_label_table,
     read_labels,
 )
+from finetune.photos.datasets.label_table import LabelTable, read_label_table
 from finetune.photos.scan import scan
 
 WritePhoto = Callable[..., Path]
@@ -116,7 +115,7 @@ def test_other_encodings_are_named_and_read(tmp_path: Path) -> None:
     with pytest.raises(CollectionError) as caught:
         read_label_table(path)
     assert str(caught.value) == (
-        f"{path} is not written in utf-8. Save it as UTF-8, or name its encoding: "
+        f"{path}, line 2 is not written in utf-8. Save it as UTF-8, or name its encoding: "
         "--encoding cp932 (Japanese Windows), cp1252 (Western Windows)."
     )
     assert rows(read_label_table(path, encoding="cp932")) == [("1.jpg", ("カワセミ",))]
@@ -167,17 +166,17 @@ def test_photos_are_found_by_path_by_place_of_the_file_and_by_name(
         "2024/1.jpg,below the root\n"
         "sub/3.jpg,beside the file\n"
         f"{absolute},absolute\n"
-        "somewhere\\else\\4.jpg,by name\n"
-        "else/sub/1.jpg,by the end\n"
+        "C:\\pool\\2024\\4.jpg,by the end\n"
+        "sub/1.jpg,beside the file too\n"
         "other/9.jpg,unknown\n",
     )
     plan, labels = imported(pool, path)
     assert labels == {
         "2024/1.jpg": ("below the root",),
         "2024/2.jpg": ("absolute",),
-        "2024/4.jpg": ("by name",),
+        "2024/4.jpg": ("by the end",),
         "2024/5.jpg": ("2024",),
-        "2024/sub/1.jpg": ("by the end",),
+        "2024/sub/1.jpg": ("beside the file too",),
         "2024/sub/3.jpg": ("beside the file",),
     }
     assert [row.path for row in plan.unknown] == ["other/9.jpg"]
@@ -187,6 +186,55 @@ def test_photos_are_found_by_path_by_place_of_the_file_and_by_name(
 def test_a_name_that_two_photos_have_finds_neither(pool: Path, tmp_path: Path) -> None:
     plan, _ = imported(pool, write(tmp_path / "l.csv", "path,label\nelse/1.jpg,gull\n"))
     assert [row.path for row in plan.unknown] == ["else/1.jpg"]
+
+
+@pytest.mark.parametrize(
+    "row", ["2023/4.jpg", "other/2024/4.jpg", "/disk/pool/2023/4.jpg", "else\\2024\\4.jpg"]
+)
+def test_folders_in_a_table_must_not_contradict_those_of_a_photo(
+    pool: Path, tmp_path: Path, row: str
+) -> None:
+    table = write(tmp_path / "l.csv", f"path,label\n{row},gull\n")
+    collection = scan(pool, workers=1)
+    plan = plan_import(read_labels(table), collection, {}, beside=tmp_path)
+    assert plan.new == {}
+    assert plan.elsewhere == ((row, "2024/4.jpg"),)
+    plan = plan_import(read_labels(table), collection, {}, beside=tmp_path, by_name=True)
+    assert list(plan.new.values()) == [("gull",)]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        "4.jpg",
+        "2024/4.JPG",
+        "/old/pool/2024/4.jpg",
+        " 2024/4.jpg ",
+        "file:///x/pool/2024/4.jpg",
+        "/data/upload/3/1a2b3c4d-4.jpg",
+        "/data/local-files/?d=pool/2024/4.jpg",
+    ],
+)
+def test_paths_from_elsewhere_find_their_photo(pool: Path, tmp_path: Path, row: str) -> None:
+    _, labels = imported(pool, write(tmp_path / "l.csv", f"path,label\n{row},gull\n"))
+    assert labels["2024/4.jpg"] == ("gull",)
+
+
+def test_blanks_in_file_names_are_kept(tmp_path: Path, write_photo: WritePhoto) -> None:
+    names = ["a b.jpg", "a.jpg", " a.jpg", "c%20d.jpg"]
+    for seed, name in enumerate(names):
+        write_photo(tmp_path / "photos" / name, seed)
+    table = write(
+        tmp_path / "l.csv", "path,label\n" + "".join(f"{n},{i}\n" for i, n in enumerate(names))
+    )
+    _, labels = imported(tmp_path / "photos", table)
+    assert labels == {name: (str(index),) for index, name in enumerate(names)}
+
+
+def test_new_labels_that_are_nearly_old_ones_are_named(pool: Path, tmp_path: Path) -> None:
+    table = write(tmp_path / "l.csv", "path,label\n2024/1.jpg,Owl.\n2024/2.jpg,owl\n")
+    plan, _ = imported(pool, table)
+    assert plan.twins == (("Owl.", "owl"),)
 
 
 def test_several_rows_of_a_photo_are_several_labels(pool: Path, tmp_path: Path) -> None:

@@ -508,6 +508,31 @@ def test_best_photo_is_first_and_the_others_have_a_kind() -> None:
     ]
 
 
+def test_files_with_several_names_are_kept() -> None:
+    linked = hashed_photo("linked", side=200)
+    photos = [
+        hashed_photo("best", side=900),
+        linked,
+        hashed_photo("link", side=200, digest=linked.digest),
+        hashed_photo("copy", side=200, digest=linked.digest),
+    ]
+    (group,) = near_duplicate_groups(photos, other_names={"link": "linked"})
+    assert [
+        (item.photo.path, item.kind, item.duplicate_of and item.duplicate_of.path)
+        for item in group.photos
+    ] == [
+        ("best", None, None),
+        ("copy", "similar", "best"),
+        ("linked", "similar", None),
+        ("link", "similar", None),
+    ]
+    (group,) = near_duplicate_groups(photos[1:3], other_names={"link": "linked"})
+    assert [(item.photo.path, item.kind) for item in group.photos] == [
+        ("linked", None),
+        ("link", "name"),
+    ]
+
+
 def test_detail_ranks_sharp_over_blurred_and_large_over_shrunken() -> None:
     assert detail_score(hashed_photo("a", sharpness=0.2)) > detail_score(
         hashed_photo("b", sharpness=0.1)
