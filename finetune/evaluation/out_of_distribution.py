@@ -250,6 +250,8 @@ def find_basis(features: ArrayLike, *, dimensions: int = DIMENSIONS) -> Basis:
     else:
         _, right = np.linalg.eigh(standard.T @ standard)
         components = right[:, ::-1][:, :count]
+    if not components.shape[1]:  # all photos look alike: a direction in which all are at 0
+        components = np.eye(len(scale), 1)
     return Basis(matrix=scale[:, None] * components, mean=mean)
 
 

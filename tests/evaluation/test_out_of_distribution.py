@@ -222,6 +222,16 @@ def test_constant_features_have_no_effect() -> None:
     assert np.isfinite(matrix).all()
 
 
+@pytest.mark.parametrize("shape", [(12, 30), (12, 3)])
+def test_photos_that_all_look_alike_are_at_equal_distances(shape: tuple[int, int]) -> None:
+    features = np.full(shape, 7.0)
+    basis = find_basis(features)
+    distance = fit_relative_distance(basis(features), np.arange(12) % 2).composed_with(basis)
+    found = distance(features)
+    np.testing.assert_array_equal(found, found[0])
+    assert np.isfinite(found).all()
+
+
 def test_behind_a_basis_it_takes_the_features_themselves() -> None:
     features, targets = photos(count=60, width=30)
     basis = find_basis(features, dimensions=8)
