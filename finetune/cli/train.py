@@ -116,8 +116,8 @@ def train(
     """
     output.json, output.quiet = json, quiet or not is_main_process()
     if choose is not None:
-        given = ["PHOTOS"] * (photos is not None) + ["--resume"] * bool(resume)
-        given += _given(name, from_, config, flags, set_)
+        given = ["PHOTOS"] * (photos is not None)
+        given += _given(name, from_, config, flags, set_) + ["--resume"] * bool(resume)
         if given:
             raise ConfigError(f"--choose trains nothing; leave out {', '.join(given)}.")
         choose_final_weights(*choose)
