@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from finetune.config import AugmentationConfig, OptimizationConfig, TrainConfig, TrainingConfig
 from finetune.errors import ConfigError, ModelError
-from finetune.evaluation.intervals import Interval, wilson
+from finetune.evaluation.intervals import Interval, cross_validated_interval, wilson
 from finetune.files import write_json
 from finetune.formatting import count, seconds_of
 from finetune.models import weights as weights_files
@@ -360,7 +360,7 @@ class _Search:
         candidate = dataclasses.replace(
             planned,
             accuracy=score[1],
-            interval=None if right is None else wilson(int(right.sum()), len(right)),
+            interval=None if right is None else _interval(prepared, int(right.sum()), len(right)),
             log_loss=float(losses.mean()),
             milliseconds=1000 * seconds,
             megabytes=sum(tensor.numel() for tensor in module.state_dict().values()) * 4 / 1e6,
@@ -389,6 +389,13 @@ def within_one_standard_error(differences: NDArray[np.float64], groups: NDArray[
     mean = float(differences.mean())
     sums = np.bincount(groups, weights=differences - mean)
     return mean <= math.sqrt(float((sums**2).sum())) / len(differences)
+
+
+def _interval(prepared: Prepared, right: int, photos: int) -> Interval | None:
+    folds = prepared.data_split.folds
+    if folds is None:
+        return wilson(right, photos)
+    return cross_validated_interval(right, photos, folds=int(folds.max()) + 1)
 
 
 def _groups(prepared: Prepared) -> NDArray[np.int64]:

@@ -16,6 +16,7 @@ from torch import nn
 
 from finetune.errors import RunError
 from finetune.evaluation.cross_fit import CrossFit, masked_scores
+from finetune.evaluation.intervals import cross_validated_interval
 from finetune.evaluation.out_of_distribution import RelativeDistance, UnknownThreshold
 from finetune.evaluation.precision_target import fit_highest_precision
 from finetune.files import storage_errors, write_json
@@ -129,6 +130,9 @@ def write_results(
     metrics = write_evaluated(run.path, task, parts.labels, parts.evaluated, output.logits)
     if parts.folds is not None:
         metrics[FOLDS_PART] = {"part": "cross-validated", **metrics[FOLDS_PART]}
+        metrics[FOLDS_PART]["top1_interval"] = cross_validated_interval(
+            int((logits.argmax(1) == true).sum()), len(true), folds=int(parts.folds.max()) + 1
+        )
     write_json(run.metrics_file, metrics)
     return metrics
 

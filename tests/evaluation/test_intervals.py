@@ -11,6 +11,7 @@ from scipy.stats import binomtest
 
 from finetune.evaluation.intervals import (
     accuracy_difference,
+    cross_validated_interval,
     mcnemar,
     mean_interval,
     percentile_interval,
@@ -130,3 +131,14 @@ def test_equal_predictions_have_no_difference() -> None:
 def test_predictions_on_other_photos_are_refused(second: list[bool]) -> None:
     with pytest.raises(ValueError, match="are not predictions of the same photos"):
         accuracy_difference([True, False][: len(second) * 2], second, rng=np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("folds", [2, 5, 10])
+def test_the_interval_of_a_cross_validation_has_nadeau_and_bengios_variance(folds: int) -> None:
+    # Of many photos, where Wilson's interval is the normal one: p ± 1.96 sqrt(p (1 - p) (1/K +
+    # 1/(K - 1)) / (n/K)).
+    low, high = cross_validated_interval(60_000, 100_000, folds=folds) or (0, 0)
+    fold = 100_000 / folds
+    variance = 0.6 * 0.4 / fold * (1 / folds + 1 / (folds - 1))
+    assert (high - low) / 2 == pytest.approx(1.959964 * math.sqrt(variance), rel=1e-3)
+    assert cross_validated_interval(0, 0, folds=folds) is None

@@ -23,7 +23,7 @@ from finetune.training.linear_probe.features import FitInterruptedError, ProbePh
 from finetune.training.prepared import Prepared
 from finetune.training.validation import Outputs, calibrated_loss, calibrated_losses, plain_loss
 
-L2_STRENGTHS = (0.001, 0.01, 0.03, 0.1, 0.3, 1.0)
+L2_STRENGTHS = (0.001, 0.01, 0.1, 0.3, 1.0, 3.0)
 """L2 strengths to try. Logistic regression's C is 1 / (strength * photos)."""
 
 SEARCH_TOLERANCE = 1e-4
@@ -250,9 +250,9 @@ def fit_head(
         for k, strength in enumerate(order):
             if stop():
                 raise FitInterruptedError
-            stronger = fitter.fit(
-                learned, strength, start=found[k] or stronger, tolerance=SEARCH_TOLERANCE
-            )
+            # Never from the head of another fold, which was fitted on the photos held out here:
+            # where it fits these already, the solver would stop at once.
+            stronger = fitter.fit(learned, strength, start=stronger, tolerance=SEARCH_TOLERANCE)
             found[k] = stronger
             logits[k, np.searchsorted(held, asked)] = fitter.logits(stronger, asked)
             progress(place * len(order) + k + 1, len(numbers) * len(order) + 1)

@@ -65,9 +65,8 @@ def hold_out(
         if stop():
             raise FitInterruptedError
         rows, others = np.flatnonzero(learned), np.flatnonzero(held)
-        solution = fitter.fit(
-            rows, fitted.strength, start=fitted.solution, tolerance=SEARCH_TOLERANCE
-        )
+        # Not from the fitted head, which has seen the photos that are held out here.
+        solution = fitter.fit(rows, fitted.strength, tolerance=SEARCH_TOLERANCE)
         distance = fit_distance(photos, rows, rng=rng)
         done += 1
         progress(done, heads)

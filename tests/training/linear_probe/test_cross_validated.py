@@ -17,12 +17,14 @@ from sklearn.metrics import accuracy_score
 from finetune import Predictor
 from finetune.config_io import resolve
 from finetune.errors import CollectionError, RunError
+from finetune.models.linear_solver import Solution
 from finetune.photos.split.leakage import prove_folds
 from finetune.photos.split.split import SplitRow, read_split, write_split
 from finetune.reporting.report import write_report
 from finetune.runs.evaluate import EvaluationRequest, evaluate
 from finetune.runs.model_card import model_card
 from finetune.training.events import Event, Note
+from finetune.training.linear_probe.heads import HeadFitter
 from finetune.training.train import RunResult, train
 from finetune.training.warm_start import inherit, open_parent
 
@@ -59,6 +61,36 @@ def trained(
 ) -> tuple[RunResult, list[str]]:
     photos = make_photos({"ant": 9, "bee": 9, "wasp": 7, "moth": 1})
     return run_with_notes(photos, settings, tmp_path / "run")
+
+
+def test_no_head_starts_from_one_that_has_seen_its_held_out_photos(
+    make_photos: Callable[..., Path],
+    tmp_path: Path,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Where a start already fits the photos, the solver stops at once and keeps what it has seen.
+    real = HeadFitter.fit
+    learned_by: list[tuple[Solution, set[int]]] = []
+    fits = 0
+
+    def fit(self: HeadFitter, learned: Any, strength: Any, **options: Any) -> Solution:
+        nonlocal fits
+        own = set(learned.tolist())
+        start = options.get("start")
+        if start is not None:
+            fits += 1
+            seen = next(photos for solution, photos in learned_by if solution is start)
+            assert seen <= own
+        found = real(self, learned, strength, **options)
+        learned_by.append((found, own))
+        return found
+
+    monkeypatch.setattr(HeadFitter, "fit", fit)
+    photos = make_photos({"ant": 9, "bee": 9, "wasp": 7})
+    run_with_notes(photos, {**settings, "head_l2": "0.1,1"}, tmp_path / "run")
+    # The second strength of each fold, and the final head.
+    assert fits == 6
 
 
 def test_every_photo_is_trained_on_and_held_out_once(
