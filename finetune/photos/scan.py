@@ -107,8 +107,9 @@ def update(
             size=sink.size, fit=sink.fit, interpolation=sink.interpolation
         )
     known = catalog.files()
+    planner = _Planner(catalog, known, sink)
     catalog.set_present(file.path for file in found.files if file.path in known)
-    files = _Planner(catalog, known, sink).tasks(root, found.files)
+    files = planner.tasks(root, found.files)
     writer = _Writer(catalog)
     if progress is not None:
         progress(0, len(files))
@@ -136,6 +137,7 @@ class _Planner:
         self._crops = catalog.crops() if sink is not None else {}
         self._reader = reader_version()
         self._sink = sink
+        self._written_ns = catalog.path.stat().st_mtime_ns
 
     def tasks(self, root: Path, files: Sequence[FoundFile]) -> dict[Task, FoundFile]:
         """Returns a task for each file that must be read."""
@@ -160,6 +162,10 @@ class _Planner:
 
     def _unchanged(self, file: FoundFile, before: FileMetadata) -> bool:
         if (before.size, before.mtime_ns) != (file.size, file.mtime_ns):
+            return False
+        # A camera uses its names again, and a copy keeps size and time: what came into the folder
+        # since the catalog was written is compared by content.
+        if file.ctime_ns > self._written_ns:
             return False
         if before.status == "ok":
             return before.digest in self._analyzed
@@ -279,11 +285,13 @@ class FoundFile:
         path: Path below the root, with ``/``, spelled as on disk.
         size: Bytes.
         mtime_ns: Time of the last change, in nanoseconds.
+        ctime_ns: Time since which the path leads to these bytes at the latest; 0 if unknown.
     """
 
     path: str
     size: int
     mtime_ns: int
+    ctime_ns: int = 0
 
 
 @dataclass(kw_only=True, slots=True)
@@ -445,7 +453,12 @@ class _Walk:
             self._problem(path, "not a regular file")
             return
         self.found.files.append(
-            FoundFile(path=path, size=status.st_size, mtime_ns=status.st_mtime_ns)
+            FoundFile(
+                path=path,
+                size=status.st_size,
+                mtime_ns=status.st_mtime_ns,
+                ctime_ns=status.st_ctime_ns,
+            )
         )
         is_link = entry.is_symlink()
         if is_link or status.st_nlink > 1 or self._in_link:
