@@ -42,6 +42,12 @@ def option(
     return field(default=default, metadata={"help": help, **bounds})
 
 
+PRECISION = 0.95
+"""Default precision of sure predictions."""
+
+FALSE_ALARMS = 0.05
+"""Default share of photos of known labels that are taken for unknown."""
+
 DEFAULT_SHARE = 0.15
 """Default share of the validation part, and of the test part."""
 

@@ -127,7 +127,8 @@ def training_html(
     if notes:
         lines = "".join(f"<div>{html.escape(note)}</div>" for note in notes)
         parts.append(f'<div style="{_FAINT};font-size:90%;margin:4px 0">{lines}</div>')
-    if epochs:
+    # A head fitted to its minimum has no curve, and a note says how good it is.
+    if any(row["lr"] for row in epochs):
         parts.append(
             '<div style="display:flex;flex-wrap:wrap;gap:24px;align-items:flex-start">'
             + _table_of(epochs[-rows:])

@@ -241,6 +241,22 @@ ConfigFile = Annotated[
     Path | None, typer.Option(help="Settings from a TOML file, or a run's config.json.")
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps; default: the best.")]
+SurePrecision = Annotated[
+    float,
+    typer.Option("--precision", help="Share of the sure labels that should be right."),
+]
+FalseAlarms = Annotated[
+    float,
+    typer.Option(help="Share of photos of known labels that may be taken for unknown; 0: none is."),
+]
+SureThreshold = Annotated[
+    float | None,
+    typer.Option(
+        "--threshold",
+        help="Probability from which a label is sure; default: by --precision.",
+        show_default=False,
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Seed of every random choice.", min=0)]
 Open = Annotated[bool, typer.Option("--open/--no-open", help="Open the page in a browser.")]
 SetNumbers = Annotated[

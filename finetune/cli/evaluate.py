@@ -47,7 +47,7 @@ def evaluate(
     """Measure the accuracy of a run on labeled photos.
 
     Labels are matched by name. Photos with labels that the run does not have measure how well it
-    recognizes "none of these".
+    recognizes unknown subjects.
     """
     output.json, output.quiet = json, quiet
     if tta not in (1, 2):
@@ -87,32 +87,24 @@ def evaluate(
             "metrics": result.metrics,
             "unknown_labels": result.unknown_labels,
             "left_out": result.left_out,
-            "unknown": result.unknown,
+            "statuses": result.statuses,
         }
     )
 
 
 def show_evaluation(result: Evaluation) -> None:
     """Prints the figures of an evaluation."""
+    from finetune.runs.answers import status_sentences
+
     output.print(metrics_table(result.metrics))
     if result.unknown_labels:
         names = ", ".join(f"{label} ({count})" for label, count in result.unknown_labels.items())
         output.text(f"Labels that the run does not have: {names}")
     if result.left_out:
         output.text(f"{result.left_out:,} photos without one label were left out.")
-    unknown = result.unknown
-    if unknown and unknown["measured_precision"] is not None and unknown["precision_interval"]:
-        low, high = unknown["precision_interval"]
-        output.text(
-            f"With 'none of these': {unknown['coverage']:.0%} of the photos of known labels get a "
-            f"label, and {unknown['measured_precision']:.1%} of these labels are right "
-            f"({low:.1%} to {high:.1%}; target: {unknown['stated_precision']:.0%})"
-        )
-        if unknown["unknown_rejected"] is not None:
-            output.text(
-                f"Of {unknown['unknown_photos']:,} photos of other labels, "
-                f"{unknown['unknown_rejected']:.0%} are recognized as 'none of these'"
-            )
+    if result.statuses is not None:
+        for sentence in status_sentences(result.statuses):
+            output.text(sentence)
     if result.folder is not None:
         output.text(f"Saved in {result.folder}")
 
@@ -121,14 +113,14 @@ def metrics_table(metrics: Mapping[str, Any]) -> Table:
     """Returns a table of the main metrics, one row per part."""
     if all("top1" not in values for values in metrics.values()):
         return _multilabel_table(metrics)
-    numbers = ("photos", "right", "balanced", "log loss", "ECE (by chance)")
+    numbers = ("right", "accuracy", "balanced", "log loss", "ECE (by chance)")
     table = make_table("part", *numbers[:2], "95 % interval", *numbers[2:], right=numbers)
     for name, values in metrics.items():
         low, high = values["top1_interval"]
         balanced = values["balanced_accuracy"]
         table.add_row(
             output.literal(name),
-            f"{values['photos']:,}",
+            f"{round(values['top1'] * values['photos']):,} of {values['photos']:,}",
             f"{values['top1']:.1%}",
             f"{low:.1%} to {high:.1%}",
             "" if balanced is None else f"{balanced:.1%}",

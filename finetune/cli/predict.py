@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from finetune.cli.command import Device, one_of
+from finetune.cli.command import Device, FalseAlarms, SurePrecision, SureThreshold, one_of
 from finetune.cli.console import Advance, Json, Quiet, Yes, output
 from finetune.cli.predict_output import FEW, Extras, Printer, show_photo
+from finetune.config import FALSE_ALARMS, PRECISION
 from finetune.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -45,16 +46,9 @@ def predict(
     csv: Annotated[
         Path | None, typer.Option(help="Write one row per photo; resumes an interrupted file.")
     ] = None,
-    threshold: Annotated[
-        float, typer.Option(help="Predict 'none of these' below this probability.")
-    ] = 0.0,
-    unknown: Annotated[
-        bool,
-        typer.Option(
-            "--unknown/--no-unknown",
-            help="Mark photos that are unlike the training photos as unknown.",
-        ),
-    ] = True,
+    precision: SurePrecision = PRECISION,
+    false_alarms: FalseAlarms = FALSE_ALARMS,
+    threshold: SureThreshold = None,
     tta: Annotated[
         int,
         typer.Option(help="Views per photo to average: 1, 2 (mirror image) or 10 (also corners)."),
@@ -99,8 +93,11 @@ def predict(
     how = one_of("--transfer", transfer, Transfer)
     from finetune.prediction.inputs import check_tta, photos_of
     from finetune.prediction.predictor import PredictConfig, Predictor
+    from finetune.runs.answers import claim_sentence
 
-    config = PredictConfig(tta=check_tta(tta), threshold=threshold, use_unknown=unknown)
+    config = PredictConfig(
+        tta=check_tta(tta), precision=precision, false_alarms=false_alarms, threshold=threshold
+    )
     paths = photos_of(photos, stdin=sys.stdin, without=sort_into)
     first, paths = _peek(paths)
     if first is None:
@@ -109,6 +106,8 @@ def predict(
         return
     predictor = Predictor.load(run or None, device=device, config=config)
     output.info(f"By {predictor.name}")
+    if predictor.measured:
+        output.info(claim_sentence(predictor.claim, precision))
     if sort_into is not None and how == "move" and not yes:
         typer.confirm(f"Move the photos to {sort_into}?", abort=True, err=True)
     with contextlib.ExitStack() as stack:

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from finetune.cli.command import Device, Open
+from finetune.cli.command import Device, FalseAlarms, Open, SurePrecision, SureThreshold
 from finetune.cli.console import Quiet, output
+from finetune.config import FALSE_ALARMS, PRECISION
 
 
 def serve(
@@ -39,9 +40,9 @@ def serve(
     max_megapixels: Annotated[
         float, typer.Option(help="Maximum pixels of a photo, in millions.")
     ] = 64.0,
-    threshold: Annotated[
-        float, typer.Option(help="Below this probability the prediction is 'none of these'.")
-    ] = 0.0,
+    precision: SurePrecision = PRECISION,
+    false_alarms: FalseAlarms = FALSE_ALARMS,
+    threshold: SureThreshold = None,
     open_browser: Open = False,
     access_log: Annotated[
         bool, typer.Option("--access-log/--no-access-log", help="Log each request on stderr.")
@@ -70,7 +71,12 @@ def serve(
         predictor = Predictor.load(
             run or None,
             device=device,
-            config=PredictConfig(threshold=threshold, max_pixels=limits.max_pixels),
+            config=PredictConfig(
+                precision=precision,
+                false_alarms=false_alarms,
+                threshold=threshold,
+                max_pixels=limits.max_pixels,
+            ),
         )
         policy = replace(
             policy_for(host, number, key),

@@ -331,8 +331,14 @@ def show_result(result: RunResult, *, follow: bool = True) -> None:
         ),
     )[:3]
     if weak:
-        named = ", ".join(f"{label} ({recall:.0%} of {count})" for recall, label, count in weak)
+        named = ", ".join(
+            f"{label} ({round(recall * count):,} of {count:,})" for recall, label, count in weak
+        )
         output.text(f"Found least often on {part}: {named}")
+    from finetune.runs.answers import calibration_sentences
+
+    for sentence in calibration_sentences(result.run.read(result.run.calibration_file)):
+        output.text(sentence)
     state = "Interrupted after" if result.interrupted else "Done in"
     output.text(f"{state} {duration(result.seconds)}; the model is in {result.run.path}")
     if not follow:

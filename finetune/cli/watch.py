@@ -187,8 +187,10 @@ def _epoch_table(rows: Sequence[Mapping[str, Any]], width: int) -> RenderableTyp
 
 
 def epoch_line(row: Mapping[str, Any]) -> str:
-    """Returns an epoch as one line of text."""
+    """Returns an epoch, or a head fitted without epochs, as one line of text."""
     cells = _cells(row)
+    if row["lr"] == 0:
+        return f"head fitted  val loss {cells['val loss']}  val {cells['val']}  {cells['time']}"
     text = (
         f"epoch {cells['epoch']}/{row['epochs']}  loss {cells['train loss']}  "
         f"val loss {cells['val loss']}  val {cells['val']}  {cells['photos/s']} photos/s  "

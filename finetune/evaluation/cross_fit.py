@@ -1,35 +1,34 @@
 """Cross-fit predictions of held-out photos and of held-out labels.
 
-The temperature and the unknown threshold are fitted on predictions for new photos. Validation
-photos are few, and all of known labels. On cached features a head is fitted quickly, so that photos
-and labels can be held out in turn (`cross_fit`). For a full network, `masked_scores` removes each
-validation photo's own label from its logits: free but optimistic, as the features were trained on
-the label.
+The temperature and the thresholds of sure and unknown photos are fitted on predictions for new
+photos. On cached features a head is fitted quickly, so that photos and labels can be held out in
+turn (`cross_fit`); for a full network the validation photos are all.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from finetune.errors import ConfigError
+from finetune.evaluation.feature_distance import FeatureDistance
 from finetune.evaluation.out_of_distribution import (
-    Mixture,
-    Score,
+    Power,
+    UnknownDetector,
     fit_mixture,
     log_odds,
-    ood_score,
+    saved_scores,
 )
-from finetune.evaluation.precision_target import HeldOutScores
-from finetune.evaluation.probabilities import Floats, Integers, check
+from finetune.evaluation.precision_curve import PrecisionCurve, precision_curve
+from finetune.evaluation.probabilities import Floats, Integers, check, softmax
 
 FitHead = Callable[[NDArray[np.bool_], NDArray[np.bool_]], tuple[Floats, Floats]]
 """Takes masks ``(N,)`` of the photos to train on and of those to predict; returns the logits
-``(K, C)`` of the latter and minus their distances, ``(K,)``."""
+``(K, C)`` of the latter and the in-distribution scores of their features, ``(K, D)``."""
 
 LABEL_FOLDS = 10
 """Maximum number of heads fitted without some of the labels."""
@@ -37,17 +36,23 @@ LABEL_FOLDS = 10
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOutLogits:
-    """Cross-fit logits of photos.
+    """Logits of photos by networks that were not trained on them.
 
     Attributes:
         logits: ``(K, C)``, without the columns of held-out labels.
         targets: ``(K,)``.
-        distances: ``(K,)``, minus the distances of their features; higher is more in-distribution.
+        groups: ``(K,)``, near-duplicate group of each photo.
+        distances: ``(K, D)`` in-distribution scores of their features, or None.
     """
 
     logits: Floats
     targets: Integers
-    distances: Floats
+    groups: NDArray[Any]
+    distances: Floats | None = None
+
+    def odds(self, temperature: float) -> Floats:
+        """Returns the log odds of each photo's likeliest label, ``(K,)``."""
+        return log_odds(self.logits, temperature=temperature)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,34 +62,63 @@ class CrossFit:
     Attributes:
         known: Photos of known labels.
         unknown: Photos of held-out labels, one group per head; empty for fewer than three labels.
+        strangers: Pictures of other subjects by kind, predicted by the final network.
     """
 
     known: HeldOutLogits
-    unknown: tuple[HeldOutLogits, ...]
+    unknown: tuple[HeldOutLogits, ...] = ()
+    strangers: Mapping[str, HeldOutLogits] = field(default_factory=dict)
 
-    def scores(self, *, temperature: float) -> tuple[HeldOutScores, Mixture]:
-        """Returns the scores of log odds and distance mixed, and the mixture."""
-        odds = log_odds(self.known.logits, temperature=temperature)
-        mixture = fit_mixture(odds, self.known.distances)
-        unknown_scores = [
-            mixture(log_odds(group.logits, temperature=temperature), group.distances)
-            for group in self.unknown
-        ]
-        empty = np.zeros(0)
-        found = HeldOutScores(
-            scores=mixture(odds, self.known.distances),
-            correct=self.known.logits.argmax(axis=1) == self.known.targets,
-            labels=self.known.targets,
-            unknown_scores=np.concatenate([empty, *unknown_scores]),
-            unknown_labels=np.concatenate(
-                [empty.astype(np.int64), *(group.targets for group in self.unknown)]
-            ),
-        )
-        return found, mixture
+
+def fit_precision(known: HeldOutLogits, *, temperature: float) -> PrecisionCurve:
+    """Returns the precision of held-out photos by the probability of their likeliest label."""
+    probabilities = softmax(known.logits, temperature=temperature)
+    correct = probabilities.argmax(axis=1) == known.targets
+    return precision_curve(probabilities.max(axis=1), correct, known.groups)
+
+
+def fit_detector(
+    outputs: CrossFit, *, temperature: float, distance: FeatureDistance | None
+) -> UnknownDetector:
+    """Returns the detector of unknown photos, with its power on held-out labels.
+
+    Args:
+        outputs: Of held-out photos; without distances the logits alone decide.
+        temperature: Divides the logits.
+        distance: Of the final network; the cross-fit ones come from others like it.
+    """
+    known = outputs.known
+    mixture = None
+    if known.distances is not None:
+        mixture = fit_mixture(known.odds(temperature), known.distances)
+    detector = UnknownDetector(
+        score="max_logit" if mixture is None else "odds_and_distance",
+        mixture=mixture,
+        distance=distance,
+    )
+
+    def scores(group: HeldOutLogits) -> Floats:
+        return detector.scores(group.logits, group.distances, temperature=temperature)
+
+    detector = dataclasses.replace(
+        detector, known_scores=saved_scores(scores(known)), photos=len(known.targets)
+    )
+    others = {"labels left out": outputs.unknown} if outputs.unknown else {}
+    others |= {kind: (group,) for kind, group in outputs.strangers.items()}
+    power = []
+    for subject, groups in others.items():
+        flagged = np.concatenate([detector.is_unknown(scores(group)) for group in groups])
+        power.append(Power(subject=subject, photos=len(flagged), detected=int(flagged.sum())))
+    return dataclasses.replace(detector, power=tuple(power))
 
 
 def cross_fit(
-    targets: Integers, folds: Integers, fit: FitHead, *, rng: np.random.Generator
+    targets: Integers,
+    groups: NDArray[Any],
+    folds: Integers,
+    fit: FitHead,
+    *,
+    rng: np.random.Generator,
 ) -> CrossFit:
     """Returns cross-fit logits of every photo, and of every photo with its label held out.
 
@@ -94,6 +128,7 @@ def cross_fit(
 
     Args:
         targets: ``(N,)`` true indices.
+        groups: ``(N,)``, near-duplicate group of each photo.
         folds: ``(N,)``, the fold in which a photo is held out; -1: always in training.
         fit: Trains a head. It must not use the photos to predict in any way, not even for a
             principal component analysis.
@@ -102,73 +137,33 @@ def cross_fit(
     Raises:
         ModelError: Some logits are not finite.
     """
-    held = [_predict(targets, folds == fold, fit) for fold in np.unique(folds[folds >= 0])]
-    known = HeldOutLogits(
-        logits=np.concatenate([group.logits for group in held]),
-        targets=np.concatenate([group.targets for group in held]),
-        distances=np.concatenate([group.distances for group in held]),
-    )
+
+    def predict(held_out: NDArray[np.bool_]) -> HeldOutLogits:
+        predicted, distances = fit(~held_out, held_out)
+        logits, truth = check(predicted, targets[held_out])
+        return HeldOutLogits(
+            logits=logits, targets=truth, groups=groups[held_out], distances=distances
+        )
+
+    known = _joined([predict(folds == fold) for fold in np.unique(folds[folds >= 0])])
     present = np.unique(targets)
     if len(present) < 3:
-        return CrossFit(known=known, unknown=())
+        return CrossFit(known=known)
     count = min(LABEL_FOLDS, len(present))
     fold_of = np.full(known.logits.shape[1], -1)
     fold_of[present] = rng.permutation(np.arange(len(present)) % count)
     unknown = []
     for fold in range(count):
-        group = _predict(targets, fold_of[targets] == fold, fit)
+        group = predict(fold_of[targets] == fold)
         learned = (fold_of != fold) & (fold_of >= 0)
         unknown.append(dataclasses.replace(group, logits=group.logits[:, learned]))
     return CrossFit(known=known, unknown=tuple(unknown))
 
 
-def _predict(targets: Integers, held_out: NDArray[np.bool_], fit: FitHead) -> HeldOutLogits:
-    predicted, distances = fit(~held_out, held_out)
-    logits, truth = check(predicted, targets[held_out])
-    return HeldOutLogits(logits=logits, targets=truth, distances=np.asarray(distances, np.float64))
-
-
-def drop_own_label(logits: ArrayLike, targets: ArrayLike) -> Floats:
-    """Returns each photo's logits without that of its own label, ``(N, C - 1) float64``.
-
-    Raises:
-        ConfigError: Fewer than three labels.
-
-    Example:
-        >>> drop_own_label([[3.0, 1.0, 2.0]], [0]).tolist()
-        [[1.0, 2.0]]
-    """
-    values, indices = check(logits, targets)
-    if values.shape[1] < 3:
-        raise ConfigError(
-            f"Holding labels out needs at least 3 labels; there are {values.shape[1]}."
-        )
-    kept = np.arange(values.shape[1]) != indices[:, None]
-    rest: Floats = values[kept].reshape(len(values), -1)
-    return rest
-
-
-def masked_scores(
-    logits: ArrayLike,
-    targets: ArrayLike,
-    *,
-    score: Score = "max_probability",
-    temperature: float = 1.0,
-) -> HeldOutScores:
-    """Returns scores of validation photos, and out-of-distribution scores without their label.
-
-    With fewer than three labels there are no out-of-distribution scores.
-
-    Raises:
-        ModelError: Some logits are not finite.
-    """
-    values, indices = check(logits, targets)
-    few = values.shape[1] < 3
-    masked = values[:0] if few else drop_own_label(values, indices)
-    return HeldOutScores(
-        scores=ood_score(values, score=score, temperature=temperature),
-        correct=values.argmax(axis=1) == indices,
-        labels=indices,
-        unknown_scores=ood_score(masked, score=score, temperature=temperature),
-        unknown_labels=indices[: len(masked)],
+def _joined(parts: Sequence[HeldOutLogits]) -> HeldOutLogits:
+    return HeldOutLogits(
+        logits=np.concatenate([part.logits for part in parts]),
+        targets=np.concatenate([part.targets for part in parts]),
+        groups=np.concatenate([part.groups for part in parts]),
+        distances=np.concatenate([part.distances for part in parts if part.distances is not None]),
     )

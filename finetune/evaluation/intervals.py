@@ -58,6 +58,42 @@ def _wilson(share: float, trials: float, confidence: float) -> Interval:
     return low, high
 
 
+def clopper_pearson_lower(successes: float, trials: int, *, confidence: float = 0.95) -> float:
+    """Returns the exact one-sided lower bound of a share; 0 without a success.
+
+    The share at which at least as many successes have the probability ``1 - confidence`` (Clopper
+    & Pearson 1934); without a failure ``(1 - confidence)^(1 / trials)``, so that 59 trials are the
+    fewest that show a share of 95 %.
+
+    Args:
+        successes: At most `trials`; a fraction is rounded down.
+        trials: Independent trials.
+        confidence: Probability that the bound is below the share.
+
+    Example:
+        >>> round(clopper_pearson_lower(59, 59), 4)
+        0.9505
+    """
+    failures = trials - math.floor(successes + 1e-9)
+    if failures >= trials:
+        return 0.0
+    if failures == 0:
+        return float((1 - confidence) ** (1 / trials))
+    counts = np.arange(1, failures + 1)
+    # Logarithms of the binomial coefficients of 0 to `failures`.
+    log_ways = np.r_[0.0, np.cumsum(np.log((trials - counts + 1) / counts))]
+    numbers = np.arange(failures + 1)
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        share = (low + high) / 2
+        terms = log_ways + numbers * math.log1p(-share) + (trials - numbers) * math.log(share)
+        if np.exp(terms).sum() < 1 - confidence:
+            low = share
+        else:
+            high = share
+    return low
+
+
 def mean_interval(values: Sequence[float], *, confidence: float = 0.95) -> Interval | None:
     """Returns Student's t interval of a mean; None for fewer than two values.
 

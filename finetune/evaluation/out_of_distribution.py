@@ -1,15 +1,14 @@
-"""Out-of-distribution scores, and the threshold below which a photo is unknown.
+"""Detection of photos that are unlike all that was learned.
 
-The relative Mahalanobis distance of Ren et al. (2021, "A Simple Fix to Mahalanobis Distance for
-Improving Near-OOD Detection", eq. 3) is the squared distance of features to the nearest label's
-mean, in units of the spread within labels, minus that to the mean of all photos, in units of the
-spread of all. Unusual light or sharpness adds to both. One rotation makes both spreads diagonal, so
-that a run keeps a matrix, the means and one weight per dimension.
+An out-of-distribution score is compared with a threshold that a stated share of photos of known
+labels falls below: the false alarms. The threshold is a quantile of the scores of held-out photos
+with the correction of conformal prediction (Vovk et al. 2005), so that the share holds for new
+photos, whatever the score.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -17,73 +16,105 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from finetune.evaluation.intervals import Interval
+from finetune.config import FALSE_ALARMS
+from finetune.evaluation.feature_distance import FeatureDistance
 from finetune.evaluation.probabilities import Floats, check_finite, log_softmax
+
+MAX_SCORES = 1000
+"""Largest number of saved scores; of more photos, quantiles are saved."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class UnknownThreshold:
-    """Threshold on an out-of-distribution score, with the precision it was fitted for.
+class Power:
+    """Share of photos of other subjects that were detected at the default false alarms.
 
     Attributes:
-        score: Which score it belongs to.
-        threshold: Minimum score of accepted photos; None if no threshold reaches any precision
-            target, and all photos are accepted.
-        precision: Precision target: the share of accepted photos that should be right.
-        measured_precision: Precision on the photos fitted on; None if none is accepted.
-        precision_interval: Its 95 % Wilson interval.
-        coverage: Share of photos of known labels that are accepted.
-        refused_unknown: Share of photos of held-out labels that are rejected; None without any.
-        photos: Number of photos of known labels fitted on.
-        unknown_photos: Number of photos of held-out labels fitted on.
-        unknown_share: Assumed share of out-of-distribution photos.
-        confidence: Confidence of the precision target; 0.5 in old runs.
-        mixture: Set for ``odds_and_distance``.
-        distance: Set for ``odds_and_distance``; saved in a file of its own.
+        subject: Their kind, in words.
+        photos: How many there were.
+        detected: How many of them were detected.
+    """
+
+    subject: str
+    photos: int
+    detected: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnknownDetector:
+    """Fitted out-of-distribution score with the scores of held-out photos of known labels.
+
+    Attributes:
+        score: Which score it is.
+        known_scores: Ascending, or their quantiles.
+        photos: Number of held-out photos.
+        power: Measured detection of other subjects.
+        mixture: Set where the score uses distances.
+        distance: Likewise; saved in a file of its own.
+        fixed: Threshold of a run of an earlier version, instead of `known_scores`.
     """
 
     score: Score
-    threshold: float | None
-    precision: float
-    measured_precision: float | None
-    precision_interval: Interval | None
-    coverage: float
-    refused_unknown: float | None
-    photos: int
-    unknown_photos: int
-    unknown_share: float | None = None
-    confidence: float = 0.5
+    known_scores: tuple[float, ...] = ()
+    photos: int = 0
+    power: tuple[Power, ...] = ()
     mixture: Mixture | None = None
-    distance: RelativeDistance | None = field(default=None, repr=False, compare=False)
+    distance: FeatureDistance | None = field(default=None, repr=False, compare=False)
+    fixed: float | None = None
+
+    def threshold(self, false_alarms: float = FALSE_ALARMS) -> float | None:
+        """Returns the score below which a photo is unknown.
+
+        None where no photo is: for no false alarms, or too few held-out photos to state so few.
+        A run of an earlier version has one threshold for any share above 0.
+        """
+        if false_alarms <= 0:
+            return None
+        if not self.known_scores:
+            return self.fixed
+        return conformal_quantile(self.known_scores, false_alarms, photos=self.photos)
+
+    def is_unknown(
+        self, scores: ArrayLike, false_alarms: float = FALSE_ALARMS
+    ) -> NDArray[np.bool_]:
+        """Returns which scores are below the threshold, ``(N,) bool``."""
+        limit = self.threshold(false_alarms)
+        return np.asarray(scores, np.float64) < (-np.inf if limit is None else limit)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields as JSON values, without the distance."""
-        content = dataclasses.asdict(dataclasses.replace(self, distance=None))
-        del content["distance"]
-        return content
+        return {
+            "score": self.score,
+            "false_alarms": FALSE_ALARMS,
+            "threshold": self.threshold(),
+            "photos": self.photos,
+            "power": [vars(item) for item in self.power],
+            "mixture": self.mixture.to_dict() if self.mixture else None,
+            "known_scores": list(self.known_scores),
+        }
 
     @classmethod
     def from_dict(
-        cls, content: dict[str, Any], distance: RelativeDistance | None = None
-    ) -> UnknownThreshold:
-        """Inverse of `to_dict`; raises TypeError if fields differ.
+        cls, content: Mapping[str, Any], distance: FeatureDistance | None = None
+    ) -> UnknownDetector:
+        """Inverse of `to_dict`; reads runs of earlier versions, too.
 
         Raises:
+            KeyError: An entry is missing.
             ValueError: The score needs a distance, which is missing.
         """
-        interval = content.get("precision_interval")
-        mixture = content.get("mixture")
-        if content.get("score") == "odds_and_distance" and (distance is None or mixture is None):
+        score, spreads = content["score"], content.get("mixture")
+        if score == "odds_and_distance" and (distance is None or not spreads):
             raise ValueError("the distance of its threshold for unknown photos")
+        threshold = content["threshold"]
+        scores = tuple(float(value) for value in content.get("known_scores", ()))
         return cls(
-            **{
-                **content,
-                "precision_interval": (float(interval[0]), float(interval[1]))
-                if interval
-                else None,
-                "mixture": Mixture(**mixture) if mixture else None,
-                "distance": distance,
-            }
+            score=score,
+            known_scores=scores,
+            photos=int(content["photos"]),
+            power=tuple(Power(**item) for item in content.get("power", ())),
+            mixture=Mixture.from_dict(spreads) if spreads else None,
+            distance=distance,
+            fixed=None if scores or threshold is None else float(threshold),
         )
 
     @property
@@ -92,7 +123,7 @@ class UnknownThreshold:
         return self.score == "odds_and_distance"
 
     def distances(self, features: ArrayLike) -> Floats:
-        """Returns the in-distribution scores of features, ``(N, F)`` to ``(N,)``.
+        """Returns the in-distribution scores of features, ``(N, F)`` to ``(N, D)``.
 
         Raises:
             ValueError: The score does not use features.
@@ -108,7 +139,7 @@ class UnknownThreshold:
 
         Args:
             logits: ``(N, C)``.
-            distances: ``(N,)``; see `distances`. Required if the score needs features.
+            distances: ``(N, D)``; see `distances`. Required if the score needs features.
             temperature: Divides the logits.
 
         Raises:
@@ -124,12 +155,46 @@ class UnknownThreshold:
         odds = log_odds(values, temperature=temperature)
         return self.mixture(odds, np.asarray(distances, np.float64))
 
-    def is_unknown(self, scores: ArrayLike) -> NDArray[np.bool_]:
-        """Returns which scores are below the threshold, ``(N,) bool``."""
-        values = np.asarray(scores, dtype=np.float64)
-        if self.threshold is None:
-            return np.zeros(values.shape, dtype=bool)
-        return np.asarray(values < self.threshold)
+
+def conformal_quantile(
+    scores: ArrayLike, share: float, *, photos: int | None = None
+) -> float | None:
+    """Returns the score below which this share of new photos falls; None for too few scores.
+
+    A new photo's rank among n others is uniform, so that it falls below the k-th smallest of them
+    with probability ``k / (n + 1)``; between two ranks the scores are interpolated.
+
+    Args:
+        scores: Ascending scores of held-out photos, or their quantiles in equal steps.
+        share: Above 0 and below 1.
+        photos: n, where `scores` are quantiles.
+
+    Example:
+        >>> conformal_quantile(range(1, 20), 0.05)
+        1.0
+    """
+    values = np.asarray(scores, np.float64)
+    count = photos or len(values)
+    rank = share * (count + 1)
+    if rank < 1 - 1e-9:
+        return None
+    # Places of the ranks 1 to n among the quantiles, of which each stands for count / M ranks.
+    place = (rank - 0.5) * len(values) / count - 0.5
+    return float(np.interp(place, np.arange(len(values)), values))
+
+
+def needed_photos(false_alarms: float) -> int:
+    """Returns the fewest held-out photos for a share of false alarms."""
+    return math.ceil(1 / false_alarms - 1 - 1e-9)
+
+
+def saved_scores(scores: ArrayLike) -> tuple[float, ...]:
+    """Returns ascending scores, or of many their quantiles in equal steps."""
+    values = np.sort(np.asarray(scores, np.float64))
+    if len(values) > MAX_SCORES:
+        steps = (np.arange(MAX_SCORES) + 0.5) * len(values) / MAX_SCORES - 0.5
+        values = np.interp(steps, np.arange(len(values)), values)
+    return tuple(values.tolist())
 
 
 Score = Literal["energy", "max_logit", "max_probability", "odds_and_distance"]
@@ -181,170 +246,39 @@ def log_odds(logits: ArrayLike, *, temperature: float = 1.0) -> Floats:
 
 @dataclass(frozen=True, kw_only=True)
 class Mixture:
-    """Sum of log odds and distance, each in units of its spread on known photos.
+    """Sum of log odds and distances, each in units of its spread on known photos.
 
     Attributes:
         odds_spread: Standard deviation of the log odds.
-        distance_spread: Standard deviation of the distance.
+        distance_spread: That of the relative distance.
+        similarity_spread: That of the similarity to neighbors; None in runs of earlier versions.
     """
 
     odds_spread: float
     distance_spread: float
+    similarity_spread: float | None = None
 
     def __call__(self, odds: Floats, distances: Floats) -> Floats:
-        """Returns the score, ``(N,)``."""
-        return odds / self.odds_spread + distances / self.distance_spread
+        """Returns the score ``(N,)`` of log odds ``(N,)`` and distances ``(N, D)``."""
+        score = odds / self.odds_spread + distances[:, 0] / self.distance_spread
+        if self.similarity_spread is not None:
+            score = score + distances[:, 1] / self.similarity_spread
+        return np.asarray(score)
+
+    def to_dict(self) -> dict[str, float]:
+        """Returns JSON values, without missing ones."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Mixture:
+        """Inverse of `to_dict`; raises TypeError or ValueError."""
+        return cls(**{name: float(value) for name, value in content.items()})
 
 
 def fit_mixture(odds: ArrayLike, distances: ArrayLike) -> Mixture:
     """Returns the mixture with equal weights on photos of known labels."""
-    spreads = [float(np.std(np.asarray(values, np.float64))) for values in (odds, distances)]
-    first, second = (spread if spread > 1e-9 else 1.0 for spread in spreads)
-    return Mixture(odds_spread=first, distance_spread=second)
-
-
-DIMENSIONS = 64
-"""Number of principal components used."""
-
-SHRINKAGE = 0.1
-"""Shrinkage: share of the mean variance added to each component's."""
-
-BASIS_PHOTOS = 500
-"""Maximum number of photos for the principal components."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Basis:
-    """Principal components of the features.
-
-    Attributes:
-        matrix: ``(F, K)``: a photo's coordinates are ``(features - mean) @ matrix``.
-        mean: ``(F,)``.
-    """
-
-    matrix: Floats
-    mean: Floats
-
-    def __call__(self, features: ArrayLike) -> Floats:
-        """Returns coordinates ``(N, K)`` of features ``(N, F)``."""
-        return np.asarray((np.asarray(features, np.float64) - self.mean) @ self.matrix)
-
-
-def find_basis(features: ArrayLike, *, dimensions: int = DIMENSIONS) -> Basis:
-    """Returns the principal components of standardized features ``(N, F)``.
-
-    At most `dimensions` and a quarter of the number of photos, but at least 2 if possible: the
-    spread within labels is estimated in each.
-    """
-    values = np.asarray(features, np.float64)
-    mean, deviation = values.mean(axis=0), values.std(axis=0)
-    scale = np.where(deviation > 1e-6, 1 / np.maximum(deviation, 1e-6), 0.0)
-    standard = (values - mean) * scale
-    count = min(dimensions, max(2, len(values) // 4), *standard.shape)
-    if len(standard) <= standard.shape[1]:
-        # The same components from the smaller of both Gram matrices.
-        variances, left = np.linalg.eigh(standard @ standard.T)
-        places = np.argsort(variances)[::-1][:count]
-        places = places[variances[places] > 1e-9 * max(variances.max(), 1e-300)]
-        components = standard.T @ left[:, places] / np.sqrt(variances[places])
-    else:
-        _, right = np.linalg.eigh(standard.T @ standard)
-        components = right[:, ::-1][:, :count]
-    if not components.shape[1]:  # all photos look alike: a direction in which all are at 0
-        components = np.eye(len(scale), 1)
-    return Basis(matrix=scale[:, None] * components, mean=mean)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RelativeDistance:
-    """Fitted relative Mahalanobis distance.
-
-    Attributes:
-        projection: ``(F, K) float32``; coordinates are ``features @ projection + offset``.
-        offset: ``(K,) float32``.
-        means: ``(C, K) float32``: the labels' means in these coordinates, in which the variance
-            within labels is 1 in each direction.
-        background: ``(K,) float32``: inverse variances of all photos, whose mean is the origin.
-    """
-
-    projection: NDArray[np.float32]
-    offset: NDArray[np.float32]
-    means: NDArray[np.float32]
-    background: NDArray[np.float32]
-
-    def __call__(self, features: ArrayLike) -> Floats:
-        """Returns minus the relative distance of features ``(N, F)``, ``(N,)``."""
-        where = np.asarray(features, np.float64) @ self.projection.astype(np.float64) + self.offset
-        means = self.means.astype(np.float64)
-        squared = (where**2).sum(1)[:, None] + (means**2).sum(1) - 2 * where @ means.T  # (N, C)
-        return np.asarray(where**2 @ self.background - squared.min(axis=1))
-
-    def composed_with(self, basis: Basis) -> RelativeDistance:
-        """Returns this distance, composed with the projection onto a basis."""
-        turn = self.projection.astype(np.float64)
-        return RelativeDistance(
-            projection=(basis.matrix @ turn).astype(np.float32),
-            offset=(self.offset - basis.mean @ basis.matrix @ turn).astype(np.float32),
-            means=self.means,
-            background=self.background,
-        )
-
-    def to_tensors(self) -> dict[str, NDArray[np.float32]]:
-        """Returns the arrays by name; `from_tensors` is the inverse."""
-        return {
-            "projection": self.projection,
-            "offset": self.offset,
-            "means": self.means,
-            "background": self.background,
-        }
-
-    @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Any]) -> RelativeDistance:
-        """Inverse of `to_tensors`; raises KeyError if an array is missing."""
-        return cls(
-            **{
-                name: np.asarray(tensors[name], np.float32)
-                for name in ("projection", "offset", "means", "background")
-            }
-        )
-
-
-def fit_relative_distance(
-    features: ArrayLike, targets: ArrayLike, *, shrinkage: float = SHRINKAGE
-) -> RelativeDistance:
-    """Returns the distance fitted to training photos.
-
-    Args:
-        features: ``(N, F)``, or the coordinates of a `Basis` (see
-            `RelativeDistance.composed_with`) if there are fewer photos than features.
-        targets: ``(N,)``; an index without photos has no mean.
-        shrinkage: See `SHRINKAGE`.
-    """
-    coordinates, labels = np.asarray(features, np.float64), np.asarray(targets)
-    center = coordinates.mean(axis=0)
-    centered = coordinates - center
-    present = np.unique(labels)
-    means = np.stack([centered[labels == label].mean(axis=0) for label in present])
-    inside = centered - means[np.searchsorted(present, labels)]
-    within = _shrunk(inside.T @ inside / len(centered), shrinkage)
-    overall = _shrunk(centered.T @ centered / len(centered), shrinkage)
-    # Whitening makes the variance within labels 1; a rotation, which keeps it, then makes the
-    # overall covariance diagonal.
-    variances, directions = np.linalg.eigh(within)
-    whitening = directions / np.sqrt(variances)
-    ratios, rotation = np.linalg.eigh(whitening.T @ overall @ whitening)
-    turn = whitening @ rotation
-    return RelativeDistance(
-        projection=turn.astype(np.float32),
-        offset=(-center @ turn).astype(np.float32),
-        means=(means @ turn).astype(np.float32),
-        background=(1 / ratios).astype(np.float32),
-    )
-
-
-def _shrunk(covariance: Floats, shrinkage: float) -> Floats:
-    size = len(covariance)
-    # Where nothing varies (one photo a label), any spread will do: all distances are then equal.
-    variance = max(float(np.trace(covariance)) / size, 1e-9)
-    result: Floats = covariance + shrinkage * variance * np.eye(size)
-    return result
+    columns = [np.asarray(odds, np.float64), *np.asarray(distances, np.float64).T]
+    spreads = [float(column.std()) for column in columns]
+    names = ("odds_spread", "distance_spread", "similarity_spread")
+    safe = (spread if spread > 1e-9 else 1.0 for spread in spreads)
+    return Mixture(**dict(zip(names, safe, strict=False)))

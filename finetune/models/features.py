@@ -109,6 +109,19 @@ class FeatureCache:
             for index, sample in enumerate(dataset.samples)
         ]
 
+    def of_pictures(self, name: str, pictures: Sequence[NDArray[np.uint8]]) -> Tensor:
+        """Returns features ``(N, F)`` of named working images ``(S, S, 3) uint8``, cached too."""
+        keys = [
+            record_key(self._preprocessing_key.hex(), name, number)
+            for number in range(len(pictures))
+        ]
+        if any(key not in self.records for key in keys):
+            images = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
+            for key, feature in zip(keys, self.compute(images), strict=True):
+                self.records.put(key, feature)
+            self.records.flush()
+        return self.read(keys)
+
     def fill(
         self,
         dataset: PhotoDataset,

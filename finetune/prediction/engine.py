@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune.errors import RunError
-from finetune.evaluation.out_of_distribution import RelativeDistance, UnknownThreshold
+from finetune.evaluation.feature_distance import FeatureDistance
+from finetune.evaluation.out_of_distribution import UnknownDetector
+from finetune.evaluation.precision_curve import PrecisionCurve
 from finetune.photos.preprocessing import Preprocessing
 from finetune.runs.folder import RunFolder
 from finetune.runs.unknown_threshold import read_unknown
@@ -58,7 +60,7 @@ class Engine(Protocol):
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Returns logits, and features ``(B, F)``: the input of the linear head.
 
-        Only for networks whose unknown threshold needs features.
+        Only for networks whose detector of unknown photos needs features.
         """
         ...
 
@@ -72,7 +74,8 @@ class ModelMetadata:
         model: timm's name of the architecture.
         labels: In class order.
         task: Calibrated task of its logits.
-        unknown: Out-of-distribution threshold, or None where none was fitted.
+        unknown: Detector of unknown photos, or None where none was fitted.
+        sure: Precision by probability; None where it was not measured.
         crop_policy: Of `curation.crop_policy`; None: photos are cropped as in `preprocessing`.
     """
 
@@ -81,7 +84,8 @@ class ModelMetadata:
     labels: tuple[str, ...]
     preprocessing: Preprocessing
     task: Task = SingleLabel()
-    unknown: UnknownThreshold | None = None
+    unknown: UnknownDetector | None = None
+    sure: PrecisionCurve | None = None
     crop_policy: Mapping[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -94,19 +98,20 @@ class ModelMetadata:
             "preprocessing": self.preprocessing.to_dict() | {"crop_policy": self.crop_policy},
             **self.task.to_dict(self.labels),
             "unknown": self.unknown.to_dict() if self.unknown else None,
+            "sure": self.sure.to_dict() if self.sure else None,
         }
 
     @classmethod
     def from_dict(
-        cls, content: Mapping[str, Any], distance: RelativeDistance | None = None
+        cls, content: Mapping[str, Any], distance: FeatureDistance | None = None
     ) -> ModelMetadata:
         """Returns the metadata in a JSON object; raises KeyError, TypeError or ValueError.
 
         Args:
             content: As returned by `to_dict`.
-            distance: Of the unknown threshold; stored apart, since it is large.
+            distance: Of the detector; stored apart, since it is large.
         """
-        unknown = content.get("unknown")
+        unknown, sure = content.get("unknown"), content.get("sure")
         labels = tuple(str(label) for label in content["labels"])
         return cls(
             name=str(content["name"]),
@@ -114,7 +119,8 @@ class ModelMetadata:
             labels=labels,
             preprocessing=Preprocessing.from_dict(content["preprocessing"]),
             task=task_of(content, labels),
-            unknown=UnknownThreshold.from_dict(unknown, distance) if unknown else None,
+            unknown=UnknownDetector.from_dict(unknown, distance) if unknown else None,
+            sure=PrecisionCurve.from_dict(sure) if sure else None,
             crop_policy=content["preprocessing"].get("crop_policy"),
         )
 

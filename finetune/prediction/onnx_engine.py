@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from finetune.errors import MissingExtra, RunError
-from finetune.evaluation.out_of_distribution import RelativeDistance
+from finetune.evaluation.feature_distance import FeatureDistance
 from finetune.photos.decode.color import to_gray
 from finetune.photos.decode.pool import usable_cores
 from finetune.photos.preprocessing import Preprocessing
@@ -25,7 +25,7 @@ METADATA_KEY = "finetune"
 """Metadata key of labels, preprocessing and calibration, as JSON."""
 
 DISTANCE_KEY = "finetune_distance"
-"""Metadata key of the out-of-distribution distance, if any, as safetensors in base64."""
+"""Metadata key of the feature distance of unknown photos, if any, as safetensors in base64."""
 
 PIXELS, PHOTOS = "pixels", "photos"
 """Names of the graph's input: normalized floats, or uint8 photos with preprocessing inside."""
@@ -34,7 +34,7 @@ LOGITS, PROBABILITIES = "logits", "probabilities"
 """Names of the graph's outputs; a file with probabilities also has logits."""
 
 FEATURES = "features"
-"""Name of the features output, present where the unknown threshold needs features."""
+"""Name of the features output, present where the detector of unknown photos needs features."""
 
 
 CPU_PROVIDERS = {"CPUExecutionProvider", "AzureExecutionProvider"}
@@ -138,7 +138,7 @@ def metadata_in(session: Any, path: Path) -> ModelMetadata:
         packed = found.get(DISTANCE_KEY)
         distance = None
         if packed:
-            distance = RelativeDistance.from_tensors(load(base64.b64decode(packed)))
+            distance = FeatureDistance.from_tensors(load(base64.b64decode(packed)))
         return ModelMetadata.from_dict(json.loads(found[METADATA_KEY]), distance)
     except (KeyError, TypeError, ValueError, SafetensorError) as error:
         raise RunError(

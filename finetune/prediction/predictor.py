@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from finetune.config import FALSE_ALARMS, PRECISION
 from finetune.errors import ConfigError, DecodeError
-from finetune.evaluation.status import statuses
+from finetune.evaluation.status import statuses, sure_threshold
 from finetune.photos.crops import Crop
 from finetune.photos.decode.decoder import MAX_PIXELS, decode_photo
 from finetune.photos.decode.pool import usable_cores
@@ -58,8 +59,10 @@ class PredictConfig:
 
     Attributes:
         tta: Views of a photo to average: 1, 2 or 10; see `finetune.prediction.inputs`.
-        threshold: Lowest probability of a predicted label; a photo without one is unknown.
-        use_unknown: Whether to apply the run's own threshold for unknown photos.
+        precision: Share of the sure predictions that should be right.
+        false_alarms: Share of the photos of known labels that may be taken for unknown; 0: no
+            photo is unknown.
+        threshold: Probability from which a prediction is sure; None: by the precision.
         max_pixels: Maximum pixels of a photo; larger ones are rejected.
 
     Raises:
@@ -67,14 +70,23 @@ class PredictConfig:
     """
 
     tta: TTA = 1
-    threshold: float = 0.0
-    use_unknown: bool = True
+    precision: float = PRECISION
+    false_alarms: float = FALSE_ALARMS
+    threshold: float | None = None
     max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:
         check_tta(self.tta)
-        if not 0 <= self.threshold <= 1:
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
             raise ConfigError(f"--threshold {self.threshold:g} must lie between 0 and 1.")
+        if not 0 < self.precision < 1:
+            raise ConfigError(
+                f"--precision {self.precision:g} must lie above 0 and below 1, such as 0.95."
+            )
+        if not 0 <= self.false_alarms <= 0.5:
+            raise ConfigError(
+                f"--false-alarms {self.false_alarms:g} must lie between 0 and 0.5, such as 0.05."
+            )
 
 
 class Predictor:
@@ -83,6 +95,11 @@ class Predictor:
     Args:
         engines: Networks with the same labels, in any order.
         config: Test-time augmentation and thresholds.
+
+    Attributes:
+        sure_from: Probability from which a label is sure; None: none is.
+        measured: Whether sure predictions are those of a measured precision.
+        claim: The claim, if there is one.
 
     Raises:
         ConfigError: No engine, or engines of different labels.
@@ -102,6 +119,16 @@ class Predictor:
         self.labels = self.engines[0].metadata.labels
         self._orders = [_order(self.engines[0], engine) for engine in self.engines]
         self._limits = self._label_thresholds()
+        metadata = [engine.metadata for engine in self.engines]
+        sure_from, claim = sure_threshold(
+            [one.sure for one in metadata],
+            [one.unknown for one in metadata],
+            self.config.precision,
+        )
+        threshold = self.config.threshold
+        self.measured = len(metadata) == 1 and metadata[0].sure is not None and threshold is None
+        self.claim = claim if self.measured else None
+        self.sure_from = sure_from if threshold is None else threshold
         specs = [_pixels_key(engine.metadata.preprocessing) for engine in self.engines]
         # Engines with the same preprocessing share one decoded image.
         self._specs = list(dict.fromkeys(specs))
@@ -250,7 +277,7 @@ class Predictor:
         probabilities, odd = self.probabilities(photos)
         limits = self._limits
         if limits is None:
-            found = statuses(probabilities.max(1), odd, sure_from=self.config.threshold)
+            found = statuses(probabilities.max(1), odd, sure_from=self.sure_from)
         else:
             # With several labels a photo, 1 stands for one that reaches its threshold.
             found = statuses((probabilities >= limits).any(1), odd, sure_from=1.0)
@@ -274,7 +301,7 @@ class Predictor:
         for engine, order, which in zip(self.engines, self._orders, self._image_of, strict=True):
             metadata = engine.metadata
             for view in tta_views(stacks[which], metadata.preprocessing.size, self.config.tta):
-                limit = metadata.unknown if self.config.use_unknown else None
+                limit = metadata.unknown if self.config.false_alarms else None
                 distances = None
                 if limit is not None and limit.needs_features:
                     logits, features = engine.logits_and_features(view)
@@ -284,7 +311,7 @@ class Predictor:
                 total += metadata.task.probabilities(logits)[:, order]
                 if limit is not None:
                     scores = limit.scores(logits, distances, temperature=metadata.task.temperature)
-                    votes += limit.is_unknown(scores)
+                    votes += limit.is_unknown(scores, self.config.false_alarms)
         count = len(self.engines) * self.config.tta
         return total / count, votes > count / 2
 
@@ -308,7 +335,7 @@ class Predictor:
             task.limits(len(self.labels))[order]
             for task, order in zip(several, self._orders, strict=True)
         ]
-        limits: NDArray[np.float64] = np.maximum(np.mean(own, axis=0), self.config.threshold)
+        limits: NDArray[np.float64] = np.maximum(np.mean(own, axis=0), self.config.threshold or 0.0)
         return limits
 
     def _distinct_specs(self) -> Iterator[Preprocessing]:

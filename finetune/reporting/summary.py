@@ -11,6 +11,7 @@ from finetune.evaluation.predictions import Prediction
 from finetune.evaluation.probabilities import Integers
 from finetune.formatting import count, interval, number, percent
 from finetune.reporting.run_record import RunRecord
+from finetune.runs.answers import calibration_sentences
 from finetune.runs.folder import fitted_head
 from finetune.tasks.base import Column, Task
 
@@ -120,7 +121,7 @@ def find_highlights(
             f"Of {count(len(negatives), 'photo')} with none of the labels, {correct:,} got no "
             "label."
         )
-    found += _unknown(record.calibration.get("unknown"))
+    found += calibration_sentences(record.calibration)
     if predictions and all(row.correct for row in predictions):
         found.append("No mistakes. Make sure these photos are as difficult as your future ones.")
     return found
@@ -162,22 +163,6 @@ def _weakest(rows: Mapping[str, Mapping[str, Any]], key: str, name: str) -> list
         return []
     score, label = min(scores)
     return [f"The weakest label is “{label}”: its {name} is {percent(score, 0)}."]
-
-
-def _unknown(unknown: Any) -> list[str]:
-    if not isinstance(unknown, Mapping) or unknown.get("threshold") is None:
-        return []
-    share = unknown.get("unknown_share")
-    basis = ""
-    if not unknown.get("unknown_photos"):
-        basis = " (estimated from known labels only: no photos of other subjects were available)"
-    elif share:
-        basis = f", if {percent(share, 0)} of the photos show something else"
-    return [
-        "With “none of these” switched on, the target is "
-        f"{round(float(unknown.get('precision', 0)) * 100)} correct predictions in 100{basis}; "
-        f"{percent(unknown.get('coverage'), 0)} of the photos of known labels get a label."
-    ]
 
 
 def count_answers(

@@ -12,13 +12,14 @@ from typing import Any, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
+from finetune.config import PRECISION
 from finetune.data.dataset import PhotoDataset, Sample, targets_of_samples
 from finetune.data.pixel_cache import PixelCache
 from finetune.errors import CollectionError, RunError, StorageError
 from finetune.evaluation.confusion import write_confusion_csv
-from finetune.evaluation.intervals import wilson
 from finetune.evaluation.predictions import EvaluatedPhoto, write_predictions
 from finetune.evaluation.probabilities import Floats
+from finetune.evaluation.status import statuses, sure_threshold
 from finetune.files import collection_cache_dir, safe_name, write_json
 from finetune.models.inference import predict_dataset
 from finetune.photos.collection import Part, Photo
@@ -35,22 +36,28 @@ logger = logging.getLogger(__name__)
 Progress = Callable[[int, int], None]
 
 
-class UnknownMetrics(TypedDict):
-    """Metrics of a run's unknown threshold: shares, and an interval of the precision.
+class StatusMetrics(TypedDict):
+    """Numbers of photos by the status of their prediction; see `finetune.evaluation.status`.
 
     Attributes:
-        stated_precision: Precision target.
-        coverage: Share of the photos of known labels that get a label.
-        unknown_photos: Number of photos of other labels.
-        unknown_rejected: Share of these that get no label; None without any.
+        precision: Claimed of the sure predictions; None where nothing is claimed.
+        photos: Photos of known labels.
+        sure: Those that are sure.
+        sure_right: Sure ones whose label is right.
+        unknown: Photos of known labels that are taken for unknown; the rest is unsure.
+        other_photos: Photos of labels that the run does not have.
+        other_unknown: Those that are recognized as unknown.
+        other_sure: Those that are sure nevertheless.
     """
 
-    stated_precision: float
-    measured_precision: float | None
-    precision_interval: tuple[float, float] | None
-    coverage: float
-    unknown_photos: int
-    unknown_rejected: float | None
+    precision: float | None
+    photos: int
+    sure: int
+    sure_right: int
+    unknown: int
+    other_photos: int
+    other_unknown: int
+    other_sure: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,14 +69,14 @@ class Evaluation:
             could not be written.
         unknown_labels: Number of photos by label that the run was not trained on.
         left_out: Number of photos without a label (or, of a single-label run, with several).
-        unknown: Metrics of the unknown threshold; None if the run has none.
+        statuses: Numbers of photos by status; None if the run does not tell them apart.
     """
 
     folder: Path | None
     metrics: dict[str, Any]
     unknown_labels: dict[str, int]
     left_out: int
-    unknown: UnknownMetrics | None
+    statuses: StatusMetrics | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +142,7 @@ def _own_parts(
         run = trained.folder
         metrics: dict[str, Any] = run.read(run.metrics_file)
         return Evaluation(
-            folder=run.path, metrics=metrics, unknown_labels={}, left_out=0, unknown=None
+            folder=run.path, metrics=metrics, unknown_labels={}, left_out=0, statuses=None
         )
     check_photos_are_there(root, trained.folder.path, "finetune evaluate RUN --photos FOLDER")
     with _cache(root, catalog, trained, request) as cache:
@@ -184,7 +191,7 @@ def _other_photos(
         metrics=result.metrics,
         unknown_labels=counts,
         left_out=left_out,
-        unknown=result.unknown,
+        statuses=result.statuses,
     )
 
 
@@ -205,13 +212,12 @@ def _write(
     logits = {part: outputs.logits for part, outputs in found.items()}
     width = trained.task.target_width(trained.labels)
     last = list(found)[-1]
-    unknown = _unknown(trained, found[last], targets_of_samples(samples[last], width), of_unknown)
+    targets = targets_of_samples(samples[last], width)
+    counts = _count_statuses(trained, found[last], targets, of_unknown)
     saved: Path | None = folder
     try:
         metrics = write_evaluated(folder, trained.task, trained.labels, samples, logits)
-        write_json(
-            folder / "metrics.json", {**metrics, **({"unknown": unknown} if unknown else {})}
-        )
+        write_json(folder / "metrics.json", {**metrics, **({"statuses": counts} if counts else {})})
     except StorageError as error:
         logger.warning("The results are not saved: %s Name another folder with --output.", error)
         saved = None
@@ -221,7 +227,7 @@ def _write(
             )
             for part, values in logits.items()
         }
-    return Evaluation(folder=saved, metrics=metrics, unknown_labels={}, left_out=0, unknown=unknown)
+    return Evaluation(folder=saved, metrics=metrics, unknown_labels={}, left_out=0, statuses=counts)
 
 
 def write_evaluated(
@@ -263,24 +269,29 @@ def write_evaluated(
     return {part: task.metrics(values, targets[part], labels) for part, values in logits.items()}
 
 
-def _unknown(
-    trained: TrainedRun, known: _Outputs, targets: Any, unknown: _Outputs | None
-) -> UnknownMetrics | None:
-    """Returns the metrics of the run's unknown threshold; photos of other labels count as wrong."""
-    limit = trained.unknown
-    if limit is None or limit.threshold is None:
+def _count_statuses(
+    trained: TrainedRun, known: _Outputs, targets: Any, others: _Outputs | None
+) -> StatusMetrics | None:
+    if trained.unknown is None:
         return None
-    kept = ~known.is_unknown
-    right = int((known.logits.argmax(1) == targets)[kept].sum())
-    accepted = int((~unknown.is_unknown).sum()) if unknown is not None else 0
-    total = int(kept.sum()) + accepted
+    sure_from, claim = sure_threshold([trained.sure], [trained.unknown], PRECISION)
+
+    def found(outputs: _Outputs) -> NDArray[np.str_]:
+        confidence = trained.task.probabilities(outputs.logits).max(axis=1)
+        return np.array(statuses(confidence, outputs.is_unknown, sure_from=sure_from))
+
+    status = found(known)
+    other = np.array([], np.str_) if others is None else found(others)
+    sure = status == "sure"
     return {
-        "stated_precision": limit.precision,
-        "measured_precision": right / total if total else None,
-        "precision_interval": wilson(right, total),
-        "coverage": float(kept.mean()),
-        "unknown_photos": 0 if unknown is None else len(unknown.logits),
-        "unknown_rejected": None if unknown is None else 1 - accepted / len(unknown.logits),
+        "precision": claim.precision if claim else None,
+        "photos": len(status),
+        "sure": int(sure.sum()),
+        "sure_right": int((known.logits.argmax(1) == targets)[sure].sum()),
+        "unknown": int((status == "unknown").sum()),
+        "other_photos": len(other),
+        "other_unknown": int((other == "unknown").sum()),
+        "other_sure": int((other == "sure").sum()),
     }
 
 

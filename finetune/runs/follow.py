@@ -154,6 +154,7 @@ def open_best_epoch(run: RunFolder, *, seen: int, device: str) -> tuple[int, Tra
         labels=labels,
         temperature=1.0,
         unknown=None,
+        sure=None,
         description=description,
         task=task_of_config(description),
     )

@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from finetune.errors import RunError
-from finetune.evaluation.out_of_distribution import UnknownThreshold
+from finetune.evaluation.out_of_distribution import UnknownDetector
+from finetune.evaluation.precision_curve import PrecisionCurve
 from finetune.models.factory import rebuild
 from finetune.photos.preprocessing import Preprocessing
 from finetune.runs.folder import RunFolder
@@ -29,7 +30,8 @@ class TrainedRun:
     Attributes:
         module: Its network, in eval mode and fp32, on its device.
         labels: In the order of its outputs.
-        unknown: Threshold of "none of these", or None.
+        unknown: Detector of unknown photos, or None.
+        sure: Precision by probability; None where it was not measured.
     """
 
     folder: RunFolder
@@ -37,7 +39,8 @@ class TrainedRun:
     preprocessing: Preprocessing
     labels: tuple[str, ...]
     temperature: float
-    unknown: UnknownThreshold | None
+    unknown: UnknownDetector | None
+    sure: PrecisionCurve | None
     description: dict[str, Any]
     task: Task = SingleLabel()
 
@@ -99,6 +102,7 @@ def open_trained(folder: RunFolder, *, device: str | torch.device = "cpu") -> Tr
         labels=labels,
         temperature=float(calibration["temperature"]),
         unknown=read_unknown(folder, calibration),
+        sure=PrecisionCurve.from_dict(calibration["sure"]) if calibration.get("sure") else None,
         description=description,
         task=task_of(calibration, labels),
     )

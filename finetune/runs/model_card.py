@@ -12,6 +12,7 @@ from finetune.errors import FinetuneError
 from finetune.files import write_text
 from finetune.formatting import count, number, percent
 from finetune.photos.split.split import SplitRow, read_split
+from finetune.runs.answers import calibration_sentences
 from finetune.runs.folder import RunFolder, fitted_head, headline_part
 from finetune.tasks.base import Column, Task, interval_text, number_text
 from finetune.tasks.factory import task_of_config
@@ -63,11 +64,27 @@ def model_card(run: RunFolder) -> str:
         "## Data split\n\n" + _split(config, rows),
         "## Accuracy\n\n" + accuracy_table(task, metrics),
         "## Calibration\n\n" + task.calibration_text(calibration, found),
+        *_answers(calibration),
         "## Intended use and limits\n\n" + intended_use(task, part, found),
         "## Use\n\n" + _usage(run, task.prediction_attribute),
         "## Training\n\n" + _making(config, preprocessing, search=_search(run)),
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def _answers(calibration: _Metrics) -> list[str]:
+    """Returns the section on sure, unsure and unknown answers; none for older runs."""
+    sentences = calibration_sentences(calibration)
+    if not sentences:
+        return []
+    listed = "\n".join(f"- {sentence}" for sentence in sentences)
+    return [
+        "## Sure, unsure and unknown\n\n"
+        "A label is sure where the claimed precision holds on held-out photos, else the answer is "
+        "unsure, with the best guesses. A photo unlike anything learned is unknown.\n\n"
+        f"{listed}\n\nThis holds for photos like those of the training. For another place, season "
+        "or camera no claim can hold."
+    ]
 
 
 def label_table(
@@ -89,7 +106,7 @@ def label_table(
     none = Counter(str(row.part) for row in rows if not row.labels)
     if none:
         cells = [f"{none[part]:,}" for part in parts] + [""] * len(titles)
-        lines.append("| *none of these* | " + " | ".join(cells) + " |")
+        lines.append("| *no label* | " + " | ".join(cells) + " |")
     if len(labels) > MAX_LABELS:
         lines.append(f"\nand {len(labels) - MAX_LABELS:,} more; see labels.json.")
     return "\n".join(lines)

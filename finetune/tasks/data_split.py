@@ -86,6 +86,11 @@ class DataSplit:
         )
         return found
 
+    def groups(self, part: str) -> NDArray[np.str_]:
+        """Returns the near-duplicate group of each photo of a part, ``(N,)``."""
+        group_of = {row.path: row.group for row in self.rows}
+        return np.array([group_of[sample.path] for sample in self.evaluated[part]])
+
     def objective(self, labels: LabelsConfig, *, label_smoothing: float) -> Objective:
         """Returns the objective of a training on these photos."""
         return self.task.weighted_objective(

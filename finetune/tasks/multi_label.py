@@ -330,7 +330,7 @@ class MultiLabel(Task):
         return (
             f"Each label's probability is sigmoid(logit / {content['temperature']:.4g}), "
             "independent of the others. A label is predicted from its own threshold on, which was "
-            f"chosen {aim}; a photo without a predicted label shows none of these. Temperature and "
+            f"chosen {aim}; a photo may have none. Temperature and "
             f"thresholds come from {content.get('photos', 0):,} "
             f"{content.get('fitted_on', 'validation')} photos.{error}"
         )

@@ -197,7 +197,7 @@ class SingleLabel(Task):
         )
 
     def calibration_text(self, content: Mapping[str, Any], found: Mapping[str, Any]) -> str:
-        """Returns the temperature, calibration errors and the unknown threshold."""
+        """Returns the temperature and calibration errors."""
         text = (
             f"Probabilities are softmax(logits / {content['temperature']:.4g}); the temperature "
             f"was fitted on {content.get('photos', 0):,} {content.get('fitted_on', 'validation')} "
@@ -207,26 +207,13 @@ class SingleLabel(Task):
         if found.get("ece_honest") is not None:
             expected = number_text(found["ece_honest"])
             text += f" A perfectly calibrated model of this size: {expected} by chance."
-        unknown = content.get("unknown")
-        if unknown and unknown.get("threshold") is not None:
-            text += (
-                f"\n\nBelow a score ({unknown['score']}) of {unknown['threshold']:.4g} the "
-                'prediction is "none of these". The threshold was chosen so that '
-                f"{unknown['precision']:.0%} of the labels given are right; "
-                f"{unknown['coverage']:.1%} of the photos of its own labels get a label."
-            )
-            if unknown.get("unknown_photos") and unknown.get("unknown_share"):
-                text += (
-                    f" This assumes {unknown['unknown_share']:.0%} of photos of labels it was "
-                    "never trained on, as hard to detect as the hardest of its own when held out."
-                )
         return text
 
     def limits_text(self) -> str:
         """Returns the limits of a single label."""
         return (
-            "It predicts no label but those above, and a photo of anything else gets one of them "
-            "unless its score is below the threshold for unknown photos."
+            "It predicts no label but those above. A photo of anything else gets one of them, "
+            "unless it is recognized as unknown."
         )
 
 

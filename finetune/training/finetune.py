@@ -33,6 +33,7 @@ from finetune.training.optimizer import Rates, network_groups, parameter_groups
 from finetune.training.prepared import Prepared
 from finetune.training.results import TrainingOutput
 from finetune.training.validation import Outputs
+from finetune.training.validation_features import hold_out_validation
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -117,11 +118,15 @@ def train_on_photos(
         for part, photos in datasets.items()
         if part != "train" and len(photos)
     }
+    held_out = None
+    if prepared.world.is_main:
+        held_out = hold_out_validation(prepared, trained, datasets, logits["validation"])
     return TrainingOutput(
         module=trained,
         logits=logits,
         position=state.position,
         finished=finished,
+        held_out=held_out,
         share=share,
         from_head=head_first,
     )

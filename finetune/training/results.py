@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import shutil
 from dataclasses import dataclass
@@ -15,10 +14,15 @@ from numpy.typing import NDArray
 from torch import nn
 
 from finetune.errors import RunError
-from finetune.evaluation.cross_fit import CrossFit, masked_scores
+from finetune.evaluation.cross_fit import (
+    CrossFit,
+    HeldOutLogits,
+    fit_detector,
+    fit_precision,
+)
+from finetune.evaluation.feature_distance import FeatureDistance
 from finetune.evaluation.intervals import cross_validated_interval
-from finetune.evaluation.out_of_distribution import RelativeDistance, UnknownThreshold
-from finetune.evaluation.precision_target import fit_highest_precision
+from finetune.evaluation.probabilities import check
 from finetune.files import storage_errors, write_json
 from finetune.models.pair import pair_parts
 from finetune.photos.preprocessing import Preprocessing
@@ -38,11 +42,13 @@ class HeldOut:
 
     Attributes:
         outputs: Cross-fit logits of held-out photos and labels.
-        distance: Distance of features from those of the training photos.
+        distance: Distance of features from those of the training photos, or None.
+        part: Name of the photos.
     """
 
     outputs: CrossFit
-    distance: RelativeDistance
+    distance: FeatureDistance | None
+    part: str = "held-out"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,16 +92,12 @@ def _strength_entry(strength: Strength) -> dict[str, float]:
     return {"l2_strength": strength}
 
 
-UNKNOWN_SHARE = 0.2
-"""Assumed share of out-of-distribution photos for the unknown threshold."""
-
-
 def write_results(
     run: RunFolder, name: str, parts: DataSplit, output: TrainingOutput
 ) -> dict[str, Any]:
     """Writes model, calibration, predictions, confusion matrix and metrics; returns the metrics.
 
-    Temperature and unknown threshold are fitted on cross-fit logits, if any (see
+    Temperature and thresholds are fitted on cross-fit logits, if any (see
     `finetune.training.linear_probe.held_out`), else on the validation part; never on the test part.
 
     Raises:
@@ -115,18 +117,17 @@ def write_results(
     logits, true = output.logits[part], parts.targets(part)
     if held_out is None:
         task = parts.task.calibrated(logits, true)
+        fitted_on, photos = part, len(logits)
+        if task.detects_unknown:
+            values, indices = check(logits, true)
+            known = HeldOutLogits(logits=values, targets=indices, groups=parts.groups(part))
+            held_out = HeldOut(outputs=CrossFit(known=known), distance=None)
     else:
         known = held_out.outputs.known
         task = parts.task.calibrated(known.logits, known.targets)
-        write_distance(run, held_out.distance)
-    photos, unknown = calibration(task, logits, true, held_out)
-    content = {
-        **task.to_dict(parts.labels),
-        "fitted_on": part if held_out is None else "held-out",
-        "photos": photos,
-        "unknown": unknown.to_dict() if unknown else None,
-    }
-    write_json(run.calibration_file, content)
+        fitted_on, photos = held_out.part, len(known.targets)
+    content = {**task.to_dict(parts.labels), "fitted_on": fitted_on, "photos": photos}
+    write_json(run.calibration_file, {**content, **_statuses(run, task, held_out)})
     metrics = write_evaluated(run.path, task, parts.labels, parts.evaluated, output.logits)
     if parts.folds is not None:
         metrics[FOLDS_PART] = {"part": "cross-validated", **metrics[FOLDS_PART]}
@@ -137,25 +138,17 @@ def write_results(
     return metrics
 
 
-def calibration(
-    task: Task, logits: Any, targets: Any, held_out: HeldOut | None
-) -> tuple[int, UnknownThreshold | None]:
-    """Returns the number of photos of the calibration, and the unknown threshold.
-
-    `task` is calibrated on the same photos. Tasks of several labels have no threshold.
-    """
-    if held_out is not None:
-        scores, mixture = held_out.outputs.scores(temperature=task.temperature)
-        fitted = fit_highest_precision(
-            scores, unknown_share=UNKNOWN_SHARE, score="odds_and_distance"
-        )
-        return len(scores.scores), dataclasses.replace(fitted, mixture=mixture)
-    if not task.detects_unknown:
-        return len(logits), None
-    scores = masked_scores(logits, targets, score="max_probability", temperature=task.temperature)
-    return len(logits), fit_highest_precision(
-        scores, unknown_share=UNKNOWN_SHARE, score="max_probability"
+def _statuses(run: RunFolder, task: Task, held_out: HeldOut | None) -> dict[str, Any]:
+    """Returns the entries of calibration.json on sure and unknown photos; writes the distance."""
+    if held_out is None:
+        return {"unknown": None, "sure": None}
+    detector = fit_detector(
+        held_out.outputs, temperature=task.temperature, distance=held_out.distance
     )
+    if held_out.distance is not None:
+        write_distance(run, held_out.distance)
+    curve = fit_precision(held_out.outputs.known, temperature=task.temperature)
+    return {"unknown": detector.to_dict(), "sure": curve.to_dict()}
 
 
 def _write_timm_folder(run: RunFolder, name: str, module: Any, labels: tuple[str, ...]) -> None:

@@ -105,20 +105,22 @@ def test_unknown_follows_the_threshold_of_the_run(trained: Trained, tmp_path: Pa
     shutil.copytree(trained.run, copy)
     photo = trained.photos / "ant" / "0.png"
     content = json.loads((copy / "calibration.json").read_text())
+    config = PredictConfig(threshold=0.0)
     for limit, expected in [(-1e9, "sure"), (1e9, "unknown")]:
-        content["unknown"]["threshold"] = limit
+        content["unknown"]["known_scores"] = [limit] * 24
+        content["unknown"]["photos"] = 24
         (copy / "calibration.json").write_text(json.dumps(content))
-        assert Predictor.load(copy)(photo).status == expected
-    heedless = Predictor.load(copy, config=PredictConfig(use_unknown=False))
+        assert Predictor.load(copy, config=config)(photo).status == expected
+    heedless = Predictor.load(copy, config=PredictConfig(false_alarms=0, threshold=0.0))
     assert heedless(photo).status == "sure"
 
 
 def test_a_threshold_makes_what_is_less_probable_unsure(trained: Trained) -> None:
     photo = trained.photos / "ant" / "0.png"
-    sure = Predictor.load(trained.run, config=PredictConfig(use_unknown=False))(photo)
+    sure = Predictor.load(trained.run, config=PredictConfig(false_alarms=0))(photo)
     probability = sure.ranked[0].probability
     for threshold, expected in [(probability - 1e-9, "sure"), (probability + 1e-9, "unsure")]:
-        how = PredictConfig(use_unknown=False, threshold=threshold)
+        how = PredictConfig(false_alarms=0, threshold=threshold)
         assert Predictor.load(trained.run, config=how)(photo).status == expected
     with pytest.raises(ConfigError, match=r"^--threshold 1.5 must lie between 0 and 1\.$"):
         PredictConfig(threshold=1.5)

@@ -17,9 +17,13 @@ from safetensors.numpy import save_file
 
 from finetune.evaluation.calibration import fit_temperature
 from finetune.evaluation.confusion import confusion_matrix, write_confusion_csv
-from finetune.evaluation.cross_fit import masked_scores
+from finetune.evaluation.cross_fit import (
+    CrossFit,
+    HeldOutLogits,
+    fit_detector,
+    fit_precision,
+)
 from finetune.evaluation.metrics import evaluate_logits
-from finetune.evaluation.precision_target import fit_highest_precision
 from finetune.evaluation.predictions import EvaluatedPhoto, make_predictions, write_predictions
 from finetune.files import write_json
 from finetune.photos.split.split import SplitRow, write_split
@@ -135,14 +139,18 @@ def make_run(
             labels,
             temperature=temperature,
         )
-    threshold = fit_highest_precision(
-        masked_scores(logits[validation], targets[validation], temperature=temperature),
-        score="max_probability",
+    known = HeldOutLogits(
+        logits=np.asarray(logits[validation], np.float64),
+        targets=np.asarray(targets[validation], np.int64),
+        groups=np.arange(validation.sum()),
     )
+    detector = fit_detector(CrossFit(known=known), temperature=temperature, distance=None)
+    curve = fit_precision(known, temperature=temperature)
     write_json(run / "metrics.json", metrics)
     write_json(run / "labels.json", list(labels))
     write_json(
-        run / "calibration.json", {"temperature": temperature, "unknown": threshold.to_dict()}
+        run / "calibration.json",
+        {"temperature": temperature, "unknown": detector.to_dict(), "sure": curve.to_dict()},
     )
     write_predictions(run / "predictions.csv", predictions)
     write_confusion_csv(

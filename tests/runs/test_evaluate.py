@@ -99,8 +99,9 @@ def test_other_photos_are_matched_by_label_name(
     expected = accuracy_score([r["label"] for r in rows], [r["predicted"] for r in rows])
     assert result.metrics["others"]["top1"] == expected
     assert result.folder == run.path / "evaluation-others"
-    assert result.unknown is not None
-    assert result.unknown["unknown_photos"] == 3
+    assert result.statuses is not None
+    assert result.statuses["photos"] == 4
+    assert result.statuses["other_photos"] == 3
     nothing = make_photos({"x": 2, "y": 2}, "nothing")
     with pytest.raises(CollectionError) as error:
         evaluate(run, EvaluationRequest(photos=nothing))

@@ -131,7 +131,7 @@ def test_the_label_table_of_several_labels_has_thresholds_and_negatives() -> Non
         "|---|---:|---:|---:|---:|---:|",
         "| ant | 1 | 31% | 100.0% | 50.0% | 75.0% |",
         "| bee | 1 | never |  |  |  |",
-        "| *none of these* | 1 |  |  |  |  |",
+        "| *no label* | 1 |  |  |  |  |",
     ]
 
 
@@ -159,7 +159,7 @@ def test_the_accuracy_table_of_several_labels_has_map_and_f1() -> None:
     assert lines[2:4] == [f"| validation | {row}", f"| folds | {row}"]
 
 
-def test_the_calibration_text_gives_threshold_and_assumptions() -> None:
+def test_the_calibration_text_gives_temperature_and_errors() -> None:
     found = {"ece": 0.02, "uncalibrated": {"ece": 0.1}, "ece_honest": 0.015}
     text = SingleLabel().calibration_text
     assert text({"temperature": 1.51234, "photos": 40}, found) == (
@@ -167,18 +167,6 @@ def test_the_calibration_text_gives_threshold_and_assumptions() -> None:
         "photos. Expected calibration error: 0.020 (0.100 before). A perfectly calibrated model "
         "of this size: 0.015 by chance."
     )
-    unknown = {
-        "threshold": 0.25,
-        "score": "energy",
-        "precision": 0.95,
-        "coverage": 0.875,
-        "unknown_photos": 3,
-        "unknown_share": 0.1,
-    }
-    with_threshold = text({"temperature": 1, "unknown": unknown}, {})
-    assert "Below a score (energy) of 0.25" in with_threshold
-    assert "95% of the labels given are right; 87.5% of the photos" in with_threshold
-    assert "This assumes 10% of photos of labels it was never trained on" in with_threshold
 
 
 def test_the_calibration_text_of_several_labels_leaves_out_what_is_missing() -> None:

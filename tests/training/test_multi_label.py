@@ -133,7 +133,7 @@ def test_prediction_agrees_with_evaluation(
     assert nothing.status == "unsure"
     again = evaluate(RunFolder(run))
     assert again.metrics.keys() == {"validation", "test"}
-    assert again.unknown is None
+    assert again.statuses is None
 
 
 def test_several_runs_answer_together_and_only_with_their_like(

@@ -119,7 +119,7 @@ def _onnx() -> Any:
 def _traced(engine: TorchEngine) -> onnx.ModelProto:
     """Returns the core: ``pixels (batch, C, S, S) float32`` to ``logits (batch, labels)``.
 
-    Where the threshold for unknown photos needs them, also to ``features (batch, F)``.
+    Where the detector of unknown photos needs them, also to ``features (batch, F)``.
     """
     size = engine.metadata.preprocessing.size
     network, outputs = engine.module.eval(), [LOGITS]

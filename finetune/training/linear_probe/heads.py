@@ -201,15 +201,14 @@ class FittedHead:
     loss: float
 
     def describe(self, part: str) -> str:
-        """Returns a sentence on the choice; `part` names the held-out photos."""
-        weights = [f"{strength:g}" for strength in self.strengths if isinstance(strength, float)]
-        lowest = f"the lowest calibrated log loss on {part}"
+        """Returns the choice in words; `part` names the held-out photos."""
+        lowest = f"the lowest log loss on {part}: {self.loss:.3f}"
+        weights = [strength for strength in self.strengths if isinstance(strength, float)]
         if isinstance(self.strength, Shrinkage):
-            return (
-                f"Head: {strength_name(self.strength)}; {lowest}, beside logistic regressions of "
-                f"L2 strength {', '.join(weights)}."
-            )
-        return f"L2 strength {self.strength:g} of {', '.join(weights)}: {lowest}."
+            return f"{strength_name(self.strength)} ({lowest}, beside logistic regressions)"
+        if len(weights) == 1:
+            return f"L2 strength {self.strength:g}, log loss {self.loss:.3f} on {part}"
+        return f"L2 strength {self.strength:g} (of {weights[0]:g} to {weights[-1]:g}, {lowest})"
 
 
 def fit_head(

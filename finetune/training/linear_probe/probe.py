@@ -110,9 +110,6 @@ def _emit(
     prepared: Prepared, fitter: HeadFitter, fitted: FittedHead, *, seconds: float
 ) -> Position:
     """Emits the events of a fitted head, which counts as one epoch; returns the position."""
-    if len(fitted.strengths) > 1:
-        folded = prepared.data_split.folds is not None
-        prepared.callback(Note(text=fitted.describe("held-out photos" if folded else "validation")))
     learned = fitted.learned
     objective = fitter.objective
     loss, accuracy = objective.score(
@@ -120,6 +117,12 @@ def _emit(
         torch.from_numpy(fitter.photos.targets[learned]),
     )
     validation = score_outputs(fitted.held_out, objective, prepared.metrics)
+    part = "validation" if prepared.data_split.folds is None else "held-out photos"
+    task, count = prepared.data_split.task, len(fitted.held_out.logits)
+    share = f"{validation.accuracy:.1%} {task.score_name}"
+    if not task.multi_label:
+        share = f"{round(validation.accuracy * count):,} of {count:,} right"
+    prepared.callback(Note(text=f"Head: {fitted.describe(part)}; {share}."))
     head = fitter.head(fitted.solution)
     layer = nn.Linear(head.weight.shape[1], head.weight.shape[0])
     layer.load_state_dict({"weight": head.weight, "bias": head.bias})

@@ -27,11 +27,13 @@ class Suggestions:
         ranked: Labels with probabilities, the likeliest first.
         uncertainty: In [0, 1]; 0 if the model is certain.
         disagreement: Probability that none of the photo's labels is right; None without labels.
+        status: Status of the run's prediction, or None.
     """
 
     ranked: tuple[tuple[str, float], ...] = ()
     uncertainty: float | None = None
     disagreement: float | None = None
+    status: str | None = None
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -96,6 +98,7 @@ class PhotoState:
             "ranked": [[label, round(p, 3)] for label, p in model.ranked] or None,
             "uncertainty": None if model.uncertainty is None else round(model.uncertainty, 3),
             "disagreement": None if model.disagreement is None else round(model.disagreement, 3),
+            "status": model.status,
             "votes": votes if shows_votes else None,
             "resolved": RESOLVED in annotations.decisions if shows_votes else None,
         }

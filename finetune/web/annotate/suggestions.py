@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 
-Classifier = Callable[[Sequence[Photo]], tuple[tuple[str, ...], Array]]
-"""Returns the labels and the probabilities ``(N, labels)`` of photos."""
+Classifier = Callable[[Sequence[Photo]], tuple[tuple[str, ...], Array, Sequence[str]]]
+"""Returns the labels, and the probabilities ``(N, labels)`` and statuses ``(N,)`` of photos."""
 
 REFIT_EVERY = 15
 """Number of new labels after which the head is refitted and labels are checked."""
@@ -62,7 +62,7 @@ def run_classifier(run: str, session: Session) -> Classifier:
 
     predictor = Predictor.load(run)
 
-    def classify(photos: Sequence[Photo]) -> tuple[tuple[str, ...], Array]:
+    def classify(photos: Sequence[Photo]) -> tuple[tuple[str, ...], Array, Sequence[str]]:
         predictions = predictor.predict_batch([session.root / photo.path for photo in photos])
         shape = (len(predictions), len(predictor.labels))
         probabilities = np.full(shape, 1 / len(predictor.labels))
@@ -70,18 +70,23 @@ def run_classifier(run: str, session: Session) -> Classifier:
             by_label = {item.label: item.probability for item in prediction.ranked}
             if by_label:
                 row[:] = [by_label[label] for label in predictor.labels]
-        return predictor.labels, probabilities
+        return predictor.labels, probabilities, [item.status for item in predictions]
 
     return classify
 
 
 @dataclass(frozen=True, kw_only=True)
 class Predictions:
-    """Label probabilities ``(N, labels)`` of the N photos in `features`."""
+    """Label probabilities ``(N, labels)`` of the N photos in `features`.
+
+    Attributes:
+        statuses: Status of the run's prediction by photo id; empty without a run.
+    """
 
     labels: tuple[str, ...]
     probabilities: Array
     features: Features
+    statuses: Mapping[str, str] = field(default_factory=dict)
 
     def suggestions(self, positions: NDArray[np.int64]) -> dict[str, Suggestions]:
         """Returns the suggestions for some positions, by photo id."""
@@ -92,6 +97,7 @@ class Predictions:
             self.features.ids[position]: Suggestions(
                 ranked=_ranked(self.labels, self.probabilities[position]),
                 uncertainty=round(float(uncertainties[position]), 2),
+                status=self.statuses.get(self.features.ids[position]),
             )
             for position in positions.tolist()
         }
@@ -128,14 +134,22 @@ class Suggester:
     def __init__(self) -> None:
         self.run_labels: tuple[str, ...] = ()
         self._by_run: dict[str, Array] = {}
+        self._statuses: dict[str, str] = {}
         self._head: LinearClassifier | None = None
         self._fitted_on = 0
         self._held_out: dict[str, tuple[tuple[str, ...], Array]] = {}
         self._checked = 0
 
-    def add_run(self, ids: Sequence[str], labels: tuple[str, ...], probabilities: Array) -> None:
-        """Adds the probabilities ``(N, labels)`` of N photos by the run."""
+    def add_run(
+        self,
+        ids: Sequence[str],
+        labels: tuple[str, ...],
+        probabilities: Array,
+        statuses: Sequence[str] = (),
+    ) -> None:
+        """Adds the probabilities ``(N, labels)`` and statuses of N photos by the run."""
         self.run_labels = labels
+        self._statuses |= dict(zip(ids, statuses, strict=False))
         self._by_run |= dict(zip(ids, probabilities, strict=True))
 
     def predict(
@@ -164,7 +178,12 @@ class Suggester:
         if self.run_labels:
             by_run = np.stack([self._by_run[photo_id] for photo_id in features.ids])
             members.append(_columns(by_run, self.run_labels, names))
-        return Predictions(labels=names, probabilities=np.mean(members, axis=0), features=features)
+        return Predictions(
+            labels=names,
+            probabilities=np.mean(members, axis=0),
+            features=features,
+            statuses=self._statuses,
+        )
 
     def check_labels(
         self,

@@ -122,7 +122,9 @@ def test_every_photo_is_trained_on_and_held_out_once(
         "a head that was fitted on the others. No near-duplicates in two folds (26 groups)."
         in notes
     )
-    assert any(note.startswith("L2 strength ") and "held-out photos" in note for note in notes)
+    right = round(found["top1"] * 25)
+    (head,) = (note for note in notes if note.startswith("Head: L2 strength "))
+    assert head.endswith(f"; {right} of 25 right.")
     assert result.run.read(result.run.calibration_file)["photos"] == 25
 
 

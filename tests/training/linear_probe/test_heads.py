@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +35,7 @@ from finetune.training.linear_probe.heads import (
     fit_head,
     strengths_of,
 )
+from finetune.training.linear_probe.held_out import cross_fit_heads
 from finetune.training.train import resume
 from finetune.training.validation import SHARPNESS
 
@@ -77,10 +79,13 @@ def test_the_note_names_the_strength_that_validation_picked(
     flags = {**tiny_settings, "mode": "head", "head_l2": "0.01,100"}
     train(photos, resolve({}, flags), run="r", runs=tmp_path, callback=events.append)
     assert [event.epoch for event in events if isinstance(event, EpochDone)] == [1]
-    assert notes_of(events)[-1] in [
-        f"L2 strength {strength} of 0.01, 100: the lowest calibrated log loss on validation."
-        for strength in ("0.01", "100")
-    ]
+    (head,) = (note for note in notes_of(events) if note.startswith("Head: "))
+    (done,) = (event for event in events if isinstance(event, EpochDone))
+    assert re.fullmatch(
+        r"Head: L2 strength (0\.01|100) \(of 0\.01 to 100, the lowest log loss on validation: "
+        rf"{done.validation_loss:.3f}\); \d+ of \d+ right\.",
+        head,
+    )
     # A strength that is the only one needs no choice, and one of 100 leaves no weights.
     one = train(photos, resolve({}, {**flags, "head_l2": "100"}), run="one", runs=tmp_path)
     few = train(photos, resolve({}, {**flags, "head_l2": "0"}), run="few", runs=tmp_path)
@@ -178,7 +183,7 @@ def test_a_discriminant_is_picked_where_its_loss_on_held_out_photos_is_lower() -
     )
     fitted = fit_head(fitter_of(photos), strengths_of(None))
     assert isinstance(fitted.strength, Shrinkage)
-    assert fitted.describe("folds").startswith("Head: linear discriminant, shrinkage 0.")
+    assert fitted.describe("folds").startswith("linear discriminant, shrinkage 0.")
     # Its logits are those of the folds' discriminants, made less sure.
     x = scaled(features)
     model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=fitted.strength.value)
@@ -193,6 +198,34 @@ def test_a_discriminant_is_picked_where_its_loss_on_held_out_photos_is_lower() -
     assert log_loss(targets, sharpened) < regressions.loss
     # Labels of several a photo have no discriminant.
     assert not fitter_of(dataclasses.replace(photos, targets=np.eye(3)[targets])).has_discriminant
+
+
+def test_held_out_photos_of_easy_labels_leave_no_trace_in_their_heads() -> None:
+    """More features than photos and weak strengths: a solver stops wherever it is started."""
+    rng = np.random.default_rng(3)
+    targets = np.arange(60) % 3
+    centers = rng.normal(0, 1, (3, 200))
+    features = (centers[targets] + rng.normal(0, 4, (60, 200))).astype(np.float32)
+    photos = ProbePhotos(
+        features=cast(FeatureCache, Features(torch.from_numpy(features))),
+        views=[[b"%d" % i for i in range(60)]],
+        targets=targets,
+        folds=np.arange(60) % 5,
+    )
+    fitter = fitter_of(photos)
+    fitted = fit_head(fitter, (0.001, 0.01))
+    assert isinstance(fitted.strength, float)
+    crossed = cross_fit_heads(fitter, fitted, np.arange(60), photos.folds, rng=rng)
+    order = np.concatenate([np.flatnonzero(photos.folds == fold) for fold in range(5)])
+    x = scaled(features.astype(np.float64))
+    expected = np.zeros((60, 3))
+    for fold in range(5):
+        learned, asked = photos.folds != fold, photos.folds == fold
+        model = regression(x[learned], targets[learned], fitted.strength)
+        expected[asked] = model.predict_proba(x[asked])
+    for logits, rows in ((fitted.held_out.logits, np.arange(60)), (crossed.known.logits, order)):
+        found = log_loss(targets[rows], softmax(logits, axis=1), labels=[0, 1, 2])
+        assert found == pytest.approx(log_loss(targets, expected, labels=[0, 1, 2]), rel=0.03)
 
 
 def test_a_validation_part_is_never_learned_from() -> None:

@@ -50,8 +50,10 @@ def test_a_head_is_calibrated_on_photos_and_labels_held_out(
     assert content["photos"] == len(learned_from)
     unknown = content["unknown"]
     assert unknown["score"] == "odds_and_distance"
-    assert unknown["photos"] == unknown["unknown_photos"] == len(learned_from)
-    assert unknown["unknown_share"] == 0.2
+    assert unknown["photos"] == len(unknown["known_scores"]) == len(learned_from)
+    assert unknown["power"][0]["subject"] == "labels left out"
+    assert unknown["power"][0]["photos"] == len(learned_from)
+    assert content["sure"]["total"] == len(learned_from)
     assert stages
     tensors = load_file(result.run.distance_file)
     assert tensors["means"].shape[0] == 3
@@ -70,18 +72,19 @@ def test_predict_and_evaluate_say_none_of_these_of_the_same_photos(
     ordered = np.sort(scores)[4:-4]
     widest = int(np.diff(ordered).argmax())
     threshold = float(ordered[widest : widest + 2].mean())
-    content["unknown"]["threshold"] = threshold
+    content["unknown"] |= {"known_scores": [threshold] * 24, "photos": 24}
     run.calibration_file.write_text(json.dumps(content))
     said = {
         p: a.status == "unknown" for p, a in zip(everything, _answers(run, everything), strict=True)
     }
     assert [bool(score < threshold) for score in scores] == list(said.values())
     found = evaluate(run, EvaluationRequest(photos=others))
-    assert found.unknown is not None
+    assert found.statuses is not None
     known = [odd for path, odd in said.items() if path.parent.name == "a"]
     strangers = [odd for path, odd in said.items() if path.parent.name == "z"]
-    assert found.unknown["coverage"] == pytest.approx(1 - np.mean(known))
-    assert found.unknown["unknown_rejected"] == pytest.approx(np.mean(strangers))
+    assert (found.statuses["photos"], found.statuses["unknown"]) == (len(known), sum(known))
+    assert found.statuses["other_photos"] == len(strangers)
+    assert found.statuses["other_unknown"] == sum(strangers)
 
 
 def _answers(run: RunFolder, photos: list[Path]) -> list[Any]:
@@ -133,12 +136,13 @@ def test_a_run_without_its_distance_says_so(
     )
 
 
-def test_two_labels_know_no_strangers_and_refuse_the_least_familiar(
+def test_two_labels_measure_no_power_on_labels_left_out(
     make_photos: Callable[..., Path], tmp_path: Path, tiny_settings: Settings
 ) -> None:
     _, content = trained_on(make_photos({"a": 20, "b": 20}), tmp_path / "runs", tiny_settings)
-    assert content["unknown"]["unknown_photos"] == 0
-    assert content["unknown"]["coverage"] <= 0.95 or content["unknown"]["threshold"] is None
+    subjects = [power["subject"] for power in content["unknown"]["power"]]
+    assert subjects == ["noise", "text", "blank frames", "drawn birds"]
+    assert content["unknown"]["threshold"] is not None
 
 
 def test_the_full_network_is_calibrated_on_validation(
@@ -149,9 +153,11 @@ def test_the_full_network_is_calibrated_on_validation(
     run = train(photos, config, run="r", runs=tmp_path / "runs").run
     content = run.read(run.calibration_file)
     assert content["fitted_on"] == "validation"
-    assert content["unknown"]["score"] == "max_probability"
-    assert not run.distance_file.exists()
-    assert open_trained(run).unknown is not None
+    assert content["unknown"]["score"] == "odds_and_distance"
+    assert content["unknown"]["photos"] == content["sure"]["total"] == content["photos"]
+    opened = open_trained(run)
+    assert opened.unknown is not None
+    assert opened.unknown.distance is not None
 
 
 def test_a_run_of_an_earlier_version_opens(
@@ -171,14 +177,14 @@ def test_a_run_of_an_earlier_version_opens(
         "photos": 10,
         "unknown_photos": 10,
     }
-    run.calibration_file.write_text(json.dumps({**content, "unknown": parent}))
+    run.calibration_file.write_text(json.dumps({**content, "unknown": parent, "sure": None}))
     run.distance_file.unlink()
     opened = open_trained(run)
     assert opened.unknown is not None
-    assert opened.unknown.precision_interval == (0.9, 0.99)
+    assert opened.unknown.fixed == 0.99999
     photo = make_photos({"q": 1}, "asked") / "q" / "000.jpg"
     answer = Predictor.load(run)(photo)
-    assert (answer.status == "unknown") == (answer.ranked[0].probability < 0.99999)
+    assert answer.status == ("unknown" if answer.ranked[0].probability < 0.99999 else "sure")
 
 
 def test_temperature_is_that_of_answers_by_heads_that_did_not_see_the_photo(

@@ -127,10 +127,17 @@ def test_cohort_size_is_bounded() -> None:
 def test_run_predictions_are_kept_by_photo() -> None:
     suggester = Suggester()
     suggester.add_run(["a", "b"], ("x", "y"), np.array([[0.75, 0.25], [0.5, 0.5]]))
-    suggester.add_run(["b", "c"], ("x", "y"), np.array([[0.0, 1.0], [1.0, 0.0]]))
+    suggester.add_run(
+        ["b", "c"], ("x", "y"), np.array([[0.0, 1.0], [1.0, 0.0]]), ["sure", "unknown"]
+    )
     assert suggester.run_labels == ("x", "y")
     found = suggester.disagreements(["a", "b", "c"], [("x",)] * 3)
     assert [found[photo_id].disagreement for photo_id in "abc"] == [0.25, 1, 0]
+    of_three = Features(ids=("a", "b", "c"), rows=np.eye(3, dtype=np.float32))
+    predictions = suggester.predict(of_three, Labeled.of([(), (), ()]), ("x", "y"))
+    assert predictions is not None
+    suggested = predictions.suggestions(np.arange(3))
+    assert [suggested[photo_id].status for photo_id in "abc"] == [None, "sure", "unknown"]
 
 
 def test_run_classifier_returns_probabilities_in_the_order_of_the_runs_labels(
@@ -142,7 +149,7 @@ def test_run_classifier_returns_probabilities_in_the_order_of_the_runs_labels(
     session = Session(photos)
     states = session.index.states()
     (photos / states[1].path).write_bytes(b"no photo any more")
-    labels, probabilities = run_classifier(str(run), session)(
+    labels, probabilities, statuses = run_classifier(str(run), session)(
         [state.photo for state in states[:3] if state.photo is not None]
     )
     session.close()
@@ -151,6 +158,7 @@ def test_run_classifier_returns_probabilities_in_the_order_of_the_runs_labels(
     for row, state in ((probabilities[0], states[0]), (probabilities[2], states[2])):
         answer = predictor(photos / state.path)
         assert row == pytest.approx([answer.probability_of(label) for label in labels])
+    assert statuses == [predictor(photos / states[0].path).status, "failed", statuses[2]]
     # A photo that can no longer be opened gets equal probabilities.
     assert probabilities[1].tolist() == [0.5, 0.5]
 

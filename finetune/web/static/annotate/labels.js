@@ -158,7 +158,7 @@ function drawSuggestion() {
     return;
   }
   panel.replaceChildren(
-    el("p", { className: "quiet" }, "Looks like"),
+    el("p", { className: "quiet" }, LOOKS[row.status] ?? "Looks like"),
     el(
       "p",
       { className: "assigned dotted", css: { "--hue": photos.hueOf(suggestion.label) } },
@@ -168,6 +168,12 @@ function drawSuggestion() {
     el("button", { type: "button", className: "primary", on: { click: actions.accept } }, "Accept", keyCap("⏎")),
   );
 }
+
+// What the run says of its own prediction.
+const LOOKS = {
+  unsure: "Unsure; looks most like",
+  unknown: "Unknown: unlike anything learned; nearest is",
+};
 
 export function draw() {
   drawSuggestion();

@@ -1,0 +1,123 @@
+"""Sentences on sure, unsure and unknown answers: claims, their evidence, and measured power.
+
+The terminal, the report and the model card take them from here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from finetune.config import PRECISION
+from finetune.evaluation.out_of_distribution import UnknownDetector, needed_photos
+from finetune.evaluation.precision_curve import LOWEST_CLAIM, Claim, PrecisionCurve
+from finetune.formatting import count
+
+if TYPE_CHECKING:
+    from finetune.runs.evaluate import StatusMetrics
+
+COVERAGES = (0.9, 0.95, 0.99)
+"""Precisions whose coverage is listed."""
+
+
+def claim_sentence(claim: Claim | None, precision: float) -> str:
+    """Returns what a sure label means, of a single run; `precision` is what was asked for."""
+    return f"Sure labels: {_claim(claim)}." if claim else _no_claim(precision)
+
+
+def calibration_sentences(calibration: Mapping[str, Any]) -> list[str]:
+    """Returns what calibration.json says of sure and unknown photos; empty for older runs."""
+    found: list[str] = []
+    if calibration.get("sure"):
+        curve = PrecisionCurve.from_dict(calibration["sure"])
+        found.append(claim_sentence(curve.claim(), PRECISION))
+        found += [f"{line}." for line in coverage_lines(curve)]
+    unknown = calibration.get("unknown")
+    if unknown and unknown.get("known_scores"):
+        found.append(_power(unknown))
+    return found
+
+
+def coverage_lines(curve: PrecisionCurve) -> list[str]:
+    """Returns the coverage at 90, 95 and 99 % with the photos behind it, a line each."""
+    lines = []
+    for precision in COVERAGES:
+        claim = curve.claim(precision)
+        if claim is None or not claim.is_met:
+            text = f"cannot be claimed from {count(curve.total, 'held-out photo')}"
+        else:
+            text = (
+                f"{_percent(claim.coverage)} of the photos are sure ({claim.right:,} of "
+                f"{claim.photos:,} right)"
+            )
+        lines.append(f"At {_percent(precision)} precision: {text}")
+    return lines
+
+
+def status_sentences(found: StatusMetrics) -> list[str]:
+    """Returns the numbers of an evaluation by status."""
+    unsure = found["photos"] - found["sure"] - found["unknown"]
+    right = f", of which {found['sure_right']:,} are right" if found["sure"] else ""
+    sentences = [
+        f"Of {count(found['photos'], 'photo')}: sure {found['sure']:,}{right}; unsure {unsure:,}; "
+        f"unknown {found['unknown']:,}."
+    ]
+    if found["precision"] is not None and found["sure"]:
+        share = found["sure_right"] / found["sure"]
+        sentences.append(
+            f"Sure labels are {_percent(share)} right; claimed are {_percent(found['precision'])}, "
+            "for photos like those of the training. For another place, season or camera no claim "
+            "can hold."
+        )
+    if found["other_photos"]:
+        sentences.append(
+            f"Of {count(found['other_photos'], 'photo')} of other labels: unknown "
+            f"{found['other_unknown']:,}, sure nevertheless {found['other_sure']:,}."
+        )
+    return sentences
+
+
+def _claim(claim: Claim) -> str:
+    text = (
+        f"at least {_percent(claim.precision)} right, from a probability of "
+        f"{_percent(claim.threshold)} on ({claim.right:,} of {claim.photos:,} held-out photos, in "
+        f"{count(claim.groups, 'group')}; {_percent(claim.coverage)} of all)"
+    )
+    if claim.is_met:
+        return text
+    return f"{text}; the photos are too few, or too often mistaken, for {_percent(claim.target)}"
+
+
+def _no_claim(precision: float) -> str:
+    text = f"Nothing is sure: the held-out photos allow no claim of {_percent(precision)}"
+    if precision > LOWEST_CLAIM:
+        return (
+            f"{text}, nor of {_percent(LOWEST_CLAIM)}. More photos may; --precision 0.6 asks for "
+            "less."
+        )
+    return f"{text}. More photos may."
+
+
+def _power(unknown: Mapping[str, Any]) -> str:
+    detector = UnknownDetector.from_dict({**unknown, "score": "max_logit"})
+    share = unknown["false_alarms"]
+    if detector.threshold(share) is None:
+        return (
+            f"No photo is taken for unknown: {count(detector.photos, 'held-out photo')} are too "
+            f"few to state {_percent(share)} false alarms, which needs {needed_photos(share)}."
+        )
+    text = f"Unknown photos: flags {_percent(share)} of photos of known labels"
+    powers: Sequence[Any] = detector.power
+    if not powers:
+        return f"{text}."
+    listed = "; ".join(
+        f"of {one.subject} it flagged {_percent(one.detected / one.photos)} "
+        f"({one.detected:,} of {one.photos:,})"
+        for one in powers
+    )
+    return f"{text}; {listed}."
+
+
+def _percent(share: float) -> str:
+    """Returns a share as a whole percentage, or with decimals where these matter."""
+    return f"{100 * share:.3g} %" if share < 0.995 or share == 1 else f"{100 * share:.4g} %"
