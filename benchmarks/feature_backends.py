@@ -21,13 +21,13 @@ import torch
 from torch import Tensor, nn
 
 import finetune.models.registry  # noqa: F401 - finetune's own networks, by name
+from finetune.malloc import keep_freed_memory
 from finetune.models.feature_backends import (
     features_of,
     onnxruntime_features,
     relative_difference,
     torch_backend,
 )
-from finetune.models.malloc import keep_freed_memory
 
 BATCH = 32
 

@@ -28,7 +28,7 @@ def measure(name: str, keep: bool) -> dict[str, float]:
     from torch.nn import functional
 
     import finetune.models.registry  # noqa: F401 - finetune's own networks, by name
-    from finetune.models.malloc import keep_freed_memory
+    from finetune.malloc import keep_freed_memory
 
     if keep and not keep_freed_memory():
         raise SystemExit("This C library cannot be told to keep memory, or was told otherwise.")

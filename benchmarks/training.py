@@ -74,7 +74,7 @@ BARE = (
     COMMON
     + """
 import timm
-from finetune.models.malloc import keep_freed_memory
+from finetune.malloc import keep_freed_memory
 keep_freed_memory()
 net = timm.create_model("resnet18", num_classes=2).to(memory_format=torch.channels_last).train()
 optimizer = torch.optim.AdamW(net.parameters(), 1e-3)

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import reprlib
 import tomllib
 import types
 import typing
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -90,8 +91,11 @@ def resolve(
         if section in mappings and isinstance(content, Mapping):
             mappings[section] = dict(content)
             continue
-        if section not in values or not isinstance(content, Mapping):
+        if section not in values and section not in mappings:
             found.append(f"unknown section [{section}]{_nearest(section, values)}")
+            continue
+        if not isinstance(content, Mapping):
+            found.append(f"[{section}] must be a section of settings, not {reprlib.repr(content)}")
             continue
         for name, value in content.items():
             setting = by_name.get(name)
@@ -117,8 +121,15 @@ def resolve(
     config = TrainConfig(**resolved, recipe=mappings["recipe"], model_args=mappings["model_args"])
     found.extend(problems(config))
     if found:
-        raise ConfigError("; ".join(found) + ".")
+        raise ConfigError(_listed(found) + ".")
     return config
+
+
+def _listed(problems: Sequence[str], most: int = 20, characters: int = 300) -> str:
+    """Joins problems, of which a hostile file can have very many and very long ones."""
+    shown = [text if len(text) <= characters else f"{text[:characters]}…" for text in problems]
+    more = [f"and {len(shown) - most} more"] if len(shown) > most else []
+    return "; ".join([*shown[:most], *more]).replace("\n", " ")
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -133,6 +144,8 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(content.decode("utf-16" if is_utf16 else "utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"--config {path}: {error.strerror}.") from error
+    except RecursionError as error:
+        raise ConfigError(f"--config {path} is nested too deeply.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"--config {path} is not TOML: {error}.") from error
 

@@ -22,13 +22,17 @@ HIDDEN_FOLDER = ".finetune"
 """Name of the folder in which a collection keeps its catalog and caches."""
 
 
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors of a full disk, a full quota, and a file that exceeds ``ulimit -f``."""
+
+
 @contextlib.contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
     """Turns an OSError while writing `path` into a StorageError with the next step."""
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in NO_SPACE:
             what = "the disk is full. Free some space and run the same command again"
         elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             what = "no permission to write there. Choose another folder"
@@ -87,12 +91,23 @@ def write_text(path: Path, text: str) -> Path:
 
 def write_json(path: Path, value: object) -> Path:
     """Writes `value` as indented UTF-8 JSON atomically and returns `path`; raises StorageError."""
-    return write_text(path, json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+    text = json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n"
+    # A name that is no UTF-8 has lone surrogates, whose escape in Python is that of JSON.
+    content = text.encode(errors="backslashreplace")
+    return write_atomically(path, lambda file: file.write(content))
 
 
 def read_json(path: Path) -> Any:
     """Returns the value in a JSON file; OSError and ValueError pass through to the caller."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    return parse_json(path.read_text(encoding="utf-8"))
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Returns the value of JSON; ValueError also for text that is nested too deeply."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 MAX_NAME_BYTES = 200

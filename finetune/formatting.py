@@ -3,7 +3,61 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
+from typing import Any
+
+_INVISIBLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+"""Characters that control a terminal or reorder text, and bytes of a name that is no UTF-8."""
+
+
+def visible(text: str, *, keep_bytes: bool = False) -> str:
+    r"""Returns text with control characters replaced by visible ones, but for tab and line feed.
+
+    Names of files and labels come from other people; on a terminal, an escape in one could move
+    the cursor or hide what follows.
+
+    Args:
+        text: The text.
+        keep_bytes: Whether bytes of a name that is no UTF-8 stay as they are.
+
+    Example:
+        >>> visible("heron\x1b[2J"), visible("\u202egpj.exe")
+        ('heron␛[2J', '\\u202egpj.exe')
+    """
+    if not _INVISIBLE.search(text):
+        return text
+    return _INVISIBLE.sub(lambda found: _picture(found[0], keep_bytes), text)
+
+
+def visible_text(value: Any) -> Any:
+    """Returns plain text as `visible` does, and any other value of a template as it is."""
+    return visible(value) if type(value) is str else value
+
+
+def visible_json(text: str) -> str:
+    r"""Returns JSON with the characters that `visible` replaces escaped, so that it is ASCII there.
+
+    Example:
+        >>> visible_json('"\x9b2J"')
+        '"\\u009b2J"'
+    """
+    return _INVISIBLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def _picture(character: str, keep_bytes: bool) -> str:
+    number = ord(character)
+    if number < 0x20:
+        return chr(0x2400 + number)
+    if number == 0x7F:
+        return "␡"
+    if 0xDC80 <= number <= 0xDCFF:
+        if keep_bytes:
+            return character
+        return f"\\x{number - 0xDC00:02x}"
+    return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}"
 
 
 def percent(share: float | None, decimals: int = 1) -> str:

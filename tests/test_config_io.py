@@ -41,6 +41,19 @@ def test_nan_and_infinity_are_refused() -> None:
         resolve({}, {"lr": float("nan")})
 
 
+def test_a_section_that_is_no_section_is_named() -> None:
+    with pytest.raises(ConfigError) as error:
+        resolve({"training": [1]}, {})
+    assert str(error.value) == "[training] must be a section of settings, not [1]."
+
+
+def test_toml_that_is_nested_too_deeply_is_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "deep.toml"
+    file.write_text("a = " + "[" * 5000 + "]" * 5000)
+    with pytest.raises(ConfigError, match=r"deep.toml is (nested too deeply|not TOML)"):
+        read_toml(file)
+
+
 def test_unknown_names_offer_the_nearest() -> None:
     with pytest.raises(ConfigError) as error:
         resolve({"trainig": {}, "training": {"epoch": 3}, "model": {"size": 3}}, {})

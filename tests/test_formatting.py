@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from finetune.formatting import (
@@ -9,6 +11,8 @@ from finetune.formatting import (
     number,
     percent,
     signed,
+    visible,
+    visible_json,
 )
 
 
@@ -51,3 +55,16 @@ def test_durations_are_in_words(seconds: float, text: str) -> None:
 )
 def test_signed_numbers_are_never_minus_zero(value: float, text: str) -> None:
     assert signed(value) == text
+
+
+def test_control_characters_are_shown_and_plain_text_is_kept() -> None:
+    assert visible("\x1b]0;x\x07\x9b2J\x7f\udc80") == "␛]0;x␇\\x9b2J␡\\x80"
+    assert visible("\u202egpj\u2066") == "\\u202egpj\\u2066"
+    assert visible("カワセミ\tIMG 1\n") == "カワセミ\tIMG 1\n"
+
+
+def test_json_with_control_characters_stays_the_same_json() -> None:
+    value = {"photo": "\x9b\u202e\udcff\x1b é"}
+    text = visible_json(json.dumps(value, ensure_ascii=False))
+    assert json.loads(text) == value
+    assert text == '{"photo": "\\u009b\\u202e\\udcff\\u001b é"}'

@@ -6,6 +6,7 @@ albumentations takes a second to import, so the functions that need it import it
 from __future__ import annotations
 
 import random
+import reprlib
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +25,11 @@ from finetune.augmentation.recipes import RECIPES, Recipe, named
 from finetune.augmentation.sampling import splitmix64, uniforms
 from finetune.errors import AugmentError
 from finetune.photos.preprocessing import Preprocessing
+
+MAX_FILE_BYTES = 1 << 20
+MAX_DEPTH = 50
+MAX_VALUES = 5_000
+MAX_VALUE = 100_000
 
 
 def create_augmentation(
@@ -244,10 +250,10 @@ def read_pipeline(path: Path) -> Any:
 
     form = _format(path)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = _load(path)
     except OSError as error:
         raise AugmentError(f"--augment {path}: {error.strerror}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         line = getattr(getattr(error, "problem_mark", None), "line", None)
         where = f" (line {line + 1})" if line is not None else ""
         raise AugmentError(f"--augment {path} is not {form.upper()}{where}.") from error
@@ -256,8 +262,41 @@ def read_pipeline(path: Path) -> Any:
             f"--augment {path} has no 'transform'. Write one with "
             f"'finetune preview PHOTOS --augment standard --save-pipeline {path.name}' and edit it."
         )
+    _check_size(content, path)
     pipeline = _built(_checked(content["transform"], path), path)
     return pipeline if isinstance(pipeline, A.BaseCompose) else A.Compose([pipeline])
+
+
+def _load(path: Path) -> Any:
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise ValueError("it is too large")
+    text = path.read_text(encoding="utf-8")
+    depth = 0
+    for number, event in enumerate(yaml.parse(text, yaml.SafeLoader)):
+        # An alias of aliases of aliases stands for more steps than memory has room for.
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError("it has aliases (*name)")
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH or number > 4 * MAX_VALUES:
+            raise ValueError("it is nested too deeply, or has too many values")
+    return yaml.safe_load(text)
+
+
+def _check_size(content: Any, path: Path) -> None:
+    """Raises AugmentError for a file of too many values, or of numbers that make huge images."""
+    left, values = [content], 0
+    while left:
+        value = left.pop()
+        values += 1
+        if isinstance(value, dict):
+            left.extend(value.values())
+        elif isinstance(value, list):
+            left.extend(value)
+        elif isinstance(value, int | float) and abs(value) > MAX_VALUE:
+            raise AugmentError(f"--augment {path}: {value:g} is beyond {MAX_VALUE:,}.")
+        if values > MAX_VALUES:
+            raise AugmentError(f"--augment {path} has more than {MAX_VALUES:,} values.")
 
 
 def _checked(step: Any, path: Path) -> dict[str, Any]:
@@ -266,7 +305,9 @@ def _checked(step: Any, path: Path) -> dict[str, Any]:
 
     registry = A.core.serialization.SERIALIZABLE_REGISTRY
     if not isinstance(step, dict) or not isinstance(step.get("__class_fullname__"), str):
-        raise AugmentError(f"--augment {path}: a step has no '__class_fullname__': {step!r:.80}.")
+        raise AugmentError(
+            f"--augment {path}: a step has no '__class_fullname__': {reprlib.repr(step)}."
+        )
     given = step["__class_fullname__"]
     full = RandomMobius.get_class_fullname() if given == "RandomMobius" else given
     if A.core.serialization.shorten_class_name(full) not in registry:

@@ -20,6 +20,7 @@ from finetune import __version__
 from finetune.cli.console import output
 from finetune.config_io import Setting, choices, settings, strip_none
 from finetune.errors import ConfigError, FinetuneError, MissingExtra
+from finetune.files import NO_SPACE
 
 if TYPE_CHECKING:
     from finetune.photos.collection import Collection
@@ -118,6 +119,12 @@ class Group(typer.core.TyperGroup):
             return super().invoke(ctx)
         except FinetuneError as error:
             output.error(str(error))
+            raise typer.Exit(1) from error
+        except OSError as error:
+            # Writes that no module expects to fail, such as of the standard output.
+            if error.errno not in NO_SPACE:
+                raise
+            output.error("The disk is full. Free some space and run the same command again.")
             raise typer.Exit(1) from error
         except ModuleNotFoundError as error:
             package = (error.name or "").partition(".")[0]

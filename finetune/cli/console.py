@@ -7,7 +7,6 @@ import io
 import json
 import logging
 import os
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Protocol
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
@@ -24,8 +23,11 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
+
+from finetune.formatting import visible, visible_json
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only results and errors.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
@@ -40,14 +42,26 @@ class Advance(Protocol):
         ...
 
 
+class VisibleConsole(Console):
+    """Console that prints control characters of names and labels as visible characters."""
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterator[Segment]:
+        """Yields the segments of anything that is printed."""
+        for segment in super().render(renderable, options):
+            text = segment.text if segment.control else visible(segment.text, keep_bytes=True)
+            yield segment if text is segment.text else segment._replace(text=text)
+
+
 @dataclass
 class Output:
     """Output of the running command; `quiet` and `json` are its options."""
 
     quiet: bool = False
     json: bool = False
-    stdout: Console = field(default_factory=lambda: Console(highlight=False))
-    stderr: Console = field(default_factory=lambda: Console(stderr=True, highlight=False))
+    stdout: Console = field(default_factory=lambda: VisibleConsole(highlight=False))
+    stderr: Console = field(default_factory=lambda: VisibleConsole(stderr=True, highlight=False))
 
     def show_library_warnings(self) -> None:
         """Prints the library's warnings; further calls change nothing."""
@@ -120,7 +134,7 @@ def json_text(value: Any, *, indent: int | None = None) -> str:
     """
     ascii_only = _encoding(sys.stdout) != "utf-8"
     text = json.dumps(value, ensure_ascii=ascii_only, default=str, indent=indent)
-    return re.sub("[\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text)
+    return visible_json(text)
 
 
 _PLAIN = str.maketrans(

@@ -32,6 +32,14 @@ def scan(
         int,
         typer.Option(help="Maximum bits (of 64) by which near-duplicates differ.", min=0, max=20),
     ] = 8,
+    repair: Annotated[
+        bool,
+        typer.Option(
+            "--repair",
+            help="Replace a damaged catalog by one with all labels, groups and crops that can "
+            "still be read.",
+        ),
+    ] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -45,6 +53,8 @@ def scan(
     from finetune.reporting.photo_page import write_contact_sheet
 
     root = photos_folder(photos)
+    if repair:
+        _repair(root, catalog)
     collection = read_collection(root, catalog)
     assigned = {photo.digest: photo.group for photo in collection.photos if photo.group}
     rows = summarize_labels(collection, photo_groups(collection.photos, assigned=assigned))
@@ -55,6 +65,25 @@ def scan(
         output.info(f"Written: {page}")
     output.document(_document(collection, rows, issues, page))
     _print(collection, rows, issues)
+
+
+def _repair(root: Path, catalog: Path | None) -> None:
+    from finetune.formatting import count
+    from finetune.photos.catalog.catalog import catalog_path
+    from finetune.photos.catalog.repair import repair
+
+    path = catalog_path(root, catalog)
+    done = repair(path)
+    if done is None:
+        output.info(f"The catalog {path} is not damaged.")
+        return
+    words = {"label": "label", "crop": "crop", "membership": "group", "decision": "other decision"}
+    saved = ", ".join(count(done.saved.get(table, 0), word) for table, word in words.items())
+    note = f", {done.from_backup:,} of them from the backup" if done.from_backup else ""
+    output.info(
+        f"The catalog {path} was damaged. Saved: {saved}{note}. The damaged file is kept as "
+        f"{done.moved_to}."
+    )
 
 
 def _print(collection: Collection, rows: Sequence[LabelRow], issues: Sequence[Issue]) -> None:

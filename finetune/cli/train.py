@@ -264,10 +264,11 @@ def _read_config(path: Path) -> dict[str, Any]:
     if path.suffix != ".json":
         return read_toml(path)
     try:
-        content = read_json(path)
-        settings: dict[str, Any] = content["settings"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        settings = read_json(path)["settings"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigError(f"--config {path} is not the config.json of a run.") from error
+    if not isinstance(settings, dict):
+        raise ConfigError(f"--config {path}: its settings are not sections of settings.")
     return settings
 
 

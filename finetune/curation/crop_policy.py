@@ -71,10 +71,16 @@ class CropPolicyConfig:
         return cls(**{name: item for name, item in value.items() if name in names})
 
 
-def load_policy(config: CropPolicyConfig) -> tuple[CropPolicy, CropPolicyConfig]:
+def load_policy(
+    config: CropPolicyConfig, *, download: bool = True
+) -> tuple[CropPolicy, CropPolicyConfig]:
     """Returns a loaded policy, and its config with the digest of the weights.
 
     Logs a warning if the weights differ from those that proposed the crops.
+
+    Args:
+        config: The policy.
+        download: Whether weights may be downloaded; False for the policy of a run.
 
     Raises:
         ModelError: The backbone or detector cannot be loaded.
@@ -102,7 +108,7 @@ def load_policy(config: CropPolicyConfig) -> tuple[CropPolicy, CropPolicyConfig]
         )
         config = dataclasses.replace(config, digest=None)
         name = DEFAULT_BACKBONE
-    backbone = load_backbone(name, config.weights)
+    backbone = load_backbone(name, config.weights, download=download)
     digest = weights_digest(backbone.module)
     if config.digest is not None and config.digest != digest:
         logger.warning(

@@ -97,7 +97,11 @@ def embed(
 
 
 def load_backbone(
-    model: str = DEFAULT_BACKBONE, weights: str | None = None, *, fit: Fit = "crop"
+    model: str = DEFAULT_BACKBONE,
+    weights: str | None = None,
+    *,
+    fit: Fit = "crop",
+    download: bool = True,
 ) -> LoadedModel:
     """Returns a backbone on the CPU, in eval mode, without gradients.
 
@@ -105,7 +109,7 @@ def load_backbone(
         ModelError: Unknown model, or weights that do not fit.
         WeightsUnavailable: The weights are neither on disk nor can be downloaded.
     """
-    loaded = create_model(ModelRequest(name=model, weights=weights, fit=fit))
+    loaded = create_model(ModelRequest(name=model, weights=weights, fit=fit, download=download))
     module = loaded.module.eval().requires_grad_(False).to(memory_format=torch.channels_last)
     return LoadedModel(
         module, loaded.name, loaded.preprocessing, loaded.origin, loaded.head_from_file
@@ -141,14 +145,15 @@ class Embedder:
                 for photo in photos
             ]
             keys = features.keys(PhotoDataset(root, samples, pixels))
+            features.records.drop_damaged(keys)
             # By key, so that copies of a photo are decoded once.
             missing = {key: i for i, key in enumerate(keys) if key not in features.records}
 
             def image_of(key: bytes) -> NDArray[np.uint8]:
                 sample = samples[missing[key]]
                 known = pixels.key(sample.digest, sample.crop)
-                if known in pixels.records:
-                    image: NDArray[np.uint8] = pixels.records.read([known])[0]
+                image = np.empty((pixels.size, pixels.size, 3), np.uint8)
+                if pixels.records.read_into(known, image[None]):
                     return image
                 return self._load(root / sample.path, sample.crop)
 

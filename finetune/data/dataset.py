@@ -127,8 +127,7 @@ class PhotoDataset(torch.utils.data.Dataset[tuple[NDArray[np.uint8], Any, int]])
 
     def _fill(self, image: NDArray[np.uint8], sample: Sample) -> None:
         key = self.cache.key(sample.digest, sample.crop)
-        if key in self.cache.records:
-            self.cache.records.read([key], out=image[None])
+        if self.cache.records.read_into(key, image[None]):
             return
         path = self.root / sample.path
         try:

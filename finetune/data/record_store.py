@@ -2,16 +2,21 @@
 
 It holds decoded working-size pixels and features. Records are read with `pread`, not through a
 memory map: mapped pages count as memory of the process, 2 GB for 10,000 photos.
+
+``records.bin`` has the records, ``index.bin`` for each its key (16 bytes), the CRC-32 of the key
+and the record, and the CRC-32 of the entry and its place. A record that fails its checksum counts
+as missing: it is made again and appended, and of two entries with one key the later counts.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import logging
 import os
+import struct
 import threading
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +26,12 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import DTypeLike, NDArray
 
+from finetune.errors import StorageError
+
 KEY_BYTES = 16
+ENTRY = struct.Struct(f"<{KEY_BYTES}sII")
+"""Entry of the index: key, checksum of the record, checksum of the entry."""
+
 FLUSH_EVERY = 64
 """Number of records buffered before they are written under the lock."""
 
@@ -37,11 +47,11 @@ def record_key(*parts: object) -> bytes:
 class RecordStore:
     """Records of one shape and dtype in a folder, shared by any number of processes and threads.
 
-    The data of a record is written before its key, so that a killed process leaves no key without
-    data; partial data is overwritten by the next record.
+    The data of a record is written before its entry, so that a killed process leaves no entry
+    without data; partial data is overwritten by the next record.
 
     Args:
-        folder: Folder of ``records.bin`` and ``keys.bin``; created with the first record.
+        folder: Folder of ``records.bin`` and ``index.bin``; created with the first record.
         shape: Shape of one record.
         dtype: Type of its numbers.
         limit_bytes: Maximum size of records.bin; further records are not stored.
@@ -55,13 +65,18 @@ class RecordStore:
         self.dtype = np.dtype(dtype)
         self.record_bytes = int(np.prod(shape)) * self.dtype.itemsize
         self._limit = int(limit_bytes // self.record_bytes) if limit_bytes < float("inf") else None
-        self._slots: dict[bytes, int] = {}
+        self._slots: dict[bytes, tuple[int, int]] = {}
         self._count = 0
+        self._reported = False
         self._waiting: dict[bytes, NDArray[Any]] = {}
         self._guard = threading.Lock()
         self._read_handle: int | None = None
         self._lock = FileLock(folder / "lock")
-        self._load_keys()
+        if self._keys_without_checksums.is_file():
+            logger.warning(
+                "The cache %s of an earlier version has no checksums and is built again.", folder
+            )
+        self._load_index()
         self.full = self._limit is not None and self._count >= self._limit
 
     def __contains__(self, key: bytes) -> bool:
@@ -101,7 +116,7 @@ class RecordStore:
     def refresh(self) -> None:
         """Loads the keys that other processes have added since the last refresh."""
         with self._guard:
-            self._load_keys()
+            self._load_index()
 
     def close(self) -> None:
         """Flushes and closes the file."""
@@ -115,22 +130,49 @@ class RecordStore:
         """Returns records as one array ``(len(keys), *shape)``.
 
         Args:
-            keys: Keys in the store.
+            keys: Keys in the store; see `drop_damaged`.
             out: C-contiguous output array; None: a new one.
 
         Raises:
             KeyError: A key is not in the store.
+            StorageError: A record has been damaged since.
         """
         if out is None:
             out = np.empty((len(keys), *self.shape), self.dtype)
-        flat = out.reshape(len(keys), -1).view(np.uint8) if len(keys) else out
         for row, key in enumerate(keys):
-            waiting = self._waiting.get(key)
-            if waiting is not None:
-                out[row] = waiting
-            else:
-                self._read_slot(self._slots[key], memoryview(flat[row]))
+            known = key in self
+            if not self.read_into(key, out[row : row + 1]):
+                if not known:
+                    raise KeyError(key)
+                raise StorageError(
+                    f"The cache {self.folder} has just been damaged. Run the same command again, "
+                    "which makes the record anew, and check that disk."
+                )
         return out
+
+    def read_into(self, key: bytes, out: NDArray[Any]) -> bool:
+        """Reads a record into ``(1, *shape)``; returns whether the store has it, undamaged."""
+        waiting = self._waiting.get(key)
+        if waiting is not None:
+            out[0] = waiting
+            return True
+        entry = self._slots.get(key)
+        if entry is None:
+            return False
+        slot, checksum = entry
+        data = out.reshape(-1).view(np.uint8).data
+        if self._read_slot(slot, data) and zlib.crc32(data, zlib.crc32(key)) == checksum:
+            return True
+        with self._guard:
+            self._slots.pop(key, None)
+        self._report_damage()
+        return False
+
+    def drop_damaged(self, keys: Sequence[bytes]) -> None:
+        """Checks records, so that `in` is False for the damaged ones."""
+        buffer = np.empty((1, *self.shape), self.dtype)
+        for key in keys:
+            self.read_into(key, buffer)
 
     def __getstate__(self) -> dict[str, Any]:
         """Returns the picklable state, without open files and locks."""
@@ -145,32 +187,49 @@ class RecordStore:
         self._guard = threading.Lock()
         self._lock = FileLock(self.folder / "lock")
 
-    def _read_slot(self, slot: int, into: memoryview) -> None:
-        if self._read_handle is None:
-            flags = os.O_RDONLY | getattr(os, "O_BINARY", 0)
-            self._read_handle = os.open(self.folder / "records.bin", flags)
+    @property
+    def _keys_without_checksums(self) -> Path:
+        return self.folder / "keys.bin"
+
+    def _report_damage(self) -> None:
+        if not self._reported:
+            self._reported = True
+            logger.warning(
+                "The cache %s has damaged records; these are made again from the photos.",
+                self.folder,
+            )
+
+    def _read_slot(self, slot: int, into: memoryview) -> bool:
+        """Returns whether a complete record was read."""
         offset = slot * self.record_bytes
-        if hasattr(os, "preadv"):
-            got = os.preadv(self._read_handle, [into], offset)
-        else:  # Windows has no positioned read; a lock keeps seek and read together.
-            with self._guard:
+        try:
+            if self._read_handle is None:
+                flags = os.O_RDONLY | getattr(os, "O_BINARY", 0)
+                self._read_handle = os.open(self.folder / "records.bin", flags)
+            if hasattr(os, "preadv"):
+                return os.preadv(self._read_handle, [into], offset) == self.record_bytes
+            with self._guard:  # Windows has no positioned read; a lock keeps seek and read together
                 os.lseek(self._read_handle, offset, os.SEEK_SET)
                 data = os.read(self._read_handle, self.record_bytes)
-            into[: len(data)] = data
-            got = len(data)
-        if got != self.record_bytes:
-            raise OSError(errno.EIO, f"{self.folder} is damaged; it may be deleted")
+        except OSError:  # a missing file, a bad sector
+            return False
+        into[: len(data)] = data
+        return len(data) == self.record_bytes
 
-    def _load_keys(self) -> None:
-        """Loads the keys that other processes have appended."""
-        keys = self.folder / "keys.bin"
-        if not keys.is_file():
+    def _load_index(self) -> None:
+        """Loads the entries that other processes have appended."""
+        index = self.folder / "index.bin"
+        if not index.is_file():
             return
-        with keys.open("rb") as file:
-            file.seek(self._count * KEY_BYTES)
+        with index.open("rb") as file:
+            file.seek(self._count * ENTRY.size)
             content = file.read()
-        for start in range(0, len(content) - KEY_BYTES + 1, KEY_BYTES):
-            self._slots.setdefault(content[start : start + KEY_BYTES], self._count)
+        complete = len(content) // ENTRY.size * ENTRY.size
+        for key, checksum, check in ENTRY.iter_unpack(content[:complete]):
+            if check == _check_of(key, checksum, self._count):
+                self._slots[key] = (self._count, checksum)
+            else:
+                self._report_damage()
             self._count += 1
 
     def _flush(self) -> None:
@@ -191,7 +250,10 @@ class RecordStore:
         self._waiting.clear()
 
     def _append(self) -> None:
-        self._load_keys()
+        if self._keys_without_checksums.is_file():
+            (self.folder / "records.bin").unlink(missing_ok=True)
+            self._keys_without_checksums.unlink()
+        self._load_index()
         fresh = [key for key in self._waiting if key not in self._slots]
         if self._limit is not None and self._count + len(fresh) > self._limit:
             fresh = fresh[: max(0, self._limit - self._count)]
@@ -204,19 +266,30 @@ class RecordStore:
             self.full = True
         if not fresh:
             return
+        entries = {}
         with _opened(self.folder / "records.bin") as file:
             os.lseek(file, self._count * self.record_bytes, os.SEEK_SET)
-            for key in fresh:
-                _write_all(file, self._waiting[key].reshape(-1).view(np.uint8).data)
+            for slot, key in enumerate(fresh, start=self._count):
+                data = self._waiting[key].reshape(-1).view(np.uint8).data
+                _write_all(file, data)
+                entries[key] = (slot, zlib.crc32(data, zlib.crc32(key)))
             os.fsync(file)
-        with _opened(self.folder / "keys.bin") as file:
-            # A partial key of a killed process is overwritten.
-            os.lseek(file, self._count * KEY_BYTES, os.SEEK_SET)
-            _write_all(file, memoryview(b"".join(fresh)))
+        with _opened(self.folder / "index.bin") as file:
+            # A partial entry of a killed process is overwritten.
+            os.lseek(file, self._count * ENTRY.size, os.SEEK_SET)
+            packed = b"".join(
+                ENTRY.pack(key, checksum, _check_of(key, checksum, slot))
+                for key, (slot, checksum) in entries.items()
+            )
+            _write_all(file, memoryview(packed))
             os.fsync(file)
-        for key in fresh:
-            self._slots[key] = self._count
-            self._count += 1
+        self._slots |= entries
+        self._count += len(entries)
+
+
+def _check_of(key: bytes, checksum: int, slot: int) -> int:
+    """Returns the checksum of an entry at its place, so that swapped entries count as damaged."""
+    return zlib.crc32(struct.pack("<16sIQ", key, checksum, slot))
 
 
 @contextlib.contextmanager

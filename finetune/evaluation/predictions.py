@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from finetune.errors import RunError
 from finetune.evaluation.multi_label_metrics import check_multilabel
 from finetune.evaluation.probabilities import check, sigmoid, softmax
+from finetune.formatting import visible
 from finetune.photos.labels import join_labels, split_labels
 from finetune.spreadsheets import guard, read_csv, unguard, write_csv
 
@@ -177,7 +178,7 @@ def write_predictions(path: Path, rows: Iterable[Prediction]) -> Path:
         ranks = [cell for label, share in row.ranked for cell in (guard(label), repr(share))]
         ranks += [""] * (len(_RANKS) - len(ranks))
         names = (row.path, row.digest, row.part, row.label, row.predicted)
-        shown = [guard(text) for text in names]
+        shown = [guard(visible(text)) for text in names]
         return [*shown, repr(row.probability), str(row.correct).lower(), *ranks]
 
     held = list(rows)

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
 from timm.layers import DropPath
 from torch import Tensor, nn
 
 from finetune.config import Fit
 from finetune.errors import ModelError, WeightsUnavailable
+from finetune.malloc import keep_freed_memory
 from finetune.models import weights as weights_files
-from finetune.models.malloc import keep_freed_memory
+from finetune.models.arguments import check_arguments
 from finetune.models.packaged import load_packaged, packaged_weights
 from finetune.models.pair import assemble_pair, pair_parts
 from finetune.models.registry import check_name, input_channels, resolve_preprocessing
@@ -38,7 +41,9 @@ class ModelRequest:
         channels: Channels of the input, 1 for gray and 3 for color; None: the model's own.
         fit: Method to make a photo square.
         seed: Seed of random initialization.
-        args: Arguments of the network itself, such as the widths of a `simple_cnn`.
+        args: Arguments of the network itself, such as the widths of a `simple_cnn`; only those of
+            `models.arguments`.
+        download: Whether pretrained weights may be downloaded; False makes no connection.
     """
 
     name: str
@@ -49,6 +54,7 @@ class ModelRequest:
     fit: Fit = "crop"
     seed: int = 0
     args: Mapping[str, Any] = field(default_factory=dict)
+    download: bool = True
 
 
 @dataclass(frozen=True)
@@ -131,26 +137,78 @@ def rebuild(
     name: str,
     labels: int,
     size: int,
-    state: dict[str, Tensor],
+    tensors: Mapping[str, Tensor] | Path,
     args: Mapping[str, Any] | None = None,
 ) -> nn.Module:
     """Returns a trained network from its architecture's name, its arguments and its tensors.
 
+    Nothing is allocated before the shapes of all tensors fit the architecture, and no pretrained
+    weights are looked for.
+
+    Args:
+        name: The model name.
+        labels: Outputs of the network.
+        size: Side of its input in pixels.
+        tensors: By name, or a safetensors file of them.
+        args: See `ModelRequest.args`.
+
     Raises:
-        ModelError: The tensors are not those of that architecture.
+        ModelError: The tensors are not those of that architecture, or an argument is unknown.
+        OSError, SafetensorError: The file cannot be read.
     """
     keep_freed_memory()
     name = check_name(name)
-    channels = _channels_of(name, state)
+    if isinstance(tensors, Path):
+        with safe_open(tensors, framework="pt") as file:
+            names = file.keys()
+            shapes = {key: torch.Size(file.get_slice(key).get_shape()) for key in names}
+    else:
+        shapes = {key: value.shape for key, value in tensors.items()}
+    channels = _channels_of(name, shapes)
     request = ModelRequest(name=name, size=size, channels=channels, args=args or {})
-    module = _build(name, request, num_classes=labels)
     try:
+        with torch.device("meta"):
+            module = _build(name, request, num_classes=labels)
+    except ModelError:
+        raise
+    except Exception as error:  # sizes and arguments of a run make a constructor raise anything
+        raise ModelError(f"{name} cannot be made as this run describes it: {error}.") from error
+    own = module.state_dict()
+    _check_shapes(name, {key: value.shape for key, value in own.items()}, shapes)
+    state = load_file(tensors) if isinstance(tensors, Path) else tensors
+    if not _all_in_state(module, own):
+        module = _build(name, request, num_classes=labels)
         module.load_state_dict(state)
-    except RuntimeError as error:
-        raise ModelError(
-            f"The weights of this run do not fit {name}: {_first_keys(error)}"
-        ) from error
+        return module
+    # Copied: tensors of a file are backed by it.
+    copies = {key: value.to(own[key].dtype, copy=True) for key, value in state.items()}
+    module.load_state_dict(copies, assign=True)
     return module
+
+
+def _check_shapes(
+    name: str, own: Mapping[str, torch.Size], given: Mapping[str, torch.Size]
+) -> None:
+    """Raises ModelError if tensors are missing, unknown, or of other shapes."""
+    found = {
+        "Missing": own.keys() - given.keys(),
+        "Unexpected": given.keys() - own.keys(),
+        "Other shape": {key for key in own.keys() & given.keys() if own[key] != given[key]},
+    }
+    lines = [f"{kind}: {', '.join(sorted(keys))}" for kind, keys in found.items() if keys]
+    if lines:
+        raise ModelError(f"The weights of this run do not fit {name}: {_shortened(lines)}")
+
+
+def _all_in_state(module: nn.Module, state: Mapping[str, Tensor]) -> bool:
+    """Returns whether a network has the tensors that it saves and no others, each of them once."""
+    own: list[Tensor] = []
+    for part in module.modules():
+        if any(isinstance(value, Tensor) for value in vars(part).values()):
+            return False
+        parts = (*part._parameters.values(), *part._buffers.values())
+        own += [value for value in parts if value is not None]
+    return len({id(value) for value in own}) == len(own) == len(state)
 
 
 def model_arguments(module: nn.Module) -> dict[str, Any]:
@@ -235,6 +293,8 @@ def _build(name: str, request: ModelRequest, **extra: Any) -> nn.Module:
         extra["img_size"] = request.size
     if request.channels and request.channels != input_channels(name):
         extra["in_chans"] = request.channels
+    check_arguments(name, request.args)
+    extra = {"pretrained": False, **extra}
     try:
         module: nn.Module = timm.create_model(name, **request.args, **extra)
     except (TypeError, ValueError) as error:
@@ -247,14 +307,14 @@ def _build(name: str, request: ModelRequest, **extra: Any) -> nn.Module:
     return module
 
 
-def _channels_of(name: str, state: Mapping[str, Tensor]) -> int | None:
+def _channels_of(name: str, shapes: Mapping[str, torch.Size]) -> int | None:
     """Returns the input channels of a trained network, from its first convolution's weights."""
     config = timm.get_pretrained_cfg(name)
     first = config.first_conv if config else None
     if isinstance(first, tuple | list):
         first = first[0] if first else None
-    weight = state.get(f"{first}.weight")
-    return int(weight.shape[1]) if weight is not None and weight.ndim == 4 else None
+    shape = shapes.get(f"{first}.weight", ())
+    return int(shape[1]) if len(shape) == 4 else None
 
 
 def _pretrained(name: str, request: ModelRequest) -> tuple[nn.Module, str]:
@@ -270,7 +330,10 @@ def _pretrained(name: str, request: ModelRequest) -> tuple[nn.Module, str]:
     if packaged is not None:
         overlay = {"state_dict": load_packaged(name, _on_meta(name))}
     elif file is not None:
+        weights_files.check_hash(file)
         overlay = {"file": str(file)}
+    elif not request.download:
+        raise weights_files.unavailable(name, "a run is opened without any connection")
     else:
         weights_files.require_reachable_hub(name, config)
     try:
@@ -301,10 +364,15 @@ def _from_file(name: str, request: ModelRequest, path: Path) -> nn.Module:
         raise ModelError(f"--weights {path} does not fit {name}: {_first_keys(error)}") from error
 
 
-def _first_keys(error: BaseException, most: int = 3) -> str:
+def _first_keys(error: BaseException) -> str:
     """Shortens a load_state_dict error to one line with the first keys of each kind."""
+    return _shortened(str(error).splitlines()[1:] or [str(error)])
+
+
+def _shortened(lines: Sequence[str], most: int = 3) -> str:
+    """Joins lines of the form ``kind: key, key``, with the first keys of each."""
     parts = []
-    for line in str(error).splitlines()[1:] or [str(error)]:
+    for line in lines:
         text = line.strip().rstrip(".")
         kind, colon, keys = text.partition(": ")
         names = keys.split(", ")

@@ -18,9 +18,9 @@ from finetune.augmentation.center_crop import preprocess
 from finetune.data.dataset import PhotoDataset
 from finetune.data.loaders import evaluation_batches, load_batches
 from finetune.data.record_store import RecordStore, record_key
+from finetune.malloc import release_memory
 from finetune.models.feature_backends import FeatureBackend, fastest_backend, features_of
 from finetune.models.heads import backbone_parameters
-from finetune.models.malloc import release_memory
 from finetune.photos.preprocessing import Preprocessing
 
 BATCH_SIZE = 32
@@ -144,6 +144,7 @@ class FeatureCache:
         # All indices are sharded, not the missing ones: processes see each other's records at
         # different moments, and would shard different lists.
         mine = shard(np.arange(len(keys))).tolist()
+        self.records.drop_damaged([keys[index] for index in mine])
         missing = np.array([index for index in mine if keys[index] not in self.records], dtype=int)
         done = 0
         steps = evaluation_batches(len(missing), BATCH_SIZE)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import pickle
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -68,6 +70,29 @@ def models_in(folder: Path) -> list[str]:
     if not folder.is_dir():
         raise ModelError(f"--weights-dir {folder}: there is no such folder.")
     return sorted({file.stem for file in folder.iterdir() if file.suffix in _SUFFIXES})
+
+
+def check_hash(file: Path) -> None:
+    """Checks a cached weights file by the hash that its source states.
+
+    The hub's cache names a file by its SHA-256, and files of torch's cache end in the first digits
+    of theirs.
+
+    Raises:
+        ModelError: It differs.
+    """
+    stated = re.fullmatch(r"[0-9a-f]{64}", file.resolve().name)
+    in_name = re.search(r"-([0-9a-f]{8,64})\.[a-z]+$", file.name)
+    digest = stated[0] if stated else in_name[1] if in_name else ""
+    if not digest:
+        return
+    with file.open("rb") as content:
+        found = hashlib.file_digest(content, "sha256").hexdigest()
+    if not found.startswith(digest):
+        raise ModelError(
+            f"{file} is damaged: its SHA-256 is not the one that its source states ({digest}). "
+            "Delete it, and it is downloaded again."
+        )
 
 
 def require_reachable_hub(model: str, pretrained_cfg: Any) -> None:

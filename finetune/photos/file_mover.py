@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from finetune.errors import CollectionError
-from finetune.files import numbered, safe_name, storage_errors, write_text
+from finetune.files import numbered, parse_json, safe_name, storage_errors, write_text
 from finetune.photos.scan import find_photos
 
 JOURNAL = "moves.jsonl"
@@ -155,7 +155,7 @@ class MoveJournal:
             if line.startswith('{"transfer"') and not line.endswith("}"):
                 continue  # older journals kept a cut-off line and went on below it
             try:
-                entry = json.loads(line)
+                entry = parse_json(line)
                 move = _checked(entry)
                 owner = entry.get("root") if isinstance(entry, dict) else None
             except (ValueError, KeyError, TypeError) as error:

@@ -10,13 +10,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.errors import RunError
 from finetune.evaluation.feature_distance import FeatureDistance
 from finetune.evaluation.out_of_distribution import UnknownDetector
 from finetune.evaluation.precision_curve import PrecisionCurve
 from finetune.photos.preprocessing import Preprocessing
+from finetune.runs.calibration import read_calibration
 from finetune.runs.folder import RunFolder
-from finetune.runs.unknown_threshold import read_unknown
+from finetune.runs.validation import check
 from finetune.tasks.base import Task
 from finetune.tasks.factory import task_of
 from finetune.tasks.single_label import SingleLabel
@@ -111,8 +111,11 @@ class ModelMetadata:
             content: As returned by `to_dict`.
             distance: Of the detector; stored apart, since it is large.
         """
+        check("labels.json", content["labels"])
+        check("preprocessing.json", content["preprocessing"])
+        check("calibration.json", content)
         unknown, sure = content.get("unknown"), content.get("sure")
-        labels = tuple(str(label) for label in content["labels"])
+        labels = tuple(content["labels"])
         return cls(
             name=str(content["name"]),
             model=str(content["model"]),
@@ -131,18 +134,16 @@ class ModelMetadata:
         Raises:
             RunError: A file of it is missing or damaged.
         """
-        calibration = run.read(run.calibration_file)
-        unknown = read_unknown(run, calibration)
-        try:
-            return cls.from_dict(
-                {
-                    **calibration,
-                    "name": run.name,
-                    "model": run.read(run.config_file)["model"],
-                    "labels": run.read(run.labels_file),
-                    "preprocessing": run.read(run.preprocessing_file),
-                },
-                unknown.distance if unknown else None,
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise RunError(f"{run.path} is damaged: one of its files lacks {error}.") from error
+        labels = tuple(run.read(run.labels_file))
+        preprocessing = run.read(run.preprocessing_file)
+        calibration = read_calibration(run, labels)
+        return cls(
+            name=run.name,
+            model=run.read(run.config_file)["model"],
+            labels=labels,
+            preprocessing=Preprocessing.from_dict(preprocessing),
+            task=calibration.task,
+            unknown=calibration.unknown,
+            sure=calibration.sure,
+            crop_policy=preprocessing.get("crop_policy"),
+        )

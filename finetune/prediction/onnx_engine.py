@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from safetensors.numpy import load
 
 from finetune.errors import MissingExtra, RunError
 from finetune.evaluation.feature_distance import FeatureDistance
+from finetune.files import parse_json
 from finetune.photos.decode.color import to_gray
 from finetune.photos.decode.pool import usable_cores
 from finetune.photos.preprocessing import Preprocessing
@@ -139,7 +139,7 @@ def metadata_in(session: Any, path: Path) -> ModelMetadata:
         distance = None
         if packed:
             distance = FeatureDistance.from_tensors(load(base64.b64decode(packed)))
-        return ModelMetadata.from_dict(json.loads(found[METADATA_KEY]), distance)
+        return ModelMetadata.from_dict(parse_json(found[METADATA_KEY]), distance)
     except (KeyError, TypeError, ValueError, SafetensorError) as error:
         raise RunError(
             f"{path} has no labels, so it was not exported by finetune. "

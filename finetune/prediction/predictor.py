@@ -19,7 +19,7 @@ from finetune.config import FALSE_ALARMS, PRECISION
 from finetune.errors import ConfigError, DecodeError
 from finetune.evaluation.status import statuses, sure_threshold
 from finetune.photos.crops import Crop
-from finetune.photos.decode.decoder import MAX_PIXELS, decode_photo
+from finetune.photos.decode.decoder import MAX_PIXELS, bytes_needed
 from finetune.photos.decode.pool import usable_cores
 from finetune.photos.preprocessing import Preprocessing
 from finetune.prediction.engine import Engine
@@ -139,7 +139,7 @@ class Predictor:
             from finetune.curation.crop_policy import CropPolicyConfig, load_policy
 
             self._policy, _ = load_policy(
-                CropPolicyConfig.from_dict(self.engines[0].metadata.crop_policy)
+                CropPolicyConfig.from_dict(self.engines[0].metadata.crop_policy), download=False
             )
 
     @classmethod
@@ -257,7 +257,7 @@ class Predictor:
             source = source_of(photo)
             if not isinstance(source, np.ndarray):
                 # The policy decodes by itself, so the size is checked before.
-                decode_photo(source, min_side_pixels=1, max_pixels=self.config.max_pixels)
+                bytes_needed(source, max_pixels=self.config.max_pixels)
             crop = self._policy(source)
         return tuple(
             working_image(photo, preprocessing, crop=crop, max_pixels=self.config.max_pixels)

@@ -64,7 +64,7 @@ class TrainingPhotos:
         description = run.read(run.config_file)
         self.root = Path(description["photos"])
         settings = description["settings"]
-        catalog = settings["collection"].get("catalog")
+        catalog = settings.get("collection", {}).get("catalog")
         rows = [row for row in read_split(run.split_file) if row.part == "train"]
         self._rows = [row for row in rows if (self.root / row.path).is_file()]
         if not self._rows:
@@ -77,7 +77,7 @@ class TrainingPhotos:
         cache_dir = collection_cache_dir(self.root, catalog_file)
         preprocessing = engine.metadata.preprocessing
         crops = self._crops(catalog_file)
-        limit_gb = settings["pixels"].get("cache_gb", 10.0)
+        limit_gb = settings.get("pixels", {}).get("cache_gb", 10.0)
         self._features = FeatureCache(cache_dir, engine.module, preprocessing)
         try:
             with contextlib.closing(

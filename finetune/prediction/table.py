@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import os
@@ -13,6 +14,7 @@ from typing import BinaryIO
 
 from finetune.errors import ConfigError
 from finetune.files import storage_errors
+from finetune.formatting import visible
 from finetune.photos.labels import join_labels
 from finetune.prediction.predictions import PhotoPrediction
 from finetune.spreadsheets import guard, unguard
@@ -64,7 +66,8 @@ class PredictionTable:
         try:
             self._resume()
         except BaseException:
-            self._file.close()
+            with contextlib.suppress(OSError):  # what a full disk did not take
+                self._file.close()
             raise
 
     def __enter__(self) -> PredictionTable:
@@ -86,7 +89,7 @@ class PredictionTable:
         """
         left = Counter(self.done)
         for photo in photos:
-            name = str(photo)
+            name = visible(str(photo))
             if left[name] > 0:
                 left[name] -= 1
                 if not self._is_newer(photo):
@@ -108,21 +111,24 @@ class PredictionTable:
         Raises:
             StorageError: The disk is full, or the file can no longer be written.
         """
-        cells = [guard(prediction.photo or ""), prediction.status]
+        cells = [guard(visible(prediction.photo or "")), prediction.status]
         if self._several:
             cells.append(guard(join_labels(prediction.labels or ())))
         for item in prediction.ranked[: self.top]:
             cells += [guard(item.label), repr(item.probability)]
         cells += [""] * (len(self._header) - 2 - len(cells))
-        self._append(_line_of([*cells, guard(prediction.error or ""), guard(self.run)]))
+        self._append(_line_of([*cells, guard(visible(prediction.error or "")), guard(self.run)]))
 
     def close(self) -> None:
         """Flushes the file to disk and closes it."""
         if not self._file.closed:
             with storage_errors(self.path):
-                self._file.flush()
-                os.fsync(self._file.fileno())
-                self._file.close()
+                try:
+                    self._file.flush()
+                    os.fsync(self._file.fileno())
+                finally:
+                    with contextlib.suppress(OSError):
+                        self._file.close()
 
     def _append(self, line: bytes) -> None:
         with storage_errors(self.path):

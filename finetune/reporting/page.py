@@ -42,6 +42,7 @@ def write_page(
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=formatting.visible_text,
     )
     environment.globals |= {
         "count": formatting.count,

@@ -96,18 +96,11 @@ def read_run(path: Path) -> RunRecord:
     run = RunFolder(path)
     config, labels = run.read(run.config_file), run.read(run.labels_file)
     metrics = run.read(run.metrics_file)
-    for file, value, kind in (
-        (run.config_file, config, dict),
-        (run.labels_file, labels, list),
-        (run.metrics_file, metrics, dict),
-    ):
-        if not isinstance(value, kind):
-            raise RunError(f"{file} has unexpected content. Is {path} a run of finetune?")
     return RunRecord(
         name=path.resolve().name,
         config=config,
-        labels=tuple(str(label) for label in labels),
-        metrics={name: part for name, part in metrics.items() if isinstance(part, dict)},
+        labels=tuple(labels),
+        metrics=metrics,
         predictions=tuple(read_predictions(run.predictions_file)),
         split=read_split(run.split_file) if run.split_file.is_file() else (),
         epochs=_epochs(run),
@@ -124,8 +117,7 @@ def photos_root(path: Path) -> Path | None:
         RunError: The folder has no readable config.json.
     """
     run = RunFolder(path)
-    config = run.read(run.config_file)
-    root = config.get("photos") if isinstance(config, dict) else None
+    root = run.read(run.config_file).get("photos")
     return Path(root) if isinstance(root, str) and Path(root).is_dir() else None
 
 
@@ -189,8 +181,6 @@ def _epochs(run: RunFolder) -> tuple[Mapping[str, Any], ...]:
     by_epoch = {
         event["epoch"]: event
         for event in run.read_log()
-        if isinstance(event, dict)
-        and event.get("event", "epoch") == "epoch"
-        and isinstance(event.get("epoch"), int)
+        if event.get("event", "epoch") == "epoch" and "epoch" in event
     }
     return tuple(by_epoch[epoch] for epoch in sorted(by_epoch))

@@ -130,7 +130,7 @@ def _own_parts(
     trained: TrainedRun, request: EvaluationRequest, progress: Progress | None
 ) -> Evaluation:
     root = request.own_photos or Path(trained.description["photos"])
-    where = trained.description["settings"]["collection"].get("catalog")
+    where = trained.description["settings"].get("collection", {}).get("catalog")
     catalog = request.catalog or (Path(where) if where else None)
     rows = read_split(trained.folder.split_file)
     if any(row.fold is not None for row in rows):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from finetune.errors import RunError
-from finetune.files import read_json, safe_name, storage_errors, write_json
+from finetune.files import parse_json, safe_name, storage_errors, write_json
+from finetune.runs.validation import check_labels, is_epoch, read_validated
 
 
 def drop_weights(run: RunFolder) -> None:
@@ -31,6 +33,9 @@ def drop_weights(run: RunFolder) -> None:
 
 
 RUNS_FOLDER = Path("runs")
+
+MAX_LINE = 1 << 20
+"""Maximum characters of a line of the log."""
 
 
 def fitted_head(config: Mapping[str, Any]) -> str | None:
@@ -51,8 +56,15 @@ def fitted_head(config: Mapping[str, Any]) -> str | None:
 
 
 def headline_part(metrics: Mapping[str, Any]) -> str:
-    """Returns the part of metrics.json that a run is known by: test, else folds or validation."""
-    return next(part for part in ("test", "folds", "validation") if part in metrics)
+    """Returns the part of metrics.json that a run is known by: test, else folds or validation.
+
+    Raises:
+        RunError: There is none of these.
+    """
+    for part in ("test", "folds", "validation"):
+        if part in metrics:
+            return part
+    raise RunError("metrics.json has no part test, folds or validation. Run: finetune evaluate RUN")
 
 
 class _File:
@@ -152,35 +164,46 @@ class RunFolder:
             return True
 
     def read(self, file: Path) -> Any:
-        """Returns the value of one of the run's JSON files.
+        """Returns the validated value of one of the run's JSON files.
 
         Raises:
             RunError: The file is missing or damaged.
         """
         try:
-            return read_json(file)
+            return read_validated(file)
         except FileNotFoundError as error:
             raise RunError(
                 f"{self.path} has no {file.name}: it is not a finished run. "
                 f"If it was interrupted, resume it with: finetune train --resume {self.path}"
             ) from error
-        except (OSError, ValueError) as error:
-            raise RunError(f"{file} cannot be read: {error}.") from error
 
     def log(self, event: dict[str, Any]) -> None:
         """Appends one event to the log."""
-        with storage_errors(self.log_file), self.log_file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(event, ensure_ascii=False) + "\n")
+        line = json.dumps(event, ensure_ascii=False) + "\n"
+        with storage_errors(self.log_file), self.log_file.open("ab") as file:
+            content = line.encode(errors="backslashreplace")
+            if file.tell() and not _ends_with_newline(self.log_file):
+                content = b"\n" + content  # after the part of a line that a full disk took
+            file.write(content)
 
     def read_log(self) -> Iterator[dict[str, Any]]:
-        """Yields the events of the log; skips a line that a kill truncated."""
+        """Yields the events of the log; skips damaged lines, such as one that a kill truncated."""
         if not self.log_file.is_file():
             return
-        for line in self.log_file.read_text(encoding="utf-8").splitlines():
-            try:
-                yield json.loads(line)
-            except ValueError:
-                continue
+        with self.log_file.open(encoding="utf-8", errors="replace") as file:
+            for line in iter(lambda: file.readline(MAX_LINE), ""):
+                try:
+                    event = parse_json(line)
+                except ValueError:
+                    continue
+                if is_epoch(event):
+                    yield event
+
+
+def _ends_with_newline(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"
 
 
 def create_run(name: str | None, default_name: str, runs: Path = RUNS_FOLDER) -> RunFolder:
@@ -271,5 +294,13 @@ def find_run(name: str | None, runs: Path = RUNS_FOLDER) -> RunFolder:
 
 
 def write_labels(run: RunFolder, labels: tuple[str, ...]) -> None:
-    """Writes labels.json, the only record of the class order."""
+    """Writes labels.json, the only record of the class order.
+
+    Raises:
+        RunError: A label is empty, too long or has control characters.
+    """
+    try:
+        check_labels(labels)
+    except ValueError as error:
+        raise RunError(f"{run.path}: {error}. Rename it and train again.") from error
     write_json(run.labels_file, list(labels))

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
 from finetune.errors import RunError
@@ -16,10 +15,9 @@ from finetune.evaluation.out_of_distribution import UnknownDetector
 from finetune.evaluation.precision_curve import PrecisionCurve
 from finetune.models.factory import rebuild
 from finetune.photos.preprocessing import Preprocessing
+from finetune.runs.calibration import read_calibration
 from finetune.runs.folder import RunFolder
-from finetune.runs.unknown_threshold import read_unknown
 from finetune.tasks.base import Task
-from finetune.tasks.factory import task_of
 from finetune.tasks.single_label import SingleLabel
 
 
@@ -69,10 +67,10 @@ def load_network(
             f"If its training was interrupted: finetune train --resume {folder.path}"
         )
     try:
-        state = load_file(file)
+        module = rebuild(model, labels, preprocessing.size, file, model_args(folder))
     except (SafetensorError, OSError) as error:
         raise RunError(f"{file} is damaged: {error}.") from error
-    module = rebuild(model, labels, preprocessing.size, state, model_args(folder)).to(device).eval()
+    module = module.to(device).eval()
     if torch.device(device).type != "mps":
         module = module.to(memory_format=torch.channels_last)
     return module
@@ -80,8 +78,7 @@ def load_network(
 
 def model_args(folder: RunFolder) -> dict[str, Any]:
     """Returns the arguments of a run's network; empty for most."""
-    settings = folder.read(folder.config_file).get("settings") or {}
-    return dict(settings.get("model_args") or {})
+    return dict(folder.read(folder.config_file)["settings"].get("model_args") or {})
 
 
 def open_trained(folder: RunFolder, *, device: str | torch.device = "cpu") -> TrainedRun:
@@ -93,16 +90,17 @@ def open_trained(folder: RunFolder, *, device: str | torch.device = "cpu") -> Tr
     description = folder.read(folder.config_file)
     labels = tuple(folder.read(folder.labels_file))
     preprocessing = Preprocessing.from_dict(folder.read(folder.preprocessing_file))
-    module = load_network(folder, description["model"], len(labels), preprocessing, device=device)
-    calibration = folder.read(folder.calibration_file)
+    calibration = read_calibration(folder, labels)
     return TrainedRun(
         folder=folder,
-        module=module,
+        module=load_network(
+            folder, description["model"], len(labels), preprocessing, device=device
+        ),
         preprocessing=preprocessing,
         labels=labels,
-        temperature=float(calibration["temperature"]),
-        unknown=read_unknown(folder, calibration),
-        sure=PrecisionCurve.from_dict(calibration["sure"]) if calibration.get("sure") else None,
+        temperature=calibration.task.temperature,
+        unknown=calibration.unknown,
+        sure=calibration.sure,
         description=description,
-        task=task_of(calibration, labels),
+        task=calibration.task,
     )

@@ -10,7 +10,7 @@ from typing import Any
 
 from finetune.errors import FinetuneError
 from finetune.files import write_text
-from finetune.formatting import count, number, percent
+from finetune.formatting import count, number, percent, visible
 from finetune.photos.split.split import SplitRow, read_split
 from finetune.runs.answers import calibration_sentences
 from finetune.runs.folder import RunFolder, fitted_head, headline_part
@@ -58,7 +58,7 @@ def model_card(run: RunFolder) -> str:
     model = f"`{config['model']}` {_trained(config)}"
     sections = [
         _front_matter(run, config, task.metric_for_hub(found)),
-        f"# {run.name}",
+        f"# {visible(run.name)}",
         task.summary(model, labels, part_name, found),
         "## Labels and photos\n\n" + label_table(task, labels, rows, found),
         "## Data split\n\n" + _split(config, rows),
@@ -170,7 +170,8 @@ def intended_use(task: Task, part: str, found: _Metrics) -> str:
 
 def _escaped(text: str) -> str:
     """Returns text that a Markdown table shows literally."""
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+    text = visible(text.replace("\n", " "))
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
 
 
 def _front_matter(run: RunFolder, config: Mapping[str, Any], metric: tuple[str, float]) -> str:
@@ -209,7 +210,7 @@ def _front_matter(run: RunFolder, config: Mapping[str, Any], metric: tuple[str, 
 
 
 def _trained(config: Mapping[str, Any]) -> str:
-    mode = config["settings"]["training"].get("mode")
+    mode = config["settings"].get("training", {}).get("mode")
     return "with a new head on a frozen backbone" if mode == "head" else "fully fine-tuned"
 
 
@@ -288,15 +289,15 @@ def _making(
     config: Mapping[str, Any], preprocessing: Mapping[str, Any], *, search: str = ""
 ) -> str:
     settings = config["settings"]
-    versions = ", ".join(f"{name} {value}" for name, value in config["versions"].items())
+    versions = ", ".join(f"{name} {value}" for name, value in config.get("versions", {}).items())
     weights = Path(str(config.get("weights", ""))).name
     return (
         f"- backbone: `{config['model']}`, weights `{weights}`, {_trained(config)}\n"
-        f"- input: {preprocessing['size']} pixels, {preprocessing['interpolation']}, "
-        f"{preprocessing['fit']} at "
-        f"{preprocessing['crop_pct']:g}\n"
-        f"- augmentation: {settings['augmentation'].get('augment')}\n"
-        f"- {_fit(config)}, seed {settings['machine']['seed']}\n"
+        f"- input: {preprocessing['size']} pixels, {preprocessing.get('interpolation')}, "
+        f"{preprocessing.get('fit')} at "
+        f"{preprocessing.get('crop_pct', 1):g}\n"
+        f"- augmentation: {settings.get('augmentation', {}).get('augment')}\n"
+        f"- {_fit(config)}, seed {settings.get('machine', {}).get('seed')}\n"
         f"- made {str(config.get('started', ''))[:10]} with {versions}"
         f"{search}"
     )
@@ -304,14 +305,14 @@ def _making(
 
 def _fit(config: Mapping[str, Any]) -> str:
     """Returns how the weights were found."""
-    training = config["settings"]["training"]
+    training = config["settings"].get("training", {})
     head = fitted_head(config)
     if head is not None:
         return f"head: {head}"
     return (
         f"epochs: {config.get('epochs_done', training.get('epochs'))}, best "
-        f"{config.get('best_epoch', '?')}{_share(config)}; batch {training['batch_size']}, "
-        f"lr {training['lr']}, weight decay {training['weight_decay']}"
+        f"{config.get('best_epoch', '?')}{_share(config)}; batch {training.get('batch_size')}, "
+        f"lr {training.get('lr')}, weight decay {training.get('weight_decay')}"
     )
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from finetune.errors import RunError
-from finetune.files import replacing
+from finetune.files import parse_json, replacing
 from finetune.training.averaging import Candidate, WeightAverage
 
 
@@ -211,7 +214,13 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
     """Writes tensors to a safetensors file, atomically; raises StorageError."""
     contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     with replacing(path) as part:
-        save_file(_unshared(contiguous), part, metadata=metadata)
+        try:
+            save_file(_unshared(contiguous), part, metadata=metadata)
+        except SafetensorError as error:
+            # A full disk: safetensors' error is no OSError, but has the number of one.
+            found = re.search(r"os error (\d+)", str(error))
+            number = int(found[1]) if found else errno.EIO
+            raise OSError(number, os.strerror(number)) from error
 
 
 def remove_partial_files(folder: Path) -> None:
@@ -223,7 +232,7 @@ def remove_partial_files(folder: Path) -> None:
 def _read_metadata(path: Path) -> dict[str, Any]:
     """Returns the metadata of a checkpoint."""
     with safe_open(path, framework="pt") as file:
-        metadata: dict[str, Any] = json.loads(file.metadata()["training"])
+        metadata: dict[str, Any] = parse_json(file.metadata()["training"])
     return metadata
 
 

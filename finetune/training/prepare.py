@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors import SafetensorError
 
 from finetune import __version__
 from finetune.config import TrainConfig
@@ -226,13 +226,19 @@ def _resumed(
         write_json(run.config_file, {**description, "photos": str(photos)})
     labels = tuple(run.read(run.labels_file))
     preprocessing = Preprocessing.from_dict(run.read(run.preprocessing_file))
-    module = factory.rebuild(
-        description["model"],
-        len(labels),
-        preprocessing.size,
-        load_file(run.start_checkpoint),
-        config.model_args,
-    )
+    try:
+        module = factory.rebuild(
+            description["model"],
+            len(labels),
+            preprocessing.size,
+            run.start_checkpoint,
+            config.model_args,
+        )
+    except (OSError, SafetensorError) as error:
+        raise RunError(
+            f"{run.start_checkpoint} is missing or damaged, so that {run.path} cannot be resumed. "
+            "Start a new run with: finetune train PHOTOS"
+        ) from error
     cache_dir = collection_cache_dir(photos, config.collection.catalog)
     cache = PixelCache(cache_dir, preprocessing, limit_gb=config.pixels.cache_gb)
     with contextlib.closing(cache):

@@ -26,10 +26,10 @@ from finetune.evaluation.probabilities import check
 from finetune.files import storage_errors, write_json
 from finetune.models.pair import pair_parts
 from finetune.photos.preprocessing import Preprocessing
+from finetune.runs.calibration import write_distance
 from finetune.runs.evaluate import write_evaluated
 from finetune.runs.folder import RunFolder
 from finetune.runs.timm_config import timm_config
-from finetune.runs.unknown_threshold import write_distance
 from finetune.tasks.base import Task
 from finetune.tasks.data_split import FOLDS_PART, DataSplit
 from finetune.training.checkpoints import Position, save_tensors

@@ -17,7 +17,7 @@ from typing import Any
 import timm
 
 from finetune.config import CollectionConfig, LabelsConfig, TrainConfig
-from finetune.config_io import settings
+from finetune.config_io import problems, settings
 from finetune.errors import ConfigError, FinetuneError, RunError
 from finetune.models import factory
 from finetune.models.factory import LoadedModel
@@ -132,17 +132,13 @@ def open_parent(run: RunFolder) -> ParentRun:
             f"Finish it first: finetune train --resume {run.path}"
         )
     pixels = run.read(run.preprocessing_file)
-    labels = run.read(run.labels_file)
-    try:
-        return ParentRun(
-            run=run,
-            description={**description, "model": description["model"]},
-            labels=tuple(labels),
-            preprocessing=Preprocessing.from_dict(pixels),
-            crop_policy=pixels.get("crop_policy"),
-        )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise RunError(f"--from {run.path}: a file of the run is damaged ({error!r}).") from error
+    return ParentRun(
+        run=run,
+        description=description,
+        labels=tuple(run.read(run.labels_file)),
+        preprocessing=Preprocessing.from_dict(pixels),
+        crop_policy=pixels.get("crop_policy"),
+    )
 
 
 def inherit(
@@ -211,7 +207,10 @@ def inherit(
     replaced["model_args"] = arguments
     if parent.preprocessing.whiten:
         replaced["recipe"] = {"whiten": True, **config.recipe}
-    return dataclasses.replace(config, **replaced)
+    inherited = dataclasses.replace(config, **replaced)
+    if wrong := problems(inherited):
+        raise RunError(f"{parent.run.config_file} is damaged: {'; '.join(wrong)}.")
+    return inherited
 
 
 def load_parent(parent: ParentRun, config: TrainConfig) -> LoadedModel:

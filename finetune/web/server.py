@@ -25,6 +25,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from finetune.errors import ConfigError
+from finetune.formatting import visible_text
 
 if TYPE_CHECKING:
     from hypercorn.typing import ASGIFramework
@@ -46,6 +47,7 @@ def render(template: str, **values: object) -> str:
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=visible_text,
     )
     return environment.get_template(template).render(**values)
 

@@ -99,3 +99,27 @@ def test_other_endings_are_refused(tmp_path: Path) -> None:
     assert (
         str(error.value) == f"{tmp_path}/mine.toml: a pipeline file ends in .yaml, .yml or .json."
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: &a [1, 1]\ntransform: {__class_fullname__: Compose, transforms: [*a, *a]}", "is not"),
+        ("transform: " + "[" * 20_000, "is not YAML"),
+        ("transform: {x: [" + "1, " * 6000 + "1]}", "has more than 5,000 values"),
+        (
+            "transform: {__class_fullname__: Resize, height: 1000000, width: 9, p: 1}",
+            "1e+06 is beyond 100,000",
+        ),
+        ("# " + "x" * (1 << 20), "is not YAML"),
+    ],
+)
+def test_pipelines_that_stand_for_too_much_are_refused(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    path = tmp_path / "large.yaml"
+    path.write_text(text)
+    with pytest.raises(AugmentError) as caught:
+        read_pipeline(path)
+    assert message in str(caught.value)
+    assert len(str(caught.value)) < 400

@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.table import Table
 
 from finetune import __main__ as entry
 from finetune import cli
-from finetune.cli.console import json_text, output, prepare_streams
+from finetune.cli.console import Output, VisibleConsole, json_text, output, prepare_streams
 
 TEXT = "\u30ab\u30ef caf\udce9 \u2588\u2588\u258f 93.5\u202f% \u2013 \u00e9"
 
@@ -102,3 +103,36 @@ def test_output_to_a_full_disk_is_one_line(
     assert capsys.readouterr().err == (
         "Error: The output cannot be written: No space left on device.\n"
     )
+
+
+def printed() -> tuple[Output, io.StringIO]:
+    target = io.StringIO()
+    console = VisibleConsole(file=target, force_terminal=True, width=80, highlight=False)
+    return Output(stdout=console, stderr=console), target
+
+
+def test_escapes_in_names_are_printed_visibly() -> None:
+    shown, target = printed()
+    name = "a\x1b]0;title\x9b2J\u202e.jpg"
+    table = Table("name")
+    table.add_row(shown.literal(name))
+    shown.text(name)
+    shown.info(name)
+    shown.warn(name)
+    shown.error(name)
+    shown.print(table)
+    text = target.getvalue()
+    assert text.count("a␛]0;title\\x9b2J\\u202e.jpg") == 5
+    assert "\x1b]" not in text
+    assert not set(text) & {"\x9b", "\u202e"}
+    # The console's own styles stay.
+    assert "\x1b[1;31mError:" in text
+
+
+def test_json_has_no_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
+    output = Output(json=True)
+    value = {"photo": "a\x9b\u202e\udce9.jpg"}
+    output.document(value)
+    text = capsys.readouterr().out
+    assert text.isprintable() or text.replace("\n", "").isprintable()
+    assert json.loads(text) == value

@@ -9,6 +9,9 @@ import pytest
 from PIL import Image
 from typer.testing import Result
 
+from finetune.photos.catalog.catalog import open_catalog
+from finetune.photos.scan import scan
+
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
@@ -132,3 +135,26 @@ def test_good_collection_has_nothing_to_report(run: Callable[..., Result], photo
     (photos / "gull" / "bad.jpg").unlink()
     (photos / "gull" / "copy.jpg").unlink()
     assert run("scan", photos).stdout.rstrip().endswith("Nothing to report.")
+
+
+def test_repair_saves_the_labels_of_a_damaged_catalog(
+    run: Callable[..., Result], photos: Path
+) -> None:
+    collection = scan(photos)
+    with open_catalog(photos) as catalog:
+        catalog.set_labels([collection.photos[0].digest], ["tern"])
+    open_catalog(photos).close()
+    file = photos / ".finetune" / "catalog.sqlite3"
+    for log in file.parent.glob("catalog.sqlite3-*"):
+        log.unlink()
+    file.write_bytes(b"rubbish" * 1000)
+    refused = run("scan", photos, code=1)
+    assert "finetune scan PHOTOS --repair" in refused.stderr
+    result = run("scan", photos, "--repair")
+    assert "Saved: 1 label, 0 crops, 0 groups, 0 other decisions, 1 of them" in result.stderr
+    assert [line.split()[0] for line in result.stdout.splitlines()[1:4]] == [
+        "[heron]",
+        "gull",
+        "tern",
+    ]
+    assert "is not damaged" in run("scan", photos, "--repair").stderr

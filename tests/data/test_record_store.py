@@ -7,12 +7,14 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from finetune.data.record_store import FLUSH_EVERY, KEY_BYTES, RecordStore, record_key
+from finetune.data.record_store import ENTRY, FLUSH_EVERY, KEY_BYTES, RecordStore, record_key
+from finetune.errors import StorageError
 
 SHAPE = (5, 3)
 
@@ -79,7 +81,7 @@ def test_a_half_written_record_is_written_over(tmp_path: Path) -> None:
     # What a process leaves that is killed between data and key, and in the middle of a key.
     with (tmp_path / "s" / "records.bin").open("ab") as file:
         file.write(b"\xff" * 17)
-    with (tmp_path / "s" / "keys.bin").open("ab") as file:
+    with (tmp_path / "s" / "index.bin").open("ab") as file:
         file.write(b"\xee" * 5)
     with store(tmp_path / "s") as again:
         again.put(key(1), record(1))
@@ -87,6 +89,101 @@ def test_a_half_written_record_is_written_over(tmp_path: Path) -> None:
     with store(tmp_path / "s") as third:
         assert len(third) == 2
         assert np.array_equal(third.read([key(0), key(1)]), [record(0), record(1)])
+
+
+def _cut(file: Path, share: float) -> None:
+    content = file.read_bytes()
+    file.write_bytes(content[: int(len(content) * share)])
+
+
+def _noise(file: Path, start: int, length: int) -> None:
+    content = bytearray(file.read_bytes())
+    content[start : start + length] = np.random.default_rng(0).bytes(length)
+    file.write_bytes(content)
+
+
+def _flip(file: Path, position: int) -> None:
+    content = bytearray(file.read_bytes())
+    content[position] ^= 4
+    file.write_bytes(content)
+
+
+def _swap(file: Path, size: int) -> None:
+    content = file.read_bytes()
+    file.write_bytes(content[size : 2 * size] + content[:size] + content[2 * size :])
+
+
+RECORD_BYTES = 5 * 3 * 4
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "half of the records is noise": lambda s: _noise(s / "records.bin", 0, 10 * RECORD_BYTES),
+    "one bit of a record": lambda s: _flip(s / "records.bin", 7 * RECORD_BYTES + 1),
+    "records cut within one": lambda s: _cut(s / "records.bin", 0.33),
+    "records cut between two": lambda s: _cut(s / "records.bin", 0.5),
+    "no records": lambda s: (s / "records.bin").unlink(),
+    "empty records": lambda s: (s / "records.bin").write_bytes(b""),
+    "two records swapped": lambda s: _swap(s / "records.bin", RECORD_BYTES),
+    "one bit of a key": lambda s: _flip(s / "index.bin", 3 * ENTRY.size + 2),
+    "one bit of a checksum": lambda s: _flip(s / "index.bin", 3 * ENTRY.size + KEY_BYTES),
+    "index cut within an entry": lambda s: _cut(s / "index.bin", 0.33),
+    "two entries swapped": lambda s: _swap(s / "index.bin", ENTRY.size),
+    "index is noise": lambda s: _noise(s / "index.bin", 0, 20 * ENTRY.size),
+    "no index": lambda s: (s / "index.bin").unlink(),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_damaged_records_count_as_missing_and_are_made_again(
+    kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    keys = [key(n) for n in range(20)]
+    with store(tmp_path) as first:
+        for number in range(20):
+            first.put(keys[number], record(number))
+    DAMAGE[kind](tmp_path)
+    with store(tmp_path) as damaged:
+        damaged.drop_damaged(keys)
+        missing = [number for number in range(20) if keys[number] not in damaged]
+        assert missing
+        for number in set(range(20)) - set(missing):
+            assert np.array_equal(damaged.read([keys[number]])[0], record(number))
+        for number in missing:
+            damaged.put(keys[number], record(number))
+    lost = kind in ("no index", "index cut within an entry")
+    assert (
+        [r.message for r in caplog.records] == []
+        if lost
+        else [f"The cache {tmp_path} has damaged records; these are made again from the photos."]
+    )
+    with store(tmp_path) as repaired:
+        repaired.drop_damaged(keys)
+        assert np.array_equal(repaired.read(keys), [record(n) for n in range(20)])
+
+
+def test_a_store_without_checksums_is_built_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "records.bin").write_bytes(record(0).tobytes() * 9)
+    (tmp_path / "keys.bin").write_bytes(b"".join(key(n) for n in range(9)))
+    with store(tmp_path) as opened:
+        assert len(opened) == 0
+        opened.put(key(3), record(3))
+    assert not (tmp_path / "keys.bin").exists()
+    assert [r.message for r in caplog.records] == [
+        f"The cache {tmp_path} of an earlier version has no checksums and is built again."
+    ]
+    with store(tmp_path) as again:
+        assert np.array_equal(again.read([key(3)])[0], record(3))
+        assert len(again) == 1
+
+
+def test_a_record_that_is_damaged_while_it_is_read_is_an_error(tmp_path: Path) -> None:
+    with store(tmp_path) as opened:
+        opened.put(key(0), record(0))
+        opened.flush()
+        _flip(tmp_path / "records.bin", 3)
+        with pytest.raises(StorageError, match="has just been damaged"):
+            opened.read([key(0)])
 
 
 def _fill(folder: Path, start: int) -> None:
@@ -107,7 +204,7 @@ def test_two_processes_fill_one_store(tmp_path: Path) -> None:
         assert len(opened) == 300
         got = opened.read([key(n) for n in range(300)])
         assert np.array_equal(got, [record(n) for n in range(300)])
-    assert (tmp_path / "s" / "keys.bin").stat().st_size == 300 * KEY_BYTES
+    assert (tmp_path / "s" / "index.bin").stat().st_size == 300 * ENTRY.size
 
 
 def test_a_store_learns_what_another_has_put(tmp_path: Path) -> None:

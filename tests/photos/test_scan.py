@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 from finetune.config import Fit
 from finetune.errors import CollectionError
@@ -555,6 +556,48 @@ def test_photo_that_kills_its_worker_costs_itself_alone(
     assert [(problem.path, problem.reason) for problem in collection.problems] == [
         ("gull/odd.jpg", "crashed the decoder")
     ]
+
+
+def test_photo_that_takes_too_long_costs_itself_alone(
+    birds: Path, write_photo: WritePhoto, monkeypatch: pytest.MonkeyPatch, with_processes: None
+) -> None:
+    write_photo(birds / "gull" / "odd.jpg", 77)
+    # Long enough for the other photos on a busy machine.
+    monkeypatch.setattr(pool, "PHOTO_SECONDS", 3.0)
+    monkeypatch.setattr(pool, "worker_command", lambda: worker_that("__import__('time').sleep(99)"))
+    collection = scan(birds, workers=2)
+    assert len(collection) == 6
+    assert [(problem.path, problem.reason) for problem in collection.problems] == [
+        ("gull/odd.jpg", "took over 3 s")
+    ]
+
+
+def test_of_few_photos_those_of_other_formats_are_read_by_a_process(
+    birds: Path, write_photo: WritePhoto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_photo(birds / "gull" / "odd.jpg", 77)
+    Image.open(birds / "gull" / "odd.jpg").save(birds / "gull" / "odd.webp")
+    kill = "os.kill(os.getpid(), signal.SIGSEGV)"
+    command = worker_that(kill)
+    command[2] = command[2].replace("odd.jpg", "odd.webp")
+    monkeypatch.setattr(pool, "worker_command", lambda: command)
+    collection = scan(birds)
+    assert len(collection) == 7
+    assert [(problem.path, problem.reason) for problem in collection.problems] == [
+        ("gull/odd.webp", "crashed the decoder")
+    ]
+
+
+def test_large_photos_wait_for_their_turn(
+    birds: Path, monkeypatch: pytest.MonkeyPatch, with_processes: None
+) -> None:
+    code = worker_that("pass")
+    code[2] = code[2].replace(
+        "pool.main()", "import finetune.photos.decode.decoder as d; d.LARGE_BYTES = 1; pool.main()"
+    )
+    monkeypatch.setattr(pool, "worker_command", lambda: code)
+    collection = scan(birds, workers=3)
+    assert (len(collection), collection.problems) == (6, ())
 
 
 def test_worker_that_dies_of_something_else_costs_nothing(

@@ -81,7 +81,7 @@ def test_an_unfinished_run_is_refused(run_maker: RunMaker) -> None:
 def test_a_file_of_another_kind_is_refused(run_maker: RunMaker) -> None:
     run = run_maker(draw=False)
     write_json(run.path / "labels.json", {"a": 1})
-    with pytest.raises(RunError, match=r"labels\.json has unexpected content"):
+    with pytest.raises(RunError, match=r"labels\.json cannot be read"):
         read_run(run.path)
 
 

@@ -18,8 +18,16 @@ def make_run(path: Path, *, epochs: int = 4, done: int = 0, finished: bool = Fal
     """Creates the run folder of a training after `done` epochs of 10 s each."""
     path.mkdir(parents=True)
     run = RunFolder(path)
-    settings = {"training": {"epochs": epochs, "mode": "full"}}
-    write(run, {"model": "resnet18", "settings": settings, "finished": finished})
+    training = {"epochs": epochs, "mode": "full", "batch_size": 8, "lr": 0.1, "weight_decay": 0.0}
+    settings = {
+        "collection": {},
+        "pixels": {},
+        "augmentation": {},
+        "training": training,
+        "machine": {"seed": 0},
+    }
+    content = {"photos": "photos", "model": "resnet18", "settings": settings}
+    write(run, {**content, "finished": finished})
     for epoch in range(1, done + 1):
         run.log(row(epoch, epochs))
     return run

@@ -80,7 +80,7 @@ def test_arguments_come_back_through_rebuild() -> None:
 def test_arguments_that_a_network_does_not_take_are_named() -> None:
     with pytest.raises(ModelError) as caught:
         create_model(ModelRequest(name="test_resnet", weights="none", args={"petals": 5}))
-    assert str(caught.value).startswith("--model test_resnet cannot be made with petals=5: ")
+    assert str(caught.value).startswith("--model test_resnet takes no argument 'petals'. ")
 
 
 def test_a_networks_own_complaint_is_passed_on() -> None:

@@ -207,7 +207,7 @@ def test_a_run_that_is_unfinished_or_damaged_is_refused(
         f"Finish it first: finetune train --resume {run.path}"
     )
     run.config_file.write_text(json.dumps({"finished": True}))
-    with pytest.raises(RunError, match=r"--from .*copy: a file of the run is damaged"):
+    with pytest.raises(RunError, match=r"config.json cannot be read: .*missing required field"):
         open_parent(run)
     run.config_file.write_text(json.dumps(content))
     run.model_file.write_bytes(run.model_file.read_bytes()[:1000])
@@ -371,7 +371,7 @@ def make_run(
             for digest, part in rows.items()
         ],
     )
-    content = {"photos": str(photos), "settings": {"collection": {}}}
+    content = {"photos": str(photos), "model": "resnet18", "settings": {}}
     if origin:
         content |= {"from": {"run": str(origin)}}
     run.config_file.write_text(json.dumps(content))

@@ -9,6 +9,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from torch import Tensor, nn
 
 from finetune.errors import ModelError
+from finetune.models.arguments import declare
 
 ImageSize = int | tuple[int, int] | None
 
@@ -184,6 +185,7 @@ def register(
         return module
 
     entrypoint.__name__ = name
+    declare(name, factory, fixed)
     default_cfgs.update(generate_default_cfgs({name: cfg}))
     register_model(entrypoint)
     if recipe is not None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-from finetune.photos.catalog.store import Store
+from finetune.photos.catalog.store import Store, damaged
 from finetune.photos.catalog.undo_log import Recorder, Row, Value, now
 from finetune.photos.crops import Crop
 from finetune.photos.labels import nfc
@@ -140,6 +140,13 @@ class AnnotationWriter:
 
 def read_annotations(store: Store, digests: Sequence[str] | None = None) -> dict[str, Annotations]:
     """Returns the annotations of these photos, or of all photos that have any, by digest."""
+    try:
+        return _read_all(store, digests)
+    except (TypeError, ValueError) as error:  # a crop outside of the photo, say
+        raise damaged(store.path, str(error)) from error
+
+
+def _read_all(store: Store, digests: Sequence[str] | None) -> dict[str, Annotations]:
     with store.snapshot():
         if digests is None:
             return _read(store, "", ())

@@ -28,7 +28,8 @@ from finetune.photos.catalog.annotations import (
     Source,
     read_annotations,
 )
-from finetune.photos.catalog.store import Store
+from finetune.photos.catalog.repair import back_up_daily
+from finetune.photos.catalog.store import Store, damaged
 from finetune.photos.catalog.undo_log import Action, Replayed, StaleError
 from finetune.photos.collection import Collection, FileMetadata, Photo, PhotoMetadata, Problem
 from finetune.photos.crops import Crop
@@ -261,6 +262,8 @@ class Catalog:
         known: dict[tuple[str, ...], tuple[str, ...]] = {}
         photos = []
         for path, digest, size, width, height, taken_at, camera, hashes, *measured in rows:
+            if not (isinstance(path, str) and isinstance(width, int) and isinstance(height, int)):
+                raise damaged(self.path, f"the row of {path!r}")
             assigned = annotations.get(digest, NO_ANNOTATIONS)
             if EXCLUDE in assigned.decisions and not with_excluded:
                 continue
@@ -299,6 +302,19 @@ class Catalog:
         )
 
 
+def catalog_path(root: Path, catalog: Path | None = None) -> Path:
+    """Returns the path of a collection's catalog; `catalog` as in `open_catalog`."""
+    if catalog is None:
+        return root / HIDDEN_FOLDER / "catalog.sqlite3"
+    return catalog / "catalog.sqlite3" if catalog.is_dir() else catalog
+
+
+def _opened(path: Path) -> Catalog:
+    if path.is_file():
+        back_up_daily(path)
+    return Catalog(path)
+
+
 def open_catalog(root: Path, catalog: Path | None = None) -> Catalog:
     """Returns the catalog of the collection in a folder, created when there is none.
 
@@ -311,18 +327,17 @@ def open_catalog(root: Path, catalog: Path | None = None) -> Catalog:
         CatalogError: The file is no catalog, is damaged, is in use, has a newer schema, or its
             folder cannot be written.
     """
+    path = catalog_path(root, catalog)
     if catalog is not None:
-        path = catalog / "catalog.sqlite3" if catalog.is_dir() else catalog
         try:
-            return Catalog(path)
+            return _opened(path)
         except OSError as error:
             raise CatalogError(
                 f"Cannot write the catalog {path}: {error.strerror or error}. "
                 "Choose another place with --catalog."
             ) from error
-    path = root / HIDDEN_FOLDER / "catalog.sqlite3"
     try:
-        return Catalog(path)
+        return _opened(path)
     except OSError as error:
         name = hashlib.blake2b(str(root.resolve()).encode("utf-8", "surrogateescape"))
         elsewhere = user_cache_folder() / "catalogs" / f"{name.hexdigest()[:32]}.sqlite3"
@@ -335,7 +350,7 @@ def open_catalog(root: Path, catalog: Path | None = None) -> Catalog:
         )
         try:
             _copy_catalog(path, elsewhere)
-            return Catalog(elsewhere)
+            return _opened(elsewhere)
         except OSError as second:
             raise CatalogError(
                 f"Cannot write a catalog for {root}, neither there nor as {elsewhere}: "

@@ -138,7 +138,7 @@ def translated(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.DatabaseError as error:
-        text = str(error)
+        text = str(error).lower()
         if "readonly" in text or "unable to open" in text:
             raise PermissionError(13, "cannot be opened for writing", str(path)) from error
         if "full" in text:
@@ -152,15 +152,35 @@ def translated(path: Path) -> Iterator[None]:
                 "it, and run the same command again."
             ) from error
         if "disk i/o" in text:
-            raise CatalogError(
-                f"The catalog {path} cannot be read or written: {text}. Check that disk."
+            raise StorageError(
+                f"Could not read or write {path}: the disk is full, or a network drive has failed. "
+                "Free some space, or choose a local file with --catalog, and run the same command "
+                "again. What was saved before is intact."
             ) from error
-        if "not a database" in text or "malformed" in text:
-            raise CatalogError(
-                f"{path} is damaged or is not a catalog. Move it away to start a new one; labels "
-                "and crops assigned by hand are only in that file."
-            ) from error
+        if any(words in text for words in _DAMAGE):
+            raise damaged(path, str(error)) from error
         raise
+
+
+_DAMAGE = (
+    "malformed",
+    "not a database",
+    "could not decode",
+    "no such table",
+    "no such column",
+    "unsupported file format",
+    "has no column",
+    "sql logic error",
+)
+"""What SQLite says of a file whose bytes have changed."""
+
+
+def damaged(path: Path, what: str) -> CatalogError:
+    """Returns the error of a damaged catalog, with the next step."""
+    return CatalogError(
+        f"{path} is damaged or is not a catalog ({what}). Labels, groups and crops set by hand can "
+        "be saved with: finetune scan PHOTOS --repair"
+    )
 
 
 def _migrate(connection: sqlite3.Connection, path: Path) -> None:

@@ -5,6 +5,7 @@ Nothing in such a file is executed, and file names cannot leave the new folder.
 
 from __future__ import annotations
 
+import logging
 import tarfile
 import zipfile
 import zlib
@@ -13,13 +14,27 @@ from pathlib import Path
 
 from finetune.errors import CollectionError
 from finetune.files import numbered, safe_folders, safe_name
+from finetune.formatting import count
 from finetune.photos.datasets import cifar, idx
 from finetune.photos.datasets.image_sets import ArchivedFolders, ImageSet
-from finetune.photos.decode.decoder import is_photo_name
+from finetune.photos.decode.decoder import is_photo_content, is_photo_name
 from finetune.photos.labels import nfc
 
 MAX_BYTES = 200_000_000
 """Limit of one unpacked photo."""
+
+MAX_ENTRIES = 2_000_000
+MAX_DEPTH = 32
+MAX_RATIO = 20
+"""Limit of the bytes of all unpacked photos, as a multiple of the archive's.
+
+Photos are compressed already, so that an archive of them is hardly smaller; one that unpacks to
+less than `FREE_BYTES` may be.
+"""
+
+FREE_BYTES = 500_000_000
+
+logger = logging.getLogger(__name__)
 
 _DAMAGED = (OSError, EOFError, zlib.error, tarfile.TarError, zipfile.BadZipFile, RuntimeError)
 
@@ -73,7 +88,7 @@ def read_archive(path: Path, *, encoding: str | None = None) -> ArchivedFolders 
     except (*_DAMAGED, ValueError) as error:
         raise CollectionError(f"{path} is not an archive, or is damaged: {error}.") from error
     written = [_decoded(path, name, encoding) for name in members]
-    names, renamed = _safe_names(written)
+    names, renamed = _safe_names(path, written)
     if not any("/" in name for name in names.values()):
         return None
     # An archive may hold a name several times; the last one counts, as when it is unpacked.
@@ -111,7 +126,9 @@ def _decoded(path: Path, name: _Name, encoding: str | None) -> str:
         raise CollectionError(f"--encoding {encoding} is unknown. Try utf-8 or cp932.") from error
 
 
-def _safe_names(members: Sequence[str]) -> tuple[dict[str, str], tuple[tuple[str, str], ...]]:
+def _safe_names(
+    path: Path, members: Sequence[str]
+) -> tuple[dict[str, str], tuple[tuple[str, str], ...]]:
     """Returns a safe relative path by member, without a folder common to all.
 
     Members with ``..`` and hidden files are left out. Also returns what got another name.
@@ -119,6 +136,8 @@ def _safe_names(members: Sequence[str]) -> tuple[dict[str, str], tuple[tuple[str
     rows: dict[str, list[str]] = {}
     for member in members:
         parts = [part for part in member.replace("\\", "/").split("/") if part not in ("", ".")]
+        if len(parts) > MAX_DEPTH:
+            raise CollectionError(f"{path} has folders in more than {MAX_DEPTH} others.")
         if ".." in parts or any(part.startswith(".") or part == "__MACOSX" for part in parts):
             continue
         rows[member] = parts
@@ -147,7 +166,9 @@ def _safe_names(members: Sequence[str]) -> tuple[dict[str, str], tuple[tuple[str
 
 def _zip_members(path: Path) -> Iterator[_Name]:
     with zipfile.ZipFile(path) as archive:
-        for item in archive.infolist():
+        entries = archive.infolist()
+        _check_entries(path, len(entries))
+        for item in entries:
             if not item.is_dir() and is_photo_name(item.filename.rpartition("/")[2]):
                 yield _zip_name(item)
 
@@ -158,9 +179,27 @@ def _zip_name(item: zipfile.ZipInfo) -> _Name:
     return item.filename if is_text else item.filename.encode("cp437")
 
 
+def _check_entries(path: Path, entries: int) -> None:
+    if entries > MAX_ENTRIES:
+        raise CollectionError(f"{path} has more than {MAX_ENTRIES:,} entries. Unpack it by hand.")
+
+
+def _check_unpacked(path: Path, unpacked: int) -> None:
+    if unpacked > max(FREE_BYTES, MAX_RATIO * path.stat().st_size):
+        raise CollectionError(
+            f"{path} unpacks to more than {MAX_RATIO} times its size: it is not an archive of "
+            "photos."
+        )
+
+
 def _tar_members(path: Path) -> Iterator[_Name]:
+    unpacked = 0
     with tarfile.open(path, "r|*") as archive:
-        for item in archive:
+        for number, item in enumerate(archive, start=1):
+            _check_entries(path, number)
+            # Skipping an entry unpacks it too.
+            unpacked += item.size
+            _check_unpacked(path, unpacked)
             if item.isreg() and is_photo_name(item.name.rpartition("/")[2]):
                 yield _tar_name(item)
 
@@ -191,8 +230,15 @@ def _read_tar(path: Path, names: Mapping[_Name, str]) -> Iterator[tuple[str, byt
 
 
 def _checked(path: Path, files: Iterator[tuple[str, bytes]]) -> Iterator[tuple[str, bytes]]:
+    unpacked = 0
+    left_out: list[str] = []
     try:
         for name, content in files:
+            unpacked += len(content)
+            _check_unpacked(path, unpacked)
+            if not is_photo_content(content):
+                left_out.append(name)
+                continue
             if len(content) > MAX_BYTES:
                 raise CollectionError(
                     f"{path}: {name} unpacks to more than {MAX_BYTES:,} bytes, too many for a "
@@ -201,3 +247,10 @@ def _checked(path: Path, files: Iterator[tuple[str, bytes]]) -> Iterator[tuple[s
             yield name, content
     except _DAMAGED as error:
         raise CollectionError(f"{path} is damaged: {error}.") from error
+    if left_out:
+        logger.warning(
+            "%s: left out %s that are not photos by their content, %s among them.",
+            path,
+            count(len(left_out), "file"),
+            left_out[0],
+        )

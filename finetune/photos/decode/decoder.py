@@ -20,6 +20,7 @@ import contextlib
 import ctypes
 import functools
 import io
+import logging
 import os
 import re
 import stat
@@ -28,7 +29,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import PIL._imaging
@@ -36,11 +37,21 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError, features
 
 from finetune.errors import DecodeError
-from finetune.photos.decode.color import to_rgb
+from finetune.malloc import release_memory
+from finetune.photos.decode.color import rgb_array
 from finetune.photos.decode.exif import Exif, read_exif
 
 MAX_PIXELS = 178_956_970
 """Limit above which a photo counts as a decompression bomb; equals Pillow's own."""
+
+MAX_BYTES = 2_000_000_000
+"""Limit of the memory for decoding one photo."""
+
+LARGE_BYTES = 350_000_000
+"""Memory for decoding from which on photos are decoded one at a time."""
+
+RELEASED_BYTES = 100_000_000
+"""Memory for decoding from which on it is returned to the system at once."""
 
 _PHOTO_NAME = re.compile(
     r".+\.(jpe?g|jpe|jfif|mpo|png|webp|tiff?|gif|bmp|dib|p[bgpn]m|jp2|j2k|jpx|avifs?|hei[cf]s?|hif)",
@@ -114,38 +125,111 @@ def decode_photo(
     return read_photo(source, min_side_pixels=min_side_pixels, max_pixels=max_pixels).image
 
 
+def bytes_needed(source: Path | bytes, *, max_pixels: int = MAX_PIXELS) -> int:
+    """Returns the memory for decoding a photo at full size, from its header alone.
+
+    Raises:
+        DecodeError: As `read_photo`, but for damage behind the header.
+    """
+    path = None if isinstance(source, bytes) else Path(source)
+    try:
+        with _pillow_silenced(), _opened(source) as file, _open_image(file, max_pixels) as image:
+            return _bytes_needed(image, image.width * image.height)
+    except DecodeError as error:
+        raise DecodeError(path, error.reason) from None
+    except Exception as error:  # as in `read_photo`
+        raise DecodeError(path, _reason(error)) from error
+
+
 def is_photo_name(name: str) -> bool:
     """Returns whether a file name has the suffix of a photo."""
     return _PHOTO_NAME.fullmatch(name) is not None
 
 
-def _decode(file: BinaryIO, min_side_pixels: int | None, max_pixels: int) -> DecodedPhoto:
+def _open_image(file: BinaryIO, max_pixels: int) -> Image.Image:
+    """Returns an image whose header is read."""
     head = file.read(32)
     formats = _formats_of(head)
     file.seek(0)
     try:
-        opened = Image.open(file, formats=formats)
+        image = Image.open(file, formats=formats)
     except UnidentifiedImageError:
         if head.startswith(_SIGNATURES) or formats != _FORMATS:
             raise DecodeError(None, "damaged, or of an unknown kind") from None
         raise
-    with opened as image:
+    if image.width * image.height > max_pixels:
+        image.close()
+        raise Image.DecompressionBombError
+    return image
+
+
+def _decode(file: BinaryIO, min_side_pixels: int | None, max_pixels: int) -> DecodedPhoto:
+    with _open_image(file, max_pixels) as image:
         width, height = image.size
-        if width * height > max_pixels:
-            raise Image.DecompressionBombError
         if min_side_pixels is not None:
             side = max(1, min_side_pixels)
             image.draft(None, (side, side))
-        image.load()
-        exif = read_exif(image)
-        rgb = to_rgb(image)
-    if exif.orientation in _TURNS:
-        rgb = rgb.transpose(_TURNS[exif.orientation])
-        if exif.orientation >= 5:
-            width, height = height, width
-    return DecodedPhoto(
-        image=np.array(rgb), width=width, height=height, format=image.format or "", exif=exif
+        needed = _bytes_needed(image, width * height)
+        if needed > MAX_BYTES:
+            raise DecodeError(
+                None, f"too large: it needs {needed / 1e9:.1f} GB, the limit is {MAX_BYTES / 1e9:g}"
+            )
+        large = needed > LARGE_BYTES
+        with _large_turn if large else contextlib.nullcontext():
+            image.load()
+            exif = read_exif(image)
+            pixels = rgb_array(image, _TURNS.get(exif.orientation))
+            format_name = image.format or ""
+            image.close()
+            if needed > RELEASED_BYTES:
+                release_memory()
+    if exif.orientation >= 5:
+        width, height = height, width
+    return DecodedPhoto(image=pixels, width=width, height=height, format=format_name, exif=exif)
+
+
+_BYTES_A_PIXEL = {"1": 1, "L": 1, "P": 1, "LA": 4, "F": 4, "I": 4}
+_BYTES_IN_DECODER = {"JPEG2000": 16, "AVIF": 8, "HEIF": 8, "WEBP": 8, "MPO": 6, "JPEG": 6}
+"""Bytes a pixel that a decoder holds besides the image; JPEG only if it is progressive."""
+
+
+def _bytes_needed(image: Image.Image, pixels: int) -> int:
+    """Returns the bytes of decoding: the decoder's own, the image, and its RGB pixels."""
+    drafted = image.width * image.height
+    by_decoder = _BYTES_IN_DECODER.get(image.format or "", 0)
+    if by_decoder == 6 and "progressive" not in image.info:
+        by_decoder = 0
+    own = 2 if image.mode.startswith("I;16") else _BYTES_A_PIXEL.get(image.mode, 4)
+    return pixels * by_decoder + drafted * (own + 3)
+
+
+_large_turn: contextlib.AbstractContextManager[Any] = threading.Lock()
+
+
+def take_turns_by(turn: contextlib.AbstractContextManager[Any]) -> None:
+    """Sets the lock under which one large photo is decoded at a time, for worker processes."""
+    global _large_turn
+    _large_turn = turn
+
+
+def is_photo_content(head: bytes) -> bool:
+    """Returns whether a file begins as one of a format that can be read, given its first bytes."""
+    return (
+        head.startswith(_SIGNATURES)
+        or head[4:8] == b"ftyp"
+        or head[:12] == b"\0\0\0\x0cjP  \r\n\x87\n"
+        or head[:4] == b"\xff\x4f\xff\x51"
+        or re.match(rb"P[1-6]\s", head) is not None
     )
+
+
+def is_hostile_format(head: bytes) -> bool:
+    """Returns whether a file is decoded by more than the JPEG and PNG decoders.
+
+    Args:
+        head: Its first bytes; 4 are enough.
+    """
+    return not head.startswith((b"\xff\xd8\xff", b"\x89PNG"))
 
 
 def _formats_of(head: bytes) -> tuple[str, ...]:
@@ -219,7 +303,7 @@ _silence: warnings.catch_warnings[None] | None = None
 
 @contextlib.contextmanager
 def _pillow_silenced() -> Iterator[None]:
-    """Suppresses Pillow's warnings about odd files.
+    """Suppresses Pillow's warnings and log lines about odd files.
 
     ``warnings.catch_warnings`` alone is not thread-safe: of two threads that overlap, the last to
     leave would restore the other's filter for good. Here the first to enter sets the filter, and
@@ -229,6 +313,7 @@ def _pillow_silenced() -> Iterator[None]:
     with _silence_lock:
         if _silence_depth == 0:
             _quiet_libtiff()
+            logging.getLogger("PIL").setLevel(logging.CRITICAL)
             _silence = warnings.catch_warnings()
             _silence.__enter__()
             warnings.filterwarnings("ignore", module=r"(PIL|pillow_heif)\b")

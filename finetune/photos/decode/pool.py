@@ -10,25 +10,34 @@ import logging
 import os
 import queue
 import signal
+import stat
 import subprocess
 import sys
+import tempfile
 import threading
+import time
 import traceback
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 import numpy as np
+from filelock import FileLock
 
 from finetune.photos.analyze import Analysis, NeededOutput, ResizeSettings, Task, analyze
 from finetune.photos.collection import PhotoMetadata
 from finetune.photos.crops import Crop
+from finetune.photos.decode.decoder import is_hostile_format, take_turns_by
 
 FEW_PHOTOS = 64
 """Below this number of photos, starting processes takes longer than it saves."""
 
 _AHEAD = 2
 """Tasks queued for each worker, so that it never idles."""
+
+PHOTO_SECONDS = 60.0
+"""Time limit of one photo in a worker process, without the time it waits for its turn."""
 
 _TRIES = 2
 """Crashes of a worker after which its photo is skipped; one may be due to the system."""
@@ -41,8 +50,10 @@ def analyze_all(
 ) -> Generator[tuple[Task, Analysis]]:
     """Yields each task with its analysis, in order of completion.
 
-    A photo that crashes its process becomes ``unread``. Closing the iterator, or an exception at
-    its consumer, stops the workers.
+    A photo that crashes its process or exceeds `PHOTO_SECONDS` becomes ``unread``. Few photos are
+    read by threads, but for those of formats other than JPEG and PNG, whose decoders crash more
+    easily. Large photos are decoded one at a time. Closing the iterator, or an exception at its
+    consumer, stops the workers.
 
     Args:
         tasks: The files to read.
@@ -50,22 +61,22 @@ def analyze_all(
         workers: Number of processes; None means one per usable core.
     """
     count = min(workers or usable_cores(), len(tasks))
-    pool = _Pool(
-        tasks, preprocessing, use_processes=len(tasks) >= FEW_PHOTOS and bool(sys.executable)
-    )
-    threads = [
-        threading.Thread(target=pool.serve, name=f"photos-{number}", daemon=True)
-        for number in range(count)
-    ]
-    for thread in threads:
-        thread.start()
-    try:
-        for _ in range(len(tasks)):
-            yield pool.next_result()
-    finally:
-        pool.stop()
+    with tempfile.TemporaryDirectory(prefix="finetune-", ignore_cleanup_errors=True) as folder:
+        pool = _Pool(tasks, preprocessing, Path(folder) / "large-photo.lock")
+        threads = [
+            threading.Thread(target=pool.serve, name=f"photos-{number}", daemon=True)
+            for number in range(count)
+        ]
+        threads.append(threading.Thread(target=pool.watch, name="photos-clock", daemon=True))
         for thread in threads:
-            thread.join()
+            thread.start()
+        try:
+            for _ in range(len(tasks)):
+                yield pool.next_result()
+        finally:
+            pool.stop()
+            for thread in threads:
+                thread.join()
 
 
 def usable_cores() -> int:
@@ -91,7 +102,9 @@ class _NoWorkersError(Exception):
 class _Worker:
     """Worker process."""
 
-    def __init__(self, preprocessing: ResizeSettings | None) -> None:
+    def __init__(self, preprocessing: ResizeSettings | None, turns: Path) -> None:
+        self.timed_out = False
+        self._deadline: float | None = None
         try:
             self._process = subprocess.Popen(
                 worker_command(),
@@ -103,12 +116,8 @@ class _Worker:
             raise _NoWorkersError from error
         self._stdin: IO[bytes] = self._process.stdin  # type: ignore[assignment]
         self._stdout: IO[bytes] = self._process.stdout  # type: ignore[assignment]
-        self._send(
-            json.dumps(
-                None if preprocessing is None else dataclasses.asdict(preprocessing)
-            ).encode()
-            + b"\n"
-        )
+        settings = None if preprocessing is None else dataclasses.asdict(preprocessing)
+        self._send(json.dumps([settings, str(turns)]).encode() + b"\n")
         if self._stdout.readline() != READY:
             self.kill()
             raise _NoWorkersError
@@ -119,7 +128,22 @@ class _Worker:
 
     def receive(self) -> Analysis:
         """Returns the result of the oldest task; raises EOFError if the process has died."""
-        return read_analysis(self._stdout)  # type: ignore[arg-type] # typeshed's two kinds of IO
+        self._run_clock(True)
+        try:
+            # typeshed has two kinds of IO
+            return read_analysis(self._stdout, self._run_clock)  # type: ignore[arg-type]
+        finally:
+            self._run_clock(False)
+
+    def check_clock(self) -> None:
+        """Kills the process if the photo that it is reading exceeds the time limit."""
+        deadline = self._deadline
+        if deadline is not None and time.monotonic() > deadline:
+            self.timed_out = True
+            self._process.kill()
+
+    def _run_clock(self, running: bool) -> None:
+        self._deadline = time.monotonic() + PHOTO_SECONDS if running else None
 
     def kill(self) -> None:
         """Kills the process."""
@@ -139,11 +163,14 @@ class _Pool:
     """State shared by the threads: the remaining tasks and the unread results."""
 
     def __init__(
-        self, tasks: Sequence[Task], preprocessing: ResizeSettings | None, *, use_processes: bool
+        self, tasks: Sequence[Task], preprocessing: ResizeSettings | None, turns: Path
     ) -> None:
-        self._tasks = iter(tasks)
+        processes, threads = _divide(tasks)
+        self._tasks = iter(processes)
+        self._light_tasks = iter(threads)
         self._spec = preprocessing
-        self._use_processes = use_processes
+        self._turns = turns
+        self._use_processes = bool(sys.executable)
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         # Bounded, so that images cannot fill the memory while the disk is slow.
@@ -170,9 +197,19 @@ class _Pool:
         for worker in workers:
             worker.kill()
 
+    def watch(self) -> None:
+        """Stops workers that exceed the time limit; the body of a thread."""
+        while not self._stopped.wait(0.5):
+            with self._lock:
+                workers = tuple(self._workers)
+            for worker in workers:
+                worker.check_clock()
+
     def serve(self) -> None:
         """Runs tasks until none is left; the body of each thread."""
         try:
+            while (task := self._take(light=True)) is not None:
+                self._put((task, analyze(task, self._spec)))
             if self._use_processes:
                 try:
                     self._serve_by_process()
@@ -208,11 +245,14 @@ class _Pool:
                 except (EOFError, ValueError, OSError):
                     # Results come in the order of the tasks: the oldest one was being read.
                     self._end(worker)
+                    reason = "crashed the decoder"
+                    if worker.timed_out:
+                        reason, deaths = f"took over {PHOTO_SECONDS:g} s", _TRIES
                     worker = None
                     deaths += 1
                     if deaths < _TRIES:
                         continue
-                    analysis = Analysis(status="unread", reason="crashed the decoder")
+                    analysis = Analysis(status="unread", reason=reason)
                 deaths = 0
                 self._put((open_tasks.popleft(), analysis))
         finally:
@@ -221,7 +261,7 @@ class _Pool:
 
     def _start(self, open_tasks: deque[Task]) -> _Worker:
         try:
-            worker = _Worker(self._spec)
+            worker = _Worker(self._spec, self._turns)
         except _NoWorkersError:
             with self._lock:
                 self._tasks = itertools.chain(tuple(open_tasks), self._tasks)
@@ -237,9 +277,10 @@ class _Pool:
             self._workers.discard(worker)
         worker.kill()
 
-    def _take(self) -> Task | None:
+    def _take(self, *, light: bool = False) -> Task | None:
         with self._lock:
-            return None if self._stopped.is_set() else next(self._tasks, None)
+            tasks = self._light_tasks if light else self._tasks
+            return None if self._stopped.is_set() else next(tasks, None)
 
     def _put(self, result: tuple[Task, Analysis] | BaseException) -> None:
         while not self._stopped.is_set():
@@ -254,7 +295,50 @@ class _Pool:
             logger.warning("Worker processes cannot be started; photos are read by threads alone.")
 
 
+def _divide(tasks: Sequence[Task]) -> tuple[Sequence[Task], Sequence[Task]]:
+    """Returns the tasks for processes and those for threads."""
+    if len(tasks) >= FEW_PHOTOS:
+        return tasks, ()
+    hostile = [task for task in tasks if _is_hostile(task.path)]
+    kept = {id(task) for task in hostile}
+    return hostile, [task for task in tasks if id(task) not in kept]
+
+
+def _is_hostile(path: str) -> bool:
+    try:
+        mode = Path(path).stat().st_mode
+        if not stat.S_ISREG(mode):  # opening a pipe would block
+            return False
+        with open(path, "rb") as file:  # noqa: PTH123 - a name may be no UTF-8
+            head = file.read(4)
+    except OSError:
+        return False
+    return bool(head) and is_hostile_format(head)
+
+
 READY = b"ready\n"
+WAITING = b"waiting\n"
+"""Written by a worker before it waits for its turn to decode a large photo; then `READY`."""
+
+
+class _Turns:
+    """Turns of the worker processes at large photos, announced to the parent."""
+
+    def __init__(self, lock: Path, output: BinaryIO) -> None:
+        self._lock = FileLock(lock)
+        self._output = output
+
+    def __enter__(self) -> None:
+        self._write(WAITING)
+        self._lock.acquire()
+        self._write(READY)
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def _write(self, line: bytes) -> None:
+        self._output.write(line)
+        self._output.flush()
 
 
 class WorkerError(RuntimeError):
@@ -269,7 +353,9 @@ def main() -> None:
     # Output printed by libraries must not mix with the results.
     os.dup2(2, 1)
     questions = sys.stdin.buffer
-    preprocessing = json.loads(questions.readline() or "null")
+    preprocessing, turns = json.loads(questions.readline() or "[null, null]")
+    if turns is not None:
+        take_turns_by(_Turns(Path(turns), output))
     settings = None if preprocessing is None else ResizeSettings(**preprocessing)
     output.write(READY)
     output.flush()
@@ -320,14 +406,23 @@ def write_analysis(file: BinaryIO, analysis: Analysis) -> None:
         file.write(np.ascontiguousarray(analysis.image).data)
 
 
-def read_analysis(file: BinaryIO) -> Analysis:
+def read_analysis(
+    file: BinaryIO, run_clock: Callable[[bool], None] = lambda running: None
+) -> Analysis:
     """Returns the next analysis.
+
+    Args:
+        file: Output of a worker process.
+        run_clock: Called with False when the worker waits for its turn, then with True.
 
     Raises:
         EOFError: The worker process has died.
         WorkerError: There is a bug in the analysis; the message has its traceback.
     """
     line = file.readline()
+    while line in (WAITING, READY):
+        run_clock(line == READY)
+        line = file.readline()
     if not line.endswith(b"\n"):
         raise EOFError
     head = json.loads(line)

@@ -20,6 +20,7 @@ from finetune.files import write_atomically
 from finetune.photos.collection import Part
 from finetune.photos.labels import join_labels, split_labels
 from finetune.photos.split.grouping import GroupPool, Labels
+from finetune.spreadsheets import guard, unguard
 
 TEST_FROM_GROUPS = 4
 """With fewer groups than this a label gives none to the test part: with one for validation and one
@@ -110,7 +111,8 @@ def write_split(path: Path, rows: Sequence[SplitRow]) -> Path:
     writer.writerow([*_COLUMNS, "fold"] if folded else _COLUMNS)
     for row in sorted(rows, key=lambda row: row.path):
         fold = [row.fold] if folded else []
-        writer.writerow([row.path, row.digest, join_labels(row.labels), row.group, row.part, *fold])
+        cells = (row.path, row.digest, join_labels(row.labels), row.group, row.part)
+        writer.writerow([*map(guard, cells), *fold])
     # File names that are no UTF-8 come from the file system as surrogates and go back the same way.
     content = text.getvalue().encode("utf-8", "surrogateescape")
     return write_atomically(path, lambda file: file.write(content))
@@ -127,6 +129,13 @@ def read_split(path: Path) -> tuple[SplitRow, ...]:
     except OSError as error:
         raise CollectionError(f"{path} cannot be read: {error.strerror}.") from error
     reader = csv.DictReader(io.StringIO(text, newline=""))
+    try:
+        return _rows_of(path, reader)
+    except csv.Error as error:
+        raise CollectionError(f"{path}, line {reader.line_num}: {error}.") from error
+
+
+def _rows_of(path: Path, reader: csv.DictReader[str]) -> tuple[SplitRow, ...]:
     missing = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
     if missing:
         raise CollectionError(
@@ -136,7 +145,7 @@ def read_split(path: Path) -> tuple[SplitRow, ...]:
     rows = []
     seen = set()
     for line in reader:
-        row = {name: line[name] or "" for name in _COLUMNS}
+        row = {name: unguard(line[name] or "") for name in _COLUMNS}
         if row["part"] not in get_args(Part):
             raise CollectionError(
                 f"{path}, line {reader.line_num}: the part is {row['part']!r}; "

@@ -16,6 +16,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 
 from finetune.errors import CollectionError, DecodeError, FinetuneError
+from finetune.files import parse_json
 from finetune.photos.catalog.undo_log import StaleError
 from finetune.web.annotate.actions import BadRequestError, read_action
 from finetune.web.annotate.agreement import agreements
@@ -192,7 +193,7 @@ async def _json_of(request: Request) -> object:
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
         raise HTTPException(415, "The body must be application/json.")
     try:
-        return json.loads(await request.body())
+        return parse_json(await request.body())
     except (ValueError, RecursionError) as error:
         raise BadRequestError("The body is not JSON.") from error
 

@@ -97,6 +97,7 @@ class _Endpoints:
         self.limits = limits
         self.metrics = Metrics(lambda: self.batcher.photos)
         self.batcher = Batcher(predictor, self.limits, on_batch=self.metrics.batches.observe)
+        self.queue_bytes = 0
         self.engine = _explainable_engine(predictor)
         self.description = describe(
             predictor.engines[0].metadata,
@@ -158,9 +159,10 @@ class _Endpoints:
 
     async def predict(self, request: Request) -> Response:
         top = _top(request)
-        photos = await self._upload(request)
-        with self._reserved(len(photos)):
-            predictions = await self._predictions(photos)
+        with self._memory_for(request):
+            photos = await self._upload(request)
+            with self._reserved(len(photos)):
+                predictions = await self._predictions(photos)
         request.state.photos = len(photos)
         if photos[0].name is None and predictions[0].error is not None:
             raise HTTPException(422, f"The photo cannot be opened: {predictions[0].error}.")
@@ -170,7 +172,8 @@ class _Endpoints:
         engine = self.engine
         if engine is None:
             raise HTTPException(404, "This model does not support explanations.")
-        content = (await self._upload(request))[0].content
+        with self._memory_for(request):
+            content = (await self._upload(request))[0].content
         request.state.photos = 1
         label = request.query_params.get("label")
         if label is not None and label not in engine.metadata.labels:
@@ -197,16 +200,24 @@ class _Endpoints:
         return await read_upload(request, self.limits)
 
     @contextlib.contextmanager
+    def _memory_for(self, request: Request) -> Iterator[None]:
+        length = request.headers.get("content-length", "")
+        size = int(length) if length.isdecimal() and len(length) < 12 else self.limits.body_bytes
+        if self.queue_bytes and self.queue_bytes + size > self.limits.queue_bytes:
+            raise _queue_full(self.batcher)
+        self.queue_bytes += size
+        try:
+            yield
+        finally:
+            self.queue_bytes -= size
+
+    @contextlib.contextmanager
     def _reserved(self, count: int) -> Iterator[None]:
         try:
             with self.batcher.reserve(count):
                 yield
         except QueueFullError:
-            raise HTTPException(
-                503,
-                "The queue is full.",
-                headers={"Retry-After": str(self.batcher.retry_seconds)},
-            ) from None
+            raise _queue_full(self.batcher) from None
 
     async def _predictions(self, photos: Sequence[UploadedPhoto]) -> list[PhotoPrediction]:
         try:
@@ -224,6 +235,11 @@ class _Endpoints:
             return PhotoPrediction.failed(name, error.reason)
         self.metrics.photos.labels("ok").inc()
         return replace(found, photo=name)
+
+
+def _queue_full(batcher: Batcher) -> HTTPException:
+    retry = {"Retry-After": str(batcher.retry_seconds)}
+    return HTTPException(503, "The queue is full.", headers=retry)
 
 
 _TIMED_OUT = "The prediction took too long."

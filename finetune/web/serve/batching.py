@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from finetune.photos.decode.decoder import bytes_needed
 from finetune.prediction.predictions import PhotoPrediction
 
 if TYPE_CHECKING:
@@ -29,8 +30,11 @@ class Limits:
         batch_photos: Maximum photos in a batch.
         wait_seconds: Time that the first photo of a batch waits for others.
         decoders: Threads that decode photos.
+        large_bytes: Memory for decoding from which on photos are decoded one at a time, apart from
+            the others.
         max_pixels: Maximum pixels of a photo.
         body_bytes: Maximum size of a request body.
+        queue_bytes: Bytes of the bodies of all open requests; further ones are refused with 503.
         request_photos: Maximum photos in a request.
         response_seconds: Deadline for the response to a request.
     """
@@ -39,8 +43,10 @@ class Limits:
     batch_photos: int = 16
     wait_seconds: float = 0.004
     decoders: int = 2
+    large_bytes: int = 100_000_000
     max_pixels: int = 64_000_000
     body_bytes: int = 64 << 20
+    queue_bytes: int = 512 << 20
     request_photos: int = 64
     response_seconds: float = 60.0
 
@@ -69,6 +75,7 @@ class Batcher:
         self._waiting: asyncio.Queue[tuple[WorkingImages, asyncio.Future[PhotoPrediction]]]
         self._waiting = asyncio.Queue()
         self._decoding = ThreadPoolExecutor(limits.decoders, thread_name_prefix="decode")
+        self._decoding_large = ThreadPoolExecutor(1, thread_name_prefix="decode-large")
         # One thread: the network uses all cores for a batch.
         self._network = ThreadPoolExecutor(1, thread_name_prefix="network")
 
@@ -95,6 +102,7 @@ class Batcher:
             with contextlib.suppress(asyncio.CancelledError):
                 await worker
             self._decoding.shutdown(wait=True)
+            self._decoding_large.shutdown(wait=True)
             self._network.shutdown(wait=True)
 
     @contextlib.contextmanager
@@ -119,10 +127,19 @@ class Batcher:
             DecodeError: The photo cannot be opened.
         """
         loop = asyncio.get_running_loop()
-        images = await loop.run_in_executor(self._decoding, self._predictor.working_images, content)
+        is_large = await loop.run_in_executor(self._decoding, self._is_large, content)
+        images = await loop.run_in_executor(
+            self._decoding_large if is_large else self._decoding,
+            self._predictor.working_images,
+            content,
+        )
         future: asyncio.Future[PhotoPrediction] = loop.create_future()
         await self._waiting.put((images, future))
         return await future
+
+    def _is_large(self, content: bytes) -> bool:
+        needed = bytes_needed(content, max_pixels=self._limits.max_pixels)
+        return needed > self._limits.large_bytes
 
     async def run(self, work: Callable[[], bytes]) -> bytes:
         """Runs other work on the network's thread and returns its result."""

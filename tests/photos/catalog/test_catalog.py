@@ -386,8 +386,8 @@ def test_damaged_files_and_those_of_other_programs_are_refused(tmp_path: Path) -
     with pytest.raises(CatalogError) as caught:
         Catalog(damaged)
     assert str(caught.value) == (
-        f"{damaged} is damaged or is not a catalog. Move it away to start a new one; labels and "
-        "crops assigned by hand are only in that file."
+        f"{damaged} is damaged or is not a catalog (file is not a database). Labels, groups and "
+        "crops set by hand can be saved with: finetune scan PHOTOS --repair"
     )
     other = tmp_path / "foreign.sqlite3"
     connection = sqlite3.connect(other)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from finetune.errors import CollectionError
+from finetune.photos.datasets import archives
 from finetune.photos.datasets.archives import read_image_set
 from finetune.photos.datasets.cifar import LABELS, load_restricted
 from finetune.photos.datasets.image_sets import ArchivedFolders, ImageSet, write_image_set
@@ -531,6 +532,52 @@ def test_folders_and_files_of_an_archive_never_merge(tmp_path: Path) -> None:
         ("a?b", "a_b (2)"),
         ("c/1.PNG", "c/1 (2).PNG"),
     )
+
+
+@pytest.mark.parametrize("ending", [".zip", ".tar.gz"])
+def test_an_archive_of_zeros_is_refused(
+    tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archives, "FREE_BYTES", 1_000_000)
+    path = tmp_path / f"zeros{ending}"
+    zeros = {f"a/{number}.jpg": b"\xff\xd8\xff" + bytes(400_000) for number in range(4)}
+    if ending == ".zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, content in zeros.items():
+                archive.writestr(name, content)
+    else:
+        folders_in_an_archive(path, zeros)
+        content = path.read_bytes()
+        path.write_bytes(content if content[:2] == b"\x1f\x8b" else gzip.compress(content))
+
+    def unpack() -> None:
+        found = read_image_set(path)
+        assert found is not None
+        write_image_set(found, tmp_path / "out")
+
+    with pytest.raises(CollectionError, match="unpacks to more than 20 times its size"):
+        unpack()
+    assert not (tmp_path / "out").exists()
+
+
+def test_files_of_an_archive_that_are_no_photos_are_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = folders_in_an_archive(
+        tmp_path / "x.zip", {"a/0.png": png(1), "a/1.png": bytes(99), "b/2.png": b""}
+    )
+    found = read_image_set(path)
+    assert found is not None
+    assert write_image_set(found, tmp_path / "out") == {"a": 1}
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{path}: left out 2 files that are not photos by their content, a/1.png among them."
+    ]
+
+
+def test_an_archive_of_endless_folders_is_refused(tmp_path: Path) -> None:
+    path = folders_in_an_archive(tmp_path / "x.zip", {"a/" * 40 + "0.png": png(1)})
+    with pytest.raises(CollectionError, match="has folders in more than 32 others"):
+        read_image_set(path)
 
 
 def test_a_link_in_a_tar_is_not_followed(tmp_path: Path) -> None:

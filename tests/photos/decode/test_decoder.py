@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
 import pickle
 import struct
@@ -21,9 +22,11 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, ImageFile
 
 from finetune.errors import DecodeError
+from finetune.photos.decode import decoder
 from finetune.photos.decode.decoder import (
     MAX_PIXELS,
     _register_heif,
+    bytes_needed,
     decode_photo,
     is_photo_name,
     read_photo,
@@ -337,6 +340,50 @@ def test_pixel_bound_holds_for_the_full_size_not_the_draft(
     assert decode_photo(path, min_side_pixels=50, max_pixels=640 * 400).shape == (50, 80, 3)
     with pytest.raises(DecodeError, match="too many pixels"):
         decode_photo(path, min_side_pixels=50, max_pixels=640 * 400 - 1)
+
+
+def saved(kind: str, **options: bool) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (80, 60), (9, 99, 199)).save(file, kind, **options)
+    return file.getvalue()
+
+
+def test_bytes_are_bounded_before_pixels_are_allocated(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = saved("PNG")
+    assert bytes_needed(content) == 80 * 60 * (4 + 3)
+    monkeypatch.setattr(decoder, "MAX_BYTES", 80 * 60 * 7 - 1)
+    monkeypatch.setattr(Image.Image, "load", lambda image: pytest.fail("pixels were allocated"))
+    with pytest.raises(DecodeError, match="too large: it needs"):
+        read_photo(content)
+
+
+def test_decoders_with_memory_of_their_own_count_it() -> None:
+    needed = {}
+    kinds: tuple[tuple[str, dict[str, bool]], ...] = (
+        ("JPEG", {}),
+        ("JPEG", {"progressive": True}),
+        ("WEBP", {}),
+    )
+    for kind, options in kinds:
+        needed[kind, *options] = bytes_needed(saved(kind, **options)) // (80 * 60)
+    assert needed == {("JPEG",): 7, ("JPEG", "progressive"): 13, ("WEBP",): 15}
+
+
+def test_large_photos_are_decoded_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = saved("PNG")
+    monkeypatch.setattr(decoder, "LARGE_BYTES", 1)
+    entered = []
+    turn = contextlib.nullcontext()
+    monkeypatch.setattr(turn.__class__, "__enter__", lambda self: entered.append(1))
+    monkeypatch.setattr(decoder, "_large_turn", turn)
+    read_photo(content)
+    assert entered == [1]
+
+
+def test_pillows_log_lines_do_not_reach_the_terminal(caplog: pytest.LogCaptureFixture) -> None:
+    read_photo(saved("TIFF"))
+    logging.getLogger("PIL.TiffImagePlugin").error("odd")
+    assert caplog.records == []
 
 
 def test_bound_above_pillows_own_is_pillows_own() -> None:

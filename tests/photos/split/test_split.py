@@ -255,6 +255,16 @@ def test_split_file_reads_back_what_was_written(tmp_path: Path) -> None:
     assert header == "path,digest,label,group,part"
 
 
+def test_no_cell_of_a_split_file_is_a_formula(tmp_path: Path) -> None:
+    rows = [
+        SplitRow(path="=1+1/a.jpg", digest="00", labels=("@sum",), group="-g", part="train"),
+        SplitRow(path="plain/b.jpg", digest="01", labels=("heron",), group="01", part="test"),
+    ]
+    file = write_split(tmp_path / "split.csv", rows)
+    assert file.read_text().splitlines()[1] == "'=1+1/a.jpg,00,'@sum,'-g,train"
+    assert read_split(file) == tuple(rows)
+
+
 def test_split_file_is_the_same_for_any_order_of_rows(tmp_path: Path) -> None:
     rows = [row(f"{index}.jpg") for index in range(5)]
     first = write_split(tmp_path / "1.csv", rows).read_bytes()

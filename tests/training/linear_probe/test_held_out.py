@@ -131,8 +131,9 @@ def test_a_run_without_its_distance_says_so(
     with pytest.raises(RunError) as error:
         Predictor.load(run)
     assert str(error.value) == (
-        f"{run.distance_file} is missing or damaged, and {run.path} needs it to "
-        "detect unknown photos. Copy the complete run folder again."
+        f"{run.distance_file} is missing or damaged, and {run.path} needs it to detect unknown "
+        f"photos (No such file or directory: {run.distance_file}). "
+        "Copy the complete run folder again."
     )
 
 

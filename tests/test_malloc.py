@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from finetune.models.malloc import USER_VARIABLES
+from finetune.malloc import USER_VARIABLES
 
 pytestmark = pytest.mark.skipif(
     platform.libc_ver()[0] != "glibc", reason="the C library is not glibc"
@@ -21,7 +21,7 @@ SCRIPT = """
 import json, resource, sys
 import numpy as np
 import psutil
-from finetune.models.malloc import release_memory, keep_freed_memory
+from finetune.malloc import release_memory, keep_freed_memory
 
 kept = keep_freed_memory() if sys.argv[1] == "keep" else None
 

@@ -31,7 +31,7 @@ def keep_freed_memory() -> bool:
         Whether the settings were applied: only with glibc and without `USER_VARIABLES`.
     """
     chosen = any(name.startswith(USER_VARIABLES) for name in os.environ)
-    if chosen or platform.libc_ver()[0] != "glibc":
+    if chosen or not _is_glibc():
         return False
     libc = ctypes.CDLL(None)
     # A thread's own arena holds 64 MB and shrinks at once, so all threads share one.
@@ -40,6 +40,14 @@ def keep_freed_memory() -> bool:
 
 
 def release_memory() -> None:
-    """Returns free memory to the kernel; for the end of a pass over many photos."""
-    if keep_freed_memory():
+    """Returns free memory to the kernel; for the end of a pass over many photos, or of a large one.
+
+    Without glibc, it does nothing.
+    """
+    if _is_glibc():
         ctypes.CDLL(None).malloc_trim(0)
+
+
+@functools.cache
+def _is_glibc() -> bool:
+    return platform.libc_ver()[0] == "glibc"
