@@ -72,7 +72,8 @@ class Output:
 
     def literal(self, text: str) -> Text:
         """Returns a cell of a table; brackets are no markup."""
-        return Text(text)
+        # Before the table is measured: what is shown is wider than the characters it stands for.
+        return Text(visible(text, keep_bytes=True))
 
     def print(self, *parts: object) -> None:
         """Prints a result to stdout, except under --json."""

@@ -113,7 +113,7 @@ def metrics_table(metrics: Mapping[str, Any]) -> Table:
     """Returns a table of the main metrics, one row per part."""
     if all("top1" not in values for values in metrics.values()):
         return _multilabel_table(metrics)
-    numbers = ("right", "accuracy", "balanced", "log loss", "ECE (by chance)")
+    numbers = ("right", "accuracy", "balanced", "log loss", "ECE (chance)")
     table = make_table("part", *numbers[:2], "95 % interval", *numbers[2:], right=numbers)
     for name, values in metrics.items():
         low, high = values["top1_interval"]

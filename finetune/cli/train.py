@@ -68,7 +68,11 @@ def train(
     resume: Annotated[Path | None, typer.Option(help="Resume this interrupted run.")] = None,
     moved_to: Annotated[
         Path | None,
-        typer.Option("--photos", help="With --resume: where the photos of the run are now."),
+        typer.Option(
+            "--photos",
+            help="With --resume: where the photos of the run are now.",
+            rich_help_panel=MORE,
+        ),
     ] = None,
     from_: Annotated[
         str | None,
