@@ -107,7 +107,8 @@ def repair(catalog: Path) -> Repair | None:
         rows, complete = _readable(catalog, table)
         if not complete and backup_path(catalog).is_file():
             before, _ = _readable(backup_path(catalog), table)
-            from_backup += len(before.keys() - rows.keys())
+            if table != "journal":
+                from_backup += len(before.keys() - rows.keys())
             rows = before | rows
         saved[table] = rows
     stamp = f"{datetime.now():%Y-%m-%d-%H%M%S}"
