@@ -25,7 +25,8 @@ def ablate(
         str | None,
         typer.Option(
             metavar="NAME=VALUE,VALUE",
-            help="Compare values of another setting: size=32,128,224 or model=resnet18,resnet50.",
+            help="Compare values of another setting: size=32,128,224, or networks with their "
+            "weights: model=resnet18:FILE,efficientnet_b0:FILE.",
         ),
     ] = None,
     name: Annotated[
@@ -53,6 +54,7 @@ def ablate(
     settings = settings_of(config, flags, set_)
     from finetune.cli.training_progress import TrainingView
     from finetune.experiments import ablate as library
+    from finetune.reporting.ablation_page import write_ablation_page
 
     with TrainingView(output) as view:
         ablation = library.ablate(
@@ -67,10 +69,17 @@ def ablate(
     output.document(library.to_json(ablation))
     title = "augmentation" if setting == "augment" else setting.replace("_", " ")
     score = ablation.task.score_name
-    table = make_table(title, score, "spread", "time", right=(score, "spread", "time"))
+    figures = (score, "spread", "time", "parameters")
+    table = make_table(title, *figures, right=figures)
     for arm in ablation.arms:
         spread = "" if arm.spread is None else f"± {100 * arm.spread:.1f}"
-        table.add_row(output.literal(arm.value), f"{arm.mean:.1%}", spread, duration(arm.seconds))
+        table.add_row(
+            output.literal(arm.value),
+            f"{arm.mean:.1%}",
+            spread,
+            duration(arm.seconds),
+            f"{arm.parameters / 1e6:.2f} M",
+        )
     output.print(table)
     if ablation.task.comparison_note:
         output.text(ablation.task.comparison_note)
@@ -86,7 +95,8 @@ def ablate(
             f"{signed(high)}; {pair.photos:,} predictions, McNemar p = {pair.p_value:.2g}): "
             f"{verdict}"
         )
-    output.text(f"The runs are in {ablation.folder}")
+    page = write_ablation_page(ablation.folder / "ablation.html", ablation)
+    output.text(f"The runs are in {ablation.folder}, charts by time and size in {page}")
 
 
 @with_settings()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import safe_open
 
 from finetune.augmentation.recipes import Recipe
 from finetune.config import TrainConfig
@@ -23,9 +25,14 @@ from finetune.tasks.base import Task
 from finetune.tasks.factory import main_score, task_for
 from finetune.training.device import require_one_process
 from finetune.training.events import Callback, Note, ignore
+from finetune.training.prepare import create_network
+from finetune.training.resolve import resolve_network
 from finetune.training.train import train
 
 BOOTSTRAP_SEED = 0
+
+BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
+"""Names of tensors of batch norms that are no parameters."""
 
 RECIPE_FIELDS = frozenset(item.name for item in fields(Recipe))
 
@@ -37,6 +44,8 @@ class Arm:
     Attributes:
         accuracies: Top-1 accuracy of each seed's run on its held-out photos (multi-label: mAP).
         spread: Standard deviation of `accuracies` (``n - 1``); None for one seed.
+        seconds: Mean duration of a training.
+        parameters: Of the trained network.
     """
 
     value: str
@@ -44,6 +53,7 @@ class Arm:
     mean: float
     spread: float | None
     seconds: float
+    parameters: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +101,7 @@ class _Run:
     part: str
     score: float
     seconds: float
+    parameters: int
     correct: Mapping[tuple[int, str], bool]
 
 
@@ -120,6 +131,8 @@ def ablate(
 
     Raises:
         ConfigError: Fewer than two values, a repeated or invalid one, or no seed.
+        ModelError: A network does not exist, or its weights cannot be loaded; before the first
+            training.
         FinetuneError: As `train`.
 
     Example:
@@ -139,6 +152,8 @@ def ablate(
     config = dataclasses.replace(config, collection=config.collection.with_parts())
     # An invalid value must not cost the trainings before it.
     configs = {value: with_value(config, over, value) for value in values}
+    for item in configs.values():
+        create_network(resolve_network(item)[0])
     root = create_run(str(folder) if folder else None, "ablation").path
     runs: dict[str, list[_Run]] = {value: [] for value in values}
     setting = "augmentation" if over == "augment" else over
@@ -147,7 +162,7 @@ def ablate(
             callback(Note(text=f"Seed {seed}, {setting} {value}"))
             machine = dataclasses.replace(configs[value].machine, seed=seed)
             own = dataclasses.replace(configs[value], machine=machine)
-            name = safe_name(Path(value).stem if over == "augment" else f"{over}-{value}")
+            name = safe_name(Path(value).stem if over == "augment" else f"{over}-{_short(value)}")
             runs[value].append(_train(photos, own, root / f"{name}-seed{seed}", callback))
     ablation = Ablation(
         folder=root,
@@ -200,20 +215,33 @@ def parse_sweep(text: str) -> tuple[str, list[str]]:
 def with_value(config: TrainConfig, name: str, text: str) -> TrainConfig:
     """Returns the config with another value of one setting or of one field of the recipe.
 
+    A value of `model` may have its weights after a colon, ``resnet18:resnet18.safetensors``.
+
     Raises:
         ConfigError: The value is invalid.
 
     Example:
         >>> with_value(TrainConfig(), "size", "64").pixels.size
         64
+        >>> with_value(TrainConfig(), "model", "resnet18:none").model.weights
+        'none'
     """
     mapping = to_dict(config)
+    if name == "model" and ":" in text:
+        model, _, weights = text.partition(":")
+        return resolve(mapping, {"model": model, "weights": weights})
     if name in RECIPE_FIELDS:
         kind: Any = bool if text.lower() in ("true", "false") else float
         mapping["recipe"] = {**mapping.get("recipe", {}), name: _converted(text, kind)}
         return resolve(mapping)
     kind = next(strip_none(setting.type) for setting in settings() if setting.name == name)
     return resolve(mapping, {name: _converted(text, kind)})
+
+
+def _short(value: str) -> str:
+    """Returns a value for the name of a run: of a network's weights only the file's name."""
+    model, colon, weights = value.partition(":")
+    return f"{model}{colon and '-'}{Path(weights).stem}"
 
 
 def _converted(text: str, kind: Any) -> Any:
@@ -238,6 +266,7 @@ def _train(photos: Path, config: TrainConfig, folder: Path, callback: Callback) 
         part=part,
         score=main_score(result.metrics[part]) or 0.0,
         seconds=result.seconds,
+        parameters=_count_parameters(result.run.model_file),
         correct={(config.machine.seed, r.path): r.correct for r in rows if r.part == part},
     )
 
@@ -250,7 +279,18 @@ def _arm(value: str, runs: Sequence[_Run]) -> Arm:
         mean=statistics.fmean(scores),
         spread=statistics.stdev(scores) if len(scores) > 1 else None,
         seconds=statistics.fmean(run.seconds for run in runs),
+        parameters=runs[0].parameters,
     )
+
+
+def _count_parameters(file: Path) -> int:
+    """Returns the number of parameters in a model file, without the statistics of norms."""
+    with safe_open(file, framework="np") as tensors:
+        return sum(
+            math.prod(tensors.get_slice(name).get_shape())
+            for name in tensors.keys()  # noqa: SIM118 - the file is no mapping
+            if not name.endswith(BUFFERS)
+        )
 
 
 def _difference(first: str, second: str, runs: Mapping[str, Sequence[_Run]]) -> Difference:

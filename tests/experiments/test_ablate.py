@@ -6,13 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 from scipy.stats import binomtest
 
 from finetune.config import TrainConfig
 from finetune.config_io import resolve
-from finetune.errors import ConfigError
+from finetune.errors import ConfigError, ModelError
 from finetune.evaluation.predictions import read_predictions
 from finetune.experiments.ablate import ablate, parse_sweep, with_value
+from finetune.reporting.ablation_page import scatter, write_ablation_page
 
 
 @pytest.mark.parametrize(
@@ -125,6 +127,38 @@ def test_an_ablation_compares_the_same_photos(
     assert arm.mean == pytest.approx(np.mean(arm.accuracies))
     assert arm.spread == pytest.approx(np.std(arm.accuracies, ddof=1))
     assert json.loads((tmp_path / "abl" / "ablation.json").read_text())["part"] == "test"
+
+
+def test_networks_have_weights_of_their_own_which_are_checked_first(
+    make_photos: Callable[..., Path],
+    tmp_path: Path,
+    tiny_settings: dict[str, object],
+    tiny_weights: Path,
+) -> None:
+    photos = make_photos({"a": 8, "b": 8})
+    config = resolve({}, {**tiny_settings, "mode": "full", "epochs": 1})
+    folder = tmp_path / "abl"
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes(b"no tensors")
+    values = [f"test_resnet:{tiny_weights}", f"test_vit:{damaged}"]
+    with pytest.raises(ModelError, match=r"damaged\.safetensors"):
+        ablate(photos, config, values, over="model", seeds=1, folder=folder)
+    assert not folder.exists()
+    values[1] = "test_efficientnet:none"
+    found = ablate(photos, config, values, over="model", seeds=1, folder=folder)
+    assert [arm.value for arm in found.arms] == values
+    runs = [folder / "model-test_resnet-tiny-seed0", folder / "model-test_efficientnet-none-seed0"]
+    weights = [json.loads((run / "config.json").read_text())["weights"] for run in runs]
+    assert weights == [str(tiny_weights), "from scratch"]
+    networks = [timm.create_model(n, num_classes=2) for n in ("test_resnet", "test_efficientnet")]
+    sizes = [sum(p.numel() for p in network.parameters()) for network in networks]
+    assert [arm.parameters for arm in found.arms] == sizes
+    page = write_ablation_page(tmp_path / "page.html", found).read_text()
+    assert "Ablation of model" in page
+    figure = scatter(found, [1.0, 2.0], "Size")
+    assert [(point["x"], point["y"]) for point in figure["data"]] == [
+        ([x], [arm.mean]) for x, arm in zip((1.0, 2.0), found.arms, strict=True)
+    ]
 
 
 def test_any_setting_can_be_varied(
