@@ -316,6 +316,9 @@ class OptimizationConfig:
         None, "Steps between two checkpoints, besides those after each epoch.",
         minimum=1,
     )  # fmt: skip
+    keep_checkpoints: int = option(
+        0, "Keep the weights of this many latest checkpoints in the run's folder steps.", minimum=0
+    )
     checkpoint_minutes: float | None = option(
         None, "Minutes between two checkpoints, besides those after each epoch.", above=0
     )

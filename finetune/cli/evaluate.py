@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -39,6 +39,13 @@ def evaluate(
     follow: Annotated[
         bool, typer.Option("--follow", help="During a training: evaluate each new best epoch.")
     ] = False,
+    top_k: Annotated[
+        str | None,
+        typer.Option(
+            metavar="K,K",
+            help="Show the share of photos whose label is among the K likeliest: 1,3,5.",
+        ),
+    ] = None,
     catalog: CatalogPath = None,
     device: Device = None,
     json: Json = False,
@@ -54,6 +61,7 @@ def evaluate(
         raise ConfigError(f"--tta {tta} is not one of 1, 2.")
     if photos is not None and own_photos is not None:
         raise ConfigError("--photos is where the run's own photos are; leave out the other folder.")
+    ranks = parse_top_k(top_k)
     from finetune.runs.evaluate import EvaluationRequest
     from finetune.runs.evaluate import evaluate as library
     from finetune.runs.folder import find_run
@@ -75,12 +83,12 @@ def evaluate(
         for update in follow_run(find_run(run), request):
             if isinstance(update, BestEpoch):
                 output.text(f"Epoch {update.epoch}")
-                show_evaluation(update.evaluation)
+                show_evaluation(update.evaluation, ranks)
                 output.document({"epoch": update.epoch, "metrics": update.evaluation.metrics})
         return
     with output.progress("Evaluating") as advance:
         result = library(find_run(run), request, progress=advance)
-    show_evaluation(result)
+    show_evaluation(result, ranks)
     output.document(
         {
             "folder": None if result.folder is None else str(result.folder),
@@ -92,11 +100,23 @@ def evaluate(
     )
 
 
-def show_evaluation(result: Evaluation) -> None:
-    """Prints the figures of an evaluation."""
+def parse_top_k(text: str | None) -> tuple[int, ...]:
+    """Returns the numbers of ``1,3,5``; none for None.
+
+    Raises:
+        ConfigError: One is no number from 1 to 5.
+    """
+    parts = [] if text is None else [part.strip() for part in text.split(",")]
+    if not all(part in ("1", "2", "3", "4", "5") for part in parts):
+        raise ConfigError(f"--top-k {text} must be numbers from 1 to 5, such as 1,3,5.")
+    return tuple(sorted({int(part) for part in parts}))
+
+
+def show_evaluation(result: Evaluation, ranks: Sequence[int] = ()) -> None:
+    """Prints the figures of an evaluation, with the top-k accuracies of some ranks."""
     from finetune.runs.answers import status_sentences
 
-    output.print(metrics_table(result.metrics))
+    output.print(metrics_table(result.metrics, ranks))
     if result.unknown_labels:
         names = ", ".join(f"{label} ({count})" for label, count in result.unknown_labels.items())
         output.text(f"Labels that the run does not have: {names}")
@@ -109,12 +129,14 @@ def show_evaluation(result: Evaluation) -> None:
         output.text(f"Saved in {result.folder}")
 
 
-def metrics_table(metrics: Mapping[str, Any]) -> Table:
-    """Returns a table of the main metrics, one row per part."""
+def metrics_table(metrics: Mapping[str, Any], ranks: Sequence[int] = ()) -> Table:
+    """Returns a table of the main metrics, one row per part, and top-k accuracies of some ranks."""
     if all("top1" not in values for values in metrics.values()):
         return _multilabel_table(metrics)
     numbers = ("right", "accuracy", "balanced", "log loss", "ECE (chance)")
-    table = make_table("part", *numbers[:2], "95 % interval", *numbers[2:], right=numbers)
+    tops = [f"top {rank}" for rank in ranks]
+    titles = (*numbers[:2], "95 % interval", *tops, *numbers[2:])
+    table = make_table("part", *titles, right=(*numbers, *tops))
     for name, values in metrics.items():
         low, high = values["top1_interval"]
         balanced = values["balanced_accuracy"]
@@ -123,6 +145,7 @@ def metrics_table(metrics: Mapping[str, Any]) -> Table:
             f"{round(values['top1'] * values['photos']):,} of {values['photos']:,}",
             f"{values['top1']:.1%}",
             f"{low:.1%} to {high:.1%}",
+            *(f"{values[f'top{rank}']:.1%}" for rank in ranks),
             "" if balanced is None else f"{balanced:.1%}",
             f"{values['log_loss']:.3f}",
             f"{values['ece']:.3f} ({values['ece_honest']:.3f})",

@@ -42,7 +42,9 @@ def predict(
             show_default=False,
         ),
     ] = None,
-    top: Annotated[int, typer.Option(help="Number of labels to show.", min=1)] = 5,
+    top: Annotated[
+        int, typer.Option("--top", "--top-k", help="Number of labels to show.", min=1)
+    ] = 5,
     csv: Annotated[
         Path | None, typer.Option(help="Write one row per photo; resumes an interrupted file.")
     ] = None,

@@ -108,6 +108,14 @@ def train(
             "--keep-folds", help="With --folds: keep the model of each fold.", rich_help_panel=MORE
         ),
     ] = False,
+    log_seconds: Annotated[
+        float,
+        typer.Option(
+            help="Seconds between two lines with step, loss, speed and time left; 0: none.",
+            min=0,
+            rich_help_panel=MORE,
+        ),
+    ] = 60.0,
     set_: SetNumbers = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -164,7 +172,7 @@ def train(
     if resume is None:
         folder = photos_folder(photos)
         settings = offer_download(settings)
-    with TrainingView(output) as view:
+    with TrainingView(output, log_seconds=log_seconds) as view:
         if resume is not None:
             result = library.resume(resume, photos=moved_to, callback=view)
         elif settings.model.model == "auto" and parent is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from types import TracebackType
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
@@ -18,11 +19,22 @@ _BAR_COLUMNS = 14
 """Columns of a progress line for the bar, a slash and spaces."""
 
 
-class TrainingView:
-    """Callback that draws a training; the bar disappears when the context ends."""
+LOG_SECONDS = 60.0
+"""Default time between two lines on steps."""
 
-    def __init__(self, output: Output) -> None:
+
+class TrainingView:
+    """Callback that draws a training; the bar disappears when the context ends.
+
+    Args:
+        output: Destination.
+        log_seconds: Time between two lines on steps; 0: none.
+    """
+
+    def __init__(self, output: Output, *, log_seconds: float = LOG_SECONDS) -> None:
         self._output = output
+        self._log_seconds = log_seconds
+        self._logged = time.monotonic()
         self._live = output.stderr.is_terminal and not output.quiet
         self._bars = Progress(
             TextColumn("{task.description}"),
@@ -64,6 +76,10 @@ class TrainingView:
                 stage = f"Epoch {event.epoch}/{event.epochs}"
                 figures = step_figures(event, room - len(stage))
                 self._show(stage, event.step, event.steps, figures)
+                now = time.monotonic()
+                if self._log_seconds and now - self._logged >= self._log_seconds:
+                    self._logged = now
+                    self._output.info(step_line(event))
             case EpochDone(fitted=False):
                 self._row(event)
 
@@ -87,6 +103,15 @@ class TrainingView:
             f"{event.train_accuracy:>7.1%}  {event.validation_loss:>8.3f}  "
             f"{event.validation_accuracy:>7.1%}  {duration(event.seconds):>7}{mark}"
         )
+
+
+def step_line(event: StepDone) -> str:
+    """Returns the figures of a step as a line of a log."""
+    return (
+        f"step {event.step:,} / {event.steps:,}  loss {event.loss:.3f}  "
+        f"{event.images_per_second:,.0f} photos/s  {event.seconds_per_step:.3g} s/batch  "
+        f"lr {event.lr:.1e}  {duration(event.seconds_left)} left"
+    )
 
 
 def step_figures(event: StepDone, room: int) -> str:

@@ -27,7 +27,7 @@ def drop_weights(run: RunFolder) -> None:
     with storage_errors(run.path):
         for file in (run.model_file, run.best_file, run.head_file):
             file.unlink(missing_ok=True)
-        for folder in (run.timm_folder, run.last_checkpoint.parent):
+        for folder in (run.timm_folder, run.steps_folder, run.last_checkpoint.parent):
             if folder.is_dir():
                 shutil.rmtree(folder)
 
@@ -120,6 +120,8 @@ class RunFolder:
     """One JSON object per epoch."""
     last_checkpoint = _File("checkpoints/last.safetensors")
     """Checkpoint that ``--resume`` loads."""
+    steps_folder = _File("steps")
+    """Weights of the latest checkpoints, such as ``step-000400.safetensors``."""
     start_checkpoint = _File("checkpoints/start.safetensors")
     """Initial network, needed by a resume and by the choice of the final weights."""
     best_checkpoint = _File("checkpoints/best.safetensors")

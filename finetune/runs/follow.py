@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from finetune.errors import RunError
+from finetune.files import storage_errors
 from finetune.models.factory import rebuild
 from finetune.photos.preprocessing import Preprocessing
 from finetune.runs.evaluate import Evaluation, EvaluationRequest, evaluate_trained
@@ -26,6 +29,9 @@ STARTING_SECONDS = 20.0
 """Seconds after its creation in which a run may not be locked yet."""
 
 POLL_SECONDS = 1.0
+
+HISTORY = "history.jsonl"
+"""File in the folder of an evaluation with a line for each epoch that was followed."""
 
 RECENT_EPOCHS = 3
 """Epochs whose mean duration predicts the time left."""
@@ -121,14 +127,37 @@ def follow_run(
                 trained = open_trained(run, device=request.device)
                 if shown is None or not _equal(shown, trained.module.state_dict()):
                     epoch = trained.description["best_epoch"]
-                    yield BestEpoch(epoch=epoch, evaluation=evaluate_trained(trained, request))
+                    yield _evaluated(epoch, trained, request)
             elif (found := open_best_epoch(run, seen=seen, device=request.device)) is not None:
                 seen, trained = found
                 shown = trained.module.state_dict()
-                yield BestEpoch(epoch=seen, evaluation=evaluate_trained(trained, request))
+                yield _evaluated(seen, trained, request)
         if progress.state != "running":
             return
         wait(POLL_SECONDS)
+
+
+def _evaluated(epoch: int, trained: TrainedRun, request: EvaluationRequest) -> BestEpoch:
+    """Returns the evaluation of an epoch, and adds it to the history in its folder."""
+    evaluation = evaluate_trained(trained, request)
+    if evaluation.folder is None:
+        return BestEpoch(epoch=epoch, evaluation=evaluation)
+    figures = {
+        f"{part}/{name}": float(value)
+        for part, values in evaluation.metrics.items()
+        for name, value in values.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+    history = evaluation.folder / HISTORY
+    with storage_errors(history), history.open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"epoch": epoch, **figures}) + "\n")
+    if importlib.util.find_spec("tensorboard") is not None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        with SummaryWriter(str(evaluation.folder / "tensorboard")) as writer:
+            for name, figure in figures.items():
+                writer.add_scalar(f"evaluation/{name}", figure, epoch)
+    return BestEpoch(epoch=epoch, evaluation=evaluation)
 
 
 def open_best_epoch(run: RunFolder, *, seen: int, device: str) -> tuple[int, TrainedRun] | None:

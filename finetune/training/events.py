@@ -80,6 +80,7 @@ class Meter:
             accuracy=right / count,
             lr=lr,
             images_per_second=self.photos / max(seconds, 1e-9),
+            seconds_per_step=seconds / (step - self.first_step),
             seconds_left=(steps - done) * seconds / (step - self.first_step),
         )
 
@@ -120,6 +121,7 @@ class StepDone:
         loss: Mean training loss in nats.
         accuracy: Share of training photos predicted correctly.
         images_per_second: Rate of the epoch so far.
+        seconds_per_step: Mean duration of a step of the epoch so far.
         seconds_left: Until the last step at that rate.
     """
 
@@ -131,6 +133,7 @@ class StepDone:
     accuracy: float
     lr: float
     images_per_second: float
+    seconds_per_step: float
     seconds_left: float
 
 

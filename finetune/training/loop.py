@@ -47,6 +47,8 @@ class LoopConfig:
         soup: Number of best epochs to average; 1: the best alone.
         last: Checkpoint file to resume from.
         best: Weights file of the best epoch.
+        steps_folder: Folder for the weights of the latest checkpoints.
+        keep_checkpoints: Number of these.
     """
 
     epochs: int
@@ -62,6 +64,8 @@ class LoopConfig:
     checkpoint_seconds: float | None = None
     last: Path
     best: Path
+    steps_folder: Path | None = None
+    keep_checkpoints: int = 0
 
     def is_over(self, position: Position) -> bool:
         """Returns whether the training is complete."""
@@ -230,7 +234,22 @@ def _save(state: TrainState, config: LoopConfig, world: World) -> None:
     state.running = world.total(own)
     if world.is_main:
         state.save(config.last)
+        _keep_numbered(state, config)
     state.running = own
+
+
+def _keep_numbered(state: TrainState, config: LoopConfig) -> None:
+    """Writes the weights under the number of the step, and deletes all but the latest files."""
+    if config.steps_folder is None or config.keep_checkpoints == 0:
+        return
+    position = state.position
+    step = position.epoch * config.steps_per_epoch + position.step
+    file = config.steps_folder / f"step-{step:06d}.safetensors"
+    save_tensors(file, state.kept_weights(), {"step": str(step)})
+    # By number: those of a training that is resumed from an earlier step are written again.
+    kept = sorted(config.steps_folder.glob("step-*.safetensors"), key=lambda one: int(one.stem[5:]))
+    for old in kept[: -config.keep_checkpoints]:
+        old.unlink()
 
 
 def _keep_best(state: TrainState, config: LoopConfig, validation: Validation, world: World) -> bool:

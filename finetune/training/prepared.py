@@ -129,6 +129,8 @@ class Prepared:
             checkpoint_seconds=None if minutes is None else 60 * minutes,
             last=self.run.last_checkpoint,
             best=self.run.best_checkpoint,
+            steps_folder=self.run.steps_folder,
+            keep_checkpoints=optimization.keep_checkpoints,
         )
 
     def state(

@@ -80,6 +80,7 @@ def step(number: int) -> StepDone:
         accuracy=0.5,
         lr=0.1,
         images_per_second=1234.0,
+        seconds_per_step=0.32,
         seconds_left=12.0,
     )
 

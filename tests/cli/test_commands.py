@@ -83,6 +83,14 @@ def test_evaluate_names_strange_labels_and_writes_beside_the_run(
     assert "--follow needs the name of the run" in refused.stderr
     followed = run("evaluate", *[p.name for p in Path("runs").iterdir()], "--follow")
     assert followed.stdout.startswith("Epoch ")
+    (folder,) = Path("runs").glob("*/evaluation")
+    (row,) = map(json.loads, (folder / "history.jsonl").read_text().splitlines())
+    assert row["test/top1"] == document["metrics"]["test"]["top1"]
+    assert list((folder / "tensorboard").glob("events.*"))
+    ranked = run("evaluate", "--top-k", "1,2").stdout.split()
+    assert ranked[ranked.index("top") :][:4] == ["top", "1", "top", "2"]
+    refused = run("evaluate", "--top-k", "0,3", code=1)
+    assert refused.stderr == ("Error: --top-k 0,3 must be numbers from 1 to 5, such as 1,3,5.\n")
 
 
 def test_ablate_prints_a_paired_comparison(
@@ -94,5 +102,6 @@ def test_ablate_prints_a_paired_comparison(
     assert "light against none:" in shown.stdout
     assert "McNemar p =" in shown.stdout
     assert (tmp_path / "abl" / "ablation.json").is_file()
+    assert (tmp_path / "abl" / "ablation.html").is_file()
     refused = run("ablate", photos, *flags, "--augment", "none", code=1)
     assert "needs two or more different recipes" in " ".join(refused.stderr.split())

@@ -21,6 +21,7 @@ STEP = StepDone(
     accuracy=0.876,
     lr=0.00123,
     images_per_second=1234.0,
+    seconds_per_step=0.32,
     seconds_left=192.0,
 )
 
@@ -35,6 +36,22 @@ def test_a_wide_bar_shows_every_figure() -> None:
     assert step_figures(STEP, 200) == (
         "loss 0.654  right 87.6%  3:12 min left  1,234 photos/s  3.2 GB GPU  lr 1.2e-03"
     )
+
+
+def test_lines_on_steps_come_at_intervals_into_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("finetune.cli.training_progress.time.monotonic", lambda: now[0])
+    file = io.StringIO()
+    output = dataclasses.replace(Output(), stderr=Console(file=file, width=200))
+    with TrainingView(output, log_seconds=10) as view:
+        for now[0] in (1.0, 9.9, 10.0, 19.0, 20.5):
+            view(STEP)
+    line = "step 345 / 1,200  loss 0.654  1,234 photos/s  0.32 s/batch  lr 1.2e-03  3:12 min left\n"
+    assert file.getvalue() == 2 * line
+    with TrainingView(output, log_seconds=0) as view:
+        now[0] = 1e6
+        view(STEP)
+    assert file.getvalue() == 2 * line
 
 
 @pytest.mark.parametrize(

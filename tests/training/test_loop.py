@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,23 @@ def assert_same_bytes(one: TrainState, other: TrainState) -> None:
 
 def epochs_of(events: list[Event]) -> list[EpochDone]:
     return [event for event in events if isinstance(event, EpochDone)]
+
+
+def test_the_weights_of_the_latest_checkpoints_are_kept(toy: Toys, tmp_path: Path) -> None:
+    settings = {"checkpoint_steps": 2, "keep_checkpoints": 3}
+    whole = toy("whole", ema=0.9, loop_config={**settings, "steps_folder": tmp_path / "whole"})
+    assert whole.steps_per_epoch == 4
+    state = whole.train()
+    names = [f"step-{step:06d}.safetensors" for step in (8, 10, 12)]
+    assert sorted(file.name for file in (tmp_path / "whole").iterdir()) == names
+    last = load_file(tmp_path / "whole" / names[-1])
+    assert all(torch.equal(value, last[name]) for name, value in state.average.tensors.items())
+    # A training that is resumed has the same files.
+    cut = toy("cut", ema=0.9, loop_config={**settings, "steps_folder": tmp_path / "cut"})
+    cut.train(stop=lambda state: state.position.epoch == 1 and state.position.step == 3)
+    cut.train()
+    for name in names:
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 @pytest.mark.parametrize("batches", [2, 3])
