@@ -14,6 +14,7 @@ from torch import Tensor
 
 from finetune.data.pixel_cache import PixelCache
 from finetune.errors import DecodeError
+from finetune.photos.analyze import digest_of
 from finetune.photos.crops import Crop, load_image
 
 
@@ -82,6 +83,9 @@ class PhotoDataset(torch.utils.data.Dataset[tuple[NDArray[np.uint8], Any, int]])
         samples: The photos.
         cache: Cache of the images, which defines size, fit and interpolation.
         labels: Number of labels where a photo may have several; None: each has one.
+
+    Attributes:
+        lost: Reasons by index of the photos that have vanished or changed since the scan.
     """
 
     def __init__(
@@ -96,6 +100,7 @@ class PhotoDataset(torch.utils.data.Dataset[tuple[NDArray[np.uint8], Any, int]])
         self.samples = tuple(samples)
         self.cache = cache
         self.targets = targets_of_samples(samples, labels)
+        self.lost: dict[int, str] = {}
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -107,16 +112,26 @@ class PhotoDataset(torch.utils.data.Dataset[tuple[NDArray[np.uint8], Any, int]])
         return image[0], self.targets[index], index
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
-        """Returns the photos at `indices` as one batch."""
+        """Returns the photos at `indices` as one batch, without those that cannot be read now.
+
+        Their reasons are added to `lost`.
+        """
         size = self.cache.size
         images = np.empty((len(indices), size, size, 3), np.uint8)
-        for image, index in zip(images, indices, strict=True):
-            self._fill(image, self.samples[index])
-        order = torch.as_tensor(np.asarray(indices, dtype=np.int64))
+        read: list[int] = []
+        for index in indices:
+            try:
+                self._fill(images[len(read)], self.samples[index])
+            except DecodeError as error:
+                self.lost[index] = error.reason
+            else:
+                read.append(index)
+        order = np.array(read, dtype=np.int64)
         return Batch(
-            torch.from_numpy(images).permute(0, 3, 1, 2),  # (B, 3, S, S), channels_last for free
-            torch.from_numpy(self.targets[np.asarray(indices, dtype=np.int64)]),
-            order,
+            # (B, 3, S, S), channels_last for free
+            torch.from_numpy(images[: len(read)]).permute(0, 3, 1, 2),
+            torch.from_numpy(self.targets[order]),
+            torch.from_numpy(order),
         )
 
     @property
@@ -130,9 +145,27 @@ class PhotoDataset(torch.utils.data.Dataset[tuple[NDArray[np.uint8], Any, int]])
         if self.cache.records.read_into(key, image[None]):
             return
         path = self.root / sample.path
+        image[:] = self._load(path, sample)
+        self.cache.records.put(key, image)
+
+    def _load(self, path: Path, sample: Sample) -> NDArray[np.uint8]:
+        """Returns the working image of a photo whose content is the scanned one.
+
+        Raises:
+            DecodeError: The photo is gone, has other content, or cannot be decoded.
+        """
         try:
-            image[:] = load_image(
-                path,
+            content = path.read_bytes() if path.is_file() else None
+        except OSError as error:
+            reason = (error.strerror or "cannot be read").lower()
+            raise DecodeError(path, reason) from error
+        if content is None:
+            raise DecodeError(path, "is gone since the photos were scanned")
+        if digest_of(content) != sample.digest:
+            raise DecodeError(path, "has changed since the photos were scanned")
+        try:
+            return load_image(
+                content,
                 size=self.cache.size,
                 fit=self.cache.fit,
                 crop=sample.crop,
@@ -142,7 +175,6 @@ class PhotoDataset(torch.utils.data.Dataset[tuple[NDArray[np.uint8], Any, int]])
             raise DecodeError(
                 path, f"{error.reason}; it could be opened when the photos were scanned"
             ) from error
-        self.cache.records.put(key, image)
 
 
 SHARE_OF_FREE = 0.25
@@ -165,7 +197,7 @@ class DeviceDataset(PhotoDataset):
     def __init__(self, dataset: PhotoDataset, device: torch.device) -> None:
         # Not the base's __init__, which would compute the targets again.
         self.root, self.samples, self.cache = dataset.root, dataset.samples, dataset.cache
-        self.targets = dataset.targets
+        self.targets, self.lost = dataset.targets, dataset.lost
         self.device = device
         self.images = _load_on_device(dataset, device)
 

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from finetune.data.balance import balanced_order
 from finetune.data.dataset import Batch, DeviceDataset, PhotoDataset
+from finetune.errors import DecodeError
 
 
 def epoch_order(count: int, *, seed: int, epoch: int) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -57,15 +58,38 @@ def load_batches(
     *,
     workers: int = 0,
     pin: bool = False,
+    leave_out: bool = False,
 ) -> Iterator[Batch]:
     """Yields the given batches of a dataset in order.
 
     Workers are started only if photos have to be decoded: reading images from the cache in this
     process is faster than receiving them from another.
+
+    Args:
+        dataset: The photos.
+        batches: Indices of the photos of each batch.
+        workers: Processes that decode photos missing from the cache.
+        pin: Whether to copy the batches to page-locked memory.
+        leave_out: Leave out photos that have vanished or changed, and add them to `dataset.lost`.
+
+    Raises:
+        DecodeError: A photo has vanished or changed, and `leave_out` is False.
     """
     if dataset.cached:
         workers = 0
     plan = [[int(index) for index in batch] for batch in batches]
+    for indices, batch in zip(plan, _load(dataset, plan, workers, pin), strict=True):
+        if len(batch.indices) < len(indices):
+            for index in set(indices) - set(batch.indices.tolist()):
+                # A worker process has a copy of the dataset.
+                dataset.lost.setdefault(index, "has vanished or changed since the scan")
+                if not leave_out:
+                    path = dataset.root / dataset.samples[index].path
+                    raise DecodeError(path, dataset.lost[index])
+        yield batch
+
+
+def _load(dataset: PhotoDataset, plan: list[list[int]], workers: int, pin: bool) -> Iterator[Batch]:
     # Tensors on the device cannot be pinned.
     if workers == 0 and (not pin or isinstance(dataset, DeviceDataset)):
         for indices in plan:

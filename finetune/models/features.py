@@ -130,6 +130,7 @@ class FeatureCache:
         workers: int = 0,
         progress: Progress | None = None,
         shard: Callable[[NDArray[Any]], NDArray[Any]] = lambda indices: indices,
+        leave_out: bool = False,
     ) -> int:
         """Computes the features that are missing and returns their number.
 
@@ -139,6 +140,11 @@ class FeatureCache:
             workers: Processes that decode photos missing from the pixel cache.
             progress: Called as ``progress(done, total)``.
             shard: Returns this process's part of the indices.
+            leave_out: Leave out photos that have vanished or changed, and add them to
+                `dataset.lost`.
+
+        Raises:
+            DecodeError: A photo has vanished or changed, and `leave_out` is False.
         """
         keys = self.keys(dataset, view)
         # All indices are sharded, not the missing ones: processes see each other's records at
@@ -148,8 +154,10 @@ class FeatureCache:
         missing = np.array([index for index in mine if keys[index] not in self.records], dtype=int)
         done = 0
         steps = evaluation_batches(len(missing), BATCH_SIZE)
-        batches = load_batches(dataset, [missing[step] for step in steps], workers=workers)
-        for batch in batches:
+        plan = [missing[step] for step in steps]
+        for batch in load_batches(dataset, plan, workers=workers, leave_out=leave_out):
+            if not len(batch.indices):
+                continue
             features = self.compute(batch.images, view, batch.indices)
             for index, feature in zip(batch.indices.tolist(), features, strict=True):
                 self.records.put(keys[index], feature)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from finetune.augmentation.center_crop import preprocess
+from finetune.errors import DecodeError
 from finetune.photos.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ def predict_dataset(
     progress: Progress | None = None,
     places: NDArray[np.int64] | None = None,
     on_features: Callable[[NDArray[np.float32]], None] | None = None,
+    leave_out: bool = False,
 ) -> NDArray[np.float32]:
     """Returns logits ``(N, labels) float32`` of a dataset, in its order.
 
@@ -92,6 +94,10 @@ def predict_dataset(
         progress: Called as ``progress(done, total)``.
         places: Only these photos of the dataset, at least one; None: all.
         on_features: Callback that receives the inputs of the linear head, ``(B, F)``, per batch.
+        leave_out: Give photos that have vanished or changed NaN, and add them to `dataset.lost`.
+
+    Raises:
+        DecodeError: A photo has vanished or changed, and `leave_out` is False; or all have.
     """
     from finetune.data.loaders import evaluation_batches, load_batches
 
@@ -99,14 +105,30 @@ def predict_dataset(
     rows = []
     done = 0
     steps = [chosen[step] for step in evaluation_batches(len(chosen), BATCH_SIZE)]
-    for batch in load_batches(dataset, steps, workers=workers):
+    for step, batch in zip(
+        steps, load_batches(dataset, steps, workers=workers, leave_out=leave_out), strict=True
+    ):
+        done += len(step)
+        if not len(batch.indices):
+            rows.append(np.empty((len(step), 0), np.float32))
+            continue
         if on_features is None:
             logits = logits_of(module, preprocessing, batch.images, tta=tta)
         else:
             logits, features = logits_and_features_of(module, preprocessing, batch.images, tta=tta)
             on_features(features.cpu().numpy())
-        rows.append(logits.cpu().numpy())
-        done += len(batch.targets)
+        found = logits.cpu().numpy()
+        if len(found) < len(step):
+            complete = np.full((len(step), found.shape[1]), np.nan, np.float32)
+            complete[np.isin(step, batch.indices.numpy())] = found
+            found = complete
+        rows.append(found)
         if progress:
             progress(done, len(chosen))
-    return np.concatenate(rows)
+    width = max(row.shape[1] for row in rows)
+    if width == 0:
+        first = min(dataset.lost)
+        raise DecodeError(dataset.root / dataset.samples[first].path, dataset.lost[first])
+    return np.concatenate(
+        [row if row.shape[1] else np.full((len(row), width), np.nan, np.float32) for row in rows]
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,6 +73,17 @@ class DataSplit:
             pairs = zip(self.samples["train"], self.folds, strict=True)
             found[FOLDS_PART] = tuple(sample for sample, fold in pairs if fold >= 0)
         return found
+
+    def without(self, paths: Container[str]) -> DataSplit:
+        """Returns the split without some photos."""
+        if not paths:
+            return self
+        samples = {
+            part: tuple(sample for sample in self.samples[part] if sample.path not in paths)
+            for part in PARTS
+        }
+        rows = tuple(row for row in self.rows if row.path not in paths)
+        return dataclasses.replace(self, samples=samples, rows=rows)
 
     @property
     def width(self) -> int | None:
@@ -205,6 +216,7 @@ def replay_split(
     task: Task | None = None,
     *,
     needed: Sequence[Part] = PARTS,
+    left_out: Container[str] = (),
 ) -> DataSplit:
     """Returns the parts that a split.csv describes; a photo that was moved is found by content.
 
@@ -214,6 +226,7 @@ def replay_split(
         labels: In class order.
         task: Single-label or multi-label; None: one label a photo.
         needed: Parts to return; photos of others may be gone.
+        left_out: Paths of photos that may be gone or changed, as the training had left them out.
 
     Raises:
         RunError: A photo of these parts is gone or has changed; the message names the first.
@@ -229,6 +242,11 @@ def replay_split(
         if photo is None or photo.digest != row.digest:
             what = "is gone" if photo is None else "has changed"
             photo = by_digest.get(row.digest)
+            if photo is None and row.path in left_out:
+                # Its place keeps the order of the others the same; reading it will fail again.
+                photo = Photo(
+                    path=row.path, digest=row.digest, labels=row.labels, width=0, height=0
+                )
             if photo is None:
                 raise RunError(
                     f"{collection.root / row.path} {what} since the run began, so it cannot be "

@@ -18,6 +18,7 @@ from finetune.augmentation.pipelines import PipelineAugment
 from finetune.data.balance import draw_keys
 from finetune.data.dataset import PhotoDataset
 from finetune.data.loaders import epoch_batches, load_batches
+from finetune.errors import CollectionError
 from finetune.models.inference import predict_dataset
 from finetune.models.stages import TrainableStages, set_trainable
 from finetune.photos.preprocessing import Preprocessing
@@ -125,6 +126,8 @@ class PhotoSource:
         module: The network, on its device.
         trainable: Trainable stages by epoch.
         size: Side of the input in pixels by epoch; None: always the full size.
+        on_lost: Called with path and reason of each photo that is left out, since it has vanished
+            or changed.
     """
 
     module: nn.Module
@@ -135,6 +138,8 @@ class PhotoSource:
     loading: LoaderConfig
     trainable: Callable[[int], TrainableStages]
     size: Callable[[int], int] | None = None
+    on_lost: Callable[[str, str], None] = lambda path, reason: None
+    _named: set[str] = field(default_factory=set, init=False)
     _stages: TrainableStages | None = field(default=None, init=False)
 
     def begin_epoch(self, epoch: int) -> None:
@@ -156,11 +161,21 @@ class PhotoSource:
             [cut.indices for cut in cuts],
             workers=loading.workers,
             pin=loading.device.type == "cuda",
+            leave_out=True,
         )
         for cut, batch in zip(cuts, loaded, strict=True):
+            keys = cut.keys
+            if len(batch.indices) < len(cut.indices):
+                if not len(batch.indices):
+                    raise CollectionError(
+                        f"{self.train.root}: all photos of a step have vanished or changed since "
+                        "the training began. Put them back, and resume it."
+                    )
+                self.name_lost(self.train)
+                keys = keys[np.isin(cut.indices, batch.indices.cpu().numpy())]
             images = batch.images.to(loading.device, non_blocking=True)
             targets = batch.targets.to(loading.device, non_blocking=True)
-            inputs = self.augment(images, torch.from_numpy(cut.keys), epoch)
+            inputs = self.augment(images, torch.from_numpy(keys), epoch)
             inputs, targets = self._mixed(inputs, targets, epoch, cut.number)
             yield MicroBatch(
                 inputs=inputs, targets=targets, share=cut.share, completes=cut.completes
@@ -187,7 +202,16 @@ class PhotoSource:
         logits = predict_sharded(self.module, self.preprocessing, self.validation, self.loading)
         if self._stages is not None:
             set_trainable(self.module, self._stages)
-        return Outputs(logits, self.validation.targets)
+        self.name_lost(self.validation)
+        return Outputs(logits, self.validation.targets).without(self.validation.lost)
+
+    def name_lost(self, photos: PhotoDataset) -> None:
+        """Reports the photos of a dataset that could not be read, each once."""
+        for index, reason in photos.lost.items():
+            path = photos.samples[index].path
+            if path not in self._named:
+                self._named.add(path)
+                self.on_lost(path, reason)
 
 
 def predict_sharded(
@@ -198,7 +222,7 @@ def predict_sharded(
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> NDArray[np.float32]:
-    """Returns logits ``(N, labels)`` of photos, computed by all processes."""
+    """Returns logits ``(N, labels)`` of photos, computed by all processes; NaN of lost photos."""
     world = loading.world if len(photos) >= loading.world.count else SINGLE_PROCESS
     logits = predict_dataset(
         module,
@@ -207,5 +231,9 @@ def predict_sharded(
         workers=loading.workers,
         progress=progress,
         places=world.shard(np.arange(len(photos))),
+        leave_out=True,
     )
+    lost = world.gather(np.array(sorted(photos.lost), dtype=np.int64))
+    for index in lost.tolist():
+        photos.lost.setdefault(index, "has vanished or changed since the photos were scanned")
     return world.gather(logits)

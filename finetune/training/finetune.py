@@ -27,7 +27,11 @@ from finetune.training.data_source import PhotoSource, predict_sharded
 from finetune.training.device import prepare_speed
 from finetune.training.events import Note
 from finetune.training.final_weights import choose_share
-from finetune.training.linear_probe.features import feature_cache, fill_features
+from finetune.training.linear_probe.features import (
+    LostPhotosError,
+    feature_cache,
+    fill_features,
+)
 from finetune.training.linear_probe.heads import HeadFitter, fit_head, strength_name, strengths_of
 from finetune.training.optimizer import Rates, network_groups, parameter_groups
 from finetune.training.prepared import Prepared
@@ -71,6 +75,7 @@ def train_on_photos(
         trainable=unfreezing.trainable,
         size=growing_size(prepared),
         loading=loading,
+        on_lost=prepared.leave_out,
     )
     loop_config = prepared.loop_config(head_epochs=unfreezing.head_epochs)
     finished = fit_in_memory(
@@ -107,7 +112,7 @@ def train_on_photos(
     trained = trained.to(device).eval()
     if device.type != "mps":
         trained = trained.to(memory_format=torch.channels_last)
-    logits: dict[str, NDArray[np.float32]] = {
+    logits: dict[Part, NDArray[np.float32]] = {
         part: predict_sharded(
             trained,
             preprocessing,
@@ -118,12 +123,27 @@ def train_on_photos(
         for part, photos in datasets.items()
         if part != "train" and len(photos)
     }
+    for part in logits:
+        source.name_lost(datasets[part])
+    left_out = frozenset(
+        photos.samples[index].path for photos in datasets.values() for index in photos.lost
+    )
+    known = {
+        part: Outputs(found, datasets[part].targets).without(datasets[part].lost).logits
+        for part, found in logits.items()
+    }
     held_out = None
     if prepared.world.is_main:
-        held_out = hold_out_validation(prepared, trained, datasets, logits["validation"])
+        rest = prepared
+        if left_out:
+            rest = dataclasses.replace(
+                prepared, data_split=prepared.data_split.without(left_out)
+            )
+        held_out = hold_out_validation(rest, trained, rest.datasets(), known["validation"])
     return TrainingOutput(
         module=trained,
-        logits=logits,
+        logits=dict(known),
+        left_out=left_out,
         position=state.position,
         finished=finished,
         held_out=held_out,
@@ -161,7 +181,12 @@ def train_first_head(
         part: photos for part, photos in datasets.items() if part != "test"
     }
     with feature_cache(single_view, used) as features:
-        photos = fill_features(single_view, features, used)
+        try:
+            photos = fill_features(single_view, features, used)
+        except LostPhotosError as error:
+            rest = single_view.without(error.lost)
+            train_first_head(rest, accelerator, rest.datasets())
+            return
         if not prepared.world.is_main:
             return
         fitter = HeadFitter(

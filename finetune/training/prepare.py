@@ -43,7 +43,7 @@ from finetune.training.checkpoints import save_tensors
 from finetune.training.device import choose_device, join_processes
 from finetune.training.distributed import World
 from finetune.training.events import Callback, Note, Progressed, ignore
-from finetune.training.prepared import Prepared
+from finetune.training.prepared import LEFT_OUT, Prepared
 from finetune.training.resolve import (
     DatasetSize,
     ResolvedConfig,
@@ -251,7 +251,11 @@ def _resumed(
             data_split=overrides.split(collection)
             if overrides.split
             else replay_split(
-                collection, read_split(run.split_file), labels, task_for(config.labels)
+                collection,
+                read_split(run.split_file),
+                labels,
+                task_for(config.labels),
+                left_out={e["path"] for e in run.read_log() if e.get("event") == LEFT_OUT},
             ),
             cache=cache,
             cache_dir=cache_dir,

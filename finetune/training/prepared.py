@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,12 +26,15 @@ from finetune.training.averaging import WeightAverage
 from finetune.training.checkpoints import TrainState, remove_partial_files
 from finetune.training.data_source import LoaderConfig
 from finetune.training.distributed import SINGLE_PROCESS, World
-from finetune.training.events import Callback, EpochDone, Event, Progressed
+from finetune.training.events import Callback, EpochDone, Event, Note, Progressed
 from finetune.training.loop import LoopConfig
 from finetune.training.optimizer import make_optimizer
 from finetune.training.resolve import ResolvedConfig
 from finetune.training.schedule import Schedule
 from finetune.training.validation import Metric
+
+LEFT_OUT = "left_out"
+"""Event in log.jsonl of a photo that vanished or changed during the training."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,6 +174,19 @@ class Prepared:
         return lambda done, total: self.callback(
             Progressed(stage=stage, done=done, total=total, unit=unit)
         )
+
+    def leave_out(self, path: str, reason: str) -> None:
+        """Notes and logs a photo that is left out of the rest of the training."""
+        if not self.world.is_main:
+            return
+        self.callback(Note(text=f"{path} {reason}. It is left out of the rest of the training."))
+        self.run.log({"event": LEFT_OUT, "path": path, "reason": reason})
+
+    def without(self, lost: Mapping[str, str]) -> Prepared:
+        """Returns the training without photos that were lost, by path with the reason."""
+        for path, reason in lost.items():
+            self.leave_out(path, reason)
+        return dataclasses.replace(self, data_split=self.data_split.without(lost))
 
     def log(self, event: Event) -> None:
         """Emits an event and logs finished epochs in the run, in the main process."""

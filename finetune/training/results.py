@@ -61,6 +61,7 @@ class TrainingOutput:
         held_out: Outputs of heads trained without some photos and labels, if any.
         strength: Strength of a head that was fitted on cached features, or None.
         share: Weight interpolation factor between start (0) and best epoch (1), or None.
+        left_out: Paths of held-out photos without logits: they vanished or changed.
         from_head: Whether the full network started from a head on the frozen backbone.
     """
 
@@ -72,6 +73,7 @@ class TrainingOutput:
     strength: Strength | None = None
     share: float | None = None
     from_head: bool = False
+    left_out: frozenset[str] = frozenset()
 
     def summary(self) -> dict[str, Any]:
         """Returns its entries in config.json."""
@@ -110,6 +112,7 @@ def write_results(
                 f"{run.path}: the training diverged (its outputs on {part} are not finite). "
                 "Start again with a lower --lr."
             )
+    parts = parts.without(output.left_out)
     save_tensors(run.model_file, output.module.state_dict(), {"format": "pt"})
     _write_timm_folder(run, name, output.module, parts.labels)
     held_out = output.held_out

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +28,13 @@ class Outputs:
 
     logits: NDArray[np.float32]
     targets: NDArray[Any]
+
+    def without(self, lost: Collection[int]) -> Outputs:
+        """Returns the outputs without the photos of some indices, which could not be read."""
+        if not lost:
+            return self
+        known = np.setdiff1d(np.arange(len(self.logits)), list(lost))
+        return Outputs(self.logits[known], self.targets[known])
 
 
 @dataclass(frozen=True, kw_only=True)

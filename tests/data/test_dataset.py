@@ -9,6 +9,7 @@ import torch
 from finetune.data.dataset import DeviceDataset, PhotoDataset, Sample, bytes_of, load_to_device
 from finetune.data.loaders import load_batches
 from finetune.data.pixel_cache import PixelCache
+from finetune.photos.analyze import digest_of
 from finetune.photos.preprocessing import Preprocessing
 
 CPU = torch.device("cpu")
@@ -18,7 +19,12 @@ CPU = torch.device("cpu")
 def dataset(make_photos: Callable[..., Path], tmp_path: Path) -> PhotoDataset:
     root = make_photos({"a": 5, "b": 4})
     samples = [
-        Sample(path=str(file.relative_to(root)), digest=str(number), crop=None, target=number % 2)
+        Sample(
+            path=str(file.relative_to(root)),
+            digest=digest_of(file.read_bytes()),
+            crop=None,
+            target=number % 2,
+        )
         for number, file in enumerate(sorted(root.rglob("*.jpg")))
     ]
     cache = PixelCache(tmp_path / "cache", Preprocessing(size=32), limit_gb=1)
@@ -46,7 +52,13 @@ def test_what_lies_on_the_device_is_not_pinned(dataset: PhotoDataset) -> None:
 def test_several_labels_go_along(make_photos: Callable[..., Path], tmp_path: Path) -> None:
     root = make_photos({"a": 2})
     samples = [
-        Sample(path=f"a/00{n}.jpg", digest=str(n), crop=None, target=(n, 2)) for n in range(2)
+        Sample(
+            path=f"a/00{n}.jpg",
+            digest=digest_of((root / f"a/00{n}.jpg").read_bytes()),
+            crop=None,
+            target=(n, 2),
+        )
+        for n in range(2)
     ]
     cache = PixelCache(tmp_path / "cache", Preprocessing(size=32), limit_gb=1)
     there = DeviceDataset(PhotoDataset(root, samples, cache, labels=3), CPU)

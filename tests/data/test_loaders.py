@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from finetune.data.loaders import (
 from finetune.data.pixel_cache import PixelCache
 from finetune.errors import DecodeError
 from finetune.files import collection_cache_dir
+from finetune.photos.analyze import digest_of
 from finetune.photos.crops import Crop, load_image
 from finetune.photos.preprocessing import Preprocessing
 
@@ -31,13 +33,33 @@ def dataset(make_photos: Callable[..., Path], tmp_path: Path) -> PhotoDataset:
     samples = [
         Sample(
             path=file.relative_to(root).as_posix(),
-            digest=str(number),
+            digest=digest_of(file.read_bytes()),
             crop=Crop(side=0.5) if number == 3 else None,
             target=0 if file.parent.name == "a" else 1,
         )
         for number, file in enumerate(files)
     ]
     return PhotoDataset(root, samples, PixelCache(tmp_path / "cache", SPEC, limit_gb=1))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_lost_photos_are_left_out_and_named(dataset: PhotoDataset, workers: int) -> None:
+    files = [dataset.root / sample.path for sample in dataset.samples]
+    files[1].unlink()
+    shutil.copyfile(files[6], files[4])
+    files[5].write_bytes(files[5].read_bytes()[:300])
+    plan = [np.array([0, 1, 2]), np.array([4, 5]), np.array([8, 3])]
+    batches = list(load_batches(dataset, plan, workers=workers, leave_out=True))
+    assert [batch.indices.tolist() for batch in batches] == [[0, 2], [], [8, 3]]
+    assert len(batches[0].images) == len(batches[0].targets) == 2
+    assert set(dataset.lost) == {1, 4, 5}
+    if workers == 0:
+        assert dataset.lost[1] == "is gone since the photos were scanned"
+        assert dataset.lost[4] == "has changed since the photos were scanned"
+    # Nothing of another photo is cached under its digest.
+    assert dataset.cache.key(dataset.samples[4].digest, None) not in dataset.cache.records
+    with pytest.raises(DecodeError, match=r"001\.jpg: (is gone|has vanished)"):
+        list(load_batches(dataset, plan, workers=workers))
 
 
 def test_every_photo_is_seen_once_an_epoch() -> None:

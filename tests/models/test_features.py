@@ -16,6 +16,7 @@ from finetune.data.dataset import PhotoDataset, Sample
 from finetune.data.pixel_cache import PixelCache
 from finetune.models.feature_backends import features_of
 from finetune.models.features import AugmentedView, FeatureCache
+from finetune.photos.analyze import digest_of
 from finetune.photos.preprocessing import Preprocessing
 
 SPEC = Preprocessing(size=32, crop_pct=0.8)
@@ -25,7 +26,7 @@ SPEC = Preprocessing(size=32, crop_pct=0.8)
 def dataset(make_photos: Callable[..., Path], tmp_path: Path) -> PhotoDataset:
     root = make_photos({"a": 6})
     samples = [
-        Sample(path=str(f.relative_to(root)), digest=f.name, crop=None, target=0)
+        Sample(path=str(f.relative_to(root)), digest=digest_of(f.read_bytes()), crop=None, target=0)
         for f in sorted(root.rglob("*.jpg"))
     ]
     return PhotoDataset(root, samples, PixelCache(tmp_path / "pixels", SPEC, limit_gb=1))

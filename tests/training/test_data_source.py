@@ -16,6 +16,7 @@ from finetune.data.dataset import PhotoDataset, Sample
 from finetune.data.loaders import epoch_batches
 from finetune.data.pixel_cache import PixelCache
 from finetune.models.stages import HEAD_ONLY, all_stages
+from finetune.photos.analyze import digest_of
 from finetune.photos.preprocessing import Preprocessing
 from finetune.training.data_source import LoaderConfig, PhotoSource, split_epoch
 
@@ -98,7 +99,10 @@ def dataset(make_photos: Callable[..., Path], tmp_path: Path) -> tuple[PhotoData
     files = sorted(root.rglob("*.jpg"))
     samples = [
         Sample(
-            path=str(f.relative_to(root)), digest=f.name + f.parent.name, crop=None, target=i // 5
+            path=str(f.relative_to(root)),
+            digest=digest_of(f.read_bytes()),
+            crop=None,
+            target=i // 5,
         )
         for i, f in enumerate(files)
     ]

@@ -14,6 +14,7 @@ from finetune.augmentation.recipes import named
 from finetune.data.dataset import DeviceDataset, PhotoDataset, Sample
 from finetune.data.pixel_cache import PixelCache
 from finetune.models.stages import all_stages
+from finetune.photos.analyze import digest_of
 from finetune.photos.preprocessing import Preprocessing
 from finetune.tasks.single_label import SingleLabel
 from finetune.training.data_source import LoaderConfig, PhotoSource
@@ -34,7 +35,12 @@ def test_a_step_does_not_wait_for_the_gpu(
     root = make_photos({"a": 12, "b": 12})
     files = sorted(root.rglob("*.jpg"))
     samples = [
-        Sample(path=str(f.relative_to(root)), digest=str(i), crop=None, target=i // 12)
+        Sample(
+            path=str(f.relative_to(root)),
+            digest=digest_of(f.read_bytes()),
+            crop=None,
+            target=i // 12,
+        )
         for i, f in enumerate(files)
     ]
     preprocessing = Preprocessing(size=32)

@@ -29,6 +29,7 @@ from finetune.data.dataset import DeviceDataset, PhotoDataset, Sample
 from finetune.data.loaders import load_batches
 from finetune.data.pixel_cache import PixelCache
 from finetune.models.stages import all_stages
+from finetune.photos.analyze import digest_of
 from finetune.photos.preprocessing import Preprocessing
 from finetune.tasks.single_label import SingleLabel
 from finetune.training import data_source as material_module
@@ -74,7 +75,12 @@ def gpu() -> Iterator[PretendedGpu]:
 def photos(make_photos: Callable[..., Path], tmp_path: Path) -> PhotoDataset:
     root = make_photos({"a": PHOTOS // 2, "b": PHOTOS // 2})
     samples = [
-        Sample(path=str(f.relative_to(root)), digest=str(i), crop=None, target=2 * i // PHOTOS)
+        Sample(
+            path=str(f.relative_to(root)),
+            digest=digest_of(f.read_bytes()),
+            crop=None,
+            target=2 * i // PHOTOS,
+        )
         for i, f in enumerate(sorted(root.rglob("*.jpg")))
     ]
     dataset = PhotoDataset(root, samples, PixelCache(tmp_path / "c", SPEC, limit_gb=1))

@@ -4,6 +4,7 @@ import csv
 import functools
 import hashlib
 import json
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable
@@ -20,7 +21,9 @@ from sklearn.metrics import accuracy_score, log_loss
 from finetune import Predictor, train
 from finetune.config_io import resolve
 from finetune.errors import ConfigError, RunError, StorageError
+from finetune.evaluation.predictions import read_predictions
 from finetune.photos.crops import load_image
+from finetune.photos.split.split import read_split
 from finetune.training import checkpoints as state_module
 from finetune.training.events import EpochDone, Event, Note
 from finetune.training.train import RunResult, resume
@@ -239,6 +242,50 @@ def test_a_killed_run_resumes_to_the_same_bytes(
     assert logs[0] == logs[1]
     with pytest.raises(RunError, match="is finished; there is nothing to resume"):
         resume(runs / "killed")
+
+
+@pytest.mark.parametrize("mode", ["head", "full"])
+def test_photos_that_vanish_or_change_are_left_out(
+    photos: Path, tmp_path: Path, tiny_settings: Settings, mode: str
+) -> None:
+    flags = {**tiny_settings, "mode": mode, "epochs": 2, "cache_gb": 0, "test": 0.2}
+    plain = train(photos, resolve({}, flags), run="plain", runs=tmp_path / "runs")
+    parts: dict[str, list[str]] = {"train": [], "validation": [], "test": []}
+    for row in read_split(plain.run.split_file):
+        parts[row.part].append(row.path)
+    lost = [paths[0] for paths in parts.values()] + [parts["train"][1]]
+    content = (photos / parts["train"][2]).read_bytes()
+    kept = {path: (photos / path).read_bytes() for path in lost}
+    shutil.rmtree(photos / ".finetune")
+    notes: list[str] = []
+
+    def lose(event: Event) -> None:
+        if isinstance(event, Note):
+            notes.append(event.text)
+            if event.text.startswith("Split: "):
+                for path in lost[:3]:
+                    (photos / path).unlink()
+                # A photo of another label in the place of this one.
+                (photos / lost[3]).write_bytes(content)
+
+    result = train(photos, resolve({}, flags), run="r", runs=tmp_path / "runs", callback=lose)
+    assert result.run.read(result.run.config_file)["finished"]
+    named = {note.split()[0]: note for note in notes if "is left out of the rest" in note}
+    assert set(named) == set(lost)
+    assert named[lost[3]] == (
+        f"{lost[3]} has changed since the photos were scanned. It is left out of the rest of the "
+        "training."
+    )
+    assert {e["path"] for e in result.run.read_log() if e["event"] == "left_out"} == set(lost)
+    for part in ("validation", "test"):
+        assert result.metrics[part]["photos"] == len(parts[part]) - 1
+    predicted = {row.path for row in read_predictions(result.run.predictions_file)}
+    assert predicted == {*parts["validation"], *parts["test"]} - set(lost)
+    # In their places again, they train as before.
+    for path, before in kept.items():
+        (photos / path).write_bytes(before)
+    again = train(photos, resolve({}, flags), run="again", runs=tmp_path / "runs")
+    assert digest(again.run.path) == digest(plain.run.path)
 
 
 def test_a_full_disk_leaves_the_checkpoint_before_it(

@@ -21,6 +21,7 @@ from finetune.data.dataset import PhotoDataset, Sample
 from finetune.data.pixel_cache import PixelCache
 from finetune.errors import DeviceError, RunError
 from finetune.models.stages import all_stages
+from finetune.photos.analyze import digest_of
 from finetune.photos.preprocessing import Preprocessing
 from finetune.tasks.losses import cross_entropy
 from finetune.tasks.single_label import log_loss_and_accuracy
@@ -211,7 +212,10 @@ def test_a_recipe_that_mixes_gives_soft_targets(
     files = sorted(root.rglob("*.jpg"))
     samples = [
         Sample(
-            path=str(f.relative_to(root)), digest=f.name + f.parent.name, crop=None, target=i // 4
+            path=str(f.relative_to(root)),
+            digest=digest_of(f.read_bytes()),
+            crop=None,
+            target=i // 4,
         )
         for i, f in enumerate(files)
     ]

@@ -29,6 +29,18 @@ class FitInterruptedError(Exception):
     """Raised when a linear probe is interrupted; its features so far are cached."""
 
 
+class LostPhotosError(Exception):
+    """Raised when photos have vanished or changed since the scan; all others have features.
+
+    Attributes:
+        lost: Reasons by path.
+    """
+
+    def __init__(self, lost: Mapping[str, str]) -> None:
+        super().__init__(", ".join(lost))
+        self.lost = lost
+
+
 @dataclass(frozen=True, kw_only=True)
 class ProbePhotos:
     """Training and validation photos of a linear probe with their cached features.
@@ -87,6 +99,7 @@ def fill_features(
 
     Raises:
         FitInterruptedError: `stop` returned True.
+        LostPhotosError: Photos have vanished or changed since the scan.
     """
     workers, share = prepared.config.machine.workers, prepared.world.shard
 
@@ -102,14 +115,32 @@ def fill_features(
 
     for part, photos in datasets.items():
         stage = f"Features of {part}"
-        features.fill(photos, workers=workers, progress=progress(stage), shard=share)
+        features.fill(
+            photos, workers=workers, progress=progress(stage), shard=share, leave_out=True
+        )
     train, validation = datasets["train"], datasets["validation"]
     views = views_of(prepared)
     for view in views:
         stage = f"Features of view {view.number + 1}"
-        features.fill(train, view=view, workers=workers, progress=progress(stage), shard=share)
+        features.fill(
+            train,
+            view=view,
+            workers=workers,
+            progress=progress(stage),
+            shard=share,
+            leave_out=True,
+        )
     prepared.world.barrier()
     features.records.refresh()
+    lost = {
+        photos.samples[index].path: photos.lost.get(index, "has vanished or changed")
+        for photos in datasets.values()
+        for view in (None, *(views if photos is train else ()))
+        for index, key in enumerate(features.keys(photos, view))
+        if key not in features.records
+    }
+    if lost:
+        raise LostPhotosError(lost)
     # Augmented views are of training photos alone.
     held_out = features.keys(validation)
     folds = prepared.data_split.folds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ from finetune.training.checkpoints import Position
 from finetune.training.events import EpochDone, Note, Validated
 from finetune.training.linear_probe.features import (
     FitInterruptedError,
+    LostPhotosError,
     feature_cache,
     fill_features,
 )
@@ -70,6 +72,9 @@ def train_on_features(
             )
             position = _emit(prepared, fitter, fitted, seconds=time.monotonic() - started)
             held_out = hold_out(prepared, fitter, fitted, stop=stop)
+        except LostPhotosError as error:
+            rest = train_on_features(prepared.without(error.lost), accelerator, stop)
+            return dataclasses.replace(rest, left_out=rest.left_out | set(error.lost))
         except FitInterruptedError as error:
             resume = f"finetune train --resume {prepared.run.path}"
             prepared.callback(Note(text=f"The features so far are kept. Continue with: {resume}"))
