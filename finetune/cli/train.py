@@ -159,6 +159,7 @@ def train(
     # Options are checked before torch is loaded, so that errors appear at once.
     from finetune.cli.training_progress import TrainingView
     from finetune.training import train as library
+    from finetune.training.distributed import end_processes
 
     parent = None
     if from_ is not None:
@@ -179,6 +180,7 @@ def train(
             result = _train_best_model(folder, settings, name, view)
         else:
             result = library.train(folder, settings, run=name, callback=view, parent=parent)
+    end_processes()
     if not is_main_process():
         return
     output.document(

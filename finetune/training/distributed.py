@@ -145,6 +145,17 @@ def processes() -> World:
     return SINGLE_PROCESS
 
 
+def end_processes() -> None:
+    """Ends the communication of all processes together, when each has done its work.
+
+    Without it, the threads of a process that exits are cut off from those of another that is still
+    at work, which now and then ends in SIGABRT.
+    """
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.barrier()
+        distributed.destroy_process_group()
+
+
 def _buckets(gradients: list[Tensor]) -> Iterator[list[Tensor]]:
     bucket: list[Tensor] = []
     numbers = 0

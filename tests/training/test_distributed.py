@@ -32,7 +32,7 @@ _SCRIPT = """
 import json, sys
 import numpy as np, torch
 from torch import distributed
-from finetune.training.distributed import processes
+from finetune.training.distributed import end_processes, processes
 
 distributed.init_process_group("gloo")
 us = processes()
@@ -64,7 +64,9 @@ said["gradients"] = [p.grad.flatten().tolist() for p in model.parameters() if p.
 said["grown"] = model[0].bias.grad is None
 with open(f"{sys.argv[1]}/{us.rank}.json", "w") as file:
     json.dump(said, file)
-distributed.destroy_process_group()
+end_processes()
+assert not distributed.is_initialized()
+end_processes()
 """
 
 
