@@ -226,10 +226,10 @@ def describe_weights(record: RunRecord) -> str:
         return f"The weights are those of {of_epoch}."
     if share == 0:
         return (
-            "The weights are those before the first epoch, with the head trained on the frozen "
-            "backbone: no later ones scored better on the validation photos."
+            "The weights are those of the frozen backbone with its head, although the full network "
+            f"was trained as well; its best epoch was {epoch}."
         )
     return (
-        f"The weights are a mix, {share:.0%} of the way from the start to {of_epoch}: this mix "
-        "scored best on them."
+        f"The weights are a mix, {share:.0%} of the way from the frozen backbone with its head to "
+        f"{of_epoch}."
     )

@@ -209,13 +209,13 @@ def test_a_damaged_split_is_named(run_maker: RunMaker) -> None:
         (1.0, "The weights are those of epoch 12, the best on the validation photos."),
         (
             0.75,
-            "The weights are a mix, 75% of the way from the start to epoch 12, the best on the "
-            "validation photos: this mix scored best on them.",
+            "The weights are a mix, 75% of the way from the frozen backbone with its head to epoch "
+            "12, the best on the validation photos.",
         ),
         (
             0.0,
-            "The weights are those before the first epoch, with the head trained on the frozen "
-            "backbone: no later ones scored better on the validation photos.",
+            "The weights are those of the frozen backbone with its head, although the full network "
+            "was trained as well; its best epoch was 12.",
         ),
     ],
 )
