@@ -288,6 +288,23 @@ def test_photos_that_vanish_or_change_are_left_out(
     assert digest(again.run.path) == digest(plain.run.path)
 
 
+def test_a_run_that_lost_a_photo_is_resumed_without_it(
+    photos: Path, tmp_path: Path, tiny_settings: Settings
+) -> None:
+    def interrupt(event: Event) -> None:
+        if isinstance(event, Note) and event.text.startswith("Split: "):
+            (photos / "ant" / "003.jpg").unlink()
+        if isinstance(event, EpochDone) and event.epoch == 2:
+            raise KeyboardInterrupt
+
+    config = resolve({}, {**tiny_settings, "mode": "full", "cache_gb": 0})
+    with pytest.raises(KeyboardInterrupt):
+        train(photos, config, run="r", runs=tmp_path, callback=interrupt)
+    result = resume(tmp_path / "r")
+    assert not result.interrupted
+    assert "ant/003.jpg" not in {r.path for r in read_predictions(result.run.predictions_file)}
+
+
 def test_a_full_disk_leaves_the_checkpoint_before_it(
     photos: Path, tmp_path: Path, tiny_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
