@@ -14,10 +14,17 @@ from scipy.stats import ttest_rel
 
 from finetune.config_io import resolve
 from finetune.errors import ConfigError, FinetuneError, RunError
-from finetune.evaluation.intervals import paired_t_test
+from finetune.evaluation.intervals import mcnemar, paired_t_test
 from finetune.runs.folder import RunFolder
 from finetune.training.events import Note
-from finetune.training.final_weights import Choice, Comparison, Scores, choose_weights
+from finetune.training.final_weights import (
+    EVIDENCE,
+    Choice,
+    Comparison,
+    Scores,
+    choose_weights,
+)
+from finetune.training.finetune import FEWEST_ERRORS
 from finetune.training.train import train
 from finetune.training.warm_start import inherit, open_parent
 
@@ -111,6 +118,14 @@ def test_the_trained_network_is_kept_beside_the_model(run: RunFolder) -> None:
     assert all(torch.equal(value, head[name]) for name, value in model.items())
     changed = [name for name, value in best.items() if not torch.equal(value, head[name])]
     assert any(not name.startswith("fc.") for name in changed)
+
+
+def test_too_few_errors_for_a_full_network_are_noted_before_it_trains(run: RunFolder) -> None:
+    assert mcnemar(0, FEWEST_ERRORS - 1) > EVIDENCE > mcnemar(0, FEWEST_ERRORS)
+    notes = run.read(run.config_file)["notes"]
+    (note,) = (text for text in notes if text.startswith("The head starts from a linear probe"))
+    assert "of 4 photos wrong" in note
+    assert note.endswith("; --mode head takes a fraction of the time.")
 
 
 @pytest.mark.parametrize(("choice", "share"), [("best", 1.0), ("average", 0.5), ("head", 0.0)])
