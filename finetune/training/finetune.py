@@ -214,8 +214,8 @@ def train_first_head(
     )
     if wrong < FEWEST_ERRORS:
         text += (
-            " With so few errors a full network can hardly be better to a measurable extent; --mode "
-            "head takes a fraction of the time."
+            " With so few errors, a gain of the full network cannot be measured; --mode head takes "
+            "a fraction of the time."
         )
     prepared.callback(Note(text=text))
 
