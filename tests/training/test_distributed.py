@@ -64,6 +64,9 @@ said["gradients"] = [p.grad.flatten().tolist() for p in model.parameters() if p.
 said["grown"] = model[0].bias.grad is None
 with open(f"{sys.argv[1]}/{us.rank}.json", "w") as file:
     json.dump(said, file)
+"""
+
+_END = """
 end_processes()
 assert not distributed.is_initialized()
 end_processes()
@@ -114,11 +117,7 @@ def both(
         ]
         for name, settings in trainings.items()
     ]
-    checks, end = _SCRIPT.rsplit("distributed.destroy_process_group()", 1)
-    script = (
-        f"{checks}\nsettings = {arguments!r}\n{_TRAININGS}\n"
-        f"distributed.destroy_process_group()\n{end}"
-    )
+    script = f"{_SCRIPT}\nsettings = {arguments!r}\n{_TRAININGS}\n{_END}"
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])

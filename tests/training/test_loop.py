@@ -45,19 +45,23 @@ def epochs_of(events: list[Event]) -> list[EpochDone]:
 
 def test_the_weights_of_the_latest_checkpoints_are_kept(toy: Toys, tmp_path: Path) -> None:
     settings = {"checkpoint_steps": 2, "keep_checkpoints": 3}
-    whole = toy("whole", ema=0.9, loop_config={**settings, "steps_folder": tmp_path / "whole"})
+    whole = toy(
+        "whole", ema=0.9, loop_config={**settings, "steps_folder": tmp_path / "whole-steps"}
+    )
     assert whole.steps_per_epoch == 4
     state = whole.train()
     names = [f"step-{step:06d}.safetensors" for step in (8, 10, 12)]
-    assert sorted(file.name for file in (tmp_path / "whole").iterdir()) == names
-    last = load_file(tmp_path / "whole" / names[-1])
+    assert sorted(file.name for file in (tmp_path / "whole-steps").iterdir()) == names
+    last = load_file(tmp_path / "whole-steps" / names[-1])
     assert all(torch.equal(value, last[name]) for name, value in state.average.tensors.items())
     # A training that is resumed has the same files.
-    cut = toy("cut", ema=0.9, loop_config={**settings, "steps_folder": tmp_path / "cut"})
+    cut = toy("cut", ema=0.9, loop_config={**settings, "steps_folder": tmp_path / "cut-steps"})
     cut.train(stop=lambda state: state.position.epoch == 1 and state.position.step == 3)
     cut.train()
     for name in names:
-        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+        assert (tmp_path / "cut-steps" / name).read_bytes() == (
+            tmp_path / "whole-steps" / name
+        ).read_bytes()
 
 
 @pytest.mark.parametrize("batches", [2, 3])
