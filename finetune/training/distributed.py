@@ -7,6 +7,7 @@ process at the same batch size, up to the order of floating-point sums.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -146,13 +147,18 @@ def processes() -> World:
 
 
 def end_processes() -> None:
-    """Ends the communication of all processes together, when each has done its work.
+    """Waits until every process has done its work, and closes the connections at exit.
 
-    Without it, the threads of a process that exits are cut off from those of another that is still
-    at work, which now and then ends in SIGABRT.
+    Without it, a process that exits cuts off threads of the others that still communicate, which
+    now and then ends in SIGABRT.
     """
     if distributed.is_available() and distributed.is_initialized():
         distributed.barrier()
+        atexit.register(_close_connections)
+
+
+def _close_connections() -> None:
+    if distributed.is_initialized():
         distributed.destroy_process_group()
 
 
