@@ -296,7 +296,8 @@ def choose_final_weights(run: str, choice: str) -> None:
     """Changes the weights of a finished run and prints its metrics with them."""
     from finetune.cli.training_progress import TrainingView
     from finetune.runs.folder import find_run
-    from finetune.training.final_weights import NAMES, choose_weights
+    from finetune.training.choice import choose_weights
+    from finetune.training.final_weights import NAMES
 
     folder = find_run(run)
     with TrainingView(output) as view:

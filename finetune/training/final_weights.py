@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -15,24 +14,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from finetune.config import FinalWeights
-from finetune.data.dataset import PhotoDataset
-from finetune.data.pixel_cache import PixelCache
 from finetune.errors import ConfigError, RunError
 from finetune.evaluation.intervals import mcnemar, paired_t_test
 from finetune.evaluation.probabilities import Floats
-from finetune.files import collection_cache_dir, write_json
-from finetune.models.inference import predict_dataset
-from finetune.photos.scan import scan
-from finetune.photos.split.split import read_split
 from finetune.runs.folder import RunFolder
-from finetune.runs.loading import open_trained
-from finetune.runs.model_card import write_model_card
 from finetune.tasks.base import Objective
-from finetune.tasks.data_split import replay_split
 from finetune.training.averaging import interpolate, interpolate_weights
-from finetune.training.checkpoints import Position
-from finetune.training.events import Callback, Progressed, ignore
-from finetune.training.results import TrainingOutput, write_results
 from finetune.training.validation import Outputs, calibrated_losses
 
 Choice = Literal["best", "average", "head"]
@@ -200,55 +187,6 @@ def read_choice(run: RunFolder, choice: str) -> dict[str, Tensor]:
             "on the frozen backbone. It can only keep: best."
         )
     return interpolate(_read(run.head_file), _read(run.best_file), SHARES[choice])  # type: ignore[index]
-
-
-def choose_weights(
-    run: RunFolder, choice: str, *, device: str = "cpu", callback: Callback = ignore
-) -> dict[str, Any]:
-    """Replaces the model of a finished run by another of its networks; returns the new metrics.
-
-    Calibration, metrics, predictions and the model card are those of the new model; reports,
-    exports and evaluations made before are not.
-
-    Raises:
-        ConfigError: There is no such choice.
-        RunError: The run does not have these weights, or its photos have changed.
-    """
-    tensors = read_choice(run, choice)
-    trained = open_trained(run, device=device)
-    trained.module.load_state_dict(tensors)
-    description = trained.description
-    collection_settings = description["settings"]["collection"]
-    catalog = collection_settings.get("catalog")
-    root, catalog = Path(description["photos"]), Path(catalog) if catalog else None
-    limit = description["settings"]["pixels"]["cache_gb"]
-    cache = PixelCache(collection_cache_dir(root, catalog), trained.preprocessing, limit_gb=limit)
-    with run.held(), contextlib.closing(cache):
-        collection = scan(root, catalog=catalog, sink=cache)
-        parts = replay_split(collection, read_split(run.split_file), trained.labels, trained.task)
-
-        def progress(done: int, total: int) -> None:
-            callback(Progressed(stage=f"Evaluating {part}", done=done, total=total))
-
-        logits = {}
-        for part in ("validation", "test"):
-            samples = parts.samples[part]
-            if samples:
-                photos = PhotoDataset(root, samples, cache, labels=parts.width)
-                logits[part] = predict_dataset(
-                    trained.module, trained.preprocessing, photos, progress=progress
-                )
-        output = TrainingOutput(
-            module=trained.module,
-            logits=logits,
-            position=Position(),
-            finished=True,
-        )
-        metrics = write_results(run, description["model"], parts, output)
-        description["share_of_training"] = SHARES[choice]  # type: ignore[index]
-        write_json(run.config_file, description)
-        write_model_card(run)
-    return metrics
 
 
 def keeps_start(run: RunFolder) -> bool:

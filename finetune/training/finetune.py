@@ -132,7 +132,7 @@ def train_on_photos(
     left_out = frozenset(
         photos.samples[index].path for photos in datasets.values() for index in photos.lost
     )
-    known = {
+    known: dict[str, NDArray[np.float32]] = {
         part: Outputs(found, datasets[part].targets).without(datasets[part].lost).logits
         for part, found in logits.items()
     }
@@ -140,13 +140,11 @@ def train_on_photos(
     if prepared.world.is_main:
         rest = prepared
         if left_out:
-            rest = dataclasses.replace(
-                prepared, data_split=prepared.data_split.without(left_out)
-            )
+            rest = dataclasses.replace(prepared, data_split=prepared.data_split.without(left_out))
         held_out = hold_out_validation(rest, trained, rest.datasets(), known["validation"])
     return TrainingOutput(
         module=trained,
-        logits=dict(known),
+        logits=known,
         left_out=left_out,
         position=state.position,
         finished=finished,

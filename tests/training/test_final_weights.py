@@ -16,13 +16,13 @@ from finetune.config_io import resolve
 from finetune.errors import ConfigError, FinetuneError, RunError
 from finetune.evaluation.intervals import mcnemar, paired_t_test
 from finetune.runs.folder import RunFolder
+from finetune.training.choice import choose_weights
 from finetune.training.events import Note
 from finetune.training.final_weights import (
     EVIDENCE,
     Choice,
     Comparison,
     Scores,
-    choose_weights,
 )
 from finetune.training.finetune import FEWEST_ERRORS
 from finetune.training.train import train
