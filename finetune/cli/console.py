@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import io
 import json
 import logging
@@ -182,7 +183,9 @@ def prepare_streams() -> None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115
         elif isinstance(stream, io.TextIOWrapper):
             keeps = name == "stdin" or _encoding(stream) == "utf-8"
-            stream.reconfigure(errors="surrogateescape" if keeps else "finetune.plain")
+            # A stream that has been read from keeps its settings.
+            with contextlib.suppress(io.UnsupportedOperation):
+                stream.reconfigure(errors="surrogateescape" if keeps else "finetune.plain")
 
 
 def is_main_process() -> bool:
