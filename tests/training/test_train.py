@@ -66,6 +66,49 @@ def test_a_run_holds_all_that_a_model_is(
         "README.md",
         "distance.safetensors",
     } | (set() if mode == "head" else {"best.safetensors", "head.safetensors"})
+    assert json.loads((run / "labels.json").read_text(encoding="utf-8")) == list(COUNTS)
+    epochs = [event for event in events if isinstance(event, EpochDone)]
+    log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in log] == [e.epoch for e in epochs]
+    assert len(epochs) == (3 if mode == "full" else 1)
+    assert log[-1]["validation_accuracy"] == epochs[-1].validation_accuracy
+
+    # The figures are those of what is written down, by an independent count.
+    with (run / "predictions.csv").open(encoding="utf-8-sig") as file:
+        rows = list(csv.DictReader(file))
+    for part in ("validation", "test"):
+        of_part = [row for row in rows if row["part"] == part]
+        truth, said = [r["label"] for r in of_part], [r["predicted"] for r in of_part]
+        assert result.metrics[part]["photos"] == len(of_part) > 0
+        assert result.metrics[part]["top1"] == pytest.approx(accuracy_score(truth, said))
+        ranked = [
+            {r[f"label_{k}"]: float(r[f"probability_{k}"]) for k in (1, 2, 3)} for r in of_part
+        ]
+        p = [[row[label] for label in COUNTS] for row in ranked]
+        expected = log_loss([list(COUNTS).index(t) for t in truth], p, labels=[0, 1, 2])
+        assert result.metrics[part]["log_loss"] == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["head", "full"])
+def test_prediction_agrees_with_evaluation_and_with_plain_timm(
+    photos: Path, tmp_path: Path, tiny_settings: Settings, mode: str
+) -> None:
+    config = resolve({}, {**tiny_settings, "mode": mode})
+    run = train(photos, config, runs=tmp_path / "runs").run.path
+    predictor = Predictor.load(run)
+    plain = timm.create_model(f"local-dir:{run / 'timm'}", pretrained=True).eval()
+    with (run / "predictions.csv").open(encoding="utf-8-sig") as file:
+        rows = list(csv.DictReader(file))
+    preprocessing = json.loads((run / "preprocessing.json").read_text())
+    temperature = json.loads((run / "calibration.json").read_text())["temperature"]
+    for row in rows[:6]:
+        answer = predictor(photos / row["path"])
+        assert answer.label == row["predicted"]
+        assert answer.ranked[0].probability == pytest.approx(float(row["probability"]), abs=1e-4)
+        working = round(preprocessing["size"] / preprocessing["crop_pct"])
+        pixels = load_image(
+            photos / row["path"], size=working, interpolation=preprocessing["interpolation"]
+        )
         margin = (working - preprocessing["size"]) // 2
         middle = pixels[
             margin : margin + preprocessing["size"], margin : margin + preprocessing["size"]
