@@ -115,6 +115,7 @@ class FeatureCache:
             record_key(self._preprocessing_key.hex(), name, number)
             for number in range(len(pictures))
         ]
+        self.records.drop_damaged(keys)
         if any(key not in self.records for key in keys):
             images = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
             for key, feature in zip(keys, self.compute(images), strict=True):

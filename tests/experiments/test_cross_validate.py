@@ -40,6 +40,7 @@ from finetune.models.features import FeatureCache
 from finetune.runs.evaluate import evaluate
 from finetune.runs.folder import RunFolder
 from finetune.training.events import Note
+from finetune.training.linear_probe import held_out
 
 Settings = dict[str, object]
 COUNTS = {"ant": 11, "bee": 12, "カワセミ": 10}
@@ -208,6 +209,8 @@ def test_head_mode_computes_features_once_per_photo(
         return compute(self, images, *rest)
 
     monkeypatch.setattr(FeatureCache, "compute", count)
+    # Pictures of other subjects are no photos.
+    monkeypatch.setattr(held_out, "stranger_pictures", dict)
     config = resolve({}, {**tiny_settings, "mode": "head"})
     cross_validate(photos, config, FoldConfig(folds=3), run=str(tmp_path / "s"))
     assert seen == 33

@@ -101,7 +101,7 @@ def test_a_run_of_several_labels_says_so_and_holds_its_figures(
     assert any("have under 20 photos" in n or "has under 20 photos" in n for n in notes)
     card = (run / "README.md").read_text(encoding="utf-8")
     assert "An image tagger of 3 labels" in card
-    assert "| *none of these* |" in card
+    assert "| *no label* |" in card
 
 
 def test_colors_that_stand_beside_each_other_are_learned(
