@@ -354,7 +354,8 @@ def test_deleted_photos_leave_and_may_come_back(
     shutil.move(tmp_path / "aside.jpg", birds / "gull" / "1.jpg")
     read_paths.clear()
     assert scan(birds) == before
-    assert read_paths == ["1.jpg"]  # only compared by content
+    # At most compared by content, where the clock of the disk says that it came later.
+    assert read_paths in ([], ["1.jpg"])
 
 
 def test_moved_and_renamed_photos_keep_their_annotations(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -273,6 +274,10 @@ def test_steps_that_are_made_again_replace_those_before(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         first.log({"loss": 10.0 + step}, step)
     first.close()
+    # Files of the same second are read in the order of a counter without leading zeros.
+    begun = int(time.time())
+    while int(time.time()) == begun:
+        time.sleep(0.02)
     second = Trackers(["tensorboard"], tmp_path, first_step=2)
     second.log({"loss": 22.0}, 2)
     second.close()
