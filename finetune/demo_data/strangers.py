@@ -5,7 +5,6 @@ They measure, and take no part in any fit: nothing is tuned to them.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
@@ -24,30 +23,6 @@ DRAWN_BIRDS = "drawn birds"
 _SIDE = 256
 
 _LETTERS = "etaoin shrdlu cmfwyp vbgk ETAOIN 0123456789"
-
-
-@functools.cache
-def stranger_pictures() -> Mapping[str, tuple[NDArray[np.uint8], ...]]:
-    """Returns pictures ``(256, 256, 3) uint8`` by kind: noise, text, blank frames, drawn birds.
-
-    Example:
-        >>> sorted(stranger_pictures())
-        ['blank frames', 'drawn birds', 'noise', 'text']
-    """
-    kinds: dict[str, Callable[[np.random.Generator], Image.Image]] = {
-        "noise": _noise,
-        "text": _text,
-        "blank frames": _blank,
-        DRAWN_BIRDS: _bird,
-    }
-    return MappingProxyType(
-        {
-            kind: tuple(
-                np.asarray(draw(np.random.default_rng((number, seed)))) for seed in range(PICTURES)
-            )
-            for number, (kind, draw) in enumerate(kinds.items())
-        }
-    )
 
 
 def _noise(rng: np.random.Generator) -> Image.Image:
@@ -78,3 +53,23 @@ def _bird(rng: np.random.Generator) -> Image.Image:
     kind = SPECIES[int(rng.integers(0, len(SPECIES)))]
     picture, _ = draw_bird(kind.name, rng, (_SIDE, _SIDE))
     return picture
+
+
+STRANGERS: Mapping[str, Callable[[np.random.Generator], Image.Image]] = MappingProxyType(
+    {"noise": _noise, "text": _text, "blank frames": _blank, DRAWN_BIRDS: _bird}
+)
+"""Functions that draw one picture, by kind."""
+
+
+def draw_strangers(kind: str) -> tuple[NDArray[np.uint8], ...]:
+    """Returns the pictures ``(256, 256, 3) uint8`` of one kind, the same in every call.
+
+    Example:
+        >>> {picture.shape for picture in draw_strangers("noise")}
+        {(256, 256, 3)}
+    """
+    number = list(STRANGERS).index(kind)
+    return tuple(
+        np.asarray(STRANGERS[kind](np.random.default_rng((number, seed))))
+        for seed in range(PICTURES)
+    )

@@ -109,15 +109,20 @@ class FeatureCache:
             for index, sample in enumerate(dataset.samples)
         ]
 
-    def of_pictures(self, name: str, pictures: Sequence[NDArray[np.uint8]]) -> Tensor:
-        """Returns features ``(N, F)`` of named working images ``(S, S, 3) uint8``, cached too."""
-        keys = [
-            record_key(self._preprocessing_key.hex(), name, number)
-            for number in range(len(pictures))
-        ]
+    def of_drawn(
+        self, name: str, count: int, draw: Callable[[], Sequence[NDArray[np.uint8]]]
+    ) -> Tensor:
+        """Returns features ``(N, F)`` of working images ``(S, S, 3) uint8`` that code draws.
+
+        Args:
+            name: Names the images in the cache.
+            count: Number of images N.
+            draw: Returns the images; called where features are missing.
+        """
+        keys = [record_key(self._preprocessing_key.hex(), name, number) for number in range(count)]
         self.records.drop_damaged(keys)
         if any(key not in self.records for key in keys):
-            images = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
+            images = torch.from_numpy(np.stack(draw())).permute(0, 3, 1, 2)
             for key, feature in zip(keys, self.compute(images), strict=True):
                 self.records.put(key, feature)
             self.records.flush()

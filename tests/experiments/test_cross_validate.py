@@ -210,7 +210,7 @@ def test_head_mode_computes_features_once_per_photo(
 
     monkeypatch.setattr(FeatureCache, "compute", count)
     # Pictures of other subjects are no photos.
-    monkeypatch.setattr(held_out, "stranger_pictures", dict)
+    monkeypatch.setattr(held_out, "STRANGERS", ())
     config = resolve({}, {**tiny_settings, "mode": "head"})
     cross_validate(photos, config, FoldConfig(folds=3), run=str(tmp_path / "s"))
     assert seen == 33

@@ -29,6 +29,11 @@ from finetune.photos.split.split import SplitRow
 NEAREST_BITS = 12
 """Most bits at which the nearest pair is searched; unrelated photos differ by 32 ± 4 bits."""
 
+TRAIN_SIDE = -1
+"""Side of photos that are always in training; photos held out together share a number from 0 on."""
+
+Sides = NDArray[np.intp]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Nearest:
@@ -143,7 +148,18 @@ def prove_split(rows: Sequence[SplitRow], photos: Sequence[Photo] | None = None)
     sizes = Counter(row.group for row in rows)
     present = [part for part in get_args(Part) if counts[part]]
     labels = sorted(by_label)
-    leaks, nearest = ({}, None) if photos is None else _leaks(photos, [row.part for row in rows])
+    leaks: dict[Part, int] = {}
+    nearest = None
+    if photos is not None:
+        parts = [row.part for row in rows]
+        prints, sides = compute_fingerprints(photos), _sides(parts)
+        leaking = _leaking(prints, sides, split_rule(len(photos))).tolist()
+        nearest = _nearest(photos, prints, sides)
+        leaks = {
+            part: sum(leak and own == part for leak, own in zip(leaking, parts, strict=True))
+            for part in ("validation", "test")
+            if part in parts
+        }
     return SplitProof(
         photos={part: counts[part] for part in present},
         by_label={label: {part: by_label[label][part] for part in present} for label in labels},
@@ -165,18 +181,13 @@ def prove_folds(rows: Sequence[SplitRow], photos: Sequence[Photo]) -> SplitProof
     As `prove_split`, of each fold against all others: groups and contents in two folds, and
     held-out photos (under ``validation``) with a near-duplicate in another fold.
     """
-    proof = prove_split(rows)
-    leaks: Counter[Part] = Counter()
-    found = []
-    for fold in sorted({row.fold for row in rows if row.fold is not None and row.fold >= 0}):
-        parts: list[Part] = ["validation" if row.fold == fold else "train" for row in rows]
-        of_fold, nearest = _leaks(photos, parts)
-        leaks.update(of_fold)
-        found.extend([nearest] if nearest else [])
+    prints = compute_fingerprints(photos)
+    folds = np.array([TRAIN_SIDE if row.fold is None else row.fold for row in rows], np.intp)
+    leaking = int(_leaking(prints, folds, split_rule(len(photos))).sum())
     return replace(
-        proof,
-        leaks=dict(leaks),
-        nearest=min(found, key=lambda pair: pair.distance_bits, default=None),
+        prove_split(rows),
+        leaks={"validation": leaking} if (folds >= 0).any() else {},
+        nearest=_nearest(photos, prints, folds),
     )
 
 
@@ -192,20 +203,6 @@ def _straddling(pairs: Iterable[tuple[str, Hashable]]) -> int:
     return sum(len(found) > 1 for found in parts.values())
 
 
-def _leaks(
-    photos: Sequence[Photo], parts: Sequence[Part]
-) -> tuple[dict[Part, int], Nearest | None]:
-    prints = compute_fingerprints(photos)
-    leaking = _duplicates_in_training(prints, parts, split_rule(len(photos)))
-    held_out: tuple[Part, ...] = ("validation", "test")
-    leaks = {
-        part: sum(1 for own, leak in zip(parts, leaking, strict=True) if leak and own == part)
-        for part in held_out
-        if part in parts
-    }
-    return leaks, _nearest(photos, prints, parts)
-
-
 def duplicates_in_training(
     photos: Sequence[Photo], parts: Sequence[Part], *, rule: NearDuplicateRule | None = None
 ) -> NDArray[np.bool_]:
@@ -216,9 +213,7 @@ def duplicates_in_training(
         parts: The part of each photo.
         rule: Rule for near-duplicates; None means the one by which a split groups photos.
     """
-    return _duplicates_in_training(
-        compute_fingerprints(photos), parts, rule or split_rule(len(photos))
-    )
+    return _leaking(compute_fingerprints(photos), _sides(parts), rule or split_rule(len(photos)))
 
 
 def audit_split(
@@ -243,54 +238,52 @@ def audit_split(
     )
 
 
-def _duplicates_in_training(
-    prints: Fingerprints, parts: Sequence[Part], rule: NearDuplicateRule
-) -> NDArray[np.bool_]:
-    training = np.array([part == "train" for part in parts], dtype=bool)
-    found = np.isin(prints.content, prints.content[training])
+def _sides(parts: Sequence[Part]) -> Sides:
+    return np.array([TRAIN_SIDE if part == "train" else 0 for part in parts], np.intp)
+
+
+def _leaking(prints: Fingerprints, sides: Sides, rule: NearDuplicateRule) -> NDArray[np.bool_]:
+    """Returns which held-out photos have a near-duplicate on another side, ``(N,)``."""
+    contents = np.unique(np.stack([prints.content, sides]), axis=1)[0]
+    numbers, counts = np.unique(contents, return_counts=True)
+    found: NDArray[np.bool_] = np.isin(prints.content, numbers[counts > 1])
+
+    def mark(first: NDArray[np.intp], second: NDArray[np.intp]) -> None:
+        apart = sides[first] != sides[second]
+        found[first[apart]] = True
+        found[second[apart]] = True
+
     chosen = np.flatnonzero(~prints.featureless)
     for block in near_duplicate_blocks(prints, chosen, rule.max_distance_bits):
-        _mark_held_out(found, training, chosen[block.first], chosen[block.second])
+        mark(chosen[block.first], chosen[block.second])
     if rule.burst_seconds is not None:
         pairs = burst_pairs(prints, within_seconds=rule.burst_seconds, max_bits=rule.burst_bits)
-        _mark_held_out(found, training, pairs[:, 0], pairs[:, 1])
-    result: NDArray[np.bool_] = found & ~training
-    return result
+        mark(pairs[:, 0], pairs[:, 1])
+    found &= sides != TRAIN_SIDE
+    return found
 
 
-def _mark_held_out(
-    found: NDArray[np.bool_],
-    training: NDArray[np.bool_],
-    first: NDArray[np.intp],
-    second: NDArray[np.intp],
-) -> None:
-    found[first[training[second]]] = True
-    found[second[training[first]]] = True
-
-
-def _nearest(
-    photos: Sequence[Photo], prints: Fingerprints, parts: Sequence[Part]
-) -> Nearest | None:
-    training = np.array([part == "train" for part in parts], dtype=bool)
-    inside, outside = np.flatnonzero(training), np.flatnonzero(~training)
-    copies = np.isin(prints.content[outside], prints.content[inside])
-    if copies.any():
-        held = outside[np.argmax(copies)]
-        train = inside[np.argmax(prints.content[inside] == prints.content[held])]
-        return Nearest(train=photos[train].path, held_out=photos[held].path, distance_bits=0)
-    inside, outside = inside[~prints.featureless[inside]], outside[~prints.featureless[outside]]
+def _nearest(photos: Sequence[Photo], prints: Fingerprints, sides: Sides) -> Nearest | None:
     best: Nearest | None = None
-    for hashes in (prints.perceptual, prints.mirrored_perceptual):
-        limit = NEAREST_BITS if best is None else best.distance_bits - 1
-        if limit < 0:
-            break
-        first, second, bits = nearest_distance(
-            prints.perceptual[inside], hashes[outside], at_most=limit
-        )
-        if bits <= limit:
-            best = Nearest(
-                train=photos[inside[first]].path,
-                held_out=photos[outside[second]].path,
-                distance_bits=bits,
+    for side in np.unique(sides[sides != TRAIN_SIDE]):
+        others, own = np.flatnonzero(sides != side), np.flatnonzero(sides == side)
+        copies = np.isin(prints.content[own], prints.content[others])
+        if copies.any():
+            held = own[np.argmax(copies)]
+            other = others[np.argmax(prints.content[others] == prints.content[held])]
+            return Nearest(train=photos[other].path, held_out=photos[held].path, distance_bits=0)
+        others, own = others[~prints.featureless[others]], own[~prints.featureless[own]]
+        for hashes in (prints.perceptual, prints.mirrored_perceptual):
+            limit = NEAREST_BITS if best is None else best.distance_bits - 1
+            if limit < 0:
+                break
+            first, second, bits = nearest_distance(
+                prints.perceptual[others], hashes[own], at_most=limit
             )
+            if bits <= limit:
+                best = Nearest(
+                    train=photos[others[first]].path,
+                    held_out=photos[own[second]].path,
+                    distance_bits=bits,
+                )
     return best

@@ -8,7 +8,7 @@ the lower loss on held-out photos (`benchmarks/probe.py few`).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,6 +67,13 @@ def strength_name(strength: Strength) -> str:
     if isinstance(strength, Shrinkage):
         return f"linear discriminant, shrinkage {strength.value:g}"
     return f"L2 strength {strength:g}"
+
+
+def sharpened(solution: Solution, factor: float) -> Solution:
+    """Returns a head whose logits are multiplied by a factor."""
+    return dataclasses.replace(
+        solution, weight=solution.weight * factor, bias=solution.bias * factor
+    )
 
 
 class HeadFitter:
@@ -140,11 +147,7 @@ class HeadFitter:
         on_device = torch.from_numpy(rows).to(self._device)
         if isinstance(strength, Shrinkage):
             found = self._probe.discriminant(strength.value, rows=on_device)
-            return dataclasses.replace(
-                found,
-                weight=found.weight * strength.sharpness,
-                bias=found.bias * strength.sharpness,
-            )
+            return sharpened(found, strength.sharpness)
         return self._probe.solve(
             strength,
             rows=on_device,
@@ -191,6 +194,7 @@ class FittedHead:
         learned: ``(L,)``, indices of the photos it was fitted on.
         held_out: Logits of the held-out photos by heads that were not fitted on them.
         loss: Their mean log loss in nats, uncalibrated.
+        of_folds: Heads of the same strength by the fold that they were not fitted on.
     """
 
     solution: Solution
@@ -199,6 +203,7 @@ class FittedHead:
     learned: NDArray[np.int64]
     held_out: Outputs
     loss: float
+    of_folds: Mapping[int, Solution]
 
     def describe(self, part: str) -> str:
         """Returns the choice in words; `part` names the held-out photos."""
@@ -242,7 +247,7 @@ def fit_head(
     if fitter.has_discriminant:
         order += [strength for strength in strengths if isinstance(strength, Shrinkage)]
     logits = np.zeros((len(order), len(held), fitter.labels), np.float32)
-    found: list[Solution | None] = [None] * len(order)
+    found: list[dict[int, Solution]] = [{} for _ in order]
     for place, fold in enumerate(numbers):
         learned, asked = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
         stronger = None
@@ -252,7 +257,7 @@ def fit_head(
             # Never from the head of another fold, which was fitted on the photos held out here:
             # where it fits these already, the solver would stop at once.
             stronger = fitter.fit(learned, strength, start=stronger, tolerance=SEARCH_TOLERANCE)
-            found[k] = stronger
+            found[k][int(fold)] = stronger
             logits[k, np.searchsorted(held, asked)] = fitter.logits(stronger, asked)
             progress(place * len(order) + k + 1, len(numbers) * len(order) + 1)
     for k, strength in enumerate(order):
@@ -260,12 +265,13 @@ def fit_head(
             sharpness = _sharpness(Outputs(logits[k], targets[held]), fitter.objective)
             order[k] = dataclasses.replace(strength, sharpness=sharpness)
             logits[k] *= sharpness
+            found[k] = {fold: sharpened(head, sharpness) for fold, head in found[k].items()}
     outputs = [Outputs(of_strength, targets[held]) for of_strength in logits]
     losses = [calibrated_loss(one, fitter.objective) for one in outputs]
     best = _pick(outputs, order, losses, fitter.objective)
     # A validation part is a single fold, and stays held out.
     final = np.arange(len(targets)) if len(numbers) > 1 else np.flatnonzero(folds < 0)
-    solution = fitter.fit(final, order[best], start=found[best])
+    solution = fitter.fit(final, order[best], start=found[best][int(numbers[-1])])
     progress(len(numbers) * len(order) + 1, len(numbers) * len(order) + 1)
     return FittedHead(
         solution=solution,
@@ -274,6 +280,7 @@ def fit_head(
         learned=final,
         held_out=outputs[best],
         loss=plain_loss(outputs[best], fitter.objective),
+        of_folds=found[best],
     )
 
 

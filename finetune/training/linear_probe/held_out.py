@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from finetune import __version__
 from finetune.demo_data.species import SPECIES
-from finetune.demo_data.strangers import DRAWN_BIRDS, stranger_pictures
+from finetune.demo_data.strangers import DRAWN_BIRDS, PICTURES, STRANGERS, draw_strangers
 from finetune.errors import ConfigError
 from finetune.evaluation.cross_fit import LABEL_FOLDS, CrossFit, HeldOutLogits, cross_fit
 from finetune.evaluation.feature_distance import (
@@ -110,8 +111,12 @@ def cross_fit_heads(
         progress(done, heads)
         done += 1
         rows, others = np.flatnonzero(learned), np.flatnonzero(held)
-        # Not from the fitted head, which has learned these photos: see `fit_head`.
-        solution = fitter.fit(rows, fitted.strength, tolerance=SEARCH_TOLERANCE)
+        # Never from the fitted head, which has learned these photos: see `fit_head`.
+        fold = int(photos.folds[others[0]])
+        if fold in fitted.of_folds and np.array_equal(held, photos.folds == fold):
+            solution = fitted.of_folds[fold]
+        else:
+            solution = fitter.fit(rows, fitted.strength, tolerance=SEARCH_TOLERANCE)
         distance = fit_distance(photos, rows, rng=rng)
         return fitter.logits(solution, others).astype(np.float64), photos.map(others, distance)
 
@@ -126,20 +131,24 @@ def _predict_strangers(
     spec = prepared.preprocessing
     drawn_labels = {species.name for species in SPECIES} & set(prepared.data_split.labels)
     found = {}
-    for kind, pictures in stranger_pictures().items():
+    for kind in STRANGERS:
         if kind == DRAWN_BIRDS and drawn_labels:
             continue
-        images = [
-            crop_and_resize(
-                picture, size=spec.working_size, fit=spec.fit, interpolation=spec.interpolation
-            )
-            for picture in pictures
-        ]
-        features = fitter.photos.features.of_pictures(kind, images)
+
+        def images(kind: str = kind) -> list[NDArray[np.uint8]]:
+            return [
+                crop_and_resize(
+                    picture, size=spec.working_size, fit=spec.fit, interpolation=spec.interpolation
+                )
+                for picture in draw_strangers(kind)
+            ]
+
+        # A later version may draw other pictures.
+        features = fitter.photos.features.of_drawn(f"{kind} {__version__}", PICTURES, images)
         found[kind] = HeldOutLogits(
             logits=head(features).double().numpy(),
-            targets=np.full(len(images), -1),
-            groups=np.arange(len(images)),
+            targets=np.full(PICTURES, -1),
+            groups=np.arange(PICTURES),
             distances=distance(features.double().numpy()),
         )
     return found

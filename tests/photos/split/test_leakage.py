@@ -1,17 +1,26 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image, ImageOps
 
 from finetune.errors import ConfigError
 from finetune.photos.collection import Part, Photo, pack_hashes
 from finetune.photos.near_duplicates.hashing import PhotoHashes
 from finetune.photos.quality import Quality
+from finetune.photos.scan import scan
 from finetune.photos.split.grouping import photo_groups
-from finetune.photos.split.leakage import audit_split, duplicates_in_training, prove_split
+from finetune.photos.split.leakage import (
+    audit_split,
+    duplicates_in_training,
+    prove_folds,
+    prove_split,
+)
 from finetune.photos.split.split import SplitRow, split_groups
 
 PLAIN_TEXTURE = Quality(brightness=0.5, contrast=0.3, sharpness=0.2)
@@ -248,3 +257,30 @@ def test_content_in_two_parts_is_found() -> None:
 def test_empty_split_has_no_parts() -> None:
     proof = prove_split([])
     assert (proof.photos, proof.groups, proof.largest_group) == ({}, 0, 0)
+
+
+def test_the_folds_leak_as_each_fold_does_as_a_part(
+    make_photos: Callable[..., Path],
+) -> None:
+    root = make_photos({"ant": 9, "bee": 9})
+    (root / "ant" / "copy.jpg").write_bytes((root / "bee" / "003.jpg").read_bytes())
+    with Image.open(root / "ant" / "004.jpg") as image:
+        ImageOps.mirror(image).save(root / "bee" / "mirrored.png")
+    photos = scan(root).photos
+    rng = np.random.default_rng(0)
+    leaks = 0
+    for _ in range(8):
+        folds = rng.integers(-1, 3, len(photos)).tolist()
+        rows = [
+            SplitRow(
+                path=p.path, digest=p.digest, labels=p.labels, group=p.path, part="train", fold=fold
+            )
+            for p, fold in zip(photos, folds, strict=True)
+        ]
+        expected = 0
+        for held in range(3):
+            parts: list[Part] = ["validation" if fold == held else "train" for fold in folds]
+            expected += int(duplicates_in_training(photos, parts).sum())
+        assert prove_folds(rows, photos).leaks == {"validation": expected}
+        leaks += expected
+    assert leaks >= 16
