@@ -37,6 +37,9 @@ MAX_EVALS = 200
 CHUNK = 8192
 """Photos that are rotated at a time."""
 
+LARGE, MOST = 2**26, 0.75
+"""Numbers in a copy of the coordinates, and share of the photos, above which none is made."""
+
 SHRINKAGE = 100
 """Photos that the common variance of all features counts for; see `standardization`."""
 
@@ -45,6 +48,9 @@ ROUNDING, CONSTANT = 1e-5, 1e-3
 
 SMALLEST_SHARE = 1e-3
 """Least share of the photos assumed for a label when its curvature is estimated."""
+
+NO_SHARE = 1e-6
+"""Share of the photos assumed at first for a label without a photo."""
 
 
 @dataclass(frozen=True)
@@ -128,12 +134,18 @@ class LinearSolver:
             tolerance: Largest entry of the gradient, in the scaled coordinates, at which it stops.
         """
         coordinates, targets, offset = self.coordinates, self.targets, self.offset
+        among = None
         if rows is not None:
-            # The first photos need no copy: a training part stands before its validation part.
-            leading = torch.equal(rows, torch.arange(len(rows), device=rows.device))
-            coordinates = coordinates[: len(rows)] if leading else coordinates[rows]
             targets = targets[rows]
             offset = None if offset is None else offset[rows]
+            if torch.equal(rows, torch.arange(len(rows), device=rows.device)):
+                # The first photos need no copy: a training part stands before its validation part.
+                coordinates = coordinates[: len(rows)]
+            elif len(rows) / len(coordinates) > MOST and coordinates.numel() > LARGE:
+                # The others are multiplied too, which costs less memory than a copy.
+                among = rows
+            else:
+                coordinates = coordinates[rows]
         curvature = torch.outer(self.curvature, self.variance)
         scale = (curvature + max(strength, 1e-9)).rsqrt()  # (C, R)
         bias_scale = self.curvature.rsqrt()
@@ -141,6 +153,9 @@ class LinearSolver:
         if start is not None:
             point[:, :-1] = start.weight / scale
             point[:, -1] = start.bias / bias_scale
+        elif offset is None:
+            # The bias of a label without a photo has no minimum, and would cost many passes.
+            point[:, -1] = _prior(targets, self.outputs).to(point) / bias_scale
         evals = 0
 
         def objective() -> Tensor:
@@ -149,12 +164,20 @@ class LinearSolver:
             weight = point[:, :-1] * scale
             bias = point[:, -1] * bias_scale
             logits = torch.addmm(bias, coordinates, weight.T)
+            if among is not None:
+                logits = logits[among]
             if offset is not None:
                 logits += offset
             logits.requires_grad_()
             with torch.enable_grad():
                 fit = self.loss(logits, targets)
                 (slope,) = torch.autograd.grad(fit, logits)
+            if among is not None:
+                slope = (
+                    torch.zeros(len(coordinates), self.outputs)
+                    .to(slope)
+                    .index_copy_(0, among, slope)
+                )
             penalty = strength * weight
             point.grad = torch.cat(
                 [
@@ -271,11 +294,20 @@ def _principal_axes(standard: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return standard, axes, values.clamp_min(0).float()
 
 
+def _shares(targets: Tensor, outputs: int) -> Tensor:
+    """Returns the share of the photos with each label, ``(C,) float64``."""
+    if targets.ndim == 1:
+        return torch.bincount(targets, minlength=outputs).double() / len(targets)
+    return targets.double().mean(0)
+
+
+def _prior(targets: Tensor, outputs: int) -> Tensor:
+    """Returns the logits ``(C,)`` of the labels' shares of the photos."""
+    share = _shares(targets, outputs).clamp(NO_SHARE, 1 - NO_SHARE)
+    return share.log() if targets.ndim == 1 else share.logit()
+
+
 def _label_curvature(targets: Tensor, outputs: int) -> Tensor:
     """Returns ``f (1 - f)`` of the share f of photos with each label, ``(C,)``."""
-    if targets.ndim == 1:
-        share = torch.bincount(targets, minlength=outputs).double() / len(targets)
-    else:
-        share = targets.double().mean(0)
-    share = share.clamp(SMALLEST_SHARE, 1 - SMALLEST_SHARE)
+    share = _shares(targets, outputs).clamp(SMALLEST_SHARE, 1 - SMALLEST_SHARE)
     return share * (1 - share)

@@ -11,6 +11,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from torch import Tensor
 from torch.nn import functional
 
+from finetune.models import linear_solver
 from finetune.models.linear_solver import LinearHead, LinearSolver, standardization
 from finetune.tasks.losses import binary_cross_entropy
 
@@ -84,7 +85,12 @@ def test_a_minimum_does_not_depend_on_where_it_starts() -> None:
     assert probe.solve(0.009, start=cold).evals < probe.solve(0.009).evals
 
 
-def test_some_rows_are_fitted_as_if_they_were_alone() -> None:
+@pytest.mark.parametrize("large", [linear_solver.LARGE, 0], ids=["copied", "among the others"])
+def test_some_rows_are_fitted_as_if_they_were_alone(
+    large: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linear_solver, "LARGE", large)
+    monkeypatch.setattr(linear_solver, "MOST", 0.4)
     features, targets = problem(photos=90)
     rows = torch.arange(0, 90, 2)
     probe = probe_of(features, targets)
@@ -195,3 +201,17 @@ def test_a_discriminant_knows_nothing_of_a_label_without_photos() -> None:
     found = probe.discriminant(0.3, rows=rows)
     assert torch.equal(found.weight[2], torch.zeros_like(found.weight[2]))
     assert torch.isfinite(found.bias).all()
+
+
+def test_a_label_without_photos_costs_no_passes() -> None:
+    features, targets = problem(photos=120)
+    rows = torch.nonzero(targets != 3)[:, 0]
+    probe = probe_of(features, targets)
+    solution = probe.solve(0.01, rows=rows)
+    assert solution.evals <= probe.solve(0.01).evals + 5
+    shares = probe.logits(solution, rows).softmax(1)
+    assert float(shares[:, 3].max()) < 1e-4
+    x = scaled(features)
+    model = LogisticRegression(C=1 / (0.01 * len(rows)), tol=1e-10, max_iter=20_000)
+    model.fit(x[rows], targets[rows].numpy())
+    np.testing.assert_allclose(shares[:, :3], model.predict_proba(x[rows]), atol=5e-3)
