@@ -25,7 +25,7 @@ LAYERS = [
     {"experiments"},
     {"reporting"},
     {"prediction"},
-    {"api"},
+    {"api", "diagnostics"},
     {"web"},
     {"cli"},
 ]

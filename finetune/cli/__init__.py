@@ -10,7 +10,7 @@ import typer
 from finetune.cli.command import Command, Group
 
 COMMANDS = {
-    "Start here": "train.train predict.predict demo.demo",
+    "Start here": "train.train predict.predict demo.demo doctor.doctor",
     "Your photos": (
         "annotate.annotate scan.scan duplicates.duplicates similar.similar crop.crop split.split "
         "import_export.export_photos import_export.import_"

@@ -54,6 +54,9 @@ EXTRAS = {
 }
 """Optional dependency group that installs a package."""
 
+HUB_COMMANDS = ("predict", "serve")
+"""Commands that open a run on the Hugging Face hub by its address."""
+
 _ALL = "finetune.help_all"
 
 _ADDRESS = re.compile(r"(https?|ftps?|s3|gs|hf)://", re.IGNORECASE)
@@ -78,7 +81,9 @@ class Command(typer.core.TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> Any:
         """Parses the arguments of a command, with old option names replaced."""
         for word in args:
-            if _ADDRESS.match(word):
+            if _ADDRESS.match(word) and not (
+                self.name in HUB_COMMANDS and word.startswith("hf://")
+            ):
                 raise ConfigError(
                     f"{word} is an address on the web, not a file. Download it first, and give the "
                     "path of the file."
@@ -138,11 +143,11 @@ class Group(typer.core.TyperGroup):
             raise typer.Exit(130) from error
 
     def get_params(self, ctx: Any) -> Any:
-        """Returns the options of the root command, each with one line of help."""
+        """Returns the options of the root command; the help leaves out the rarely used one."""
         params: Any = super().get_params(ctx)
         for param in params:
             if param.name == "show_completion":
-                param.help = "Show the completion script of the current shell."
+                param.hidden = True
         return params
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:

@@ -44,7 +44,7 @@ def export(
     check_photos: Annotated[int, typer.Option(help="Photos that the export is compared on.")] = 64,
     push: Annotated[
         str | None,
-        typer.Option(help="Send to the Hugging Face hub instead, as USER/NAME, private."),
+        typer.Option(help="Send to the Hugging Face hub instead, as OWNER/NAME, private."),
     ] = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -58,11 +58,11 @@ def export(
 
     folder = find_run(run)
     if push is not None:
-        from finetune.prediction.export.timm import push as push_to_hub
+        from finetune.prediction.hub import push_run
 
-        address = push_to_hub(folder, push)
+        address = push_run(folder, push)
         output.document({"address": address})
-        output.text(f"Sent to {address}")
+        output.text(f"Sent as a private model. To use it: finetune predict PHOTO --run {address}")
         return
     from finetune.prediction.export import export as library
     from finetune.prediction.export.onnx import Precision

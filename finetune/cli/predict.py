@@ -37,8 +37,8 @@ def predict(
         list[str] | None,
         typer.Option(
             "--run",
-            help="Name or folder of a run, or an .onnx file; default: the newest run. Several are "
-            "averaged.",
+            help="Name or folder of a run, an .onnx file, or hf://OWNER/NAME; default: the newest "
+            "run. Several are averaged.",
             show_default=False,
         ),
     ] = None,
@@ -202,10 +202,15 @@ def _extras(
 
         engine = explainable(predictor)
         if similar:
+            from finetune.prediction.hub_address import is_hub_address
             from finetune.prediction.similar_photos import TrainingPhotos
             from finetune.runs.folder import find_run
 
             number = predictor.engines.index(engine)
+            if runs and is_hub_address(runs[number]):
+                raise ConfigError(
+                    f"--similar compares with training photos, which {runs[number]} has none of."
+                )
             folder = find_run(runs[number] if runs else None)
             with output.progress("Features of the training photos") as advance:
                 training = stack.enter_context(

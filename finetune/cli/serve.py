@@ -16,7 +16,8 @@ def serve(
     run: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Run or exported .onnx file; default: the newest run. Several form an ensemble."
+            help="Run, exported .onnx file, or hf://OWNER/NAME; default: the newest run. Several "
+            "form an ensemble."
         ),
     ] = None,
     host: Annotated[

@@ -23,6 +23,7 @@ from finetune.photos.decode.decoder import MAX_PIXELS, bytes_needed
 from finetune.photos.decode.pool import usable_cores
 from finetune.photos.preprocessing import Preprocessing
 from finetune.prediction.engine import Engine
+from finetune.prediction.hub_address import is_hub_address
 from finetune.prediction.inputs import TTA, check_tta, name_of, source_of, tta_views, working_image
 from finetune.prediction.predictions import PhotoPrediction, Ranked, rank
 from finetune.runs.folder import RunFolder, find_run
@@ -153,8 +154,8 @@ class Predictor:
         """Opens a run: a name in ``./runs``, a path, or None for the newest. Runs no code of it.
 
         Args:
-            run: The run, an exported ``.onnx`` file (for which torch is not imported), or several
-                of these as an ensemble.
+            run: The run, ``hf://OWNER/NAME`` on the Hugging Face hub, an exported ``.onnx`` file
+                (for which torch is not imported), or several of these as an ensemble.
             device: ``cpu``, ``cuda``, ``mps`` ..., or None for the best available.
             config: Test-time augmentation and thresholds.
 
@@ -344,7 +345,7 @@ class Predictor:
 
 
 def open_engine(source: str | Path | RunFolder | None, *, device: str | None = "cpu") -> Engine:
-    """Opens a run (a name, a path, None for the newest) or an exported ``.onnx`` file.
+    """Opens a run (a name, a path, None for the newest), one of the hub, or an ``.onnx`` file.
 
     An ``.onnx`` file runs in onnxruntime without importing torch.
 
@@ -357,6 +358,10 @@ def open_engine(source: str | Path | RunFolder | None, *, device: str | None = "
         MissingExtra: onnxruntime is not installed.
         DeviceError: The device does not exist.
     """
+    if is_hub_address(source):
+        from finetune.prediction.hub import download_run
+
+        source = download_run(str(source))
     if not isinstance(source, RunFolder) and source is not None:
         path = Path(source)
         if path.suffix.lower() == ONNX_SUFFIX:

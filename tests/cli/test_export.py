@@ -44,7 +44,7 @@ def test_json_is_one_document(run: Callable[..., Result], tmp_path: Path) -> Non
             "--format timm holds the network alone; leave out --with-preprocessing and "
             "--with-softmax.",
         ),
-        (("--push", "name"), "--push name: the hub names a model USER/NAME."),
+        (("--push", "name"), "--push name: the hub names a model OWNER/NAME."),
     ],
 )
 def test_impossible_options_are_an_error_of_one_line(
@@ -83,7 +83,7 @@ def test_what_is_sent_names_no_photo_and_no_path(
 
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: "token")
     monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
-    assert "https://huggingface.co/me/birds" in run("export", "tiny", "--push", "me/birds").stdout
+    assert "--run hf://me/birds" in run("export", "tiny", "--push", "me/birds").stdout
     assert {"README.md", "config.json", "model.safetensors", "labels.json"} <= set(sent)
     for name, content in sent.items():
         assert str(cache_dir).encode() not in content, name

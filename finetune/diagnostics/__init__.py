@@ -1,0 +1,1 @@
+"""Facts about an installation that a bug report needs: versions, machine, caches, a self-test."""
