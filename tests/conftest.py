@@ -180,16 +180,23 @@ def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def train_tiny(tiny_weights: Path) -> Callable[..., Path]:
-    """Returns a function that draws ants and bees into ``FOLDER/photos`` and trains on them.
+    """Returns a function that draws photos of labels into ``FOLDER/photos`` and trains on them.
 
     It returns the run, ``FOLDER/runs/tiny``.
     """
 
-    def train_in(folder: Path, *, photos: int = 8, epochs: int = 2, mode: str = "head") -> Path:
+    def train_in(
+        folder: Path,
+        *,
+        photos: int = 8,
+        epochs: int = 2,
+        mode: str = "head",
+        labels: Sequence[str] = ("ant", "bee"),
+    ) -> Path:
         from finetune.config_io import resolve
         from finetune.training.train import train
 
-        for index, label in enumerate(["ant", "bee"]):
+        for index, label in enumerate(labels):
             (folder / "photos" / label).mkdir(parents=True)
             for number in range(photos):
                 draw_photo(index, number).save(folder / "photos" / label / f"{number}.png")

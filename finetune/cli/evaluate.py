@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from finetune.cli.command import CatalogPath, Device
+from finetune.cli.command import CatalogPath, Device, one_of
 from finetune.cli.console import Json, Quiet, make_table, output
 from finetune.errors import ConfigError
 
@@ -36,6 +36,7 @@ def evaluate(
     tta: Annotated[
         int, typer.Option(help="Views of a photo to average: 1, 2 (its mirror image too).")
     ] = 1,
+    by: Annotated[str, typer.Option(help="What to count: photo, or burst of frames.")] = "photo",
     follow: Annotated[
         bool, typer.Option("--follow", help="During a training: evaluate each new best epoch.")
     ] = False,
@@ -62,6 +63,7 @@ def evaluate(
     if photos is not None and own_photos is not None:
         raise ConfigError("--photos is where the run's own photos are; leave out the other folder.")
     ranks = parse_top_k(top_k)
+    from finetune.prediction.predictions import By
     from finetune.runs.evaluate import EvaluationRequest
     from finetune.runs.evaluate import evaluate as library
     from finetune.runs.folder import find_run
@@ -73,6 +75,7 @@ def evaluate(
         output=folder,
         catalog=catalog,
         tta=tta == 2,
+        by_burst=one_of("--by", by, By) == "burst",
         device=str(choose_device(device)),
     )
     if follow:
@@ -122,11 +125,35 @@ def show_evaluation(result: Evaluation, ranks: Sequence[int] = ()) -> None:
         output.text(f"Labels that the run does not have: {names}")
     if result.left_out:
         output.text(f"{result.left_out:,} photos without one label were left out.")
+    show_levels(result.metrics)
     if result.statuses is not None:
         for sentence in status_sentences(result.statuses):
             output.text(sentence)
     if result.folder is not None:
         output.text(f"Saved in {result.folder}")
+
+
+def show_levels(metrics: Mapping[str, Any]) -> None:
+    """Prints accuracy and coverage by level of a tree of labels; nothing without one."""
+    from finetune.runs.answers import level_sentences
+
+    for name, values in metrics.items():
+        if not values.get("levels"):
+            continue
+        numbers = ("nodes", "right", "sure at 95 %", "right of these")
+        table = make_table(f"level, {name}", *numbers, right=numbers)
+        for row in values["levels"]:
+            photos, sure = row["photos"], row["sure"]
+            table.add_row(
+                output.literal(row["level"]),
+                f"{row['nodes']:,}",
+                f"{row['right']:,} of {photos:,} ({row['right'] / photos:.1%})",
+                f"{sure:,} of {photos:,} ({sure / photos:.1%})",
+                f"{row['sure_right'] / sure:.1%}" if sure else "",
+            )
+        output.print(table)
+        for sentence in level_sentences(values):
+            output.text(sentence)
 
 
 def metrics_table(metrics: Mapping[str, Any], ranks: Sequence[int] = ()) -> Table:

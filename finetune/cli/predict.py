@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -51,6 +51,15 @@ def predict(
     precision: SurePrecision = PRECISION,
     false_alarms: FalseAlarms = FALSE_ALARMS,
     threshold: SureThreshold = None,
+    level: Annotated[
+        str | None,
+        typer.Option(help="Level of the tree of labels to answer at, by name."),
+    ] = None,
+    only: Annotated[
+        Path | None,
+        typer.Option(help="File of possible labels, with months and places."),
+    ] = None,
+    by: Annotated[str, typer.Option(help="photo, or burst: one answer for its frames.")] = "photo",
     tta: Annotated[
         int,
         typer.Option(help="Views per photo to average: 1, 2 (mirror image) or 10 (also corners)."),
@@ -93,13 +102,24 @@ def predict(
     from finetune.photos.file_mover import Transfer
 
     how = one_of("--transfer", transfer, Transfer)
+    from finetune.prediction.predictions import By
+
+    by_burst = one_of("--by", by, By) == "burst"
     from finetune.prediction.inputs import check_tta, photos_of
     from finetune.prediction.predictor import PredictConfig, Predictor
+    from finetune.prediction.restriction import read_restriction
     from finetune.runs.answers import claim_sentence
 
     config = PredictConfig(
-        tta=check_tta(tta), precision=precision, false_alarms=false_alarms, threshold=threshold
+        tta=check_tta(tta),
+        precision=precision,
+        false_alarms=false_alarms,
+        threshold=threshold,
+        level=level,
+        only=None if only is None else read_restriction(only),
     )
+    if level is not None and explain is not None:
+        raise ConfigError("--explain shows why a label; leave out --level.")
     paths = photos_of(photos, stdin=sys.stdin, without=sort_into)
     first, paths = _peek(paths)
     if first is None:
@@ -108,15 +128,17 @@ def predict(
         return
     predictor = Predictor.load(run or None, device=device, config=config)
     output.info(f"By {predictor.name}")
-    if predictor.measured:
+    if predictor.decision.measured:
         output.info(claim_sentence(predictor.claim, precision))
+    if config.only is not None:
+        output.info(config.only.describe(predictor.engines[0].metadata.labels))
     if sort_into is not None and how == "move" and not yes:
         typer.confirm(f"Move the photos to {sort_into}?", abort=True, err=True)
     with contextlib.ExitStack() as stack:
         outlets: list[Callable[[PhotoPrediction], object]] = []
         table: PredictionTable | None = None
         if csv is not None:
-            table = stack.enter_context(_table(csv, predictor, top))
+            table = stack.enter_context(_table(csv, predictor, top, by_burst))
             outlets.append(table.add)
         sorter: Sorter | None = None
         if sort_into is not None:
@@ -132,8 +154,10 @@ def predict(
         printer = Printer(top, len(remaining), predictor.labels, extras, quiet_rows=csv is not None)
         failed = 0
         with _progress(printer) as advance:
-            prediction: PhotoPrediction
+            predictions: Iterable[PhotoPrediction]
             predictions = predictor.predict_stream(remaining, batch_size=batch_size)
+            if by_burst:
+                predictions = _by_burst(predictor, remaining, predictions)
             for number, prediction in enumerate(predictions, start=1):
                 for outlet in outlets:
                     outlet(prediction)
@@ -142,6 +166,8 @@ def predict(
                 advance(number, len(remaining))
         printer.close()
     _sum_up(csv, sort_into, sorter, len(remaining), failed)
+    if not by_burst and not output.quiet:
+        _offer_bursts(remaining)
     if failed:
         raise typer.Exit(1)
 
@@ -154,21 +180,45 @@ def _peek(paths: Iterator[Path]) -> tuple[Path | None, Iterator[Path]]:
     return first, paths if first is None else itertools.chain([first], paths)
 
 
-def _table(path: Path, predictor: Predictor, top: int) -> PredictionTable:
+def _by_burst(
+    predictor: Predictor, photos: Sequence[Path], predictions: Iterable[PhotoPrediction]
+) -> Iterator[PhotoPrediction]:
+    from finetune.prediction.bursts import answer_by_burst, find_bursts
+
+    bursts = find_bursts(photos)
+    found = answer_by_burst(list(predictions), bursts, predictor.decision)
+    output.info(f"{len(photos):,} photos in {len(set(bursts)):,} bursts and single photos.")
+    yield from found
+
+
+def _offer_bursts(photos: Sequence[Path]) -> None:
+    from finetune.prediction.bursts import has_many_bursts
+
+    if has_many_bursts(photos):
+        output.info("Many of these are frames of bursts; --by burst gives each burst one answer.")
+
+
+def _table(path: Path, predictor: Predictor, top: int, by_burst: bool) -> PredictionTable:
     from finetune.prediction.table import PredictionTable
 
+    tree = predictor.decision.hierarchy
     return PredictionTable(
         path,
         run=predictor.name,
         top=min(top, len(predictor.labels)),
         several=predictor.multi_label,
+        taxonomy=tree.taxonomy if tree else None,
+        by_burst=by_burst,
     )
 
 
 def _sorter(folder: Path, how: Transfer, predictor: Predictor, sources: list[str]) -> Sorter:
     from finetune.prediction.sort_into import Sorter
 
-    return Sorter(folder, how, labels=predictor.labels, sources=sources)
+    tree = predictor.decision.hierarchy
+    nodes = [node for level in (tree.taxonomy.nodes[:-1] if tree else ()) for node in level]
+    labels = list(dict.fromkeys([*predictor.labels, *nodes]))
+    return Sorter(folder, how, labels=labels, sources=sources)
 
 
 def _undo(folder: Path) -> None:

@@ -121,7 +121,7 @@ class Printer:
 
     def _line(self, prediction: PhotoPrediction) -> None:
         if prediction.labels is not None or prediction.error is not None:
-            self._stream.write(f"{prediction.photo}: {prediction.answer}\n")
+            self._stream.write(f"{prediction.photo}: {prediction.answer}{_remark(prediction)}\n")
             return
         from rich.cells import cell_len, set_cell_size
 
@@ -131,7 +131,7 @@ class Printer:
         answer = prediction.answer
         answer = set_cell_size(answer, max(self._width, cell_len(answer)))
         drawn = "" if prediction.status == "unknown" else bar(prediction.ranked[0].probability, 12)
-        self._stream.write(f"{answer} {drawn:<13} {prediction.photo}\n")
+        self._stream.write(f"{answer} {drawn:<13} {prediction.photo}{_remark(prediction)}\n")
 
 
 def _answer_width(labels: Iterable[str]) -> int:
@@ -172,6 +172,21 @@ def show_photo(prediction: PhotoPrediction, top: int, extras: Extras | None = No
         output.print(table)
     if prediction.status != "sure":
         output.text(f"  {prediction.answer[0].upper()}{prediction.answer[1:]}.")
+    if remark := _remark(prediction):
+        output.text(f"{remark}.")
+
+
+def _remark(prediction: PhotoPrediction) -> str:
+    """Returns the struck-out labels and the best frame of the burst, or an empty string."""
+    found = ""
+    if gone := prediction.likely_struck_out:
+        named = ", ".join(f"{item.label} {item.probability:.0%}" for item in gone[:3])
+        found += f"  struck out: {named}"
+    burst = prediction.burst
+    if burst is not None:
+        best = "the best" if burst.best == prediction.photo else f"the best is {burst.best}"
+        found += f"  one of {burst.frames} frames, {best}"
+    return found
 
 
 def _show_further(further: dict[str, Any]) -> None:

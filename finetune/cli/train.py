@@ -12,7 +12,7 @@ import typer
 
 from finetune.cli.command import MORE, SetNumbers, photos_folder, recipe_numbers, with_settings
 from finetune.cli.console import Json, Quiet, is_main_process, make_table, output
-from finetune.cli.evaluate import metrics_table
+from finetune.cli.evaluate import metrics_table, show_levels
 from finetune.cli.train_folds import is_cross_validation, resume_folds, train_folds
 from finetune.config import TrainConfig
 from finetune.config_io import read_toml, resolve
@@ -336,6 +336,7 @@ def show_result(result: RunResult, *, follow: bool = True) -> None:
     part = headline_part(result.metrics)
     metrics = result.metrics[part]
     output.print(metrics_table(result.metrics))
+    show_levels(result.metrics)
     weak = sorted(
         (
             (figures["recall"], label, figures["photos"])

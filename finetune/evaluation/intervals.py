@@ -94,6 +94,27 @@ def clopper_pearson_lower(successes: float, trials: int, *, confidence: float = 
     return low
 
 
+def clopper_pearson_reaches(
+    successes: float, trials: int, share: float, *, confidence: float = 0.95
+) -> bool:
+    """Returns whether `clopper_pearson_lower` is at least a share, faster than computing it.
+
+    It is where at least as many successes have a probability of at most ``1 - confidence`` at that
+    share.
+
+    Example:
+        >>> clopper_pearson_reaches(59, 59, 0.95), clopper_pearson_reaches(58, 58, 0.95)
+        (True, False)
+    """
+    failures = trials - math.floor(successes + 1e-9)
+    if failures >= trials:
+        return False
+    counts = np.arange(1, failures + 1)
+    steps = np.log((trials - counts + 1) / counts) + math.log1p(-share) - math.log(share)
+    terms = np.r_[0.0, np.cumsum(steps)] + trials * math.log(share)
+    return float(np.exp(terms).sum()) <= 1 - confidence + 1e-12
+
+
 def mean_interval(values: Sequence[float], *, confidence: float = 0.95) -> Interval | None:
     """Returns Student's t interval of a mean; None for fewer than two values.
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from finetune.config import PRECISION
-from finetune.evaluation.intervals import clopper_pearson_lower
+from finetune.evaluation.intervals import clopper_pearson_lower, clopper_pearson_reaches
 from finetune.evaluation.probabilities import Floats
 
 CONFIDENCE = 0.95
@@ -142,6 +142,17 @@ class PrecisionCurve:
             groups=self.groups[place],
             coverage=self.photos[place] / self.total,
         )
+
+
+def is_claimable(right: float, groups: int, precision: float) -> bool:
+    """Returns whether a precision can be claimed of photos.
+
+    Args:
+        right: Share of the photos that are right, times `groups`.
+        groups: Their near-duplicate groups.
+        precision: To claim.
+    """
+    return clopper_pearson_reaches(right, groups, precision, confidence=CONFIDENCE)
 
 
 def precision_curve(confidence: ArrayLike, correct: ArrayLike, groups: ArrayLike) -> PrecisionCurve:

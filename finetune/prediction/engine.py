@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune.evaluation.feature_distance import FeatureDistance
+from finetune.evaluation.hierarchy import Hierarchy
 from finetune.evaluation.out_of_distribution import UnknownDetector
 from finetune.evaluation.precision_curve import PrecisionCurve
 from finetune.photos.preprocessing import Preprocessing
@@ -76,6 +77,7 @@ class ModelMetadata:
         task: Calibrated task of its logits.
         unknown: Detector of unknown photos, or None where none was fitted.
         sure: Precision by probability; None where it was not measured.
+        hierarchy: Tree of the labels, or None where they have none.
         crop_policy: Of `curation.crop_policy`; None: photos are cropped as in `preprocessing`.
     """
 
@@ -86,6 +88,7 @@ class ModelMetadata:
     task: Task = SingleLabel()
     unknown: UnknownDetector | None = None
     sure: PrecisionCurve | None = None
+    hierarchy: Hierarchy | None = None
     crop_policy: Mapping[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -99,6 +102,7 @@ class ModelMetadata:
             **self.task.to_dict(self.labels),
             "unknown": self.unknown.to_dict() if self.unknown else None,
             "sure": self.sure.to_dict() if self.sure else None,
+            "hierarchy": self.hierarchy.to_dict() if self.hierarchy else None,
         }
 
     @classmethod
@@ -114,7 +118,7 @@ class ModelMetadata:
         check("labels.json", content["labels"])
         check("preprocessing.json", content["preprocessing"])
         check("calibration.json", content)
-        unknown, sure = content.get("unknown"), content.get("sure")
+        unknown, sure, tree = (content.get(key) for key in ("unknown", "sure", "hierarchy"))
         labels = tuple(content["labels"])
         return cls(
             name=str(content["name"]),
@@ -124,6 +128,7 @@ class ModelMetadata:
             task=task_of(content, labels),
             unknown=UnknownDetector.from_dict(unknown, distance) if unknown else None,
             sure=PrecisionCurve.from_dict(sure) if sure else None,
+            hierarchy=Hierarchy.from_dict(tree, labels) if tree else None,
             crop_policy=content["preprocessing"].get("crop_policy"),
         )
 
@@ -145,5 +150,6 @@ class ModelMetadata:
             task=calibration.task,
             unknown=calibration.unknown,
             sure=calibration.sure,
+            hierarchy=calibration.hierarchy,
             crop_policy=preprocessing.get("crop_policy"),
         )

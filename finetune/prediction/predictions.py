@@ -11,8 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import TypedDict
 
+from finetune.evaluation.hierarchy import Ancestor
 from finetune.evaluation.predictions import LabelSet
 from finetune.evaluation.status import Status
+
+By = Literal["photo", "burst"]
+"""Whether each photo has its own answer, or each burst of frames has one."""
 
 UNKNOWN = "unknown (unlike anything learned)"
 NO_LABEL = "no label reaches its threshold"
@@ -22,6 +26,10 @@ GUESSES = 3
 
 SMALLEST_GUESS = 0.05
 """Smallest probability of a guess."""
+
+
+MOST_STRUCK_OUT = 0.5
+"""Largest probability of impossible labels with which a possible one can be sure."""
 
 
 class RankedJson(TypedDict):
@@ -36,12 +44,29 @@ class RankedJson(TypedDict):
     predicted: NotRequired[bool]
 
 
+class AncestorJson(TypedDict):
+    """Answer of an unsure photo at a level above the labels."""
+
+    level: str
+    label: str
+    probability: float
+
+
+class BurstJson(TypedDict):
+    """Number of frames of a burst, and the path of the best one."""
+
+    frames: int
+    best: str
+
+
 class PredictionJson(TypedDict):
     """Prediction of one photo.
 
     `status` is "failed" where the photo could not be opened, and `error` is the reason. `ranked`
     has the likeliest label first. With several labels a photo, `labels` are those that reach their
-    threshold.
+    threshold. `ancestor` is the answer at a level above the labels, where no label is sure.
+    `struck_out` are impossible labels with the probability that they had. `burst` is the burst that
+    the answer is of.
     """
 
     photo: str | None
@@ -49,6 +74,9 @@ class PredictionJson(TypedDict):
     error: NotRequired[str]
     labels: NotRequired[list[str]]
     ranked: list[RankedJson]
+    ancestor: NotRequired[AncestorJson]
+    struck_out: NotRequired[list[RankedJson]]
+    burst: NotRequired[BurstJson]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,6 +101,19 @@ class Ranked:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Burst:
+    """Frames of one burst, which have one answer.
+
+    Attributes:
+        frames: How many there are.
+        best: Path of the one in which the label is likeliest.
+    """
+
+    frames: int
+    best: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PhotoPrediction:
     """Prediction of one photo.
 
@@ -82,12 +123,18 @@ class PhotoPrediction:
             opened.
         ranked: All labels, the likeliest first; empty where the photo could not be opened.
         error: Why the photo could not be opened, or None.
+        ancestor: Answer at a level above the labels where none of these is sure, or None.
+        struck_out: Impossible labels with the probability that they had, the likeliest first.
+        burst: The burst that the answer is of, or None.
     """
 
     photo: str | None
     status: Status | Literal["failed"]
     ranked: tuple[Ranked, ...] = ()
     error: str | None = None
+    ancestor: Ancestor | None = None
+    struck_out: tuple[Ranked, ...] = ()
+    burst: Burst | None = None
 
     @classmethod
     def failed(cls, photo: str | None, error: str) -> PhotoPrediction:
@@ -128,9 +175,25 @@ class PhotoPrediction:
             return UNKNOWN
         if self.status == "sure":
             return f"{self.ranked[0].label} {self.ranked[0].probability:.0%}"
+        if self.ancestor is not None:
+            node, likeliest = self.ancestor, self.ranked[0]
+            return (
+                f"{node.label} {node.probability:.0%}, likeliest {likeliest.label} "
+                f"{likeliest.probability:.0%}"
+            )
         guesses = [item for item in self.ranked[:GUESSES] if item.probability >= SMALLEST_GUESS]
         named = [f"{item.label} {item.probability:.0%}" for item in guesses or self.ranked[:1]]
         return f"unsure: {', '.join(named)}"
+
+    @property
+    def likely_struck_out(self) -> tuple[Ranked, ...]:
+        """Impossible labels that would have been worth naming."""
+        return tuple(item for item in self.struck_out if item.probability >= SMALLEST_GUESS)
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether impossible labels had more of the probability than possible ones."""
+        return sum(item.probability for item in self.struck_out) > MOST_STRUCK_OUT
 
     def probability_of(self, label: str) -> float:
         """Returns the probability of a label, or 0 if it is unknown."""
@@ -147,6 +210,16 @@ class PhotoPrediction:
             content["error"] = self.error
         if self.labels is not None:
             content["labels"] = list(self.labels)
+        if self.ancestor is not None:
+            content["ancestor"] = AncestorJson(
+                level=self.ancestor.level,
+                label=self.ancestor.label,
+                probability=self.ancestor.probability,
+            )
+        if self.likely_struck_out:
+            content["struck_out"] = [item.to_dict() for item in self.likely_struck_out]
+        if self.burst is not None:
+            content["burst"] = BurstJson(frames=self.burst.frames, best=self.burst.best)
         return content
 
 

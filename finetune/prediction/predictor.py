@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.config import FALSE_ALARMS, PRECISION
 from finetune.errors import ConfigError, DecodeError
-from finetune.evaluation.status import statuses, sure_threshold
+from finetune.evaluation.precision_curve import Claim
 from finetune.photos.crops import Crop
-from finetune.photos.decode.decoder import MAX_PIXELS, bytes_needed
-from finetune.photos.decode.pool import usable_cores
+from finetune.photos.decode.decoder import bytes_needed, photo_exif
+from finetune.photos.decode.exif import Exif
 from finetune.photos.preprocessing import Preprocessing
+from finetune.prediction.decision import Decision, PredictConfig
 from finetune.prediction.engine import Engine
 from finetune.prediction.hub_address import is_hub_address
-from finetune.prediction.inputs import TTA, check_tta, name_of, source_of, tta_views, working_image
-from finetune.prediction.predictions import PhotoPrediction, Ranked, rank
+from finetune.prediction.inputs import name_of, source_of, tta_views, working_image
+from finetune.prediction.predictions import PhotoPrediction, Ranked
+from finetune.prediction.stream import batch_per_core, decode_ahead
 from finetune.runs.folder import RunFolder, find_run
 from finetune.tasks.multi_label import MultiLabel
 
@@ -49,46 +47,6 @@ Source = str | Path | RunFolder
 
 ONNX_SUFFIX = ".onnx"
 
-Photo = TypeVar("Photo")
-Decoded = TypeVar("Decoded")
-Result = TypeVar("Result")
-
-
-@dataclass(frozen=True, kw_only=True)
-class PredictConfig:
-    """Test-time augmentation and thresholds of a predictor.
-
-    Attributes:
-        tta: Views of a photo to average: 1, 2 or 10; see `finetune.prediction.inputs`.
-        precision: Share of the sure predictions that should be right.
-        false_alarms: Share of the photos of known labels that may be taken for unknown; 0: no
-            photo is unknown.
-        threshold: Probability from which a prediction is sure; None: by the precision.
-        max_pixels: Maximum pixels of a photo; larger ones are rejected.
-
-    Raises:
-        ConfigError: A value is out of bounds.
-    """
-
-    tta: TTA = 1
-    precision: float = PRECISION
-    false_alarms: float = FALSE_ALARMS
-    threshold: float | None = None
-    max_pixels: int = MAX_PIXELS
-
-    def __post_init__(self) -> None:
-        check_tta(self.tta)
-        if self.threshold is not None and not 0 <= self.threshold <= 1:
-            raise ConfigError(f"--threshold {self.threshold:g} must lie between 0 and 1.")
-        if not 0 < self.precision < 1:
-            raise ConfigError(
-                f"--precision {self.precision:g} must lie above 0 and below 1, such as 0.95."
-            )
-        if not 0 <= self.false_alarms <= 0.5:
-            raise ConfigError(
-                f"--false-alarms {self.false_alarms:g} must lie between 0 and 0.5, such as 0.05."
-            )
-
 
 class Predictor:
     """Predicts with one run, or with several whose probabilities are averaged; thread-safe.
@@ -98,9 +56,7 @@ class Predictor:
         config: Test-time augmentation and thresholds.
 
     Attributes:
-        sure_from: Probability from which a label is sure; None: none is.
-        measured: Whether sure predictions are those of a measured precision.
-        claim: The claim, if there is one.
+        decision: Turns probabilities into predictions.
 
     Raises:
         ConfigError: No engine, or engines of different labels.
@@ -117,19 +73,11 @@ class Predictor:
             raise ConfigError("A predictor needs at least one run.")
         self.engines = tuple(engines)
         self.config = config or PredictConfig()
-        self.labels = self.engines[0].metadata.labels
         self._orders = [_order(self.engines[0], engine) for engine in self.engines]
         self._limits = self._label_thresholds()
-        metadata = [engine.metadata for engine in self.engines]
-        sure_from, claim = sure_threshold(
-            [one.sure for one in metadata],
-            [one.unknown for one in metadata],
-            self.config.precision,
+        self.decision = Decision(
+            [engine.metadata for engine in self.engines], self.config, self._limits
         )
-        threshold = self.config.threshold
-        self.measured = len(metadata) == 1 and metadata[0].sure is not None and threshold is None
-        self.claim = claim if self.measured else None
-        self.sure_from = sure_from if threshold is None else threshold
         specs = [_pixels_key(engine.metadata.preprocessing) for engine in self.engines]
         # Engines with the same preprocessing share one decoded image.
         self._specs = list(dict.fromkeys(specs))
@@ -173,6 +121,16 @@ class Predictor:
         return "+".join(engine.metadata.name for engine in self.engines)
 
     @property
+    def labels(self) -> tuple[str, ...]:
+        """Labels in class order; with a level, its nodes."""
+        return self.decision.labels
+
+    @property
+    def claim(self) -> Claim | None:
+        """Claim that sure predictions are based on, or None."""
+        return self.decision.claim
+
+    @property
     def preprocessing(self) -> Preprocessing:
         """Preprocessing of the first engine."""
         return self.engines[0].metadata.preprocessing
@@ -188,9 +146,8 @@ class Predictor:
         Raises:
             DecodeError: The photo cannot be opened.
         """
-        return self.predict_images([self.working_images(photo, crop=crop)], names=[name_of(photo)])[
-            0
-        ]
+        images = self.working_images(photo, crop=crop)
+        return self.predict_images([images], [name_of(photo)], [self._exif(photo)])[0]
 
     def predict_batch(self, photos: Sequence[Any]) -> list[PhotoPrediction]:
         """Returns one prediction a photo, in order, with the reason where one cannot be opened."""
@@ -239,7 +196,11 @@ class Predictor:
         """Returns a prediction for each photo, with the reason where one cannot be opened."""
         good = [(photo, x) for photo, x in zip(photos, images, strict=True) if type(x) is tuple]
         predicted = iter(
-            self.predict_images([x for _, x in good], names=[name_of(photo) for photo, _ in good])
+            self.predict_images(
+                [x for _, x in good],
+                [name_of(photo) for photo, _ in good],
+                [self._exif(photo) for photo, _ in good],
+            )
         )
         return [
             PhotoPrediction.failed(name_of(photo), x) if isinstance(x, str) else next(predicted)
@@ -270,24 +231,41 @@ class Predictor:
         return self.working_images(photo)[0]
 
     def predict_images(
-        self, photos: Sequence[WorkingImages], names: Sequence[str | None] | None = None
+        self,
+        photos: Sequence[WorkingImages],
+        names: Sequence[str | None] | None = None,
+        exifs: Sequence[Exif | None] | None = None,
     ) -> list[PhotoPrediction]:
-        """Returns one prediction for the images of each photo, in order."""
+        """Returns one prediction for the images of each photo, in order.
+
+        Args:
+            photos: Working images of each photo.
+            names: Paths of the photos.
+            exifs: Their dates and places, where the possible labels depend on these.
+        """
         if not photos:
             return []
-        probabilities, odd = self.probabilities(photos)
-        limits = self._limits
-        if limits is None:
-            found = statuses(probabilities.max(1), odd, sure_from=self.sure_from)
-        else:
-            # With several labels a photo, 1 stands for one that reaches its threshold.
-            found = statuses((probabilities >= limits).any(1), odd, sure_from=1.0)
-        return [
-            PhotoPrediction(photo=name, status=status, ranked=rank(self.labels, row, limits))
-            for name, row, status in zip(
-                names or [None] * len(photos), probabilities, found, strict=True
-            )
-        ]
+        probabilities, unknown = self.probabilities(photos)
+        named = names or [None] * len(photos)
+        possible = None
+        if self.decision.restriction is not None:
+            possible = np.stack([self._possible(exif) for exif in exifs or [None] * len(photos)])
+        return self.decision.predict(probabilities, unknown, named, possible)
+
+    def _exif(self, photo: Any) -> Exif | None:
+        """Returns the date and place of a photo, if some label is possible only there or then."""
+        restriction = self.decision.restriction
+        if restriction is None or not restriction.needs_exif:
+            return None
+        if not isinstance(photo, str | Path | bytes | bytearray | memoryview):
+            return None
+        source = source_of(photo)
+        return None if isinstance(source, np.ndarray) else photo_exif(source)
+
+    def _possible(self, exif: Exif | None) -> NDArray[np.bool_]:
+        restriction = self.decision.restriction
+        assert restriction is not None
+        return restriction.possible(self.engines[0].metadata.labels, exif or Exif())
 
     def probabilities(
         self, photos: Sequence[WorkingImages]
@@ -297,7 +275,7 @@ class Predictor:
         Views and engines are averaged; a photo is unknown by majority vote.
         """
         stacks = [np.stack(row) for row in zip(*photos, strict=True)]
-        total = np.zeros((len(photos), len(self.labels)))
+        total = np.zeros((len(photos), len(self.engines[0].metadata.labels)))
         votes = np.zeros(len(photos))
         for engine, order, which in zip(self.engines, self._orders, self._image_of, strict=True):
             metadata = engine.metadata
@@ -333,7 +311,7 @@ class Predictor:
                 "one was trained for one label a photo, the other for several."
             )
         own = [
-            task.limits(len(self.labels))[order]
+            task.limits(len(self.engines[0].metadata.labels))[order]
             for task, order in zip(several, self._orders, strict=True)
         ]
         limits: NDArray[np.float64] = np.maximum(np.mean(own, axis=0), self.config.threshold or 0.0)
@@ -388,61 +366,3 @@ def _order(first: Engine, other: Engine) -> list[int]:
             f"them has the label '{strange[0]}'."
         )
     return [theirs.labels.index(label) for label in mine.labels]
-
-
-def batch_per_core(
-    photos: Iterator[Photo],
-    predict: Callable[[Sequence[Photo]], list[Result]],
-    *,
-    batch_size: int,
-    cores: int,
-) -> Iterator[Result]:
-    """Yields results in order; each core decodes and predicts batches of its own.
-
-    If all cores share one batch, every layer waits for the slowest core, the one that also decodes.
-    """
-    with ThreadPoolExecutor(max_workers=cores, thread_name_prefix="predict") as pool:
-        ahead: deque[Future[list[Result]]] = deque()
-
-        def submit() -> bool:
-            batch = list(itertools.islice(photos, batch_size))
-            if batch:
-                ahead.append(pool.submit(predict, batch))
-            return bool(batch)
-
-        try:
-            while len(ahead) <= cores and submit():
-                pass
-            while ahead:
-                done = ahead.popleft().result()
-                submit()
-                yield from done
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-def decode_ahead(
-    photos: Iterator[Photo],
-    decode: Callable[[Photo], Decoded],
-    predict: Callable[[Sequence[Photo], Sequence[Decoded]], list[Result]],
-    *,
-    batch_size: int,
-) -> Iterator[Result]:
-    """Yields results in order; threads decode the next batches during the current one."""
-    with ThreadPoolExecutor(max(2, usable_cores()), thread_name_prefix="decode") as pool:
-
-        def submit(count: int) -> list[tuple[Photo, Future[Decoded]]]:
-            batch = list(itertools.islice(photos, count))
-            return [(photo, pool.submit(decode, photo)) for photo in batch]
-
-        # The first batches are small, so that the network need not wait for a full one.
-        ahead = deque([submit(min(4, batch_size)), submit(min(16, batch_size))])
-        try:
-            while ahead:
-                batch = ahead.popleft()
-                decoded = [future.result() for _, future in batch]
-                while len(ahead) < 2 and (more := submit(batch_size)):
-                    ahead.append(more)
-                yield from predict([photo for photo, _ in batch], decoded)
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)

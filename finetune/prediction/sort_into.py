@@ -96,7 +96,9 @@ class Sorter:
             if move.transfer == "link":  # it leads to the new photo from the old one's label
                 (self.folder / move.target).unlink()
         labels = list(prediction.labels or [prediction.label])
-        if prediction.status in FOLDERS:
+        if prediction.ancestor is not None:
+            labels = [prediction.ancestor.label]
+        elif prediction.status in FOLDERS:
             labels = [FOLDERS[prediction.status]]
         if self.transfer == "move":
             del labels[1:]

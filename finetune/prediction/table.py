@@ -16,6 +16,7 @@ from finetune.errors import ConfigError
 from finetune.files import storage_errors
 from finetune.formatting import visible
 from finetune.photos.labels import join_labels
+from finetune.photos.taxonomy import Taxonomy
 from finetune.prediction.predictions import PhotoPrediction
 from finetune.spreadsheets import guard, unguard
 
@@ -36,6 +37,9 @@ class PredictionTable:
         top: Number of labels per row.
         several: Whether a photo may have several labels; adds a column ``labels`` with the
             predicted ones, joined by ``|``.
+        taxonomy: Tree of the labels; adds a column for each level above them, with the answer at
+            that level where there is one.
+        by_burst: Adds columns with the number of frames of the photo's burst, and the best of them.
 
     Raises:
         ConfigError: The file has another format, or predictions of another run.
@@ -47,17 +51,30 @@ class PredictionTable:
         ...         table.add(prediction)  # doctest: +SKIP
     """
 
-    def __init__(self, path: Path, *, run: str, top: int, several: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        run: str,
+        top: int,
+        several: bool = False,
+        taxonomy: Taxonomy | None = None,
+        by_burst: bool = False,
+    ) -> None:
         self.path = path
         self.run = run
         self.top = top
         self.done: Counter[str] = Counter()
         self.changed = 0
         self._several = several
+        self._taxonomy = taxonomy
         header = ["photo", "status", *(["labels"] if several else [])]
+        header += [guard(name) for name in (taxonomy.levels[:-1] if taxonomy else ())]
         header += ["label", "probability"]
         for rank in range(2, top + 1):
             header += [f"label_{rank}", f"probability_{rank}"]
+        self._by_burst = by_burst
+        header += ["burst_frames", "burst_best"] if by_burst else []
         self._header = [*header, "error", "run"]
         with storage_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -114,10 +131,25 @@ class PredictionTable:
         cells = [guard(visible(prediction.photo or "")), prediction.status]
         if self._several:
             cells.append(guard(join_labels(prediction.labels or ())))
+        if self._taxonomy is not None:
+            cells += map(guard, self._nodes(self._taxonomy, prediction))
         for item in prediction.ranked[: self.top]:
             cells += [guard(item.label), repr(item.probability)]
-        cells += [""] * (len(self._header) - 2 - len(cells))
+        cells += [""] * (len(self._header) - 2 - 2 * self._by_burst - len(cells))
+        if self._by_burst:
+            burst = prediction.burst
+            cells += [str(burst.frames), guard(visible(burst.best))] if burst else ["1", cells[0]]
         self._append(_line_of([*cells, guard(visible(prediction.error or "")), guard(self.run)]))
+
+    def _nodes(self, taxonomy: Taxonomy, prediction: PhotoPrediction) -> list[str]:
+        """Returns the answer at each level above the labels, from the top; empty without one."""
+        found: tuple[str, ...] = ()
+        if prediction.ancestor is not None:
+            level = taxonomy.levels.index(prediction.ancestor.level)
+            found = taxonomy.lineage(level, prediction.ancestor.label)
+        elif prediction.status == "sure" and prediction.label is not None:
+            found = taxonomy.lineage(len(taxonomy.levels) - 1, prediction.label)[:-1]
+        return [*found, *[""] * (len(taxonomy.levels) - 1 - len(found))]
 
     def close(self) -> None:
         """Flushes the file to disk and closes it."""

@@ -25,6 +25,7 @@ from finetune.photos.split.leakage import prove_split
 from finetune.reporting import charts, gallery, summary
 from finetune.reporting.page import write_page
 from finetune.reporting.run_record import RunRecord, find_setting, read_run, setting_sections
+from finetune.reporting.tree import tree_rows
 
 MAX_PHOTOS = 1000
 """Default maximum number of photos in a page; about 12 KB each, beside 5 MB for the rest."""
@@ -295,6 +296,7 @@ def _template_values(
         "max_matrix": MAX_MATRIX,
         "wrong": sum(not row.correct for row in rows),
         "labels": _label_rows(record, metrics, matrix),
+        "tree": tree_rows(record.calibration, rows),
         "thresholds_for": record.calibration.get("thresholds_for"),
         "epochs": record.epochs,
         "folded": any(row.fold is not None for row in record.split),

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from finetune.config import PRECISION
+from finetune.evaluation.hierarchy import Hierarchy
 from finetune.evaluation.out_of_distribution import UnknownDetector, needed_photos
 from finetune.evaluation.precision_curve import LOWEST_CLAIM, Claim, PrecisionCurve
 from finetune.formatting import count
@@ -32,10 +33,45 @@ def calibration_sentences(calibration: Mapping[str, Any]) -> list[str]:
         curve = PrecisionCurve.from_dict(calibration["sure"])
         found.append(claim_sentence(curve.claim(), PRECISION))
         found += [f"{line}." for line in coverage_lines(curve)]
+        if calibration.get("hierarchy"):
+            found += roll_up_sentences(calibration["hierarchy"], curve)
     unknown = calibration.get("unknown")
     if unknown and unknown.get("known_scores"):
         found.append(_power(unknown))
     return found
+
+
+def roll_up_sentences(tree: Mapping[str, Any], curve: PrecisionCurve) -> list[str]:
+    """Returns what the levels above the labels add; `curve` is that of the labels."""
+    hierarchy = Hierarchy.from_dict(tree, [path[-1] for path in tree["paths"]])
+    claim = curve.claim()
+    precision = claim.precision if claim else PRECISION
+    sure = claim.photos if claim else 0
+    answers = hierarchy.answers_at(precision)
+    found = [
+        f"{one.photos:,} by the {name} ({one.right:,} right)"
+        for name, one in zip(hierarchy.taxonomy.levels, answers, strict=False)
+        if one.photos
+    ][::-1]
+    if not found:
+        return []
+    answered = sure + sum(one.photos for one in answers)
+    return [
+        f"Roll-up: where no label is sure, the answer is the deepest ancestor that is. Of "
+        f"{count(curve.total, 'held-out photo')} {sure:,} have a sure label, and "
+        f"{', '.join(found)}: {_percent(answered / curve.total)} have an answer."
+    ]
+
+
+def level_sentences(metrics: Mapping[str, Any]) -> list[str]:
+    """Returns the mean tree distance of the mistakes of a part; empty without a tree."""
+    distance = metrics.get("mistake_distance")
+    if distance is None:
+        return []
+    return [
+        f"Wrong labels are {distance:.2f} levels away in the mean: 1 is a label with the same "
+        f"parent, {len(metrics['levels'])} one with no ancestor in common."
+    ]
 
 
 def coverage_lines(curve: PrecisionCurve) -> list[str]:
@@ -62,6 +98,11 @@ def status_sentences(found: StatusMetrics) -> list[str]:
         f"Of {count(found['photos'], 'photo')}: sure {found['sure']:,}{right}; unsure {unsure:,}; "
         f"unknown {found['unknown']:,}."
     ]
+    if found["rolled_up"]:
+        sentences.append(
+            f"Of the unsure ones {found['rolled_up']:,} have an answer at a level above the "
+            f"labels, of which {found['rolled_up_right']:,} are right."
+        )
     if found["precision"] is not None and found["sure"]:
         share = found["sure_right"] / found["sure"]
         sentences.append(

@@ -17,18 +17,20 @@ from finetune.data.dataset import PhotoDataset, Sample, targets_of_samples
 from finetune.data.pixel_cache import PixelCache
 from finetune.errors import CollectionError, RunError, StorageError
 from finetune.evaluation.confusion import write_confusion_csv
+from finetune.evaluation.hierarchy import level_metrics, mean_distance
 from finetune.evaluation.predictions import EvaluatedPhoto, write_predictions
-from finetune.evaluation.probabilities import Floats
+from finetune.evaluation.probabilities import Floats, log_softmax
 from finetune.evaluation.status import statuses, sure_threshold
 from finetune.files import collection_cache_dir, safe_name, write_json
 from finetune.models.inference import predict_dataset
+from finetune.photos.bursts import burst_groups
 from finetune.photos.collection import Part, Photo
 from finetune.photos.labels import label_index
 from finetune.photos.scan import scan
 from finetune.photos.split.split import read_split
+from finetune.runs.calibration import RunCalibration
 from finetune.runs.folder import RunFolder, check_photos_are_there
 from finetune.runs.loading import TrainedRun, open_trained
-from finetune.tasks.base import Task
 from finetune.tasks.data_split import replay_split
 
 logger = logging.getLogger(__name__)
@@ -45,6 +47,8 @@ class StatusMetrics(TypedDict):
         sure: Those that are sure.
         sure_right: Sure ones whose label is right.
         unknown: Photos of known labels that are taken for unknown; the rest is unsure.
+        rolled_up: Unsure ones with an answer above the labels.
+        rolled_up_right: Those of them whose answer is right.
         other_photos: Photos of labels that the run does not have.
         other_unknown: Those that are recognized as unknown.
         other_sure: Those that are sure nevertheless.
@@ -55,6 +59,8 @@ class StatusMetrics(TypedDict):
     sure: int
     sure_right: int
     unknown: int
+    rolled_up: int
+    rolled_up_right: int
     other_photos: int
     other_unknown: int
     other_sure: int
@@ -88,6 +94,7 @@ class EvaluationRequest:
         own_photos: Where the photos of the run are now; None: where they were.
         output: Folder for the results; None: in the run.
         tta: Average the predictions of each photo and its mirror image.
+        by_burst: Count bursts of frames instead of photos; see `finetune.photos.bursts`.
     """
 
     photos: Path | None = None
@@ -95,6 +102,7 @@ class EvaluationRequest:
     output: Path | None = None
     catalog: Path | None = None
     tta: bool = False
+    by_burst: bool = False
     device: str = "cpu"
     cache_gb: float = 10.0
 
@@ -121,6 +129,10 @@ def evaluate_trained(
     trained: TrainedRun, request: EvaluationRequest, *, progress: Progress | None = None
 ) -> Evaluation:
     """Evaluates an opened run; see `evaluate`."""
+    if request.by_burst and trained.task.multi_label:
+        raise RunError(
+            f"--by burst is for runs of one label a photo, unlike {trained.folder.path}."
+        )
     if request.photos is None:
         return _own_parts(trained, request, progress)
     return _other_photos(trained, request.photos, request, progress)
@@ -134,10 +146,11 @@ def _own_parts(
     catalog = request.catalog or (Path(where) if where else None)
     rows = read_split(trained.folder.split_file)
     if any(row.fold is not None for row in rows):
-        if request.tta:
+        if request.tta or request.by_burst:
+            what, option = ("views", "--tta 2") if request.tta else ("bursts", "--by burst")
             raise RunError(
-                f"{trained.folder.path} was trained on all of its photos, so views of these cannot "
-                "evaluate it. Give other photos: finetune evaluate RUN PHOTOS --tta 2"
+                f"{trained.folder.path} was trained on all of its photos, so {what} of these "
+                f"cannot evaluate it. Give other photos: finetune evaluate RUN PHOTOS {option}"
             )
         run = trained.folder
         metrics: dict[str, Any] = run.read(run.metrics_file)
@@ -149,12 +162,19 @@ def _own_parts(
         collection = scan(root, catalog=catalog, sink=cache)
         held_out: list[Part] = ["validation", "test"]
         parts = replay_split(collection, rows, trained.labels, trained.task, needed=held_out)
-        found = {
-            part: _predict(trained, _dataset(root, samples, cache, trained), request, progress)
-            for part, samples in parts.samples.items()
-            if part != "train" and samples
+        samples: dict[Part, Sequence[Sample]] = {
+            part: of_part for part, of_part in parts.samples.items() if part != "train" and of_part
         }
-    samples = {part: parts.samples[part] for part in found}
+        found = {
+            part: _predict(trained, _dataset(root, of_part, cache, trained), request, progress)
+            for part, of_part in samples.items()
+        }
+    if request.by_burst:
+        photo_of = {photo.path: photo for photo in collection.photos}
+        for part, of_part in samples.items():
+            samples[part], found[part] = _count_bursts(
+                trained, [photo_of[one.path] for one in of_part], of_part, found[part]
+            )
     folder = request.output or trained.folder.path / "evaluation"
     return _write(trained, folder, samples, found)
 
@@ -180,6 +200,10 @@ def _other_photos(
         if unknown:
             others = PhotoDataset(root, [_sample(photo, 0) for photo in unknown], cache)
             of_unknown = _predict(trained, others, request, progress)
+    if request.by_burst:
+        samples, found = _count_bursts(trained, known, samples, found)
+        if of_unknown is not None:
+            _, of_unknown = _count_bursts(trained, unknown, others.samples, of_unknown)
     name = safe_name(root.resolve().name)
     folder = request.output or trained.folder.path / f"evaluation-{name}"
     result = _write(trained, folder, {name: samples}, {name: found}, of_unknown)
@@ -192,6 +216,25 @@ def _other_photos(
         unknown_labels=counts,
         left_out=left_out,
         statuses=result.statuses,
+    )
+
+
+def _count_bursts(
+    trained: TrainedRun, photos: Sequence[Photo], samples: Sequence[Sample], outputs: _Outputs
+) -> tuple[list[Sample], _Outputs]:
+    """Returns one row for each burst: its first frame, with the mean of its frames' outputs.
+
+    Frames with different labels are different bursts. Mean log probabilities are logits again.
+    """
+    bursts: dict[tuple[int, Any], list[int]] = {}
+    for row, (burst, sample) in enumerate(zip(burst_groups(photos), samples, strict=True)):
+        bursts.setdefault((burst, sample.target), []).append(row)
+    temperature = trained.task.temperature
+    logits = log_softmax(outputs.logits / temperature) * temperature
+    members = list(bursts.values())
+    return [samples[rows[0]] for rows in members], _Outputs(
+        logits=np.stack([logits[rows].mean(axis=0) for rows in members]).astype(np.float32),
+        is_unknown=np.array([outputs.is_unknown[rows].mean() > 0.5 for rows in members]),
     )
 
 
@@ -215,15 +258,16 @@ def _write(
     targets = targets_of_samples(samples[last], width)
     counts = _count_statuses(trained, found[last], targets, of_unknown)
     saved: Path | None = folder
+    calibration = trained.calibration
     try:
-        metrics = write_evaluated(folder, trained.task, trained.labels, samples, logits)
+        metrics = write_evaluated(folder, calibration, trained.labels, samples, logits)
         write_json(folder / "metrics.json", {**metrics, **({"statuses": counts} if counts else {})})
     except StorageError as error:
         logger.warning("The results are not saved: %s Name another folder with --output.", error)
         saved = None
         metrics = {
-            part: trained.task.metrics(
-                values, targets_of_samples(samples[part], width), trained.labels
+            part: _metrics(
+                calibration, values, targets_of_samples(samples[part], width), trained.labels
             )
             for part, values in logits.items()
         }
@@ -232,7 +276,7 @@ def _write(
 
 def write_evaluated(
     folder: Path,
-    task: Task,
+    calibration: RunCalibration,
     labels: tuple[str, ...],
     samples: Mapping[Any, Sequence[Sample]],
     logits: Mapping[Any, NDArray[np.float32]],
@@ -243,11 +287,12 @@ def write_evaluated(
 
     Args:
         folder: Destination.
-        task: Calibrated task.
+        calibration: Calibrated task, and the tree of the labels if they have one.
         labels: In the order of the logits' columns.
         samples: Photos by part.
         logits: ``(N, C)`` by part.
     """
+    task = calibration.task
     targets = {
         part: targets_of_samples(samples[part], task.target_width(labels)) for part in logits
     }
@@ -266,7 +311,27 @@ def write_evaluated(
     matrix = task.confusion(logits[last], targets[last])
     if matrix is not None:
         write_confusion_csv(folder / "confusion_matrix.csv", matrix, labels)
-    return {part: task.metrics(values, targets[part], labels) for part, values in logits.items()}
+    return {
+        part: _metrics(calibration, values, targets[part], labels)
+        for part, values in logits.items()
+    }
+
+
+def _metrics(
+    calibration: RunCalibration, logits: NDArray[np.float32], targets: Any, labels: tuple[str, ...]
+) -> dict[str, Any]:
+    """Returns the metrics of a part, with those of the levels of a tree of labels."""
+    task, hierarchy = calibration.task, calibration.hierarchy
+    found = task.metrics(logits, targets, labels)
+    if hierarchy is None or calibration.sure is None:
+        return found
+    probabilities = task.probabilities(logits)
+    predicted = probabilities.argmax(axis=1)
+    curves = (*hierarchy.curves, calibration.sure)
+    return found | {
+        "levels": level_metrics(hierarchy.taxonomy, curves, probabilities, targets),
+        "mistake_distance": mean_distance(hierarchy.taxonomy, predicted, targets),
+    }
 
 
 def _count_statuses(
@@ -281,6 +346,7 @@ def _count_statuses(
         return np.array(statuses(confidence, outputs.is_unknown, sure_from=sure_from))
 
     status = found(known)
+    rolled_up = _roll_up(trained, known, status, targets, claim.precision if claim else PRECISION)
     other = np.array([], np.str_) if others is None else found(others)
     sure = status == "sure"
     return {
@@ -289,10 +355,32 @@ def _count_statuses(
         "sure": int(sure.sum()),
         "sure_right": int((known.logits.argmax(1) == targets)[sure].sum()),
         "unknown": int((status == "unknown").sum()),
+        "rolled_up": len(rolled_up),
+        "rolled_up_right": sum(rolled_up),
         "other_photos": len(other),
         "other_unknown": int((other == "unknown").sum()),
         "other_sure": int((other == "sure").sum()),
     }
+
+
+def _roll_up(
+    trained: TrainedRun,
+    outputs: _Outputs,
+    status: NDArray[np.str_],
+    targets: Any,
+    precision: float,
+) -> list[bool]:
+    """Returns whether each answer above the labels is right."""
+    tree = trained.hierarchy
+    if tree is None:
+        return []
+    probabilities = trained.task.probabilities(outputs.logits)
+    answers = tree.roll_up(probabilities, status != "unsure", precision)
+    return [
+        answer.label == tree.taxonomy.paths[target][tree.taxonomy.levels.index(answer.level)]
+        for answer, target in zip(answers, targets, strict=True)
+        if answer is not None
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)

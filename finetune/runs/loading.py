@@ -11,11 +11,12 @@ from safetensors import SafetensorError
 from torch import nn
 
 from finetune.errors import RunError
+from finetune.evaluation.hierarchy import Hierarchy
 from finetune.evaluation.out_of_distribution import UnknownDetector
 from finetune.evaluation.precision_curve import PrecisionCurve
 from finetune.models.factory import rebuild
 from finetune.photos.preprocessing import Preprocessing
-from finetune.runs.calibration import read_calibration
+from finetune.runs.calibration import RunCalibration, read_calibration
 from finetune.runs.folder import RunFolder
 from finetune.tasks.base import Task
 from finetune.tasks.single_label import SingleLabel
@@ -30,6 +31,7 @@ class TrainedRun:
         labels: In the order of its outputs.
         unknown: Detector of unknown photos, or None.
         sure: Precision by probability; None where it was not measured.
+        hierarchy: Tree of the labels, or None where they have none.
     """
 
     folder: RunFolder
@@ -41,6 +43,14 @@ class TrainedRun:
     sure: PrecisionCurve | None
     description: dict[str, Any]
     task: Task = SingleLabel()
+    hierarchy: Hierarchy | None = None
+
+    @property
+    def calibration(self) -> RunCalibration:
+        """Task, detector, and precision of its predictions."""
+        return RunCalibration(
+            task=self.task, unknown=self.unknown, sure=self.sure, hierarchy=self.hierarchy
+        )
 
 
 def load_network(
@@ -103,4 +113,5 @@ def open_trained(folder: RunFolder, *, device: str | torch.device = "cpu") -> Tr
         sure=calibration.sure,
         description=description,
         task=calibration.task,
+        hierarchy=calibration.hierarchy,
     )

@@ -219,6 +219,23 @@ class Sure(TypedDict):
     total: Count
 
 
+class LevelAnswers(TypedDict):
+    """Answers at one level of a tree of labels."""
+
+    threshold: Measured
+    photos: Count
+    right: Count
+
+
+class Tree(TypedDict):
+    """Tree of the labels, with the precision of each level above them."""
+
+    levels: Annotated[list[Label], Meta(min_length=2, max_length=13)]
+    paths: Annotated[list[list[Label]], Meta(max_length=100_000)]
+    curves: list[Sure]
+    answers: dict[str, list[LevelAnswers]]
+
+
 class PrecisionGoal(TypedDict):
     """Precision that thresholds of labels are fitted for."""
 
@@ -236,6 +253,7 @@ class Calibration(TypedDict):
     photos: NotRequired[Count]
     unknown: NotRequired[Unknown | None]
     sure: NotRequired[Sure | None]
+    hierarchy: NotRequired[Tree | None]
 
 
 class Bin(TypedDict):
@@ -272,6 +290,17 @@ class LabelMetrics(TypedDict, total=False):
     average_precision: Measured
 
 
+class LevelMetrics(TypedDict):
+    """Metrics of a level of a tree of labels."""
+
+    level: Label
+    nodes: Count
+    right: Count
+    photos: Count
+    sure: Count
+    sure_right: Count
+
+
 class PartMetrics(Calibrated, total=False):
     """Metrics of a part, of one label per photo or several."""
 
@@ -306,6 +335,8 @@ class PartMetrics(Calibrated, total=False):
     temperature: Figure
     uncalibrated: Calibrated | None
     labels: dict[str, LabelMetrics] | None
+    levels: list[LevelMetrics] | None
+    mistake_distance: Figure
 
 
 class Epoch(TypedDict, total=False):
@@ -433,13 +464,27 @@ def _check_calibration(value: Mapping[str, Any]) -> None:
     scores = (unknown or {}).get("known_scores", [])
     if any(first > second for first, second in itertools.pairwise(scores)):
         raise ValueError("`unknown.known_scores` are not in ascending order")
-    sure = value.get("sure")
-    if sure:
-        if len({len(sure[name]) for name in ("thresholds", "photos", "right", "groups")}) > 1:
-            raise ValueError("`sure` has not equally many values of each kind")
-        counts = zip(sure["photos"], sure["right"], sure["groups"], strict=True)
-        if any(right > photos or groups > photos for photos, right, groups in counts):
-            raise ValueError("`sure.right` or `sure.groups` is more than `sure.photos`")
+    if value.get("sure"):
+        _check_curve("sure", value["sure"])
+    tree = value.get("hierarchy")
+    if tree:
+        levels = len(tree["levels"])
+        if any(len(path) != levels for path in tree["paths"]):
+            raise ValueError("`hierarchy.paths` has not one node for each level")
+        if any(len(row) != levels - 1 for row in (tree["curves"], *tree["answers"].values())):
+            raise ValueError("`hierarchy` has not one curve and answer for each level")
+        for curve in tree["curves"]:
+            _check_curve("hierarchy.curves", curve)
+        if not all(target.isdecimal() and len(target) < 3 for target in tree["answers"]):
+            raise ValueError("`hierarchy.answers` has a key that is no percentage")
+
+
+def _check_curve(name: str, curve: Mapping[str, Any]) -> None:
+    if len({len(curve[kind]) for kind in ("thresholds", "photos", "right", "groups")}) > 1:
+        raise ValueError(f"`{name}` has not equally many values of each kind")
+    counts = zip(curve["photos"], curve["right"], curve["groups"], strict=True)
+    if any(right > photos or groups > photos for photos, right, groups in counts):
+        raise ValueError(f"`{name}.right` or `{name}.groups` is more than `{name}.photos`")
 
 
 def _check_depth(value: Any, depth: int = 0) -> None:

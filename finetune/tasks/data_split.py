@@ -22,6 +22,7 @@ from finetune.photos.split.grouping import Labels, imbalances, photo_groups, sum
 from finetune.photos.split.leakage import SplitProof, prove_folds, prove_split
 from finetune.photos.split.split import SplitRow, fold_groups, split_groups
 from finetune.photos.split.stratify import stratify_groups
+from finetune.photos.taxonomy import Taxonomy, read_taxonomy
 from finetune.tasks.base import Objective, Task
 from finetune.tasks.factory import task_for
 from finetune.tasks.single_label import SingleLabel
@@ -73,6 +74,14 @@ class DataSplit:
             pairs = zip(self.samples["train"], self.folds, strict=True)
             found[FOLDS_PART] = tuple(sample for sample, fold in pairs if fold >= 0)
         return found
+
+    def taxonomy(self) -> Taxonomy | None:
+        """Returns the tree of the labels, or None where they have none.
+
+        Raises:
+            CollectionError: taxonomy.csv cannot be read or is no tree.
+        """
+        return None if self.task.multi_label else read_taxonomy(self.root, self.labels)
 
     def without(self, paths: Container[str]) -> DataSplit:
         """Returns the split without some photos."""
@@ -173,7 +182,7 @@ def split_collection(
         few = few_photos(photos)
         notes.extend([few] if few else [])
         split = _parts(usable.root, photos, folded, usable.labels, task)
-        return dataclasses.replace(split, proof=proof, notes=tuple(notes))
+        return dataclasses.replace(split, proof=proof, notes=(*notes, *_tree_note(split)))
     parts: list[Part]
     kept = kept or {}
     if usable.has_parts:
@@ -206,7 +215,7 @@ def split_collection(
     split = _parts(usable.root, photos, rows, usable.labels, task)
     few = few_photos(photos)
     notes.extend([few] if few else [])
-    return dataclasses.replace(split, proof=proof, notes=tuple(notes))
+    return dataclasses.replace(split, proof=proof, notes=(*notes, *_tree_note(split)))
 
 
 def replay_split(
@@ -335,6 +344,11 @@ def _fold_notes(proof: SplitProof, rows: Sequence[SplitRow]) -> list[str]:
             "different photo. Metrics say nothing about such a label; add photos of it."
         )
     return notes
+
+
+def _tree_note(split: DataSplit) -> list[str]:
+    taxonomy = split.taxonomy()
+    return [] if taxonomy is None else [taxonomy.describe()]
 
 
 def _in_words(proof: SplitProof, parts: Sequence[Part]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import shutil
 from dataclasses import dataclass
@@ -21,12 +22,14 @@ from finetune.evaluation.cross_fit import (
     fit_precision,
 )
 from finetune.evaluation.feature_distance import FeatureDistance
+from finetune.evaluation.hierarchy import Hierarchy, fit_hierarchy
 from finetune.evaluation.intervals import cross_validated_interval
+from finetune.evaluation.precision_curve import PrecisionCurve
 from finetune.evaluation.probabilities import check
 from finetune.files import storage_errors, write_json
 from finetune.models.pair import pair_parts
 from finetune.photos.preprocessing import Preprocessing
-from finetune.runs.calibration import write_distance
+from finetune.runs.calibration import RunCalibration, write_distance
 from finetune.runs.evaluate import write_evaluated
 from finetune.runs.folder import RunFolder
 from finetune.runs.timm_config import timm_config
@@ -130,8 +133,19 @@ def write_results(
         task = parts.task.calibrated(known.logits, known.targets)
         fitted_on, photos = held_out.part, len(known.targets)
     content = {**task.to_dict(parts.labels), "fitted_on": fitted_on, "photos": photos}
-    write_json(run.calibration_file, {**content, **_statuses(run, task, held_out)})
-    metrics = write_evaluated(run.path, task, parts.labels, parts.evaluated, output.logits)
+    statuses = _statuses(run, task, held_out)
+    hierarchy = _hierarchy(parts, task, held_out, statuses.sure)
+    write_json(
+        run.calibration_file,
+        {
+            **content,
+            "unknown": statuses.unknown.to_dict() if statuses.unknown else None,
+            "sure": statuses.sure.to_dict() if statuses.sure else None,
+            **({"hierarchy": hierarchy.to_dict()} if hierarchy else {}),
+        },
+    )
+    calibration = dataclasses.replace(statuses, hierarchy=hierarchy)
+    metrics = write_evaluated(run.path, calibration, parts.labels, parts.evaluated, output.logits)
     if parts.folds is not None:
         metrics[FOLDS_PART] = {"part": "cross-validated", **metrics[FOLDS_PART]}
         metrics[FOLDS_PART]["top1_interval"] = cross_validated_interval(
@@ -141,17 +155,30 @@ def write_results(
     return metrics
 
 
-def _statuses(run: RunFolder, task: Task, held_out: HeldOut | None) -> dict[str, Any]:
-    """Returns the entries of calibration.json on sure and unknown photos; writes the distance."""
+def _statuses(run: RunFolder, task: Task, held_out: HeldOut | None) -> RunCalibration:
+    """Returns the calibration of sure and unknown photos; writes the distance."""
     if held_out is None:
-        return {"unknown": None, "sure": None}
+        return RunCalibration(task=task, unknown=None, sure=None)
     detector = fit_detector(
         held_out.outputs, temperature=task.temperature, distance=held_out.distance
     )
     if held_out.distance is not None:
         write_distance(run, held_out.distance)
     curve = fit_precision(held_out.outputs.known, temperature=task.temperature)
-    return {"unknown": detector.to_dict(), "sure": curve.to_dict()}
+    return RunCalibration(task=task, unknown=detector, sure=curve)
+
+
+def _hierarchy(
+    parts: DataSplit, task: Task, held_out: HeldOut | None, sure: PrecisionCurve | None
+) -> Hierarchy | None:
+    """Returns the tree of the labels with the precision of its levels, or None without one."""
+    taxonomy = parts.taxonomy()
+    if taxonomy is None or held_out is None or sure is None:
+        return None
+    known = held_out.outputs.known
+    return fit_hierarchy(
+        taxonomy, task.probabilities(known.logits), known.targets, known.groups, labels=sure
+    )
 
 
 def _write_timm_folder(run: RunFolder, name: str, module: Any, labels: tuple[str, ...]) -> None:

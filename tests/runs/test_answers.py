@@ -82,12 +82,15 @@ def test_an_evaluation_counts_statuses() -> None:
         "sure": 80,
         "sure_right": 72,
         "unknown": 6,
+        "rolled_up": 9,
+        "rolled_up_right": 8,
         "other_photos": 20,
         "other_unknown": 12,
         "other_sure": 3,
     }
     assert status_sentences(found) == [
         "Of 100 photos: sure 80, of which 72 are right; unsure 14; unknown 6.",
+        "Of the unsure ones 9 have an answer at a level above the labels, of which 8 are right.",
         "Sure labels are 90 % right; claimed are 95 %, for photos like those of the training. For "
         "another place, season or camera no claim can hold.",
         "Of 20 photos of other labels: unknown 12, sure nevertheless 3.",

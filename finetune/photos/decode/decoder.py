@@ -141,6 +141,18 @@ def bytes_needed(source: Path | bytes, *, max_pixels: int = MAX_PIXELS) -> int:
         raise DecodeError(path, _reason(error)) from error
 
 
+def photo_exif(source: Path | bytes) -> Exif:
+    """Returns the EXIF fields of a photo from its header; none where it cannot be opened.
+
+    Pixels are not decoded; the orientation may be one that decoding applies.
+    """
+    try:
+        with _pillow_silenced(), _opened(source) as file, _open_image(file, MAX_PIXELS) as image:
+            return read_exif(image)
+    except Exception:  # noqa: BLE001 - as in `read_photo`, which names the reason
+        return Exif()
+
+
 def is_photo_name(name: str) -> bool:
     """Returns whether a file name has the suffix of a photo."""
     return _PHOTO_NAME.fullmatch(name) is not None

@@ -29,11 +29,13 @@ class Exif:
         taken_at: Local time of the exposure as ``2024-05-01T12:30:00``, with a fraction of a second
             if the file has one; None if unknown.
         camera: Maker and model, the maker named once; None if unknown.
+        place: Latitude and longitude in degrees, north and east positive; None if unknown.
     """
 
     orientation: int = 1
     taken_at: str | None = None
     camera: str | None = None
+    place: tuple[float, float] | None = None
 
 
 def read_exif(image: Image.Image) -> Exif:
@@ -56,6 +58,7 @@ def read_exif(image: Image.Image) -> Exif:
         camera=_camera(
             _text(fields.get(ExifTags.Base.Make)), _text(fields.get(ExifTags.Base.Model))
         ),
+        place=_place(block),
     )
 
 
@@ -79,6 +82,26 @@ def _taken_at(fields: Mapping[int, Any]) -> str | None:
         digits = fraction.rstrip("0") if fraction.isdecimal() and fraction.isascii() else ""
         return moment.isoformat() + (f".{digits[:6]}" if digits else "")
     return None
+
+
+def _place(block: Image.Exif) -> tuple[float, float] | None:
+    try:
+        gps = block.get_ifd(ExifTags.IFD.GPSInfo)
+        latitude = _degrees(gps[ExifTags.GPS.GPSLatitude])
+        longitude = _degrees(gps[ExifTags.GPS.GPSLongitude])
+        south = _text(gps.get(ExifTags.GPS.GPSLatitudeRef)).upper().startswith("S")
+        west = _text(gps.get(ExifTags.GPS.GPSLongitudeRef)).upper().startswith("W")
+    except Exception:  # noqa: BLE001 - as in `read_exif`: missing, or of any type at all
+        return None
+    # A receiver without a fix writes zeros, or 0/0, which is NaN.
+    if not (0 <= latitude <= 90 and 0 <= longitude <= 180) or latitude == longitude == 0:
+        return None
+    return (-latitude if south else latitude), (-longitude if west else longitude)
+
+
+def _degrees(parts: Any) -> float:
+    whole, minutes, seconds = (float(part) for part in parts)
+    return whole + minutes / 60 + seconds / 3600
 
 
 def _camera(make: str, model: str) -> str | None:

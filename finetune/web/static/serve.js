@@ -110,7 +110,11 @@ function show(card, prediction) {
   // With several labels a photo, `labels` are those that reach their threshold.
   const named = prediction.labels
     ? prediction.labels.join(", ") || "No label"
-    : { sure: first.label, unsure: `Unsure: ${first.label}?`, unknown: "Unknown" }[prediction.status];
+    : {
+        sure: first.label,
+        unsure: prediction.ancestor?.label ?? `Unsure: ${first.label}?`,
+        unknown: "Unknown",
+      }[prediction.status];
   body.append(el("h2", "", named));
   if (prediction.status !== "sure") body.append(el("p", "none", explanation(prediction)));
   const bars = el("div", "bars");
@@ -130,6 +134,10 @@ function show(card, prediction) {
 
 function explanation(prediction) {
   if (prediction.labels) return "No label reaches its threshold.";
+  if (prediction.ancestor) {
+    const { level, probability } = prediction.ancestor;
+    return `Sure of the ${level} (${percent(probability)}), but of no label. The likeliest is first.`;
+  }
   return prediction.status === "unknown"
     ? "Unlike anything learned."
     : "The first label is likeliest, but too often wrong at this probability.";

@@ -281,7 +281,8 @@ def test_responses_match_the_types_of_the_openapi_document(make_site: Callable[.
     schemas = site.client.get("/openapi.json").json()["components"]["schemas"]
     ranked = schemas["RankedJson"]["properties"]
     assert ranked["label"]["enum"] == list(site.predictor.labels)
-    assert schemas.keys() == {"PredictionJson", "RankedJson", "HealthJson", "ErrorJson"}
+    names = ("Prediction", "Ranked", "Ancestor", "Burst", "Health", "Error")
+    assert schemas.keys() == {f"{name}Json" for name in names}
 
 
 def test_every_route_is_described(make_site: Callable[..., Site]) -> None:
