@@ -21,9 +21,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+MAX_CHARACTERS = 2000
+"""Maximum length of a message; a damaged file can be quoted in one."""
+
 
 class FinetuneError(Exception):
-    """Base of all errors that the user can resolve."""
+    """Base of all errors that the user can resolve; a message is one line of bounded length."""
+
+    def __str__(self) -> str:
+        text = " ".join(super().__str__().splitlines())
+        if len(text) <= MAX_CHARACTERS:
+            return text
+        half = MAX_CHARACTERS // 2
+        return f"{text[:half]} … {text[3 - half :]}"
 
 
 class ConfigError(FinetuneError):

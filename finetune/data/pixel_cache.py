@@ -16,7 +16,7 @@ from finetune.data.record_store import RecordStore, record_key
 from finetune.photos.crops import Crop
 from finetune.photos.preprocessing import Preprocessing
 
-VERSION = 1
+VERSION = 2
 """Incremented whenever `photos.crops.load_image` gives other pixels than before."""
 
 

@@ -36,11 +36,12 @@ from finetune.experiments.folds import (
     read_folds,
     write_folds,
 )
-from finetune.files import read_json, storage_errors, write_json
+from finetune.files import storage_errors, write_json
 from finetune.models.registry import DEFAULT_MODEL
 from finetune.photos.collection import Collection
 from finetune.runs.folder import RUNS_FOLDER, RunFolder, create_run, drop_weights
 from finetune.runs.model_card import write_model_card
+from finetune.runs.validation import read_validated
 from finetune.tasks.base import Task
 from finetune.tasks.data_split import DataSplit
 from finetune.tasks.single_label import SingleLabel
@@ -193,9 +194,9 @@ def read_state(path: Path) -> dict[str, Any]:
         RunError: The folder is not that of a cross-validation.
     """
     try:
-        state: dict[str, Any] = read_json(path / STATE_FILE)
+        state: dict[str, Any] = read_validated(path / STATE_FILE)
         FoldConfig(**state["plan"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (FileNotFoundError, TypeError) as error:
         raise RunError(
             f"{path} has no readable {STATE_FILE}, so it is not a cross-validation. "
             "Start one with: finetune train PHOTOS --folds 5"

@@ -20,8 +20,8 @@ from finetune.photos.decode.decoder import DecodedPhoto, read_photo
 from finetune.photos.near_duplicates.hashing import HASH_SIDE_PIXELS, hash_with_mirror
 from finetune.photos.quality import MEASURED_SIDE_PIXELS, measure, small_gray
 
-ANALYSIS_VERSION = 1
-"""Increased whenever hashes or quality measures change."""
+ANALYSIS_VERSION = 2
+"""Increased whenever pixels, hashes or quality measures change."""
 
 DIGEST_BYTES = 16
 
@@ -156,4 +156,5 @@ def _metadata(digest: str, decoded: DecodedPhoto) -> PhotoMetadata:
         contrast=quality.contrast,
         sharpness=quality.sharpness,
         analysis=ANALYSIS_VERSION,
+        value_range=decoded.value_range,
     )

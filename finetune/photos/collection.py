@@ -43,6 +43,7 @@ class Photo:
         packed_hashes: 64 bytes, read by `hash_array`.
         file_bytes: Size of the file.
         confirmed: Whether a person assigned the labels, or marked that none fits.
+        value_range: Range of the stored values in words, where it is not that of their type.
     """
 
     path: str
@@ -59,6 +60,7 @@ class Photo:
     quality: Quality | None = None
     file_bytes: int = 0
     confirmed: bool = False
+    value_range: str | None = None
 
     @property
     def folder(self) -> str:
@@ -164,6 +166,7 @@ class PhotoMetadata:
     contrast: float | None
     sharpness: float | None
     analysis: int
+    value_range: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -53,6 +53,7 @@ Kind = Literal[
     "blurred",
     "tiny",
     "long",
+    "value_range",
     "other_names",
     "other_kinds",
 ]
@@ -122,6 +123,8 @@ ADVICE: Mapping[Kind, str] = {
     "tiny": "Find larger versions; enlarging adds nothing.",
     "long": "A crop shows a small part of them: choose it with 'finetune crop', or keep all with "
     "--fit pad.",
+    "value_range": "They are read with that range. If one looks wrong in 'finetune annotate', "
+    "export it again with 8 bits.",
     "other_names": "Each counts as one photo. Nothing needs to be done.",
     "other_kinds": "They are not read. Export raw photos as JPEG to use them.",
 }
@@ -255,6 +258,11 @@ def _about_files(collection: Collection) -> Iterator[Issue]:
         items = [Item(paths=(bad.path,), note=bad.reason) for bad in collection.problems]
         title = count(len(items), "file", "files")
         yield _issue("unreadable", items, title, "cannot be opened")
+    ranges = [photo for photo in collection.photos if photo.value_range is not None]
+    if ranges:
+        items = [Item(paths=(photo.path,), note=photo.value_range or "") for photo in ranges]
+        title = count(len(items), "photo has", "photos have")
+        yield _issue("value_range", items, title, "another range of values than its format")
     by_fault: defaultdict[Fault, list[Item]] = defaultdict(list)
     for photo in collection.photos:
         for fault in faults(photo.quality, photo.width, photo.height):

@@ -339,10 +339,56 @@ class PartMetrics(Calibrated, total=False):
     mistake_distance: Figure
 
 
+class TriedModel(TypedDict):
+    """Model of a search."""
+
+    model: Name
+    size: Annotated[int, Meta(ge=8, le=4096)]
+    accuracy: Measured
+    log_loss: Figure
+    milliseconds: Figure
+    skipped: Text | None
+    interval: NotRequired[Interval]
+    megabytes: NotRequired[Figure]
+
+
+class ModelSearch(TypedDict):
+    """model_search.json."""
+
+    photos: Count
+    chosen: Count
+    best: Count
+    candidates: Annotated[list[TriedModel], Meta(min_length=1, max_length=10_000)]
+
+
+class FoldOptions(TypedDict, total=False):
+    """Options of a cross-validation."""
+
+    folds: Annotated[int, Meta(ge=2, le=1000)]
+    final: bool
+    keep_models: bool
+
+
+class Folds(TypedDict):
+    """folds.json; `config_io.resolve` checks its settings, which are not resolved yet."""
+
+    photos: FilePath
+    settings: dict[str, Any]
+    plan: FoldOptions
+    finished: bool
+
+
+class BestTrial(TypedDict):
+    """tune.json."""
+
+    trial: Count
+    run: FilePath
+
+
 class Epoch(TypedDict, total=False):
     """Event of log.jsonl; its losses are not finite where a training diverged."""
 
-    event: str
+    event: Text
     epoch: Count
     epochs: Count
     step: Count
@@ -363,6 +409,9 @@ SCHEMAS: Mapping[str, Any] = {
     "preprocessing.json": Preprocessing,
     "calibration.json": Calibration,
     "metrics.json": dict[str, PartMetrics],
+    "model_search.json": ModelSearch,
+    "folds.json": Folds,
+    "tune.json": BestTrial,
 }
 """Schemas by file name."""
 
@@ -404,6 +453,10 @@ def check(name: str, value: Any) -> None:
         _check_preprocessing(value)
     elif name == "calibration.json":
         _check_calibration(value)
+    elif name == "model_search.json":
+        for field in ("chosen", "best"):
+            if value[field] >= len(value["candidates"]):
+                raise ValueError(f"`{field}` is none of the `candidates`")
 
 
 def check_labels(labels: Sequence[str]) -> None:
@@ -426,7 +479,7 @@ def is_epoch(event: Any) -> bool:
     """Returns whether a line of log.jsonl has the types and bounds of an event."""
     try:
         msgspec.convert(event, Epoch)
-    except (msgspec.ValidationError, RecursionError):
+    except (ValueError, RecursionError):  # also of text that is not Unicode
         return False
     return True
 

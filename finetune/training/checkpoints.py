@@ -6,12 +6,13 @@ import errno
 import json
 import os
 import re
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import torch
+from msgspec import Meta
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -19,6 +20,20 @@ from torch import Tensor, nn
 from finetune.errors import RunError
 from finetune.files import parse_json, replacing
 from finetune.training.averaging import Candidate, WeightAverage
+
+_Count = Annotated[int, Meta(ge=0, le=10**12)]
+
+_DAMAGE = (
+    SafetensorError,
+    OSError,
+    KeyError,
+    IndexError,
+    ValueError,
+    RuntimeError,
+    TypeError,
+    AttributeError,
+)
+"""What reading a damaged checkpoint raises."""
 
 
 def serialize(value: Any, tensors: dict[str, Tensor], *, name: str, device: torch.device) -> Any:
@@ -104,19 +119,13 @@ class Position:
         best_epoch: That epoch, from 1; 0 before the first.
     """
 
-    epoch: int = 0
-    step: int = 0
+    epoch: _Count = 0
+    step: _Count = 0
     best_accuracy: float = -1.0
     best_loss: float = float("inf")
-    best_epoch: int = 0
-    seconds: float = 0.0
+    best_epoch: _Count = 0
+    seconds: Annotated[float, Meta(ge=0)] = 0.0
     candidates: list[Candidate] = field(default_factory=list)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Position:
-        """Returns the position from the values of ``dataclasses.asdict``."""
-        candidates = [Candidate(*values) for values in values.get("candidates", [])]
-        return cls(**{**values, "candidates": candidates})
 
 
 @dataclass
@@ -168,21 +177,21 @@ class TrainState:
         """
         try:
             metadata = _read_metadata(path)
-            position = Position.from_dict(metadata["position"])
+            position = msgspec.convert(metadata["position"], Position)
             tensors = load_file(path)
             self.module.load_state_dict(_part(tensors, "module."))
             if self.average is not None:
                 self.average.load(_part(tensors, "average."))
             self._load_optimizer(metadata["optimizer"], tensors)
-        except (SafetensorError, OSError, KeyError, ValueError, RuntimeError, TypeError) as error:
+            if self.scaler is not None and metadata["scaler"]:
+                self.scaler.load_state_dict(metadata["scaler"])
+            self.running = tensors["running"].to(self.running.device)
+            self.position = position
+            torch.set_rng_state(tensors["random"])
+            if "random_cuda" in tensors and torch.cuda.is_available():
+                torch.cuda.set_rng_state(tensors["random_cuda"])
+        except _DAMAGE as error:
             raise RunError(f"The checkpoint {path} cannot be resumed: {error}.") from error
-        if self.scaler is not None and metadata["scaler"]:
-            self.scaler.load_state_dict(metadata["scaler"])
-        self.running = tensors["running"].to(self.running.device)
-        self.position = position
-        torch.set_rng_state(tensors["random"])
-        if "random_cuda" in tensors and torch.cuda.is_available():
-            torch.cuda.set_rng_state(tensors["random_cuda"])
 
     def _load_optimizer(self, serialized: Any, tensors: dict[str, Tensor]) -> None:
         saved = deserialize(serialized, tensors, device=self._device())
@@ -205,8 +214,8 @@ class TrainState:
 def read_position(path: Path) -> Position:
     """Returns the position in a checkpoint file; raises RunError if damaged."""
     try:
-        return Position.from_dict(_read_metadata(path)["position"])
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+        return msgspec.convert(_read_metadata(path)["position"], Position)
+    except _DAMAGE as error:
         raise RunError(f"The checkpoint {path} cannot be resumed: {error}.") from error
 
 

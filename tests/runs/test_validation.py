@@ -163,7 +163,11 @@ def test_damaged_lines_of_the_log_are_skipped(run: Path) -> None:
     folder = RunFolder(run)
     before = list(folder.read_log())
     with folder.log_file.open("a") as file:
-        file.write('{"epoch": "x"}\n[1]\n' + "[" * 100_000 + '\n{"epoch": 9, "seco')
+        file.write(
+            '{"epoch": "x"}\n[1]\n"\\ud800"\n{"event": "\\ud800"}\n'
+            + "[" * 100_000
+            + '\n{"epoch": 9, "seco'
+        )
     assert list(folder.read_log()) == before
     folder.log({"event": "epoch", "epoch": 2})
     assert list(folder.read_log()) == [*before, {"event": "epoch", "epoch": 2}]

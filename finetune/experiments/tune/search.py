@@ -38,9 +38,10 @@ from finetune.experiments.tune.study import (
     trials_of,
     without_password,
 )
-from finetune.files import read_json, safe_name, storage_errors, write_json, write_text
+from finetune.files import safe_name, storage_errors, write_json, write_text
 from finetune.photos.collection import Collection
 from finetune.runs.folder import RUNS_FOLDER, RunFolder, create_run, drop_weights
+from finetune.runs.validation import read_validated
 from finetune.tasks.base import Task
 from finetune.tasks.data_split import DataSplit, split_collection
 from finetune.tasks.factory import main_score, task_for
@@ -392,7 +393,7 @@ def train_best(
         FinetuneError: As `finetune.training.train.train`.
     """
     state = folder / STATE_FILE
-    before = read_json(state) if state.is_file() else {}
+    before = read_validated(state) if state.is_file() else {}
     kept = RunFolder(Path(before.get("run", "")))
     if before.get("trial") == best.number and kept.model_file.is_file():
         return FinalModel(run=kept, metrics=kept.read(kept.metrics_file), interrupted=False)

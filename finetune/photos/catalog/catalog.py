@@ -254,14 +254,14 @@ class Catalog:
             )
             rows = self._store.read(
                 "SELECT path, digest, size, width, height, taken_at, camera, hashes, "
-                "brightness, contrast, sharpness FROM file JOIN photo USING (digest) "
+                "value_range, brightness, contrast, sharpness FROM file JOIN photo USING (digest) "
                 "WHERE present AND status = 'ok' ORDER BY path"
             )
             annotations = self.annotations()
         parts = find_parts(row[0] for row in (*rows, *bad))
         known: dict[tuple[str, ...], tuple[str, ...]] = {}
         photos = []
-        for path, digest, size, width, height, taken_at, camera, hashes, *measured in rows:
+        for path, digest, size, width, height, taken_at, camera, hashes, values, *measured in rows:
             if not (isinstance(path, str) and isinstance(width, int) and isinstance(height, int)):
                 raise damaged(self.path, f"the row of {path!r}")
             assigned = annotations.get(digest, NO_ANNOTATIONS)
@@ -291,6 +291,7 @@ class Catalog:
                     quality=quality,
                     file_bytes=size,
                     confirmed=assigned.labels is not None,
+                    value_range=values,
                 )
             )
         return Collection(

@@ -69,6 +69,9 @@ MIGRATIONS: tuple[str, ...] = (
     """
     ALTER TABLE journal ADD COLUMN annotator TEXT;
     """,
+    """
+    ALTER TABLE photo ADD COLUMN value_range TEXT;
+    """,
 )
 """One script per schema version. Never edit a released script; append another one."""
 

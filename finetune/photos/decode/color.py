@@ -5,14 +5,12 @@ from __future__ import annotations
 import functools
 import io
 import mmap
-from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-_WIDE_MODES = frozenset(("I", "F", "I;16", "I;16L", "I;16B", "I;16N"))
-
+from finetune.photos.decode.levels import WIDE_MODES, Levels, find_levels, strips
 
 STRIP_PIXELS = 4 << 20
 """Pixels converted at once where a photo is converted in strips."""
@@ -23,23 +21,31 @@ LARGE_PIXELS = 50_000_000
 _Turn = Image.Transpose | None
 
 
-def rgb_array(image: Image.Image, turn: _Turn = None) -> NDArray[np.uint8]:
+def rgb_array(
+    image: Image.Image, turn: _Turn = None, levels: Levels | None = None
+) -> NDArray[np.uint8]:
     """Returns a loaded image of any mode as ``(H, W, 3) uint8`` sRGB, turned, on white.
 
     A large image is converted strip by strip, with the same pixels, so that its memory is that of
     the image and of the result. The result is then mapped memory, which is free again at once.
+
+    Args:
+        image: A loaded image.
+        turn: Makes it upright.
+        levels: Of an image of more than 8 bits; None: found in its values.
     """
-    white = _white_level(image) if image.mode in _WIDE_MODES else None
+    if levels is None and image.mode in WIDE_MODES:
+        levels = find_levels(image)
     if image.width * image.height <= LARGE_PIXELS:
-        rgb = to_rgb(image, white)
+        rgb = to_rgb(image, levels)
         return np.array(rgb if turn is None else rgb.transpose(turn))
     width, height = image.size
     swapped = turn is not None and turn in _SWAPPING
     shape = (width, height, 3) if swapped else (height, width, 3)
     result = np.frombuffer(mmap.mmap(-1, width * height * 3), np.uint8).reshape(shape)
     source = _turned_back(result, turn)
-    for top, strip in _strips(image):
-        source[top : top + strip.height] = np.asarray(to_rgb(strip, white))
+    for top, strip in strips(image, STRIP_PIXELS):
+        source[top : top + strip.height] = np.asarray(to_rgb(strip, levels))
     return result
 
 
@@ -74,22 +80,15 @@ def _turned_back(result: NDArray[np.uint8], turn: _Turn) -> NDArray[np.uint8]:
             return result
 
 
-def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
-    """Yields the first row of each strip of an image, and the strip."""
-    rows = max(1, STRIP_PIXELS // max(1, image.width))
-    for top in range(0, image.height, rows):
-        yield top, image.crop((0, top, image.width, min(image.height, top + rows)))
-
-
-def to_rgb(image: Image.Image, white: float | None = None) -> Image.Image:
+def to_rgb(image: Image.Image, levels: Levels | None = None) -> Image.Image:
     """Returns a loaded image of any mode as 8-bit sRGB, composited on white.
 
     Args:
         image: The image, or a strip of one.
-        white: Value that means white in an image of more than 8 bits; None: found in the image.
+        levels: Of an image of more than 8 bits; None: found in its values.
     """
     profile = image.info.get("icc_profile")
-    image, alpha = _split_alpha(image, white)
+    image, alpha = _split_alpha(image, levels)
     if image.mode == "LAB":
         rgb = _apply(_lab_to_srgb(), image)
     else:
@@ -101,10 +100,12 @@ def to_rgb(image: Image.Image, white: float | None = None) -> Image.Image:
     return rgb
 
 
-def _split_alpha(image: Image.Image, white: float | None) -> tuple[Image.Image, Image.Image | None]:
+def _split_alpha(
+    image: Image.Image, levels: Levels | None
+) -> tuple[Image.Image, Image.Image | None]:
     """Returns an 8-bit image without transparency, and its ``L`` mask or None."""
-    if image.mode in _WIDE_MODES:
-        return _wide_to_gray(image, _white_level(image) if white is None else white)
+    if image.mode in WIDE_MODES:
+        return _wide_to_gray(image, levels or find_levels(image))
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         image = image if image.mode == "RGBA" else image.convert("RGBA")
         alpha = image.getchannel("A")
@@ -114,49 +115,22 @@ def _split_alpha(image: Image.Image, white: float | None) -> tuple[Image.Image, 
     return image.convert("L" if image.mode == "1" else "RGB"), None
 
 
-def _wide_to_gray(image: Image.Image, white: float) -> tuple[Image.Image, Image.Image | None]:
-    """Returns a gray image of more than 8 bits as ``L``, scaled by its full range, not clipped."""
+def _wide_to_gray(image: Image.Image, levels: Levels) -> tuple[Image.Image, Image.Image | None]:
+    """Returns a gray image of more than 8 bits as ``L``, and the mask of a transparent level."""
     gray = np.empty((image.height, image.width), np.uint8)
     transparent = image.info.get("transparency")
     mask = np.empty_like(gray) if isinstance(transparent, int) else None
-    table = None
-    if image.mode.startswith("I;16"):
-        table = _levels(np.arange(65536, dtype=np.float64), white)
-    for top, strip in _strips(image):
+    table = levels.apply(np.arange(65536)) if image.mode.startswith("I;16") else None
+    for top, strip in strips(image, STRIP_PIXELS):
         values = np.asarray(strip)
         rows = slice(top, top + strip.height)
         if table is not None:
             gray[rows] = table[values]
         else:
-            gray[rows] = _levels(np.nan_to_num(values.astype(np.float64)), white)
+            gray[rows] = levels.apply(values)
         if mask is not None:
             mask[rows] = np.where(values == transparent, 0, 255)
     return Image.fromarray(gray), None if mask is None else Image.fromarray(mask)
-
-
-def _levels(values: NDArray[np.float64], white: float) -> NDArray[np.uint8]:
-    return np.rint(np.clip(values * (255 / white), 0, 255)).astype(np.uint8)
-
-
-def _white_level(image: Image.Image) -> float:
-    """Returns the stored value that means white."""
-    bits = getattr(image, "tag_v2", {}).get(258)  # TIFF's BitsPerSample
-    depth = bits[0] if isinstance(bits, tuple) and bits else bits
-    if image.mode != "F" and isinstance(depth, int) and 8 < depth <= 16:
-        return float(2**depth - 1)
-    if image.mode.startswith("I;16"):
-        return 65535.0
-    highest = max(
-        (
-            float(np.nan_to_num(np.asarray(strip).astype(np.float64)).max(initial=0.0))
-            for _, strip in _strips(image)
-        ),
-        default=0.0,
-    )
-    if image.mode == "F":
-        # A float file does not declare its range: 0 to 1 and 0 to 255 are the two in use.
-        return 1.0 if highest <= 1 else max(255.0, highest)
-    return max(65535.0, highest)
 
 
 def _apply(transform: ImageCms.ImageCmsTransform | None, image: Image.Image) -> Image.Image:

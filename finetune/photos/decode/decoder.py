@@ -4,7 +4,7 @@
   that cannot be read is missing.
 * An embedded ICC profile is converted to sRGB; a broken one is ignored. CMYK without a profile,
   palette, gray, 1-bit and Lab images become RGB.
-* 16-bit and float images are scaled to 8 bits, not clipped.
+* Images of more than 8 bits are scaled to 8 by the range of their values; see `levels`.
 * Transparent areas become white.
 * Animations and multi-page files give their first frame.
 * JPEGs can be decoded at 1/2, 1/4 or 1/8 of their size, which is several times as fast.
@@ -40,6 +40,13 @@ from finetune.errors import DecodeError
 from finetune.malloc import release_memory
 from finetune.photos.decode.color import rgb_array
 from finetune.photos.decode.exif import Exif, read_exif
+from finetune.photos.decode.levels import (
+    WIDE_MODES,
+    find_levels,
+    is_dim,
+    low_bytes_mode,
+    restore_depth,
+)
 
 MAX_PIXELS = 178_956_970
 """Limit above which a photo counts as a decompression bomb; equals Pillow's own."""
@@ -81,6 +88,7 @@ class DecodedPhoto:
         image: ``(H, W, 3) uint8`` RGB, upright, contiguous and writable.
         width: Of the upright photo at full size, whatever size `image` has; so is `height`.
         format: Pillow's name of the file format: ``"JPEG"``, ``"PNG"`` ...
+        value_range: Range of the stored values in words, where it is not that of their type.
     """
 
     image: NDArray[np.uint8]
@@ -88,6 +96,7 @@ class DecodedPhoto:
     height: int
     format: str
     exif: Exif
+    value_range: str | None = None
 
 
 def read_photo(
@@ -188,16 +197,50 @@ def _decode(file: BinaryIO, min_side_pixels: int | None, max_pixels: int) -> Dec
             )
         large = needed > LARGE_BYTES
         with _large_turn if large else contextlib.nullcontext():
+            rawmode = _rawmode(image)
             image.load()
             exif = read_exif(image)
-            pixels = rgb_array(image, _TURNS.get(exif.orientation))
+            levels = find_levels(image) if image.mode in WIDE_MODES else None
+            value_range = None if levels is None else levels.note
+            if (low_mode := low_bytes_mode(rawmode)) is not None and is_dim(image):
+                value_range = restore_depth(image, _low_bytes(file, rawmode, low_mode))
+            pixels = rgb_array(image, _TURNS.get(exif.orientation), levels)
             format_name = image.format or ""
             image.close()
             if needed > RELEASED_BYTES:
                 release_memory()
     if exif.orientation >= 5:
         width, height = height, width
-    return DecodedPhoto(image=pixels, width=width, height=height, format=format_name, exif=exif)
+    return DecodedPhoto(
+        image=pixels,
+        width=width,
+        height=height,
+        format=format_name,
+        exif=exif,
+        value_range=value_range,
+    )
+
+
+def _rawmode(image: Image.Image) -> str:
+    """Returns the mode of the stored values of an image that is not loaded yet."""
+    tiles = getattr(image, "tile", None)
+    arguments = tiles[0][3] if tiles else ""
+    mode = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
+    return mode if isinstance(mode, str) else ""
+
+
+def _low_bytes(file: BinaryIO, rawmode: str, low_mode: str) -> Image.Image:
+    """Returns a photo with the low bytes of its 16-bit channels, as `restore_depth` needs it."""
+    file.seek(0)
+    image = Image.open(file, formats=_FORMATS)
+    if rawmode == "LA;16B":
+        image.info["gray bytes"] = True
+    image.tile = [
+        tile._replace(args=(low_mode, *tile.args[1:]) if isinstance(tile.args, tuple) else low_mode)
+        for tile in image.tile
+    ]
+    image.load()
+    return image
 
 
 _BYTES_A_PIXEL = {"1": 1, "L": 1, "P": 1, "LA": 4, "F": 4, "I": 4}
@@ -212,6 +255,8 @@ def _bytes_needed(image: Image.Image, pixels: int) -> int:
     if by_decoder == 6 and "progressive" not in image.info:
         by_decoder = 0
     own = 2 if image.mode.startswith("I;16") else _BYTES_A_PIXEL.get(image.mode, 4)
+    if low_bytes_mode(_rawmode(image)) is not None:
+        own *= 2  # the low bytes are read where the high ones are dark
     return pixels * by_decoder + drafted * (own + 3)
 
 
