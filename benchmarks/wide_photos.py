@@ -1,6 +1,6 @@
 """Memory and time of small files with very many pixels, on the server and in a scan.
 
-    python benchmarks/wide_photos.py --run runs/NAME [--files 200]
+    python benchmarks/wide_photos.py runs/NAME [--files 200]
 
 Six PNGs of 64 megapixels and 16 bits go to `finetune serve` at once, and a normal photo after them;
 then a folder of PNGs of 178 megapixels is scanned. Prints the peak of the resident memory of all
@@ -76,7 +76,7 @@ class Memory:
 
 def serve(run: Path) -> None:
     """Prints the memory of a server that gets six wide photos and a normal one."""
-    command = [sys.executable, "-m", "finetune", "serve", "--run", str(run), "--port", "8931"]
+    command = [sys.executable, "-m", "finetune", "serve", str(run), "--port", "8931"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         file = io.BytesIO()
@@ -144,7 +144,7 @@ def scan(files: int) -> None:
 def main() -> None:
     """Runs both."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("run", type=Path)
     parser.add_argument("--files", type=int, default=200)
     options = parser.parse_args()
     serve(options.run)

@@ -11,7 +11,7 @@ from finetune.cli.console import Json, Quiet, make_table, output
 from finetune.errors import ModelError
 
 if TYPE_CHECKING:
-    from finetune.models.registry import ListedModel
+    from finetune.models.recommended import ListedModel
     from finetune.models.summary import NetworkSummary
 
 
@@ -29,13 +29,7 @@ def models(
 ) -> None:
     """List models with their size, weights and license."""
     output.json, output.quiet = json, quiet
-    from finetune.models.registry import RECOMMENDED, find_models, list_models
-
-    names = list(RECOMMENDED) if pattern is None else find_models(pattern)
-    if not names:
-        raise ModelError(f"No model matches '{pattern}'. Try a shorter part of the name.")
-    counted = len(names) <= _MAX_WITH_PARAMETERS
-    found = list_models(names, count_parameters=counted)
+    found = _found(pattern)
     output.document([vars(item) for item in found])
     table = make_table(
         "model", "parameters", "input", "weights", "license", right=("parameters", "input")
@@ -50,8 +44,21 @@ def models(
             "These are recommended; packaged weights are part of finetune. "
             "Search all timm models with: finetune models 'resnet*'"
         )
-    elif not counted:
+    elif len(found) > _MAX_WITH_PARAMETERS:
         output.info(f"{len(found):,} models; narrow the pattern to see their parameters.")
+
+
+def _found(pattern: str | None) -> list[ListedModel]:
+    if pattern is None:
+        from finetune.models.recommended import list_recommended
+
+        return list_recommended()
+    from finetune.models.registry import find_models, list_models
+
+    names = find_models(pattern)
+    if not names:
+        raise ModelError(f"No model matches '{pattern}'. Try a shorter part of the name.")
+    return list_models(names, count_parameters=len(names) <= _MAX_WITH_PARAMETERS)
 
 
 def _millions(item: ListedModel) -> str:

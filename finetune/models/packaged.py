@@ -2,7 +2,7 @@
 
 The distributions hold a ``.pth`` file and no code that is needed here: the file is found through
 the installed distribution's metadata, checked by its SHA-256, read without running code, renamed
-to timm's names, and kept as safetensors in the user's cache.
+to timm's names, and kept as safetensors with a checksum in the user's cache.
 """
 
 from __future__ import annotations
@@ -10,17 +10,19 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import logging
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
-from torch import Tensor, nn
 
 from finetune.errors import ModelError, StorageError
 from finetune.files import user_cache_folder, write_atomically
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 logger = logging.getLogger(__name__)
 
@@ -87,12 +89,19 @@ def load_packaged(model: str, module: nn.Module) -> dict[str, Tensor]:
     Raises:
         ModelError: The installed file is damaged, or does not have this network's tensors.
     """
+    import torch  # not needed to list models
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save
+
     weights = PACKAGED[model.partition(".")[0]]
     name = model.partition(".")[0]
     cached = user_cache_folder() / "weights" / f"{name}-{weights.sha256[:16]}.safetensors"
     try:
-        return dict(load_file(cached))
-    except (OSError, SafetensorError):  # not there yet, or cut off
+        kept = dict(load_file(cached))
+        with safe_open(cached, framework="pt") as file:
+            if (file.metadata() or {}).get("crc32") == _checksum(kept):
+                return kept
+    except (OSError, SafetensorError):  # not there yet
         pass
     source = weights.path()
     if source is None:
@@ -109,11 +118,18 @@ def load_packaged(model: str, module: nn.Module) -> dict[str, Tensor]:
     state = torch.load(source, map_location="cpu", weights_only=True)
     renamed = _renamed(state, timm_names(module))
     try:
-        content = save(renamed)
-        write_atomically(cached, lambda file: file.write(content))
+        converted = save(renamed, metadata={"crc32": _checksum(renamed)})
+        write_atomically(cached, lambda file: file.write(converted))
     except (OSError, StorageError) as error:
         logger.debug("The converted weights could not be kept in %s: %s", cached, error)
     return renamed
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> str:
+    found = 0
+    for name in sorted(tensors):
+        found = zlib.crc32(tensors[name].numpy().tobytes(), zlib.crc32(name.encode(), found))
+    return f"{found:08x}"
 
 
 def timm_names(module: nn.Module) -> dict[str, str]:

@@ -8,8 +8,6 @@ from __future__ import annotations
 import difflib
 import fnmatch
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import timm
 import torch
@@ -21,6 +19,7 @@ from finetune.models import finetune_small, weights  # noqa: F401 - registers th
 from finetune.models.classic.base import DEFAULT_RECIPES
 from finetune.models.packaged import packaged_weights
 from finetune.models.pair import SIGN, pair_parts, register_pair
+from finetune.models.recommended import ListedModel, WeightsPlace
 from finetune.photos.preprocessing import Preprocessing
 
 DEFAULT_MODEL = "tf_efficientnet_lite2"
@@ -42,57 +41,8 @@ ImageNet and make frozen features transfer worse (Kornblith et al. 2021, arXiv 2
 torchvision's first recipe, plain cross-entropy, transfer better.
 """
 
-RECOMMENDED = (
-    "tf_efficientnet_lite0",
-    "tf_efficientnet_lite1",
-    DEFAULT_MODEL,
-    "mobilenetv3_large_100",
-    "mobilenetv4_conv_medium",
-    "resnet18.tv_in1k",
-    "resnet50.tv_in1k",
-    "efficientnet_b0",
-    "efficientnet_b3",
-    "tf_efficientnetv2_s",
-    HUB_MODELS["cpu"],
-    HUB_MODELS["gpu"],
-    "convnext_small.in12k_ft_in1k",
-    "vit_small_patch16_224",
-    "swin_tiny_patch4_window7_224",
-)
-"""Recommended models for transfer learning, from small to strong, all with permissive licenses."""
-
 SMALL_PIXELS = 64
 """Up to this input size, photos are assumed to be as small as the input."""
-
-
-WeightsPlace = Literal["packaged", "on this machine", "download", "none"]
-
-
-@dataclass(frozen=True)
-class ListedModel:
-    """One row of `finetune models`.
-
-    Attributes:
-        name: The model name.
-        parameters: Number of parameters with the model's own head; None where not counted.
-        size: Side of its input in pixels.
-        weights: Whether pretrained weights are installed, are on this machine, can be downloaded,
-            or do not exist.
-        source: Distribution or hub repository of the weights.
-        license: Of the weights, as timm states it; None where it states none.
-    """
-
-    name: str
-    parameters: int | None
-    size: int
-    weights: WeightsPlace
-    source: str | None
-    license: str | None
-
-    @property
-    def megabytes(self) -> float | None:
-        """Size of the weights in float32; None where the parameters were not counted."""
-        return None if self.parameters is None else self.parameters * 4 / 1e6
 
 
 def check_name(name: str) -> str:

@@ -286,8 +286,13 @@ def _parts(
     index = label_index(labels)
 
     def target(row: SplitRow) -> int | tuple[int, ...]:
-        found = tuple(index[label] for label in row.labels)
-        return task.target(found)
+        try:
+            return task.target(tuple(index[label] for label in row.labels))
+        except (KeyError, ValueError, IndexError) as error:
+            raise RunError(
+                f"split.csv: the labels {' | '.join(row.labels)!r} of {row.path} do not fit those "
+                "of labels.json. Copy the complete run folder again, or start a new run."
+            ) from error
 
     samples: dict[Part, list[Sample]] = {part: [] for part in PARTS}
     # In the order of the paths in split.csv, which stays the same when photos are moved.

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import datetime
 import platform
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from finetune.config import TrainConfig
 from finetune.config_io import resolve, to_dict
 from finetune.curation.crop_policy import CropPolicyConfig, read_policy
 from finetune.data.pixel_cache import PixelCache
-from finetune.errors import ConfigError, RunError
+from finetune.errors import ConfigError, FinetuneError, RunError
 from finetune.files import collection_cache_dir, write_json
 from finetune.formatting import count
 from finetune.models import factory
@@ -376,12 +377,17 @@ def _write_run(
     started = datetime.datetime.fromisoformat(description["started"])
     name = f"{started:%Y-%m-%d}-{loaded.name}-{description['settings']['training']['mode']}"
     folder = run.run if isinstance(run.run, RunFolder) else create_run(run.run, name, run.runs)
-    write_split(folder.split_file, data_split.rows)
-    write_labels(folder, data_split.labels)
-    write_json(folder.preprocessing_file, pixels)
-    save_tensors(folder.start_checkpoint, loaded.module.state_dict(), {})
-    # Last, since this file makes the folder a run.
-    write_json(folder.config_file, description)
+    try:
+        write_split(folder.split_file, data_split.rows)
+        write_labels(folder, data_split.labels)
+        write_json(folder.preprocessing_file, pixels)
+        save_tensors(folder.start_checkpoint, loaded.module.state_dict(), {})
+        # Last, since this file makes the folder a run.
+        write_json(folder.config_file, description)
+    except FinetuneError:
+        if not isinstance(run.run, RunFolder):
+            shutil.rmtree(folder.path, ignore_errors=True)
+        raise
     return folder
 
 

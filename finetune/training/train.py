@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from finetune.config import TrainConfig
+from finetune.errors import StorageError
 from finetune.files import write_json, write_text
 from finetune.models.heads import has_linear_head
 from finetune.models.threads import cpu_threads
@@ -84,7 +85,21 @@ def train(
         callback=callback,
         overrides=Overrides(split=split, metrics=metrics or {}),
     ) as prepared:
-        return execute(prepared, started)
+        try:
+            return execute(prepared, started)
+        except StorageError as error:
+            if isinstance(run, RunFolder) or not prepared.world.is_main:
+                raise
+            raise _keep_checkpoint(prepared.run, error) from error
+
+
+def _keep_checkpoint(run: RunFolder, error: StorageError) -> StorageError:
+    """Returns the error of a new run that could not be written; one without epochs is removed."""
+    if not run.last_checkpoint.is_file():
+        shutil.rmtree(run.path, ignore_errors=True)
+        return error
+    next_step = f"resume the training with: finetune train --resume {run.path}"
+    return StorageError(str(error).replace("run the same command again", next_step))
 
 
 def resume(

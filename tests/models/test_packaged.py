@@ -52,16 +52,20 @@ def test_a_tag_names_the_same_weights() -> None:
     assert packaged_weights("resnet18") is None
 
 
-def test_weights_are_converted_once_and_a_truncated_copy_is_replaced() -> None:
+def test_weights_are_converted_once_and_a_damaged_copy_is_replaced() -> None:
     module = timm.create_model("tf_efficientnet_lite0")
     first = load_packaged("tf_efficientnet_lite0", module)
     (copy,) = (user_cache_folder() / "weights").iterdir()
     assert copy.name == "tf_efficientnet_lite0-579344248a93e230.safetensors"
     assert load_file(copy).keys() == first.keys()
-    copy.write_bytes(copy.read_bytes()[:1000])
-    again = load_packaged("tf_efficientnet_lite0", module)
-    assert all(torch.equal(again[key], first[key]) for key in first)
-    assert load_file(copy).keys() == first.keys()
+    whole = copy.read_bytes()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 64
+    for damaged in (whole[:1000], bytes(flipped)):
+        copy.write_bytes(damaged)
+        again = load_packaged("tf_efficientnet_lite0", module)
+        assert all(torch.equal(again[key], first[key]) for key in first)
+        assert copy.read_bytes() == whole
 
 
 def test_a_cache_that_cannot_be_written_is_no_error(

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import csv
+import errno
 import functools
 import hashlib
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -298,6 +300,43 @@ def test_a_run_that_lost_a_photo_is_resumed_without_it(
     result = resume(tmp_path / "r")
     assert not result.interrupted
     assert "ant/003.jpg" not in {r.path for r in read_predictions(result.run.predictions_file)}
+
+
+@pytest.mark.parametrize("mode", ["head", "full"])
+def test_the_command_of_a_full_disk_goes_on_once_there_is_space(
+    photos: Path,
+    tmp_path: Path,
+    tiny_settings: Settings,
+    mode: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = resolve({}, {**tiny_settings, "mode": mode, "epochs": 2})
+    expected = digest(train(photos, config, run="whole", runs=tmp_path).run.path)
+    synced, left = os.fsync, [0]
+
+    def full(file: int) -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        synced(file)
+
+    monkeypatch.setattr(os, "fsync", full)
+    for write in range(1, 200, 9):
+        left[0] = write
+        try:
+            train(photos, config, run="r", runs=tmp_path)
+        except StorageError as error:
+            run = tmp_path / "r"
+            if f"resume the training with: finetune train --resume {run}." in str(error):
+                resume(run)
+            else:
+                assert not run.exists()
+                train(photos, config, run="r", runs=tmp_path)
+        assert digest(tmp_path / "r") == expected
+        shutil.rmtree(tmp_path / "r")
+        if left[0] > 0:
+            return
+    raise AssertionError("no training was whole")
 
 
 def test_a_full_disk_leaves_the_checkpoint_before_it(

@@ -12,8 +12,8 @@ from finetune.config import Mode, TrainConfig
 from finetune.config_io import resolve, to_dict
 from finetune.errors import ConfigError
 from finetune.models.factory import FROM_SCRATCH
+from finetune.models.recommended import RECOMMENDED
 from finetune.models.registry import (
-    RECOMMENDED,
     check_name,
     default_recipe,
     list_models,
