@@ -72,6 +72,8 @@ def pytest_collection_finish() -> None:
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FINETUNE_CACHE", str(tmp_path / "user-cache"))
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    # An export of each tiny network would take seconds.
+    monkeypatch.setenv("FINETUNE_ENGINE", "torch")
 
 
 @pytest.fixture(autouse=True)

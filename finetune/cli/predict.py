@@ -37,8 +37,8 @@ def predict(
         list[str] | None,
         typer.Option(
             "--run",
-            help="Name or folder of a run, an .onnx file, or hf://OWNER/NAME; default: the newest "
-            "run. Several are averaged.",
+            help="Run, .onnx file, or hf://OWNER/NAME; default: the newest run. Several are "
+            "averaged.",
             show_default=False,
         ),
     ] = None,
@@ -62,7 +62,7 @@ def predict(
     by: Annotated[str, typer.Option(help="photo, or burst: one answer for its frames.")] = "photo",
     tta: Annotated[
         int,
-        typer.Option(help="Views per photo to average: 1, 2 (mirror image) or 10 (also corners)."),
+        typer.Option(help="Views to average: 1, 2 (mirror image) or 10."),
     ] = 1,
     sort_into: Annotated[
         Path | None, typer.Option(help="Sort the photos into one folder per label.")
@@ -74,12 +74,13 @@ def predict(
     explain: Annotated[
         Path | None, typer.Option(help="Write a heat map of each photo's first label here.")
     ] = None,
-    similar: Annotated[
-        int, typer.Option(help="List this many similar training photos.", min=0)
-    ] = 0,
+    similar: Annotated[int, typer.Option(help="Similar training photos to list.", min=0)] = 0,
     show: Annotated[bool, typer.Option("--show", help="Draw each photo in the terminal.")] = False,
     batch_size: Annotated[int, typer.Option(help="Photos per batch.", min=1)] = 32,
     device: Device = None,
+    engine: Annotated[
+        str | None, typer.Option(help="torch or onnx; default: onnx on a CPU.", show_default=False)
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
     yes: Yes = False,
@@ -108,6 +109,7 @@ def predict(
     from finetune.prediction.inputs import check_tta, photos_of
     from finetune.prediction.predictor import PredictConfig, Predictor
     from finetune.prediction.restriction import read_restriction
+    from finetune.prediction.run_graph import EngineName
     from finetune.runs.answers import claim_sentence
 
     config = PredictConfig(
@@ -126,7 +128,10 @@ def predict(
         output.document([])
         output.info("No photos were named.")
         return
-    predictor = Predictor.load(run or None, device=device, config=config)
+    chosen = None if engine is None else one_of("--engine", engine, EngineName)
+    # Heat maps and features of training photos are torch's.
+    used: EngineName | None = "torch" if explain is not None or similar else chosen
+    predictor = Predictor.load(run or None, device=device, config=config, engine=used)
     output.info(f"By {predictor.name}")
     if predictor.decision.measured:
         output.info(claim_sentence(predictor.claim, precision))
@@ -168,8 +173,19 @@ def predict(
     _sum_up(csv, sort_into, sorter, len(remaining), failed)
     if not by_burst and not output.quiet:
         _offer_bursts(remaining)
+    if used is None:
+        _prepare_next(predictor, device)
     if failed:
         raise typer.Exit(1)
+
+
+def _prepare_next(predictor: Predictor, device: str | None) -> None:
+    """Prepares the runs that were predicted by, so that the next predictions start at once."""
+    from finetune.cli.fast_predictions import prepare_predictions
+
+    for engine in predictor.engines:
+        if engine.run is not None:
+            prepare_predictions(engine.run, device=device)
 
 
 def _peek(paths: Iterator[Path]) -> tuple[Path | None, Iterator[Path]]:

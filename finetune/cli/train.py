@@ -189,6 +189,10 @@ def train(
             "interrupted": result.interrupted,
         }
     )
+    if not result.interrupted:
+        from finetune.cli.fast_predictions import prepare_predictions
+
+        prepare_predictions(result.run)
     show_result(result)
     if result.interrupted:
         raise typer.Exit(130)

@@ -10,7 +10,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -161,13 +161,22 @@ class _Backbone(nn.Module):
         return features_of(self.module, pixels)
 
 
-def _exported(module: nn.Module, probe: Tensor, graph: Path) -> bytes:
-    with contextlib.suppress(OSError):
-        return graph.read_bytes()
+def export_backbone(module: nn.Module, shape: Sequence[int]) -> bytes:
+    """Returns the ONNX graph from ``pixels (batch, C, S, S)`` to ``features (batch, F)``.
+
+    Args:
+        module: The network, in eval mode on the CPU.
+        shape: C, S, S.
+
+    Raises:
+        ImportError: onnxscript is not installed.
+        Exception: Anything that the export raises.
+    """
     with _silenced(), torch.no_grad():
         program = torch.onnx.export(
             _Backbone(module).eval(),
-            (probe[:2],),
+            # Two photos: the exporter would fix a batch size of one.
+            (torch.zeros(2, *shape),),
             input_names=["pixels"],
             output_names=["features"],
             dynamic_shapes=({0: torch.export.Dim("batch")},),
@@ -177,6 +186,13 @@ def _exported(module: nn.Module, probe: Tensor, graph: Path) -> bytes:
     if program is None:
         raise RuntimeError("torch exported nothing")
     content: bytes = program.model_proto.SerializeToString()
+    return content
+
+
+def _exported(module: nn.Module, probe: Tensor, graph: Path) -> bytes:
+    with contextlib.suppress(OSError):
+        return graph.read_bytes()
+    content = export_backbone(module, probe.shape[1:])
     # A graph that cannot be saved is exported again the next time.
     with contextlib.suppress(OSError):
         graph.parent.mkdir(parents=True, exist_ok=True)

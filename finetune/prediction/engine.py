@@ -38,6 +38,11 @@ class Engine(Protocol):
         ...
 
     @property
+    def run(self) -> RunFolder | None:
+        """The run it was opened from; None for an exported file."""
+        ...
+
+    @property
     def cores(self) -> int:
         """Batches computed at once by the engine of `per_thread`; 1: one batch uses all."""
         ...

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from finetune.photos.decode.color import to_gray
 from finetune.photos.decode.pool import usable_cores
 from finetune.photos.preprocessing import Preprocessing
 from finetune.prediction.engine import ModelMetadata
+from finetune.runs.folder import RunFolder
 
 METADATA_KEY = "finetune"
 """Metadata key of labels, preprocessing and calibration, as JSON."""
@@ -41,6 +43,19 @@ CPU_PROVIDERS = {"CPUExecutionProvider", "AzureExecutionProvider"}
 """Execution providers without a GPU; Azure's is listed wherever it is built in."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """Linear head on the features of a graph that gives no logits.
+
+    Attributes:
+        weight: ``(labels, F) float32``.
+        bias: ``(labels,) float32``.
+    """
+
+    weight: NDArray[np.float32]
+    bias: NDArray[np.float32]
+
+
 class OnnxEngine:
     """Engine of an onnxruntime session.
 
@@ -48,12 +63,23 @@ class OnnxEngine:
         session: An `onnxruntime.InferenceSession`.
         metadata: Labels, preprocessing and calibration.
         path: The file of the session.
+        head: The head, where the graph ends in features.
+        run: The run that it was opened from; None for an exported file.
     """
 
-    def __init__(self, session: Any, metadata: ModelMetadata, path: Path) -> None:
+    def __init__(
+        self,
+        session: Any,
+        metadata: ModelMetadata,
+        path: Path,
+        head: Head | None = None,
+        run: RunFolder | None = None,
+    ) -> None:
         self.session = session
         self.metadata = metadata
         self.path = path
+        self.head = head
+        self.run = run
         self._input = session.get_inputs()[0].name
 
     @classmethod
@@ -71,6 +97,16 @@ class OnnxEngine:
         session = _session(path, threads)
         return cls(session, metadata_in(session, path), path)
 
+    @classmethod
+    def of_run(cls, run: RunFolder, graph: Path, head: Head) -> OnnxEngine:
+        """Opens the graph of a run's backbone on the CPU.
+
+        Raises:
+            MissingExtra: onnxruntime is not installed.
+            RunError: A file of the run or the graph is missing or damaged.
+        """
+        return cls(_session(graph, None), ModelMetadata.of_run(run), graph, head, run)
+
     @property
     def cores(self) -> int:
         """Batches computed at once by the engine of `per_thread`; 1 on a GPU."""
@@ -81,16 +117,21 @@ class OnnxEngine:
     @contextmanager
     def per_thread(self) -> Iterator[OnnxEngine]:
         """Yields an engine for concurrent threads; see `Engine`."""
-        yield OnnxEngine(_session(self.path, 1), self.metadata, self.path)
+        yield OnnxEngine(_session(self.path, 1), self.metadata, self.path, self.head, self.run)
 
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Returns logits ``(B, labels) float32``; see `Engine`."""
+        if self.head is not None:
+            return self.logits_and_features(images)[0]
         return self._run([LOGITS], images)[0]
 
     def logits_and_features(
         self, images: NDArray[np.uint8]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Returns logits ``(B, labels)`` and features ``(B, F)``; see `Engine`."""
+        if self.head is not None:
+            (features,) = self._run([FEATURES], images)
+            return features @ self.head.weight.T + self.head.bias, features
         logits, features = self._run([LOGITS, FEATURES], images)
         return logits, features
 

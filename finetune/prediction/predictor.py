@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.errors import ConfigError, DecodeError
+from finetune.errors import ConfigError, DecodeError, ModelError
 from finetune.evaluation.precision_curve import Claim
 from finetune.photos.crops import Crop
 from finetune.photos.decode.decoder import bytes_needed, photo_exif
@@ -23,6 +23,7 @@ from finetune.prediction.engine import Engine
 from finetune.prediction.hub_address import is_hub_address
 from finetune.prediction.inputs import name_of, source_of, tta_views, working_image
 from finetune.prediction.predictions import PhotoPrediction, Ranked
+from finetune.prediction.run_graph import EngineName, open_graph, wants_torch
 from finetune.prediction.stream import batch_per_core, decode_ahead
 from finetune.runs.folder import RunFolder, find_run
 from finetune.tasks.multi_label import MultiLabel
@@ -98,6 +99,7 @@ class Predictor:
         *,
         device: str | None = "cpu",
         config: PredictConfig | None = None,
+        engine: EngineName | None = None,
     ) -> Predictor:
         """Opens a run: a name in ``./runs``, a path, or None for the newest. Runs no code of it.
 
@@ -106,6 +108,8 @@ class Predictor:
                 (for which torch is not imported), or several of these as an ensemble.
             device: ``cpu``, ``cuda``, ``mps`` ..., or None for the best available.
             config: Test-time augmentation and thresholds.
+            engine: ``torch``, or ``onnx``, for which torch is not imported; None: ``onnx`` on a
+                CPU where the run's graph was prepared before.
 
         Raises:
             RunError: There is no such run, or a file of it is missing or damaged.
@@ -113,7 +117,8 @@ class Predictor:
         """
         several: Sequence[Source | None]
         several = [run] if run is None or isinstance(run, str | Path | RunFolder) else run
-        return cls([open_engine(source, device=device) for source in several], config)
+        engines = [open_engine(source, device=device, engine=engine) for source in several]
+        return cls(engines, config)
 
     @property
     def name(self) -> str:
@@ -322,7 +327,12 @@ class Predictor:
             yield self.engines[self._image_of.index(number)].metadata.preprocessing
 
 
-def open_engine(source: str | Path | RunFolder | None, *, device: str | None = "cpu") -> Engine:
+def open_engine(
+    source: str | Path | RunFolder | None,
+    *,
+    device: str | None = "cpu",
+    engine: EngineName | None = None,
+) -> Engine:
     """Opens a run (a name, a path, None for the newest), one of the hub, or an ``.onnx`` file.
 
     An ``.onnx`` file runs in onnxruntime without importing torch.
@@ -330,9 +340,11 @@ def open_engine(source: str | Path | RunFolder | None, *, device: str | None = "
     Args:
         source: Run or file.
         device: Of a run: ``cpu``, ``cuda``, ``mps`` ..., or None for the best available.
+        engine: As in `Predictor.load`.
 
     Raises:
         RunError: There is no such run or file, or it is damaged.
+        ModelError: ONNX cannot express the network, and was asked for.
         MissingExtra: onnxruntime is not installed.
         DeviceError: The device does not exist.
     """
@@ -347,6 +359,18 @@ def open_engine(source: str | Path | RunFolder | None, *, device: str | None = "
 
             return OnnxEngine.load(path)
     folder = source if isinstance(source, RunFolder) else find_run(str(source) if source else None)
+    if not wants_torch(engine, device):
+        found = open_graph(folder)
+        if found is None and engine == "onnx":
+            from finetune.prediction.export.run_graph import prepare_graph
+
+            entry = prepare_graph(folder)
+            if entry.graph is None:
+                raise ModelError(f"{entry.reason}. Predict with --engine torch.")
+            found = open_graph(folder)
+        # The network that proposes crops needs torch anyway.
+        if found is not None and (found.metadata.crop_policy is None or engine == "onnx"):
+            return found
     from finetune.prediction.torch_engine import TorchEngine
 
     return TorchEngine.load(folder, device=device)

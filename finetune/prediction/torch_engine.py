@@ -24,11 +24,15 @@ class TorchEngine:
     Args:
         module: A timm network; it is put in eval mode.
         metadata: Labels, preprocessing and calibration.
+        run: The run that it was opened from.
     """
 
-    def __init__(self, module: torch.nn.Module, metadata: ModelMetadata) -> None:
+    def __init__(
+        self, module: torch.nn.Module, metadata: ModelMetadata, run: RunFolder | None = None
+    ) -> None:
         self.module = module.eval()
         self.metadata = metadata
+        self.run = run
         # Two batches at once would each use all cores, and on a GPU twice the memory.
         self._turn: AbstractContextManager[Any] = threading.Lock()
 
@@ -49,7 +53,7 @@ class TorchEngine:
             metadata.preprocessing,
             device=choose_device(device),
         )
-        return cls(module, metadata)
+        return cls(module, metadata, run)
 
     @property
     def cores(self) -> int:
@@ -61,7 +65,7 @@ class TorchEngine:
     def per_thread(self) -> Iterator[TorchEngine]:
         """Yields an engine for concurrent threads; see `Engine`."""
         threads = torch.get_num_threads()
-        engine = TorchEngine(self.module, self.metadata)
+        engine = TorchEngine(self.module, self.metadata, self.run)
         engine._turn = _OneCore()
         try:
             yield engine

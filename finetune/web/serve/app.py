@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import io
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -19,6 +20,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 
 from finetune.errors import ConfigError, DecodeError
+from finetune.prediction.onnx_engine import OnnxEngine
 from finetune.prediction.predictions import PhotoPrediction
 from finetune.prediction.predictor import Predictor
 from finetune.web.security import Guard, Policy
@@ -98,12 +100,12 @@ class _Endpoints:
         self.metrics = Metrics(lambda: self.batcher.photos)
         self.batcher = Batcher(predictor, self.limits, on_batch=self.metrics.batches.observe)
         self.queue_bytes = 0
-        self.engine = _explainable_engine(predictor)
+        self.explainer = _explainer(predictor)
         self.description = describe(
             predictor.engines[0].metadata,
             self.limits,
             with_key=policy.token is not None,
-            explains=self.engine is not None,
+            explains=self.explainer is not None,
         )
 
     def app(self, log: Callable[[str], None]) -> Starlette:
@@ -116,7 +118,7 @@ class _Endpoints:
             Route("/metrics", self.prometheus),
             Mount("/static", OwnFiles(), name="static"),
         ]
-        if self.engine is not None:
+        if self.explainer is not None:
             routes.append(Route("/v1/explain", self.explain, methods=["POST"]))
         return Starlette(
             routes=routes,
@@ -138,7 +140,7 @@ class _Endpoints:
             "serve.html",
             name=self.predictor.name,
             labels=self.predictor.engines[0].metadata.labels,
-            explains=self.engine is not None,
+            explains=self.explainer is not None,
         )
         # Only this page may use the camera.
         return HTMLResponse(
@@ -169,14 +171,14 @@ class _Endpoints:
         return JSONResponse([prediction.to_dict(top) for prediction in predictions])
 
     async def explain(self, request: Request) -> Response:
-        engine = self.engine
-        if engine is None:
+        explainer = self.explainer
+        if explainer is None:
             raise HTTPException(404, "This model does not support explanations.")
         with self._memory_for(request):
             content = (await self._upload(request))[0].content
         request.state.photos = 1
         label = request.query_params.get("label")
-        if label is not None and label not in engine.metadata.labels:
+        if label is not None and label not in self.predictor.labels:
             raise HTTPException(400, "There is no such label.")
         with self._reserved(1):
             try:
@@ -184,7 +186,7 @@ class _Endpoints:
                     chosen = label or (await self.batcher.predict(content)).label or ""
                     max_pixels = self.predictor.config.max_pixels
                     image = await self.batcher.run(
-                        lambda: _heatmap(engine, content, chosen, max_pixels)
+                        lambda: _heatmap(explainer(), content, chosen, max_pixels)
                     )
             except TimeoutError:
                 raise HTTPException(504, _TIMED_OUT) from None
@@ -256,15 +258,27 @@ def _heatmap(engine: TorchEngine, content: bytes, label: str, max_pixels: int) -
     return buffer.getvalue()
 
 
-def _explainable_engine(predictor: Predictor) -> TorchEngine | None:
+def _explainer(predictor: Predictor) -> Callable[[], TorchEngine] | None:
+    """Returns a function that returns the network to explain; None where all are exported files."""
+    run = next((e.run for e in predictor.engines if isinstance(e, OnnxEngine) and e.run), None)
+    if run is not None:
+
+        @functools.cache
+        def load() -> TorchEngine:
+            from finetune.prediction.torch_engine import TorchEngine
+
+            return TorchEngine.load(run)
+
+        return load
     if "torch" not in sys.modules:
         return None
     from finetune.prediction.explain import explainable
 
     try:
-        return explainable(predictor)
+        engine = explainable(predictor)
     except ConfigError:
         return None
+    return lambda: engine
 
 
 def _top(request: Request) -> int | None:

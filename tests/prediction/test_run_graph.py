@@ -1,0 +1,238 @@
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+from torch import nn
+from typer.testing import CliRunner
+
+from finetune.cli import app
+from finetune.cli.fast_predictions import prepare_predictions
+from finetune.errors import ModelError
+from finetune.models.feature_backends import features_of
+from finetune.prediction.export import run_graph as preparation
+from finetune.prediction.export.run_graph import prepare_graph
+from finetune.prediction.onnx_engine import OnnxEngine
+from finetune.prediction.predictor import Predictor, open_engine
+from finetune.prediction.run_graph import graphs_folder, open_graph, read_entry, wants_torch
+from finetune.prediction.torch_engine import TorchEngine
+from finetune.runs.folder import RunFolder
+
+
+@pytest.fixture(scope="module")
+def graphs(trained: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A user cache with the graph of the trained run; torch's exporter takes seconds."""
+    cache = tmp_path_factory.mktemp("graphs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FINETUNE_CACHE", str(cache))
+        entry = prepare_graph(RunFolder(trained.run))
+    assert entry.graph is not None
+    return cache
+
+
+@pytest.fixture
+def run(trained: Any, graphs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
+    """A copy of the run, and a copy of its cache."""
+    shutil.copytree(graphs, tmp_path / "cache")
+    monkeypatch.setenv("FINETUNE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("FINETUNE_ENGINE")
+    shutil.copytree(trained.run, tmp_path / "runs" / "tiny")
+    return RunFolder(tmp_path / "runs" / "tiny")
+
+
+def with_other_head(run: RunFolder) -> RunFolder:
+    """The same backbone with another head."""
+    tensors = load_file(run.model_file)
+    save_file({**tensors, "fc.weight": -2 * tensors["fc.weight"]}, run.model_file)
+    return run
+
+
+def no_export(*_: object) -> None:
+    raise AssertionError("It was exported again.")
+
+
+def test_the_graph_of_a_run_gives_its_logits_and_features(run: RunFolder) -> None:
+    engine = open_engine(run)
+    assert isinstance(engine, OnnxEngine)
+    network = TorchEngine.load(run)
+    side = engine.metadata.preprocessing.working_size
+    images = np.random.default_rng(1).integers(0, 256, (5, side, side, 3), np.uint8)
+    for mine, theirs in zip(
+        engine.logits_and_features(images), network.logits_and_features(images), strict=True
+    ):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(engine.logits(images), engine.logits_and_features(images)[0])
+
+
+def test_both_engines_predict_the_same(run: RunFolder, trained: Any) -> None:
+    photos = sorted(trained.photos.rglob("*.png"))
+    fast = Predictor.load(run).predict_batch(photos)
+    slow = Predictor.load(run, engine="torch").predict_batch(photos)
+    assert [p.status for p in fast] == [p.status for p in slow]
+    for mine, theirs in zip(fast, slow, strict=True):
+        assert [r.label for r in mine.ranked] == [r.label for r in theirs.ranked]
+        assert mine.ranked[0].probability == pytest.approx(theirs.ranked[0].probability, abs=1e-4)
+
+
+def test_heads_on_one_backbone_share_a_graph(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = TorchEngine.load(run)
+    first = read_entry(run)
+    monkeypatch.setattr(preparation, "export_backbone", no_export)
+    other = with_other_head(run)
+    assert open_graph(other) is None
+    assert prepare_graph(other) == first
+    side = before.metadata.preprocessing.working_size
+    images = np.random.default_rng(1).integers(0, 256, (3, side, side, 3), np.uint8)
+    graph = open_graph(other)
+    assert graph is not None
+    logits = graph.logits(images)
+    np.testing.assert_allclose(logits, TorchEngine.load(other).logits(images), atol=1e-4)
+    assert np.abs(logits - before.logits(images)).max() > 0.01
+
+
+def test_a_damaged_graph_is_not_used(run: RunFolder) -> None:
+    (file,) = graphs_folder().glob("*.onnx")
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    file.write_bytes(content)
+    assert open_graph(run) is None
+    assert isinstance(open_engine(run), TorchEngine)
+
+
+def test_a_damaged_graph_is_prepared_anew(run: RunFolder) -> None:
+    (file,) = graphs_folder().glob("*.onnx")
+    file.write_bytes(b"none")
+    prepare_graph(run)
+    assert open_graph(run) is not None
+
+
+def test_a_network_that_onnx_cannot_express_predicts_with_torch(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("no such operator")
+
+    monkeypatch.setattr(preparation, "export_backbone", fail)
+    shutil.rmtree(graphs_folder())
+    entry = prepare_graph(run)
+    assert entry.graph is None
+    assert isinstance(open_engine(run), TorchEngine)
+    # It is not tried again.
+    monkeypatch.setattr(preparation, "export_backbone", no_export)
+    assert prepare_graph(run) == entry
+    with pytest.raises(ModelError, match=r"no such operator\. Predict with --engine torch\."):
+        open_engine(run, engine="onnx")
+
+
+def test_a_graph_that_answers_otherwise_is_dropped(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(graphs_folder())
+    name = "finetune.models.feature_backends.features_of"
+    monkeypatch.setattr(name, lambda *given: features_of(*given) * 1.5)
+    assert prepare_graph(run).reason == "the graph of test_resnet differs from torch's network"
+    assert open_graph(run) is None
+
+
+def test_a_network_without_a_linear_head_has_no_graph(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = TorchEngine.load(run)
+    monkeypatch.setattr(type(engine.module), "get_classifier", lambda self: nn.Identity())
+    with pytest.raises(ModelError, match="test_resnet has no linear head"):
+        preparation._entry(engine, lambda text: None)
+
+
+def test_old_graphs_go_when_there_is_no_room(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stale = graphs_folder() / "old.onnx"
+    stale.write_bytes(bytes(1000))
+    os.utime(stale, (1, 1))
+    monkeypatch.setattr(preparation, "MAX_BYTES", 1000)
+    prepare_graph(with_other_head(run))
+    assert not stale.exists()
+    assert open_graph(run) is not None
+
+
+@pytest.mark.parametrize(
+    ("engine", "device", "variable", "gpu", "expected"),
+    [
+        (None, "cpu", "", True, False),
+        (None, None, "", False, False),
+        (None, None, "", True, True),
+        (None, "cuda", "", False, True),
+        ("onnx", "cuda", "torch", True, False),
+        ("torch", "cpu", "onnx", False, True),
+        (None, "cpu", "torch", False, True),
+    ],
+)
+def test_torch_predicts_where_it_is_named_or_may_have_a_gpu(
+    engine: Any,
+    device: str | None,
+    variable: str,
+    gpu: bool,
+    expected: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("FINETUNE_ENGINE", variable)
+    monkeypatch.setattr("finetune.prediction.run_graph._may_have_gpu", lambda: gpu)
+    assert wants_torch(engine, device) is expected
+
+
+def test_a_prepared_run_is_predicted_without_torch(run: RunFolder, trained: Any) -> None:
+    code = (
+        "import sys\n"
+        "from finetune.__main__ import main\n"
+        "try:\n"
+        "    main()\n"
+        "finally:\n"
+        "    print([m for m in ('torch', 'timm', 'torchvision') if m in sys.modules])\n"
+    )
+    photo = trained.photos / "ant" / "0.png"
+    asked = ["predict", str(photo), "--run", str(run.path), "--device", "cpu"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *asked], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert "ant" in done.stdout
+
+
+def test_predict_prepares_the_next_prediction(
+    run: RunFolder, trained: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = with_other_head(run)
+    photo = str(trained.photos / "ant" / "0.png")
+    asked = ["predict", photo, "--run", str(other.path), "--device", "cpu"]
+    assert CliRunner().invoke(app, [*asked, "--engine", "torch"]).exit_code == 0
+    assert read_entry(other) is None
+    assert CliRunner().invoke(app, asked).exit_code == 0
+    assert read_entry(other) is not None
+    found = CliRunner().invoke(app, [*asked, "--engine", "jax"])
+    assert found.exit_code == 1
+    assert "--engine jax is not one of torch, onnx." in found.output
+
+
+def test_a_failed_preparation_is_one_line(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("no such operator")
+
+    monkeypatch.setattr(preparation, "export_backbone", fail)
+    shutil.rmtree(graphs_folder())
+    prepare_predictions(run, device="cpu")
+    assert (
+        "Predictions of tiny will load torch: test_resnet cannot be exported to ONNX"
+        in capsys.readouterr().err
+    )
