@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from finetune.cli.console import output
 from finetune.errors import FinetuneError
-from finetune.prediction.run_graph import EngineName, read_entry, wants_torch
+from finetune.prediction.run_graph import EngineName, find_graph, wants_torch
 
 if TYPE_CHECKING:
     from finetune.runs.folder import RunFolder
@@ -24,16 +24,16 @@ def prepare_predictions(
         device: The device of predictions; None: the best.
         engine: The engine asked for, or None.
     """
-    if wants_torch(engine, device) or read_entry(run) is not None:
+    if wants_torch(engine, device) or find_graph(run) is not None:
         return
     if run.read(run.preprocessing_file).get("crop_policy") is not None:
         return
     from finetune.prediction.export.run_graph import prepare_graph
 
     try:
-        entry = prepare_graph(run, output.info)
+        graph = prepare_graph(run, output.info)
     except FinetuneError as error:
         output.info(f"Predictions of {run.name} will load torch: {error}")
         return
-    if entry.graph is None:
-        output.info(f"Predictions of {run.name} will load torch: {entry.reason}.")
+    if graph.reason is not None:
+        output.info(f"Predictions of {run.name} will load torch: {graph.reason}.")

@@ -364,9 +364,9 @@ def open_engine(
         if found is None and engine == "onnx":
             from finetune.prediction.export.run_graph import prepare_graph
 
-            entry = prepare_graph(folder)
-            if entry.graph is None:
-                raise ModelError(f"{entry.reason}. Predict with --engine torch.")
+            reason = prepare_graph(folder).reason
+            if reason is not None:
+                raise ModelError(f"{reason}. Predict with --engine torch.")
             found = open_graph(folder)
         # The network that proposes crops needs torch anyway.
         if found is not None and (found.metadata.crop_policy is None or engine == "onnx"):

@@ -9,15 +9,17 @@ answer otherwise than the run's own weights.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
 import sys
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -38,22 +40,20 @@ VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class GraphEntry:
-    """What the cache knows of the network of a run.
+class Graph:
+    """Graph of a backbone in the cache, or why there is none.
 
     Attributes:
-        graph: Name of the graph's file; None: torch cannot express the backbone in ONNX.
-        checksum: CRC-32 of that file.
-        weight: Name of the head's weight in the run's tensors.
+        weight: Name of the head's weight in the run's tensors; all others are the backbone's.
         bias: Name of its bias, if it has one.
-        reason: Why there is no graph.
+        checksum: CRC-32 of the graph's file.
+        reason: Why torch cannot express the backbone in ONNX; None: the graph is there.
     """
 
-    graph: str | None
+    weight: str
+    bias: str | None
     checksum: int = 0
-    weight: str = ""
-    bias: str | None = None
-    reason: str = ""
+    reason: str | None = None
 
 
 def graphs_folder() -> Path:
@@ -61,31 +61,46 @@ def graphs_folder() -> Path:
     return user_cache_folder() / "graphs"
 
 
-def entry_file(run: RunFolder) -> Path:
-    """Returns the file of a run's entry; raises RunError where the run has no model."""
-    try:
-        with run.model_file.open("rb") as file:
-            digest = hashlib.file_digest(file, "blake2b")
-    except OSError as error:
-        raise RunError(f"{run.model_file} cannot be read: {error.strerror}.") from error
+def graph_file(run: RunFolder, weight: str, bias: str | None) -> Path:
+    """Returns the file of the graph of a run's backbone, whether it is there or not.
+
+    Args:
+        run: The run.
+        weight: Name of the head's weight.
+        bias: Name of its bias, if it has one.
+
+    Raises:
+        RunError: A file of the run is missing or damaged.
+    """
     config = run.read(run.config_file)
-    described = [VERSION, config["model"], config["settings"].get("model_args") or {}]
-    digest.update(json.dumps(described, sort_keys=True).encode())
-    digest.update(json.dumps(run.read(run.preprocessing_file), sort_keys=True).encode())
-    return graphs_folder() / f"{digest.hexdigest()[:32]}.json"
+    preprocessing = run.read(run.preprocessing_file)
+    args = config["settings"].get("model_args") or {}
+    described = [VERSION, config["model"], args, preprocessing["size"], preprocessing["channels"]]
+    digest = hashlib.blake2b(json.dumps(described, sort_keys=True).encode(), digest_size=16)
+    with _tensors(run) as tensors:
+        for name in sorted(set(tensors.keys()) - {weight, bias}):
+            digest.update(name.encode())
+            digest.update(np.ascontiguousarray(tensors.get_tensor(name)).data)
+    return graphs_folder() / f"{digest.hexdigest()}.onnx"
 
 
-def read_entry(run: RunFolder) -> GraphEntry | None:
-    """Returns the entry of a run; None where there is none, or its graph is damaged."""
-    try:
-        entry = msgspec.json.decode(entry_file(run).read_bytes(), type=GraphEntry)
-        if entry.graph is not None:
-            content = (graphs_folder() / Path(entry.graph).name).read_bytes()
-            if zlib.crc32(content) != entry.checksum:
-                return None
-    except (OSError, msgspec.MsgspecError):
+def find_graph(run: RunFolder) -> tuple[Path, Graph] | None:
+    """Returns the graph of a run's backbone; None where it was not prepared, or is damaged.
+
+    Raises:
+        RunError: A file of the run is missing or damaged.
+    """
+    if not run.model_file.is_file():
+        # The engine of torch says which command goes on.
         return None
-    return entry
+    described = [_read(file) for file in sorted(graphs_folder().glob("*.json"))]
+    # Networks name their heads in few ways: classifier, fc, head.
+    for weight, bias in dict.fromkeys((graph.weight, graph.bias) for graph in described if graph):
+        path = graph_file(run, weight, bias)
+        graph = _read(path.with_suffix(".json"))
+        if graph is not None and (graph.reason is not None or _is_sound(path, graph)):
+            return path, graph
+    return None
 
 
 def open_graph(run: RunFolder) -> OnnxEngine | None:
@@ -94,21 +109,39 @@ def open_graph(run: RunFolder) -> OnnxEngine | None:
     Raises:
         RunError: A file of the run is missing or damaged.
     """
-    entry = read_entry(run)
-    if entry is None or entry.graph is None:
+    found = find_graph(run)
+    if found is None or found[1].reason is not None:
         return None
-    try:
-        import onnxruntime  # noqa: F401
-    except ImportError:
-        return None
+    path, graph = found
+    with _tensors(run) as tensors:
+        weight = tensors.get_tensor(graph.weight).astype(np.float32)
+        bias = np.zeros(len(weight), np.float32)
+        if graph.bias is not None:
+            bias = tensors.get_tensor(graph.bias).astype(np.float32)
+    return OnnxEngine.of_run(run, path, Head(weight=weight, bias=bias))
+
+
+@contextlib.contextmanager
+def _tensors(run: RunFolder) -> Iterator[Any]:
     try:
         with safe_open(run.model_file, "numpy") as tensors:
-            weight = tensors.get_tensor(entry.weight)
-            bias = tensors.get_tensor(entry.bias) if entry.bias else np.zeros(len(weight))
+            yield tensors
     except (SafetensorError, OSError, TypeError) as error:
-        raise RunError(f"{run.model_file} is damaged: {error}.") from error
-    head = Head(weight=weight.astype(np.float32), bias=bias.astype(np.float32))
-    return OnnxEngine.of_run(run, graphs_folder() / Path(entry.graph).name, head)
+        raise RunError(f"{run.model_file} cannot be read: {error}.") from error
+
+
+def _read(file: Path) -> Graph | None:
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=Graph)
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
+def _is_sound(path: Path, graph: Graph) -> bool:
+    try:
+        return zlib.crc32(path.read_bytes()) == graph.checksum
+    except OSError:
+        return False
 
 
 def wants_torch(engine: EngineName | None, device: str | None) -> bool:

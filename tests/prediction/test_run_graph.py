@@ -21,7 +21,7 @@ from finetune.prediction.export import run_graph as preparation
 from finetune.prediction.export.run_graph import prepare_graph
 from finetune.prediction.onnx_engine import OnnxEngine
 from finetune.prediction.predictor import Predictor, open_engine
-from finetune.prediction.run_graph import graphs_folder, open_graph, read_entry, wants_torch
+from finetune.prediction.run_graph import find_graph, graphs_folder, open_graph, wants_torch
 from finetune.prediction.torch_engine import TorchEngine
 from finetune.runs.folder import RunFolder
 
@@ -32,8 +32,7 @@ def graphs(trained: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     cache = tmp_path_factory.mktemp("graphs")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FINETUNE_CACHE", str(cache))
-        entry = prepare_graph(RunFolder(trained.run))
-    assert entry.graph is not None
+        assert prepare_graph(RunFolder(trained.run)).reason is None
     return cache
 
 
@@ -85,11 +84,11 @@ def test_heads_on_one_backbone_share_a_graph(
     run: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = TorchEngine.load(run)
-    first = read_entry(run)
+    first = find_graph(run)
     monkeypatch.setattr(preparation, "export_backbone", no_export)
     other = with_other_head(run)
-    assert open_graph(other) is None
-    assert prepare_graph(other) == first
+    assert find_graph(other) == first
+    assert prepare_graph(other).reason is None
     side = before.metadata.preprocessing.working_size
     images = np.random.default_rng(1).integers(0, 256, (3, side, side, 3), np.uint8)
     graph = open_graph(other)
@@ -123,12 +122,12 @@ def test_a_network_that_onnx_cannot_express_predicts_with_torch(
 
     monkeypatch.setattr(preparation, "export_backbone", fail)
     shutil.rmtree(graphs_folder())
-    entry = prepare_graph(run)
-    assert entry.graph is None
+    graph = prepare_graph(run)
+    assert graph.reason == "test_resnet cannot be exported to ONNX: no such operator"
     assert isinstance(open_engine(run), TorchEngine)
     # It is not tried again.
     monkeypatch.setattr(preparation, "export_backbone", no_export)
-    assert prepare_graph(run) == entry
+    assert prepare_graph(run) == graph
     with pytest.raises(ModelError, match=r"no such operator\. Predict with --engine torch\."):
         open_engine(run, engine="onnx")
 
@@ -146,10 +145,21 @@ def test_a_graph_that_answers_otherwise_is_dropped(
 def test_a_network_without_a_linear_head_has_no_graph(
     run: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = TorchEngine.load(run)
-    monkeypatch.setattr(type(engine.module), "get_classifier", lambda self: nn.Identity())
-    with pytest.raises(ModelError, match="test_resnet has no linear head"):
-        preparation._entry(engine, lambda text: None)
+    shutil.rmtree(graphs_folder())
+    network = type(TorchEngine.load(run).module)
+    monkeypatch.setattr(network, "get_classifier", lambda self: nn.Identity())
+    assert prepare_graph(run).reason == "test_resnet has no linear head"
+
+
+def with_other_backbone(run: RunFolder) -> RunFolder:
+    tensors = load_file(run.model_file)
+    save_file({**tensors, "conv1.0.weight": 0.5 * tensors["conv1.0.weight"]}, run.model_file)
+    return run
+
+
+def test_another_backbone_has_another_graph(run: RunFolder) -> None:
+    assert find_graph(with_other_backbone(run)) is None
+    assert isinstance(open_engine(run), TorchEngine)
 
 
 def test_old_graphs_go_when_there_is_no_room(
@@ -159,7 +169,7 @@ def test_old_graphs_go_when_there_is_no_room(
     stale.write_bytes(bytes(1000))
     os.utime(stale, (1, 1))
     monkeypatch.setattr(preparation, "MAX_BYTES", 1000)
-    prepare_graph(with_other_head(run))
+    prepare_graph(with_other_backbone(run))
     assert not stale.exists()
     assert open_graph(run) is not None
 
@@ -211,13 +221,13 @@ def test_a_prepared_run_is_predicted_without_torch(run: RunFolder, trained: Any)
 def test_predict_prepares_the_next_prediction(
     run: RunFolder, trained: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other = with_other_head(run)
+    other = with_other_backbone(run)
     photo = str(trained.photos / "ant" / "0.png")
     asked = ["predict", photo, "--run", str(other.path), "--device", "cpu"]
     assert CliRunner().invoke(app, [*asked, "--engine", "torch"]).exit_code == 0
-    assert read_entry(other) is None
+    assert find_graph(other) is None
     assert CliRunner().invoke(app, asked).exit_code == 0
-    assert read_entry(other) is not None
+    assert find_graph(other) is not None
     found = CliRunner().invoke(app, [*asked, "--engine", "jax"])
     assert found.exit_code == 1
     assert "--engine jax is not one of torch, onnx." in found.output

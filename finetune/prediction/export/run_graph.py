@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
+import dataclasses
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -12,17 +11,15 @@ import msgspec
 import numpy as np
 from torch import nn
 
-from finetune.errors import ModelError
-from finetune.files import write_atomically, write_text
+from finetune.files import write_atomically
 from finetune.models.feature_backends import export_backbone
-from finetune.models.features import weights_digest
+from finetune.photos.preprocessing import Preprocessing
 from finetune.prediction.run_graph import (
-    VERSION,
-    GraphEntry,
-    entry_file,
+    Graph,
+    find_graph,
+    graph_file,
     graphs_folder,
     open_graph,
-    read_entry,
 )
 from finetune.prediction.torch_engine import TorchEngine
 from finetune.runs.folder import RunFolder
@@ -34,8 +31,8 @@ MAX_BYTES = 2 << 30
 """Size of all graphs above which the oldest are removed."""
 
 
-def prepare_graph(run: RunFolder, note: Callable[[str], None] = lambda text: None) -> GraphEntry:
-    """Returns the entry of a run's graph, which is prepared where it is missing.
+def prepare_graph(run: RunFolder, note: Callable[[str], None] = lambda text: None) -> Graph:
+    """Returns the graph of a run's backbone, which is prepared where it is missing.
 
     Another run on the same backbone has left it, or torch exports it, which takes seconds.
 
@@ -44,66 +41,45 @@ def prepare_graph(run: RunFolder, note: Callable[[str], None] = lambda text: Non
         note: Called with a sentence before an export.
 
     Raises:
-        MissingExtra: onnx or onnxscript is not installed.
         RunError: A file of the run is missing or damaged.
         StorageError: The cache cannot be written.
     """
-    known = read_entry(run)
+    known = find_graph(run)
     if known is not None:
-        return known
+        return known[1]
     engine = TorchEngine.load(run, device="cpu")
-    try:
-        entry = _entry(engine, note)
-    except ModelError as error:
-        entry = GraphEntry(graph=None, reason=str(error))
-    _write_entry(run, entry)
-    if entry.graph is not None and not _agrees(run, engine):
-        reason = f"the graph of {engine.metadata.model} differs from torch's network"
-        entry = GraphEntry(graph=None, reason=reason)
-        _write_entry(run, entry)
-    _remove_oldest()
-    return entry
-
-
-def _write_entry(run: RunFolder, entry: GraphEntry) -> None:
-    write_atomically(entry_file(run), lambda file: file.write(msgspec.json.encode(entry)))
-
-
-def _entry(engine: TorchEngine, note: Callable[[str], None]) -> GraphEntry:
-    """Returns the entry of a network and writes its graph; raises ModelError."""
-    module, metadata = engine.module, engine.metadata
+    module = engine.module
     head = module.get_classifier()  # type: ignore[operator]
     name = next((name for name, one in module.named_modules() if one is head), "")
     if not isinstance(head, nn.Linear):
-        raise ModelError(f"{metadata.model} has no linear head")
-    preprocessing = metadata.preprocessing
-    key = [VERSION, metadata.model, preprocessing.size, weights_digest(module)]
-    digest = hashlib.blake2b(json.dumps(key).encode(), digest_size=16).hexdigest()
-    path = graphs_folder() / f"{digest}.onnx"
-    if not _is_sound(path):
-        note("Preparing fast predictions, once for this network.")
-        side = preprocessing.size
-        try:
-            content = export_backbone(module, (preprocessing.channels, side, side))
-        except Exception as error:  # torch's exporter raises many types
-            first = (str(error).splitlines() or [type(error).__name__])[0]
-            raise ModelError(f"{metadata.model} cannot be exported to ONNX: {first}") from error
-        write_atomically(path, lambda file: file.write(content))
-        write_text(path.with_suffix(".crc32"), str(zlib.crc32(content)))
-    return GraphEntry(
-        graph=path.name,
-        checksum=zlib.crc32(path.read_bytes()),
-        weight=f"{name}.weight",
-        bias=None if head.bias is None else f"{name}.bias",
-    )
-
-
-def _is_sound(path: Path) -> bool:
-    """Returns whether a graph is there and has the checksum beside it."""
+        return Graph(weight="", bias=None, reason=f"{engine.metadata.model} has no linear head")
+    graph = Graph(weight=f"{name}.weight", bias=None if head.bias is None else f"{name}.bias")
+    path = graph_file(run, graph.weight, graph.bias)
+    note("Preparing fast predictions, once for this network.")
     try:
-        return path.with_suffix(".crc32").read_text() == str(zlib.crc32(path.read_bytes()))
-    except OSError:
-        return False
+        content = export_backbone(module, _shape(engine.metadata.preprocessing))
+    except Exception as error:  # noqa: BLE001 - torch's exporter raises many types
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = f"{engine.metadata.model} cannot be exported to ONNX: {first}"
+        return _write(path, dataclasses.replace(graph, reason=reason))
+    write_atomically(path, lambda file: file.write(content))
+    graph = _write(path, dataclasses.replace(graph, checksum=zlib.crc32(content)))
+    if not _agrees(run, engine):
+        path.unlink()
+        reason = f"the graph of {engine.metadata.model} differs from torch's network"
+        graph = _write(path, dataclasses.replace(graph, reason=reason))
+    _remove_oldest()
+    return graph
+
+
+def _write(path: Path, graph: Graph) -> Graph:
+    content = msgspec.json.encode(graph)
+    write_atomically(path.with_suffix(".json"), lambda file: file.write(content))
+    return graph
+
+
+def _shape(preprocessing: Preprocessing) -> tuple[int, int, int]:
+    return preprocessing.channels, preprocessing.size, preprocessing.size
 
 
 def _agrees(run: RunFolder, engine: TorchEngine) -> bool:
@@ -126,3 +102,4 @@ def _remove_oldest() -> None:
         total += file.stat().st_size
         if total > MAX_BYTES and file is not files[0]:
             file.unlink(missing_ok=True)
+            file.with_suffix(".json").unlink(missing_ok=True)
