@@ -24,7 +24,7 @@ CONFIDENCE = 0.95
 """Confidence of a claim."""
 
 LOWEST_CLAIM = 0.8
-"""Where the photos are too few for a precision, the highest that can be claimed, but not below."""
+"""Lowest precision that is claimed instead, where the photos are too few for the one asked for."""
 
 MIN_COVERAGE = 0.5
 """Share of the photos that such a lower claim must cover."""

@@ -34,7 +34,7 @@ from finetune.runs.validation import MAX_JSON_BYTES
 logger = logging.getLogger(__name__)
 
 SETTINGS_FILE = "run.json"
-"""What config.json of a run has about its network; config.json on the hub is timm's."""
+"""Name of a run's config.json on the hub, where config.json is timm's."""
 
 MAX_TENSOR_BYTES = 8 << 30
 

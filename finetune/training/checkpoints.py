@@ -33,7 +33,7 @@ _DAMAGE = (
     TypeError,
     AttributeError,
 )
-"""What reading a damaged checkpoint raises."""
+"""Errors that reading a damaged checkpoint raises."""
 
 
 def serialize(value: Any, tensors: dict[str, Tensor], *, name: str, device: torch.device) -> Any:

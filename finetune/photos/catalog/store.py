@@ -175,7 +175,7 @@ _DAMAGE = (
     "has no column",
     "sql logic error",
 )
-"""What SQLite says of a file whose bytes have changed."""
+"""Words in SQLite's errors about a file whose bytes have changed."""
 
 
 def damaged(path: Path, what: str) -> CatalogError:
