@@ -98,7 +98,8 @@ def serve_page(
         run_folder = None if run is None else str(find_run(run).path)
         listening = stack.enter_context(listen(host, port))
         number = listening.getsockname()[1]
-        policy = security.policy_for(host, number, security.new_token())
+        token = security.stored_token(session.cache_dir / "annotate.token")
+        policy = security.policy_for(host, number, token)
         address = security.address_of(host, number, policy.token)
         scan_worker = ScanWorker(session)
         stack.callback(scan_worker.stop)
@@ -121,7 +122,7 @@ def serve_page(
             suggestion_worker.start()
             if open_browser:
                 typer.launch(address)
-            Server(annotate_app(session, policy, suggestion_worker), listening).run()
+            Server(annotate_app(session, policy, suggestion_worker, run=run), listening).run()
         except KeyboardInterrupt:
             pass
         output.info("Stopped. Every decision is saved.")

@@ -232,7 +232,8 @@ def _about_labels(collection: Collection) -> Iterator[Issue]:
             f"The largest label has {ratio:.0f} times the photos",
             "of the smallest",
         )
-    bare = [photo.path for photo in collection.photos if not photo.labels]
+    # A photo that was answered with "none of the labels" waits for nothing.
+    bare = [photo.path for photo in collection.photos if not photo.labels and not photo.confirmed]
     if bare and counts:
         items = [Item(paths=(path,)) for path in bare]
         yield _issue("unlabeled", items, count(len(bare), "photo has", "photos have"), "no label")

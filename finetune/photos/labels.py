@@ -256,13 +256,16 @@ def check_labels(
             f"The photos in {collection.root} have no labels. "
             "Put them into one folder for each label, or label them with: finetune annotate"
         )
-    unlabeled = len(collection.photos) - len(labeled)
-    if unlabeled:
-        logger.warning(
-            "%s no label and %s left out.",
-            count(unlabeled, "photo has", "photos have"),
-            "is" if unlabeled == 1 else "are",
-        )
+    none = sum(not photo.labels and photo.confirmed for photo in collection.photos)
+    unlabeled = len(collection.photos) - len(labeled) - none
+    for number, reason in ((unlabeled, "no label"), (none, "none of the labels")):
+        if number:
+            logger.warning(
+                "%s %s and %s left out.",
+                count(number, "photo has", "photos have"),
+                reason,
+                "is" if number == 1 else "are",
+            )
     counts = photo_counts(labeled)
     twins = twins_note(label_twins(counts))
     if twins:

@@ -16,11 +16,16 @@ Example:
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
+import os
+import re
 import secrets
 import socket
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import urlencode
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -67,6 +72,7 @@ HEADERS: Mapping[str, str] = {
 
 MAX_BODY_BYTES = 1 << 20
 _DRAINED_BYTES = 64 << 20
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -95,6 +101,30 @@ class Policy:
 def new_token() -> str:
     """Returns 256 random bits as URL-safe text."""
     return secrets.token_urlsafe(32)
+
+
+def stored_token(path: Path) -> str:
+    """Returns the token in a file that this user alone can read; a new one if there is none.
+
+    With it, pages that are open when a server is started again go on.
+
+    A file that others could read counts as none. Where the file cannot be written, the token lasts
+    as long as the server.
+    """
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        status = path.lstat()
+        if stat.S_ISREG(status.st_mode) and not status.st_mode & 0o077:
+            token = path.read_text(encoding="ascii").strip()
+            if _TOKEN.fullmatch(token):
+                return token
+    token = new_token()
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(token)
+    return token
 
 
 def is_loopback(host: str) -> bool:

@@ -23,6 +23,12 @@ EXCLUDE = "exclude"
 FLAG = "flag"
 """Decision that flags a photo for review."""
 
+CONFIRMED = "confirmed"
+"""Decision that these labels, as JSON, are right although they look wrong."""
+
+STARS = "stars"
+"""Decision with a number of stars, from 1 to 5."""
+
 RESOLVED = "settled"
 """Decision that a photo's label is final although annotators disagreed."""
 
@@ -88,6 +94,21 @@ class Annotations:
 NO_ANNOTATIONS = Annotations()
 
 
+@dataclass(frozen=True, kw_only=True)
+class LabelStyle:
+    """Display of a label.
+
+    Attributes:
+        position: Place in the list of labels; None: after those with one.
+        pinned: Whether it is listed first, and stays although no photo has it.
+        hue: Hue of its color in degrees, from 0 to 359; None: chosen by the page.
+    """
+
+    position: int | None = None
+    pinned: bool = False
+    hue: int | None = None
+
+
 class AnnotationWriter:
     """Writer of annotations by people inside one action; see `Catalog.writer`.
 
@@ -115,6 +136,30 @@ class AnnotationWriter:
         for label in chosen:
             row = {**_label_key(digest, label), "confidence": None, "recorded_at": now()}
             self._recorder.put("label", row)
+
+    def replace_label(self, digest: str, label: str, other: str | None) -> None:
+        """Replaces a label of a photo, and in the votes of all annotators; None removes it."""
+
+        def replaced(labels: tuple[str, ...]) -> tuple[str, ...] | None:
+            kept = {*labels} - {label} | ({other} if other is not None else set())
+            return tuple(sorted(kept)) or None
+
+        found = self.annotations[digest]
+        if label in (found.labels or ()):
+            self.set_labels(digest, replaced(found.labels or ()))
+        for annotator, labels in found.votes.items():
+            if label in labels:
+                vote = replaced(labels)
+                text = None if vote is None else json.dumps(vote, ensure_ascii=False)
+                self.set_decision(digest, VOTE + annotator, text)
+
+    def set_style(self, label: str, style: LabelStyle) -> None:
+        """Sets the display of a label."""
+        if style == LabelStyle():
+            self._recorder.remove("label_style", {"label": label})
+            return
+        values = {"position": style.position, "pinned": int(style.pinned), "hue": style.hue}
+        self._set("label_style", {"label": label}, values)
 
     def set_decision(self, digest: str, kind: str, value: str | None) -> None:
         """Writes a decision, such as `EXCLUDE`; None removes it."""
@@ -144,6 +189,15 @@ def read_annotations(store: Store, digests: Sequence[str] | None = None) -> dict
         return _read_all(store, digests)
     except (TypeError, ValueError) as error:  # a crop outside of the photo, say
         raise damaged(store.path, str(error)) from error
+
+
+def read_styles(store: Store) -> dict[str, LabelStyle]:
+    """Returns the display of the labels that have one."""
+    rows = store.read("SELECT label, position, pinned, hue FROM label_style")
+    return {
+        label: LabelStyle(position=position, pinned=bool(pinned), hue=hue)
+        for label, position, pinned, hue in rows
+    }
 
 
 def _read_all(store: Store, digests: Sequence[str] | None) -> dict[str, Annotations]:

@@ -25,8 +25,10 @@ from finetune.photos.catalog.annotations import (
     NO_ANNOTATIONS,
     Annotations,
     AnnotationWriter,
+    LabelStyle,
     Source,
     read_annotations,
+    read_styles,
 )
 from finetune.photos.catalog.repair import back_up_daily
 from finetune.photos.catalog.store import Store, damaged
@@ -143,6 +145,10 @@ class Catalog:
         """Returns the assigned labels by digest; empty if no label fits."""
         annotations = self.annotations().items()
         return {digest: found.labels for digest, found in annotations if found.labels is not None}
+
+    def label_styles(self) -> dict[str, LabelStyle]:
+        """Returns the display of the labels that have one."""
+        return read_styles(self._store)
 
     def crops(self) -> dict[str, Crop]:
         """Returns the crop of every photo that has one, by digest."""

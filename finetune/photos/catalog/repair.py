@@ -153,7 +153,7 @@ def _readable(catalog: Path, table: str) -> tuple[dict[_Key, dict[str, Any]], bo
     rows: dict[_Key, dict[str, Any]] = {}
     complete = True
     # From both ends: reading stops at the first damaged page.
-    for direction in ("ASC", "DESC"):
+    for direction in ("ASC", "DESC") if _has_table(catalog, table) else ():
         order = ", ".join(f"{name} {direction}" for name in key)
         found, whole = _valid_rows(catalog, table, f"SELECT * FROM {table} ORDER BY {order}")
         rows |= {tuple(row[name] for name in key): row for row in found}
@@ -161,6 +161,17 @@ def _readable(catalog: Path, table: str) -> tuple[dict[_Key, dict[str, Any]], bo
             break
         complete = False
     return rows, complete
+
+
+def _has_table(catalog: Path, table: str) -> bool:
+    """Returns whether a catalog's schema has a table; earlier ones have fewer."""
+    query = "SELECT count(*) FROM sqlite_master WHERE name = ? AND type = 'table'"
+    try:
+        with contextlib.closing(sqlite3.connect(catalog)) as connection:
+            (count,) = connection.execute(query, (table,)).fetchone()
+    except sqlite3.Error:
+        return True
+    return bool(count) or table != "label_style"
 
 
 def _valid_rows(catalog: Path, table: str, query: str) -> tuple[list[dict[str, Any]], bool]:
@@ -201,6 +212,8 @@ def _is_valid(table: str, row: Mapping[str, Any]) -> bool:
             return isinstance(row["id"], int)
         if table == "crop":
             Crop(center_x=row["center_x"], center_y=row["center_y"], side=row["side"])
+        if table == "label_style":
+            return isinstance(row["label"], str)
         int(row["digest"], 16)
     except (ValueError, TypeError, KeyError):
         return False

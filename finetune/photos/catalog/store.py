@@ -72,6 +72,13 @@ MIGRATIONS: tuple[str, ...] = (
     """
     ALTER TABLE photo ADD COLUMN value_range TEXT;
     """,
+    # Order, pins and colors of labels.
+    """
+    CREATE TABLE label_style (
+        label TEXT PRIMARY KEY, position INTEGER, pinned INTEGER NOT NULL, hue INTEGER,
+        source TEXT NOT NULL, recorded_at TEXT NOT NULL
+    ) WITHOUT ROWID;
+    """,
 )
 """One script per schema version. Never edit a released script; append another one."""
 

@@ -17,6 +17,7 @@ KEYS: Mapping[str, tuple[str, ...]] = {
     "crop": ("digest",),
     "membership": ("digest",),
     "decision": ("digest", "kind"),
+    "label_style": ("label",),
 }
 """Tables of annotations, with their primary keys."""
 
@@ -134,14 +135,13 @@ def replay(
     for table, before, after in reversed(changes) if backward else changes:
         target, other = (before, after) if backward else (after, before)
         if others and not _same(_find(connection, table, other or target), other):
-            raise StaleError([(other or target)["digest"]])
+            raise StaleError(_digests([(table, before, after)]))
         if target is None:
             _delete(connection, table, other)
         else:
             _write(connection, table, target)
     connection.execute("UPDATE journal SET undone = ? WHERE id = ?", (int(backward), following))
-    digests = {(after or before)["digest"] for _, before, after in changes}
-    return Replayed(what=str(what), digests=tuple(sorted(digests)))
+    return Replayed(what=str(what), digests=_digests(changes))
 
 
 def history(
@@ -162,6 +162,12 @@ def history(
 def now() -> str:
     """Returns the time in UTC as the catalog writes it."""
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _digests(changes: Sequence[tuple[str, Row | None, Row | None]]) -> tuple[str, ...]:
+    """Returns the digests of the photos that changes are about."""
+    rows = [after or before or {} for _, before, after in changes]
+    return tuple(sorted({str(row["digest"]) for row in rows if "digest" in row}))
 
 
 def _same(before: Row | None, after: Row | None) -> bool:

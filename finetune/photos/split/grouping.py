@@ -21,6 +21,9 @@ from finetune.photos.near_duplicates.pairs import (
     compute_fingerprints,
 )
 
+ALONE = "alone "
+"""Prefix of an assigned group whose photos are near-duplicates of no others."""
+
 _CHAIN_PHOTOS = 50
 _CHAIN_SHARE = 20
 
@@ -34,7 +37,8 @@ def photo_groups(
     """Returns a group key for each photo.
 
     Whatever `group_by` is, exact copies share a key, and so do photos that a person put in one
-    group.
+    group. A photo that a person took out of its group (`ALONE`) shares its key only with its
+    copies.
 
     Args:
         photos: The photos of a collection.
@@ -59,8 +63,17 @@ def photo_groups(
         case "folder":
             _join_equal(joined, [photo.folder for photo in photos])
         case "duplicates" | "burst":
-            ids = group_photos(compute_fingerprints(photos), split_rule(len(photos), group_by))
-            joined.join(ids, np.arange(len(photos)))
+            compared = np.array(
+                [
+                    position
+                    for position, photo in enumerate(photos)
+                    if not names.get(photo.digest, "").startswith(ALONE)
+                ],
+                dtype=np.intp,
+            )
+            prints = compute_fingerprints([photos[position] for position in compared.tolist()])
+            ids = group_photos(prints, split_rule(len(photos), group_by))
+            joined.join(compared[ids], compared)
         case _:
             raise ConfigError(
                 f"--group-by {group_by} is not one of duplicates, burst, folder, none."

@@ -10,9 +10,18 @@ from typing import Any
 
 from finetune.errors import PhotoError
 from finetune.formatting import count
-from finetune.photos.catalog.annotations import EXCLUDE, FLAG, RESOLVED, VOTE, AnnotationWriter
+from finetune.photos.catalog.annotations import (
+    CONFIRMED,
+    EXCLUDE,
+    FLAG,
+    RESOLVED,
+    STARS,
+    VOTE,
+    AnnotationWriter,
+)
 from finetune.photos.crops import Crop
 from finetune.photos.labels import nfc
+from finetune.photos.split.grouping import ALONE
 
 FIELDS: Mapping[str, tuple[str, ...]] = {
     "label": ("labels",),
@@ -20,6 +29,7 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
     "remove": ("labels",),
     "accept": ("choices",),
     "clear": (),
+    "confirm": (),
     "resolve": ("labels",),
     "flag": (),
     "unflag": (),
@@ -27,11 +37,15 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
     "restore": (),
     "keep": ("keeper",),
     "crop": ("crop",),
+    "stars": ("stars",),
+    "together": (),
+    "apart": (),
 }
 """Kinds of actions, with the fields of their requests besides ``kind`` and ``photos``."""
 
 MAX_PHOTOS = 20_000
 MAX_LABELS = 50
+MAX_STARS = 5
 MAX_LABEL_LENGTH = 200
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\u2028\u2029\ud800-\udfff]")
@@ -51,9 +65,10 @@ class Action:
         kind: Kind of action.
         photos: Version of each photo that the page showed, by id.
         labels: For `label`, `add`, `remove` and `resolve`.
-        choices: For `accept`: the label of each photo, by id.
+        choices: For `accept`: the label of each photo, by id; empty if no label fits.
         crop: For `crop`; None removes the crop.
         keeper: For `keep`: id of the photo to keep.
+        stars: For `stars`: from 0 to 5.
     """
 
     kind: str
@@ -62,15 +77,18 @@ class Action:
     choices: Mapping[str, str] | None = None
     crop: Crop | None = None
     keeper: str | None = None
+    stars: int = 0
 
     @property
     def description(self) -> str:
         """Description as shown after the action and by undo."""
         names = " + ".join(map(repr, self.labels)) or "none of the labels"
-        accepted = ", ".join(map(repr, sorted(set((self.choices or {}).values()))[:3]))
+        chosen = sorted(set((self.choices or {}).values()))[:3]
+        accepted = ", ".join(repr(label) if label else "none of the labels" for label in chosen)
         template = _DESCRIPTIONS.get(self.kind, f"{self.kind} {{photos}}")
         photos = count(len(self.photos), "photo")
-        return template.format(photos=photos, names=names, accepted=accepted)
+        stars = count(self.stars, "star")
+        return template.format(photos=photos, names=names, accepted=accepted, stars=stars)
 
 
 _DESCRIPTIONS: Mapping[str, str] = {
@@ -80,6 +98,10 @@ _DESCRIPTIONS: Mapping[str, str] = {
     "accept": "accept {accepted} for {photos}",
     "resolve": "resolve {photos} as {names}",
     "clear": "clear the label of {photos}",
+    "confirm": "confirm the label of {photos}",
+    "stars": "give {photos} {stars}",
+    "together": "group {photos}",
+    "apart": "take {photos} out of the group",
     "keep": "keep one of {photos}",
 }
 
@@ -112,6 +134,10 @@ def read_action(body: object) -> Action:
         if not isinstance(body["keeper"], str) or body["keeper"] not in photos:
             raise BadRequestError("'keeper' must be one of the photos.")
         values["keeper"] = body["keeper"]
+    if "stars" in body:
+        if type(body["stars"]) is not int or not 0 <= body["stars"] <= MAX_STARS:
+            raise BadRequestError(f"'stars' must be an integer from 0 to {MAX_STARS}.")
+        values["stars"] = body["stars"]
     return Action(kind=kind, photos=photos, **values)
 
 
@@ -149,7 +175,7 @@ def _labels(value: object) -> tuple[str, ...]:
 def _choices(value: object, photos: Mapping[str, str]) -> dict[str, str]:
     if not isinstance(value, dict) or set(value) != set(photos):
         raise BadRequestError("'choices' must have a label for each of the photos.")
-    return {photo_id: read_label(label) for photo_id, label in value.items()}
+    return {photo: "" if label == "" else read_label(label) for photo, label in value.items()}
 
 
 def _crop(value: object) -> Crop | None:
@@ -182,14 +208,21 @@ def write_action(
     for photo_id, digest in digests.items():
         match action.kind:
             case "label":
+                given = tuple(sorted(set(action.labels)))
+                # The label that it has already, given once more, is a confirmation.
+                _set_confirmed(writer, digest, given if given == shown[photo_id] else None)
                 _set_labels(writer, digest, action.labels, annotator)
+            case "confirm":
+                _set_confirmed(writer, digest, tuple(sorted(shown[photo_id])))
+                _set_labels(writer, digest, shown[photo_id], annotator)
             case "add":
                 _set_labels(writer, digest, (*shown[photo_id], *action.labels), annotator)
             case "remove":
                 rest = set(shown[photo_id]) - set(action.labels)
                 _set_labels(writer, digest, rest, annotator)
             case "accept":
-                _set_labels(writer, digest, ((action.choices or {})[photo_id],), annotator)
+                label = (action.choices or {})[photo_id]
+                _set_labels(writer, digest, (label,) if label else (), annotator)
             case "clear":
                 _set_labels(writer, digest, None, annotator)
             case "resolve":
@@ -206,6 +239,18 @@ def write_action(
                 writer.set_decision(digest, EXCLUDE, None if kept else "duplicate")
             case "crop":
                 writer.set_crop(digest, action.crop)
+            case "stars":
+                stars = str(action.stars) if action.stars else None
+                writer.set_decision(digest, STARS, stars)
+            case "together":
+                writer.set_group(digest, f"group {min(digests.values())}")
+            case "apart":
+                writer.set_group(digest, f"{ALONE}{digest}")
+
+
+def _set_confirmed(writer: AnnotationWriter, digest: str, labels: tuple[str, ...] | None) -> None:
+    value = None if labels is None else json.dumps(labels, ensure_ascii=False)
+    writer.set_decision(digest, CONFIRMED, value)
 
 
 def _set_labels(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
@@ -20,9 +21,12 @@ from finetune.files import parse_json
 from finetune.photos.catalog.undo_log import StaleError
 from finetune.web.annotate.actions import BadRequestError, read_action
 from finetune.web.annotate.agreement import agreements
+from finetune.web.annotate.label_edits import read_label_edit
+from finetune.web.annotate.metadata import entries
 from finetune.web.annotate.photo_index import PhotoState
 from finetune.web.annotate.session import ActionResult, Session
 from finetune.web.annotate.workers import SuggestionWorker
+from finetune.web.messages import language_of, script_messages, translations
 from finetune.web.security import Guard, Policy
 from finetune.web.server import (
     STATIC_FOLDER,
@@ -33,6 +37,9 @@ from finetune.web.server import (
 )
 
 T = TypeVar("T")
+
+HISTORY = 200
+"""Number of actions in the list of the latest ones."""
 
 _CACHE_FOREVER = "private, max-age=31536000, immutable"
 
@@ -55,12 +62,24 @@ class Pages:
 
     session: Session
     worker: SuggestionWorker
+    run: str | None = None
 
     def home(self, request: Request) -> Response:
         """Returns the page; its photos follow as JSON."""
         name = self.session.root.resolve().name
         modules = sorted(file.name for file in (STATIC_FOLDER / "annotate").glob("*.js"))
-        return HTMLResponse(render("annotate.html", collection=name, modules=modules))
+        language = language_of(request)
+        page = render(
+            "annotate.html",
+            collection=name,
+            modules=modules,
+            language=language,
+            messages=script_messages(language),
+            _=translations(language).gettext,
+            folder=shlex.quote(str(self.session.root)),
+            run=shlex.quote(self.run) if self.run else "",
+        )
+        return HTMLResponse(page, headers={"Vary": "Accept-Language"})
 
     def photos(self, request: Request) -> Response:
         """Returns all rows, or those that changed since a time of the index's clock."""
@@ -70,15 +89,18 @@ class Pages:
         return CompactJson(self._state(int(text)))
 
     def image(self, request: Request) -> Response:
-        """Returns a photo by its id, as a thumbnail or at screen size."""
+        """Returns a photo by its id, as a thumbnail, at screen size or at full size."""
         state = self.session.index.get(request.path_params["photo"])
         kind = request.path_params["kind"]
-        if state is None or kind not in ("thumb", "view"):
+        if state is None or kind not in ("thumb", "view", "full"):
             raise HTTPException(404, "There is no such photo.")
         if request.headers.get("if-none-match") == f'"{state.id}"':
             return Response(status_code=304, headers={"Cache-Control": _CACHE_FOREVER})
         try:
-            jpeg = self.session.thumbnail(state, kind)
+            if kind == "full":
+                jpeg = self.session.thumbnails.full(self.session.root / state.path)
+            else:
+                jpeg = self.session.thumbnail(state, kind)
         except DecodeError as error:
             raise HTTPException(415, f"This photo cannot be opened: {error.reason}.") from error
         headers = {"Cache-Control": _CACHE_FOREVER, "ETag": f'"{state.id}"'}
@@ -88,6 +110,11 @@ class Pages:
         """Applies an action to photos."""
         action = read_action(await _json_of(request))
         return await run_in_threadpool(self._perform, self.session.act, action)
+
+    async def edit_label(self, request: Request) -> Response:
+        """Renames, merges, deletes, orders or styles labels."""
+        edit = read_label_edit(await _json_of(request))
+        return await run_in_threadpool(self._perform, self.session.edit_label, edit)
 
     async def undo(self, request: Request) -> Response:
         """Undoes the latest action."""
@@ -106,15 +133,31 @@ class Pages:
             raise HTTPException(409, "This photo has not been analyzed yet. Try again shortly.")
         return CompactJson({"ids": ids})
 
-    def cohort(self, request: Request) -> Response:
-        """Returns a photo's suggested label and similar photos that probably have it too."""
-        label, ids = self.worker.cohort(self._requested(request))
-        return CompactJson({"label": label, "ids": ids})
-
     def subject_crop(self, request: Request) -> Response:
         """Returns a crop around a photo's subject, or null."""
         crop = self.worker.extractor.subject_crop(self._requested(request))
         return CompactJson({"crop": crop and [crop.center_x, crop.center_y, crop.side]})
+
+    def exif(self, request: Request) -> Response:
+        """Returns what the camera wrote into a photo."""
+        state = self._requested(request)
+        return CompactJson({"entries": entries(self.session.root / state.path)})
+
+    def places(self, request: Request) -> Response:
+        """Returns the photos with a place: id, latitude and longitude."""
+        return CompactJson({"places": self.session.places()})
+
+    def history(self, request: Request) -> Response:
+        """Returns the annotator's latest actions, newest first."""
+        found = self.session.catalog.history(HISTORY, annotator=self.session.index.annotator)
+        return CompactJson(
+            {
+                "actions": [
+                    {"at": action.recorded_at, "description": action.what, "undone": action.undone}
+                    for action in found
+                ]
+            }
+        )
 
     def agreement(self, request: Request) -> Response:
         """Returns the agreement of each pair of annotators."""
@@ -141,7 +184,12 @@ class Pages:
 
     def _head(self) -> dict[str, Any]:
         undo, redo = self.session.catalog.latest(self.session.index.annotator)
-        return {"labels": self.session.index.labels, "undo": undo, "redo": redo}
+        index = self.session.index
+        styles = {
+            label: {"pinned": style.pinned, "hue": style.hue}
+            for label, style in index.styles.items()
+        }
+        return {"labels": index.labels, "styles": styles, "undo": undo, "redo": redo}
 
     def _state(self, since: int) -> dict[str, Any]:
         index = self.session.index
@@ -150,29 +198,44 @@ class Pages:
         with index.lock:
             clock = index.clock
             rows = index.rows(since)
+            gone = index.gone(since)
         return {
             "clock": clock,
             "rows": rows,
-            "jobs": asdict(index.jobs),
+            "gone": gone,
+            "jobs": index.jobs.to_dict(),
             "annotator": index.annotator,
             "actionCount": index.action_count,
             "suggestedCount": suggested_count,
+            "cohort": index.cohort and asdict(index.cohort),
             **self._head(),
         }
 
 
-def annotate_app(session: Session, policy: Policy, worker: SuggestionWorker) -> Starlette:
-    """Returns the labeling page as an ASGI application with its security middleware."""
-    pages = Pages(session, worker)
+def annotate_app(
+    session: Session, policy: Policy, worker: SuggestionWorker, *, run: str | None = None
+) -> Starlette:
+    """Returns the labeling page as an ASGI application with its security middleware.
+
+    Args:
+        session: The session.
+        policy: Access policy.
+        worker: The session's suggestions.
+        run: Run that suggests labels, for the command that is shown at the end.
+    """
+    pages = Pages(session, worker, run)
     return Starlette(
         routes=[
             Route("/", pages.home),
             Route("/api/photos", pages.photos),
             Route("/api/similar", pages.similar),
-            Route("/api/cohort", pages.cohort),
             Route("/api/subject-crop", pages.subject_crop),
+            Route("/api/exif", pages.exif),
+            Route("/api/places", pages.places),
+            Route("/api/history", pages.history),
             Route("/api/agreement", pages.agreement),
             Route("/api/act", pages.act, methods=["POST"]),
+            Route("/api/labels", pages.edit_label, methods=["POST"]),
             Route("/api/undo", pages.undo, methods=["POST"]),
             Route("/api/redo", pages.redo, methods=["POST"]),
             Route("/photo/{photo:str}/{kind:str}", pages.image),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import threading
-from collections import defaultdict
+import time
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +14,16 @@ from typing import Any
 
 from finetune.errors import CollectionError
 from finetune.photos.analyze import digest_of
-from finetune.photos.catalog.annotations import EXCLUDE, FLAG, NO_ANNOTATIONS, RESOLVED, Annotations
+from finetune.photos.catalog.annotations import (
+    CONFIRMED,
+    EXCLUDE,
+    FLAG,
+    NO_ANNOTATIONS,
+    RESOLVED,
+    STARS,
+    Annotations,
+    LabelStyle,
+)
 from finetune.photos.collection import Collection, Photo
 from finetune.photos.labels import find_parts, nfc
 from finetune.photos.quality import faults
@@ -24,16 +35,37 @@ class Suggestions:
     """Model output for one photo.
 
     Attributes:
-        ranked: Labels with probabilities, the likeliest first.
+        ranked: Labels with probabilities, the likeliest first; "" for none of the labels.
+        share: Calibrated share of such photos that have the first label; None: unknown.
+        unlike: Whether the photo is unlike all labeled ones.
         uncertainty: In [0, 1]; 0 if the model is certain.
         disagreement: Probability that none of the photo's labels is right; None without labels.
         status: Status of the run's prediction, or None.
     """
 
     ranked: tuple[tuple[str, float], ...] = ()
+    share: float | None = None
+    unlike: bool = False
     uncertainty: float | None = None
     disagreement: float | None = None
     status: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CohortOffer:
+    """Photos that are safe to label together.
+
+    Attributes:
+        number: Distinguishes offers.
+        label: "" for none of the labels.
+        ids: The surest first.
+        share: Calibrated share that has the label; None: unknown.
+    """
+
+    number: int
+    label: str
+    ids: tuple[str, ...]
+    share: float | None
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -81,6 +113,7 @@ class PhotoState:
         labels, source = self.labels(annotator)
         annotations, photo, model = self.annotations, self.photo, self.suggestions or Suggestions()
         crop, votes = annotations.crop, annotations.votes
+        confirmed = annotations.decisions.get(CONFIRMED)
         shows_votes = len(votes) > 1 and (annotator is None or annotator in votes)
         row: dict[str, Any] = {
             "id": self.id,
@@ -96,9 +129,13 @@ class PhotoState:
             "group": self.group,
             "problem": self.problem,
             "ranked": [[label, round(p, 3)] for label, p in model.ranked] or None,
+            "share": model.share,
+            "unlike": model.unlike or None,
             "uncertainty": None if model.uncertainty is None else round(model.uncertainty, 3),
             "disagreement": None if model.disagreement is None else round(model.disagreement, 3),
             "status": model.status,
+            "stars": int(annotations.decisions.get(STARS, 0)) or None,
+            "confirmed": confirmed == json.dumps(sorted(labels), ensure_ascii=False) or None,
             "votes": votes if shows_votes else None,
             "resolved": RESOLVED in annotations.decisions if shows_votes else None,
         }
@@ -107,9 +144,14 @@ class PhotoState:
                 "width": photo.width,
                 "height": photo.height,
                 "taken": photo.taken_at or None,
+                "camera": photo.camera,
+                "sharpness": None if photo.quality is None else round(photo.quality.sharpness, 4),
                 "faults": faults(photo.quality, photo.width, photo.height) or None,
             }
         return {name: value for name, value in row.items() if value is not None}
+
+
+_LEAST_ESTIMATE_SECONDS = 2.0
 
 
 @dataclass(kw_only=True)
@@ -120,12 +162,39 @@ class Job:
         state: ``waiting``, ``running``, ``done`` or ``failed``.
         total: Number of photos; 0 if not known.
         note: Current step, or the error message.
+        seconds_left: Estimated time left; None: unknown.
     """
 
     state: str = "waiting"
     done: int = 0
     total: int = 0
     note: str = ""
+    seconds_left: float | None = None
+    _began: tuple[float, int] | None = field(default=None, repr=False)
+
+    def begin(self) -> None:
+        """Starts to run; the time left is estimated from here."""
+        self.state, self.seconds_left, self._began = "running", None, None
+
+    def advance(self, done: int, total: int) -> None:
+        """Sets the number of photos done so far."""
+        now = time.monotonic()
+        if self._began is None:
+            self._began = (now, done)
+        self.done, self.total = done, total
+        started, before = self._began
+        if done > before and now - started > _LEAST_ESTIMATE_SECONDS:
+            self.seconds_left = round((total - done) * (now - started) / (done - before), 1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the job as JSON for the page."""
+        return {
+            "state": self.state,
+            "done": self.done,
+            "total": self.total,
+            "note": self.note,
+            "secondsLeft": self.seconds_left,
+        }
 
 
 @dataclass(kw_only=True)
@@ -134,6 +203,12 @@ class Jobs:
 
     scan: Job = field(default_factory=Job)
     suggestions: Job = field(default_factory=Job)
+    check: Job = field(default_factory=Job)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the jobs as JSON for the page."""
+        jobs = {"scan": self.scan, "suggestions": self.suggestions, "check": self.check}
+        return {name: job.to_dict() for name, job in jobs.items()}
 
 
 class PhotoIndex:
@@ -148,6 +223,7 @@ class PhotoIndex:
         clock: Increases with each change of a row.
         action_count: Number of actions so far.
         suggested_count: Number of actions included in the suggestions.
+        cohort: Photos that are safe to label together, or None.
     """
 
     def __init__(
@@ -159,21 +235,46 @@ class PhotoIndex:
         self.clock = 0
         self.action_count = 0
         self.suggested_count = 0
+        self.cohort: CohortOffer | None = None
         self.lock = threading.RLock()
         self._states: dict[str, PhotoState] = {}
         self._paths: dict[str, PhotoState] = {}
         self._digests: defaultdict[str, list[PhotoState]] = defaultdict(list)
         self._annotations: dict[str, Annotations] = {}
-        self._labels: dict[str, None] = dict.fromkeys(nfc(label) for label in labels)
+        self._offered = tuple(nfc(label) for label in labels)
+        # All labels ever seen in the session, in the order in which they appeared.
+        self._gone: dict[str, int] = {}
+        self._known: dict[str, None] = dict.fromkeys(self._offered)
+        self._uses: Counter[str] = Counter()
+        self._styles: Mapping[str, LabelStyle] = {}
 
     def __len__(self) -> int:
         return len(self._states)
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """All labels; a label keeps its position throughout the session."""
+        """Labels in display order: offered ones, pinned ones, and those that a photo has."""
         with self.lock:
-            return tuple(self._labels)
+            styles, plain = self._styles, LabelStyle()
+            kept = {label for label, style in styles.items() if style.pinned}.union(self._offered)
+            order = {label: place for place, label in enumerate(self._known)}
+
+            def place(label: str) -> tuple[bool, float, int]:
+                style = styles.get(label, plain)
+                position = float("inf") if style.position is None else style.position
+                return (not style.pinned, position, order[label])
+
+            return tuple(
+                sorted(
+                    (label for label in self._known if self._uses[label] > 0 or label in kept),
+                    key=place,
+                )
+            )
+
+    @property
+    def styles(self) -> Mapping[str, LabelStyle]:
+        """Display of the labels that have one."""
+        return self._styles
 
     def states(self) -> list[PhotoState]:
         """Returns all photos, sorted by path."""
@@ -188,6 +289,15 @@ class PhotoIndex:
         """Returns the photos with this content."""
         with self.lock:
             return list(self._digests.get(digest, ()))
+
+    def with_label(self, label: str | None) -> tuple[PhotoState, ...]:
+        """Returns the photos with a label, be it of a person, an annotator's vote or a folder."""
+        with self.lock:
+            return tuple(state for state in self._states.values() if label in _labels_of(state))
+
+    def group_name(self, digest: str) -> str | None:
+        """Returns the group that a person assigned to a photo."""
+        return self._annotations.get(digest, NO_ANNOTATIONS).group
 
     def digest_of(self, state: PhotoState) -> str:
         """Returns the digest of a photo; reads the file if it has not been scanned yet.
@@ -212,6 +322,7 @@ class PhotoIndex:
         parts = find_parts(file.path for file in files)
         with self.lock:
             self.clock += 1
+            added = []
             for file in files:
                 photo_id = _id_of(file)
                 if photo_id in self._states:
@@ -220,10 +331,35 @@ class PhotoIndex:
                 state = PhotoState(
                     id=photo_id, path=file.path, folder_label=label, changed_at=self.clock
                 )
-                self._states[photo_id] = state
-                self._paths[file.path] = state
-            folder_labels = {state.folder_label for state in self._states.values()}
-            self.add_labels(sorted(label for label in folder_labels if label))
+                self._states[photo_id] = self._paths[file.path] = state
+                self._gone.pop(photo_id, None)
+                added.append(state)
+            fresh = {state.folder_label for state in added}
+            self._add_labels(sorted(label for label in fresh if label))
+            for state in added:
+                self._uses.update(_labels_of(state))
+
+    def keep_files(self, files: Sequence[FoundFile]) -> bool:
+        """Removes photos whose files are not among those found; returns whether there were any."""
+        kept = {_id_of(file) for file in files}
+        with self.lock:
+            lost = [state for photo_id, state in self._states.items() if photo_id not in kept]
+            if not lost:
+                return False
+            self.clock += 1
+            for state in lost:
+                del self._states[state.id]
+                if self._paths.get(state.path) is state:
+                    del self._paths[state.path]
+                if state.digest is not None:
+                    self._digests[state.digest].remove(state)
+                self._uses.subtract(_labels_of(state))
+                self._gone[state.id] = self.clock
+            return True
+
+    def gone(self, since: int) -> list[str]:
+        """Returns the ids of photos that were removed after `since`, a value of `clock`."""
+        return [photo_id for photo_id, clock in self._gone.items() if clock > since >= 0]
 
     def update_photos(self, collection: Collection) -> None:
         """Adds the results of a scan, which may still be running."""
@@ -245,12 +381,23 @@ class PhotoIndex:
         with self.lock:
             self.clock += 1
             self._annotations.update(annotations)
+            names: set[str] = set()
             for digest, found in annotations.items():
                 for state in self._digests.get(digest, ()):
-                    self._set(state, "annotations", found)
-            self.add_labels(
-                sorted({label for found in annotations.values() for label in found.labels or ()})
-            )
+                    self._set_annotations(state, found)
+                    names |= _labels_of(state)
+            self._add_labels(sorted(names))
+
+    def withdraw(self, label: str) -> None:
+        """Offers a label no longer unless a photo has it."""
+        with self.lock:
+            self._offered = tuple(name for name in self._offered if name != label)
+
+    def set_styles(self, styles: Mapping[str, LabelStyle]) -> None:
+        """Sets the display of labels."""
+        with self.lock:
+            self._styles = styles
+            self._add_labels(sorted(styles))
 
     def replace_annotations(self, annotations: Mapping[str, Annotations]) -> None:
         """Sets all annotations, by digest; photos not among them have none."""
@@ -272,12 +419,6 @@ class PhotoIndex:
         ranks = {photo_id: rank for rank, photo_id in enumerate(ids)}
         self._update("rank", {state.id: ranks.get(state.id) for state in self.states()})
 
-    def add_labels(self, labels: Iterable[str]) -> None:
-        """Adds labels to the list of labels."""
-        with self.lock:
-            for label in labels:
-                self._labels.setdefault(label)
-
     def rows(self, since: int = -1) -> list[dict[str, Any]]:
         """Returns the rows that changed after `since` (a value of `clock`), sorted by path."""
         with self.lock:
@@ -285,14 +426,24 @@ class PhotoIndex:
                 state.row(self.annotator) for state in self.states() if state.changed_at > since
             ]
 
+    def _add_labels(self, labels: Iterable[str]) -> None:
+        for label in labels:
+            self._known.setdefault(label)
+
     def _set_digest(self, state: PhotoState, digest: str) -> None:
         if state.digest == digest:
             return
         if state.digest is not None:
             self._digests[state.digest].remove(state)
         state.digest = digest
-        state.annotations = self._annotations.get(digest, NO_ANNOTATIONS)
+        self._set_annotations(state, self._annotations.get(digest, NO_ANNOTATIONS))
+        self._add_labels(sorted(_labels_of(state)))
         self._digests[digest].append(state)
+
+    def _set_annotations(self, state: PhotoState, annotations: Annotations) -> None:
+        self._uses.subtract(_labels_of(state))
+        self._set(state, "annotations", annotations)
+        self._uses.update(_labels_of(state))
 
     def _update(self, name: str, values: Mapping[str, object]) -> None:
         with self.lock:
@@ -305,6 +456,15 @@ class PhotoIndex:
         if getattr(state, name) != value:
             setattr(state, name, value)
             state.changed_at = self.clock
+
+
+def _labels_of(state: PhotoState) -> set[str]:
+    """Returns all labels of a photo: of its folder unless it has others, and votes included."""
+    annotations = state.annotations
+    labels = annotations.labels
+    if labels is None:
+        labels = () if state.folder_label is None else (state.folder_label,)
+    return {*labels, *(label for vote in annotations.votes.values() for label in vote)}
 
 
 def _id_of(file: FoundFile) -> str:

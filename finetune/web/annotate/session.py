@@ -10,8 +10,10 @@ from pathlib import Path
 from finetune.files import collection_cache_dir
 from finetune.photos.catalog.catalog import open_catalog
 from finetune.photos.catalog.undo_log import Replayed, StaleError
-from finetune.photos.scan import require_photos
+from finetune.photos.scan import FoundFile, find_photos, require_photos
 from finetune.web.annotate.actions import Action, BadRequestError, write_action
+from finetune.web.annotate.label_edits import LabelEdit, write_label_edit
+from finetune.web.annotate.metadata import Place
 from finetune.web.annotate.photo_index import PhotoIndex, PhotoState
 from finetune.web.annotate.thumbnails import Kind, Thumbnails
 
@@ -57,12 +59,30 @@ class Session:
         self.index = PhotoIndex(root, labels=labels, annotator=annotator)
         self.index.add_files(self.files.files)
         self.index.update_photos(self.catalog.collection(root, with_excluded=True))
-        self.index.replace_annotations(self.catalog.annotations())
+        self.refresh()
         self.labeled = threading.Event()
+        self.regroup = threading.Event()
+        self.place_of: dict[str, Place | None] = {}
 
     def close(self) -> None:
         """Closes the catalog."""
         self.catalog.close()
+
+    def find_changes(self) -> bool:
+        """Looks for new, changed and removed files; returns whether there were any.
+
+        A folder that cannot be read, such as one on a drive that was unplugged, has not changed.
+        """
+        try:
+            found = find_photos(self.root)
+        except OSError:
+            return False
+        if not found.files or [_key(f) for f in found.files] == [_key(f) for f in self.files.files]:
+            return False
+        self.files = found
+        self.index.add_files(found.files)
+        self.index.keep_files(found.files)
+        return True
 
     def act(self, action: Action) -> ActionResult:
         """Applies an action and saves it.
@@ -83,8 +103,32 @@ class Session:
             action.description, seen, seen=seen, annotator=annotator
         ) as writer:
             write_action(writer, action, digests, shown, annotator)
-        self.index.add_labels((*action.labels, *(action.choices or {}).values()))
         return self._result(action.description, tuple(seen))
+
+    def edit_label(self, edit: LabelEdit) -> ActionResult:
+        """Renames, merges, deletes, orders or styles labels, for all photos at once.
+
+        Raises:
+            BadRequestError: The label does not exist, or is that of a folder and cannot be deleted.
+            CollectionError: A photo with the label cannot be read.
+        """
+        if edit.label is not None and edit.label not in self.index.labels:
+            raise BadRequestError(f"There is no label {edit.label!r}.")
+        photos = self.index.with_label(edit.label) if edit.changes_photos else ()
+        digests = {self.index.digest_of(state): state for state in photos}
+        with self.catalog.writer(
+            edit.description, digests, annotator=self.index.annotator
+        ) as writer:
+            write_label_edit(
+                writer,
+                edit,
+                {digest: state.folder_label for digest, state in digests.items()},
+                self.index.labels,
+                self.catalog.label_styles(),
+            )
+        if edit.label is not None and edit.changes_photos:
+            self.index.withdraw(edit.label)
+        return self._result(edit.description, tuple(digests))
 
     def undo(self, number: int) -> ActionResult:
         """Undoes the latest action; raises StaleError if it has another number."""
@@ -100,8 +144,18 @@ class Session:
         size = None if photo is None else (photo.width, photo.height)
         return self.thumbnails.get(self.root / state.path, state.id, kind, size=size)
 
+    def places(self) -> list[tuple[str, float, float]]:
+        """Returns id, latitude and longitude of the photos whose place has been read."""
+        index = self.index
+        return [
+            (photo_id, *place)
+            for photo_id, place in list(self.place_of.items())
+            if place is not None and index.get(photo_id) is not None
+        ]
+
     def refresh(self) -> None:
         """Reads all annotations again; another program may have changed them."""
+        self.index.set_styles(self.catalog.label_styles())
         self.index.replace_annotations(self.catalog.annotations())
 
     def _replayed(self, action: Replayed | None) -> ActionResult:
@@ -110,7 +164,11 @@ class Session:
         return self._result(action.what, action.digests)
 
     def _result(self, description: str, digests: Sequence[str]) -> ActionResult:
+        self.index.set_styles(self.catalog.label_styles())
+        groups = {digest: self.index.group_name(digest) for digest in digests}
         self.index.update_annotations(self.catalog.annotations(digests))
+        if any(self.index.group_name(digest) != name for digest, name in groups.items()):
+            self.regroup.set()
         self.index.action_count += 1
         self.labeled.set()
         states = [state for digest in digests for state in self.index.of_digest(digest)]
@@ -121,3 +179,7 @@ class Session:
         if state is None:
             raise BadRequestError("There is no such photo.")
         return state
+
+
+def _key(file: FoundFile) -> tuple[str, int, int]:
+    return file.path, file.size, file.mtime_ns

@@ -4,51 +4,67 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from finetune.photos.collection import Photo
 from finetune.web.annotate.features import Features
-from finetune.web.annotate.photo_index import Suggestions
+from finetune.web.annotate.photo_index import CohortOffer, Suggestions
 from finetune.web.annotate.session import Session
 
-if TYPE_CHECKING:
-    from finetune.curation.logistic_regression import LinearClassifier
-
 Array = NDArray[np.float64]
+
+NO_LABEL = ""
+"""Prediction that none of the labels fits; `finetune.curation.cohorts.NONE`."""
 
 Classifier = Callable[[Sequence[Photo]], tuple[tuple[str, ...], Array, Sequence[str]]]
 """Returns the labels, and the probabilities ``(N, labels)`` and statuses ``(N,)`` of photos."""
 
-REFIT_EVERY = 15
-"""Number of new labels after which the head is refitted and labels are checked."""
-
-MIN_LABELED = 8
-"""Minimum number of labeled photos for a head; with fewer, only nearest neighbors are used."""
+CHECK_EVERY = 15
+"""Number of new labels after which labels are checked."""
 
 TOP = 4
 """Maximum number of suggestions for a photo."""
 
-COHORT_SIZE = 24
-COHORT_MIN_PROBABILITY = 0.6
+COHORT_SIZE = 40
+"""Maximum number of photos of a cohort; the page shows as many as fit."""
+
+TEMPERATURE = 0.1
+"""Temperature of the softmax over cosines by which labels are ranked."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Labeled:
-    """K photos with exactly one label: ``positions (K,) int64``, and their labels."""
+    """K photos with one label, or with none of them.
+
+    Attributes:
+        positions: ``(K,) int64``.
+        labels: Their labels; `NONE` for photos that none of the labels fits.
+        groups: Near-duplicate group of each.
+    """
 
     positions: NDArray[np.int64]
     labels: tuple[str, ...]
+    groups: tuple[str, ...]
 
     @classmethod
-    def of(cls, own: Sequence[tuple[str, ...]]) -> Labeled:
-        """Returns the photos with one label, given the labels of all photos."""
-        positions = [position for position, labels in enumerate(own) if len(labels) == 1]
+    def of(cls, own: Sequence[tuple[str, ...] | None], groups: Sequence[str]) -> Labeled:
+        """Returns the photos with one label or none of them.
+
+        Args:
+            own: Labels of all photos; None for those without an answer.
+            groups: Near-duplicate group of all photos.
+        """
+        positions = [
+            position
+            for position, labels in enumerate(own)
+            if labels is not None and len(labels) <= 1
+        ]
         return cls(
             positions=np.array(positions, np.int64),
-            labels=tuple(own[position][0] for position in positions),
+            labels=tuple("".join(own[position] or ()) for position in positions),
+            groups=tuple(groups[position] for position in positions),
         )
 
 
@@ -77,55 +93,49 @@ def run_classifier(run: str, session: Session) -> Classifier:
 
 @dataclass(frozen=True, kw_only=True)
 class Predictions:
-    """Label probabilities ``(N, labels)`` of the N photos in `features`.
+    """Predictions for the P photos without a label.
 
     Attributes:
+        labels: Names in the order of the columns; "" for none of the labels.
+        probabilities: ``(P, labels)``; the order counts, the numbers are not calibrated.
+        ids: Of the P photos.
+        shares: ``(P,)``, calibrated share of such photos that have the first label; None: unknown.
+        unlike: ``(P,) bool``, whether a photo is unlike all labeled ones.
+        cohort: Photos that are safe to label together, or None.
+        next_ids: Photos to label next, the most useful first.
         statuses: Status of the run's prediction by photo id; empty without a run.
     """
 
     labels: tuple[str, ...]
     probabilities: Array
-    features: Features
+    ids: tuple[str, ...]
+    shares: Array | None = None
+    unlike: NDArray[np.bool_] | None = None
+    cohort: CohortOffer | None = None
+    next_ids: tuple[str, ...] = ()
     statuses: Mapping[str, str] = field(default_factory=dict)
 
-    def suggestions(self, positions: NDArray[np.int64]) -> dict[str, Suggestions]:
-        """Returns the suggestions for some positions, by photo id."""
-        from finetune.curation.suggestions import uncertainty
+    def suggestions(self) -> dict[str, Suggestions]:
+        """Returns the suggestions by photo id."""
+        from finetune.curation.cohorts import uncertainty
 
+        if not self.labels:
+            return {}
         uncertainties = uncertainty(self.probabilities)
         return {
-            self.features.ids[position]: Suggestions(
-                ranked=_ranked(self.labels, self.probabilities[position]),
-                uncertainty=round(float(uncertainties[position]), 2),
-                status=self.statuses.get(self.features.ids[position]),
+            photo_id: Suggestions(
+                ranked=_ranked(self.labels, self.probabilities[row]),
+                share=None if self.shares is None else round(float(self.shares[row]), 2),
+                unlike=self.unlike is not None and bool(self.unlike[row]),
+                uncertainty=round(float(uncertainties[row]), 2),
+                status=self.statuses.get(photo_id),
             )
-            for position in positions.tolist()
+            for row, photo_id in enumerate(self.ids)
         }
-
-    def cohort(self, photo_id: str, is_open: Callable[[str], bool]) -> tuple[str | None, list[str]]:
-        """Returns a photo's suggested label, and the ids of similar photos that probably have it.
-
-        The photo itself is first; `is_open` selects the others.
-        """
-        ids = self.features.ids
-        if photo_id not in ids:
-            return None, []
-        at = ids.index(photo_id)
-        label = int(self.probabilities[at].argmax())
-        likeliest = self.probabilities.argmax(axis=1) == label
-        fits = likeliest & (self.probabilities[:, label] >= COHORT_MIN_PROBABILITY)
-        chosen = [photo_id]
-        if fits[at]:
-            for position in self.features.nearest(photo_id):
-                if fits[position] and position != at and is_open(ids[position]):
-                    chosen.append(ids[position])
-                if len(chosen) == COHORT_SIZE:
-                    break
-        return self.labels[label], chosen
 
 
 class Suggester:
-    """Suggestions by nearest neighbors, a linear head, and a trained run if there is one.
+    """Suggestions by the labels of a session, and by a trained run if there is one.
 
     Attributes:
         run_labels: Labels of the run; () without one.
@@ -135,10 +145,9 @@ class Suggester:
         self.run_labels: tuple[str, ...] = ()
         self._by_run: dict[str, Array] = {}
         self._statuses: dict[str, str] = {}
-        self._head: LinearClassifier | None = None
-        self._fitted_on = 0
         self._held_out: dict[str, tuple[tuple[str, ...], Array]] = {}
         self._checked = 0
+        self._cohorts = 0
 
     def add_run(
         self,
@@ -153,73 +162,132 @@ class Suggester:
         self._by_run |= dict(zip(ids, probabilities, strict=True))
 
     def predict(
-        self, features: Features, labeled: Labeled, offered: Sequence[str]
-    ) -> Predictions | None:
-        """Returns the mean of nearest neighbors, head and run.
+        self,
+        features: Features,
+        labeled: Labeled,
+        offered: Sequence[str],
+        is_open: NDArray[np.bool_],
+        *,
+        next_count: int = 20,
+    ) -> Predictions:
+        """Returns predictions for the photos without a label.
 
-        `offered` are the labels in display order. None with fewer than two labels and no run.
+        Args:
+            features: Features of all photos.
+            labeled: The labeled photos among them.
+            offered: Labels in display order.
+            is_open: ``(N,)``, whether a photo waits for a label.
+            next_count: Number of photos to choose for labeling next.
         """
-        from finetune.curation.suggestions import neighbor_probabilities
+        from finetune.curation.cohorts import LabelModel, balance, best_cohort, select_next
 
-        has_two_labels = len(set(labeled.labels)) >= 2
-        known = {*self.run_labels, *(labeled.labels if has_two_labels else ())}
-        names = tuple(label for label in offered if label in known)
-        if not names:
-            return None
-        members: list[Array] = []
-        if has_two_labels:
-            rows = features.rows[labeled.positions]
+        positions = np.flatnonzero(is_open)
+        ids = tuple(features.ids[position] for position in positions.tolist())
+        names = tuple(label for label in (*offered, NO_LABEL) if label in set(labeled.labels))
+        learned = names if len(names) >= 2 else ()
+        known = tuple(dict.fromkeys((*self.run_labels, *learned)))
+        known = tuple(sorted(known, key=[*offered, *known].index))
+        by_labels = shares = unlike = priority = cohort = None
+        if learned:
             column = {name: number for number, name in enumerate(names)}
-            targets = np.array([column[label] for label in labeled.labels], np.int64)
-            members.append(neighbor_probabilities(features.rows, rows, targets, len(names)))
-            head = self._fitted_head(rows, labeled.labels)
-            if head is not None:
-                members.append(_columns(head.probabilities(features.rows), head.labels, names))
+            model = LabelModel(
+                features.rows,
+                labeled.positions,
+                np.array([column[label] for label in labeled.labels], np.int64),
+                labeled.groups,
+                names,
+                offered=len(set(offered) - set(names)),
+            )
+            scores = model.scores(positions)
+            by_labels = _softmax(scores.cosines / TEMPERATURE)
+            calibration = model.calibration()
+            shares = calibration.shares(scores.values)
+            if shares is not None and calibration.right.any():
+                unlike = scores.values < calibration.values[calibration.right].min()
+            priority = balance(model.counts, scores.labels)
+            found = best_cohort(model, scores, calibration, positions, most=COHORT_SIZE)
+            if found is not None:
+                self._cohorts += 1
+                cohort = CohortOffer(
+                    number=self._cohorts,
+                    label=names[found.label],
+                    ids=tuple(features.ids[position] for position in found.positions),
+                    share=None if found.share is None else round(found.share, 2),
+                )
+        probabilities = self._mean(by_labels, names, known, ids)
         if self.run_labels:
-            by_run = np.stack([self._by_run[photo_id] for photo_id in features.ids])
-            members.append(_columns(by_run, self.run_labels, names))
+            # The calibration is that of the labels alone.
+            shares = unlike = None
+        chosen = select_next(
+            features.rows, labeled.positions, positions, priority=priority, count=next_count
+        )
         return Predictions(
-            labels=names,
-            probabilities=np.mean(members, axis=0),
-            features=features,
+            labels=known,
+            probabilities=probabilities,
+            ids=ids,
+            shares=shares,
+            unlike=unlike,
+            cohort=cohort,
+            next_ids=tuple(features.ids[position] for position in chosen),
             statuses=self._statuses,
         )
+
+    def _mean(
+        self,
+        by_labels: Array | None,
+        names: Sequence[str],
+        known: Sequence[str],
+        ids: Sequence[str],
+    ) -> Array:
+        """Returns the mean of the predictions by labels and by the run, ``(P, known)``."""
+        members: list[Array] = []
+        if by_labels is not None:
+            members.append(_columns(by_labels, names, known))
+        if self.run_labels and ids:
+            by_run = np.stack([self._by_run[photo_id] for photo_id in ids])
+            members.append(_columns(by_run, self.run_labels, known))
+        if not members:
+            return np.zeros((len(ids), len(known)))
+        mean: Array = np.mean(members, axis=0)
+        return mean
 
     def check_labels(
         self,
         features: Features,
         labeled: Labeled,
-        groups: Sequence[str],
         progress: Callable[..., None],
     ) -> bool:
         """Predicts the labeled photos by cross-validation if enough labels are new.
 
         Args:
             features: Features of all photos.
-            labeled: The labeled photos among them.
-            groups: Near-duplicate group of each labeled photo; groups are held out as a whole.
+            labeled: The labeled photos among them; groups are held out as a whole.
             progress: Called repeatedly; an exception that it raises stops the check.
 
         Returns:
             Whether the labels were checked.
         """
-        count = len(labeled.labels)
-        if abs(count - self._checked) < REFIT_EVERY or not _can_hold_out(labeled.labels, groups):
+        given = [place for place, label in enumerate(labeled.labels) if label]
+        labels = [labeled.labels[place] for place in given]
+        groups = [labeled.groups[place] for place in given]
+        positions = labeled.positions[given]
+        count = len(labels)
+        if abs(count - self._checked) < CHECK_EVERY or not _can_hold_out(labels, groups):
             return False
         self._checked = count
         from finetune.curation.label_errors import find_label_errors
 
-        rows = features.rows[labeled.positions]
-        found = find_label_errors(rows, labeled.labels, groups, progress=progress)
+        rows = features.rows[positions].astype(np.float32)
+        found = find_label_errors(rows, labels, groups, progress=progress)
         self._held_out = {
             features.ids[position]: (found.labels, row)
-            for position, row in zip(labeled.positions.tolist(), found.probabilities, strict=True)
+            for position, row in zip(positions.tolist(), found.probabilities, strict=True)
             if not np.isnan(row).any()
         }
         return True
 
     def disagreements(
-        self, ids: Sequence[str], own: Sequence[tuple[str, ...]]
+        self, ids: Sequence[str], own: Sequence[tuple[str, ...] | None]
     ) -> dict[str, Suggestions]:
         """Returns the suggestions for photos with labels, given the labels of each photo.
 
@@ -227,7 +295,7 @@ class Suggester:
         """
         result = {}
         for photo_id, labels in zip(ids, own, strict=True):
-            if not labels:
+            if labels is None:
                 continue
             names, row = self._held_out.get(photo_id, ((), np.zeros(0)))
             if not names and self.run_labels:
@@ -239,21 +307,16 @@ class Suggester:
             )
         return result
 
-    def _fitted_head(
-        self, rows: NDArray[np.float32], labels: Sequence[str]
-    ) -> LinearClassifier | None:
-        if len(labels) < MIN_LABELED:
-            self._head, self._fitted_on = None, 0
-        elif self._head is None or abs(len(labels) - self._fitted_on) >= REFIT_EVERY:
-            from finetune.curation.logistic_regression import fit_classifier
-
-            self._head, self._fitted_on = fit_classifier(rows, labels), len(labels)
-        return self._head
-
 
 def _ranked(labels: Sequence[str], row: Array) -> tuple[tuple[str, float], ...]:
     best = np.argsort(-row, kind="stable")[:TOP].tolist()
     return tuple((labels[i], round(float(row[i]), 2)) for i in best)
+
+
+def _softmax(values: NDArray[np.floating]) -> Array:
+    exponentials = np.exp((values - values.max(axis=1, keepdims=True)).astype(np.float64))
+    shares: Array = exponentials / exponentials.sum(axis=1, keepdims=True)
+    return shares
 
 
 def _can_hold_out(labels: Sequence[str], groups: Sequence[str]) -> bool:

@@ -21,6 +21,8 @@ from finetune.photos.decode.pool import usable_cores
 Kind = Literal["thumb", "view"]
 """Thumbnail of the grid, or preview as large as the screen."""
 
+FULL_QUALITY = 92
+
 SIDES: dict[Kind, int] = {"thumb": 320, "view": 1600}
 """Maximum length of the longer side in pixels."""
 
@@ -38,10 +40,12 @@ class Thumbnails:
         self._folder = folder
         self._busy: dict[tuple[str, Kind], threading.Lock] = {}
         self._lock = threading.Lock()
-        self._decoders: dict[Kind, threading.Semaphore] = {
+        self._decoders: dict[str, threading.Semaphore] = {
             # Separate, so that a screenful of thumbnails does not delay the current photo.
             "thumb": threading.Semaphore(usable_cores()),
             "view": threading.Semaphore(usable_cores()),
+            # One at a time: each takes hundreds of megabytes.
+            "full": threading.Semaphore(1),
         }
 
     def has(self, key: str, kind: Kind) -> bool:
@@ -75,6 +79,18 @@ class Thumbnails:
             if kind == "view" and not self.has(key, "thumb"):
                 _store(self._path(key, "thumb"), shrink(image, "thumb"))
         return jpeg
+
+    def full(self, photo: Path) -> bytes:
+        """Returns a photo at full size; it is not cached.
+
+        Raises:
+            DecodeError: The photo cannot be opened.
+        """
+        with self._decoders["full"]:
+            image = Image.fromarray(read_photo(photo).image)
+            buffer = io.BytesIO()
+            image.save(buffer, "JPEG", quality=FULL_QUALITY)
+            return buffer.getvalue()
 
     def _path(self, key: str, kind: Kind) -> Path:
         return self._folder / key[:2] / f"{key}.{kind}.jpg"

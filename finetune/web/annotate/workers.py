@@ -18,14 +18,15 @@ from finetune.photos.decode.pool import usable_cores
 from finetune.photos.scan import update
 from finetune.photos.split.grouping import photo_groups
 from finetune.web.annotate.features import FeatureExtractor, Features
+from finetune.web.annotate.metadata import read_place
 from finetune.web.annotate.photo_index import Job, PhotoState
 from finetune.web.annotate.session import Session
 from finetune.web.annotate.suggestions import (
     Classifier,
     Labeled,
-    Predictions,
     Suggester,
 )
+from finetune.web.annotate.watch import FolderWatch
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ _EMIT_SHARE = 0.05
 """Maximum share of the scan time spent on updating the page."""
 
 _FEATURE_STEP = 32
+_FOLLOW_SECONDS = 0.5
 _DEBOUNCE_SECONDS = 0.15
 
 
@@ -86,7 +88,7 @@ class Worker(threading.Thread):
 
 
 class ScanWorker(Worker):
-    """Scans the folder, groups near-duplicates, then makes thumbnails.
+    """Scans the folder, groups near-duplicates, makes thumbnails, and follows changes of files.
 
     The event `done` is set when all photos have been read and grouped.
     """
@@ -98,11 +100,33 @@ class ScanWorker(Worker):
         self._emit_at = 0.0
         self._collection: Collection | None = None
         self.done = threading.Event()
+        self._watch = FolderWatch(session.root)
+
+    def stop(self) -> None:
+        """Stops after the current photo; finished work is kept."""
+        self._watch.stop()
+        super().stop()
 
     def work(self) -> None:
-        """Scans, groups, and makes thumbnails."""
+        """Scans, groups, makes thumbnails, and follows changes."""
+        self._watch.start()
+        self._scan()
+        self.done.set()
+        self._prepare_photos()
+        while not self._stopping.wait(_FOLLOW_SECONDS):
+            if self._session.regroup.is_set():
+                self._session.regroup.clear()
+                self._group()
+            if self._watch.is_due():
+                self._watch.looking()
+                if self._session.find_changes():
+                    self._scan()
+                    self._prepare_photos()
+                self._watch.looked()
+
+    def _scan(self) -> None:
         job = self._job
-        job.state = "running"
+        job.begin()
         # A separate connection: a long scan does not delay actions.
         with Catalog(self._session.catalog.path) as catalog:
             update(
@@ -115,13 +139,11 @@ class ScanWorker(Worker):
             self._emit(catalog)
         job.note = "grouping"
         self._group()
-        job.state, job.note = "done", ""
-        self.done.set()
-        self._make_thumbnails()
+        job.state, job.note, job.seconds_left = "done", "", None
 
     def _progress(self, catalog: Catalog, done: int, total: int) -> None:
         self._raise_if_stopped()
-        self._job.done, self._job.total = done, total
+        self._job.advance(done, total)
         if done < total and time.monotonic() > self._emit_at:
             self._emit(catalog)
 
@@ -142,11 +164,14 @@ class ScanWorker(Worker):
             {photo.path: key for photo, key in zip(photos, keys, strict=True) if sizes[key] > 1}
         )
 
-    def _make_thumbnails(self) -> None:
-        thumbnails = self._session.thumbnails
-        for state in self._session.index.states():
+    def _prepare_photos(self) -> None:
+        """Reads the places of photos, and makes thumbnails."""
+        session, thumbnails = self._session, self._session.thumbnails
+        for state in session.index.states():
             if self._stopping.is_set():
                 return
+            if state.id not in session.place_of:
+                session.place_of[state.id] = read_place(session.root / state.path)
             if state.problem is None and not thumbnails.has(state.id, "thumb"):
                 try:
                     self._session.thumbnail(state, "thumb")
@@ -172,7 +197,6 @@ class SuggestionWorker(Worker):
     ) -> None:
         super().__init__(session, session.index.jobs.suggestions, "No suggestions")
         self.extractor = FeatureExtractor(session)
-        self._predictions: Predictions | None = None
         self._delay_seconds = delay_seconds
         self._load_classifier = load_classifier
         self.suggester = Suggester()
@@ -183,53 +207,31 @@ class SuggestionWorker(Worker):
         self._session.labeled.set()
         super().stop()
 
-    def cohort(self, state: PhotoState) -> tuple[str | None, list[str]]:
-        """Returns a photo's suggested label, and similar unlabeled photos; see `Predictions`."""
-        if self._predictions is None:
-            return None, []
-        index = self._session.index
-        return self._predictions.cohort(state.id, lambda other: self._is_open(index.get(other)))
-
     def similar(self, state: PhotoState) -> list[str]:
         """Returns all photo ids by similarity to a photo, itself first; [] without features."""
         features = self.extractor.features()
         return [features.ids[position] for position in features.nearest(state.id)]
 
     def suggest(self) -> None:
-        """Predicts labels for all photos and updates the index."""
-        from finetune.curation.suggestions import select_next
-
+        """Predicts labels of all photos without one, and updates the index."""
         index = self._session.index
-        features, states, own = self._photos()
-        labeled = Labeled.of(own)
-        is_open = np.flatnonzero(np.array([self._is_open(state) for state in states], bool))
-        predictions = self.suggester.predict(features, labeled, index.labels)
-        if predictions is not None:
-            self._predictions = predictions
-            probabilities = predictions.probabilities
-            of_labeled = self.suggester.disagreements(features.ids, own)
-            index.update_suggestions(of_labeled | predictions.suggestions(is_open))
-        else:
-            # Without predictions, the photos that differ most from each other come first.
-            probabilities = np.full((len(features.ids), 2), 0.5)
-        ranking = select_next(
-            probabilities[is_open],
-            features.rows[is_open],
-            features.rows[labeled.positions],
-            count=RANKED_PHOTOS,
+        features, states, own, labeled = self._photos()
+        is_open = np.array([self._is_open(state) for state in states], bool)
+        found = self.suggester.predict(
+            features, labeled, index.labels, is_open, next_count=RANKED_PHOTOS
         )
-        index.set_ranking([features.ids[is_open[at]] for at in ranking])
+        of_labeled = self.suggester.disagreements(features.ids, own)
+        index.update_suggestions(of_labeled | found.suggestions())
+        index.cohort = found.cohort
+        index.set_ranking(found.next_ids)
 
     def check_labels(self) -> None:
         """Finds label errors by cross-validation and updates the index."""
-        features, states, own = self._photos()
-        labeled = Labeled.of(own)
-        groups = [
-            getattr(states[position], "group", None) or features.ids[position]
-            for position in labeled.positions.tolist()
-        ]
-        if self.suggester.check_labels(features, labeled, groups, self._raise_if_stopped):
+        job = self._session.index.jobs.check
+        features, _, own, labeled = self._photos()
+        if self.suggester.check_labels(features, labeled, self._raise_if_stopped):
             self._session.index.update_suggestions(self.suggester.disagreements(features.ids, own))
+        job.state = "done"
 
     def work(self) -> None:
         """Extracts features and suggests labels; checks labels when idle."""
@@ -239,6 +241,7 @@ class SuggestionWorker(Worker):
         try:
             job.state = "running"
             self.extractor.load()
+            job.begin()
             classifier = self._load_classifier() if self._load_classifier is not None else None
             while not self._stopping.is_set():
                 pending = self.extractor.pending()[:_FEATURE_STEP]
@@ -248,7 +251,7 @@ class SuggestionWorker(Worker):
                     self.extractor.subjects.save()
                 elif job.state == "running" and index.jobs.scan.state != "running":
                     self.extractor.subjects.save(min_new=1)
-                    job.state, job.done, job.total = "done", 0, 0
+                    job.state, job.done, job.total, job.seconds_left = "done", 0, 0, None
                 if pending or labeled.is_set():
                     labeled.clear()
                     action_count = index.action_count
@@ -263,13 +266,20 @@ class SuggestionWorker(Worker):
             self.extractor.subjects.save(min_new=1)
             raise
 
-    def _photos(self) -> tuple[Features, list[PhotoState | None], list[tuple[str, ...]]]:
-        """Returns the features so far, and the state and labels of the same photos."""
+    def _photos(
+        self,
+    ) -> tuple[Features, list[PhotoState | None], list[tuple[str, ...] | None], Labeled]:
+        """Returns the features so far, and states and labels of the same photos."""
         index = self._session.index
         features = self.extractor.features()
         states = [index.get(photo_id) for photo_id in features.ids]
-        own = [() if state is None else state.labels(index.annotator)[0] for state in states]
-        return features, states, own
+        own: list[tuple[str, ...] | None] = []
+        groups = []
+        for photo_id, state in zip(features.ids, states, strict=True):
+            labels, source = ((), "") if state is None else state.labels(index.annotator)
+            own.append(labels if source else None)
+            groups.append(photo_id if state is None or state.group is None else state.group)
+        return features, states, own, Labeled.of(own, groups)
 
     def _is_open(self, state: PhotoState | None) -> bool:
         """Returns whether a photo has no label yet."""
@@ -283,6 +293,6 @@ class SuggestionWorker(Worker):
         if classifier is not None:
             photos = [state.photo for state in pending if state.photo is not None]
             self.suggester.add_run([state.id for state in pending], *classifier(photos))
-        self._job.done = len(self.extractor)
         states = self._session.index.states()
-        self._job.total = sum(state.problem is None for state in states)
+        total = sum(state.problem is None for state in states)
+        self._job.advance(len(self.extractor), total)

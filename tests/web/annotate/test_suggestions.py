@@ -1,4 +1,4 @@
-"""Suggestions and label errors on synthetic features."""
+"""Suggestions from labels and from a run."""
 
 from __future__ import annotations
 
@@ -7,17 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from finetune import Predictor
-from finetune.curation.suggestions import neighbor_probabilities
 from finetune.photos.scan import scan
 from finetune.web.annotate.features import Features
 from finetune.web.annotate.session import Session
 from finetune.web.annotate.suggestions import (
-    COHORT_SIZE,
-    MIN_LABELED,
-    REFIT_EVERY,
+    CHECK_EVERY,
+    TEMPERATURE,
     Labeled,
     Predictions,
     Suggester,
@@ -28,100 +25,118 @@ IDS = tuple(map(str, range(20)))
 CLUSTERS = [number % 2 for number in range(20)]
 WRONG = 4
 
+Own = list[tuple[str, ...] | None]
+
 
 def features(*clusters: int) -> Features:
     """Returns features of one photo a named cluster, with noise; the ids are 0, 1, 2 ..."""
     rng = np.random.default_rng(0)
     rows = np.eye(6, dtype=np.float32)[list(clusters)]
     rows += rng.normal(0, 0.01, rows.shape).astype(np.float32)
-    return Features(ids=tuple(map(str, range(len(clusters)))), rows=rows)
+    return Features(ids=tuple(map(str, range(len(clusters)))), rows=rows.astype(np.float16))
 
 
-def test_only_photos_with_exactly_one_label_count_as_labeled() -> None:
-    labeled = Labeled.of([("x",), (), ("x", "y"), ("y",)])
-    assert labeled.positions.tolist() == [0, 3]
-    assert labeled.labels == ("x", "y")
-    assert Labeled.of([]).positions.dtype == np.int64
+def labeled_of(own: Own) -> Labeled:
+    return Labeled.of(own, [str(number) for number in range(len(own))])
+
+
+def predict(
+    suggester: Suggester, seen: Features, own: Own, offered: tuple[str, ...]
+) -> Predictions:
+    is_open = np.array([labels is None for labels in own])
+    return suggester.predict(seen, labeled_of(own), offered, is_open)
+
+
+def test_photos_with_one_label_or_none_of_them_are_learned_from() -> None:
+    labeled = Labeled.of([("x",), None, ("x", "y"), ("y",), ()], list("abcde"))
+    assert labeled.positions.tolist() == [0, 3, 4]
+    assert labeled.labels == ("x", "y", "")
+    assert labeled.groups == ("a", "d", "e")
+    assert Labeled.of([], []).positions.dtype == np.int64
 
 
 def test_one_label_without_a_run_predicts_nothing() -> None:
     seen = features(0, 0, 1)
-    for own in ([(), (), ()], [("x",), ("x",), ()]):
-        assert Suggester().predict(seen, Labeled.of(own), ["x", "y"]) is None
+    nothing: list[Own] = [[None, None, None], [("x",), ("x",), None]]
+    for own in nothing:
+        found = predict(Suggester(), seen, own, ("x", "y"))
+        assert found.suggestions() == {}
+        assert len(found.next_ids) == sum(labels is None for labels in own)
 
 
-def test_predicted_labels_are_in_display_order() -> None:
-    own = [("x",), (), ("y",)]
-    predictions = Suggester().predict(features(0, 0, 1), Labeled.of(own), ["z", "y", "x"])
-    assert predictions is not None
-    assert predictions.labels == ("y", "x")
-    assert predictions.probabilities.sum(axis=1) == pytest.approx(1)
-    assert predictions.probabilities.argmax(axis=1).tolist() == [1, 1, 0]
+def test_predicted_labels_are_in_display_order_and_none_is_the_last() -> None:
+    own: Own = [("x",), None, ("y",), ()]
+    found = predict(Suggester(), features(0, 0, 1, 2), own, ("z", "y", "x"))
+    assert found.labels == ("y", "x", "")
+    assert found.ids == ("1",)
+    assert found.probabilities.sum(axis=1) == pytest.approx(1)
+    assert found.suggestions()["1"].ranked[0][0] == "x"
 
 
-def test_run_and_neighbors_have_equal_weight() -> None:
-    suggester = Suggester()
+def test_none_of_the_labels_is_suggested_for_photos_like_those() -> None:
+    own: Own = [("x",), ("y",), (), None, None]
+    found = predict(Suggester(), features(0, 1, 2, 2, 0), own, ("x", "y"))
+    suggested = found.suggestions()
+    assert suggested["3"].ranked[0][0] == ""
+    assert suggested["4"].ranked[0][0] == "x"
+    assert suggested["3"].share is None
+
+
+def test_run_and_labels_have_equal_weight() -> None:
     shares = np.array([[0.9, 0.1], [0.2, 0.8], [0.5, 0.5]])
-    suggester.add_run(["0", "1", "2"], ("x", "q"), shares)
+    with_run, without = Suggester(), Suggester()
+    with_run.add_run(["0", "1", "2"], ("x", "q"), shares)
+    own: Own = [("x",), None, ("y",)]
     seen = features(0, 0, 1)
-    predictions = suggester.predict(seen, Labeled.of([("x",), (), ("y",)]), ["x", "y", "q"])
-    assert predictions is not None
-    assert predictions.labels == ("x", "y", "q")
-    by_neighbors = neighbor_probabilities(seen.rows, seen.rows[[0, 2]], np.array([0, 1]), 3)
-    by_run = np.insert(shares, 1, 0, axis=1)
-    np.testing.assert_allclose(predictions.probabilities, (by_neighbors + by_run) / 2)
+    found = predict(with_run, seen, own, ("x", "y", "q"))
+    alone = predict(without, seen, own, ("x", "y", "q"))
+    assert found.labels == ("x", "y", "q")
+    assert alone.labels == ("x", "y")
+    by_labels = np.append(alone.probabilities[0], 0.0)
+    np.testing.assert_allclose(found.probabilities[0], np.add(by_labels, [0.2, 0.0, 0.8]) / 2)
 
 
-def test_head_is_used_only_with_enough_labels() -> None:
-    clusters = [0, 1] * (MIN_LABELED // 2) + [0, 1]
-    seen, suggester = features(*clusters), Suggester()
-    own = [("xy"[cluster],) for cluster in clusters[:MIN_LABELED]] + [(), ()]
-
-    def predict(count: int) -> NDArray[np.float64]:
-        labeled = Labeled.of([*own[:count], *[()] * (len(clusters) - count)])
-        predictions = suggester.predict(seen, labeled, ["x", "y"])
-        assert predictions is not None
-        return predictions.probabilities
-
-    few = predict(MIN_LABELED - 1)
-    enough = predict(MIN_LABELED)
-    assert np.abs(enough - few).max() > 0.01
-    np.testing.assert_array_equal(predict(MIN_LABELED - 1), few)
+def test_probabilities_are_a_softmax_of_cosines() -> None:
+    own: Own = [("x",), None, ("y",)]
+    seen = features(0, 0, 1)
+    roots = np.sign(seen.rows) * np.sqrt(np.abs(seen.rows.astype(np.float64)))
+    unit = roots - roots.mean(axis=0)
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    powers = np.exp(unit[[0, 2]] @ unit[1] / TEMPERATURE)
+    found = predict(Suggester(), seen, own, ("x", "y"))
+    np.testing.assert_allclose(found.probabilities[0], powers / powers.sum(), atol=1e-3)
 
 
 def test_suggestions_are_rounded_and_uncertainty_is_the_lack_of_a_margin() -> None:
     predictions = Predictions(
         labels=("x", "y", "z"),
-        probabilities=np.array([[0.1, 0.2, 0.7], [0.334, 0.333, 0.333], [1.0, 0.0, 0.0]]),
-        features=features(0, 0, 1),
+        probabilities=np.array([[0.1, 0.2, 0.7], [0.334, 0.333, 0.333]]),
+        ids=("0", "1"),
+        shares=np.array([0.913, 0.5]),
+        unlike=np.array([False, True]),
     )
-    suggested = predictions.suggestions(np.array([0, 1]))
-    assert suggested.keys() == {"0", "1"}
+    suggested = predictions.suggestions()
     assert suggested["0"].ranked == (("z", 0.7), ("y", 0.2), ("x", 0.1))
-    assert suggested["0"].uncertainty == 0.5
-    assert suggested["1"].uncertainty == 1.0
+    assert (suggested["0"].uncertainty, suggested["0"].share, suggested["0"].unlike) == (
+        0.5,
+        0.91,
+        False,
+    )
+    assert (suggested["1"].uncertainty, suggested["1"].unlike) == (1.0, True)
     assert suggested["0"].disagreement is None
 
 
-def test_cohort_photos_share_a_confident_suggestion_and_are_open() -> None:
-    shares = np.array([[0.9, 0.1], [0.8, 0.2], [0.55, 0.45], [0.9, 0.1], [0.2, 0.8]])
-    predictions = Predictions(
-        labels=("x", "y"), probabilities=shares, features=features(0, 0, 0, 1, 0)
-    )
-    assert predictions.cohort("0", lambda other: True) == ("x", ["0", "1", "3"])
-    assert predictions.cohort("0", lambda other: other != "1") == ("x", ["0", "3"])
-    assert predictions.cohort("2", lambda other: True) == ("x", ["2"])
-    assert predictions.cohort("9", lambda other: True) == (None, [])
-
-
-def test_cohort_size_is_bounded() -> None:
-    count = 2 * COHORT_SIZE
-    predictions = Predictions(
-        labels=("x",), probabilities=np.ones((count, 1)), features=features(*[0] * count)
-    )
-    _, ids = predictions.cohort("7", lambda other: True)
-    assert len(ids) == len(set(ids)) == COHORT_SIZE
-    assert ids[0] == "7"
+def test_a_cohort_is_offered_with_enough_labels_and_holds_one_label() -> None:
+    clusters = [0, 1] * 40
+    own: Own = [("xy"[cluster],) for cluster in clusters[:30]]
+    own += [None] * 50
+    found = predict(Suggester(), features(*clusters), own, ("x", "y"))
+    assert found.cohort is not None
+    assert len(found.cohort.ids) == 25
+    kinds = {clusters[int(photo_id)] for photo_id in found.cohort.ids}
+    assert kinds == {"xy".index(found.cohort.label)}
+    few = [*own[:8], *[None] * 72]
+    assert predict(Suggester(), features(*clusters), few, ("x", "y")).cohort is None
 
 
 def test_run_predictions_are_kept_by_photo() -> None:
@@ -133,10 +148,9 @@ def test_run_predictions_are_kept_by_photo() -> None:
     assert suggester.run_labels == ("x", "y")
     found = suggester.disagreements(["a", "b", "c"], [("x",)] * 3)
     assert [found[photo_id].disagreement for photo_id in "abc"] == [0.25, 1, 0]
-    of_three = Features(ids=("a", "b", "c"), rows=np.eye(3, dtype=np.float32))
-    predictions = suggester.predict(of_three, Labeled.of([(), (), ()]), ("x", "y"))
-    assert predictions is not None
-    suggested = predictions.suggestions(np.arange(3))
+    of_three = Features(ids=("a", "b", "c"), rows=np.eye(3, dtype=np.float16))
+    predictions = predict(suggester, of_three, [None, None, None], ("x", "y"))
+    suggested = predictions.suggestions()
     assert [suggested[photo_id].status for photo_id in "abc"] == [None, "sure", "unknown"]
 
 
@@ -167,11 +181,11 @@ def test_run_classifier_returns_probabilities_in_the_order_of_the_runs_labels(
 def two_clusters() -> Features:
     rng = np.random.default_rng(0)
     rows = np.eye(4, dtype=np.float32)[CLUSTERS] + rng.normal(0, 0.05, (20, 4)).astype(np.float32)
-    return Features(ids=IDS, rows=rows)
+    return Features(ids=IDS, rows=rows.astype(np.float16))
 
 
-def labels() -> list[tuple[str, ...]]:
-    own: list[tuple[str, ...]] = [("xy"[cluster],) for cluster in CLUSTERS]
+def labels() -> Own:
+    own: Own = [("xy"[cluster],) for cluster in CLUSTERS]
     own[WRONG] = ("y",)
     return own
 
@@ -182,7 +196,7 @@ def ignore(done: int = 0, total: int = 0) -> None:
 
 def test_a_wrong_label_has_the_highest_disagreement(two_clusters: Features) -> None:
     suggester, own = Suggester(), labels()
-    assert suggester.check_labels(two_clusters, Labeled.of(own), IDS, ignore)
+    assert suggester.check_labels(two_clusters, labeled_of(own), ignore)
     suggested = suggester.disagreements(IDS, own)
     assert max(suggested, key=lambda photo_id: suggested[photo_id].disagreement or 0) == str(WRONG)
     assert suggested[str(WRONG)].ranked[0][0] == "x"
@@ -191,22 +205,23 @@ def test_a_wrong_label_has_the_highest_disagreement(two_clusters: Features) -> N
 
 def test_labels_are_checked_again_only_after_enough_new_ones(two_clusters: Features) -> None:
     suggester, own = Suggester(), labels()
-    few = [*own[: REFIT_EVERY - 1], *[()] * (21 - REFIT_EVERY)]
-    assert not suggester.check_labels(two_clusters, Labeled.of(few), IDS, ignore)
-    assert suggester.check_labels(two_clusters, Labeled.of(own), IDS, ignore)
-    assert not suggester.check_labels(two_clusters, Labeled.of(own), IDS, ignore)
+    few = [*own[: CHECK_EVERY - 1], *[None] * (21 - CHECK_EVERY)]
+    assert not suggester.check_labels(two_clusters, labeled_of(few), ignore)
+    assert suggester.check_labels(two_clusters, labeled_of(own), ignore)
+    assert not suggester.check_labels(two_clusters, labeled_of(own), ignore)
 
 
 def test_a_single_label_cannot_be_checked(two_clusters: Features) -> None:
-    own = [("x",)] * 20
-    assert not Suggester().check_labels(two_clusters, Labeled.of(own), IDS, ignore)
+    own: Own = [("x",)] * 20
+    assert not Suggester().check_labels(two_clusters, labeled_of(own), ignore)
 
 
 def test_labels_of_one_burst_each_cannot_be_held_out(two_clusters: Features) -> None:
     own = labels()
-    bursts = [label[0] for label in own]
-    assert not Suggester().check_labels(two_clusters, Labeled.of(own), bursts, ignore)
-    assert Suggester().check_labels(two_clusters, Labeled.of(own), [*bursts[:-1], "alone"], ignore)
+    bursts = ["".join(label or ()) for label in own]
+    assert not Suggester().check_labels(two_clusters, Labeled.of(own, bursts), ignore)
+    groups = [*bursts[:-1], "alone"]
+    assert Suggester().check_labels(two_clusters, Labeled.of(own, groups), ignore)
 
 
 def test_a_stopped_check_raises(two_clusters: Features) -> None:
@@ -214,13 +229,13 @@ def test_a_stopped_check_raises(two_clusters: Features) -> None:
         raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        Suggester().check_labels(two_clusters, Labeled.of(labels()), IDS, stop)
+        Suggester().check_labels(two_clusters, labeled_of(labels()), stop)
 
 
 def test_before_a_check_the_run_is_used() -> None:
     suggester = Suggester()
     suggester.add_run(["0", "1"], ("x", "y", "q"), np.array([[0.7, 0.2, 0.1], [0.25, 0.5, 0.25]]))
-    own = [("y",), (), ("x", "y")]
+    own: Own = [("y",), None, ("x", "y")]
     suggested = suggester.disagreements(["0", "1"], own[:2])
     assert suggested.keys() == {"0"}
     assert suggested["0"].ranked == (("x", 0.7), ("y", 0.2), ("q", 0.1))

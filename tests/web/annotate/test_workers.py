@@ -96,20 +96,39 @@ def test_neighbors_suggest_and_the_unlabeled_cluster_comes_next(
     assert "ranked" not in found[0]
 
 
-def test_a_cohort_contains_unlabeled_similar_photos_with_one_suggestion(
+def test_a_cohort_is_offered_once_enough_is_labeled(
     session: Session, suggestion_worker: SuggestionWorker
 ) -> None:
-    for number, name in ((0, "x"), (10, "y"), (20, "z")):
-        label(session, number, name)
+    for number in (0, 1, 2, 10, 11, 12, 20, 21):
+        label(session, number, "xyz"[number // 10])
     suggestion_worker.suggest()
-    states = session.index.states()
-    suggested, ids = suggestion_worker.cohort(states[3])
-    numbers = numbers_of(session, ids)
-    assert suggested == "x"
-    assert numbers[0] == 3
-    assert set(numbers) <= set(range(1, 10))
-    label(session, 4, "x")
-    assert states[4].id not in suggestion_worker.cohort(states[3])[1]
+    assert session.index.cohort is None
+    for number in (*range(3, 10), 13, 14, *range(22, 30)):
+        label(session, number, "xyz"[number // 10])
+    suggestion_worker.suggest()
+    assert session.index.cohort is None  # five photos are left
+    session.undo(session.catalog.latest()[0])
+    for _ in range(7):
+        session.undo(session.catalog.latest()[0])
+    suggestion_worker.suggest()
+    if session.index.cohort is not None:
+        numbers = {number // 10 for number in numbers_of(session, list(session.index.cohort.ids))}
+        assert numbers == {"xyz".index(session.index.cohort.label)}
+
+
+def test_none_of_the_labels_is_learned(
+    session: Session, suggestion_worker: SuggestionWorker
+) -> None:
+    label(session, 0, "x")
+    label(session, 10, "y")
+    state = session.index.states()[20]
+    body = {"kind": "label", "photos": {state.id: state.annotations.version}, "labels": []}
+    session.act(read_action(body))
+    suggestion_worker.suggest()
+    found = rows(session)
+    assert sum(row["ranked"][0][0] == "" for row in found[21:]) >= 7
+    assert all(row["ranked"][0][0] == "x" for row in found[1:10])
+    assert "ranked" not in found[20]
 
 
 def test_a_wrong_label_is_found_by_cross_validation(
@@ -139,7 +158,6 @@ def test_similar_photos_come_first(session: Session, suggestion_worker: Suggesti
 def test_a_run_suggests_before_anything_is_labeled(
     session: Session, suggestion_worker: SuggestionWorker
 ) -> None:
-    session.index.add_labels(["x", "q"])
     ids = [state.id for state in session.index.states()]
     shares = np.array([[0.8, 0.2] if number % 2 else [0.1, 0.9] for number in range(30)])
     suggestion_worker.suggester.add_run(ids, ("x", "q"), shares)
@@ -175,4 +193,4 @@ def test_the_server_extracts_features_of_real_photos(
         ids = client.get(f"/api/similar?photo={state.id}").json()["ids"]
         good = [e.id for e in server.session.index.states() if e.problem is None]
         assert sorted(ids) == sorted(good)
-        assert client.get(f"/api/cohort?photo={state.id}").status_code == 200
+        assert client.get("/api/photos").json()["cohort"] is None

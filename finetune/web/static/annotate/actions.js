@@ -1,7 +1,7 @@
 // Actions on photos, sent to the server one at a time in the order of the keys.
 
 import { get, post, RequestError } from "./api.js";
-import { count } from "./dom.js";
+import { t, tn } from "./i18n.js";
 import { suggestionOf, isLabeled, photos } from "./photos.js";
 import { queue } from "./queue.js";
 import { toast } from "./toast.js";
@@ -33,21 +33,31 @@ let refused = null; // the latest refusal, and the number of keys dropped after 
 
 function dropped() {
   refused.keys += 1;
-  const rest = `${count(refused.keys, "key")} pressed since ${refused.keys === 1 ? "was" : "were"} not used.`;
+  const rest = tn("{count} key pressed since was not used.", "{count} keys pressed since were not used.", refused.keys);
   toast(`${refused.message} ${rest}`, { bad: true, stay: refused.stay });
+}
+
+const capitalized = (text) => `${text[0].toUpperCase()}${text.slice(1)}`;
+
+async function send(path, body) {
+  const response = await post(path, body);
+  photos.update(response);
+  dispatchEvent(new Event("acted"));
+  toast(capitalized(response.description));
+  return response;
 }
 
 async function act(kind, ids, extra = {}) {
   if (!ids.length) return null;
   const seen = Object.fromEntries(ids.map((id) => [id, photos.get(id).version ?? ""]));
-  const response = await post("/api/act", { kind, photos: seen, ...extra });
-  photos.update(response);
-  dispatchEvent(new Event("acted"));
-  toast(`${response.description[0].toUpperCase()}${response.description.slice(1)}`);
-  return response;
+  if (extra.labels?.length) dispatchEvent(new CustomEvent("labels-used", { detail: extra.labels }));
+  return send("/api/act", { kind, photos: seen, ...extra });
 }
 
-const usable = (ids) => ids.filter((id) => !photos.get(id).problem);
+// Renames, merges, deletes, orders, pins or colors labels.
+export const editLabel = (edit) => enqueue(() => send("/api/labels", edit));
+
+const usable = (ids) => ids.filter((id) => photos.get(id) && !photos.get(id).problem);
 
 export const label = (labels) =>
   enqueue(async () => {
@@ -64,6 +74,12 @@ export const toggleLabel = (name) =>
 
 export const clear = () => enqueue(() => act("clear", usable(queue.targets)));
 
+// Confirms the labels as they are, although they look wrong.
+export const confirm = () =>
+  enqueue(async () => {
+    if (await act("confirm", usable(queue.targets).filter((id) => isLabeled(photos.get(id))))) queue.advance();
+  });
+
 async function acceptSuggestions(ids) {
   const choices = {};
   // Near-duplicates get the suggestion of the current photo.
@@ -74,7 +90,7 @@ async function acceptSuggestions(ids) {
   }
   const chosen = Object.keys(choices);
   if (!chosen.length) {
-    toast("No suggestions yet. Label one or two photos of each kind first.");
+    toast(t("No suggestions yet. Label one or two photos of each kind first."));
     return;
   }
   if (await act("accept", chosen, { choices })) queue.advance();
@@ -82,10 +98,13 @@ async function acceptSuggestions(ids) {
 
 export const accept = () => enqueue(() => acceptSuggestions(usable(queue.labelTargets)));
 
-export const acceptAll = (name, ids) =>
+// Labels exactly these photos; "" is none of the labels.
+export const labelAll = (name, ids) =>
   enqueue(async () => {
-    const open = usable(ids).filter((id) => !isLabeled(photos.get(id)));
-    if (open.length && (await act("label", open, { labels: [name] }))) queue.advance();
+    const choices = Object.fromEntries(usable(ids).map((id) => [id, name]));
+    if ((await act("accept", Object.keys(choices), { choices })) && isLabeled(photos.get(queue.cursor) ?? {})) {
+      queue.advance();
+    }
   });
 
 const toggle = (on, off, isPressed) => () =>
@@ -97,25 +116,55 @@ const toggle = (on, off, isPressed) => () =>
 
 export const flag = toggle("flag", "unflag", (row) => row.flag);
 
-export const reject = () =>
+export const stars = (by) =>
+  enqueue(() => {
+    const before = photos.get(queue.cursor)?.stars ?? 0;
+    const number = Math.min(Math.max(before + by, 0), 5);
+    return number === before ? null : act("stars", usable(queue.targets), { stars: number });
+  });
+
+export const reject = (ids = null) =>
   enqueue(async () => {
-    const ids = queue.targets;
-    const undoes = ids.every((id) => photos.get(id).rejected);
-    if ((await act(undoes ? "restore" : "reject", ids)) && !undoes) queue.advance();
+    const chosen = ids ?? queue.targets;
+    const undoes = chosen.every((id) => photos.get(id).rejected);
+    if ((await act(undoes ? "restore" : "reject", chosen)) && !undoes && !ids) queue.advance();
   });
 
 export const crop = (id, box) => enqueue(() => act("crop", [id], { crop: box }));
 
-export const keep = () =>
+// Keeps one photo of a group, and rejects the others.
+export const keep = (keeper = queue.cursor, among = null) =>
   enqueue(async () => {
-    const row = photos.get(queue.cursor);
-    const ids = photos.group(row?.group);
+    const row = photos.get(keeper);
+    const ids = among ?? photos.group(row?.group);
     if (ids.length < 2) {
-      toast("This photo has no near-duplicates.");
+      toast(t("This photo has no near-duplicates."));
       return;
     }
     const undoes = ids.every((id) => id === row.id ? !photos.get(id).rejected : photos.get(id).rejected);
     await (undoes ? act("restore", ids) : act("keep", ids, { keeper: row.id }));
+  });
+
+// Puts the selected photos into one group of near-duplicates.
+export const together = () =>
+  enqueue(async () => {
+    const ids = usable(queue.targets);
+    if (ids.length < 2) {
+      toast(t("Select two photos or more to put them into one group."));
+      return;
+    }
+    if (await act("together", ids)) queue.select([]);
+  });
+
+// Takes the photo, or each selected one, out of its group.
+export const apart = () =>
+  enqueue(async () => {
+    const ids = usable(queue.selected.size ? [...queue.selected] : [queue.cursor]);
+    if (!ids.some((id) => photos.get(id).group !== undefined)) {
+      toast(t("This photo has no near-duplicates."));
+      return;
+    }
+    if (await act("apart", ids)) queue.select([]);
   });
 
 export const resolve = (conflict, choice) =>
@@ -123,7 +172,7 @@ export const resolve = (conflict, choice) =>
     if (await act("resolve", conflict.ids, { labels: choice.labels })) queue.advance();
   });
 
-const replay = (path, key, verb, nothing) => () =>
+const replay = (path, key, done, nothing) => () =>
   enqueue(async () => {
     if (!photos[key]) {
       toast(nothing);
@@ -132,24 +181,24 @@ const replay = (path, key, verb, nothing) => () =>
     const response = await post(path, { number: photos[key] });
     const changed = photos.update(response);
     dispatchEvent(new Event("acted"));
-    toast(`${verb}: ${response.description}`);
+    toast(done(response.description));
     const shown = changed.find((id) => queue.placeOf(id) >= 0);
     if (shown !== undefined) queue.move(shown);
   });
 
-export const undo = replay("/api/undo", "undo", "Undone", "Nothing to undo.");
-export const redo = replay("/api/redo", "redo", "Redone", "Nothing to redo.");
+export const undo = replay("/api/undo", "undo", (what) => t("Undone: {what}", { what }), t("Nothing to undo."));
+export const redo = replay("/api/redo", "redo", (what) => t("Redone: {what}", { what }), t("Nothing to redo."));
 
 export function selectGroup() {
   const row = photos.get(queue.cursor);
   const ids = photos.group(row?.group).filter((id) => !photos.get(id).rejected);
   if (ids.length < 2) {
-    toast("This photo has no near-duplicates.");
+    toast(t("This photo has no near-duplicates."));
     return;
   }
   const all = ids.every((id) => queue.selected.has(id)) && queue.selected.size === ids.length;
   queue.select(all ? [] : ids);
-  if (!all) toast(`${count(ids.length, "near-duplicate")} selected`);
+  if (!all) toast(tn("{count} near-duplicate selected", "{count} near-duplicates selected", ids.length));
 }
 
 export async function sortBySimilarity() {
@@ -158,6 +207,6 @@ export async function sortBySimilarity() {
     queue.show({ sort: "similar", similar: ids });
   } catch (error) {
     if (!(error instanceof RequestError)) throw error;
-    toast(error.message, { bad: true });
+    toast(error.message, { bad: error.status !== 409 });
   }
 }

@@ -1,20 +1,21 @@
 // Agreement of annotators: Cohen's kappa and confusion matrix of each pair.
 
 import { get, RequestError } from "./api.js";
-import { el, percent } from "./dom.js";
+import { el } from "./dom.js";
 import { showDialog } from "./help.js";
+import { percent, t, tn } from "./i18n.js";
 import { toast } from "./toast.js";
 
-const WORDS = [[0.8, "almost perfect"], [0.6, "substantial"], [0.4, "moderate"], [0.2, "fair"], [-1, "slight"]];
+const WORDS = [[0.8, t("almost perfect")], [0.6, t("substantial")], [0.4, t("moderate")], [0.2, t("fair")], [-1, t("slight")]];
 
 export async function showAgreement() {
   try {
     const { pairs } = await get("/api/agreement");
     showDialog(
-      "Agreement between annotators",
+      t("Agreement between annotators"),
       pairs.length
         ? pairs.map(pairOf)
-        : el("p", {}, "No photo has been labeled by two people yet. Each starts finetune annotate with --annotator NAME."),
+        : el("p", {}, t("No photo has been labeled by two people yet. Each starts finetune annotate with --annotator NAME.")),
     );
   } catch (error) {
     if (!(error instanceof RequestError)) throw error;
@@ -29,15 +30,15 @@ function pairOf(pair) {
   return el(
     "section",
     { className: "pair-of" },
-    el("h3", {}, `${first} and ${second}`),
-    el("p", {}, `Cohen’s kappa ${kappa}${word}: the same label for ${percent(pair.agreement)} of ${pair.photos} photos.`),
+    el("h3", {}, t("{first} and {second}", { first, second })),
+    el("p", {}, tn("Cohen’s kappa {kappa}: the same label for {share} of {count} photo.", "Cohen’s kappa {kappa}: the same label for {share} of {count} photos.", pair.photos, { kappa: `${kappa}${word}`, share: percent(pair.agreement) })),
     el(
       "div",
       { className: "scroll" },
       el(
         "table",
         {},
-        el("caption", {}, `Rows: ${first}; columns: ${second}`),
+        el("caption", {}, t("Rows: {first}; columns: {second}", { first, second })),
         el("thead", {}, el("tr", {}, el("th", {}), pair.labels.map((label) => el("th", { scope: "col" }, label)))),
         el(
           "tbody",

@@ -1,8 +1,10 @@
 // HTTP requests. A response to an action means that it has been saved.
 
+import { t } from "./i18n.js";
+
 export class RequestError extends Error {
   constructor(status, body) {
-    super(body?.error ?? `The server responded with status ${status}.`);
+    super(body?.error ?? t("The server responded with status {status}.", { status }));
     this.status = status;
     this.body = body;
   }
@@ -14,7 +16,7 @@ async function request(path, options) {
     response = await fetch(path, { credentials: "same-origin", ...options });
   } catch {
     throw new RequestError(0, {
-      error: "finetune annotate has stopped. Start it again and open the address that it prints.",
+      error: t("finetune annotate has stopped. Start it again, and this page goes on."),
     });
   }
   const body = await response.json().catch(() => null);

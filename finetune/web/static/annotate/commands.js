@@ -2,22 +2,23 @@
 
 import * as actions from "./actions.js";
 import { keyCap, el } from "./dom.js";
+import { t } from "./i18n.js";
 import { photos } from "./photos.js";
 import { queue } from "./queue.js";
-import { enterCrop } from "./single.js";
+import { enterCrop, toggleZoom } from "./single.js";
 
 const COMMANDS = [
-  ["Previous", "←", () => queue.step(-1)],
-  ["Next", "→", () => queue.step(1)],
-  ["Flag", "F", actions.flag, (row) => row.flag],
-  ["Reject", "X", actions.reject, (row) => row.rejected],
-  ["Crop", "C", enterCrop],
-  ["Clear label", "⌫", actions.clear],
-  ["Group", "G", actions.selectGroup],
-  ["Similar", "S", actions.sortBySimilarity],
+  [t("Previous"), "←", () => queue.step(-1)],
+  [t("Next"), "→", () => queue.step(1)],
+  [t("Zoom"), "Z", toggleZoom],
+  [t("Flag"), "F", actions.flag, (row) => row.flag],
+  [t("Reject"), "X", () => actions.reject(), (row) => row.rejected],
+  [t("Crop"), "C", enterCrop],
+  [t("Clear label"), "⌫", actions.clear],
+  [t("Similar"), "S", actions.sortBySimilarity],
 ];
 
-export const commands = el("div", { className: "commands", role: "toolbar", "aria-label": "Actions" });
+export const commands = el("div", { className: "commands", role: "toolbar", "aria-label": t("Actions") });
 
 const buttons = COMMANDS.map(([text, key, run, isPressed]) => {
   const button = el("button", { type: "button", on: { click: run } }, el("span", {}, text), keyCap(key));

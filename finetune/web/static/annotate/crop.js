@@ -4,6 +4,7 @@
 // fraction of the shorter side.
 
 import { el } from "./dom.js";
+import { t } from "./i18n.js";
 
 const MIN_SIDE = 0.05;
 const CORNERS = ["nw", "ne", "sw", "se"];
@@ -21,11 +22,14 @@ export class CropBox {
         tabIndex: 0,
         role: "application",
         "aria-roledescription": "crop",
-        "aria-label": "Crop around the subject. Arrow keys move it, plus and minus resize it, Enter saves it.",
+        "aria-label": t("Crop around the subject. Arrow keys move it, plus and minus resize it, Enter saves it."),
       },
       CORNERS.map((corner) => el("span", { className: `corner ${corner}`, data: { corner } })),
     );
-    this.layer = el("div", { className: "crop-layer" }, this.frame);
+    // The veil ends at the edge of the photo; the corners may reach over it.
+    this.hole = el("div", { className: "crop-hole" });
+    const veil = el("div", { className: "crop-veil" }, this.hole);
+    this.layer = el("div", { className: "crop-layer" }, veil, this.frame);
     this.frame.addEventListener("pointerdown", (event) => this.#grab(event));
     this.place();
   }
@@ -37,11 +41,12 @@ export class CropBox {
   place() {
     const [x, y, side] = this.crop;
     const part = side * this.short;
-    const style = this.frame.style;
-    style.left = `${(x - part / this.width / 2) * 100}%`;
-    style.top = `${(y - part / this.height / 2) * 100}%`;
-    style.width = `${(part / this.width) * 100}%`;
-    style.height = `${(part / this.height) * 100}%`;
+    for (const { style } of [this.frame, this.hole]) {
+      style.left = `${(x - part / this.width / 2) * 100}%`;
+      style.top = `${(y - part / this.height / 2) * 100}%`;
+      style.width = `${(part / this.width) * 100}%`;
+      style.height = `${(part / this.height) * 100}%`;
+    }
   }
 
   set(x, y, side) {

@@ -23,9 +23,3 @@ export function el(tag, properties = {}, ...children) {
 export const find = (id) => document.getElementById(id);
 
 export const keyCap = (text) => el("kbd", {}, text);
-
-const NUMBERS = new Intl.NumberFormat("en");
-export const count = (number, one, many = `${one}s`) =>
-  `${NUMBERS.format(number)} ${number === 1 ? one : many}`;
-export const formatNumber = (number) => NUMBERS.format(number);
-export const percent = (probability) => `${probability >= 0.995 ? 100 : Math.floor(probability * 100)}%`;

@@ -1,27 +1,36 @@
 // Virtualized grid of photos: only the visible cells are in the document.
 
 import { imageOf } from "./api.js";
-import { el, find, percent } from "./dom.js";
-import { suggestionOf, labelText, fileName, isLabeled, photos } from "./photos.js";
+import { el, find } from "./dom.js";
+import { formatDay, percent, t, tn } from "./i18n.js";
+import { lines } from "./lines.js";
+import { suggestionOf, labelText, fileName, isLabeled, nameOf, photos } from "./photos.js";
 import { queue } from "./queue.js";
 
 const GAP = 10;
+const HEADER = 34;
 const SIZES = [96, 132, 176, 236, 320];
 const OVERSCAN_ROWS = 2;
 const REST_MS = 90; // images load only while scrolling is slow or has stopped
+const PRESS_MS = 450; // a finger that stays so long selects
 
 let size = 2;
 let columns = 1;
 let pitch = 1;
+let rows = lines([], 1, { pitch: 1, header: 0 });
 let drawn = new Map(); // place -> cell
+let headers = new Map(); // day -> heading
 let spare = [];
 let isScrollSlow = true;
 let lastTop = 0;
 let timer = 0;
+let selectsByTouch = false;
 
 const box = find("grid");
 const sheet = el("div", { className: "sheet" });
+const timeline = el("nav", { className: "timeline", "aria-label": t("Time line"), hidden: true });
 box.append(sheet);
+box.after(timeline);
 
 export const columnsShown = () => columns;
 export const rowsShown = () => Math.max(1, Math.floor(box.clientHeight / pitch));
@@ -40,9 +49,14 @@ function layout() {
   const side = (width + GAP) / columns - GAP;
   pitch = side + GAP;
   box.style.setProperty("--side", `${side}px`);
-  sheet.style.height = `${Math.ceil(queue.list.length / columns) * pitch + GAP}px`;
+  const dayOf = queue.sort === "time" ? (id) => photos.get(id)?.taken?.slice(0, 10) ?? "" : null;
+  rows = lines(queue.list, columns, { pitch, header: HEADER, dayOf });
+  sheet.style.height = `${rows.height + GAP}px`;
   for (const cell of drawn.values()) retire(cell);
   drawn = new Map();
+  for (const heading of headers.values()) heading.remove();
+  headers = new Map();
+  drawTimeline();
   draw();
 }
 
@@ -57,9 +71,10 @@ function make() {
   const picture = el("img", { alt: "", draggable: false, decoding: "async" });
   const tick = el("span", { className: "tick", "aria-hidden": "true" });
   const mark = el("span", { className: "mark", "aria-hidden": "true" });
+  const stack = el("span", { className: "stack", "aria-hidden": "true", hidden: true });
   const tag = el("span", { className: "tag" });
-  const cell = el("div", { role: "option", className: "cell" }, picture, tick, mark, tag);
-  Object.assign(cell, { picture, tick, mark, tag });
+  const cell = el("div", { role: "option", className: "cell" }, picture, tick, mark, stack, tag);
+  Object.assign(cell, { picture, tick, mark, stack, tag });
   picture.addEventListener("error", () => cell.classList.add("broken"));
   picture.addEventListener("load", () => cell.classList.add("loaded"));
   sheet.append(cell);
@@ -68,9 +83,8 @@ function make() {
 
 function draw() {
   if (box.hidden || !columns) return;
-  const first = Math.max(0, Math.floor(box.scrollTop / pitch) - OVERSCAN_ROWS) * columns;
-  const rows = Math.ceil(box.clientHeight / pitch) + 2 * OVERSCAN_ROWS + 1;
-  const end = Math.min(queue.list.length, first + rows * columns);
+  const above = OVERSCAN_ROWS * pitch;
+  const { first, end } = rows.between(box.scrollTop - above, box.scrollTop + box.clientHeight + above);
   for (const [place, cell] of drawn) {
     if (place < first || place >= end || cell.photo !== queue.list[place]) {
       retire(cell);
@@ -85,9 +99,53 @@ function draw() {
     }
     fill(drawn.get(place), place);
   }
+  drawHeaders(first, end);
   const current = drawn.get(queue.place);
   if (current) box.setAttribute("aria-activedescendant", current.id);
   else box.removeAttribute("aria-activedescendant");
+}
+
+const dayText = (day) => (day ? formatDay(day) : t("Without a date"));
+
+function drawHeaders(first, end) {
+  const shown = rows.headers.filter(({ place }) => place >= first - columns && place < end);
+  const days = new Set(shown.map(({ day }) => day));
+  for (const [day, heading] of headers) {
+    if (!days.has(day)) {
+      heading.remove();
+      headers.delete(day);
+    }
+  }
+  for (const { day, top, count } of shown) {
+    if (headers.has(day)) continue;
+    const text = `${dayText(day)} · ${tn("{count} photo", "{count} photos", count)}`;
+    const heading = el("div", { className: "day", role: "presentation" }, text);
+    heading.style.transform = `translate(${GAP}px, ${top + GAP}px)`;
+    sheet.append(heading);
+    headers.set(day, heading);
+  }
+}
+
+// Days to jump to, at most one for each 30 pixels of the height.
+function drawTimeline() {
+  const most = Math.max(2, Math.floor(box.clientHeight / 30));
+  const step = Math.ceil(rows.headers.length / most);
+  timeline.hidden = rows.headers.length < 2 || box.hidden;
+  box.classList.toggle("with-timeline", !timeline.hidden);
+  if (timeline.hidden) return;
+  timeline.replaceChildren(
+    ...rows.headers
+      .filter((_, number) => number % step === 0)
+      .map(({ day, top, place }) =>
+        el("button", { type: "button", tabIndex: -1, on: { click: () => jump(top, place) } }, day ? day.slice(2) : "–"),
+      ),
+  );
+}
+
+function jump(top, place) {
+  queue.move(queue.list[place]);
+  box.scrollTop = top;
+  box.focus({ preventScroll: true });
 }
 
 function put(cell, place) {
@@ -95,54 +153,63 @@ function put(cell, place) {
   cell.id = `cell-${cell.photo}`;
   cell.hidden = false;
   cell.classList.remove("broken", "loaded");
-  const x = GAP + (place % columns) * pitch;
-  const y = GAP + Math.floor(place / columns) * pitch;
-  cell.style.transform = `translate(${x}px, ${y}px)`;
+  const { row, column } = rows.at(place);
+  cell.style.transform = `translate(${GAP + column * pitch}px, ${GAP + row}px)`;
   cell.setAttribute("aria-posinset", place + 1);
 }
 
 function fill(cell, place) {
   const id = queue.list[place];
   const row = photos.get(id);
+  if (!row) return;
   const suggestion = suggestionOf(row);
   const labeled = isLabeled(row);
   const chosen = queue.selected.has(id);
+  const stack = queue.stackOf(id).length;
   cell.setAttribute("aria-setsize", queue.list.length);
   cell.setAttribute("aria-selected", chosen);
   cell.classList.toggle("cursor", id === queue.cursor);
   cell.classList.toggle("labeled", labeled);
   cell.classList.toggle("out", Boolean(row.rejected));
   cell.classList.toggle("bad", Boolean(row.problem));
-  cell.mark.textContent = (row.flag ? "⚑" : "") + (row.crop && row.cropSource === "person" ? " ▢" : "");
+  cell.classList.toggle("stacked", stack > 1);
+  cell.stack.hidden = stack < 2;
+  cell.stack.textContent = stack;
+  cell.mark.textContent =
+    "★".repeat(row.stars ?? 0) + (row.flag ? "⚑" : "") + (row.crop && row.cropSource === "person" ? " ▢" : "");
   let text = labelText(row);
   if (row.problem) text = row.problem;
-  else if (!labeled && suggestion) text = `${suggestion.label} ${percent(suggestion.probability)}`;
-  else if (!labeled) text = "";
+  else if (!labeled) text = suggestion ? suggested(suggestion) : "";
   cell.tag.textContent = text;
   cell.tag.classList.toggle("suggested", !labeled && !row.problem);
   const shown = labeled ? row.labels?.[0] : suggestion?.label;
   if (shown) cell.style.setProperty("--hue", photos.hueOf(shown));
   cell.tag.classList.toggle("dotted", Boolean(shown));
-  cell.setAttribute("aria-label", describe(row));
+  cell.setAttribute("aria-label", describe(row, stack));
   if (isScrollSlow && !cell.picture.hasAttribute("src") && !row.problem) cell.picture.src = imageOf(id, "thumb");
 }
 
-export function describe(row) {
+const suggested = ({ label, share }) =>
+  share === undefined ? `${nameOf(label)}?` : `${nameOf(label)} ${percent(share)}`;
+
+export function describe(row, stack = 1) {
   const suggestion = suggestionOf(row);
   return [
     fileName(row),
-    labelText(row) || (suggestion ? `probably ${suggestion.label}, ${percent(suggestion.probability)}` : "no label"),
-    row.flag && "flagged",
-    row.rejected && "rejected",
-    row.problem && `cannot be opened: ${row.problem}`,
-    row.faults?.join(", "),
+    labelText(row) || (suggestion ? t("probably {label}", { label: suggested(suggestion) }) : t("no label")),
+    stack > 1 && tn("{count} near-duplicate", "{count} near-duplicates", stack),
+    row.stars && tn("{count} star", "{count} stars", row.stars),
+    row.flag && t("flagged"),
+    row.rejected && t("rejected"),
+    row.problem && t("cannot be opened: {reason}", { reason: row.problem }),
+    row.faults?.map((fault) => t(fault)).join(", "),
   ].filter(Boolean).join(", ");
 }
 
 // Scrolls to the current photo.
 export function reveal() {
   if (box.hidden || queue.place < 0) return;
-  const top = GAP + Math.floor(queue.place / columns) * pitch;
+  const top = GAP + rows.at(queue.place).row;
   const view = box.scrollTop;
   if (top - GAP < view) box.scrollTop = top - GAP;
   else if (top + pitch > view + box.clientHeight) box.scrollTop = top + pitch - box.clientHeight;
@@ -166,14 +233,19 @@ new ResizeObserver(() => {
   reveal();
 }).observe(box);
 
+function select(id) {
+  queue.move(id);
+  queue.toggle(id);
+}
+
 box.addEventListener("click", (event) => {
   const cell = event.target.closest(".cell");
   if (!cell) return;
+  if (selectsByTouch && !queue.selected.size) selectsByTouch = false;
   if (event.shiftKey) {
     queue.move(cell.photo, { extend: true });
-  } else if (event.ctrlKey || event.metaKey || event.target === cell.tick) {
-    queue.move(cell.photo);
-    queue.toggle(cell.photo);
+  } else if (event.ctrlKey || event.metaKey || event.target === cell.tick || selectsByTouch) {
+    select(cell.photo);
   } else {
     if (!queue.selected.has(cell.photo)) queue.selected.clear();
     queue.move(cell.photo);
@@ -181,12 +253,30 @@ box.addEventListener("click", (event) => {
   box.focus({ preventScroll: true });
 });
 
+// A long press selects; after that, each tap selects or deselects a photo.
+let press = 0;
+box.addEventListener("pointerdown", (event) => {
+  const cell = event.target.closest(".cell");
+  clearTimeout(press);
+  if (event.pointerType !== "touch" || !cell) return;
+  press = setTimeout(() => {
+    selectsByTouch = true;
+    if (!queue.selected.has(cell.photo)) select(cell.photo);
+    box.addEventListener("click", (click) => click.stopImmediatePropagation(), { once: true, capture: true });
+  }, PRESS_MS);
+});
+for (const type of ["pointerup", "pointercancel", "pointerleave"]) box.addEventListener(type, () => clearTimeout(press));
+box.addEventListener("contextmenu", (event) => selectsByTouch && event.preventDefault());
+
 box.addEventListener("dblclick", (event) => {
   if (event.target.closest(".cell")) queue.show({ view: "single" });
 });
 
 queue.addEventListener("change", ({ detail }) => {
-  if (queue.view !== "grid") return;
+  if (queue.view !== "grid") {
+    timeline.hidden = true;
+    return;
+  }
   if (detail === "list" || detail === "view") layout();
   if (detail === "list" || detail === "cursor" || detail === "view") reveal();
   draw();

@@ -1,11 +1,12 @@
 // Dialogs, and the list of keyboard shortcuts.
 
 import { keyCap, el } from "./dom.js";
+import { t } from "./i18n.js";
 
 let dialog = null;
 
 export function showDialog(title, ...content) {
-  const close = el("button", { type: "button", className: "icon", "aria-label": "Close", on: { click: () => box.close() } }, "✕");
+  const close = el("button", { type: "button", className: "icon", "aria-label": t("Close"), on: { click: () => box.close() } }, "✕");
   const box = el(
     "dialog",
     { "aria-label": title },
@@ -24,7 +25,7 @@ export function showDialog(title, ...content) {
 export function showHelp(table) {
   if (dialog?.open) return;
   dialog = showDialog(
-    "Keyboard shortcuts",
+    t("Keyboard shortcuts"),
     el(
       "div",
       { className: "keys" },

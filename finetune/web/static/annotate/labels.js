@@ -1,43 +1,56 @@
-// Side panel: the suggestion, and the labels with keys, counts and a search box.
+// Side panel: labels with keys, counts and a search box.
 
 import * as actions from "./actions.js";
 import { commands } from "./commands.js";
-import { keyCap, el, formatNumber, find, percent } from "./dom.js";
-import { suggestionOf, isLabeled, photos } from "./photos.js";
+import { keyCap, el, find } from "./dom.js";
+import { formatNumber, t } from "./i18n.js";
+import { panel } from "./panel.js";
+import { photos } from "./photos.js";
 import { queue } from "./queue.js";
 
-// Letters without a command; labels after the ninth get them in this order.
-const LETTERS = "qweryiopdhjbm".split("");
-
+const KEYED = 9; // labels with a key; 0 is "none of these"
+const LIKELY = 3; // likely labels of a photo that move up where there are more labels than keys
+const RECENT = 12;
 const REACTION_MS = 400;
 
 const box = find("side");
 let isFinderOpen = false;
+let recent = []; // labels in the order of their latest use
+let listed = { id: null, labels: [], since: 0, before: [] };
 
-export function keyOf(place) {
-  return place < 9 ? String(place + 1) : (LETTERS[place - 9] ?? null);
+// Labels in the order in which they are listed. With few labels each keeps its key; with more, pinned
+// ones come first, then likely and recent ones.
+function inOrder(row) {
+  if (photos.labels.length <= KEYED) return photos.labels;
+  const likely = row && !row.source ? (row.ranked ?? []).map(([label]) => label).filter(Boolean).slice(0, LIKELY) : [];
+  const pinned = photos.labels.filter((label) => photos.styles[label]?.pinned);
+  const first = [...pinned, ...likely, ...recent].filter((label) => photos.labels.includes(label));
+  return [...new Set([...first, ...photos.labels])];
 }
 
+// Label of a key from 1 to 9. Where the list has just changed, keys mean what was shown before.
 export function labelOfKey(key) {
-  if (/^[1-9]$/.test(key)) return photos.labels[Number(key) - 1] ?? null;
-  const place = LETTERS.indexOf(key);
-  return place < 0 ? null : (photos.labels[place + 9] ?? null);
+  const isFresh = performance.now() - listed.since < REACTION_MS;
+  return (isFresh ? listed.before : listed.labels)[Number(key) - 1] ?? null;
 }
 
-const panel = el("div", { className: "suggestion", "aria-live": "off" });
+export function noteUse(labels) {
+  recent = [...labels, ...recent.filter((label) => !labels.includes(label))].slice(0, RECENT);
+}
+
 const input = el("input", {
   type: "text",
   id: "finder",
   autocomplete: "off",
   spellcheck: false,
-  placeholder: "Find or add a label",
-  "aria-label": "Find or add a label",
+  placeholder: t("Find or add a label"),
+  "aria-label": t("Find or add a label"),
   role: "combobox",
   "aria-expanded": "true",
   "aria-controls": "labels",
   maxLength: 200,
 });
-const list = el("ul", { id: "labels", className: "labels", "aria-label": "Labels" });
+const list = el("ul", { id: "labels", className: "labels", "aria-label": t("Labels") });
 const none = el(
   "li",
   {},
@@ -45,23 +58,29 @@ const none = el(
     "button",
     { type: "button", className: "label none", on: { click: () => actions.label([]) } },
     keyCap("0"),
-    el("span", { className: "text" }, "None of these"),
+    el("span", { className: "text" }, t("None of these")),
   ),
+);
+const manage = el(
+  "button",
+  { type: "button", className: "icon", "aria-label": t("Edit labels"), title: t("Edit labels (M)"), on: { click: () => dispatchEvent(new Event("edit-labels")) } },
+  "✎",
 );
 box.append(
   panel,
-  el("div", { className: "finder" }, input, keyCap("/")),
+  el("div", { className: "finder" }, input, keyCap("/"), manage),
   list,
   commands,
 );
 
 // Labels that contain the text, those that start with it first.
-function matching(text) {
+function matching(labels, text) {
   const query = text.trim().normalize("NFC").toLocaleLowerCase();
-  const found = photos.labels.map((label, place) => ({ label, place }));
-  if (!query) return found;
-  const rank = ({ label }) => label.toLocaleLowerCase().indexOf(query);
-  return found.filter((item) => rank(item) >= 0).sort((a, b) => Math.sign(rank(a)) - Math.sign(rank(b)) || a.place - b.place);
+  if (!query) return labels;
+  const rank = (label) => label.toLocaleLowerCase().indexOf(query);
+  return labels
+    .filter((label) => rank(label) >= 0)
+    .sort((a, b) => Math.sign(rank(a)) - Math.sign(rank(b)) || labels.indexOf(a) - labels.indexOf(b));
 }
 
 export function openFinder(text = "") {
@@ -88,7 +107,8 @@ input.addEventListener("blur", () => {
 });
 input.addEventListener("keydown", (event) => {
   event.stopPropagation();
-  if (event.isComposing) return; // an input method is composing
+  // Keys of an input method choose its candidates; 229 is the Enter that ends a composition.
+  if (event.isComposing || event.keyCode === 229) return;
   if (event.key === "Escape") {
     event.preventDefault();
     closeFinder();
@@ -96,148 +116,86 @@ input.addEventListener("keydown", (event) => {
     event.preventDefault();
     const name = input.value.trim().normalize("NFC");
     if (!name) return;
-    const found = matching(name);
-    const exact = found.find(({ label }) => label === name);
+    const found = matching(photos.labels, name);
+    const exact = found.find((label) => label === name);
     const chosen = exact ?? (event.shiftKey ? null : found[0]);
     closeFinder();
-    actions.label([chosen ? chosen.label : name]);
+    actions.label([chosen ?? name]);
   }
 });
 
-// Suggestion of the current photo, and when it last changed.
-let suggested = { id: null, label: null, since: 0 };
-
-function note(row, suggestion) {
-  const label = suggestion?.label ?? null;
-  if (suggested.id !== row.id) suggested = { id: row.id, label, since: 0 };
-  else if (suggested.label !== label) suggested = { id: row.id, label, since: suggested.label ? performance.now() : 0 };
-}
-
-// Whether the suggestion changed so recently that a key may be meant for the one before.
-export const justChanged = () => performance.now() - suggested.since < REACTION_MS && suggested.since > 0;
-
-const put = (...parts) => panel.replaceChildren(...parts.filter(Boolean));
-
-function drawSuggestion() {
-  const row = photos.get(queue.cursor);
-  const many = queue.selected.size;
-  const suggestion = row && suggestionOf(row);
-  if (row) note(row, suggestion);
-  panel.classList.toggle("idle", Boolean(row) && many < 2 && !isLabeled(row) && !suggestion);
-  if (!row || row.problem) {
-    panel.replaceChildren();
-    return;
-  }
-  if (many > 1) {
-    const suggested = queue.targets.filter((id) => suggestionOf(photos.get(id))).length;
-    put(
-      el("p", { className: "lead" }, `${formatNumber(many)} photos selected`),
-      suggested
-        ? el("button", { type: "button", className: "primary", on: { click: actions.accept } }, "Accept suggestions", keyCap("⏎"))
-        : el("p", { className: "quiet" }, "The next label applies to all of them."),
-    );
-    return;
-  }
-  if (isLabeled(row)) {
-    put(
-      el("p", { className: "quiet" }, row.source === "folder" ? "Label from the folder" : "Labeled"),
-      el(
-        "p",
-        { className: "assigned dotted", css: { "--hue": photos.hueOf(row.labels?.[0]) } },
-        row.labels?.join(" + ") ?? "none of the labels",
-      ),
-      suggestion && !row.labels?.includes(suggestion.label) && suggestion.probability >= 0.5
-        ? el("p", { className: "warning" }, `Looks like ${suggestion.label}, ${percent(suggestion.probability)}`)
-        : null,
-    );
-    return;
-  }
-  if (!suggestion) {
-    const text = photos.jobs.suggestions.state === "running" ? "Computing suggestions…" : "Not labeled yet";
-    panel.replaceChildren(el("p", { className: "quiet" }, text));
-    return;
-  }
-  panel.replaceChildren(
-    el("p", { className: "quiet" }, LOOKS[row.status] ?? "Looks like"),
-    el(
-      "p",
-      { className: "assigned dotted", css: { "--hue": photos.hueOf(suggestion.label) } },
-      suggestion.label,
-      el("span", { className: "share" }, percent(suggestion.probability)),
-    ),
-    el("button", { type: "button", className: "primary", on: { click: actions.accept } }, "Accept", keyCap("⏎")),
+function labelButton(label, { row, key, counts, first }) {
+  const has = row?.labels?.includes(label) ?? false;
+  const probability = new Map(row?.problem ? [] : (row?.ranked ?? [])).get(label) ?? 0;
+  return el(
+    "button",
+    {
+      type: "button",
+      className: `label${has ? " has" : ""}${first ? " first" : ""}`,
+      "aria-pressed": String(has),
+      title: label,
+      css: { "--hue": photos.hueOf(label), "--share": String(probability) },
+      on: {
+        pointerdown: (event) => event.preventDefault(), // keeps the search box focused until the click
+        click: (event) => {
+          if (isFinderOpen) closeFinder();
+          if (event.shiftKey) actions.toggleLabel(label);
+          else actions.label([label]);
+        },
+      },
+    },
+    key ? keyCap(key) : el("span", { className: "nokey" }),
+    el("span", { className: "text dotted" }, label),
+    photos.styles[label]?.pinned && el("span", { className: "pin", "aria-label": t("pinned") }, "●"),
+    el("span", { className: "count" }, formatNumber(counts.get(label) ?? 0)),
   );
 }
 
-// What the run says of its own prediction.
-const LOOKS = {
-  unsure: "Unsure; looks most like",
-  unknown: "Unknown: unlike anything learned; nearest is",
-};
+function createButton(name, first) {
+  return el(
+    "button",
+    {
+      type: "button",
+      className: `label create${first ? " first" : ""}`,
+      on: {
+        pointerdown: (event) => event.preventDefault(),
+        click: () => {
+          closeFinder();
+          actions.label([name]);
+        },
+      },
+    },
+    keyCap(first ? "⏎" : "⇧⏎"),
+    el("span", { className: "text" }, t("New label “{name}”", { name })),
+  );
+}
+
+function note(row, labels) {
+  const id = row?.id ?? null;
+  if (listed.id !== id) listed = { id, labels, since: 0, before: labels };
+  else if (labels.some((label, place) => label !== listed.labels[place])) {
+    listed = { id, labels, since: performance.now(), before: listed.labels };
+  }
+}
 
 export function draw() {
-  drawSuggestion();
   const row = photos.get(queue.cursor);
   const { counts } = photos.counts();
-  const probabilities = new Map(row?.problem ? [] : (row?.ranked ?? []));
-  const found = matching(isFinderOpen ? input.value : "");
-  const name = input.value.trim().normalize("NFC");
-  const items = found.map(({ label, place }, order) => {
-    const has = row?.labels?.includes(label) ?? false;
-    const probability = probabilities.get(label);
-    const key = keyOf(place);
-    return el(
-      "li",
-      {},
-      el(
-        "button",
-        {
-          type: "button",
-          className: `label${has ? " has" : ""}${isFinderOpen && name && order === 0 ? " first" : ""}`,
-          "aria-pressed": String(has),
-          css: { "--hue": photos.hueOf(label), "--share": String(probability ?? 0) },
-          on: {
-            pointerdown: (event) => event.preventDefault(), // keeps the search box focused until the click
-            click: (event) => {
-              if (isFinderOpen) closeFinder();
-              if (event.shiftKey) actions.toggleLabel(label);
-              else actions.label([label]);
-            },
-          },
-        },
-        key ? keyCap(key.toUpperCase()) : el("span", { className: "nokey" }),
-        el("span", { className: "text dotted" }, label),
-        probability !== undefined && el("span", { className: "share" }, percent(probability)),
-        el("span", { className: "count" }, formatNumber(counts.get(label) ?? 0)),
-      ),
-    );
+  const order = inOrder(row);
+  const keyed = order.slice(0, KEYED);
+  note(row, keyed);
+  const name = isFinderOpen ? input.value.trim().normalize("NFC") : "";
+  const found = matching(order, name);
+  const items = found.map((label, place) => {
+    const key = keyed.indexOf(label) + 1;
+    return labelButton(label, { row, key: key ? String(key) : null, counts, first: Boolean(name) && place === 0 });
   });
-  if (isFinderOpen && name && !photos.labels.includes(name)) {
-    const create = el(
-      "li",
-      {},
-      el(
-        "button",
-        {
-          type: "button",
-          className: `label create${found.length ? "" : " first"}`,
-          on: {
-            pointerdown: (event) => event.preventDefault(),
-            click: () => {
-              closeFinder();
-              actions.label([name]);
-            },
-          },
-        },
-        keyCap(found.length ? "⇧⏎" : "⏎"),
-        el("span", { className: "text" }, `New label “${name}”`),
-      ),
-    );
-    items.push(create);
-  }
-  if (!items.length) items.push(el("li", { className: "quiet" }, "No labels yet. Type one and press Enter."));
-  if (photos.labels.length && !name) items.push(none);
-  list.replaceChildren(...items);
+  if (name && !photos.labels.includes(name)) items.push(createButton(name, !found.length));
+  const nodes = items.map((button) => el("li", {}, button));
+  if (!nodes.length) nodes.push(el("li", { className: "quiet" }, t("No labels yet. Type one and press Enter.")));
+  if (photos.labels.length && !name) nodes.splice(Math.min(KEYED, nodes.length), 0, none);
+  list.replaceChildren(...nodes);
+  manage.disabled = !photos.labels.length;
 }
 
 photos.addEventListener("change", draw);

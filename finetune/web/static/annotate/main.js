@@ -3,15 +3,21 @@
 import * as actions from "./actions.js";
 import { showAgreement } from "./agreement.js";
 import { get, RequestError } from "./api.js";
-import { count, el, formatNumber, find } from "./dom.js";
+import { doneCard } from "./done.js";
+import { el, find } from "./dom.js";
 import { showHelp } from "./help.js";
+import { showHistory } from "./history.js";
+import { formatDuration, formatNumber, t, tn } from "./i18n.js";
+import { showInfo } from "./info.js";
 import { KEYS, focusStage, listenToKeys } from "./keys.js";
+import { noteUse } from "./labels.js";
+import { showMap } from "./map.js";
 import { photos } from "./photos.js";
 import { FILTERS, queue, SORTS } from "./queue.js";
 import { toast } from "./toast.js";
 import "./commands.js";
 import "./grid.js";
-import "./labels.js";
+import "./manage.js";
 import "./single.js";
 
 const BUSY_POLL_MS = 900;
@@ -22,13 +28,15 @@ function drawBar() {
   const { counts, labeled } = photos.counts();
   const all = [...photos.rows.values()].filter((row) => !row.rejected && !row.problem).length;
   find("progress").value = all ? labeled / all : 0;
-  find("tally").textContent = `${formatNumber(labeled)} of ${count(all, "photo")} labeled`;
+  find("tally").textContent = tn("{labeled} of {count} photo labeled", "{labeled} of {count} photos labeled", all, { labeled: formatNumber(labeled) });
   const shown = find("filter");
   const options = FILTERS.map(([name, text, matches]) => {
     const number = [...photos.rows.values()].filter(matches).length;
-    return el("option", { value: name }, `${text} (${formatNumber(number)})`);
+    // Nothing says "0 in doubt" before it has looked.
+    const isUnknown = name === "errors" && photos.jobs.check.state !== "done" && !number;
+    return el("option", { value: name, hidden: name === "review" && !number && queue.filter !== "review" }, isUnknown ? t("{filter} (still looking)", { filter: text }) : `${text} (${formatNumber(number)})`);
   });
-  const group = el("optgroup", { label: "by label" }, photos.labels.map((label) => el("option", { value: `label:${label}` }, `${label} (${formatNumber(counts.get(label))})`)));
+  const group = el("optgroup", { label: t("by label") }, photos.labels.map((label) => el("option", { value: `label:${label}` }, `${label} (${formatNumber(counts.get(label))})`)));
   if (document.activeElement !== shown) {
     shown.replaceChildren(...options, group);
     shown.value = queue.filter;
@@ -41,29 +49,34 @@ function drawBar() {
   find("people").hidden = !photos.annotator && ![...photos.rows.values()].some((row) => row.votes);
 }
 
+const amounts = ({ done, total, secondsLeft }) => ({
+  done: formatNumber(done),
+  total: formatNumber(total),
+  left: secondsLeft ? ` · ${t("about {duration} left", { duration: formatDuration(secondsLeft) })}` : "",
+});
+
 function drawJobs() {
   const { scan, suggestions } = photos.jobs;
   const lines = [];
   if (scan.state === "running") {
-    lines.push(scan.note ? "Finding near-duplicates…" : `Reading photos: ${formatNumber(scan.done)} of ${formatNumber(scan.total)}`);
+    lines.push(scan.note ? t("Finding near-duplicates…") : t("Reading photos: {done} of {total}{left}", amounts(scan)));
   } else if (scan.state === "failed") {
     lines.push(scan.note);
   }
   if (suggestions.state === "running" && suggestions.total) {
-    lines.push(`Analyzing photos: ${formatNumber(suggestions.done)} of ${formatNumber(suggestions.total)}`);
+    lines.push(t("Analyzing photos: {done} of {total}{left}", amounts(suggestions)));
   } else if (suggestions.state === "failed") {
     lines.push(suggestions.note);
   }
-  if (photos.annotator) lines.push(`Labeling as ${photos.annotator}`);
+  if (photos.annotator) lines.push(t("Labeling as {name}", { name: photos.annotator }));
   const stale = queue.filter === "all" ? 0 : queue.stale;
   const box = find("jobs");
   box.replaceChildren(
     ...lines.map((line) => el("span", {}, line)),
     ...(stale && queue.view === "grid"
-      ? [el("button", { type: "button", on: { click: () => queue.rebuild() } }, `Hide ${formatNumber(stale)} finished (R)`)]
+      ? [el("button", { type: "button", on: { click: () => queue.rebuild() } }, t("Hide {count} finished (R)", { count: formatNumber(stale) }))]
       : []),
   );
-  box.hidden = !box.childElementCount;
 }
 
 function drawView() {
@@ -71,10 +84,13 @@ function drawView() {
   find("single").hidden = queue.view !== "single";
   document.body.dataset.view = queue.view;
   const empty = find("empty");
-  empty.hidden = queue.list.length > 0;
-  empty.textContent = queue.filter === "unlabeled"
-    ? "All photos are labeled."
-    : "No photos match.";
+  const total = [...photos.rows.values()].filter((row) => !row.rejected && !row.problem).length;
+  const isDone = queue.filter === "unlabeled" && !queue.search && total > 0 && photos.counts().labeled >= total && !queue.list.some((id) => queue.matches(photos.get(id)));
+  empty.hidden = queue.list.length > 0 && !(isDone && queue.view === "single" && queue.isThrough);
+  if (!empty.hidden) {
+    empty.replaceChildren(isDone ? doneCard(total, document.body.dataset) : el("p", {}, total ? t("No photos match.") : t("There are no photos.")));
+    if (isDone) find("single").hidden = true;
+  }
   saveView();
 }
 
@@ -109,9 +125,10 @@ async function poll() {
     const before = photos.rows.size;
     photos.update(await get(`/api/photos?since=${photos.clock}`));
     if (photos.rows.size !== before) queue.renew();
+    if (queue.list.some((id) => !photos.get(id))) queue.rebuild();
     if (document.body.classList.contains("lost")) {
       document.body.classList.remove("lost");
-      toast("Reconnected.");
+      toast(t("Reconnected."));
     }
   } catch (error) {
     if (!(error instanceof RequestError)) throw error;
@@ -141,6 +158,24 @@ function bindControls() {
   find("redo").addEventListener("click", actions.redo);
   find("help").addEventListener("click", () => showHelp(KEYS));
   find("people").addEventListener("click", showAgreement);
+  find("history").addEventListener("click", showHistory);
+  find("info").addEventListener("click", showInfo);
+  find("map").addEventListener("click", showMap);
+  const search = find("search");
+  let typing = 0;
+  search.addEventListener("input", () => {
+    clearTimeout(typing);
+    typing = setTimeout(() => queue.show({ search: search.value }), 150);
+  });
+  search.addEventListener("keydown", (event) => {
+    if (event.isComposing || event.keyCode === 229) return;
+    if (event.key === "Escape") search.value = "";
+    if (event.key !== "Escape" && event.key !== "Enter") return;
+    event.preventDefault();
+    queue.show({ search: search.value });
+    focusStage();
+  });
+  addEventListener("labels-used", ({ detail }) => noteUse(detail));
 }
 
 let waiting = 0;

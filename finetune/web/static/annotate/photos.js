@@ -1,10 +1,14 @@
 // Photo index: rows as sent by the server; never changed locally.
 
+import { t } from "./i18n.js";
+
 const HUE_STEP = 137.508; // golden angle: hues of neighboring labels differ most
 
 class Photos extends EventTarget {
   rows = new Map();
   labels = [];
+  styles = {}; // pins and hues by label
+  cohort = null; // photos that probably show one label: {label, ids, share}
   undo = 0;
   redo = 0;
   actionCount = 0; // all actions
@@ -21,8 +25,9 @@ class Photos extends EventTarget {
 
   // Updates the index from a response.
   update(response) {
-    const before = this.labels.length;
-    if (response.labels) this.labels = response.labels;
+    if (response.labels) [this.labels, this.styles] = [response.labels, response.styles];
+    if ("cohort" in response) this.cohort = response.cohort;
+    for (const id of response.gone ?? []) this.rows.delete(id);
     if ("undo" in response) [this.undo, this.redo] = [response.undo, response.redo];
     if ("clock" in response) this.clock = response.clock;
     if ("annotator" in response) this.annotator = response.annotator;
@@ -35,12 +40,12 @@ class Photos extends EventTarget {
       this.rows.set(row.id, row);
       changed.push(row.id);
     }
-    if (changed.length) {
+    if (changed.length || response.gone?.length) {
       this.#groups = null;
       this.groupLabels.clear();
     }
     this.dispatchEvent(
-      new CustomEvent("change", { detail: { changed, newLabels: this.labels.length !== before } }),
+      new CustomEvent("change", { detail: { changed } }),
     );
     return changed;
   }
@@ -71,6 +76,8 @@ class Photos extends EventTarget {
   }
 
   hueOf(label) {
+    const chosen = this.styles[label]?.hue;
+    if (chosen !== undefined && chosen !== null) return String(chosen);
     const place = this.labels.indexOf(label);
     return String(((place < 0 ? 0 : place) * HUE_STEP + 155) % 360);
   }
@@ -81,9 +88,13 @@ export const photos = new Photos();
 export const isLabeled = (row) => Boolean(row.source);
 
 export const labelText = (row) =>
-  row.labels?.length ? row.labels.join(" + ") : row.source ? "none of the labels" : "";
+  row.labels?.length ? row.labels.join(" + ") : row.source ? t("none of the labels") : "";
 
-export const suggestionOf = (row) => (row.ranked?.length ? { label: row.ranked[0][0], probability: row.ranked[0][1] } : null);
+// The likeliest label; "" for none of them. `share` is calibrated, or undefined if unknown.
+export const suggestionOf = (row) =>
+  row.ranked?.length ? { label: row.ranked[0][0], probability: row.ranked[0][1], share: row.share } : null;
+
+export const nameOf = (label) => label || t("none of the labels");
 
 export const fileName = (row) => row.path.slice(row.path.lastIndexOf("/") + 1);
 

@@ -1,6 +1,8 @@
 // Queue of photos: filter, order, current photo and selection.
 
+import { t } from "./i18n.js";
 import { conflict, suggestionOf, isLabeled, photos } from "./photos.js";
+import { matcher } from "./search.js";
 
 const byPath = (a, b) => (a.path < b.path ? -1 : a.path > b.path ? 1 : 0);
 const by = (key, direction = 1) => (a, b) => {
@@ -12,46 +14,59 @@ const by = (key, direction = 1) => (a, b) => {
 };
 
 export const FILTERS = [
-  ["all", "all photos", (row) => !row.rejected && !row.problem],
-  ["unlabeled", "unlabeled", (row) => !isLabeled(row) && !row.rejected && !row.problem],
-  ["labeled", "labeled", (row) => isLabeled(row) && !row.rejected && !row.problem],
-  ["errors", "possible label errors", (row) => (row.disagreement ?? 0) >= 0.5 && !row.rejected],
-  ["conflicts", "conflicting labels", (row) => !row.rejected && conflict(row)?.ids[0] === row.id],
-  ["flagged", "flagged", (row) => row.flag],
-  ["cropped", "cropped", (row) => row.crop && !row.rejected],
-  ["bad", "poor quality or unreadable", (row) => row.problem || (row.faults && !row.rejected)],
-  ["rejected", "rejected", (row) => row.rejected],
+  ["all", t("all photos"), (row) => !row.rejected && !row.problem],
+  ["unlabeled", t("unlabeled"), (row) => !isLabeled(row) && !row.rejected && !row.problem],
+  ["labeled", t("labeled"), (row) => isLabeled(row) && !row.rejected && !row.problem],
+  ["errors", t("possible label errors"), (row) => (row.disagreement ?? 0) >= 0.5 && !row.confirmed && !row.rejected],
+  ["conflicts", t("conflicting labels"), (row) => !row.rejected && conflict(row)?.ids[0] === row.id],
+  ["review", t("to review"), (row) => row.review && !row.rejected],
+  ["flagged", t("flagged"), (row) => row.flag],
+  ["starred", t("with stars"), (row) => row.stars && !row.rejected],
+  ["cropped", t("cropped"), (row) => row.crop && !row.rejected],
+  ["bad", t("poor quality or unreadable"), (row) => row.problem || (row.faults && !row.rejected)],
+  ["rejected", t("rejected"), (row) => row.rejected],
 ];
 
 export const SORTS = [
-  ["useful", "most useful first", by((row) => row.rank)],
-  ["path", "path", byPath],
-  ["time", "date taken", by((row) => row.taken)],
-  ["group", "near-duplicates", by((row) => row.group)],
-  ["similar", "similar to this photo", null],
-  ["suggestion", "suggested label", (a, b) => {
+  ["useful", t("most useful first"), by((row) => row.rank)],
+  ["path", t("path"), byPath],
+  ["time", t("date taken"), by((row) => row.taken)],
+  ["group", t("near-duplicates"), by((row) => row.group)],
+  ["similar", t("similar to this photo"), null],
+  ["suggestion", t("suggested label"), (a, b) => {
     const [x, y] = [suggestionOf(a), suggestionOf(b)];
     if (!x || !y) return x ? -1 : y ? 1 : byPath(a, b);
     return x.label < y.label ? -1 : x.label > y.label ? 1 : y.probability - x.probability || byPath(a, b);
   }],
-  ["uncertainty", "most uncertain first", by((row) => row.uncertainty, -1)],
-  ["errors", "likely label errors first", by((row) => row.disagreement, -1)],
+  ["uncertainty", t("most uncertain first"), by((row) => row.uncertainty, -1)],
+  ["errors", t("likely label errors first"), by((row) => row.disagreement, -1)],
+  ["stars", t("most stars first"), by((row) => row.stars, -1)],
 ];
 
 class Queue extends EventTarget {
   view = "grid";
   filter = "all";
+  search = "";
   sort = "path";
   list = [];
   cursor = null; // an id
   selected = new Set();
   labelGroups = true; // label near-duplicates together
+  isThrough = false; // whether no photo follows that waits for a label
   ungroupedFor = null; // id of the photo to label alone, once
   #anchor = null;
   #places = new Map();
+  #stacks = new Map(); // in the grid: all listed photos of a near-duplicate group, by the first
   #similar = [];
 
   matches(row) {
+    return this.#isFound(row) && this.#isShown(row) && (!this.#only || this.#only.has(row.id));
+  }
+
+  #isFound = () => true;
+  #only = null; // ids that were chosen on the map, until another filter is chosen
+
+  #isShown(row) {
     const label = this.filter.startsWith("label:") ? this.filter.slice(6) : null;
     if (label !== null) return Boolean(row.labels?.includes(label)) && !row.rejected;
     return FILTERS.find(([name]) => name === this.filter)[2](row);
@@ -71,6 +86,15 @@ class Queue extends EventTarget {
   }
 
   // Photos that the next label applies to.
+  // The photos that a place in the list stands for.
+  stackOf(id) {
+    return this.#stacks.get(id) ?? [id];
+  }
+
+  get isStacking() {
+    return this.labelGroups && this.view === "grid" && this.filter !== "conflicts";
+  }
+
   get labelTargets() {
     const groupTargets = this.groupTargets;
     return groupTargets.length ? groupTargets : this.targets;
@@ -89,7 +113,7 @@ class Queue extends EventTarget {
   setLabelGroups(labelGroups) {
     this.labelGroups = labelGroups;
     this.ungroupedFor = null;
-    this.#emit("selection");
+    this.rebuild();
   }
 
   excludeGroup() {
@@ -99,13 +123,15 @@ class Queue extends EventTarget {
 
   // The selection, or else the current photo.
   get targets() {
-    if (this.selected.size) return [...this.selected];
-    return this.cursor === null ? [] : [this.cursor];
+    const chosen = this.selected.size ? [...this.selected] : this.cursor === null ? [] : [this.cursor];
+    return this.isStacking ? [...new Set(chosen.flatMap((id) => this.stackOf(id)))] : chosen;
   }
 
   rebuild({ keep = true } = {}) {
     const place = this.place;
     this.#sort([...photos.rows.values()].filter((row) => this.matches(row)));
+    const stack = [...this.#stacks].find(([, ids]) => ids.includes(this.cursor));
+    if (keep && stack) [this.cursor] = stack;
     if (!keep || !this.#places.has(this.cursor)) {
       this.cursor = this.list[Math.min(Math.max(place, 0), this.list.length - 1)] ?? null;
       if (!keep) this.cursor = this.list[0] ?? null;
@@ -123,7 +149,26 @@ class Queue extends EventTarget {
       rows.sort(by((row) => rank.get(row.id)));
     }
     this.list = rows.map((row) => row.id);
+    this.#stack();
     this.#index();
+  }
+
+  #stack() {
+    this.#stacks = new Map();
+    if (!this.isStacking) return;
+    const first = new Map(); // by group
+    this.list = this.list.filter((id) => {
+      const { group } = photos.get(id);
+      if (group === undefined) return true;
+      const top = first.get(group);
+      if (top === undefined) {
+        first.set(group, id);
+        this.#stacks.set(id, [id]);
+        return true;
+      }
+      this.#stacks.get(top).push(id);
+      return false;
+    });
   }
 
   #index() {
@@ -132,10 +177,10 @@ class Queue extends EventTarget {
 
   // Adds new photos and sorts those after the current one again.
   renew() {
-    const known = new Set(this.list);
+    const known = new Set(this.isStacking ? this.list.flatMap((id) => this.stackOf(id)) : this.list);
     const fresh = [...photos.rows.values()].filter((row) => !known.has(row.id) && this.matches(row));
     const gone = this.list.some((id) => !photos.rows.has(id));
-    if (gone || (fresh.length && this.sort === "path")) return this.rebuild();
+    if (gone || (fresh.length && (this.sort === "path" || this.isStacking))) return this.rebuild();
     if (!fresh.length && !["useful", "uncertainty"].includes(this.sort)) return undefined;
     const past = this.list.slice(0, this.place + 1);
     const ahead = this.list.slice(this.place + 1).map((id) => photos.get(id)).concat(fresh);
@@ -148,13 +193,18 @@ class Queue extends EventTarget {
     return undefined;
   }
 
-  show({ view, filter, sort, similar }) {
+  show({ view, filter, sort, similar, search, only }) {
     if (similar) this.#similar = similar;
-    const changed = (filter && filter !== this.filter) || (sort && (sort !== this.sort || similar));
+    const finds = search !== undefined && search !== this.search;
+    if (finds) [this.search, this.#isFound] = [search, matcher(search)];
+    if (only) this.#only = new Set(only);
+    const changed = only || (filter && filter !== this.filter) || (sort && (sort !== this.sort || similar)) || finds;
+    const turned = view && view !== this.view && this.labelGroups;
     if (view) this.view = view;
-    if (filter) this.filter = filter;
+    if (filter) [this.filter, this.#only] = [filter, only ? this.#only : null];
     if (sort) this.sort = sort;
-    if (changed) this.rebuild({ keep: sort === undefined && filter === undefined });
+    if (changed) this.rebuild({ keep: sort === undefined && filter === undefined && !finds && !only });
+    else if (turned && this.list.length) this.rebuild();
     this.#emit("view");
   }
 
@@ -169,6 +219,7 @@ class Queue extends EventTarget {
       if (this.view === "single") this.selected.clear();
     }
     this.cursor = id;
+    this.isThrough = false;
     this.#emit("cursor");
   }
 
@@ -190,7 +241,9 @@ class Queue extends EventTarget {
       ? () => true
       : this.filter === "unlabeled" ? open : (id) => this.matches(photos.get(id));
     const after = this.list.slice(this.place + 1).find(isNext);
-    this.cursor = after ?? this.list.slice(0, Math.max(0, this.place)).find(isNext) ?? this.cursor;
+    const next = after ?? this.list.slice(0, Math.max(0, this.place)).find(isNext);
+    this.isThrough = next === undefined;
+    this.cursor = next ?? this.cursor;
     this.#emit("cursor");
     return after !== undefined;
   }

@@ -1,12 +1,16 @@
-// Single-photo view: photo, near-duplicates, similar photos, crop, and label conflicts.
+// Single-photo view: photo, near-duplicates, crop, comparison, and label conflicts.
 
 import * as actions from "./actions.js";
 import { get, imageOf, RequestError } from "./api.js";
+import * as cohort from "./cohort.js";
+import * as compare from "./compare.js";
 import { CropBox } from "./crop.js";
-import { keyCap, count, el, find, percent } from "./dom.js";
+import { keyCap, el, find } from "./dom.js";
 import { describe } from "./grid.js";
-import { conflict, fileName, folderName, suggestionOf, isLabeled, labelText, photos } from "./photos.js";
+import { formatNumber, formatTime, t, tn } from "./i18n.js";
+import { conflict, fileName, folderName, labelText, photos } from "./photos.js";
 import { queue } from "./queue.js";
+import * as zoom from "./zoom.js";
 
 const PRELOADED = 3;
 const CACHED = 12;
@@ -17,11 +21,8 @@ const box = find("single");
 const pictures = new Map(); // id -> decoded image element
 let shown = null;
 let cropBox = null;
-let cohort = { id: null, label: null, all: [], ids: [] };
-let pendingRequest = null;
 
 export const cropping = () => cropBox !== null;
-export const cohortShown = () => (cohort.id === queue.cursor ? cohort : null);
 
 function pictureOf(id) {
   let picture = pictures.get(id);
@@ -45,25 +46,30 @@ function preload() {
 
 function caption(row) {
   const details = [
-    folderName(row),
-    row.taken?.replace("T", " "),
+    !photos.annotator && folderName(row), // the folder may be the label that others gave
+    row.taken && formatTime(row.taken),
     row.width && `${row.width} × ${row.height}`,
-    row.faults?.join(", "),
+    row.faults?.map((fault) => t(fault)).join(", "),
   ].filter(Boolean);
-  const marks = [row.flag && "⚑ flagged", row.rejected && "✕ rejected", row.crop && "▢ cropped"].filter(Boolean);
+  const marks = [
+    row.stars && "★".repeat(row.stars),
+    row.flag && `⚑ ${t("flagged")}`,
+    row.rejected && `✕ ${t("rejected")}`,
+    row.crop && `▢ ${t("cropped")}`,
+  ].filter(Boolean);
   return el(
     "div",
     { className: "caption" },
     el("strong", { className: "file" }, fileName(row)),
     el("span", { className: "details" }, details.join(" · ")),
     marks.map((mark) => el("span", { className: "badge" }, mark)),
-    el("span", { className: "place" }, `${queue.place + 1} of ${queue.list.length.toLocaleString("en")}`),
+    el("span", { className: "place" }, t("{place} of {all}", { place: formatNumber(queue.place + 1), all: formatNumber(queue.list.length) })),
   );
 }
 
 function frameOf(row) {
   if (row.problem) {
-    return el("div", { className: "frame broken" }, el("p", {}, `This photo cannot be opened: ${row.problem}.`));
+    return el("div", { className: "frame broken" }, el("p", {}, t("This photo cannot be opened: {reason}.", { reason: row.problem })));
   }
   const picture = pictureOf(row.id);
   picture.alt = describe(row);
@@ -88,7 +94,9 @@ function frameOf(row) {
     holder.append(preview.layer);
   }
   if (cropBox !== null) holder.append(cropBox.layer);
-  return el("div", { className: "frame" }, holder);
+  const frame = el("div", { className: "frame" }, holder);
+  if (cropBox === null) zoom.mount(frame, holder, row);
+  return frame;
 }
 
 // Whether the next label applies to this photo.
@@ -126,40 +134,17 @@ function strips(row) {
     parts.push(
       el(
         "div",
-        { className: "strip", role: "group", "aria-label": "Near-duplicates" },
+        { className: "strip", role: "group", "aria-label": t("Near-duplicates") },
         el(
           "div",
           { className: "strip-head" },
-          el("span", {}, `${group.length} near-duplicates${queue.groupTargets.length ? ", labeled together" : ""}`),
-          queue.groupTargets.length > 0 && el("button", { type: "button", on: { click: () => queue.excludeGroup() } }, "Only this photo", keyCap("Esc")),
-          el("button", { type: "button", on: { click: actions.selectGroup } }, "Select all", keyCap("G")),
-          el("button", { type: "button", on: { click: actions.keep } }, "Keep this photo", keyCap("K")),
+          el("span", {}, queue.groupTargets.length ? tn("{count} near-duplicate, labeled together", "{count} near-duplicates, labeled together", group.length) : tn("{count} near-duplicate", "{count} near-duplicates", group.length)),
+          queue.groupTargets.length > 0 && el("button", { type: "button", on: { click: () => queue.excludeGroup() } }, el("span", {}, t("Only this photo")), keyCap("Esc")),
+          el("button", { type: "button", on: { click: actions.selectGroup } }, el("span", {}, t("Select all")), keyCap("G")),
+          el("button", { type: "button", on: { click: () => startCompare() } }, el("span", {}, t("Compare")), keyCap("B")),
+          el("button", { type: "button", on: { click: () => actions.keep() } }, el("span", {}, t("Keep this photo")), keyCap("K")),
         ),
         el("div", { className: "thumbs" }, group.slice(0, STRIP).map((id) => thumb(id, { current: id === row.id }))),
-      ),
-    );
-  }
-  const found = cohortShown();
-  if (found && found.ids.length > 1) {
-    parts.push(
-      el(
-        "div",
-        { className: "strip cohort", role: "group", "aria-label": "Similar photos" },
-        el(
-          "div",
-          { className: "strip-head" },
-          el("span", {}, `${found.ids.length} similar photos, probably `, el("b", {}, found.label)),
-          el(
-            "button",
-            { type: "button", className: "primary", on: { click: () => actions.acceptAll(found.label, found.ids) } },
-            `Accept all ${found.ids.length}`,
-            keyCap("A"),
-          ),
-          el("button", { type: "button", "aria-label": "Fewer", disabled: found.ids.length <= 2, on: { click: () => resizeCohort(0.5) } }, "Fewer", keyCap(",")),
-          found.ids.length < found.all.length &&
-            el("button", { type: "button", on: { click: () => resizeCohort(2) } }, "More", keyCap(".")),
-        ),
-        el("div", { className: "thumbs" }, found.ids.slice(0, STRIP).map((id) => thumb(id, { current: id === row.id }))),
       ),
     );
   }
@@ -174,8 +159,8 @@ function resolveView(row, found) {
       "p",
       { className: "lead" },
       found.kind === "votes"
-        ? "Annotators gave this photo different labels. Which one is right?"
-        : "These near-duplicates have different labels. Which one is right?",
+        ? t("Annotators gave this photo different labels. Which one is right?")
+        : t("These near-duplicates have different labels. Which one is right?"),
     ),
     el(
       "div",
@@ -194,7 +179,7 @@ function resolveView(row, found) {
             "span",
             { className: "assigned" },
             keyCap(String(place + 1)),
-            el("b", { className: "dotted" }, choice.labels.join(" + ") || "none of the labels"),
+            el("b", { className: "dotted" }, choice.labels.join(" + ") || t("none of the labels")),
             choice.who && el("span", { className: "who" }, choice.who.join(", ")),
           ),
         ),
@@ -222,56 +207,44 @@ export function draw() {
   shown = row.id;
   const focused = cropBox?.frame === document.activeElement;
   const found = shownConflict();
+  box.classList.toggle("comparing", compare.comparing());
   if (found) {
     box.replaceChildren(caption(row), resolveView(row, found));
+  } else if (compare.comparing()) {
+    box.replaceChildren(...compare.view(draw));
   } else {
-    box.replaceChildren(caption(row), frameOf(row), cropBox ? cropTools() : el("div", { className: "strips" }, strips(row)));
+    const below = cropBox ? [cropTools()] : [el("div", { className: "strips" }, strips(row)), cohort.panel(box.getBoundingClientRect())];
+    box.replaceChildren(caption(row), frameOf(row), ...below.filter(Boolean));
   }
   box.setAttribute("aria-label", describe(row));
   if (focused) cropBox.frame.focus({ preventScroll: true });
   preload();
-  askForCohort(row);
 }
 
-async function askForCohort(row) {
-  // Similar photos on screen stay: a key to accept them may follow.
-  if (cohort.id === row.id && (cohort.suggestedCount === photos.suggestedCount || cohort.ids.length > 1)) return;
-  const suggestion = suggestionOf(row);
-  if (!suggestion || isLabeled(row) || row.problem) return;
-  cohort = { id: row.id, suggestedCount: photos.suggestedCount, label: suggestion.label, all: [], ids: [] };
-  pendingRequest?.abort();
-  pendingRequest = new AbortController();
-  try {
-    const response = await get(`/api/cohort?photo=${row.id}`, { signal: pendingRequest.signal });
-    if (shown !== row.id) return;
-    cohort = { ...cohort, label: response.label, all: response.ids, ids: response.ids };
-    box.dataset.cohort = `${row.id} ${cohort.suggestedCount}`;
-    if (response.ids.length > 1) draw();
-  } catch (error) {
-    if (!(error instanceof RequestError)) throw error;
-  }
+export function toggleZoom() {
+  if (queue.view !== "single") queue.show({ view: "single" });
+  return zoom.toggle();
 }
 
-// Shows fewer or more similar photos, the most similar ones first.
-export function resizeCohort(factor) {
-  if (!cohortShown()) return;
-  const many = Math.round(Math.min(Math.max(cohort.ids.length * factor, 2), cohort.all.length));
-  cohort = { ...cohort, ids: cohort.all.slice(0, many) };
-  draw();
+export function startCompare() {
+  if (queue.view !== "single") queue.show({ view: "single" });
+  if (compare.start(photos.get(queue.cursor))) draw();
 }
+
+cohort.onChange(draw);
 
 function cropTools() {
   const tool = (text, key, run, primary) =>
-    el("button", { type: "button", className: primary ? "primary" : "", on: { click: run } }, text, keyCap(key));
+    el("button", { type: "button", className: primary ? "primary" : "", on: { click: run } }, el("span", {}, text), keyCap(key));
   return el(
     "div",
-    { className: "crop-tools", role: "toolbar", "aria-label": "Crop" },
-    el("span", { className: "hint" }, "Drag or use the arrow keys; + and − resize"),
-    tool("Center", "C", () => cropBox?.center()),
-    tool("Full photo", "W", () => cropBox?.fill()),
-    tool("Remove", "⌫", removeCrop),
-    tool("Cancel", "Esc", leaveCrop),
-    tool("Save", "⏎", saveCrop, true),
+    { className: "crop-tools", role: "toolbar", "aria-label": t("Crop") },
+    el("span", { className: "hint" }, t("Drag or use the arrow keys; + and − resize")),
+    tool(t("Center"), "C", () => cropBox?.center()),
+    tool(t("Full photo"), "W", () => cropBox?.fill()),
+    tool(t("Remove"), "⌫", removeCrop),
+    tool(t("Cancel"), "Esc", leaveCrop),
+    tool(t("Save"), "⏎", saveCrop, true),
   );
 }
 
@@ -284,6 +257,7 @@ export async function enterCrop() {
   if (queue.cursor !== row.id) return;
   const [width, height] = [row.width ?? picture.naturalWidth, row.height ?? picture.naturalHeight];
   cropBox = new CropBox({ width, height, crop });
+  zoom.reset();
   draw();
   cropBox.frame.focus({ preventScroll: true });
 }
@@ -341,7 +315,7 @@ export function cropKey(event) {
 let swipeStart = null;
 box.addEventListener("pointerdown", (event) => {
   const aside = event.target.closest("button, .crop-box, .thumbs");
-  swipeStart = event.pointerType === "touch" && !aside ? [event.clientX, event.clientY] : null;
+  swipeStart = event.pointerType === "touch" && event.isPrimary && !aside && !zoom.zoomed() ? [event.clientX, event.clientY] : null;
 });
 box.addEventListener("pointerup", (event) => {
   if (swipeStart === null) return;
@@ -350,11 +324,16 @@ box.addEventListener("pointerup", (event) => {
   if (Math.abs(dx) > 50 && Math.abs(dx) > 2 * Math.abs(dy)) queue.step(dx < 0 ? 1 : -1);
 });
 
-queue.addEventListener("change", draw);
+queue.addEventListener("change", ({ detail }) => {
+  if (detail === "cursor" && compare.comparing()) compare.stop();
+  draw();
+});
+let drawnCohort = null;
 photos.addEventListener("change", ({ detail }) => {
   const row = photos.get(shown);
   if (queue.view !== "single" || cropBox !== null) return;
-  const near = new Set([shown, ...photos.group(row?.group), ...(cohortShown()?.ids ?? [])]);
-  if (detail.changed.some((id) => near.has(id)) || shown === null) draw();
-  else if (row) askForCohort(row);
+  const near = new Set([shown, ...photos.group(row?.group), ...cohort.ticked()]);
+  const isNew = (photos.cohort?.number ?? null) !== drawnCohort;
+  if (detail.changed.some((id) => near.has(id)) || shown === null || isNew) draw();
+  drawnCohort = photos.cohort?.number ?? null;
 });

@@ -1,0 +1,149 @@
+// Photos that probably show one label, in a grid below the current photo: each is ticked, and one
+// key labels exactly those that are.
+
+import * as actions from "./actions.js";
+import { imageOf } from "./api.js";
+import { el, keyCap } from "./dom.js";
+import { percent, t, tn } from "./i18n.js";
+import { fileName, isLabeled, nameOf, photos } from "./photos.js";
+import { queue } from "./queue.js";
+import { toast } from "./toast.js";
+
+const TILE = 96; // pixels with the gap
+const LEAST = 2;
+const TYPING_MS = 900; // a second digit of a number comes within this time
+
+let shown = null; // {label, share, ids, out}: `out` are the photos that were unticked
+let typed = "";
+let timer = 0;
+let isChoosing = false; // whether digits untick photos
+let redraw = () => {};
+
+export const onChange = (draw) => {
+  redraw = draw;
+};
+
+// Photos of a cohort that still wait for a label.
+const open = (ids) => ids.filter((id) => photos.get(id) && !isLabeled(photos.get(id)) && !photos.get(id).rejected);
+
+// What is on screen stays until it is labeled or dismissed: a key may be on its way.
+function current() {
+  if (shown) shown.ids = open(shown.ids);
+  if (shown && shown.ids.length < LEAST) shown = null;
+  if (!shown && photos.cohort && queue.view === "single" && queue.filter === "unlabeled") {
+    const ids = open(photos.cohort.ids);
+    if (ids.length >= LEAST && photos.cohort.number !== dismissed) shown = { ...photos.cohort, ids, out: new Set(), fresh: true };
+  }
+  return shown;
+}
+
+let dismissed = null;
+
+export const ticked = () => (shown ? shown.ids.filter((id) => !shown.out.has(id)) : []);
+export const choosing = () => isChoosing && shown !== null;
+
+export function accept() {
+  const ids = ticked();
+  if (!shown) {
+    toast(t("No similar photos are shown. They appear when enough photos of a kind are labeled."));
+    return undefined;
+  }
+  if (!ids.length) {
+    toast(t("No photo is ticked."));
+    return undefined;
+  }
+  const { label } = shown;
+  dismiss();
+  return actions.labelAll(label, ids);
+}
+
+export function dismiss() {
+  if (!shown) return;
+  dismissed = shown.number;
+  shown = null;
+  isChoosing = false;
+  redraw();
+}
+
+function toggle(id) {
+  if (!shown.out.delete(id)) shown.out.add(id);
+  redraw();
+}
+
+export function startChoosing() {
+  if (!shown) return;
+  isChoosing = !isChoosing;
+  typed = "";
+  redraw();
+}
+
+// Takes a digit of the number of a photo to untick.
+export function digit(key) {
+  typed += key;
+  clearTimeout(timer);
+  const number = Number(typed);
+  const more = number * 10 <= shown.ids.length && number > 0;
+  if (!more) commit();
+  else timer = setTimeout(commit, TYPING_MS);
+}
+
+function commit() {
+  const id = shown?.ids[Number(typed) - 1];
+  typed = "";
+  if (id !== undefined) toggle(id);
+}
+
+function tile(id, number) {
+  const isIn = !shown.out.has(id);
+  return el(
+    "button",
+    {
+      type: "button",
+      className: `tile${isIn ? " in" : ""}${id === queue.cursor ? " current" : ""}`,
+      "aria-pressed": String(isIn),
+      "aria-label": `${number}, ${fileName(photos.get(id))}`,
+      title: fileName(photos.get(id)),
+      on: { click: () => toggle(id) },
+    },
+    el("img", { src: imageOf(id, "thumb"), alt: "", draggable: false }),
+    el("span", { className: "number", "aria-hidden": "true" }, String(number)),
+  );
+}
+
+// Returns the panel for a stage of this size, or null. All photos that it is about are visible.
+export function panel({ width, height }) {
+  const found = current();
+  if (!found) return null;
+  const columns = Math.max(2, Math.floor((width - 28) / TILE));
+  const lines = Math.max(1, Math.min(3, Math.floor((height * 0.45) / TILE)));
+  if (found.fresh) found.ids = found.ids.slice(0, columns * lines);
+  found.fresh = false;
+  const number = ticked().length;
+  const about = found.label
+    ? tn("{count} photo looks like", "{count} photos look like", found.ids.length)
+    : tn("{count} photo looks like", "{count} photos look like", found.ids.length);
+  return el(
+    "section",
+    { className: "cohort", "aria-label": t("Similar photos"), data: { label: found.label, number: String(found.number) } },
+    el(
+      "div",
+      { className: "strip-head" },
+      el("span", {}, about, " ", el("b", { className: "dotted", css: { "--hue": photos.hueOf(found.label) } }, nameOf(found.label))),
+      found.share !== null && el("span", { className: "quiet" }, t("about {share} of such photos were", { share: percent(found.share) })),
+      el(
+        "button",
+        { type: "button", className: "primary", on: { click: accept } },
+        el("span", {}, tn("Label the {count} ticked", "Label the {count} ticked", number)),
+        keyCap("A"),
+      ),
+      el(
+        "button",
+        { type: "button", "aria-pressed": String(isChoosing), on: { click: startChoosing } },
+        el("span", {}, isChoosing ? t("Type a number to untick: {typed}", { typed }) : t("Untick by number")),
+        keyCap(","),
+      ),
+      el("button", { type: "button", on: { click: dismiss } }, el("span", {}, t("Not now")), keyCap("Esc")),
+    ),
+    el("div", { className: "tiles", css: { "--columns": String(columns) } }, found.ids.map((id, place) => tile(id, place + 1))),
+  );
+}
