@@ -227,7 +227,7 @@ class LabelModel:
         self._weights = 1.0 / counts[inverse]
         self._sums = np.zeros((len(names), features.shape[1]))
         np.add.at(self._sums, targets, self._rows * self._weights[:, None])
-        self.counts = np.bincount(targets, self._weights, len(names))
+        self.counts: Array = np.bincount(targets, self._weights, len(names)).astype(np.float64)
         """Independent photos of each label."""
         self._offered = offered
 

@@ -24,7 +24,7 @@ def session(make_photos: Callable[..., Path]) -> Iterator[Session]:
 
 def test_nearest_photos_do_not_depend_on_the_norm_of_their_features() -> None:
     rows = np.array([[1, 0], [0, 5], [7, 1], [0, 0]], np.float32)
-    features = Features(ids=("a", "b", "c", "d"), rows=rows)
+    features = Features(ids=("a", "b", "c", "d"), rows=rows.astype(np.float16))
     assert features.nearest("a") == [0, 2, 1, 3]
     assert features.nearest("b") == [1, 2, 0, 3]
     assert features.nearest("e") == []
