@@ -354,9 +354,14 @@ def show_result(result: RunResult, *, follow: bool = True) -> None:
         )
         output.text(f"Found least often on {part}: {named}")
     from finetune.runs.answers import calibration_sentences
+    from finetune.runs.outlook import curve_sentences, read_curve
 
     for sentence in calibration_sentences(result.run.read(result.run.calibration_file)):
         output.text(sentence)
+    curve = read_curve(result.run)
+    if curve is not None:
+        for sentence in curve_sentences(curve, result.run.read(result.run.labels_file)):
+            output.text(sentence)
     state = "Interrupted after" if result.interrupted else "Done in"
     output.text(f"{state} {duration(result.seconds)}; the model is in {result.run.path}")
     if not follow:

@@ -14,14 +14,17 @@ from finetune.curation.label_errors import LabelError, find_label_errors, find_m
 from finetune.data.dataset import PhotoDataset, Sample
 from finetune.data.pixel_cache import PixelCache
 from finetune.errors import DecodeError, FinetuneError
+from finetune.evaluation.learning_curve import LearningCurve
 from finetune.evaluation.predictions import Prediction, read_predictions
 from finetune.files import collection_cache_dir
 from finetune.models.features import FeatureCache
 from finetune.photos.split.split import read_split
 from finetune.prediction.explain import explain_photo, explainable
+from finetune.prediction.outlook import LabeledFeatures, outlook
 from finetune.prediction.predictor import Predictor
+from finetune.reporting.outlook import HarmfulPhoto
 from finetune.reporting.report import Extras, Suspect
-from finetune.runs.folder import RunFolder
+from finetune.runs.folder import RunFolder, fitted_head
 from finetune.runs.loading import TrainedRun, open_trained
 
 OVERLAY_PIXELS = 224
@@ -49,7 +52,11 @@ def report_extras(
     """
     notes = []
     suspect_labels: tuple[Suspect, ...] = ()
+    curve: LearningCurve | None = None
+    harmful: list[HarmfulPhoto] = []
     try:
+        trained = open_trained(run)
+        photos = labeled_features(trained, root)
         suspect_labels = tuple(
             Suspect(
                 path=path,
@@ -57,8 +64,11 @@ def report_extras(
                 suggested=error.suggested,
                 probability=error.probability,
             )
-            for path, error in suspects(open_trained(run), root)
+            for path, error in _suspects(trained, photos)
         )
+        # Features of a backbone that was trained on these photos already know their labels.
+        if fitted_head(trained.description) and not trained.task.multi_label:
+            curve, harmful = outlook(photos, trained.labels, trained.description)
     except FinetuneError as error:
         notes.append(f"Likely label errors are left out: {error}")
     overlays: dict[str, bytes] = {}
@@ -66,7 +76,10 @@ def report_extras(
         overlays = _overlays(run, root, part, max_overlays, progress)
     except FinetuneError as error:
         notes.append(f"Grad-CAM overlays are left out: {error}")
-    return Extras(part=part, overlays=overlays, suspects=suspect_labels), notes
+    extras = Extras(
+        part=part, overlays=overlays, suspects=suspect_labels, curve=curve, harmful=harmful
+    )
+    return extras, notes
 
 
 def _label_to_explain(row: Prediction) -> str:
@@ -119,6 +132,22 @@ def suspects(
         RunError: The run has no split.csv.
         ConfigError: The labels have too few groups of photos to hold any out.
     """
+    return _suspects(trained, labeled_features(trained, root, progress=progress))
+
+
+def labeled_features(
+    trained: TrainedRun, root: Path, *, progress: Progress | None = None
+) -> LabeledFeatures:
+    """Returns the features of a run's photos by its network; missing photos are left out.
+
+    Args:
+        trained: The run.
+        root: Folder of its photos.
+        progress: Called as ``progress(done, total)`` for new features.
+
+    Raises:
+        RunError: The run has no split.csv.
+    """
     several = trained.task.multi_label
     rows = [
         row
@@ -136,8 +165,13 @@ def suspects(
         photos = PhotoDataset(root, samples, pixels)
         features.fill(photos, progress=progress)
         found = np.asarray(features.read(features.keys(photos)))
+    return LabeledFeatures(rows=rows, features=found)
+
+
+def _suspects(trained: TrainedRun, photos: LabeledFeatures) -> list[tuple[str, LabelError]]:
+    rows, found = photos.rows, photos.features
     groups = [r.group for r in rows]
-    if several:
+    if trained.task.multi_label:
         check = find_multi_label_errors(found, [r.labels for r in rows], groups)
     else:
         check = find_label_errors(found, [r.labels[0] for r in rows], groups)

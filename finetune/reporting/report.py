@@ -18,14 +18,23 @@ from finetune.evaluation.confusion import (
     order_by_confusion,
     order_by_recall,
 )
+from finetune.evaluation.learning_curve import LearningCurve
 from finetune.evaluation.predictions import Prediction
 from finetune.evaluation.probabilities import Integers
 from finetune.formatting import duration
 from finetune.photos.split.leakage import prove_split
 from finetune.reporting import charts, gallery, summary
+from finetune.reporting.outlook import (
+    HarmfulPhoto,
+    label_rows,
+    learning_curve_chart,
+    pair_rows,
+)
 from finetune.reporting.page import write_page
 from finetune.reporting.run_record import RunRecord, find_setting, read_run, setting_sections
 from finetune.reporting.tree import tree_rows
+from finetune.runs.folder import RunFolder
+from finetune.runs.outlook import curve_sentences, read_curve
 
 MAX_PHOTOS = 1000
 """Default maximum number of photos in a page; about 12 KB each, beside 5 MB for the rest."""
@@ -64,6 +73,8 @@ class Extras:
         part: Part to report on; None: the first with photos, see `RunRecord.part`.
         overlays: Encoded images (JPEG, PNG or WebP) with a Grad-CAM overlay, by path.
         suspects: Likely label errors, the likeliest first.
+        curve: Learning curve; None: that of the training, if it has one.
+        harmful: Training photos that harm most, first.
         annotate_url: Prefix of a photo's path on the annotation page, such as
             ``http://127.0.0.1:8000/#``; None omits the links.
     """
@@ -71,6 +82,8 @@ class Extras:
     part: str | None = None
     overlays: Mapping[str, bytes] = field(default_factory=dict)
     suspects: Sequence[Suspect] = ()
+    curve: LearningCurve | None = None
+    harmful: Sequence[HarmfulPhoto] = ()
     annotate_url: str | None = None
 
 
@@ -128,12 +141,15 @@ def write_report(
             f"Write them again with: finetune evaluate {record.name}"
         )
     matrix = _check_and_count(record, rows)
+    curve = extras.curve or read_curve(RunFolder(run_folder))
 
     place = {row.path: k for k, row in enumerate(rows)}
     first = [place[path] for path in extras.overlays if path in place]
     shown = gallery.choose_photos(rows, record.labels, limit=max(0, max_photos), first=first)
     paths = [rows[k].path for k in shown]
-    paths += [s.path for s in extras.suspects if s.path not in place][: max(0, max_photos)]
+    doubted = [h.path for h in extras.harmful] + [s.path for s in extras.suspects]
+    others = dict.fromkeys(doubted)
+    paths += [path for path in others if path not in place][: max(0, max_photos)]
     thumbnails: Mapping[str, bytes] = {}
     failed: Mapping[str, str] = {}
     if photos_root:
@@ -153,13 +169,20 @@ def write_report(
                 path: f"data:{_media_type(image)};base64,{_encoded(image)}"
                 for path, image in extras.overlays.items()
             },
+            "harmful": [[h.path, h.label, h.looks_like, h.harm] for h in extras.harmful],
             "suspects": [[s.path, s.label, s.suggested, s.probability] for s in extras.suspects],
             "annotate_url": extras.annotate_url,
             **_photo_data(record, rows, _listed(rows, shown)),
             "matrix": None if matrix is None else _matrix_data(matrix),
-            "charts": _charts(record, rows, matrix),
+            "charts": _charts(record, rows, matrix)
+            | ({} if curve is None else {"learning": learning_curve_chart(curve)}),
         },
         **_template_values(record, part, rows, matrix),
+        curve=curve,
+        curve_sentences=[] if curve is None else curve_sentences(curve, record.labels),
+        curve_labels=[] if curve is None else label_rows(curve, record.labels),
+        look_alikes=[] if curve is None else pair_rows(curve, record.labels),
+        harmful=extras.harmful,
         suspects=extras.suspects,
         has_overlays=bool(extras.overlays),
         shown_photos=len(thumbnails),

@@ -110,6 +110,8 @@ class RunFolder:
     """Distance of the unknown threshold, in head mode."""
     metrics_file = _File("metrics.json")
     """Metrics by part."""
+    curve_file = _File("learning_curve.json")
+    """Accuracy by the number of photos, in head mode."""
     predictions_file = _File("predictions.csv")
     """Predictions of the held-out photos."""
     confusion_file = _File("confusion_matrix.csv")

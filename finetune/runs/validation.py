@@ -385,6 +385,43 @@ class BestTrial(TypedDict):
     run: FilePath
 
 
+class CurvePoint(TypedDict):
+    """Accuracy of heads on a share of the photos."""
+
+    share: Share
+    photos: Count
+    accuracy: Share
+    interval: Shares
+
+
+class LabelOutlook(TypedDict):
+    """Outlook of a label with twice the photos."""
+
+    label: Count
+    photos: Count
+    wrong: Count
+    fewer: Annotated[float, Meta(ge=0, le=1e12)]
+
+
+class LookAlikes(TypedDict):
+    """Two labels that more photos do not tell apart."""
+
+    labels: Annotated[list[Count], Meta(min_length=2, max_length=2)]
+    confused: Annotated[float, Meta(ge=0, le=1e12)]
+    before: Annotated[float, Meta(ge=0, le=1e12)]
+
+
+class Curve(TypedDict):
+    """learning_curve.json."""
+
+    points: Annotated[list[CurvePoint], Meta(min_length=2, max_length=100)]
+    forecast: Share
+    interval: Shares
+    gain: Annotated[list[Number], Meta(min_length=2, max_length=2)]
+    labels: list[LabelOutlook]
+    look_alikes: list[LookAlikes]
+
+
 class Epoch(TypedDict, total=False):
     """Event of log.jsonl; its losses are not finite where a training diverged."""
 
@@ -412,6 +449,7 @@ SCHEMAS: Mapping[str, Any] = {
     "model_search.json": ModelSearch,
     "folds.json": Folds,
     "tune.json": BestTrial,
+    "learning_curve.json": Curve,
 }
 """Schemas by file name."""
 

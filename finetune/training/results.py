@@ -24,6 +24,7 @@ from finetune.evaluation.cross_fit import (
 from finetune.evaluation.feature_distance import FeatureDistance
 from finetune.evaluation.hierarchy import Hierarchy, fit_hierarchy
 from finetune.evaluation.intervals import cross_validated_interval
+from finetune.evaluation.learning_curve import LearningCurve
 from finetune.evaluation.precision_curve import PrecisionCurve
 from finetune.evaluation.probabilities import check
 from finetune.files import storage_errors, write_json
@@ -65,6 +66,7 @@ class TrainingOutput:
         strength: Strength of a head that was fitted on cached features, or None.
         share: Weight interpolation factor between start (0) and best epoch (1), or None.
         left_out: Paths of held-out photos without logits: they vanished or changed.
+        curve: Learning curve of a head on cached features, or None.
         from_head: Whether the full network started from a head on the frozen backbone.
     """
 
@@ -77,6 +79,7 @@ class TrainingOutput:
     share: float | None = None
     from_head: bool = False
     left_out: frozenset[str] = frozenset()
+    curve: LearningCurve | None = None
 
     def summary(self) -> dict[str, Any]:
         """Returns its entries in config.json."""
@@ -151,6 +154,8 @@ def write_results(
         metrics[FOLDS_PART]["top1_interval"] = cross_validated_interval(
             int((logits.argmax(1) == true).sum()), len(true), folds=int(parts.folds.max()) + 1
         )
+    if output.curve is not None:
+        write_json(run.curve_file, output.curve.to_dict())
     write_json(run.metrics_file, metrics)
     return metrics
 

@@ -217,16 +217,13 @@ find.addEventListener("input", () => {
 
 // --- likely label errors
 
-const suspects = document.querySelector('[data-gallery="suspects"]');
-if (suspects) {
-  const strong = (words) => element("strong", {}, words);
-  fillGallery(suspects, data.suspects, ([path, label, suggested, probability]) => {
-    const sentence = label === null ? ["not labeled ", strong(suggested), ", but looks like it"]
-      : suggested === null ? ["labeled ", strong(label), ", but does not look like it"]
-        : ["labeled ", strong(label), ", but looks like ", strong(suggested)];
+function doubted(gallery, rows, describe) {
+  fillGallery(gallery, rows, (row) => {
+    const [path] = row;
+    const { sentence, figure } = describe(row);
     const verdict = element("p", { class: "verdict" }, ...sentence);
     const words = verdict.textContent;
-    verdict.append(` ${percent(probability)}`);
+    verdict.append(` ${figure}`);
     const picture = element("div", { class: "picture" });
     fillPicture(picture, path, words[0].toUpperCase() + words.slice(1), false);
     const made = element("article", { class: "card is-wrong" }, picture, verdict, element("p", { class: "file" }, path));
@@ -235,4 +232,23 @@ if (suspects) {
     }
     return made;
   });
+}
+
+const strong = (words) => element("strong", {}, words);
+const suspects = document.querySelector('[data-gallery="suspects"]');
+if (suspects) {
+  doubted(suspects, data.suspects, ([, label, suggested, probability]) => ({
+    sentence: label === null ? ["not labeled ", strong(suggested), ", but looks like it"]
+      : suggested === null ? ["labeled ", strong(label), ", but does not look like it"]
+        : ["labeled ", strong(label), ", but looks like ", strong(suggested)],
+    figure: percent(probability),
+  }));
+}
+const harmful = document.querySelector('[data-gallery="harmful"]');
+if (harmful) {
+  doubted(harmful, data.harmful, ([, label, looksLike, harm]) => ({
+    sentence: looksLike === null ? ["labeled ", strong(label), ", as it looks"]
+      : ["labeled ", strong(label), ", but looks like ", strong(looksLike)],
+    figure: `raises the error by ${percent(harm)}`,
+  }));
 }

@@ -33,6 +33,7 @@ from finetune.training.linear_probe.heads import (
     strengths_of,
 )
 from finetune.training.linear_probe.held_out import hold_out
+from finetune.training.linear_probe.learning_curve import training_curve
 from finetune.training.prepared import Prepared
 from finetune.training.results import TrainingOutput
 from finetune.training.validation import score_outputs
@@ -72,6 +73,7 @@ def train_on_features(
             )
             position = _emit(prepared, fitter, fitted, seconds=time.monotonic() - started)
             held_out = hold_out(prepared, fitter, fitted, stop=stop)
+            curve = training_curve(prepared, fitter, fitted, stop=stop)
         except LostPhotosError as error:
             rest = train_on_features(prepared.without(error.lost), accelerator, stop)
             return dataclasses.replace(rest, left_out=rest.left_out | set(error.lost))
@@ -96,6 +98,7 @@ def train_on_features(
         finished=True,
         held_out=held_out,
         strength=fitted.strength,
+        curve=curve,
     )
 
 
@@ -144,7 +147,7 @@ def _emit(
             lr=0.0,
             images_per_second=len(learned) / max(seconds, 1e-9),
             seconds=seconds,
-            best=True,
+            best=False,
             metrics=validation.metrics,
         )
     )

@@ -1,0 +1,62 @@
+"""Learning curve of a run, and sentences on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from finetune.evaluation.learning_curve import TANGIBLE, LearningCurve
+from finetune.formatting import count
+from finetune.runs.folder import RunFolder
+
+MOST_NAMED = 3
+"""Labels and pairs that a sentence names."""
+
+FEWER = 0.5
+"""Mistakes fewer from which a label is said to gain."""
+
+
+def read_curve(run: RunFolder) -> LearningCurve | None:
+    """Returns the learning curve of a run, or None if it has none.
+
+    Raises:
+        RunError: learning_curve.json is damaged.
+    """
+    if not run.curve_file.is_file():
+        return None
+    return LearningCurve.from_dict(run.read(run.curve_file))
+
+
+def curve_sentences(curve: LearningCurve, labels: Sequence[str]) -> list[str]:
+    """Returns what more photos would bring, and for which labels; words before numbers."""
+    found = [f"{_verdict(curve)}: {_forecast(curve)}."]
+    gaining = [one for one in curve.labels if one.fewer >= FEWER][:MOST_NAMED]
+    parts = []
+    if gaining and curve.gain[1] >= TANGIBLE:
+        named = ", ".join(
+            f"{labels[one.label]} ({one.wrong} of {one.photos} wrong)" for one in gaining
+        )
+        parts.append(f"Most by photos of {named}")
+    if curve.look_alikes:
+        pairs = ", ".join(
+            f"{labels[pair.labels[0]]} and {labels[pair.labels[1]]}"
+            for pair in curve.look_alikes[:MOST_NAMED]
+        )
+        parts.append(f"{pairs} look alike: more photos have not told them apart")
+    return [*found, f"{'. '.join(parts)}."] if parts else found
+
+
+def _verdict(curve: LearningCurve) -> str:
+    low, high = curve.gain
+    if low >= TANGIBLE:
+        return "More photos would help"
+    if high < TANGIBLE:
+        return "You have enough photos of this kind"
+    return "More photos may help"
+
+
+def _forecast(curve: LearningCurve) -> str:
+    now, (low, high) = curve.points[-1], curve.interval
+    return (
+        f"{now.accuracy:.1%} right with {count(now.photos, 'photo')}, and about "
+        f"{curve.forecast:.1%} with twice as many ({low:.1%} to {high:.1%})"
+    )
