@@ -256,7 +256,7 @@ def _outlooks(outputs: CurveOutputs, ratios: Floats) -> tuple[LabelOutlook, ...]
 FEWEST_CONFUSED = 3
 """Photos of two labels that must be confused for them to be named as look-alikes."""
 
-LASTING = 0.75
+LASTING = 0.9
 """Share of the confusions with few photos that must last with all of them."""
 
 
@@ -270,7 +270,7 @@ def _look_alikes(outputs: CurveOutputs) -> tuple[LookAlikes, ...]:
         counts = np.bincount(flat.ravel(), minlength=labels**2).reshape(labels, labels) / draws
         return np.asarray(counts + counts.T)
 
-    few = [k for k, share in enumerate(outputs.shares) if 0.2 <= share <= 0.6] or [0]
+    few = [k for k, share in enumerate(outputs.shares) if 0.2 <= share <= 0.4] or [0]
     before = np.mean([confusions(outputs.predicted[k]) for k in few], axis=0)
     now = confusions(outputs.predicted[-1])
     lasting = (now >= FEWEST_CONFUSED) & (now >= LASTING * before)

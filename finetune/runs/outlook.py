@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from finetune.evaluation.learning_curve import TANGIBLE, LearningCurve
-from finetune.formatting import count
 from finetune.runs.folder import RunFolder
 
 MOST_NAMED = 3
@@ -57,6 +56,6 @@ def _verdict(curve: LearningCurve) -> str:
 def _forecast(curve: LearningCurve) -> str:
     now, (low, high) = curve.points[-1], curve.interval
     return (
-        f"{now.accuracy:.1%} right with {count(now.photos, 'photo')}, and about "
-        f"{curve.forecast:.1%} with twice as many ({low:.1%} to {high:.1%})"
+        f"{now.accuracy:.1%} are right now, and about {curve.forecast:.1%} ({low:.1%} to "
+        f"{high:.1%}) with twice the photos"
     )
