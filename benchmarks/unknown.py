@@ -221,7 +221,7 @@ def measure(
     probabilities = softmax(predicted.logits, temperature=t)
     right = probabilities.argmax(1) == asked.targets
     found.accuracy.append(float(right.mean()))
-    claim = fit_precision(outputs.known, temperature=t).claim()
+    claim = fit_precision(outputs.known, temperature=t, detector=detector).claim()
     if claim is None:
         found.no_claim += 1
         return

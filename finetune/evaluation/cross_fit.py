@@ -70,11 +70,23 @@ class CrossFit:
     strangers: Mapping[str, HeldOutLogits] = field(default_factory=dict)
 
 
-def fit_precision(known: HeldOutLogits, *, temperature: float) -> PrecisionCurve:
-    """Returns the precision of held-out photos by the probability of their likeliest label."""
+def fit_precision(
+    known: HeldOutLogits, *, temperature: float, detector: UnknownDetector | None = None
+) -> PrecisionCurve:
+    """Returns the precision of held-out photos by the probability of their likeliest label.
+
+    Args:
+        known: The photos.
+        temperature: Divides the logits.
+        detector: Photos that it takes for unknown are never sure, and are left out.
+    """
     probabilities = softmax(known.logits, temperature=temperature)
     correct = probabilities.argmax(axis=1) == known.targets
-    return precision_curve(probabilities.max(axis=1), correct, known.groups)
+    unknown = None
+    if detector is not None:
+        scores = detector.scores(known.logits, known.distances, temperature=temperature)
+        unknown = detector.is_unknown(scores)
+    return precision_curve(probabilities.max(axis=1), correct, known.groups, unknown=unknown)
 
 
 def fit_detector(

@@ -21,15 +21,17 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from finetune.config import PRECISION
-from finetune.evaluation.precision_curve import PrecisionCurve, is_claimable, precision_curve
+from finetune.evaluation.precision_curve import (
+    PrecisionCurve,
+    is_claimable,
+    precision_curve,
+    share_places,
+)
 from finetune.evaluation.probabilities import Floats, Integers
 from finetune.photos.taxonomy import Taxonomy
 
 TARGETS = (50, 60, 70, 75, *range(80, 100))
 """Precisions in percent for which thresholds are saved; others take those of the next higher."""
-
-MAX_CUTS = 100
-"""Largest number of thresholds that are tried at a level."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,6 +162,7 @@ def fit_hierarchy(
     groups: NDArray[Any],
     *,
     labels: PrecisionCurve,
+    unknown: ArrayLike | None = None,
 ) -> Hierarchy:
     """Returns the hierarchy with the thresholds of held-out photos.
 
@@ -169,19 +172,22 @@ def fit_hierarchy(
         targets: True labels, ``(N,)``.
         groups: Near-duplicate group of each photo, ``(N,)``.
         labels: Precision curve of the labels on the same photos.
+        unknown: ``(N,)``, photos that are unknown, and therefore have no answer; None: none is.
     """
     shares = np.asarray(probabilities, np.float64)
+    odd = np.zeros(len(shares), bool) if unknown is None else np.asarray(unknown, bool)
     levels = []
     for level in range(len(taxonomy.levels)):
         found = taxonomy.at(level, shares)
         right = found.argmax(axis=1) == taxonomy.ancestors[level][targets]
         levels.append((found.max(axis=1), right))
-    curves = tuple(precision_curve(*level, groups) for level in levels[:-1])
+    curves = tuple(precision_curve(*level, groups, unknown=odd) for level in levels[:-1])
+    levels = [(confidence[~odd], right[~odd]) for confidence, right in levels]
     answers = {}
     for target in TARGETS:
         claim = labels.claim(target / 100)
         sure_from = claim.threshold if claim and claim.is_met else None
-        answers[target] = _answers(levels, groups, target / 100, sure_from)
+        answers[target] = _answers(levels, groups[~odd], target / 100, sure_from)
     return Hierarchy(taxonomy=taxonomy, curves=curves, answers=answers)
 
 
@@ -225,9 +231,8 @@ def _threshold(
     rest = np.flatnonzero(~answered)
     rest = rest[np.argsort(-confidence[rest], kind="stable")]
     values = confidence[rest]
-    cuts = np.flatnonzero(np.r_[values[1:] != values[:-1], True][: len(values)])
-    if len(cuts) > MAX_CUTS:
-        cuts = cuts[np.linspace(0, len(cuts) - 1, MAX_CUTS).round().astype(int)]
+    ends = np.flatnonzero(np.r_[values[1:] != values[:-1], True][: len(values)])
+    cuts = ends[share_places((ends + 1).tolist())]
     added = np.cumsum(right[rest])
     before, good = int(answered.sum()), int(correct.sum())
     known = set(groups[answered].tolist())

@@ -3,13 +3,18 @@
 A prediction is sure from the lowest probability at which a precision can be claimed: at which the
 lower bound of the share of right predictions reaches it. The bound is that of Clopper and Pearson
 (1934) on whole near-duplicate groups, because frames of one burst are no independent evidence.
+
+The threshold is chosen among several by the photos that the bound is of, and the luckiest of many
+bounds is too high. So there are twelve thresholds, by the share of the photos that they cover, and
+their bounds hold together with 95 % confidence (Bonferroni): half of the 5 % is for all photos,
+where small collections without a mistake need it, and the other half is for the eleven others.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +23,19 @@ from numpy.typing import ArrayLike
 
 from finetune.config import PRECISION
 from finetune.evaluation.intervals import clopper_pearson_lower, clopper_pearson_reaches
-from finetune.evaluation.probabilities import Floats
+from finetune.evaluation.probabilities import Floats, Integers
 
 CONFIDENCE = 0.95
-"""Confidence of a claim."""
+"""Confidence of a claim, whichever threshold it takes."""
+
+SHARES = (1.0, 0.97, 0.94, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
+"""Shares of the photos at which a precision may be claimed."""
+
+ALL_CONFIDENCE = 1 - (1 - CONFIDENCE) / 2
+"""Confidence of the bound of all photos."""
+
+SOME_CONFIDENCE = 1 - (1 - CONFIDENCE) / 2 / (len(SHARES) - 1)
+"""Confidence of each other bound."""
 
 LOWEST_CLAIM = 0.8
 """Lowest precision that is claimed instead, where the photos are too few for the one asked for."""
@@ -67,10 +81,10 @@ class PrecisionCurve:
 
     Attributes:
         thresholds: ``(T,)`` probabilities, decreasing.
-        photos: ``(T,)``, photos with at least that probability.
+        photos: ``(T,)``, photos with at least that probability, without those that are unknown.
         right: ``(T,)``, those whose prediction is right.
         groups: ``(T,)``, near-duplicate groups with such a photo.
-        total: All photos.
+        total: All photos, unknown ones too.
     """
 
     thresholds: tuple[float, ...]
@@ -85,17 +99,17 @@ class PrecisionCurve:
         Where the target cannot be claimed, the highest whole percentage that can, from
         `LOWEST_CLAIM` on, of at least `MIN_COVERAGE` of the photos; None without one.
         """
-        bounds = self._bounds
-        good = np.flatnonzero(bounds >= target - 1e-12)
+        places, bounds = self._bounds
+        good = places[bounds >= target - 1e-12]
         if len(good):
-            return self._at(int(good[-1]), target, target)
-        most = np.array(self.photos) >= MIN_COVERAGE * self.total
+            return self._at(int(good.max()), target, target)
+        most = np.array(self.photos)[places] >= MIN_COVERAGE * self.total
         if not most.any():
             return None
         precision = math.floor(float(bounds[most].max()) * 100 + 1e-9) / 100
         if precision < min(LOWEST_CLAIM, target):
             return None
-        place = int(np.flatnonzero(bounds >= precision - 1e-12)[-1])
+        place = int(places[bounds >= precision - 1e-12].max())
         return self._at(place, precision, target)
 
     def to_dict(self) -> dict[str, Any]:
@@ -121,16 +135,21 @@ class PrecisionCurve:
         return cls(thresholds=thresholds, total=int(content["total"]), **counts)
 
     @functools.cached_property
-    def _bounds(self) -> Floats:
-        """Lower bound of the precision at each threshold, ``(T,)``."""
-        counts = zip(self.right, self.photos, self.groups, strict=True)
-        return np.array(
-            [
-                clopper_pearson_lower(groups * right / photos, groups, confidence=CONFIDENCE)
-                for right, photos, groups in counts
-            ],
-            np.float64,
-        )
+    def _bounds(self) -> tuple[Integers, Floats]:
+        """Places of the shares in the curve, ``(K,)``, and the lower bound at each."""
+        places = share_places(self.photos)
+        bounds = []
+        for place in places.tolist():
+            photos, groups = self.photos[place], self.groups[place]
+            complete = place == len(self.photos) - 1
+            bounds.append(
+                clopper_pearson_lower(
+                    groups * self.right[place] / photos,
+                    groups,
+                    confidence=ALL_CONFIDENCE if complete else SOME_CONFIDENCE,
+                )
+            )
+        return places, np.array(bounds, np.float64)
 
     def _at(self, place: int, precision: float, target: float) -> Claim:
         return Claim(
@@ -144,24 +163,41 @@ class PrecisionCurve:
         )
 
 
+def share_places(counts: Sequence[int]) -> Integers:
+    """Returns the places of `SHARES` in ascending numbers of photos, each place once.
+
+    The place of a share is the last one with no more than that share of the largest number.
+    """
+    shares = np.floor(np.array(SHARES) * (counts[-1] if len(counts) else 0) + 1e-9)
+    places = np.searchsorted(np.asarray(counts), shares, side="right") - 1
+    return np.unique(places[places >= 0])
+
+
 def is_claimable(right: float, groups: int, precision: float) -> bool:
-    """Returns whether a precision can be claimed of photos.
+    """Returns whether a precision can be claimed of photos by one of several thresholds.
 
     Args:
         right: Share of the photos that are right, times `groups`.
         groups: Their near-duplicate groups.
         precision: To claim.
     """
-    return clopper_pearson_reaches(right, groups, precision, confidence=CONFIDENCE)
+    return clopper_pearson_reaches(right, groups, precision, confidence=SOME_CONFIDENCE)
 
 
-def precision_curve(confidence: ArrayLike, correct: ArrayLike, groups: ArrayLike) -> PrecisionCurve:
+def precision_curve(
+    confidence: ArrayLike,
+    correct: ArrayLike,
+    groups: ArrayLike,
+    *,
+    unknown: ArrayLike | None = None,
+) -> PrecisionCurve:
     """Returns the curve of held-out photos.
 
     Args:
         confidence: ``(N,)``, probability of each prediction.
         correct: ``(N,)``, whether it is right.
         groups: ``(N,)``, near-duplicate group of each photo.
+        unknown: ``(N,)``, photos that are unknown, and therefore never sure; None: none is.
 
     Example:
         >>> curve = precision_curve([0.9, 0.8, 0.8], [True, True, False], ["a", "b", "b"])
@@ -169,7 +205,10 @@ def precision_curve(confidence: ArrayLike, correct: ArrayLike, groups: ArrayLike
         ((1, 3), (1, 2), (1, 2))
     """
     values = np.asarray(confidence, np.float64)
+    total = len(values)
     order = np.argsort(-values, kind="stable")
+    if unknown is not None:
+        order = order[~np.asarray(unknown, bool)[order]]
     values, right = values[order], np.cumsum(np.asarray(correct, bool)[order])
     _, first = np.unique(np.asarray(groups)[order], return_index=True)
     new = np.zeros(len(values), np.int64)
@@ -183,5 +222,5 @@ def precision_curve(confidence: ArrayLike, correct: ArrayLike, groups: ArrayLike
         photos=tuple((places + 1).tolist()),
         right=tuple(right[places].tolist()),
         groups=tuple(np.cumsum(new)[places].tolist()),
-        total=len(values),
+        total=total,
     )

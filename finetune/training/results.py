@@ -25,7 +25,6 @@ from finetune.evaluation.feature_distance import FeatureDistance
 from finetune.evaluation.hierarchy import Hierarchy, fit_hierarchy
 from finetune.evaluation.intervals import cross_validated_interval
 from finetune.evaluation.learning_curve import LearningCurve
-from finetune.evaluation.precision_curve import PrecisionCurve
 from finetune.evaluation.probabilities import check
 from finetune.files import storage_errors, write_json
 from finetune.models.pair import pair_parts
@@ -137,7 +136,7 @@ def write_results(
         fitted_on, photos = held_out.part, len(known.targets)
     content = {**task.to_dict(parts.labels), "fitted_on": fitted_on, "photos": photos}
     statuses = _statuses(run, task, held_out)
-    hierarchy = _hierarchy(parts, task, held_out, statuses.sure)
+    hierarchy = _hierarchy(parts, statuses, held_out)
     write_json(
         run.calibration_file,
         {
@@ -169,20 +168,26 @@ def _statuses(run: RunFolder, task: Task, held_out: HeldOut | None) -> RunCalibr
     )
     if held_out.distance is not None:
         write_distance(run, held_out.distance)
-    curve = fit_precision(held_out.outputs.known, temperature=task.temperature)
+    curve = fit_precision(held_out.outputs.known, temperature=task.temperature, detector=detector)
     return RunCalibration(task=task, unknown=detector, sure=curve)
 
 
 def _hierarchy(
-    parts: DataSplit, task: Task, held_out: HeldOut | None, sure: PrecisionCurve | None
+    parts: DataSplit, calibration: RunCalibration, held_out: HeldOut | None
 ) -> Hierarchy | None:
     """Returns the tree of the labels with the precision of its levels, or None without one."""
-    taxonomy = parts.taxonomy()
-    if taxonomy is None or held_out is None or sure is None:
+    taxonomy, detector = parts.taxonomy(), calibration.unknown
+    if taxonomy is None or held_out is None or detector is None or calibration.sure is None:
         return None
-    known = held_out.outputs.known
+    known, task = held_out.outputs.known, calibration.task
+    scores = detector.scores(known.logits, known.distances, temperature=task.temperature)
     return fit_hierarchy(
-        taxonomy, task.probabilities(known.logits), known.targets, known.groups, labels=sure
+        taxonomy,
+        task.probabilities(known.logits),
+        known.targets,
+        known.groups,
+        labels=calibration.sure,
+        unknown=detector.is_unknown(scores),
     )
 
 

@@ -11,6 +11,7 @@ from finetune.evaluation.precision_curve import (
     LOWEST_CLAIM,
     MAX_POINTS,
     MIN_COVERAGE,
+    SHARES,
     PrecisionCurve,
     precision_curve,
 )
@@ -25,17 +26,25 @@ def draw(
     return probabilities, rng.random(count) < probabilities, rng.integers(0, count, count)
 
 
-def by_trying_every_probability(
+def by_trying_every_share(
     probabilities: NDArray[np.float64],
     correct: NDArray[np.bool_],
     groups: NDArray[np.int64],
     precision: float,
 ) -> float | None:
-    for threshold in np.unique(probabilities):  # lowest first
+    values = np.unique(probabilities)  # lowest first
+    covered = np.array([(probabilities >= value).sum() for value in values])
+    tried = []
+    for share in SHARES:
+        fitting = np.flatnonzero(covered <= share * len(probabilities) + 1e-9)
+        if len(fitting):
+            tried.append(values[fitting[0]])
+    for threshold in sorted(set(tried)):
         sure = probabilities >= threshold
         trials = len(np.unique(groups[sure]))
         successes = int(trials * correct[sure].mean() + 1e-9)
-        if successes and beta.ppf(0.05, successes, trials - successes + 1) >= precision:
+        error = 0.025 if sure.all() else 0.025 / 11
+        if successes and beta.ppf(error, successes, trials - successes + 1) >= precision:
             return float(threshold)
     return None
 
@@ -43,8 +52,8 @@ def by_trying_every_probability(
 @pytest.mark.parametrize("precision", [0.8, 0.9, 0.95])
 @pytest.mark.parametrize("seed", range(3))
 def test_threshold_is_the_lowest_at_which_the_bound_holds(precision: float, seed: int) -> None:
-    probabilities, correct, groups = draw(seed, 400)
-    expected = by_trying_every_probability(probabilities, correct, groups, precision)
+    probabilities, correct, groups = draw(seed, 3000)
+    expected = by_trying_every_share(probabilities, correct, groups, precision)
     claim = precision_curve(probabilities, correct, groups).claim(precision)
     assert expected is not None
     assert claim is not None
@@ -57,28 +66,28 @@ def test_threshold_is_the_lowest_at_which_the_bound_holds(precision: float, seed
 
 
 def test_frames_of_one_group_are_no_further_evidence() -> None:
-    alone = precision_curve(np.ones(59), np.ones(59), np.arange(59)).claim(0.95)
-    frames = precision_curve(np.ones(590), np.ones(590), np.arange(590) // 10).claim(0.95)
+    alone = precision_curve(np.ones(72), np.ones(72), np.arange(72)).claim(0.95)
+    frames = precision_curve(np.ones(720), np.ones(720), np.arange(720) // 10).claim(0.95)
     assert alone is not None
     assert frames is not None
-    assert (alone.groups, frames.groups, frames.photos) == (59, 59, 590)
-    fewer = precision_curve(np.ones(590), np.ones(590), np.arange(590) // 11).claim(0.95)
+    assert (alone.groups, frames.groups, frames.photos) == (72, 72, 720)
+    fewer = precision_curve(np.ones(720), np.ones(720), np.arange(720) // 11).claim(0.95)
     assert fewer is not None
     assert not fewer.is_met
 
 
-@pytest.mark.parametrize(("count", "claimed"), [(58, 0.94), (40, 0.92), (14, 0.8)])
+@pytest.mark.parametrize(("count", "claimed"), [(71, 0.94), (40, 0.91), (17, 0.8)])
 def test_too_few_photos_allow_a_lower_claim(count: int, claimed: float) -> None:
     claim = precision_curve(np.ones(count), np.ones(count), np.arange(count)).claim(0.95)
     assert claim is not None
     assert claim.precision == claimed
     assert claim.target == 0.95
     assert not claim.is_met
-    assert 0.05 ** (1 / count) >= claimed
+    assert claimed <= 0.025 ** (1 / count) < claimed + 0.01
 
 
 def test_below_the_lowest_claim_nothing_is_sure_unless_asked_for() -> None:
-    curve = precision_curve(np.ones(13), np.ones(13), np.arange(13))
+    curve = precision_curve(np.ones(16), np.ones(16), np.arange(16))
     assert curve.claim(0.95) is None
     claim = curve.claim(0.6)
     assert claim is not None
@@ -88,9 +97,9 @@ def test_below_the_lowest_claim_nothing_is_sure_unless_asked_for() -> None:
 
 def test_a_lower_claim_covers_half_of_the_photos() -> None:
     # The surest fifth is right, but too small for 95 %; of all only two thirds are right.
-    probabilities = np.r_[np.full(40, 0.9), np.full(160, 0.6)]
-    correct = np.r_[np.ones(40), np.arange(160) % 5 < 3]
-    curve = precision_curve(probabilities, correct, np.arange(200))
+    probabilities = np.r_[np.full(100, 0.9), np.full(400, 0.6)]
+    correct = np.r_[np.ones(100), np.arange(400) % 5 < 3]
+    curve = precision_curve(probabilities, correct, np.arange(500))
     assert curve.claim(0.95) is None
     assert MIN_COVERAGE == 0.5
     claim = curve.claim(0.92)
@@ -103,7 +112,7 @@ def test_the_claim_holds_for_new_photos() -> None:
     fresh, right, _ = draw(99, 200_000, digits=4)
     broken = claims = 0
     for seed in range(200):
-        claim = precision_curve(*draw(seed, 400, digits=4)).claim(0.95)
+        claim = precision_curve(*draw(seed, 2000, digits=4)).claim(0.95)
         if claim is not None and claim.is_met:
             claims += 1
             broken += right[fresh >= claim.threshold].mean() < 0.95
@@ -124,3 +133,17 @@ def test_many_photos_are_saved_as_few_points() -> None:
 
 def test_no_photos_allow_no_claim() -> None:
     assert precision_curve([], [], []).claim(0.95) is None
+
+
+def test_unknown_photos_are_never_sure() -> None:
+    probabilities, correct, groups = draw(1, 400)
+    unknown = np.random.default_rng(2).random(400) < 0.2
+    without = precision_curve(probabilities[~unknown], correct[~unknown], groups[~unknown])
+    curve = precision_curve(probabilities, correct, groups, unknown=unknown)
+    assert curve.photos == without.photos
+    assert (curve.total, without.total) == (400, (~unknown).sum())
+    claim, alone = curve.claim(0.9), without.claim(0.9)
+    assert claim is not None
+    assert alone is not None
+    assert claim.threshold == alone.threshold
+    assert claim.coverage == pytest.approx(alone.coverage * (~unknown).mean())

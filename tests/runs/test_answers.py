@@ -43,7 +43,7 @@ def test_a_claim_names_its_evidence() -> None:
 def test_too_few_photos_are_said_to_be_too_few() -> None:
     few = precision_curve(np.full(40, 0.9), np.ones(40), np.arange(40))
     assert claim_sentence(few.claim(0.95), 0.95) == (
-        "Sure labels: at least 92 % right, from a probability of 90 % on (40 of 40 held-out "
+        "Sure labels: at least 91 % right, from a probability of 90 % on (40 of 40 held-out "
         "photos, in 40 groups; 100 % of all); the photos are too few, or too often mistaken, for "
         "95 %."
     )
