@@ -17,10 +17,10 @@ from typing import cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from unknown import Rows
+from unknown import Rows, cross_fitted
 from unknown_features import FeatureSet, feature_sets
 
-from finetune.evaluation.cross_fit import CrossFit, HeldOutLogits, fit_detector, fit_precision
+from finetune.evaluation.cross_fit import CrossFit, fit_detector, fit_precision
 from finetune.evaluation.hierarchy import fit_hierarchy
 from finetune.evaluation.status import statuses
 from finetune.models.features import FeatureCache
@@ -84,21 +84,7 @@ def measure(chosen: FeatureSet, taxonomy: Taxonomy, seed: int) -> tuple[float, .
     )
     fitted = fit_head(fitter, strengths_of(None))
     rng = np.random.default_rng((seed, 7))
-    order, distances = [], []
-    for fold in np.unique(folds[folds >= 0]):
-        held = np.flatnonzero(folds == fold)
-        order.append(held)
-        distances.append(
-            photos.map(held, fit_distance(photos, np.flatnonzero(folds != fold), rng=rng))
-        )
-    rows = np.concatenate(order)
-    place = np.searchsorted(np.flatnonzero(folds >= 0), rows)
-    known = HeldOutLogits(
-        logits=fitted.held_out.logits[place].astype(np.float64),
-        targets=train.targets[rows],
-        groups=train.groups[rows],
-        distances=np.concatenate(distances),
-    )
+    known = cross_fitted(fitter, fitted, train.groups, rng)
     task = SingleLabel().calibrated(known.logits, known.targets)
     t = task.temperature
     distance = fit_distance(photos, fitted.learned, rng=rng)

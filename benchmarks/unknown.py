@@ -2,7 +2,7 @@
 
     python benchmarks/unknown.py --photos ../shared/photos --data ../shared/data --work /tmp/unknown
 
-Heads are fitted on cached features as `finetune train` fits them: the L2 strength is chosen by five
+Heads are fitted on cached features as `finetune train` fits them: the strength is chosen by five
 folds, and photos and labels are held out in turn. Each split holds a quarter of the near-duplicate
 groups out for testing, and labels (1 of 3 or 4, 2 of 5 to 8, 3 of more; none of 2) as strangers.
 
@@ -25,6 +25,7 @@ from typing import cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from unknown_features import FeatureSet, feature_sets
 
@@ -41,8 +42,13 @@ from finetune.models.features import FeatureCache
 from finetune.photos.split.split import fold_groups
 from finetune.tasks.single_label import SingleLabel
 from finetune.training.linear_probe.features import ProbePhotos
-from finetune.training.linear_probe.heads import L2_STRENGTHS, HeadFitter, fit_head
-from finetune.training.linear_probe.held_out import cross_fit_heads, fit_distance
+from finetune.training.linear_probe.heads import (
+    FittedHead,
+    HeadFitter,
+    fit_head,
+    strengths_of,
+)
+from finetune.training.linear_probe.held_out import fit_distance
 
 KINDS = ("labels left out", "other photos", "noise, text, blank")
 
@@ -140,6 +146,23 @@ def auroc(known: Floats, others: Floats) -> float:
     return float(below.mean() / 2 / len(others))
 
 
+def cross_fitted(
+    fitter: HeadFitter, fitted: FittedHead, groups: NDArray[np.int64], rng: np.random.Generator
+) -> HeldOutLogits:
+    """Returns logits and distances of photos by the head and the distance without their fold."""
+    photos = fitter.photos
+    parts = []
+    for fold in np.unique(photos.folds[photos.folds >= 0]).tolist():
+        held, learned = np.flatnonzero(photos.folds == fold), np.flatnonzero(photos.folds != fold)
+        distance = fit_distance(photos, learned, rng=rng)
+        logits = fitter.logits(fitted.of_folds[fold], held)
+        parts.append((held, logits.astype(np.float64), photos.map(held, distance)))
+    rows, logits, distances = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return HeldOutLogits(
+        logits=logits, targets=photos.targets[rows], groups=groups[rows], distances=distances
+    )
+
+
 def measure(
     chosen: FeatureSet,
     strangers: dict[str, Floats],
@@ -178,8 +201,8 @@ def measure(
     fitter = HeadFitter(
         photos, labels=classes, objective=SingleLabel().objective(), device=torch.device("cpu")
     )
-    fitted = fit_head(fitter, L2_STRENGTHS)
-    outputs = cross_fit_heads(fitter, fitted, train.groups, photos.folds, rng=rng)
+    fitted = fit_head(fitter, strengths_of(None))
+    crossfit = cross_fitted(fitter, fitted, train.groups, rng)
     rest = np.zeros(len(photos.folds))
     held = []
     for fold in np.unique(photos.folds[photos.folds >= 0]):
@@ -187,10 +210,10 @@ def measure(
         rest[rows] = fit_residual(train.features[photos.folds != fold])(train.features[rows])
         held.append(rows)
     crossed_residual = rest[np.concatenate(held)]
-    task = SingleLabel().calibrated(outputs.known.logits, outputs.known.targets)
+    task = SingleLabel().calibrated(crossfit.logits, crossfit.targets)
     t = task.temperature
     distance = fit_distance(photos, fitted.learned, rng=rng)
-    detector = fit_detector(CrossFit(known=outputs.known), temperature=t, distance=distance)
+    detector = fit_detector(CrossFit(known=crossfit), temperature=t, distance=distance)
     head, residual = fitter.head(fitted.solution), fit_residual(train.features)
 
     def predict(features: Floats) -> HeldOutLogits:
@@ -203,25 +226,23 @@ def measure(
     others = dict(strangers)
     if count:
         others["labels left out"] = chosen.features[left_out]
-    crossed = scores_of(outputs.known, crossed_residual, outputs.known, crossed_residual, t)
+    crossed = scores_of(crossfit, crossed_residual, crossfit, crossed_residual, t)
     predicted = predict(asked.features)
-    own = scores_of(predicted, residual(asked.features), outputs.known, crossed_residual, t)
+    own = scores_of(predicted, residual(asked.features), crossfit, crossed_residual, t)
     limits = {}
     for name, values in crossed.items():
         limit = conformal_quantile(np.sort(values), 0.05)
         limits[name] = -np.inf if limit is None else limit
         found.alarms[name].append(float((own[name] < limits[name]).mean()))
     for kind, features in others.items():
-        theirs = scores_of(
-            predict(features), residual(features), outputs.known, crossed_residual, t
-        )
+        theirs = scores_of(predict(features), residual(features), crossfit, crossed_residual, t)
         for name, values in theirs.items():
             found.auroc[name, kind].append(auroc(own[name], values))
             found.detected[name, kind].append(float((values < limits[name]).mean()))
     probabilities = softmax(predicted.logits, temperature=t)
     right = probabilities.argmax(1) == asked.targets
     found.accuracy.append(float(right.mean()))
-    claim = fit_precision(outputs.known, temperature=t, detector=detector).claim()
+    claim = fit_precision(crossfit, temperature=t, detector=detector).claim()
     if claim is None:
         found.no_claim += 1
         return
