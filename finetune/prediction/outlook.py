@@ -61,9 +61,8 @@ def outlook(
     index = {label: k for k, label in enumerate(labels)}
     targets = np.array([index[row.labels[0]] for row in rows], np.int64)
     groups = np.array([row.group for row in rows])
-    names = [row.labels[0] for row in rows]
     try:
-        folds = np.array(fold_groups(names, groups.tolist(), folds=FOLDS, seed=0), np.int64)
+        folds = _folds(rows)
     except ConfigError:
         return None, []
     if (folds >= 0).sum() < FEWEST_PHOTOS:
@@ -83,6 +82,19 @@ def outlook(
     outputs = curve_outputs(fitter, _strength(config), groups, shares=SHARES, draws=DRAWS, rng=rng)
     curve = fit_learning_curve(outputs, rng=rng)
     return curve, _harmful(photos, targets, groups, labels, rng)
+
+
+def _folds(rows: Sequence[SplitRow]) -> NDArray[np.int64]:
+    """Returns the fold of each photo: that of the run, if it was cross-validated.
+
+    Raises:
+        ConfigError: No photo can be held out.
+    """
+    known = [row.fold for row in rows if row.fold is not None]
+    if len(known) == len(rows):
+        return np.array(known, np.int64)
+    names, groups = [row.labels[0] for row in rows], [row.group for row in rows]
+    return np.array(fold_groups(names, groups, folds=FOLDS, seed=0), np.int64)
 
 
 def _strength(config: Mapping[str, Any]) -> Strength:

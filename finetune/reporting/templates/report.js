@@ -249,6 +249,6 @@ if (harmful) {
   doubted(harmful, data.harmful, ([, label, looksLike, harm]) => ({
     sentence: looksLike === null ? ["labeled ", strong(label), ", as it looks"]
       : ["labeled ", strong(label), ", but looks like ", strong(looksLike)],
-    figure: `raises the error by ${percent(harm)}`,
+    figure: `(raises the error by ${percent(harm)})`,
   }));
 }
