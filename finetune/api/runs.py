@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from finetune.api.notebook import link_to
+from finetune.prediction.bursts import answer_by_burst, find_bursts
 from finetune.prediction.export import export
 from finetune.prediction.inputs import photos_of
-from finetune.prediction.predictions import PhotoPrediction
+from finetune.prediction.predictions import By, PhotoPrediction
 from finetune.prediction.predictor import PredictConfig, Predictor
 from finetune.prediction.report_extras import report_extras
 from finetune.reporting.compare import Comparison, contender
@@ -51,6 +52,7 @@ def predict(
     *,
     device: str | None = None,
     config: PredictConfig | None = None,
+    by: By = "photo",
 ) -> list[PhotoPrediction]:
     """Returns the predictions of photos, in order; `finetune.Predictor` serves many calls.
 
@@ -58,7 +60,8 @@ def predict(
         photos: A photo, a folder, a pattern such as ``trip/**/*.jpg``, or several of these.
         run: The run, or an exported ``.onnx`` file.
         device: ``cpu``, ``cuda`` or ``mps``; None: the best.
-        config: Test-time augmentation and thresholds.
+        config: Test-time augmentation, thresholds, level and possible labels.
+        by: ``burst``: one answer for the frames of each burst.
 
     Example:
         >>> predict("unseen")[0].label
@@ -66,7 +69,11 @@ def predict(
     """
     sources = [photos] if isinstance(photos, str | Path) else photos
     predictor = Predictor.load(run, device=device, config=config)
-    return list(predictor.predict_stream(photos_of(sources)))
+    paths = list(photos_of(sources))
+    found = predictor.predict_batch(paths)
+    if by == "burst":
+        return answer_by_burst(found, find_bursts(paths), predictor.decision)
+    return found
 
 
 def evaluate(

@@ -132,6 +132,8 @@ def predict(
     # Heat maps and features of training photos are torch's.
     used: EngineName | None = "torch" if explain is not None or similar else chosen
     predictor = Predictor.load(run or None, device=device, config=config, engine=used)
+    if by_burst and predictor.multi_label:
+        raise ConfigError(f"--by burst is for runs of one label a photo, unlike {predictor.name}.")
     output.info(f"By {predictor.name}")
     if predictor.decision.measured:
         output.info(claim_sentence(predictor.claim, precision))

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from finetune.errors import ConfigError
 from finetune.photos.analyze import Task
 from finetune.photos.bursts import MANY_BURSTS, burst_groups, share_of_followers
 from finetune.photos.collection import Photo
@@ -98,7 +99,12 @@ def answer_by_burst(
         predictions: Of photos.
         bursts: Burst of each.
         decision: Of the predictor.
+
+    Raises:
+        ConfigError: Photos may have several labels: these have no common probabilities.
     """
+    if decision.multi_label:
+        raise ConfigError("--by burst is for runs of one label a photo.")
     frames: defaultdict[int, list[int]] = defaultdict(list)
     for index, (prediction, burst) in enumerate(zip(predictions, bursts, strict=True)):
         if prediction.error is None:

@@ -116,6 +116,11 @@ class Decision:
         self.claim: Claim | None = claim if self.measured else None
         self.sure_from = sure_from if threshold is None else threshold
 
+    @property
+    def multi_label(self) -> bool:
+        """Whether a photo may have several labels, or none."""
+        return self._limits is not None
+
     def predict(
         self,
         probabilities: NDArray[np.float64],

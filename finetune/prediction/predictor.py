@@ -143,7 +143,7 @@ class Predictor:
     @property
     def multi_label(self) -> bool:
         """Whether a photo may have several labels, or none."""
-        return self._limits is not None
+        return self.decision.multi_label
 
     def __call__(self, photo: Any, *, crop: Crop | None = None) -> PhotoPrediction:
         """Returns the prediction of a photo: path, bytes, PIL image or ``(H, W, 3) uint8`` pixels.

@@ -88,12 +88,16 @@ def test_each_frame_has_the_answer_of_its_burst(
 def test_predict_by_burst_writes_its_frames_and_the_best(
     trained: Any, frames: dict[str, list[Path]], tmp_path: Path
 ) -> None:
+    from finetune import predict
+
     table = tmp_path / "out.csv"
     paths = list(map(str, frames["ants"] + frames["bee"]))
     command = ["predict", *paths, "--run", str(trained.run), "--by", "burst"]
     answers = json.loads(CliRunner().invoke(app, [*command, "--json"]).stdout)
     assert [one.get("burst", {}).get("frames") for one in answers] == [3, 3, 3, None]
     assert len({json.dumps(one["ranked"]) for one in answers[:3]}) == 1
+    in_python = predict(paths, trained.run, by="burst")
+    assert [one.to_dict()["ranked"] for one in in_python] == [one["ranked"] for one in answers]
     CliRunner().invoke(app, [*command, "--csv", str(table)])
     with table.open(encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
