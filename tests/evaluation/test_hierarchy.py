@@ -74,9 +74,9 @@ def test_the_threshold_is_the_lowest_share_for_which_the_claim_holds(precision: 
 
 
 def test_answers_of_new_photos_are_as_precise_as_claimed() -> None:
-    fresh, truth = draw(99, 50_000)
+    fresh, truth = draw(99, 8000)
     broken = answered = 0
-    for seed in range(40):
+    for seed in range(12):
         shares, targets = draw(seed, 1500)
         hierarchy = fit(shares, targets)
         curve = precision_curve(shares.max(1), shares.argmax(1) == targets, np.arange(1500))
@@ -92,8 +92,8 @@ def test_answers_of_new_photos_are_as_precise_as_claimed() -> None:
         ]
         answered += len(right) > 1.2 * sure.sum()
         broken += np.mean(right) < 0.95
-    assert answered >= 30
-    assert broken <= 4
+    assert answered >= 10
+    assert broken <= 1
 
 
 def test_the_deepest_ancestor_answers() -> None:
