@@ -140,7 +140,7 @@ def show_levels(metrics: Mapping[str, Any]) -> None:
     for name, values in metrics.items():
         if not values.get("levels"):
             continue
-        numbers = ("nodes", "right", "sure at 95 %", "right of these")
+        numbers = ("nodes", "right", "reach 95 %", "right of these")
         table = make_table(f"level, {name}", *numbers, right=numbers)
         for row in values["levels"]:
             photos, sure = row["photos"], row["sure"]
