@@ -20,6 +20,7 @@ from finetune.errors import ModelError, WeightsUnavailable
 from finetune.malloc import keep_freed_memory
 from finetune.models import weights as weights_files
 from finetune.models.arguments import check_arguments
+from finetune.models.checksum import CHECKSUM_KEY, checksum_of
 from finetune.models.packaged import load_packaged, packaged_weights
 from finetune.models.pair import assemble_pair, pair_parts
 from finetune.models.registry import check_name, input_channels, resolve_preprocessing
@@ -153,13 +154,16 @@ def rebuild(
         args: See `ModelRequest.args`.
 
     Raises:
-        ModelError: The tensors are not those of that architecture, or an argument is unknown.
-        OSError, SafetensorError: The file cannot be read.
+        ModelError: The tensors are not those of that architecture or are not finite, or an argument
+            is unknown.
+        OSError, SafetensorError: The file cannot be read or has another checksum.
     """
     keep_freed_memory()
     name = check_name(name)
+    stated = None
     if isinstance(tensors, Path):
         with safe_open(tensors, framework="pt") as file:
+            stated = (file.metadata() or {}).get(CHECKSUM_KEY)
             names = file.keys()
             shapes = {key: torch.Size(file.get_slice(key).get_shape()) for key in names}
     else:
@@ -176,6 +180,11 @@ def rebuild(
     own = module.state_dict()
     _check_shapes(name, {key: value.shape for key, value in own.items()}, shapes)
     state = load_file(tensors) if isinstance(tensors, Path) else tensors
+    if stated is not None and stated != checksum_of(state):
+        raise OSError("its tensors do not have the checksum that they were written with")
+    for key, value in state.items():
+        if value.is_floating_point() and not value.isfinite().all():
+            raise ModelError(f"The weights of {name} are damaged: {key} is not finite.")
     if not _all_in_state(module, own):
         module = _build(name, request, num_classes=labels)
         module.load_state_dict(state)

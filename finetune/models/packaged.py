@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import logging
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from safetensors import SafetensorError
 
 from finetune.errors import ModelError, StorageError
 from finetune.files import user_cache_folder, write_atomically
+from finetune.models.checksum import CHECKSUM_KEY, checksum_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -99,7 +99,7 @@ def load_packaged(model: str, module: nn.Module) -> dict[str, Tensor]:
     try:
         kept = dict(load_file(cached))
         with safe_open(cached, framework="pt") as file:
-            if (file.metadata() or {}).get("crc32") == _checksum(kept):
+            if (file.metadata() or {}).get(CHECKSUM_KEY) == checksum_of(kept):
                 return kept
     except (OSError, SafetensorError):  # not there yet
         pass
@@ -118,18 +118,11 @@ def load_packaged(model: str, module: nn.Module) -> dict[str, Tensor]:
     state = torch.load(source, map_location="cpu", weights_only=True)
     renamed = _renamed(state, timm_names(module))
     try:
-        converted = save(renamed, metadata={"crc32": _checksum(renamed)})
+        converted = save(renamed, metadata={CHECKSUM_KEY: checksum_of(renamed)})
         write_atomically(cached, lambda file: file.write(converted))
     except (OSError, StorageError) as error:
         logger.debug("The converted weights could not be kept in %s: %s", cached, error)
     return renamed
-
-
-def _checksum(tensors: Mapping[str, Tensor]) -> str:
-    found = 0
-    for name in sorted(tensors):
-        found = zlib.crc32(tensors[name].numpy().tobytes(), zlib.crc32(name.encode(), found))
-    return f"{found:08x}"
 
 
 def timm_names(module: nn.Module) -> dict[str, str]:

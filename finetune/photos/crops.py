@@ -19,7 +19,8 @@ from PIL import Image
 
 from finetune.config import Fit
 from finetune.errors import ConfigError, PhotoError
-from finetune.photos.decode.decoder import decode_photo
+from finetune.malloc import release_memory
+from finetune.photos.decode.decoder import RELEASED_BYTES, decode_photo
 
 PADDING = (124, 116, 104)
 """Color around a padded photo: ImageNet's mean, which normalization turns into about zero."""
@@ -158,6 +159,8 @@ def crop_and_resize(
         resample,
         box=(source_x[0], source_y[0], source_x[1], source_y[1]),
     )
+    if 4 * height * width > RELEASED_BYTES:
+        release_memory()  # Pillow's copy
     if part.size == (size, size):
         return np.array(part)
     result = np.empty((size, size, 3), dtype=np.uint8)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from finetune.errors import RunError
 from finetune.files import parse_json, replacing
+from finetune.models.checksum import CHECKSUM_KEY, checksum_of
 from finetune.training.averaging import Candidate, WeightAverage
 
 _Count = Annotated[int, Meta(ge=0, le=10**12)]
@@ -220,8 +221,15 @@ def read_position(path: Path) -> Position:
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Writes tensors to a safetensors file, atomically; raises StorageError."""
+    """Writes tensors to a safetensors file, atomically, with a checksum where `metadata` is empty.
+
+    safetensors writes several keys of metadata in random order, so a file has only one.
+
+    Raises:
+        StorageError: The file cannot be written.
+    """
     contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    metadata = metadata or {CHECKSUM_KEY: checksum_of(contiguous)}
     with replacing(path) as part:
         try:
             save_file(_unshared(contiguous), part, metadata=metadata)

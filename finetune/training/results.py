@@ -118,7 +118,7 @@ def write_results(
                 "Start again with a lower --lr."
             )
     parts = parts.without(output.left_out)
-    save_tensors(run.model_file, output.module.state_dict(), {"format": "pt"})
+    save_tensors(run.model_file, output.module.state_dict(), {})
     _write_timm_folder(run, name, output.module, parts.labels)
     held_out = output.held_out
     part = "validation" if parts.folds is None else FOLDS_PART

@@ -141,6 +141,29 @@ def test_a_crop_policy_of_a_run_makes_no_connection(run: Path) -> None:
         Predictor.load(run)
 
 
+def test_weights_with_a_flipped_bit_are_refused(run: Path) -> None:
+    file = run / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-3] ^= 1
+    file.write_bytes(content)
+    assert message(run) == (
+        f"{file} is damaged: its tensors do not have the checksum that they were written with."
+    )
+
+
+def test_weights_that_are_not_finite_are_refused(run: Path) -> None:
+    file = run / "model.safetensors"
+    tensors = load_file(file)
+    name = max(tensors)
+    save_file({**tensors, name: np.full_like(tensors[name], np.nan)}, file)
+    assert message(run).endswith(f"are damaged: {name} is not finite.")
+
+
+def test_weights_of_an_earlier_version_have_no_checksum(run: Path) -> None:
+    save_file(load_file(run / "model.safetensors"), run / "model.safetensors")
+    assert Predictor.load(run).labels == ("ant", "bee")
+
+
 def test_the_distance_must_fit_the_labels(run: Path) -> None:
     file = run / "distance.safetensors"
     tensors = load_file(file)

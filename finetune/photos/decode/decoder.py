@@ -249,7 +249,10 @@ _BYTES_IN_DECODER = {"JPEG2000": 16, "AVIF": 8, "HEIF": 8, "WEBP": 8, "MPO": 6, 
 
 
 def _bytes_needed(image: Image.Image, pixels: int) -> int:
-    """Returns the bytes of decoding: the decoder's own, the image, and its RGB pixels."""
+    """Returns the bytes of decoding: the decoder's own, the image, and its RGB pixels.
+
+    When the RGB pixels are resized, Pillow has a copy of them with 4 bytes a pixel.
+    """
     drafted = image.width * image.height
     by_decoder = _BYTES_IN_DECODER.get(image.format or "", 0)
     if by_decoder == 6 and "progressive" not in image.info:
@@ -257,7 +260,7 @@ def _bytes_needed(image: Image.Image, pixels: int) -> int:
     own = 2 if image.mode.startswith("I;16") else _BYTES_A_PIXEL.get(image.mode, 4)
     if low_bytes_mode(_rawmode(image)) is not None:
         own *= 2  # the low bytes are read where the high ones are dark
-    return pixels * by_decoder + drafted * (own + 3)
+    return pixels * by_decoder + drafted * (max(own, 4) + 3)
 
 
 _large_turn: contextlib.AbstractContextManager[Any] = threading.Lock()
