@@ -25,5 +25,5 @@ def checksum_of(tensors: Mapping[str, Tensor]) -> str:
     found = 0
     for name in sorted(tensors):
         data = tensors[name].detach().contiguous().reshape(-1).view(torch.uint8).numpy()
-        found = zlib.crc32(data, zlib.crc32(name.encode(), found))
+        found = zlib.crc32(data.data, zlib.crc32(name.encode(), found))
     return f"{found:08x}"
