@@ -159,9 +159,21 @@ def nfc(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
+_CAMERA_FOLDER = re.compile(r"DCIM|(?!\d{8})[1-9]\d\d[A-Z0-9_]{5}|20\d{4}_[a-z_]")
+"""Folders that cameras make (JEITA DCF: three digits and five characters) and those of iPhones."""
+
+
 def label_of_folder(folder: str) -> str | None:
-    """Returns the label of the photos in a folder below the root, or None for the root itself."""
-    return nfc(folder) if folder else None
+    """Returns the label of the photos in a folder below the root, or None if it is no label.
+
+    The root is none, and neither are the folders of a memory card.
+
+    Example:
+        >>> label_of_folder("gulls/herring gull"), label_of_folder("DCIM/100CANON")
+        ('gulls/herring gull', None)
+    """
+    names = [name for name in folder.split("/") if name and not _CAMERA_FOLDER.fullmatch(name)]
+    return nfc("/".join(names)) or None
 
 
 def label_twins(labels: Iterable[str]) -> tuple[tuple[str, ...], ...]:

@@ -35,7 +35,7 @@ class Handle:
 
 @pytest.fixture
 def pages(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What a stand-in for IPython's display shows, one page an update."""
+    """Pages that a stand-in for IPython's display shows, one an update."""
     shown: list[str] = []
 
     def display(page: str, *, display_id: bool) -> Handle:

@@ -17,6 +17,7 @@ from finetune.photos.labels import (
     check_labels,
     few_photos,
     label_index,
+    label_of_folder,
     multilabel_photos,
     nfc,
     photo_counts,
@@ -48,6 +49,26 @@ HERON, GULL, TERN = ("heron",), ("gull",), ("tern",)
 def test_nfc_gives_both_spellings_of_a_label_one() -> None:
     assert nfc("ガ") == nfc("カ\u3099") == "ガ"
     assert nfc("Mo\u0308we") == "Möwe"
+
+
+@pytest.mark.parametrize(
+    ("folder", "label"),
+    [
+        ("", None),
+        ("DCIM", None),
+        ("DCIM/100CANON", None),
+        ("101_PANA", None),
+        ("100MSDCF", None),
+        ("202405_a", None),
+        ("wren/DCIM/100CANON", "wren"),
+        ("wren", "wren"),
+        ("100 birds", "100 birds"),
+        ("20240501", "20240501"),
+        ("dcim", "dcim"),
+    ],
+)
+def test_folders_of_a_memory_card_are_no_labels(folder: str, label: str | None) -> None:
+    assert label_of_folder(folder) == label
 
 
 def test_good_labels_pass_unchanged() -> None:

@@ -95,7 +95,7 @@ class Toy:
         )
 
     def numbers(self, state: TrainState) -> Numbers:
-        """What the module of a state trains on."""
+        """Data that the module of a state trains on."""
         return Numbers(state.module, self.loading(), self.dropout)
 
     @property

@@ -1,4 +1,4 @@
-"""What a step does on a GPU, as far as it can be seen without one.
+"""Steps on a GPU, as far as they can be seen without one.
 
 Tensors on the device are stand-ins that know shape, type and device, but hold no values. What meets
 a tensor of another device, asks for a value (and so would wait for the device), or crosses over

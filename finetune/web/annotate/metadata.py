@@ -1,4 +1,4 @@
-"""What a camera wrote into a photo: camera, lens, exposure, time and place."""
+"""Metadata that a camera wrote into a photo: camera, lens, exposure, time and place."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def scene(width: int, height: int, seed: int) -> NDArray[np.uint8]:
 
 
 def ties_with_the_median(image: NDArray[np.uint8]) -> int:
-    """How many of the 64 blocks of the wavelet hash are as bright as the median block."""
+    """Number of the 64 blocks of the wavelet hash that are as bright as the median block."""
     side = 2 ** int(np.log2(min(image.shape[:2])))
     gray = Image.fromarray(image).convert("L").resize((side, side), Image.Resampling.LANCZOS)
     blocks = np.asarray(gray, dtype=np.int64).reshape(8, side // 8, 8, side // 8).sum(axis=(1, 3))

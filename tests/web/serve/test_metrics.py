@@ -1,4 +1,4 @@
-"""What is counted and logged of requests, whoever answers them."""
+"""Counts and log lines of requests, whoever answers them."""
 
 from __future__ import annotations
 
