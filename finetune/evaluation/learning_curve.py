@@ -208,23 +208,24 @@ def fit_learning_curve(outputs: CurveOutputs, *, rng: np.random.Generator) -> Le
 def forecasts(ratios: Floats, errors: Floats) -> Floats:
     """Returns the errors with twice the photos, ``(R,)``, by power laws.
 
-    Each is ``a + b r^-c`` with a and b of at least 0, fitted by least squares with weights r: what
-    happens at many photos counts most for still more.
+    Each law is ``a + b r^-c`` with a and b of at least 0, fitted by least squares with weights r:
+    what happens at many photos counts most for still more. What it gains from one to two is taken
+    off the error at one.
 
     Args:
         ratios: ``(S,)``, numbers of photos as shares of the largest.
         errors: ``(R, S)``, errors of R curves.
     """
     best = np.full(len(errors), np.inf)
-    found = errors[:, -1].copy()
+    gain = np.zeros(len(errors))
     for exponent in EXPONENTS:
         shape = ratios**-exponent
         constant, slope = _nonnegative_line(shape, errors, ratios)
         loss = ((constant[:, None] + slope[:, None] * shape - errors) ** 2 * ratios).sum(axis=1)
         better = loss < best - 1e-15
         best = np.where(better, loss, best)
-        found = np.where(better, constant + slope * 2.0**-exponent, found)
-    return found
+        gain = np.where(better, slope * (1 - 2.0**-exponent), gain)
+    return np.maximum(errors[:, -1] - gain, 0)
 
 
 def _nonnegative_line(x: Floats, y: Floats, weights: Floats) -> tuple[Floats, Floats]:

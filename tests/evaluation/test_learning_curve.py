@@ -54,7 +54,8 @@ def test_the_best_of_all_exponents_is_taken_with_parts_of_at_least_zero() -> Non
         for exponent in EXPONENTS:
             basis = np.stack([np.ones(6), ratios**-exponent], axis=1)
             (constant, slope), loss = nnls(basis * weights[:, None], row * weights)
-            fits.append((loss, constant + slope * 2**-exponent))
+            gain = constant + slope - (constant + slope * 2**-exponent)
+            fits.append((loss, max(row[-1] - gain, 0)))
         expected.append(min(fits)[1])
     np.testing.assert_allclose(forecasts(ratios, errors), expected, atol=1e-6)
 

@@ -14,8 +14,9 @@ from PIL import ExifTags, Image
 from typer.testing import CliRunner
 
 from finetune.cli import app
-from finetune.errors import RunError
+from finetune.errors import ConfigError, RunError
 from finetune.prediction.bursts import answer_by_burst, find_bursts, has_many_bursts, mean_of_frames
+from finetune.prediction.decision import Decision
 from finetune.prediction.predictor import PredictConfig, Predictor
 from finetune.runs.evaluate import EvaluationRequest, evaluate
 from finetune.runs.folder import RunFolder
@@ -96,6 +97,7 @@ def test_predict_by_burst_writes_its_frames_and_the_best(
     answers = json.loads(CliRunner().invoke(app, [*command, "--json"]).stdout)
     assert [one.get("burst", {}).get("frames") for one in answers] == [3, 3, 3, None]
     assert len({json.dumps(one["ranked"]) for one in answers[:3]}) == 1
+    assert CliRunner().invoke(app, command).stdout.count("one of 3 frames, the best") == 3
     in_python = predict(paths, trained.run, by="burst")
     assert [one.to_dict()["ranked"] for one in in_python] == [one["ranked"] for one in answers]
     CliRunner().invoke(app, [*command, "--csv", str(table)])
@@ -107,6 +109,14 @@ def test_predict_by_burst_writes_its_frames_and_the_best(
     wrong = CliRunner().invoke(app, ["predict", "x.jpg", "--by", "day"])
     assert wrong.exit_code == 1
     assert "--by day is not one of photo, burst." in wrong.stderr
+
+
+def test_bursts_of_several_labels_have_no_common_answer(trained: Any) -> None:
+    metadata = Predictor.load(trained.run).engines[0].metadata
+    decision = Decision([metadata], PredictConfig(), np.array([0.5, 0.5]))
+    with pytest.raises(ConfigError) as error:
+        answer_by_burst([], [], decision)
+    assert str(error.value) == "--by burst is for runs of one label a photo."
 
 
 def test_bursts_are_offered_where_many_are_seen(

@@ -13,6 +13,7 @@ from finetune.evaluation.probabilities import Integers
 from finetune.models.linear_solver import Solution
 from finetune.training.linear_probe.features import FitInterruptedError
 from finetune.training.linear_probe.heads import (
+    SEARCH_TOLERANCE,
     FittedHead,
     HeadFitter,
     Strength,
@@ -22,10 +23,7 @@ from finetune.training.prepared import Prepared
 FEWEST_PHOTOS = 30
 """Held-out photos below which a learning curve would only show chance."""
 
-TOLERANCE = 1e-3
-"""Gradient at which these heads stop; their labels are nearly the same as at a smaller one."""
-
-TRAINING_SHARES = (0.1, 0.2, 0.4, 0.7, 1.0)
+TRAINING_SHARES = (0.15, 0.3, 0.6, 1.0)
 """Shares of the groups in a training, which takes one draw of each; a report takes all."""
 
 
@@ -112,7 +110,7 @@ def curve_outputs(
                 learned = rows[_taken(rank[rows], targets[rows], share)]
                 photos[place, draw] += len(learned) / len(numbers)
                 # A smaller share is part of a larger one, so its head knows nothing more.
-                solution = fitter.fit(learned, strength, start=solution, tolerance=TOLERANCE)
+                solution = fitter.fit(learned, strength, start=solution, tolerance=SEARCH_TOLERANCE)
                 found = fitter.logits(solution, asked).argmax(axis=1)
                 predicted[place, draw, places[asked]] = found
     if complete is not None:
