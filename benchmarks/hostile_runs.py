@@ -516,7 +516,9 @@ def main() -> int:
                 f"wrong {outcome['findings']}"
             )
         slowest, largest = 0.0, 0
-        for mutation in chosen:
+        for number, mutation in enumerate(chosen):
+            if number % 50 == 0:
+                print(f"{number} of {len(chosen)} ...", file=sys.stderr)
             path = copied(mutation.run, mutation, work)
             outcome = in_fork(lambda path=path: attempt(path, photos, work))  # type: ignore[misc]
             for finding in outcome["findings"]:

@@ -148,7 +148,8 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=200)
     options = parser.parse_args()
     serve(options.run)
-    scan(options.files)
+    if options.files:
+        scan(options.files)
 
 
 if __name__ == "__main__":

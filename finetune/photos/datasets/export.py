@@ -101,6 +101,8 @@ def export_photos(
 ) -> Exported:
     """Writes a collection's photos, with their labels and parts, to a new folder.
 
+    An interrupted export leaves nothing behind.
+
     Args:
         collection: The photos.
         out: A new or empty folder outside of the collection.
@@ -112,6 +114,23 @@ def export_photos(
         StorageError: A file or link could not be written.
     """
     _check_empty(collection, out)
+    existed = out.exists()
+    try:
+        return _export(collection, out, options, progress)
+    except BaseException:
+        for path in out.iterdir() if out.is_dir() else ():
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
+        if out.is_dir() and not existed:
+            out.rmdir()
+        raise
+
+
+def _export(
+    collection: Collection,
+    out: Path,
+    options: ExportOptions,
+    progress: Callable[[int, int], None] | None,
+) -> Exported:
     photos = [p for p in collection.photos if p.labels or options.layout == "csv"]
     folders = safe_folders(collection.labels)
     written: list[tuple[Photo, str]] = []

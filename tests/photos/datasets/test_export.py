@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -280,3 +282,26 @@ def test_links_cannot_be_resized(transfer: Transfer) -> None:
     assert str(caught.value) == (
         f"--{transfer} keeps the files as they are; leave out --crops and --size, or copy."
     )
+
+
+@pytest.mark.parametrize("existed", [False, True])
+def test_an_export_to_a_full_disk_leaves_nothing_behind(
+    collection: Collection, tmp_path: Path, existed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    if existed:
+        out.mkdir()
+    copy, calls = shutil.copy2, [0]
+
+    def full(source: Path, target: Path) -> None:
+        calls[0] += 1
+        if calls[0] == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        copy(source, target)
+
+    monkeypatch.setattr(shutil, "copy2", full)
+    with pytest.raises(StorageError, match="run the same command again"):
+        export_photos(collection, out, ExportOptions())
+    assert out.exists() == existed
+    assert files(tmp_path / "out") == []
+    assert export_photos(collection, out, ExportOptions()).files == len(collection)
