@@ -169,7 +169,7 @@ def _zip_members(path: Path) -> Iterator[_Name]:
         entries = archive.infolist()
         _check_entries(path, len(entries))
         for item in entries:
-            if not item.is_dir() and is_photo_name(item.filename.rpartition("/")[2]):
+            if is_photo_name(item.filename.rpartition("/")[2]):  # a folder ends in a slash
                 yield _zip_name(item)
 
 

@@ -638,3 +638,14 @@ def test_a_folder_that_holds_something_is_left_alone(
         "finetune import SOURCE NEW_FOLDER"
     )
     assert [path.name for path in (tmp_path / "photos").iterdir()] == ["mine.png"]
+
+
+def test_an_entry_without_a_name_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("a/0.png", "b/1.png", "nameless"):
+            archive.writestr(name, png(1))
+        archive.filelist[-1].filename = ""
+    found = read_image_set(path)
+    assert found is not None
+    assert write_image_set(found, tmp_path / "new") == {"a": 1, "b": 1}
