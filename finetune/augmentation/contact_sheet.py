@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from finetune.augmentation import mobius, sampling
@@ -19,6 +19,7 @@ from finetune.augmentation.batch_augment import BatchAugment
 from finetune.augmentation.pipelines import PipelineAugment
 from finetune.augmentation.recipes import Recipe
 from finetune.files import write_atomically, write_text
+from finetune.fonts import draw_text, fitted
 
 _GAP, _MARGIN, _TEXT = 6, 12, 14
 _INK, _PAPER = (40, 40, 40), (250, 250, 250)
@@ -81,23 +82,21 @@ def preset_sheet(photos: NDArray[np.uint8], *, names: tuple[str, ...], size: int
 def write_png(sheet: Sheet, path: Path) -> Path:
     """Writes the sheet as a PNG and returns its path; raises StorageError."""
     rows, columns, size = sheet.tiles.shape[:3]
-    font, bold = ImageFont.load_default(_TEXT), ImageFont.load_default(_TEXT + 4)
     top = _MARGIN + 2 * (_TEXT + 12)
     height = top + rows * (size + _GAP + _TEXT + 8) + _MARGIN
     page = Image.new("RGB", (2 * _MARGIN + columns * (size + _GAP) - _GAP, height), _PAPER)
     pen = ImageDraw.Draw(page)
-    pen.text((_MARGIN, _MARGIN - 2), sheet.title, _INK, bold)
+    draw_text(pen, (_MARGIN, _MARGIN - 2), sheet.title, size=_TEXT + 4, fill=_INK)
     for column, heading in enumerate(sheet.columns):
         x = _MARGIN + column * (size + _GAP)
-        pen.text((x, top - _TEXT - 6), heading, _INK, _narrow_font(heading, size))
+        draw_text(pen, (x, top - _TEXT - 6), fitted(heading, _TEXT, size), size=_TEXT, fill=_INK)
     for row, name in enumerate(sheet.rows):
         y = top + row * (size + _GAP + _TEXT + 8)
         for column in range(columns):
             tile = Image.fromarray(sheet.tiles[row, column])
             page.paste(tile, (_MARGIN + column * (size + _GAP), y))
-        pen.text(
-            (_MARGIN, y + size + 3), _fitting(name, font, page.width - 2 * _MARGIN), _INK, font
-        )
+        shown = fitted(name, _TEXT, page.width - 2 * _MARGIN)
+        draw_text(pen, (_MARGIN, y + size + 3), shown, size=_TEXT, fill=_INK)
     return write_atomically(path, lambda file: page.save(file, "PNG"))
 
 
@@ -176,18 +175,3 @@ def _data_url(tile: NDArray[np.uint8]) -> str:
     content = io.BytesIO()
     Image.fromarray(tile).save(content, "JPEG", quality=88)
     return "data:image/jpeg;base64," + base64.b64encode(content.getvalue()).decode()
-
-
-def _narrow_font(text: str, width: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Returns the largest font in which a heading fits its column."""
-    fonts = [ImageFont.load_default(size) for size in range(_TEXT, 5, -1)]
-    return next((font for font in fonts if font.getlength(text) <= width), fonts[-1])
-
-
-def _fitting(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    """Returns the text, shortened at the start until it fits: the end of a path matters most."""
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength("…" + text) > width:
-        text = text[1:]
-    return "…" + text

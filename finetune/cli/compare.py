@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from finetune.reporting.compare import Comparison, Contender, Pair
     from finetune.reporting.run_record import RunRecord
 
-_FEW = 8
-"""Labels and photos that the terminal shows of each kind; the page shows all."""
+_PHOTOS = 4
+"""Photos that the terminal names of each kind; the page shows all."""
 
 
 def compare(
@@ -32,6 +32,14 @@ def compare(
     ] = None,
     part: Annotated[
         str | None, typer.Option(help="Which part to compare on; default: test, else validation.")
+    ] = None,
+    follow: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LIST",
+            help="Photos to follow through all runs: a text file with a path per line, or paths "
+            "separated by commas; default: the first run's mistakes.",
+        ),
     ] = None,
     file: Annotated[
         Path | None,
@@ -66,13 +74,13 @@ def compare(
         contenders, left_out = _evaluated_on(
             on, names, records, [folder.path for folder in folders], device
         )
-    found = compare_runs(contenders, seed=seed)
+    found = compare_runs(contenders, follow=_paths_in(follow), seed=seed)
     if left_out:
         output.warn(left_out)
     _print(found)
     output.document(found.to_dict() | ({"left_out": left_out} if on is not None else {}))
     if file is not None:
-        from finetune.reporting.compare import write_comparison
+        from finetune.reporting.comparison_page import write_comparison
 
         with output.progress("Photos") as advance:
             written = write_comparison(
@@ -80,11 +88,27 @@ def compare(
                 found,
                 contenders,
                 photos_root=on or photos_root(folders[0].path),
+                chosen=follow is not None,
                 progress=advance,
             )
         output.info(f"Written: {written}")
         if show:
             open_page(written)
+
+
+def _paths_in(follow: str | None) -> list[str] | None:
+    """Returns the photos of ``--follow``."""
+    if follow is None:
+        return None
+    file = Path(follow)
+    try:
+        lines = file.read_text("utf-8-sig").splitlines() if file.is_file() else follow.split(",")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--follow {follow} cannot be read: {error}") from error
+    paths = [line.strip() for line in lines if line.strip()]
+    if not paths:
+        raise ConfigError(f"--follow {follow} names no photo. Write a path on each line.")
+    return paths
 
 
 def _distinct_names(paths: Sequence[Path]) -> list[str]:
@@ -178,8 +202,10 @@ def _print(found: Comparison) -> None:
 
     for note in found.notes:
         output.warn(note)
-    numbers = ("right", "95 % interval", "balanced", "ECE", "parameters", "training", "images/s")
-    table = make_table("run", *numbers, "size", right=(*numbers, "size"))
+    numbers = ("right", "95 % interval", "balanced", "ECE", "second")
+    table = make_table("run", *numbers, right=numbers)
+    sizes = ("parameters", "size", "training", "images/s", "memory")
+    costs = make_table("run", *sizes, right=sizes)
     for row in found.rows:
         table.add_row(
             output.literal(row.name),
@@ -187,13 +213,23 @@ def _print(found: Comparison) -> None:
             interval(row.top1_interval),
             percent(row.balanced_accuracy),
             percent(row.ece),
+            "–" if row.second is None else f"{row.second:,}",
+        )
+        costs.add_row(
+            output.literal(row.name),
             f"{row.parameters / 1e6:.1f} M" if row.parameters is not None else "–",
+            f"{row.size_bytes / 1e6:.1f} MB" if row.size_bytes is not None else "–",
             duration(row.training_seconds) if row.training_seconds is not None else "–",
             number(row.images_per_second, 0),
-            f"{row.size_bytes / 1e6:.1f} MB" if row.size_bytes is not None else "–",
+            f"{row.peak_memory_bytes / 1e9:.1f} GB" if row.peak_memory_bytes else "–",
         )
     output.print(table)
-    output.text(f"On {found.photos:,} photos.\n")
+    output.text(f"On {found.photos:,} photos; second: the right answer was the second likeliest.\n")
+    output.print(costs)
+    for row in found.rows:
+        if row.best:
+            output.text(f"{row.name}: {row.best}")
+    output.text("")
     if found.settings:
         differing = make_table("setting", *(row.name for row in found.rows))
         for name, values in found.settings:
@@ -204,6 +240,12 @@ def _print(found: Comparison) -> None:
         output.text("")
     for pair in found.pairs:
         _print_pair(pair)
+    if found.followed:
+        rights = ", ".join(
+            f"{row.name} {sum(photo.correct[k] for photo in found.followed):,}"
+            for k, row in enumerate(found.rows)
+        )
+        output.text(f"Of {count(len(found.followed), 'followed photo')} right: {rights}.")
 
 
 def _print_pair(pair: Pair) -> None:
@@ -212,24 +254,23 @@ def _print_pair(pair: Pair) -> None:
         f"{len(pair.only_first):,}; only {pair.second}: {len(pair.only_second):,}; both wrong: "
         f"{pair.neither:,}."
     )
-    changed = [row for row in pair.labels if row.change]
-    shown = changed if len(changed) <= _FEW else [*changed[: _FEW // 2], *changed[-_FEW // 2 :]]
-    if shown:
-        table = make_table(
-            "label", "photos", pair.first, pair.second, "change",
-            right=("photos", pair.first, pair.second, "change"),
-        )  # fmt: skip
-        for row in shown:
-            table.add_row(
-                output.literal(row.label),
-                f"{row.photos:,}",
-                f"{row.first:.1%}",
-                f"{row.second:.1%}",
-                signed(row.change * 100),
-            )
-        output.print(table)
+    table = make_table(
+        "label", "photos", pair.first, pair.second, "change", "95 % interval",
+        right=("photos", pair.first, pair.second, "change", "95 % interval"),
+    )  # fmt: skip
+    for row in pair.labels:
+        low, high = row.interval
+        table.add_row(
+            output.literal(row.label),
+            f"{row.photos:,}",
+            percent(row.first),
+            percent(row.second),
+            signed(row.change * 100) if row.change else "0",
+            f"{signed(low * 100)} to {signed(high * 100)}",
+        )
+    output.print(table)
     for winner, rows in ((pair.first, pair.only_first), (pair.second, pair.only_second)):
-        for photo in rows[: _FEW // 2]:
+        for photo in rows[:_PHOTOS]:
             output.text(f"  only {winner}: {photo.path} ({photo.first} / {photo.second})")
-        if len(rows) > _FEW // 2:
-            output.text(f"  … and {len(rows) - _FEW // 2:,} more")
+        if len(rows) > _PHOTOS:
+            output.text(f"  … and {len(rows) - _PHOTOS:,} more")

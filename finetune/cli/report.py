@@ -10,6 +10,7 @@ import typer
 from finetune.cli.command import Open, open_page
 from finetune.cli.console import Json, Quiet, output
 from finetune.errors import ConfigError
+from finetune.formatting import count
 
 
 def report(
@@ -34,6 +35,13 @@ def report(
         Path | None,
         typer.Option("--output", "-o", help="The file to write; default: report.html in the run."),
     ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Also write mistakes, confusion matrix and learning curve as pictures.",
+        ),
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -47,6 +55,8 @@ def report(
         raise ConfigError(f"--photos {photos} is not a folder.")
     if file is not None and file.is_dir():
         raise ConfigError(f"--output {file} is a folder. Name a file, such as {file}/report.html.")
+    if images is not None and images.exists() and not images.is_dir():
+        raise ConfigError(f"--images {images} is a file. Name a folder.")
     folder = find_run(run)
     root = photos or photos_root(folder.path)
     if root is None:
@@ -68,20 +78,27 @@ def report(
             photos_root=root,
             max_photos=max_photos,
             output=file,
+            images=images,
             extras=extras,
             progress=advance,
         )
     if made.failed:
         path, reason = next(iter(made.failed.items()))
+        tried = len(made.failed) + made.thumbnails + made.others
         output.warn(
-            f"{len(made.failed)} of {len(made.failed) + made.thumbnails} photos could not be "
-            f"opened and are shown by name; the first is {path}: {reason}."
+            f"{len(made.failed)} of {tried} photos could not be opened and are shown by name; "
+            f"the first is {path}: {reason}."
         )
     part_words = "cross-validated" if made.part == "folds" else made.part
+    shown = "all shown" if made.thumbnails == made.photos else f"{made.thumbnails:,} shown"
+    if made.others:
+        shown += f"; {count(made.others, 'photo')} of other parts whose labels may be wrong"
     output.text(
-        f"{made.path}  ({made.photos:,} {part_words} photos, {made.thumbnails:,} of them shown, "
+        f"{made.path}  ({count(made.photos, part_words + ' photo')}, {shown}, "
         f"{made.size_bytes / 1e6:.1f} MB)"
     )
+    if made.pictures:
+        output.text(f"{images}: {', '.join(path.name for path in made.pictures)}")
     output.document(
         {
             "report": str(made.path),
@@ -90,6 +107,7 @@ def report(
             "shown": made.thumbnails,
             "failed": dict(made.failed),
             "bytes": made.size_bytes,
+            "images": [str(path) for path in made.pictures],
         }
     )
     if show:

@@ -113,7 +113,7 @@ def _write_page(result: TuneResult) -> Path | None:
 def _print_trials(result: TuneResult) -> None:
     if not result.best:
         return
-    from finetune.experiments.tune.search import summarize
+    from finetune.experiments.tune.search import describe_gain, summarize
 
     several = len({trial.flags.get("model") for trial in result.trials}) > 1
     score = result.task.score_name
@@ -136,6 +136,8 @@ def _print_trials(result: TuneResult) -> None:
         f"{trials}: {states.count('complete')} complete, {states.count('pruned')} stopped early, "
         f"{states.count('failed')} failed. {result.task.trial_score_note}"
     )
+    if gain := describe_gain(result):
+        _print(gain)
 
 
 def _print_importances(result: TuneResult) -> None:
@@ -145,8 +147,7 @@ def _print_importances(result: TuneResult) -> None:
         if len({trial.score for trial in result.best}) == 1 and len(result.best) > 1:
             _print("All complete trials have the same score, so no setting made a difference.")
         return
-    hint = " (only a hint, with so few trials)" if len(result.best) < 20 else ""
-    _print(f"Importance of the settings{hint}:")
+    _print("Importance of the settings:")
     table = make_table("setting", "share", "bar", right=("share",))
     table.show_header = False
     room = max(8, min(40, output.stdout.width - 46))

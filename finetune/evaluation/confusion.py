@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from finetune.errors import RunError
 from finetune.evaluation.probabilities import Integers
+from finetune.fonts import draw_text, fitted, has_glyphs, text_width
 from finetune.spreadsheets import guard, read_csv, unguard, write_csv
 
 CORNER = "truth \\ predicted"
@@ -192,19 +193,9 @@ MAX_NUMBERED_LABELS = 25
 MAX_NAMED_LABELS = 100
 """Most labels that are named."""
 
-FONTS = (
-    "NotoSansCJK-Regular.ttc",
-    "NotoSans-Regular.ttf",
-    "DejaVuSans.ttf",
-    "Arial Unicode.ttf",
-    "msgothic.ttc",
-)
-"""Fonts tried for characters that the built-in font lacks."""
-
 _INK, _PAPER, _SHADE = (30, 30, 30), (255, 255, 255), (8, 81, 156)
 _MARGIN = 10
-
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+_NAME = 200  # widest name in pixels
 
 
 def draw_confusion(matrix: Integers, labels: Sequence[str], *, title: str) -> NDArray[np.uint8]:
@@ -224,66 +215,31 @@ def draw_confusion(matrix: Integers, labels: Sequence[str], *, title: str) -> ND
     side = 40 if count <= MAX_NUMBERED_LABELS else max(4, 1000 // count)
     text = min(14, max(8, side - 2))
     named = labels if count <= MAX_NAMED_LABELS else ()
-    fonts = [font_for(label, text) for label in named]
-    builtin = ImageFont.load_default(text)
+    # Labels that no font can draw have the numbers of their rows.
     names = [
-        _fitting(label, font, 160) if font else str(place)
-        for place, (label, font) in enumerate(zip(named, fonts, strict=True), start=1)
+        fitted(label, text, _NAME) if has_glyphs(label) else str(place)
+        for place, label in enumerate(named, start=1)
     ]
-    written = [font or builtin for font in fonts]
-    widths = [font.getlength(name) for name, font in zip(names, written, strict=True)]
-    room = round(max(widths)) + 8 if widths else 0
+    room = round(max((text_width(name, text) for name in names), default=-8)) + 8
     top, left = _MARGIN + 24 + room, _MARGIN + room
-    heading = ImageFont.load_default(15)
-    width = max(left + count * side, round(heading.getlength(title))) + _MARGIN
+    width = max(left + count * side, round(text_width(title, 15))) + _MARGIN
     page = Image.new("RGB", (width, top + count * side + _MARGIN), _PAPER)
     pen = ImageDraw.Draw(page)
-    pen.text((_MARGIN, _MARGIN - 4), title, _INK, heading)
+    draw_text(pen, (_MARGIN, _MARGIN - 4), title, size=15, fill=_INK)
     shares = matrix / np.maximum(1, matrix.sum(axis=1, keepdims=True))
     page.paste(Image.fromarray(_cells(shares, side)), (left, top))
     if count <= MAX_NUMBERED_LABELS:
-        number = ImageFont.load_default(13)
         for row, column in zip(*np.nonzero(matrix), strict=True):
             ink = _PAPER if shares[row, column] > 0.5 else _INK
             middle = (left + (column + 0.5) * side, top + (row + 0.5) * side)
-            pen.text(middle, f"{matrix[row, column]}", ink, number, anchor="mm")
-    for place, (name, font) in enumerate(zip(names, written, strict=True)):
-        pen.text((left - 6, top + (place + 0.5) * side), name, _INK, font, anchor="rm")
+            draw_text(pen, middle, f"{matrix[row, column]}", size=13, fill=ink, anchor="mm")
+    for place, name in enumerate(names):
+        middle = (left - 6, top + (place + 0.5) * side)
+        draw_text(pen, middle, name, size=text, fill=_INK, anchor="rm")
         strip = Image.new("RGB", (room, side), _PAPER)
-        ImageDraw.Draw(strip).text((4, side / 2), name, _INK, font, anchor="lm")
+        draw_text(ImageDraw.Draw(strip), (4, side / 2), name, size=text, fill=_INK, anchor="lm")
         page.paste(strip.rotate(90, expand=True), (left + place * side, top - room))
     return np.asarray(page)
-
-
-def font_for(text: str, size: int) -> Font | None:
-    """Returns a font with the characters of `text`, or None."""
-    try:
-        text.encode("latin-1")
-        return ImageFont.load_default(size)
-    except UnicodeEncodeError:
-        pass
-    for name in FONTS:
-        try:
-            font = ImageFont.truetype(name, size)
-        except OSError:
-            continue
-        if _has_all(font, text):
-            return font
-    return None
-
-
-def _has_all(font: ImageFont.FreeTypeFont, text: str) -> bool:
-    # A font draws every missing character as the same box, like a code point that no font has.
-    missing = bytes(font.getmask("\uffff"))
-    return all(bytes(font.getmask(letter)) != missing for letter in set(text) if letter.strip())
-
-
-def _fitting(name: str, font: Font, width: int) -> str:
-    if font.getlength(name) <= width:
-        return name
-    while name and font.getlength(f"{name}...") > width:
-        name = name[:-1]
-    return f"{name}..."
 
 
 def _cells(shares: NDArray[np.float64], side: int) -> NDArray[np.uint8]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -41,17 +41,20 @@ STEPS = 100
 LOWEST, HIGHEST = 1e-6, 10.0
 """First and last rate of the head."""
 
-SMOOTHING = 0.9
-"""Decay of the running mean of losses; it averages about ten steps."""
+SMOOTHING_STEPS = 6
+"""Steps on each side over which losses are smoothed, with triangular weights."""
 
 DIVERGED = 4.0
-"""Multiple of the lowest smoothed loss at which the sweep stops."""
+"""Multiple of the lowest smoothed loss at which the sweep stops (median of the last steps)."""
 
 MIN_DROP = 0.05
 """Relative fall of the loss below which the sweep has no valley."""
 
-MARGIN = 0.1
-"""Share of the fall that is ignored at both ends of the valley, where it is flat."""
+RISE = 0.1
+"""Share of the fall by which the smoothed loss rises above its minimum where it diverges."""
+
+SAFETY = 10.0
+"""The suggestion is at most this fraction of the rate at which the loss diverges."""
 
 MIN_STEPS = 10
 """Steps with a finite loss that a suggestion needs."""
@@ -64,7 +67,7 @@ class Sweep:
     Attributes:
         rates: Learning rate of the head at each step, increasing.
         losses: Mean training loss of each step in nats.
-        smoothed: Running mean of `losses`.
+        smoothed: `losses`, smoothed by `smooth`.
     """
 
     rates: tuple[float, ...]
@@ -77,16 +80,18 @@ class Suggestion:
     """Learning rate that a sweep suggests.
 
     Attributes:
-        rule: ``valley``: the middle of the range in which the loss falls; ``edge``: the loss hardly
-            falls, as with a trained head, so a tenth of the rate at which it rises.
+        lr: The learning rate.
+        rule: ``steepest``: the rate at which the loss falls fastest; ``limit``: a tenth of the
+            rate at which it diverges, which is lower; ``flat``: the same, as the loss hardly
+            falls, as with a trained head.
         steepest: Rate at which the loss falls fastest.
-        rising: Rate from which the loss rises, or the last one.
+        diverging: Rate from which the loss rises, or the last one.
     """
 
     lr: float
-    rule: Literal["valley", "edge"]
+    rule: Literal["steepest", "limit", "flat"]
     steepest: float
-    rising: float
+    diverging: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,15 +175,18 @@ def exponential_rates(steps: int, lowest: float = LOWEST, highest: float = HIGHE
     return [lowest * math.exp(ratio * t / max(1, steps - 1)) for t in range(steps)]
 
 
-def smooth(losses: list[float], decay: float = SMOOTHING) -> list[float]:
-    """Returns the running means ``m_t = (s m_(t-1) + (1 - s) x_t)``, each over ``1 - s^t``.
+def smooth(losses: Sequence[float], steps: int = SMOOTHING_STEPS) -> list[float]:
+    """Returns weighted means over the steps around each, which do not lag behind the losses.
 
-    The division corrects the bias of ``m_0 = 0`` (Kingma and Ba 2015, section 3).
+    The weights are triangular: ``steps + 1 - |d|`` for a step at distance d; the window is cut at
+    both ends as far as it reaches beyond the losses, on both sides, so that a slope stays a slope.
     """
-    mean, result = 0.0, []
-    for t, loss in enumerate(losses, start=1):
-        mean = decay * mean + (1 - decay) * loss
-        result.append(mean / (1 - decay**t))
+    values = np.asarray(losses, np.float64)
+    result = []
+    for k in range(len(values)):
+        reach = min(steps, k, len(values) - 1 - k)
+        weights = reach + 1 - np.abs(np.arange(-reach, reach + 1))
+        result.append(float(np.average(values[k - reach : k + reach + 1], weights=weights)))
     return result
 
 
@@ -226,9 +234,8 @@ def sweep_lr(
             if not math.isfinite(total):
                 break
             losses.append(total)
-            smoothed = smooth(losses)
             progress(len(losses), len(rates))
-            if len(losses) >= MIN_STEPS and smoothed[-1] > DIVERGED * min(smoothed):
+            if len(losses) >= MIN_STEPS and _diverged(losses):
                 break
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -244,25 +251,38 @@ def sweep_lr(
     return Sweep(rates=tuple(rates[: len(done)]), losses=done, smoothed=tuple(smooth(losses)))
 
 
+def _diverged(losses: Sequence[float]) -> bool:
+    recent = float(np.median(losses[-SMOOTHING_STEPS:]))
+    return recent > DIVERGED * min(smooth(losses))
+
+
 def suggest(sweep: Sweep) -> Suggestion:
-    """Returns the learning rate that a sweep suggests."""
+    """Returns the learning rate that a sweep suggests.
+
+    It is the rate at which the smoothed loss falls fastest per factor of the rate, but at most a
+    tenth of the rate at which it diverges.
+    """
     rates, losses = np.array(sweep.rates), np.array(sweep.smoothed)
-    logs = np.log(rates)
     lowest = int(losses.argmin())
-    rising = float(rates[min(lowest + 1, len(rates) - 1)])
-    slopes = np.gradient(losses, logs)
-    steepest = float(rates[int(slopes[: lowest + 1].argmin())])
-    if losses[0] - losses[lowest] < MIN_DROP * abs(losses[0]):
-        above = np.flatnonzero(losses > losses[0] * (1 + MIN_DROP))
-        rising = float(rates[above[0]]) if len(above) else float(rates[-1])
-        return Suggestion(lr=rising / 10, rule="edge", steepest=steepest, rising=rising)
     drop = losses[0] - losses[lowest]
-    fall = losses[: lowest + 1]
-    first = int(np.flatnonzero(fall >= losses[0] - MARGIN * drop)[-1])
-    last = int(np.flatnonzero(fall <= losses[lowest] + MARGIN * drop)[0])
-    # The middle on the logarithmic scale.
-    middle = float(math.exp((logs[first] + logs[last]) / 2))
-    return Suggestion(lr=middle, rule="valley", steepest=steepest, rising=rising)
+    slopes = np.gradient(losses, np.log(rates))
+    steepest = float(rates[int(slopes[: lowest + 1].argmin())])
+    flat = drop < MIN_DROP * abs(losses[0])
+    limit = losses[0] * (1 + MIN_DROP) if flat else losses[lowest] + RISE * drop
+    # From the last step below the limit on: single bad batches before it are no divergence.
+    above = int(np.flatnonzero(losses <= limit)[-1]) + 1
+    diverging = float(rates[min(above, len(rates) - 1)])
+    if flat:
+        return Suggestion(
+            lr=diverging / SAFETY, rule="flat", steepest=steepest, diverging=diverging
+        )
+    limited = steepest > diverging / SAFETY
+    return Suggestion(
+        lr=diverging / SAFETY if limited else steepest,
+        rule="limit" if limited else "steepest",
+        steepest=steepest,
+        diverging=diverging,
+    )
 
 
 def _repeated(source: DataSource) -> Iterator[MicroBatch]:

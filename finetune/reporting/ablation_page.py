@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from finetune.experiments.ablate import Ablation, Arm
-from finetune.reporting.charts import LEGEND, Figure, chart_text
+from finetune.experiments.ablate import Ablation
+from finetune.formatting import percent
+from finetune.reporting.chart import Axis, Chart, Series
+from finetune.reporting.charts import series_style
 from finetune.reporting.page import write_page
 
 
@@ -20,37 +23,34 @@ def write_ablation_page(path: Path, ablation: Ablation) -> Path:
     return write_page(
         path,
         "ablation.html.j2",
-        scripts=("charts.js",),
-        data={"charts": charts},
+        scripts=("base.js",),
+        data={},
+        charts=charts,
         ablation=ablation,
         score=ablation.task.score_title,
     )
 
 
-def scatter(ablation: Ablation, across: list[float], title: str) -> Figure:
+def scatter(ablation: Ablation, across: Sequence[float], title: str) -> Chart:
     """Returns the chart of the arms' scores against a cost, with their spread over the seeds."""
-
-    def bar(arm: Arm) -> Figure:
-        return {"type": "data", "array": [arm.spread or 0.0], "visible": arm.spread is not None}
-
-    return {
-        "data": [
-            {
-                "type": "scatter",
-                "mode": "markers",
-                "name": chart_text(arm.value),
-                "x": [x],
-                "y": [arm.mean],
-                "error_y": bar(arm),
-                "marker": {"size": 11, "color": f"var(--series-{k % 6})", "symbol": k % 8},
-                "hovertemplate": "%{x:.3g}: %{y:.1%}<extra>%{fullData.name}</extra>",
-            }
+    score = ablation.task.score_title
+    return Chart(
+        title=f"{score} by {title[0].lower()}{title[1:]}",
+        x=Axis(title=title, from_zero=True),
+        y=Axis(title=score, kind="share"),
+        series=[
+            Series(
+                name=arm.value,
+                points=[(x, arm.mean)],
+                joined=False,
+                dots=5,
+                color=series_style(k)["color"],
+                errors=[]
+                if arm.spread is None
+                else [(arm.mean - arm.spread, arm.mean + arm.spread)],
+                notes=[f"{arm.value}: {percent(arm.mean)} at {x:.3g}"],
+            )
             for k, (arm, x) in enumerate(zip(ablation.arms, across, strict=True))
         ],
-        "layout": {
-            "height": 420,
-            "xaxis": {"title": {"text": title}, "rangemode": "tozero"},
-            "yaxis": {"title": {"text": ablation.task.score_title}, "tickformat": ".1%"},
-            "legend": LEGEND,
-        },
-    }
+        height=400,
+    )

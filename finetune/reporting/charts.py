@@ -1,301 +1,272 @@
-"""Charts as plotly figures in JSON: ``{"data": [...], "layout": {...}}``.
-
-Colors are CSS variables of the page (``var(--right)``), which its script replaces by those of the
-light or dark theme. Text from files and folders is escaped by `chart_text`, since plotly renders
-some HTML in labels.
-"""
+"""Charts of reports: learning curves, calibration, and counts by label."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, get_args
 
 from finetune.evaluation.calibration import risk_coverage
+from finetune.evaluation.intervals import wilson
 from finetune.evaluation.predictions import Prediction
+from finetune.formatting import duration, interval, number, percent
 from finetune.photos.collection import Part
+from finetune.reporting.chart import DASHES, Axis, Bar, Chart, Series
+from finetune.reporting.drawing import SERIES, Point
 from finetune.tasks.base import Task
 
-Figure = dict[str, Any]
-
-POINTS = 400
+POINTS = 200
 """Maximum number of points of a curve."""
 
+MIN_COVERAGE_PHOTOS = 50
+"""Photos below which a curve of accuracy by coverage is left out: it would show single photos."""
 
-LEGEND: Figure = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}
-"""Horizontal legend above a chart."""
-
-_EPOCH_AXIS: Figure = {"title": {"text": "Epoch"}, "rangemode": "tozero", "tickformat": "d"}
-
-
-def chart_text(text: str) -> str:
-    """Returns text escaped for plotly, on one line.
-
-    Example:
-        >>> chart_text("<b>gull</b>")
-        '&lt;b&gt;gull&lt;/b&gt;'
-    """
-    one_line = " ".join(text.split())
-    return one_line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+Epochs = Sequence[Mapping[str, Any]]
 
 
-def loss_curves(epochs: Sequence[Mapping[str, Any]]) -> Figure:
+def series_style(k: int) -> dict[str, Any]:
+    """Returns the color and dashes of the k-th of several lines."""
+    return {"color": f"series-{k % SERIES}", "dash": DASHES[k % len(DASHES)]}
+
+
+def loss_curves(epochs: Epochs) -> Chart:
     """Returns the chart of training and validation loss by epoch."""
-    return _curves(epochs, "loss", "Loss (nats)", parts=("train", "validation"), share=False)
+    y = Axis(title="Loss (nats)", from_zero=True)
+    return _curves("Loss by epoch", epochs, "loss", y, parts=("train", "validation"))
 
 
-def score_curves(epochs: Sequence[Mapping[str, Any]], task: Task) -> Figure:
+def score_curves(epochs: Epochs, task: Task) -> Chart:
     """Returns the chart of the score by epoch, of the training photos too if it is known."""
     parts = ("train", "validation") if task.photo_score == task.score else ("validation",)
     title = task.score_title if len(parts) == 2 else f"{task.score_title} (validation)"
-    return _curves(epochs, "accuracy", title, parts=parts, share=True)
+    y = Axis(title=title, kind="share")
+    return _curves(f"{task.score_title} by epoch", epochs, "accuracy", y, parts=parts)
 
 
-def _curves(
-    epochs: Sequence[Mapping[str, Any]],
-    name: str,
-    title: str,
-    *,
-    parts: Sequence[str],
-    share: bool,
-) -> Figure:
-    # Dashes distinguish the lines in print and without color vision.
-    styles = {"train": ("var(--muted)", "dot"), "validation": ("var(--right)", "solid")}
-    lines = []
+def _curves(title: str, epochs: Epochs, name: str, y: Axis, *, parts: Sequence[str]) -> Chart:
+    styles = {"train": ("muted", DASHES[2]), "validation": ("right", DASHES[0])}
+    series = []
     for part in parts:
+        points = [
+            (float(row["epoch"]), float(row[f"{part}_{name}"]))
+            for row in epochs
+            if row.get(f"{part}_{name}") is not None
+        ]
         color, dash = styles[part]
-        key = f"{part}_{name}"
-        points = [(row["epoch"], row[key]) for row in epochs if row.get(key) is not None]
-        lines.append(
-            {
-                "type": "scatter",
-                "mode": "lines+markers" if len(points) <= 40 else "lines",
-                "name": part,
-                "x": [x for x, _ in points],
-                "y": [y for _, y in points],
-                "line": {"color": color, "dash": dash, "width": 2},
-                "marker": {"size": 5},
-                "hovertemplate": f"epoch %{{x}}: %{{y:{'.1%' if share else '.3f'}}}"
-                f"<extra>{part}</extra>",
-            }
-        )
-    return {
-        "data": lines,
-        "layout": {
-            "xaxis": _EPOCH_AXIS,
-            "yaxis": {"title": {"text": title}, "tickformat": ".0%" if share else ".2~f"},
-            "legend": LEGEND,
-        },
-    }
+        series.append(_series(part, points, y, "epoch {x:.0f}", color=color, dash=dash))
+    return Chart(title=title, x=_epoch_axis(epochs), y=y, series=series)
 
 
-def overlaid_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
-    """Returns the validation accuracy by epoch of several runs in one chart."""
-    dashes = ("solid", "dash", "dot", "dashdot", "longdash")
-    return {
-        "data": [
-            {
-                "type": "scatter",
-                "mode": "lines+markers",
-                "name": chart_text(name),
-                "x": [row["epoch"] for row in epochs],
-                "y": [row.get("validation_accuracy") for row in epochs],
-                "line": {
-                    "color": f"var(--series-{k % 6})",
-                    "dash": dashes[k % len(dashes)],
-                    "width": 2,
-                },
-                "marker": {"size": 5, "symbol": k % 8},
-                "hovertemplate": "epoch %{x}: %{y:.1%}<extra>%{fullData.name}</extra>",
-            }
-            for k, (name, epochs) in enumerate(runs.items())
+def _epoch_axis(*runs: Epochs) -> Axis:
+    last = max((float(row["epoch"]) for epochs in runs for row in epochs), default=1.0)
+    return Axis(title="Epoch", kind="integer", ends=(min(1.0, last - 1), last))
+
+
+def _series(name: str, points: Sequence[Point], y: Axis, where: str, **style: Any) -> Series:
+    thinned = thin(points)
+    return Series(
+        name=name,
+        points=thinned,
+        dots=2.5 if len(thinned) <= 40 else 0.0,
+        notes=[
+            f"{name}, {where.format(x=a)}: {percent(b) if y.kind == 'share' else number(b)}"
+            for a, b in thinned
         ],
-        "layout": {
-            "xaxis": _EPOCH_AXIS,
-            "yaxis": {"title": {"text": "Accuracy (validation)"}, "tickformat": ".0%"},
-            "legend": LEGEND,
-        },
-    }
-
-
-def answers_by_label(counts: Mapping[str, tuple[int, int, int]]) -> Figure:
-    """Returns how often each label was found, missed and wrongly predicted, the worst first."""
-    order = sorted(counts, key=lambda label: (-sum(counts[label][1:]), label))
-    kinds = (
-        ("found", "var(--right)", ""),
-        ("missed", "var(--wrong)", "/"),
-        ("wrongly predicted", "var(--muted)", "x"),
+        **style,
     )
-    return {
-        "data": [
-            {
-                "type": "bar",
-                "orientation": "h",
-                "name": name,
-                "y": list(range(len(order))),
-                "x": [counts[label][kind] for label in order],
-                # Patterns distinguish the bars in print and without color vision.
-                "marker": {"color": color, "pattern": {"shape": shape, "fgopacity": 0.6}},
-                "customdata": [chart_text(label) for label in order],
-                "hovertemplate": f"%{{customdata}}: {name} %{{x}}×<extra></extra>",
-            }
-            for kind, (name, color, shape) in enumerate(kinds)
-        ],
-        "layout": _label_bars(order, height=110 + 22 * len(order)),
-    }
 
 
-def reliability(part: Mapping[str, Any], *, counted: str = "photos") -> Figure:
+def thin(points: Sequence[Point]) -> list[Point]:
+    """Returns at most about `POINTS` of the points: of each stretch its lowest and its highest.
+
+    A curve with single bad epochs keeps them.
+    """
+    if len(points) <= POINTS:
+        return list(points)
+    step = -(-2 * len(points) // POINTS)
+    kept: dict[int, None] = {0: None, len(points) - 1: None}
+    for start in range(0, len(points), step):
+        stretch = range(start, min(start + step, len(points)))
+        kept[min(stretch, key=lambda k: points[k][1])] = None
+        kept[max(stretch, key=lambda k: points[k][1])] = None
+    return [points[k] for k in sorted(kept)]
+
+
+def run_curves(runs: Mapping[str, Epochs]) -> dict[str, Chart]:
+    """Returns accuracy and loss on the validation photos of several runs, by epoch and by time."""
+    charts = {}
+    for name, title, y in (
+        ("accuracy", "Accuracy", Axis(title="Accuracy (validation)", kind="share")),
+        ("loss", "Loss", Axis(title="Loss (validation, nats)", from_zero=True)),
+    ):
+        for over, axis in (
+            ("epochs", _epoch_axis(*runs.values())),
+            ("seconds", Axis(title="Training time", kind="seconds", from_zero=True)),
+        ):
+            series = []
+            for k, (run, epochs) in enumerate(runs.items()):
+                points = [
+                    (at, float(row[f"validation_{name}"]))
+                    for row, at in zip(epochs, _places(epochs, over), strict=True)
+                    if row.get(f"validation_{name}") is not None
+                ]
+                where = "epoch {x:.0f}" if over == "epochs" else "{x:.0f} s"
+                series.append(_series(run, points, y, where, **series_style(k)))
+            words = "epoch" if over == "epochs" else "training time"
+            charts[f"{name}_{over}"] = Chart(
+                title=f"{title} by {words}", x=axis, y=y, series=series
+            )
+    return charts
+
+
+def _places(epochs: Epochs, over: str) -> Iterator[float]:
+    passed = 0.0
+    for row in epochs:
+        passed += float(row.get("seconds") or 0)
+        yield float(row["epoch"]) if over == "epochs" else passed
+
+
+def reliability(part: Mapping[str, Any], *, counted: str = "photos") -> Chart:
     """Returns the reliability diagram: observed frequency by predicted probability.
 
     Args:
         part: The metrics of a part.
         counted: Unit counted by a bin; see `Task.bin_unit`.
     """
-
-    def points(bins: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-        return [item for item in bins if item["photos"]]
-
-    after = points(part.get("reliability") or [])
-    before = points((part.get("uncalibrated") or {}).get("reliability") or [])
-    most = max((item["photos"] for item in after), default=1)
-    lines = [
-        {
-            "type": "bar",
-            "name": counted,
-            "x": [(item["low"] + item["high"]) / 2 for item in after],
-            "y": [item["photos"] / most * 0.3 for item in after],
-            "width": [item["high"] - item["low"] for item in after],
-            "marker": {"color": "var(--line)"},
-            "customdata": [item["photos"] for item in after],
-            "hovertemplate": f"%{{customdata}} {counted}<extra></extra>",
-        },
-        {
-            "type": "scatter",
-            "mode": "lines",
-            "name": "perfectly calibrated",
-            "x": [0, 1],
-            "y": [0, 1],
-            "line": {"color": "var(--muted)", "dash": "dot", "width": 1},
-            "hoverinfo": "skip",
-        },
+    after = [item for item in part.get("reliability") or [] if item["photos"]]
+    before = [
+        item for item in (part.get("uncalibrated") or {}).get("reliability") or [] if item["photos"]
     ]
-    for name, bins, color, symbol, dash in (
-        ("before calibration", before, "var(--wrong)", "diamond-open", "dash"),
-        ("after calibration", after, "var(--right)", "circle", "solid"),
+    most = max((item["photos"] for item in after), default=1)
+    series = [
+        Series(name="perfectly calibrated", points=[(0, 0), (1, 1)], color="muted", dash=DASHES[2])
+    ]
+    for name, bins, color, dash in (
+        ("before calibration", before, "wrong", DASHES[1]),
+        ("after calibration, with 95 % interval", after, "right", DASHES[0]),
     ):
-        if bins:
-            lines.append(
-                {
-                    "type": "scatter",
-                    "mode": "lines+markers",
-                    "name": name,
-                    "x": [item["confidence"] for item in bins],
-                    "y": [item["accuracy"] for item in bins],
-                    "line": {"color": color, "dash": dash, "width": 2},
-                    "marker": {"symbol": symbol, "size": 8},
-                    "customdata": [item["photos"] for item in bins],
-                    "hovertemplate": "predicted %{x:.0%}, observed %{y:.0%} of %{customdata} "
-                    f"{counted}<extra>{name}</extra>",
-                }
+        if not bins:
+            continue
+        ends = [
+            wilson(round(item["accuracy"] * item["photos"]), item["photos"]) or (0.0, 1.0)
+            for item in bins
+        ]
+        series.append(
+            Series(
+                name=name,
+                points=[(item["confidence"], item["accuracy"]) for item in bins],
+                color=color,
+                dash=dash,
+                dots=4,
+                errors=ends if bins is after else (),
+                notes=[
+                    f"{name}: predicted {percent(item['confidence'], 0)}, observed "
+                    f"{percent(item['accuracy'], 0)} of {item['photos']:,} {counted} "
+                    f"({interval(end)})"
+                    for item, end in zip(bins, ends, strict=True)
+                ],
             )
-    return {
-        "data": lines,
-        "layout": {
-            "xaxis": {
-                "title": {"text": "Predicted probability"},
-                "range": [0, 1],
-                "tickformat": ".0%",
-                "dtick": 0.2,
-            },
-            "yaxis": {
-                "title": {"text": "Observed frequency"},
-                "range": [0, 1.03],
-                "tickformat": ".0%",
-            },
-            "legend": LEGEND,
-        },
-    }
+        )
+    return Chart(
+        title="Reliability diagram",
+        x=Axis(title="Predicted probability", kind="share", ends=(0, 1)),
+        y=Axis(title="Observed frequency", kind="share", ends=(0, 1)),
+        series=series,
+        bars=[
+            Bar(
+                x0=item["low"],
+                x1=item["high"],
+                y=item["photos"] / most * 0.3,
+                note=f"{item['photos']:,} {counted}",
+            )
+            for item in after
+        ],
+        height=340,
+    )
 
 
-def accuracy_by_coverage(predictions: Sequence[Prediction]) -> Figure:
-    """Returns the accuracy on the most confident photos by their share of all photos."""
+def accuracy_by_coverage(predictions: Sequence[Prediction]) -> Chart | None:
+    """Returns the accuracy on the most confident photos by their share of all photos.
+
+    None if there are fewer than `MIN_COVERAGE_PHOTOS`.
+    """
+    if len(predictions) < MIN_COVERAGE_PHOTOS:
+        return None
     coverage, risk = risk_coverage(
         [row.probability for row in predictions], [row.correct for row in predictions]
     )
-    step = max(1, len(coverage) // POINTS)
-    places = sorted({*range(0, len(coverage), step), len(coverage) - 1})
-    return {
-        "data": [
-            {
-                "type": "scatter",
-                "mode": "lines",
-                "x": [float(coverage[k]) for k in places],
-                "y": [float(1 - risk[k]) for k in places],
-                "line": {"color": "var(--right)", "width": 2},
-                "hovertemplate": "coverage %{x:.0%}, accuracy %{y:.1%}<extra></extra>",
-            }
+    points = [(float(c), float(1 - r)) for c, r in zip(coverage, risk, strict=True)]
+    tenths = sorted({-(-len(points) * k // 10) - 1 for k in range(1, 11)})
+    ends = [wilson(round(points[k][1] * (k + 1)), k + 1) or (0.0, 1.0) for k in tenths]
+    return Chart(
+        title="Accuracy by coverage",
+        x=Axis(title="Coverage", kind="share", ends=(0, 1)),
+        y=Axis(title="Accuracy", kind="share"),
+        series=[
+            Series(name="", points=thin(points)),
+            Series(
+                name="95 % interval",
+                points=[points[k] for k in tenths],
+                joined=False,
+                dots=3,
+                errors=ends,
+                notes=[
+                    f"of {percent(points[k][0], 0)} of the photos, {percent(points[k][1])} right "
+                    f"({interval(end)})"
+                    for k, end in zip(tenths, ends, strict=True)
+                ],
+            ),
         ],
-        "layout": {
-            "xaxis": {
-                "title": {"text": "Coverage"},
-                "range": [0, 1],
-                "tickformat": ".0%",
-            },
-            "yaxis": {"title": {"text": "Accuracy"}, "tickformat": ".0%"},
-            "showlegend": False,
-        },
-    }
+        height=340,
+    )
 
 
-def photos_by_label(by_label: Mapping[str, Mapping[Part, int]]) -> Figure:
+@dataclass(frozen=True, kw_only=True)
+class LabelBars:
+    """Stacked bars, one row per label; drawn by the page, where names can wrap.
+
+    Attributes:
+        kinds: Name and color of each part of a bar.
+        rows: Label and counts, in order of `kinds`.
+        most: The largest sum of a row.
+    """
+
+    kinds: Sequence[tuple[str, str]]
+    rows: Sequence[tuple[str, Sequence[int]]]
+
+    @property
+    def most(self) -> int:
+        """The largest sum of a row, or 1."""
+        return max((sum(counts) for _, counts in self.rows), default=0) or 1
+
+
+def answers_by_label(counts: Mapping[str, tuple[int, int, int]]) -> LabelBars:
+    """Returns how often each label was found, missed and wrongly predicted, the worst first."""
+    order = sorted(counts, key=lambda label: (-sum(counts[label][1:]), label))
+    return LabelBars(
+        kinds=(("found", "right"), ("missed", "wrong"), ("wrongly predicted", "muted")),
+        rows=[(label, counts[label]) for label in order],
+    )
+
+
+def photos_by_label(by_label: Mapping[str, Mapping[Part, int]]) -> LabelBars:
     """Returns the photos of each label, stacked by part, the largest label first."""
     order = sorted(by_label, key=lambda label: (-sum(by_label[label].values()), label))
-    present = {part for photos in by_label.values() for part in photos}
     every = get_args(Part)
-    parts = [part for part in every if part in present]
-    colors = {part: f"var(--series-{k})" for k, part in enumerate(every)}
-    return {
-        "data": [
-            {
-                "type": "bar",
-                "orientation": "h",
-                "name": part,
-                # Positions instead of names: two labels may be equal after escaping.
-                "y": list(range(len(order))),
-                "x": [by_label[label].get(part, 0) for label in order],
-                "marker": {"color": colors[part]},
-                "customdata": [chart_text(label) for label in order],
-                "hovertemplate": f"%{{customdata}}: %{{x}} photos<extra>{part}</extra>",
-            }
-            for part in parts
-        ],
-        "layout": _label_bars(order, height=90 + 17 * len(order), tickfont={"size": 11}),
-    }
+    parts = [(k, part) for k, part in enumerate(every) if any(part in p for p in by_label.values())]
+    return LabelBars(
+        kinds=[(part, f"series-{k}") for k, part in parts],
+        rows=[(label, [by_label[label].get(part, 0) for _, part in parts]) for label in order],
+    )
 
 
-def _label_bars(labels: Sequence[str], *, height: int, **axis: Any) -> dict[str, Any]:
-    """Returns the layout of stacked bars, one row per label, the first at the top."""
-    return {
-        "barmode": "stack",
-        "height": height,
-        "xaxis": {"title": {"text": "Photos"}, "side": "top"},
-        "yaxis": {
-            "autorange": "reversed",
-            "tickmode": "array",
-            "tickvals": list(range(len(labels))),
-            "ticktext": [chart_text(_shortened(label)) for label in labels],
-            "automargin": True,
-            **axis,
-        },
-        "legend": {
-            "orientation": "h",
-            "y": 0,
-            "yanchor": "top",
-            "x": 0,
-            "traceorder": "normal",
-        },
-    }
-
-
-def _shortened(label: str, most: int = 32) -> str:
-    return label if len(label) <= most else "…" + label[-most + 1 :]
+def best_words(epochs: Epochs, best: int | None) -> str:
+    """Returns the best score with its epoch and time, such as ``best 99.58 % at epoch 314``."""
+    row = next((row for row in epochs if row["epoch"] == best), None)
+    if row is None or row.get("validation_accuracy") is None:
+        return ""
+    passed = sum(float(e.get("seconds") or 0) for e in epochs if e["epoch"] <= row["epoch"])
+    after = f" after {passed:,.0f} s" if passed >= 1 else ""
+    long = f" ({duration(passed)})" if passed >= 60 else ""
+    score = percent(row["validation_accuracy"], 2)
+    return f"best {score} at epoch {row['epoch']:,}{after}{long}"

@@ -1,13 +1,11 @@
-"""Comparison of runs on the same photos, with paired significance tests, and its HTML page."""
+"""Comparison of runs on the same photos, with paired significance tests."""
 
 from __future__ import annotations
 
-import base64
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -15,13 +13,18 @@ import numpy as np
 
 from finetune.errors import RunError
 from finetune.evaluation.calibration import bin_confidence, calibration_gap
-from finetune.evaluation.intervals import Interval, accuracy_difference, mcnemar, wilson
+from finetune.evaluation.intervals import (
+    Interval,
+    accuracy_difference,
+    mcnemar,
+    paired_difference,
+    wilson,
+)
 from finetune.evaluation.predictions import Prediction
 from finetune.formatting import count, signed
-from finetune.reporting import charts
-from finetune.reporting.gallery import make_thumbnails
-from finetune.reporting.page import write_page
-from finetune.reporting.run_record import RunRecord, setting_text
+from finetune.reporting import charts, gallery
+from finetune.reporting.run_record import RunRecord
+from finetune.reporting.summary import best_epoch
 
 SIGNIFICANT = 0.05
 """p-value below which a difference is called significant."""
@@ -46,7 +49,16 @@ class Contender:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """Row of a run in the table, with metrics on the photos that all runs share."""
+    """Row of a run in the table, with metrics on the photos that all runs share.
+
+    Attributes:
+        second: Photos whose correct label is the second likeliest; None with several labels.
+        lower: Wrong photos whose correct label is a less likely one; None with several labels.
+        best: Best validation score with its epoch and time, in words; empty without epochs.
+        best_epoch: Its epoch; None without epochs.
+        best_seconds: Time of training until then.
+        peak_memory_bytes: Most memory of the training; None if it is not recorded.
+    """
 
     name: str
     top1: float
@@ -57,21 +69,53 @@ class Row:
     training_seconds: float | None
     images_per_second: float | None
     size_bytes: int | None
+    second: int | None
+    lower: int | None
+    best: str
+    best_epoch: int | None
+    best_seconds: float | None
+    peak_memory_bytes: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelChange:
-    """Accuracy of two runs on the photos of one label."""
+    """Share of the photos of one label in which two runs find it.
+
+    Attributes:
+        interval: 95 % interval of the change; see `intervals.paired_difference`.
+    """
 
     label: str
     photos: int
     first: float
     second: float
+    interval: Interval
 
     @property
     def change(self) -> float:
-        """Accuracy of the second minus that of the first."""
+        """Share of the second minus that of the first."""
         return self.second - self.first
+
+    @property
+    def clear(self) -> bool:
+        """Whether the interval of the change has only one sign."""
+        return self.interval[0] > 0 or self.interval[1] < 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Followed:
+    """Photo with the answers of all runs.
+
+    Attributes:
+        truth: Its correct labels.
+        answers: Ranked labels with probabilities, a list for each run.
+        correct: Whether each run is right.
+    """
+
+    path: str
+    truth: tuple[str, ...]
+    answers: tuple[tuple[tuple[str, float], ...], ...]
+    correct: tuple[bool, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +142,7 @@ class Pair:
         difference: Accuracy of the second minus that of the first.
         difference_interval: Its 95 % paired bootstrap interval.
         p_value: p-value of McNemar's exact test.
-        labels: Change in accuracy of each label, the greatest loss first.
+        labels: Change of each label, the greatest loss first.
     """
 
     first: str
@@ -151,6 +195,7 @@ class Comparison:
         rows: One row per run, in the order given.
         settings: Settings that differ: name, and the value of each run.
         pairs: The first run against each of the others.
+        followed: Chosen photos through all runs; by default the mistakes of the first run.
     """
 
     photos: int
@@ -158,6 +203,7 @@ class Comparison:
     rows: tuple[Row, ...]
     settings: tuple[tuple[str, tuple[Any, ...]], ...]
     pairs: tuple[Pair, ...]
+    followed: tuple[Followed, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON values."""
@@ -176,28 +222,27 @@ def contender(name: str, record: RunRecord, part: str | None = None) -> Contende
     )
 
 
-def compare(runs: Sequence[Contender], *, seed: int = 0) -> Comparison:
+def compare(
+    runs: Sequence[Contender], *, follow: Sequence[str] | None = None, seed: int = 0
+) -> Comparison:
     """Returns a comparison of runs on the photos that all of them predicted.
 
     Photos are matched by content, so a collection may have moved. A note is added where the runs
-    did not predict the same photos.
+    did not predict the same photos. A run of several labels per photo is compared with one of a
+    single label on the photos that have one label, by its likeliest label.
 
     Args:
         runs: Two or more.
+        follow: Paths of photos to follow through all runs; None: the mistakes of the first run.
         seed: Seed of the bootstrap.
 
     Raises:
-        RunError: Fewer than two runs, runs of different tasks, or no photo that all
-            predicted.
+        RunError: Fewer than two runs, no photo that all predicted, or a photo to follow is none
+            of these.
     """
     if len(runs) < 2:
         raise RunError("A comparison needs two runs or more.")
-    for run in runs[1:]:
-        if type(run.record.task) is not type(runs[0].record.task):
-            raise RunError(
-                f"{runs[0].name} predicts {runs[0].record.task.labels_per_photo} and {run.name} "
-                f"{run.record.task.labels_per_photo}: they cannot be compared."
-            )
+    given, runs = runs, _comparable(runs)
     by_key = [_by_key(run.predictions) for run in runs]
     shared = [key for key in by_key[0] if all(key in other for other in by_key[1:])]
     if not shared:
@@ -211,14 +256,66 @@ def compare(runs: Sequence[Contender], *, seed: int = 0) -> Comparison:
     answers = [[found[key] for key in shared] for found in by_key]
     return Comparison(
         photos=len(shared),
-        notes=tuple(_notes(runs, len(shared), answers[0])),
+        notes=tuple(_notes(given, runs, len(shared), answers[0])),
         rows=tuple(_row(run, rows) for run, rows in zip(runs, answers, strict=True)),
-        settings=tuple(differing_settings([run.record.config for run in runs])),
+        settings=tuple(differing_settings([run_settings(run.record) for run in runs])),
         pairs=tuple(
             _pair(runs[0].name, answers[0], run.name, rows, seed)
             for run, rows in zip(runs[1:], answers[1:], strict=True)
         ),
+        followed=tuple(_follow(answers, follow)),
     )
+
+
+def _comparable(runs: Sequence[Contender]) -> list[Contender]:
+    """Returns the runs with predictions of one kind: several labels only if all have them."""
+    if len({run.record.task.multi_label for run in runs}) == 1:
+        return list(runs)
+    return [
+        replace(
+            run,
+            predictions=[
+                replace(row, label=row.truth[0], label_set=None)
+                for row in run.predictions
+                if len(row.truth) == 1
+            ],
+        )
+        if run.record.task.multi_label
+        else run
+        for run in runs
+    ]
+
+
+def _follow(
+    answers: Sequence[Sequence[Prediction]], wanted: Sequence[str] | None
+) -> Iterable[Followed]:
+    first = answers[0]
+    if wanted is None:
+        places = gallery.mistakes(first)
+    else:
+        known = {row.path: k for k, row in reversed(list(enumerate(first)))}
+        missing = [path for path in wanted if path not in known]
+        if missing:
+            raise RunError(
+                f"--follow: {missing[0]} is no photo that all runs predicted. Write paths as in "
+                "the predictions.csv of the first run."
+            )
+        places = [known[path] for path in dict.fromkeys(wanted)]
+    for k in places:
+        yield Followed(
+            path=first[k].path,
+            truth=first[k].truth,
+            answers=tuple(rows[k].ranked for rows in answers),
+            correct=tuple(rows[k].correct for rows in answers),
+        )
+
+
+def run_settings(record: RunRecord) -> dict[str, Any]:
+    """Returns the config of a run with how its photos were prepared."""
+    pixels = record.preprocessing
+    policy = pixels.get("crop_policy")
+    crops = policy.get("method", "yes") if isinstance(policy, Mapping) else "none"
+    return {**record.config, "preprocessing": {**pixels, "crop_policy": crops} if pixels else {}}
 
 
 def differing_settings(
@@ -245,6 +342,7 @@ def _flattened(config: Mapping[str, Any]) -> dict[str, Any]:
     flat = {name: value for name, value in described.items() if not isinstance(value, Mapping)}
     settings = config.get("settings")
     flat |= dict(walk(settings if isinstance(settings, Mapping) else {}, ""))
+    flat |= dict(walk(config.get("preprocessing") or {}, "photos."))
     # The resolved model and weights replace what the settings left open.
     for name in ("model.model", "model.weights", "machine.device"):
         if name.split(".")[1] in flat:
@@ -264,10 +362,29 @@ def _by_key(rows: Sequence[Prediction]) -> dict[tuple[str, int], Prediction]:
     return found
 
 
-def _notes(runs: Sequence[Contender], shared: int, rows: Sequence[Prediction]) -> Iterable[str]:
-    rule = runs[0].record.task.comparison_note
-    if rule is not None:
-        yield rule
+def _notes(
+    given: Sequence[Contender], runs: Sequence[Contender], shared: int, rows: Sequence[Prediction]
+) -> Iterable[str]:
+    several = [run.name for run in runs if run.record.task.multi_label]
+    if len(several) == len(runs):
+        rule = runs[0].record.task.comparison_note
+        if rule is not None:
+            yield rule
+    elif several:
+        left = sum(
+            len(a.predictions) - len(b.predictions) for a, b in zip(given, runs, strict=True)
+        )
+        yield (
+            f"{' and '.join(several)} may give a photo several labels. Compared are the photos "
+            f"with one label ({count(left, 'prediction')} left out), by the likeliest label."
+        )
+    crops = [run_settings(run.record).get("preprocessing", {}).get("crop_policy") for run in runs]
+    if len(set(crops)) > 1:
+        cropped = [run.name for run, crop in zip(runs, crops, strict=True) if crop != "none"]
+        yield (
+            f"{' and '.join(cropped)} {'looks' if len(cropped) == 1 else 'look'} at crops of the "
+            "photos, the others at whole photos."
+        )
     if any(len(run.predictions) != shared for run in runs):
         evaluated = ", ".join(f"{r.name}: {count(len(r.predictions), 'photo')}" for r in runs)
         yield (
@@ -300,6 +417,10 @@ def _row(run: Contender, rows: Sequence[Prediction]) -> Row:
     seconds = run.record.config.get("training_seconds")
     if seconds is None and run.record.epochs:
         seconds = sum(float(epoch.get("seconds") or 0) for epoch in run.record.epochs)
+    best = None if run.record.fitted else best_epoch(run.record)
+    passed = [float(e.get("seconds") or 0) for e in run.record.epochs if e["epoch"] <= (best or 0)]
+    places = [place for row in rows if (place := _place_of_truth(row)) is not None]
+    single = all(row.label_set is None for row in rows)
     return Row(
         name=run.name,
         top1=hits / len(rows),
@@ -310,7 +431,19 @@ def _row(run: Contender, rows: Sequence[Prediction]) -> Row:
         training_seconds=seconds,
         images_per_second=median(rates) if rates else None,
         size_bytes=run.record.size_bytes,
+        second=places.count(2) if single else None,
+        lower=len(rows) - hits - places.count(2) if single else None,
+        best=charts.best_words(run.record.epochs, best),
+        best_epoch=best,
+        best_seconds=sum(passed) if best is not None else None,
+        peak_memory_bytes=run.record.config.get("peak_memory_bytes"),
     )
+
+
+def _place_of_truth(row: Prediction) -> int | None:
+    """Returns the rank of the correct label from 1; None if it is not among those written."""
+    ranked = [label for label, _ in row.ranked]
+    return ranked.index(row.label) + 1 if row.label in ranked else None
 
 
 def _pair(
@@ -348,80 +481,25 @@ def _pair(
         difference=difference,
         difference_interval=ends,
         p_value=mcnemar(len(only_first), len(only_second)),
-        labels=_label_changes([row.label for row in one], right_one, right_two),
+        labels=_label_changes(one, two),
     )
 
 
-def _label_changes(
-    labels: Sequence[str], right_one: np.ndarray, right_two: np.ndarray
-) -> tuple[LabelChange, ...]:
-    names = np.array(labels)
+def _label_changes(one: Sequence[Prediction], two: Sequence[Prediction]) -> tuple[LabelChange, ...]:
+    found: defaultdict[str, list[tuple[bool, bool]]] = defaultdict(list)
+    for first, second in zip(one, two, strict=True):
+        for label in first.truth:
+            found[label].append((label in first.predicted_labels, label in second.predicted_labels))
     changes = [
         LabelChange(
             label=label,
-            photos=int(chosen.sum()),
-            first=float(right_one[chosen].mean()),
-            second=float(right_two[chosen].mean()),
+            photos=len(pairs),
+            first=sum(a for a, _ in pairs) / len(pairs),
+            second=sum(b for _, b in pairs) / len(pairs),
+            interval=paired_difference(
+                sum(b and not a for a, b in pairs), sum(a and not b for a, b in pairs), len(pairs)
+            ),
         )
-        for label in sorted(set(labels))
-        for chosen in [names == label]
+        for label, pairs in found.items()
     ]
     return tuple(sorted(changes, key=lambda c: (c.change, c.label)))
-
-
-MAX_PHOTOS = 300
-"""Default maximum number of photos in the page, shared among the pairs."""
-
-
-def write_comparison(
-    path: Path,
-    comparison: Comparison,
-    runs: Sequence[Contender],
-    *,
-    photos_root: Path | None = None,
-    max_photos: int = MAX_PHOTOS,
-    progress: Callable[[int, int], None] | None = None,
-) -> Path:
-    """Writes the comparison as an offline HTML page and returns `path`.
-
-    Args:
-        path: The HTML file.
-        comparison: Result of `compare`.
-        runs: Compared runs, for the learning curves.
-        photos_root: Root folder of the first run's paths; None omits the photos.
-        max_photos: Maximum number of photos in the page.
-        progress: Called as ``progress(done, total)`` while thumbnails are made.
-
-    Raises:
-        StorageError: The file could not be written; an older one is intact.
-    """
-    sides = [side for pair in comparison.pairs for side in (pair.only_first, pair.only_second)]
-    share = -(-max_photos // max(1, len(sides)))
-    wanted = list(dict.fromkeys(row.path for side in sides for row in side[:share]))[:max_photos]
-    thumbnails = make_thumbnails(photos_root, wanted, progress=progress)[0] if photos_root else {}
-    with_curves = {run.name: run.record.epochs for run in runs if run.record.epochs}
-    return write_page(
-        path,
-        "compare.html.j2",
-        scripts=("charts.js", "photos.js", "compare.js"),
-        data={
-            "labels": [],
-            "photos": [],
-            "overlays": {},
-            "thumbnails": {p: base64.b64encode(b).decode() for p, b in thumbnails.items()},
-            "charts": {"curves": charts.overlaid_curves(with_curves)} if with_curves else {},
-            "pairs": [
-                {
-                    "names": [pair.first, pair.second],
-                    "sides": [
-                        [list(astuple(row)) for row in side]
-                        for side in (pair.only_first, pair.only_second)
-                    ],
-                }
-                for pair in comparison.pairs
-            ],
-        },
-        comparison=comparison,
-        has_curves=bool(with_curves),
-        setting_text=setting_text,
-    )

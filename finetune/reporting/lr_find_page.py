@@ -6,15 +6,12 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
-
 from finetune.experiments.lr_find import LearningRateResult
 from finetune.files import write_atomically
-from finetune.reporting.charts import LEGEND, Figure
+from finetune.formatting import count
+from finetune.reporting.chart import Axis, Chart, Series, draw_chart
+from finetune.reporting.drawing import to_image
 from finetune.reporting.page import write_page
-
-WIDTH, HEIGHT = 960, 560
-MARGIN = 70
 
 BRAILLE = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 """Bits of the dots of a braille character, row by row."""
@@ -23,16 +20,17 @@ BRAILLE = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 def why(found: LearningRateResult) -> str:
     """Returns the suggestion and its reason."""
     suggestion = found.suggestion
-    if suggestion.rule == "valley":
-        reason = (
-            f"the middle of the range in which the loss falls; it falls fastest at "
-            f"{suggestion.steepest:.2g} and rises from {suggestion.rising:.2g} on"
-        )
-    else:
-        reason = (
-            f"a tenth of {suggestion.rising:.2g}, where the loss starts to rise; it hardly falls "
-            "before"
-        )
+    reason = {
+        "steepest": "the loss falls fastest there",
+        "limit": (
+            f"a tenth of {suggestion.diverging:.2g}, where the loss starts to rise; it falls "
+            f"fastest at {suggestion.steepest:.2g}, which is too close to it"
+        ),
+        "flat": (
+            f"a tenth of {suggestion.diverging:.2g}, where the loss starts to rise; it hardly "
+            "falls before"
+        ),
+    }[suggestion.rule]
     return (
         f"Learning rate {suggestion.lr:.2g}: {reason}. The default for this training is "
         f"{found.default_lr:.2g}."
@@ -40,11 +38,52 @@ def why(found: LearningRateResult) -> str:
 
 
 def shown_losses(found: LearningRateResult) -> tuple[float, float]:
-    """Returns the lowest and highest loss to show; a diverged loss is cut off."""
-    smoothed = found.sweep.smoothed
-    low = min(smoothed)
-    return max(0.0, low - 0.1 * (smoothed[0] - low)), min(
-        max(smoothed), smoothed[0] + (smoothed[0] - low)
+    """Returns the lowest and highest loss to show: all but those of the divergence."""
+    losses = [*found.sweep.losses, *found.sweep.smoothed]
+    low, start = min(losses), max(found.sweep.smoothed[0], found.sweep.losses[0])
+    high = min(max(losses), start + max(0.5 * (start - low), 1e-6))
+    span = max(high - low, 1e-6)
+    return max(0.0, low - 0.04 * span), high + 0.04 * span
+
+
+def sweep_chart(found: LearningRateResult) -> Chart:
+    """Returns the chart of a sweep."""
+    sweep, lr = found.sweep, found.suggestion.lr
+    low, high = shown_losses(found)
+    steps = [(r, loss) for r, loss in zip(sweep.rates, sweep.losses, strict=True) if loss <= high]
+    line = [(r, loss) for r, loss in zip(sweep.rates, sweep.smoothed, strict=True) if loss <= high]
+    return Chart(
+        title=f"Loss by learning rate of {found.model}",
+        x=Axis(
+            title="Learning rate of the head", kind="log", ends=(sweep.rates[0], sweep.rates[-1])
+        ),
+        y=Axis(title="Training loss (nats)", ends=(low, high)),
+        series=[
+            Series(
+                name="single steps",
+                points=steps,
+                color="muted",
+                joined=False,
+                dots=2,
+                notes=[f"learning rate {rate:.2g}: loss {loss:.3f}" for rate, loss in steps],
+            ),
+            Series(name="smoothed", points=line),
+        ],
+        upright=[
+            (lr, f"suggested {lr:.2g}"),
+            (found.default_lr, f"default {found.default_lr:.2g}"),
+        ],
+        height=400,
+    )
+
+
+def hidden_steps(found: LearningRateResult) -> str:
+    """Returns a sentence on the steps above the chart; empty if it shows all."""
+    above = sum(loss > shown_losses(found)[1] for loss in found.sweep.losses)
+    return (
+        f"{count(above, 'step')} of the divergence {'is' if above == 1 else 'are'} above."
+        if above
+        else ""
     )
 
 
@@ -57,107 +96,24 @@ def write_lr_page(path: Path, found: LearningRateResult) -> Path:
     return write_page(
         path,
         "lr_find.html.j2",
-        scripts=("charts.js",),
-        data={"charts": {"sweep": sweep_figure(found)}},
+        scripts=("base.js",),
+        data={},
+        charts={"sweep": sweep_chart(found)},
         found=found,
         why=why(found),
+        hidden=hidden_steps(found),
     )
-
-
-def sweep_figure(found: LearningRateResult) -> Figure:
-    """Returns the chart of a sweep."""
-    sweep, lr = found.sweep, found.suggestion.lr
-    low, high = _padded(found)
-    hover = "lr %{x:.2g}: loss %{y:.3f}<extra></extra>"
-    return {
-        "data": [
-            {
-                "type": "scatter",
-                "mode": "markers",
-                "name": "single steps",
-                "x": list(sweep.rates),
-                "y": list(sweep.losses),
-                "marker": {"size": 4, "color": "var(--muted)"},
-                "hovertemplate": hover,
-            },
-            {
-                "type": "scatter",
-                "mode": "lines",
-                "name": "running mean",
-                "x": list(sweep.rates),
-                "y": list(sweep.smoothed),
-                "line": {"color": "var(--right)", "width": 2},
-                "hovertemplate": hover,
-            },
-            {
-                "type": "scatter",
-                "mode": "lines",
-                "name": f"suggested: {lr:.2g}",
-                "x": [lr, lr],
-                "y": [low, high],
-                "line": {"color": "var(--wrong)", "width": 2, "dash": "dash"},
-                "hoverinfo": "skip",
-            },
-        ],
-        "layout": {
-            "height": 420,
-            "xaxis": {
-                "title": {"text": "Learning rate of the head"},
-                "type": "log",
-                "exponentformat": "power",
-                "dtick": 1,
-            },
-            "yaxis": {"title": {"text": "Training loss (nats)"}, "range": [low, high]},
-            "legend": LEGEND,
-        },
-    }
 
 
 def write_lr_picture(path: Path, found: LearningRateResult) -> Path:
-    """Writes a sweep as a PNG file of 960 x 560 pixels and returns `path`; raises StorageError."""
-    low, high = _padded(found)
-    rates = found.sweep.rates
-    first, last = math.log10(rates[0]), math.log10(rates[-1])
-
-    def place(rate: float, loss: float) -> tuple[float, float]:
-        across = (math.log10(rate) - first) / (last - first)
-        up = (min(max(loss, low), high) - low) / (high - low)
-        return MARGIN + across * (WIDTH - 2 * MARGIN), HEIGHT - MARGIN - up * (HEIGHT - 2 * MARGIN)
-
-    image = Image.new("RGB", (WIDTH, HEIGHT), "white")
-    draw = ImageDraw.Draw(image)
-    font = ImageFont.load_default(16)
-    for power in range(math.ceil(first), math.floor(last) + 1):
-        x, bottom = place(10.0**power, low)
-        draw.line([(x, MARGIN), (x, bottom)], fill="#dddddd")
-        draw.text((x, bottom + 8), f"{10.0**power:g}", fill="#333333", font=font, anchor="ma")
-    for part in range(5):
-        loss = low + part * (high - low) / 4
-        x, y = place(rates[0], loss)
-        draw.line([(x, y), (WIDTH - MARGIN, y)], fill="#dddddd")
-        draw.text((x - 8, y), f"{loss:.2f}", fill="#333333", font=font, anchor="rm")
-    for rate, loss in zip(rates, found.sweep.losses, strict=True):
-        x, y = place(rate, loss)
-        draw.ellipse([x - 2, y - 2, x + 2, y + 2], fill="#999999")
-    points = [place(*point) for point in zip(rates, found.sweep.smoothed, strict=True)]
-    draw.line(points, fill="#0a6ebd", width=3, joint="curve")
-    x, top = place(found.suggestion.lr, high)
-    draw.line([(x, top), (x, HEIGHT - MARGIN)], fill="#c4422b", width=2)
-    draw.text((x + 8, top + 6), f"{found.suggestion.lr:.2g}", fill="#c4422b", font=font)
-    draw.text((WIDTH / 2, 20), "Loss by learning rate", fill="#111111", font=font, anchor="ma")
-    draw.text(
-        (WIDTH / 2, HEIGHT - 28),
-        "Learning rate of the head",
-        fill="#333333",
-        font=font,
-        anchor="ma",
-    )
+    """Writes a sweep as a PNG file and returns `path`; raises StorageError."""
+    image = to_image(draw_chart(sweep_chart(found), 640))
     return write_atomically(path, lambda file: image.save(file, format="PNG"))
 
 
 def text_chart(found: LearningRateResult, *, columns: int = 72, rows: int = 14) -> list[str]:
-    """Returns a sweep as lines of text: running mean in braille dots, suggestion as an arrow."""
-    low, high = _padded(found)
+    """Returns a sweep as lines of text: smoothed loss in braille dots, suggestion as an arrow."""
+    low, high = shown_losses(found)
     rates, losses = found.sweep.rates, found.sweep.smoothed
     first, last = math.log10(rates[0]), math.log10(rates[-1])
     cells = [[0] * columns for _ in range(rows)]
@@ -188,12 +144,6 @@ def text_chart(found: LearningRateResult, *, columns: int = 72, rows: int = 14) 
     lines.append(f"{'':>9}" + "".join(axis).rstrip())
     lines.append(f"{'':>9}" + " " * column(found.suggestion.lr) + f"▲ {found.suggestion.lr:.2g}")
     return lines
-
-
-def _padded(found: LearningRateResult) -> tuple[float, float]:
-    low, high = shown_losses(found)
-    span = max(high - low, 1e-6)
-    return low, high + 0.05 * span
 
 
 def _between(values: Sequence[float], at: float) -> float:

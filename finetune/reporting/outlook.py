@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune.evaluation.learning_curve import LearningCurve
-from finetune.reporting.charts import LEGEND, Figure
+from finetune.evaluation.intervals import Interval
+from finetune.formatting import count, interval, percent
+from finetune.reporting.chart import DASHES, Axis, Chart, Series
 
 MOST_LABELS = 30
 """Rows of the table of labels."""
@@ -57,61 +59,49 @@ def pair_rows(curve: LearningCurve, labels: Sequence[str]) -> list[dict[str, Any
     ]
 
 
-def learning_curve_chart(curve: LearningCurve) -> Figure:
+def learning_curve_chart(curve: LearningCurve) -> Chart:
     """Returns the chart of the accuracy by the number of photos, with the forecast."""
     last = curve.points[-1]
-    lines = [
-        _line(
-            "cross-validated",
-            [point.photos for point in curve.points],
-            [point.accuracy for point in curve.points],
-            [point.interval for point in curve.points],
-            color="var(--right)",
-            dash="solid",
-        ),
-        _line(
-            "with twice the photos",
-            [last.photos, 2 * last.photos],
-            [last.accuracy, curve.forecast],
-            [(last.accuracy, last.accuracy), curve.interval],
-            color="var(--muted)",
-            dash="dot",
-        ),
-    ]
-    return {
-        "data": lines,
-        "layout": {
-            "xaxis": {"title": {"text": "Photos learned"}, "rangemode": "tozero"},
-            "yaxis": {"title": {"text": "Accuracy"}, "tickformat": ".0%"},
-            "legend": LEGEND,
-        },
-    }
+    return Chart(
+        title="Accuracy by number of photos",
+        x=Axis(title="Photos learned", kind="integer", from_zero=True),
+        y=Axis(title="Accuracy", kind="share"),
+        series=[
+            _line(
+                "cross-validated",
+                [(point.photos, point.accuracy, point.interval) for point in curve.points],
+                color="right",
+                dash=DASHES[0],
+            ),
+            _line(
+                "with twice the photos",
+                [
+                    (last.photos, last.accuracy, (last.accuracy, last.accuracy)),
+                    (2 * last.photos, curve.forecast, curve.interval),
+                ],
+                color="muted",
+                dash=DASHES[2],
+            ),
+        ],
+    )
 
 
 def _line(
     name: str,
-    x: Sequence[int],
-    y: Sequence[float],
-    ends: Sequence[tuple[float, float]],
+    points: Sequence[tuple[int, float, Interval]],
     *,
     color: str,
-    dash: str,
-) -> Figure:
-    pairs = list(zip(y, ends, strict=True))
-    return {
-        "type": "scatter",
-        "mode": "lines+markers",
-        "name": name,
-        "x": list(x),
-        "y": list(y),
-        "error_y": {
-            "type": "data",
-            "symmetric": False,
-            "array": [high - value for value, (_, high) in pairs],
-            "arrayminus": [value - low for value, (low, _) in pairs],
-            "thickness": 1,
-        },
-        "line": {"color": color, "dash": dash, "width": 2},
-        "marker": {"size": 6},
-        "hovertemplate": f"%{{x:,}} photos: %{{y:.1%}}<extra>{name}</extra>",
-    }
+    dash: tuple[float, ...],
+) -> Series:
+    return Series(
+        name=name,
+        points=[(float(photos), share) for photos, share, _ in points],
+        color=color,
+        dash=dash,
+        dots=3,
+        errors=[ends for _, _, ends in points],
+        notes=[
+            f"{name}, {count(photos, 'photo')}: {percent(share)} ({interval(ends)})"
+            for photos, share, ends in points
+        ],
+    )

@@ -1,4 +1,4 @@
-"""Self-contained HTML page: style, scripts, data and plotly are in one file.
+"""Self-contained HTML page: style, scripts, data and charts are in one file.
 
 Its content security policy forbids all requests and all scripts except those listed by hash, so
 that a label named ``<script>`` is not executed even if it were not escaped.
@@ -16,18 +16,27 @@ from typing import Any
 
 from finetune import formatting
 from finetune.files import write_text
+from finetune.reporting.chart import NARROW, WIDE, Chart, draw_chart
+from finetune.reporting.drawing import to_svg
 
 
 def write_page(
-    path: Path, template: str, *, scripts: Sequence[str], data: Mapping[str, Any], **values: Any
+    path: Path,
+    template: str,
+    *,
+    scripts: Sequence[str],
+    data: Mapping[str, Any],
+    charts: Mapping[str, Chart] | None = None,
+    **values: Any,
 ) -> Path:
     """Renders a template of this package into one file and returns `path`.
 
     Args:
         path: The HTML file.
         template: Name of the Jinja2 template.
-        scripts: Names of the package's scripts, in order; plotly's comes before them.
+        scripts: Names of the package's scripts, in order.
         data: JSON data for the scripts.
+        charts: Charts by the name that the template gives them.
         **values: Variables of the template, besides the functions of `formatting`.
 
     Raises:
@@ -50,13 +59,15 @@ def write_page(
         "interval": formatting.interval,
         "number": formatting.number,
         "percent": formatting.percent,
+        "signed": formatting.signed,
     }
-    code = [plotly_script(), *map(read_template, scripts)]
+    code = [*map(read_template, scripts)]
     page = environment.get_template(template).render(
         style=markupsafe.Markup(read_template("page.css")),
         scripts=[markupsafe.Markup(text) for text in code],
         script_hashes=markupsafe.Markup(" ".join(map(_source_hash, code))),
         data=markupsafe.Markup(embedded_json(data)),
+        charts={name: _drawn(chart) for name, chart in (charts or {}).items()},
         **values,
     )
     return write_text(path, page)
@@ -75,10 +86,14 @@ def embedded_json(value: Any) -> str:
     return text.encode("utf-8", "backslashreplace").decode() if _has_surrogate(text) else text
 
 
-def plotly_script() -> str:
-    """Returns plotly's script from the installed package."""
-    package = importlib.resources.files("plotly")
-    return (package / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
+def _drawn(chart: Chart) -> tuple[str, str]:
+    """Returns a chart as SVG for wide and for narrow places; CSS shows one of them."""
+    import markupsafe
+
+    wide, narrow = (
+        markupsafe.Markup(to_svg(draw_chart(chart, width), themed=True)) for width in (WIDE, NARROW)
+    )
+    return wide, narrow
 
 
 def read_template(name: str) -> str:

@@ -30,14 +30,16 @@ from finetune.reporting.outlook import (
     learning_curve_chart,
     pair_rows,
 )
+from finetune.reporting.chart import Chart
 from finetune.reporting.page import write_page
+from finetune.reporting.pictures import write_pictures
 from finetune.reporting.run_record import RunRecord, find_setting, read_run, setting_sections
 from finetune.reporting.tree import tree_rows
 from finetune.runs.folder import RunFolder
 from finetune.runs.outlook import curve_sentences, read_curve
 
 MAX_PHOTOS = 1000
-"""Default maximum number of photos in a page; about 12 KB each, beside 5 MB for the rest."""
+"""Default maximum number of photos in a page; about 12 KB each, beside 0.3 MB for the rest."""
 
 MAX_ROWS = 20_000
 """Maximum number of photos listed by name; correct ones without a thumbnail are left out first."""
@@ -95,8 +97,10 @@ class Report:
         path: The HTML file.
         part: Reported part.
         photos: Photos of that part.
-        thumbnails: Photos shown with a thumbnail.
+        thumbnails: Photos of that part shown with a thumbnail.
+        others: Photos of other parts shown: likely label errors.
         failed: Reasons of photos that could not be opened, by path.
+        pictures: Written pictures.
         size_bytes: Size of the file.
     """
 
@@ -104,8 +108,10 @@ class Report:
     part: str
     photos: int
     thumbnails: int
+    others: int
     failed: Mapping[str, str]
     size_bytes: int
+    pictures: tuple[Path, ...] = ()
 
 
 def write_report(
@@ -114,6 +120,7 @@ def write_report(
     photos_root: Path | None = None,
     max_photos: int = MAX_PHOTOS,
     output: Path | None = None,
+    images: Path | None = None,
     extras: Extras | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
@@ -124,6 +131,7 @@ def write_report(
         photos_root: Root of the collection; None omits the thumbnails.
         max_photos: Maximum number of thumbnails.
         output: The file to write; None: ``report.html`` in the run.
+        images: Folder for the report's pictures; None writes none. See `pictures.write_pictures`.
         extras: Content that is not in the run's files.
         progress: Called as ``progress(done, total)`` while thumbnails are made.
 
@@ -160,7 +168,7 @@ def write_report(
     path = write_page(
         output or run_folder / "report.html",
         "report.html.j2",
-        scripts=("charts.js", "photos.js", "report.js"),
+        scripts=("base.js", "photos.js", "report.js"),
         data={
             "part": part,
             "multi_label": matrix is None,
@@ -174,25 +182,31 @@ def write_report(
             "annotate_url": extras.annotate_url,
             **_photo_data(record, rows, _listed(rows, shown)),
             "matrix": None if matrix is None else _matrix_data(matrix),
-            "charts": _charts(record, rows, matrix)
-            | ({} if curve is None else {"learning": learning_curve_chart(curve)}),
         },
+        charts=_charts(record, rows)
+        | ({} if curve is None else {"learning": learning_curve_chart(curve)}),
         **_template_values(record, part, rows, matrix),
         curve=curve,
         curve_sentences=[] if curve is None else curve_sentences(curve, record.labels),
         curve_labels=[] if curve is None else label_rows(curve, record.labels),
         look_alikes=[] if curve is None else pair_rows(curve, record.labels),
         harmful=extras.harmful,
+        steps=summary.next_steps(record, record.metrics[part], rows, suspects=len(extras.suspects)),
         suspects=extras.suspects,
         has_overlays=bool(extras.overlays),
-        shown_photos=len(thumbnails),
+        shown_photos=sum(path in place for path in thumbnails),
         failed_photos=len(failed),
     )
+    pictures: list[Path] = []
+    if images is not None:
+        pictures = write_pictures(images, record, rows, matrix, photos_root=photos_root)
     return Report(
         path=path,
+        pictures=tuple(pictures),
         part=part,
         photos=len(rows),
-        thumbnails=len(thumbnails),
+        thumbnails=sum(path in place for path in thumbnails),
+        others=sum(path not in place for path in thumbnails),
         failed=failed,
         size_bytes=path.stat().st_size,
     )
@@ -277,22 +291,16 @@ def _matrix_data(matrix: Integers) -> dict[str, Any]:
     }
 
 
-def _charts(
-    record: RunRecord, rows: Sequence[Prediction], matrix: Integers | None
-) -> dict[str, charts.Figure]:
+def _charts(record: RunRecord, rows: Sequence[Prediction]) -> dict[str, Chart]:
     task = record.task
-    figures = {
-        "reliability": charts.reliability(record.metrics[rows[0].part], counted=task.bin_unit),
-        "coverage": charts.accuracy_by_coverage(rows),
-    }
-    if matrix is None:
-        answers = summary.count_answers(record.labels, rows)
-        figures["answers"] = charts.answers_by_label(answers)
+    reliability = charts.reliability(record.metrics[rows[0].part], counted=task.bin_unit)
+    figures = {"reliability": reliability}
+    coverage = charts.accuracy_by_coverage(rows)
+    if coverage is not None:
+        figures["coverage"] = coverage
     if record.epochs and not record.fitted:
         figures["loss"] = charts.loss_curves(record.epochs)
         figures["score"] = charts.score_curves(record.epochs, task)
-    if record.split:
-        figures["collection"] = charts.photos_by_label(prove_split(record.split).by_label)
     return figures
 
 
@@ -300,6 +308,8 @@ def _template_values(
     record: RunRecord, part: str, rows: Sequence[Prediction], matrix: Integers | None
 ) -> dict[str, Any]:
     metrics = record.metrics[part]
+    wrong = sum(not row.correct for row in rows)
+    proof = prove_split(record.split) if record.split else None
     return {
         "record": record,
         "task": record.task,
@@ -317,7 +327,8 @@ def _template_values(
         "facts": _facts(record),
         "has_matrix": matrix is not None,
         "max_matrix": MAX_MATRIX,
-        "wrong": sum(not row.correct for row in rows),
+        "wrong": wrong,
+        "headline": summary.headline(record, part, metrics, wrong),
         "labels": _label_rows(record, metrics, matrix),
         "tree": tree_rows(record.calibration, rows),
         "thresholds_for": record.calibration.get("thresholds_for"),
@@ -325,7 +336,11 @@ def _template_values(
         "folded": any(row.fold is not None for row in record.split),
         "weights": summary.describe_weights(record),
         "training_time": duration(sum(float(e.get("seconds") or 0) for e in record.epochs)),
-        "proof": prove_split(record.split) if record.split else None,
+        "proof": proof,
+        "photo_bars": charts.photos_by_label(proof.by_label) if proof else None,
+        "answer_bars": None
+        if matrix is not None
+        else charts.answers_by_label(summary.count_answers(record.labels, rows)),
         "unlabeled": sum(not row.labels for row in record.split),
         "sections": setting_sections(record.config),
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ class RunRecord:
         split: Empty if the run has no split.csv.
         epochs: Events of the log, in order, one per epoch.
         calibration: Content of calibration.json; empty if there is none.
+        preprocessing: Content of preprocessing.json; empty if there is none.
         parameters: Number of parameters, without running statistics of norms; None if the run has
             no model file.
         size_bytes: Size of the model file; None if there is none.
@@ -49,6 +50,7 @@ class RunRecord:
     calibration: Mapping[str, Any]
     parameters: int | None
     size_bytes: int | None
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def task(self) -> Task:
@@ -107,6 +109,7 @@ def read_run(path: Path) -> RunRecord:
         calibration=run.read(run.calibration_file) if run.calibration_file.is_file() else {},
         parameters=_count_parameters(run.model_file),
         size_bytes=run.model_file.stat().st_size if run.model_file.is_file() else None,
+        preprocessing=run.read(run.preprocessing_file) if run.preprocessing_file.is_file() else {},
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from finetune.evaluation.confusion import worst_confusions
 from finetune.evaluation.predictions import Prediction
 from finetune.evaluation.probabilities import Integers
 from finetune.formatting import count, interval, number, percent
+from finetune.reporting.charts import MIN_COVERAGE_PHOTOS
 from finetune.reporting.run_record import RunRecord
 from finetune.runs.answers import calibration_sentences
 from finetune.runs.folder import fitted_head
@@ -26,6 +28,13 @@ PART_NOTES = {
 
 FEW_PHOTOS = 5
 """Number of photos below which the metrics of a label are too uncertain to mention."""
+
+
+WIDE_INTERVAL = 0.1
+"""Width of the score's interval from which more test photos are advised."""
+
+FEW_TO_LEARN_FROM = 20
+"""Photos of a label below which more are advised."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +58,79 @@ def key_figures(task: Task, metrics: Mapping[str, Any]) -> list[KeyFigure]:
         )
         for column in task.key_figures
         if not (few and column.key == "top5")
+        and not (
+            # Of few photos, this is a handful that happen to be right.
+            column.key.startswith("coverage") and metrics.get("photos", 0) < MIN_COVERAGE_PHOTOS
+        )
     ]
+
+
+def headline(record: RunRecord, part: str, metrics: Mapping[str, Any], wrong: int) -> str:
+    """Returns the result in one sentence: a count, and what to expect of new photos."""
+    task, photos = record.task, metrics["photos"]
+    name = {"folds": "cross-validated "}.get(part, f"{part} ")
+    counted = (
+        f"{photos - wrong:,} of {count(photos, name + 'photo')} are entirely right"
+        if (task.multi_label)
+        else f"{photos - wrong:,} of {count(photos, name + 'photo')} are right"
+    )
+    if photos == 1:
+        counted = counted.replace(" are ", " is ")
+    ends = metrics.get(f"{task.photo_score}_interval")
+    if not ends:
+        return f"{counted}."
+    return (
+        f"{counted}; of new photos like these, expect between {percent(ends[0], 0)} and "
+        f"{percent(ends[1], 0)}."
+    )
+
+
+def next_steps(
+    record: RunRecord,
+    metrics: Mapping[str, Any],
+    predictions: Sequence[Prediction],
+    *,
+    suspects: int,
+) -> list[tuple[str, str]]:
+    """Returns what to do next, at most three sentences, each with the section that helps.
+
+    Args:
+        record: The run.
+        metrics: Metrics of the part.
+        predictions: Predictions of the part.
+        suspects: Number of likely label errors in the report.
+    """
+    steps: list[tuple[str, str]] = []
+    if suspects:
+        text = f"Check {count(suspects, 'photo')} whose label may be wrong."
+        steps.append((text, "suspects"))
+    wrong = sum(not row.correct for row in predictions)
+    if wrong:
+        text = f"Look at the {count(wrong, 'mistake')}: some labels may be wrong, some photos bad."
+        steps.append((text, "mistakes"))
+    learned = Counter(
+        label
+        for row in record.split
+        if row.part == "train" or row.fold is not None
+        for label in row.labels
+    )
+    few = sorted((photos, label) for label, photos in learned.items() if photos < FEW_TO_LEARN_FROM)
+    if few:
+        named = ", ".join(f"“{label}” ({photos})" for photos, label in few[:3])
+        steps.append((f"Add photos of the labels with the fewest: {named}.", "collection"))
+    score = record.task.photo_score
+    ends = metrics.get(f"{score}_interval")
+    if ends and ends[1] - ends[0] > WIDE_INTERVAL:
+        steps.append(
+            (
+                f"Label more photos before you compare models: {count(metrics['photos'], 'photo')} "
+                "cannot tell small differences.",
+                "labels",
+            )
+        )
+    if not steps:
+        steps.append(("Try it on new photos: finetune predict photo.jpg", "least-confident"))
+    return steps[:3]
 
 
 def column_text(column: Column, metrics: Mapping[str, Any]) -> str:

@@ -1,13 +1,16 @@
-"""Page of a hyperparameter search: one HTML file with Optuna's charts, usable offline."""
+"""Page of a hyperparameter search: one HTML file, usable offline."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from finetune.experiments.tune.search import TuneResult, summarize
-from finetune.reporting.charts import LEGEND, Figure, chart_text
+from finetune.experiments.tune.search import TuneResult, describe_gain, summarize
+from finetune.experiments.tune.study import Trial
+from finetune.formatting import percent
+from finetune.reporting.chart import Axis, Chart, Series
 from finetune.reporting.page import write_page
 
 MAX_ROWS = 100
@@ -48,8 +51,11 @@ def write_tune_page(path: Path, result: TuneResult) -> Path:
     return write_page(
         path,
         "tune.html.j2",
-        scripts=("charts.js",),
-        data={"charts": _charts(result, varied)},
+        scripts=("base.js",),
+        data={},
+        charts=_charts(result, varied),
+        gain=describe_gain(result),
+        importances=[(parameter_name(name), share) for name, share in result.importances.items()],
         tuned=result,
         rows=[(trial, summarize(trial.flags)) for trial in (*result.best, *rest)][:MAX_ROWS],
         values=[(f"value-{k}", parameter_name(name)) for k, name in enumerate(varied)],
@@ -58,62 +64,89 @@ def write_tune_page(path: Path, result: TuneResult) -> Path:
     )
 
 
-def _charts(result: TuneResult, varied: list[str]) -> dict[str, Figure]:
-    from optuna.importance import FanovaImportanceEvaluator
-    from optuna.visualization import (
-        plot_intermediate_values,
-        plot_optimization_history,
-        plot_param_importances,
-        plot_slice,
-    )
-
-    study = result.study
-    score = result.task.score_title
-    scores = [trial.score for trial in result.best if trial.score is not None]
-    # Plotly would show equal scores on an axis from 0 to 200 %.
-    ends = [max(-0.02, min(scores) - 0.02), min(1.02, max(scores) + 0.02)] if scores else None
-    shares = {"title": {"text": f"{score} (validation)"}, "tickformat": ".1%", "range": ends}
-    charts: dict[str, Figure] = {}
-    if any(trial.curve for trial in result.trials):
-        charts["curves"] = _figure(
-            plot_intermediate_values(study), "Epoch", {**shares, "range": None}
+def _charts(result: TuneResult, varied: Sequence[str]) -> dict[str, Chart]:
+    score = Axis(title=f"{result.task.score_title} (validation)", kind="share")
+    charts: dict[str, Chart] = {}
+    curves = [trial for trial in result.trials if trial.curve]
+    if curves:
+        last = max(epoch for trial in curves for epoch in trial.curve)
+        charts["curves"] = Chart(
+            title="Validation by epoch",
+            x=Axis(title="Epoch", kind="integer", ends=(min(1, last - 1), last)),
+            y=score,
+            series=[
+                Series(
+                    name="",
+                    points=[(float(epoch), value) for epoch, value in sorted(trial.curve.items())],
+                    color="right" if result.best and trial is result.best[0] else "series-4",
+                    dots=2,
+                    notes=[
+                        f"trial {trial.number}, epoch {epoch}: {percent(value)}"
+                        for epoch, value in sorted(trial.curve.items())
+                    ],
+                )
+                for trial in curves
+            ],
         )
-    if result.best:
-        history = plot_optimization_history(study, target_name=score)
-        history.update_traces(name="best so far", selector={"name": "Best Value"})
-        history.update_layout(legend=LEGEND)
-        charts["history"] = _figure(history, "Trial", shares)
-    if result.importances:
-        evaluator = FanovaImportanceEvaluator(seed=0)
-        bars = plot_param_importances(study, evaluator=evaluator)
-        bars.update_traces(
-            y=[chart_text(parameter_name(name)) for name in bars.data[0].y],
-            hovertemplate="%{x:.0%}<extra></extra>",
-        )
-        bars.update_layout(height=90 + 30 * len(result.importances))
-        charts["importances"] = _figure(bars, "Share of the differences between trials", {})
+    complete = sorted(result.best, key=lambda trial: trial.number)
+    if complete:
+        charts["history"] = _history(complete, score)
     for k, name in enumerate(varied):
-        chart = plot_slice(study, params=[name], target_name=score)
-        chart.update_traces(marker_showscale=False)
-        chart.update_layout(height=260)
-        charts[f"value-{k}"] = _figure(chart, chart_text(parameter_name(name)), shares)
+        charts[f"value-{k}"] = _values(result.study, complete, name, score)
     return charts
 
 
-def _figure(figure: Any, x_title: str, y_axis: dict[str, Any]) -> Figure:
-    """Returns one of Optuna's charts as JSON, for `charts.js` to draw in the page's theme."""
-    figure.update_layout(title=None, template=None)
-    figure.update_xaxes(title={"text": x_title})
-    figure.update_yaxes({"title": {"text": ""}, **y_axis})
-    content: Figure = json.loads(figure.to_json(), object_hook=_escape)
-    return content
+def _history(complete: Sequence[Trial], score: Axis) -> Chart:
+    points = [(float(trial.number), trial.score or 0.0) for trial in complete]
+    best = list(accumulate((value for _, value in points), max))
+    return Chart(
+        title="Score by trial",
+        x=Axis(title="Trial", kind="integer", ends=(0, max(1.0, points[-1][0]))),
+        y=score,
+        series=[
+            Series(
+                name="trial",
+                points=points,
+                color="series-4",
+                joined=False,
+                dots=4,
+                notes=[f"trial {number:.0f}: {percent(value)}" for number, value in points],
+            ),
+            Series(
+                name="best so far",
+                points=[(number, value) for (number, _), value in zip(points, best, strict=True)],
+            ),
+        ],
+    )
 
 
-def _escape(values: dict[str, Any]) -> dict[str, Any]:
-    """Escapes the categories of an axis, which plotly reads as HTML and Optuna quotes."""
-    for name in {"x", "categoryarray"} & values.keys():
-        if isinstance(values[name], list):
-            values[name] = [
-                chart_text(v.strip("'")) if isinstance(v, str) else v for v in values[name]
-            ]
-    return values
+def _values(study: Any, complete: Sequence[Trial], name: str, score: Axis) -> Chart:
+    tried = [trial for trial in complete if name in trial.values]
+    values = [trial.values[name] for trial in tried]
+    title = parameter_name(name)
+    if all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
+        log = any(
+            getattr(trial.distributions.get(name), "log", False)
+            for trial in study.get_trials(deepcopy=False)
+        )
+        x = Axis(title=title, kind="log" if log else "number")
+        places = [float(value) for value in values]
+    else:
+        names = sorted({str(value) for value in values})
+        x = Axis(title=title, names=names)
+        places = [float(names.index(str(value))) for value in values]
+    return Chart(
+        title=title,
+        x=x,
+        y=score,
+        series=[
+            Series(
+                name="",
+                points=[(x, t.score or 0.0) for x, t in zip(places, tried, strict=True)],
+                joined=False,
+                dots=4,
+                notes=[f"trial {t.number}, {t.values[name]}: {percent(t.score)}" for t in tried],
+            )
+        ],
+        height=260,
+    )

@@ -143,6 +143,7 @@ class Config(_WithOrigin):
     epochs_done: NotRequired[Count]
     seconds: NotRequired[Annotated[float, Meta(ge=0, le=1e30)]]
     training_seconds: NotRequired[Annotated[float, Meta(ge=0, le=1e30)]]
+    peak_memory_bytes: NotRequired[Count]
     l2_strength: NotRequired[Number]
     lda_shrinkage: NotRequired[Number]
     share_of_training: NotRequired[Share]

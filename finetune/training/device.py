@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -177,3 +178,16 @@ def require_one_process(what: str) -> None:
 
 def _started() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def peak_memory() -> int:
+    """Returns the most memory that this process has used in bytes: of its GPU, if it uses one."""
+    if torch.cuda.is_initialized():
+        return int(torch.cuda.max_memory_allocated())
+    memory = psutil.Process().memory_info()
+    if hasattr(memory, "peak_wset"):  # Windows
+        return int(memory.peak_wset)
+    import resource
+
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(most if sys.platform == "darwin" else most * 1024)

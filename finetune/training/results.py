@@ -36,6 +36,7 @@ from finetune.runs.timm_config import timm_config
 from finetune.tasks.base import Task
 from finetune.tasks.data_split import FOLDS_PART, DataSplit
 from finetune.training.checkpoints import Position, save_tensors
+from finetune.training.device import peak_memory
 from finetune.training.linear_probe.heads import Shrinkage, Strength
 
 
@@ -87,6 +88,7 @@ class TrainingOutput:
             "best_epoch": self.position.best_epoch,
             "epochs_done": self.position.epoch,
             "training_seconds": round(self.position.seconds, 3),
+            "peak_memory_bytes": peak_memory(),
             **({} if self.strength is None else _strength_entry(self.strength)),
             **({} if self.share is None else {"share_of_training": self.share}),
         }

@@ -35,12 +35,13 @@ def test_rates_are_evenly_spaced_on_a_logarithmic_scale() -> None:
     assert np.allclose(rates, np.logspace(-6, 1, 15))
 
 
-def test_the_running_mean_is_exponentially_weighted() -> None:
-    losses = [3.0, 1.0, 2.0, 5.0]
-    for end in range(1, 5):
-        weights = 0.9 ** np.arange(end)[::-1]
-        wanted = np.average(losses[:end], weights=weights)
-        assert smooth(losses)[end - 1] == pytest.approx(wanted)
+def test_smoothing_weighs_the_steps_around_each_and_does_not_lag() -> None:
+    losses = np.random.default_rng(0).normal(size=40).tolist()
+    weights = np.array([1, 2, 3, 4, 3, 2, 1]) / 16
+    wanted = np.convolve(losses, weights, mode="valid")
+    np.testing.assert_allclose(smooth(losses, 3)[3:-3], wanted)
+    slope = np.linspace(3, 1, 40)
+    np.testing.assert_allclose(smooth(slope.tolist()), slope)
 
 
 def curve(low: float, high: float, drop: float) -> Sweep:
@@ -53,19 +54,40 @@ def curve(low: float, high: float, drop: float) -> Sweep:
     return Sweep(rates=tuple(rates), losses=tuple(losses), smoothed=tuple(losses))
 
 
-def test_the_middle_of_the_valley_is_suggested() -> None:
-    found = suggest(curve(1e-4, 1e-2, drop=1.0))
-    assert found.rule == "valley"
-    assert found.lr == pytest.approx(1e-3, rel=0.2)
-    assert found.rising == pytest.approx(1e-2, rel=0.2)
-    assert 1e-4 <= found.steepest <= 1e-2
+def test_the_steepest_place_is_suggested() -> None:
+    rates = exponential_rates(141, 1e-6, 10.0)
+    # A logistic fall, steepest at 1e-4, and a divergence from 0.1 on.
+    losses = [
+        2 / (1 + math.exp(3 * math.log10(rate / 1e-4))) + 5 * max(0.0, math.log10(rate / 0.1))
+        for rate in rates
+    ]
+    found = suggest(Sweep(rates=tuple(rates), losses=tuple(losses), smoothed=tuple(losses)))
+    assert found.rule == "steepest"
+    assert found.lr == found.steepest == pytest.approx(1e-4, rel=0.13)
+    assert found.diverging == pytest.approx(0.1, rel=0.3)
+
+
+def test_no_suggestion_is_nearer_to_the_divergence_than_a_tenth() -> None:
+    found = suggest(curve(4e-3, 1e-2, drop=1.0))
+    assert found.rule == "limit"
+    assert found.steepest > 3e-3
+    assert found.diverging == pytest.approx(1e-2, rel=0.3)
+    assert found.lr == pytest.approx(found.diverging / 10)
+
+
+def test_a_single_bad_batch_is_no_divergence() -> None:
+    sweep = curve(1e-4, 1e-2, drop=1.0)
+    bad = list(sweep.losses)
+    bad[60] += 3  # at 1e-3, between
+    found = suggest(Sweep(rates=sweep.rates, losses=tuple(bad), smoothed=tuple(bad)))
+    assert found.diverging == pytest.approx(1e-2, rel=0.3)
 
 
 def test_a_tenth_of_the_edge_is_suggested_for_a_flat_loss() -> None:
     found = suggest(curve(1e-4, 1e-2, drop=0.01))
-    assert found.rule == "edge"
-    assert found.rising == pytest.approx(1e-2, rel=0.4)
-    assert found.lr == pytest.approx(found.rising / 10)
+    assert found.rule == "flat"
+    assert found.diverging == pytest.approx(1e-2, rel=0.4)
+    assert found.lr == pytest.approx(found.diverging / 10)
 
 
 class Blobs:

@@ -253,13 +253,6 @@ class Watched:
     complaints: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
 
-    def draw_all(self) -> None:
-        """Draws the charts that wait to be scrolled into view."""
-        self.page.evaluate("dispatchEvent(new Event('beforeprint'))")
-        self.page.wait_for_function(
-            "[...document.querySelectorAll('.plot')].every(e => e.querySelector('.main-svg'))"
-        )
-
     def outside(self) -> list[str]:
         """Requests that are not for data in the page."""
         return [url for url in self.requests if not url.startswith(("data:", "blob:"))]

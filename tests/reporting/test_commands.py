@@ -144,7 +144,11 @@ def test_compare_prints_table_settings_and_verdict(
     text = captured.get()
     assert told["pairs"][0]["verdict"] in text.replace("\n", " ")
     assert "training.lr" in text
-    assert "On 30 photos." in text
+    assert "On 30 photos; second: the right answer was the second likeliest." in text
+    changes = text.partition("change")[2]
+    for label in two_run_folders[0].labels:
+        assert label in changes  # none is left out
+    assert "one: best 53.18\u202f% at epoch 12 after 50 s" in text
     assert "only two: " in text
 
 

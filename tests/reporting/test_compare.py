@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,15 +10,16 @@ import numpy as np
 import pytest
 
 from finetune.errors import RunError
-from finetune.evaluation.predictions import Prediction
+from finetune.evaluation.predictions import LabelSet, Prediction
 from finetune.reporting.compare import (
     Contender,
     compare,
     contender,
     differing_settings,
-    write_comparison,
 )
+from finetune.reporting.comparison_page import write_comparison
 from finetune.reporting.run_record import RunRecord, read_run
+from finetune.tasks.multi_label import NAME
 
 if TYPE_CHECKING:
     from tests.reporting.conftest import MadeRun, OpenPage, ReadData
@@ -137,6 +139,88 @@ def test_labels_come_with_the_greatest_loss_first() -> None:
     ]
 
 
+def test_the_change_of_a_label_has_the_interval_of_agresti_and_min() -> None:
+    # 10 photos: 4 gained, 1 lost.
+    first = [predict(str(k), "a", "a" if k < 6 else "b") for k in range(10)]
+    second = [predict(str(k), "a", "b" if k == 0 else "a") for k in range(10)]
+    (row,) = compare(runs(first, second)).pairs[0].labels
+    assert row.change == pytest.approx(0.3)
+    cells = np.array([5, 4, 1, 0]) + 0.5  # both, only second, only first, neither
+    size = cells.sum()
+    middle = (cells[1] - cells[2]) / size
+    error = np.sqrt((cells[1] + cells[2]) / size - middle**2) / np.sqrt(size)
+    np.testing.assert_allclose(
+        row.interval, middle + np.array([-1, 1]) * 1.959964 * error, rtol=1e-6
+    )
+    assert row.clear == (row.interval[0] > 0)
+
+
+def test_chosen_photos_are_followed_in_the_order_asked() -> None:
+    first = [predict("1", "a", "b"), predict("2", "a", "a"), predict("3", "b", "a", 0.9)]
+    second = [predict("1", "a", "a"), predict("2", "a", "a"), predict("3", "b", "a")]
+    found = compare(runs(first, second))
+    assert [(f.path, f.correct) for f in found.followed] == [
+        ("3", (False, False)),
+        ("1", (False, True)),
+    ]
+    chosen = compare(runs(first, second), follow=["2", "1", "2"]).followed
+    assert [f.path for f in chosen] == ["2", "1"]
+    assert chosen[1].answers == ((("b", 0.8),), (("a", 0.8),))
+    with pytest.raises(RunError, match="--follow: 9 is no photo that all runs predicted"):
+        compare(runs(first, second), follow=["9"])
+
+
+def test_a_run_of_several_labels_is_compared_on_the_photos_of_one() -> None:
+    single = [predict("1", "a", "a"), predict("2", "b", "a"), predict("3", "a", "a")]
+    several = [
+        Prediction(
+            path=path,
+            digest=path,
+            part="test",
+            label=label,
+            ranked=ranked,
+            label_set=LabelSet(labels=("a",), probability=0.5),
+        )
+        for path, label, ranked in (
+            ("1", "a", (("a", 0.9), ("b", 0.2))),
+            ("2", "b", (("b", 0.4), ("a", 0.3))),  # no label reaches its threshold; b is likeliest
+            ("3", "a|b", (("a", 0.9), ("b", 0.8))),
+        )
+    ]
+    compared = [
+        Contender(name="one", record=record(), part="test", predictions=single),
+        Contender(
+            name="many",
+            record=record(task=NAME),
+            part="test",
+            predictions=several,
+        ),
+    ]
+    found = compare(compared)
+    assert found.photos == 2
+    assert [row.top1 for row in found.rows] == [0.5, 1.0]
+    assert found.notes[0] == (
+        "many may give a photo several labels. Compared are the photos with one label "
+        "(1 prediction left out), by the likeliest label."
+    )
+
+
+def test_crops_of_one_run_alone_are_noted_and_are_a_setting() -> None:
+    rows = [predict("1", "a", "a")]
+    compared = runs(rows, rows)
+    pixels: list[dict[str, Any]] = [
+        {"size": 224, "crop_policy": None},
+        {"size": 224, "crop_policy": {"method": "saliency", "model": "m"}},
+    ]
+    compared = [
+        dataclasses.replace(run, record=dataclasses.replace(run.record, preprocessing=content))
+        for run, content in zip(compared, pixels, strict=True)
+    ]
+    found = compare(compared)
+    assert found.settings == (("photos.crop_policy", ("none", "saliency")),)
+    assert found.notes == ("two looks at crops of the photos, the others at whole photos.",)
+
+
 def test_photos_are_matched_by_content_wherever_they_lie() -> None:
     first = [
         predict("old/1.jpg", "a", "a", digest="d1"),
@@ -229,6 +313,13 @@ def test_figures_of_real_runs_are_those_of_their_metrics(two_runs: list[Contende
         assert row.parameters == 6 * 16  # running means do not count
         assert row.size_bytes is not None
         assert row.size_bytes > 0
+        assert row.best_epoch == 12
+        assert row.best_seconds == pytest.approx(12 * 4.2)
+        ranks = [
+            [label for label, _ in p.ranked].index(p.label) + 1 if p.label in dict(p.ranked) else 6
+            for p in run.predictions
+        ]
+        assert (row.second, row.lower) == (ranks.count(2), sum(rank > 2 for rank in ranks))
     assert found.settings == (("training.lr", (0.003, 0.01)),)
     right = [[p.correct for p in run.predictions] for run in two_runs]
     assert found.pairs[0].difference == pytest.approx(np.mean(right[1]) - np.mean(right[0]))
@@ -259,7 +350,18 @@ def test_page_holds_the_table_the_curves_and_the_photos(
         len(found.pairs[0].only_second),
     ]
     assert 0 < len(data["thumbnails"]) <= 6
-    assert [trace["name"] for trace in data["charts"]["curves"]["data"]] == ["one", "two"]
+    for name in ("accuracy_epochs", "accuracy_seconds", "loss_epochs", "loss_seconds"):
+        figure = text.partition(f'id="chart-{name}"')[2].partition("</figure>")[0]
+        assert ">one</text>" in figure
+        assert ">two</text>" in figure
+    first = {row.path: row for row in two_runs[0].predictions}
+    assert len(data["followed"]) == sum(not row.correct for row in first.values())
+    path_, truth, answers, correct = data["followed"][0]
+    assert truth == [first[path_].label]
+    assert [len(ranked) for ranked in answers] == [5, 5]
+    assert answers[0] == [list(pair) for pair in first[path_].ranked]
+    assert correct[0] is False
+    assert "one</strong>: best" in text
     assert '<script>alert("x")' not in text
 
 
@@ -281,7 +383,6 @@ def test_page_opens_without_complaint_or_request_and_enlarges_a_photo(
     root = two_run_folders[0].photos
     path = write_comparison(tmp_path / "c.html", compare(two_runs), two_runs, photos_root=root)
     watched = open_page(path, viewport={"width": 390, "height": 844})
-    watched.draw_all()
     card = watched.page.locator('[data-side="1"] .card').first
     assert card.locator(".ranks li.truth .note").text_content() == "two"
     card.locator(".picture").click()

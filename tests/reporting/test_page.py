@@ -20,9 +20,3 @@ def test_embedded_json_cannot_end_its_element_and_reads_back(text: str) -> None:
 def test_embedded_json_refuses_what_json_cannot_say() -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         page.embedded_json(float("nan"))
-
-
-def test_plotly_comes_whole_from_the_installed_package() -> None:
-    script = page.plotly_script()
-    assert "plotly.js v" in script[:200]
-    assert "</script" not in script  # it could not be inlined otherwise

@@ -42,9 +42,7 @@ def report(small_run: MadeRun, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture(scope="module")
 def one_page(open_page: OpenPage, report: Path) -> Watched:
-    watched = open_page(report, viewport={"width": 1280, "height": 900})
-    watched.draw_all()
-    return watched
+    return open_page(report, viewport={"width": 1280, "height": 900})
 
 
 @pytest.fixture
@@ -70,7 +68,6 @@ def test_page_opens_without_complaint_or_request_and_fits_its_window(
     open_page: OpenPage, report: Path, scheme: str, width: int
 ) -> None:
     watched = open_page(report, viewport={"width": width, "height": 844}, color_scheme=scheme)
-    watched.draw_all()
     background = "getComputedStyle(document.body).backgroundColor"
     before = watched.page.evaluate(background)
     watched.page.click("#theme")
@@ -85,7 +82,7 @@ def test_hostile_labels_are_text_everywhere(opened: Watched) -> None:
     assert page.locator("main b:text('gull'), dialog b:text('gull')").count() == 0
     assert page.locator("#label-table", has_text="<b>gull</b>").count() == 1
     assert page.locator("#label-table", has_text='</script><script>alert("x")').count() == 1
-    ticks = page.locator("#matrix .ytick text").all_text_contents()
+    ticks = page.locator("#matrix text.row").all_text_contents()
     assert "<b>gull</b>" in ticks
     assert "カワセミ" in ticks
     assert page.locator("#suspects i", has_text="x").count() == 0
@@ -94,19 +91,16 @@ def test_hostile_labels_are_text_everywhere(opened: Watched) -> None:
 
 def test_a_cell_of_the_matrix_opens_its_photos(opened: Watched) -> None:
     page = opened.page
-    page.locator("#matrix").scroll_into_view_if_needed()
-    x, y, photos = page.evaluate(
+    photos = page.evaluate(
         """() => {
           const places = data.matrix.orders.confusion;
           const k = places.findIndex((p) => data.matrix.counts[p][p] > 0);
-          const { xaxis, yaxis } = document.querySelector('#matrix')._fullLayout;
-          const box = document.querySelector('#matrix .nsewdrag').getBoundingClientRect();
-          const count = data.matrix.counts[places[k]][places[k]];
-          return [box.x + xaxis.d2p(k), box.y + yaxis.d2p(k), count];
+          const cell = document.querySelector(`#matrix [data-at="${k} ${k}"]`);
+          cell.scrollIntoView();
+          cell.dispatchEvent(new MouseEvent('click'));
+          return data.matrix.counts[places[k]][places[k]];
         }"""
     )
-    page.mouse.move(x, y)
-    page.mouse.click(x, y)
     page.wait_for_selector("#viewer[open]")
     assert ", correct: " in page.inner_text("#viewer-title")
     assert page.locator("#viewer .card").count() == photos
@@ -156,10 +150,10 @@ def test_mistakes_can_be_narrowed_to_a_label_and_show_what_was_looked_at(opened:
 def test_matrix_can_be_ordered_and_counted(opened: Watched) -> None:
     page = opened.page
     page.select_option("#matrix-order", "labels")
-    ticks = page.locator("#matrix .ytick text").all_text_contents()
+    ticks = page.locator("#matrix text.row").all_text_contents()
     assert ticks[-1] == "カワセミ"  # the last label in class order
     page.select_option("#matrix-values", "counts")
-    numbers = [int(t) for t in page.locator("#matrix .heatmap-label").all_text_contents() if t]
+    numbers = [int(t) for t in page.locator("#matrix .cell text").all_text_contents()]
     assert sum(numbers) == 24
 
 
@@ -186,7 +180,7 @@ def test_suspects_link_to_annotate(opened: Watched) -> None:
 def test_every_control_and_picture_has_a_name(opened: Watched) -> None:
     nameless = opened.page.evaluate(
         """() => [...document.querySelectorAll('button, select, input, img, [role=img]')]
-          .filter((e) => !e.closest('template, .main-svg, .plot-container'))
+          .filter((e) => !e.closest('template'))
           .filter((e) => !(e.getAttribute('aria-label') || e.alt || e.innerText?.trim()
             || e.labels?.length || e.textContent.trim() || e.hidden))
           .map((e) => e.outerHTML.slice(0, 80))"""
@@ -196,22 +190,37 @@ def test_every_control_and_picture_has_a_name(opened: Watched) -> None:
 
 def test_charts_and_tables_are_no_wider_than_the_paper(open_page: OpenPage, report: Path) -> None:
     watched = open_page(report, viewport={"width": 1280, "height": 900})
-    watched.draw_all()
     watched.page.emulate_media(media="print")
     # A4 between Chromium's own margins.
     watched.page.set_viewport_size({"width": 718, "height": 1000})
     wide = watched.page.evaluate(
-        """() => [...document.querySelectorAll("svg.main-svg, table")]
+        """() => [...document.querySelectorAll(".plot svg, #matrix svg, table")]
             .filter(e => e.getClientRects().length)
             .map(e => [e.className.baseVal ?? e.tagName, e.getBoundingClientRect().right])
             .filter(([, right]) => right > innerWidth + 1)"""
     )
     assert wide == []
-    ratios = watched.page.evaluate(
-        """() => [...document.querySelectorAll(".js-plotly-plot svg.main-svg[viewBox]")]
-            .filter(e => e.getClientRects().length)
-            .map(e => e.getBoundingClientRect().width / e.getBoundingClientRect().height
-                / (e.viewBox.baseVal.width / e.viewBox.baseVal.height))"""
-    )
-    assert ratios
-    assert ratios == pytest.approx([1.0] * len(ratios), rel=0.02)
+
+
+@pytest.mark.parametrize(("width", "shown"), [(1280, "wide"), (390, "narrow")])
+def test_matrix_and_charts_fit_and_name_every_column(
+    open_page: OpenPage, report: Path, width: int, shown: str
+) -> None:
+    page = open_page(report, viewport={"width": width, "height": 844}).page
+    columns = page.locator("#matrix text.column").all_text_contents()
+    rows = page.locator("#matrix text.row").all_text_contents()
+    assert len(columns) == len(rows) == 6
+    if shown == "narrow":
+        assert columns == [row.split()[0] for row in rows]
+    frame = page.locator(".matrix-frame")
+    assert frame.evaluate("e => e.scrollWidth <= e.clientWidth")
+    for text in page.locator("#matrix text").all():
+        inside = text.evaluate(
+            "e => { const t = e.getBoundingClientRect(), s = e.closest('svg')"
+            ".getBoundingClientRect(); return t.left >= s.left - 1 && t.right <= s.right + 1"
+            " && t.top >= s.top - 1; }"
+        )
+        assert inside, text.text_content()
+    chart = page.locator("#chart-score")
+    assert chart.locator(".wide-plot").is_visible() == (shown == "wide")
+    assert chart.locator(".narrow-plot").is_visible() == (shown == "narrow")

@@ -61,12 +61,15 @@ def test_key_figures_have_intervals_nested_values_and_decimals() -> None:
         "macro_f1": 0.8,
         "macro_f1_interval": [0.75, 0.85],
         "coverage": {"0.95": 0.5},
+        "photos": 50,
         "aurc": 0.01234,
     }
     figures = {figure.name: figure for figure in key_figures(SingleLabel(), metrics)}
     assert figures["Top-5 accuracy"].value == "99.0\u202f%"
     assert figures["Macro F1"].note.endswith("; 95 % interval 75.0–85.0\u202f%")
     assert figures["Coverage at 95 %"].value == "50.0\u202f%"
+    few = key_figures(SingleLabel(), metrics | {"photos": 49})
+    assert "Coverage at 95 %" not in {figure.name for figure in few}
     assert figures["AURC"].value == "0.0123"
     assert figures["Log loss"].value == "–"
     few = key_figures(SingleLabel(), {"labels": dict.fromkeys("abcde"), "top5": 1.0})

@@ -28,6 +28,7 @@ from finetune.errors import (
     StorageError,
     WeightsUnavailable,
 )
+from finetune.evaluation.intervals import mcnemar
 from finetune.experiments.tune.space import Space, config_of, space_for, suggest
 from finetune.experiments.tune.study import (
     Trial,
@@ -39,6 +40,7 @@ from finetune.experiments.tune.study import (
     without_password,
 )
 from finetune.files import safe_name, storage_errors, write_json, write_text
+from finetune.formatting import count
 from finetune.photos.collection import Collection
 from finetune.runs.folder import RUNS_FOLDER, RunFolder, create_run, drop_weights
 from finetune.runs.validation import read_validated
@@ -206,6 +208,33 @@ def to_json(result: TuneResult) -> dict[str, Any]:
     }
 
 
+def describe_gain(result: TuneResult) -> str:
+    """Returns a sentence on how far the best trial is ahead of the default settings.
+
+    Empty if there is no complete trial of the default settings, or it is the best.
+
+    Scores are shares of the validation photos, so that a difference is a number of photos; with
+    several labels per photo it is none.
+    """
+    first = next((t for t in result.best if t.number == 0), None)
+    if first is None or not result.best or result.best[0].number == 0:
+        return ""
+    best = result.best[0]
+    if best.score is None or first.score is None or not first.photos or result.task.multi_label:
+        return ""
+    photos = round((best.score - first.score) * first.photos)
+    if photos == 0:
+        return (
+            f"The default settings are right on as many of the {first.photos:,} validation photos."
+        )
+    # Not even if no photo got worse would the paired test find it.
+    doubt = " That may be chance." if mcnemar(0, photos) >= 0.05 else ""
+    return (
+        f"The difference from the default settings is {count(photos, 'photo')} of "
+        f"{first.photos:,}.{doubt}"
+    )
+
+
 def summarize(flags: Mapping[str, Any]) -> str:
     """Returns settings on one line: ``lr 0.003, batch size 32``."""
     shown = []
@@ -280,6 +309,7 @@ class _Trials:
                 return True
             validation = result.metrics["validation"]
             trial.set_user_attr("log_loss", validation.get("log_loss"))
+            trial.set_user_attr("photos", validation.get("photos"))
             self._end(trial, "COMPLETE", run, started, main_score(validation) or 0.0)
         return False
 

@@ -29,6 +29,9 @@ PRUNE_FROM_TRIAL = 4
 PRUNE_FROM_EPOCH = 3
 """Epochs of a trial before it can be pruned."""
 
+IMPORTANCE_TRIALS = 20
+"""Complete trials below which importances would be chance."""
+
 _LOCK_SECONDS = 120
 _ATTEMPTS = 6
 
@@ -45,6 +48,7 @@ class Trial:
         flags: The chosen settings, as the flags that `resolve` takes.
         values: The sampled parameters, by their names in the study.
         curve: Validation score by epoch.
+        photos: Validation photos of the score; None in studies of earlier versions.
     """
 
     number: int
@@ -56,6 +60,7 @@ class Trial:
     curve: Mapping[int, float]
     seconds: float | None
     reason: str | None
+    photos: int | None = None
 
 
 def open_study(name: str, *, url: str | None, file: Path, space: Space) -> optuna.Study:
@@ -184,6 +189,7 @@ def trials_of(study: optuna.Study) -> tuple[Trial, ...]:
             curve=dict(trial.intermediate_values),
             seconds=trial.user_attrs.get("seconds"),
             reason=trial.user_attrs.get("reason"),
+            photos=trial.user_attrs.get("photos"),
         )
         for trial in study.get_trials(deepcopy=False)
         if trial.state.name in states and not trial.user_attrs.get("interrupted")
@@ -208,11 +214,11 @@ def importances(study: optuna.Study) -> dict[str, float]:
 
     Functional ANOVA on a random forest (Hutter, Hoos & Leyton-Brown 2014, "An Efficient Approach
     for Assessing Hyperparameter Importance"), over the parameters that all complete trials have.
-    Empty for fewer than four such trials, or if all scores are equal.
+    Empty for fewer than `IMPORTANCE_TRIALS` such trials, or if all scores are equal.
     """
     optuna = import_optuna()
     complete = [t for t in study.get_trials(deepcopy=False) if t.state.name == "COMPLETE"]
-    if len(complete) < 4 or len({trial.value for trial in complete}) < 2:
+    if len(complete) < IMPORTANCE_TRIALS or len({trial.value for trial in complete}) < 2:
         return {}
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
     return dict(optuna.importance.get_param_importances(study, evaluator=evaluator))

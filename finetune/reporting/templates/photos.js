@@ -169,7 +169,7 @@ const viewer = (() => {
     const next = element("button", { type: "button", disabled: place >= list.length - 1 }, "Next →");
     previous.addEventListener("click", () => move(-1));
     next.addEventListener("click", () => move(1));
-    const steps = element("div", { class: "steps" }, previous, next);
+    const steps = element("div", { class: "moves" }, previous, next);
     if (back) {
       const all = element("button", { type: "button" }, "Show all");
       all.addEventListener("click", back);

@@ -64,16 +64,32 @@ function showConfusion(matrix) {
   const order = document.getElementById("matrix-order");
   const values = document.getElementById("matrix-values");
 
-  function matrixFigure() {
-    const places = matrix.orders[order.value];
+  const NARROW = 12; // labels shown where there is little room
+
+  const svg = (name, attributes, ...children) => {
+    const made = document.createElementNS("http://www.w3.org/2000/svg", name);
+    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+    made.append(...children);
+    return made;
+  };
+  const ruler = document.createElement("canvas").getContext("2d");
+
+  function drawMatrix() {
+    const room = frame.parentElement.clientWidth - 24;
+    const narrow = room < 560;
+    let places = matrix.orders[order.value];
+    const cut = narrow && places.length > NARROW;
+    if (cut) {
+      const mistakes = (k) => places.reduce((sum, j) => sum + (j === k ? 0 : matrix.counts[k][j] + matrix.counts[j][k]), 0);
+      const worst = new Set([...places].sort((a, b) => mistakes(b) - mistakes(a)).slice(0, NARROW));
+      places = places.filter((k) => worst.has(k));
+    }
+    document.getElementById("matrix-cut").hidden = !cut;
     const size = places.length;
     const few = size <= 30;
-    const room = frame.parentElement.clientWidth - 20;
-    const shown = places.map((k) => shorten(nameOf(matrix.labels[k]), room < 500 ? 12 : 24));
-    const names = shown.map(chartText);
     const asShares = values.value === "shares";
-    const grid = places.map((t) => places.map((p) => matrix.counts[t][p]));
     const totals = places.map((t) => matrix.photos[t]);
+    const grid = places.map((t) => places.map((p) => matrix.counts[t][p]));
     const share = (t, p) => (totals[t] ? grid[t][p] / totals[t] : 0);
     const amount = (t, p) => (asShares ? share(t, p) : grid[t][p]);
     let mostWrong = 0, mostRight = 0;
@@ -81,69 +97,84 @@ function showConfusion(matrix) {
       if (t === p) mostRight = Math.max(mostRight, amount(t, p));
       else mostWrong = Math.max(mostWrong, amount(t, p));
     }
-    // Correct cells above 0, mistakes below: one scale of two colors. The square root and the offset
-    // keep single mistakes visible.
-    const strength = (t, p) => {
-      if (!grid[t][p]) return 0;
-      if (t === p) return 0.15 + 0.85 * (asShares ? share(t, p) : amount(t, p) / mostRight);
-      return -(0.2 + 0.8 * Math.sqrt(amount(t, p) / mostWrong));
+    // The square root and the offset keep single mistakes visible.
+    const strength = (t, p) => (t === p
+      ? 0.15 + 0.85 * (asShares ? share(t, p) : amount(t, p) / mostRight)
+      : 0.2 + 0.8 * Math.sqrt(amount(t, p) / mostWrong));
+
+    const letters = few ? 13 : 9;
+    ruler.font = `${letters}px ${getComputedStyle(document.body).fontFamily}`;
+    const wide = (text) => ruler.measureText(text).width;
+    const fit = (text, most) => {
+      if (wide(text) <= most) return text;
+      for (let kept = text.length - 1; kept > 0; kept--) {
+        const short = text.slice(0, Math.ceil(kept / 2)) + "…" + text.slice(text.length - Math.floor(kept / 2));
+        if (wide(short) <= most) return short;
+      }
+      return "…";
     };
-    const hover = grid.map((row, t) => row.map((count, p) => {
-      const truth = chartText(nameOf(matrix.labels[places[t]]));
-      const predicted = chartText(nameOf(matrix.labels[places[p]]));
+    // Where there is little room, columns have the numbers of the rows.
+    const names = places.map((k, at) => (narrow ? `${at + 1} ` : "") + nameOf(matrix.labels[k]));
+    const rows = names.map((name) => fit(name, narrow ? room * 0.36 : 240));
+    const columns = narrow ? places.map((_, at) => `${at + 1}`) : names.map((name) => fit(name, 200));
+    const left = 26 + Math.max(...rows.map(wide));
+    const turn = narrow ? 0 : -50;
+    const slant = Math.cos((turn * Math.PI) / 180), rise = Math.sin((-turn * Math.PI) / 180);
+    const longest = Math.max(...columns.map(wide));
+    const top = 24 + (narrow ? letters + 4 : longest * rise + letters);
+    const widest = size <= 4 ? 84 : size <= 12 ? 56 : few ? 36 : 14;
+    let side = widest, right = 8;
+    for (let pass = 0; pass < 3; pass++) { // the names of the last columns reach beyond their cells
+      side = Math.min(widest, Math.max(narrow ? 14 : few ? 24 : 8, (room - left - right) / size));
+      if (!narrow) right = Math.max(8, ...columns.map((name, p) => (p + 0.5) * side + wide(name) * slant + 8 - size * side));
+    }
+    const width = left + size * side + right, height = top + size * side + 8;
+    const picture = svg("svg", { viewBox: `0 0 ${width} ${height}`, width, height, "aria-hidden": "true" });
+    const write = (x, y, text, more = {}, full = "") => {
+      const made = svg("text", { x, y, "font-size": letters, fill: "var(--text)", ...more }, text);
+      if (full && full !== text) made.append(svg("title", {}, full));
+      picture.append(made);
+    };
+    write(left, 14, "Predicted", { fill: "var(--muted)", "font-size": 13 });
+    write(12, top + size * side / 2, "Correct label", { fill: "var(--muted)", "font-size": 13, "text-anchor": "middle", transform: `rotate(-90 12 ${top + size * side / 2})` });
+    picture.append(svg("rect", { x: left, y: top, width: size * side, height: size * side, fill: "var(--page)" }));
+    places.forEach((_, k) => {
+      const middle = (k + 0.5) * side;
+      write(left - 6, top + middle + letters * 0.35, rows[k], { class: "row", "text-anchor": "end" }, names[k]);
+      write(left + middle, top - 6, columns[k], narrow ? { class: "column", "text-anchor": "middle" } : { class: "column", transform: `rotate(${turn} ${left + middle} ${top - 6})` }, names[k]);
+    });
+    const gap = few ? 2 : 0.5;
+    for (let t = 0; t < size; t++) for (let p = 0; p < size; p++) {
+      const count = grid[t][p];
+      if (!count) continue;
+      const kind = t === p ? "right" : "wrong", strong = strength(t, p);
+      const truth = nameOf(matrix.labels[places[t]]), predicted = nameOf(matrix.labels[places[p]]);
       const sum = `${count} of ${totals[t]} (${percent(share(t, p))})`;
-      return t === p ? `${truth}<br>correct: ${sum}` : `${truth}<br>mistaken for ${predicted}: ${sum}`;
-    }));
-    const letter = few ? 6.6 : 5; // mean width of a letter in pixels
-    const longest = Math.max(...shown.map((name) => name.length));
-    const margin = 40 + longest * letter;
-    // The slanted name of the last column reaches beyond its cell.
-    const right = Math.max(24, shown.at(-1).length * letter * Math.cos(Math.PI / 3));
-    const widest = size <= 4 ? 84 : size <= 12 ? 56 : few ? 34 : 14;
-    // Cells shrink to fit, but stay large enough to tap or see; beyond that, the frame scrolls.
-    const side = Math.min(widest, Math.max(few ? 24 : 10, (room - margin - right) / size));
-    const width = margin + size * side + right;
-    const ticks = { tickmode: "array", tickvals: [...Array(size).keys()], ticktext: names, showgrid: false, zeroline: false, tickfont: { size: few ? 12 : 9 }, fixedrange: true, automargin: false };
-    return {
-      data: [{
-        type: "heatmap",
-        z: grid.map((row, t) => row.map((_, p) => strength(t, p))),
-        zmin: -1, zmax: 1,
-        colorscale: [[0, "var(--wrong)"], [0.5, "var(--surface)"], [1, "var(--right)"]],
-        showscale: false, xgap: few ? 2 : 1, ygap: few ? 2 : 1,
-        hoverinfo: "text", hovertext: hover,
-        ...(few && {
-          text: grid.map((row, t) => row.map((count, p) => !count ? "" : asShares ? `${Math.round(share(t, p) * 100)}` : `${count}`)),
-          texttemplate: "%{text}", textfont: { size: size <= 12 ? 13 : 10 },
-        }),
-      }],
-      layout: {
-        width, height: margin + size * side + 12,
-        margin: { t: margin, l: margin, r: right, b: 12 },
-        xaxis: { ...ticks, side: "top", tickangle: -60, title: { text: "Predicted", standoff: 6 }, showline: false },
-        yaxis: { ...ticks, autorange: "reversed", title: { text: "Correct label", standoff: 4 }, showline: false },
-      },
-      config: { responsive: false },
-      places,
-    };
+      const cell = svg("g", { class: "cell", "data-at": `${t} ${p}` },
+        svg("title", {}, t === p ? `${truth}, correct: ${sum}` : `${truth} mistaken for ${predicted}: ${sum}`),
+        svg("rect", {
+          x: left + p * side, y: top + t * side, width: side - gap, height: side - gap, rx: few ? 3 : 0,
+          style: `fill:color-mix(in srgb, var(--${kind}) ${Math.round(strong * 100)}%, var(--surface))`,
+        }));
+      if (few) {
+        cell.append(svg("text", {
+          x: left + (p + 0.5) * side - gap / 2, y: top + (t + 0.5) * side + 4, "text-anchor": "middle",
+          "font-size": Math.min(13, side * 0.5), fill: strong > 0.6 ? "var(--page)" : "var(--text)",
+        }, asShares ? `${Math.round(share(t, p) * 100)}` : `${count}`));
+      }
+      cell.addEventListener("click", () => openCell(matrix.labels[places[t]], matrix.labels[places[p]], count));
+      picture.append(cell);
+    }
+    frame.replaceChildren(picture);
   }
 
-  let drawn = null;
-  function drawMatrix() {
-    drawn = matrixFigure();
-    draw(frame, drawn);
-    frame.style.cursor = "pointer";
-  }
-  drawWhenNear(frame, () => (drawn = matrixFigure()));
-  const attach = new MutationObserver(() => {
-    if (!frame.on) return;
-    attach.disconnect();
-    frame.on("plotly_click", ({ points: [point] }) => {
-      const [t, p] = [drawn.places[point.pointNumber[0]], drawn.places[point.pointNumber[1]]];
-      if (matrix.counts[t][p]) openCell(matrix.labels[t], matrix.labels[p], matrix.counts[t][p]);
-    });
+  drawMatrix();
+  let drawnFor = frame.parentElement.clientWidth;
+  addEventListener("resize", () => {
+    if (frame.parentElement.clientWidth === drawnFor) return;
+    drawnFor = frame.parentElement.clientWidth;
+    drawMatrix();
   });
-  attach.observe(frame, { childList: true, subtree: true });
   order.addEventListener("change", drawMatrix);
   values.addEventListener("change", drawMatrix);
 
