@@ -9,8 +9,6 @@ import threading
 from types import FrameType
 
 INTERRUPTED = 130
-BROKEN_PIPE = 141
-"""Exit code of Unix programs whose reader, such as ``head``, has gone: 128 + SIGPIPE."""
 
 
 def main() -> None:
@@ -40,13 +38,19 @@ def main() -> None:
     except SystemExit as error:
         code = error.code
     except BrokenPipeError:
-        code = BROKEN_PIPE
+        code = _broken_pipe()
     except BaseException as error:
         if not interrupts and not isinstance(error, KeyboardInterrupt):
             raise
         sys.stderr.write("Error: Interrupted.\n")
         code = INTERRUPTED
     sys.exit(_flushed(code))
+
+
+def _broken_pipe() -> int:
+    from finetune.cli.console import BROKEN_PIPE
+
+    return BROKEN_PIPE
 
 
 def _flushed(code: str | int | None) -> str | int | None:
@@ -58,7 +62,7 @@ def _flushed(code: str | int | None) -> str | int | None:
         # Python would try again at its end, and report that.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
-            return code or BROKEN_PIPE
+            return code or _broken_pipe()
         sys.stderr.write(f"Error: The output cannot be written: {error.strerror}.\n")
         return code or 1
     return code

@@ -17,7 +17,7 @@ import typer
 import typer.core
 
 from finetune import __version__
-from finetune.cli.console import output
+from finetune.cli.console import BROKEN_PIPE, output
 from finetune.config_io import Setting, choices, settings, strip_none
 from finetune.errors import ConfigError, FinetuneError, MissingExtra
 from finetune.files import NO_SPACE
@@ -118,13 +118,18 @@ class Group(typer.core.TyperGroup):
     """Root command: reports expected errors in one line; a bug keeps its traceback."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Runs the chosen command; exits 1 on a FinetuneError, 130 when interrupted."""
+        """Runs the chosen command; exits 1 on a FinetuneError, 130 when interrupted.
+
+        With 141 when the reader of the output has gone, which typer would call a failure.
+        """
         output.show_library_warnings()
         try:
             return super().invoke(ctx)
         except FinetuneError as error:
             output.error(str(error))
             raise typer.Exit(1) from error
+        except BrokenPipeError as error:
+            raise typer.Exit(BROKEN_PIPE) from error
         except OSError as error:
             # Writes that no module expects to fail, such as of the standard output.
             if error.errno not in NO_SPACE:

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Protocol
 import typer
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -33,6 +34,10 @@ from finetune.formatting import visible, visible_json
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only results and errors.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Answer yes to every question.")]
+
+
+BROKEN_PIPE = 141
+"""Exit code of Unix programs whose reader, such as ``head``, has gone: 128 + SIGPIPE."""
 
 
 class Advance(Protocol):
@@ -53,6 +58,10 @@ class VisibleConsole(Console):
         for segment in super().render(renderable, options):
             text = segment.text if segment.control else visible(segment.text, keep_bytes=True)
             yield segment if text is segment.text else segment._replace(text=text)
+
+    def on_broken_pipe(self) -> None:
+        """Ends as other programs do whose reader, such as ``head``, has gone."""
+        raise BrokenPipeError
 
 
 @dataclass
@@ -77,9 +86,14 @@ class Output:
         return Text(visible(text, keep_bytes=True))
 
     def print(self, *parts: object) -> None:
-        """Prints a result to stdout, except under --json."""
+        """Prints a result to stdout, except under --json.
+
+        A table that is too wide for the terminal is printed as a list, as no word is to be broken.
+        """
         if not self.json:
-            self.stdout.print(*parts)
+            self.stdout.print(
+                *(_as_list(p, self.stdout) if isinstance(p, Table) else p for p in parts)
+            )
 
     def text(self, text: str) -> None:
         """Prints text to stdout, except under --json; brackets are no markup."""
@@ -210,6 +224,25 @@ def make_table(*columns: str, title: str | None = None, right: tuple[str, ...] =
     for name in columns:
         table.add_column(Text(name), justify="right" if name in right else "left", overflow="fold")
     return table
+
+
+def _as_list(table: Table, console: Console) -> Table:
+    """Returns a table itself, or a line for each of its cells if its words are too wide."""
+    columns = table.columns
+    if len(columns) < 3 or not all(column.header for column in columns[:1]):
+        return table
+    endless = console.options.update(max_width=100_000)
+    least = Measurement.get(console, endless, table).minimum
+    if least <= console.width:
+        return table
+    rows = Table(box=None, pad_edge=False, show_header=False)
+    rows.add_column(overflow="fold")
+    rows.add_column(overflow="fold")
+    for cells in zip(*(column.cells for column in columns), strict=True):
+        rows.add_row(columns[0].header, cells[0], style="bold")
+        for column, cell in zip(columns[1:], cells[1:], strict=True):
+            rows.add_row(column.header, cell)
+    return rows
 
 
 output = Output()

@@ -212,8 +212,11 @@ def _show(collection: Collection) -> None:
 def _write_sheets(collection: Collection, files: list[Path]) -> None:
     photos = [photo for photo in collection.photos if photo.crop is not None]
     for file in files:
+        from finetune.photos.crops import Crop
         from finetune.reporting.photo_page import (
+            CROPS_NOTE,
             Section,
+            crop_doubt,
             crop_figures,
             write_crop_png,
             write_picture_page,
@@ -222,15 +225,11 @@ def _write_sheets(collection: Collection, files: list[Path]) -> None:
         if file.suffix.lower() == ".png":
             write_crop_png(file, collection, photos)
         else:
-            by_folder: dict[str, list[Any]] = {}
-            for photo in photos:
-                by_folder.setdefault(photo.folder, []).append(photo)
-            sections = [
-                Section(heading=name or ".", figures=tuple(crop_figures(collection, members)))
-                for name, members in by_folder.items()
-            ]
+            doubtful = sorted(photos, key=lambda photo: -crop_doubt(photo.crop or Crop()))
+            figures = tuple(crop_figures(collection, doubtful))
             title = f"{count(len(photos), 'photo')} of {collection.root} and their crops"
-            write_picture_page(file, title, sections)
+            sections = [Section(heading="Photo and crop", figures=figures)]
+            write_picture_page(file, title, sections, note=CROPS_NOTE)
         output.text(f"Written: {file}")
 
 

@@ -12,7 +12,7 @@ import typer
 
 from finetune.cli.command import Device, FalseAlarms, SurePrecision, SureThreshold, one_of
 from finetune.cli.console import Advance, Json, Quiet, Yes, output
-from finetune.cli.predict_output import FEW, Extras, Printer, show_photo
+from finetune.cli.predict_output import FEW, TOP, Extras, Printer, show_photo
 from finetune.config import FALSE_ALARMS, PRECISION
 from finetune.errors import ConfigError
 
@@ -43,8 +43,11 @@ def predict(
         ),
     ] = None,
     top: Annotated[
-        int, typer.Option("--top", "--top-k", help="Number of labels to show.", min=1)
-    ] = 5,
+        int | None,
+        typer.Option(
+            "--top", "--top-k", help="Number of labels to show; default: 5, or 1 a line.", min=1
+        ),
+    ] = None,
     csv: Annotated[
         Path | None, typer.Option(help="Write one row per photo; resumes an interrupted file.")
     ] = None,
@@ -145,7 +148,7 @@ def predict(
         outlets: list[Callable[[PhotoPrediction], object]] = []
         table: PredictionTable | None = None
         if csv is not None:
-            table = stack.enter_context(_table(csv, predictor, top, by_burst))
+            table = stack.enter_context(_table(csv, predictor, top or TOP, by_burst))
             outlets.append(table.add)
         sorter: Sorter | None = None
         if sort_into is not None:

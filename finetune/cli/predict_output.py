@@ -15,6 +15,7 @@ from rich.style import Style
 from rich.text import Text
 
 from finetune.cli.console import json_text, make_table, output
+from finetune.formatting import percent
 from finetune.photos.crops import crop_and_resize
 from finetune.prediction.predictions import UNKNOWN
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from finetune.prediction.predictions import PhotoPrediction
     from finetune.prediction.predictor import Predictor
 
+
+TOP = 5
+"""Labels of a table, unless a person asks for another number."""
 
 FEW = 4
 """Up to this many photos get a table of their own each."""
@@ -43,8 +47,8 @@ class Extras:
         found: dict[str, Any] = {}
         if prediction.photo is None or prediction.label is None:
             return found
-        if self.overlays is not None:
-            found["overlay"] = str(self._overlay(prediction.photo, prediction.label))
+        if self.overlays is not None and prediction.status != "unknown":
+            found["overlay"] = str(self._overlay(prediction.photo, prediction))
         if self.training is not None:
             path = Path(prediction.photo)
             image = self.predictor.pixels_of(path)
@@ -52,14 +56,16 @@ class Extras:
             found["similar"] = [item.to_dict() for item in like]
         return found
 
-    def _overlay(self, photo: str, label: str) -> Path:
+    def _overlay(self, photo: str, prediction: PhotoPrediction) -> Path:
         from finetune.files import numbered, safe_name
-        from finetune.prediction.explain import explain_photo, explainable, write_png
+        from finetune.prediction.explain import captioned, explain_photo, explainable, write_png
 
-        image = explain_photo(explainable(self.predictor), Path(photo), label)
+        best = prediction.ranked[0]
+        image = explain_photo(explainable(self.predictor), Path(photo), best.label)
+        image = captioned(image, f"{best.label} {percent(best.probability)}")
         assert self.overlays is not None
-        name = free = safe_name(photo.strip("./\\").replace("/", "_").replace("\\", "_"))
-        # Photos of other folders may have the same name when it is made safe or cut.
+        name = free = safe_name(Path(photo).stem)
+        # Photos of other folders may have the same name.
         number = 2
         while self.overlay_of.setdefault(free.casefold(), photo) != photo:
             free = numbered(name, number)
@@ -75,14 +81,15 @@ class Printer:
 
     def __init__(
         self,
-        top: int,
+        top: int | None,
         total: int,
         labels: Iterable[str],
         extras: Extras,
         *,
         quiet_rows: bool,
     ) -> None:
-        self.top = top
+        self.top = top or TOP
+        self.more = 0 if top is None else top - 1  # further labels of a line
         self.total = total
         self.extras = extras
         self.few = total <= FEW
@@ -131,7 +138,12 @@ class Printer:
         answer = prediction.answer
         answer = set_cell_size(answer, max(self._width, cell_len(answer)))
         drawn = "" if prediction.status == "unknown" else bar(prediction.ranked[0].probability, 12)
-        self._stream.write(f"{answer} {drawn:<13} {prediction.photo}{_remark(prediction)}\n")
+        further = ", ".join(
+            f"{item.label} {percent(item.probability)}"
+            for item in prediction.ranked[1 : self.more + 1]
+        )
+        then = f"  then: {further}" if further else ""
+        self._stream.write(f"{answer} {drawn:<13} {prediction.photo}{then}{_remark(prediction)}\n")
 
 
 def _answer_width(labels: Iterable[str]) -> int:
@@ -157,13 +169,11 @@ def show_photo(prediction: PhotoPrediction, top: int, extras: Extras | None = No
             str(rank),
             *mark,
             output.literal(item.label),
-            f"{item.probability:.1%}",
+            percent(item.probability),
             bar(item.probability),
         )
     if extras is not None and extras.show and prediction.photo is not None:
         from rich.table import Table
-
-        from finetune.cli.predict_output import sketch
 
         beside = Table.grid(padding=(0, 2))
         beside.add_row(sketch(extras.predictor.pixels_of(prediction.photo)), table)

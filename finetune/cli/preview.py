@@ -60,14 +60,20 @@ def preview(
         raise AugmentError(f"--save-pipeline writes down a recipe; {augment} is a file already.")
     names, pixels = _load(photos, rows, preprocessing.working_size)
     if chosen is None:
-        drawn = contact_sheet.preset_sheet(pixels, names=names, size=size)
+        drawn = contact_sheet.preset_sheet(pixels, names=names, size=size, grid=True)
     else:
         title = f"--augment {augment}, seed {seed}"
-        drawn = contact_sheet.draw_sheet(chosen, pixels, names=names, epochs=draws, title=title)
+        drawn = contact_sheet.draw_sheet(
+            chosen, pixels, names=names, epochs=draws, title=title, grid=True
+        )
     fields = to_dict(chosen.recipe) if isinstance(chosen, BatchAugment) else {}
     png = contact_sheet.write_png(drawn, out.with_suffix(".png"))
+    bends = presets or bool(fields.get("mobius_probability"))
     page = contact_sheet.write_html(
-        drawn, out.with_suffix(".html"), fields={key: _text(value) for key, value in fields.items()}
+        drawn,
+        out.with_suffix(".html"),
+        fields={key: _text(value) for key, value in fields.items()},
+        note=contact_sheet.MOBIUS_NOTE if bends else "",
     )
     written: dict[str, Any] = {"png": str(png), "html": str(page), "photos": list(names)}
     output.text(str(png))

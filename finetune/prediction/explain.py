@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
 from finetune.augmentation.center_crop import preprocess
 from finetune.errors import ConfigError, ModelError
 from finetune.files import write_atomically
+from finetune.fonts import draw_text, fitted
+from finetune.formatting import visible
 from finetune.photos.decode.decoder import MAX_PIXELS
 from finetune.photos.preprocessing import Preprocessing
 from finetune.prediction.inputs import working_image
@@ -148,6 +150,18 @@ def explain_photo(
     image = working_image(photo, fine, max_pixels=max_pixels)
     margin = (image.shape[0] - size) // 2
     return overlay(image[margin : margin + size, margin : margin + size], heat)
+
+
+def captioned(image: NDArray[np.uint8], text: str) -> NDArray[np.uint8]:
+    """Returns an image ``(H, W, 3) uint8`` with a line of text below it."""
+    height, width = image.shape[:2]
+    size = 18
+    page = Image.new("RGB", (width, height + 2 * size), (24, 26, 28))
+    page.paste(Image.fromarray(image), (0, 0))
+    place = (width / 2, height + size)
+    shown = fitted(visible(text), size, width - 16)
+    draw_text(ImageDraw.Draw(page), place, shown, size=size, fill="white", anchor="mm")
+    return np.asarray(page)
 
 
 def write_png(path: Path, image: NDArray[np.uint8]) -> Path:

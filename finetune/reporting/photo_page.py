@@ -22,7 +22,7 @@ from finetune.photos.near_duplicates.groups import GroupedPhoto, NearDuplicateGr
 from finetune.reporting.gallery import make_thumbnails
 
 _STYLE = """
-:root { color-scheme: light dark; --line: #8884; --soft: #888; }
+:root { color-scheme: light dark; --line: #8884; --soft: light-dark(#666, #aaa); }
 body { font: 15px/1.4 system-ui, sans-serif; margin: 2rem auto; max-width: 80rem; padding: 0 1rem;
        color: #222; background: #fff; }
 h1 { font-size: 1.4rem; } h2 { font-size: 1rem; margin: 2rem 0 .5rem; }
@@ -38,7 +38,7 @@ img { display: block; height: 170px; background: #8883; }
 table { border-collapse: collapse; }
 th, td { padding: .2rem .9rem .2rem 0; text-align: right; border-bottom: 1px solid var(--line); }
 th:first-child, td:first-child { text-align: left; }
-.advice, .note, .more { color: var(--soft); } .note { flex-basis: 100%; }
+.advice, .note, .more { color: var(--soft); max-width: 48rem; } .note { flex-basis: 100%; }
 .item { display: flex; flex-wrap: wrap; gap: .6rem; padding: .6rem 0;
         border-top: 1px solid var(--line); }
 .item figure { width: 160px; min-width: 0; }
@@ -74,14 +74,22 @@ class Section:
 
 
 def write_picture_page(
-    path: Path, title: str, sections: Sequence[Section], *, heading: str | None = None
+    path: Path,
+    title: str,
+    sections: Sequence[Section],
+    *,
+    heading: str | None = None,
+    note: str = "",
 ) -> Path:
-    """Writes figures by sections as one HTML file, and returns its path.
+    """Writes figures by sections below a note as one HTML file, and returns its path.
 
     Raises:
         StorageError: The file could not be written; an older one is intact.
     """
-    return _write_html(path, title, "\n".join(map(_section, sections)), heading=heading)
+    body = "\n".join(map(_section, sections))
+    if note:
+        body = f'<p class="advice">{_escape(note)}</p>\n{body}'
+    return _write_html(path, title, body, heading=heading)
 
 
 def _write_html(path: Path, title: str, body: str, *, heading: str | None = None) -> Path:
@@ -91,7 +99,7 @@ def _write_html(path: Path, title: str, body: str, *, heading: str | None = None
         "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">\n"
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{_escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
-        f"<h1>{_escape(heading or title)}</h1>\n{body}\n</body>\n</html>\n"
+        f"<main>\n<h1>{_escape(heading or title)}</h1>\n{body}\n</main>\n</body>\n</html>\n"
     )
     return write_text(path, page)
 
@@ -142,7 +150,9 @@ def write_near_duplicates_page(
 
     def figure(item: GroupedPhoto) -> Figure:
         photo = item.photo
-        size = f"{photo.width} x {photo.height}"
+        size = f"{photo.width} x {photo.height} pixels"
+        if photo.quality is not None:
+            size += f", sharpness {photo.quality.sharpness:.2f}"
         lines: tuple[str, ...] = (relation_text(item), photo.path, size)
         if photo.labels:
             lines += (", ".join(photo.labels),)
@@ -162,7 +172,14 @@ def write_near_duplicates_page(
         for number, group in enumerate(groups, 1)
     ]
     found = f"{count(len(groups), 'group')} of near-duplicates" if groups else "No near-duplicates"
-    return write_picture_page(path, "Near-duplicates", sections, heading=f"{found} in {root}")
+    note = "The best of a group has the most detail: its sharpness times its shorter side."
+    return write_picture_page(
+        path,
+        "Near-duplicates",
+        sections,
+        heading=f"{found} in {root}",
+        note=note if groups else "",
+    )
 
 
 def relation_text(item: GroupedPhoto) -> str:
@@ -203,6 +220,25 @@ def before_and_after(path: Path, crop: Crop) -> tuple[Image.Image, Image.Image]:
     pen.rectangle((box[0], box[1], box[2] - 1, box[3] - 1), outline="black", width=4)
     pen.rectangle((box[0] + 1, box[1] + 1, box[2] - 2, box[3] - 2), outline="yellow", width=2)
     return before, after
+
+
+def crop_doubt(crop: Crop) -> float:
+    """Returns how doubtful a crop is: larger where it leaves the photo, or is very small.
+
+    A square as large as the photo's shorter side may cut off what is longer, such as wings; a very
+    small one may show a part of the subject.
+    """
+    beyond = max(0.0, crop.side - 0.98) * 10
+    small = max(0.0, 0.25 - crop.side) * 4
+    off = max(abs(crop.center_x - 0.5), abs(crop.center_y - 0.5))
+    return beyond + small + off
+
+
+CROPS_NOTE = (
+    "The most doubtful crops first: those as large as the photo, which may cut off wings or a "
+    "tail, very small ones, and those far from the middle. To change one, run finetune annotate "
+    "and press C at the photo."
+)
 
 
 def crop_figures(collection: Collection, photos: Sequence[Photo]) -> list[Figure]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from finetune.augmentation.batch_augment import BatchAugment
 from finetune.augmentation.contact_sheet import (
+    GRID,
     Sheet,
     draw_sheet,
     preset_sheet,
@@ -50,6 +51,19 @@ def test_presets_have_a_column_a_named_map(pictures: NDArray[np.uint8]) -> None:
     # "inverse" is a half turn.
     half_turn = sheet.tiles[:, sheet.columns.index("inverse")].astype(int)
     assert np.abs(half_turn - pictures[:, ::-1, ::-1]).max() <= 2
+
+
+def test_a_grid_is_warped_like_the_first_photo(pictures: NDArray[np.uint8]) -> None:
+    augment = BatchAugment(RECIPES["mobius"], size=64, mean=(0.5,) * 3, std=(1,) * 3, seed=0)
+    names = ("a", "b", "c")
+    plain = draw_sheet(augment, pictures, names=names, epochs=2, title="t")
+    sheet = draw_sheet(augment, pictures, names=names, epochs=2, title="t", grid=True)
+    assert sheet.rows == (GRID, *names)
+    np.testing.assert_array_equal(sheet.tiles[1:], plain.tiles)
+    drawn = preset_sheet(pictures, names=names, size=80, grid=True).tiles[0, 0]
+    in_its_place = np.concatenate([drawn[None], pictures[1:]])
+    warped = draw_sheet(augment, in_its_place, names=names, epochs=2, title="t")
+    np.testing.assert_array_equal(sheet.tiles[0], warped.tiles[0])
 
 
 def test_the_png_holds_every_tile_unchanged(sheet: Sheet, tmp_path: Path) -> None:

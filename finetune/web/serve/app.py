@@ -33,7 +33,10 @@ if TYPE_CHECKING:
     from finetune.prediction.torch_engine import TorchEngine
 
 _PATHS = frozenset(
-    ("/", "/v1/predict", "/v1/explain", "/v1/model", "/healthz", "/metrics", "/openapi.json")
+    (
+        *("/", "/docs", "/v1/predict", "/v1/preview", "/v1/explain", "/v1/model"),
+        *("/healthz", "/metrics", "/openapi.json"),
+    )
 )
 
 _PHOTO_TYPES = frozenset({"", "application/octet-stream", "application/x-www-form-urlencoded"})
@@ -69,7 +72,7 @@ async def read_upload(request: Request, limits: Limits) -> list[UploadedPhoto]:
     else:
         raise HTTPException(415, f"Send a photo or a form, not {kind[:80]}.")
     if not photos:
-        raise HTTPException(400, "The request contains no photo.")
+        raise HTTPException(400, "The request contains no photo, or an empty file.")
     return photos
 
 
@@ -111,7 +114,9 @@ class _Endpoints:
     def app(self, log: Callable[[str], None]) -> Starlette:
         routes = [
             Route("/", self.page),
+            Route("/docs", self.docs),
             Route("/v1/predict", self.predict, methods=["POST"]),
+            Route("/v1/preview", self.preview, methods=["POST"]),
             Route("/v1/model", self.model),
             Route("/openapi.json", self.openapi),
             Route("/healthz", self.health),
@@ -147,6 +152,18 @@ class _Endpoints:
             html, headers={"Permissions-Policy": "camera=(self), microphone=(), geolocation=()"}
         )
 
+    async def docs(self, request: Request) -> Response:
+        address = f"{request.url.scheme}://{request.url.netloc}"
+        return HTMLResponse(
+            render(
+                "serve_docs.html",
+                name=self.predictor.name,
+                address=address,
+                key=self.policy.token is not None,
+                paths=self.description["paths"],
+            )
+        )
+
     async def model(self, request: Request) -> Response:
         return JSONResponse([engine.metadata.to_dict() for engine in self.predictor.engines])
 
@@ -169,6 +186,21 @@ class _Endpoints:
         if photos[0].name is None and predictions[0].error is not None:
             raise HTTPException(422, f"The photo cannot be opened: {predictions[0].error}.")
         return JSONResponse([prediction.to_dict(top) for prediction in predictions])
+
+    async def preview(self, request: Request) -> Response:
+        with self._memory_for(request):
+            content = (await self._upload(request))[0].content
+        request.state.photos = 1
+        with self._reserved(1):
+            try:
+                async with asyncio.timeout(self.limits.response_seconds):
+                    max_pixels = self.predictor.config.max_pixels
+                    image = await self.batcher.run(lambda: _preview(content, max_pixels))
+            except TimeoutError:
+                raise HTTPException(504, _TIMED_OUT) from None
+            except DecodeError as error:
+                raise HTTPException(422, f"The photo cannot be opened: {error.reason}.") from error
+        return Response(image, media_type="image/jpeg")
 
     async def explain(self, request: Request) -> Response:
         explainer = self.explainer
@@ -245,6 +277,23 @@ def _queue_full(batcher: Batcher) -> HTTPException:
 
 
 _TIMED_OUT = "The prediction took too long."
+
+
+PREVIEW_PIXELS = 448
+"""Longer side of a preview."""
+
+
+def _preview(content: bytes, max_pixels: int) -> bytes:
+    from PIL import Image
+
+    from finetune.photos.decode.decoder import decode_photo
+
+    pixels = decode_photo(content, min_side_pixels=PREVIEW_PIXELS, max_pixels=max_pixels)
+    image = Image.fromarray(pixels)
+    image.thumbnail((PREVIEW_PIXELS, PREVIEW_PIXELS))
+    buffer = io.BytesIO()
+    image.save(buffer, format="JPEG", quality=85)
+    return buffer.getvalue()
 
 
 def _heatmap(engine: TorchEngine, content: bytes, label: str, max_pixels: int) -> bytes:

@@ -77,6 +77,17 @@ def describe(
                 },
             }
         },
+        "/v1/preview": {
+            "post": {
+                "summary": "Returns a photo as a small JPEG, for browsers that cannot show it.",
+                "requestBody": {"required": True, "content": {"image/*": _BINARY}},
+                "responses": {
+                    "200": {"description": "The photo.", "content": {"image/jpeg": _BINARY}},
+                    **refusals,
+                },
+            }
+        },
+        "/docs": _get("Returns this description as a page.", {"type": "string"}, "text/html"),
         "/v1/model": _get("Returns labels, preprocessing and calibration.", {"type": "array"}),
         "/healthz": _get("Returns whether the server is up.", schemas["health"]),
         "/metrics": _get("Returns metrics for Prometheus.", {"type": "string"}, "text/plain"),

@@ -4,11 +4,14 @@ const byId = (id) => document.getElementById(id);
 const explains = document.body.dataset.explains === "yes";
 const SHOWN = 5;
 const CONCURRENT = 4;
+const TABLE_FROM = 20; // photos from which the answers are shown as a table
 
 const results = byId("results");
 const drop = byId("drop");
 const notice = byId("notice");
 const waiting = [];
+const cards = []; // all photos, the newest first
+let view = null; // "cards" or "table" once a person has chosen
 let running = 0;
 let sent = 0;
 let done = 0;
@@ -27,6 +30,10 @@ function showNotice(text) {
 
 function count() {
   byId("tools").hidden = sent === 0;
+  const reviewed = cards.filter((card) => card.correct !== undefined).length;
+  byId("review").hidden = reviewed === 0;
+  byId("review").textContent = `Review list (${reviewed})`;
+  showView();
   byId("tally").textContent =
     done < sent ? `${done} of ${sent} done` : `${sent} ${sent === 1 ? "photo" : "photos"}`;
 }
@@ -34,12 +41,11 @@ function count() {
 function add(files) {
   const photos = [...files].filter((file) => file.type.startsWith("image/") || /\.(hei[cf]|jpe?g|png|tiff?|webp|avif)$/i.test(file.name));
   showNotice(photos.length < files.length ? "Files that are not photos were skipped." : "");
-  const newest = results.firstChild;
-  for (const file of photos) {
-    const card = newCard(file);
-    results.insertBefore(card.element, newest);
-    waiting.push(card);
-  }
+  const added = photos.map(newCard);
+  results.prepend(...added.map((card) => card.element));
+  byId("rows").prepend(...added.map((card) => card.row));
+  cards.unshift(...added);
+  waiting.push(...added);
   sent += photos.length;
   count();
   next();
@@ -53,12 +59,39 @@ function newCard(file) {
   const address = URL.createObjectURL(file);
   image.src = address;
   // A file that the browser cannot display is sent nevertheless.
-  image.addEventListener("error", () => { image.hidden = true; });
+  image.addEventListener("error", () => previewFromServer(card), { once: true });
   picture.append(image);
   const side = el("div");
   side.append(el("p", "name", file.name || "Pasted photo"), el("p", "waiting", "…"));
   element.append(picture, side);
-  return { element, picture, image, side, file, address, heatmaps: new Map() };
+  const row = el("tr");
+  const small = el("img");
+  small.alt = "";
+  small.loading = "lazy";
+  small.src = address;
+  small.addEventListener("error", () => { small.hidden = true; }, { once: true });
+  const holder = el("td");
+  holder.append(small);
+  const answer = el("td", "waiting", "…");
+  row.append(holder, el("th", "name", file.name || "Pasted photo"), answer, el("td", "share"), el("td"), el("td"));
+  row.children[1].scope = "row";
+  const card = { element, picture, image, small, row, side, file, address, heatmaps: new Map() };
+  return card;
+}
+
+// Photos that the browser cannot display, such as HEIC, are shown as the server decodes them.
+async function previewFromServer(card) {
+  card.image.hidden = true;
+  if (!card.file.size) return;
+  try {
+    const response = await send("/v1/preview", card.file);
+    if (!response.ok) return;
+    card.address = URL.createObjectURL(await response.blob());
+    for (const image of [card.image, card.small]) {
+      image.src = card.address;
+      image.hidden = false;
+    }
+  } catch { /* the prediction says that the server cannot be reached */ }
 }
 
 function next() {
@@ -74,6 +107,7 @@ function next() {
 }
 
 async function predict(card) {
+  if (!card.file.size) return fail(card, "The file is empty.");
   try {
     const response = await send("/v1/predict", card.file);
     const found = await response.json();
@@ -97,15 +131,23 @@ async function send(address, file, tries = 4) {
 }
 
 function fail(card, reason) {
+  card.failed = reason;
   card.side.lastChild.replaceWith(el("p", "failed", reason));
+  card.row.children[2].replaceWith(el("td", "failed", reason));
 }
 
-function percent(probability) {
-  return `${(100 * probability).toFixed(1)}%`;
+// As in reports: only exactly 0 and 1 become 0 % and 100 %.
+function percent(share) {
+  const value = 100 * share;
+  if (value <= 0 || value >= 100) return `${Math.round(value)}\u202f%`;
+  if (value < 0.1) return "<\u202f0.1\u202f%";
+  if (value > 99.9) return ">\u202f99.9\u202f%";
+  return `${value.toFixed(1)}\u202f%`;
 }
 
 function show(card, prediction) {
   const first = prediction.ranked[0];
+  card.prediction = prediction;
   const body = el("div");
   // With several labels a photo, `labels` are those that reach their threshold.
   const named = prediction.labels
@@ -129,8 +171,82 @@ function show(card, prediction) {
     card.picture.append(toggle);
     card.toggle = toggle;
   }
+  card.wrong = [wrongButton(card), wrongButton(card)];
+  body.append(card.wrong[0]);
   card.side.lastChild.replaceWith(body);
+  const [, , answer, share, status, wrong] = card.row.children;
+  answer.className = "";
+  answer.textContent = prediction.labels || prediction.status === "sure" ? named : first.label;
+  share.textContent = percent(first.probability);
+  status.textContent = prediction.status;
+  status.className = `status ${prediction.status}`;
+  wrong.append(card.wrong[1]);
 }
+
+// --- wrong answers: the review list stays in the page until it is downloaded
+
+function wrongButton(card) {
+  const button = el("button", "plain", "Wrong?");
+  button.type = "button";
+  button.addEventListener("click", () => {
+    const field = el("label", "right-answer", "Right label ");
+    const input = el("input");
+    input.setAttribute("list", "known-labels");
+    input.value = card.correct || "";
+    input.addEventListener("input", () => {
+      card.correct = input.value.trim();
+      count();
+    });
+    field.append(input);
+    button.replaceWith(field);
+    card.correct ??= "";
+    count();
+    input.focus();
+  });
+  return button;
+}
+
+function showView() {
+  const table = (view || (sent >= TABLE_FROM ? "table" : "cards")) === "table";
+  results.hidden = table;
+  byId("table").hidden = !table || sent === 0;
+  byId("view").textContent = table ? "Show as cards" : "Show as a table";
+}
+
+function cell(text) {
+  // No spreadsheet runs a name as a formula; finetune reads it back without the apostrophe.
+  const guarded = /^'*[=+\-@\t\r\n＝＋－＠]/.test(text) ? `'${text}` : text;
+  return /[",\r\n]/.test(guarded) ? `"${guarded.replaceAll('"', '""')}"` : guarded;
+}
+
+function download(name, rows) {
+  const text = "\ufeff" + rows.map((row) => row.map((value) => cell(String(value))).join(",") + "\r\n").join("");
+  const link = el("a");
+  link.href = URL.createObjectURL(new Blob([text], { type: "text/csv" }));
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+}
+
+byId("view").addEventListener("click", () => {
+  view = results.hidden ? "cards" : "table";
+  showView();
+});
+
+byId("csv").addEventListener("click", () => {
+  const rows = cards.filter((card) => card.prediction || card.failed).map((card) => {
+    const { prediction } = card;
+    if (!prediction) return [card.file.name, "failed", "", "", card.failed, ""];
+    const label = prediction.labels ? prediction.labels.join("|") : prediction.ranked[0].label;
+    return [card.file.name, prediction.status, label, prediction.ranked[0].probability, "", card.correct || ""];
+  });
+  download("predictions.csv", [["filename", "status", "label", "probability", "error", "correct_label"], ...rows]);
+});
+
+byId("review").addEventListener("click", () => {
+  const rows = cards.filter((card) => card.correct !== undefined).map((card) => [card.file.name, card.correct]);
+  download("review.csv", [["filename", "label"], ...rows]);
+});
 
 function explanation(prediction) {
   if (prediction.labels) return "No label reaches its threshold.";
@@ -212,8 +328,10 @@ document.addEventListener("paste", (event) => {
 });
 
 byId("clear").addEventListener("click", () => {
-  waiting.length = 0;
+  waiting.length = cards.length = 0;
   results.replaceChildren();
+  byId("rows").replaceChildren();
+  view = null;
   sent = done = 0;
   showNotice("");
   count();

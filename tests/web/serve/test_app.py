@@ -120,7 +120,7 @@ def test_bytes_and_forms_get_the_predictions_of_the_predictor(
 @pytest.mark.parametrize(
     ("content", "kind", "status", "words"),
     [
-        (b"", "image/png", 400, "The request contains no photo."),
+        (b"", "image/png", 400, "The request contains no photo, or an empty file."),
         (b"no photo", "image/png", 422, "The photo cannot be opened: not a photo."),
         (b"GIF89a", "application/octet-stream", 422, "damaged, or of an unknown kind"),
         (b"{}", "application/json", 415, "Send a photo or a form, not application/json."),
@@ -375,8 +375,13 @@ def test_only_the_files_of_a_form_are_photos() -> None:
 @pytest.mark.parametrize(
     ("kind", "body", "status", "words"),
     [
-        ("image/png", b"", 400, "The request contains no photo."),
-        (FORM, part(b"words") + b"--cut--\r\n", 400, "The request contains no photo."),
+        ("image/png", b"", 400, "The request contains no photo, or an empty file."),
+        (
+            FORM,
+            part(b"words") + b"--cut--\r\n",
+            400,
+            "The request contains no photo, or an empty file.",
+        ),
         ("text/html", b"<p>", 415, "Send a photo or a form, not text/html."),
         ("a" * 200, b"x", 415, f"Send a photo or a form, not {'a' * 80}."),
     ],
