@@ -12,6 +12,7 @@ import argparse
 import importlib.util
 import io
 import os
+import shutil
 import statistics
 import sys
 import tempfile
@@ -41,7 +42,7 @@ def main() -> None:
             Path(folder),
             label_count=asked.labels,
             photo_count=asked.photos,
-            evaluated=0.85,  # with the 15 % of validation, every photo is evaluated
+            test_share=0.85,  # with the 15 % of validation, every photo is evaluated
             draw=False,
             skill=7.0,
         )
@@ -50,6 +51,7 @@ def main() -> None:
         ours, report = timed(lambda: write_report(run.path, photos_root=run.photos), asked.rounds)
         chosen = [run.photos / row.path for row in rows[:MAX_PHOTOS]]
         plain, _ = timed(lambda: plain_thumbnails(chosen), asked.rounds)
+        opened = opening_seconds(report.path, asked.rounds)
     width, height = PHOTO_SIZE
     print(f"{asked.labels} labels, {asked.photos:,} photos of {width} x {height} pixels,")
     print(f"all evaluated, {report.photos:,} of them in the reported part;")
@@ -60,6 +62,25 @@ def main() -> None:
     print(f"| plain Pillow loop, the same number of thumbnails alone | {plain:.1f} "
           f"| {plain / ours:.1f} |")  # fmt: skip
     print(f"\nThe file has {report.size_bytes / 1e6:.1f} MB.")
+    print(f"Chromium shows it in {opened:.2f} s (start of the navigation to its load event).")
+
+
+def opening_seconds(page: Path, rounds: int) -> float:
+    """Returns the median time from the start of a navigation to its load event in Chromium."""
+    from playwright.sync_api import sync_playwright
+
+    taken = []
+    with sync_playwright() as driver:
+        program = shutil.which("chromium") or shutil.which("google-chrome")
+        browser = driver.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        for _ in range(rounds):
+            tab = browser.new_page(viewport={"width": 1280, "height": 900})
+            tab.goto(page.as_uri())
+            entry = "performance.getEntriesByType('navigation')[0].loadEventEnd"
+            taken.append(tab.evaluate(entry) / 1000)
+            tab.close()
+        browser.close()
+    return statistics.median(taken)
 
 
 def load_run_maker():

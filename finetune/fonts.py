@@ -8,6 +8,7 @@ import subprocess
 import unicodedata
 from functools import lru_cache
 from itertools import groupby
+from typing import Literal
 
 from PIL import ImageDraw, ImageFont
 
@@ -102,7 +103,7 @@ def _parts(text: str, size: float) -> list[tuple[str, Font]]:
         if unicodedata.combining(letter) and letters:
             source = letters[-1][1]  # a mark and its letter are of one font
         elif source is False:
-            lacking, letter, source = lacking + letter, MISSING, _source_of(MISSING) or None
+            lacking, letter, source = lacking + letter, MISSING, _source_of(MISSING)
         letters.append((letter, source or None))
     if lacking:
         _warn_once()
@@ -123,7 +124,7 @@ def _warn_once() -> None:
 
 
 @lru_cache(maxsize=8192)
-def _source_of(letter: str) -> tuple[str, int] | bool | None:
+def _source_of(letter: str) -> _Source | Literal[False]:
     """Returns the first font with a character, None for Pillow's own; False if none has it."""
     if not letter.strip():
         return None

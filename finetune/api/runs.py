@@ -137,7 +137,7 @@ def export_model(
     return export.export(find_run(_name(run)), chosen, out=output, photos=photos)
 
 
-def report(run: Run = None, *, max_photos: int = 1000, explain: bool = True) -> ShownReport:
+def report(run: Run = None, *, max_photos: int = 500, explain: bool = True) -> ShownReport:
     """Writes a run's ``report.html`` and returns it; a notebook shows it.
 
     Args:

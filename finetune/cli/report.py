@@ -19,8 +19,8 @@ def report(
     ] = None,
     show: Open = False,
     max_photos: Annotated[
-        int, typer.Option(help="Most photos in the file; each adds about 12 KB.", min=0)
-    ] = 1000,
+        int, typer.Option(help="Most photos in the file; each adds about 10 KB.", min=0)
+    ] = 500,
     part: Annotated[
         str | None, typer.Option(help="Which part to report on; default: test, else validation.")
     ] = None,

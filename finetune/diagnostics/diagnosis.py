@@ -253,9 +253,9 @@ def _version(package: str) -> str | None:
 
 
 def _fonts() -> dict[str, bool]:
-    from finetune.evaluation.confusion import font_for
+    from finetune.fonts import has_glyphs
 
-    return {script: font_for(word, 12) is not None for script, word in SCRIPTS.items()}
+    return {script: has_glyphs(word) for script, word in SCRIPTS.items()}
 
 
 def _caches() -> tuple[Cache, ...]:

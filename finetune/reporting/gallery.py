@@ -81,7 +81,7 @@ def choose_photos(
 SHORT_SIDE, LONG_SIDE = 180, 320
 """Maximum sides of a thumbnail in pixels."""
 
-QUALITY = 76
+QUALITY = 70
 
 
 def make_thumbnail(source: Path | bytes) -> bytes:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
@@ -38,14 +40,17 @@ from finetune.reporting.tree import tree_rows
 from finetune.runs.folder import RunFolder
 from finetune.runs.outlook import curve_sentences, read_curve
 
-MAX_PHOTOS = 1000
-"""Default maximum number of photos in a page; about 12 KB each, beside 0.3 MB for the rest."""
+MAX_PHOTOS = 500
+"""Default maximum number of photos in a page; about 10 KB each."""
 
 MAX_ROWS = 20_000
 """Maximum number of photos listed by name; correct ones without a thumbnail are left out first."""
 
 MAX_MATRIX = 150
 """Maximum number of labels in the confusion matrix; those with the most mistakes are kept."""
+
+ANNOTATE_URL = "http://127.0.0.1:8765/#path="
+"""Prefix of a photo's path on the page of ``finetune annotate`` on its usual port."""
 
 logger = logging.getLogger(__name__)
 
@@ -77,8 +82,7 @@ class Extras:
         suspects: Likely label errors, the likeliest first.
         curve: Learning curve; None: that of the training, if it has one.
         harmful: Training photos that harm most, first.
-        annotate_url: Prefix of a photo's path on the annotation page, such as
-            ``http://127.0.0.1:8000/#``; None omits the links.
+        annotate_url: Prefix of a photo's path on the annotation page; None omits the links.
     """
 
     part: str | None = None
@@ -86,7 +90,7 @@ class Extras:
     suspects: Sequence[Suspect] = ()
     curve: LearningCurve | None = None
     harmful: Sequence[HarmfulPhoto] = ()
-    annotate_url: str | None = None
+    annotate_url: str | None = ANNOTATE_URL
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,6 +184,7 @@ def write_report(
             "harmful": [[h.path, h.label, h.looks_like, h.harm] for h in extras.harmful],
             "suspects": [[s.path, s.label, s.suggested, s.probability] for s in extras.suspects],
             "annotate_url": extras.annotate_url,
+            "photos_url": _relative_url(photos_root, output or run_folder / "report.html"),
             **_photo_data(record, rows, _listed(rows, shown)),
             "matrix": None if matrix is None else _matrix_data(matrix),
         },
@@ -210,6 +215,19 @@ def write_report(
         failed=failed,
         size_bytes=path.stat().st_size,
     )
+
+
+def _relative_url(root: Path | None, page: Path) -> str | None:
+    """Returns the folder of the photos as seen from a page; None if it has no relative path.
+
+    Relative, so that a report that is passed on does not name folders of this machine.
+    """
+    if root is None:
+        return None
+    try:
+        return quote(Path(os.path.relpath(root, page.resolve().parent)).as_posix()) + "/"
+    except ValueError:  # another drive
+        return None
 
 
 def _check_and_count(record: RunRecord, rows: Sequence[Prediction]) -> Integers | None:

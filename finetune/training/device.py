@@ -182,7 +182,7 @@ def _started() -> int:
 
 def peak_memory() -> int:
     """Returns the most memory that this process has used in bytes: of its GPU, if it uses one."""
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return int(torch.cuda.max_memory_allocated())
     memory = psutil.Process().memory_info()
     if hasattr(memory, "peak_wset"):  # Windows

@@ -70,12 +70,9 @@ def test_a_readme_names_its_settings_and_real_options(path: Path) -> None:
     assert f"{path.parent.name}/{path.name}" in readme
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=NAMES)
-def test_one_step_can_be_trained(
-    path: Path, photos: Path, tmp_path: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def small_settings(path: Path, tiny_weights: Path) -> dict[str, Any]:
+    """Returns an experiment's settings for a few drawn photos."""
     content = tomllib.loads(path.read_text(encoding="utf-8"))
-    content["training"] |= {"epochs": 1}
     content["collection"] = {**content.get("collection", {}), "validation": 0.4}
     content["machine"] = {**content.get("machine", {}), "device": "cpu", "precision": "fp32"}
     if content["model"]["model"] == "resnet50":
@@ -83,19 +80,59 @@ def test_one_step_can_be_trained(
         content["pixels"] = {"size": 48}
     if content["model"]["model"] == "vgg19_mnist":
         content["model_args"] = {"hidden": [16, 16, 16]}
-    if content["model"]["model"] == "resnet18":
-        content["pixels"] = {"size": 32}
-    written = tmp_path / "settings.json"
-    written.write_text(json.dumps({"settings": content}))
-    run = tmp_path / "run"
+    return content
+
+
+def commands_of(readme: Path) -> list[list[str]]:
+    """Returns the commands below the heading "Page"."""
+    block = readme.read_text(encoding="utf-8").partition("## Page")[2].split("```")[1]
+    return [line.split()[1:] for line in block.strip().splitlines()]
+
+
+def shrunk(words: list[str], photos: Path, settings: Path) -> list[str]:
+    """Returns a command of a training with small photos, few epochs and small pictures."""
+    changed = [*words]
+    changed[1] = str(photos)
+    changed[words.index("--config") + 1] = str(settings)
+    epochs = words[words.index("--epochs") + 1] if "--epochs" in words else "1"
+    changed += ["--epochs", "1" if int(epochs) <= 5 else "2"]
+    if "--size" in words:
+        changed += ["--size", "32" if words[words.index("--size") + 1] == "32" else "48"]
+    return [*changed, "--json"]
+
+
+@pytest.mark.parametrize("folder", sorted({path.parent.name for path in CONFIGS}))
+def test_the_page_of_an_experiment_can_be_made(
+    folder: str, photos: Path, tmp_path: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    words: list[Any] = ["train", photos, "--config", written, "--name", run, "--json"]
-    result = CliRunner().invoke(app, [str(word) for word in words])
-    assert result.exit_code == 0, result.output + repr(result.exception)
-    document = json.loads(result.stdout)
-    assert document["metrics"]["test"]["photos"] == 4
-    said = json.loads((run / "config.json").read_text())["settings"]
-    if "cifar10" in path.parent.name:
-        assert said["augmentation"]["augment"] in ("cifar", "tutorial")
-    if path.parent.name == "vgg19-mnist":
-        assert said["augmentation"]["augment"] == "digits"
+    trained = []
+    for words in commands_of(EXAMPLES / folder / "README.md"):
+        given = [*words]
+        if words[0] == "train":
+            settings = EXAMPLES.parent / words[words.index("--config") + 1]
+            written = tmp_path / "settings.json"
+            content = small_settings(settings, tiny_weights)
+            written.write_text(json.dumps({"settings": content}))
+            given = shrunk(words, photos, written)
+            trained.append(words[words.index("--name") + 1])
+        result = CliRunner().invoke(app, given)
+        assert result.exit_code == 0, result.output + repr(result.exception)
+        if words[0] == "train":
+            document = json.loads(result.stdout)
+            assert document["metrics"]["test"]["photos"] == 4
+            said = json.loads((Path("runs") / trained[-1] / "config.json").read_text())["settings"]
+            if "cifar10" in folder:
+                assert said["augmentation"]["augment"] in ("cifar", "tutorial")
+            if folder == "vgg19-mnist":
+                assert said["augmentation"]["augment"] == "digits"
+        elif words[0] == "compare":
+            page = Path(words[words.index("--output") + 1]).read_text("utf-8")
+            for name in ("accuracy_epochs", "accuracy_seconds", "loss_epochs", "loss_seconds"):
+                assert f'id="chart-{name}"' in page
+            best = [name for name in trained if not name.endswith("-head")]
+            for name in best:
+                assert f"<strong>{name}</strong>: best" in page
+        else:
+            made = {path.name for path in Path(words[words.index("--images") + 1]).iterdir()}
+            assert {"confusion.png", "learning_curve.png", "learning_curve.svg"} <= made

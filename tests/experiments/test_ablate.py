@@ -156,8 +156,8 @@ def test_networks_have_weights_of_their_own_which_are_checked_first(
     page = write_ablation_page(tmp_path / "page.html", found).read_text()
     assert "Ablation of model" in page
     figure = scatter(found, [1.0, 2.0], "Size")
-    assert [(point["x"], point["y"]) for point in figure["data"]] == [
-        ([x], [arm.mean]) for x, arm in zip((1.0, 2.0), found.arms, strict=True)
+    assert [series.points for series in figure.series] == [
+        [(x, arm.mean)] for x, arm in zip((1.0, 2.0), found.arms, strict=True)
     ]
 
 

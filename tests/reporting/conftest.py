@@ -80,6 +80,7 @@ def make_run(
     draw: bool = True,
     seed: int = 0,
     skill: float = 3.2,
+    test_share: float = 0.15,
     name: str = "2026-11-22-mobilenetv2_100-head",
     settings: dict[str, object] | None = None,
 ) -> MadeRun:
@@ -93,16 +94,20 @@ def make_run(
         draw: Whether the photos are drawn.
         seed: Of the logits and parts.
         skill: How far the truth's logit stands out.
+        test_share: Share of the test photos; 15 % more are for validation.
         name: Of the run.
         settings: Of the training, in config.json.
     """
     rng = np.random.default_rng(seed)
     labels = label_names(label_count)
     targets = np.arange(photo_count) % label_count
-    held_out = round(0.15 * photo_count)
+    held_out, in_test = round(0.15 * photo_count), round(test_share * photo_count)
     # The parts of one collection stay the same, whatever the run's seed.
     parts = np.random.default_rng(99).permutation(
-        np.repeat(["train", "validation", "test"], [photo_count - 2 * held_out, held_out, held_out])
+        np.repeat(
+            ["train", "validation", "test"],
+            [photo_count - held_out - in_test, held_out, in_test],
+        )
     )
     logits = rng.normal(size=(photo_count, label_count)) * 1.6
     logits[np.arange(photo_count), targets] += skill

@@ -105,7 +105,7 @@ def test_coverage_curve_ends_at_the_plain_accuracy_with_its_interval(small_run: 
     chart = charts.accuracy_by_coverage(rows * 3)
     assert chart is not None
     line, tenths = chart.series
-    assert line.points[-1] == (1.0, pytest.approx(record.metrics["test"]["top1"]))
+    assert line.points[-1] == pytest.approx((1.0, record.metrics["test"]["top1"]))
     assert len(tenths.points) == len(tenths.errors) == 10
     assert tenths.errors[-1] == wilson(3 * sum(row.correct for row in rows), 3 * len(rows))
 

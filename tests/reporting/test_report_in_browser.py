@@ -6,6 +6,8 @@ import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote, urlsplit
+from urllib.request import url2pathname
 
 import pytest
 from PIL import Image
@@ -35,7 +37,7 @@ def report(small_run: MadeRun, tmp_path_factory: pytest.TempPathFactory) -> Path
             suspects=[
                 Suspect(path=every[0], label="<i>x</i>", suggested="egret", probability=0.98)
             ],
-            annotate_url="http://127.0.0.1:8000/#",
+            annotate_url="http://127.0.0.1:8000/#path=",
         ),
     ).path
 
@@ -174,7 +176,21 @@ def test_label_table_sorts_and_finds(opened: Watched) -> None:
 
 def test_suspects_link_to_annotate(opened: Watched) -> None:
     link = opened.page.locator("#suspects a").get_attribute("href")
-    assert link.startswith("http://127.0.0.1:8000/#")
+    assert link.startswith("http://127.0.0.1:8000/#path=")
+
+
+def test_a_mistake_leads_to_its_file_and_to_annotate(
+    opened: Watched, small_run: MadeRun, report: Path
+) -> None:
+    page = opened.page
+    page.locator('[data-gallery="mistakes"] .card .picture').first.click()
+    path = page.locator("#viewer .one .note").inner_text()
+    href = page.get_by_role("link", name="Open the file").get_attribute("href")
+    assert Path(url2pathname(urlsplit(href).path)) == (small_run.photos / path).resolve()
+    mend = page.get_by_role("link", name="Open in annotate").get_attribute("href")
+    assert mend == f"http://127.0.0.1:8000/#path={quote(path, safe='')}"
+    data = report.read_text("utf-8").partition('id="data">')[2].partition("</script>")[0]
+    assert str(small_run.photos) not in data  # no folder of this machine
 
 
 def test_every_control_and_picture_has_a_name(opened: Watched) -> None:
@@ -207,8 +223,10 @@ def test_matrix_and_charts_fit_and_name_every_column(
     open_page: OpenPage, report: Path, width: int, shown: str
 ) -> None:
     page = open_page(report, viewport={"width": width, "height": 844}).page
-    columns = page.locator("#matrix text.column").all_text_contents()
-    rows = page.locator("#matrix text.row").all_text_contents()
+    # Without their <title>, which has the full name of one that was shortened.
+    shown_texts = "all => all.map(e => e.firstChild.data)"
+    columns = page.locator("#matrix text.column").evaluate_all(shown_texts)
+    rows = page.locator("#matrix text.row").evaluate_all(shown_texts)
     assert len(columns) == len(rows) == 6
     if shown == "narrow":
         assert columns == [row.split()[0] for row in rows]

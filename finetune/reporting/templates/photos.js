@@ -28,6 +28,30 @@ function element(name, attributes = {}, ...children) {
   return made;
 }
 
+// Links from a photo to its file and to the page where its label can be mended.
+function photoLinks(path) {
+  const links = [];
+  if (data.photos_url) {
+    const file = new URL(data.photos_url + path.split("/").map(encodeURIComponent).join("/"), location.href);
+    links.push(element("a", { href: file.href, target: "_blank", rel: "noopener" }, "Open the file"));
+    const copy = element("button", { type: "button" }, "Copy path");
+    const named = file.protocol === "file:" ? decodeURIComponent(file.pathname).replace(/^\/([A-Za-z]:)/, "$1") : path;
+    copy.addEventListener("click", async () => {
+      try {
+        await navigator.clipboard.writeText(named);
+        copy.textContent = "Copied";
+      } catch {
+        copy.replaceWith(element("input", { readonly: true, value: named, "aria-label": "Path" }));
+      }
+    });
+    links.push(copy);
+  }
+  if (data.annotate_url) {
+    links.push(element("a", { href: data.annotate_url + encodeURIComponent(path), target: "_blank", rel: "noopener", title: "While finetune annotate is running" }, "Open in annotate"));
+  }
+  return element("p", { class: "links" }, ...links);
+}
+
 const pictureOf = (path) => (data.thumbnails[path] ? `data:image/jpeg;base64,${data.thumbnails[path]}` : null);
 
 function describe(photo) {
@@ -178,7 +202,7 @@ const viewer = (() => {
     const words = element("div", { class: photo.correct ? "is-right" : "is-wrong" },
       element("p", { class: "verdict" }, ...verdict(photo)),
       element("ol", { class: "ranks" }, ...rankItems(photo)),
-      element("p", { class: "note" }, photo.path), steps);
+      element("p", { class: "note" }, photo.path), photoLinks(photo.path), steps);
     body.replaceChildren(element("div", { class: "one" }, shown, words));
     step = move;
     open();

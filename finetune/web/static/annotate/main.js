@@ -108,8 +108,12 @@ function restoreView() {
   queue.view = ["grid", "single"].includes(state.get("view")) ? state.get("view") : open ? "single" : "grid";
   queue.filter = known ? filter : open ? "unlabeled" : "all";
   queue.sort = sort ?? (open ? "useful" : "path");
+  // A report links to a photo by its path.
+  const named = [...photos.rows.values()].find((row) => row.path === state.get("path"));
+  if (named) Object.assign(queue, { view: "single", filter: "all" });
   queue.rebuild({ keep: false });
-  if (queue.placeOf(state.get("at")) >= 0) queue.move(state.get("at"));
+  const at = named?.id ?? state.get("at");
+  if (queue.placeOf(at) >= 0) queue.move(at);
   queue.show({});
 }
 
