@@ -15,6 +15,7 @@ from finetune.formatting import count
 from finetune.photos.labels import label_twins, twins_note
 
 if TYPE_CHECKING:
+    from finetune.photos.collection import Collection
     from finetune.photos.datasets.image_sets import ArchivedFolders, ImageSet
     from finetune.photos.datasets.import_labels import LabelImport
 
@@ -46,6 +47,10 @@ def export_photos(
     fit: Annotated[
         str, typer.Option(metavar="crop|pad|squash", help="How to make a photo square.")
     ] = "crop",
+    run: Annotated[
+        str | None,
+        typer.Option(help="A run: write its photos with their labels and parts, one table a part."),
+    ] = None,
     catalog: CatalogPath = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -66,7 +71,10 @@ def export_photos(
         size=size,
         fit=one_of("--fit", fit, Fit),
     )
-    collection = read_collection(photos_folder(photos), catalog)
+    if run is None:
+        collection = read_collection(photos_folder(photos), catalog)
+    else:
+        collection = _split_of_run(run, photos, catalog)
     with output.progress("Writing") as advance:
         done = export.export_photos(collection, out, options, progress=advance)
     output.text(f"{count(done.files, 'photo')} written to {out}.")
@@ -76,6 +84,18 @@ def export_photos(
         shown = ", ".join(f"{label!r} in {folder}" for label, folder in done.renamed[:_SHOWN])
         more = f" and {len(done.renamed) - _SHOWN:,} more" if len(done.renamed) > _SHOWN else ""
         output.warn(f"Folders that cannot have the name of their label: {shown}{more}.")
+    if done.collisions:
+        path, name = done.collisions[0]
+        output.warn(
+            f"{count(len(done.collisions), 'photo')} got another name, because one of that name "
+            f"was there: {path} is {name}."
+        )
+    if done.contradictions:
+        first, second = done.contradictions[0]
+        output.warn(
+            f"{count(len(done.contradictions), 'photo has', 'photos have')} a copy under another "
+            f"label: {first} and {second}."
+        )
     if done.unlabeled:
         output.warn(f"{count(done.unlabeled, 'photo')} without a label left out.")
     for path, reason in done.problems:
@@ -87,11 +107,42 @@ def export_photos(
             "tables": [str(table) for table in done.tables],
             "unlabeled": done.unlabeled,
             "renamed": dict(done.renamed),
+            "collisions": [list(pair) for pair in done.collisions],
+            "contradictions": [list(pair) for pair in done.contradictions],
             "problems": [list(problem) for problem in done.problems],
         }
     )
     if done.problems:
         raise typer.Exit(1)
+
+
+def _split_of_run(run: str, photos: Path | None, catalog: Path | None) -> Collection:
+    """Returns the photos of a run with the labels and parts of its training."""
+    from finetune.photos.split.split import read_split, with_split
+    from finetune.runs.folder import find_run
+
+    folder = find_run(run)
+    if not folder.split_file.is_file():
+        raise ConfigError(f"{folder.path} has no split.csv, so that its parts are not known.")
+    rows = read_split(folder.split_file)
+    if any(row.fold is not None for row in rows):
+        output.warn(
+            f"{folder.path.name} is cross-validated: every photo trained its model, so that all "
+            "are in one table. Train with --validation and --test for parts."
+        )
+    root = photos or Path(folder.read(folder.config_file).get("photos", ""))
+    if not root.is_dir():
+        raise ConfigError(
+            f"The photos of {folder.path.name} are not in {root}. Name their folder: "
+            f"finetune export-photos OUT PHOTOS --run {run}"
+        )
+    collection, missing = with_split(read_collection(root, catalog), rows)
+    if missing:
+        output.warn(
+            f"{count(len(missing), 'photo')} of the run no longer in {root}, {missing[0]} among "
+            "them."
+        )
+    return collection
 
 
 def import_(

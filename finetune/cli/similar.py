@@ -26,7 +26,10 @@ def similar(
         Path, typer.Option("--from", metavar="POOL", help="Folder of photos to search.")
     ],
     to: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Copy the photos found to this new folder.")
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Copy the chosen photos and those found to this new folder."
+        ),
     ] = None,
     by: Annotated[str, typer.Option(metavar="features|hash", help="What to compare.")] = "features",
     like: Annotated[
@@ -90,10 +93,13 @@ def similar(
     document = _as_dict(found, collection)
     _show(found, collection)
     if to is not None:
-        sources = [collection.path_of(collection.photos[m.position]) for m in found.matches]
+        # The chosen photos first: the folder is all of one kind.
+        sources = list(found.seeds)
+        sources += [collection.path_of(collection.photos[m.position]) for m in found.matches]
         with output.progress("Copying" if link == "copy" else "Linking") as advance:
             made = gather(sources, to, link=transfer, progress=advance)
-        for entry, path in zip(document["photos"], made, strict=True):
+        document["placed_seeds"] = [str(path) for path in made[: len(found.seeds)]]
+        for entry, path in zip(document["photos"], made[len(found.seeds) :], strict=True):
             entry["placed"] = str(path)
         verb = "copied" if link == "copy" else "linked"
         output.text(f"{count(len(made), 'photo')} {verb} to {to}.")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from finetune.curation.embedding import DEFAULT_BACKBONE, Embedder, load_backbone, unit_rows
 from finetune.errors import CollectionError, DecodeError, StorageError
-from finetune.files import safe_name, storage_errors
+from finetune.files import numbered, safe_name, storage_errors
 from finetune.photos.analyze import digest_of
 from finetune.photos.collection import Collection, Problem, hash_array
 from finetune.photos.near_duplicates.hashing import hash_photo
@@ -255,7 +255,7 @@ def gather(
     link: Link = "copy",
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Path]:
-    """Copies or links photos into a new folder, numbered, so that it sorts by their order.
+    """Copies or links photos into a new folder under their own names.
 
     Args:
         sources: The photos in order; they are not changed.
@@ -264,7 +264,8 @@ def gather(
         progress: Called as ``progress(done, total)``.
 
     Returns:
-        The files made: ``0001 heron.jpg`` and so on.
+        The files made, in the order of the sources; of two photos of one name, the second is
+        numbered.
 
     Raises:
         CollectionError: The folder is not empty.
@@ -273,10 +274,16 @@ def gather(
     _check_empty(folder)
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    width = max(4, len(str(len(sources))))
     made = []
+    taken: set[str] = set()
     for number, source in enumerate(sources, start=1):
-        target = folder / f"{number:0{width}d} {safe_name(source.name)}"
+        name = free = safe_name(source.name)
+        copies = 2
+        while free.casefold() in taken:
+            free = numbered(name, copies)
+            copies += 1
+        taken.add(free.casefold())
+        target = folder / free
         _place(source, target, link)
         made.append(target)
         if progress is not None:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from finetune.evaluation.learning_curve import LearningCurve
 from finetune.evaluation.intervals import Interval
+from finetune.evaluation.learning_curve import LearningCurve
 from finetune.formatting import count, interval, percent
 from finetune.reporting.chart import DASHES, Axis, Chart, Series
 

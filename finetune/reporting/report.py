@@ -26,13 +26,13 @@ from finetune.evaluation.probabilities import Integers
 from finetune.formatting import duration
 from finetune.photos.split.leakage import prove_split
 from finetune.reporting import charts, gallery, summary
+from finetune.reporting.chart import Chart
 from finetune.reporting.outlook import (
     HarmfulPhoto,
     label_rows,
     learning_curve_chart,
     pair_rows,
 )
-from finetune.reporting.chart import Chart
 from finetune.reporting.page import write_page
 from finetune.reporting.pictures import write_pictures
 from finetune.reporting.run_record import RunRecord, find_setting, read_run, setting_sections

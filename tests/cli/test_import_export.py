@@ -10,6 +10,9 @@ import pytest
 from PIL import Image
 from typer.testing import Result
 
+from finetune.photos.analyze import digest_of
+from finetune.photos.split.split import SplitRow, write_split
+
 
 def draw(path: Path, seed: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -136,3 +139,57 @@ def test_a_data_set_needs_a_folder_of_its_own(error_of: Callable[..., str], digi
         f"finetune import {digits} NEW_FOLDER"
     )
     assert f"{digits} exists already." in error_of("import", digits, digits)
+
+
+def test_the_split_of_a_run_is_written_as_a_table_a_part(
+    run: Callable[..., Result], photos: Path, tmp_path: Path
+) -> None:
+    parts = ["train", "train", "validation", "train", "train", "validation"]
+    paths = sorted(path.relative_to(photos).as_posix() for path in photos.rglob("*.png"))
+    rows = [
+        SplitRow(
+            path=path,
+            digest=digest_of((photos / path).read_bytes()),
+            # Labels as they were learned, not as they are now.
+            labels=("tern" if path.startswith("gull") else "カワセミ",),
+            group=path,
+            part=part,  # type: ignore[arg-type]
+        )
+        for path, part in zip(paths, parts, strict=True)
+    ]
+    trained = tmp_path / "runs" / "mine"
+    trained.mkdir(parents=True)
+    write_split(trained / "split.csv", rows)
+    (trained / "config.json").write_text(json.dumps({"model": "m", "settings": {}}))
+    (photos / paths[0]).rename(photos / "gull" / "renamed.png")
+    (photos / paths[5]).unlink()
+    result = run(
+        "export-photos", tmp_path / "out", photos, "--run", trained, "--layout", "nnc", "--json"
+    )
+    document = json.loads(result.stdout)
+    assert [Path(table).name for table in document["tables"]] == [
+        "labels.txt",
+        "train.csv",
+        "validation.csv",
+    ]
+    assert (tmp_path / "out" / "labels.txt").read_text("utf-8").split() == ["tern", "カワセミ"]
+    table = (tmp_path / "out" / "train.csv").read_text("utf-8").splitlines()
+    assert table[0] == "x:image,y:label"
+    assert "./photos/gull/renamed.png,0" in table
+    assert len(table) == 1 + 4
+    assert f"1 photo of the run no longer in {photos}, {paths[5]} among them." in result.stderr
+
+
+def test_contradictions_and_collisions_are_named(
+    run: Callable[..., Result], photos: Path, tmp_path: Path
+) -> None:
+    copy = photos / "gull" / "カワセミ 0.png"
+    copy.write_bytes((photos / "カワセミ" / "カワセミ 0.png").read_bytes())
+    # One name on macOS and Windows.
+    draw(photos / "gull" / "GULL 0.png", 99)
+    result = run("export-photos", tmp_path / "out", photos, "--json")
+    document = json.loads(result.stdout)
+    assert document["contradictions"] == [["gull/カワセミ 0.png", "カワセミ/カワセミ 0.png"]]
+    assert "1 photo has a copy under another label" in result.stderr
+    assert document["collisions"] == [["gull/gull 0.png", "gull/gull 0 (2).png"]]
+    assert "1 photo got another name, because one of that name was there" in result.stderr

@@ -36,7 +36,10 @@ def test_photos_of_the_same_kind_are_gathered_in_order(
     assert similarities == sorted(similarities, reverse=True)
     for entry in document["photos"]:
         assert Path(entry["placed"]).read_bytes() == Path(entry["path"]).read_bytes()
-    assert len(list(out.iterdir())) == 5
+    (seed,) = document["placed_seeds"]
+    assert Path(seed) == out / "000.jpg"
+    assert Path(seed).read_bytes() == (pool / "disc" / "000.jpg").read_bytes()
+    assert len(list(out.iterdir())) == 6
     assert page.read_text(encoding="utf-8").count("<img ") == 6
     assert {path: path.read_bytes() for path in pool.rglob("*.jpg")} == before
 
@@ -63,7 +66,7 @@ def test_link_option_makes_links(run: Callable[..., Result], pool: Path, tmp_pat
         pool / "disc" / "000.jpg", "--from", pool, "--to", out, "--link", "symlink", "--top", 2
     )
     assert all(path.is_symlink() for path in out.iterdir())
-    assert "2 photos linked to" in result.stdout
+    assert "3 photos linked to" in result.stdout
 
 
 @pytest.mark.parametrize(

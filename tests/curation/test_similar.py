@@ -170,10 +170,10 @@ def sources(tmp_path: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("link", ["copy", "hardlink", "symlink"])
-def test_files_are_numbered_in_their_order(sources: list[Path], tmp_path: Path, link: Link) -> None:
+def test_files_keep_their_names(sources: list[Path], tmp_path: Path, link: Link) -> None:
     before = {path: path.read_bytes() for path in sources}
     made = gather(sources, tmp_path / "out", link=link)
-    assert [path.name for path in made] == ["0001 b.jpg", "0002 a.jpg", "0003 a.jpg"]
+    assert [path.name for path in made] == ["b.jpg", "a.jpg", "a (2).jpg"]
     assert [path.read_bytes() for path in made] == list(before.values())
     assert made[0].is_symlink() == (link == "symlink")
     assert made[0].samefile(sources[0]) == (link != "copy")

@@ -83,6 +83,8 @@ class Exported:
         unlabeled: Number of photos left out because they have no label.
         problems: Photos that could not be opened, as (path, reason).
         renamed: Labels whose folder has another name, as (label, folder); also in ``folders.csv``.
+        collisions: Photos that got another name, as (path, target): one of that name was there.
+        contradictions: Copies of one file under different labels, as (path, path).
     """
 
     files: int
@@ -90,6 +92,8 @@ class Exported:
     unlabeled: int
     problems: tuple[tuple[str, str], ...]
     renamed: tuple[tuple[str, str], ...] = ()
+    collisions: tuple[tuple[str, str], ...] = ()
+    contradictions: tuple[tuple[str, str], ...] = ()
 
 
 def export_photos(
@@ -136,9 +140,16 @@ def _export(
     written: list[tuple[Photo, str]] = []
     problems: list[tuple[str, str]] = []
     taken: set[str] = set()
+    collisions: list[tuple[str, str]] = []
     files = 0
     for number, photo in enumerate(photos, start=1):
-        targets = [_free(target, taken) for target in _targets(photo, options, folders)]
+        wanted = list(_targets(photo, options, folders))
+        targets = [_free(target, taken) for target in wanted]
+        collisions += [
+            (photo.path, free)
+            for target, free in zip(wanted, targets, strict=True)
+            if target != free
+        ]
         try:
             for target in targets:
                 _transfer(collection.path_of(photo), out / target, photo, options)
@@ -163,7 +174,17 @@ def _export(
         unlabeled=len(collection.photos) - len(photos),
         problems=tuple(problems),
         renamed=renamed if options.layout == "folders" else (),
+        collisions=tuple(collisions),
+        contradictions=tuple(_contradictions(photos)),
     )
+
+
+def _contradictions(photos: Sequence[Photo]) -> Iterator[tuple[str, str]]:
+    first: dict[str, Photo] = {}
+    for photo in photos:
+        other = first.setdefault(photo.digest, photo)
+        if set(other.labels) != set(photo.labels):
+            yield other.path, photo.path
 
 
 def _check_empty(collection: Collection, out: Path) -> None:

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import csv
 import io
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast, get_args
 
 from finetune.errors import CollectionError, ConfigError
 from finetune.files import write_atomically
-from finetune.photos.collection import Part
+from finetune.photos.collection import Collection, Part, Photo
 from finetune.photos.labels import join_labels, split_labels
 from finetune.photos.split.grouping import GroupPool, Labels
 from finetune.spreadsheets import guard, unguard
@@ -275,3 +275,33 @@ def _spread_single_folds(pool: GroupPool, fold_of: dict[Hashable, int]) -> None:
             if len(folds) == 1 and folds != {-1}:
                 fold_of[members[0]] = -1
                 changed = True
+
+
+def with_split(
+    collection: Collection, rows: Sequence[SplitRow]
+) -> tuple[Collection, tuple[str, ...]]:
+    """Returns the photos of a split with its labels and parts, and those that are gone.
+
+    Photos are found by their content where they were renamed.
+
+    Args:
+        collection: The photos as they are now.
+        rows: The split.
+    """
+    by_path = {photo.path: photo for photo in collection.photos}
+    by_digest: defaultdict[str, list[Photo]] = defaultdict(list)
+    for photo in collection.photos:
+        by_digest[photo.digest].append(photo)
+    found: list[Photo] = []
+    missing: list[str] = []
+    used: set[str] = set()
+    for row in rows:
+        photo = by_path.get(row.path)
+        if photo is None or photo.digest != row.digest:
+            photo = next((p for p in by_digest[row.digest] if p.path not in used), None)
+        if photo is None:
+            missing.append(row.path)
+            continue
+        used.add(photo.path)
+        found.append(replace(photo, labels=row.labels, part=row.part))
+    return replace(collection, photos=tuple(found)), tuple(missing)
