@@ -146,7 +146,8 @@ def test_explaining_writes_a_picture_and_names_photos_like_it(
     shown = run("predict", photo, "--explain", tmp_path / "heat", "--similar", 2, "--json")
     (prediction,) = json.loads(shown.stdout)
     with Image.open(prediction["overlay"]) as overlay:
-        assert overlay.size == (448, 448)
+        assert overlay.size == (448, 448 + 36)  # a caption below it
+    assert Path(prediction["overlay"]).name == "1.png"
     assert len(prediction["similar"]) == 2
     assert str(Path(photo).absolute()) not in {item["photo"] for item in prediction["similar"]}
     literal = run("predict", photo, "--explain", tmp_path / "heat", "--similar", 2)

@@ -296,12 +296,12 @@ def with_split(
     missing: list[str] = []
     used: set[str] = set()
     for row in rows:
-        photo = by_path.get(row.path)
-        if photo is None or photo.digest != row.digest:
-            photo = next((p for p in by_digest[row.digest] if p.path not in used), None)
-        if photo is None:
+        now = by_path.get(row.path)
+        if now is None or now.digest != row.digest:
+            now = next((p for p in by_digest[row.digest] if p.path not in used), None)
+        if now is None:
             missing.append(row.path)
             continue
-        used.add(photo.path)
-        found.append(replace(photo, labels=row.labels, part=row.part))
+        used.add(now.path)
+        found.append(replace(now, labels=row.labels, part=row.part))
     return replace(collection, photos=tuple(found)), tuple(missing)
