@@ -12,6 +12,7 @@ import typer
 from finetune.cli.command import CatalogPath, Open, Photos, read_collection
 from finetune.cli.console import Json, Quiet, Yes, make_table, output
 from finetune.errors import ConfigError
+from finetune.formatting import count
 
 if TYPE_CHECKING:
     from finetune.web.annotate.session import Session
@@ -31,6 +32,13 @@ def annotate(
     ] = None,
     run: Annotated[
         str | None, typer.Option(help="Run that suggests labels: a name or folder.")
+    ] = None,
+    review: Annotated[
+        str | None,
+        typer.Option(
+            help="Open at the photos that this run got wrong or doubts, or those in a CSV.",
+            metavar="RUN|CSV",
+        ),
     ] = None,
     annotator: Annotated[
         str | None, typer.Option(help="Your name, if several people label the same photos.")
@@ -75,6 +83,7 @@ def annotate(
 
         serve_page(
             Session(root, catalog=catalog, labels=read_label_list(labels), annotator=annotator),
+            review=review,
             run=run,
             host=host,
             port=port,
@@ -83,7 +92,13 @@ def annotate(
 
 
 def serve_page(
-    session: Session, *, run: str | None, host: str, port: int | None, open_browser: bool
+    session: Session,
+    *,
+    run: str | None,
+    host: str,
+    port: int | None,
+    open_browser: bool,
+    review: str | None = None,
 ) -> None:
     """Serves the labeling page until interrupted, then closes the session."""
     from finetune.runs.folder import find_run
@@ -95,12 +110,13 @@ def serve_page(
 
     with contextlib.ExitStack() as stack:
         stack.callback(session.close)
+        fragment = mark_for_review(session, review) if review is not None else ""
         run_folder = None if run is None else str(find_run(run).path)
         listening = stack.enter_context(listen(host, port))
         number = listening.getsockname()[1]
         token = security.stored_token(session.cache_dir / "annotate.token")
         policy = security.policy_for(host, number, token)
-        address = security.address_of(host, number, policy.token)
+        address = security.address_of(host, number, policy.token) + fragment
         scan_worker = ScanWorker(session)
         stack.callback(scan_worker.stop)
         classifier = None if run_folder is None else (lambda: run_classifier(run_folder, session))
@@ -128,6 +144,17 @@ def serve_page(
         output.info("Stopped. Every decision is saved.")
 
 
+def mark_for_review(session: Session, source: str) -> str:
+    """Marks the photos to review, and returns the part of the address that shows them."""
+    from finetune.web.annotate.review import read_review
+
+    marked = session.index.set_review(read_review(source, session.root))
+    if not marked:
+        raise ConfigError(f"--review {source} names no photo of {session.root}.")
+    output.info(f"{count(marked, 'photo')} to review.")
+    return "#view=single&show=review&sort=errors"
+
+
 def print_agreement(root: Path, catalog: Path | None) -> None:
     """Prints Cohen's kappa and the confusion of each pair of annotators."""
     from dataclasses import asdict
@@ -151,7 +178,7 @@ def print_agreement(root: Path, catalog: Path | None) -> None:
         )
         table = make_table(f"{first} \\ {second}", *pair.labels, right=pair.labels)
         for label, counts in zip(pair.labels, pair.confusion, strict=True):
-            table.add_row(output.literal(label), *(str(count or "·") for count in counts))
+            table.add_row(output.literal(label), *(str(number or "·") for number in counts))
         output.print(table)
 
 

@@ -19,8 +19,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.evaluation.intervals import clopper_pearson_lower
-
 LEAST_LABELED = 5
 """Independent photos that a label needs; a burst counts once."""
 
@@ -49,6 +47,9 @@ CHUNK = 4096
 
 SAMPLE = 1500
 """Photos of a large collection among which the next ones are chosen."""
+
+GRID = 2000
+"""Shares among which a bound is found."""
 
 CHECKED = 300
 """Scores at which the bound is computed."""
@@ -109,13 +110,7 @@ class Calibration:
         wrong = np.cumsum(weights * ~self.right[order]) + unseen
         # Of thousands of scores some hundreds are enough.
         chosen = np.unique(np.linspace(0, len(values) - 1, CHECKED).astype(int))
-        bounds = [
-            clopper_pearson_lower(
-                float(right[k]), round(right[k] + wrong[k]), confidence=CONFIDENCE
-            )
-            for k in chosen.tolist()
-        ]
-        return values[chosen], np.array(bounds)
+        return values[chosen], lower_bounds(right[chosen], wrong[chosen])
 
     def threshold(self, label: int) -> float | None:
         """Returns the lowest score at which photos of a label may be labeled together.
@@ -149,6 +144,20 @@ class Calibration:
         known = (fitted * self.independent + 1) / (self.independent + 2)
         places = np.searchsorted(self.values[order], values, side="right") - 1
         return np.where(places < 0, known[0], known[np.maximum(places, 0)])
+
+
+def lower_bounds(right: Array, wrong: Array) -> Array:
+    """Returns the lower bounds of shares at `CONFIDENCE`, from numbers that need not be whole.
+
+    The bound of Clopper and Pearson is a quantile of Beta(right, wrong + 1); 0 with none right.
+    """
+    shares = (np.arange(GRID) + 0.5) / GRID
+    logarithms = (right[:, None] - 1) * np.log(shares) + wrong[:, None] * np.log1p(-shares)
+    densities = np.exp(logarithms - logarithms.max(axis=1, keepdims=True))
+    cumulative = np.cumsum(densities, axis=1)
+    cumulative /= cumulative[:, -1:]
+    bounds: Array = shares[(cumulative < 1 - CONFIDENCE).sum(axis=1).clip(0, GRID - 1)]
+    return np.where(right >= 0.5, bounds, 0.0)
 
 
 def _doubt(values: Array, right: NDArray[np.bool_], window: int) -> float:

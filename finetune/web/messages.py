@@ -19,6 +19,22 @@ DOMAIN = "annotate"
 ENGLISH = "en"
 
 
+def marked(text: str) -> str:
+    """Returns a text that is translated later; marks it for Babel."""
+    return text
+
+
+FAULTS = (
+    marked("dark"),
+    marked("bright"),
+    marked("plain"),
+    marked("blurred"),
+    marked("tiny"),
+    marked("long"),
+)
+"""Faults of photos as in `finetune.photos.quality`."""
+
+
 @cache
 def languages() -> tuple[str, ...]:
     """Returns the languages that there are texts in; English is the first."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.stats import beta
 from sklearn.isotonic import IsotonicRegression
 
 from finetune.curation.cohorts import (
@@ -17,10 +18,10 @@ from finetune.curation.cohorts import (
     balance,
     best_cohort,
     isotonic,
+    lower_bounds,
     select_next,
     uncertainty,
 )
-from finetune.evaluation.intervals import clopper_pearson_lower
 
 Floats = NDArray[np.float64]
 
@@ -170,12 +171,11 @@ def calibration_of(right: list[bool], unseen_share: float = 0.0) -> Calibration:
 
 
 def test_bounds_are_those_of_clopper_and_pearson() -> None:
-    right = [True] * 30 + [False] + [True] * 9
-    _, bounds = calibration_of(right).bounds()
-    expected = [
-        clopper_pearson_lower(sum(right[: k + 1]), k + 1, confidence=0.9) for k in range(40)
-    ]
-    np.testing.assert_allclose(bounds, expected)
+    right = np.array([1.0, 22, 30, 30, 55.5])
+    wrong = np.array([0.0, 0, 1, 0.3, 2.25])
+    found = lower_bounds(right, wrong)
+    np.testing.assert_allclose(found, beta.ppf(0.1, right, wrong + 1), atol=1e-3)
+    assert lower_bounds(np.zeros(1), np.ones(1)).tolist() == [0.0]
 
 
 def test_the_threshold_lies_above_the_doubt() -> None:

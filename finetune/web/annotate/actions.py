@@ -22,6 +22,7 @@ from finetune.photos.catalog.annotations import (
 from finetune.photos.crops import Crop
 from finetune.photos.labels import nfc
 from finetune.photos.split.grouping import ALONE
+from finetune.web.annotate.descriptions import ACTIONS, NO_LABEL
 
 FIELDS: Mapping[str, tuple[str, ...]] = {
     "label": ("labels",),
@@ -82,28 +83,13 @@ class Action:
     @property
     def description(self) -> str:
         """Description as shown after the action and by undo."""
-        names = " + ".join(map(repr, self.labels)) or "none of the labels"
-        chosen = sorted(set((self.choices or {}).values()))[:3]
-        accepted = ", ".join(repr(label) if label else "none of the labels" for label in chosen)
-        template = _DESCRIPTIONS.get(self.kind, f"{self.kind} {{photos}}")
-        photos = count(len(self.photos), "photo")
-        stars = count(self.stars, "star")
-        return template.format(photos=photos, names=names, accepted=accepted, stars=stars)
-
-
-_DESCRIPTIONS: Mapping[str, str] = {
-    "label": "label {photos} as {names}",
-    "add": "add {names} to {photos}",
-    "remove": "remove {names} from {photos}",
-    "accept": "accept {accepted} for {photos}",
-    "resolve": "resolve {photos} as {names}",
-    "clear": "clear the label of {photos}",
-    "confirm": "confirm the label of {photos}",
-    "stars": "give {photos} {stars}",
-    "together": "group {photos}",
-    "apart": "take {photos} out of the group",
-    "keep": "keep one of {photos}",
-}
+        labels = self.labels
+        if self.choices is not None:
+            labels = tuple(sorted(set(self.choices.values()))[:3])
+        connect = " + " if self.choices is None else ", "
+        names = connect.join(repr(label) if label else NO_LABEL for label in labels) or NO_LABEL
+        photos, stars = count(len(self.photos), "photo"), count(self.stars, "star")
+        return ACTIONS[self.kind].format(photos=photos, names=names, stars=stars)
 
 
 def read_action(body: object) -> Action:

@@ -21,12 +21,13 @@ from finetune.files import parse_json
 from finetune.photos.catalog.undo_log import StaleError
 from finetune.web.annotate.actions import BadRequestError, read_action
 from finetune.web.annotate.agreement import agreements
+from finetune.web.annotate.descriptions import localized
 from finetune.web.annotate.label_edits import read_label_edit
 from finetune.web.annotate.metadata import entries
 from finetune.web.annotate.photo_index import PhotoState
 from finetune.web.annotate.session import ActionResult, Session
 from finetune.web.annotate.workers import SuggestionWorker
-from finetune.web.messages import language_of, script_messages, translations
+from finetune.web.messages import language_of, marked, script_messages, translations
 from finetune.web.security import Guard, Policy
 from finetune.web.server import (
     STATIC_FOLDER,
@@ -109,28 +110,30 @@ class Pages:
     async def act(self, request: Request) -> Response:
         """Applies an action to photos."""
         action = read_action(await _json_of(request))
-        return await run_in_threadpool(self._perform, self.session.act, action)
+        return await run_in_threadpool(self._perform, request, self.session.act, action)
 
     async def edit_label(self, request: Request) -> Response:
         """Renames, merges, deletes, orders or styles labels."""
         edit = read_label_edit(await _json_of(request))
-        return await run_in_threadpool(self._perform, self.session.edit_label, edit)
+        return await run_in_threadpool(self._perform, request, self.session.edit_label, edit)
 
     async def undo(self, request: Request) -> Response:
         """Undoes the latest action."""
         number = _number_of(await _json_of(request))
-        return await run_in_threadpool(self._perform, self.session.undo, number)
+        return await run_in_threadpool(self._perform, request, self.session.undo, number)
 
     async def redo(self, request: Request) -> Response:
         """Redoes the action undone last."""
         number = _number_of(await _json_of(request))
-        return await run_in_threadpool(self._perform, self.session.redo, number)
+        return await run_in_threadpool(self._perform, request, self.session.redo, number)
 
     def similar(self, request: Request) -> Response:
         """Returns all photo ids by similarity to one photo."""
         ids = self.worker.similar(self._requested(request))
         if not ids:
-            raise HTTPException(409, "This photo has not been analyzed yet. Try again shortly.")
+            reason = marked("This photo has not been analyzed yet. Try again shortly.")
+            texts = translations(language_of(request))
+            raise HTTPException(409, texts.gettext(reason))
         return CompactJson({"ids": ids})
 
     def subject_crop(self, request: Request) -> Response:
@@ -149,11 +152,16 @@ class Pages:
 
     def history(self, request: Request) -> Response:
         """Returns the annotator's latest actions, newest first."""
+        texts = translations(language_of(request))
         found = self.session.catalog.history(HISTORY, annotator=self.session.index.annotator)
         return CompactJson(
             {
                 "actions": [
-                    {"at": action.recorded_at, "description": action.what, "undone": action.undone}
+                    {
+                        "at": action.recorded_at,
+                        "description": localized(action.what, texts),
+                        "undone": action.undone,
+                    }
                     for action in found
                 ]
             }
@@ -170,17 +178,21 @@ class Pages:
             raise HTTPException(404, "There is no such photo.")
         return state
 
-    def _perform(self, action: Callable[[T], ActionResult], argument: T) -> Response:
+    def _perform(
+        self, request: Request, action: Callable[[T], ActionResult], argument: T
+    ) -> Response:
         result = action(argument)
+        description = localized(result.description, translations(language_of(request)))
         annotator = self.session.index.annotator
         rows = list({state.id: state.row(annotator) for state in result.states}.values())
-        return CompactJson({"description": result.description, "rows": rows, **self._head()})
+        return CompactJson({"description": description, "rows": rows, **self._head()})
 
     def stale(self, request: Request, error: Exception) -> Response:
         """Returns 409 with all rows for an action on photos that have changed since."""
         self.session.refresh()
-        reason = "Another window changed this first. Nothing was overwritten."
-        return CompactJson({"error": reason, **self._state(-1)}, status_code=409)
+        texts = translations(language_of(request))
+        reason = marked("Another window changed this first. Nothing was overwritten.")
+        return CompactJson({"error": texts.gettext(reason), **self._state(-1)}, status_code=409)
 
     def _head(self) -> dict[str, Any]:
         undo, redo = self.session.catalog.latest(self.session.index.annotator)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from finetune.photos.catalog.annotations import AnnotationWriter, LabelStyle
 from finetune.web.annotate.actions import BadRequestError, read_label
+from finetune.web.annotate.descriptions import LABEL_EDITS
 
 MAX_LABELS = 10_000
 
@@ -49,17 +50,8 @@ class LabelEdit:
     @property
     def description(self) -> str:
         """Description as shown after the edit and by undo."""
-        match self.kind:
-            case "rename":
-                return f"rename the label {self.label!r} to {self.to!r}"
-            case "delete":
-                return f"delete the label {self.label!r}"
-            case "pin":
-                return f"{'pin' if self.pinned else 'unpin'} the label {self.label!r}"
-            case "color":
-                return f"change the color of {self.label!r}"
-            case _:
-                return "change the order of the labels"
+        kind = "unpin" if self.kind == "pin" and not self.pinned else self.kind
+        return LABEL_EDITS[kind].format(label=repr(self.label), to=repr(self.to))
 
 
 def read_label_edit(body: object) -> LabelEdit:

@@ -11,6 +11,8 @@ from typing import Any
 
 from PIL import ExifTags, Image
 
+from finetune.web.messages import marked
+
 _FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "HEIF")
 
 Place = tuple[float, float]
@@ -46,17 +48,19 @@ def entries(path: Path) -> list[tuple[str, str]]:
     place = _place(gps)
     altitude = _number(gps.get(ExifTags.GPS.GPSAltitude))
     found = {
-        "Camera": " ".join(filter(None, (_text(fields.get(t)) for t in (base.Make, base.Model)))),
-        "Lens": _text(fields.get(base.LensModel)),
-        "Exposure": _exposure(_number(fields.get(base.ExposureTime))),
-        "Aperture": _format("f/{:.3g}", _number(fields.get(base.FNumber))),
-        "Sensitivity": _format("ISO {:.0f}", _number(fields.get(base.ISOSpeedRatings))),
-        "Focal length": _format("{:.3g} mm", _number(fields.get(base.FocalLength))),
-        "Taken at": _text(fields.get(base.DateTimeOriginal) or fields.get(base.DateTime)),
-        "Place": "" if place is None else f"{place[0]:.5f}, {place[1]:.5f}",
-        "Altitude": _format("{:.0f} m", altitude),
-        "Photographer": _text(fields.get(base.Artist)),
-        "Copyright": _text(fields.get(base.Copyright)),
+        marked("Camera"): " ".join(
+            filter(None, (_text(fields.get(t)) for t in (base.Make, base.Model)))
+        ),
+        marked("Lens"): _text(fields.get(base.LensModel)),
+        marked("Exposure"): _exposure(_number(fields.get(base.ExposureTime))),
+        marked("Aperture"): _format("f/{:.3g}", _number(fields.get(base.FNumber))),
+        marked("Sensitivity"): _format("ISO {:.0f}", _number(fields.get(base.ISOSpeedRatings))),
+        marked("Focal length"): _format("{:.3g} mm", _number(fields.get(base.FocalLength))),
+        marked("Taken at"): _text(fields.get(base.DateTimeOriginal) or fields.get(base.DateTime)),
+        marked("Place"): "" if place is None else f"{place[0]:.5f}, {place[1]:.5f}",
+        marked("Altitude"): _format("{:.0f} m", altitude),
+        marked("Photographer"): _text(fields.get(base.Artist)),
+        marked("Copyright"): _text(fields.get(base.Copyright)),
     }
     return [(name, value) for name, value in found.items() if value]
 

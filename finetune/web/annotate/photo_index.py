@@ -28,6 +28,7 @@ from finetune.photos.collection import Collection, Photo
 from finetune.photos.labels import find_parts, nfc
 from finetune.photos.quality import faults
 from finetune.photos.scan import FoundFile
+from finetune.web.annotate.review import Review
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,6 +82,7 @@ class PhotoState:
         problem: Reason why it cannot be opened, or None.
         group: Key of its near-duplicate group, or None.
         rank: Position among the photos to label next, from 0, or None.
+        review: Whether somebody asked to review it.
         changed_at: Clock of the index at the latest change.
     """
 
@@ -94,6 +96,7 @@ class PhotoState:
     suggestions: Suggestions | None = None
     group: str | None = None
     rank: int | None = None
+    review: bool = False
     changed_at: int = 0
 
     def labels(self, annotator: str | None) -> tuple[tuple[str, ...], str]:
@@ -126,6 +129,7 @@ class PhotoState:
             "crop": None if crop is None else [crop.center_x, crop.center_y, crop.side],
             "cropSource": None if crop is None else annotations.crop_source,
             "rank": self.rank,
+            "review": self.review or None,
             "group": self.group,
             "problem": self.problem,
             "ranked": [[label, round(p, 3)] for label, p in model.ranked] or None,
@@ -413,6 +417,15 @@ class PhotoIndex:
     def update_suggestions(self, suggestions: Mapping[str, Suggestions]) -> None:
         """Sets the suggestions of some photos, by id."""
         self._update("suggestions", suggestions)
+
+    def set_review(self, review: Review) -> int:
+        """Marks the photos to review, and returns their number."""
+        found = {
+            state.id: state.digest in review.digests or state.path in review.paths
+            for state in self.states()
+        }
+        self._update("review", found)
+        return sum(found.values())
 
     def set_ranking(self, ids: Sequence[str]) -> None:
         """Sets the photos to label next, the most informative first."""

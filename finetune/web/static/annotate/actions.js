@@ -98,13 +98,13 @@ async function acceptSuggestions(ids) {
 
 export const accept = () => enqueue(() => acceptSuggestions(usable(queue.labelTargets)));
 
-// Labels exactly these photos; "" is none of the labels.
-export const labelAll = (name, ids) =>
+// Labels exactly these photos; "" is none of the labels. Goes on with `next`, or an unlabeled photo.
+export const labelAll = (name, ids, next) =>
   enqueue(async () => {
     const choices = Object.fromEntries(usable(ids).map((id) => [id, name]));
-    if ((await act("accept", Object.keys(choices), { choices })) && isLabeled(photos.get(queue.cursor) ?? {})) {
-      queue.advance();
-    }
+    if (!(await act("accept", Object.keys(choices), { choices }))) return;
+    if (next && queue.placeOf(next) >= 0) queue.move(next);
+    else if (isLabeled(photos.get(queue.cursor) ?? {})) queue.advance();
   });
 
 const toggle = (on, off, isPressed) => () =>

@@ -1,6 +1,6 @@
 // HTTP requests. A response to an action means that it has been saved.
 
-import { t } from "./i18n.js";
+import { language, t } from "./i18n.js";
 
 export class RequestError extends Error {
   constructor(status, body) {
@@ -13,7 +13,8 @@ export class RequestError extends Error {
 async function request(path, options) {
   let response;
   try {
-    response = await fetch(path, { credentials: "same-origin", ...options });
+    const headers = { "Accept-Language": language, ...options.headers };
+    response = await fetch(path, { credentials: "same-origin", ...options, headers });
   } catch {
     throw new RequestError(0, {
       error: t("finetune annotate has stopped. Start it again, and this page goes on."),

@@ -10,10 +10,11 @@ import { queue } from "./queue.js";
 import { toast } from "./toast.js";
 
 const TILE = 96; // pixels with the gap
-const LEAST = 2;
+const LEAST = 7; // fewer would not be offered
+const REACTION_MS = 400;
 const TYPING_MS = 900; // a second digit of a number comes within this time
 
-let shown = null; // {label, share, ids, out}: `out` are the photos that were unticked
+let shown = null; // {label, share, all, ids, out}: `ids` are visible, those in `out` unticked
 let typed = "";
 let timer = 0;
 let isChoosing = false; // whether digits untick photos
@@ -26,15 +27,18 @@ export const onChange = (draw) => {
 // Photos of a cohort that still wait for a label.
 const open = (ids) => ids.filter((id) => photos.get(id) && !isLabeled(photos.get(id)) && !photos.get(id).rejected);
 
-// What is on screen stays until it is labeled or dismissed: a key may be on its way.
+// The latest offer, unless photos of the one on screen have been unticked.
 function current() {
-  if (shown) shown.ids = open(shown.ids);
-  if (shown && shown.ids.length < LEAST) shown = null;
-  if (!shown && photos.cohort && queue.view === "single" && queue.filter === "unlabeled") {
-    const ids = open(photos.cohort.ids);
-    if (ids.length >= LEAST && photos.cohort.number !== dismissed) shown = { ...photos.cohort, ids, out: new Set(), fresh: true };
+  const offer = photos.cohort;
+  const isHere = queue.view === "single" && queue.filter === "unlabeled";
+  if (shown && !shown.out.size && shown.number !== offer?.number) shown = null;
+  if (shown) shown.all = open(shown.all);
+  if (shown && shown.all.length < LEAST) shown = null;
+  if (!shown && offer && isHere && offer.number !== dismissed) {
+    const ids = open(offer.ids);
+    if (ids.length >= LEAST) shown = { ...offer, all: ids, ids, out: new Set(), since: performance.now() };
   }
-  return shown;
+  return isHere ? shown : null;
 }
 
 let dismissed = null;
@@ -52,9 +56,14 @@ export function accept() {
     toast(t("No photo is ticked."));
     return undefined;
   }
+  if (performance.now() - shown.since < REACTION_MS) {
+    toast(t("These photos have just appeared. Look at them, then press A."));
+    return undefined;
+  }
   const { label } = shown;
+  const [first] = shown.ids.filter((id) => shown.out.has(id));
   dismiss();
-  return actions.labelAll(label, ids);
+  return actions.labelAll(label, ids, first);
 }
 
 export function dismiss() {
@@ -112,16 +121,14 @@ function tile(id, number) {
 
 // Returns the panel for a stage of this size, or null. All photos that it is about are visible.
 export function panel({ width, height }) {
+  if (width < TILE) return null; // the stage is hidden
   const found = current();
   if (!found) return null;
   const columns = Math.max(2, Math.floor((width - 28) / TILE));
   const lines = Math.max(1, Math.min(3, Math.floor((height * 0.45) / TILE)));
-  if (found.fresh) found.ids = found.ids.slice(0, columns * lines);
-  found.fresh = false;
+  found.ids = found.all.slice(0, columns * lines);
   const number = ticked().length;
-  const about = found.label
-    ? tn("{count} photo looks like", "{count} photos look like", found.ids.length)
-    : tn("{count} photo looks like", "{count} photos look like", found.ids.length);
+  const about = tn("{count} photo looks like", "{count} photos look like", found.ids.length);
   return el(
     "section",
     { className: "cohort", "aria-label": t("Similar photos"), data: { label: found.label, number: String(found.number) } },
@@ -129,11 +136,11 @@ export function panel({ width, height }) {
       "div",
       { className: "strip-head" },
       el("span", {}, about, " ", el("b", { className: "dotted", css: { "--hue": photos.hueOf(found.label) } }, nameOf(found.label))),
-      found.share !== null && el("span", { className: "quiet" }, t("about {share} of such photos were", { share: percent(found.share) })),
+      found.share !== null && el("span", { className: "quiet rate" }, t("right for {share} of such photos so far", { share: percent(found.share) })),
       el(
         "button",
         { type: "button", className: "primary", on: { click: accept } },
-        el("span", {}, tn("Label the {count} ticked", "Label the {count} ticked", number)),
+        el("span", {}, tn("Label {count} ticked photo", "Label {count} ticked photos", number)),
         keyCap("A"),
       ),
       el(

@@ -240,7 +240,7 @@ function select(id) {
 
 box.addEventListener("click", (event) => {
   const cell = event.target.closest(".cell");
-  if (!cell) return;
+  if (!cell || pressed) return;
   if (selectsByTouch && !queue.selected.size) selectsByTouch = false;
   if (event.shiftKey) {
     queue.move(cell.photo, { extend: true });
@@ -255,14 +255,16 @@ box.addEventListener("click", (event) => {
 
 // A long press selects; after that, each tap selects or deselects a photo.
 let press = 0;
+let pressed = false; // the click that ends a long press does nothing more
 box.addEventListener("pointerdown", (event) => {
   const cell = event.target.closest(".cell");
   clearTimeout(press);
+  pressed = false;
   if (event.pointerType !== "touch" || !cell) return;
   press = setTimeout(() => {
     selectsByTouch = true;
     if (!queue.selected.has(cell.photo)) select(cell.photo);
-    box.addEventListener("click", (click) => click.stopImmediatePropagation(), { once: true, capture: true });
+    pressed = true;
   }, PRESS_MS);
 });
 for (const type of ["pointerup", "pointercancel", "pointerleave"]) box.addEventListener(type, () => clearTimeout(press));

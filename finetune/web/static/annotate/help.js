@@ -16,7 +16,18 @@ export function showDialog(title, ...content) {
   box.addEventListener("click", (event) => {
     if (event.target === box) box.close();
   });
-  box.addEventListener("close", () => box.remove());
+  // Also where the focused control has just been replaced.
+  const escape = (event) => {
+    if (event.key !== "Escape" || document.querySelector("dialog:last-of-type") !== box) return;
+    event.preventDefault();
+    event.stopPropagation();
+    box.close();
+  };
+  document.addEventListener("keydown", escape, true);
+  box.addEventListener("close", () => {
+    document.removeEventListener("keydown", escape, true);
+    box.remove();
+  });
   document.body.append(box);
   box.showModal();
   return box;

@@ -1,6 +1,6 @@
 // Texts in the language of the page. The English text is the key of its translation.
 
-const { language, messages } = JSON.parse(document.getElementById("messages").textContent);
+export const { language, messages } = JSON.parse(document.getElementById("messages").textContent);
 const plurals = new Intl.PluralRules(language);
 const numbers = new Intl.NumberFormat(language);
 const dates = new Intl.DateTimeFormat(language, { dateStyle: "medium" });

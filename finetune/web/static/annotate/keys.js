@@ -109,7 +109,8 @@ const COMMANDS = Object.fromEntries(
 );
 
 function clearSelection() {
-  if (queue.selected.size) queue.select([]);
+  if (queue.isPart) queue.show({ filter: queue.filter });
+  else if (queue.selected.size) queue.select([]);
   else if (queue.groupTargets.length) queue.excludeGroup();
   else cohort.dismiss();
 }

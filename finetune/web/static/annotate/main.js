@@ -73,6 +73,9 @@ function drawJobs() {
   const box = find("jobs");
   box.replaceChildren(
     ...lines.map((line) => el("span", {}, line)),
+    ...(queue.isPart
+      ? [el("button", { type: "button", on: { click: () => queue.show({ filter: queue.filter }) } }, t("Show all photos (Esc)"))]
+      : []),
     ...(stale && queue.view === "grid"
       ? [el("button", { type: "button", on: { click: () => queue.rebuild() } }, t("Hide {count} finished (R)", { count: formatNumber(stale) }))]
       : []),

@@ -76,12 +76,11 @@ export async function showMap() {
     const text = tn("{count} photo", "{count} photos", ids.length);
     const dot = draw(
       "g",
-      { class: "dot", tabindex: "0", role: "button", "aria-label": text, transform: `translate(${x} ${y})`, style: "" },
+      { class: "dot", tabindex: "0", role: "button", "aria-label": text, transform: `translate(${x} ${y})` },
       draw("title", {}, text),
       draw("circle", { r: Math.min(20, 6 + 2 * Math.sqrt(ids.length)), fill: `hsl(${hue} 55% 45%)` }),
       draw("text", { "text-anchor": "middle", dy: 4 }, ids.length > 1 ? formatNumber(ids.length) : ""),
     );
-    dot.removeAttribute("style");
     const open = () => {
       box.close();
       queue.show({ view: "grid", filter: "all", only: ids });

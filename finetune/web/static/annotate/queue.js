@@ -66,6 +66,11 @@ class Queue extends EventTarget {
   #isFound = () => true;
   #only = null; // ids that were chosen on the map, until another filter is chosen
 
+  // Whether only photos chosen on the map are listed.
+  get isPart() {
+    return this.#only !== null;
+  }
+
   #isShown(row) {
     const label = this.filter.startsWith("label:") ? this.filter.slice(6) : null;
     if (label !== null) return Boolean(row.labels?.includes(label)) && !row.rejected;
@@ -198,7 +203,7 @@ class Queue extends EventTarget {
     const finds = search !== undefined && search !== this.search;
     if (finds) [this.search, this.#isFound] = [search, matcher(search)];
     if (only) this.#only = new Set(only);
-    const changed = only || (filter && filter !== this.filter) || (sort && (sort !== this.sort || similar)) || finds;
+    const changed = only || (filter && this.isPart) || (filter && filter !== this.filter) || (sort && (sort !== this.sort || similar)) || finds;
     const turned = view && view !== this.view && this.labelGroups;
     if (view) this.view = view;
     if (filter) [this.filter, this.#only] = [filter, only ? this.#only : null];

@@ -328,10 +328,18 @@ queue.addEventListener("change", ({ detail }) => {
   if (detail === "cursor" && compare.comparing()) compare.stop();
   draw();
 });
+let drawnSize = "";
+new ResizeObserver(() => {
+  const size = `${box.clientWidth} ${box.clientHeight}`;
+  if (size === drawnSize || cropBox !== null) return;
+  drawnSize = size;
+  draw();
+}).observe(box);
+
 let drawnCohort = null;
 photos.addEventListener("change", ({ detail }) => {
   const row = photos.get(shown);
-  if (queue.view !== "single" || cropBox !== null) return;
+  if (queue.view !== "single" || cropBox !== null || zoom.dragging()) return;
   const near = new Set([shown, ...photos.group(row?.group), ...cohort.ticked()]);
   const isNew = (photos.cohort?.number ?? null) !== drawnCohort;
   if (detail.changed.some((id) => near.has(id)) || shown === null || isNew) draw();

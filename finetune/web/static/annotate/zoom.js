@@ -10,8 +10,12 @@ const WHEEL = 0.0015;
 // `level`: screen pixels per pixel of the photo; null fits the photo into its frame.
 const zoom = { level: null, center: [0.5, 0.5] };
 let mounted = []; // {frame, holder, row}
+const pointers = new Map(); // places of the fingers and buttons that are down
 
 export const zoomed = () => zoom.level !== null;
+
+// Whether the photo is being moved; it must not be drawn anew then.
+export const dragging = () => pointers.size > 0 && zoomed();
 
 export function reset() {
   zoom.level = null;
@@ -27,9 +31,10 @@ function place() {
   mounted = mounted.filter(({ frame }) => frame.isConnected);
   for (const item of mounted) {
     const { frame, holder, row } = item;
-    const scale = zoom.level === null ? 1 : Math.max(1, zoom.level / fitLevel(item));
+    frame.classList.toggle("zoomed", zoomed()); // which changes the room of the photo
+    const scale = zoomed() ? Math.max(1, zoom.level / fitLevel(item)) : 1;
     const isZoomed = scale > 1.001;
-    frame.classList.toggle("zoomed", isZoomed);
+    frame.dataset.center = zoom.center.map((value) => value.toFixed(4)).join(" ");
     frame.dataset.zoom = String(Math.round(fitLevel(item) * scale * 100));
     if (!isZoomed) {
       holder.style.transform = "";
@@ -108,7 +113,6 @@ export function panBy(dx, dy) {
 export function mount(frame, holder, row) {
   const item = { frame, holder, row };
   mounted.push(item);
-  const pointers = new Map();
   frame.addEventListener("wheel", (event) => {
     event.preventDefault();
     zoomAt(item, Math.exp(-event.deltaY * WHEEL * (event.deltaMode === 1 ? 30 : 1)), event.clientX, event.clientY);
@@ -135,8 +139,11 @@ export function mount(frame, holder, row) {
     }
     pointers.set(event.pointerId, now);
   });
-  for (const type of ["pointerup", "pointercancel"]) frame.addEventListener(type, (event) => pointers.delete(event.pointerId));
   requestAnimationFrame(place);
+}
+
+for (const type of ["pointerup", "pointercancel"]) {
+  document.addEventListener(type, (event) => pointers.delete(event.pointerId), true);
 }
 
 addEventListener("resize", place);
