@@ -3,7 +3,7 @@
 export function el(tag, properties = {}, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {
-    if (value === undefined || value === null || value === false) continue;
+    if (value === undefined || value === null || (value === false && name !== "draggable")) continue;
     if (name === "on") {
       for (const [type, listener] of Object.entries(value)) node.addEventListener(type, listener);
     } else if (name === "data") {
