@@ -294,7 +294,8 @@ def _check_size(content: Any, path: Path) -> None:
         elif isinstance(value, list):
             left.extend(value)
         elif isinstance(value, int | float) and abs(value) > MAX_VALUE:
-            raise AugmentError(f"--augment {path}: {value:g} is beyond {MAX_VALUE:,}.")
+            shown = f"{value:g}" if abs(value) < 10**300 else "a huge number"
+            raise AugmentError(f"--augment {path}: {shown} is beyond {MAX_VALUE:,}.")
         if values > MAX_VALUES:
             raise AugmentError(f"--augment {path} has more than {MAX_VALUES:,} values.")
 
@@ -313,6 +314,8 @@ def _checked(step: Any, path: Path) -> dict[str, Any]:
     if A.core.serialization.shorten_class_name(full) not in registry:
         raise AugmentError(f"--augment {path}: albumentations has no step '{given}'.")
     result = {**step, "__class_fullname__": full}
+    if "transforms" in step and not isinstance(step["transforms"], list):
+        raise AugmentError(f"--augment {path}: the 'transforms' of '{given}' are no list of steps.")
     if isinstance(step.get("transforms"), list):
         result["transforms"] = [_checked(inner, path) for inner in step["transforms"]]
         return result
@@ -331,7 +334,7 @@ def _built(step: dict[str, Any], path: Path) -> Any:
             # albumentations warns of unknown settings and ignores them.
             warnings.simplefilter("error")
             return A.from_dict({"transform": step})
-    except (TypeError, ValueError, KeyError, UserWarning) as error:
+    except (TypeError, ValueError, KeyError, AttributeError, IndexError, UserWarning) as error:
         # "Argument(s) 'q' are not valid for transform BasicTransform": it names a parent.
         text = str(error).replace(" for transform BasicTransform", "")
         lines = [line.strip() for line in text.splitlines() if line.strip()]

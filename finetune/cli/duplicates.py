@@ -166,8 +166,9 @@ def _quarantine(
     ]
     if len(chosen) < len(groups):
         output.warn(
-            f"{len(groups) - len(chosen):,} groups under different labels stay where they are; "
-            "--across-labels moves them too."
+            "What stays where it is: "
+            f"{count(len(groups) - len(chosen), 'group')} under different labels; --across-labels "
+            "moves them too."
         )
     if not paths:
         output.text("There is nothing to move.")

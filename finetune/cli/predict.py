@@ -243,6 +243,7 @@ def _sorter(folder: Path, how: Transfer, predictor: Predictor, sources: list[str
 
 
 def _undo(folder: Path) -> None:
+    from finetune.formatting import count
     from finetune.prediction.sort_into import undo_sorting
 
     undone = undo_sorting(folder)
@@ -252,7 +253,7 @@ def _undo(folder: Path) -> None:
             "kept": [[str(folder / move.target), why] for move, why in undone.problems],
         }
     )
-    output.text(f"Undone for {len(undone.done):,} photos.")
+    output.text(f"Undone for {count(len(undone.done), 'photo')}.")
     for move, why in undone.problems:
         output.warn(f"{folder / move.target} was left: {why}.")
     if undone.problems:

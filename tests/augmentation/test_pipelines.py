@@ -111,6 +111,11 @@ def test_other_endings_are_refused(tmp_path: Path) -> None:
             "transform: {__class_fullname__: Resize, height: 1000000, width: 9, p: 1}",
             "1e+06 is beyond 100,000",
         ),
+        ("transform: {x: " + "9" * 4000 + "}", "a huge number is beyond 100,000"),
+        (
+            "transform: {__class_fullname__: Compose, p: 1, transforms: {a: 1}}",
+            "the 'transforms' of 'Compose' are no list of steps",
+        ),
         ("# " + "x" * (1 << 20), "is not YAML"),
     ],
 )
