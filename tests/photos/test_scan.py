@@ -559,17 +559,28 @@ def test_photo_that_kills_its_worker_costs_itself_alone(
     ]
 
 
+@pytest.mark.parametrize(
+    ("action", "seconds", "busy_factor"),
+    # Long enough for the other photos on a busy machine.
+    [("__import__('time').sleep(99)", 3.0, 1), ("while True: pass", 1.0, 90)],
+)
 def test_photo_that_takes_too_long_costs_itself_alone(
-    birds: Path, write_photo: WritePhoto, monkeypatch: pytest.MonkeyPatch, with_processes: None
+    birds: Path,
+    write_photo: WritePhoto,
+    monkeypatch: pytest.MonkeyPatch,
+    with_processes: None,
+    action: str,
+    seconds: float,
+    busy_factor: int,
 ) -> None:
     write_photo(birds / "gull" / "odd.jpg", 77)
-    # Long enough for the other photos on a busy machine.
-    monkeypatch.setattr(pool, "PHOTO_SECONDS", 3.0)
-    monkeypatch.setattr(pool, "worker_command", lambda: worker_that("__import__('time').sleep(99)"))
+    monkeypatch.setattr(pool, "PHOTO_SECONDS", seconds)
+    monkeypatch.setattr(pool, "BUSY_FACTOR", busy_factor)
+    monkeypatch.setattr(pool, "worker_command", lambda: worker_that(action))
     collection = scan(birds, workers=2)
     assert len(collection) == 6
     assert [(problem.path, problem.reason) for problem in collection.problems] == [
-        ("gull/odd.jpg", "took over 3 s")
+        ("gull/odd.jpg", f"took over {seconds:g} s")
     ]
 
 

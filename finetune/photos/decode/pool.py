@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 import numpy as np
+import psutil
 from filelock import FileLock
 
 from finetune.photos.analyze import Analysis, NeededOutput, ResizeSettings, Task, analyze
@@ -37,7 +38,11 @@ _AHEAD = 2
 """Tasks queued for each worker, so that it never idles."""
 
 PHOTO_SECONDS = 60.0
-"""Time limit of one photo in a worker process, without the time it waits for its turn."""
+"""Processor time that one photo may take in a worker process."""
+
+BUSY_FACTOR = 5
+"""Ratio of the elapsed time to `PHOTO_SECONDS` at which a photo is given up in any case; on a
+machine that is busy with other programs, decoding takes several times its processor time."""
 
 _TRIES = 2
 """Crashes of a worker after which its photo is skipped; one may be due to the system."""
@@ -104,7 +109,7 @@ class _Worker:
 
     def __init__(self, preprocessing: ResizeSettings | None, turns: Path) -> None:
         self.timed_out = False
-        self._deadline: float | None = None
+        self._begun: tuple[float, float] | None = None  # elapsed and processor seconds
         try:
             self._process = subprocess.Popen(
                 worker_command(),
@@ -112,7 +117,8 @@ class _Worker:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
             )
-        except OSError as error:
+            self._usage = psutil.Process(self._process.pid)
+        except (OSError, psutil.Error) as error:
             raise _NoWorkersError from error
         self._stdin: IO[bytes] = self._process.stdin  # type: ignore[assignment]
         self._stdout: IO[bytes] = self._process.stdout  # type: ignore[assignment]
@@ -137,13 +143,26 @@ class _Worker:
 
     def check_clock(self) -> None:
         """Kills the process if the photo that it is reading exceeds the time limit."""
-        deadline = self._deadline
-        if deadline is not None and time.monotonic() > deadline:
+        begun = self._begun
+        if begun is None:
+            return
+        elapsed = time.monotonic() - begun[0]
+        if elapsed > PHOTO_SECONDS and (
+            elapsed > BUSY_FACTOR * PHOTO_SECONDS
+            or self._processor_seconds() - begun[1] > PHOTO_SECONDS
+        ):
             self.timed_out = True
             self._process.kill()
 
     def _run_clock(self, running: bool) -> None:
-        self._deadline = time.monotonic() + PHOTO_SECONDS if running else None
+        self._begun = (time.monotonic(), self._processor_seconds()) if running else None
+
+    def _processor_seconds(self) -> float:
+        try:
+            used = self._usage.cpu_times()
+        except psutil.Error:  # it has just died
+            return 0.0
+        return float(used.user + used.system)
 
     def kill(self) -> None:
         """Kills the process."""
