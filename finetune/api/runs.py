@@ -15,8 +15,9 @@ from finetune.prediction.inputs import photos_of
 from finetune.prediction.predictions import By, PhotoPrediction
 from finetune.prediction.predictor import PredictConfig, Predictor
 from finetune.prediction.report_extras import report_extras
-from finetune.reporting.compare import Comparison, contender
 from finetune.reporting.compare import compare as compare_records
+from finetune.reporting.compare import contender
+from finetune.reporting.comparison import Comparison
 from finetune.reporting.report import Extras, write_report
 from finetune.reporting.run_record import photos_root, read_run
 from finetune.runs.evaluate import Evaluation, EvaluationRequest

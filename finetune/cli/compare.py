@@ -17,7 +17,7 @@ from finetune.formatting import count, duration, interval, number, percent, sign
 if TYPE_CHECKING:
     from finetune.evaluation.predictions import Prediction
     from finetune.photos.collection import Collection
-    from finetune.reporting.compare import Comparison, Contender, Pair
+    from finetune.reporting.comparison import Comparison, Contender, Pair
     from finetune.reporting.run_record import RunRecord
 
 _PHOTOS = 4
@@ -131,7 +131,7 @@ def _evaluated_on(
 ) -> tuple[list[Contender], str]:
     """Returns the predictions of each run for a folder, and a note about photos left out."""
     from finetune.photos.labels import merge_copies
-    from finetune.reporting.compare import Contender
+    from finetune.reporting.comparison import Contender
 
     collection = read_collection(on)
     seen = {row.digest for record in records for row in record.split if row.part != "test"}

@@ -8,7 +8,7 @@ from dataclasses import astuple
 from pathlib import Path
 
 from finetune.reporting import charts
-from finetune.reporting.compare import Comparison, Contender
+from finetune.reporting.comparison import Comparison, Contender
 from finetune.reporting.gallery import make_thumbnails
 from finetune.reporting.page import write_page
 from finetune.reporting.run_record import setting_text

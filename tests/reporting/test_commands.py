@@ -167,6 +167,26 @@ def test_compare_writes_a_page_and_opens_it(
     assert "training.lr" in (tmp_path / "comparison.html").read_text("utf-8")
 
 
+def test_chosen_photos_are_followed(
+    run_command: RunCommand,
+    said: list[str],
+    two_run_folders: tuple[MadeRun, MadeRun],
+    tmp_path: Path,
+) -> None:
+    words = ["compare", *[str(run.path) for run in two_run_folders]]
+    told = json.loads(run_command(*words, "--json").stdout)
+    first, second = (photo["path"] for photo in told["followed"][:2])
+    listed = tmp_path / "chosen.txt"
+    listed.write_text(f"{second}\n\n{first}\n", "utf-8")
+    told = json.loads(run_command(*words, "--follow", str(listed), "--json").stdout)
+    assert [photo["path"] for photo in told["followed"]] == [second, first]
+    assert [len(answers) for answers in told["followed"][0]["answers"]] == [5, 5]
+    told = json.loads(run_command(*words, "--follow", f"{first},{second}", "--json").stdout)
+    assert [photo["path"] for photo in told["followed"]] == [first, second]
+    assert run_command(*words, "--follow", "nowhere.jpg").exit_code == 1
+    assert said[-1].startswith("--follow: nowhere.jpg is no photo that all runs predicted.")
+
+
 def test_compare_needs_two_different_runs(
     run_command: RunCommand, two_run_folders: tuple[MadeRun, MadeRun], said: list[str]
 ) -> None:

@@ -12,11 +12,11 @@ import pytest
 from finetune.errors import RunError
 from finetune.evaluation.predictions import LabelSet, Prediction
 from finetune.reporting.compare import (
-    Contender,
     compare,
     contender,
     differing_settings,
 )
+from finetune.reporting.comparison import Contender
 from finetune.reporting.comparison_page import write_comparison
 from finetune.reporting.run_record import RunRecord, read_run
 from finetune.tasks.multi_label import NAME

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import dataclasses
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from finetune.reporting.run_record import read_run
-from finetune.reporting.summary import find_highlights, key_figures
+from finetune.reporting.summary import find_highlights, headline, key_figures, next_steps
 from finetune.runs.answers import calibration_sentences
 from finetune.tasks.multi_label import MultiLabel
 from finetune.tasks.single_label import SingleLabel
@@ -81,3 +83,33 @@ def test_labels_per_photo_are_shown_with_the_predicted_ones_of_older_runs_too() 
         figures = key_figures(MultiLabel(), {"labels_a_photo": 1.5, key: 1.25})
         labels = next(figure for figure in figures if figure.name == "Labels per photo")
         assert (labels.value, labels.note) == ("1.50", "in truth; predicted: 1.25")
+
+
+def test_the_headline_is_a_count_and_what_to_expect(small_run: MadeRun) -> None:
+    record = read_run(small_run.path)
+    metrics = {"photos": 72, "top1": 66 / 72, "top1_interval": [0.8300, 0.9613]}
+    assert headline(record, "test", metrics, 6).replace("\u202f", " ") == (
+        "66 of 72 test photos are right; of new photos like these, expect between 83 % and 96 %."
+    )
+    one = {"photos": 1, "top1": 1.0, "top1_interval": None}
+    assert headline(record, "folds", one, 0) == "1 of 1 cross-validated photo is right."
+
+
+def test_the_next_steps_fit_what_is_wrong(small_run: MadeRun) -> None:
+    record = read_run(small_run.path)
+    rows = record.predictions_of("test")
+    wide = {"photos": 24, "top1_interval": [0.4, 0.8]}
+    steps = next_steps(record, wide, rows, suspects=2)
+    assert [section for _, section in steps] == ["suspects", "mistakes", "collection"]
+    assert steps[0][0] == "Check 2 photos whose label may be wrong."
+    learned = Counter(row.labels[0] for row in record.split if row.part == "train")
+    label, photos = min(learned.items(), key=lambda item: (item[1], item[0]))
+    assert f"“{label}” ({photos})" in steps[2][0]
+    right = [row for row in rows if row.correct]
+    sure = {"photos": 24, "top1_interval": [0.95, 1.0]}
+    enough = dataclasses.replace(record, split=record.split * 10)
+    assert next_steps(enough, sure, right, suspects=0) == [
+        ("Try it on new photos: finetune predict photo.jpg", "least-confident")
+    ]
+    few = next_steps(enough, wide, right, suspects=0)
+    assert few[0][0].startswith("Label more photos before you compare models: 24 photos")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import pytest
 from PIL import Image
 from pydantic import TypeAdapter
@@ -240,6 +241,36 @@ def test_explain_returns_an_image_of_the_photo(make_site: Callable[..., Site]) -
     assert (strange.status_code, strange.json()) == (400, {"error": "There is no such label."})
     bad = site.client.post("/v1/explain", content=b"x")
     assert bad.json() == {"error": "The photo cannot be opened: not a photo."}
+
+
+def test_a_preview_is_a_small_jpeg_of_the_photo_upright(make_site: Callable[..., Site]) -> None:
+    photo = Image.new("RGB", (900, 600), (200, 40, 40))
+    photo.paste((40, 40, 200), (0, 0, 450, 600))
+    content = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter to the right
+    photo.save(content, "TIFF", exif=exif)
+    client = make_site().client
+    response = client.post("/v1/preview", content=content.getvalue())
+    assert response.headers["content-type"] == "image/jpeg"
+    with Image.open(io.BytesIO(response.content)) as shown:
+        assert shown.size == (299, 448)
+        upper, lower = (np.asarray(shown)[y, 150].astype(int) for y in (60, 390))
+    # What was left is above now.
+    assert upper[2] > 150 > upper[0]
+    assert lower[0] > 150 > lower[2]
+    assert client.post("/v1/preview", content=b"no photo").json() == {
+        "error": "The photo cannot be opened: not a photo."
+    }
+
+
+def test_the_description_is_readable_as_a_page(make_site: Callable[..., Site]) -> None:
+    client = make_site().client
+    page = client.get("/docs")
+    assert page.headers["content-type"].startswith("text/html")
+    for path in client.get("/openapi.json").json()["paths"]:
+        assert path in page.text
+    assert "curl" in page.text
 
 
 def test_the_api_key_is_required_if_set(make_site: Callable[..., Site]) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from finetune.prediction.predictor import Predictor
 from finetune.web.security import policy_for
 from finetune.web.serve.app import serve_app
 from finetune.web.server import Server, listen
+from tests.axe import serious_violations
 
 pytestmark = pytest.mark.browser
 
@@ -93,3 +95,59 @@ def test_photos_get_bars_and_a_heatmap(
     assert cards.count() == 0
     assert problems == []
     context.close()
+
+
+def test_many_photos_are_a_table_with_csv_and_a_review_list(
+    browser: Any, site: tuple[str, Path], tmp_path: Path
+) -> None:
+    address, photos = site
+    good = sorted(photos.rglob("*.png"))[:2]
+    empty = tmp_path / "=empty.png"
+    empty.write_bytes(b"")
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(address)
+    page.set_input_files("#files", [str(path) for path in (*good, empty)])
+    page.locator(".bars, .failed").nth(2).wait_for()
+    page.get_by_role("button", name="Show as a table").click()
+    assert page.locator("#results").is_hidden()
+    rows = page.locator("#rows tr")
+    assert rows.count() == 3
+    assert rows.nth(2).locator(".failed").inner_text() == "The file is empty."
+    rows.nth(1).get_by_role("button", name="Wrong?").click()
+    page.keyboard.type("bee, surely")
+    with page.expect_download() as review:
+        page.get_by_role("button", name="Review list (1)").click()
+    read = list(csv.reader(review.value.path().read_text("utf-8-sig").splitlines()))
+    assert read == [["filename", "label"], [good[1].name, "bee, surely"]]
+    with page.expect_download() as table:
+        page.get_by_role("button", name="Download CSV").click()
+    read = list(csv.reader(table.value.path().read_text("utf-8-sig").splitlines()))
+    assert read[0] == ["filename", "status", "label", "probability", "error", "correct_label"]
+    assert [row[0] for row in read[1:]] == [good[0].name, good[1].name, "'=empty.png"]
+    assert [row[1] == "failed" for row in read[1:]] == [False, False, True]
+    assert read[2][5] == "bee, surely"
+    context.close()
+
+
+def test_a_photo_that_the_browser_cannot_show_is_shown_as_the_server_decodes_it(
+    browser: Any, site: tuple[str, Path], tmp_path: Path
+) -> None:
+    address, photos = site
+    file = tmp_path / "photo.tif"  # Chromium shows no TIFF, as other browsers show no HEIC
+    Image.open(next(photos.rglob("*.png"))).save(file)
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(address)
+    page.set_input_files("#files", str(file))
+    page.wait_for_function(
+        "() => document.querySelector('.result img')?.naturalWidth > 0"
+        " && !document.querySelector('.result img').hidden"
+    )
+    context.close()
+
+
+def test_the_pages_have_no_serious_violation(browser: Any, site: tuple[str, Path]) -> None:
+    address, _ = site
+    assert serious_violations(browser, address) == []
+    assert serious_violations(browser, f"{address}docs") == []
