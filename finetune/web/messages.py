@@ -15,6 +15,7 @@ from starlette.requests import Request
 LOCALE_FOLDER = Path(__file__).parent / "locale"
 
 DOMAIN = "annotate"
+"""Catalog of the labeling page; that of the prediction page is ``serve``."""
 
 ENGLISH = "en"
 
@@ -66,17 +67,17 @@ def _accepted(request: Request) -> list[str]:
 
 
 @cache
-def translations(language: str) -> gettext.NullTranslations:
+def translations(language: str, domain: str = DOMAIN) -> gettext.NullTranslations:
     """Returns the texts of a language; English returns each text as it is."""
     if language == ENGLISH:
         return gettext.NullTranslations()
-    return gettext.translation(DOMAIN, LOCALE_FOLDER, languages=[language])
+    return gettext.translation(domain, LOCALE_FOLDER, languages=[language])
 
 
 @cache
-def script_messages(language: str) -> dict[str, str | list[str]]:
+def script_messages(language: str, domain: str = DOMAIN) -> dict[str, str | list[str]]:
     """Returns all texts for the scripts of a page; a list for those with a plural."""
-    found = translations(language)
+    found = translations(language, domain)
     catalog = getattr(found, "_catalog", {})
     result: dict[str, str | list[str]] = {}
     for key, text in catalog.items():

@@ -23,6 +23,7 @@ from finetune.errors import ConfigError, DecodeError
 from finetune.prediction.onnx_engine import OnnxEngine
 from finetune.prediction.predictions import PhotoPrediction
 from finetune.prediction.predictor import Predictor
+from finetune.web.messages import language_of, script_messages, translations
 from finetune.web.security import Guard, Policy
 from finetune.web.serve.batching import Batcher, Limits, QueueFullError
 from finetune.web.serve.metrics import MEDIA_TYPE, Metrics, RequestMetrics
@@ -141,15 +142,23 @@ class _Endpoints:
             yield
 
     async def page(self, request: Request) -> Response:
+        language = language_of(request)
         html = render(
             "serve.html",
+            language=language,
+            messages=script_messages(language, "serve"),
+            _=translations(language, "serve").gettext,
             name=self.predictor.name,
             labels=self.predictor.engines[0].metadata.labels,
             explains=self.explainer is not None,
         )
         # Only this page may use the camera.
         return HTMLResponse(
-            html, headers={"Permissions-Policy": "camera=(self), microphone=(), geolocation=()"}
+            html,
+            headers={
+                "Permissions-Policy": "camera=(self), microphone=(), geolocation=()",
+                "Vary": "Accept-Language",
+            },
         )
 
     async def docs(self, request: Request) -> Response:

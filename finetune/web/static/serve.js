@@ -1,5 +1,7 @@
 // Page of finetune serve: sends photos and shows ranked labels. Text is never parsed as HTML.
 
+import { t, tn } from "./annotate/i18n.js";
+
 const byId = (id) => document.getElementById(id);
 const explains = document.body.dataset.explains === "yes";
 const SHOWN = 5;
@@ -32,15 +34,15 @@ function count() {
   byId("tools").hidden = sent === 0;
   const reviewed = cards.filter((card) => card.correct !== undefined).length;
   byId("review").hidden = reviewed === 0;
-  byId("review").textContent = `Review list (${reviewed})`;
+  byId("review").textContent = t("Review list ({count})", { count: reviewed });
   showView();
   byId("tally").textContent =
-    done < sent ? `${done} of ${sent} done` : `${sent} ${sent === 1 ? "photo" : "photos"}`;
+    done < sent ? t("{done} of {sent} done", { done, sent }) : tn("{count} photo", "{count} photos", sent);
 }
 
 function add(files) {
   const photos = [...files].filter((file) => file.type.startsWith("image/") || /\.(hei[cf]|jpe?g|png|tiff?|webp|avif)$/i.test(file.name));
-  showNotice(photos.length < files.length ? "Files that are not photos were skipped." : "");
+  showNotice(photos.length < files.length ? t("Files that are not photos were skipped.") : "");
   const added = photos.map(newCard);
   results.prepend(...added.map((card) => card.element));
   byId("rows").prepend(...added.map((card) => card.row));
@@ -62,7 +64,7 @@ function newCard(file) {
   image.addEventListener("error", () => previewFromServer(card), { once: true });
   picture.append(image);
   const side = el("div");
-  side.append(el("p", "name", file.name || "Pasted photo"), el("p", "waiting", "…"));
+  side.append(el("p", "name", file.name || t("Pasted photo")), el("p", "waiting", "…"));
   element.append(picture, side);
   const row = el("tr");
   const small = el("img");
@@ -73,7 +75,7 @@ function newCard(file) {
   const holder = el("td");
   holder.append(small);
   const answer = el("td", "waiting", "…");
-  row.append(holder, el("th", "name", file.name || "Pasted photo"), answer, el("td", "share"), el("td"), el("td"));
+  row.append(holder, el("th", "name", file.name || t("Pasted photo")), answer, el("td", "share"), el("td"), el("td"));
   row.children[1].scope = "row";
   const card = { element, picture, image, small, row, side, file, address, heatmaps: new Map() };
   return card;
@@ -107,14 +109,14 @@ function next() {
 }
 
 async function predict(card) {
-  if (!card.file.size) return fail(card, "The file is empty.");
+  if (!card.file.size) return fail(card, t("The file is empty."));
   try {
     const response = await send("/v1/predict", card.file);
     const found = await response.json();
     if (response.ok) show(card, found[0]);
-    else fail(card, found.error || `The server responded with status ${response.status}.`);
+    else fail(card, found.error || t("The server responded with status {status}.", { status: response.status }));
   } catch {
-    fail(card, "finetune serve cannot be reached.");
+    fail(card, t("finetune serve cannot be reached."));
   }
 }
 
@@ -151,11 +153,11 @@ function show(card, prediction) {
   const body = el("div");
   // With several labels a photo, `labels` are those that reach their threshold.
   const named = prediction.labels
-    ? prediction.labels.join(", ") || "No label"
+    ? prediction.labels.join(", ") || t("No label")
     : {
         sure: first.label,
-        unsure: prediction.ancestor?.label ?? `Unsure: ${first.label}?`,
-        unknown: "Unknown",
+        unsure: prediction.ancestor?.label ?? t("Unsure: {label}?", { label: first.label }),
+        unknown: t("Unknown"),
       }[prediction.status];
   body.append(el("h2", "", named));
   if (prediction.status !== "sure") body.append(el("p", "none", explanation(prediction)));
@@ -164,7 +166,7 @@ function show(card, prediction) {
   body.append(bars);
   card.image.alt = prediction.labels ? named : `${first.label}, ${percent(first.probability)}`;
   if (explains) {
-    const toggle = el("button", "plain toggle", "Show heatmap");
+    const toggle = el("button", "plain toggle", t("Show heatmap"));
     toggle.type = "button";
     toggle.setAttribute("aria-pressed", "false");
     toggle.addEventListener("click", () => explain(card, first.label));
@@ -178,7 +180,7 @@ function show(card, prediction) {
   answer.className = "";
   answer.textContent = prediction.labels || prediction.status === "sure" ? named : first.label;
   share.textContent = percent(first.probability);
-  status.textContent = prediction.status;
+  status.textContent = { sure: t("sure"), unsure: t("unsure"), unknown: t("unknown") }[prediction.status] ?? "";
   status.className = `status ${prediction.status}`;
   wrong.append(card.wrong[1]);
 }
@@ -186,10 +188,10 @@ function show(card, prediction) {
 // --- wrong answers: the review list stays in the page until it is downloaded
 
 function wrongButton(card) {
-  const button = el("button", "plain", "Wrong?");
+  const button = el("button", "plain", t("Wrong?"));
   button.type = "button";
   button.addEventListener("click", () => {
-    const field = el("label", "right-answer", "Right label ");
+    const field = el("label", "right-answer", `${t("Right label")} `);
     const input = el("input");
     input.setAttribute("list", "known-labels");
     input.value = card.correct || "";
@@ -210,13 +212,14 @@ function showView() {
   const table = (view || (sent >= TABLE_FROM ? "table" : "cards")) === "table";
   results.hidden = table;
   byId("table").hidden = !table || sent === 0;
-  byId("view").textContent = table ? "Show as cards" : "Show as a table";
+  byId("view").textContent = table ? t("Show as cards") : t("Show as a table");
 }
 
 function cell(text) {
   // No spreadsheet runs a name as a formula; finetune reads it back without the apostrophe.
   const guarded = /^'*[=+\-@\t\r\n＝＋－＠]/.test(text) ? `'${text}` : text;
-  return /[",\r\n]/.test(guarded) ? `"${guarded.replaceAll('"', '""')}"` : guarded;
+  const special = /[",\r\n]/;
+  return special.test(guarded) ? `"${guarded.replaceAll("\"", "\"\"")}"` : guarded;
 }
 
 function download(name, rows) {
@@ -249,14 +252,14 @@ byId("review").addEventListener("click", () => {
 });
 
 function explanation(prediction) {
-  if (prediction.labels) return "No label reaches its threshold.";
+  if (prediction.labels) return t("No label reaches its threshold.");
   if (prediction.ancestor) {
     const { level, probability } = prediction.ancestor;
-    return `Sure of the ${level} (${percent(probability)}), but of no label. The likeliest is first.`;
+    return t("Sure of the {level} ({share}), but of no label. The likeliest is first.", { level, share: percent(probability) });
   }
   return prediction.status === "unknown"
-    ? "Unlike anything learned."
-    : "The first label is likeliest, but too often wrong at this probability.";
+    ? t("Unlike anything learned.")
+    : t("The first label is likeliest, but too often wrong at this probability.");
 }
 
 function bar(card, item, rank) {
@@ -264,7 +267,7 @@ function bar(card, item, rank) {
   const row = el(explains ? "button" : "div", strong ? "row likeliest" : "row");
   if (explains) {
     row.type = "button";
-    row.title = `Show where it looks like ${item.label}`;
+    row.title = t("Show where it looks like {label}", { label: item.label });
     row.setAttribute("aria-pressed", "false");
     row.dataset.label = item.label;
     row.addEventListener("click", () => explain(card, item.label));
@@ -283,7 +286,7 @@ async function explain(card, label) {
   for (const row of card.side.querySelectorAll("button.row")) {
     row.setAttribute("aria-pressed", String(row.dataset.label === shown));
   }
-  card.toggle.textContent = shown === null ? "Show heatmap" : "Show photo";
+  card.toggle.textContent = shown === null ? t("Show heatmap") : t("Show photo");
   card.toggle.setAttribute("aria-pressed", String(shown !== null));
   if (shown === null) {
     card.image.src = card.address;
@@ -293,7 +296,7 @@ async function explain(card, label) {
   if (!card.heatmaps.has(label)) {
     const response = await send(`/v1/explain?label=${encodeURIComponent(label)}`, card.file);
     if (!response.ok) {
-      showNotice("No explanation for this photo right now.");
+      showNotice(t("No explanation for this photo right now."));
       return;
     }
     card.heatmaps.set(label, URL.createObjectURL(await response.blob()));
@@ -346,7 +349,7 @@ byId("camera").addEventListener("click", async () => {
       video: { facingMode: "environment", width: { ideal: 1920 } },
     });
   } catch {
-    showNotice("The camera is not available. Browsers allow it only over HTTPS or on this computer.");
+    showNotice(t("The camera is not available. Browsers allow it only over HTTPS or on this computer."));
     return;
   }
   viewfinder.showModal();

@@ -147,6 +147,18 @@ def test_a_photo_that_the_browser_cannot_show_is_shown_as_the_server_decodes_it(
     context.close()
 
 
+def test_the_page_speaks_the_language_of_the_browser(browser: Any, site: tuple[str, Path]) -> None:
+    address, photos = site
+    context = browser.new_context(locale="ja-JP")
+    page = context.new_page()
+    page.goto(address)
+    assert page.locator("html").get_attribute("lang") == "ja"
+    page.set_input_files("#files", str(next(photos.rglob("*.png"))))
+    page.get_by_role("button", name="間違い?").wait_for()
+    assert page.locator("#tally").inner_text() == "写真 1 枚"
+    context.close()
+
+
 def test_the_pages_have_no_serious_violation(browser: Any, site: tuple[str, Path]) -> None:
     address, _ = site
     assert serious_violations(browser, address) == []
