@@ -25,6 +25,11 @@ LEAST_LABELED = 5
 LEAST_PHOTOS = 7
 """Smallest cohort: with fewer, one wrong photo is a large share."""
 
+SMALL = 10
+"""Cohorts with fewer photos are safe only if the three nearest labeled photos agree."""
+
+NEIGHBORS = 3
+
 PRECISION = 0.9
 """Share of right labels that the lower bound must reach."""
 
@@ -250,11 +255,12 @@ class LabelModel:
         labels, values = _nearest(cosines.astype(np.float64))
         return Scores(labels=labels, values=values, cosines=cosines)
 
-    def neighbors(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Returns the index of the label of the nearest labeled photo of each."""
-        rows = self._space.rows(self._features[positions])
-        nearest: NDArray[np.int64] = self._targets[(rows @ self._rows.T).argmax(axis=1)]
-        return nearest
+    def neighbors(self, positions: NDArray[np.int64], count: int = 1) -> NDArray[np.int64]:
+        """Returns the indices of the labels of the nearest labeled photos, ``(P, count)``."""
+        cosines = self._space.rows(self._features[positions]) @ self._rows.T
+        nearest = np.argsort(-cosines, axis=1, kind="stable")[:, :count]
+        labels: NDArray[np.int64] = self._targets[nearest]
+        return labels
 
     def calibration(self) -> Calibration:
         """Returns the scores of the labeled photos, each without its group."""
@@ -316,7 +322,12 @@ def best_cohort(
         fits = np.flatnonzero((scores.labels == label) & (scores.values >= threshold))
         if len(fits) < LEAST_PHOTOS:
             continue
-        fits = fits[model.neighbors(positions[fits]) == label]
+        agreeing = (
+            (model.neighbors(positions[fits], NEIGHBORS) == label).cumprod(axis=1).sum(axis=1)
+        )
+        fits, agreeing = fits[agreeing >= 1], agreeing[agreeing >= 1]
+        if len(fits) < SMALL:
+            fits = fits[agreeing >= NEIGHBORS]
         chosen = fits[np.argsort(-scores.values[fits], kind="stable")][:most]
         if len(chosen) >= LEAST_PHOTOS and (best is None or len(chosen) > len(best.positions)):
             shares = calibration.shares(scores.values[chosen])
