@@ -22,13 +22,8 @@ from numpy.typing import NDArray
 LEAST_LABELED = 5
 """Independent photos that a label needs; a burst counts once."""
 
-LEAST_PHOTOS = 7
-"""Smallest cohort: with fewer, one wrong photo is a large share."""
-
-SMALL = 10
-"""Cohorts with fewer photos are safe only if the three nearest labeled photos agree."""
-
-NEIGHBORS = 3
+LEAST_PHOTOS = 10
+"""Smallest cohort: with fewer, one wrong photo is more than a tenth."""
 
 PRECISION = 0.9
 """Share of right labels that the lower bound must reach."""
@@ -255,11 +250,10 @@ class LabelModel:
         labels, values = _nearest(cosines.astype(np.float64))
         return Scores(labels=labels, values=values, cosines=cosines)
 
-    def neighbors(self, positions: NDArray[np.int64], count: int = 1) -> NDArray[np.int64]:
-        """Returns the indices of the labels of the nearest labeled photos, ``(P, count)``."""
+    def neighbors(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Returns the index of the label of the nearest labeled photo of each."""
         cosines = self._space.rows(self._features[positions]) @ self._rows.T
-        nearest = np.argsort(-cosines, axis=1, kind="stable")[:, :count]
-        labels: NDArray[np.int64] = self._targets[nearest]
+        labels: NDArray[np.int64] = self._targets[cosines.argmax(axis=1)]
         return labels
 
     def calibration(self) -> Calibration:
@@ -322,12 +316,7 @@ def best_cohort(
         fits = np.flatnonzero((scores.labels == label) & (scores.values >= threshold))
         if len(fits) < LEAST_PHOTOS:
             continue
-        agreeing = (
-            (model.neighbors(positions[fits], NEIGHBORS) == label).cumprod(axis=1).sum(axis=1)
-        )
-        fits, agreeing = fits[agreeing >= 1], agreeing[agreeing >= 1]
-        if len(fits) < SMALL:
-            fits = fits[agreeing >= NEIGHBORS]
+        fits = fits[model.neighbors(positions[fits]) == label]
         chosen = fits[np.argsort(-scores.values[fits], kind="stable")][:most]
         if len(chosen) >= LEAST_PHOTOS and (best is None or len(chosen) > len(best.positions)):
             shares = calibration.shares(scores.values[chosen])

@@ -70,8 +70,8 @@ def test_clear_clusters_give_a_cohort_of_one_label() -> None:
     assert cohort is not None
     assert {own[position] for position in cohort.positions} == {cohort.label}
     assert len(cohort.positions) == 20
-    assert offered(rows, own, first_of_each(own, 10), most=8) == Cohort(
-        label=cohort.label, positions=cohort.positions[:8], share=cohort.share
+    assert offered(rows, own, first_of_each(own, 10), most=12) == Cohort(
+        label=cohort.label, positions=cohort.positions[:12], share=cohort.share
     )
 
 

@@ -42,11 +42,11 @@ def test_a_labels_exactly_the_ticked_photos_of_a_cohort(
 ) -> None:
     folder, _ = flat
     server = serve(folder, labels=["heron", "wren"])
-    states = offer(server, "wren", 8)
+    states = offer(server, "wren", 12)
     page = open_page(server.address)
     page.wait_for_selector(".cohort")
-    assert page.locator(".cohort .tile.in").count() == 8
-    assert "8 photos look like" in page.inner_text(".cohort .strip-head")
+    assert page.locator(".cohort .tile.in").count() == 12
+    assert "12 photos look like" in page.inner_text(".cohort .strip-head")
     assert "96\u202f%" in page.inner_text(".cohort .strip-head")
     boxes = page.locator(".cohort .tile").evaluate_all(
         "tiles => tiles.map((tile) => { const box = tile.getBoundingClientRect();"
@@ -56,9 +56,9 @@ def test_a_labels_exactly_the_ticked_photos_of_a_cohort(
     page.click(f'.cohort .tile[title="{states[2].path}"]')
     for key in ",5,":
         page.keyboard.press(key)
-    page.wait_for_function("() => document.querySelectorAll('.cohort .tile.in').length === 6")
+    page.wait_for_function("() => document.querySelectorAll('.cohort .tile.in').length === 10")
     page.keyboard.press("a")
-    toast(page, "Accept 'wren' for 6 photos")
+    toast(page, "Accept 'wren' for 10 photos")
     labels = server.labels()
     expected = {state.path for place, state in enumerate(states) if place not in (2, 4)}
     assert {path for path, given in labels.items() if given == ("wren",)} == expected
@@ -72,12 +72,12 @@ def test_a_cohort_can_be_dismissed_and_none_of_the_labels_can_be_one(
 ) -> None:
     folder, _ = flat
     server = serve(folder, labels=["heron", "wren"])
-    states = offer(server, "", 7)
+    states = offer(server, "", 11)
     page = open_page(server.address)
     page.wait_for_selector(".cohort")
     page.wait_for_timeout(500)  # a key at once could be meant for the photo before
     page.keyboard.press("a")
-    toast(page, "Accept none of the labels for 7 photos")
+    toast(page, "Accept none of the labels for 11 photos")
     with server.catalog() as catalog:
         assert set(catalog.assigned_labels().values()) == {()}
     found = {photo.path: photo.confirmed for photo in _photos(server)}
@@ -384,7 +384,7 @@ def test_labels_and_actions_are_visible_on_phones_and_at_200_percent(
     folder, _ = flat
     names = ["Yellow-bellied Flycatcher", "heron", "wren"]
     server = serve(folder, labels=names)
-    offer(server, "wren", 8)
+    offer(server, "wren", 12)
     touch = width == 360
     page = open_page(
         server.address,
