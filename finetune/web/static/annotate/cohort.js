@@ -10,7 +10,7 @@ import { queue } from "./queue.js";
 import { toast } from "./toast.js";
 
 const TILE = 96; // pixels with the gap
-const LEAST = 10; // fewer are not offered
+const LEAST = 9; // fewer are not offered
 const REACTION_MS = 400;
 const TYPING_MS = 900; // a second digit of a number comes within this time
 
