@@ -24,7 +24,7 @@ LEAST_LABELED = 5
 
 LEAST_PHOTOS = 9
 """Smallest cohort: of 46 cohorts of at least 9 photos all were right for 90 % or more; of 55 of at
-least 7, one was not. With 10 or more, a fifth more photos had to be labeled one by one."""
+least 7, one was not. With 10, a sixth more keys were needed."""
 
 PRECISION = 0.9
 """Share of right labels that the lower bound must reach."""
