@@ -9,6 +9,7 @@ near-duplicate groups: each resample has a curve of its own.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -242,15 +243,16 @@ def _nonnegative_line(x: Floats, y: Floats, weights: Floats) -> tuple[Floats, Fl
 
 
 def _outlooks(outputs: CurveOutputs, ratios: Floats) -> tuple[LabelOutlook, ...]:
-    found = []
-    wrong = outputs.wrong
-    for label in np.unique(outputs.targets).tolist():
-        of_label = outputs.targets == label
-        photos = int(of_label.sum())
-        errors = wrong[:, of_label].mean(axis=1)
-        fewer = max(0.0, float(errors[-1] - forecasts(ratios, errors[None])[0])) * photos
-        count = round(float(errors[-1]) * photos)
-        found.append(LabelOutlook(label=label, photos=photos, wrong=count, fewer=fewer))
+    labels, of_label, photos = np.unique(outputs.targets, return_inverse=True, return_counts=True)
+    wrong = np.stack([np.bincount(of_label, row, minlength=len(labels)) for row in outputs.wrong])
+    errors = (wrong / photos).T  # (labels, S)
+    fewer = (errors[:, -1] - forecasts(ratios, errors)) * photos
+    found = [
+        LabelOutlook(label=label, photos=count, wrong=round(mistakes), fewer=max(gain, 0.0))
+        for label, count, mistakes, gain in zip(
+            labels.tolist(), photos.tolist(), wrong[-1].tolist(), fewer.tolist(), strict=True
+        )
+    ]
     return tuple(sorted(found, key=lambda one: (-one.fewer, one.label)))
 
 
@@ -263,21 +265,27 @@ LASTING = 0.9
 
 def _look_alikes(outputs: CurveOutputs) -> tuple[LookAlikes, ...]:
     """Returns pairs of labels that are confused about as often with all photos as with few."""
-    labels = int(max(outputs.predicted.max(), outputs.targets.max())) + 1
-
-    def confusions(predicted: Integers) -> Floats:
-        flat = predicted * labels + outputs.targets
-        draws = len(predicted)
-        counts = np.bincount(flat.ravel(), minlength=labels**2).reshape(labels, labels) / draws
-        return np.asarray(counts + counts.T)
-
     few = [k for k, share in enumerate(outputs.shares) if 0.2 <= share <= 0.4] or [0]
-    before = np.mean([confusions(outputs.predicted[k]) for k in few], axis=0)
-    now = confusions(outputs.predicted[-1])
-    lasting = (now >= FEWEST_CONFUSED) & (now >= LASTING * before)
-    first, second = np.nonzero(np.triu(lasting, 1))
+    before: defaultdict[tuple[int, int], float] = defaultdict(float)
+    for place in few:
+        for pair, count in _confusions(outputs, place).items():
+            before[pair] += count / len(few)
     found = [
-        LookAlikes(labels=(int(a), int(b)), confused=float(now[a, b]), before=float(before[a, b]))
-        for a, b in zip(first, second, strict=True)
+        LookAlikes(labels=pair, confused=count, before=before[pair])
+        for pair, count in _confusions(outputs, len(outputs.shares) - 1).items()
+        if count >= FEWEST_CONFUSED and count >= LASTING * before[pair]
     ]
     return tuple(sorted(found, key=lambda one: (-one.confused, one.labels)))
+
+
+def _confusions(outputs: CurveOutputs, place: int) -> dict[tuple[int, int], float]:
+    """Returns the mean number of photos a draw in which two labels are confused, by the pair."""
+    predicted = outputs.predicted[place]
+    truth = np.broadcast_to(outputs.targets, predicted.shape)
+    wrong = predicted != truth
+    pairs = np.sort(np.stack([predicted[wrong], truth[wrong]]), axis=0)
+    unique, counts = np.unique(pairs, axis=1, return_counts=True)
+    return {
+        (first, second): count / len(predicted)
+        for first, second, count in zip(*unique.tolist(), counts.tolist(), strict=True)
+    }

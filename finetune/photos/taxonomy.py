@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from finetune.errors import CollectionError
 from finetune.formatting import count
-from finetune.photos.labels import nfc
+from finetune.photos.labels import label_index, nfc
 from finetune.spreadsheets import read_csv, unguard
 
 TAXONOMY_FILE = "taxonomy.csv"
@@ -52,8 +52,14 @@ class Taxonomy:
     @cached_property
     def ancestors(self) -> NDArray[np.int64]:
         """Index of each label's node at each level, ``(levels, C)``."""
-        rows = zip(self.nodes, zip(*self.paths, strict=True), strict=True)
-        return np.array([[names.index(node) for node in column] for names, column in rows])
+        columns = zip(*self.paths, strict=True)
+        indices = [label_index(names) for names in self.nodes]
+        return np.array(
+            [
+                [index[node] for node in column]
+                for index, column in zip(indices, columns, strict=True)
+            ]
+        )
 
     def at(self, level: int, probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
         """Returns the probabilities ``(N, nodes)`` of a level's nodes: sums over their labels.

@@ -25,7 +25,7 @@ from finetune.training.linear_probe.learning_curve import FEWEST_PHOTOS, curve_o
 DRAWS = 3
 """Draws of each share of the photos."""
 
-MOST_PHOTOS = 3000
+MOST_PHOTOS = 2000
 """Largest number of photos whose influence is computed; of more, whole groups are drawn."""
 
 MOST_HARMFUL = 12
