@@ -134,7 +134,7 @@ def test_a_run_has_a_learning_curve_and_its_report_shows_it(
     assert len(extras.curve.points) == 6
     page = write_report(result.run.path, photos_root=photos, extras=extras).path.read_text()
     assert "Enough photos?" in page
-    assert '"learning"' in page
+    assert "with twice the photos, " in page
 
 
 def test_too_few_photos_have_no_learning_curve(
