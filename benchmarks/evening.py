@@ -52,7 +52,7 @@ def draw(shared: Path, seed: int, folder: Path) -> dict[str, str]:
         (shared / "birds5", BIRDS_A_LABEL),
         (shared / "hymenoptera", INSECTS_A_LABEL),
     ):
-        labels = sorted({path.parent.name for path in root.glob("*/*/*")})
+        labels = sorted({path.parent.name for path in root.glob("[!.]*/*/*.jpg")})
         for label in labels:
             contents: dict[bytes, Path] = {}
             for path in sorted(root.glob(f"*/{label}/*.jpg")):
