@@ -33,6 +33,10 @@ def annotate(
     run: Annotated[
         str | None, typer.Option(help="Run that suggests labels: a name or folder.")
     ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Backbone of suggestions: a timm model; default: packaged.")
+    ] = None,
+    weights: Annotated[str | None, typer.Option(help="Weights file of --model.")] = None,
     review: Annotated[
         str | None,
         typer.Option(
@@ -84,6 +88,7 @@ def annotate(
         serve_page(
             Session(root, catalog=catalog, labels=read_label_list(labels), annotator=annotator),
             review=review,
+            backbone=(model, weights),
             run=run,
             host=host,
             port=port,
@@ -99,11 +104,13 @@ def serve_page(
     port: int | None,
     open_browser: bool,
     review: str | None = None,
+    backbone: tuple[str | None, str | None] = (None, None),
 ) -> None:
     """Serves the labeling page until interrupted, then closes the session."""
     from finetune.runs.folder import find_run
     from finetune.web import security
     from finetune.web.annotate.app import annotate_app
+    from finetune.web.annotate.features import FeatureExtractor
     from finetune.web.annotate.suggestions import run_classifier
     from finetune.web.annotate.workers import ScanWorker, SuggestionWorker
     from finetune.web.server import Server, listen
@@ -120,8 +127,12 @@ def serve_page(
         scan_worker = ScanWorker(session)
         stack.callback(scan_worker.stop)
         classifier = None if run_folder is None else (lambda: run_classifier(run_folder, session))
+        model, weights = backbone
         suggestion_worker = SuggestionWorker(
-            session, classifier, delay_seconds=_SUGGESTIONS_DELAY_SECONDS
+            session,
+            classifier,
+            delay_seconds=_SUGGESTIONS_DELAY_SECONDS,
+            extractor=FeatureExtractor(session, model=model, weights=weights),
         )
         stack.callback(suggestion_worker.stop)
         output.document({"address": address})

@@ -58,9 +58,18 @@ class FeatureExtractor:
     """Embeds the photos of a session step by step. Results may be read from any thread.
 
     Each photo is cropped to its subject: with the surroundings, labels separate far worse.
+
+    Args:
+        session: The session.
+        model: Any timm model with pretrained weights; None: the default backbone.
+        weights: A weights file; None: the model's own weights.
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(
+        self, session: Session, *, model: str | None = None, weights: str | None = None
+    ) -> None:
+        self._model = model
+        self._weights = weights
         self.subjects = SubjectCache(session.cache_dir / "subjects.json")
         self._session = session
         # Half precision: 100,000 photos take 260 MB.
@@ -75,10 +84,10 @@ class FeatureExtractor:
     def load(self) -> Embedder:
         """Loads the backbone, which takes seconds the first time."""
         if self._embedder is None:
-            from finetune.curation.embedding import Embedder, load_backbone
+            from finetune.curation.embedding import DEFAULT_BACKBONE, Embedder, load_backbone
             from finetune.curation.saliency import SubjectFinder
 
-            backbone = load_backbone()
+            backbone = load_backbone(self._model or DEFAULT_BACKBONE, self._weights)
             self._embedder = Embedder(backbone)
             self._finder = SubjectFinder(backbone)
         return self._embedder

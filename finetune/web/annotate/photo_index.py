@@ -327,11 +327,15 @@ class PhotoIndex:
         with self.lock:
             self.clock += 1
             added = []
+            labels: dict[str, str | None] = {}
             for file in files:
                 photo_id = _id_of(file)
                 if photo_id in self._states:
                     continue
-                label, _ = parts.place(file.path)
+                folder = file.path.rpartition("/")[0]
+                if folder not in labels:
+                    labels[folder], _ = parts.place(file.path)
+                label = labels[folder]
                 state = PhotoState(
                     id=photo_id, path=file.path, folder_label=label, changed_at=self.clock
                 )
@@ -340,8 +344,8 @@ class PhotoIndex:
                 added.append(state)
             fresh = {state.folder_label for state in added}
             self._add_labels(sorted(label for label in fresh if label))
-            for state in added:
-                self._uses.update(_labels_of(state))
+            # New photos have no other labels yet.
+            self._uses.update(state.folder_label for state in added if state.folder_label)
 
     def keep_files(self, files: Sequence[FoundFile]) -> bool:
         """Removes photos whose files are not among those found; returns whether there were any."""

@@ -186,6 +186,7 @@ class SuggestionWorker(Worker):
         session: The session.
         load_classifier: Loads a trained run, in the background; None: only labels are used.
         delay_seconds: Pause before the work starts, so that the page appears first.
+        extractor: Computes the features; None: one with the default backbone.
     """
 
     def __init__(
@@ -194,9 +195,10 @@ class SuggestionWorker(Worker):
         load_classifier: Callable[[], Classifier] | None = None,
         *,
         delay_seconds: float = 0.0,
+        extractor: FeatureExtractor | None = None,
     ) -> None:
         super().__init__(session, session.index.jobs.suggestions, "No suggestions")
-        self.extractor = FeatureExtractor(session)
+        self.extractor = extractor or FeatureExtractor(session)
         self._delay_seconds = delay_seconds
         self._load_classifier = load_classifier
         self.suggester = Suggester()

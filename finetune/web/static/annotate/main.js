@@ -30,8 +30,9 @@ function drawBar() {
   find("progress").value = all ? labeled / all : 0;
   find("tally").textContent = tn("{labeled} of {count} photo labeled", "{labeled} of {count} photos labeled", all, { labeled: formatNumber(labeled) });
   const shown = find("filter");
-  const options = FILTERS.map(([name, text, matches]) => {
-    const number = [...photos.rows.values()].filter(matches).length;
+  const numbers = filterCounts();
+  const options = FILTERS.map(([name, text]) => {
+    const number = numbers.get(name);
     // Nothing says "0 in doubt" before it has looked.
     const isUnknown = name === "errors" && photos.jobs.check.state !== "done" && !number;
     return el("option", { value: name, hidden: name === "review" && !number && queue.filter !== "review" }, isUnknown ? t("{filter} (still looking)", { filter: text }) : `${text} (${formatNumber(number)})`);
@@ -47,6 +48,21 @@ function drawBar() {
   find("undo").disabled = !photos.undo;
   find("redo").disabled = !photos.redo;
   find("people").hidden = !photos.annotator && ![...photos.rows.values()].some((row) => row.votes);
+}
+
+const MANY = 20_000; // photos from which on filters are counted less often
+const COUNT_MS = 3000;
+let counted = { at: -Infinity, numbers: new Map() };
+
+// Number of photos of each filter, from one pass over the rows.
+function filterCounts() {
+  if (photos.rows.size > MANY && performance.now() - counted.at < COUNT_MS) return counted.numbers;
+  const numbers = new Map(FILTERS.map(([name]) => [name, 0]));
+  for (const row of photos.rows.values()) {
+    for (const [name, , matches] of FILTERS) if (matches(row)) numbers.set(name, numbers.get(name) + 1);
+  }
+  counted = { at: performance.now(), numbers };
+  return numbers;
 }
 
 const amounts = ({ done, total, secondsLeft }) => ({
