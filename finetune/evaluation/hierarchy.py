@@ -146,7 +146,10 @@ class Hierarchy:
             raise ValueError("the taxonomy has other labels than the run")
         curves = tuple(PrecisionCurve.from_dict(curve) for curve in content["curves"])
         answers = {
-            int(target): tuple(LevelAnswers(**level) for level in levels)
+            int(target): tuple(
+                LevelAnswers(threshold=one["threshold"], photos=one["photos"], right=one["right"])
+                for one in levels
+            )
             for target, levels in content["answers"].items()
         }
         above = len(taxonomy.levels) - 1

@@ -9,6 +9,7 @@ near-duplicate groups: each resample has a curve of its own.
 
 from __future__ import annotations
 
+import dataclasses
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -146,17 +147,21 @@ class LearningCurve:
             low, high = values
             return low, high
 
+        def known(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
+            # Later versions may add keys.
+            return {field.name: values[field.name] for field in dataclasses.fields(kind)}
+
         return cls(
             points=tuple(
-                Point(**{**point, "interval": pair(point["interval"])})
+                Point(**known(Point, point) | {"interval": pair(point["interval"])})
                 for point in content["points"]
             ),
             forecast=content["forecast"],
             interval=pair(content["interval"]),
             gain=pair(content["gain"]),
-            labels=tuple(LabelOutlook(**label) for label in content["labels"]),
+            labels=tuple(LabelOutlook(**known(LabelOutlook, one)) for one in content["labels"]),
             look_alikes=tuple(
-                LookAlikes(**{**one, "labels": (one["labels"][0], one["labels"][1])})
+                LookAlikes(**known(LookAlikes, one) | {"labels": tuple(one["labels"])})
                 for one in content["look_alikes"]
             ),
         )

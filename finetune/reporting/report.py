@@ -348,7 +348,7 @@ def _template_values(
         "wrong": wrong,
         "headline": summary.headline(record, part, metrics, wrong),
         "labels": _label_rows(record, metrics, matrix),
-        "tree": tree_rows(record.calibration, rows),
+        "tree": tree_rows(record, rows),
         "thresholds_for": record.calibration.get("thresholds_for"),
         "epochs": record.epochs,
         "folded": any(row.fold is not None for row in record.split),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from finetune.errors import RunError
 from finetune.evaluation.intervals import Interval, wilson
 from finetune.evaluation.predictions import Prediction
 from finetune.photos.taxonomy import Taxonomy
+from finetune.reporting.run_record import RunRecord
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,16 +33,24 @@ class TreeRow:
     interval: Interval | None
 
 
-def tree_rows(calibration: Mapping[str, Any], predictions: Sequence[Prediction]) -> list[TreeRow]:
+def tree_rows(record: RunRecord, predictions: Sequence[Prediction]) -> list[TreeRow]:
     """Returns the nodes of a run's tree with the photos of a part; empty without a tree.
 
     Args:
-        calibration: Content of calibration.json.
+        record: The run.
         predictions: Of the part.
+
+    Raises:
+        RunError: It is a tree of other labels.
     """
-    if not calibration.get("hierarchy"):
+    if not record.calibration.get("hierarchy"):
         return []
-    taxonomy = Taxonomy.from_dict(calibration["hierarchy"])
+    taxonomy = Taxonomy.from_dict(record.calibration["hierarchy"])
+    if taxonomy.labels != record.labels:
+        raise RunError(
+            f"{record.name}: calibration.json has a tree of other labels than labels.json. Copy "
+            "the complete run folder again."
+        )
     path_of = dict(zip(taxonomy.labels, taxonomy.paths, strict=True))
     counts: dict[tuple[str, ...], list[int]] = {}
     for path in sorted(taxonomy.paths):

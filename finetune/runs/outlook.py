@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from finetune.errors import RunError
 from finetune.evaluation.learning_curve import TANGIBLE, LearningCurve
 from finetune.runs.folder import RunFolder
 
@@ -22,7 +23,16 @@ def read_curve(run: RunFolder) -> LearningCurve | None:
     """
     if not run.curve_file.is_file():
         return None
-    return LearningCurve.from_dict(run.read(run.curve_file))
+    curve = LearningCurve.from_dict(run.read(run.curve_file))
+    labels = len(run.read(run.labels_file))
+    named = [one.label for one in curve.labels]
+    named += [label for pair in curve.look_alikes for label in pair.labels]
+    if named and max(named) >= labels:
+        raise RunError(
+            f"{run.curve_file} has label {max(named)}, but {run.labels_file.name} has {labels}. "
+            "Copy the complete run folder again."
+        )
+    return curve
 
 
 def curve_sentences(curve: LearningCurve, labels: Sequence[str]) -> list[str]:

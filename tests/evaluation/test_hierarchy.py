@@ -131,6 +131,7 @@ def test_the_deepest_ancestor_answers() -> None:
 def test_a_saved_hierarchy_is_the_same_and_knows_its_labels() -> None:
     hierarchy = fit(*draw(0, 300))
     content = json.loads(json.dumps(hierarchy.to_dict()))
+    content["answers"]["95"][0]["later"] = 1
     assert Hierarchy.from_dict(content, LABELS) == hierarchy
     with pytest.raises(ValueError, match="other labels than the run"):
         Hierarchy.from_dict(content, LABELS[::-1])

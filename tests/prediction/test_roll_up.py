@@ -200,3 +200,5 @@ def test_a_tree_of_other_labels_is_refused(nested: Path, tmp_path: Path) -> None
     (run / "calibration.json").write_text(json.dumps(content))
     with pytest.raises(RunError, match="the taxonomy has other labels than the run"):
         Predictor.load(run)
+    with pytest.raises(RunError, match=r"run: calibration\.json has a tree of other labels than"):
+        write_report(run, output=tmp_path / "report.html")

@@ -56,9 +56,18 @@ def test_the_verdict_follows_the_interval_of_the_gain(
 def test_a_damaged_curve_is_one_line(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     assert read_curve(run) is None
+    run.labels_file.write_text(json.dumps(LABELS))
     content = CURVE.to_dict()
     run.curve_file.write_text(json.dumps(content))
     assert read_curve(run) == CURVE
+    # A later version may add something.
+    content["points"][0]["draws"] = 3
+    run.curve_file.write_text(json.dumps(content))
+    assert read_curve(run) == CURVE
+    run.labels_file.write_text(json.dumps(LABELS[:2]))
+    with pytest.raises(RunError, match=r"has label 2, but labels\.json has 2\."):
+        read_curve(run)
+    run.labels_file.write_text(json.dumps(LABELS))
     content["points"][0]["accuracy"] = 2
     run.curve_file.write_text(json.dumps(content))
     with pytest.raises(RunError, match=r"learning_curve\.json cannot be read"):
