@@ -507,20 +507,6 @@ def _(w: Path) -> None:
     assert os.waitpid(child, 0)[1] == 0
 
 
-@kind(36, "many labels of three photos each: a training in proportion to the photos")
-def _(w: Path) -> None:
-    used = []
-    for name, counts in (
-        ("many", {f"label {n}": 3 for n in range(100)}),
-        ("few", {f"label {n}": 30 for n in range(10)}),
-    ):
-        root = draw(w / name, counts)
-        started = time.process_time()
-        run("train", root, "--name", w / f"r-{name}", "--mode", "head", "--size", "64", "--quiet")
-        used.append(time.process_time() - started)
-    assert used[0] < 4 * used[1], used
-
-
 def main() -> int:
     """Tries the kinds of the command line."""
     os.environ["COLUMNS"] = "4000"
