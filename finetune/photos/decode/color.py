@@ -22,7 +22,11 @@ _Turn = Image.Transpose | None
 
 
 def rgb_array(
-    image: Image.Image, turn: _Turn = None, levels: Levels | None = None
+    image: Image.Image,
+    turn: _Turn = None,
+    levels: Levels | None = None,
+    *,
+    smallest_side: int | None = None,
 ) -> NDArray[np.uint8]:
     """Returns a loaded image of any mode as ``(H, W, 3) uint8`` sRGB, turned, on white.
 
@@ -33,20 +37,32 @@ def rgb_array(
         image: A loaded image.
         turn: Makes it upright.
         levels: Of an image of more than 8 bits; None: found in its values.
+        smallest_side: Allows a large image to be averaged down by 2, 4 or 8, as a JPEG is decoded,
+            to a shorter side of at least so many pixels; None: it keeps its size.
     """
     if levels is None and image.mode in WIDE_MODES:
         levels = find_levels(image)
     if image.width * image.height <= LARGE_PIXELS:
         rgb = to_rgb(image, levels)
         return np.array(rgb if turn is None else rgb.transpose(turn))
-    width, height = image.size
+    factor = _reduction(image, smallest_side)
+    width, height = (-(-side // factor) for side in image.size)
     swapped = turn is not None and turn in _SWAPPING
     shape = (width, height, 3) if swapped else (height, width, 3)
     result = np.frombuffer(mmap.mmap(-1, width * height * 3), np.uint8).reshape(shape)
     source = _turned_back(result, turn)
-    for top, strip in strips(image, STRIP_PIXELS):
-        source[top : top + strip.height] = np.asarray(to_rgb(strip, levels))
+    for top, strip in strips(image, STRIP_PIXELS, step=factor):
+        rgb = to_rgb(strip, levels)
+        if factor > 1:
+            rgb = rgb.reduce(factor)
+        source[top // factor : top // factor + rgb.height] = np.asarray(rgb)
     return result
+
+
+def _reduction(image: Image.Image, smallest_side: int | None) -> int:
+    if smallest_side is None:
+        return 1
+    return next(f for f in (8, 4, 2, 1) if f == 1 or min(image.size) >= f * smallest_side)
 
 
 _SWAPPING = frozenset(

@@ -7,7 +7,8 @@
 * Images of more than 8 bits are scaled to 8 by the range of their values; see `levels`.
 * Transparent areas become white.
 * Animations and multi-page files give their first frame.
-* JPEGs can be decoded at 1/2, 1/4 or 1/8 of their size, which is several times as fast.
+* JPEGs can be decoded at 1/2, 1/4 or 1/8 of their size, which is several times as fast; other
+  photos of more than 50 megapixels are averaged down alike, which takes a fraction of the memory.
 * The number of pixels is checked before they are allocated.
 
 JPEG, PNG, WebP, TIFF, GIF, BMP, PNM, JPEG 2000 and AVIF are read by Pillow, HEIC by pillow-heif
@@ -204,7 +205,9 @@ def _decode(file: BinaryIO, min_side_pixels: int | None, max_pixels: int) -> Dec
             value_range = None if levels is None else levels.note
             if (low_mode := low_bytes_mode(rawmode)) is not None and is_dim(image):
                 value_range = restore_depth(image, _low_bytes(file, rawmode, low_mode))
-            pixels = rgb_array(image, _TURNS.get(exif.orientation), levels)
+            pixels = rgb_array(
+                image, _TURNS.get(exif.orientation), levels, smallest_side=min_side_pixels
+            )
             format_name = image.format or ""
             image.close()
             if needed > RELEASED_BYTES:

@@ -71,9 +71,15 @@ class Levels:
         return 255 - levels if self.inverted else levels
 
 
-def strips(image: Image.Image, pixels: int) -> Iterator[tuple[int, Image.Image]]:
-    """Yields the first row of each strip of an image, and the strip, of about so many pixels."""
-    rows = max(1, pixels // max(1, image.width))
+def strips(image: Image.Image, pixels: int, *, step: int = 1) -> Iterator[tuple[int, Image.Image]]:
+    """Yields the first row of each strip of an image, and the strip, of about so many pixels.
+
+    Args:
+        image: A loaded image.
+        pixels: Of a strip.
+        step: Number of rows of which each strip but the last has a multiple.
+    """
+    rows = max(1, pixels // max(1, image.width) // step) * step
     for top in range(0, image.height, rows):
         yield top, image.crop((0, top, image.width, min(image.height, top + rows)))
 

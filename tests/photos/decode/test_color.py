@@ -52,6 +52,22 @@ def test_strips_have_the_pixels_of_the_whole_image(
         assert found.flags.writeable
 
 
+@pytest.mark.parametrize("mode", ["RGB", "I;16", "P"])
+@pytest.mark.parametrize(("side", "factor"), [(2, 8), (5, 4), (9, 2), (12, 1), (None, 1)])
+def test_a_large_image_is_averaged_down_to_no_less_than_the_smallest_side(
+    mode: str, side: int | None, factor: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = image_of(mode)
+    whole = Image.fromarray(color.rgb_array(image))
+    monkeypatch.setattr(color, "LARGE_PIXELS", 1)
+    monkeypatch.setattr(color, "STRIP_PIXELS", 200)
+    for turn in (None, *Image.Transpose):
+        expected = whole.reduce(factor) if factor > 1 else whole
+        found = color.rgb_array(image, turn, smallest_side=side)
+        turned = expected if turn is None else expected.transpose(turn)
+        assert np.array_equal(found, np.asarray(turned))
+
+
 def test_deep_gray_needs_few_bytes_a_pixel() -> None:
     image = Image.fromarray(RNG.integers(0, 65536, (2000, 2000)).astype(np.uint16))
     color.rgb_array(image)
