@@ -50,6 +50,9 @@ DIVERGED = 4.0
 MIN_DROP = 0.05
 """Relative fall of the loss below which the sweep has no valley."""
 
+STEEP = 0.5
+"""Share of the steepest fall that still counts as fast."""
+
 RISE = 0.1
 """Share of the fall by which the smoothed loss rises above its minimum where it diverges."""
 
@@ -81,15 +84,15 @@ class Suggestion:
 
     Attributes:
         lr: The learning rate.
-        rule: ``steepest``: the rate at which the loss falls fastest; ``limit``: a tenth of the
-            rate at which it diverges, which is lower; ``flat``: the same, as the loss hardly
-            falls, as with a trained head.
+        rule: ``steep``: the highest rate of the range in which the loss falls fast; ``limit``: a
+            tenth of the rate at which it diverges, which is lower; ``flat``: the same, as the loss
+            hardly falls, as with a trained head.
         steepest: Rate at which the loss falls fastest.
         diverging: Rate from which the loss rises, or the last one.
     """
 
     lr: float
-    rule: Literal["steepest", "limit", "flat"]
+    rule: Literal["steep", "limit", "flat"]
     steepest: float
     diverging: float
 
@@ -259,14 +262,16 @@ def _diverged(losses: Sequence[float]) -> bool:
 def suggest(sweep: Sweep) -> Suggestion:
     """Returns the learning rate that a sweep suggests.
 
-    It is the rate at which the smoothed loss falls fastest per factor of the rate, but at most a
-    tenth of the rate at which it diverges.
+    It is the highest rate of the range in which the smoothed loss falls fast: at least `STEEP`
+    times as fast, per factor of the rate, as where it falls fastest. It is at most a tenth of the
+    rate at which the loss diverges.
     """
     rates, losses = np.array(sweep.rates), np.array(sweep.smoothed)
     lowest = int(losses.argmin())
     drop = losses[0] - losses[lowest]
     slopes = np.gradient(losses, np.log(rates))
-    steepest = float(rates[int(slopes[: lowest + 1].argmin())])
+    fastest = int(slopes[: lowest + 1].argmin())
+    steepest = float(rates[fastest])
     flat = drop < MIN_DROP * abs(losses[0])
     limit = losses[0] * (1 + MIN_DROP) if flat else losses[lowest] + RISE * drop
     # From the last step below the limit on: single bad batches before it are no divergence.
@@ -276,10 +281,12 @@ def suggest(sweep: Sweep) -> Suggestion:
         return Suggestion(
             lr=diverging / SAFETY, rule="flat", steepest=steepest, diverging=diverging
         )
-    limited = steepest > diverging / SAFETY
+    slower = np.flatnonzero(slopes[fastest:] > STEEP * slopes[fastest])
+    steep = float(rates[fastest + int(slower[0]) - 1]) if len(slower) else float(rates[-1])
+    limited = steep > diverging / SAFETY
     return Suggestion(
-        lr=diverging / SAFETY if limited else steepest,
-        rule="limit" if limited else "steepest",
+        lr=diverging / SAFETY if limited else steep,
+        rule="limit" if limited else "steep",
         steepest=steepest,
         diverging=diverging,
     )

@@ -21,10 +21,13 @@ def why(found: LearningRateResult) -> str:
     """Returns the suggestion and its reason."""
     suggestion = found.suggestion
     reason = {
-        "steepest": "the loss falls fastest there",
+        "steep": (
+            f"the highest of the range in which the loss falls fast; it falls fastest at "
+            f"{suggestion.steepest:.2g} and starts to rise at {suggestion.diverging:.2g}"
+        ),
         "limit": (
-            f"a tenth of {suggestion.diverging:.2g}, where the loss starts to rise; it falls "
-            f"fastest at {suggestion.steepest:.2g}, which is too close to it"
+            f"a tenth of {suggestion.diverging:.2g}, where the loss starts to rise; it falls fast "
+            "up to a higher rate"
         ),
         "flat": (
             f"a tenth of {suggestion.diverging:.2g}, where the loss starts to rise; it hardly "

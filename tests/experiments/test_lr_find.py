@@ -54,7 +54,7 @@ def curve(low: float, high: float, drop: float) -> Sweep:
     return Sweep(rates=tuple(rates), losses=tuple(losses), smoothed=tuple(losses))
 
 
-def test_the_steepest_place_is_suggested() -> None:
+def test_the_end_of_the_steep_range_is_suggested() -> None:
     rates = exponential_rates(141, 1e-6, 10.0)
     # A logistic fall, steepest at 1e-4, and a divergence from 0.1 on.
     losses = [
@@ -62,8 +62,10 @@ def test_the_steepest_place_is_suggested() -> None:
         for rate in rates
     ]
     found = suggest(Sweep(rates=tuple(rates), losses=tuple(losses), smoothed=tuple(losses)))
-    assert found.rule == "steepest"
-    assert found.lr == found.steepest == pytest.approx(1e-4, rel=0.13)
+    assert found.rule == "steep"
+    assert found.steepest == pytest.approx(1e-4, rel=0.13)
+    # 1 / (1 + e^(3x)) falls half as fast as at x = 0 where e^(3x) = 3 + 2 sqrt 2.
+    assert found.lr == pytest.approx(1e-4 * 10 ** (math.log(3 + 2 * math.sqrt(2)) / 3), rel=0.13)
     assert found.diverging == pytest.approx(0.1, rel=0.3)
 
 
