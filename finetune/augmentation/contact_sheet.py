@@ -169,7 +169,7 @@ h1 {{ font-size: 1.5rem; }}
 h2 {{ font-size: 1rem; margin: 1.5rem 0 .4rem; }}
 .tiles {{
   display: grid; gap: .6rem;
-  grid-template-columns: repeat(auto-fill, minmax(min({side}px, 44vw), 1fr));
+  grid-template-columns: repeat(auto-fill, minmax(min({side}px, 40vw), 1fr));
 }}
 figure {{ margin: 0; max-width: {side}px; break-inside: avoid; }}
 figcaption {{ font-size: .85rem; opacity: .8; }}

@@ -153,7 +153,7 @@ def draw_chart(chart: Chart, width: float = WIDE) -> Drawing:
                 note=bar.note,
             )
         )
-    for place, name in chart.upright:
+    for k, (place, name) in enumerate(chart.upright):
         shapes.append(
             Line(points=[(x(place), top), (x(place), bottom)], color="wrong", dash=(6, 4))
         )
@@ -162,7 +162,7 @@ def draw_chart(chart: Chart, width: float = WIDE) -> Drawing:
         shapes.append(
             Text(
                 x=x(place) + side,
-                y=top + 12,
+                y=top + 12 + 15 * k,  # side by side they would overlap
                 text=name,
                 color="wrong",
                 anchor="end" if beyond else "start",
