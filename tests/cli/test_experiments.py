@@ -34,7 +34,7 @@ def test_a_suggested_rate_is_printed_and_plotted(
     page, picture = tmp_path / "lr.html", tmp_path / "lr.png"
     more = (f"--output={page}", f"--output={picture}")
     result = run(*arguments(photos, tiny_settings, *more))
-    assert re.search(r"^Learning rate \S+: (the middle of|a tenth of) ", result.stdout, re.M)
+    assert re.search(r"^Learning rate \S+: (the highest of|a tenth of) ", result.stdout, re.M)
     assert re.search(r"^Next: finetune train --mode full --lr \S+$", result.stdout, re.M)
     assert "▲" in result.stdout
     assert any(0x2800 < ord(character) <= 0x28FF for character in result.stdout)
@@ -42,7 +42,7 @@ def test_a_suggested_rate_is_printed_and_plotted(
     assert "Loss by learning rate" in html
     assert "http-equiv" in html
     with Image.open(picture) as image:
-        assert image.size == (960, 560)
+        assert image.size == (1280, 800)
     # Only the collection's caches are written.
     assert not (Path.cwd() / "runs").exists() or not list(photos.parent.glob("runs/*"))
 
