@@ -44,6 +44,10 @@ LEAST_CALIBRATED = 20
 NONE = ""
 """Name of the label of photos that none of the labels fits."""
 
+NONE_QUANTILE = 0.5
+"""Photos of none of the labels are as sure as the surer half of those labeled so: photos that are
+hard to tell, too, are unlike all labels."""
+
 CHUNK = 4096
 
 SAMPLE = 1500
@@ -113,10 +117,15 @@ class Calibration:
         chosen = np.unique(np.linspace(0, len(values) - 1, CHECKED).astype(int))
         return values[chosen], lower_bounds(right[chosen], wrong[chosen])
 
-    def threshold(self, label: int) -> float | None:
+    def threshold(self, label: int, *, quantile: float = 0.0) -> float | None:
         """Returns the lowest score at which photos of a label may be labeled together.
 
         None: too few photos are labeled, or they are not told apart well enough.
+
+        Args:
+            label: Index of the label.
+            quantile: Of the scores of labeled photos that are rightly nearest to the label; no
+                lower score counts.
         """
         values, bounds = self.bounds()
         safe = np.flatnonzero(bounds >= PRECISION)
@@ -126,7 +135,7 @@ class Calibration:
         predicted = self.labels == label
         return max(
             float(values[safe[-1]]),
-            float(own.min()),
+            float(np.quantile(own, quantile)),
             _doubt(self.values, self.right, WINDOW),
             _doubt(self.values[predicted], self.right[predicted], LABEL_WINDOW),
         )
@@ -311,7 +320,8 @@ def best_cohort(
     """
     best: Cohort | None = None
     for label in np.flatnonzero(model.counts >= LEAST_LABELED - 1e-6).tolist():
-        threshold = calibration.threshold(label)
+        is_none = model.names[label] == NONE
+        threshold = calibration.threshold(label, quantile=NONE_QUANTILE if is_none else 0.0)
         if threshold is None:
             continue
         fits = np.flatnonzero((scores.labels == label) & (scores.values >= threshold))

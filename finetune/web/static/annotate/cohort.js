@@ -27,11 +27,17 @@ export const onChange = (draw) => {
 // Photos of a cohort that still wait for a label.
 const open = (ids) => ids.filter((id) => photos.get(id) && !isLabeled(photos.get(id)) && !photos.get(id).rejected);
 
+const isSame = (one, other) =>
+  other !== null && one.label === other.label && one.ids.every((id, place) => id === other.ids[place]);
+
 // The latest offer, unless photos of the one on screen have been unticked.
 function current() {
   const offer = photos.cohort;
   const isHere = queue.view === "single" && queue.filter === "unlabeled";
-  if (shown && !shown.out.size && shown.number !== offer?.number) shown = null;
+  if (shown && !shown.out.size && shown.number !== offer?.number) {
+    if (isSame(shown, offer)) shown.number = offer.number;
+    else shown = null;
+  }
   if (shown) shown.all = open(shown.all);
   if (shown && shown.all.length < LEAST) shown = null;
   if (!shown && offer && isHere && offer.number !== dismissed) {
