@@ -141,7 +141,7 @@ export function panel({ width, height }) {
     el(
       "div",
       { className: "strip-head" },
-      el("span", {}, about, " ", el("b", { className: "dotted", css: { "--hue": photos.hueOf(found.label) } }, nameOf(found.label))),
+      el("span", {}, el("span", { className: "about" }, about, " "), el("b", { className: "dotted", css: { "--hue": photos.hueOf(found.label) } }, nameOf(found.label))),
       found.share !== null && el("span", { className: "quiet rate" }, t("right for {share} of such photos so far", { share: percent(found.share) })),
       el(
         "button",
