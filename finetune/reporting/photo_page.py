@@ -32,7 +32,7 @@ ul.lines { display: block; border-top: 1px solid var(--line); padding: .6rem 0 0
 li { max-width: 100%; overflow-wrap: anywhere; font-size: 13px; }
 figure { margin: 0; width: min-content; min-width: 11rem; }
 figcaption { font-size: 12px; overflow-wrap: anywhere; }
-.pictures { display: flex; gap: 4px; align-items: flex-start; }
+.pictures { display: flex; flex-wrap: wrap; gap: 4px; align-items: flex-start; }
 img { display: block; height: 170px; background: #8883; }
 .best img { outline: 3px solid #2a7; } .warn { color: #b40; }
 table { border-collapse: collapse; }
@@ -45,6 +45,8 @@ th:first-child, td:first-child { text-align: left; }
 .item img { max-width: 160px; height: auto; max-height: 160px; border-radius: 4px; }
 @media (prefers-color-scheme: dark) { body { color: #ddd; background: #181818; }
 .warn { color: #f96; } }
+@media (max-width: 32rem) { figure { width: auto; }
+img { max-width: 100%; height: auto; max-height: 170px; } }
 @media print { li { break-inside: avoid; } }
 """
 
@@ -165,7 +167,7 @@ def write_near_duplicates_page(
 
     sections = [
         Section(
-            heading=f"{number}. {', '.join(group.labels)}",
+            heading=f"{number}. {', '.join(group.labels) or 'no label'}",
             warning="under different labels" if group.contradicts else "",
             figures=tuple(map(figure, group.photos)),
         )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -34,6 +35,7 @@ def app_that_raises(error: BaseException) -> typer.Typer:
     [
         (RunError("There is no run."), 1, "Error: There is no run.\n"),
         (KeyboardInterrupt(), 130, "Error: Interrupted.\n"),
+        (BrokenPipeError(errno.EPIPE, "Broken pipe"), 141, ""),
         (
             ModuleNotFoundError("No module named 'optuna'", name="optuna.study"),
             1,

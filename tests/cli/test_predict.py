@@ -75,6 +75,17 @@ def test_many_photos_are_a_line_each(run: Callable[..., Result]) -> None:
     assert lines[-1].endswith("bad.jpg: cannot be opened: not a photo")
 
 
+def test_top_lists_further_labels_of_many_photos(run: Callable[..., Result]) -> None:
+    told = json.loads(run("predict", "photos", "--top", "2", "--json").stdout)
+    lines = run("predict", "photos", "--top", "2").stdout.splitlines()[1:]
+    assert len(lines) == len(told) == 16
+    for line, photo in zip(lines, told, strict=True):
+        second = photo["ranked"][1]
+        assert f"  then: {second['label']} " in line
+        assert line.index(photo["photo"]) < line.index("  then: ")
+    assert "then:" not in run("predict", "photos").stdout
+
+
 def test_a_csv_is_gone_on_with_after_a_kill(
     run: Callable[..., Result],
     tmp_path: Path,
