@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from finetune.errors import ConfigError
+from finetune.errors import ConfigError, RunError
 from finetune.evaluation.influence import group_influences
 from finetune.evaluation.learning_curve import SHARES, LearningCurve, fit_learning_curve
 from finetune.models.features import FeatureCache
@@ -56,9 +56,14 @@ def outlook(
         photos: Photos of one label each.
         labels: Of the run, in class order.
         config: Content of config.json.
+
+    Raises:
+        RunError: split.csv has a label that the run does not have.
     """
     rows = photos.rows
     index = {label: k for k, label in enumerate(labels)}
+    if unknown := sorted({row.labels[0] for row in rows} - index.keys()):
+        raise RunError(f"split.csv has the label {unknown[0]!r}, which labels.json does not have.")
     targets = np.array([index[row.labels[0]] for row in rows], np.int64)
     groups = np.array([row.group for row in rows])
     try:
