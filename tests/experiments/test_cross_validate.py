@@ -363,15 +363,8 @@ def test_a_result_is_json(tmp_path: Path) -> None:
     assert (plain["test"], plain["seconds"], plain["interrupted"]) == (None, 3.75, False)
 
 
-@pytest.mark.parametrize(
-    "content", [None, "rubbish", "{}", "[]", '{"plan": {"fold": 3}}', '{"plan": null}']
-)
-def test_a_folder_without_a_readable_state_cannot_be_resumed(
-    tmp_path: Path, content: str | None
-) -> None:
-    if content is not None:
-        (tmp_path / "folds.json").write_text(content)
-    assert is_cross_validation(tmp_path) == (content is not None)
+def test_a_folder_without_a_state_cannot_be_resumed(tmp_path: Path) -> None:
+    assert not is_cross_validation(tmp_path)
     for work in (read_state, resume_folds):
         with pytest.raises(RunError) as caught:
             work(tmp_path)
@@ -379,3 +372,24 @@ def test_a_folder_without_a_readable_state_cannot_be_resumed(
             f"{tmp_path} has no readable folds.json, so it is not a cross-validation. "
             "Start one with: finetune train PHOTOS --folds 5"
         )
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("rubbish", "Expecting value: line 1 column 1 (char 0)"),
+        ("{}", "object missing required field `photos`"),
+        ("[]", "expected `object`, got `array`"),
+        ('{"plan": {"fold": 3}}', "object missing required field `photos`"),
+        ('{"plan": null}', "`plan`: expected `object`, got `null`"),
+    ],
+)
+def test_a_damaged_state_is_named_with_what_is_wrong(
+    tmp_path: Path, content: str, reason: str
+) -> None:
+    (tmp_path / "folds.json").write_text(content)
+    assert is_cross_validation(tmp_path)
+    for work in (read_state, resume_folds):
+        with pytest.raises(RunError) as caught:
+            work(tmp_path)
+        assert str(caught.value) == f"{tmp_path}/folds.json cannot be read: {reason}."
