@@ -165,6 +165,11 @@ def _own_parts(
         samples: dict[Part, Sequence[Sample]] = {
             part: of_part for part, of_part in parts.samples.items() if part != "train" and of_part
         }
+        if not samples:
+            raise RunError(
+                f"{trained.folder.split_file} has no photo that was held out. Copy the complete "
+                "run folder again, or give other photos: finetune evaluate RUN PHOTOS"
+            )
         found = {
             part: _predict(trained, _dataset(root, of_part, cache, trained), request, progress)
             for part, of_part in samples.items()

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 from finetune.errors import ModelError, RunError
 from finetune.models.factory import ModelRequest, create_model
 from finetune.prediction.predictor import Predictor
+from finetune.runs.evaluate import evaluate
 from finetune.runs.folder import RunFolder, create_run, write_labels
 from finetune.runs.loading import open_trained
 
@@ -180,6 +181,14 @@ def test_unknown_keys_of_a_newer_version_are_ignored(run: Path) -> None:
     change(run / "preprocessing.json", "new", "x")
     change(run / "config.json", "settings.newer", {"a": 1})
     assert Predictor.load(run).labels == ("ant", "bee")
+
+
+def test_a_split_without_held_out_photos_is_refused(run: Path) -> None:
+    file = run / "split.csv"
+    kept = [line for line in file.read_text().splitlines() if "validation" not in line]
+    file.write_text("\n".join(line for line in kept if ",test" not in line) + "\n")
+    with pytest.raises(RunError, match="has no photo that was held out"):
+        evaluate(RunFolder(run))
 
 
 def test_damaged_lines_of_the_log_are_skipped(run: Path) -> None:
