@@ -1,13 +1,12 @@
-"""Labeling in the browser: key presses per photo, and response times.
+"""Labeling in the browser: response times; `evening.py` counts keys.
 
-Run as ``python benchmarks/annotate.py [keys] [waits]``; needs Chromium and playwright.
+Run as ``python benchmarks/annotate.py [first] [next]``; needs Chromium and playwright.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import random
 import shutil
 import statistics
 import subprocess
@@ -23,8 +22,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from finetune.demo_data import draw_collection
-from finetune.photos.catalog.catalog import Catalog
 from finetune.web import security
 from finetune.web.annotate.app import annotate_app
 from finetune.web.annotate.session import Session
@@ -72,100 +69,6 @@ def serving(root: Path, labels: list[str]) -> Iterator[tuple[str, Session]]:
     suggestion_worker.stop()
     scan_worker.stop()
     session.close()
-
-
-def count_keys(species: int, photos: int, seed: int) -> dict[str, Any]:
-    """Labels a drawn collection without mistakes, using suggestions where possible."""
-    with tempfile.TemporaryDirectory() as place:
-        drawn = Path(place) / "drawn"
-        demo_collection = draw_collection(
-            drawn, species=species, photos_per_species=photos, seed=seed, size=SIZE, flaws=True
-        )
-        # Without the photo that is filed under two labels and the corrupt one.
-        bad = {*demo_collection.corrupt, *(demo_collection.filed_twice or ())}
-        files = sorted(f for f in drawn.glob("*/*") if f"{f.parent.name}/{f.name}" not in bad)
-        random.Random(seed).shuffle(files)
-        flat = Path(place) / "flat"
-        flat.mkdir()
-        truth = {}
-        for number, file in enumerate(files):
-            name = f"IMG_{number:04d}{file.suffix}"
-            truth[name] = file.parent.name
-            shutil.copyfile(file, flat / name)
-        labels = sorted(set(truth.values()))
-        with serving(flat, labels) as (address, session), chromium() as page:
-            page.goto(address)
-            page.wait_for_selector("body[data-ready]")
-            pressed = _label_all(page, session, truth, labels)
-        with Catalog(flat / ".finetune" / "catalog.sqlite3") as catalog:
-            found = {photo.path: photo.labels for photo in catalog.collection(flat).photos}
-    right = sum(found[name] == (label,) for name, label in truth.items())
-    return {"photos": len(truth), "labels": len(labels), "right": right, "keys": pressed}
-
-
-def _label_all(page: Any, session: Session, truth: dict[str, str], labels: list[str]) -> list[str]:
-    pressed: list[str] = []
-
-    def press(key: str) -> None:
-        pressed.append(key)
-        page.keyboard.press(key)
-
-    while True:
-        state = page.evaluate(_SEEN)
-        if state["labeled"] or state["name"] is None:
-            return pressed
-        label = truth[state["name"]]
-        similar = [truth[name] for name in state["cohort"]]
-        usable = len(similar)
-        halvings = 0
-        while usable > 2 and any(other != state["suggestion"] for other in similar[:usable]):
-            usable = max(2, round(usable / 2))
-            halvings += 1
-        good = usable > 1 and all(other == state["suggestion"] for other in similar[:usable])
-        group = [truth[name] for name in state["group"]]
-        is_group = len(group) > 1
-        same_label = is_group and set(group) == {label}
-        if good and usable - 1 > halvings and usable >= (len(group) if same_label else 0):
-            for _ in range(halvings):
-                press(",")
-            press("a")
-        else:
-            if is_group and not same_label:
-                press("Escape")
-            key = "Enter" if state["suggestion"] == label else str(labels.index(label) + 1)
-            press(key)
-            if key == "Enter":
-                page.wait_for_timeout(300)
-                while "just changed" in page.inner_text("#toast"):  # counts as one more press
-                    page.wait_for_timeout(3000)
-                    press(key)
-                    page.wait_for_timeout(300)
-        page.wait_for_function(
-            "name => document.querySelector('.caption .file')?.textContent !== name"
-            " || document.querySelector('#empty:not([hidden])')"
-            " || document.querySelector('.suggestion .quiet')?.textContent === 'Labeled'",
-            arg=state["name"],
-        )
-        # Suggestions are updated while a person views the next photo.
-        page.wait_for_function(
-            """async () => { const { photos } = await import('/static/annotate/photos.js');
-                return photos.suggestedCount === photos.actionCount; }"""
-        )
-        page.wait_for_timeout(450)
-
-
-_SEEN = """async () => {
-  const { photos, suggestionOf, isLabeled } = await import('/static/annotate/photos.js');
-  const { queue } = await import('/static/annotate/queue.js');
-  const single = await import('/static/annotate/single.js');
-  const row = photos.get(queue.cursor);
-  if (!row) return { name: null, labeled: true };
-  const names = (ids) => ids.map((id) => photos.get(id).path);
-  const found = single.cohortShown();
-  return { name: row.path, labeled: isLabeled(row), suggestion: suggestionOf(row)?.label ?? null,
-           cohort: found ? names(found.ids) : [],
-           group: names(photos.group(row.group).filter((id) => !isLabeled(photos.get(id)))) };
-}"""
 
 
 def first_photo() -> dict[str, float]:
@@ -284,17 +187,7 @@ def _percentile(values: list[float], percent: float) -> float:
 
 def main() -> None:
     """Prints the chosen measurements as Markdown rows."""
-    chosen = set(sys.argv[1:]) or {"keys", "first", "next"}
-    if "keys" in chosen:
-        for seed in (0, 1, 2):
-            found = count_keys(LABELS, PHOTOS_A_LABEL, seed)
-            share = len(found["keys"]) / found["photos"]
-            kinds = {key: found["keys"].count(key) for key in sorted(set(found["keys"]))}
-            print(
-                f"| seed {seed}: key presses a photo | {share:.3f} | {found['right']} of "
-                f"{found['photos']} right; {json.dumps(kinds)} |",
-                flush=True,
-            )
+    chosen = set(sys.argv[1:]) or {"first", "next"}
     if "first" in chosen:
         print(json.dumps(first_photo()), flush=True)
     if "next" in chosen:
