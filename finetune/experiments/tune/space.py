@@ -113,7 +113,7 @@ def space_for(
 def local_models() -> list[str]:
     """Returns recommended models whose pretrained weights are on this machine."""
     found = list_models(RECOMMENDED, count_parameters=False)
-    return [model.name for model in found if model.weights == "on this machine"]
+    return [model.name for model in found if model.weights in ("packaged", "on this machine")]
 
 
 def config_of(space: Space, flags: Mapping[str, Any]) -> TrainConfig:

@@ -34,6 +34,12 @@ def test_a_cpu_searches_head_mode_alone_unless_modes_are_given() -> None:
     assert space_for(config(model="resnet18", mode="gradual")).modes == ("gradual",)
 
 
+def test_the_models_that_are_installed_are_searched_by_default() -> None:
+    space = space_for(config())
+    assert "tf_efficientnet_lite2" in space.weights  # a package that finetune requires
+    assert default_params(space)
+
+
 @pytest.mark.parametrize(
     ("flags", "choices", "message"),
     [
