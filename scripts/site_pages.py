@@ -23,6 +23,7 @@ COPIES = {
     "CONTRIBUTING.md": "contributing.md",
     "SECURITY.md": "security-policy.md",
     "benchmarks/RESULTS.md": "measured.md",
+    "examples/first_hour.ipynb": "examples/first_hour.ipynb",
     **{
         path.relative_to(ROOT).as_posix(): f"examples/{path.parent.name}.md"
         for path in sorted(ROOT.glob("examples/*/README.md"))

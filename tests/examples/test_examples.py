@@ -5,6 +5,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
@@ -42,6 +44,38 @@ def test_a_subset_has_the_first_photos_of_each_label(tmp_path: Path) -> None:
     ]
 
 
+def test_the_notebook_runs_from_top_to_bottom(tmp_path: Path) -> None:
+    pytest.importorskip("ipykernel")
+    pytest.importorskip("nbclient")
+    # In a Python of its own: a kernel's sockets must not outlive the test.
+    code = (
+        "import nbformat, sys\n"
+        "from nbclient import NotebookClient\n"
+        "book = nbformat.read(sys.argv[1], as_version=4)\n"
+        "nbformat.validate(book)\n"
+        "assert not any(cell.get('outputs') for cell in book.cells), 'it has outputs'\n"
+        "book.cells = [c for c in book.cells if 'install' not in c.metadata.get('tags', ())]\n"
+        "for cell in book.cells:\n"
+        "    cell.source = cell.source.replace('PER_LABEL = 24', 'PER_LABEL = 6')\n"
+        "where = {'metadata': {'path': sys.argv[2]}}\n"
+        "NotebookClient(book, timeout=240, startup_timeout=200, resources=where).execute()\n"
+        "for cell in book.cells:\n"
+        "    for output in cell.get('outputs', ()):\n"
+        "        sys.stdout.write(output.get('text', ''))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(EXAMPLES / "first_hour.ipynb"), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "photos of barn swallow" in done.stdout
+    assert done.stdout.count("unseen_") == 6
+    assert (tmp_path / "model.zip").stat().st_size > 1_000_000
+
+
 def test_own_metric_runs(
     tmp_path: Path, run_child: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
@@ -59,7 +93,7 @@ def test_own_metric_runs(
 
 
 def test_every_example_has_a_test() -> None:
-    names = {path.stem for path in EXAMPLES.rglob("*.py")}
+    names = {path.stem for kind in ("*.py", "*.ipynb") for path in EXAMPLES.rglob(kind)}
     source = Path(__file__).read_text(encoding="utf-8")
     assert names
     assert all(name in source for name in names)

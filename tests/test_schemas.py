@@ -1,0 +1,123 @@
+"""Schemas of the documents that commands print, and of the files of a run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import typer.main
+from typer.testing import CliRunner
+
+from finetune.cli import app
+from finetune.cli.documents import DOCUMENTS
+from finetune.runs import validation
+
+ROOT = Path(__file__).resolve().parents[1]
+SCHEMAS = ROOT / "docs" / "schemas"
+COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+
+
+def schemas() -> dict[str, str]:
+    """Returns the text of every schema by its file name."""
+
+    def hook(kind: type) -> dict[str, Any]:
+        return {"type": "string"} if issubclass(kind, Path) else {}
+
+    types = dict(DOCUMENTS)
+    types |= {f"run-{name.removesuffix('.json')}": t for name, t in validation.SCHEMAS.items()}
+    types["run-log"] = validation.Epoch
+    return {
+        f"{name}.json": json.dumps(
+            {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+            | msgspec.json.schema(kind, schema_hook=hook),
+            indent=1,
+            sort_keys=True,
+        )
+        + "\n"
+        for name, kind in types.items()
+    }
+
+
+def test_every_command_with_json_has_a_schema() -> None:
+    with_json = {
+        name for name, command in COMMANDS.items() if any(p.name == "json" for p in command.params)
+    }
+    assert with_json == set(DOCUMENTS)
+
+
+def test_the_schemas_in_the_docs_are_those_of_the_types() -> None:
+    written = {path.name: path.read_text(encoding="utf-8") for path in SCHEMAS.iterdir()}
+    assert written == schemas(), "run scripts/schemas"
+
+
+def conforms(name: str, text: str) -> None:
+    """Checks a document: its types, and that each of its keys is in the schema."""
+    document = json.loads(text)
+    kind = DOCUMENTS[name]
+    msgspec.convert(document, kind, strict=True)
+    known = getattr(kind, "__annotations__", None)
+    if isinstance(document, dict) and known is not None:
+        assert set(document) <= set(known)
+
+
+@pytest.fixture(scope="module")
+def folder(train_tiny: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with photos, a table of labels, and a run."""
+    root = tmp_path_factory.mktemp("schemas")
+    train_tiny(root)
+    (root / "labels.csv").write_text("path,label\nant/0.png,wasp\n")
+    return root
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "scan photos",
+        "duplicates photos",
+        "similar photos/ant/0.png --from photos --by hash",
+        "crop photos --method center",
+        "split photos",
+        "split photos --folds 3",
+        "import labels.csv photos --dry-run",
+        "export-photos copy photos --layout csv",
+        "preview photos --augment mobius -o preview",
+        "models test_res*",
+        "summary simple_cnn",
+        "predict photos/ant --run tiny",
+        "evaluate tiny",
+        "report tiny --no-explain",
+        "compare tiny tiny",
+        "export tiny --format torchscript",
+        "doctor --no-self-test",
+        "watch tiny --no-evaluate",
+    ],
+)
+def test_a_document_conforms_to_its_schema(
+    line: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    done = CliRunner().invoke(app, [*line.split(), "--json"])
+    assert done.exit_code == 0, done.output
+    name = line.split()[0]
+    for text in done.stdout.splitlines() if name == "watch" else [done.stdout]:
+        conforms(name, text)
+
+
+def test_train_conforms_to_its_schema(
+    folder: Path, tiny_settings: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in tiny_settings.items()]
+    done = CliRunner().invoke(app, ["train", "photos", "--mode", "head", "--json", *flags])
+    assert done.exit_code == 0, done.output
+    conforms("train", done.stdout)
+
+
+def test_the_files_of_a_run_conform_to_their_schemas(folder: Path) -> None:
+    run = folder / "runs" / "tiny"
+    for name, kind in validation.SCHEMAS.items():
+        msgspec.convert(json.loads((run / name).read_text()), kind, strict=True)
