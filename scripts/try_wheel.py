@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 import sysconfig
-import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -22,7 +21,9 @@ def run(*words: str) -> str:
 
 def fetch(address: str, body: bytes | None = None) -> bytes:
     """Returns the body of a response of a local server."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    # The token of the address is exchanged for a cookie.
+    cookies = urllib.request.HTTPCookieProcessor()
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), cookies)
     request = urllib.request.Request(address, data=body)
     with opener.open(request, timeout=60) as response:
         return bytes(response.read())

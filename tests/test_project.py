@@ -62,3 +62,18 @@ def test_a_bug_report_asks_for_version_and_doctor() -> None:
     text = str(form["body"])
     assert "finetune --version" in text
     assert "finetune doctor" in text
+
+
+def test_every_dependency_is_accounted_for() -> None:
+    page = (ROOT / "docs" / "dependencies.md").read_text(encoding="utf-8")
+    optional = PROJECT["optional-dependencies"]
+    groups = [PROJECT["dependencies"], *(optional[name] for name in optional if name != "test")]
+    for requirement in [line for group in groups for line in group]:
+        name = re.split(r"[^A-Za-z0-9-]", requirement)[0]
+        if "lite0" in name or "lite1" in name or requirement.startswith("finetune-photos["):
+            continue
+        assert name in page, f"{name} is missing"
+    for name in re.findall(r"^\| ([a-z0-9, -]+) \|", page.split("## Extras")[0], re.M):
+        for package in name.split(", "):
+            stated = [line for line in PROJECT["dependencies"] if line.startswith(package)]
+            assert stated or package == "package", f"{package} is no dependency"

@@ -14,7 +14,7 @@ from finetune.experiments.ablate import Arm
 from finetune.experiments.ablate import Difference as ArmDifference
 from finetune.experiments.lr_find import LearningRateResult
 from finetune.experiments.tune.study import Trial
-from finetune.models.registry import ListedModel
+from finetune.models.recommended import ListedModel
 from finetune.models.summary import NetworkSummary
 from finetune.photos.issues import Issue, LabelRow
 from finetune.photos.split.leakage import Tally

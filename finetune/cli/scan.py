@@ -109,6 +109,8 @@ def _print(collection: Collection, rows: Sequence[LabelRow], issues: Sequence[Is
         rest = len(issue.items) - _EXAMPLES
         if rest > 0:
             output.text(f"  - and {rest:,} more")
+    if collection.photos and not any(photo.labels for photo in collection.photos):
+        output.info(f"No photo has a label yet. Next: finetune annotate {collection.root}")
 
 
 def _line(paths: Sequence[str], note: str) -> str:

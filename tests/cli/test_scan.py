@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -135,6 +136,16 @@ def test_good_collection_has_nothing_to_report(run: Callable[..., Result], photo
     (photos / "gull" / "bad.jpg").unlink()
     (photos / "gull" / "copy.jpg").unlink()
     assert run("scan", photos).stdout.rstrip().endswith("Nothing to report.")
+
+
+def test_a_memory_card_is_unlabeled_and_the_next_step_is_named(
+    run: Callable[..., Result], photos: Path, tmp_path: Path
+) -> None:
+    card = tmp_path / "card" / "DCIM" / "100CANON"
+    shutil.copytree(photos / "gull", card)
+    result = run("scan", tmp_path / "card")
+    assert "(no label)" in result.stdout
+    assert f"Next: finetune annotate {tmp_path / 'card'}" in " ".join(result.stderr.split())
 
 
 def test_repair_saves_the_labels_of_a_damaged_catalog(
