@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import msgspec
 import pytest
@@ -59,9 +60,8 @@ def conforms(name: str, text: str) -> None:
     document = json.loads(text)
     kind = DOCUMENTS[name]
     msgspec.convert(document, kind, strict=True)
-    known = getattr(kind, "__annotations__", None)
-    if isinstance(document, dict) and known is not None:
-        assert set(document) <= set(known)
+    if isinstance(document, dict):
+        assert set(document) <= set(get_type_hints(kind))
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +69,7 @@ def folder(train_tiny: Callable[..., Path], tmp_path_factory: pytest.TempPathFac
     """A folder with photos, a table of labels, and a run."""
     root = tmp_path_factory.mktemp("schemas")
     train_tiny(root)
+    shutil.copytree(root / "runs" / "tiny", root / "runs" / "other")
     (root / "labels.csv").write_text("path,label\nant/0.png,wasp\n")
     return root
 
@@ -90,7 +91,7 @@ def folder(train_tiny: Callable[..., Path], tmp_path_factory: pytest.TempPathFac
         "predict photos/ant --run tiny",
         "evaluate tiny",
         "report tiny --no-explain",
-        "compare tiny tiny",
+        "compare tiny other",
         "export tiny --format torchscript",
         "doctor --no-self-test",
         "watch tiny --no-evaluate",
@@ -119,5 +120,9 @@ def test_train_conforms_to_its_schema(
 
 def test_the_files_of_a_run_conform_to_their_schemas(folder: Path) -> None:
     run = folder / "runs" / "tiny"
+    checked = 0
     for name, kind in validation.SCHEMAS.items():
-        msgspec.convert(json.loads((run / name).read_text()), kind, strict=True)
+        if (run / name).is_file():
+            msgspec.convert(json.loads((run / name).read_text()), kind, strict=True)
+            checked += 1
+    assert checked >= 5

@@ -19,9 +19,9 @@ from finetune.models.summary import NetworkSummary
 from finetune.photos.issues import Issue, LabelRow
 from finetune.photos.split.leakage import Tally
 from finetune.prediction.predictions import PredictionJson
-from finetune.reporting.compare import Disagreement, LabelChange
-from finetune.reporting.compare import Row as ComparedRun
-from finetune.runs.validation import PartMetrics
+from finetune.reporting.comparison import Disagreement, LabelChange
+from finetune.reporting.comparison import Row as ComparedRun
+from finetune.runs.validation import Epoch, PartMetrics
 from finetune.runs.validation import SplitProof as SplitSummary
 
 Metrics = dict[str, PartMetrics]
@@ -116,6 +116,8 @@ class CropDocument(TypedDict):
     accepted: NotRequired[int]
     proposed: NotRequired[int]
     kept: NotRequired[int]
+    nothing_found: NotRequired[list[str]]
+    problems: NotRequired[list[list[str]]]
     written: NotRequired[Any]
 
 
@@ -183,6 +185,8 @@ class ExportPhotosDocument(TypedDict):
     tables: list[str]
     unlabeled: int
     renamed: dict[str, str]
+    collisions: list[list[str]]
+    contradictions: list[list[str]]
     problems: list[list[str]]
 
 
@@ -242,6 +246,7 @@ class ReportDocument(TypedDict):
     shown: int
     failed: dict[str, str]
     bytes: int
+    images: list[str]
 
 
 class ComparedPair(TypedDict):
@@ -313,13 +318,10 @@ class TuneDocument(TypedDict):
     page: str | None
 
 
-class WatchLine(TypedDict, total=False):
+class WatchLine(Epoch, total=False):
     """Line of finetune watch: an epoch with the state of the run, or an evaluation."""
 
-    event: str
-    epoch: int
     state: str
-    metrics: Any
 
 
 DOCUMENTS: Mapping[str, Any] = {

@@ -169,7 +169,7 @@ def test_the_pretended_gpu_catches_what_a_real_one_would_wait_for_or_refuse(
     there = torch.ones(3, device=CUDA)
     with pytest.raises(DataDependentOutputException):
         there.sum().item()
-    with pytest.raises(RuntimeError, match="two (different )?devices"):
+    with pytest.raises(RuntimeError, match=r"two (different )?devices"):
         there + gpu.stand_ins.from_tensor(torch.ones(3))
     with pytest.raises(AssertionError, match="not pinned"):
         torch.ones(3).to(CUDA, non_blocking=True)
