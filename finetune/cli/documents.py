@@ -19,7 +19,7 @@ from finetune.models.summary import NetworkSummary
 from finetune.photos.issues import Issue, LabelRow
 from finetune.photos.split.leakage import Tally
 from finetune.prediction.predictions import PredictionJson
-from finetune.reporting.comparison import Disagreement, LabelChange
+from finetune.reporting.comparison import Disagreement, Followed, LabelChange
 from finetune.reporting.comparison import Row as ComparedRun
 from finetune.runs.validation import Epoch, PartMetrics
 from finetune.runs.validation import SplitProof as SplitSummary
@@ -273,6 +273,7 @@ class CompareDocument(TypedDict):
     rows: list[ComparedRun]
     settings: dict[str, list[Any]]
     pairs: list[ComparedPair]
+    followed: list[Followed]
     left_out: NotRequired[Any]
 
 
