@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,8 +25,18 @@ def checksum_of(tensors: Mapping[str, Tensor]) -> str:
     """
     import torch
 
+    def data(name: str) -> NDArray[np.uint8]:
+        found: NDArray[np.uint8] = (
+            tensors[name].detach().contiguous().reshape(-1).view(torch.uint8).numpy()
+        )
+        return found
+
+    return checksum_of_bytes((name, data(name)) for name in sorted(tensors))
+
+
+def checksum_of_bytes(parts: Iterable[tuple[str, NDArray[np.uint8]]]) -> str:
+    """Returns the CRC-32 of names and their bytes, in order, in hexadecimal; imports no torch."""
     found = 0
-    for name in sorted(tensors):
-        data = tensors[name].detach().contiguous().reshape(-1).view(torch.uint8).numpy()
+    for name, data in parts:
         found = zlib.crc32(data.data, zlib.crc32(name.encode(), found))
     return f"{found:08x}"

@@ -108,6 +108,12 @@ class OnnxEngine:
         return cls(_session(graph, None), ModelMetadata.of_run(run), graph, head, run)
 
     @property
+    def width(self) -> int:
+        """Number of features that the graph gives."""
+        shape = next(out.shape for out in self.session.get_outputs() if out.name == FEATURES)
+        return int(shape[-1])
+
+    @property
     def cores(self) -> int:
         """Batches computed at once by the engine of `per_thread`; 1 on a GPU."""
         on_cpu = set(self.session.get_providers()) <= CPU_PROVIDERS

@@ -9,24 +9,24 @@ answer otherwise than the run's own weights.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
 import shutil
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from finetune.errors import RunError
 from finetune.files import user_cache_folder
+from finetune.models.checksum import CHECKSUM_KEY, checksum_of_bytes
 from finetune.prediction.onnx_engine import Head, OnnxEngine
 from finetune.runs.folder import RunFolder
 
@@ -61,11 +61,31 @@ def graphs_folder() -> Path:
     return user_cache_folder() / "graphs"
 
 
-def graph_file(run: RunFolder, weight: str, bias: str | None) -> Path:
+Tensors = Mapping[str, NDArray[Any]]
+
+
+def read_tensors(run: RunFolder) -> Tensors | None:
+    """Returns the tensors of a run; None where torch, which also tries, will say what is wrong."""
+    try:
+        with safe_open(run.model_file, "numpy") as file:
+            stated = (file.metadata() or {}).get(CHECKSUM_KEY)
+            names = file.keys()
+            tensors = {name: np.ascontiguousarray(file.get_tensor(name)) for name in names}
+    except (SafetensorError, OSError, TypeError):
+        return None
+    parts = ((name, tensors[name].reshape(-1).view(np.uint8)) for name in sorted(tensors))
+    if stated is not None and stated != checksum_of_bytes(parts):
+        return None
+    floats = [value for value in tensors.values() if value.dtype.kind == "f"]
+    return tensors if all(np.isfinite(value).all() for value in floats) else None
+
+
+def graph_file(run: RunFolder, tensors: Tensors, weight: str, bias: str | None) -> Path:
     """Returns the file of the graph of a run's backbone, whether it is there or not.
 
     Args:
         run: The run.
+        tensors: Its tensors.
         weight: Name of the head's weight.
         bias: Name of its bias, if it has one.
 
@@ -77,26 +97,30 @@ def graph_file(run: RunFolder, weight: str, bias: str | None) -> Path:
     args = config["settings"].get("model_args") or {}
     described = [VERSION, config["model"], args, preprocessing["size"], preprocessing["channels"]]
     digest = hashlib.blake2b(json.dumps(described, sort_keys=True).encode(), digest_size=16)
-    with _tensors(run) as tensors:
-        for name in sorted(set(tensors.keys()) - {weight, bias}):
-            digest.update(name.encode())
-            digest.update(np.ascontiguousarray(tensors.get_tensor(name)).data)
+    for name in sorted(set(tensors) - {weight, bias}):
+        digest.update(name.encode())
+        digest.update(tensors[name].reshape(-1).view(np.uint8).data)
     return graphs_folder() / f"{digest.hexdigest()}.onnx"
 
 
-def find_graph(run: RunFolder) -> tuple[Path, Graph] | None:
+def find_graph(run: RunFolder, tensors: Tensors | None = None) -> tuple[Path, Graph] | None:
     """Returns the graph of a run's backbone; None where it was not prepared, or is damaged.
+
+    Args:
+        run: The run.
+        tensors: Its tensors; None: they are read.
 
     Raises:
         RunError: A file of the run is missing or damaged.
     """
-    if not run.model_file.is_file():
-        # The engine of torch says which command goes on.
-        return None
     described = [_read(file) for file in sorted(graphs_folder().glob("*.json"))]
     # Networks name their heads in few ways: classifier, fc, head.
-    for weight, bias in dict.fromkeys((graph.weight, graph.bias) for graph in described if graph):
-        path = graph_file(run, weight, bias)
+    heads = dict.fromkeys((graph.weight, graph.bias) for graph in described if graph)
+    tensors = read_tensors(run) if heads and tensors is None else tensors
+    if tensors is None:
+        return None
+    for weight, bias in heads:
+        path = graph_file(run, tensors, weight, bias)
         graph = _read(path.with_suffix(".json"))
         if graph is not None and (graph.reason is not None or _is_sound(path, graph)):
             return path, graph
@@ -106,28 +130,24 @@ def find_graph(run: RunFolder) -> tuple[Path, Graph] | None:
 def open_graph(run: RunFolder) -> OnnxEngine | None:
     """Returns the engine of a run's prepared graph; None where there is none.
 
+    None too where the run is damaged in a way that torch, which is then tried, describes better.
+
     Raises:
         RunError: A file of the run is missing or damaged.
     """
-    found = find_graph(run)
-    if found is None or found[1].reason is not None:
+    tensors = read_tensors(run)
+    found = None if tensors is None else find_graph(run, tensors)
+    if tensors is None or found is None or found[1].reason is not None:
         return None
     path, graph = found
-    with _tensors(run) as tensors:
-        weight = tensors.get_tensor(graph.weight).astype(np.float32)
-        bias = np.zeros(len(weight), np.float32)
-        if graph.bias is not None:
-            bias = tensors.get_tensor(graph.bias).astype(np.float32)
-    return OnnxEngine.of_run(run, path, Head(weight=weight, bias=bias))
-
-
-@contextlib.contextmanager
-def _tensors(run: RunFolder) -> Iterator[Any]:
-    try:
-        with safe_open(run.model_file, "numpy") as tensors:
-            yield tensors
-    except (SafetensorError, OSError, TypeError) as error:
-        raise RunError(f"{run.model_file} cannot be read: {error}.") from error
+    weight = tensors.get(graph.weight, np.zeros(()))
+    bias = np.zeros(len(weight)) if graph.bias is None else tensors.get(graph.bias, np.zeros(()))
+    labels = len(run.read(run.labels_file))
+    if weight.ndim != 2 or weight.shape[0] != labels or bias.shape != (labels,):
+        return None
+    head = Head(weight=weight.astype(np.float32), bias=bias.astype(np.float32))
+    engine = OnnxEngine.of_run(run, path, head)
+    return engine if engine.width == weight.shape[1] else None
 
 
 def _read(file: Path) -> Graph | None:

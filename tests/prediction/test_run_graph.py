@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from finetune.cli import app
 from finetune.cli.fast_predictions import prepare_predictions
-from finetune.errors import ModelError
+from finetune.errors import ModelError, RunError
 from finetune.prediction.export import run_graph as preparation
 from finetune.prediction.export.run_graph import prepare_graph
 from finetune.prediction.onnx_engine import OnnxEngine
@@ -119,6 +119,37 @@ def test_a_damaged_graph_is_not_used(run: RunFolder) -> None:
     file.write_bytes(content)
     assert open_graph(run) is None
     assert isinstance(open_engine(run), TorchEngine)
+
+
+def damage(run: RunFolder, how: str) -> None:
+    tensors = load_file(run.model_file)
+    weight = tensors["fc.weight"]
+    if how == "one label less":
+        run.labels_file.write_text('["ant"]')
+    elif how == "fewer features":
+        save_file({**tensors, "fc.weight": weight[:, 1:].copy()}, run.model_file)
+    elif how == "no head":
+        save_file({k: v for k, v in tensors.items() if k != "fc.weight"}, run.model_file)
+    elif how == "not finite":
+        save_file({**tensors, "fc.weight": weight * np.float32("nan")}, run.model_file)
+    elif how == "flipped bit":
+        content = bytearray(run.model_file.read_bytes())
+        content[-1] ^= 1
+        run.model_file.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "how", ["one label less", "fewer features", "no head", "not finite", "flipped bit"]
+)
+def test_a_damaged_run_gives_the_error_that_torch_gives(run: RunFolder, how: str) -> None:
+    damage(run, how)
+    assert open_graph(run) is None
+    errors = []
+    for engine in (None, "torch"):
+        with pytest.raises((ModelError, RunError)) as caught:
+            open_engine(run, engine=cast(Any, engine))
+        errors.append(str(caught.value))
+    assert errors[0] == errors[1]
 
 
 @pytest.mark.usefixtures("exported")

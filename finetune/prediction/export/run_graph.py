@@ -20,6 +20,7 @@ from finetune.prediction.run_graph import (
     graph_file,
     graphs_folder,
     open_graph,
+    read_tensors,
 )
 from finetune.prediction.torch_engine import TorchEngine
 from finetune.runs.folder import RunFolder
@@ -54,7 +55,10 @@ def prepare_graph(run: RunFolder, note: Callable[[str], None] = lambda text: Non
     if not isinstance(head, nn.Linear):
         return Graph(weight="", bias=None, reason=f"{engine.metadata.model} has no linear head")
     graph = Graph(weight=f"{name}.weight", bias=None if head.bias is None else f"{name}.bias")
-    path = graph_file(run, graph.weight, graph.bias)
+    tensors = read_tensors(run)
+    if tensors is None:
+        return dataclasses.replace(graph, reason=f"{run.model_file} cannot be read by NumPy")
+    path = graph_file(run, tensors, graph.weight, graph.bias)
     note("Preparing fast predictions, once for this network.")
     try:
         content = export_backbone(module, _shape(engine.metadata.preprocessing))
