@@ -95,7 +95,8 @@ def graph_file(run: RunFolder, tensors: Tensors, weight: str, bias: str | None) 
     config = run.read(run.config_file)
     preprocessing = run.read(run.preprocessing_file)
     args = config["settings"].get("model_args") or {}
-    described = [VERSION, config["model"], args, preprocessing["size"], preprocessing["channels"]]
+    channels = preprocessing.get("channels", 3)
+    described = [VERSION, config["model"], args, preprocessing["size"], channels]
     digest = hashlib.blake2b(json.dumps(described, sort_keys=True).encode(), digest_size=16)
     for name in sorted(set(tensors) - {weight, bias}):
         digest.update(name.encode())

@@ -162,13 +162,11 @@ class Preprocessing(TypedDict):
     """preprocessing.json."""
 
     size: Annotated[int, Meta(ge=8, le=4096)]
-    mean: NotRequired[list[Annotated[float, Meta(ge=-1000, le=1000)]]]
-    std: NotRequired[list[Annotated[float, Meta(ge=1e-6, le=1000)]]]
-    interpolation: NotRequired[
-        Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
-    ]
-    crop_pct: NotRequired[Annotated[float, Meta(gt=0, le=1)]]
-    fit: NotRequired[Literal["crop", "pad", "squash"]]
+    mean: list[Annotated[float, Meta(ge=-1000, le=1000)]]
+    std: list[Annotated[float, Meta(ge=1e-6, le=1000)]]
+    interpolation: Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
+    crop_pct: Annotated[float, Meta(gt=0, le=1)]
+    fit: Literal["crop", "pad", "squash"]
     whiten: NotRequired[bool]
     channels: NotRequired[Literal[1, 3]]
     crop_policy: NotRequired[CropPolicy | None]
@@ -543,10 +541,10 @@ def check_distance(tensors: Mapping[str, Any], labels: int) -> None:
 def _check_preprocessing(value: Mapping[str, Any]) -> None:
     channels = value.get("channels", 3)
     for name in ("mean", "std"):
-        if name in value and len(value[name]) != channels:
+        if len(value[name]) != channels:
             raise ValueError(f"`{name}` has {len(value[name])} values for {channels} channels")
-    if value["size"] > MAX_WORKING_SIZE * value.get("crop_pct", 0.875):
-        raise ValueError(f"`crop_pct` {value.get('crop_pct')} is too small for `size`")
+    if value["size"] > MAX_WORKING_SIZE * value["crop_pct"]:
+        raise ValueError(f"`crop_pct` {value['crop_pct']} is too small for `size`")
 
 
 def _check_calibration(value: Mapping[str, Any]) -> None:
