@@ -19,17 +19,28 @@ A message names the file, label or flag, what was found, and the next step.
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 MAX_CHARACTERS = 2000
 """Maximum length of a message; a damaged file can be quoted in one."""
 
+CONTROL = {"Cc", "Cf"}
+"""Unicode categories of characters that change how a terminal shows others."""
+
 
 class FinetuneError(Exception):
-    """Base of all errors that the user can resolve; a message is one line of bounded length."""
+    """Base of all errors that the user can resolve.
+
+    A message is one line of bounded length, without control characters: a damaged file is quoted.
+    """
 
     def __str__(self) -> str:
         text = " ".join(super().__str__().splitlines())
+        text = "".join(
+            c.encode("unicode_escape").decode() if unicodedata.category(c) in CONTROL else c
+            for c in text
+        )
         if len(text) <= MAX_CHARACTERS:
             return text
         half = MAX_CHARACTERS // 2

@@ -199,6 +199,18 @@ def _shortened(name: str, end: str, max_bytes: int) -> str:
     return stem.rstrip(" .") + end + suffix
 
 
+def can_be_path(text: str) -> bool:
+    """Returns whether a file system could have a path; asked for others, Python raises OSError.
+
+    Example:
+        >>> can_be_path("trip/カワセミ.jpg"), can_be_path("9" * 300), can_be_path("")
+        (True, False, False)
+    """
+    content = text.encode("utf-8", "surrogatepass")
+    fits = len(content) < 4096 and all(len(part) <= 255 for part in content.split(b"/"))
+    return bool(text) and "\0" not in text and fits
+
+
 def user_cache_folder() -> Path:
     """Returns the folder for caches shared by all collections; `FINETUNE_CACHE` overrides it."""
     override = os.environ.get("FINETUNE_CACHE")

@@ -80,8 +80,10 @@ def percent(share: float | None, decimals: int = 1) -> str:
 
 
 def number(value: float | None, decimals: int = 3) -> str:
-    """Returns a number with fixed decimals, or a dash if it is undefined."""
-    return "–" if value is None or not math.isfinite(value) else f"{value:.{decimals}f}"
+    """Returns a number with fixed decimals, or a dash if it is undefined; never minus zero."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    return f"{round(value, decimals) + 0.0:.{decimals}f}"
 
 
 def count(amount: int, one: str, many: str | None = None) -> str:

@@ -12,3 +12,8 @@ def test_a_message_is_one_line_with_its_begin_and_its_next_step() -> None:
 
 def test_a_short_message_is_unchanged() -> None:
     assert str(RunError("No run.")) == "No run."
+
+
+def test_control_characters_of_a_quoted_file_are_escaped() -> None:
+    error = RunError("--mode \x1b[2J\u202egpj is not one of カワセミ, é.")
+    assert str(error) == "--mode \\x1b[2J\\u202egpj is not one of カワセミ, é."

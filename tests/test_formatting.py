@@ -57,6 +57,10 @@ def test_signed_numbers_are_never_minus_zero(value: float, text: str) -> None:
     assert signed(value) == text
 
 
+def test_numbers_are_never_minus_zero() -> None:
+    assert [number(value) for value in (-1e-9, -0.0004, -0.0006)] == ["0.000", "0.000", "-0.001"]
+
+
 def test_control_characters_are_shown_and_plain_text_is_kept() -> None:
     assert visible("\x1b]0;x\x07\x9b2J\x7f\udc80") == "␛]0;x␇\\x9b2J␡\\x80"
     assert visible("\u202egpj\u2066") == "\\u202egpj\\u2066"

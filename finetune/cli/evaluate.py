@@ -12,6 +12,7 @@ from rich.table import Table
 from finetune.cli.command import CatalogPath, Device, one_of
 from finetune.cli.console import Json, Quiet, make_table, output
 from finetune.errors import ConfigError
+from finetune.formatting import number
 
 if TYPE_CHECKING:
     from finetune.runs.evaluate import Evaluation
@@ -174,8 +175,8 @@ def metrics_table(metrics: Mapping[str, Any], ranks: Sequence[int] = ()) -> Tabl
             f"{low:.1%} to {high:.1%}",
             *(f"{values[f'top{rank}']:.1%}" for rank in ranks),
             "" if balanced is None else f"{balanced:.1%}",
-            f"{values['log_loss']:.3f}",
-            f"{values['ece']:.3f} ({values['ece_honest']:.3f})",
+            number(values["log_loss"]),
+            f"{number(values['ece'])} ({number(values['ece_honest'])})",
         )
     return table
 
@@ -195,6 +196,6 @@ def _multilabel_table(metrics: Mapping[str, Any]) -> Table:
             shares[0],
             f"{ends[0]:.1%} to {ends[1]:.1%}" if ends else "",
             *shares[1:],
-            f"{values['ece']:.3f}",
+            number(values["ece"]),
         )
     return table

@@ -10,7 +10,7 @@ import typer
 from finetune.cli.command import ConfigFile, Photos, SetNumbers, photos_folder, with_settings
 from finetune.cli.console import Json, Quiet, make_table, output
 from finetune.cli.train import named_in, settings_of
-from finetune.formatting import count, duration
+from finetune.formatting import count, duration, number
 
 if TYPE_CHECKING:
     from finetune.experiments.tune.search import TuneResult
@@ -125,7 +125,7 @@ def _print_trials(result: TuneResult) -> None:
         table.add_row(
             str(trial.number),
             f"{trial.score:.1%}",
-            "" if trial.log_loss is None else f"{trial.log_loss:.3f}",
+            "" if trial.log_loss is None else number(trial.log_loss),
             "" if trial.seconds is None else duration(trial.seconds),
             output.literal(summarize(shown)),
         )

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from finetune.errors import RunError
 from finetune.evaluation.multi_label_metrics import check_multilabel
 from finetune.evaluation.probabilities import check, sigmoid, softmax
+from finetune.files import can_be_path
 from finetune.formatting import visible
 from finetune.photos.labels import join_labels, split_labels
 from finetune.spreadsheets import guard, read_csv, unguard, write_csv
@@ -210,6 +211,8 @@ def read_predictions(path: Path) -> list[Prediction]:
 def _parse(path: Path, line: int, row: Sequence[str], several: bool) -> Prediction:
     try:
         names = [unguard(cell) for cell in row[:4]]
+        if not can_be_path(names[0]):
+            raise ValueError("no file can have this path")
         ranks = row[len(_COLUMNS) :]
         ranked = tuple(
             (unguard(label), float(share))

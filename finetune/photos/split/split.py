@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import cast, get_args
 
 from finetune.errors import CollectionError, ConfigError
-from finetune.files import write_atomically
+from finetune.files import can_be_path, write_atomically
 from finetune.photos.collection import Collection, Part, Photo
 from finetune.photos.labels import join_labels, split_labels
 from finetune.photos.split.grouping import GroupPool, Labels
@@ -151,8 +151,10 @@ def _rows_of(path: Path, reader: csv.DictReader[str]) -> tuple[SplitRow, ...]:
                 f"{path}, line {reader.line_num}: the part is {row['part']!r}; "
                 f"it must be one of {', '.join(get_args(Part))}."
             )
-        if not row["path"] or row["path"] in seen:
-            found = f"{row['path']!r} is listed twice" if row["path"] else "the path is empty"
+        if not can_be_path(row["path"]) or row["path"] in seen:
+            found = f"{row['path']!r} is listed twice"
+            if not can_be_path(row["path"]):
+                found = "no file can have this path" if row["path"] else "the path is empty"
             raise CollectionError(f"{path}, line {reader.line_num}: {found}.")
         seen.add(row["path"])
         rows.append(

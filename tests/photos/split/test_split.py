@@ -288,6 +288,10 @@ def test_split_file_is_the_same_for_any_order_of_rows(tmp_path: Path) -> None:
             "{path}, line 3: 'a.jpg' is listed twice.",
         ),
         ("path,digest,label,group,part\n,1,x,g,test\n", "{path}, line 2: the path is empty."),
+        (
+            f"path,digest,label,group,part\n{'9' * 256},1,x,g,test\n",
+            "{path}, line 2: no file can have this path.",
+        ),
     ],
 )
 def test_broken_split_file_is_refused(tmp_path: Path, text: str, message: str) -> None:
