@@ -110,8 +110,9 @@ class ModelSearch:
         on = f"of {count(tried, 'model')} on {count(self.photos, 'held-out photo')}"
         if winner is best:
             return f"{named}: the lowest log loss ({best.log_loss:.3f}) {on}."
+        rank = "the default" if winner.model == DEFAULT_MODEL else "the fastest"
         return (
-            f"{named}: the fastest {on} whose log loss ({winner.log_loss:.3f}) is within one "
+            f"{named}: {rank} {on} whose log loss ({winner.log_loss:.3f}) is within one "
             f"standard error of the lowest ({best.log_loss:.3f}, {best.model})."
         )
 
@@ -153,7 +154,7 @@ def search_models(
     models: Sequence[str] | None = None,
     callback: Callback = ignore,
 ) -> ModelSearch:
-    """Returns the simplest backbone within one standard error of the best.
+    """Returns the default backbone or the fastest within one standard error of the best.
 
     Tried are all models whose weights are on this machine, then the best two with a larger input,
     then pairs of the best with the next two, until `config.model.budget` is used up. Only the
@@ -279,7 +280,8 @@ class _Search:
         """Returns the candidates with the choice by the one-standard-error rule.
 
         It is Breiman et al.'s (1984, "Classification and Regression Trees", section 3.4.3), for the
-        paired differences of the log losses, whose errors are those of whole groups of photos.
+        paired differences of the log losses, whose errors are those of whole groups of photos. The
+        default stands first: a few hundred photos favor another model too often by chance.
         """
         best = min(self.tried, key=lambda index: float(self.tried[index].losses.mean()))
         lowest = self.tried[best]
@@ -288,7 +290,7 @@ class _Search:
             for index, tried in self.tried.items()
             if within_one_standard_error(tried.losses - lowest.losses, lowest.groups)
         ]
-        chosen = min(near, key=lambda index: self.candidates[index].milliseconds or math.inf)
+        chosen = choose(near, self.candidates)
         winner = self.candidates[chosen]
         model, pixels = self.config.model, self.config.pixels
         return ModelSearch(
@@ -377,6 +379,19 @@ class _Search:
 
 class _OutOfTimeError(Exception):
     """Raised when a candidate does not fit into the budget."""
+
+
+def choose(near: Sequence[int], candidates: Sequence[Candidate]) -> int:
+    """Returns the index of the default model at its own size if it is near, else of the fastest.
+
+    Args:
+        near: Indices of the candidates within one standard error of the best.
+        candidates: All candidates, in the order in which they were tried.
+    """
+    # The default is tried first.
+    if 0 in near and candidates[0].model == DEFAULT_MODEL:
+        return 0
+    return min(near, key=lambda index: candidates[index].milliseconds or math.inf)
 
 
 def within_one_standard_error(differences: NDArray[np.float64], groups: NDArray[np.int64]) -> bool:

@@ -20,11 +20,14 @@ from finetune.config_io import resolve
 from finetune.errors import ConfigError
 from finetune.experiments import model_search
 from finetune.experiments.model_search import (
+    Candidate,
     ModelSearch,
+    choose,
     models_here,
     search_models,
     within_one_standard_error,
 )
+from finetune.models.registry import DEFAULT_MODEL
 from finetune.prediction.explain import explain_photo, explainable
 from finetune.prediction.export.export import ExportOptions, export
 from finetune.prediction.predictor import Predictor
@@ -75,6 +78,16 @@ def test_the_choice_is_the_fastest_within_one_standard_error(found: ModelSearch)
     assert found.config.model.model == chosen.model
     assert found.config.pixels.size == chosen.size
     assert f"Model {chosen.model} at {chosen.size} pixels" in found.describe()
+
+
+def test_the_default_is_kept_unless_another_is_clearly_better() -> None:
+    candidates = [
+        Candidate(model=model, size=64, milliseconds=speed)
+        for model, speed in ((DEFAULT_MODEL, 9.0), ("a", 5.0), ("b", 3.0), (DEFAULT_MODEL, 1.0))
+    ]
+    assert choose([0, 1, 2], candidates) == 0
+    assert choose([1, 2], candidates) == 2
+    assert choose([1, 3], candidates) == 3
 
 
 def test_photos_of_a_group_count_as_one() -> None:
