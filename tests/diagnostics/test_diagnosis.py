@@ -17,7 +17,8 @@ from finetune.diagnostics.diagnosis import diagnose
 def test_a_diagnosis_states_versions_and_machine() -> None:
     found = diagnose(self_test=False)
     assert found.packages["timm"] == importlib.metadata.version("timm")
-    assert set(found.extras) >= {"heic", "onnx", "tune", "wandb"}
+    assert found.packages["onnxruntime"] == importlib.metadata.version("onnxruntime")
+    assert set(found.extras) >= {"heic", "tune", "wandb"}
     assert "pytest" not in found.packages
     assert found.torch is not None
     assert found.torch.version == torch.__version__
