@@ -37,9 +37,6 @@ MAX_EVALS = 200
 CHUNK = 8192
 """Photos that are rotated at a time."""
 
-LARGE, MOST = 2**26, 0.75
-"""Numbers in a copy of the coordinates, and share of the photos, above which none is made."""
-
 SHRINKAGE = 100
 """Photos that the common variance of all features counts for; see `standardization`."""
 
@@ -134,18 +131,12 @@ class LinearSolver:
             tolerance: Largest entry of the gradient, in the scaled coordinates, at which it stops.
         """
         coordinates, targets, offset = self.coordinates, self.targets, self.offset
-        among = None
         if rows is not None:
+            # The first photos need no copy: a training part stands before its validation part.
+            leading = torch.equal(rows, torch.arange(len(rows), device=rows.device))
+            coordinates = coordinates[: len(rows)] if leading else coordinates[rows]
             targets = targets[rows]
             offset = None if offset is None else offset[rows]
-            if torch.equal(rows, torch.arange(len(rows), device=rows.device)):
-                # The first photos need no copy: a training part stands before its validation part.
-                coordinates = coordinates[: len(rows)]
-            elif len(rows) / len(coordinates) > MOST and coordinates.numel() > LARGE:
-                # The others are multiplied too, which costs less memory than a copy.
-                among = rows
-            else:
-                coordinates = coordinates[rows]
         curvature = torch.outer(self.curvature, self.variance)
         scale = (curvature + max(strength, 1e-9)).rsqrt()  # (C, R)
         bias_scale = self.curvature.rsqrt()
@@ -164,20 +155,12 @@ class LinearSolver:
             weight = point[:, :-1] * scale
             bias = point[:, -1] * bias_scale
             logits = torch.addmm(bias, coordinates, weight.T)
-            if among is not None:
-                logits = logits[among]
             if offset is not None:
                 logits += offset
             logits.requires_grad_()
             with torch.enable_grad():
                 fit = self.loss(logits, targets)
                 (slope,) = torch.autograd.grad(fit, logits)
-            if among is not None:
-                slope = (
-                    torch.zeros(len(coordinates), self.outputs)
-                    .to(slope)
-                    .index_copy_(0, among, slope)
-                )
             penalty = strength * weight
             point.grad = torch.cat(
                 [

@@ -11,7 +11,6 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from torch import Tensor
 from torch.nn import functional
 
-from finetune.models import linear_solver
 from finetune.models.linear_solver import LinearHead, LinearSolver, standardization
 from finetune.tasks.losses import binary_cross_entropy
 
@@ -85,12 +84,7 @@ def test_a_minimum_does_not_depend_on_where_it_starts() -> None:
     assert probe.solve(0.009, start=cold).evals < probe.solve(0.009).evals
 
 
-@pytest.mark.parametrize("large", [linear_solver.LARGE, 0], ids=["copied", "among the others"])
-def test_some_rows_are_fitted_as_if_they_were_alone(
-    large: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(linear_solver, "LARGE", large)
-    monkeypatch.setattr(linear_solver, "MOST", 0.4)
+def test_some_rows_are_fitted_as_if_they_were_alone() -> None:
     features, targets = problem(photos=90)
     rows = torch.arange(0, 90, 2)
     probe = probe_of(features, targets)
