@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from finetune.photos.catalog.catalog import Catalog
+from tests.web.annotate.reconnect import killed_at_exit
 
 pytestmark = pytest.mark.browser
 
@@ -275,29 +271,6 @@ def test_the_later_of_two_tabs_is_refused_and_overwrites_nothing(
     two.keyboard.press("2")
     toast(two, "Label 1 photo as 'second'")
     assert server.labels()[name] == ("second",)
-
-
-@contextlib.contextmanager
-def killed_at_exit(folder: Path) -> Iterator[str]:
-    """Runs the command in its own process; yields its address, then kills it."""
-    code = (
-        "import sys; from finetune.cli.annotate import annotate; from pathlib import Path; "
-        "annotate(Path(sys.argv[1]), labels='a,b', port=0, open_browser=False)"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", code, str(folder)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    ) as process:
-        assert process.stdout is not None
-        try:
-            found = re.search(r"http://\S+", process.stdout.readline())
-            assert found is not None
-            yield found.group(0)
-        finally:
-            process.send_signal(signal.SIGKILL)
 
 
 def test_kill_9_loses_no_decision(
