@@ -736,6 +736,10 @@ def test_real_camera_files_give_time_and_camera(shared_photos: Path) -> None:
         "jpg_Canon_PowerShot_S40.jpg": Exif(
             taken_at="2003-12-14T12:01:44", camera="Canon PowerShot S40"
         ),
-        "jpg_gps_DSCN0010.jpg": Exif(taken_at="2008-10-22T16:28:39", camera="NIKON COOLPIX P6000"),
+        "jpg_gps_DSCN0010.jpg": Exif(
+            taken_at="2008-10-22T16:28:39",
+            camera="NIKON COOLPIX P6000",
+            place=(43 + 28 / 60 + 2.814 / 3600, 11 + 53 / 60 + 6.45599999 / 3600),
+        ),
         "jpg_Nikon_D70.jpg": Exif(taken_at="2008-03-15T09:52:01", camera="NIKON D70"),
     }
