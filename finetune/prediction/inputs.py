@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from finetune.errors import CollectionError, ConfigError, DecodeError
 from finetune.photos.crops import Crop, crop_and_resize, needed_side
-from finetune.photos.decode.decoder import MAX_PIXELS, decode_photo, is_photo_name
+from finetune.photos.decode.decoder import MAX_PIXELS, is_photo_name
+from finetune.photos.decode.isolated import decode_isolated
 from finetune.photos.preprocessing import Preprocessing
 from finetune.photos.scan import find_photos
 
@@ -46,7 +47,9 @@ def working_image(
     if isinstance(source, np.ndarray):
         image = source
     else:
-        image = decode_photo(source, min_side_pixels=needed_side(size, crop), max_pixels=max_pixels)
+        image = decode_isolated(
+            source, min_side_pixels=needed_side(size, crop), max_pixels=max_pixels
+        )
     return crop_and_resize(
         image,
         size=size,

@@ -295,6 +295,19 @@ def is_hostile_format(head: bytes) -> bool:
     return not head.startswith((b"\xff\xd8\xff", b"\x89PNG"))
 
 
+def is_hostile_file(path: str | Path) -> bool:
+    """Returns `is_hostile_format` of a file; False where it is none or cannot be read."""
+    try:
+        mode = Path(path).stat().st_mode
+        if not stat.S_ISREG(mode):  # opening a pipe would block
+            return False
+        with open(path, "rb") as file:  # noqa: PTH123 - a name may be no UTF-8
+            head = file.read(4)
+    except (OSError, ValueError):
+        return False
+    return bool(head) and is_hostile_format(head)
+
+
 def _formats_of(head: bytes) -> tuple[str, ...]:
     """Returns the Pillow formats to try for a file that starts with `head`; registers HEIC."""
     if not head:

@@ -10,7 +10,6 @@ import logging
 import os
 import queue
 import signal
-import stat
 import subprocess
 import sys
 import tempfile
@@ -29,7 +28,7 @@ from filelock import FileLock
 from finetune.photos.analyze import Analysis, NeededOutput, ResizeSettings, Task, analyze
 from finetune.photos.collection import PhotoMetadata
 from finetune.photos.crops import Crop
-from finetune.photos.decode.decoder import is_hostile_format, take_turns_by
+from finetune.photos.decode.decoder import is_hostile_file, take_turns_by
 
 FEW_PHOTOS = 64
 """Below this number of photos, starting processes takes longer than it saves."""
@@ -91,11 +90,15 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def worker_command() -> list[str]:
-    """Returns the command line of a worker process: the same Python with the same modules."""
+def worker_command(module: str = __name__) -> list[str]:
+    """Returns the command line of a worker process: the same Python with the same modules.
+
+    Args:
+        module: Its function ``main`` is run.
+    """
     code = (
         "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-        "from finetune.photos.decode.pool import main; main()"
+        f"from {module} import main; main()"
     )
     return [sys.executable, "-c", code, json.dumps(sys.path)]
 
@@ -318,21 +321,9 @@ def _divide(tasks: Sequence[Task]) -> tuple[Sequence[Task], Sequence[Task]]:
     """Returns the tasks for processes and those for threads."""
     if len(tasks) >= FEW_PHOTOS:
         return tasks, ()
-    hostile = [task for task in tasks if _is_hostile(task.path)]
+    hostile = [task for task in tasks if is_hostile_file(task.path)]
     kept = {id(task) for task in hostile}
     return hostile, [task for task in tasks if id(task) not in kept]
-
-
-def _is_hostile(path: str) -> bool:
-    try:
-        mode = Path(path).stat().st_mode
-        if not stat.S_ISREG(mode):  # opening a pipe would block
-            return False
-        with open(path, "rb") as file:  # noqa: PTH123 - a name may be no UTF-8
-            head = file.read(4)
-    except OSError:
-        return False
-    return bool(head) and is_hostile_format(head)
 
 
 READY = b"ready\n"

@@ -295,9 +295,9 @@ PREVIEW_PIXELS = 448
 def _preview(content: bytes, max_pixels: int) -> bytes:
     from PIL import Image
 
-    from finetune.photos.decode.decoder import decode_photo
+    from finetune.photos.decode.isolated import decode_isolated
 
-    pixels = decode_photo(content, min_side_pixels=PREVIEW_PIXELS, max_pixels=max_pixels)
+    pixels = decode_isolated(content, min_side_pixels=PREVIEW_PIXELS, max_pixels=max_pixels)
     image = Image.fromarray(pixels)
     image.thumbnail((PREVIEW_PIXELS, PREVIEW_PIXELS))
     buffer = io.BytesIO()
