@@ -15,6 +15,8 @@ from typer.testing import CliRunner
 
 from finetune.cli import app
 from finetune.cli.documents import DOCUMENTS
+from finetune.photos.catalog.catalog import open_catalog
+from finetune.photos.scan import scan
 from finetune.runs import validation
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,7 +61,7 @@ def conforms(name: str, text: str) -> None:
     """Checks a document: its types, and that each of its keys is in the schema."""
     document = json.loads(text)
     kind = DOCUMENTS[name]
-    msgspec.convert(document, kind, strict=True)
+    msgspec.json.decode(text, type=kind, strict=True)
     if isinstance(document, dict):
         assert set(document) <= set(get_type_hints(kind))
 
@@ -116,6 +118,47 @@ def test_train_conforms_to_its_schema(
     done = CliRunner().invoke(app, ["train", "photos", "--mode", "head", "--json", *flags])
     assert done.exit_code == 0, done.output
     conforms("train", done.stdout)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "ablate photos --augment none,standard --mode head --seeds 1 --name ablation",
+        "lr-find photos --steps 20",
+        "tune photos --trials 2 --views 1",
+    ],
+)
+def test_an_experiment_conforms_to_its_schema(
+    line: str, folder: Path, tiny_settings: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    name = line.split()[0]
+    left_out = {"tune": {"batch_size", "head_l2"}, "lr-find": {"epochs"}}.get(name, set())
+    flags = [
+        f"--{name.replace('_', '-')}={value}"
+        for name, value in tiny_settings.items()
+        if name not in left_out
+    ]
+    done = CliRunner().invoke(app, [*line.split(), "--json", *flags])
+    assert done.exit_code == 0, done.output + repr(done.exception)
+    conforms(name, done.stdout)
+
+
+def test_demo_conforms_to_its_schema(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["demo", str(tmp_path / "demo"), "--per-label", "6", "--json"])
+    assert done.exit_code == 0, done.output
+    conforms("demo", done.stdout)
+
+
+def test_annotate_conforms_to_its_schema(make_photos: Callable[..., Path]) -> None:
+    root = make_photos({"ant": 2, "bee": 2})
+    with open_catalog(root) as catalog:
+        catalog.set_labels([scan(root, workers=1).photos[0].digest], ["bee"])
+    for words in (["--agreement"], ["--apply", "--yes"]):
+        done = CliRunner().invoke(app, ["annotate", str(root), *words, "--json"])
+        assert done.exit_code == 0, done.output
+        conforms("annotate", done.stdout)
+        assert isinstance(json.loads(done.stdout), list)
 
 
 def test_the_files_of_a_run_conform_to_their_schemas(folder: Path) -> None:
