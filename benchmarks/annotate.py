@@ -1,10 +1,11 @@
 """Labeling in the browser: response times; `evening.py` counts keys.
 
-Run as ``python benchmarks/annotate.py [first] [next]``; needs Chromium and playwright.
+Run as ``python benchmarks/annotate.py [first [PHOTOS]] [next]``; needs Chromium and playwright.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from finetune.photos.scan import scan
 from finetune.web import security
 from finetune.web.annotate.app import annotate_app
 from finetune.web.annotate.session import Session
@@ -31,6 +33,8 @@ from finetune.web.server import Server, listen
 PHOTOS_A_LABEL = 40
 LABELS = 5
 MANY = 10_000
+PICTURES = 200
+STARTS = 3
 LARGE = (4000, 3000)
 SIZE = (480, 320)
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
@@ -71,24 +75,50 @@ def serving(root: Path, labels: list[str]) -> Iterator[tuple[str, Session]]:
     session.close()
 
 
-def first_photo() -> dict[str, float]:
-    """Times the start of the command until the first of 10,000 photos is on screen."""
+def make_many(folder: Path, many: int) -> None:
+    """Writes small photos with as many different contents: a comment differs."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    pictures = []
+    for _ in range(min(many, PICTURES)):
+        small = Image.fromarray(rng.integers(0, 256, (9, 12, 3), np.uint8))
+        buffer = io.BytesIO()
+        small.resize((320, 240), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=85)
+        pictures.append(buffer.getvalue())
+    for number in range(many):
+        picture, comment = pictures[number % len(pictures)], f"{number:08d}".encode()
+        size = (len(comment) + 2).to_bytes(2, "big")
+        data = picture[:2] + b"\xff\xfe" + size + comment + picture[2:]
+        (folder / f"IMG_{number:06d}.jpg").write_bytes(data)
+
+
+def first_photo(many: int) -> dict[str, Any]:
+    """Times the start of the command until the first of many photos is on screen.
+
+    With a new catalog, and again with the catalog of a session in which all photos were read.
+    """
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "many"
-        folder.mkdir()
-        rng = np.random.default_rng(0)
-        for number in range(MANY):
-            small = Image.fromarray(rng.integers(0, 256, (9, 12, 3), np.uint8))
-            image = small.resize((320, 240), Image.Resampling.BICUBIC)
-            image.save(folder / f"IMG_{number:05d}.jpg", quality=85)
+        make_many(folder, many)
         with chromium() as page:
-            times = [_time_first_photo(page, folder, Path(place) / f"{n}.db") for n in range(5)]
+            times = [
+                _time_first_photo(page, folder, Path(place) / f"{n}.db") for n in range(STARTS)
+            ]
+            scan(folder)
+            again = [_time_first_photo(page, folder, None) for _ in range(STARTS)]
             frames = _scroll(page, folder)
-    return {"first_photo_seconds": statistics.median(times), **frames}
+    return {
+        "photos": many,
+        "first_photo_seconds": statistics.median(times),
+        "again_seconds": statistics.median(again),
+        **frames,
+    }
 
 
 @contextmanager
-def command(folder: Path, catalog: Path | None = None) -> Iterator[str]:
+def command(
+    folder: Path, catalog: Path | None = None
+) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """Runs the command on a folder, for a first start with a new catalog."""
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     call = [sys.executable, "-c", _COMMAND, str(folder)]
@@ -98,7 +128,7 @@ def command(folder: Path, catalog: Path | None = None) -> Iterator[str]:
     with subprocess.Popen(call, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None
         try:
-            yield process.stdout.readline().split()[-1]
+            yield process.stdout.readline().split()[-1], process
         finally:
             process.kill()
 
@@ -110,9 +140,9 @@ _COMMAND = (
 )
 
 
-def _time_first_photo(page: Any, folder: Path, catalog: Path) -> float:
+def _time_first_photo(page: Any, folder: Path, catalog: Path | None) -> float:
     started = time.perf_counter()
-    with command(folder, catalog) as address:
+    with command(folder, catalog) as (address, _):
         page.goto(address, wait_until="commit")
         page.wait_for_selector("body[data-ready]")
         page.wait_for_selector(".holder .photo")
@@ -122,10 +152,18 @@ def _time_first_photo(page: Any, folder: Path, catalog: Path) -> float:
     return seconds
 
 
+_ALL_HERE = """async () => {
+  const { photos } = await import('/static/annotate/photos.js');
+  const { scan } = photos.jobs;
+  return scan.state === 'done' || scan.done > 0;
+}"""
+
+
 def _scroll(page: Any, folder: Path) -> dict[str, float]:
-    with command(folder) as address:
+    with command(folder) as (address, process):
         page.goto(address)
         page.wait_for_selector("body[data-ready]")
+        page.wait_for_function(_ALL_HERE)
         page.click("#to-grid")
         page.wait_for_selector(".cell.loaded")
         gaps = page.evaluate(
@@ -141,8 +179,14 @@ def _scroll(page: Any, folder: Path) -> dict[str, float]:
         )
         cells = page.locator(".cell").count()
         page.goto("about:blank")
-    return {"frame_ms_median": statistics.median(gaps), "frame_ms_95": _percentile(gaps, 95),
-            "cells_in_page": cells}  # fmt: skip
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        peak = int(status.split("VmHWM:")[1].split()[0]) / 1e6
+    return {
+        "server_gb": round(peak, 2),
+        "frame_ms_median": statistics.median(gaps),
+        "frame_ms_95": _percentile(gaps, 95),
+        "cells_in_page": cells,
+    }
 
 
 def next_photo() -> dict[str, float]:
@@ -154,7 +198,7 @@ def next_photo() -> dict[str, float]:
         for number in range(40):
             small = Image.fromarray(rng.integers(0, 256, (60, 80, 3), np.uint8))
             small.resize(LARGE, Image.Resampling.BICUBIC).save(folder / f"IMG_{number:03d}.jpg")
-        with chromium() as page, command(folder) as address:
+        with chromium() as page, command(folder) as (address, _):
             page.goto(address + "#view=single&show=all&sort=path")
             page.wait_for_selector("body[data-ready]")
             page.wait_for_timeout(4000)
@@ -189,7 +233,8 @@ def main() -> None:
     """Prints the chosen measurements as Markdown rows."""
     chosen = set(sys.argv[1:]) or {"first", "next"}
     if "first" in chosen:
-        print(json.dumps(first_photo()), flush=True)
+        many = next((int(text) for text in sys.argv if text.isdecimal()), MANY)
+        print(json.dumps(first_photo(many)), flush=True)
     if "next" in chosen:
         print(json.dumps(next_photo()), flush=True)
 

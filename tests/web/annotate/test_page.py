@@ -46,6 +46,12 @@ def next_shown(page: Any, before: str) -> None:
     )
 
 
+def appeared(page: Any) -> None:
+    """Waits until the current photo has been on screen for a frame."""
+    page.wait_for_function("() => document.querySelector('.holder .photo')?.complete")
+    page.evaluate("() => new Promise((done) => setTimeout(() => requestAnimationFrame(done), 50))")
+
+
 def test_photos_are_labeled_by_keyboard_alone(
     serve: Callable[..., Any], open_page: Callable[..., Any], flat: tuple[Path, dict[str, str]]
 ) -> None:
@@ -171,6 +177,7 @@ def test_k_keeps_one_photo_of_a_group(
     page = open_page(server.address)
     page.select_option("#sort", "group")
     members = page.locator('.strip[aria-label="Near-duplicates"] .thumb').count()
+    appeared(page)
     page.keyboard.press("k")
     toast(page, "Keep one of")
     with server.catalog() as catalog:
@@ -288,6 +295,10 @@ def test_kill_9_loses_no_decision(
             name = shown(page)
             page.keyboard.press(key)
             next_shown(page, name)
+            page.wait_for_function(
+                "start => document.querySelector('#tally').textContent.startsWith(start)",
+                arg=f"{len(given) + 1} of ",
+            )
             given[name] = (label,)
     page.close()
     with Catalog(folder / ".finetune" / "catalog.sqlite3") as catalog:

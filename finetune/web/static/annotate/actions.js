@@ -1,86 +1,98 @@
-// Actions on photos, sent to the server one at a time in the order of the keys.
+// Actions on photos. Each is about the photos that are on screen when its key is pressed.
 
 import { get, post, RequestError } from "./api.js";
 import { t, tn } from "./i18n.js";
+import { outbox } from "./outbox.js";
 import { suggestionOf, isLabeled, photos } from "./photos.js";
 import { queue } from "./queue.js";
+import { sight } from "./sight.js";
 import { toast } from "./toast.js";
 
-let last = Promise.resolve();
-let refusals = 0;
+const ANSWER_MS = 100; // the next photo waits so long for the server
 
-// Waits for earlier actions, so that each key applies to the photo that was shown. After a refusal,
-// actions of keys pressed before it was shown are dropped: they were meant for other photos.
-export function enqueue(work) {
-  const before = refusals;
-  last = last.then(() => (before === refusals ? work() : dropped())).catch((error) => {
-    if (!(error instanceof RequestError)) {
-      reportError(error); // a bug: report it and continue
-      return;
-    }
-    refusals += 1;
-    if (error.status === 409) {
-      photos.update(error.body);
-      queue.renew();
-    }
-    refused = { message: error.message, keys: 0, stay: error.status === 0 || error.status === 401 };
-    toast(refused.message, { bad: true, stay: refused.stay });
-  });
-  return last;
+// Decides about the photo on screen. A key that was pressed before it appeared is held.
+function decide(run, { held = false } = {}) {
+  if (queue.cursor !== null && !queue.selected.size && !sight.hasSeen(queue.cursor)) {
+    sight.keep(() => decide(run, { held: true }));
+    return null;
+  }
+  const count = held ? 0 : sight.drop();
+  if (count) toast(tn("{count} key was dropped.", "{count} keys were dropped.", count), { also: true });
+  return run();
 }
 
-let refused = null; // the latest refusal, and the number of keys dropped after it
-
-function dropped() {
-  refused.keys += 1;
-  const rest = tn("{count} key pressed since was not used.", "{count} keys pressed since were not used.", refused.keys);
-  toast(`${refused.message} ${rest}`, { bad: true, stay: refused.stay });
+// Sends a decision and goes on to the next photo, at the latest when the answer takes long.
+async function decideAndGoOn(ids, work, goOn = () => queue.advance()) {
+  if (!ids.length) return;
+  const sent = outbox.add({ ids, decides: true, work });
+  sight.leave();
+  const late = new Promise((resolve) => { setTimeout(() => resolve("late"), ANSWER_MS); });
+  const answer = await Promise.race([sent, late]);
+  sight.arrive();
+  if (answer) goOn();
+  else queue.redraw(); // refused
 }
+
+outbox.addEventListener("refused", ({ detail: { job, error } }) => {
+  if (error.status === 409) {
+    photos.update(error.body);
+    queue.renew();
+    const [id] = job.ids.filter((one) => queue.placeOf(one) >= 0);
+    if (id) queue.move(id);
+  }
+  const stay = error.status === 0 || error.status === 401;
+  if (!outbox.heldCount) toast(error.message, { bad: true, stay });
+});
 
 const capitalized = (text) => `${text[0].toUpperCase()}${text.slice(1)}`;
 
 async function send(path, body) {
   const response = await post(path, body);
+  outbox.saved(response.rows);
   photos.update(response);
   dispatchEvent(new Event("acted"));
   toast(capitalized(response.description));
   return response;
 }
 
-async function act(kind, ids, extra = {}) {
+// `ids`: those of the job that the action is about.
+async function act(kind, job, extra = {}, ids = job.ids) {
   if (!ids.length) return null;
-  const seen = Object.fromEntries(ids.map((id) => [id, photos.get(id).version ?? ""]));
+  const seen = Object.fromEntries(ids.map((id) => [id, job.versions[id]]));
   if (extra.labels?.length) dispatchEvent(new CustomEvent("labels-used", { detail: extra.labels }));
   return send("/api/act", { kind, photos: seen, ...extra });
 }
 
 // Renames, merges, deletes, orders, pins or colors labels.
-export const editLabel = (edit) => enqueue(() => send("/api/labels", edit));
+export const editLabel = (edit) => outbox.add({ work: () => send("/api/labels", edit) });
 
 const usable = (ids) => ids.filter((id) => photos.get(id) && !photos.get(id).problem);
 
 export const label = (labels) =>
-  enqueue(async () => {
-    if (await act("label", usable(queue.labelTargets), { labels })) queue.advance();
-  });
+  decide(() => decideAndGoOn(usable(queue.labelTargets), (job) => act("label", job, { labels })));
 
 // Adds a label to the present ones, or removes it if all photos have it.
 export const toggleLabel = (name) =>
-  enqueue(async () => {
-    const ids = usable(queue.targets);
-    const everywhere = ids.every((id) => photos.get(id).labels?.includes(name));
-    await act(everywhere ? "remove" : "add", ids, { labels: [name] });
-  });
+  decide(() =>
+    outbox.add({
+      ids: usable(queue.targets),
+      work: (job) => {
+        const everywhere = job.ids.every((id) => photos.get(id).labels?.includes(name));
+        return act(everywhere ? "remove" : "add", job, { labels: [name] });
+      },
+    }),
+  );
 
-export const clear = () => enqueue(() => act("clear", usable(queue.targets)));
+export const clear = () =>
+  decide(() => outbox.add({ ids: usable(queue.targets), work: (job) => act("clear", job) }));
+
+const confirmLabels = () =>
+  decideAndGoOn(usable(queue.targets).filter((id) => isLabeled(photos.get(id))), (job) => act("confirm", job));
 
 // Confirms the labels as they are, although they look wrong.
-export const confirm = () =>
-  enqueue(async () => {
-    if (await act("confirm", usable(queue.targets).filter((id) => isLabeled(photos.get(id))))) queue.advance();
-  });
+export const confirm = () => decide(confirmLabels);
 
-async function acceptSuggestions(ids) {
+function acceptSuggestions(ids) {
   const choices = {};
   // Near-duplicates get the suggestion of the current photo.
   const shared = queue.groupTargets.length ? suggestionOf(photos.get(queue.cursor)) : null;
@@ -91,100 +103,132 @@ async function acceptSuggestions(ids) {
   const chosen = Object.keys(choices);
   if (!chosen.length) {
     toast(t("No suggestions yet. Label one or two photos of each kind first."));
-    return;
+    return null;
   }
-  if (await act("accept", chosen, { choices })) queue.advance();
+  return decideAndGoOn(chosen, (job) => act("accept", job, { choices }));
 }
 
-export const accept = () => enqueue(() => acceptSuggestions(usable(queue.labelTargets)));
+export const accept = () => decide(() => acceptSuggestions(usable(queue.labelTargets)));
+
+// Accepts the suggestion, or confirms the label that a photo has. `isChanging()`: whether the
+// suggestion has just changed.
+export const acceptOrConfirm = (isChanging) =>
+  decide(() => {
+    const row = photos.get(queue.cursor);
+    if (queue.selected.size < 2 && row && isLabeled(row)) return confirmLabels();
+    if (queue.selected.size < 2 && isChanging()) {
+      toast(t("The suggestion has just changed. Check it, then press Enter."));
+      return null;
+    }
+    return acceptSuggestions(usable(queue.labelTargets));
+  });
 
 // Labels exactly these photos; "" is none of the labels. Goes on with `next`, or an unlabeled photo.
-export const labelAll = (name, ids, next) =>
-  enqueue(async () => {
-    const choices = Object.fromEntries(usable(ids).map((id) => [id, name]));
-    if (!(await act("accept", Object.keys(choices), { choices }))) return;
+export const labelAll = (name, ids, next) => {
+  const chosen = usable(ids);
+  const choices = Object.fromEntries(chosen.map((id) => [id, name]));
+  return decideAndGoOn(chosen, (job) => act("accept", job, { choices }), () => {
     if (next && queue.placeOf(next) >= 0) queue.move(next);
     else if (isLabeled(photos.get(queue.cursor) ?? {})) queue.advance();
+    else queue.redraw();
   });
+};
 
 const toggle = (on, off, isPressed) => () =>
-  enqueue(async () => {
-    const ids = queue.targets;
-    const all = ids.every((id) => isPressed(photos.get(id)));
-    return act(all ? off : on, ids);
-  });
+  decide(() =>
+    outbox.add({
+      ids: queue.targets,
+      work: (job) => act(job.ids.every((id) => isPressed(photos.get(id))) ? off : on, job),
+    }),
+  );
 
 export const flag = toggle("flag", "unflag", (row) => row.flag);
 
 export const stars = (by) =>
-  enqueue(() => {
-    const before = photos.get(queue.cursor)?.stars ?? 0;
-    const number = Math.min(Math.max(before + by, 0), 5);
-    return number === before ? null : act("stars", usable(queue.targets), { stars: number });
+  decide(() => {
+    const id = queue.cursor;
+    const work = (job) => {
+      const before = photos.get(id)?.stars ?? 0;
+      const number = Math.min(Math.max(before + by, 0), 5);
+      return number === before ? null : act("stars", job, { stars: number });
+    };
+    return outbox.add({ ids: usable(queue.targets), work });
   });
 
-export const reject = (ids = null) =>
-  enqueue(async () => {
-    const chosen = ids ?? queue.targets;
-    const undoes = chosen.every((id) => photos.get(id).rejected);
-    if ((await act(undoes ? "restore" : "reject", chosen)) && !undoes && !ids) queue.advance();
-  });
+const isRejected = (id) => photos.get(id).rejected;
+const rejectOrRestore = (job) => act(job.ids.every(isRejected) ? "restore" : "reject", job);
 
-export const crop = (id, box) => enqueue(() => act("crop", [id], { crop: box }));
+export const reject = (chosen = null) => {
+  if (chosen) return outbox.add({ ids: chosen, work: rejectOrRestore });
+  return decide(() => {
+    const ids = queue.targets;
+    return ids.every(isRejected) ? outbox.add({ ids, work: rejectOrRestore }) : decideAndGoOn(ids, rejectOrRestore);
+  });
+};
+
+export const crop = (id, box) => outbox.add({ ids: [id], work: (job) => act("crop", job, { crop: box }) });
+
+function keepOne(keeper, ids) {
+  if (ids.length < 2) {
+    toast(t("This photo has no near-duplicates."));
+    return null;
+  }
+  const work = (job) => {
+    const undoes = ids.every((id) => Boolean(isRejected(id)) === (id !== keeper));
+    return undoes ? act("restore", job) : act("keep", job, { keeper });
+  };
+  return outbox.add({ ids, work });
+}
 
 // Keeps one photo of a group, and rejects the others.
-export const keep = (keeper = queue.cursor, among = null) =>
-  enqueue(async () => {
-    const row = photos.get(keeper);
-    const ids = among ?? photos.group(row?.group);
-    if (ids.length < 2) {
-      toast(t("This photo has no near-duplicates."));
-      return;
-    }
-    const undoes = ids.every((id) => id === row.id ? !photos.get(id).rejected : photos.get(id).rejected);
-    await (undoes ? act("restore", ids) : act("keep", ids, { keeper: row.id }));
-  });
+export const keep = (keeper = null, among = null) =>
+  keeper ? keepOne(keeper, among) : decide(() => keepOne(queue.cursor, photos.group(photos.get(queue.cursor)?.group)));
 
 // Puts the selected photos into one group of near-duplicates.
-export const together = () =>
-  enqueue(async () => {
-    const ids = usable(queue.targets);
-    if (ids.length < 2) {
-      toast(t("Select two photos or more to put them into one group."));
-      return;
-    }
-    if (await act("together", ids)) queue.select([]);
-  });
+export function together() {
+  const ids = usable(queue.targets);
+  if (ids.length < 2) {
+    toast(t("Select two photos or more to put them into one group."));
+    return;
+  }
+  outbox.add({ ids, work: async (job) => { if (await act("together", job)) queue.select([]); } });
+}
 
 // Takes the photo, or each selected one, out of its group.
 export const apart = () =>
-  enqueue(async () => {
+  decide(() => {
     const ids = usable(queue.selected.size ? [...queue.selected] : [queue.cursor]);
     if (!ids.some((id) => photos.get(id).group !== undefined)) {
       toast(t("This photo has no near-duplicates."));
-      return;
+      return null;
     }
-    if (await act("apart", ids)) queue.select([]);
+    return outbox.add({ ids, work: async (job) => { if (await act("apart", job)) queue.select([]); } });
   });
 
 export const resolve = (conflict, choice) =>
-  enqueue(async () => {
-    if (await act("resolve", conflict.ids, { labels: choice.labels })) queue.advance();
-  });
+  decide(() => decideAndGoOn(conflict.ids, (job) => act("resolve", job, { labels: choice.labels })));
 
-const replay = (path, key, done, nothing) => () =>
-  enqueue(async () => {
+const replay = (path, key, done, nothing) => () => {
+  sight.leave(); // another photo will be shown
+  const work = async () => {
     if (!photos[key]) {
       toast(nothing);
       return;
     }
     const response = await post(path, { number: photos[key] });
+    outbox.saved(response.rows);
     const changed = photos.update(response);
     dispatchEvent(new Event("acted"));
     toast(done(response.description));
     const shown = changed.find((id) => queue.placeOf(id) >= 0);
+    sight.arrive();
     if (shown !== undefined) queue.move(shown);
+  };
+  return outbox.add({ work }).then(() => {
+    sight.arrive();
+    queue.redraw();
   });
+};
 
 export const undo = replay("/api/undo", "undo", (what) => t("Undone: {what}", { what }), t("Nothing to undo."));
 export const redo = replay("/api/redo", "redo", (what) => t("Redone: {what}", { what }), t("Nothing to redo."));

@@ -62,7 +62,8 @@ export function accept() {
     toast(t("No photo is ticked."));
     return undefined;
   }
-  if (performance.now() - shown.since < REACTION_MS) {
+  const isVisible = [...document.querySelectorAll(".cohort .tile img")].every((image) => image.complete);
+  if (!isVisible || performance.now() - shown.since < REACTION_MS) {
     toast(t("These photos have just appeared. Look at them, then press A."));
     return undefined;
   }

@@ -6,6 +6,7 @@ import { formatDay, percent, t, tn } from "./i18n.js";
 import { lines } from "./lines.js";
 import { suggestionOf, labelText, fileName, isLabeled, nameOf, photos } from "./photos.js";
 import { queue } from "./queue.js";
+import { sight } from "./sight.js";
 
 const GAP = 10;
 const HEADER = 34;
@@ -77,6 +78,7 @@ function make() {
   Object.assign(cell, { picture, tick, mark, stack, tag });
   picture.addEventListener("error", () => cell.classList.add("broken"));
   picture.addEventListener("load", () => cell.classList.add("loaded"));
+  for (const type of ["error", "load"]) picture.addEventListener(type, () => cell.isReady());
   sheet.append(cell);
   return cell;
 }
@@ -101,6 +103,7 @@ function draw() {
   }
   drawHeaders(first, end);
   const current = drawn.get(queue.place);
+  if (current) sight.watch(queue.cursor, current.ready);
   if (current) box.setAttribute("aria-activedescendant", current.id);
   else box.removeAttribute("aria-activedescendant");
 }
@@ -150,6 +153,8 @@ function jump(top, place) {
 
 function put(cell, place) {
   cell.photo = queue.list[place];
+  cell.ready = new Promise((resolve) => { cell.isReady = resolve; });
+  if (photos.get(cell.photo)?.problem) cell.isReady();
   cell.id = `cell-${cell.photo}`;
   cell.hidden = false;
   cell.classList.remove("broken", "loaded");

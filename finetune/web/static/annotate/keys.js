@@ -5,6 +5,7 @@ import * as cohort from "./cohort.js";
 import * as compare from "./compare.js";
 import * as grid from "./grid.js";
 import { find } from "./dom.js";
+import * as held from "./held.js";
 import { showHistory } from "./history.js";
 import { t } from "./i18n.js";
 import { showInfo } from "./info.js";
@@ -12,7 +13,6 @@ import { labelOfKey, openFinder } from "./labels.js";
 import { showLabels } from "./manage.js";
 import { showMap } from "./map.js";
 import { justChanged } from "./panel.js";
-import { isLabeled, photos } from "./photos.js";
 import { queue } from "./queue.js";
 import * as single from "./single.js";
 import { showHelp } from "./help.js";
@@ -29,7 +29,7 @@ export const KEYS = [
   [t("Label"), [
     ["1 – 9", t("set the label with that number and continue"), null],
     ["/", t("find a label, or add a new one; so does any letter without a command"), () => openFinder(), ["/", "l"]],
-    ["Enter", t("accept the suggestion; confirm a doubted label"), acceptSuggestion, ["Enter"]],
+    ["Enter", t("accept the suggestion; confirm a doubted label"), () => actions.acceptOrConfirm(justChanged), ["Enter"]],
     ["A", t("label all ticked photos below the photo"), acceptCohort, ["a"]],
     [",", t("untick some of them by their numbers"), cohort.startChoosing, [","]],
     ["0", t("none of the labels"), () => actions.label([]), ["0"]],
@@ -120,16 +120,6 @@ function toggleLabelGroups() {
   toast(queue.labelGroups ? t("Near-duplicates are labeled together.") : t("Near-duplicates are labeled one by one."));
 }
 
-function acceptSuggestion() {
-  const row = photos.get(queue.cursor);
-  if (queue.selected.size < 2 && row && isLabeled(row)) return actions.confirm();
-  if (justChanged() && queue.selected.size < 2) {
-    toast(t("The suggestion has just changed. Check it, then press Enter."));
-    return undefined;
-  }
-  return actions.accept();
-}
-
 function acceptCohort() {
   return inGrid() && queue.selected.size > 1 ? actions.accept() : cohort.accept();
 }
@@ -141,6 +131,10 @@ function isTyping(target) {
 function onKey(event) {
   // 229: a key that an input method takes.
   if (event.defaultPrevented || event.isComposing || event.keyCode === 229 || isTyping(event.target)) return;
+  if (held.key(event)) {
+    event.preventDefault();
+    return;
+  }
   if (event.ctrlKey || event.metaKey) {
     const key = event.key.toLowerCase();
     if (key === "z") (event.shiftKey ? actions.redo : actions.undo)();
@@ -170,7 +164,8 @@ function onKey(event) {
   const run = commandOf(event);
   if (!run) return;
   event.preventDefault();
-  run(event);
+  // A key that is held down moves on, but decides once.
+  if (!event.repeat || MOVES[event.key]) run(event);
 }
 
 function commandOf(event) {

@@ -12,6 +12,7 @@ import { showInfo } from "./info.js";
 import { KEYS, focusStage, listenToKeys } from "./keys.js";
 import { noteUse } from "./labels.js";
 import { showMap } from "./map.js";
+import { outbox } from "./outbox.js";
 import { photos } from "./photos.js";
 import { FILTERS, queue, SORTS } from "./queue.js";
 import { toast } from "./toast.js";
@@ -152,6 +153,8 @@ async function poll() {
     if (document.body.classList.contains("lost")) {
       document.body.classList.remove("lost");
       toast(t("Reconnected."));
+      // Their photos were on screen, and nothing was refused.
+      if (outbox.refusal?.isLost) outbox.goOn();
     }
   } catch (error) {
     if (!(error instanceof RequestError)) throw error;

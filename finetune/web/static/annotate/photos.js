@@ -16,6 +16,7 @@ class Photos extends EventTarget {
   clock = -1;
   jobs = { scan: { state: "waiting" }, suggestions: { state: "waiting" } };
   annotator = null;
+  pending = new Set(); // ids of photos whose decision the server has not answered
   groupLabels = new Map(); // by group; emptied when a row changes
   #groups = null;
 
@@ -69,7 +70,7 @@ class Photos extends EventTarget {
     let labeled = 0;
     for (const row of this.rows.values()) {
       if (row.problem || row.rejected) continue;
-      if (isLabeled(row)) labeled += 1;
+      if (row.source) labeled += 1; // and saved
       for (const label of row.labels ?? []) counts.set(label, (counts.get(label) ?? 0) + 1);
     }
     return { counts, labeled };
@@ -85,7 +86,7 @@ class Photos extends EventTarget {
 
 export const photos = new Photos();
 
-export const isLabeled = (row) => Boolean(row.source);
+export const isLabeled = (row) => Boolean(row.source) || photos.pending.has(row.id);
 
 export const labelText = (row) =>
   row.labels?.length ? row.labels.join(" + ") : row.source ? t("none of the labels") : "";

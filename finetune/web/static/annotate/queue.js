@@ -244,7 +244,7 @@ class Queue extends EventTarget {
     };
     const isNext = this.filter === "all" || this.filter.startsWith("label:") || this.filter === "labeled"
       ? () => true
-      : this.filter === "unlabeled" ? open : (id) => this.matches(photos.get(id));
+      : this.filter === "unlabeled" ? open : (id) => this.matches(photos.get(id)) && !photos.pending.has(id);
     const after = this.list.slice(this.place + 1).find(isNext);
     const next = after ?? this.list.slice(0, Math.max(0, this.place)).find(isNext);
     this.isThrough = next === undefined;
@@ -253,9 +253,25 @@ class Queue extends EventTarget {
     return after !== undefined;
   }
 
-  // The next photos, to preload them.
+  // The photos that are probably next, to load them in advance.
   upcoming(count) {
-    return this.list.slice(this.place + 1, this.place + 1 + count);
+    const after = this.list.slice(this.place + 1, this.place + 2);
+    if (!["useful", "uncertainty"].includes(this.sort)) return this.list.slice(this.place + 1, this.place + 1 + count);
+    // The list is sorted again before the next photo is chosen.
+    const compare = SORTS.find(([name]) => name === this.sort)[2];
+    const key = this.sort === "useful" ? "rank" : "uncertainty";
+    const ahead = [];
+    for (let place = this.place + 1; place < this.list.length; place += 1) {
+      const row = photos.get(this.list[place]);
+      if (row?.[key] !== undefined && this.matches(row)) ahead.push(row);
+    }
+    const likely = ahead.sort(compare).slice(0, count).map((row) => row.id);
+    return [...new Set([...likely, ...after])];
+  }
+
+  // Draws the current photo again.
+  redraw() {
+    this.#emit("selection");
   }
 
   toggle(id) {

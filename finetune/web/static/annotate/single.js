@@ -10,10 +10,12 @@ import { describe } from "./grid.js";
 import { formatNumber, formatTime, t, tn } from "./i18n.js";
 import { conflict, fileName, folderName, labelText, photos } from "./photos.js";
 import { queue } from "./queue.js";
+import { sight } from "./sight.js";
 import * as zoom from "./zoom.js";
 
-const PRELOADED = 3;
-const CACHED = 12;
+const PRELOADED = 4;
+const PRELOADED_SMALL = 8;
+const CACHED = 16;
 const STRIP = 24;
 const PROPOSAL_TIMEOUT_MS = 900;
 
@@ -24,15 +26,17 @@ let cropBox = null;
 
 export const cropping = () => cropBox !== null;
 
+const decoded = (picture) => picture.decode().then(() => true, () => false);
+
 function pictureOf(id) {
   let picture = pictures.get(id);
   if (!picture) {
     picture = el("img", { alt: "", decoding: "async", draggable: false, className: "photo" });
     picture.src = imageOf(id, "view");
-    picture.ready = picture.decode().then(
-      () => true,
-      () => false,
-    );
+    picture.ready = decoded(picture).then((isGood) => {
+      picture.isReady = true;
+      return isGood;
+    });
   }
   pictures.delete(id);
   pictures.set(id, picture);
@@ -40,9 +44,24 @@ function pictureOf(id) {
   return picture;
 }
 
-function preload() {
-  for (const id of queue.upcoming(PRELOADED)) if (!photos.get(id).problem) pictureOf(id);
+let small = new Map(); // id -> thumbnail, shown until the picture is there
+
+function smallOf(id) {
+  const known = small.get(id);
+  if (known) return known;
+  const picture = el("img", { alt: "", draggable: false, className: "under", src: imageOf(id, "thumb") });
+  picture.ready = decoded(picture);
+  return picture;
 }
+
+function preload() {
+  const ids = queue.upcoming(PRELOADED_SMALL).filter((id) => !photos.get(id).problem);
+  for (const id of ids.slice(0, PRELOADED)) pictureOf(id);
+  small = new Map(ids.filter((id) => !pictures.get(id)?.isReady).map((id) => [id, smallOf(id)]));
+}
+
+// Resolves when a picture can be seen, be it small.
+const anyReady = (choices) => Promise.any(choices.map((one) => one.ready.then((good) => good || Promise.reject()))).catch(() => false);
 
 function caption(row) {
   const details = [
@@ -69,11 +88,14 @@ function caption(row) {
 
 function frameOf(row) {
   if (row.problem) {
+    sight.watch(row.id, Promise.resolve());
     return el("div", { className: "frame broken" }, el("p", {}, t("This photo cannot be opened: {reason}.", { reason: row.problem })));
   }
   const picture = pictureOf(row.id);
   picture.alt = describe(row);
-  const holder = el("div", { className: "holder" }, picture);
+  const under = !picture.isReady && smallOf(row.id);
+  const holder = el("div", { className: "holder" }, under, picture);
+  sight.watch(row.id, picture.isReady || !under ? picture.ready : anyReady([under, picture]));
   const fit = () => {
     // The holder has the photo's aspect ratio, so that the crop can be placed in percent.
     const [width, height] = [picture.naturalWidth || row.width || 3, picture.naturalHeight || row.height || 2];
@@ -83,6 +105,7 @@ function frameOf(row) {
   fit();
   picture.ready.then((good) => {
     fit();
+    if (under) under.remove();
     if (!good) holder.classList.add("broken");
     else if (shown === row.id) box.dispatchEvent(new CustomEvent("photo-shown", { detail: row.id }));
   });
@@ -210,6 +233,7 @@ export function draw() {
   box.classList.toggle("comparing", compare.comparing());
   if (found) {
     box.replaceChildren(caption(row), resolveView(row, found));
+    sight.watch(row.id, Promise.all([...box.querySelectorAll(".choice img")].map(decoded)));
   } else if (compare.comparing()) {
     box.replaceChildren(...compare.view(draw));
   } else {
