@@ -146,7 +146,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"--config {path}: {error.strerror}.") from error
     except RecursionError as error:
         raise ConfigError(f"--config {path} is nested too deeply.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # no TOML, no text, or a number of thousands of digits
         raise ConfigError(f"--config {path} is not TOML: {error}.") from error
 
 

@@ -271,7 +271,7 @@ class Mixture:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Mixture:
-        """Inverse of `to_dict`; raises TypeError or ValueError."""
+        """Inverse of `to_dict`; raises TypeError for an unknown spread."""
         return cls(**{name: float(value) for name, value in content.items()})
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,6 +33,23 @@ def checksum_of(tensors: Mapping[str, Tensor]) -> str:
         return found
 
     return checksum_of_bytes((name, data(name)) for name in sorted(tensors))
+
+
+def load_checked(path: Path) -> dict[str, Tensor]:
+    """Returns the tensors of a safetensors file, on the CPU.
+
+    Raises:
+        OSError, SafetensorError: The file cannot be read, or states another checksum.
+    """
+    from safetensors import safe_open
+    from safetensors.torch import load_file
+
+    with safe_open(path, framework="pt") as file:
+        stated = (file.metadata() or {}).get(CHECKSUM_KEY)
+    tensors: dict[str, Tensor] = load_file(path)
+    if stated is not None and stated != checksum_of(tensors):
+        raise OSError("its tensors do not have the checksum that they were written with")
+    return tensors
 
 
 def checksum_of_bytes(parts: Iterable[tuple[str, NDArray[np.uint8]]]) -> str:

@@ -11,7 +11,6 @@ from typing import Any
 import timm
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
 from timm.layers import DropPath
 from torch import Tensor, nn
 
@@ -20,7 +19,7 @@ from finetune.errors import ModelError, WeightsUnavailable
 from finetune.malloc import keep_freed_memory
 from finetune.models import weights as weights_files
 from finetune.models.arguments import check_arguments
-from finetune.models.checksum import CHECKSUM_KEY, checksum_of
+from finetune.models.checksum import load_checked
 from finetune.models.packaged import load_packaged, packaged_weights
 from finetune.models.pair import assemble_pair, pair_parts
 from finetune.models.registry import check_name, input_channels, resolve_preprocessing
@@ -160,10 +159,8 @@ def rebuild(
     """
     keep_freed_memory()
     name = check_name(name)
-    stated = None
     if isinstance(tensors, Path):
         with safe_open(tensors, framework="pt") as file:
-            stated = (file.metadata() or {}).get(CHECKSUM_KEY)
             names = file.keys()
             shapes = {key: torch.Size(file.get_slice(key).get_shape()) for key in names}
     else:
@@ -179,9 +176,7 @@ def rebuild(
         raise ModelError(f"{name} cannot be made as this run describes it: {error}.") from error
     own = module.state_dict()
     _check_shapes(name, {key: value.shape for key, value in own.items()}, shapes)
-    state = load_file(tensors) if isinstance(tensors, Path) else tensors
-    if stated is not None and stated != checksum_of(state):
-        raise OSError("its tensors do not have the checksum that they were written with")
+    state = load_checked(tensors) if isinstance(tensors, Path) else tensors
     for key, value in state.items():
         if value.is_floating_point() and not value.isfinite().all():
             raise ModelError(f"The weights of {name} are damaged: {key} is not finite.")

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from finetune.errors import ModelError, WeightsUnavailable
+from finetune.models.checksum import load_checked
 
 CONNECT_TIMEOUT_SECONDS = 3.0
 _FILE_NAMES = ("model.safetensors", "pytorch_model.bin")
@@ -164,10 +165,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
 
     try:
-        return dict(load_file(path))
+        return load_checked(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise ModelError(f"--weights {path} is not a safetensors file: {error}.") from error
 

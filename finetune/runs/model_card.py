@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune.errors import FinetuneError
+from finetune.errors import FinetuneError, RunError
 from finetune.files import write_text
 from finetune.formatting import count, number, percent, visible
 from finetune.photos.split.split import SplitRow, read_split
@@ -45,6 +45,16 @@ def model_card(run: RunFolder) -> str:
     Raises:
         RunError: The run lacks a file that the card needs.
     """
+    try:
+        return _card(run)
+    except KeyError as error:
+        raise RunError(
+            f"{run.metrics_file} does not fit the other files of {run.path}: it has no {error}. "
+            "Copy the complete run folder again."
+        ) from error
+
+
+def _card(run: RunFolder) -> str:
     config = run.read(run.config_file)
     labels: list[str] = run.read(run.labels_file)
     metrics: dict[str, Any] = run.read(run.metrics_file)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import reprlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -551,6 +552,8 @@ def _check_calibration(value: Mapping[str, Any]) -> None:
     unknown = value.get("unknown")
     if unknown and unknown["score"] == "odds_and_distance" and not unknown.get("mixture"):
         raise ValueError("`unknown.mixture` is missing")
+    if strange := set((unknown or {}).get("mixture") or ()) - set(Mixture.__annotations__):
+        raise ValueError(f"`unknown.mixture` has no field {reprlib.repr(min(strange))}")
     scores = (unknown or {}).get("known_scores", [])
     if any(first > second for first, second in itertools.pairwise(scores)):
         raise ValueError("`unknown.known_scores` are not in ascending order")

@@ -12,8 +12,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
+from safetensors import SafetensorError
 from torch import Tensor, nn
+
+from finetune.errors import RunError
+from finetune.models.checksum import load_checked
 
 WARMUP_POWER = 2 / 3
 
@@ -169,9 +172,12 @@ def greedy_soup(
 
 
 def read_candidate(best: Path, epoch: int) -> dict[str, Tensor]:
-    """Returns the weights of a candidate, on the CPU."""
-    tensors: dict[str, Tensor] = load_file(candidate_file(best, epoch))
-    return tensors
+    """Returns the weights of a candidate, on the CPU; raises RunError if they are damaged."""
+    file = candidate_file(best, epoch)
+    try:
+        return load_checked(file)
+    except (SafetensorError, OSError) as error:
+        raise RunError(f"{file} is damaged: {error}.") from error
 
 
 Floats = NDArray[np.float64]

@@ -166,7 +166,13 @@ class TrainState:
             self.optimizer.state_dict(), tensors, name="optimizer", device=self._device()
         )
         scaler = self.scaler.state_dict() if self.scaler is not None else None
-        metadata = {"position": asdict(self.position), "optimizer": optimizer, "scaler": scaler}
+        tensors = {name: value.detach().cpu() for name, value in tensors.items()}
+        metadata = {
+            "position": asdict(self.position),
+            "optimizer": optimizer,
+            "scaler": scaler,
+            CHECKSUM_KEY: checksum_of(tensors),
+        }
         # Under one key: safetensors writes several in random order.
         save_tensors(path, tensors, {"training": json.dumps(metadata)})
 
@@ -180,6 +186,8 @@ class TrainState:
             metadata = _read_metadata(path)
             position = msgspec.convert(metadata["position"], Position)
             tensors = load_file(path)
+            if metadata.get(CHECKSUM_KEY, checksum_of(tensors)) != checksum_of(tensors):
+                raise OSError("its tensors do not have the checksum that they were written with")
             self.module.load_state_dict(_part(tensors, "module."))
             if self.average is not None:
                 self.average.load(_part(tensors, "average."))

@@ -10,13 +10,13 @@ from typing import Literal
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from finetune.config import FinalWeights
 from finetune.errors import ConfigError, RunError
 from finetune.evaluation.intervals import mcnemar, paired_t_test
 from finetune.evaluation.probabilities import Floats
+from finetune.models.checksum import load_checked
 from finetune.runs.folder import RunFolder
 from finetune.tasks.base import Objective
 from finetune.training.averaging import interpolate, interpolate_weights
@@ -180,26 +180,26 @@ def read_choice(run: RunFolder, choice: str) -> dict[str, Tensor]:
             "with this version keeps weights to choose from."
         )
     if choice == "best":
-        return _read(run.best_file)
+        return read_network(run.best_file)
     if not run.head_file.is_file():
         raise RunError(
             f"{run.path} has no {run.head_file.name}, since its training did not begin with a head "
             "on the frozen backbone. It can only keep: best."
         )
-    return interpolate(_read(run.head_file), _read(run.best_file), SHARES[choice])  # type: ignore[index]
+    return interpolate(read_network(run.head_file), read_network(run.best_file), SHARES[choice])  # type: ignore[index]
 
 
 def keeps_start(run: RunFolder) -> bool:
     """Returns whether the trained network of a run equals the one before its first epoch."""
     if not run.head_file.is_file():
         return False
-    head, best = _read(run.head_file), _read(run.best_file)
+    head, best = read_network(run.head_file), read_network(run.best_file)
     return all(torch.equal(value, best[name]) for name, value in head.items())
 
 
-def _read(file: Path) -> dict[str, Tensor]:
+def read_network(file: Path) -> dict[str, Tensor]:
+    """Returns the tensors of a network of a run; raises RunError if they are damaged."""
     try:
-        tensors: dict[str, Tensor] = load_file(file)
+        return load_checked(file)
     except (SafetensorError, OSError) as error:
         raise RunError(f"{file} is damaged: {error}.") from error
-    return tensors

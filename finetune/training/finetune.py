@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 
@@ -26,7 +25,7 @@ from finetune.training.checkpoints import save_tensors
 from finetune.training.data_source import PhotoSource, predict_sharded
 from finetune.training.device import prepare_speed
 from finetune.training.events import Note
-from finetune.training.final_weights import choose_share
+from finetune.training.final_weights import choose_share, read_network
 from finetune.training.linear_probe.features import (
     LostPhotosError,
     feature_cache,
@@ -92,10 +91,10 @@ def train_on_photos(
         world=prepared.world,
     )
     best = prepared.run.best_checkpoint
-    tensors = load_file(best) if best.is_file() else module.state_dict()
+    tensors = read_network(best) if best.is_file() else module.state_dict()
     share = None
     if head_first and finished:
-        start = load_file(prepared.run.start_checkpoint)
+        start = read_network(prepared.run.start_checkpoint)
         share, text = choose_share(
             prepared.config.optimization.final_weights,
             start,

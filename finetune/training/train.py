@@ -28,16 +28,17 @@ from finetune.models.heads import has_linear_head
 from finetune.models.threads import cpu_threads
 from finetune.runs.folder import RUNS_FOLDER, RunFolder, headline_part, open_run
 from finetune.runs.model_card import write_model_card
-from finetune.training.checkpoints import read_position
+from finetune.training.checkpoints import read_position, save_tensors
 from finetune.training.device import make_accelerator
 from finetune.training.events import Callback, Event, Note, ignore
+from finetune.training.final_weights import read_network
 from finetune.training.finetune import train_on_photos
 from finetune.training.linear_probe.features import fill_features_only
 from finetune.training.linear_probe.probe import train_on_features
 from finetune.training.prepare import NewRun, Overrides, Splitter, prepare
 from finetune.training.prepared import Prepared
 from finetune.training.resolve import uses_cached_features
-from finetune.training.results import TrainingOutput, link_or_copy, write_results
+from finetune.training.results import TrainingOutput, write_results
 from finetune.training.tracking import tracked
 from finetune.training.validation import Metric
 from finetune.training.warm_start import ParentRun
@@ -307,7 +308,7 @@ def keep_networks(run: RunFolder, *, from_head: bool) -> None:
         kept.append((run.start_checkpoint, run.head_file))
     for checkpoint, file in kept:
         if checkpoint.is_file():
-            link_or_copy(checkpoint, file)
+            save_tensors(file, read_network(checkpoint), {})
 
 
 def _drop_unfinished_epochs(run: RunFolder) -> None:

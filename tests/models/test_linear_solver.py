@@ -103,7 +103,7 @@ def test_the_first_rows_are_fitted_as_if_they_were_alone() -> None:
     probe = probe_of(features, targets)
     first = probe.solve(0.05, rows=torch.arange(45), tolerance=1e-6)
     shuffled = probe.solve(0.05, rows=torch.arange(44, -1, -1), tolerance=1e-6)
-    torch.testing.assert_close(first.weight, shuffled.weight, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(first.weight, shuffled.weight, atol=1e-3, rtol=5e-3)
 
 
 def test_several_labels_are_as_many_regressions() -> None:

@@ -204,3 +204,11 @@ def test_damaged_weights_are_named(run: RunFolder) -> None:
     run.best_file.write_bytes(b"no tensors")
     with pytest.raises(FinetuneError, match=r"best.safetensors is damaged"):
         choose_weights(run, "best")
+
+
+def test_changed_weights_are_named(run: RunFolder) -> None:
+    content = bytearray(run.best_file.read_bytes())
+    content[-3] ^= 1
+    run.best_file.write_bytes(content)
+    with pytest.raises(FinetuneError, match=r"best.safetensors is damaged.*checksum"):
+        choose_weights(run, "best")

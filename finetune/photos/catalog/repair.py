@@ -28,6 +28,9 @@ BACKUP_SECONDS = 24 * 3600.0
 _OLD_COLUMNS = {"said_at": "recorded_at", "centre_x": "center_x", "centre_y": "center_y"}
 """Columns of earlier schemas by their present names."""
 
+_DAMAGE = (sqlite3.Error, UnicodeDecodeError)
+"""Errors of a damaged file; the message of one may be no UTF-8."""
+
 _Key = tuple[Any, ...]
 
 
@@ -78,7 +81,7 @@ def back_up_daily(catalog: Path) -> None:
                 copy.execute("VACUUM")
     except sqlite3.OperationalError as error:  # locked by another process, or a read-only disk
         logger.debug("No backup of %s: %s", catalog, error)
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         raise damaged(catalog, str(error)) from error
     except StorageError as error:
         logger.debug("No backup of %s: %s", catalog, error)
@@ -113,18 +116,23 @@ def repair(catalog: Path) -> Repair | None:
         saved[table] = rows
     stamp = f"{datetime.now():%Y-%m-%d-%H%M%S}"
     moved = catalog.with_name(f"{catalog.stem}-damaged-{stamp}{catalog.suffix}")
+    counts: dict[str, int] = {}
     with replacing(catalog) as part:
         part.unlink()
         with contextlib.closing(connect(part)) as connection:
             connection.execute("BEGIN")
             for table, rows in saved.items():
+                known = [item[1] for item in connection.execute(f"PRAGMA table_info({table})")]
                 for row in rows.values():
-                    columns = ", ".join(row)
-                    places = ", ".join("?" * len(row))
+                    # The names of columns can be damaged too.
+                    names = [name for name in known if name in row]
+                    places = ", ".join("?" * len(names))
                     connection.execute(
-                        f"INSERT OR IGNORE INTO {table} ({columns}) VALUES ({places})",
-                        tuple(row.values()),
+                        f"INSERT OR IGNORE INTO {table} ({', '.join(names)}) VALUES ({places})",
+                        [row[name] for name in names],
                     )
+                if table != "journal":
+                    ((counts[table],),) = connection.execute(f"SELECT count(*) FROM {table}")
             connection.execute("COMMIT")
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         shutil.copy2(catalog, moved)
@@ -132,7 +140,6 @@ def repair(catalog: Path) -> Repair | None:
             log = catalog.with_name(catalog.name + suffix)
             if log.exists():
                 os.replace(log, moved.with_name(moved.name + suffix))
-    counts = {table: len(rows) for table, rows in saved.items() if table != "journal"}
     return Repair(saved=counts, from_backup=from_backup, moved_to=moved)
 
 
@@ -142,7 +149,7 @@ def _is_intact(catalog: Path) -> bool:
             whole = connection.execute("PRAGMA integrity_check(1)").fetchone()[0] == "ok"
             connection.execute("SELECT * FROM photo").fetchall()
             connection.execute("SELECT * FROM file").fetchall()
-    except sqlite3.Error:
+    except _DAMAGE:
         return False
     return whole and all(_readable(catalog, table)[1] for table in (*KEYS, "journal"))
 
@@ -169,7 +176,7 @@ def _has_table(catalog: Path, table: str) -> bool:
     try:
         with contextlib.closing(sqlite3.connect(catalog)) as connection:
             (count,) = connection.execute(query, (table,)).fetchone()
-    except sqlite3.Error:
+    except _DAMAGE:
         return True
     return bool(count) or table != "label_style"
 
@@ -177,7 +184,7 @@ def _has_table(catalog: Path, table: str) -> bool:
 def _valid_rows(catalog: Path, table: str, query: str) -> tuple[list[dict[str, Any]], bool]:
     rows: list[dict[str, Any]] = []
     whole = True
-    with contextlib.suppress(sqlite3.Error):
+    with contextlib.suppress(*_DAMAGE):
         with contextlib.closing(sqlite3.connect(catalog)) as connection:
             connection.text_factory = bytes
             for row in _rows(connection, query):

@@ -147,6 +147,8 @@ def translated(path: Path) -> Iterator[None]:
     """Turns SQLite's errors into ones that state the next step."""
     try:
         yield
+    except UnicodeDecodeError as error:  # the message of an error names damaged bytes
+        raise damaged(path, "text that is not UTF-8") from error
     except sqlite3.DatabaseError as error:
         text = str(error).lower()
         if "readonly" in text or "unable to open" in text:

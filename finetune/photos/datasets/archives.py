@@ -36,7 +36,15 @@ FREE_BYTES = 500_000_000
 
 logger = logging.getLogger(__name__)
 
-_DAMAGED = (OSError, EOFError, zlib.error, tarfile.TarError, zipfile.BadZipFile, RuntimeError)
+_DAMAGED = (
+    OSError,
+    EOFError,
+    zlib.error,
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    RuntimeError,
+    UnicodeDecodeError,
+)
 
 
 def read_image_set(
