@@ -44,9 +44,10 @@ from finetune.augmentation.center_crop import preprocess
 from finetune.config import CollectionConfig
 from finetune.config_io import resolve
 from finetune.curation.embedding import load_backbone
-from finetune.data.dataset import PhotoDataset, Sample
+from finetune.data.dataset import PhotoDataset
 from finetune.data.loaders import load_batches
 from finetune.data.pixel_cache import PixelCache
+from finetune.data.samples import Sample
 from finetune.files import collection_cache_dir
 from finetune.models import linear_solver
 from finetune.models.feature_backends import features_of

@@ -164,6 +164,14 @@ def test_help_of_every_command_loads_no_torch() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_a_split_needs_no_torch() -> None:
+    code = "import finetune.tasks.data_split, sys; print('torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.strip() == "False"
+
+
 def test_the_public_names_are_there() -> None:
     import finetune
 

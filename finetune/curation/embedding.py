@@ -18,8 +18,9 @@ import torch
 from numpy.typing import NDArray
 
 from finetune.config import Fit
-from finetune.data.dataset import PhotoDataset, Sample
+from finetune.data.dataset import PhotoDataset
 from finetune.data.pixel_cache import PixelCache
+from finetune.data.samples import Sample
 from finetune.errors import DecodeError
 from finetune.files import collection_cache_dir, user_cache_folder
 from finetune.models.factory import LoadedModel, ModelRequest, create_model

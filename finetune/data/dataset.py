@@ -13,26 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from finetune.data.pixel_cache import PixelCache
+from finetune.data.samples import Sample, targets_of_samples
 from finetune.errors import DecodeError
 from finetune.photos.analyze import digest_of
-from finetune.photos.crops import Crop, load_image
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Sample:
-    """Photo with its target.
-
-    Attributes:
-        path: Relative to the root of the dataset.
-        digest: Digest of its content.
-        crop: Crop of the photo; None: the `fit` of the preprocessing.
-        target: Index of its label, or the indices of its labels where it may have several.
-    """
-
-    path: str
-    digest: str
-    crop: Crop | None
-    target: int | tuple[int, ...]
+from finetune.photos.crops import load_image
 
 
 @dataclass(frozen=True)
@@ -52,24 +36,6 @@ class Batch:
     def pin_memory(self) -> Batch:
         """Returns the batch in page-locked memory; torch's loader calls this by name."""
         return Batch(self.images.pin_memory(), self.targets.pin_memory(), self.indices.pin_memory())
-
-
-def targets_of_samples(samples: Sequence[Sample], labels: int | None) -> NDArray[Any]:
-    """Returns the targets of samples.
-
-    Args:
-        samples: N photos.
-        labels: C where a photo may have several labels or none, else None.
-
-    Returns:
-        ``(N,) int64`` label indices, or ``(N, C) float32`` of 0 and 1.
-    """
-    if labels is None:
-        return np.array([sample.target for sample in samples], dtype=np.int64)
-    rows = np.zeros((len(samples), labels), dtype=np.float32)
-    for row, sample in zip(rows, samples, strict=True):
-        row[np.atleast_1d(np.array(sample.target, dtype=np.int64))] = 1
-    return rows
 
 
 class PhotoDataset(torch.utils.data.Dataset[tuple[NDArray[np.uint8], Any, int]]):

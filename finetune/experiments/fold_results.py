@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from finetune.data.dataset import Sample, targets_of_samples
+from finetune.data.samples import Sample, targets_of_samples
 from finetune.errors import RunError
 from finetune.evaluation.confusion import write_confusion_csv
 from finetune.evaluation.intervals import Interval, mean_interval

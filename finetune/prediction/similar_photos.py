@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from finetune.data.dataset import PhotoDataset, Sample
+from finetune.data.dataset import PhotoDataset
 from finetune.data.pixel_cache import PixelCache
+from finetune.data.samples import Sample
 from finetune.errors import RunError
 from finetune.files import collection_cache_dir
 from finetune.models.features import FeatureCache

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune.config import PRECISION
-from finetune.data.dataset import PhotoDataset, Sample, targets_of_samples
+from finetune.data.dataset import PhotoDataset
 from finetune.data.pixel_cache import PixelCache
+from finetune.data.samples import Sample, targets_of_samples
 from finetune.errors import CollectionError, RunError, StorageError
 from finetune.evaluation.confusion import write_confusion_csv
 from finetune.evaluation.hierarchy import level_metrics, mean_distance

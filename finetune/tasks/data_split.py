@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from finetune.config import CollectionConfig, LabelsConfig
 from finetune.data.balance import strata
-from finetune.data.dataset import Sample, targets_of_samples
+from finetune.data.samples import Sample, targets_of_samples
 from finetune.errors import CollectionError, ConfigError, RunError
 from finetune.formatting import count
 from finetune.photos.collection import Collection, Part, Photo

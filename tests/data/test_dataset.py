@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from finetune.data.dataset import DeviceDataset, PhotoDataset, Sample, bytes_of, load_to_device
+from finetune.data.dataset import DeviceDataset, PhotoDataset, bytes_of, load_to_device
 from finetune.data.loaders import load_batches
 from finetune.data.pixel_cache import PixelCache
+from finetune.data.samples import Sample
 from finetune.photos.analyze import digest_of
 from finetune.photos.preprocessing import Preprocessing
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from finetune.data import loaders
-from finetune.data.dataset import PhotoDataset, Sample
+from finetune.data.dataset import PhotoDataset
 from finetune.data.loaders import (
     epoch_batches,
     epoch_order,
@@ -17,6 +17,7 @@ from finetune.data.loaders import (
     steps_per_epoch,
 )
 from finetune.data.pixel_cache import PixelCache
+from finetune.data.samples import Sample
 from finetune.errors import DecodeError
 from finetune.files import collection_cache_dir
 from finetune.photos.analyze import digest_of

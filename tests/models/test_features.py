@@ -12,8 +12,9 @@ from finetune.augmentation.batch_augment import BatchAugment
 from finetune.augmentation.center_crop import center_crop
 from finetune.augmentation.recipes import named
 from finetune.config_io import resolve
-from finetune.data.dataset import PhotoDataset, Sample
+from finetune.data.dataset import PhotoDataset
 from finetune.data.pixel_cache import PixelCache
+from finetune.data.samples import Sample
 from finetune.models.feature_backends import features_of
 from finetune.models.features import AugmentedView, FeatureCache
 from finetune.photos.analyze import digest_of

@@ -12,9 +12,10 @@ import torch
 
 from finetune.augmentation.batch_augment import BatchAugment
 from finetune.augmentation.recipes import named
-from finetune.data.dataset import PhotoDataset, Sample
+from finetune.data.dataset import PhotoDataset
 from finetune.data.loaders import epoch_batches
 from finetune.data.pixel_cache import PixelCache
+from finetune.data.samples import Sample
 from finetune.models.stages import HEAD_ONLY, all_stages
 from finetune.photos.analyze import digest_of
 from finetune.photos.preprocessing import Preprocessing

@@ -11,8 +11,9 @@ import torch
 
 from finetune.augmentation.batch_augment import BatchAugment
 from finetune.augmentation.recipes import named
-from finetune.data.dataset import DeviceDataset, PhotoDataset, Sample
+from finetune.data.dataset import DeviceDataset, PhotoDataset
 from finetune.data.pixel_cache import PixelCache
+from finetune.data.samples import Sample
 from finetune.models.stages import all_stages
 from finetune.photos.analyze import digest_of
 from finetune.photos.preprocessing import Preprocessing

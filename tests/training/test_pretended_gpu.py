@@ -24,9 +24,10 @@ from torch.overrides import TorchFunctionMode
 
 from finetune.augmentation.batch_augment import BatchAugment
 from finetune.augmentation.recipes import named
-from finetune.data.dataset import DeviceDataset, PhotoDataset, Sample
+from finetune.data.dataset import DeviceDataset, PhotoDataset
 from finetune.data.loaders import load_batches
 from finetune.data.pixel_cache import PixelCache
+from finetune.data.samples import Sample
 from finetune.models.stages import all_stages
 from finetune.photos.analyze import digest_of
 from finetune.photos.preprocessing import Preprocessing

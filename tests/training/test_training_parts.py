@@ -17,8 +17,9 @@ from finetune.augmentation.batch_augment import BatchAugment
 from finetune.augmentation.mixing import sample_mix
 from finetune.augmentation.recipes import named
 from finetune.config import MachineConfig
-from finetune.data.dataset import PhotoDataset, Sample
+from finetune.data.dataset import PhotoDataset
 from finetune.data.pixel_cache import PixelCache
+from finetune.data.samples import Sample
 from finetune.errors import DeviceError, RunError
 from finetune.models.stages import all_stages
 from finetune.photos.analyze import digest_of
