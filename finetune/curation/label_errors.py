@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from finetune.curation.logistic_regression import (
     DEFAULT_L2,
+    LinearClassifier,
     fit_classifier,
     fit_multi_label_classifier,
 )
@@ -22,7 +24,25 @@ from finetune.photos.split.split import fold_groups
 
 FOLDS = 5
 
+MOST_LEARNED = 20_000
+"""Largest number of photos that a head learns; of more, some are drawn, so that memory stays within
+bounds."""
+
+LEAST_OF_LABEL = 50
+"""Photos of each label that are drawn at least, where it has as many."""
+
+CHUNK = 8192
+"""Photos that are predicted at a time."""
+
 Progress = Callable[[int, int], None]
+
+
+class FeatureRows(Protocol):
+    """Features ``(N, F)``, in an array or read from a file."""
+
+    def __getitem__(self, rows: NDArray[np.intp], /) -> NDArray[np.float32]:
+        """Returns the features of some photos, ``(len(rows), F) float32``."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,13 +72,13 @@ class LabelErrors:
     Attributes:
         errors: The strongest first.
         labels: In the order of the columns of `probabilities`.
-        probabilities: ``(N, C)`` by models that were not trained on the photo; NaN where a label
-            has no photos in another group to learn it from.
+        probabilities: ``(N, C) float32`` by models that were not trained on the photo; NaN where a
+            label has no photos in another group to learn it from.
     """
 
     errors: tuple[LabelError, ...]
     labels: tuple[str, ...]
-    probabilities: NDArray[np.float64]
+    probabilities: NDArray[np.float32]
 
     @property
     def unchecked(self) -> tuple[int, ...]:
@@ -67,7 +87,7 @@ class LabelErrors:
 
 
 def find_label_errors(
-    features: NDArray[np.float32],
+    features: FeatureRows,
     labels: Sequence[str],
     groups: Sequence[Hashable],
     *,
@@ -77,6 +97,8 @@ def find_label_errors(
     progress: Progress | None = None,
 ) -> LabelErrors:
     """Returns the photos whose label is contradicted by models that were not trained on them.
+
+    A model learns at most `MOST_LEARNED` of the other photos.
 
     Args:
         features: ``(N, F)``.
@@ -92,19 +114,18 @@ def find_label_errors(
         ConfigError: No label has two groups of photos, or `folds` is below 2.
     """
     names = tuple(sorted(set(labels)))
-    given = np.array(labels)
-    targets = np.array([names.index(label) for label in labels])
+    column = {name: number for number, name in enumerate(names)}
+    targets = np.array([column[label] for label in labels])
     fold_of = np.array(fold_groups([(label,) for label in labels], groups, folds=folds, seed=seed))
-    probabilities = np.full((len(labels), len(names)), np.nan)
+    probabilities = np.full((len(labels), len(names)), np.nan, np.float32)
+    rng = np.random.default_rng(seed)
     for fold in range(folds):
-        held = fold_of == fold
-        if held.any() and len(set(given[~held])) > 1:
-            head = fit_classifier(features[~held], list(given[~held]), l2=l2)
-            found = np.zeros((int(held.sum()), len(names)))
-            found[:, [names.index(label) for label in head.labels]] = head.probabilities(
-                features[held]
-            )
-            probabilities[held] = found
+        held, others = np.flatnonzero(fold_of == fold), np.flatnonzero(fold_of != fold)
+        if len(held) and len(np.unique(targets[others])) > 1:
+            learned = _drawn(others, targets, rng)
+            head = fit_classifier(features[learned], [labels[i] for i in learned.tolist()], l2=l2)
+            probabilities[held] = 0
+            _predict(head, features, held, [column[label] for label in head.labels], probabilities)
         if progress is not None:
             progress(fold + 1, folds)
     errors = tuple(
@@ -121,7 +142,7 @@ def find_label_errors(
 
 
 def find_multi_label_errors(
-    features: NDArray[np.float32],
+    features: FeatureRows,
     labels: Sequence[Collection[str]],
     groups: Sequence[Hashable],
     *,
@@ -141,16 +162,21 @@ def find_multi_label_errors(
     fold_of = np.array(
         fold_groups([tuple(sorted(own)) for own in labels], groups, folds=folds, seed=seed)
     )
-    probabilities = np.full((len(labels), len(names)), np.nan)
+    probabilities = np.full((len(labels), len(names)), np.nan, np.float32)
+    rng = np.random.default_rng(seed)
+    # The rarest label of a photo decides how it is drawn.
+    counts = np.where(present, present.sum(axis=0), np.iinfo(np.int64).max)
+    rarest = counts.argmin(axis=1) if len(names) else np.zeros(len(labels), np.int64)
     for fold in range(folds):
-        held = fold_of == fold
-        shares = present[~held].mean(axis=0)
+        held, others = np.flatnonzero(fold_of == fold), np.flatnonzero(fold_of != fold)
+        learned = _drawn(others, rarest, rng)
+        shares = present[learned].mean(axis=0)
         columns = np.flatnonzero((shares > 0) & (shares < 1))
-        if held.any() and len(columns):
+        if len(held) and len(columns):
             head = fit_multi_label_classifier(
-                features[~held], [names[k] for k in columns], present[~held][:, columns], l2=l2
+                features[learned], [names[k] for k in columns], present[learned][:, columns], l2=l2
             )
-            probabilities[np.ix_(held, columns)] = head.probabilities(features[held])
+            _predict(head, features, held, columns.tolist(), probabilities)
         if progress is not None:
             progress(fold + 1, folds)
     errors = []
@@ -171,8 +197,36 @@ def find_multi_label_errors(
     return LabelErrors(errors=tuple(errors), labels=names, probabilities=probabilities)
 
 
+def _drawn(
+    photos: NDArray[np.intp], targets: NDArray[np.int64], rng: np.random.Generator
+) -> NDArray[np.intp]:
+    """Returns at most about `MOST_LEARNED` of the photos, of each label the same share."""
+    if len(photos) <= MOST_LEARNED:
+        return photos
+    share = MOST_LEARNED / len(photos)
+    order = rng.permutation(photos)
+    order = order[np.argsort(targets[order], kind="stable")]
+    _, start, counts = np.unique(targets[order], return_index=True, return_counts=True)
+    wanted = np.maximum(np.ceil(share * counts), LEAST_OF_LABEL)
+    place_in_label = np.arange(len(order)) - np.repeat(start, counts)
+    return np.sort(order[place_in_label < np.repeat(wanted, counts)])
+
+
+def _predict(
+    head: LinearClassifier,
+    features: FeatureRows,
+    photos: NDArray[np.intp],
+    columns: Sequence[int],
+    into: NDArray[np.float32],
+) -> None:
+    """Writes the probabilities of some photos into their rows."""
+    for start in range(0, len(photos), CHUNK):
+        some = photos[start : start + CHUNK]
+        into[some[:, None], columns] = head.probabilities(features[some])
+
+
 def confident_disagreements(
-    probabilities: NDArray[np.float64], targets: NDArray[np.int64]
+    probabilities: NDArray[np.floating[Any]], targets: NDArray[np.int64]
 ) -> list[tuple[int, int]]:
     """Returns (photo, other label) where another label is confident, the strongest first.
 
@@ -190,11 +244,13 @@ def confident_disagreements(
         with_label = np.logical_and(checked, targets == label)
         if with_label.any():
             thresholds[label] = probabilities[with_label, label].mean()
-    confident = np.where(checked[:, None] & (probabilities >= thresholds), probabilities, -np.inf)
-    counted_as = confident.argmax(axis=1)
-    rows = np.arange(len(targets))
-    own = probabilities[rows, targets]
-    other = confident[rows, counted_as]
+    own = probabilities[np.arange(len(targets)), targets]
+    counted_as, other = np.zeros(len(targets), np.int64), np.full(len(targets), -np.inf)
+    for start in range(0, len(targets), CHUNK):
+        part = slice(start, start + CHUNK)
+        some = probabilities[part]
+        confident = np.where(checked[part, None] & (some >= thresholds), some, -np.inf)
+        counted_as[part], other[part] = confident.argmax(axis=1), confident.max(axis=1)
     chosen = np.flatnonzero(np.isfinite(other) & (counted_as != targets) & (other > own))
     order = np.argsort(-(other[chosen] - own[chosen]), kind="stable")
     return [(int(i), int(counted_as[i])) for i in chosen[order]]

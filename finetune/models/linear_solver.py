@@ -203,14 +203,22 @@ class LinearSolver:
             rows: As for `solve`.
         """
         coordinates, targets = self.coordinates, self.targets
-        if rows is not None:
-            coordinates, targets = coordinates[rows], targets[rows]
+        if rows is None:
+            rows = torch.arange(len(targets), device=targets.device)
+        targets = targets[rows]
         counts = torch.bincount(targets, minlength=self.outputs).double()
         sums = torch.zeros(self.outputs, coordinates.shape[1], device=coordinates.device)
-        sums.index_add_(0, targets, coordinates)
+        # In chunks: a copy of the photos would be the largest array of a training.
+        chunks = list(zip(torch.split(rows, CHUNK), torch.split(targets, CHUNK), strict=True))
+        for some, labels in chunks:
+            sums.index_add_(0, labels, coordinates[some])
         means = sums / counts.clamp_min(1)[:, None].float()
-        centered = coordinates - means[targets]
-        covariance = (centered.T @ centered).double() / len(targets)
+        width = coordinates.shape[1]
+        covariance = torch.zeros(width, width, dtype=torch.float64, device=coordinates.device)
+        for some, labels in chunks:
+            centered = coordinates[some] - means[labels]
+            covariance += (centered.T @ centered).double()
+        covariance /= len(targets)
         common = covariance.trace() / self.axes.shape[0]
         covariance *= 1 - shrinkage
         covariance.diagonal().add_(shrinkage * common.clamp_min(torch.finfo(torch.float32).tiny))

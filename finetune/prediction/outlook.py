@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from finetune.curation.label_errors import FeatureRows
 from finetune.errors import ConfigError, RunError
 from finetune.evaluation.influence import group_influences
 from finetune.evaluation.learning_curve import SHARES, LearningCurve, fit_learning_curve
@@ -28,6 +29,9 @@ DRAWS = 3
 MOST_PHOTOS = 2000
 """Largest number of photos whose influence is computed; of more, whole groups are drawn."""
 
+MOST_LEARNED = 20_000
+"""Largest number of photos for a learning curve; of more, the run's own is shown."""
+
 MOST_HARMFUL = 12
 """Photos that are named."""
 
@@ -37,20 +41,27 @@ LEAST_HARM = 0.002
 
 @dataclass(frozen=True, kw_only=True)
 class LabeledFeatures:
-    """Features ``(N, F)`` of a run's photos, by a backbone that was not trained on them."""
+    """Photos of a run with the features that its backbone gives them.
+
+    Attributes:
+        rows: Of split.csv.
+        features: ``(N, F)``.
+    """
 
     rows: Sequence[SplitRow]
-    features: NDArray[np.float32]
+    features: FeatureRows
 
     def read(self, keys: Sequence[bytes]) -> torch.Tensor:
         """Returns the features of some rows; stands in for a feature cache."""
-        return torch.from_numpy(self.features[[int(key) for key in keys]])
+        return torch.from_numpy(self.features[np.array([int(key) for key in keys], np.intp)])
 
 
 def outlook(
     photos: LabeledFeatures, labels: Sequence[str], config: Mapping[str, Any]
 ) -> tuple[LearningCurve | None, list[HarmfulPhoto]]:
     """Returns the learning curve and the most harmful photos; neither for too few photos.
+
+    No curve either for more than `MOST_LEARNED` photos.
 
     Args:
         photos: Photos of one label each.
@@ -72,6 +83,9 @@ def outlook(
         return None, []
     if (folds >= 0).sum() < FEWEST_PHOTOS:
         return None, []
+    rng = np.random.default_rng(0xC0DE)
+    if len(rows) > MOST_LEARNED:
+        return None, _harmful(photos, targets, groups, labels, rng)
     fitter = HeadFitter(
         ProbePhotos(
             features=cast(FeatureCache, photos),
@@ -83,7 +97,6 @@ def outlook(
         objective=SingleLabel().objective(),
         device=torch.device("cpu"),
     )
-    rng = np.random.default_rng(0xC0DE)
     outputs = curve_outputs(fitter, _strength(config), groups, shares=SHARES, draws=DRAWS, rng=rng)
     curve = fit_learning_curve(outputs, rng=rng)
     return curve, _harmful(photos, targets, groups, labels, rng)
@@ -117,10 +130,10 @@ def _harmful(
 ) -> list[HarmfulPhoto]:
     chosen = np.arange(len(targets))
     if len(chosen) > MOST_PHOTOS:
-        names = rng.permutation(np.unique(groups))
-        sizes = {name: int((groups == name).sum()) for name in names.tolist()}
-        ends = np.cumsum([sizes[name] for name in names.tolist()])
-        chosen = np.flatnonzero(np.isin(groups, names[ends <= MOST_PHOTOS]))
+        _, group_of, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+        order = rng.permutation(len(sizes))
+        taken = order[np.cumsum(sizes[order]) <= MOST_PHOTOS]
+        chosen = np.flatnonzero(np.isin(group_of, taken))
     features = photos.features[chosen].astype(np.float64)
     deviation = features.std(axis=0)
     varies = deviation > 1e-9

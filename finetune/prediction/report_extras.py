@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from finetune.curation.label_errors import LabelError, find_label_errors, find_multi_label_errors
-from finetune.data.dataset import PhotoDataset, Sample
+from finetune.data.dataset import PhotoDataset
 from finetune.data.pixel_cache import PixelCache
+from finetune.data.samples import Sample
 from finetune.errors import DecodeError, FinetuneError
 from finetune.evaluation.learning_curve import LearningCurve
 from finetune.evaluation.predictions import Prediction, read_predictions
@@ -56,19 +59,19 @@ def report_extras(
     harmful: list[HarmfulPhoto] = []
     try:
         trained = open_trained(run)
-        photos = labeled_features(trained, root)
-        suspect_labels = tuple(
-            Suspect(
-                path=path,
-                label=error.label,
-                suggested=error.suggested,
-                probability=error.probability,
+        with labeled_features(trained, root) as photos:
+            suspect_labels = tuple(
+                Suspect(
+                    path=path,
+                    label=error.label,
+                    suggested=error.suggested,
+                    probability=error.probability,
+                )
+                for path, error in _suspects(trained, photos)
             )
-            for path, error in _suspects(trained, photos)
-        )
-        # Features of a backbone that was trained on these photos already know their labels.
-        if fitted_head(trained.description) and not trained.task.multi_label:
-            curve, harmful = outlook(photos, trained.labels, trained.description)
+            # Features of a backbone that was trained on these photos already know their labels.
+            if fitted_head(trained.description) and not trained.task.multi_label:
+                curve, harmful = outlook(photos, trained.labels, trained.description)
     except FinetuneError as error:
         notes.append(f"Likely label errors are left out: {error}")
     overlays: dict[str, bytes] = {}
@@ -132,13 +135,32 @@ def suspects(
         RunError: The run has no split.csv.
         ConfigError: The labels have too few groups of photos to hold any out.
     """
-    return _suspects(trained, labeled_features(trained, root, progress=progress))
+    with labeled_features(trained, root, progress=progress) as photos:
+        return _suspects(trained, photos)
 
 
+@dataclass(frozen=True)
+class CachedRows:
+    """Features that are read from their cache when they are needed: 100,000 take half a gigabyte.
+
+    Attributes:
+        cache: Holds all of them.
+        keys: Of the photos, in their order.
+    """
+
+    cache: FeatureCache
+    keys: list[bytes]
+
+    def __getitem__(self, rows: NDArray[np.intp], /) -> NDArray[np.float32]:
+        """Returns the features of some photos, ``(len(rows), F) float32``."""
+        return self.cache.read([self.keys[row] for row in rows.tolist()]).numpy()
+
+
+@contextlib.contextmanager
 def labeled_features(
     trained: TrainedRun, root: Path, *, progress: Progress | None = None
-) -> LabeledFeatures:
-    """Returns the features of a run's photos by its network; missing photos are left out.
+) -> Iterator[LabeledFeatures]:
+    """Yields the features of a run's photos by its network; missing photos are left out.
 
     Args:
         trained: The run.
@@ -164,8 +186,7 @@ def labeled_features(
     ):
         photos = PhotoDataset(root, samples, pixels)
         features.fill(photos, progress=progress)
-        found = np.asarray(features.read(features.keys(photos)))
-    return LabeledFeatures(rows=rows, features=found)
+        yield LabeledFeatures(rows=rows, features=CachedRows(features, features.keys(photos)))
 
 
 def _suspects(trained: TrainedRun, photos: LabeledFeatures) -> list[tuple[str, LabelError]]:

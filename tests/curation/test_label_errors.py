@@ -8,6 +8,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
+from finetune.curation import label_errors
 from finetune.curation.embedding import Embedder
 from finetune.curation.label_errors import confident_disagreements, find_label_errors
 from finetune.demo_data import DemoCollection
@@ -94,6 +95,30 @@ def test_planted_errors_are_found_first() -> None:
     strengths = [error.strength for error in found.errors]
     assert strengths == sorted(strengths, reverse=True)
     assert calls == [(n, 5) for n in range(1, 6)]
+
+
+def test_errors_are_found_by_heads_that_learn_a_share_of_many_photos(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(label_errors, "MOST_LEARNED", 100)
+    monkeypatch.setattr(label_errors, "LEAST_OF_LABEL", 10)
+    monkeypatch.setattr(label_errors, "CHUNK", 64)
+    features, truth = blobs(7, 600)
+    planted = np.random.default_rng(8).choice(len(truth), 12, replace=False)
+    given = truth.copy()
+    given[planted] = (given[planted] + 1) % 4
+    read: list[int] = []
+
+    class Rows:
+        def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+            read.append(len(rows))
+            return features[rows]
+
+    found = find_label_errors(Rows(), [f"l{t}" for t in given], range(len(given)))
+    # Each label's share is rounded up.
+    assert max(read) <= 104
+    assert not found.unchecked
+    assert {error.position for error in found.errors[:8]} <= set(planted.tolist())
 
 
 def test_a_label_of_one_group_is_not_checked() -> None:
