@@ -112,7 +112,8 @@ def test_errors_are_found_by_heads_that_learn_a_share_of_many_photos(
     class Rows:
         def __getitem__(self, rows: np.ndarray) -> np.ndarray:
             read.append(len(rows))
-            return features[rows]
+            chosen: np.ndarray = features[rows]
+            return chosen
 
     found = find_label_errors(Rows(), [f"l{t}" for t in given], range(len(given)))
     # Each label's share is rounded up.
