@@ -236,7 +236,8 @@ def average_precision(scores: ArrayLike, positive: ArrayLike) -> float | None:
     thresholds = np.flatnonzero(np.r_[values[order][1:] != values[order][:-1], True])
     hits = np.cumsum(truth[order])[thresholds]
     precision = hits / (thresholds + 1)
-    return float((np.diff(np.r_[0.0, hits]) / positives * precision).sum())
+    # Rounding can add up to a little over 1.
+    return min(1.0, float((np.diff(np.r_[0.0, hits]) / positives * precision).sum()))
 
 
 def average_precisions(scores: ArrayLike, truth: ArrayLike) -> list[float | None]:

@@ -240,3 +240,9 @@ def test_resampled_average_precision_is_undefined_where_no_positive_was_drawn() 
     found = resampled_average_precision([0.3, 0.7], [1, 0], [[0, 2], [1, 1]])
     assert np.isnan(found[0])
     assert found[1] == 0.5
+
+
+def test_average_precision_of_a_perfect_ranking_is_no_more_than_one() -> None:
+    for photos in range(1, 3_000, 37):
+        scores = np.arange(photos, dtype=np.float64)[::-1]
+        assert average_precision(scores, np.ones(photos)) <= 1.0
