@@ -287,7 +287,7 @@ def test_kill_9_loses_no_decision(
     folder.mkdir()
     for number, path in enumerate(sorted(demo_collection.glob("*heron/*"))):
         shutil.copyfile(path, folder / f"{number}.jpg")
-    given: dict[str, str] = {}
+    given: dict[str, tuple[str, ...]] = {}
     with killed_at_exit(folder) as address:
         page = open_page(address, server_dies=True)
         page.keyboard.press("t")  # near-duplicates one by one
