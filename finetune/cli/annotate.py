@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,6 +20,12 @@ if TYPE_CHECKING:
 
 _SUGGESTIONS_DELAY_SECONDS = 2.5
 """Pause before the backbone is loaded, so that the page appears first."""
+
+_STOP_SECONDS = 0.3
+"""Time that suggestions may take to stop after Ctrl-C."""
+
+_FIRST_PHOTOS = 1000
+"""Photos that are found before the page appears; the others are found while it is open."""
 
 _LISTED_MOVES = 10
 """Moves listed before the confirmation."""
@@ -86,7 +93,13 @@ def annotate(
         from finetune.web.annotate.session import Session
 
         serve_page(
-            Session(root, catalog=catalog, labels=read_label_list(labels), annotator=annotator),
+            Session(
+                root,
+                catalog=catalog,
+                labels=read_label_list(labels),
+                annotator=annotator,
+                limit=None if review else _FIRST_PHOTOS,
+            ),
             review=review,
             backbone=(model, weights),
             run=run,
@@ -134,7 +147,7 @@ def serve_page(
             delay_seconds=_SUGGESTIONS_DELAY_SECONDS,
             extractor=FeatureExtractor(session, model=model, weights=weights),
         )
-        stack.callback(suggestion_worker.stop)
+        stack.callback(suggestion_worker.stop, wait_seconds=_STOP_SECONDS)
         output.document({"address": address})
         output.text(f"Label your photos at {address}")
         sys.stdout.flush()
@@ -153,6 +166,12 @@ def serve_page(
         except KeyboardInterrupt:
             pass
         output.info("Stopped. Every decision is saved.")
+    if suggestion_worker.is_alive():
+        # It is inside torch, for seconds; only features that it computes anew are lost. An ordinary
+        # exit would wait, or abort the process.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def mark_for_review(session: Session, source: str) -> str:

@@ -311,14 +311,14 @@ class Found:
     other_kinds: Counter[str] = field(default_factory=Counter)
 
 
-def require_photos(root: Path, *, advice: str) -> Found:
+def require_photos(root: Path, *, advice: str, limit: int | None = None) -> Found:
     """Returns the result of `find_photos`, with at least one photo; errors end with `advice`.
 
     Raises:
         CollectionError: There is no such folder, it cannot be read, or no photo is in it.
     """
     try:
-        found = find_photos(root)
+        found = find_photos(root, limit=limit)
     except FileNotFoundError as error:
         raise CollectionError(f"There is no folder {root}. {advice}") from error
     except NotADirectoryError as error:
@@ -334,7 +334,7 @@ def require_photos(root: Path, *, advice: str) -> Found:
     return found
 
 
-def find_photos(root: Path, *, any_name: bool = False) -> Found:
+def find_photos(root: Path, *, any_name: bool = False, limit: int | None = None) -> Found:
     """Returns the photos in a folder and below, sorted by path.
 
     Hidden files and folders are skipped, and so are the folders of operating systems. Symbolic
@@ -344,11 +344,12 @@ def find_photos(root: Path, *, any_name: bool = False) -> Found:
     Args:
         root: The folder.
         any_name: Also return photos whose names are not valid UTF-8; else they are problems.
+        limit: Number of photos after which only the first of each further folder is returned.
 
     Raises:
         OSError: The root itself cannot be listed.
     """
-    walk = _Walk(str(root), any_name=any_name)
+    walk = _Walk(str(root), any_name=any_name, limit=limit)
     walk.folder(str(root), "")
     while walk.links:
         folder, path = walk.links.popleft()
@@ -367,15 +368,32 @@ def find_photos(root: Path, *, any_name: bool = False) -> Found:
     return found
 
 
+def found_file(root: Path, path: str) -> FoundFile | None:
+    """Returns a file at a path below a folder, or None if there is none."""
+    try:
+        status = (root / path).stat()
+    except (OSError, ValueError):
+        return None
+    if not stat.S_ISREG(status.st_mode):
+        return None
+    return FoundFile(
+        path=path,
+        size=status.st_size,
+        mtime_ns=status.st_mtime_ns,
+        ctime_ns=status.st_ctime_ns,
+    )
+
+
 class _Walk:
     """Walk of a folder; links to folders come last, so that a folder's own name is used."""
 
-    def __init__(self, root: str, *, any_name: bool) -> None:
+    def __init__(self, root: str, *, any_name: bool, limit: int | None = None) -> None:
         self.found = Found()
         self.entered = {_identity(os.stat(root))}  # noqa: PTH116 - strings are much faster here
         self._root = root
         self.links: deque[tuple[str, str]] = deque()
         self._any_name = any_name
+        self._limit = limit
         self._in_link = False
         self._names: defaultdict[tuple[int, int], list[tuple[bool, str]]] = defaultdict(list)
 
@@ -393,7 +411,12 @@ class _Walk:
                     raise
                 self.unlisted(prefix.rstrip("/"), error)
                 continue
+            first = len(self.found.files)
             for entry in listed:
+                files = len(self.found.files)
+                is_enough = self._limit is not None and files >= max(self._limit, first + 1)
+                if is_enough and not entry.is_dir(follow_symlinks=False):
+                    continue
                 if entry.name.startswith(".") or entry.name.casefold() in _NOT_PHOTOS:
                     continue
                 path = prefix + entry.name

@@ -40,6 +40,8 @@ from finetune.photos.quality import Quality
 
 logger = logging.getLogger(__name__)
 
+_QUERY_KEYS = 500
+
 
 class Catalog:
     """Open catalog: scanned files and photos, and their annotations.
@@ -203,6 +205,30 @@ class Catalog:
             row[0]: FileMetadata(**dict(zip(FileMetadata.__slots__, row, strict=True)))
             for row in self._store.read(f"SELECT {columns} FROM file")
         }
+
+    def unlabeled(self, limit: int) -> list[str]:
+        """Returns paths of the first photos that nobody has labeled or excluded."""
+        rows = self._store.read(
+            "SELECT path FROM file WHERE present AND status = 'ok' "
+            "AND NOT EXISTS (SELECT 1 FROM label WHERE label.digest = file.digest) "
+            "AND NOT EXISTS (SELECT 1 FROM decision WHERE decision.digest = file.digest) "
+            "ORDER BY path LIMIT ?",
+            [limit],
+        )
+        return [str(path) for (path,) in rows]
+
+    def digests(self, paths: Sequence[str]) -> dict[str, str]:
+        """Returns the digests of files that have been scanned, by path."""
+        found: dict[str, str] = {}
+        for start in range(0, len(paths), _QUERY_KEYS):
+            some = paths[start : start + _QUERY_KEYS]
+            rows = self._store.read(
+                "SELECT path, digest FROM file WHERE digest IS NOT NULL AND path IN "
+                f"({', '.join('?' * len(some))})",
+                some,
+            )
+            found.update(rows)
+        return found
 
     def analyzed(self, analysis: int) -> set[str]:
         """Returns the digests that have been measured by this version of the analysis."""

@@ -42,6 +42,12 @@ T = TypeVar("T")
 HISTORY = 200
 """Number of actions in the list of the latest ones."""
 
+FIRST_ROWS = 300
+"""Photos that the page starts with."""
+
+MOST_ROWS = 8000
+"""Photos of one response; the page asks for the others at once."""
+
 _CACHE_FOREVER = "private, max-age=31536000, immutable"
 
 
@@ -87,7 +93,12 @@ class Pages:
         text = request.query_params.get("since", "-1")
         if not text.removeprefix("-").isdecimal() or len(text) > 12:
             raise HTTPException(400, "'since' must be a number.")
-        return CompactJson(self._state(int(text)))
+        if "first" in request.query_params:
+            named = [request.query_params.get(name, "") for name in ("at", "path")]
+            rows = self.session.index.first_rows(FIRST_ROWS, named=named)
+            return CompactJson({**self._state(-1, limit=0), "rows": rows, "clock": -1})
+        after = request.query_params.get("after", "")
+        return CompactJson(self._state(int(text), after=after, limit=MOST_ROWS))
 
     def image(self, request: Request) -> Response:
         """Returns a photo by its id, as a thumbnail, at screen size or at full size."""
@@ -104,6 +115,8 @@ class Pages:
                 jpeg = self.session.thumbnail(state, kind)
         except DecodeError as error:
             raise HTTPException(415, f"This photo cannot be opened: {error.reason}.") from error
+        if kind == "view":
+            self.session.shown.set()
         headers = {"Cache-Control": _CACHE_FOREVER, "ETag": f'"{state.id}"'}
         return Response(jpeg, media_type="image/jpeg", headers=headers)
 
@@ -203,17 +216,18 @@ class Pages:
         }
         return {"labels": index.labels, "styles": styles, "undo": undo, "redo": redo}
 
-    def _state(self, since: int) -> dict[str, Any]:
+    def _state(self, since: int, *, after: str = "", limit: int | None = None) -> dict[str, Any]:
         index = self.session.index
         # Before the rows, so that the rows include what it counts.
         suggested_count = index.suggested_count
         with index.lock:
             clock = index.clock
-            rows = index.rows(since)
+            rows = index.rows(since, after=after, limit=limit)
             gone = index.gone(since)
         return {
             "clock": clock,
             "rows": rows,
+            "next": rows[-1]["path"] if rows and len(rows) == limit else None,
             "gone": gone,
             "jobs": index.jobs.to_dict(),
             "annotator": index.annotator,

@@ -347,6 +347,34 @@ class PhotoIndex:
             # New photos have no other labels yet.
             self._uses.update(state.folder_label for state in added if state.folder_label)
 
+    def set_digests(self, digests: Mapping[str, str]) -> None:
+        """Sets the digests of files, by path, as they were when the catalog was written.
+
+        A file that has changed since has another id once it has been scanned.
+        """
+        with self.lock:
+            for path, digest in digests.items():
+                if (state := self._paths.get(path)) is not None and state.digest is None:
+                    self._set_digest(state, digest)
+
+    def first_rows(self, limit: int, *, named: Sequence[str] = ()) -> list[dict[str, Any]]:
+        """Returns the rows to start with: photos without a label first, and named ones.
+
+        Args:
+            limit: Number of rows.
+            named: Ids or paths of photos that are always among them.
+        """
+        with self.lock:
+            states = self.states()
+            is_open = {id(s): not s.labels(self.annotator)[1] and not s.problem for s in states}
+            states.sort(key=lambda s: (not is_open[id(s)], s.rank is None, s.rank or 0))
+            chosen = [
+                state
+                for place, state in enumerate(states)
+                if place < limit or state.id in named or state.path in named
+            ]
+            return [state.row(self.annotator) for state in chosen]
+
     def keep_files(self, files: Sequence[FoundFile]) -> bool:
         """Removes photos whose files are not among those found; returns whether there were any."""
         kept = {_id_of(file) for file in files}
@@ -436,12 +464,24 @@ class PhotoIndex:
         ranks = {photo_id: rank for rank, photo_id in enumerate(ids)}
         self._update("rank", {state.id: ranks.get(state.id) for state in self.states()})
 
-    def rows(self, since: int = -1) -> list[dict[str, Any]]:
-        """Returns the rows that changed after `since` (a value of `clock`), sorted by path."""
+    def rows(
+        self, since: int = -1, *, after: str = "", limit: int | None = None
+    ) -> list[dict[str, Any]]:
+        """Returns the rows that changed after `since` (a value of `clock`), sorted by path.
+
+        Args:
+            since: A value of `clock`.
+            after: Only rows of later paths.
+            limit: Maximum number of rows.
+        """
         with self.lock:
-            return [
-                state.row(self.annotator) for state in self.states() if state.changed_at > since
+            found = [
+                state
+                for state in self._states.values()
+                if state.changed_at > since and state.path > after
             ]
+            found.sort(key=lambda state: state.path)
+            return [state.row(self.annotator) for state in found[:limit]]
 
     def _add_labels(self, labels: Iterable[str]) -> None:
         for label in labels:

@@ -10,7 +10,7 @@ from pathlib import Path
 from finetune.files import collection_cache_dir
 from finetune.photos.catalog.catalog import open_catalog
 from finetune.photos.catalog.undo_log import Replayed, StaleError
-from finetune.photos.scan import FoundFile, find_photos, require_photos
+from finetune.photos.scan import FoundFile, find_photos, found_file, require_photos
 from finetune.web.annotate.actions import Action, BadRequestError, write_action
 from finetune.web.annotate.label_edits import LabelEdit, write_label_edit
 from finetune.web.annotate.metadata import Place
@@ -34,6 +34,8 @@ class Session:
         catalog: Its catalog; see `finetune.photos.scan.scan`.
         labels: Labels to offer from the start, in the order of their keys.
         annotator: Name of the annotator, or None.
+        limit: Number of photos to find at first, so that the page appears soon; `find_all` finds
+            the others. None: all.
 
     Raises:
         CollectionError: There is no such folder, or it contains no photo.
@@ -47,22 +49,49 @@ class Session:
         catalog: Path | None = None,
         labels: Sequence[str] = (),
         annotator: str | None = None,
+        limit: int | None = None,
     ) -> None:
         self.root = root
         self.catalog_path = catalog
         self.files = require_photos(
-            root, advice="Give a folder of photos, with or without subfolders."
+            root, advice="Give a folder of photos, with or without subfolders.", limit=limit
         )
+        self.is_complete = limit is None or len(self.files.files) < limit
+        self.shown = threading.Event()
         self.catalog = open_catalog(root, catalog)
         self.cache_dir = collection_cache_dir(root, catalog)
         self.thumbnails = Thumbnails(self.cache_dir / "thumbnails")
         self.index = PhotoIndex(root, labels=labels, annotator=annotator)
         self.index.add_files(self.files.files)
-        self.index.update_photos(self.catalog.collection(root, with_excluded=True))
-        self.refresh()
+        if self.is_complete:
+            self._read_catalog()
+        else:
+            self._add_unlabeled(limit or 0)
         self.labeled = threading.Event()
         self.regroup = threading.Event()
         self.place_of: dict[str, Place | None] = {}
+
+    def _read_catalog(self) -> None:
+        self.index.update_photos(self.catalog.collection(self.root, with_excluded=True))
+        self.refresh()
+
+    def _add_unlabeled(self, limit: int) -> None:
+        """Adds photos that had no label when the catalog was written last."""
+        self.index.set_styles(self.catalog.label_styles())
+        known = self.catalog.unlabeled(limit)
+        found = [file for path in known if (file := found_file(self.root, path)) is not None]
+        self.index.add_files(found)
+        digests = self.catalog.digests([state.path for state in self.index.states()])
+        self.index.set_digests(digests)
+        self.index.update_annotations(self.catalog.annotations(list(set(digests.values()))))
+
+    def find_all(self) -> None:
+        """Finds the photos that are not among the first ones."""
+        self.files = find_photos(self.root)
+        self.index.add_files(self.files.files)
+        self.index.keep_files(self.files.files)
+        self._read_catalog()
+        self.is_complete = True
 
     def close(self) -> None:
         """Closes the catalog."""

@@ -36,6 +36,9 @@ RANKED_PHOTOS = 40
 _EMIT_SHARE = 0.05
 """Maximum share of the scan time spent on updating the page."""
 
+_FIRST_PHOTO_SECONDS = 2.0
+"""Time after which the other photos are looked for although none has been shown."""
+
 _FEATURE_STEP = 32
 _FOLLOW_SECONDS = 0.5
 _DEBOUNCE_SECONDS = 0.15
@@ -104,12 +107,19 @@ class ScanWorker(Worker):
 
     def stop(self) -> None:
         """Stops after the current photo; finished work is kept."""
+        self._session.shown.set()
         self._watch.stop()
         super().stop()
 
     def work(self) -> None:
         """Scans, groups, makes thumbnails, and follows changes."""
         self._watch.start()
+        if not self._session.is_complete:
+            # The first photo comes first.
+            self._session.shown.wait(_FIRST_PHOTO_SECONDS)
+            self._raise_if_stopped()
+            self._job.begin()
+            self._session.find_all()
         self._scan()
         self.done.set()
         self._prepare_photos()
@@ -203,10 +213,15 @@ class SuggestionWorker(Worker):
         self._load_classifier = load_classifier
         self.suggester = Suggester()
 
-    def stop(self) -> None:
-        """Stops after the current photos or fold; finished work is kept."""
+    def stop(self, *, wait_seconds: float | None = None) -> None:
+        """Stops after the current photos or fold; finished work is kept.
+
+        Args:
+            wait_seconds: Longest time to wait for that; None: as long as it takes.
+        """
         self._stopping.set()
         self._session.labeled.set()
+        self._join_seconds = wait_seconds
         super().stop()
 
     def similar(self, state: PhotoState) -> list[str]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -165,3 +166,25 @@ def test_undo_is_of_ones_own_actions(photos: Path) -> None:
         ben.undo(ben.catalog.latest("ben")[0])
     anna.close()
     ben.close()
+
+
+def test_a_session_starts_with_the_first_and_the_unlabeled_photos(
+    make_photos: Callable[..., Path],
+) -> None:
+    root = make_photos({".": 5})
+    scan(root, workers=1)
+    with contextlib.closing(open_session(root)) as before:
+        paths = [state.path for state in before.index.states()]
+        act(before, "label", *paths[:-1], labels=["wren"])
+    with contextlib.closing(open_session(root, limit=1)) as session:
+        assert set(shown(session)) == {paths[0], paths[-1]}
+        assert shown(session)[paths[0]] == ("wren",)
+        (first,) = session.index.first_rows(1)
+        assert first["path"] == paths[-1]
+        assert len(session.index.first_rows(1, named=[paths[0]])) == 2
+        assert not session.is_complete
+        session.find_all()
+        assert session.is_complete
+        assert list(shown(session)) == paths
+        rows = session.index.rows()
+        assert session.index.rows(limit=2) + session.index.rows(after=paths[1]) == rows

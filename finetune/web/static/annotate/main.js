@@ -144,11 +144,29 @@ function pollIn(milliseconds) {
   next = setTimeout(poll, milliseconds);
 }
 
+// Gets all that has changed, in parts.
+async function update() {
+  const since = photos.clock;
+  let after = "";
+  let clock = null;
+  let sorted = photos.rows.size;
+  while (after !== null) {
+    const response = await get(`/api/photos?since=${since}&after=${encodeURIComponent(after)}`);
+    after = response.next;
+    clock ??= response.clock;
+    photos.update({ ...response, clock: after === null ? clock : since });
+    // Sorting takes as long as many parts.
+    const isDue = after === null ? photos.rows.size !== sorted : photos.rows.size > 1.5 * sorted;
+    if (isDue) {
+      queue.renew();
+      sorted = photos.rows.size;
+    }
+  }
+}
+
 async function poll() {
   try {
-    const before = photos.rows.size;
-    photos.update(await get(`/api/photos?since=${photos.clock}`));
-    if (photos.rows.size !== before) queue.renew();
+    await update();
     if (queue.list.some((id) => !photos.get(id))) queue.rebuild();
     if (document.body.classList.contains("lost")) {
       document.body.classList.remove("lost");
@@ -213,7 +231,11 @@ function onNextFrame(draw) {
 async function start() {
   bindControls();
   listenToKeys();
-  photos.update(await get("/api/photos"));
+  const wished = new URLSearchParams(location.hash.slice(1));
+  const named = new URLSearchParams({ first: "", at: wished.get("at") ?? "", path: wished.get("path") ?? "" });
+  photos.update(await get(`/api/photos?${named}`));
+  // Other lists than that of unlabeled photos need all of them.
+  if (!["unlabeled", null].includes(wished.get("show")) && !wished.get("path")) await update();
   restoreView();
   drawBar();
   drawView();
@@ -226,7 +248,7 @@ async function start() {
   focusStage();
   document.body.dataset.ready = "yes";
   addEventListener("acted", () => pollIn(FAST_POLL_MS));
-  pollIn(BUSY_POLL_MS);
+  poll();
 }
 
 start().catch((error) => toast(error.message, { bad: true, stay: true }));
