@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from filelock import FileLock
 from numpy.typing import NDArray
 
 from finetune.errors import DecodeError
+from finetune.photos.decode import pool
 from finetune.photos.decode.decoder import (
     MAX_PIXELS,
     decode_photo,
@@ -30,7 +30,16 @@ from finetune.photos.decode.decoder import (
     is_hostile_format,
     take_turns_by,
 )
-from finetune.photos.decode.pool import PHOTO_SECONDS, usable_cores, worker_command
+from finetune.photos.decode.pool import (
+    CRASHED,
+    READY,
+    WAITING,
+    PhotoClock,
+    Turns,
+    read_pixels,
+    usable_cores,
+    worker_command,
+)
 
 MODULE = "finetune.photos.decode.isolated"
 
@@ -41,7 +50,7 @@ def decode_isolated(
     """Returns the ``(H, W, 3) uint8`` RGB pixels of a photo, upright.
 
     Safe to call from several threads. Arguments and errors are those of `decode_photo`; a photo
-    that crashes its decoder or takes over `PHOTO_SECONDS` is a DecodeError too.
+    that crashes its decoder or takes over `pool.PHOTO_SECONDS` is a DecodeError too.
     """
     hostile = (
         is_hostile_format(source[:4]) if isinstance(source, bytes) else is_hostile_file(source)
@@ -55,12 +64,14 @@ class _Worker:
     """Process that decodes one photo after another."""
 
     def __init__(self, turns: Path) -> None:
+        self.timed_out = False
         self._process = subprocess.Popen(
             [*worker_command(MODULE), str(turns)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
         )
+        self._clock = PhotoClock(self._process.pid)
 
     def decode(
         self, source: Path | bytes, min_side_pixels: int | None, max_pixels: int
@@ -72,30 +83,31 @@ class _Worker:
         content = source if isinstance(source, bytes) else b""
         path = None if isinstance(source, bytes) else os.path.abspath(source)  # noqa: PTH100 - no UTF-8
         question = [path, len(content), min_side_pixels, max_pixels]
-        clock = threading.Timer(PHOTO_SECONDS, self._process.kill)
-        clock.daemon = True
-        clock.start()
+        done = threading.Event()
+        threading.Thread(target=self._watch, args=[done], daemon=True).start()
+        self._clock.run(True)
         try:
             stdin.write(json.dumps(question).encode() + b"\n" + content)
             stdin.flush()
             line = stdout.readline()
+            while line in (WAITING, READY):
+                self._clock.run(line == READY)
+                line = stdout.readline()
             if not line.endswith(b"\n"):
                 raise EOFError
             answer = json.loads(line)
-            if isinstance(answer, str):
-                return answer
-            pixels = np.empty(answer, dtype=np.uint8)
-            rest = memoryview(pixels.reshape(-1).data)
-            while rest:
-                got = stdout.readinto(rest)  # type: ignore[attr-defined] # BufferedReader has it
-                if not got:
-                    raise EOFError
-                rest = rest[got:]
-            return pixels
+            return answer if isinstance(answer, str) else read_pixels(stdout, answer)
         except OSError as error:
             raise EOFError from error
         finally:
-            clock.cancel()
+            done.set()
+
+    def _watch(self, done: threading.Event) -> None:
+        while not done.wait(0.5):
+            if self._clock.is_over():
+                self.timed_out = True
+                self._process.kill()
+                return
 
     def end(self) -> None:
         """Ends the process."""
@@ -130,7 +142,8 @@ class _Workers:
                 answer = worker.decode(source, min_side_pixels, max_pixels)
             except EOFError:
                 worker.end()
-                raise DecodeError(path, "crashed its decoder, or took too long") from None
+                reason = f"took over {pool.PHOTO_SECONDS:g} s" if worker.timed_out else CRASHED
+                raise DecodeError(path, reason) from None
             except BaseException:
                 worker.end()  # an interrupt left an answer unread
                 raise
@@ -173,7 +186,7 @@ def main() -> None:
     output = os.fdopen(os.dup(1), "wb")
     # Output printed by libraries must not mix with the pixels.
     os.dup2(2, 1)
-    take_turns_by(FileLock(sys.argv[-1]))
+    take_turns_by(Turns(Path(sys.argv[-1]), output))
     while line := sys.stdin.buffer.readline():
         path, length, min_side_pixels, max_pixels = json.loads(line)
         source = sys.stdin.buffer.read(length) if path is None else Path(path)

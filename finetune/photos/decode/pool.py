@@ -24,6 +24,7 @@ from typing import IO, Any, BinaryIO
 import numpy as np
 import psutil
 from filelock import FileLock
+from numpy.typing import NDArray
 
 from finetune.photos.analyze import Analysis, NeededOutput, ResizeSettings, Task, analyze
 from finetune.photos.collection import PhotoMetadata
@@ -42,6 +43,8 @@ PHOTO_SECONDS = 60.0
 BUSY_FACTOR = 5
 """Ratio of the elapsed time to `PHOTO_SECONDS` at which a photo is given up in any case; on a
 machine that is busy with other programs, decoding takes several times its processor time."""
+
+CRASHED = "crashed the decoder"
 
 _TRIES = 2
 """Crashes of a worker after which its photo is skipped; one may be due to the system."""
@@ -107,12 +110,45 @@ class _NoWorkersError(Exception):
     """Worker processes cannot be started here."""
 
 
+class PhotoClock:
+    """Elapsed and processor time that a worker process has spent on its photo.
+
+    Args:
+        process: Number of the process.
+    """
+
+    def __init__(self, process: int) -> None:
+        self._usage = psutil.Process(process)
+        self._begun: tuple[float, float] | None = None  # elapsed and processor seconds
+
+    def run(self, running: bool) -> None:
+        """Starts at zero, or stops."""
+        self._begun = (time.monotonic(), self._processor_seconds()) if running else None
+
+    def is_over(self) -> bool:
+        """Returns whether the photo exceeds `PHOTO_SECONDS`."""
+        begun = self._begun
+        if begun is None:
+            return False
+        elapsed = time.monotonic() - begun[0]
+        return elapsed > PHOTO_SECONDS and (
+            elapsed > BUSY_FACTOR * PHOTO_SECONDS
+            or self._processor_seconds() - begun[1] > PHOTO_SECONDS
+        )
+
+    def _processor_seconds(self) -> float:
+        try:
+            used = self._usage.cpu_times()
+        except psutil.Error:  # it has just died
+            return 0.0
+        return float(used.user + used.system)
+
+
 class _Worker:
     """Worker process."""
 
     def __init__(self, preprocessing: ResizeSettings | None, turns: Path) -> None:
         self.timed_out = False
-        self._begun: tuple[float, float] | None = None  # elapsed and processor seconds
         try:
             self._process = subprocess.Popen(
                 worker_command(),
@@ -120,7 +156,7 @@ class _Worker:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
             )
-            self._usage = psutil.Process(self._process.pid)
+            self._clock = PhotoClock(self._process.pid)
         except (OSError, psutil.Error) as error:
             raise _NoWorkersError from error
         self._stdin: IO[bytes] = self._process.stdin  # type: ignore[assignment]
@@ -137,35 +173,18 @@ class _Worker:
 
     def receive(self) -> Analysis:
         """Returns the result of the oldest task; raises EOFError if the process has died."""
-        self._run_clock(True)
+        self._clock.run(True)
         try:
             # typeshed has two kinds of IO
-            return read_analysis(self._stdout, self._run_clock)  # type: ignore[arg-type]
+            return read_analysis(self._stdout, self._clock.run)  # type: ignore[arg-type]
         finally:
-            self._run_clock(False)
+            self._clock.run(False)
 
     def check_clock(self) -> None:
         """Kills the process if the photo that it is reading exceeds the time limit."""
-        begun = self._begun
-        if begun is None:
-            return
-        elapsed = time.monotonic() - begun[0]
-        if elapsed > PHOTO_SECONDS and (
-            elapsed > BUSY_FACTOR * PHOTO_SECONDS
-            or self._processor_seconds() - begun[1] > PHOTO_SECONDS
-        ):
+        if self._clock.is_over():
             self.timed_out = True
             self._process.kill()
-
-    def _run_clock(self, running: bool) -> None:
-        self._begun = (time.monotonic(), self._processor_seconds()) if running else None
-
-    def _processor_seconds(self) -> float:
-        try:
-            used = self._usage.cpu_times()
-        except psutil.Error:  # it has just died
-            return 0.0
-        return float(used.user + used.system)
 
     def kill(self) -> None:
         """Kills the process."""
@@ -267,7 +286,7 @@ class _Pool:
                 except (EOFError, ValueError, OSError):
                     # Results come in the order of the tasks: the oldest one was being read.
                     self._end(worker)
-                    reason = "crashed the decoder"
+                    reason = CRASHED
                     if worker.timed_out:
                         reason, deaths = f"took over {PHOTO_SECONDS:g} s", _TRIES
                     worker = None
@@ -331,7 +350,7 @@ WAITING = b"waiting\n"
 """Written by a worker before it waits for its turn to decode a large photo; then `READY`."""
 
 
-class _Turns:
+class Turns:
     """Turns of the worker processes at large photos, announced to the parent."""
 
     def __init__(self, lock: Path, output: BinaryIO) -> None:
@@ -365,7 +384,7 @@ def main() -> None:
     questions = sys.stdin.buffer
     preprocessing, turns = json.loads(questions.readline() or "[null, null]")
     if turns is not None:
-        take_turns_by(_Turns(Path(turns), output))
+        take_turns_by(Turns(Path(turns), output))
     settings = None if preprocessing is None else ResizeSettings(**preprocessing)
     output.write(READY)
     output.flush()
@@ -439,15 +458,7 @@ def read_analysis(
     if isinstance(head, str):
         raise WorkerError(f"in a worker process:\n{head}")
     status, reason, digest, metadata, crop, side = head
-    image = None
-    if side:
-        image = np.empty((side, side, 3), dtype=np.uint8)
-        rest = memoryview(image.reshape(-1).data)
-        while rest:
-            got = file.readinto(rest)  # type: ignore[attr-defined] # BufferedReader has it
-            if not got:
-                raise EOFError
-            rest = rest[got:]
+    image = read_pixels(file, (side, side, 3)) if side else None
     if metadata is not None and metadata["hashes"] is not None:
         metadata["hashes"] = bytes.fromhex(metadata["hashes"])
     return Analysis(
@@ -458,3 +469,15 @@ def read_analysis(
         crop=None if crop is None else Crop.from_dict(crop),
         image=image,
     )
+
+
+def read_pixels(file: IO[bytes], shape: Sequence[int]) -> NDArray[np.uint8]:
+    """Returns the next pixels of a worker's output; raises EOFError if the worker has died."""
+    pixels = np.empty(shape, dtype=np.uint8)
+    rest = memoryview(pixels.reshape(-1).data)
+    while rest:
+        got = file.readinto(rest)  # type: ignore[attr-defined] # BufferedReader has it
+        if not got:
+            raise EOFError
+        rest = rest[got:]
+    return pixels
