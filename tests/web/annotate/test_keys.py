@@ -65,6 +65,16 @@ class Delay:
             self._page.wait_for_timeout(1000 * min(left, 0.02))
 
 
+def one_by_one(
+    serve: Callable[..., Any], open_page: Callable[..., Any], folder: Path, labels: list[str]
+) -> tuple[Any, Any]:
+    """Returns a server of a folder, and its page that shows one unlabeled photo after another."""
+    server = serve(folder, labels=labels)
+    page = open_page(server.address + "#view=single&show=unlabeled&sort=path")
+    page.keyboard.press("t")  # near-duplicates one by one
+    return server, page
+
+
 @pytest.mark.parametrize("slow", ["**/api/act", "**/photo/*/*"])
 def test_a_key_never_labels_a_photo_that_was_not_on_screen(
     serve: Callable[..., Any],
@@ -73,9 +83,7 @@ def test_a_key_never_labels_a_photo_that_was_not_on_screen(
     slow: str,
 ) -> None:
     folder, _ = flat
-    server = serve(folder, labels=["1", "2", "3"])
-    page = open_page(server.address + "#view=single&show=unlabeled&sort=path")
-    page.keyboard.press("t")  # near-duplicates one by one
+    server, page = one_by_one(serve, open_page, folder, ["1", "2", "3"])
     rng = random.Random(3)
     late = random.Random(4)
     delay = Delay(page, slow, lambda: late.choice([0.0, 0.05, 0.25]))
@@ -104,9 +112,7 @@ def test_keys_pressed_too_early_wait_for_enter_or_are_dropped(
     serve: Callable[..., Any], open_page: Callable[..., Any], flat: tuple[Path, dict[str, str]]
 ) -> None:
     folder, _ = flat
-    server = serve(folder, labels=["first", "second"])
-    page = open_page(server.address + "#view=single&show=unlabeled&sort=path")
-    page.keyboard.press("t")
+    _, page = one_by_one(serve, open_page, folder, ["first", "second"])
     held_back: list[Any] = []
     page.route("**/api/act", lambda route: held_back.append(route))
     appeared(page)
@@ -136,9 +142,7 @@ def test_keys_after_a_refusal_are_held_for_their_own_photos(
     flat: tuple[Path, dict[str, str]],
 ) -> None:
     folder, _ = flat
-    server = serve(folder, labels=["first", "second"])
-    page = open_page(server.address + "#view=single&show=unlabeled&sort=path")
-    page.keyboard.press("t")
+    server, page = one_by_one(serve, open_page, folder, ["first", "second"])
     held_back: list[Any] = []
     is_slow = True
     page.route(
@@ -179,9 +183,7 @@ def test_held_keys_are_dropped_by_escape_and_their_first_photo_comes_back(
     serve: Callable[..., Any], open_page: Callable[..., Any], flat: tuple[Path, dict[str, str]]
 ) -> None:
     folder, _ = flat
-    server = serve(folder, labels=["first"])
-    page = open_page(server.address + "#view=single&show=unlabeled&sort=path")
-    page.keyboard.press("t")
+    server, page = one_by_one(serve, open_page, folder, ["first"])
     page.route("**/api/act", lambda route: route.fulfill(status=401, json={"error": "Busy."}))
     name = shown(page)
     appeared(page)
