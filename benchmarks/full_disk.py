@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hostile_runs
+import torch
 from typer.testing import CliRunner
 
 from finetune.cli import app
@@ -210,6 +211,7 @@ def check(name: str, words: list[str], base: Path, disk: Path, pages: int) -> li
 
 def main() -> int:
     """Runs all commands."""
+    torch.set_num_threads(1)  # others do not survive a fork
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
