@@ -24,7 +24,7 @@ from finetune.web.annotate.agreement import agreements
 from finetune.web.annotate.descriptions import localized
 from finetune.web.annotate.label_edits import read_label_edit
 from finetune.web.annotate.metadata import entries
-from finetune.web.annotate.photo_index import PhotoState
+from finetune.web.annotate.photo_state import PhotoState
 from finetune.web.annotate.session import ActionResult, Session
 from finetune.web.annotate.workers import SuggestionWorker
 from finetune.web.messages import language_of, marked, script_messages, translations

@@ -16,7 +16,7 @@ from finetune.errors import DecodeError, PhotoError, StorageError
 from finetune.files import read_json, write_json
 from finetune.photos.collection import Photo
 from finetune.photos.crops import Crop
-from finetune.web.annotate.photo_index import PhotoState
+from finetune.web.annotate.photo_state import PhotoState
 from finetune.web.annotate.session import Session
 
 if TYPE_CHECKING:

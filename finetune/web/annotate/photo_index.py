@@ -3,216 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import threading
-import time
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from finetune.errors import CollectionError
 from finetune.photos.analyze import digest_of
-from finetune.photos.catalog.annotations import (
-    CONFIRMED,
-    EXCLUDE,
-    FLAG,
-    NO_ANNOTATIONS,
-    RESOLVED,
-    STARS,
-    Annotations,
-    LabelStyle,
-)
-from finetune.photos.collection import Collection, Photo
-from finetune.photos.labels import find_parts, nfc
-from finetune.photos.quality import faults
+from finetune.photos.catalog.annotations import NO_ANNOTATIONS, Annotations, LabelStyle
+from finetune.photos.collection import Collection
+from finetune.photos.labels import find_parts
 from finetune.photos.scan import FoundFile
+from finetune.web.annotate.jobs import Jobs
+from finetune.web.annotate.label_list import LabelList
+from finetune.web.annotate.photo_state import CohortOffer, PhotoState, Suggestions, labels_of
 from finetune.web.annotate.review import Review
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Suggestions:
-    """Model output for one photo.
-
-    Attributes:
-        ranked: Labels with probabilities, the likeliest first; "" for none of the labels.
-        share: Calibrated share of such photos that have the first label; None: unknown.
-        unlike: Whether the photo is unlike all labeled ones.
-        uncertainty: In [0, 1]; 0 if the model is certain.
-        disagreement: Probability that none of the photo's labels is right; None without labels.
-        status: Status of the run's prediction, or None.
-    """
-
-    ranked: tuple[tuple[str, float], ...] = ()
-    share: float | None = None
-    unlike: bool = False
-    uncertainty: float | None = None
-    disagreement: float | None = None
-    status: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class CohortOffer:
-    """Photos that are safe to label together.
-
-    Attributes:
-        number: Distinguishes offers.
-        label: "" for none of the labels.
-        ids: The surest first.
-        share: Calibrated share that has the label; None: unknown.
-    """
-
-    number: int
-    label: str
-    ids: tuple[str, ...]
-    share: float | None
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class PhotoState:
-    """State of one file of the collection.
-
-    Attributes:
-        id: Identifies the file and its content in addresses without revealing the path.
-        path: Path below the root, with ``/``.
-        folder_label: Label from its folder, or None.
-        digest: Digest of its content; None until it has been read.
-        photo: Result of the scan; None before the scan and for unreadable files.
-        problem: Reason why it cannot be opened, or None.
-        group: Key of its near-duplicate group, or None.
-        rank: Position among the photos to label next, from 0, or None.
-        review: Whether somebody asked to review it.
-        changed_at: Clock of the index at the latest change.
-    """
-
-    id: str
-    path: str
-    folder_label: str | None
-    digest: str | None = None
-    photo: Photo | None = None
-    problem: str | None = None
-    annotations: Annotations = NO_ANNOTATIONS
-    suggestions: Suggestions | None = None
-    group: str | None = None
-    rank: int | None = None
-    review: bool = False
-    changed_at: int = 0
-
-    def labels(self, annotator: str | None) -> tuple[tuple[str, ...], str]:
-        """Returns the labels to show and their source: "person", "folder" or "" for none.
-
-        A named annotator sees only their own labels, so that annotators stay independent.
-        """
-        if annotator is not None:
-            vote = self.annotations.votes.get(annotator)
-            return ((), "") if vote is None else (vote, "person")
-        if self.annotations.labels is not None:
-            return self.annotations.labels, "person"
-        return ((), "") if self.folder_label is None else ((self.folder_label,), "folder")
-
-    def row(self, annotator: str | None) -> dict[str, Any]:
-        """Returns the JSON row for the page; unknown and false values are left out."""
-        labels, source = self.labels(annotator)
-        annotations, photo, model = self.annotations, self.photo, self.suggestions or Suggestions()
-        crop, votes = annotations.crop, annotations.votes
-        confirmed = annotations.decisions.get(CONFIRMED)
-        shows_votes = len(votes) > 1 and (annotator is None or annotator in votes)
-        row: dict[str, Any] = {
-            "id": self.id,
-            "path": self.path,
-            "labels": labels or None,
-            "source": source or None,
-            "version": annotations.version_for(annotator) or None,
-            "flag": FLAG in annotations.decisions or None,
-            "rejected": EXCLUDE in annotations.decisions or None,
-            "crop": None if crop is None else [crop.center_x, crop.center_y, crop.side],
-            "cropSource": None if crop is None else annotations.crop_source,
-            "rank": self.rank,
-            "review": self.review or None,
-            "group": self.group,
-            "problem": self.problem,
-            "ranked": [[label, round(p, 3)] for label, p in model.ranked] or None,
-            "share": model.share,
-            "unlike": model.unlike or None,
-            "uncertainty": None if model.uncertainty is None else round(model.uncertainty, 3),
-            "disagreement": None if model.disagreement is None else round(model.disagreement, 3),
-            "status": model.status,
-            "stars": int(annotations.decisions.get(STARS, 0)) or None,
-            "confirmed": confirmed == json.dumps(sorted(labels), ensure_ascii=False) or None,
-            "votes": votes if shows_votes else None,
-            "resolved": RESOLVED in annotations.decisions if shows_votes else None,
-        }
-        if photo is not None:
-            row |= {
-                "width": photo.width,
-                "height": photo.height,
-                "taken": photo.taken_at or None,
-                "camera": photo.camera,
-                "sharpness": None if photo.quality is None else round(photo.quality.sharpness, 4),
-                "faults": faults(photo.quality, photo.width, photo.height) or None,
-            }
-        return {name: value for name, value in row.items() if value is not None}
-
-
-_LEAST_ESTIMATE_SECONDS = 2.0
-
-
-@dataclass(kw_only=True)
-class Job:
-    """Progress of a background job.
-
-    Attributes:
-        state: ``waiting``, ``running``, ``done`` or ``failed``.
-        total: Number of photos; 0 if not known.
-        note: Current step, or the error message.
-        seconds_left: Estimated time left; None: unknown.
-    """
-
-    state: str = "waiting"
-    done: int = 0
-    total: int = 0
-    note: str = ""
-    seconds_left: float | None = None
-    _began: tuple[float, int] | None = field(default=None, repr=False)
-
-    def begin(self) -> None:
-        """Starts to run; the time left is estimated from here."""
-        self.state, self.seconds_left, self._began = "running", None, None
-
-    def advance(self, done: int, total: int) -> None:
-        """Sets the number of photos done so far."""
-        now = time.monotonic()
-        if self._began is None:
-            self._began = (now, done)
-        self.done, self.total = done, total
-        started, before = self._began
-        if done > before and now - started > _LEAST_ESTIMATE_SECONDS:
-            self.seconds_left = round((total - done) * (now - started) / (done - before), 1)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns the job as JSON for the page."""
-        return {
-            "state": self.state,
-            "done": self.done,
-            "total": self.total,
-            "note": self.note,
-            "secondsLeft": self.seconds_left,
-        }
-
-
-@dataclass(kw_only=True)
-class Jobs:
-    """Background jobs of a session."""
-
-    scan: Job = field(default_factory=Job)
-    suggestions: Job = field(default_factory=Job)
-    check: Job = field(default_factory=Job)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns the jobs as JSON for the page."""
-        jobs = {"scan": self.scan, "suggestions": self.suggestions, "check": self.check}
-        return {name: job.to_dict() for name, job in jobs.items()}
 
 
 class PhotoIndex:
@@ -245,12 +51,8 @@ class PhotoIndex:
         self._paths: dict[str, PhotoState] = {}
         self._digests: defaultdict[str, list[PhotoState]] = defaultdict(list)
         self._annotations: dict[str, Annotations] = {}
-        self._offered = tuple(nfc(label) for label in labels)
-        # All labels ever seen in the session, in the order in which they appeared.
         self._gone: dict[str, int] = {}
-        self._known: dict[str, None] = dict.fromkeys(self._offered)
-        self._uses: Counter[str] = Counter()
-        self._styles: Mapping[str, LabelStyle] = {}
+        self._labels = LabelList(labels)
 
     def __len__(self) -> int:
         return len(self._states)
@@ -259,26 +61,12 @@ class PhotoIndex:
     def labels(self) -> tuple[str, ...]:
         """Labels in display order: offered ones, pinned ones, and those that a photo has."""
         with self.lock:
-            styles, plain = self._styles, LabelStyle()
-            kept = {label for label, style in styles.items() if style.pinned}.union(self._offered)
-            order = {label: place for place, label in enumerate(self._known)}
-
-            def place(label: str) -> tuple[bool, float, int]:
-                style = styles.get(label, plain)
-                position = float("inf") if style.position is None else style.position
-                return (not style.pinned, position, order[label])
-
-            return tuple(
-                sorted(
-                    (label for label in self._known if self._uses[label] > 0 or label in kept),
-                    key=place,
-                )
-            )
+            return self._labels.in_order()
 
     @property
     def styles(self) -> Mapping[str, LabelStyle]:
         """Display of the labels that have one."""
-        return self._styles
+        return self._labels.styles
 
     def states(self) -> list[PhotoState]:
         """Returns all photos, sorted by path."""
@@ -297,7 +85,7 @@ class PhotoIndex:
     def with_label(self, label: str | None) -> tuple[PhotoState, ...]:
         """Returns the photos with a label, be it of a person, an annotator's vote or a folder."""
         with self.lock:
-            return tuple(state for state in self._states.values() if label in _labels_of(state))
+            return tuple(state for state in self._states.values() if label in labels_of(state))
 
     def group_name(self, digest: str) -> str | None:
         """Returns the group that a person assigned to a photo."""
@@ -343,9 +131,9 @@ class PhotoIndex:
                 self._gone.pop(photo_id, None)
                 added.append(state)
             fresh = {state.folder_label for state in added}
-            self._add_labels(sorted(label for label in fresh if label))
+            self._labels.add(sorted(label for label in fresh if label))
             # New photos have no other labels yet.
-            self._uses.update(state.folder_label for state in added if state.folder_label)
+            self._labels.uses.update(state.folder_label for state in added if state.folder_label)
 
     def set_digests(self, digests: Mapping[str, str]) -> None:
         """Sets the digests of files, by path, as they were when the catalog was written.
@@ -389,7 +177,7 @@ class PhotoIndex:
                     del self._paths[state.path]
                 if state.digest is not None:
                     self._digests[state.digest].remove(state)
-                self._uses.subtract(_labels_of(state))
+                self._labels.uses.subtract(labels_of(state))
                 self._gone[state.id] = self.clock
             return True
 
@@ -421,19 +209,19 @@ class PhotoIndex:
             for digest, found in annotations.items():
                 for state in self._digests.get(digest, ()):
                     self._set_annotations(state, found)
-                    names |= _labels_of(state)
-            self._add_labels(sorted(names))
+                    names |= labels_of(state)
+            self._labels.add(sorted(names))
 
     def withdraw(self, label: str) -> None:
         """Offers a label no longer unless a photo has it."""
         with self.lock:
-            self._offered = tuple(name for name in self._offered if name != label)
+            self._labels.withdraw(label)
 
     def set_styles(self, styles: Mapping[str, LabelStyle]) -> None:
         """Sets the display of labels."""
         with self.lock:
-            self._styles = styles
-            self._add_labels(sorted(styles))
+            self._labels.styles = styles
+            self._labels.add(sorted(styles))
 
     def replace_annotations(self, annotations: Mapping[str, Annotations]) -> None:
         """Sets all annotations, by digest; photos not among them have none."""
@@ -483,10 +271,6 @@ class PhotoIndex:
             found.sort(key=lambda state: state.path)
             return [state.row(self.annotator) for state in found[:limit]]
 
-    def _add_labels(self, labels: Iterable[str]) -> None:
-        for label in labels:
-            self._known.setdefault(label)
-
     def _set_digest(self, state: PhotoState, digest: str) -> None:
         if state.digest == digest:
             return
@@ -494,13 +278,13 @@ class PhotoIndex:
             self._digests[state.digest].remove(state)
         state.digest = digest
         self._set_annotations(state, self._annotations.get(digest, NO_ANNOTATIONS))
-        self._add_labels(sorted(_labels_of(state)))
+        self._labels.add(sorted(labels_of(state)))
         self._digests[digest].append(state)
 
     def _set_annotations(self, state: PhotoState, annotations: Annotations) -> None:
-        self._uses.subtract(_labels_of(state))
+        self._labels.uses.subtract(labels_of(state))
         self._set(state, "annotations", annotations)
-        self._uses.update(_labels_of(state))
+        self._labels.uses.update(labels_of(state))
 
     def _update(self, name: str, values: Mapping[str, object]) -> None:
         with self.lock:
@@ -513,15 +297,6 @@ class PhotoIndex:
         if getattr(state, name) != value:
             setattr(state, name, value)
             state.changed_at = self.clock
-
-
-def _labels_of(state: PhotoState) -> set[str]:
-    """Returns all labels of a photo: of its folder unless it has others, and votes included."""
-    annotations = state.annotations
-    labels = annotations.labels
-    if labels is None:
-        labels = () if state.folder_label is None else (state.folder_label,)
-    return {*labels, *(label for vote in annotations.votes.values() for label in vote)}
 
 
 def _id_of(file: FoundFile) -> str:

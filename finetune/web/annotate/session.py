@@ -14,7 +14,8 @@ from finetune.photos.scan import FoundFile, find_photos, found_file, require_pho
 from finetune.web.annotate.actions import Action, BadRequestError, write_action
 from finetune.web.annotate.label_edits import LabelEdit, write_label_edit
 from finetune.web.annotate.metadata import Place
-from finetune.web.annotate.photo_index import PhotoIndex, PhotoState
+from finetune.web.annotate.photo_index import PhotoIndex
+from finetune.web.annotate.photo_state import PhotoState
 from finetune.web.annotate.thumbnails import Kind, Thumbnails
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from finetune.photos.collection import Photo
 from finetune.web.annotate.features import Features
-from finetune.web.annotate.photo_index import CohortOffer, Suggestions
+from finetune.web.annotate.photo_state import CohortOffer, Suggestions
 from finetune.web.annotate.session import Session
 
 Array = NDArray[np.float64]

@@ -18,8 +18,9 @@ from finetune.photos.decode.pool import usable_cores
 from finetune.photos.scan import update
 from finetune.photos.split.grouping import photo_groups
 from finetune.web.annotate.features import FeatureExtractor, Features
+from finetune.web.annotate.jobs import Job
 from finetune.web.annotate.metadata import read_place
-from finetune.web.annotate.photo_index import Job, PhotoState
+from finetune.web.annotate.photo_state import PhotoState
 from finetune.web.annotate.session import Session
 from finetune.web.annotate.suggestions import (
     Classifier,

@@ -13,7 +13,7 @@ from PIL import ExifTags, Image
 
 from finetune.demo_data import draw_collection
 from finetune.web.annotate import watch
-from finetune.web.annotate.photo_index import CohortOffer, Suggestions
+from finetune.web.annotate.photo_state import CohortOffer, Suggestions
 
 pytestmark = pytest.mark.browser
 

@@ -7,7 +7,7 @@ import pytest
 
 from finetune.photos.catalog.annotations import EXCLUDE, FLAG, RESOLVED, VOTE, Annotations
 from finetune.photos.crops import Crop
-from finetune.web.annotate.photo_index import PhotoState, Suggestions
+from finetune.web.annotate.photo_state import PhotoState, Suggestions
 
 ANN, BEN = VOTE + "ann", VOTE + "ben"
 
