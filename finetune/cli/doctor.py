@@ -23,16 +23,17 @@ def doctor(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Check this installation, with a self-test of ten seconds.
+    """Check this installation, with a self-test of 11 seconds at most.
 
     The output has no paths and no names of photos, so it can be pasted into a bug report. The exit
     code is 1 if the self-test fails.
     """
     output.json, output.quiet = json, quiet
     from finetune.diagnostics.diagnosis import diagnose
+    from finetune.diagnostics.self_test import LIMIT_SECONDS
 
     if self_test:
-        output.info("Training on a few drawn photos; about ten seconds ...")
+        output.info(f"Training on a few drawn photos; {LIMIT_SECONDS:.0f} seconds at most ...")
     found = diagnose(self_test=self_test)
     output.document(asdict(found))
     for line in _lines(found):
@@ -63,7 +64,10 @@ def _lines(found: Diagnosis) -> Iterable[str]:
         yield f"{'Cache':<10} {cache.name}: {count(cache.files, 'file')}, {_mb(cache.size_bytes)}"
     if tested is not None:
         steps = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in tested.seconds.items())
-        yield f"{'Self-test':<10} {'failed' if tested.error else 'passed'}: {steps}"
+        outcome = (
+            "failed after" if tested.error else "stopped after" if tested.stopped else "passed"
+        )
+        yield f"{'Self-test':<10} {outcome}: {steps or 'nothing'}"
     yield ""
     for problem in found.problems:
         yield f"PROBLEM    {problem}"

@@ -21,7 +21,7 @@ import psutil
 
 from finetune import __version__
 from finetune.diagnostics.redaction import describe_error, redact
-from finetune.diagnostics.self_test import SelfTest, run_self_test
+from finetune.diagnostics.self_test import LIMIT_SECONDS, SelfTest, SelfTestProcess
 from finetune.files import HIDDEN_FOLDER, user_cache_folder
 
 DISTRIBUTION = "finetune-photos"
@@ -149,7 +149,7 @@ def diagnose(*, self_test: bool = True) -> Diagnosis:
     """Returns the facts about this installation that a bug report needs.
 
     Args:
-        self_test: Also train and predict on drawn photos, which takes about ten seconds.
+        self_test: Also train and predict on drawn photos; stopped after 11 seconds.
 
     Example:
         >>> diagnose(self_test=False).problems
@@ -164,9 +164,10 @@ def diagnose(*, self_test: bool = True) -> Diagnosis:
             failures.append(f"{what} failed. {describe_error(error)}")
             return otherwise
 
+    # The self-test computes while this process looks for the rest.
+    testing = attempt("Starting the self-test", SelfTestProcess, None) if self_test else None
     machine = _machine()
     packages, extras = _requirements()
-    tested = run_self_test() if self_test else None
     torch = attempt("Loading torch", _torch, None)
     no_fonts: dict[str, bool] = {}
     no_caches: tuple[Cache, ...] = ()
@@ -174,6 +175,7 @@ def diagnose(*, self_test: bool = True) -> Diagnosis:
     fonts = attempt("Looking for fonts", _fonts, no_fonts)
     caches = attempt("Looking for caches", _caches, no_caches)
     weights = attempt("Looking for weights", local_weights, no_weights)
+    tested = testing.result(LIMIT_SECONDS) if testing else None
     return Diagnosis(
         version=__version__,
         python=f"{platform.python_version()} ({platform.python_implementation()})",
@@ -316,6 +318,11 @@ def _problems(
 ) -> Iterable[str]:
     if tested is not None and tested.error is not None:
         yield f"The self-test failed. {tested.error}"
+    if tested is not None and tested.stopped:
+        yield (
+            f"The self-test was stopped after {LIMIT_SECONDS:.0f} s; no step had failed. The "
+            "machine is busy or slow: close programs and try again."
+        )
     if not packages:
         yield f"{DISTRIBUTION} is not installed: finetune runs from a folder of code."
     for name, version in packages.items():
