@@ -35,8 +35,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from timm.layers import create_pool2d
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
 from finetune.errors import ModelError
 from finetune.models.classic.base import (
@@ -158,6 +160,21 @@ class MnistExpertsCNN(ClassicNet):
                 _truncated_normal(module, std=0.1, bias=0.1)
 
 
+class LocalResponseNorm(nn.LocalResponseNorm):
+    """`nn.LocalResponseNorm` with the sum over channels as a 1x1 convolution.
+
+    On a CPU the pooling in three dimensions of the original takes five times as long.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        channel = torch.arange(x.shape[1], device=x.device)
+        distance = channel[:, None] - channel
+        in_window = (distance <= self.size // 2) & (distance > self.size // 2 - self.size)
+        weight = in_window.to(x.dtype) * (self.alpha / self.size)
+        sums = functional.conv2d(x * x, weight[:, :, None, None])
+        return x * (self.k + sums).pow(-self.beta)
+
+
 class Cifar10TutorialCNN(ClassicNet):
     """CIFAR-10 tutorial network, for images of any size.
 
@@ -221,7 +238,7 @@ def _pool() -> nn.Module:
 
 def _response_norm() -> nn.Module:
     # torch divides alpha by the window of 9 channels, TensorFlow does not.
-    return nn.LocalResponseNorm(9, alpha=0.001, beta=0.75, k=1.0)
+    return LocalResponseNorm(9, alpha=0.001, beta=0.75, k=1.0)
 
 
 def _truncated_normal(layer: nn.Module, *, std: float, bias: float) -> None:
