@@ -11,7 +11,17 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "finetune"
 
 LAYERS = [
-    {"errors", "config", "config_io", "files", "fonts", "formatting", "malloc", "spreadsheets"},
+    {
+        "errors",
+        "config",
+        "config_io",
+        "files",
+        "fonts",
+        "formatting",
+        "malloc",
+        "processes",
+        "spreadsheets",
+    },
     {"demo_data"},
     {"photos"},
     {"augmentation"},

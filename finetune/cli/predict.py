@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,11 +17,13 @@ from finetune.cli.console import Advance, Json, Quiet, Yes, output
 from finetune.cli.predict_output import FEW, TOP, Extras, Printer, show_photo
 from finetune.config import FALSE_ALARMS, PRECISION
 from finetune.errors import ConfigError
+from finetune.processes import Share, launched
 
 if TYPE_CHECKING:
     from finetune.photos.file_mover import Transfer
     from finetune.prediction.predictions import PhotoPrediction
     from finetune.prediction.predictor import Predictor
+    from finetune.prediction.run_graph import EngineName
     from finetune.prediction.sort_into import Sorter
     from finetune.prediction.table import PredictionTable
 
@@ -101,6 +105,20 @@ def predict(
             raise ConfigError("--undo needs the sorted folder: --sort-into DIR --undo.")
         _undo(sort_into)
         return
+    share = launched()
+    if share.count > 1:
+        _check_shared(
+            csv,
+            {
+                "--sort-into": sort_into is not None,
+                "--explain": explain is not None,
+                "--similar": similar > 0,
+                "--show": show,
+                "--json": json,
+                "--by burst": by == "burst",
+            },
+        )
+        output.quiet = quiet or share.rank > 0
     if not photos:
         raise ConfigError("Which photos? Name some, or a folder: finetune predict photo.jpg")
     from finetune.photos.file_mover import Transfer
@@ -134,6 +152,8 @@ def predict(
     chosen = None if engine is None else one_of("--engine", engine, EngineName)
     # Heat maps and features of training photos are torch's.
     used: EngineName | None = "torch" if explain is not None or similar else chosen
+    if share.count > 1:
+        _prepare_all(run, device, used)
     predictor = Predictor.load(run or None, device=device, config=config, engine=used)
     if by_burst and predictor.multi_label:
         raise ConfigError(f"--by burst is for runs of one label a photo, unlike {predictor.name}.")
@@ -145,37 +165,52 @@ def predict(
     if sort_into is not None and how == "move" and not yes:
         typer.confirm(f"Move the photos to {sort_into}?", abort=True, err=True)
     with contextlib.ExitStack() as stack:
-        outlets: list[Callable[[PhotoPrediction], object]] = []
         table: PredictionTable | None = None
         if csv is not None:
-            table = stack.enter_context(_table(csv, predictor, top or TOP, by_burst))
-            outlets.append(table.add)
+            table = stack.enter_context(_table(csv, share, predictor, top or TOP, by_burst))
         sorter: Sorter | None = None
         if sort_into is not None:
             sorter = _sorter(sort_into, how, predictor, photos)
-            outlets.append(sorter.put)
         extras = _extras(predictor, run, explain, similar, show, stack)
-        done = len(list(table.done.elements())) if table is not None else 0
-        if done:
-            output.info(f"{csv} has {done:,} of them already.")
-        remaining = list(paths) if table is None else list(table.missing(paths))
+        if table is not None and table.rows:
+            output.info(f"{csv} has {table.rows:,} of them already.")
+        asked = list(paths)
+        unit = predictor.photos_per_batch(batch_size)
+        mine = [asked[row] for row in share.of([str(path) for path in asked], unit=unit)]
+        remaining = mine if table is None else list(table.missing(mine))
         if table is not None and table.changed:
             output.info(f"{table.changed:,} of these changed since and are predicted again.")
         printer = Printer(top, len(remaining), predictor.labels, extras, quiet_rows=csv is not None)
         failed = 0
         with _progress(printer) as advance:
-            predictions: Iterable[PhotoPrediction]
-            predictions = predictor.predict_stream(remaining, batch_size=batch_size)
+            batches: Iterable[Sequence[PhotoPrediction]]
+            batches = predictor.predict_batches(remaining, batch_size=batch_size)
             if by_burst:
-                predictions = _by_burst(predictor, remaining, predictions)
-            for number, prediction in enumerate(predictions, start=1):
-                for outlet in outlets:
-                    outlet(prediction)
-                printer.add(prediction)
-                failed += prediction.error is not None
-                advance(number, len(remaining))
+                batches = [list(_by_burst(predictor, remaining, chain.from_iterable(batches)))]
+            number = 0
+            for batch in batches:
+                # A photo that was sorted and has no row, or the reverse, would be lost to a resume.
+                for some in [batch] if sorter is None else [[one] for one in batch]:
+                    if table is not None:
+                        table.add_all(some)
+                    for prediction in some:
+                        if sorter is not None:
+                            sorter.put(prediction)
+                        printer.add(prediction)
+                        failed += prediction.error is not None
+                        number += 1
+                        advance(number, len(remaining))
         printer.close()
-    _sum_up(csv, sort_into, sorter, len(remaining), failed)
+    total = len(remaining)
+    if csv is not None and is_shared(csv, share):
+        from finetune.prediction.shared_table import merge_parts
+
+        merged = merge_parts(csv, asked)
+        if merged is None:
+            output.info(f"The last process to end will merge all rows into {csv}.")
+            return
+        total, failed = merged.rows, merged.failed
+    _sum_up(csv, sort_into, sorter, total, failed)
     if not by_burst and not output.quiet:
         _offer_bursts(remaining)
     if used is None:
@@ -219,18 +254,60 @@ def _offer_bursts(photos: Sequence[Path]) -> None:
         output.info("Many of these are frames of bursts; --by burst gives each burst one answer.")
 
 
-def _table(path: Path, predictor: Predictor, top: int, by_burst: bool) -> PredictionTable:
+def _check_shared(csv: Path | None, alone: Mapping[str, bool]) -> None:
+    """Refuses what several processes cannot do."""
+    if csv is None:
+        raise ConfigError(
+            "Several processes predict into one table: add --csv FILE, or leave out torchrun or "
+            "accelerate launch."
+        )
+    for flag, given in alone.items():
+        if given:
+            raise ConfigError(
+                f"{flag} works in one process only. Leave it out, or leave out torchrun or "
+                "accelerate launch."
+            )
+
+
+def _prepare_all(runs: Sequence[str] | None, device: str | None, engine: EngineName | None) -> None:
+    """Prepares the graphs of runs, so that all processes predict with the same engine."""
+    from finetune.cli.fast_predictions import prepare_predictions
+    from finetune.prediction.hub_address import is_hub_address
+    from finetune.runs.folder import find_run
+
+    named: Sequence[str | None] = runs or [None]
+    for run in named:
+        if run is None or not (is_hub_address(run) or run.lower().endswith(".onnx")):
+            prepare_predictions(find_run(run), device=device, engine=engine)
+
+
+def is_shared(csv: Path, share: Share) -> bool:
+    """Returns whether a table is made of parts: several processes fill it, or have begun to."""
+    from finetune.prediction.shared_table import has_parts
+
+    return share.count > 1 or has_parts(csv)
+
+
+def _table(
+    path: Path, share: Share, predictor: Predictor, top: int, by_burst: bool
+) -> AbstractContextManager[PredictionTable]:
+    from finetune.prediction.shared_table import open_part
     from finetune.prediction.table import PredictionTable
 
     tree = predictor.decision.hierarchy
-    return PredictionTable(
-        path,
-        run=predictor.name,
-        top=min(top, len(predictor.labels)),
-        several=predictor.multi_label,
-        taxonomy=tree.taxonomy if tree else None,
-        by_burst=by_burst,
-    )
+
+    def open_table(path: Path, others: Sequence[Path] = ()) -> PredictionTable:
+        return PredictionTable(
+            path,
+            run=predictor.name,
+            top=min(top, len(predictor.labels)),
+            several=predictor.multi_label,
+            taxonomy=tree.taxonomy if tree else None,
+            by_burst=by_burst,
+            others=others,
+        )
+
+    return open_part(path, share, open_table) if is_shared(path, share) else open_table(path)
 
 
 def _sorter(folder: Path, how: Transfer, predictor: Predictor, sources: list[str]) -> Sorter:

@@ -43,8 +43,8 @@ class Engine(Protocol):
         ...
 
     @property
-    def cores(self) -> int:
-        """Batches computed at once by the engine of `per_thread`; 1: one batch uses all."""
+    def cores(self) -> int | None:
+        """Batches computed at once by the engine of `per_thread`; None: on a GPU, one."""
         ...
 
     def per_thread(self) -> AbstractContextManager[Engine]:

@@ -21,6 +21,7 @@ from finetune.photos.decode.color import to_gray
 from finetune.photos.decode.pool import usable_cores
 from finetune.photos.preprocessing import Preprocessing
 from finetune.prediction.engine import ModelMetadata
+from finetune.processes import local_processes
 from finetune.runs.folder import RunFolder
 
 METADATA_KEY = "finetune"
@@ -114,11 +115,12 @@ class OnnxEngine:
         return int(shape[-1])
 
     @property
-    def cores(self) -> int:
-        """Batches computed at once by the engine of `per_thread`; 1 on a GPU."""
-        on_cpu = set(self.session.get_providers()) <= CPU_PROVIDERS
-        threads = self.session.get_session_options().intra_op_num_threads
-        return (threads or usable_cores()) if on_cpu else 1
+    def cores(self) -> int | None:
+        """Batches computed at once by the engine of `per_thread`; None on a GPU."""
+        if not set(self.session.get_providers()) <= CPU_PROVIDERS:
+            return None
+        threads: int = self.session.get_session_options().intra_op_num_threads
+        return threads or max(1, usable_cores() // local_processes())
 
     @contextmanager
     def per_thread(self) -> Iterator[OnnxEngine]:
@@ -137,7 +139,10 @@ class OnnxEngine:
         """Returns logits ``(B, labels)`` and features ``(B, F)``; see `Engine`."""
         if self.head is not None:
             (features,) = self._run([FEATURES], images)
-            return features @ self.head.weight.T + self.head.bias, features
+            # Photo by photo: the order in which BLAS sums depends on the number of rows, and the
+            # answer for a photo must not depend on the others of its batch.
+            logits = np.stack([self.head.weight @ row for row in features]) + self.head.bias
+            return logits, features
         logits, features = self._run([LOGITS, FEATURES], images)
         return logits, features
 

@@ -35,10 +35,10 @@ __all__ = ["PredictConfig", "PhotoPrediction", "Predictor", "Ranked"]
 
 BATCH_SIZE = 32
 
-SMALLEST_BATCH = 4
-"""Minimum photos per batch if each core has a batch of its own."""
+CORE_BATCH = 8
+"""Photos per batch where each core has a batch of its own: larger ones leave its cache."""
 
-FEW_PHOTOS = 2 * SMALLEST_BATCH
+FEW_PHOTOS = 8
 """Number of photos below which one batch at a time on all cores is fastest."""
 
 WorkingImages = tuple[NDArray[np.uint8], ...]
@@ -168,18 +168,25 @@ class Predictor:
 
         Args:
             photos: As for a single one; may be endless.
-            batch_size: Photos in a batch, of all cores together.
+            batch_size: Maximum photos in a batch.
         """
+        for batch in self.predict_batches(photos, batch_size=batch_size):
+            yield from batch
+
+    def predict_batches(
+        self, photos: Iterable[Any], *, batch_size: int = BATCH_SIZE
+    ) -> Iterator[list[PhotoPrediction]]:
+        """Yields the predictions of each batch of `photos_per_batch`; see `predict_stream`."""
         waiting = iter(photos)
         first = list(itertools.islice(waiting, FEW_PHOTOS))
-        cores = min(engine.cores for engine in self.engines)
+        cores = self._cores()
         everything = itertools.chain(first, waiting)
-        if cores == 1 or len(first) < FEW_PHOTOS:
+        size = self.photos_per_batch(batch_size)
+        if cores is None or len(first) < FEW_PHOTOS:
             yield from decode_ahead(
-                everything, self._images_or_reason, self._predict, batch_size=batch_size
+                everything, self._images_or_reason, self._predict, batch_size=size
             )
             return
-        size = max(min(SMALLEST_BATCH, batch_size), batch_size // cores)
         with ExitStack() as stack:
             own = copy.copy(self)
             own.engines = tuple(stack.enter_context(e.per_thread()) for e in self.engines)
@@ -188,6 +195,16 @@ class Predictor:
                 return own._predict(batch, [own._images_or_reason(photo) for photo in batch])
 
             yield from batch_per_core(everything, predict, batch_size=size, cores=cores)
+
+    def photos_per_batch(self, batch_size: int = BATCH_SIZE) -> int:
+        """Returns the number of photos in a batch, on any number of cores."""
+        return batch_size if self._cores() is None else min(CORE_BATCH, batch_size)
+
+    def _cores(self) -> int | None:
+        """Returns the number of batches computed at once; None: one, on a GPU."""
+        cores = [engine.cores for engine in self.engines]
+        known = [count for count in cores if count is not None]
+        return min(known) if len(known) == len(cores) else None
 
     def _images_or_reason(self, photo: Any) -> WorkingImages | str:
         try:

@@ -21,8 +21,8 @@ def batch_per_core(
     *,
     batch_size: int,
     cores: int,
-) -> Iterator[Result]:
-    """Yields results in order; each core decodes and predicts batches of its own.
+) -> Iterator[list[Result]]:
+    """Yields the results of each batch in order; each core decodes and predicts batches of its own.
 
     If all cores share one batch, every layer waits for the slowest core, the one that also decodes.
     """
@@ -41,7 +41,7 @@ def batch_per_core(
             while ahead:
                 done = ahead.popleft().result()
                 submit()
-                yield from done
+                yield done
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -52,22 +52,22 @@ def decode_ahead(
     predict: Callable[[Sequence[Photo], Sequence[Decoded]], list[Result]],
     *,
     batch_size: int,
-) -> Iterator[Result]:
-    """Yields results in order; threads decode the next batches during the current one."""
+) -> Iterator[list[Result]]:
+    """Yields the results of each batch in order; threads decode the next batches meanwhile."""
     with ThreadPoolExecutor(max(2, usable_cores()), thread_name_prefix="decode") as pool:
 
-        def submit(count: int) -> list[tuple[Photo, Future[Decoded]]]:
-            batch = list(itertools.islice(photos, count))
+        def submit() -> list[tuple[Photo, Future[Decoded]]]:
+            batch = list(itertools.islice(photos, batch_size))
             return [(photo, pool.submit(decode, photo)) for photo in batch]
 
-        # The first batches are small, so that the network need not wait for a full one.
-        ahead = deque([submit(min(4, batch_size)), submit(min(16, batch_size))])
+        ahead = deque([submit(), submit()])
         try:
             while ahead:
                 batch = ahead.popleft()
                 decoded = [future.result() for _, future in batch]
-                while len(ahead) < 2 and (more := submit(batch_size)):
+                while len(ahead) < 2 and (more := submit()):
                     ahead.append(more)
-                yield from predict([photo for photo, _ in batch], decoded)
+                if batch:
+                    yield predict([photo for photo, _ in batch], decoded)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)

@@ -15,7 +15,7 @@ from finetune.models.inference import logits_and_features_of, logits_of
 from finetune.prediction.engine import ModelMetadata
 from finetune.runs.folder import RunFolder
 from finetune.runs.loading import load_network
-from finetune.training.device import choose_device
+from finetune.training.device import process_device
 
 
 class TorchEngine:
@@ -51,15 +51,15 @@ class TorchEngine:
             metadata.model,
             len(metadata.labels),
             metadata.preprocessing,
-            device=choose_device(device),
+            device=process_device(device),
         )
         return cls(module, metadata, run)
 
     @property
-    def cores(self) -> int:
-        """Batches computed at once by the engine of `per_thread`; 1 on a GPU."""
+    def cores(self) -> int | None:
+        """Batches computed at once by the engine of `per_thread`; None on a GPU."""
         on_cpu = next(self.module.parameters()).device.type == "cpu"
-        return torch.get_num_threads() if on_cpu else 1
+        return torch.get_num_threads() if on_cpu else None
 
     @contextmanager
     def per_thread(self) -> Iterator[TorchEngine]:

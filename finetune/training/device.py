@@ -13,6 +13,7 @@ from torch import nn
 
 from finetune.config import MachineConfig, Precision
 from finetune.errors import ConfigError, DeviceError
+from finetune.processes import local_processes
 from finetune.training.distributed import World, processes
 from finetune.training.events import Callback, Note
 
@@ -108,6 +109,19 @@ def choose_device(requested: str | None) -> torch.device:
         raise DeviceError("--device mps: this machine has none. Leave --device out.")
     elif device.type not in ("cpu", "cuda", "mps"):
         raise DeviceError(f"--device {requested} is not one of cpu, cuda, cuda:1, mps.")
+    return device
+
+
+def process_device(requested: str | None) -> torch.device:
+    """Returns the device as `choose_device`; of several GPUs, this process's own.
+
+    Raises:
+        DeviceError: It does not exist.
+    """
+    device = choose_device(requested)
+    if device.type == "cuda" and device.index is None and local_processes() > 1:
+        rank = int(os.environ.get("LOCAL_RANK", "0"))
+        return torch.device("cuda", rank % torch.cuda.device_count())
     return device
 
 

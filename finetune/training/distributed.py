@@ -109,11 +109,15 @@ class World:
 
     def gather(self, rows: NDArray[Any]) -> NDArray[Any]:
         """Returns the rows of all processes in the order of their ranks, in every process."""
+        return rows if self.count == 1 else np.concatenate(self.gather_objects(rows))
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        """Returns the values of all processes in the order of their ranks, in every process."""
         if self.count == 1:
-            return rows
+            return [value]
         parts: list[Any] = [None] * self.count
-        distributed.all_gather_object(parts, rows)
-        return np.concatenate(parts)
+        distributed.all_gather_object(parts, value)
+        return parts
 
     @torch.no_grad()
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+from filelock import FileLock
 from torch import nn
 
-from finetune.files import write_atomically
+from finetune.files import storage_errors, write_atomically
 from finetune.models.feature_backends import export_backbone
 from finetune.photos.preprocessing import Preprocessing
 from finetune.prediction.run_graph import (
@@ -45,9 +46,19 @@ def prepare_graph(run: RunFolder, note: Callable[[str], None] = lambda text: Non
         RunError: A file of the run is missing or damaged.
         StorageError: The cache cannot be written.
     """
-    known = find_graph(run)
-    if known is not None:
-        return known[1]
+    # Of several processes one exports, and the others wait for its graph.
+    lock = FileLock(graphs_folder() / "lock")
+    with storage_errors(graphs_folder()):
+        graphs_folder().mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    try:
+        known = find_graph(run)
+        return _export(run, note) if known is None else known[1]
+    finally:
+        lock.release()
+
+
+def _export(run: RunFolder, note: Callable[[str], None]) -> Graph:
     engine = TorchEngine.load(run, device="cpu")
     module = engine.module
     head = module.get_classifier()  # type: ignore[operator]
