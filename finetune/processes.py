@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
 from finetune.errors import ConfigError
@@ -22,6 +24,10 @@ class Team(Protocol):
 
     def shard(self, items: NDArray[Any]) -> NDArray[Any]:
         """Returns this process's consecutive part of `items`."""
+        ...
+
+    def main_first(self) -> AbstractContextManager[None]:
+        """Runs the block in the main process first, then in the others."""
         ...
 
     def barrier(self) -> None:
@@ -42,6 +48,10 @@ class Alone:
         """Returns all items."""
         return items
 
+    def main_first(self) -> AbstractContextManager[None]:
+        """Runs the block."""
+        return nullcontext()
+
     def barrier(self) -> None:
         """Waits for nobody."""
 
@@ -51,6 +61,17 @@ class Alone:
 
 
 ALONE: Team = Alone()
+
+
+def own_batches(team: Team, total: int, batch_size: int) -> NDArray[np.int64]:
+    """Returns the indices of a process's items, in whole batches of those of one process.
+
+    So that no result depends on the number of processes.
+    """
+    batches = team.shard(np.arange(-(-total // batch_size)))
+    if not len(batches):
+        return np.empty(0, np.int64)
+    return np.arange(batches[0] * batch_size, min((batches[-1] + 1) * batch_size, total))
 
 
 @dataclass(frozen=True, kw_only=True)

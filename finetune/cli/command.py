@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import platform
 import re
 import sys
 import tomllib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
@@ -21,6 +22,7 @@ from finetune.cli.console import BROKEN_PIPE, output
 from finetune.config_io import Setting, choices, settings, strip_none
 from finetune.errors import ConfigError, FinetuneError, MissingExtra
 from finetune.files import NO_SPACE
+from finetune.processes import ALONE, Team, launched
 
 if TYPE_CHECKING:
     from finetune.photos.collection import Collection
@@ -420,6 +422,28 @@ def read_collection(root: Path, catalog: Path | None = None, **options: Any) -> 
 
     with output.progress("Reading photos") as advance:
         return scan(root, catalog=catalog, progress=advance, **options)
+
+
+@contextlib.contextmanager
+def team_of(device: str | None) -> Iterator[Team]:
+    """Yields the processes that ``torchrun`` or ``accelerate launch`` started for this command.
+
+    All but the main one are quiet. At the end they wait for each other.
+
+    Raises:
+        DeviceError: The device does not exist.
+    """
+    if launched().count == 1:
+        yield ALONE
+        return
+    from finetune.config import MachineConfig
+    from finetune.training.device import join_processes
+    from finetune.training.distributed import end_processes
+
+    team = join_processes(MachineConfig(device=device))
+    output.quiet = output.quiet or not team.is_main
+    yield team
+    end_processes()
 
 
 def one_of(flag: str, value: str, allowed: Any) -> Any:

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from finetune.cli.command import CatalogPath, Photos, photos_folder, read_collection
+from finetune.cli.command import CatalogPath, Photos, photos_folder, read_collection, team_of
 from finetune.cli.console import Json, Quiet, Yes, make_table, output
 from finetune.errors import ConfigError
 from finetune.formatting import count
+from finetune.processes import Team
 
 if TYPE_CHECKING:
     from finetune.curation.crop_policy import CropPolicy, Method
@@ -77,30 +78,39 @@ def crop(
     from finetune.photos.catalog.catalog import open_catalog
 
     root = photos_folder(photos)
-    collection = read_collection(root, catalog)
-    document: dict[str, Any] = {"photos": len(collection)}
-    with open_catalog(root, catalog) as opened:
-        if undo:
-            document["undone"] = _undo(opened)
-        elif clear:
-            document["cleared"] = _clear(opened, yes)
-            if not opened.crop_sources():
-                save_policy(root, None, catalog)
-        elif accept and opened.crop_sources():
-            document["accepted"] = _accept(opened)
-        else:
-            requested = CropPolicyConfig(
-                method=chosen,
-                model=model,
-                weights=str(detector) if detector is not None else weights,
-            )
-            policy, loaded = load_policy(requested)
-            document |= _propose(opened, collection, policy)
-            save_policy(root, loaded, catalog)
-            if accept:
+    with team_of("cpu") as team:
+        with team.main_first():
+            collection = read_collection(root, catalog)
+        document: dict[str, Any] = {"photos": len(collection)}
+        with open_catalog(root, catalog) as opened:
+            # Several processes share the search for subjects; the main one does all else.
+            proposes = not (undo or clear or (accept and opened.crop_sources()))
+            if not (proposes or team.is_main):
+                return
+            if undo:
+                document["undone"] = _undo(opened)
+            elif clear:
+                document["cleared"] = _clear(opened, yes)
+                if not opened.crop_sources():
+                    save_policy(root, None, catalog)
+            elif not proposes:
                 document["accepted"] = _accept(opened)
-        collection = opened.collection(root)
-        sources = opened.crop_sources()
+            else:
+                requested = CropPolicyConfig(
+                    method=chosen,
+                    model=model,
+                    weights=str(detector) if detector is not None else weights,
+                )
+                policy, loaded = load_policy(requested)
+                proposed = _propose(opened, collection, policy, team)
+                if not team.is_main:
+                    return
+                document |= proposed
+                save_policy(root, loaded, catalog)
+                if accept:
+                    document["accepted"] = _accept(opened)
+            collection = opened.collection(root)
+            sources = opened.crop_sources()
     document["crops"] = [
         {
             "path": photo.path,
@@ -132,13 +142,17 @@ def _method(method: str | None, detector: Path | None) -> Method:
     return cast("Method", method)
 
 
-def _propose(catalog: Catalog, collection: Collection, policy: CropPolicy) -> dict[str, Any]:
+def _propose(
+    catalog: Catalog, collection: Collection, policy: CropPolicy, team: Team
+) -> dict[str, Any]:
     from finetune.curation.crop_proposals import propose_to_catalog
 
     sources = catalog.crop_sources()
     kept = sum(sources.get(photo.digest) == "person" for photo in collection.photos)
     with output.progress("Finding subjects") as advance:
-        found = propose_to_catalog(catalog, collection, policy, progress=advance)
+        found = propose_to_catalog(catalog, collection, policy, progress=advance, team=team)
+    if not team.is_main:
+        return {}
     output.text(f"{count(len(found.crops), 'photo')} with a proposed crop.")
     if kept:
         output.text(f"{count(kept, 'photo')} with your own crop, which was kept.")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from finetune.cli.command import CatalogPath, Device, one_of
+from finetune.cli.command import CatalogPath, Device, one_of, team_of
 from finetune.cli.console import Json, Quiet, make_table, output
 from finetune.errors import ConfigError
 from finetune.formatting import number
@@ -68,7 +68,7 @@ def evaluate(
     from finetune.runs.evaluate import EvaluationRequest
     from finetune.runs.evaluate import evaluate as library
     from finetune.runs.folder import find_run
-    from finetune.training.device import choose_device
+    from finetune.training.device import process_device, require_one_process
 
     request = EvaluationRequest(
         photos=photos,
@@ -77,9 +77,10 @@ def evaluate(
         catalog=catalog,
         tta=tta == 2,
         by_burst=one_of("--by", by, By) == "burst",
-        device=str(choose_device(device)),
+        device=str(process_device(device)),
     )
     if follow:
+        require_one_process("finetune evaluate --follow")
         from finetune.runs.follow import BestEpoch, follow_run
 
         if run is None:
@@ -90,18 +91,21 @@ def evaluate(
                 show_evaluation(update.evaluation, ranks)
                 output.document({"epoch": update.epoch, "metrics": update.evaluation.metrics})
         return
-    with output.progress("Evaluating") as advance:
-        result = library(find_run(run), request, progress=advance)
-    show_evaluation(result, ranks)
-    output.document(
-        {
-            "folder": None if result.folder is None else str(result.folder),
-            "metrics": result.metrics,
-            "unknown_labels": result.unknown_labels,
-            "left_out": result.left_out,
-            "statuses": result.statuses,
-        }
-    )
+    with team_of(request.device) as team:
+        with output.progress("Evaluating") as advance:
+            result = library(find_run(run), request, progress=advance, team=team)
+        if not team.is_main:
+            return
+        show_evaluation(result, ranks)
+        output.document(
+            {
+                "folder": None if result.folder is None else str(result.folder),
+                "metrics": result.metrics,
+                "unknown_labels": result.unknown_labels,
+                "left_out": result.left_out,
+                "statuses": result.statuses,
+            }
+        )
 
 
 def parse_top_k(text: str | None) -> tuple[int, ...]:

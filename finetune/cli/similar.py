@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from finetune.cli.command import CatalogPath, one_of, read_collection
+from finetune.cli.command import CatalogPath, one_of, read_collection, team_of
 from finetune.cli.console import Json, Quiet, make_table, output
 from finetune.formatting import count
 
@@ -77,7 +77,6 @@ def similar(
     if to is not None:
         check_target(to, pool)
     paths = list(photos_of(seeds))
-    collection = read_collection(pool, catalog)
     query = Query(
         by=one_of("--by", by, By),
         like=one_of("--like", like, Like),
@@ -86,8 +85,15 @@ def similar(
         model=model or DEFAULT_BACKBONE,
         weights=weights,
     )
-    with output.progress("Comparing") as advance:
-        found = find_similar(paths, collection, query, catalog=catalog, progress=advance)
+    with team_of("cpu") as team:
+        with team.main_first():
+            collection = read_collection(pool, catalog)
+        with output.progress("Comparing") as advance:
+            found = find_similar(
+                paths, collection, query, catalog=catalog, progress=advance, team=team
+            )
+        if not team.is_main:
+            return
     for problem in found.problems:
         output.warn(f"{problem.path} is left out: {problem.reason}.")
     document = _as_dict(found, collection)

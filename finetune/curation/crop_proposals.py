@@ -8,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from finetune.curation.crop_policy import CropPolicy, CropPolicyConfig, load_policy, save_policy
 from finetune.errors import DecodeError
 from finetune.formatting import count
@@ -15,6 +17,7 @@ from finetune.photos.catalog.catalog import Catalog, open_catalog
 from finetune.photos.collection import Collection, Photo, Problem
 from finetune.photos.crops import Crop
 from finetune.photos.scan import scan
+from finetune.processes import ALONE, Team
 
 _AHEAD = 4
 
@@ -40,6 +43,7 @@ def propose(
     *,
     skip: AbstractSet[str] = frozenset(),
     progress: Callable[[int, int], None] | None = None,
+    team: Team = ALONE,
 ) -> Proposals:
     """Returns a crop for each photo of a collection; copies of a photo are read once.
 
@@ -48,8 +52,10 @@ def propose(
         policy: Returns the crop of a photo.
         skip: Digests of photos to leave out.
         progress: Called as ``progress(done, total)``.
+        team: Processes that share the photos; each returns the crops of all.
     """
-    photos = list({p.digest: p for p in collection.photos if p.digest not in skip}.values())
+    every = list({p.digest: p for p in collection.photos if p.digest not in skip}.values())
+    photos = [every[index] for index in team.shard(np.arange(len(every))).tolist()]
     crops: dict[str, Crop] = {}
     nothing: list[Photo] = []
     problems: list[Problem] = []
@@ -66,7 +72,12 @@ def propose(
             problems.append(Problem(path=photo.path, reason=error.reason))
         if progress is not None:
             progress(done, len(photos))
-    return Proposals(crops=crops, nothing_found=tuple(nothing), problems=tuple(problems))
+    parts = team.gather_objects((crops, nothing, problems))
+    return Proposals(
+        crops={digest: crop for part, _, _ in parts for digest, crop in part.items()},
+        nothing_found=tuple(photo for _, part, _ in parts for photo in part),
+        problems=tuple(problem for _, _, part in parts for problem in part),
+    )
 
 
 def propose_crops(
@@ -98,14 +109,19 @@ def propose_to_catalog(
     policy: CropPolicy,
     *,
     progress: Callable[[int, int], None] | None = None,
+    team: Team = ALONE,
 ) -> Proposals:
-    """Proposes a crop for each photo and saves it in the catalog; crops set by a person stay."""
+    """Proposes a crop for each photo and saves it in the catalog; crops set by a person stay.
+
+    Of several processes, the main one saves them.
+    """
     sources = catalog.crop_sources()
     by_person = {digest for digest, source in sources.items() if source == "person"}
-    found = propose(collection, policy, skip=by_person, progress=progress)
+    found = propose(collection, policy, skip=by_person, progress=progress, team=team)
     # Removes an earlier proposal where no subject is found now.
     crops = {photo.digest: None for photo in found.nothing_found} | dict(found.crops)
-    catalog.propose_crops(crops)
+    if team.is_main:
+        catalog.propose_crops(crops)
     return found
 
 

@@ -29,6 +29,7 @@ from finetune.models.registry import DEFAULT_MODEL
 from finetune.photos.collection import Photo, Problem
 from finetune.photos.crops import Crop, load_image
 from finetune.photos.decode.pool import usable_cores
+from finetune.processes import ALONE, Team, own_batches
 
 DEFAULT_BACKBONE = DEFAULT_MODEL
 
@@ -137,8 +138,12 @@ class Embedder:
         *,
         catalog: Path | None = None,
         progress: Progress | None = None,
+        team: Team = ALONE,
     ) -> Embedding:
-        """Returns the features of a collection's photos; see the function `embed`."""
+        """Returns the features of a collection's photos; see the function `embed`.
+
+        Each process of a team computes its share of them, and returns all.
+        """
         cache_dir = collection_cache_dir(root, catalog)
         with self._caches(cache_dir) as (pixels, features):
             samples = [
@@ -148,7 +153,8 @@ class Embedder:
             keys = features.keys(PhotoDataset(root, samples, pixels))
             features.records.drop_damaged(keys)
             # By key, so that copies of a photo are decoded once.
-            missing = {key: i for i, key in enumerate(keys) if key not in features.records}
+            mine = own_batches(team, len(keys), BATCH_SIZE).tolist()
+            missing = {keys[i]: i for i in mine if keys[i] not in features.records}
 
             def image_of(key: bytes) -> NDArray[np.uint8]:
                 sample = samples[missing[key]]
@@ -163,6 +169,10 @@ class Embedder:
                 for key, feature in batch.items():
                     features.records.put(key, feature)
                 failed |= reasons
+            features.records.flush()
+            for reasons in team.gather_objects(failed):
+                failed |= reasons
+            features.records.refresh()
             good = [i for i, key in enumerate(keys) if key not in failed]
             array = features.records.read([keys[i] for i in good])
         return Embedding(

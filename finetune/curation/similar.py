@@ -19,6 +19,7 @@ from finetune.files import numbered, safe_name, storage_errors
 from finetune.photos.analyze import digest_of
 from finetune.photos.collection import Collection, Problem, hash_array
 from finetune.photos.near_duplicates.hashing import hash_photo
+from finetune.processes import ALONE, Team
 
 By = Literal["features", "hash"]
 Like = Literal["all", "any"]
@@ -154,6 +155,7 @@ def find_similar(
     *,
     catalog: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
+    team: Team = ALONE,
 ) -> Similar:
     """Returns the pool photos similar to the seeds, without the seeds themselves.
 
@@ -163,6 +165,7 @@ def find_similar(
         query: Kind of similarity and number of matches.
         catalog: Catalog of the pool, as in `scan`.
         progress: Called as ``progress(done, total)`` for photos of the pool.
+        team: Processes that share the pool's features.
 
     Raises:
         CollectionError: No seed can be opened.
@@ -181,7 +184,7 @@ def find_similar(
         good, similarities, places = _by_hash(contents, pool, problems)
     else:
         good, similarities, places = _by_features(
-            contents, pool, query, problems, catalog=catalog, progress=progress
+            contents, pool, query, problems, catalog=catalog, progress=progress, team=team
         )
     if not good:
         first = problems[0]
@@ -233,13 +236,14 @@ def _by_features(
     *,
     catalog: Path | None,
     progress: Callable[[int, int], None] | None,
+    team: Team,
 ) -> tuple[list[Path], NDArray[np.float32], NDArray[np.int64]]:
     embedder = Embedder(load_backbone(query.model, query.weights))
     chosen = embedder.embed_files(seeds)
     problems.extend(chosen.problems)
     if not chosen.paths:
         return [], np.empty((0, 0), np.float32), np.empty(0, np.int64)
-    found = embedder.embed(pool.root, pool.photos, catalog=catalog, progress=progress)
+    found = embedder.embed(pool.root, pool.photos, catalog=catalog, progress=progress, team=team)
     problems.extend(found.problems)
     similarities = feature_similarities(chosen.features, found.features)
     return list(chosen.paths), similarities, found.positions

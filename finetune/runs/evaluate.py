@@ -23,12 +23,13 @@ from finetune.evaluation.predictions import EvaluatedPhoto, write_predictions
 from finetune.evaluation.probabilities import Floats, log_softmax
 from finetune.evaluation.status import statuses, sure_threshold
 from finetune.files import collection_cache_dir, safe_name, write_json
-from finetune.models.inference import predict_dataset
+from finetune.models.inference import BATCH_SIZE, predict_dataset
 from finetune.photos.bursts import burst_groups
 from finetune.photos.collection import Part, Photo
 from finetune.photos.labels import label_index
 from finetune.photos.scan import scan
 from finetune.photos.split.split import read_split
+from finetune.processes import ALONE, Team, own_batches
 from finetune.runs.calibration import RunCalibration
 from finetune.runs.folder import RunFolder, check_photos_are_there
 from finetune.runs.loading import TrainedRun, open_trained
@@ -109,25 +110,35 @@ class EvaluationRequest:
 
 
 def evaluate(
-    run: RunFolder, request: EvaluationRequest | None = None, *, progress: Progress | None = None
+    run: RunFolder,
+    request: EvaluationRequest | None = None,
+    *,
+    progress: Progress | None = None,
+    team: Team = ALONE,
 ) -> Evaluation:
     """Evaluates a run and writes the results.
 
     On the run's own parts the files go to ``RUN/evaluation``, on other photos to
     ``RUN/evaluation-NAME``, unless `request.output` names a folder; the files of the training are
     unchanged. If a run cannot be written, its figures are returned all the same. Of a run that was
-    trained on all of its photos the cross-validated metrics are returned.
+    trained on all of its photos the cross-validated metrics are returned. Several processes share
+    the photos; the main one writes.
 
     Raises:
         RunError: The run cannot be opened, or its photos have changed.
         CollectionError: The folder has no photo with a label of the run.
     """
     request = request or EvaluationRequest()
-    return evaluate_trained(open_trained(run, device=request.device), request, progress=progress)
+    trained = open_trained(run, device=request.device)
+    return evaluate_trained(trained, request, progress=progress, team=team)
 
 
 def evaluate_trained(
-    trained: TrainedRun, request: EvaluationRequest, *, progress: Progress | None = None
+    trained: TrainedRun,
+    request: EvaluationRequest,
+    *,
+    progress: Progress | None = None,
+    team: Team = ALONE,
 ) -> Evaluation:
     """Evaluates an opened run; see `evaluate`."""
     if request.by_burst and trained.task.multi_label:
@@ -135,12 +146,12 @@ def evaluate_trained(
             f"--by burst is for runs of one label a photo, unlike {trained.folder.path}."
         )
     if request.photos is None:
-        return _own_parts(trained, request, progress)
-    return _other_photos(trained, request.photos, request, progress)
+        return _own_parts(trained, request, progress, team)
+    return _other_photos(trained, request.photos, request, progress, team)
 
 
 def _own_parts(
-    trained: TrainedRun, request: EvaluationRequest, progress: Progress | None
+    trained: TrainedRun, request: EvaluationRequest, progress: Progress | None, team: Team
 ) -> Evaluation:
     root = request.own_photos or Path(trained.description["photos"])
     where = trained.description["settings"].get("collection", {}).get("catalog")
@@ -160,7 +171,8 @@ def _own_parts(
         )
     check_photos_are_there(root, trained.folder.path, "finetune evaluate RUN --photos FOLDER")
     with _cache(root, catalog, trained, request) as cache:
-        collection = scan(root, catalog=catalog, sink=cache)
+        with team.main_first():
+            collection = scan(root, catalog=catalog, sink=cache)
         held_out: list[Part] = ["validation", "test"]
         parts = replay_split(collection, rows, trained.labels, trained.task, needed=held_out)
         samples: dict[Part, Sequence[Sample]] = {
@@ -172,7 +184,9 @@ def _own_parts(
                 "run folder again, or give other photos: finetune evaluate RUN PHOTOS"
             )
         found = {
-            part: _predict(trained, _dataset(root, of_part, cache, trained), request, progress)
+            part: _predict(
+                trained, _dataset(root, of_part, cache, trained), request, progress, team
+            )
             for part, of_part in samples.items()
         }
     if request.by_burst:
@@ -182,15 +196,20 @@ def _own_parts(
                 trained, [photo_of[one.path] for one in of_part], of_part, found[part]
             )
     folder = request.output or trained.folder.path / "evaluation"
-    return _write(trained, folder, samples, found)
+    return _write(trained, folder if team.is_main else None, samples, found)
 
 
 def _other_photos(
-    trained: TrainedRun, root: Path, request: EvaluationRequest, progress: Progress | None
+    trained: TrainedRun,
+    root: Path,
+    request: EvaluationRequest,
+    progress: Progress | None,
+    team: Team,
 ) -> Evaluation:
     index = label_index(trained.labels)
     with _cache(root, request.catalog, trained, request) as cache:
-        collection = scan(root, catalog=request.catalog, sink=cache)
+        with team.main_first():
+            collection = scan(root, catalog=request.catalog, sink=cache)
         known, unknown, left_out = trained.task.match_labels(collection, index)
         if not known:
             raise CollectionError(
@@ -201,18 +220,20 @@ def _other_photos(
             _sample(photo, trained.task.target(tuple(index[label] for label in photo.labels)))
             for photo in known
         ]
-        found = _predict(trained, _dataset(root, samples, cache, trained), request, progress)
+        found = _predict(trained, _dataset(root, samples, cache, trained), request, progress, team)
         of_unknown = None
         if unknown:
             others = PhotoDataset(root, [_sample(photo, 0) for photo in unknown], cache)
-            of_unknown = _predict(trained, others, request, progress)
+            of_unknown = _predict(trained, others, request, progress, team)
     if request.by_burst:
         samples, found = _count_bursts(trained, known, samples, found)
         if of_unknown is not None:
             _, of_unknown = _count_bursts(trained, unknown, others.samples, of_unknown)
     name = safe_name(root.resolve().name)
     folder = request.output or trained.folder.path / f"evaluation-{name}"
-    result = _write(trained, folder, {name: samples}, {name: found}, of_unknown)
+    result = _write(
+        trained, folder if team.is_main else None, {name: samples}, {name: found}, of_unknown
+    )
     counts: dict[str, int] = {}
     for photo in unknown:
         counts[photo.labels[0]] = counts.get(photo.labels[0], 0) + 1
@@ -253,31 +274,39 @@ def _dataset(
 
 def _write(
     trained: TrainedRun,
-    folder: Path,
+    folder: Path | None,
     samples: Any,
     found: dict[Any, _Outputs],
     of_unknown: _Outputs | None = None,
 ) -> Evaluation:
+    """Writes the results of an evaluation into a folder, if there is one, and returns them."""
     logits = {part: outputs.logits for part, outputs in found.items()}
     width = trained.task.target_width(trained.labels)
     last = list(found)[-1]
     targets = targets_of_samples(samples[last], width)
     counts = _count_statuses(trained, found[last], targets, of_unknown)
-    saved: Path | None = folder
     calibration = trained.calibration
-    try:
-        metrics = write_evaluated(folder, calibration, trained.labels, samples, logits)
-        write_json(folder / "metrics.json", {**metrics, **({"statuses": counts} if counts else {})})
-    except StorageError as error:
-        logger.warning("The results are not saved: %s Name another folder with --output.", error)
-        saved = None
+    metrics: dict[str, Any] | None = None
+    if folder is not None:
+        try:
+            metrics = write_evaluated(folder, calibration, trained.labels, samples, logits)
+            more = {"statuses": counts} if counts else {}
+            write_json(folder / "metrics.json", {**metrics, **more})
+        except StorageError as error:
+            logger.warning(
+                "The results are not saved: %s Name another folder with --output.", error
+            )
+            folder = metrics = None
+    if metrics is None:
         metrics = {
             part: _metrics(
                 calibration, values, targets_of_samples(samples[part], width), trained.labels
             )
             for part, values in logits.items()
         }
-    return Evaluation(folder=saved, metrics=metrics, unknown_labels={}, left_out=0, statuses=counts)
+    return Evaluation(
+        folder=folder, metrics=metrics, unknown_labels={}, left_out=0, statuses=counts
+    )
 
 
 def write_evaluated(
@@ -398,7 +427,11 @@ class _Outputs:
 
 
 def _predict(
-    trained: TrainedRun, photos: PhotoDataset, request: EvaluationRequest, progress: Progress | None
+    trained: TrainedRun,
+    photos: PhotoDataset,
+    request: EvaluationRequest,
+    progress: Progress | None,
+    team: Team,
 ) -> _Outputs:
     limit = trained.unknown
     distances: list[Floats] = []
@@ -408,19 +441,24 @@ def _predict(
             distances.append(limit.distances(features))
 
     needed = limit is not None and limit.needs_features
-    logits = predict_dataset(
-        trained.module,
-        trained.preprocessing,
-        photos,
-        tta=request.tta,
-        progress=progress,
-        on_features=add_distances if needed else None,
-    )
+    mine = own_batches(team, len(photos), BATCH_SIZE)
+    own = None
+    if len(mine):
+        own = predict_dataset(
+            trained.module,
+            trained.preprocessing,
+            photos,
+            tta=request.tta,
+            progress=progress,
+            on_features=add_distances if needed else None,
+            places=mine,
+        )
+    found = [part for part in team.gather_objects((own, distances)) if part[0] is not None]
+    logits = np.concatenate([part for part, _ in found])
     if limit is None:
         return _Outputs(logits=logits, is_unknown=np.zeros(len(logits), dtype=bool))
-    scores = limit.scores(
-        logits, np.concatenate(distances) if needed else None, temperature=trained.temperature
-    )
+    measured = np.concatenate([rows for _, part in found for rows in part]) if needed else None
+    scores = limit.scores(logits, measured, temperature=trained.temperature)
     return _Outputs(logits=logits, is_unknown=limit.is_unknown(scores))
 
 

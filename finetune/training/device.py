@@ -186,7 +186,7 @@ def require_one_process(what: str) -> None:
     if count > 1:
         raise ConfigError(
             f"{what} runs in one process, and {count} were started. Leave out torchrun or "
-            "accelerate launch; only finetune train shares its work among processes."
+            "accelerate launch; train, predict, evaluate, similar and crop share their work."
         )
 
 

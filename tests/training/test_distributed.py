@@ -301,6 +301,6 @@ def test_what_cannot_be_shared_refuses_several_processes(
         begin(tmp_path, resolve({}, {}))
     assert str(caught.value) == (
         f"{what} runs in one process, and 2 were started. Leave out torchrun or accelerate launch; "
-        "only finetune train shares its work among processes."
+        "train, predict, evaluate, similar and crop share their work."
     )
     assert not (tmp_path / ".finetune").exists()
