@@ -32,6 +32,13 @@ def scan(
         int,
         typer.Option(help="Maximum bits (of 64) by which near-duplicates differ.", min=0, max=20),
     ] = 8,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N",
+            help="Read only the I-th of N shares of the files; several processes read others.",
+        ),
+    ] = None,
     repair: Annotated[
         bool,
         typer.Option(
@@ -55,6 +62,9 @@ def scan(
     root = photos_folder(photos)
     if repair:
         _repair(root, catalog)
+    if shard is not None:
+        _scan_shard(root, catalog, shard)
+        return
     collection = read_collection(root, catalog)
     assigned = {photo.digest: photo.group for photo in collection.photos if photo.group}
     rows = summarize_labels(collection, photo_groups(collection.photos, assigned=assigned))
@@ -65,6 +75,21 @@ def scan(
         output.info(f"Written: {page}")
     output.document(_document(collection, rows, issues, page))
     _print(collection, rows, issues)
+
+
+def _scan_shard(root: Path, catalog: Path | None, shard: str) -> None:
+    from finetune.formatting import count
+    from finetune.photos.catalog.shards import parse_shard
+    from finetune.photos.scan import scan_shard
+
+    share = parse_shard(shard)
+    with output.progress("Reading photos") as advance:
+        files, bad = scan_shard(root, share, catalog=catalog, progress=advance)
+    output.text(
+        f"Shard {shard}: {count(files, 'photo')}, {bad:,} of which cannot be opened. Once all "
+        f"shards are read: finetune scan {root}"
+    )
+    output.document({"root": str(root), "shard": shard, "photos": files, "unreadable": bad})
 
 
 def _repair(root: Path, catalog: Path | None) -> None:

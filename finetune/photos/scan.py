@@ -27,10 +27,12 @@ from finetune.photos.analyze import (
     reader_version,
 )
 from finetune.photos.catalog.catalog import Catalog, open_catalog
+from finetune.photos.catalog.shards import in_shard, merge_shards, open_shard
 from finetune.photos.collection import Collection, FileMetadata, Photo, PhotoMetadata, Problem
 from finetune.photos.crops import Crop
 from finetune.photos.decode.decoder import is_photo_name
 from finetune.photos.decode.pool import analyze_all
+from finetune.processes import Share
 
 _COMMIT_SECONDS = 1.0
 _MAX_CANDIDATES = 16
@@ -99,15 +101,21 @@ def update(
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
     sink: PixelSink | None = None,
+    whole: Catalog | None = None,
 ) -> None:
-    """Updates a catalog from the files found; arguments are as in `scan`."""
+    """Updates a catalog from the files found; arguments are as in `scan`.
+
+    Files in `whole`, the collection's catalog where `catalog` is that of a shard, are not read.
+    """
+    merged = merge_shards(catalog) if whole is None else {}
     preprocessing = None
     if sink is not None:
         preprocessing = ResizeSettings(
             size=sink.size, fit=sink.fit, interpolation=sink.interpolation
         )
-    known = catalog.files()
-    planner = _Planner(catalog, known, sink)
+    known = catalog.files() if whole is None else whole.files() | catalog.files()
+    catalogs = [catalog] if whole is None else [catalog, whole]
+    planner = _Planner(catalogs, known, merged, sink)
     catalog.set_present(file.path for file in found.files if file.path in known)
     files = planner.tasks(root, found.files)
     writer = _Writer(catalog)
@@ -126,18 +134,61 @@ def update(
         writer.flush()
 
 
+def scan_shard(
+    root: Path,
+    share: Share,
+    *,
+    catalog: Path | None = None,
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[int, int]:
+    """Reads a share of the files in a folder, for the next `scan` to take into its catalog.
+
+    Any number of processes and machines may read shards of one folder at the same time. An
+    interrupted shard goes on where it was.
+
+    Args:
+        root: As in `scan`.
+        share: The share.
+        catalog: As in `scan`.
+        workers: As in `scan`.
+        progress: As in `scan`.
+
+    Returns:
+        Number of the share's files, and those of them that cannot be opened.
+
+    Raises:
+        CollectionError: As `scan`.
+        CatalogError: As `scan`, or another process scans the same shard.
+    """
+    found = require_photos(Path(root), advice=_EXPECTED)
+    found.files = [file for file in found.files if in_shard(file.path, share)]
+    with open_catalog(root, catalog) as whole, open_shard(whole.path, share) as shard:
+        update(shard, root, found, workers=workers, progress=progress, whole=whole)
+        known = whole.files() | shard.files()
+    bad = sum(known[file.path].status != "ok" for file in found.files)
+    return len(found.files), bad
+
+
 class _Planner:
     """Selects the files to read, and the output needed of each."""
 
     def __init__(
-        self, catalog: Catalog, known: Mapping[str, FileMetadata], sink: PixelSink | None
+        self,
+        catalogs: Sequence[Catalog],
+        known: Mapping[str, FileMetadata],
+        written_ns: Mapping[str, int],
+        sink: PixelSink | None,
     ) -> None:
         self._known = known
-        self._analyzed = catalog.analyzed(ANALYSIS_VERSION)
-        self._crops = catalog.crops() if sink is not None else {}
+        self._written_ns_of = written_ns
+        self._analyzed = {
+            digest for catalog in catalogs for digest in catalog.analyzed(ANALYSIS_VERSION)
+        }
+        self._crops = catalogs[0].crops() if sink is not None else {}
         self._reader = reader_version()
         self._sink = sink
-        self._written_ns = catalog.path.stat().st_mtime_ns
+        self._written_ns = min(catalog.path.stat().st_mtime_ns for catalog in catalogs)
 
     def tasks(self, root: Path, files: Sequence[FoundFile]) -> dict[Task, FoundFile]:
         """Returns a task for each file that must be read."""
@@ -165,7 +216,7 @@ class _Planner:
             return False
         # A camera uses its names again, and a copy keeps size and time: what came into the folder
         # since the catalog was written is compared by content.
-        if file.ctime_ns > self._written_ns:
+        if file.ctime_ns > self._written_ns_of.get(file.path, self._written_ns):
             return False
         if before.status == "ok":
             return before.digest in self._analyzed

@@ -206,6 +206,14 @@ class Catalog:
             for row in self._store.read(f"SELECT {columns} FROM file")
         }
 
+    def photos(self) -> list[PhotoMetadata]:
+        """Returns the measurements of all photos."""
+        columns = ", ".join(PhotoMetadata.__slots__)
+        return [
+            PhotoMetadata(**dict(zip(PhotoMetadata.__slots__, row, strict=True)))
+            for row in self._store.read(f"SELECT {columns} FROM photo")
+        ]
+
     def unlabeled(self, limit: int) -> list[str]:
         """Returns paths of the first photos that nobody has labeled or excluded."""
         rows = self._store.read(
