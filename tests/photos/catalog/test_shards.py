@@ -14,6 +14,7 @@ from finetune.errors import CatalogError, ConfigError
 from finetune.photos import scan as scanning
 from finetune.photos.catalog.catalog import open_catalog
 from finetune.photos.catalog.shards import in_shard, open_shard, parse_shard
+from finetune.photos.decode import pool
 from finetune.photos.scan import scan, scan_shard
 from finetune.processes import Share
 
@@ -43,7 +44,7 @@ def test_a_scan_takes_the_shards_and_reads_nothing_again(
     assert all(files > 2 for files, _ in found)
     assert len(shards_of(root)) >= 3
     read: list[int] = []
-    original = scanning.analyze_all
+    original = pool.analyze_all
 
     def spy(tasks: list[Any], *rest: Any, **options: Any) -> Any:
         read.append(len(tasks))
@@ -66,7 +67,7 @@ def test_a_shard_reads_only_what_the_catalog_lacks(
     )
     Image.new("RGB", (40, 30), (200, 30, 30)).save(root / "ant" / new)
     seen: list[str] = []
-    original = scanning.analyze_all
+    original = pool.analyze_all
 
     def spy(tasks: list[Any], *rest: Any, **options: Any) -> Any:
         seen.extend(Path(task.path).name for task in tasks)
