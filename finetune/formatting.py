@@ -79,6 +79,17 @@ def percent(share: float | None, decimals: int = 1) -> str:
     return f"{value:.0f}\u202f%"
 
 
+def given_percent(share: float) -> str:
+    r"""Returns a share that somebody chose as a percentage, with the decimals that it has.
+
+    Example:
+        >>> given_percent(0.95), given_percent(0.9925), given_percent(0.99999)
+        ('95\u202f%', '99.25\u202f%', '>\u202f99.9\u202f%')
+    """
+    text = f"{share * 100:.4g}"
+    return percent(share) if text == "100" else f"{text}\u202f%"
+
+
 def number(value: float | None, decimals: int = 3) -> str:
     """Returns a number with fixed decimals, or a dash if it is undefined; never minus zero."""
     if value is None or not math.isfinite(value):

@@ -11,6 +11,7 @@ from typing import Any
 
 from finetune.evaluation.confusion import read_confusion_csv, worst_confusions
 from finetune.evaluation.probabilities import Integers
+from finetune.formatting import percent
 from finetune.reporting.summary import column_text
 from finetune.runs.folder import RunFolder
 from finetune.tasks.base import Column
@@ -60,7 +61,7 @@ class NotebookView:
             case StepDone():
                 self._state = (
                     f"Epoch {event.epoch} of {event.epochs}: loss {event.loss:.3f}, "
-                    f"{event.accuracy:.1%} right, {event.images_per_second:,.0f} photos/s, "
+                    f"{percent(event.accuracy)} right, {event.images_per_second:,.0f} photos/s, "
                     f"{event.seconds_left:,.0f} s left"
                 )
                 self._done = event.step / max(1, event.steps)
@@ -184,9 +185,9 @@ def _table_of(epochs: Sequence[Mapping[str, Any]]) -> str:
         cells = [
             f"{row['epoch']} / {row['epochs']}",
             f"{row['train_loss']:.3f}",
-            f"{row['train_accuracy']:.1%}",
+            percent(row["train_accuracy"]),
             f"{row['validation_loss']:.3f}",
-            f"{row['validation_accuracy']:.1%}",
+            percent(row["validation_accuracy"]),
             *(_number((row.get("metrics") or {}).get(name)) for name in own),
             f"{row['seconds']:.1f}",
             "best" if row.get("best") else "",

@@ -13,7 +13,7 @@ import typer
 from finetune.cli.command import CatalogPath, Open, Photos, read_collection
 from finetune.cli.console import Json, Quiet, Yes, make_table, output
 from finetune.errors import ConfigError
-from finetune.formatting import count
+from finetune.formatting import count, percent
 
 if TYPE_CHECKING:
     from finetune.web.annotate.session import Session
@@ -203,7 +203,7 @@ def print_agreement(root: Path, catalog: Path | None) -> None:
         first, second = pair.annotators
         kappa = "–" if pair.kappa is None else f"{pair.kappa:.2f}"
         output.text(
-            f"{first} and {second}: kappa {kappa}, same label on {pair.agreement:.0%} of "
+            f"{first} and {second}: kappa {kappa}, same label on {percent(pair.agreement, 0)} of "
             f"{pair.photos:,} photos"
         )
         table = make_table(f"{first} \\ {second}", *pair.labels, right=pair.labels)

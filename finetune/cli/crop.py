@@ -10,7 +10,7 @@ import typer
 from finetune.cli.command import CatalogPath, Photos, photos_folder, read_collection, team_of
 from finetune.cli.console import Json, Quiet, Yes, make_table, output
 from finetune.errors import ConfigError
-from finetune.formatting import count
+from finetune.formatting import count, percent
 from finetune.processes import Team
 
 if TYPE_CHECKING:
@@ -216,8 +216,8 @@ def _show(collection: Collection) -> None:
     table = make_table("photo", "center", "side", right=("center", "side"))
     for photo in with_crop[:_SHOWN]:
         if photo.crop is not None:
-            where = f"{photo.crop.center_x:.0%}, {photo.crop.center_y:.0%}"
-            table.add_row(output.literal(photo.path), where, f"{photo.crop.side:.0%}")
+            where = f"{percent(photo.crop.center_x, 0)}, {percent(photo.crop.center_y, 0)}"
+            table.add_row(output.literal(photo.path), where, percent(photo.crop.side, 0))
     output.print(table)
     if len(with_crop) > _SHOWN:
         output.text(f"... and {len(with_crop) - _SHOWN:,} more; --output shows all of them.")

@@ -12,7 +12,7 @@ from rich.table import Table
 from finetune.cli.command import CatalogPath, Device, one_of, team_of
 from finetune.cli.console import Json, Quiet, make_table, output
 from finetune.errors import ConfigError
-from finetune.formatting import number
+from finetune.formatting import interval, number, percent
 
 if TYPE_CHECKING:
     from finetune.runs.evaluate import Evaluation
@@ -152,9 +152,9 @@ def show_levels(metrics: Mapping[str, Any]) -> None:
             table.add_row(
                 output.literal(row["level"]),
                 f"{row['nodes']:,}",
-                f"{row['right']:,} of {photos:,} ({row['right'] / photos:.1%})",
-                f"{sure:,} of {photos:,} ({sure / photos:.1%})",
-                f"{row['sure_right'] / sure:.1%}" if sure else "",
+                f"{row['right']:,} of {photos:,} ({percent(row['right'] / photos)})",
+                f"{sure:,} of {photos:,} ({percent(sure / photos)})",
+                percent(row["sure_right"] / sure) if sure else "",
             )
         output.print(table)
         for sentence in level_sentences(values):
@@ -170,15 +170,14 @@ def metrics_table(metrics: Mapping[str, Any], ranks: Sequence[int] = ()) -> Tabl
     titles = (*numbers[:2], "95 % interval", *tops, *numbers[2:])
     table = make_table("part", *titles, right=(*numbers, *tops))
     for name, values in metrics.items():
-        low, high = values["top1_interval"]
         balanced = values["balanced_accuracy"]
         table.add_row(
             output.literal(name),
             f"{round(values['top1'] * values['photos']):,} of {values['photos']:,}",
-            f"{values['top1']:.1%}",
-            f"{low:.1%} to {high:.1%}",
-            *(f"{values[f'top{rank}']:.1%}" for rank in ranks),
-            "" if balanced is None else f"{balanced:.1%}",
+            percent(values["top1"]),
+            interval(values["top1_interval"]),
+            *(f"{percent(values[f'top{rank}'])}" for rank in ranks),
+            "" if balanced is None else percent(balanced),
             number(values["log_loss"]),
             f"{number(values['ece'])} ({number(values['ece_honest'])})",
         )
@@ -191,14 +190,14 @@ def _multilabel_table(metrics: Mapping[str, Any]) -> Table:
     for name, values in metrics.items():
         ends = values["mean_average_precision_interval"]
         shares = [
-            "" if values[key] is None else f"{values[key]:.1%}"
+            "" if values[key] is None else percent(values[key])
             for key in ("mean_average_precision", "macro_f1", "micro_f1", "exact_match")
         ]
         table.add_row(
             output.literal(name),
             f"{values['photos']:,}",
             shares[0],
-            f"{ends[0]:.1%} to {ends[1]:.1%}" if ends else "",
+            interval(ends),
             *shares[1:],
             number(values["ece"]),
         )

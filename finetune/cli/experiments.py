@@ -11,7 +11,7 @@ import typer
 from finetune.cli.command import ConfigFile, Photos, SetNumbers, photos_folder, with_settings
 from finetune.cli.console import Json, Quiet, make_table, output
 from finetune.cli.train import settings_of
-from finetune.formatting import duration, signed
+from finetune.formatting import duration, percent, signed
 
 
 @with_settings()
@@ -75,7 +75,7 @@ def ablate(
         spread = "" if arm.spread is None else f"± {100 * arm.spread:.1f}"
         table.add_row(
             output.literal(arm.value),
-            f"{arm.mean:.1%}",
+            percent(arm.mean),
             spread,
             duration(arm.seconds),
             f"{arm.parameters / 1e6:.2f} M",

@@ -9,6 +9,7 @@ import typer
 
 from finetune.cli.command import one_of
 from finetune.cli.console import Json, Quiet, output
+from finetune.formatting import percent
 
 if TYPE_CHECKING:
     from finetune.prediction.export.export import Exported, ExportOptions
@@ -98,7 +99,7 @@ def _report(done: Exported, options: ExportOptions) -> None:
     output.text(f"{done.path} ({done.bytes / 1e6:.1f} MB)")
     output.text(
         f"On {found.photos} photos its probabilities differ from the run's by "
-        f"{found.largest_difference:.1e} at most; {found.same_label:.1%} have the same label."
+        f"{found.largest_difference:.1e} at most; {percent(found.same_label)} have the same label."
     )
     if found.original_size_difference is not None:
         output.text(

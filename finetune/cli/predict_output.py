@@ -190,7 +190,7 @@ def _remark(prediction: PhotoPrediction) -> str:
     """Returns the struck-out labels and the best frame of the burst, or an empty string."""
     found = ""
     if gone := prediction.likely_struck_out:
-        named = ", ".join(f"{item.label} {item.probability:.0%}" for item in gone[:3])
+        named = ", ".join(f"{item.label} {percent(item.probability)}" for item in gone[:3])
         found += f"  struck out: {named}"
     burst = prediction.burst
     if burst is not None:

@@ -15,6 +15,7 @@ from finetune.cli.console import Json, Quiet, make_table, output
 from finetune.config import TrainConfig
 from finetune.config_io import resolve
 from finetune.errors import ConfigError
+from finetune.formatting import interval, percent
 
 if TYPE_CHECKING:
     from finetune.photos.collection import Collection, Part, Photo
@@ -282,13 +283,13 @@ def show_audit(collection: Collection, run: str, seed: int) -> None:
         ("with a near-duplicate in train", result.with_duplicate),
         ("without a near-duplicate", result.without_duplicate),
     ):
-        interval = wilson(tally.correct, tally.photos)
+        ends = wilson(tally.correct, tally.photos)
         table.add_row(
             name,
             f"{tally.photos:,}",
             f"{tally.correct:,}",
-            "" if tally.accuracy is None else f"{tally.accuracy:.1%}",
-            "" if interval is None else f"{interval[0]:.1%} to {interval[1]:.1%}",
+            "" if tally.accuracy is None else percent(tally.accuracy),
+            interval(ends),
         )
     output.print(table)
     verdict = _verdict(result)

@@ -11,7 +11,7 @@ import typer
 from finetune.cli.console import make_table, output
 from finetune.cli.evaluate import metrics_table
 from finetune.config import TrainConfig
-from finetune.formatting import duration
+from finetune.formatting import duration, interval, percent
 
 if TYPE_CHECKING:
     from finetune.evaluation.intervals import Interval
@@ -76,15 +76,15 @@ def _print_statistics(result: CrossValidation) -> None:
         return
     score = result.task.score_name
     _print(
-        f"Mean of the {len(result.folds)} folds: {statistics.mean:.1%} {score}, standard deviation "
-        f"{100 * statistics.spread:.1f} points. Student's t interval of the mean (95 %): "
+        f"Mean of the {len(result.folds)} folds: {percent(statistics.mean)} {score}, standard "
+        f"deviation {100 * statistics.spread:.1f} points. Student's t interval of the mean (95 %): "
         f"{_interval(statistics.interval)}; usually too narrow, since the folds share training "
         "photos (Bengio & Grandvalet 2004)."
     )
     name, text = result.task.photo_score, result.task.photo_score_name
     _print(
-        f"All {pooled['photos']:,} held-out photos: {pooled[name]:.1%} {text}. Wilson's interval "
-        f"(95 %): {_interval(pooled[f'{name}_interval'])}."
+        f"All {pooled['photos']:,} held-out photos: {percent(pooled[name])} {text}. Wilson's "
+        f"interval (95 %): {_interval(pooled[f'{name}_interval'])}."
     )
 
 
@@ -100,7 +100,7 @@ def _print_labels(pooled: Any) -> None:
         table.add_row(
             output.literal(label),
             f"{metrics['photos']:,}",
-            f"{recall:.1%}",
+            percent(recall),
             _interval(ends) if ends else "",
         )
     output.print(table)
@@ -116,7 +116,7 @@ def _print_end(result: CrossValidation) -> None:
         return
     if result.test is not None:
         name = result.task.score
-        score = f"{result.test.get(name) or 0.0:.1%} {result.task.score_name}"
+        score = f"{percent(result.test.get(name) or 0.0)} {result.task.score_name}"
         ends = result.test.get(f"{name}_interval")
         between = f" ({_interval(ends)})" if ends else ""
         photos = f"{result.test['photos']:,} photos"
@@ -127,10 +127,10 @@ def _print_end(result: CrossValidation) -> None:
         output.text("Next: finetune predict photo.jpg")
 
 
-def _interval(interval: Interval) -> str:
+def _interval(ends: Interval) -> str:
     """Returns an interval of a share, clipped to 0 and 1, which a t interval may exceed."""
-    low, high = max(0.0, interval[0]), min(1.0, interval[1])
-    return f"{low:.1%} to {high:.1%}"
+    low, high = max(0.0, ends[0]), min(1.0, ends[1])
+    return interval((low, high))
 
 
 def _print(text: str) -> None:

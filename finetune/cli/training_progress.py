@@ -8,11 +8,11 @@ from types import TracebackType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from finetune.cli.console import Output
-from finetune.formatting import duration
+from finetune.formatting import duration, percent
 from finetune.training.events import EpochDone, Event, Note, Progressed, StepDone
 
 _HEADER = (
-    f"{'epoch':>9}  {'train loss':>10}  {'train':>7}  {'val loss':>8}  {'val':>7}  {'time':>7}"
+    f"{'epoch':>9}  {'train loss':>10}  {'train':>8}  {'val loss':>8}  {'val':>8}  {'time':>7}"
 )
 
 _BAR_COLUMNS = 14
@@ -100,8 +100,8 @@ class TrainingView:
         mark = "  best" if event.best else ""
         self._output.info(
             f"{event.epoch:>4} / {event.epochs:<2}  {event.train_loss:>10.3f}  "
-            f"{event.train_accuracy:>7.1%}  {event.validation_loss:>8.3f}  "
-            f"{event.validation_accuracy:>7.1%}  {duration(event.seconds):>7}{mark}"
+            f"{percent(event.train_accuracy):>8}  {event.validation_loss:>8.3f}  "
+            f"{percent(event.validation_accuracy):>8}  {duration(event.seconds):>7}{mark}"
         )
 
 
@@ -123,7 +123,7 @@ def step_figures(event: StepDone, room: int) -> str:
 
     pieces = {
         "loss": f"loss {event.loss:.3f}",
-        "right": f"right {event.accuracy:.1%}",
+        "right": f"right {percent(event.accuracy)}",
         "left": f"{duration(event.seconds_left)} left",
         "speed": f"{event.images_per_second:,.0f} photos/s",
         "memory": str(memory_in_use()),

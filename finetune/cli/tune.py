@@ -10,7 +10,7 @@ import typer
 from finetune.cli.command import ConfigFile, Photos, SetNumbers, photos_folder, with_settings
 from finetune.cli.console import Json, Quiet, make_table, output
 from finetune.cli.train import named_in, settings_of
-from finetune.formatting import count, duration, number
+from finetune.formatting import count, duration, interval, number, percent
 
 if TYPE_CHECKING:
     from finetune.experiments.tune.search import TuneResult
@@ -124,7 +124,7 @@ def _print_trials(result: TuneResult) -> None:
         shown = {k: value for k, value in trial.flags.items() if several or k != "model"}
         table.add_row(
             str(trial.number),
-            f"{trial.score:.1%}",
+            percent(trial.score),
             "" if trial.log_loss is None else number(trial.log_loss),
             "" if trial.seconds is None else duration(trial.seconds),
             output.literal(summarize(shown)),
@@ -153,7 +153,7 @@ def _print_importances(result: TuneResult) -> None:
     room = max(8, min(40, output.stdout.width - 46))
     for name, share in list(result.importances.items())[:MAX_BARS]:
         bar = "█" * round(share * room) or "▏"
-        table.add_row(output.literal(parameter_name(name)), f"{share:.0%}", bar)
+        table.add_row(output.literal(parameter_name(name)), percent(share, 0), bar)
     output.print(table)
 
 
@@ -163,7 +163,7 @@ def _print_end(result: TuneResult, page: Path | None, photos: Path) -> None:
         output.text("No trial has finished." + (f" {continues}" if result.interrupted else ""))
         return
     if result.final is not None and result.final_metrics is not None:
-        best = f"The {result.best[0].score:.1%} on validation"
+        best = f"The {percent(result.best[0].score)} on validation"
         optimistic = f"is the best of {len(result.best)} trials, and therefore optimistic."
         test = result.final_metrics.get("test")
         if test is None:
@@ -171,9 +171,9 @@ def _print_end(result: TuneResult, page: Path | None, photos: Path) -> None:
         else:
             name = result.task.score
             ends = test.get(f"{name}_interval")
-            between = f" ({ends[0]:.1%} to {ends[1]:.1%})" if ends else ""
+            between = f" ({interval(ends)})" if ends else ""
             _print(
-                f"Test photos, which no trial used: {test.get(name) or 0.0:.1%} "
+                f"Test photos, which no trial used: {percent(test.get(name) or 0.0)} "
                 f"{result.task.score_name} on "
                 f"{test['photos']:,} photos{between}. {best} {optimistic}"
             )

@@ -14,7 +14,7 @@ from rich.text import Text
 from finetune.cli.command import Device
 from finetune.cli.console import Json, Quiet, make_table, output
 from finetune.errors import FinetuneError
-from finetune.formatting import duration
+from finetune.formatting import duration, interval, percent
 
 if TYPE_CHECKING:
     from finetune.runs.evaluate import EvaluationRequest
@@ -167,9 +167,9 @@ def _cells(row: Mapping[str, Any]) -> dict[str, str]:
     return {
         "epoch": f"{row['epoch']}",
         "train loss": f"{row['train_loss']:.3f}",
-        "train": f"{row['train_accuracy']:.1%}",
+        "train": percent(row["train_accuracy"]),
         "val loss": f"{row['validation_loss']:.3f}",
-        "val": f"{row['validation_accuracy']:.1%}",
+        "val": percent(row["validation_accuracy"]),
         "photos/s": f"{row['images_per_second']:,.0f}",
         "time": duration(row["seconds"]),
         "": "best" if row.get("best") else "",
@@ -209,8 +209,8 @@ def metrics_line(part: str, metrics: Mapping[str, Any]) -> str:
     """Returns the headline metric of a part as one line of text."""
     photos = metrics.get("photos", 0)
     if "top1" in metrics:
-        text = f"{part}: {metrics['top1']:.1%} of {photos:,} right"
-        interval = metrics.get("top1_interval")
-        return text + (f" ({interval[0]:.1%} to {interval[1]:.1%})" if interval else "")
+        text = f"{part}: {percent(metrics['top1'])} of {photos:,} right"
+        ends = metrics.get("top1_interval")
+        return text + (f" ({interval(ends)})" if ends else "")
     mean = metrics.get("mean_average_precision")
     return f"{part}: {photos:,} photos" + ("" if mean is None else f", mAP {mean:.3f}")

@@ -37,6 +37,7 @@ from finetune.experiments.folds import (
     write_folds,
 )
 from finetune.files import storage_errors, write_json
+from finetune.formatting import percent
 from finetune.models.registry import DEFAULT_MODEL
 from finetune.photos.collection import Collection
 from finetune.runs.folder import RUNS_FOLDER, RunFolder, create_run, drop_weights
@@ -242,7 +243,7 @@ def _run_folds(folder: RunFolder, callback: Callback) -> CrossValidation:
             drop_weights(run)
         fold = fold_of_run(run, number)
         done.append(fold)
-        score = f"{fold.score:.1%} {fold.task.score_name}"
+        score = f"{percent(fold.score)} {fold.task.score_name}"
         text = f"Fold {number} of {options.folds} done in {fold.seconds:.1f} s: {score} of "
         callback(Note(text=f"{text}{fold.photos:,} held-out photos."))
     pooled = pool(runs)

@@ -14,6 +14,7 @@ from typing_extensions import TypedDict
 from finetune.evaluation.hierarchy import Ancestor
 from finetune.evaluation.predictions import LabelSet
 from finetune.evaluation.status import Status
+from finetune.formatting import percent
 
 By = Literal["photo", "burst"]
 """Whether each photo has its own answer, or each burst of frames has one."""
@@ -169,20 +170,20 @@ class PhotoPrediction:
         if self.error is not None:
             return f"cannot be opened: {self.error}"
         if self.labels is not None:
-            named = [f"{i.label} {i.probability:.0%}" for i in self.ranked if i.predicted]
+            named = [f"{i.label} {percent(i.probability)}" for i in self.ranked if i.predicted]
             return ", ".join(named) or NO_LABEL
         if self.status == "unknown":
             return UNKNOWN
         if self.status == "sure":
-            return f"{self.ranked[0].label} {self.ranked[0].probability:.0%}"
+            return f"{self.ranked[0].label} {percent(self.ranked[0].probability)}"
         if self.ancestor is not None:
             node, likeliest = self.ancestor, self.ranked[0]
             return (
-                f"{node.label} {node.probability:.0%}, likeliest {likeliest.label} "
-                f"{likeliest.probability:.0%}"
+                f"{node.label} {percent(node.probability)}, likeliest {likeliest.label} "
+                f"{percent(likeliest.probability)}"
             )
         guesses = [item for item in self.ranked[:GUESSES] if item.probability >= SMALLEST_GUESS]
-        named = [f"{item.label} {item.probability:.0%}" for item in guesses or self.ranked[:1]]
+        named = [f"{item.label} {percent(item.probability)}" for item in guesses or self.ranked[:1]]
         return f"unsure: {', '.join(named)}"
 
     @property

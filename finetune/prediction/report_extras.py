@@ -100,7 +100,7 @@ def _overlays(
     shown = part or next((p for p in ("test", "folds") if p in parts), "validation")
     wrong = [row for row in rows if row.part == shown and not row.correct]
     wrong = sorted(wrong, key=lambda row: -row.probability)[:most]
-    engine = explainable(Predictor.load(run.path))
+    engine = explainable(Predictor.load(run.path, engine="torch"))
     found = {}
     for number, row in enumerate(wrong, start=1):
         try:

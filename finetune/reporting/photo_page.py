@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 
 from finetune.errors import DecodeError
 from finetune.files import write_atomically, write_text
-from finetune.formatting import count
+from finetune.formatting import count, percent
 from finetune.photos.collection import Collection, Photo
 from finetune.photos.crops import Crop, crop_and_resize
 from finetune.photos.decode.decoder import decode_photo
@@ -259,7 +259,7 @@ def crop_figures(collection: Collection, photos: Sequence[Photo]) -> list[Figure
                 pictures=tuple(
                     (_jpeg(image), text) for image, text in zip(pair, alts, strict=True)
                 ),
-                caption=(photo.path, f"{photo.crop.side:.0%} of the shorter side"),
+                caption=(photo.path, f"{percent(photo.crop.side, 0)} of the shorter side"),
             )
         )
     return figures

@@ -311,6 +311,6 @@ def describe_weights(record: RunRecord) -> str:
             f"was trained as well; its best epoch was {epoch}."
         )
     return (
-        f"The weights are a mix, {share:.0%} of the way from the frozen backbone with its head to "
-        f"{of_epoch}."
+        f"The weights are a mix, {percent(share, 0)} of the way from the frozen backbone with its "
+        f"head to {of_epoch}."
     )

@@ -12,7 +12,7 @@ from finetune.config import PRECISION
 from finetune.evaluation.hierarchy import Hierarchy
 from finetune.evaluation.out_of_distribution import UnknownDetector, needed_photos
 from finetune.evaluation.precision_curve import LOWEST_CLAIM, Claim, PrecisionCurve
-from finetune.formatting import count
+from finetune.formatting import count, given_percent, percent
 
 if TYPE_CHECKING:
     from finetune.runs.evaluate import StatusMetrics
@@ -59,7 +59,7 @@ def roll_up_sentences(tree: Mapping[str, Any], curve: PrecisionCurve) -> list[st
     return [
         f"Roll-up: where no label is sure, the answer is the deepest ancestor that is. Of "
         f"{count(curve.total, 'held-out photo')} {sure:,} have a sure label, and "
-        f"{', '.join(found)}: {_percent(answered / curve.total)} have an answer."
+        f"{', '.join(found)}: {percent(answered / curve.total)} have an answer."
     ]
 
 
@@ -83,10 +83,10 @@ def coverage_lines(curve: PrecisionCurve) -> list[str]:
             text = f"cannot be claimed from {count(curve.total, 'held-out photo')}"
         else:
             text = (
-                f"{_percent(claim.coverage)} of the photos are sure ({claim.right:,} of "
+                f"{percent(claim.coverage)} of the photos are sure ({claim.right:,} of "
                 f"{claim.photos:,} right)"
             )
-        lines.append(f"At {_percent(precision)} precision: {text}")
+        lines.append(f"At {given_percent(precision)} precision: {text}")
     return lines
 
 
@@ -106,9 +106,9 @@ def status_sentences(found: StatusMetrics) -> list[str]:
     if found["precision"] is not None and found["sure"]:
         share = found["sure_right"] / found["sure"]
         sentences.append(
-            f"Sure labels are {_percent(share)} right; claimed are {_percent(found['precision'])}, "
-            "for photos like those of the training. For another place, season or camera no claim "
-            "can hold."
+            f"Sure labels are {percent(share)} right; claimed are "
+            f"{given_percent(found['precision'])}, for photos like those of the training. For "
+            "another place, season or camera no claim can hold."
         )
     if found["other_photos"]:
         sentences.append(
@@ -120,21 +120,23 @@ def status_sentences(found: StatusMetrics) -> list[str]:
 
 def _claim(claim: Claim) -> str:
     text = (
-        f"at least {_percent(claim.precision)} right, from a probability of "
-        f"{_percent(claim.threshold)} on ({claim.right:,} of {claim.photos:,} held-out photos, in "
-        f"{count(claim.groups, 'group')}; {_percent(claim.coverage)} of all)"
+        f"at least {given_percent(claim.precision)} right, from a probability "
+        f"of {given_percent(claim.threshold)} on ({claim.right:,} of {claim.photos:,} held-out "
+        f"photos, in {count(claim.groups, 'group')}; {percent(claim.coverage)} of all)"
     )
     if claim.is_met:
         return text
-    return f"{text}; the photos are too few, or too often mistaken, for {_percent(claim.target)}"
+    return (
+        f"{text}; the photos are too few, or too often mistaken, for {given_percent(claim.target)}"
+    )
 
 
 def _no_claim(precision: float) -> str:
-    text = f"Nothing is sure: the held-out photos allow no claim of {_percent(precision)}"
+    text = f"Nothing is sure: the held-out photos allow no claim of {given_percent(precision)}"
     if precision > LOWEST_CLAIM:
         return (
-            f"{text}, nor of {_percent(LOWEST_CLAIM)}. More photos may; --precision 0.6 asks for "
-            "less."
+            f"{text}, nor of {given_percent(LOWEST_CLAIM)}. More photos may; --precision 0.6 asks "
+            "for less."
         )
     return f"{text}. More photos may."
 
@@ -145,20 +147,15 @@ def _power(unknown: Mapping[str, Any]) -> str:
     if detector.threshold(share) is None:
         return (
             f"No photo is taken for unknown: {count(detector.photos, 'held-out photo')} are too "
-            f"few to state {_percent(share)} false alarms, which needs {needed_photos(share)}."
+            f"few to state {given_percent(share)} false alarms, which needs {needed_photos(share)}."
         )
-    text = f"Unknown photos: flags {_percent(share)} of photos of known labels"
+    text = f"Unknown photos: flags {given_percent(share)} of photos of known labels"
     powers: Sequence[Any] = detector.power
     if not powers:
         return f"{text}."
     listed = "; ".join(
-        f"of {one.subject} it flagged {_percent(one.detected / one.photos)} "
+        f"of {one.subject} it flagged {percent(one.detected / one.photos)} "
         f"({one.detected:,} of {one.photos:,})"
         for one in powers
     )
     return f"{text}; {listed}."
-
-
-def _percent(share: float) -> str:
-    """Returns a share as a whole percentage, or with decimals where these matter."""
-    return f"{100 * share:.3g} %" if share < 0.995 or share == 1 else f"{100 * share:.4g} %"

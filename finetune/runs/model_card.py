@@ -10,11 +10,11 @@ from typing import Any
 
 from finetune.errors import FinetuneError, RunError
 from finetune.files import write_text
-from finetune.formatting import count, number, percent, visible
+from finetune.formatting import count, interval, number, percent, visible
 from finetune.photos.split.split import SplitRow, read_split
 from finetune.runs.answers import calibration_sentences
 from finetune.runs.folder import RunFolder, fitted_head, headline_part
-from finetune.tasks.base import Column, Task, interval_text, number_text
+from finetune.tasks.base import Column, Task, number_text
 from finetune.tasks.factory import task_of_config
 
 CARD = "README.md"
@@ -152,10 +152,10 @@ def _cell(column: Column, figures: _Metrics) -> str:
     if value is None:
         return "never" if column.key == "threshold" else ""
     if column.kind == "interval":
-        return interval_text(value)
+        return interval(value)
     if column.kind == "number":
         return number_text(value)
-    return f"{value:.0%}" if column.key == "threshold" else f"{value:.1%}"
+    return percent(value, 0) if column.key == "threshold" else percent(value)
 
 
 def intended_use(task: Task, part: str, found: _Metrics) -> str:
@@ -173,7 +173,7 @@ def intended_use(task: Task, part: str, found: _Metrics) -> str:
     )
     if not worst:
         return text
-    named = ", ".join(f"{_escaped(label)} ({share:.0%})" for share, label in worst)
+    named = ", ".join(f"{_escaped(label)} ({percent(share, 0)})" for share, label in worst)
     where = "the folds" if part == "folds" else part
     return f"{text}\n\nLowest {column.title} on {where}: {named}."
 
@@ -330,4 +330,4 @@ def _share(config: Mapping[str, Any]) -> str:
     share = config.get("share_of_training", 1.0)
     if share == 1:
         return ""
-    return f" (weights at {share:.0%} of the way from the start to it)"
+    return f" (weights at {percent(share, 0)} of the way from the start to it)"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from finetune.errors import RunError
 from finetune.evaluation.learning_curve import TANGIBLE, LearningCurve
+from finetune.formatting import interval, percent
 from finetune.runs.folder import RunFolder
 
 MOST_NAMED = 3
@@ -64,8 +65,8 @@ def _verdict(curve: LearningCurve) -> str:
 
 
 def _forecast(curve: LearningCurve) -> str:
-    now, (low, high) = curve.points[-1], curve.interval
+    now = curve.points[-1]
     return (
-        f"{now.accuracy:.1%} are right now, and about {curve.forecast:.1%} ({low:.1%} to "
-        f"{high:.1%}) with twice the photos"
+        f"{percent(now.accuracy)} are right now, and about {percent(curve.forecast)} "
+        f"({interval(curve.interval)}) with twice the photos"
     )

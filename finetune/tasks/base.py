@@ -261,11 +261,6 @@ def weighted(loss: Callable[..., Tensor], weight: Tensor | None) -> Loss:
     return weighted_loss
 
 
-def interval_text(interval: Sequence[float] | None) -> str:
-    """Returns an interval such as ``81.0% to 92.3%``, or an empty string."""
-    return f"{interval[0]:.1%} to {interval[1]:.1%}" if interval else ""
-
-
 def number_text(value: float | None) -> str:
     """Returns a number to three decimals, or an empty string."""
     return "" if value is None else f"{value:.3f}"

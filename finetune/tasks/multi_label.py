@@ -27,9 +27,10 @@ from finetune.evaluation.predictions import (
 )
 from finetune.evaluation.probabilities import Floats, sigmoid
 from finetune.evaluation.thresholds import DEFAULT_THRESHOLD, NEVER, fit_thresholds
+from finetune.formatting import given_percent, interval, percent
 from finetune.photos.collection import Collection, Photo
 from finetune.photos.labels import merge_copies, multilabel_photos
-from finetune.tasks.base import Column, Objective, Task, interval_text, number_text, weighted
+from finetune.tasks.base import Column, Objective, Task, number_text, weighted
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -304,19 +305,19 @@ class MultiLabel(Task):
     ) -> str:
         """Returns the number of labels and the mean average precision."""
         score = found[self.score]
-        interval = interval_text(found.get(f"{self.score}_interval"))
+        ends = interval(found.get(f"{self.score}_interval"))
         return (
             f"An image tagger of {len(labels)} labels, of which a photo may have several or none: "
             f"a {model}. On {found['photos']:,} {part} photos its mean average precision is "
-            f"{'' if score is None else f'{score:.1%}'}"
-            f"{f' (95 % interval {interval})' if interval else ''}."
+            f"{'' if score is None else percent(score)}"
+            f"{f' (95 % interval {ends})' if ends else ''}."
         )
 
     def calibration_text(self, content: Mapping[str, Any], found: Mapping[str, Any]) -> str:
         """Returns temperature, thresholds and calibration errors."""
         goal = content.get("thresholds_for")
         aim = (
-            f"so that {goal['precision']:.0%} of its predictions are right"
+            f"so that {given_percent(goal['precision'])} of its predictions are right"
             if isinstance(goal, Mapping)
             else "for the best F1"
         )

@@ -17,10 +17,10 @@ from finetune.evaluation.confusion import confusion_matrix
 from finetune.evaluation.metrics import evaluate_logits
 from finetune.evaluation.predictions import EvaluatedPhoto, Prediction, make_predictions
 from finetune.evaluation.probabilities import Floats, Integers, softmax
-from finetune.formatting import count
+from finetune.formatting import count, interval, percent
 from finetune.photos.collection import Collection, Photo
 from finetune.photos.labels import check_labels
-from finetune.tasks.base import Column, Objective, Task, interval_text, number_text, weighted
+from finetune.tasks.base import Column, Objective, Task, number_text, weighted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -189,11 +189,11 @@ class SingleLabel(Task):
         self, model: str, labels: Sequence[str], part: str, found: Mapping[str, Any]
     ) -> str:
         """Returns the number of labels and the accuracy."""
-        interval = interval_text(found.get("top1_interval"))
+        ends = interval(found.get("top1_interval"))
         return (
             f"An image classifier of {len(labels)} labels: a {model}. On {found['photos']:,} "
-            f"{part} photos it is right {found['top1']:.1%} of the time"
-            f"{f' (95 % interval {interval})' if interval else ''}."
+            f"{part} photos it is right {percent(found['top1'])} of the time"
+            f"{f' (95 % interval {ends})' if ends else ''}."
         )
 
     def calibration_text(self, content: Mapping[str, Any], found: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from finetune.errors import RunError
+from finetune.formatting import percent
 from finetune.models.checksum import load_checked
 
 WARMUP_POWER = 2 / 3
@@ -233,7 +234,7 @@ class Interpolation:
                 f"backbone: log loss {start} on validation, and {found}."
             )
         return (
-            f"The network is interpolated at {self.share:.0%} from start to end: log loss "
+            f"The network is interpolated at {percent(self.share, 0)} from start to end: log loss "
             f"{self.loss(self.share):.3f} on validation, {start} at the start, {end} at the end."
         )
 

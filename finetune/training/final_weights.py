@@ -16,6 +16,7 @@ from finetune.config import FinalWeights
 from finetune.errors import ConfigError, RunError
 from finetune.evaluation.intervals import mcnemar, paired_t_test
 from finetune.evaluation.probabilities import Floats
+from finetune.formatting import percent
 from finetune.models.checksum import load_checked
 from finetune.runs.folder import RunFolder
 from finetune.tasks.base import Objective
@@ -108,10 +109,10 @@ class Comparison:
         kept = NAMES[self.kept]
         if self.kept == "average":
             average = self.scores["average"]
-            kept += f" ({average.accuracy:.1%}, log loss {average.loss:.3f})"
+            kept += f" ({percent(average.accuracy)}, log loss {average.loss:.3f})"
         return (
-            f"Full network: {full.accuracy:.1%} against the head's {head.accuracy:.1%} on "
-            f"{len(full.losses):,} held-out photos (p = {self.accuracy_p_value:.2g}), log loss "
+            f"Full network: {percent(full.accuracy)} against the head's {percent(head.accuracy)} "
+            f"on {len(full.losses):,} held-out photos (p = {self.accuracy_p_value:.2g}), log loss "
             f"{full.loss:.3f} against {head.loss:.3f} (p = {self.p_value:.2g}): kept {kept}."
         )
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
+from finetune.formatting import percent
 from finetune.tasks.base import Objective
 from finetune.training.averaging import (
     Candidate,
@@ -298,12 +299,12 @@ def _apply_soup(
     if len(names) == 1:
         text = (
             f"Soup: no mean of the {len(ranked)} best epochs is as good on validation as epoch "
-            f"{names[0]} alone ({soup.accuracy:.1%}), whose weights are kept."
+            f"{names[0]} alone ({percent(soup.accuracy)}), whose weights are kept."
         )
     else:
         text = (
             f"Soup: the mean of epochs {', '.join(names[:-1])} and {names[-1]} is kept: "
-            f"{soup.accuracy:.1%} on validation, the best alone {ranked[0].accuracy:.1%}."
+            f"{percent(soup.accuracy)} on validation, the best alone {percent(ranked[0].accuracy)}."
         )
         if world.is_main:
             save_tensors(config.best, soup.tensors, {"epoch": str(position.best_epoch)})

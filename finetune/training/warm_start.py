@@ -19,6 +19,7 @@ import timm
 from finetune.config import CollectionConfig, LabelsConfig, TrainConfig
 from finetune.config_io import problems, settings
 from finetune.errors import ConfigError, FinetuneError, RunError
+from finetune.formatting import percent
 from finetune.models import factory
 from finetune.models.factory import LoadedModel
 from finetune.models.heads import HeadExpansion, expand_head
@@ -91,7 +92,10 @@ class ParentRun:
                 untrained += "it kept only the frozen backbone with its head. "
                 return str(self.run.path), untrained + again
             if share != 1:
-                return f"{self.run.path}, {share:.0%} of the way to epoch {epoch} of {epochs}", None
+                return (
+                    f"{self.run.path}, {percent(share, 0)} of the way to epoch {epoch} of {epochs}",
+                    None,
+                )
         return f"{self.run.path}, trained network of epoch {epoch} of {epochs}", None
 
     @property

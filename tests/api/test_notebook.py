@@ -101,7 +101,7 @@ def test_a_training_is_one_output_that_is_kept_up_to_date(
     assert "Split: &lt;56&gt; train" in pages[0]
     assert 'value="0.2500"' in pages[1]
     assert "Features: 3 of 12" in pages[1]
-    assert "Epoch 1 of 3: loss 0.700, 50.0% right, 1,234 photos/s, 12 s left" in pages[2]
+    assert "Epoch 1 of 3: loss 0.700, 50.0\u202f% right, 1,234 photos/s, 12 s left" in pages[2]
     assert "1 / 3" in pages[3]
     assert "Epoch 2" in pages[3]
     assert "<b>" not in pages[3]

@@ -111,7 +111,7 @@ def test_agreement_of_two_people_is_printed(
                     writer.set_decision(digest, f"label by {name}", json.dumps([vote]))
     result = run("annotate", root, "--agreement")
     assert result.stdout.splitlines()[0] == (
-        "anna and ben: kappa 0.50, same label on 75% of 4 photos"
+        "anna and ben: kappa 0.50, same label on 75\u202f% of 4 photos"
     )
     (pair,) = json.loads(run("annotate", root, "--agreement", "--json").stdout)
     assert pair["confusion"] == [[1, 1], [0, 2]]

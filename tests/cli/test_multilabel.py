@@ -148,10 +148,10 @@ def test_folds_searches_and_ablations_call_their_score_map(
     header = next(line for line in folds.stdout.splitlines() if line.startswith("part"))
     assert header.split()[:3] == ["part", "photos", "mAP"]
     study = json.loads((tmp_path / "runs" / "f" / "folds.json").read_text())
-    assert f"Mean of the 2 folds: {study['figures']['mean']:.1%} mAP" in folds.stdout
+    assert f"Mean of the 2 folds: {study['figures']['mean'] * 100:.1f}\u202f% mAP" in folds.stdout
     metrics = json.loads((tmp_path / "runs" / "f" / "metrics.json").read_text())["folds"]
     share = metrics["exact_match"]
-    assert f"All 32 held-out photos: {share:.1%} all labels right." in folds.stdout
+    assert f"All 32 held-out photos: {share * 100:.1f}\u202f% all labels right." in folds.stdout
 
     search = ("--trials", "2", "--views", "1")
     tuned = run("tune", photos, *flags, *search).stdout

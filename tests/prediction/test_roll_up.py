@@ -119,8 +119,8 @@ def test_the_answer_names_the_ancestor_and_the_likeliest_label(
     assert found.ancestor is not None
     first = found.ranked[0]
     assert found.answer == (
-        f"{found.ancestor.label} {found.ancestor.probability:.0%}, likeliest {first.label} "
-        f"{first.probability:.0%}"
+        f"{found.ancestor.label} {found.ancestor.probability * 100:.1f}\u202f%, likeliest "
+        f"{first.label} {first.probability * 100:.1f}\u202f%"
     )
 
 

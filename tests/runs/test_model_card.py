@@ -38,7 +38,7 @@ def test_the_card_has_the_metrics_of_the_run_and_no_path(
     front = text.split("---\n")[1]
     assert "library_name: timm\n" in front
     assert f"value: {metrics[part]['top1']:.4f}" in front
-    assert f"{low:.1%} to {high:.1%}" in text
+    assert f"{low * 100:.1f}–{high * 100:.1f}\u202f%" in text
     assert "| heron \\| gray |" in text
     assert "| カワセミ |" in text
     assert "No group of near-duplicates is in two parts" in text
@@ -94,15 +94,15 @@ def test_the_summary_gives_the_share_with_its_interval() -> None:
     summary = SingleLabel().summary
     assert summary("`net` fully fine-tuned", LABELS, "cross-validated", FOUND) == (
         "An image classifier of 3 labels: a `net` fully fine-tuned. On 1,234 cross-validated "
-        "photos it is right 87.5% of the time (95 % interval 50.0% to 97.5%)."
+        "photos it is right 87.5\u202f% of the time (95 % interval 50.0–97.5\u202f%)."
     )
     without = {"photos": 4, "top1": 1.0}
     assert summary("`net`", LABELS, "test", without).endswith(
-        "On 4 test photos it is right 100.0% of the time."
+        "On 4 test photos it is right 100\u202f% of the time."
     )
     assert MultiLabel().summary("`net`", ("ant", "bee"), "test", SEVERAL) == (
         "An image tagger of 2 labels, of which a photo may have several or none: a `net`. On 33 "
-        "test photos its mean average precision is 50.0% (95 % interval 40.0% to 60.0%)."
+        "test photos its mean average precision is 50.0\u202f% (95 % interval 40.0–60.0\u202f%)."
     )
 
 
@@ -115,9 +115,9 @@ def test_the_label_table_counts_photos_by_part_and_escapes_names() -> None:
     assert label_table(SingleLabel(), LABELS, ROWS, FOUND).splitlines() == [
         "| label | train | test | precision | recall |",
         "|---|---:|---:|---:|---:|",
-        "| a\\|b | 2 | 1 | 50.0% | 100.0% |",
+        "| a\\|b | 2 | 1 | 50.0\u202f% | 100\u202f% |",
         "| &lt;c> | 1 | 0 |  |  |",
-        "| ant | 0 | 1 | 100.0% | 25.0% |",
+        "| ant | 0 | 1 | 100\u202f% | 25.0\u202f% |",
     ]
 
 
@@ -129,7 +129,7 @@ def test_the_label_table_of_several_labels_has_thresholds_and_negatives() -> Non
     assert label_table(MultiLabel(), ("ant", "bee"), rows, SEVERAL).splitlines() == [
         "| label | train | predicted from | precision | recall | average precision |",
         "|---|---:|---:|---:|---:|---:|",
-        "| ant | 1 | 31% | 100.0% | 50.0% | 75.0% |",
+        "| ant | 1 | 31\u202f% | 100\u202f% | 50.0\u202f% | 75.0\u202f% |",
         "| bee | 1 | never |  |  |  |",
         "| *no label* | 1 |  |  |  |  |",
     ]
@@ -145,17 +145,21 @@ def test_a_table_of_very_many_labels_tells_how_many_are_left_out() -> None:
 def test_the_accuracy_table_tells_how_its_photos_were_used() -> None:
     task = SingleLabel()
     alone = accuracy_table(task, {"validation": FOUND}).splitlines()
-    assert alone[2] == "| validation | 1,234 | 87.5% | 50.0% to 97.5% | 80.0% | 0.512 | 0.013 |"
+    assert (
+        alone[2]
+        == "| validation | 1,234 | 87.5\u202f% | 50.0–97.5\u202f% | 80.0\u202f% | 0.512 | 0.013 |"
+    )
     assert alone[-1].startswith("The validation photos chose the epoch and fitted the calibration")
     parts = {"validation": FOUND, "test": {"photos": 1, "top1": 0.0}}
-    assert accuracy_table(task, parts).splitlines()[3:] == ["| test | 1 | 0.0% |  |  |  |  |"]
+    assert accuracy_table(task, parts).splitlines()[3:] == ["| test | 1 | 0\u202f% |  |  |  |  |"]
     folds = accuracy_table(task, {"folds": FOUND}).splitlines()
     assert folds[-1].endswith("by one that was not trained on it (cross-validation).")
 
 
 def test_the_accuracy_table_of_several_labels_has_map_and_f1() -> None:
     lines = accuracy_table(MultiLabel(), {"validation": SEVERAL, "folds": SEVERAL}).splitlines()
-    row = "33 | 50.0% | 40.0% to 60.0% | 25.0% | 37.5% | 62.5% | 12.5% | 0.062 |"
+    row = "33 | 50.0_% | 40.0–60.0_% | 25.0_% | 37.5_% | 62.5_% | 12.5_% | 0.062 |"
+    row = row.replace("_", "\u202f")
     assert lines[2:4] == [f"| validation | {row}", f"| folds | {row}"]
 
 
@@ -178,9 +182,9 @@ def test_the_calibration_text_of_several_labels_leaves_out_what_is_missing() -> 
 
 def test_the_weakest_labels_are_named() -> None:
     assert intended_use(SingleLabel(), "folds", FOUND).endswith(
-        "Lowest recall on the folds: ant (25%), a\\|b (100%)."
+        "Lowest recall on the folds: ant (25\u202f%), a\\|b (100\u202f%)."
     )
     assert intended_use(MultiLabel(), "test", SEVERAL).endswith(
-        "\n\nLowest average precision on test: ant (75%)."
+        "\n\nLowest average precision on test: ant (75\u202f%)."
     )
     assert intended_use(MultiLabel(), "test", {"labels": {}}).endswith("health or safety.")

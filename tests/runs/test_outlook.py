@@ -30,8 +30,8 @@ LABELS = ["robin", "wren", "dunnock"]
 
 def test_words_come_before_numbers() -> None:
     assert curve_sentences(CURVE, LABELS) == [
-        "More photos would help: 88.0% are right now, and about 91.0% (87.0% to 95.0%) with twice "
-        "the photos.",
+        "More photos would help: 88.0\u202f% are right now, and about 91.0\u202f% "
+        "(87.0–95.0\u202f%) with twice the photos.",
         "Most by photos of wren (6 of 30 wrong). robin and dunnock look alike: more photos have "
         "not told them apart.",
     ]

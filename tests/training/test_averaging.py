@@ -298,8 +298,8 @@ def test_a_single_photo_decides_by_its_loss() -> None:
         ),
         (
             {0.0: 0.5, 0.5: 0.2, 1.0: 0.25},
-            "The network is interpolated at 50% from start to end: log loss 0.200 on validation, "
-            "0.500 at the start, 0.250 at the end.",
+            "The network is interpolated at 50\u202f% from start to end: log loss 0.200 on "
+            "validation, 0.500 at the start, 0.250 at the end.",
         ),
     ],
 )

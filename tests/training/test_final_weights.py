@@ -62,8 +62,9 @@ def test_weak_evidence_keeps_the_average_unless_it_is_worse(
 
 def test_the_sentence_has_evidence_and_choice() -> None:
     assert comparison(best=0.46, average=0.45, head=0.5).describe() == (
-        "Full network: 95.0% against the head's 90.0% on 40 held-out photos (p = 0.5), log loss "
-        "0.460 against 0.500 (p = 0.32): kept the average of both (97.5%, log loss 0.450)."
+        "Full network: 95.0\u202f% against the head's 90.0\u202f% on 40 held-out photos (p = 0.5), "
+        "log loss 0.460 against 0.500 (p = 0.32): kept the average of both (97.5\u202f%, "
+        "log loss 0.450)."
     )
     assert comparison(best=0.3, average=0.3, head=0.5).describe().endswith("kept the full network.")
 

@@ -40,7 +40,7 @@ from finetune.experiments.tune.study import (
     without_password,
 )
 from finetune.files import safe_name, storage_errors, write_json, write_text
-from finetune.formatting import count
+from finetune.formatting import count, percent
 from finetune.photos.collection import Collection
 from finetune.runs.folder import RUNS_FOLDER, RunFolder, create_run, drop_weights
 from finetune.runs.validation import read_validated
@@ -369,7 +369,7 @@ class _Trials:
         if score is not None:
             mark = "  best so far" if score > self.best else ""
             self.best = max(self.best, score)
-            text = f"{score:.1%} in {seconds:.1f} s{mark}."
+            text = f"{percent(score)} in {seconds:.1f} s{mark}."
         elif state == "PRUNED":
             text = f"stopped early after {seconds:.1f} s."
         else:
@@ -407,7 +407,7 @@ def write_best(folder: Path, space: Space, name: str, best: Trial) -> Path:
         model = dataclasses.replace(config.model, weights=str(Path(weights).absolute()))
         config = dataclasses.replace(config, model=model)
     comment = (
-        f"Best of the study '{name}': trial {best.number}, {best.score:.1%} on validation.\n"
+        f"Best of the study '{name}': trial {best.number}, {percent(best.score)} on validation.\n"
         f"Train with it: finetune train PHOTOS --config {BEST_FILE}"
     )
     text = settings_toml(config, always={*best.flags, "seed"}, comment=comment)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from finetune.data.loaders import evaluation_batches
+from finetune.formatting import percent
 from finetune.models.features import FeatureCache
 from finetune.models.heads import write_head
 from finetune.models.linear_solver import LinearHead
@@ -127,7 +128,7 @@ def _emit(
     validation = score_outputs(fitted.held_out, objective, prepared.metrics)
     part = "validation" if prepared.data_split.folds is None else "held-out photos"
     task, count = prepared.data_split.task, len(fitted.held_out.logits)
-    share = f"{validation.accuracy:.1%} {task.score_name}"
+    share = f"{percent(validation.accuracy)} {task.score_name}"
     if not task.multi_label:
         share = f"{round(validation.accuracy * count):,} of {count:,} right"
     prepared.callback(Note(text=f"Head: {fitted.describe(part)}; {share}."))
