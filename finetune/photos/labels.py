@@ -294,7 +294,11 @@ def check_labels(
         found = "no label" if not counts else f"only the label {next(iter(counts))!r}"
         raise CollectionError(
             f"{collection.root} has {found} to learn; a classifier needs 2 or more. "
-            "Add a folder of photos of something else."
+            + (
+                "Label photos of something else with: finetune annotate"
+                if unlabeled
+                else "Add a folder of photos of something else."
+            )
         )
     if collection.has_parts:
         _check_training_part(collection, labeled, counts)
