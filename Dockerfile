@@ -9,7 +9,7 @@ ARG TORCH_INDEX=
 WORKDIR /source
 RUN python -m venv /opt/finetune
 ENV PATH=/opt/finetune/bin:$PATH PIP_NO_CACHE_DIR=1
-RUN pip install ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "torch>=2.9" "torchvision>=0.24"
+RUN pip install ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "torch>=2.10" "torchvision>=0.25"
 COPY pyproject.toml README.md LICENSE ./
 COPY finetune finetune
 RUN pip install ".[heic,onnx,lite]"

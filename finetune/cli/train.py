@@ -189,13 +189,13 @@ def train(
             "interrupted": result.interrupted,
         }
     )
-    if not result.interrupted:
-        from finetune.cli.fast_predictions import prepare_predictions
-
-        prepare_predictions(result.run)
     show_result(result)
     if result.interrupted:
         raise typer.Exit(130)
+    from finetune.cli.fast_predictions import prepare_predictions
+
+    # After the results: torch's exporter takes longer than the training of a head.
+    prepare_predictions(result.run)
 
 
 def _train_best_model(

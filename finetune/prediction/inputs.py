@@ -87,6 +87,8 @@ def source_of(photo: Any) -> Path | bytes | NDArray[np.uint8]:
         )
     # A PIL image goes through the same decoder as files, losslessly; TIFF has every mode.
     buffer = io.BytesIO()
+    if photo.mode == "YCbCr":  # Pillow before 13 cannot read its own TIFF of odd sizes
+        photo = photo.convert("RGB")
     lossless = photo.mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
     try:
         photo.save(buffer, format="PNG" if lossless else "TIFF", exif=photo.getexif())

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import subprocess
@@ -16,10 +17,12 @@ from typer.testing import CliRunner
 from finetune.cli import app
 from finetune.cli.fast_predictions import prepare_predictions
 from finetune.errors import ModelError, RunError
+from finetune.evaluation.predictions import read_predictions, write_predictions
 from finetune.prediction.export import run_graph as preparation
 from finetune.prediction.export.run_graph import prepare_graph
 from finetune.prediction.onnx_engine import OnnxEngine
 from finetune.prediction.predictor import Predictor, open_engine
+from finetune.prediction.report_extras import report_extras
 from finetune.prediction.run_graph import find_graph, graphs_folder, open_graph, wants_torch
 from finetune.prediction.torch_engine import TorchEngine
 from finetune.runs.folder import RunFolder
@@ -286,3 +289,13 @@ def test_a_failed_preparation_is_one_line(
         "Predictions of tiny will load torch: test_resnet cannot be exported to ONNX"
         in capsys.readouterr().err
     )
+
+
+def test_a_report_explains_mistakes_of_a_run_with_a_graph(trained: Any, run: RunFolder) -> None:
+    rows = [row for row in read_predictions(run.predictions_file) if row.part == "test"]
+    wrong = next(label for label, _ in rows[0].ranked if label != rows[0].predicted)
+    write_predictions(run.predictions_file, [dataclasses.replace(rows[0], label=wrong), *rows[1:]])
+    assert isinstance(open_engine(run, device="cpu"), OnnxEngine)
+    extras, notes = report_extras(run, trained.photos)
+    assert not [note for note in notes if "Grad-CAM" in note]
+    assert rows[0].path in extras.overlays

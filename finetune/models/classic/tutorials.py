@@ -167,6 +167,7 @@ class LocalResponseNorm(nn.LocalResponseNorm):
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        """Returns ``(B, C, H, W)`` divided by the responses of neighboring channels."""
         channel = torch.arange(x.shape[1], device=x.device)
         distance = channel[:, None] - channel
         in_window = (distance <= self.size // 2) & (distance > self.size // 2 - self.size)
