@@ -32,8 +32,8 @@ _SEEN = """async () => {
   const tiles = section ? [...section.querySelectorAll('.tile')] : [];
   return { done, name: row?.path ?? null, suggestion: suggestionOf(row ?? {})?.label ?? null,
            group: queue.groupTargets.map((id) => photos.get(id).path),
-           cohort: section && { label: section.dataset.label, number: section.dataset.number,
-                                names: tiles.map((tile) => tile.title) } };
+           cohort: section && { number: section.dataset.number,
+                                labels: tiles.map((tile) => [tile.title, tile.dataset.label]) } };
 }"""
 
 _ACTIONS = "async () => (await import('/static/annotate/photos.js')).photos.actionCount"
@@ -71,10 +71,10 @@ def draw(shared: Path, seed: int, folder: Path) -> dict[str, str]:
 
 def play(
     page: Any, truth: dict[str, str], labels: list[str]
-) -> tuple[int, list[tuple[str, int, int]]]:
-    """Labels all photos; returns the number of keys, and label, size and right ones of cohorts."""
+) -> tuple[int, list[tuple[int, int, int]]]:
+    """Labels all photos; returns the number of keys; labels, photos, right ones of cohorts."""
     keys = 0
-    cohorts: dict[str, tuple[str, int, int]] = {}
+    cohorts: dict[str, tuple[int, int, int]] = {}
 
     def press(key: str) -> None:
         nonlocal keys
@@ -90,11 +90,9 @@ def play(
         count = page.evaluate(_ACTIONS)
         cohort = seen["cohort"]
         if cohort:
-            wrong = [name for name in cohort["names"] if truth[name] != cohort["label"]]
-            size = len(cohort["names"])
-            cohorts.setdefault(
-                cohort["number"], (cohort["label"] or "none", size, size - len(wrong))
-            )
+            wrong = [name for name, label in cohort["labels"] if truth[name] != label]
+            size, kinds = len(cohort["labels"]), len({label for _, label in cohort["labels"]})
+            cohorts.setdefault(cohort["number"], (kinds, size, size - len(wrong)))
             for name in wrong:
                 keys += 1
                 page.click(f'.cohort .tile[title="{name}"]')

@@ -42,19 +42,17 @@ class Suggestions:
 
 @dataclass(frozen=True, kw_only=True)
 class CohortOffer:
-    """Photos that are safe to label together.
+    """Photos whose labels are safe to accept together.
 
     Attributes:
         number: Distinguishes offers.
-        label: "" for none of the labels.
         ids: The surest first.
-        share: Calibrated share that has the label; None: unknown.
+        labels: Probable label of each; "" for none of the labels.
     """
 
     number: int
-    label: str
     ids: tuple[str, ...]
-    share: float | None
+    labels: tuple[str, ...]
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

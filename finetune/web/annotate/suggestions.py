@@ -16,7 +16,7 @@ from finetune.web.annotate.session import Session
 Array = NDArray[np.float64]
 
 NO_LABEL = ""
-"""Prediction that none of the labels fits; `finetune.curation.cohorts.NONE`."""
+"""Prediction that none of the labels fits; `finetune.curation.label_model.NONE`."""
 
 Classifier = Callable[[Sequence[Photo]], tuple[tuple[str, ...], Array, Sequence[str]]]
 """Returns the labels, and the probabilities ``(N, labels)`` and statuses ``(N,)`` of photos."""
@@ -117,7 +117,7 @@ class Predictions:
 
     def suggestions(self) -> dict[str, Suggestions]:
         """Returns the suggestions by photo id."""
-        from finetune.curation.cohorts import uncertainty
+        from finetune.curation.next_photos import uncertainty
 
         if not self.labels:
             return {}
@@ -179,7 +179,9 @@ class Suggester:
             is_open: ``(N,)``, whether a photo waits for a label.
             next_count: Number of photos to choose for labeling next.
         """
-        from finetune.curation.cohorts import LabelModel, balance, best_cohort, select_next
+        from finetune.curation.cohorts import find_cohort
+        from finetune.curation.label_model import LabelModel
+        from finetune.curation.next_photos import balance, select_next
 
         positions = np.flatnonzero(is_open)
         ids = tuple(features.ids[position] for position in positions.tolist())
@@ -201,18 +203,20 @@ class Suggester:
             scores = model.scores(positions)
             by_labels = _softmax(scores.cosines / TEMPERATURE)
             calibration = model.calibration()
-            shares = calibration.shares(scores.values)
-            if shares is not None and calibration.right.any():
-                unlike = scores.values < calibration.values[calibration.right].min()
+            shares = calibration.shares(scores.values, scores.labels)
             priority = balance(model.counts, scores.labels)
-            found = best_cohort(model, scores, calibration, positions, most=COHORT_SIZE)
+            if shares is not None:
+                # Those that are sure will be accepted together.
+                priority *= 1 - shares
+                if calibration.least_right is not None:
+                    unlike = scores.values < calibration.least_right
+            found = find_cohort(model, scores, calibration, positions, most=COHORT_SIZE)
             if found is not None:
                 self._cohorts += 1
                 cohort = CohortOffer(
                     number=self._cohorts,
-                    label=names[found.label],
                     ids=tuple(features.ids[position] for position in found.positions),
-                    share=None if found.share is None else round(found.share, 2),
+                    labels=tuple(names[label] for label in found.labels),
                 )
         probabilities = self._mean(by_labels, names, known, ids)
         if self.run_labels:

@@ -27,13 +27,15 @@ def toast(page: Any, text: str) -> None:
     )
 
 
-def offer(server: Any, label: str, count: int) -> list[Any]:
+def offer(server: Any, label: str, count: int, labels: tuple[str, ...] = ()) -> list[Any]:
     """Offers a cohort, as the worker would, of the last photos in the list."""
     states = [s for s in server.session.index.states() if s.problem is None and not s.group]
     chosen = states[-count:]
     server.session.index.cohort = CohortOffer(
-        number=1, label=label, ids=tuple(state.id for state in chosen), share=0.96
+        number=1, ids=tuple(state.id for state in chosen), labels=labels or (label,) * count
     )
+    shares = {state.id: Suggestions(ranked=((label, 0.9),), share=0.96) for state in chosen}
+    server.session.index.update_suggestions(shares)
     return chosen
 
 
@@ -66,6 +68,31 @@ def test_a_labels_exactly_the_ticked_photos_of_a_cohort(
     page.keyboard.press("u")
     toast(page, "Undone")
     assert set(server.labels().values()) == {()}
+
+
+def test_photos_of_several_labels_are_accepted_together_each_with_its_own(
+    serve: Serve, open_page: Callable[..., Any], flat: Flat
+) -> None:
+    folder, _ = flat
+    server = serve(folder, labels=["heron", "wren"])
+    labels = ("wren", "", "heron") * 4
+    states = offer(server, "wren", 12, labels)
+    page = open_page(server.address)
+    page.wait_for_selector(".cohort")
+    assert "12 photos probably show what they say" in page.inner_text(".cohort .strip-head")
+    tags = page.locator(".cohort .tile .tag").all_inner_texts()
+    assert tags == ["heron"] * 4 + ["wren"] * 4 + ["none of the labels"] * 4
+    page.wait_for_timeout(500)  # a key at once could be meant for the photo before
+    page.click(f'.cohort .tile[title="{states[0].path}"]')
+    page.keyboard.press("a")
+    toast(page, "for 11 photos")
+    with server.catalog() as catalog:
+        given = catalog.assigned_labels()
+    wanted = {
+        state.digest: (label,) if label else ()
+        for state, label in zip(states[1:], labels[1:], strict=True)
+    }
+    assert given == wanted
 
 
 def test_a_cohort_can_be_dismissed_and_none_of_the_labels_can_be_one(

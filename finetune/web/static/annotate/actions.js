@@ -123,10 +123,11 @@ export const acceptOrConfirm = (isChanging) =>
     return acceptSuggestions(usable(queue.labelTargets));
   });
 
-// Labels exactly these photos; "" is none of the labels. Goes on with `next`, or an unlabeled photo.
-export const labelAll = (name, ids, next) => {
-  const chosen = usable(ids);
-  const choices = Object.fromEntries(chosen.map((id) => [id, name]));
+// Labels exactly these photos, by id; "" is none of the labels. Goes on with `next`, or an unlabeled
+// photo.
+export const acceptAll = (wanted, next) => {
+  const chosen = usable(Object.keys(wanted));
+  const choices = Object.fromEntries(chosen.map((id) => [id, wanted[id]]));
   return decideAndGoOn(chosen, (job) => act("accept", job, { choices }), () => {
     if (next && queue.placeOf(next) >= 0) queue.move(next);
     else if (isLabeled(photos.get(queue.cursor) ?? {})) queue.advance();

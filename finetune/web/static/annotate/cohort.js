@@ -1,5 +1,5 @@
-// Photos that probably show one label, in a grid below the current photo: each is ticked, and one
-// key labels exactly those that are.
+// Photos whose labels are probably right, in a grid below the current photo: each is ticked, and one
+// key labels exactly those that are, each as its tile says.
 
 import * as actions from "./actions.js";
 import { imageOf } from "./api.js";
@@ -10,11 +10,11 @@ import { queue } from "./queue.js";
 import { toast } from "./toast.js";
 
 const TILE = 96; // pixels with the gap
-const LEAST = 9; // fewer are not offered
+const LEAST = 10; // fewer are not offered
 const REACTION_MS = 400;
 const TYPING_MS = 900; // a second digit of a number comes within this time
 
-let shown = null; // {label, share, all, ids, out}: `ids` are visible, those in `out` unticked
+let shown = null; // {labelOf, all, ids, out}: `ids` are visible, those in `out` unticked
 let typed = "";
 let timer = 0;
 let isChoosing = false; // whether digits untick photos
@@ -27,8 +27,15 @@ export const onChange = (draw) => {
 // Photos of a cohort that still wait for a label.
 const open = (ids) => ids.filter((id) => photos.get(id) && !isLabeled(photos.get(id)) && !photos.get(id).rejected);
 
-const isSame = (one, other) =>
-  other !== null && one.label === other.label && one.ids.every((id, place) => id === other.ids[place]);
+const labelsOf = (offer) => new Map(offer.ids.map((id, place) => [id, offer.labels[place]]));
+
+// Whether another offer begins with the photos on screen, with the same labels.
+function isSame(one, other) {
+  if (other === null) return false;
+  const labels = labelsOf(other);
+  const first = new Set(other.ids.slice(0, one.ids.length));
+  return one.ids.every((id) => first.has(id) && labels.get(id) === one.labelOf.get(id));
+}
 
 // The latest offer, unless photos of the one on screen have been unticked.
 function current() {
@@ -42,7 +49,7 @@ function current() {
   if (shown && shown.all.length < LEAST) shown = null;
   if (!shown && offer && isHere && offer.number !== dismissed) {
     const ids = open(offer.ids);
-    if (ids.length >= LEAST) shown = { ...offer, all: ids, ids, out: new Set(), since: performance.now() };
+    if (ids.length >= LEAST) shown = { number: offer.number, labelOf: labelsOf(offer), all: ids, ids, out: new Set(), since: performance.now() };
   }
   return isHere ? shown : null;
 }
@@ -67,10 +74,10 @@ export function accept() {
     toast(t("These photos have just appeared. Look at them, then press A."));
     return undefined;
   }
-  const { label } = shown;
+  const choices = Object.fromEntries(ids.map((id) => [id, shown.labelOf.get(id)]));
   const [first] = shown.ids.filter((id) => shown.out.has(id));
   dismiss();
-  return actions.labelAll(label, ids, first);
+  return actions.acceptAll(choices, first);
 }
 
 export function dismiss() {
@@ -111,18 +118,21 @@ function commit() {
 
 function tile(id, number) {
   const isIn = !shown.out.has(id);
+  const label = shown.labelOf.get(id);
   return el(
     "button",
     {
       type: "button",
       className: `tile${isIn ? " in" : ""}${id === queue.cursor ? " current" : ""}`,
       "aria-pressed": String(isIn),
-      "aria-label": `${number}, ${fileName(photos.get(id))}`,
+      "aria-label": `${number}, ${fileName(photos.get(id))}: ${nameOf(label)}`,
       title: fileName(photos.get(id)),
+      data: { label },
       on: { click: () => toggle(id) },
     },
     el("img", { src: imageOf(id, "thumb"), alt: "", draggable: false }),
     el("span", { className: "number", "aria-hidden": "true" }, String(number)),
+    el("span", { className: "tag dotted", "aria-hidden": "true", css: { "--hue": photos.hueOf(label) } }, nameOf(label)),
   );
 }
 
@@ -133,17 +143,26 @@ export function panel({ width, height }) {
   if (!found) return null;
   const columns = Math.max(2, Math.floor((width - 28) / TILE));
   const lines = Math.max(1, Math.min(3, Math.floor((height * 0.45) / TILE)));
-  found.ids = found.all.slice(0, columns * lines);
+  // The surest ones, one label after the other.
+  const order = [...photos.labels, ""]; // none of the labels last
+  const place = (id) => order.indexOf(found.labelOf.get(id));
+  found.ids = found.all.slice(0, columns * lines).sort((a, b) => place(a) - place(b));
   const number = ticked().length;
-  const about = tn("{count} photo looks like", "{count} photos look like", found.ids.length);
+  const labels = [...new Set(found.ids.map((id) => found.labelOf.get(id)))];
+  const isOne = labels.length === 1;
+  const about = isOne
+    ? tn("{count} photo looks like", "{count} photos look like", found.ids.length)
+    : tn("{count} photo probably shows what it says", "{count} photos probably show what they say", found.ids.length);
+  const shares = found.ids.map((id) => photos.get(id).share).filter((share) => share !== undefined);
+  const mean = shares.reduce((sum, share) => sum + share, 0) / shares.length;
   return el(
     "section",
-    { className: "cohort", "aria-label": t("Similar photos"), data: { label: found.label, number: String(found.number) } },
+    { className: "cohort", "aria-label": t("Similar photos"), data: { number: String(found.number) } },
     el(
       "div",
       { className: "strip-head" },
-      el("span", {}, el("span", { className: "about" }, about, " "), el("b", { className: "dotted", css: { "--hue": photos.hueOf(found.label) } }, nameOf(found.label))),
-      found.share !== null && el("span", { className: "quiet rate" }, t("right for {share} of such photos so far", { share: percent(found.share) })),
+      el("span", {}, el("span", { className: "about" }, about, " "), isOne && el("b", { className: "dotted", css: { "--hue": photos.hueOf(labels[0]) } }, nameOf(labels[0]))),
+      shares.length > 0 && el("span", { className: "quiet rate" }, t("right for {share} of such photos so far", { share: percent(mean) })),
       el(
         "button",
         { type: "button", className: "primary", on: { click: accept } },

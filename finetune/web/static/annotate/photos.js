@@ -8,7 +8,7 @@ class Photos extends EventTarget {
   rows = new Map();
   labels = [];
   styles = {}; // pins and hues by label
-  cohort = null; // photos that probably show one label: {label, ids, share}
+  cohort = null; // photos whose labels are probably right: {number, ids, labels}
   undo = 0;
   redo = 0;
   actionCount = 0; // all actions
