@@ -104,7 +104,7 @@ flags = {"model": "resnet18", "weights": "none", "mode": "full", "size": request
     "group_by": "none", "validation": 0.1, "test": 0.0}
 epochs = []
 train(request["photos"], resolve({}, flags), runs=Path(request["runs"]),
-    listen=lambda event: epochs.append(event) if isinstance(event, EpochDone) else None)
+    callback=lambda event: epochs.append(event) if isinstance(event, EpochDone) else None)
 done(rate=max(event.images_per_second for event in epochs[1:]))
 """
 )
@@ -132,7 +132,7 @@ def timed(self, *arguments, **keywords):
     spent.append((count, time.perf_counter() - start))
     return count
 FeatureCache.fill = timed
-train(request["photos"], resolve({}, flags), runs=Path(request["runs"]), listen=listen)
+train(request["photos"], resolve({}, flags), runs=Path(request["runs"]), callback=listen)
 done(features=sum(s for _, s in spent), photos=sum(c for c, _ in spent), head=sum(epochs))
 """
 )
@@ -150,7 +150,7 @@ flags = {"model": "resnet50", "weights": "none", "mode": "full", "size": 224, "b
     "compile": request["compile"], "validation": 0.1, "test": 0.0}
 epochs = []
 train(request["photos"], resolve({}, flags), runs=Path(request["runs"]),
-    listen=lambda event: epochs.append(event) if isinstance(event, EpochDone) else None)
+    callback=lambda event: epochs.append(event) if isinstance(event, EpochDone) else None)
 net = timm.create_model("resnet50", num_classes=2).cuda().to(memory_format=torch.channels_last)
 optimizer = torch.optim.AdamW(net.parameters(), 1e-3, fused=True)
 if request["compile"]:
