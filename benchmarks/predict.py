@@ -2,9 +2,11 @@
 
     python benchmarks/predict.py RUN PHOTOS [--rounds 3] [--count 320] [--odd FOLDER]
 
-RUN is a run folder, PHOTOS the photos to predict. Speed: the network alone on images in memory,
-`Predictor.predict_stream` over the files, both ONNX exports, and timm's loop (loader, transform and
-two workers, as in its inference.py) on the same files and weights. Agreement: predict, the page of
+RUN is a run folder, PHOTOS the photos to predict. Speed, by torch and by the graph of ONNX Runtime:
+opening the photos alone, the network alone on images in memory, and `Predictor.predict_stream` over
+the files; and timm's loop (loader, transform and two workers, as in its inference.py) on the same
+files and weights. What the cores allow is opening and network, one after the other, on all of them;
+on a busy machine the share of processor time says more. Agreement: predict, the page of
 serve, ONNX, timm's folder and the evaluation of training, on the run's photos and on unusual ones
 (--odd).
 """
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import io
 import json
 import resource
@@ -22,6 +25,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +37,7 @@ from finetune.evaluation.probabilities import softmax
 from finetune.models.inference import logits_of
 from finetune.photos.scan import find_photos
 from finetune.prediction.export.export import ExportOptions, export
-from finetune.prediction.predictor import Predictor
+from finetune.prediction.predictor import CORE_BATCH, PredictConfig, Predictor
 from finetune.runs.folder import open_run
 
 
@@ -55,7 +59,7 @@ def main() -> None:
             export(open_run(given.run), ExportOptions(), out=onnx)
             export(open_run(given.run), ExportOptions(format="timm"), out=folder)
         if given.what != "agreement":
-            print(speed(given.run, onnx, folder, paths[: given.count], given.rounds))
+            print(speed(given.run, folder, paths[: given.count], given.rounds))
         if given.what != "speed":
             odd = []
             if given.odd:
@@ -63,18 +67,33 @@ def main() -> None:
             print(agreement(given.run, onnx, folder, paths, odd))
 
 
-def speed(run: Path, onnx: Path, folder: Path, paths: list[Path], rounds: int) -> str:
-    torch_one, onnx_one = Predictor.load(run), Predictor.load(onnx)
+def speed(run: Path, folder: Path, paths: list[Path], rounds: int) -> str:
+    torch_one, onnx_one = (Predictor.load(run, engine=name) for name in ("torch", "onnx"))
     good = [
         path for path, row in zip(paths, decoded(torch_one, paths), strict=True) if row is not None
     ]
     images = np.stack([row for row in decoded(torch_one, good) if row is not None])
-    steps = [images[at : at + 32] for at in range(0, len(images), 32)]
+    cores = onnx_one.engines[0].cores or 1
+
+    def on_cores(work: Callable[[int], object], rows: range) -> None:
+        with ThreadPoolExecutor(cores) as pool:
+            list(pool.map(work, rows))
+
+    def opening() -> None:
+        on_cores(lambda row: onnx_one.working_images(good[row]), range(len(good)))
+
+    quick = copy.copy(onnx_one)
+    quick.config = PredictConfig(decode_margin=1.0)
+
+    def opening_smaller() -> None:
+        on_cores(lambda row: quick.working_images(good[row]), range(len(good)))
 
     def alone(predictor: Predictor) -> Callable[[], None]:
         def work() -> None:
-            for step in steps:
-                predictor.engines[0].logits(step)
+            with predictor.engines[0].per_thread() as engine:
+                # As many features as predictions need.
+                rows = range(0, len(images), CORE_BATCH)
+                on_cores(lambda at: engine.logits_and_features(images[at : at + CORE_BATCH]), rows)
 
         return work
 
@@ -85,36 +104,54 @@ def speed(run: Path, onnx: Path, folder: Path, paths: list[Path], rounds: int) -
         return work
 
     ways = {
-        "torch: network alone": alone(torch_one),
+        "opening the photos": opening,
+        "the same with --decode-margin 1": opening_smaller,
+        "torch: network": alone(torch_one),
         "torch: predict files": files(torch_one),
-        "ONNX: network alone": alone(onnx_one),
+        "ONNX: network": alone(onnx_one),
         "ONNX: predict files": files(onnx_one),
         "timm: its loader and loop": timm_loop(folder, good),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    elapsed: dict[str, list[float]] = {name: [] for name in ways}
+    processor: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(rounds + 1):
         for name, work in ways.items():
-            started = time.perf_counter()
+            started, used = time.perf_counter(), processor_seconds()
             work()
-            print(f"round {turn}: {name}: {time.perf_counter() - started:.1f} s", file=sys.stderr)
+            took = time.perf_counter() - started
+            print(f"round {turn}: {name}: {took:.1f} s", file=sys.stderr)
             if turn:
-                seconds[name].append(time.perf_counter() - started)
-    rates = {name: len(good) / statistics.median(values) for name, values in seconds.items()}
-    own = {"torch": rates["torch: network alone"], "ONNX:": rates["ONNX: network alone"]}
+                elapsed[name].append(took)
+                processor[name].append(processor_seconds() - used)
+    seconds, used_seconds = (
+        {name: statistics.median(values) for name, values in found.items()}
+        for found in (elapsed, processor)
+    )
     lines = [
-        f"{len(good)} photos, {rounds} rounds, median; {torch.get_num_threads()} threads",
+        f"{len(good)} photos, {rounds} rounds, medians; {cores} cores",
         "",
-        "| way | photos/s | of its network alone | of timm's loop |",
-        "|---|---:|---:|---:|",
+        "| way | photos/s | of opening + network | processor, ms a photo | of both |",
+        "|---|---:|---:|---:|---:|",
     ]
-    for name, rate in rates.items():
-        base = own["ONNX:"] if name.startswith("ONNX") else own["torch"]
+    for name in ways:
+        shares = ["", ""]
+        if name.endswith("files"):
+            network = name.replace("predict files", "network")
+            shares = [
+                f"{(cost['opening the photos'] + cost[network]) / cost[name]:.0%}"
+                for cost in (seconds, used_seconds)
+            ]
         lines.append(
-            f"| {name} | {rate:.1f} | {rate / base:.0%} | "
-            f"{rate / rates['timm: its loader and loop']:.2f} |"
+            f"| {name} | {len(good) / seconds[name]:.1f} | {shares[0]} | "
+            f"{used_seconds[name] / len(good) * 1e3:.2f} | {shares[1]} |"
         )
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return "\n".join([*lines, "", f"Largest memory of the process: {memory:,.0f} MiB"])
+
+
+def processor_seconds() -> float:
+    """Returns the processor time of this process and of its ended children."""
+    return time.process_time() + sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
 
 
 def timm_loop(folder: Path, paths: list[Path]) -> Callable[[], None]:
@@ -168,7 +205,7 @@ def agreement(run: Path, onnx: Path, folder: Path, paths: list[Path], odd: list[
     import timm
 
     chosen = [*odd, *paths[:: max(1, len(paths) // 200)]]
-    one, exported = Predictor.load(run), Predictor.load(onnx)
+    one, exported = Predictor.load(run, engine="torch"), Predictor.load(onnx)
     chosen = [
         path for path, row in zip(chosen, decoded(one, chosen), strict=True) if row is not None
     ]
@@ -189,8 +226,10 @@ def agreement(run: Path, onnx: Path, folder: Path, paths: list[Path], odd: list[
         ]
     )
     base = table(one.predict_stream(chosen))
+    smaller = Predictor.load(run, engine="torch", config=PredictConfig(decode_margin=1.0))
     ways = {
         "bytes (as served)": table(one.predict_batch([path.read_bytes() for path in chosen])),
+        "--decode-margin 1": table(smaller.predict_stream(chosen)),
         "ONNX": table(exported.predict_stream(chosen)),
         "timm folder": softmax(by_timm, temperature=metadata.task.temperature),
     }
@@ -205,12 +244,14 @@ def agreement(run: Path, onnx: Path, folder: Path, paths: list[Path], odd: list[
         "pixels into the network are "
         f"{'bit-equal' if same else 'DIFFERENT'} in all ways",
         "",
-        "| way | largest difference of a probability from predict |",
-        "|---|---:|",
+        "| way | largest difference of a probability from predict | same label |",
+        "|---|---:|---:|",
     ]
-    lines += [f"| {name} | {np.abs(rows - base).max():.1e} |" for name, rows in ways.items()]
+    for name, rows in ways.items():
+        same_label = (rows.argmax(axis=1) == base.argmax(axis=1)).sum()
+        lines.append(f"| {name} | {np.abs(rows - base).max():.1e} | {same_label} of {len(base)} |")
     trained, count, equal = training_time(run, one)
-    lines.append(f"| training's evaluation, its {count} photos | {trained:.1e} |")
+    lines.append(f"| training's evaluation, its {count} photos | {trained:.1e} | |")
     lines += ["", f"Squares of the training's cache bit-equal to predict's: {equal}"]
     return "\n".join(lines)
 

@@ -6,7 +6,8 @@
 Draws small photos of each label, 1 in 20 of them a near-duplicate of the one before, and runs each
 command in its own process. Prints elapsed and processor time and the peak memory of the largest
 process. The exponent is that of a power of the number of photos through the two largest
-collections: 1 is in proportion.
+collections: 1 is in proportion. With ``--draw-features`` the features are random numbers around a
+mean for each label instead of the network's, which costs each photo the same.
 """
 
 from __future__ import annotations
@@ -76,6 +77,41 @@ def draw(root: Path, photos: int, labels: int) -> None:
             pool.submit(draw_label, root / f"label-{label:03}", label, count)
 
 
+def draw_features(root: Path) -> None:
+    """Fills the caches of pixels and features, in a process of its own."""
+    subprocess.run([sys.executable, "-c", _DRAW, str(root)], check=True)
+
+
+_DRAW = """
+import sys
+from pathlib import Path
+import numpy as np
+from finetune.data.dataset import PhotoDataset
+from finetune.data.pixel_cache import PixelCache
+from finetune.data.samples import Sample
+from finetune.models.factory import ModelRequest, create_model
+from finetune.models.features import FeatureCache
+from finetune.photos.scan import scan
+root = Path(sys.argv[1])
+loaded = create_model(ModelRequest(name="tf_efficientnet_lite0", size=64, download=False))
+pixels = PixelCache(root / ".finetune", loaded.preprocessing, limit_gb=10)
+photos = scan(root, sink=pixels).photos
+pixels.close()
+samples = [Sample(path=p.path, digest=p.digest, crop=p.crop, target=0) for p in photos]
+features = FeatureCache(root / ".finetune", loaded.module.eval(), loaded.preprocessing)
+rng = np.random.default_rng(0)
+means = {}
+for key, photo in zip(features.keys(PhotoDataset(root, samples, pixels)), photos):
+    width = features.records.shape
+    label = photo.labels[0]
+    if label not in means:
+        means[label] = 0.3 * rng.standard_normal(width)
+    values = means[label] + rng.standard_normal(width)
+    features.records.put(key, np.abs(values).astype(np.float32))
+features.close()
+"""
+
+
 def measure(command: list[str], folder: Path) -> Cost:
     """Returns the cost of a command."""
     start = time.perf_counter()
@@ -105,6 +141,7 @@ def main() -> None:
     parser.add_argument("--labels", type=int, default=200)
     parser.add_argument("--folder", type=Path, default=Path("/dev/shm"))
     parser.add_argument("--steps", nargs="+", choices=COMMANDS, default=list(COMMANDS))
+    parser.add_argument("--draw-features", action="store_true")
     parser.add_argument("--keep", type=Path, help="keep photos and runs here, and use them again")
     asked = parser.parse_args()
     costs: dict[str, dict[int, Cost]] = {step: {} for step in asked.steps}
@@ -117,6 +154,8 @@ def main() -> None:
         try:
             for step in asked.steps:
                 clear(place, step)
+                if step == "features" and asked.draw_features:
+                    draw_features(place / "photos")
                 costs[step][photos] = cost = measure(COMMANDS[step], place)
                 print(photos, step, json.dumps(vars(cost)), file=sys.stderr, flush=True)
         finally:

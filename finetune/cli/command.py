@@ -51,6 +51,7 @@ EXTRAS = {
     "onnxruntime": "onnx",
     "onnxscript": "onnx",
     "optuna": "tune",
+    "pyarrow": "parquet",
     "tensorboard": "tensorboard",
     "wandb": "wandb",
 }

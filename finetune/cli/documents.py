@@ -67,11 +67,21 @@ class DuplicateGroup(TypedDict):
     photos: list[DuplicatePhoto]
 
 
+class FeaturePair(TypedDict):
+    """Two photos that are near-duplicates by features alone; `similarity` is their cosine."""
+
+    paths: list[str]
+    labels: list[list[str]]
+    similarity: float
+
+
 class DuplicatesDocument(TypedDict, total=False):
     """finetune duplicates; with --undo `restored` and `problems` alone."""
 
     photos: int
     groups: list[DuplicateGroup]
+    feature_pairs: list[FeaturePair]
+    feature_proof: str
     html: str
     moved: Any
     restored: list[str]

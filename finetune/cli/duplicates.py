@@ -15,6 +15,7 @@ from finetune.errors import ConfigError
 from finetune.formatting import count
 
 if TYPE_CHECKING:
+    from finetune.photos.collection import Collection
     from finetune.photos.file_mover import MoveResult
     from finetune.photos.near_duplicates.groups import Kind, NearDuplicateGroup
 
@@ -31,6 +32,14 @@ def duplicates(
     burst_seconds: Annotated[
         float, typer.Option(help="With --bursts: maximum pause between two photos.", min=0)
     ] = 2.0,
+    features: Annotated[
+        bool,
+        typer.Option(
+            "--features",
+            help="Also list crops, color changes and screenshots, found by the features of a "
+            "network; they are never moved.",
+        ),
+    ] = False,
     limit: Annotated[int, typer.Option(help="Maximum groups to list.", min=0)] = 20,
     page: Annotated[
         Path | None,
@@ -62,7 +71,8 @@ def duplicates(
     """Find near-duplicate photos and move all but the best away.
 
     Near-duplicates are exact copies, resized, recompressed or slightly edited versions, and mirror
-    images. Photos are moved only with --quarantine, and never deleted.
+    images. --features also finds crops and stronger edits. Photos are moved only with --quarantine,
+    and never deleted.
     """
     output.json, output.quiet = json, quiet
     root = photos_folder(photos)
@@ -84,6 +94,8 @@ def duplicates(
         "groups": [_as_dict(group) for group in groups],
     }
     _show(groups, len(collection.photos), limit)
+    if features:
+        document |= _find_by_features(collection, groups, catalog, limit)
     if page is not None:
         from finetune.reporting.photo_page import write_near_duplicates_page
 
@@ -150,6 +162,46 @@ def _show(groups: Sequence[NearDuplicateGroup], photos: int, limit: int) -> None
             f"labels, {first.best.path} ({' / '.join(first.labels)}) among them. "
             "Resolve them with: finetune annotate"
         )
+
+
+def _find_by_features(
+    collection: Collection,
+    groups: Sequence[NearDuplicateGroup],
+    catalog: Path | None,
+    limit: int,
+) -> dict[str, Any]:
+    """Lists the near-duplicates by features that the groups lack; returns their JSON values."""
+    from finetune.curation.feature_duplicates import find_feature_duplicates
+
+    with output.progress("Features") as advance:
+        found = find_feature_duplicates(collection, groups, catalog=catalog, progress=advance)
+    if found.pairs:
+        table = make_table("photo", "and", "labels", "cosine", right=("cosine",))
+        for pair in found.pairs[:limit]:
+            labels = " / ".join(dict.fromkeys(", ".join(one.labels) for one in pair.photos))
+            table.add_row(
+                *(output.literal(photo.path) for photo in pair.photos),
+                output.literal(labels),
+                f"{pair.similarity:.3f}",
+            )
+        if limit:
+            output.print(table)
+        if len(found.pairs) > limit > 0:
+            output.text(f"... and {len(found.pairs) - limit:,} more pairs; --limit shows them.")
+    output.text(found.proof)
+    for problem in found.problems:
+        output.warn(f"{problem.path} is left out: {problem.reason}.")
+    return {
+        "feature_pairs": [
+            {
+                "paths": [photo.path for photo in pair.photos],
+                "labels": [list(photo.labels) for photo in pair.photos],
+                "similarity": round(pair.similarity, 6),
+            }
+            for pair in found.pairs
+        ],
+        "feature_proof": found.proof,
+    }
 
 
 def _quarantine(

@@ -83,6 +83,13 @@ def predict(
     ] = None,
     similar: Annotated[int, typer.Option(help="Similar training photos to list.", min=0)] = 0,
     show: Annotated[bool, typer.Option("--show", help="Draw each photo in the terminal.")] = False,
+    decode_margin: Annotated[
+        float,
+        typer.Option(
+            help="Decode large JPEGs at this many times the needed size, 1 to 2; less is faster, "
+            "and answers differ a little."
+        ),
+    ] = 2.0,
     batch_size: Annotated[int, typer.Option(help="Photos per batch.", min=1)] = 32,
     device: Device = None,
     engine: Annotated[
@@ -140,6 +147,7 @@ def predict(
         threshold=threshold,
         level=level,
         only=None if only is None else read_restriction(only),
+        decode_margin=decode_margin,
     )
     if level is not None and explain is not None:
         raise ConfigError("--explain shows why a label; leave out --level.")

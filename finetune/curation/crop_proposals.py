@@ -16,6 +16,7 @@ from finetune.formatting import count
 from finetune.photos.catalog.catalog import Catalog, open_catalog
 from finetune.photos.collection import Collection, Photo, Problem
 from finetune.photos.crops import Crop
+from finetune.photos.members import read_bytes
 from finetune.photos.scan import scan
 from finetune.processes import ALONE, Team
 
@@ -171,7 +172,7 @@ def _contents(
 
     def read(photo: Photo) -> bytes | str:
         try:
-            return collection.path_of(photo).read_bytes()
+            return read_bytes(collection.path_of(photo))
         except OSError as error:
             return (error.strerror or "cannot be read").lower()
 

@@ -18,6 +18,7 @@ from finetune.errors import CollectionError, DecodeError, StorageError
 from finetune.files import numbered, safe_name, storage_errors
 from finetune.photos.analyze import digest_of
 from finetune.photos.collection import Collection, Problem, hash_array
+from finetune.photos.members import read_bytes
 from finetune.photos.near_duplicates.hashing import hash_photo
 from finetune.processes import ALONE, Team
 
@@ -175,7 +176,7 @@ def find_similar(
     digests, contents, problems = set(), [], []
     for path in seeds:
         try:
-            digests.add(digest_of(path.read_bytes()))
+            digests.add(digest_of(read_bytes(path)))
             contents.append(path)
         except OSError as error:
             reason = (error.strerror or "cannot be read").lower()

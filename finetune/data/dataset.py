@@ -17,6 +17,7 @@ from finetune.data.samples import Sample, targets_of_samples
 from finetune.errors import DecodeError
 from finetune.photos.analyze import digest_of
 from finetune.photos.crops import load_image
+from finetune.photos.members import read_member
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,9 @@ class PhotoDataset(torch.utils.data.Dataset[tuple[NDArray[np.uint8], Any, int]])
             DecodeError: The photo is gone, has other content, or cannot be decoded.
         """
         try:
-            content = path.read_bytes() if path.is_file() else None
+            content = path.read_bytes() if path.is_file() else read_member(path)
+        except (FileNotFoundError, NotADirectoryError):
+            content = None
         except OSError as error:
             reason = (error.strerror or "cannot be read").lower()
             raise DecodeError(path, reason) from error

@@ -17,6 +17,7 @@ from finetune.errors import DecodeError
 from finetune.photos.collection import PhotoMetadata, Status, pack_hashes
 from finetune.photos.crops import Crop, crop_and_resize, load_image, needed_side
 from finetune.photos.decode.decoder import DecodedPhoto, read_photo
+from finetune.photos.members import read_bytes
 from finetune.photos.near_duplicates.hashing import HASH_SIDE_PIXELS, hash_with_mirror
 from finetune.photos.quality import MEASURED_SIDE_PIXELS, measure, small_gray
 
@@ -94,7 +95,7 @@ def analyze(task: Task, preprocessing: ResizeSettings | None) -> Analysis:
         preprocessing: Of the images for the cache; None makes no images.
     """
     try:
-        content = Path(task.path).read_bytes()
+        content = read_bytes(Path(task.path))
     except OSError as error:
         return Analysis(status="unread", reason=(error.strerror or "cannot be read").lower())
     digest = digest_of(content)

@@ -198,10 +198,10 @@ def load_image(
     return crop_and_resize(image, size=size, fit=fit, crop=crop, interpolation=interpolation)
 
 
-def needed_side(size: int, crop: Crop | None = None) -> int:
+def needed_side(size: int, crop: Crop | None = None, *, margin: float = DRAFT_MARGIN) -> int:
     """Returns how long a photo's shorter side must be decoded for an image of `size` pixels."""
     share = crop.side if crop is not None else 1.0
-    return math.ceil(DRAFT_MARGIN * size / share)
+    return math.ceil(margin * size / share)
 
 
 def _resampling(interpolation: str) -> Image.Resampling:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from finetune.errors import CollectionError
 from finetune.formatting import count
 from finetune.photos.collection import Collection, Part, Photo
+from finetune.photos.members import folders_of
 
 _PART_NAMES: tuple[tuple[Part, str], ...] = (
     ("train", "train|training|trn|tr"),
@@ -54,7 +55,7 @@ class PartFolders:
 
     def place(self, path: str) -> tuple[str | None, Part | None]:
         """Returns the folder's label and the part of a photo at a path below the root."""
-        folders = path.split("/")[:-1]
+        folders = folders_of(path, with_parts=bool(self.names))
         if not self.names:
             return label_of_folder("/".join(folders)), None
         at = len(folders) - 1 if self.depth is None else self.depth
@@ -88,7 +89,7 @@ def find_parts(paths: Iterable[str]) -> PartFolders:
     Args:
         paths: Paths of photos below the root, with ``/``.
     """
-    rows = [path.split("/")[:-1] for path in paths]
+    rows = [folders_of(path, with_parts=True) for path in paths]
     rows = [row for row in rows if row]
     depth = 0
     while rows and all(len(row) > depth for row in rows):

@@ -30,8 +30,9 @@ from finetune.photos.catalog.catalog import Catalog, open_catalog
 from finetune.photos.catalog.shards import in_shard, merge_shards, open_shard
 from finetune.photos.collection import Collection, FileMetadata, Photo, PhotoMetadata, Problem
 from finetune.photos.crops import Crop
-from finetune.photos.decode.decoder import is_photo_name
+from finetune.photos.decode.photo_names import is_photo_name
 from finetune.photos.decode.pool import analyze_all
+from finetune.photos.members import is_shard_name, photos_in
 from finetune.processes import Share
 
 _COMMIT_SECONDS = 1.0
@@ -388,6 +389,7 @@ def require_photos(root: Path, *, advice: str, limit: int | None = None) -> Foun
 def find_photos(root: Path, *, any_name: bool = False, limit: int | None = None) -> Found:
     """Returns the photos in a folder and below, sorted by path.
 
+    Where there is none, the photos inside of shards are returned; see `finetune.photos.members`.
     Hidden files and folders are skipped, and so are the folders of operating systems. Symbolic
     links are followed, each folder being entered once: by its own name where it lies below the
     root, else by the first link to it.
@@ -413,10 +415,32 @@ def find_photos(root: Path, *, any_name: bool = False, limit: int | None = None)
             walk.entered.add(identity)
             walk.folder(folder, path + "/", in_link=True)
     found = walk.found
+    if not found.files:
+        # Shards beside photos may be backups of these.
+        for shard in walk.shards:
+            _add_members(found, root, shard)
     found.files.sort(key=lambda file: file.path)
     found.problems.sort(key=lambda problem: problem.path)
     found.other_names.update(walk.other_names())
     return found
+
+
+def _add_members(found: Found, root: Path, shard: FoundFile) -> None:
+    """Adds the photos in a shard; see `finetune.photos.members`."""
+    try:
+        photos = photos_in(root / shard.path)
+    except (CollectionError, OSError) as error:
+        found.problems.append(Problem(path=shard.path, reason=str(error)))
+        return
+    found.files += [
+        FoundFile(
+            path=f"{shard.path}/{name}",
+            size=size,
+            mtime_ns=shard.mtime_ns,
+            ctime_ns=shard.ctime_ns,
+        )
+        for name, size in photos.items()
+    ]
 
 
 def found_file(root: Path, path: str) -> FoundFile | None:
@@ -443,6 +467,7 @@ class _Walk:
         self.entered = {_identity(os.stat(root))}  # noqa: PTH116 - strings are much faster here
         self._root = root
         self.links: deque[tuple[str, str]] = deque()
+        self.shards: list[FoundFile] = []
         self._any_name = any_name
         self._limit = limit
         self._in_link = False
@@ -482,6 +507,8 @@ class _Walk:
                     self.links.append((entry.path, path))
                 elif is_photo_name(entry.name):
                     self._file(entry, path)
+                elif is_shard_name(entry.name) and (shard := found_file(Path(self._root), path)):
+                    self.shards.append(shard)
                 elif kind := _CAMERA_FILE.fullmatch(entry.name):
                     self.found.other_kinds[kind[1].lower()] += 1
 

@@ -13,6 +13,7 @@ from finetune.errors import ConfigError
 from finetune.evaluation.hierarchy import Ancestor, Hierarchy
 from finetune.evaluation.precision_curve import Claim
 from finetune.evaluation.status import statuses, sure_threshold
+from finetune.photos.crops import DRAFT_MARGIN
 from finetune.photos.decode.decoder import MAX_PIXELS
 from finetune.prediction.engine import ModelMetadata
 from finetune.prediction.inputs import TTA, check_tta
@@ -34,6 +35,8 @@ class PredictConfig:
             the labels.
         only: Possible labels; None: all.
         max_pixels: Maximum pixels of a photo; larger ones are rejected.
+        decode_margin: Minimum ratio of the decoded size of a JPEG to the needed one, from 1 to 2;
+            2, as in training, is exact, and less is faster.
 
     Raises:
         ConfigError: A value is out of bounds.
@@ -46,9 +49,14 @@ class PredictConfig:
     level: str | None = None
     only: Restriction | None = None
     max_pixels: int = MAX_PIXELS
+    decode_margin: float = DRAFT_MARGIN
 
     def __post_init__(self) -> None:
         check_tta(self.tta)
+        if not 1 <= self.decode_margin <= DRAFT_MARGIN:
+            raise ConfigError(
+                f"--decode-margin {self.decode_margin:g} must lie between 1 and {DRAFT_MARGIN}."
+            )
         if self.threshold is not None and not 0 <= self.threshold <= 1:
             raise ConfigError(f"--threshold {self.threshold:g} must lie between 0 and 1.")
         if not 0 < self.precision < 1:

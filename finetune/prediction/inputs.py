@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune.errors import CollectionError, ConfigError, DecodeError
-from finetune.photos.crops import Crop, crop_and_resize, needed_side
-from finetune.photos.decode.decoder import MAX_PIXELS, is_photo_name
+from finetune.photos.crops import DRAFT_MARGIN, Crop, crop_and_resize, needed_side
+from finetune.photos.decode.decoder import MAX_PIXELS
 from finetune.photos.decode.isolated import decode_isolated
+from finetune.photos.decode.photo_names import is_photo_name
 from finetune.photos.preprocessing import Preprocessing
 from finetune.photos.scan import find_photos
 
@@ -30,6 +31,7 @@ def working_image(
     *,
     crop: Crop | None = None,
     max_pixels: int = MAX_PIXELS,
+    decode_margin: float = DRAFT_MARGIN,
 ) -> NDArray[np.uint8]:
     """Returns the working image ``(S, S, 3) uint8`` of a photo, pixel for pixel as in training.
 
@@ -38,6 +40,8 @@ def working_image(
         preprocessing: Of the network.
         crop: Crop to use instead of the one given by `preprocessing`.
         max_pixels: Larger photos are refused before their pixels are allocated.
+        decode_margin: Minimum ratio of the decoded size of a JPEG to the needed one; another than
+            that of training is faster, and the pixels differ from those of training.
 
     Raises:
         DecodeError: The photo cannot be opened.
@@ -48,7 +52,9 @@ def working_image(
         image = source
     else:
         image = decode_isolated(
-            source, min_side_pixels=needed_side(size, crop), max_pixels=max_pixels
+            source,
+            min_side_pixels=needed_side(size, crop, margin=decode_margin),
+            max_pixels=max_pixels,
         )
     return crop_and_resize(
         image,

@@ -244,7 +244,13 @@ class Predictor:
                 bytes_needed(source, max_pixels=self.config.max_pixels)
             crop = self._policy(source)
         return tuple(
-            working_image(photo, preprocessing, crop=crop, max_pixels=self.config.max_pixels)
+            working_image(
+                photo,
+                preprocessing,
+                crop=crop,
+                max_pixels=self.config.max_pixels,
+                decode_margin=self.config.decode_margin,
+            )
             for preprocessing in self._distinct_specs()
         )
 

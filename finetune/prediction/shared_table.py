@@ -63,10 +63,10 @@ def open_part(path: Path, share: Share, open_table: OpenTable) -> Iterator[Predi
     """
     part = _folder(path) / f"{share.rank + 1}-of-{share.count}.csv"
     with contextlib.ExitStack() as stack:
-        with _lock(path, "merge"):
+        with _locked(path, "merge"):
             _end_killed_merge(path)
             try:
-                stack.enter_context(_lock(path, part.stem, timeout=0))
+                stack.enter_context(_locked(path, part.stem, timeout=0))
             except Timeout as error:
                 raise ConfigError(
                     f"Another process is writing {part}. Wait until it is done, or name another "
@@ -92,24 +92,27 @@ def merge_parts(path: Path, photos: Sequence[Path]) -> Merged | None:
     Raises:
         StorageError: The table cannot be written; the parts are intact.
     """
-    with _lock(path, "merge"), contextlib.ExitStack() as held:
+    with _locked(path, "merge"), contextlib.ExitStack() as held:
         parts = _parts(path)
         try:
             for part in parts:
-                held.enter_context(_lock(path, part.stem, timeout=0))
+                held.enter_context(_locked(path, part.stem, timeout=0))
         except Timeout:
             return None
-        # The process that ended last may have merged them.
-        rows = _Rows.read(path, parts, photos) if parts else None
-        if rows is None or rows.missing:
-            return None
-        with replacing(path) as new:
-            rows.write(path, parts, new)
-            (_folder(path) / _MERGED).write_text(str(new.stat().st_size))
-        _remove_parts(path)
-        merged = Merged(rows=len(rows.order), failed=rows.failed)
+        merged = None
+        if parts:  # else the process that ended last has merged them
+            rows = _Rows.read(path, parts, photos)
+            if rows.missing:
+                return None
+            with replacing(path) as new:
+                rows.write(path, parts, new)
+                (_folder(path) / _MERGED).write_text(str(new.stat().st_size))
+            _remove_parts(path)
+            merged = Merged(rows=len(rows.order), failed=rows.failed)
+        with contextlib.suppress(OSError):
+            # While it is held: who waits for it sees that it is gone, and makes another.
+            (_folder(path) / "merge.lock").unlink(missing_ok=True)
     with contextlib.suppress(OSError):
-        (_folder(path) / "merge.lock").unlink(missing_ok=True)
         _folder(path).rmdir()
     return merged
 
@@ -137,11 +140,28 @@ def _parts(path: Path) -> list[Path]:
     return sorted(_folder(path).glob("*-of-*.csv"))
 
 
-def _lock(path: Path, name: str, *, timeout: float = -1) -> FileLock:
+@contextlib.contextmanager
+def _locked(path: Path, name: str, *, timeout: float = -1) -> Iterator[None]:
+    """Holds a lock in the folder of the parts; raises Timeout."""
     folder = _folder(path)
-    with storage_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    return FileLock(folder / f"{name}.lock", timeout=timeout)
+    lock = FileLock(folder / f"{name}.lock", timeout=timeout)
+    while True:
+        with storage_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire()
+            break
+        except FileNotFoundError:
+            continue  # the process that merged the parts has just removed the folder
+        except Timeout:
+            raise
+        except OSError:
+            with storage_errors(folder):
+                raise
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _remove_parts(path: Path) -> None:

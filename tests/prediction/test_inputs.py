@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from finetune.errors import DecodeError
+from finetune.errors import ConfigError, DecodeError
 from finetune.photos.crops import Crop, load_image
 from finetune.photos.preprocessing import Preprocessing
+from finetune.prediction.decision import PredictConfig
 from finetune.prediction.inputs import working_image
 
 SPEC = Preprocessing(size=40)
@@ -57,3 +58,32 @@ def test_what_is_no_photo_is_named() -> None:
     with pytest.raises(DecodeError) as error:
         working_image(Image.new("HSV", (4, 4)), SPEC)
     assert error.value.reason == "a PIL image of mode HSV has no lossless file to go through"
+
+
+def test_a_smaller_margin_decodes_as_libjpeg_scales(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    photo = Image.fromarray(rng.integers(0, 256, (20, 20, 3), dtype=np.uint8))
+    path = tmp_path / "large.jpg"
+    photo.resize((400, 400), Image.Resampling.BICUBIC).save(path, quality=95)
+    size = SPEC.working_size  # 46: 400 / 8 is enough, and 400 / 4 is for a margin of two
+    exact = working_image(path, SPEC).astype(int)
+    found = working_image(path, SPEC, decode_margin=1.0).astype(int)
+    with Image.open(path) as image:
+        image.draft(None, (size, size))
+        assert image.size == (50, 50)
+        expected = image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
+    # Resized by other code than Pillow's.
+    assert np.abs(found - np.asarray(expected, int)).mean() < 1
+    assert 0 < np.abs(found - exact).mean() < 6
+    small = tmp_path / "small.jpg"
+    photo.resize((60, 60), Image.Resampling.BICUBIC).save(small, quality=95)
+    np.testing.assert_array_equal(
+        working_image(small, SPEC, decode_margin=1.0), working_image(small, SPEC)
+    )
+
+
+@pytest.mark.parametrize("margin", [0.9, 2.5])
+def test_a_margin_out_of_bounds_is_an_error(margin: float) -> None:
+    with pytest.raises(ConfigError) as error:
+        PredictConfig(decode_margin=margin)
+    assert str(error.value) == f"--decode-margin {margin} must lie between 1 and 2."

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -178,3 +180,21 @@ def test_shares_are_whole_batches_and_every_photo_once() -> None:
             assert all(share.start % 4 == 0 for share in shares if share)
     names = ["a", "b", "a", "c", "a"]
     assert [Share(rank=rank, count=2).of(names) for rank in (0, 1)] == [[0, 1, 2, 4], [3]]
+
+
+def test_processes_that_end_at_once_merge_once(tmp_path: Path) -> None:
+    whole = by_one_process(tmp_path / "one.csv")
+    for turn in range(20):
+        path = tmp_path / f"{turn}.csv"
+        start = threading.Barrier(4)
+
+        def work(rank: int, path: Path = path, start: threading.Barrier = start) -> bool:
+            start.wait()
+            predict(path, Share(rank=rank, count=4), PHOTOS)
+            return merge_parts(path, PHOTOS) is not None
+
+        with ThreadPoolExecutor(4) as pool:
+            merged = list(pool.map(work, range(4)))
+        assert sum(merged) == 1
+        assert path.read_bytes() == whole
+        assert not (tmp_path / f"{turn}.csv.parts").exists()

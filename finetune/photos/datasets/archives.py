@@ -17,7 +17,8 @@ from finetune.files import numbered, safe_folders, safe_name
 from finetune.formatting import count
 from finetune.photos.datasets import cifar, idx
 from finetune.photos.datasets.image_sets import ArchivedFolders, ImageSet
-from finetune.photos.decode.decoder import is_photo_content, is_photo_name
+from finetune.photos.decode.decoder import is_photo_content
+from finetune.photos.decode.photo_names import is_photo_name
 from finetune.photos.labels import nfc
 
 MAX_BYTES = 200_000_000

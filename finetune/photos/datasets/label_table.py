@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.errors import CollectionError
-from finetune.photos.decode.decoder import is_photo_name
+from finetune.photos.decode.photo_names import is_photo_name
 from finetune.photos.labels import nfc, split_labels
 from finetune.spreadsheets import unguard
 

@@ -48,6 +48,7 @@ from finetune.photos.decode.levels import (
     low_bytes_mode,
     restore_depth,
 )
+from finetune.photos.members import read_member
 
 MAX_PIXELS = 178_956_970
 """Limit above which a photo counts as a decompression bomb; equals Pillow's own."""
@@ -61,10 +62,6 @@ LARGE_BYTES = 350_000_000
 RELEASED_BYTES = 100_000_000
 """Memory for decoding from which on it is returned to the system at once."""
 
-_PHOTO_NAME = re.compile(
-    r".+\.(jpe?g|jpe|jfif|mpo|png|webp|tiff?|gif|bmp|dib|p[bgpn]m|jp2|j2k|jpx|avifs?|hei[cf]s?|hif)",
-    re.IGNORECASE,
-)
 # The first five cost no import of further plugins.
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "WEBP", "TIFF", "JPEG2000", "DIB")
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*", b"RIFF", b"BM")
@@ -161,11 +158,6 @@ def photo_exif(source: Path | bytes) -> Exif:
             return read_exif(image)
     except Exception:  # noqa: BLE001 - as in `read_photo`, which names the reason
         return Exif()
-
-
-def is_photo_name(name: str) -> bool:
-    """Returns whether a file name has the suffix of a photo."""
-    return _PHOTO_NAME.fullmatch(name) is not None
 
 
 def _open_image(file: BinaryIO, max_pixels: int) -> Image.Image:
@@ -341,7 +333,13 @@ def _opened(source: Path | bytes) -> contextlib.AbstractContextManager[BinaryIO]
     if isinstance(source, bytes):
         return io.BytesIO(source)
     # Opening a pipe or a device would block, so the kind of file is checked first.
-    mode = Path(source).stat().st_mode
+    try:
+        mode = Path(source).stat().st_mode
+    except (NotADirectoryError, FileNotFoundError):
+        content = read_member(Path(source))
+        if content is None:
+            raise
+        return io.BytesIO(content)
     if stat.S_ISDIR(mode):
         os.scandir(source).close()  # a folder that cannot be listed is an error of its own
         raise DecodeError(None, "a folder, not a photo")

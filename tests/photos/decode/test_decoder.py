@@ -28,10 +28,10 @@ from finetune.photos.decode.decoder import (
     _register_heif,
     bytes_needed,
     decode_photo,
-    is_photo_name,
     read_photo,
 )
 from finetune.photos.decode.exif import Exif, read_exif
+from finetune.photos.decode.photo_names import is_photo_name
 
 WritePhoto = Callable[..., Path]
 Draw = Callable[..., NDArray[np.uint8]]

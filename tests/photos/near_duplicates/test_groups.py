@@ -15,7 +15,8 @@ from PIL import Image
 
 from finetune.errors import ConfigError
 from finetune.photos.collection import Photo, hash_array, pack_hashes
-from finetune.photos.decode.decoder import decode_photo, is_photo_name
+from finetune.photos.decode.decoder import decode_photo
+from finetune.photos.decode.photo_names import is_photo_name
 from finetune.photos.near_duplicates.groups import (
     Components,
     component_members,
