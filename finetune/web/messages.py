@@ -36,6 +36,25 @@ FAULTS = (
 """Faults of photos as in `finetune.photos.quality`."""
 
 
+REASONS = (
+    marked("a folder, not a photo"),
+    marked("a link to a file that is not there"),
+    marked("damaged"),
+    marked("damaged, or of an unknown kind"),
+    marked("decompression bomb"),
+    marked("empty file"),
+    marked("no permission to read it"),
+    marked("no such file"),
+    marked("no such file or directory"),
+    marked("not a photo"),
+    marked("not enough memory to decode it"),
+    marked("permission denied"),
+    marked("too many pixels"),
+    marked("truncated"),
+)
+"""Reasons why a photo cannot be opened, as in `finetune.photos.decode`."""
+
+
 @cache
 def languages() -> tuple[str, ...]:
     """Returns the languages that there are texts in; English is the first."""

@@ -40,6 +40,8 @@ from starlette.responses import (
 )
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from finetune.web.messages import marked
+
 CONTENT_SECURITY_POLICY = "; ".join(
     (
         "default-src 'none'",
@@ -248,7 +250,7 @@ class Guard:
         return response
 
 
-_TOKEN_MISSING = (
+_TOKEN_MISSING = marked(
     "Open the address that finetune printed in the terminal: it contains the token of this session."
 )
 

@@ -26,6 +26,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from finetune.errors import ConfigError
 from finetune.formatting import visible_text
+from finetune.web.messages import marked
 
 if TYPE_CHECKING:
     from hypercorn.typing import ASGIFramework
@@ -218,7 +219,7 @@ class RequestLimits:
             return
         if self._open >= self._limits.requests:
             busy = JSONResponse(
-                {"error": "The server has too many open requests. Try again."},
+                {"error": marked("The server has too many open requests. Try again.")},
                 503,
                 headers={"Retry-After": "1", "Connection": "close"},
             )

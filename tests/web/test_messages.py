@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import ast
 import re
+import sqlite3
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from starlette.requests import Request
 
+from finetune.errors import FinetuneError
+from finetune.photos.catalog.store import translated
 from finetune.web import messages
-from finetune.web.annotate.descriptions import ACTIONS, LABEL_EDITS, localized
+from finetune.web.annotate.actions import BadRequestError, read_action, read_label
+from finetune.web.annotate.descriptions import ACTIONS, LABEL_EDITS, REFUSALS, localized
+from finetune.web.annotate.label_edits import read_label_edit, write_label_edit
+from finetune.web.annotate.session import Session
 from finetune.web.messages import LOCALE_FOLDER, language_of, languages, script_messages
 
 WEB = Path(messages.__file__).parent
@@ -118,3 +127,49 @@ def test_descriptions_of_the_journal_are_translated() -> None:
     values = {"photos": "2 photos", "names": "'a'", "stars": "1 star", "label": "'a'", "to": "'b'"}
     for template in (*ACTIONS.values(), *LABEL_EDITS.values()):
         assert localized(template.format(**values), japanese) != template.format(**values)
+
+
+def refusals(folder: Path) -> list[Exception]:
+    """Errors that the server passes on to the page, raised by the code that refuses."""
+    folder.mkdir()
+    (folder / "heron.jpg").write_bytes(b"not a photo")
+    session = Session(folder, labels=["owl"])
+    (state,) = session.index.states()
+    (folder / "heron.jpg").unlink()
+    edit = read_label_edit({"kind": "delete", "label": "owl"})
+    calls: list[Callable[[], object]] = [
+        lambda: read_label("a\nb"),
+        lambda: read_label("x" * 201),
+        lambda: session.edit_label(read_label_edit({"kind": "delete", "label": "wren"})),
+        lambda: session.act(read_action({"kind": "flag", "photos": {"0" * 16: ""}})),
+        lambda: session.act(read_action({"kind": "flag", "photos": {state.id: ""}})),
+        lambda: write_label_edit(Mock(), edit, {"digest": "owl"}, ["owl"], {}),
+    ]
+    for text in ("database or disk is full", "database is locked", "disk I/O error"):
+        calls.append(partial(_fail_in, session.catalog.path, text))
+    found = []
+    for call in calls:
+        with pytest.raises((BadRequestError, FinetuneError)) as raised:
+            call()
+        found.append(raised.value)
+    session.close()
+    return found
+
+
+def _fail_in(path: Path, text: str) -> None:
+    with translated(path):
+        raise sqlite3.OperationalError(text)
+
+
+def test_refusals_of_the_server_are_translated(tmp_path: Path) -> None:
+    japanese = messages.translations("ja")
+    found = [str(error) for error in refusals(tmp_path / "photos")]
+    jobs = ["No suggestions: damaged", "Photos could not be read; see the terminal."]
+    for text in (*found, *jobs):
+        assert localized(text, messages.translations("en")) == text
+        assert localized(text, japanese) != text, text
+    assert localized("There is no label 'wren'.", japanese) == "ラベル'wren'はありません。"
+    missing = localized(found[4], japanese)
+    assert missing.startswith("heron.jpgを読み込めません(ファイルがない)")
+    templates = [template for template in REFUSALS if "{" not in template]
+    assert all(localized(template, japanese) != template for template in templates)

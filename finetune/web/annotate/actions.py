@@ -22,7 +22,7 @@ from finetune.photos.catalog.annotations import (
 from finetune.photos.crops import Crop
 from finetune.photos.labels import nfc
 from finetune.photos.split.grouping import ALONE
-from finetune.web.annotate.descriptions import ACTIONS, NO_LABEL
+from finetune.web.annotate.descriptions import ACTIONS, LABEL_LENGTH, LABEL_LINE, NO_LABEL
 
 FIELDS: Mapping[str, tuple[str, ...]] = {
     "label": ("labels",),
@@ -145,10 +145,10 @@ def read_label(value: object) -> str:
         BadRequestError: It is empty, too long, or contains control characters.
     """
     if not isinstance(value, str) or _CONTROL.search(value):
-        raise BadRequestError("A label must be a single line of text.")
+        raise BadRequestError(LABEL_LINE)
     label = nfc(value.strip())
     if not 1 <= len(label) <= MAX_LABEL_LENGTH:
-        raise BadRequestError(f"A label must have 1 to {MAX_LABEL_LENGTH} characters.")
+        raise BadRequestError(LABEL_LENGTH.format(most=MAX_LABEL_LENGTH))
     return label
 
 

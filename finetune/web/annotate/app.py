@@ -21,7 +21,7 @@ from finetune.files import parse_json
 from finetune.photos.catalog.undo_log import StaleError
 from finetune.web.annotate.actions import BadRequestError, read_action
 from finetune.web.annotate.agreement import agreements
-from finetune.web.annotate.descriptions import localized
+from finetune.web.annotate.descriptions import NO_SUCH_PHOTO, localized
 from finetune.web.annotate.label_edits import read_label_edit
 from finetune.web.annotate.metadata import entries
 from finetune.web.annotate.photo_state import PhotoState
@@ -96,16 +96,16 @@ class Pages:
         if "first" in request.query_params:
             named = [request.query_params.get(name, "") for name in ("at", "path")]
             rows = self.session.index.first_rows(FIRST_ROWS, named=named)
-            return CompactJson({**self._state(-1, limit=0), "rows": rows, "clock": -1})
+            return CompactJson({**self._state(request, -1, limit=0), "rows": rows, "clock": -1})
         after = request.query_params.get("after", "")
-        return CompactJson(self._state(int(text), after=after, limit=MOST_ROWS))
+        return CompactJson(self._state(request, int(text), after=after, limit=MOST_ROWS))
 
     def image(self, request: Request) -> Response:
         """Returns a photo by its id, as a thumbnail, at screen size or at full size."""
         state = self.session.index.get(request.path_params["photo"])
         kind = request.path_params["kind"]
         if state is None or kind not in ("thumb", "view", "full"):
-            raise HTTPException(404, "There is no such photo.")
+            raise HTTPException(404, NO_SUCH_PHOTO)
         if request.headers.get("if-none-match") == f'"{state.id}"':
             return Response(status_code=304, headers={"Cache-Control": _CACHE_FOREVER})
         try:
@@ -188,7 +188,7 @@ class Pages:
     def _requested(self, request: Request) -> PhotoState:
         state = self.session.index.get(request.query_params.get("photo", ""))
         if state is None:
-            raise HTTPException(404, "There is no such photo.")
+            raise HTTPException(404, NO_SUCH_PHOTO)
         return state
 
     def _perform(
@@ -205,7 +205,7 @@ class Pages:
         self.session.refresh()
         texts = translations(language_of(request))
         reason = marked("Another window changed this first. Nothing was overwritten.")
-        return CompactJson({"error": texts.gettext(reason), **self._state(-1)}, status_code=409)
+        return CompactJson({"error": texts.gettext(reason), **self._state(request, -1)}, 409)
 
     def _head(self) -> dict[str, Any]:
         undo, redo = self.session.catalog.latest(self.session.index.annotator)
@@ -216,7 +216,9 @@ class Pages:
         }
         return {"labels": index.labels, "styles": styles, "undo": undo, "redo": redo}
 
-    def _state(self, since: int, *, after: str = "", limit: int | None = None) -> dict[str, Any]:
+    def _state(
+        self, request: Request, since: int, *, after: str = "", limit: int | None = None
+    ) -> dict[str, Any]:
         index = self.session.index
         # Before the rows, so that the rows include what it counts.
         suggested_count = index.suggested_count
@@ -224,12 +226,16 @@ class Pages:
             clock = index.clock
             rows = index.rows(since, after=after, limit=limit)
             gone = index.gone(since)
+        texts = translations(language_of(request))
+        jobs = index.jobs.to_dict()
+        for job in jobs.values():
+            job["note"] = localized(job["note"], texts)
         return {
             "clock": clock,
             "rows": rows,
             "next": rows[-1]["path"] if rows and len(rows) == limit else None,
             "gone": gone,
-            "jobs": index.jobs.to_dict(),
+            "jobs": jobs,
             "annotator": index.annotator,
             "actionCount": index.action_count,
             "suggestedCount": suggested_count,
@@ -272,8 +278,8 @@ def annotate_app(
             ClientDisconnect: client_disconnected,
             HTTPException: http_error,
             StaleError: pages.stale,
-            BadRequestError: _bad_request,
-            FinetuneError: _finetune_error,
+            BadRequestError: _refusal,
+            FinetuneError: _refusal,
         },
     )
 
@@ -296,9 +302,8 @@ def _number_of(body: object) -> int:
     return number
 
 
-def _bad_request(request: Request, error: Exception) -> Response:
-    return JSONResponse({"error": str(error)}, 400)
-
-
-def _finetune_error(request: Request, error: Exception) -> Response:
-    return JSONResponse({"error": str(error)}, 404 if isinstance(error, CollectionError) else 500)
+def _refusal(request: Request, error: Exception) -> Response:
+    """Returns what was refused or failed, in the user's language."""
+    status = {BadRequestError: 400, CollectionError: 404}.get(type(error), 500)
+    reason = localized(str(error), translations(language_of(request)))
+    return JSONResponse({"error": reason}, status)

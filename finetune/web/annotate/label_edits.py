@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from finetune.photos.catalog.annotations import AnnotationWriter, LabelStyle
 from finetune.web.annotate.actions import BadRequestError, read_label
-from finetune.web.annotate.descriptions import LABEL_EDITS
+from finetune.web.annotate.descriptions import FOLDER_LABEL, LABEL_EDITS
 
 MAX_LABELS = 10_000
 
@@ -111,10 +111,7 @@ def write_label_edit(
     match edit.kind:
         case "rename" | "delete":
             if edit.kind == "delete" and label in folder_labels.values():
-                raise BadRequestError(
-                    f"{label!r} is the name of a folder, so its photos have this label. Rename the "
-                    "label, or give the photos another one."
-                )
+                raise BadRequestError(FOLDER_LABEL.format(label=repr(label)))
             for digest, folder in folder_labels.items():
                 if writer.annotations[digest].labels is None and folder == label:
                     writer.set_labels(digest, [edit.to or ""])

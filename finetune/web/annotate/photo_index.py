@@ -15,6 +15,7 @@ from finetune.photos.catalog.annotations import NO_ANNOTATIONS, Annotations, Lab
 from finetune.photos.collection import Collection
 from finetune.photos.labels import find_parts
 from finetune.photos.scan import FoundFile
+from finetune.web.annotate.descriptions import UNREADABLE
 from finetune.web.annotate.jobs import Jobs
 from finetune.web.annotate.label_list import LabelList
 from finetune.web.annotate.photo_state import CohortOffer, PhotoState, Suggestions, labels_of
@@ -101,10 +102,8 @@ class PhotoIndex:
             try:
                 digest = digest_of((self.root / state.path).read_bytes())
             except OSError as error:
-                raise CollectionError(
-                    f"{state.path} cannot be read: {(error.strerror or 'error').lower()}. "
-                    "Reload the page to update the list of photos."
-                ) from error
+                reason = (error.strerror or "error").lower()
+                raise CollectionError(UNREADABLE.format(path=state.path, reason=reason)) from error
             with self.lock:
                 self._set_digest(state, digest)
         return state.digest or ""

@@ -12,6 +12,7 @@ from finetune.photos.catalog.catalog import open_catalog
 from finetune.photos.catalog.undo_log import Replayed, StaleError
 from finetune.photos.scan import FoundFile, find_photos, found_file, require_photos
 from finetune.web.annotate.actions import Action, BadRequestError, write_action
+from finetune.web.annotate.descriptions import NO_SUCH_LABEL, NO_SUCH_PHOTO
 from finetune.web.annotate.label_edits import LabelEdit, write_label_edit
 from finetune.web.annotate.metadata import Place
 from finetune.web.annotate.photo_index import PhotoIndex
@@ -143,7 +144,7 @@ class Session:
             CollectionError: A photo with the label cannot be read.
         """
         if edit.label is not None and edit.label not in self.index.labels:
-            raise BadRequestError(f"There is no label {edit.label!r}.")
+            raise BadRequestError(NO_SUCH_LABEL.format(label=repr(edit.label)))
         photos = self.index.with_label(edit.label) if edit.changes_photos else ()
         digests = {self.index.digest_of(state): state for state in photos}
         with self.catalog.writer(
@@ -207,7 +208,7 @@ class Session:
     def _state(self, photo_id: str) -> PhotoState:
         state = self.index.get(photo_id)
         if state is None:
-            raise BadRequestError("There is no such photo.")
+            raise BadRequestError(NO_SUCH_PHOTO)
         return state
 
 

@@ -4,7 +4,7 @@ import { language, t } from "./i18n.js";
 
 export class RequestError extends Error {
   constructor(status, body) {
-    super(body?.error ?? t("The server responded with status {status}.", { status }));
+    super(body?.error ? t(body.error) : t("The server responded with status {status}.", { status }));
     this.status = status;
     this.body = body;
   }

@@ -183,7 +183,7 @@ function fill(cell, place) {
   cell.mark.textContent =
     "★".repeat(row.stars ?? 0) + (row.flag ? "⚑" : "") + (row.crop && row.cropSource === "person" ? " ▢" : "");
   let text = labelText(row);
-  if (row.problem) text = row.problem;
+  if (row.problem) text = t(row.problem);
   else if (!labeled) text = suggestion ? suggested(suggestion) : "";
   cell.tag.textContent = text;
   cell.tag.classList.toggle("suggested", !labeled && !row.problem);
@@ -206,7 +206,7 @@ export function describe(row, stack = 1) {
     row.stars && tn("{count} star", "{count} stars", row.stars),
     row.flag && t("flagged"),
     row.rejected && t("rejected"),
-    row.problem && t("cannot be opened: {reason}", { reason: row.problem }),
+    row.problem && t("cannot be opened: {reason}", { reason: t(row.problem) }),
     row.faults?.map((fault) => t(fault)).join(", "),
   ].filter(Boolean).join(", ");
 }

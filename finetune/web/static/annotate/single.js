@@ -89,7 +89,7 @@ function caption(row) {
 function frameOf(row) {
   if (row.problem) {
     sight.watch(row.id, Promise.resolve());
-    return el("div", { className: "frame broken" }, el("p", {}, t("This photo cannot be opened: {reason}.", { reason: row.problem })));
+    return el("div", { className: "frame broken" }, el("p", {}, t("This photo cannot be opened: {reason}.", { reason: t(row.problem) })));
   }
   const picture = pictureOf(row.id);
   picture.alt = describe(row);
