@@ -59,13 +59,21 @@ def select_next(
     return chosen
 
 
-def balance(counts: Array, predicted: NDArray[np.int64]) -> Array:
+def balance(counts: Array, predicted: NDArray[np.int64], shares: Array | None = None) -> Array:
     """Returns the priorities of photos, given the independent photos of each label.
 
-    Labels with few photos come first, so that each soon has the `FEW` of a cohort.
+    Labels with few photos come first, so that each soon has the `FEW` of a cohort. Of the others,
+    photos that are sure come last: they will be accepted together.
+
+    Args:
+        counts: ``(labels,)``.
+        predicted: ``(P,)``, index of the nearest label of each photo.
+        shares: ``(P,)``, calibrated probabilities of these labels; None: unknown.
     """
     few = np.minimum(counts, FEW)[predicted]
-    result: Array = np.where(few < FEW - 1e-6, 3.0, 1.0) / (1 + few) ** 2
+    is_few = few < FEW - 1e-6
+    doubts = 1.0 if shares is None else np.where(is_few, 1.0, 1 - shares)
+    result: Array = np.where(is_few, 3.0, 1.0) / (1 + few) ** 2 * doubts
     return result
 
 

@@ -34,6 +34,9 @@ def test_labels_with_few_photos_come_first() -> None:
     counts = np.array([0.0, 4.0, FEW, 50.0])
     found = balance(counts, np.arange(4))
     assert found.tolist() == pytest.approx([3, 3 / 25, 1 / 36, 1 / 36])
+    # Sure photos come last, but not while their label has few.
+    found = balance(counts, np.arange(4), np.full(4, 0.75))
+    assert found.tolist() == pytest.approx([3, 3 / 25, 0.25 / 36, 0.25 / 36])
 
 
 def test_uncertainty_is_one_less_the_margin() -> None:

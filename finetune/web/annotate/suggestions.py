@@ -204,12 +204,9 @@ class Suggester:
             by_labels = _softmax(scores.cosines / TEMPERATURE)
             calibration = model.calibration()
             shares = calibration.shares(scores.values, scores.labels)
-            priority = balance(model.counts, scores.labels)
-            if shares is not None:
-                # Those that are sure will be accepted together.
-                priority *= 1 - shares
-                if calibration.least_right is not None:
-                    unlike = scores.values < calibration.least_right
+            priority = balance(model.counts, scores.labels, shares)
+            if shares is not None and calibration.least_right is not None:
+                unlike = scores.values < calibration.least_right
             found = find_cohort(model, scores, calibration, positions, most=COHORT_SIZE)
             if found is not None:
                 self._cohorts += 1

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from finetune.web.annotate.actions import read_action
 from tests.web.annotate.test_page import appeared, next_shown, shown, toast
 
 pytestmark = pytest.mark.browser
@@ -195,3 +196,41 @@ def test_held_keys_are_dropped_by_escape_and_their_first_photo_comes_back(
     toast(page, "1 key was dropped.")
     assert shown(page) == name
     assert server.labels()[name] == ()
+
+
+def test_keys_that_were_not_sent_are_kept_across_a_reload(
+    serve: Callable[..., Any], open_page: Callable[..., Any], flat: tuple[Path, dict[str, str]]
+) -> None:
+    folder, _ = flat
+    server, page = one_by_one(serve, open_page, folder, ["a", "b"])
+    page.on("dialog", lambda dialog: dialog.accept())
+    page.route("**/api/act", lambda route: route.abort())
+    appeared(page)
+    first = shown(page)
+    page.keyboard.press("1")
+    page.wait_for_selector("#held:not([hidden])")
+    page.reload()
+    page.wait_for_selector("#held:not([hidden])")
+    assert "The page was reloaded. 1 key is held." in page.inner_text("#held")
+    assert set(server.labels().values()) == {()}
+    page.unroute("**/api/act")
+    page.keyboard.press("Enter")
+    toast(page, "Label 1 photo as 'a'")
+    assert {path for path, labels in server.labels().items() if labels == ("a",)} == {first}
+    page.wait_for_selector("#held[hidden]", state="attached")
+    page.reload()
+    page.wait_for_selector("body[data-ready]")
+    page.wait_for_timeout(500)
+    assert page.locator("#held").is_hidden()
+    # What another window has decided meanwhile is not held any more.
+    page.route("**/api/act", lambda route: route.abort())
+    appeared(page)
+    page.keyboard.press("2")
+    page.wait_for_selector("#held:not([hidden])")
+    kept = page.evaluate("() => JSON.parse(sessionStorage.getItem('finetune-unsent'))")
+    assert [job["name"] for job in kept] == ["label"]
+    server.session.act(read_action({"kind": "flag", "photos": kept[0]["versions"]}))
+    page.reload()
+    page.wait_for_selector("body[data-ready]")
+    page.wait_for_timeout(500)
+    assert page.locator("#held").is_hidden()

@@ -22,9 +22,9 @@ function decide(run, { held = false } = {}) {
 }
 
 // Sends a decision and goes on to the next photo, at the latest when the answer takes long.
-async function decideAndGoOn(ids, work, goOn = () => queue.advance()) {
+async function decideAndGoOn(ids, name, args = {}, goOn = () => queue.advance()) {
   if (!ids.length) return;
-  const sent = outbox.add({ ids, decides: true, work });
+  const sent = outbox.add({ ids, decides: true, name, args });
   sight.leave();
   const late = new Promise((resolve) => { setTimeout(() => resolve("late"), ANSWER_MS); });
   const answer = await Promise.race([sent, late]);
@@ -63,31 +63,52 @@ async function act(kind, job, extra = {}, ids = job.ids) {
   return send("/api/act", { kind, photos: seen, ...extra });
 }
 
+const isRejected = (id) => photos.get(id).rejected;
+
+// What is sent, by name. Toggles look at the photos when their turn has come.
+outbox.works = {
+  label: (job, { labels }) => act("label", job, { labels }),
+  accept: (job, { choices }) => act("accept", job, { choices }),
+  resolve: (job, { labels }) => act("resolve", job, { labels }),
+  confirm: (job) => act("confirm", job),
+  clear: (job) => act("clear", job),
+  crop: (job, { crop: box }) => act("crop", job, { crop: box }),
+  toggleLabel: (job, { name }) => {
+    const everywhere = job.ids.every((id) => photos.get(id).labels?.includes(name));
+    return act(everywhere ? "remove" : "add", job, { labels: [name] });
+  },
+  flag: (job) => act(job.ids.every((id) => photos.get(id).flag) ? "unflag" : "flag", job),
+  stars: (job, { id, by }) => {
+    const before = photos.get(id)?.stars ?? 0;
+    const number = Math.min(Math.max(before + by, 0), 5);
+    return number === before ? null : act("stars", job, { stars: number });
+  },
+  reject: (job) => act(job.ids.every(isRejected) ? "restore" : "reject", job),
+  keep: (job, { keeper }) => {
+    const undoes = job.ids.every((id) => Boolean(isRejected(id)) === (id !== keeper));
+    return undoes ? act("restore", job) : act("keep", job, { keeper });
+  },
+  together: async (job) => { if (await act("together", job)) queue.select([]); },
+  apart: async (job) => { if (await act("apart", job)) queue.select([]); },
+};
+
 // Renames, merges, deletes, orders, pins or colors labels.
 export const editLabel = (edit) => outbox.add({ work: () => send("/api/labels", edit) });
 
 const usable = (ids) => ids.filter((id) => photos.get(id) && !photos.get(id).problem);
 
 export const label = (labels) =>
-  decide(() => decideAndGoOn(usable(queue.labelTargets), (job) => act("label", job, { labels })));
+  decide(() => decideAndGoOn(usable(queue.labelTargets), "label", { labels }));
 
 // Adds a label to the present ones, or removes it if all photos have it.
 export const toggleLabel = (name) =>
-  decide(() =>
-    outbox.add({
-      ids: usable(queue.targets),
-      work: (job) => {
-        const everywhere = job.ids.every((id) => photos.get(id).labels?.includes(name));
-        return act(everywhere ? "remove" : "add", job, { labels: [name] });
-      },
-    }),
-  );
+  decide(() => outbox.add({ ids: usable(queue.targets), name: "toggleLabel", args: { name } }));
 
 export const clear = () =>
-  decide(() => outbox.add({ ids: usable(queue.targets), work: (job) => act("clear", job) }));
+  decide(() => outbox.add({ ids: usable(queue.targets), name: "clear" }));
 
 const confirmLabels = () =>
-  decideAndGoOn(usable(queue.targets).filter((id) => isLabeled(photos.get(id))), (job) => act("confirm", job));
+  decideAndGoOn(usable(queue.targets).filter((id) => isLabeled(photos.get(id))), "confirm");
 
 // Confirms the labels as they are, although they look wrong.
 export const confirm = () => decide(confirmLabels);
@@ -105,7 +126,7 @@ function acceptSuggestions(ids) {
     toast(t("No suggestions yet. Label one or two photos of each kind first."));
     return null;
   }
-  return decideAndGoOn(chosen, (job) => act("accept", job, { choices }));
+  return decideAndGoOn(chosen, "accept", { choices });
 }
 
 export const accept = () => decide(() => acceptSuggestions(usable(queue.labelTargets)));
@@ -128,57 +149,34 @@ export const acceptOrConfirm = (isChanging) =>
 export const acceptAll = (wanted, next) => {
   const chosen = usable(Object.keys(wanted));
   const choices = Object.fromEntries(chosen.map((id) => [id, wanted[id]]));
-  return decideAndGoOn(chosen, (job) => act("accept", job, { choices }), () => {
+  return decideAndGoOn(chosen, "accept", { choices }, () => {
     if (next && queue.placeOf(next) >= 0) queue.move(next);
     else if (isLabeled(photos.get(queue.cursor) ?? {})) queue.advance();
     else queue.redraw();
   });
 };
 
-const toggle = (on, off, isPressed) => () =>
-  decide(() =>
-    outbox.add({
-      ids: queue.targets,
-      work: (job) => act(job.ids.every((id) => isPressed(photos.get(id))) ? off : on, job),
-    }),
-  );
-
-export const flag = toggle("flag", "unflag", (row) => row.flag);
+export const flag = () => decide(() => outbox.add({ ids: queue.targets, name: "flag" }));
 
 export const stars = (by) =>
-  decide(() => {
-    const id = queue.cursor;
-    const work = (job) => {
-      const before = photos.get(id)?.stars ?? 0;
-      const number = Math.min(Math.max(before + by, 0), 5);
-      return number === before ? null : act("stars", job, { stars: number });
-    };
-    return outbox.add({ ids: usable(queue.targets), work });
-  });
-
-const isRejected = (id) => photos.get(id).rejected;
-const rejectOrRestore = (job) => act(job.ids.every(isRejected) ? "restore" : "reject", job);
+  decide(() => outbox.add({ ids: usable(queue.targets), name: "stars", args: { id: queue.cursor, by } }));
 
 export const reject = (chosen = null) => {
-  if (chosen) return outbox.add({ ids: chosen, work: rejectOrRestore });
+  if (chosen) return outbox.add({ ids: chosen, name: "reject" });
   return decide(() => {
     const ids = queue.targets;
-    return ids.every(isRejected) ? outbox.add({ ids, work: rejectOrRestore }) : decideAndGoOn(ids, rejectOrRestore);
+    return ids.every(isRejected) ? outbox.add({ ids, name: "reject" }) : decideAndGoOn(ids, "reject");
   });
 };
 
-export const crop = (id, box) => outbox.add({ ids: [id], work: (job) => act("crop", job, { crop: box }) });
+export const crop = (id, box) => outbox.add({ ids: [id], name: "crop", args: { crop: box } });
 
 function keepOne(keeper, ids) {
   if (ids.length < 2) {
     toast(t("This photo has no near-duplicates."));
     return null;
   }
-  const work = (job) => {
-    const undoes = ids.every((id) => Boolean(isRejected(id)) === (id !== keeper));
-    return undoes ? act("restore", job) : act("keep", job, { keeper });
-  };
-  return outbox.add({ ids, work });
+  return outbox.add({ ids, name: "keep", args: { keeper } });
 }
 
 // Keeps one photo of a group, and rejects the others.
@@ -192,7 +190,7 @@ export function together() {
     toast(t("Select two photos or more to put them into one group."));
     return;
   }
-  outbox.add({ ids, work: async (job) => { if (await act("together", job)) queue.select([]); } });
+  outbox.add({ ids, name: "together" });
 }
 
 // Takes the photo, or each selected one, out of its group.
@@ -203,11 +201,11 @@ export const apart = () =>
       toast(t("This photo has no near-duplicates."));
       return null;
     }
-    return outbox.add({ ids, work: async (job) => { if (await act("apart", job)) queue.select([]); } });
+    return outbox.add({ ids, name: "apart" });
   });
 
 export const resolve = (conflict, choice) =>
-  decide(() => decideAndGoOn(conflict.ids, (job) => act("resolve", job, { labels: choice.labels })));
+  decide(() => decideAndGoOn(conflict.ids, "resolve", { labels: choice.labels }));
 
 const replay = (path, key, done, nothing) => () => {
   sight.leave(); // another photo will be shown

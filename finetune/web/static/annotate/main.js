@@ -138,6 +138,7 @@ function restoreView() {
 }
 
 let next = 0;
+let isRestored = false;
 
 function pollIn(milliseconds) {
   clearTimeout(next);
@@ -167,6 +168,10 @@ async function update() {
 async function poll() {
   try {
     await update();
+    if (!isRestored) {
+      isRestored = true;
+      outbox.restore(t("The page was reloaded."));
+    }
     if (queue.list.some((id) => !photos.get(id))) queue.rebuild();
     if (document.body.classList.contains("lost")) {
       document.body.classList.remove("lost");
