@@ -19,6 +19,7 @@ LAYERS = [
         "fonts",
         "formatting",
         "malloc",
+        "messages",
         "processes",
         "spreadsheets",
     },

@@ -279,6 +279,10 @@ SureThreshold = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="Seed of every random choice.", min=0)]
 Open = Annotated[bool, typer.Option("--open/--no-open", help="Open the page in a browser.")]
+Language = Annotated[
+    str | None,
+    typer.Option(metavar="en|ja", help="Language of the page; not set: English."),
+]
 SetNumbers = Annotated[
     list[str] | None,
     typer.Option(

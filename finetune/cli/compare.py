@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from finetune.cli.command import Device, Open, Seed, open_page, read_collection
+from finetune.cli.command import Device, Language, Open, Seed, open_page, read_collection
 from finetune.cli.console import Json, Quiet, make_table, output
 from finetune.errors import ConfigError
 from finetune.formatting import count, duration, interval, number, percent, signed
+from finetune.messages import in_language
 
 if TYPE_CHECKING:
     from finetune.evaluation.predictions import Prediction
@@ -48,11 +49,14 @@ def compare(
     show: Open = False,
     device: Device = None,
     seed: Seed = 0,
+    language: Language = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Compare runs on the same photos."""
     output.json, output.quiet = json, quiet
+    with in_language(language):  # an unknown one, before any work
+        pass
     if len(runs) < 2:
         raise ConfigError("finetune compare needs two runs or more. See your runs with: ls runs")
     if on is not None and part is not None:
@@ -74,7 +78,8 @@ def compare(
         contenders, left_out = _evaluated_on(
             on, names, records, [folder.path for folder in folders], device
         )
-    found = compare_runs(contenders, follow=_paths_in(follow), seed=seed)
+    paths = _paths_in(follow)
+    found = compare_runs(contenders, follow=paths, seed=seed)
     if left_out:
         output.warn(left_out)
     _print(found)
@@ -82,10 +87,11 @@ def compare(
     if file is not None:
         from finetune.reporting.comparison_page import write_comparison
 
-        with output.progress("Photos") as advance:
+        with output.progress("Photos") as advance, in_language(language):
             written = write_comparison(
                 file,
-                found,
+                # Its sentences are in the language of the page.
+                found if language is None else compare_runs(contenders, follow=paths, seed=seed),
                 contenders,
                 photos_root=on or photos_root(folders[0].path),
                 chosen=follow is not None,

@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
-from finetune.cli.command import Open, open_page
+from finetune.cli.command import Language, Open, open_page
 from finetune.cli.console import Json, Quiet, output
 from finetune.errors import ConfigError
 from finetune.formatting import count
+from finetune.messages import in_language
 
 
 def report(
@@ -42,6 +43,7 @@ def report(
             help="Also write mistakes, confusion matrix and learning curve as pictures.",
         ),
     ] = None,
+    language: Language = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -51,6 +53,8 @@ def report(
     from finetune.reporting.run_record import photos_root
     from finetune.runs.folder import find_run
 
+    with in_language(language):  # an unknown one, before any work
+        pass
     if photos is not None and not photos.is_dir():
         raise ConfigError(f"--photos {photos} is not a folder.")
     if file is not None and file.is_dir():
@@ -72,7 +76,7 @@ def report(
             extras, notes = report_extras(folder, root, part=part, progress=advance)
         for note in notes:
             output.warn(note)
-    with output.progress("Photos") as advance:
+    with output.progress("Photos") as advance, in_language(language):
         made = write_report(
             folder.path,
             photos_root=root,

@@ -14,11 +14,12 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from finetune.demo_data.collection import draw_bird
 from finetune.demo_data.species import SPECIES
+from finetune.messages import marked
 
 PICTURES = 12
 """Pictures of each kind."""
 
-DRAWN_BIRDS = "drawn birds"
+DRAWN_BIRDS = marked("drawn birds")
 
 _SIDE = 256
 
@@ -56,7 +57,12 @@ def _bird(rng: np.random.Generator) -> Image.Image:
 
 
 STRANGERS: Mapping[str, Callable[[np.random.Generator], Image.Image]] = MappingProxyType(
-    {"noise": _noise, "text": _text, "blank frames": _blank, DRAWN_BIRDS: _bird}
+    {
+        marked("noise"): _noise,
+        marked("text"): _text,
+        marked("blank frames"): _blank,
+        DRAWN_BIRDS: _bird,
+    }
 )
 """Functions that draw one picture, by kind."""
 

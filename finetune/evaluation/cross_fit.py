@@ -25,6 +25,7 @@ from finetune.evaluation.out_of_distribution import (
 )
 from finetune.evaluation.precision_curve import PrecisionCurve, precision_curve
 from finetune.evaluation.probabilities import Floats, Integers, check, softmax
+from finetune.messages import marked
 
 FitHead = Callable[[NDArray[np.bool_], NDArray[np.bool_]], tuple[Floats, Floats]]
 """Takes masks ``(N,)`` of the photos to train on and of those to predict; returns the logits
@@ -115,7 +116,7 @@ def fit_detector(
     detector = dataclasses.replace(
         detector, known_scores=saved_scores(scores(known)), photos=len(known.targets)
     )
-    others = {"labels left out": outputs.unknown} if outputs.unknown else {}
+    others = {marked("labels left out"): outputs.unknown} if outputs.unknown else {}
     others |= {kind: (group,) for kind, group in outputs.strangers.items()}
     power = []
     for subject, groups in others.items():

@@ -50,6 +50,13 @@ DIVERGED = 4.0
 MIN_DROP = 0.05
 """Relative fall of the loss below which the sweep has no valley."""
 
+NOISE = 1.5
+"""Fall that is none, in standard deviations of single losses around the smoothed ones.
+
+Of 100 losses without a trend, the lowest smoothed one is about 0.8 of them below the mean, and the
+mean of the first ones, from which a fall is counted, is 0.3 of them off.
+"""
+
 STEEP = 0.5
 """Share of the steepest fall that still counts as fast."""
 
@@ -267,13 +274,19 @@ def suggest(sweep: Sweep) -> Suggestion:
     rate at which the loss diverges.
     """
     rates, losses = np.array(sweep.rates), np.array(sweep.smoothed)
-    lowest = int(losses.argmin())
-    drop = losses[0] - losses[lowest]
+    # The first rates are too low to do anything. At the ends there is little to smooth,
+    # so that a single batch would be a slope.
+    first = min(SMOOTHING_STEPS, len(losses) // 4)
+    start = float(np.mean(sweep.losses[: 2 * first + 1]))
+    lowest = first + int(losses[first:].argmin())
+    drop = start - losses[lowest]
     slopes = np.gradient(losses, np.log(rates))
-    fastest = int(slopes[: lowest + 1].argmin())
+    fastest = first + int(slopes[first : lowest + 1].argmin())
     steepest = float(rates[fastest])
-    flat = drop < MIN_DROP * abs(losses[0])
-    limit = losses[0] * (1 + MIN_DROP) if flat else losses[lowest] + RISE * drop
+    noise = float(np.std((np.array(sweep.losses) - losses)[first : max(lowest, len(losses) // 2)]))
+    flat = drop < max(MIN_DROP * abs(start), NOISE * noise)
+    rise = max(MIN_DROP * abs(start), noise)
+    limit = start + rise if flat else losses[lowest] + RISE * drop
     # From the last step below the limit on: single bad batches before it are no divergence.
     above = int(np.flatnonzero(losses <= limit)[-1]) + 1
     diverging = float(rates[min(above, len(rates) - 1)])

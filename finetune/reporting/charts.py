@@ -10,6 +10,7 @@ from finetune.evaluation.calibration import risk_coverage
 from finetune.evaluation.intervals import wilson
 from finetune.evaluation.predictions import Prediction
 from finetune.formatting import duration, interval, number, percent
+from finetune.messages import marked, text
 from finetune.photos.collection import Part
 from finetune.reporting.chart import DASHES, Axis, Bar, Chart, Series
 from finetune.reporting.drawing import SERIES, Point
@@ -21,6 +22,11 @@ POINTS = 200
 MIN_COVERAGE_PHOTOS = 50
 """Photos below which a curve of accuracy by coverage is left out: it would show single photos."""
 
+PARTS = (marked("train"), marked("validation"), marked("test"), marked("folds"))
+"""Parts of a split as charts and tables name them."""
+
+marked("{score} by training time")
+
 Epochs = Sequence[Mapping[str, Any]]
 
 
@@ -31,16 +37,17 @@ def series_style(k: int) -> dict[str, Any]:
 
 def loss_curves(epochs: Epochs) -> Chart:
     """Returns the chart of training and validation loss by epoch."""
-    y = Axis(title="Loss (nats)", from_zero=True)
-    return _curves("Loss by epoch", epochs, "loss", y, parts=("train", "validation"))
+    y = Axis(title=text("Loss (nats)"), from_zero=True)
+    return _curves(text("Loss by epoch"), epochs, "loss", y, parts=("train", "validation"))
 
 
 def score_curves(epochs: Epochs, task: Task) -> Chart:
     """Returns the chart of the score by epoch, of the training photos too if it is known."""
     parts = ("train", "validation") if task.photo_score == task.score else ("validation",)
-    title = task.score_title if len(parts) == 2 else f"{task.score_title} (validation)"
+    score = text(task.score_title)
+    title = score if len(parts) == 2 else text("{score} (validation)", score=score)
     y = Axis(title=title, kind="share")
-    return _curves(f"{task.score_title} by epoch", epochs, "accuracy", y, parts=parts)
+    return _curves(text("{score} by epoch", score=score), epochs, "accuracy", y, parts=parts)
 
 
 def _curves(title: str, epochs: Epochs, name: str, y: Axis, *, parts: Sequence[str]) -> Chart:
@@ -53,13 +60,13 @@ def _curves(title: str, epochs: Epochs, name: str, y: Axis, *, parts: Sequence[s
             if row.get(f"{part}_{name}") is not None
         ]
         color, dash = styles[part]
-        series.append(_series(part, points, y, "epoch {x:.0f}", color=color, dash=dash))
+        series.append(_series(text(part), points, y, text("epoch {x:.0f}"), color=color, dash=dash))
     return Chart(title=title, x=_epoch_axis(epochs), y=y, series=series)
 
 
 def _epoch_axis(*runs: Epochs) -> Axis:
     last = max((float(row["epoch"]) for epochs in runs for row in epochs), default=1.0)
-    return Axis(title="Epoch", kind="integer", ends=(min(1.0, last - 1), last))
+    return Axis(title=text("Epoch"), kind="integer", ends=(min(1.0, last - 1), last))
 
 
 def _series(name: str, points: Sequence[Point], y: Axis, where: str, **style: Any) -> Series:
@@ -92,16 +99,21 @@ def thin(points: Sequence[Point]) -> list[Point]:
     return [points[k] for k in sorted(kept)]
 
 
-def run_curves(runs: Mapping[str, Epochs]) -> dict[str, Chart]:
-    """Returns accuracy and loss on the validation photos of several runs, by epoch and by time."""
+def run_curves(runs: Mapping[str, Epochs], score: str = "Accuracy") -> dict[str, Chart]:
+    """Returns score and loss on the validation photos of several runs, by epoch and by time.
+
+    Args:
+        runs: Epochs of each run.
+        score: Name of the score: that of all runs is written as ``validation_accuracy``.
+    """
     charts = {}
     for name, title, y in (
-        ("accuracy", "Accuracy", Axis(title="Accuracy (validation)", kind="share")),
-        ("loss", "Loss", Axis(title="Loss (validation, nats)", from_zero=True)),
+        ("accuracy", score, Axis(title=text("{score} (validation)", score=score), kind="share")),
+        ("loss", text("Loss"), Axis(title=text("Loss (validation, nats)"), from_zero=True)),
     ):
         for over, axis in (
             ("epochs", _epoch_axis(*runs.values())),
-            ("seconds", Axis(title="Training time", kind="seconds", from_zero=True)),
+            ("seconds", Axis(title=text("Training time"), kind="seconds", from_zero=True)),
         ):
             series = []
             for k, (run, epochs) in enumerate(runs.items()):
@@ -110,11 +122,11 @@ def run_curves(runs: Mapping[str, Epochs]) -> dict[str, Chart]:
                     for row, at in zip(epochs, _places(epochs, over), strict=True)
                     if row.get(f"validation_{name}") is not None
                 ]
-                where = "epoch {x:.0f}" if over == "epochs" else "{x:.0f} s"
+                where = text("epoch {x:.0f}") if over == "epochs" else "{x:.0f} s"
                 series.append(_series(run, points, y, where, **series_style(k)))
-            words = "epoch" if over == "epochs" else "training time"
+            words = "{score} by epoch" if over == "epochs" else "{score} by training time"
             charts[f"{name}_{over}"] = Chart(
-                title=f"{title} by {words}", x=axis, y=y, series=series
+                title=text(words, score=title), x=axis, y=y, series=series
             )
     return charts
 
@@ -139,11 +151,16 @@ def reliability(part: Mapping[str, Any], *, counted: str = "photos") -> Chart:
     ]
     most = max((item["photos"] for item in after), default=1)
     series = [
-        Series(name="perfectly calibrated", points=[(0, 0), (1, 1)], color="muted", dash=DASHES[2])
+        Series(
+            name=text("perfectly calibrated"),
+            points=[(0, 0), (1, 1)],
+            color="muted",
+            dash=DASHES[2],
+        )
     ]
     for name, bins, color, dash in (
-        ("before calibration", before, "wrong", DASHES[1]),
-        ("after calibration, with 95 % interval", after, "right", DASHES[0]),
+        (text("before calibration"), before, "wrong", DASHES[1]),
+        (text("after calibration, with 95 % interval"), after, "right", DASHES[0]),
     ):
         if not bins:
             continue
@@ -160,24 +177,31 @@ def reliability(part: Mapping[str, Any], *, counted: str = "photos") -> Chart:
                 dots=4,
                 errors=ends if bins is after else (),
                 notes=[
-                    f"{name}: predicted {percent(item['confidence'], 0)}, observed "
-                    f"{percent(item['accuracy'], 0)} of {item['photos']:,} {counted} "
-                    f"({interval(end)})"
+                    text(
+                        "{name}: predicted {predicted}, observed {observed} of {photos} {unit} "
+                        "({interval})",
+                        name=name,
+                        predicted=percent(item["confidence"], 0),
+                        observed=percent(item["accuracy"], 0),
+                        photos=f"{item['photos']:,}",
+                        unit=text(counted),
+                        interval=interval(end),
+                    )
                     for item, end in zip(bins, ends, strict=True)
                 ],
             )
         )
     return Chart(
-        title="Reliability diagram",
-        x=Axis(title="Predicted probability", kind="share", ends=(0, 1)),
-        y=Axis(title="Observed frequency", kind="share", ends=(0, 1)),
+        title=text("Reliability diagram"),
+        x=Axis(title=text("Predicted probability"), kind="share", ends=(0, 1)),
+        y=Axis(title=text("Observed frequency"), kind="share", ends=(0, 1)),
         series=series,
         bars=[
             Bar(
                 x0=item["low"],
                 x1=item["high"],
                 y=item["photos"] / most * 0.3,
-                note=f"{item['photos']:,} {counted}",
+                note=f"{item['photos']:,} {text(counted)}",
             )
             for item in after
         ],
@@ -199,20 +223,24 @@ def accuracy_by_coverage(predictions: Sequence[Prediction]) -> Chart | None:
     tenths = sorted({-(-len(points) * k // 10) - 1 for k in range(1, 11)})
     ends = [wilson(round(points[k][1] * (k + 1)), k + 1) or (0.0, 1.0) for k in tenths]
     return Chart(
-        title="Accuracy by coverage",
-        x=Axis(title="Coverage", kind="share", ends=(0, 1)),
-        y=Axis(title="Accuracy", kind="share"),
+        title=text("Accuracy by coverage"),
+        x=Axis(title=text("Coverage"), kind="share", ends=(0, 1)),
+        y=Axis(title=text("Accuracy"), kind="share"),
         series=[
             Series(name="", points=thin(points)),
             Series(
-                name="95 % interval",
+                name=text("95 % interval"),
                 points=[points[k] for k in tenths],
                 joined=False,
                 dots=3,
                 errors=ends,
                 notes=[
-                    f"of {percent(points[k][0], 0)} of the photos, {percent(points[k][1])} right "
-                    f"({interval(end)})"
+                    text(
+                        "of {share} of the photos, {right} right ({interval})",
+                        share=percent(points[k][0], 0),
+                        right=percent(points[k][1]),
+                        interval=interval(end),
+                    )
                     for k, end in zip(tenths, ends, strict=True)
                 ],
             ),
@@ -244,7 +272,11 @@ def answers_by_label(counts: Mapping[str, tuple[int, int, int]]) -> LabelBars:
     """Returns how often each label was found, missed and wrongly predicted, the worst first."""
     order = sorted(counts, key=lambda label: (-sum(counts[label][1:]), label))
     return LabelBars(
-        kinds=(("found", "right"), ("missed", "wrong"), ("wrongly predicted", "muted")),
+        kinds=(
+            (text("found"), "right"),
+            (text("missed"), "wrong"),
+            (text("wrongly predicted"), "muted"),
+        ),
         rows=[(label, counts[label]) for label in order],
     )
 
@@ -255,7 +287,7 @@ def photos_by_label(by_label: Mapping[str, Mapping[Part, int]]) -> LabelBars:
     every = get_args(Part)
     parts = [(k, part) for k, part in enumerate(every) if any(part in p for p in by_label.values())]
     return LabelBars(
-        kinds=[(part, f"series-{k}") for k, part in parts],
+        kinds=[(text(part), f"series-{k}") for k, part in parts],
         rows=[(label, [by_label[label].get(part, 0) for _, part in parts]) for label in order],
     )
 
@@ -266,7 +298,8 @@ def best_words(epochs: Epochs, best: int | None) -> str:
     if row is None or row.get("validation_accuracy") is None:
         return ""
     passed = sum(float(e.get("seconds") or 0) for e in epochs if e["epoch"] <= row["epoch"])
-    after = f" after {passed:,.0f} s" if passed >= 1 else ""
-    long = f" ({duration(passed)})" if passed >= 60 else ""
-    score = percent(row["validation_accuracy"], 2)
-    return f"best {score} at epoch {row['epoch']:,}{after}{long}"
+    words = {"score": percent(row["validation_accuracy"], 2), "epoch": f"{row['epoch']:,}"}
+    if passed < 1:
+        return text("best {score} at epoch {epoch}", **words)
+    seconds = f"{passed:,.0f} s" + (f" ({duration(passed)})" if passed >= 60 else "")
+    return text("best {score} at epoch {epoch} after {seconds}", **words, seconds=seconds)

@@ -21,6 +21,7 @@ from finetune.evaluation.intervals import (
 )
 from finetune.evaluation.predictions import Prediction
 from finetune.formatting import count
+from finetune.messages import counted, marked, plural, text
 from finetune.reporting import charts, gallery
 from finetune.reporting.comparison import (
     Comparison,
@@ -190,42 +191,66 @@ def _notes(
     if len(several) == len(runs):
         rule = runs[0].record.task.comparison_note
         if rule is not None:
-            yield rule
+            yield text(rule)
     elif several:
         left = sum(
             len(a.predictions) - len(b.predictions) for a, b in zip(given, runs, strict=True)
         )
-        yield (
-            f"{' and '.join(several)} may give a photo several labels. Compared are the photos "
-            f"with one label ({count(left, 'prediction')} left out), by the likeliest label."
+        yield text(
+            "{runs} may give a photo several labels. Compared are the photos with one label "
+            "({predictions} left out), by the likeliest label.",
+            runs=_joined(several),
+            predictions=counted(left, "prediction"),
         )
     crops = [run_settings(run.record).get("preprocessing", {}).get("crop_policy") for run in runs]
     if len(set(crops)) > 1:
         cropped = [run.name for run, crop in zip(runs, crops, strict=True) if crop != "none"]
-        yield (
-            f"{' and '.join(cropped)} {'looks' if len(cropped) == 1 else 'look'} at crops of the "
-            "photos, the others at whole photos."
+        yield plural(
+            "{runs} looks at crops of the photos, the others at whole photos.",
+            "{runs} look at crops of the photos, the others at whole photos.",
+            len(cropped),
+            runs=_joined(cropped),
         )
     if any(len(run.predictions) != shared for run in runs):
-        evaluated = ", ".join(f"{r.name}: {count(len(r.predictions), 'photo')}" for r in runs)
-        yield (
-            f"The runs were not evaluated on the same photos ({evaluated}). "
-            f"Compared are the {count(shared, 'photo')} that all of them predicted."
+        evaluated = ", ".join(f"{r.name}: {counted(len(r.predictions), 'photo')}" for r in runs)
+        yield text(
+            "The runs were not evaluated on the same photos ({runs}). Compared are the {photos} "
+            "that all of them predicted.",
+            runs=evaluated,
+            photos=counted(shared, "photo"),
         )
     for run in runs:
         if run.part in ("validation", "train"):
-            use = "to choose its best epoch" if run.part == "validation" else "to train it"
-            yield (
-                f"{run.name} is evaluated on its {run.part} photos, which were used {use}: "
-                "its accuracy is too high."
+            note = (
+                marked(
+                    "{run} is evaluated on its validation photos, which were used to choose its "
+                    "best epoch: its accuracy is too high."
+                )
+                if run.part == "validation"
+                else marked(
+                    "{run} is evaluated on its train photos, which were used to train it: its "
+                    "accuracy is too high."
+                )
             )
+            yield text(note, run=run.name)
     truths = {label for row in rows for label in row.truth}
     for run in runs:
         unknown = sorted(truths - set(run.record.labels))
         if unknown:
             named = ", ".join(f"“{label}”" for label in unknown[:5])
             more = " …" if len(unknown) > 5 else ""
-            yield f"{run.name} was not trained on {named}{more}: all of their photos are wrong."
+            yield text(
+                "{run} was not trained on {labels}: all of their photos are wrong.",
+                run=run.name,
+                labels=named + more,
+            )
+
+
+def _joined(names: Sequence[str]) -> str:
+    first, *others = names
+    for name in others:
+        first = text("{first} and {second}", first=first, second=name)
+    return first
 
 
 def _row(run: Contender, rows: Sequence[Prediction]) -> Row:

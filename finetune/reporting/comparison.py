@@ -9,6 +9,7 @@ from typing import Any
 from finetune.evaluation.intervals import Interval
 from finetune.evaluation.predictions import Prediction
 from finetune.formatting import signed
+from finetune.messages import text
 from finetune.reporting.run_record import RunRecord
 
 SIGNIFICANT = 0.05
@@ -143,13 +144,19 @@ class Pair:
 
     @property
     def reach(self) -> str:
-        """Sentence with the interval of the difference, in favor of the better run."""
+        """Sentence with the interval of the difference, in favor of the better run.
+
+        Empty where both are right on the same photos: a bootstrap of no difference has no width.
+        """
+        if not self.only_first and not self.only_second:
+            return ""
         low, high = self.difference_interval
         if self.difference < 0:
             low, high = -high, -low
-        return (
-            f"The difference lies between {signed(low * 100)} and {signed(high * 100)} of 100 "
-            "photos (95 % interval)."
+        return text(
+            "The difference lies between {low} and {high} of 100 photos (95 % interval).",
+            low=signed(low * 100),
+            high=signed(high * 100),
         )
 
     @property
@@ -157,16 +164,36 @@ class Pair:
         """Sentence with the result of the significance test."""
         points = abs(self.difference) * 100
         if not self.only_first and not self.only_second:
-            return f"{self.first} and {self.second} are right on the same photos."
+            return text(
+                "{first} and {second} are right on the same photos.",
+                first=self.first,
+                second=self.second,
+            )
         if self.difference == 0:
-            return f"{self.first} and {self.second} are right equally often."
+            return text(
+                "{first} and {second} are right equally often.",
+                first=self.first,
+                second=self.second,
+            )
         better, other = (
             (self.second, self.first) if self.difference > 0 else (self.first, self.second)
         )
-        chance = "which is significant" if self.p_value < SIGNIFICANT else "which may be chance"
-        return (
-            f"{better} is right on {points:.1f} more of 100 photos than {other}, "
-            f"{chance} (p = {self.p_value:.2g})."
+        words = {
+            "better": better,
+            "other": other,
+            "points": f"{points:.1f}",
+            "p": f"{self.p_value:.2g}",
+        }
+        if self.p_value < SIGNIFICANT:
+            return text(
+                "{better} is right on {points} more of 100 photos than {other}, which is "
+                "significant (p = {p}).",
+                **words,
+            )
+        return text(
+            "{better} is right on {points} more of 100 photos than {other}, which may be chance "
+            "(p = {p}).",
+            **words,
         )
 
 

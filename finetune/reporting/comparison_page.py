@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import astuple
 from pathlib import Path
 
+from finetune.messages import text
 from finetune.reporting import charts
 from finetune.reporting.comparison import Comparison, Contender
 from finetune.reporting.gallery import make_thumbnails
@@ -50,6 +51,11 @@ def write_comparison(
     with_curves = {
         run.name: run.record.epochs for run in runs if run.record.epochs and not run.record.fitted
     }
+    # The axis has the score of each run's task, which differs between one and several labels.
+    first, *others = dict.fromkeys(run.record.task.score_title for run in runs)
+    score = text(first)
+    for name in others:
+        score = text("{first} or {second}", first=score, second=text(name).lower())
     return write_page(
         path,
         "compare.html.j2",
@@ -75,8 +81,9 @@ def write_comparison(
                 for pair in comparison.pairs
             ],
         },
-        charts=charts.run_curves(with_curves) if with_curves else {},
+        charts=charts.run_curves(with_curves, score) if with_curves else {},
         comparison=comparison,
+        score=score,
         chosen=chosen,
         followed_right=[
             sum(photo.correct[k] for photo in comparison.followed)

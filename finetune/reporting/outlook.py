@@ -8,7 +8,8 @@ from typing import Any
 
 from finetune.evaluation.intervals import Interval
 from finetune.evaluation.learning_curve import LearningCurve
-from finetune.formatting import count, interval, percent
+from finetune.formatting import interval, percent
+from finetune.messages import counted, text
 from finetune.reporting.chart import DASHES, Axis, Chart, Series
 
 MOST_LABELS = 30
@@ -63,18 +64,18 @@ def learning_curve_chart(curve: LearningCurve) -> Chart:
     """Returns the chart of the accuracy by the number of photos, with the forecast."""
     last = curve.points[-1]
     return Chart(
-        title="Accuracy by number of photos",
-        x=Axis(title="Photos learned", kind="integer", from_zero=True),
-        y=Axis(title="Accuracy", kind="share"),
+        title=text("Accuracy by number of photos"),
+        x=Axis(title=text("Photos learned"), kind="integer", from_zero=True),
+        y=Axis(title=text("Accuracy"), kind="share"),
         series=[
             _line(
-                "cross-validated",
+                text("cross-validated"),
                 [(point.photos, point.accuracy, point.interval) for point in curve.points],
                 color="right",
                 dash=DASHES[0],
             ),
             _line(
-                "with twice the photos",
+                text("with twice the photos"),
                 [
                     (last.photos, last.accuracy, (last.accuracy, last.accuracy)),
                     (2 * last.photos, curve.forecast, curve.interval),
@@ -101,7 +102,7 @@ def _line(
         dots=3,
         errors=[ends for _, _, ends in points],
         notes=[
-            f"{name}, {count(photos, 'photo')}: {percent(share)} ({interval(ends)})"
+            f"{name}, {counted(photos, 'photo')}: {percent(share)} ({interval(ends)})"
             for photos, share, ends in points
         ],
     )

@@ -16,8 +16,12 @@ from typing import Any
 
 from finetune import formatting
 from finetune.files import write_text
+from finetune.messages import REPORT, counted, current_language, plural, script_messages, text
 from finetune.reporting.chart import NARROW, WIDE, Chart, draw_chart
 from finetune.reporting.drawing import to_svg
+
+ANNOTATE_URL = "http://127.0.0.1:8765/#path="
+"""Prefix of a photo's path on the page of ``finetune annotate`` on its usual port."""
 
 
 def write_page(
@@ -37,7 +41,7 @@ def write_page(
         scripts: Names of the package's scripts, in order.
         data: JSON data for the scripts.
         charts: Charts by the name that the template gives them.
-        **values: Variables of the template, besides the functions of `formatting`.
+        **values: Variables of the template, besides the functions of `formatting` and `messages`.
 
     Raises:
         StorageError: The file could not be written; an older one is intact.
@@ -54,19 +58,23 @@ def write_page(
         finalize=formatting.visible_text,
     )
     environment.globals |= {
-        "count": formatting.count,
+        "count": counted,
         "duration": formatting.duration,
         "interval": formatting.interval,
         "number": formatting.number,
         "percent": formatting.percent,
         "signed": formatting.signed,
+        "language": current_language(),
+        "t": text,
+        "tn": plural,
     }
+    messages = script_messages(current_language(), REPORT)
     code = [*map(read_template, scripts)]
     page = environment.get_template(template).render(
         style=markupsafe.Markup(read_template("page.css")),
-        scripts=[markupsafe.Markup(text) for text in code],
+        scripts=[markupsafe.Markup(script) for script in code],
         script_hashes=markupsafe.Markup(" ".join(map(_source_hash, code))),
-        data=markupsafe.Markup(embedded_json(data)),
+        data=markupsafe.Markup(embedded_json({**data, "messages": messages})),
         charts={name: _drawn(chart) for name, chart in (charts or {}).items()},
         **values,
     )

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from urllib.parse import quote
 
 from PIL import Image, ImageDraw
 
@@ -20,6 +21,7 @@ from finetune.photos.decode.decoder import decode_photo
 from finetune.photos.issues import Issue, Item, LabelRow
 from finetune.photos.near_duplicates.groups import GroupedPhoto, NearDuplicateGroup
 from finetune.reporting.gallery import make_thumbnails
+from finetune.reporting.page import ANNOTATE_URL
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: light-dark(#666, #aaa); }
@@ -35,6 +37,7 @@ figcaption { font-size: 12px; overflow-wrap: anywhere; }
 .pictures { display: flex; flex-wrap: wrap; gap: 4px; align-items: flex-start; }
 img { display: block; height: 170px; background: #8883; }
 .best img { outline: 3px solid #2a7; } .warn { color: #b40; }
+a { color: light-dark(#0a58a8, #7ab8f5); }
 table { border-collapse: collapse; }
 th, td { padding: .2rem .9rem .2rem 0; text-align: right; border-bottom: 1px solid var(--line); }
 th:first-child, td:first-child { text-align: left; }
@@ -59,11 +62,13 @@ class Figure:
         pictures: JPEG files, each with its text alternative.
         caption: Lines of plain text.
         best: Whether the figure is highlighted as the best of its section.
+        annotated: Path of the photo that a link opens in ``finetune annotate``; None: no link.
     """
 
     pictures: tuple[tuple[bytes, str], ...]
     caption: tuple[str, ...]
     best: bool = False
+    annotated: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +134,9 @@ def _figure(figure: Figure) -> str:
     best = ' class="best"' if figure.best else ""
     pictures = "".join(_image(jpeg, alt) for jpeg, alt in figure.pictures)
     caption = "<br>".join(_escape(line) for line in figure.caption)
+    if figure.annotated is not None:
+        address = ANNOTATE_URL + quote(figure.annotated, safe="", errors="surrogateescape")
+        caption += f'<br><a href="{address}" target="_blank" rel="noopener">Open in annotate</a>'
     return (
         f'<li{best}><figure><div class="pictures">{pictures}</div>'
         f"<figcaption>{caption}</figcaption></figure></li>"
@@ -238,8 +246,8 @@ def crop_doubt(crop: Crop) -> float:
 
 CROPS_NOTE = (
     "The most doubtful crops first: those as large as the photo, which may cut off wings or a "
-    "tail, very small ones, and those far from the middle. To change one, run finetune annotate "
-    "and press C at the photo."
+    "tail, very small ones, and those far from the middle. To change one, start finetune annotate, "
+    "open the photo there by its link, and press C."
 )
 
 
@@ -260,6 +268,7 @@ def crop_figures(collection: Collection, photos: Sequence[Photo]) -> list[Figure
                     (_jpeg(image), text) for image, text in zip(pair, alts, strict=True)
                 ),
                 caption=(photo.path, f"{percent(photo.crop.side, 0)} of the shorter side"),
+                annotated=photo.path,
             )
         )
     return figures

@@ -24,6 +24,7 @@ from finetune.evaluation.learning_curve import LearningCurve
 from finetune.evaluation.predictions import Prediction
 from finetune.evaluation.probabilities import Integers
 from finetune.formatting import duration
+from finetune.messages import text
 from finetune.photos.split.leakage import prove_split
 from finetune.reporting import charts, gallery, summary
 from finetune.reporting.chart import Chart
@@ -33,7 +34,7 @@ from finetune.reporting.outlook import (
     learning_curve_chart,
     pair_rows,
 )
-from finetune.reporting.page import write_page
+from finetune.reporting.page import ANNOTATE_URL, write_page
 from finetune.reporting.pictures import write_pictures
 from finetune.reporting.run_record import RunRecord, find_setting, read_run, setting_sections
 from finetune.reporting.tree import tree_rows
@@ -48,9 +49,6 @@ MAX_ROWS = 20_000
 
 MAX_MATRIX = 150
 """Maximum number of labels in the confusion matrix; those with the most mistakes are kept."""
-
-ANNOTATE_URL = "http://127.0.0.1:8765/#path="
-"""Prefix of a photo's path on the page of ``finetune annotate`` on its usual port."""
 
 logger = logging.getLogger(__name__)
 
@@ -332,7 +330,7 @@ def _template_values(
         "record": record,
         "task": record.task,
         "part": part,
-        "part_note": summary.PART_NOTES.get(part, "photos"),
+        "part_note": text(summary.PART_NOTES.get(part, "photos")),
         "metrics": metrics,
         "figures": summary.key_figures(record.task, metrics),
         "highlights": summary.find_highlights(record, metrics, rows, matrix),
@@ -374,7 +372,9 @@ def _facts(record: RunRecord) -> list[str]:
     if isinstance(started, str):
         found.append(started[:10])
     if record.parameters is not None:
-        found.append(f"{record.parameters / 1e6:.1f} million parameters")
+        found.append(
+            text("{millions} million parameters", millions=f"{record.parameters / 1e6:.1f}")
+        )
     return found
 
 

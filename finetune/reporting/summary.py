@@ -10,7 +10,8 @@ from typing import Any
 from finetune.evaluation.confusion import worst_confusions
 from finetune.evaluation.predictions import Prediction
 from finetune.evaluation.probabilities import Integers
-from finetune.formatting import count, interval, number, percent
+from finetune.formatting import interval, number, percent
+from finetune.messages import counted, marked, plural, text
 from finetune.reporting.charts import MIN_COVERAGE_PHOTOS
 from finetune.reporting.run_record import RunRecord
 from finetune.runs.answers import calibration_sentences
@@ -18,12 +19,15 @@ from finetune.runs.folder import fitted_head
 from finetune.tasks.base import Column, Task
 
 PART_NOTES = {
-    "test": "test photos, which were not used in training",
-    "validation": "validation photos, which also chose the best epoch: new photos may score "
-    "slightly lower",
-    "folds": "photos of all folds, each predicted by a network that was not trained on it or on a "
-    "near-duplicate of it",
-    "train": "training photos: new photos will score lower",
+    "test": marked("test photos, which were not used in training"),
+    "validation": marked(
+        "validation photos, which also chose the best epoch: new photos may score slightly lower"
+    ),
+    "folds": marked(
+        "photos of all folds, each predicted by a network that was not trained on it or on a "
+        "near-duplicate of it"
+    ),
+    "train": marked("training photos: new photos will score lower"),
 }
 
 FEW_PHOTOS = 5
@@ -52,9 +56,10 @@ def key_figures(task: Task, metrics: Mapping[str, Any]) -> list[KeyFigure]:
     few = len(metrics.get("labels") or ()) <= 5
     return [
         KeyFigure(
-            name=column.title,
+            name=text(column.title),
             value=column_text(column, metrics),
-            note=column.note + "".join(_note_details(column.key, metrics)),
+            note=(text(column.note) if column.note else "")
+            + "".join(_note_details(column.key, metrics)),
         )
         for column in task.key_figures
         if not (few and column.key == "top5")
@@ -69,19 +74,21 @@ def headline(record: RunRecord, part: str, metrics: Mapping[str, Any], wrong: in
     """Returns the result in one sentence: a count, and what to expect of new photos."""
     task, photos = record.task, metrics["photos"]
     name = {"folds": "cross-validated "}.get(part, f"{part} ")
-    counted = (
-        f"{photos - wrong:,} of {count(photos, name + 'photo')} are entirely right"
-        if (task.multi_label)
-        else f"{photos - wrong:,} of {count(photos, name + 'photo')} are right"
-    )
+    words = {"right": f"{photos - wrong:,}", "photos": counted(photos, name + "photo")}
     if photos == 1:
-        counted = counted.replace(" are ", " is ")
+        result = text("{right} of {photos} is right", **words)
+    elif task.multi_label:
+        result = text("{right} of {photos} are entirely right", **words)
+    else:
+        result = text("{right} of {photos} are right", **words)
     ends = metrics.get(f"{task.photo_score}_interval")
     if not ends:
-        return f"{counted}."
-    return (
-        f"{counted}; of new photos like these, expect between {percent(ends[0], 0)} and "
-        f"{percent(ends[1], 0)}."
+        return text("{result}.", result=result)
+    return text(
+        "{result}; of new photos like these, expect between {low} and {high}.",
+        result=result,
+        low=percent(ends[0], 0),
+        high=percent(ends[1], 0),
     )
 
 
@@ -102,34 +109,43 @@ def next_steps(
     """
     steps: list[tuple[str, str]] = []
     if suspects:
-        text = f"Check {count(suspects, 'photo')} whose label may be wrong."
-        steps.append((text, "suspects"))
+        photos = counted(suspects, "photo")
+        step = text("Check {photos} whose label may be wrong.", photos=photos)
+        steps.append((step, "suspects"))
     wrong = sum(not row.correct for row in predictions)
     if wrong:
-        text = f"Look at the {count(wrong, 'mistake')}: some labels may be wrong, some photos bad."
-        steps.append((text, "mistakes"))
+        step = text(
+            "Look at the {mistakes}: some labels may be wrong, some photos bad.",
+            mistakes=counted(wrong, "mistake"),
+        )
+        steps.append((step, "mistakes"))
     learned = Counter(
         label
         for row in record.split
         if row.part == "train" or row.fold is not None
         for label in row.labels
     )
-    few = sorted((photos, label) for label, photos in learned.items() if photos < FEW_TO_LEARN_FROM)
+    few = sorted((number, label) for label, number in learned.items() if number < FEW_TO_LEARN_FROM)
     if few:
-        named = ", ".join(f"“{label}” ({photos})" for photos, label in few[:3])
-        steps.append((f"Add photos of the labels with the fewest: {named}.", "collection"))
+        named = ", ".join(f"“{label}” ({number})" for number, label in few[:3])
+        step = text("Add photos of the labels with the fewest: {labels}.", labels=named)
+        steps.append((step, "collection"))
     score = record.task.photo_score
     ends = metrics.get(f"{score}_interval")
     if ends and ends[1] - ends[0] > WIDE_INTERVAL:
         steps.append(
             (
-                f"Label more photos before you compare models: {count(metrics['photos'], 'photo')} "
-                "cannot tell small differences.",
+                text(
+                    "Label more photos before you compare models: {photos} cannot tell small "
+                    "differences.",
+                    photos=counted(metrics["photos"], "photo"),
+                ),
                 "labels",
             )
         )
     if not steps:
-        steps.append(("Try it on new photos: finetune predict photo.jpg", "least-confident"))
+        step = text("Try it on new photos: finetune predict photo.jpg")
+        steps.append((step, "least-confident"))
     return steps[:3]
 
 
@@ -146,21 +162,23 @@ def column_text(column: Column, metrics: Mapping[str, Any]) -> str:
 def _note_details(key: str, metrics: Mapping[str, Any]) -> list[str]:
     details = []
     if ends := interval(metrics.get(f"{key}_interval")):
-        details.append(f"; 95 % interval {ends}")
+        details.append(text("; 95 % interval {interval}", interval=ends))
     if key == "ece":
         by_chance = metrics.get("ece_honest")
         if by_chance is not None:
             details.append(
-                f"; a perfectly calibrated model has {percent(by_chance)} by chance on this many "
-                "photos"
+                text(
+                    "; a perfectly calibrated model has {share} by chance on this many photos",
+                    share=percent(by_chance),
+                )
             )
         before = (metrics.get("uncalibrated") or {}).get("ece")
         if before is not None:
-            details.append(f"; before calibration {percent(before)}")
+            details.append(text("; before calibration {share}", share=percent(before)))
     if key == "labels_a_photo":
         # Older runs call it labels_said.
         predicted = metrics.get("labels_predicted", metrics.get("labels_said"))
-        details.append(f"; predicted: {number(predicted, 2)}")
+        details.append(text("; predicted: {number}", number=number(predicted, 2)))
     return details
 
 
@@ -181,37 +199,58 @@ def find_highlights(
     rows: Mapping[str, Mapping[str, Any]] = metrics.get("labels") or {}
     if matrix is not None:
         found = _confusions(record.labels, matrix)
-        found += _weakest(rows, "recall", "recall")
+        found += _weakest(rows, "recall", marked("recall"))
     else:
         found = _missed_and_extra(record.labels, predictions)
-        found += _weakest(rows, "average_precision", "average precision")
+        found += _weakest(rows, "average_precision", marked("average precision"))
     few = sum(1 for row in rows.values() if 0 < row.get("photos", 0) < FEW_PHOTOS)
     if few:
         found.append(
-            f"{count(few, 'label has', 'labels have')} fewer than {FEW_PHOTOS} photos here, so "
-            "their metrics are very uncertain."
+            plural(
+                "{count} label has fewer than {least} photos here, so its metrics are very "
+                "uncertain.",
+                "{count} labels have fewer than {least} photos here, so their metrics are very "
+                "uncertain.",
+                few,
+                least=FEW_PHOTOS,
+            )
         )
     never = [name for name, row in rows.items() if "threshold" in row and row["threshold"] is None]
     if never:
         names = ", ".join(f"“{name}”" for name in never[:4]) + (" …" if len(never) > 4 else "")
-        found.append(f"Never predicted, as no threshold reaches the requested precision: {names}.")
+        found.append(
+            text(
+                "Never predicted, as no threshold reaches the requested precision: {labels}.",
+                labels=names,
+            )
+        )
     negatives = [row for row in predictions if not row.truth]
     if negatives:
         correct = sum(not row.predicted_labels for row in negatives)
         found.append(
-            f"Of {count(len(negatives), 'photo')} with none of the labels, {correct:,} got no "
-            "label."
+            text(
+                "Of {photos} with none of the labels, {correct} got no label.",
+                photos=counted(len(negatives), "photo"),
+                correct=f"{correct:,}",
+            )
         )
     found += calibration_sentences(record.calibration)
     if predictions and all(row.correct for row in predictions):
-        found.append("No mistakes. Make sure these photos are as difficult as your future ones.")
+        found.append(
+            text("No mistakes. Make sure these photos are as difficult as your future ones.")
+        )
     return found
 
 
 def _confusions(labels: Sequence[str], matrix: Integers) -> list[str]:
     return [
-        f"“{labels[truth]}” is mistaken for “{labels[predicted]}” in {photos:,} of "
-        f"{count(int(matrix[truth].sum()), 'photo')}."
+        text(
+            "“{label}” is mistaken for “{other}” in {wrong} of {photos}.",
+            label=labels[truth],
+            other=labels[predicted],
+            wrong=f"{photos:,}",
+            photos=counted(int(matrix[truth].sum()), "photo"),
+        )
         for truth, predicted, photos in worst_confusions(matrix, limit=2)
     ]
 
@@ -223,13 +262,21 @@ def _missed_and_extra(labels: Sequence[str], predictions: Sequence[Prediction]) 
     if worst is not None and answers[worst][1]:
         hits, missed, _ = answers[worst]
         found.append(
-            f"“{worst}” is missed most often: in {missed:,} of its {count(hits + missed, 'photo')}."
+            text(
+                "“{label}” is missed most often: in {missed} of its {photos}.",
+                label=worst,
+                missed=f"{missed:,}",
+                photos=counted(hits + missed, "photo"),
+            )
         )
     worst = max(answers, key=lambda label: answers[label][2], default=None)
     if worst is not None and answers[worst][2]:
         found.append(
-            f"“{worst}” is wrongly predicted most often: for "
-            f"{count(answers[worst][2], 'photo')} without it."
+            text(
+                "“{label}” is wrongly predicted most often: for {photos} without it.",
+                label=worst,
+                photos=counted(answers[worst][2], "photo"),
+            )
         )
     return found
 
@@ -243,7 +290,14 @@ def _weakest(rows: Mapping[str, Mapping[str, Any]], key: str, name: str) -> list
     if not scores or min(scores)[0] >= 1:
         return []
     score, label = min(scores)
-    return [f"The weakest label is “{label}”: its {name} is {percent(score, 0)}."]
+    return [
+        text(
+            "The weakest label is “{label}”: its {metric} is {share}.",
+            label=label,
+            metric=text(name),
+            share=percent(score, 0),
+        )
+    ]
 
 
 def count_answers(
@@ -265,14 +319,19 @@ def describe_folds(folds: Any) -> list[str]:
         return []
     low, high = folds["interval"]
     return [
-        f"{folds['count']} networks, trained as this one was, each predicted the photos of a fold "
-        "held out of its training. Their scores: "
-        + ", ".join(percent(score) for score in folds["scores"])
-        + ".",
-        f"Their mean is {percent(folds['mean'])}, with a Student's t interval of "
-        f"{interval((max(0.0, low), min(1.0, high)))}, which is mostly too narrow, since the folds "
-        "share most of their training photos (Bengio & Grandvalet 2004). The interval above is "
-        "Wilson's, over all photos together.",
+        text(
+            "{networks} networks, trained as this one was, each predicted the photos of a fold "
+            "held out of its training. Their scores: {scores}.",
+            networks=folds["count"],
+            scores=", ".join(percent(score) for score in folds["scores"]),
+        ),
+        text(
+            "Their mean is {mean}, with a Student's t interval of {interval}, which is mostly too "
+            "narrow, since the folds share most of their training photos (Bengio & Grandvalet "
+            "2004). The interval above is Wilson's, over all photos together.",
+            mean=percent(folds["mean"]),
+            interval=interval((max(0.0, low), min(1.0, high))),
+        ),
     ]
 
 
@@ -294,23 +353,29 @@ def describe_weights(record: RunRecord) -> str:
     """Returns a sentence on the weights of the model; empty if they are not recorded."""
     head = fitted_head(record.config)
     if head is not None:
-        return (
-            f"The backbone was not trained. The head is a {head}: the lowest loss on held-out "
-            "photos of those tried."
+        return text(
+            "The backbone was not trained. The head is a {head}: the lowest loss on held-out "
+            "photos of those tried.",
+            head=head,
         )
     epoch = best_epoch(record)
     if epoch is None:
         return ""
     share = record.config.get("share_of_training", 1.0)
-    of_epoch = f"epoch {epoch}, the best on the validation photos"
     if share == 1:
-        return f"The weights are those of {of_epoch}."
-    if share == 0:
-        return (
-            "The weights are those of the frozen backbone with its head, although the full network "
-            f"was trained as well; its best epoch was {epoch}."
+        return text(
+            "The weights are those of epoch {epoch}, the best on the validation photos.",
+            epoch=epoch,
         )
-    return (
-        f"The weights are a mix, {percent(share, 0)} of the way from the frozen backbone with its "
-        f"head to {of_epoch}."
+    if share == 0:
+        return text(
+            "The weights are those of the frozen backbone with its head, although the full network "
+            "was trained as well; its best epoch was {epoch}.",
+            epoch=epoch,
+        )
+    return text(
+        "The weights are a mix, {share} of the way from the frozen backbone with its head to "
+        "epoch {epoch}, the best on the validation photos.",
+        share=percent(share, 0),
+        epoch=epoch,
     )

@@ -13,6 +13,7 @@ from finetune.evaluation.hierarchy import Hierarchy
 from finetune.evaluation.out_of_distribution import UnknownDetector, needed_photos
 from finetune.evaluation.precision_curve import LOWEST_CLAIM, Claim, PrecisionCurve
 from finetune.formatting import count, given_percent, percent
+from finetune.messages import counted, text
 
 if TYPE_CHECKING:
     from finetune.runs.evaluate import StatusMetrics
@@ -23,7 +24,9 @@ COVERAGES = (0.9, 0.95, 0.99)
 
 def claim_sentence(claim: Claim | None, precision: float) -> str:
     """Returns what a sure label means, of a single run; `precision` is what was asked for."""
-    return f"Sure labels: {_claim(claim)}." if claim else _no_claim(precision)
+    if claim is None:
+        return _no_claim(precision)
+    return text("Sure labels: {claim}.", claim=_claim(claim))
 
 
 def calibration_sentences(calibration: Mapping[str, Any]) -> list[str]:
@@ -32,7 +35,7 @@ def calibration_sentences(calibration: Mapping[str, Any]) -> list[str]:
     if calibration.get("sure"):
         curve = PrecisionCurve.from_dict(calibration["sure"])
         found.append(claim_sentence(curve.claim(), PRECISION))
-        found += [f"{line}." for line in coverage_lines(curve)]
+        found += [text("{sentence}.", sentence=line) for line in coverage_lines(curve)]
         if calibration.get("hierarchy"):
             found += roll_up_sentences(calibration["hierarchy"], curve)
     unknown = calibration.get("unknown")
@@ -49,7 +52,12 @@ def roll_up_sentences(tree: Mapping[str, Any], curve: PrecisionCurve) -> list[st
     sure = claim.photos if claim else 0
     answers = hierarchy.answers_at(precision)
     found = [
-        f"{one.photos:,} by the {name} ({one.right:,} right)"
+        text(
+            "{photos} by the {level} ({right} right)",
+            photos=one.photos,
+            level=name,
+            right=one.right,
+        )
         for name, one in zip(hierarchy.taxonomy.levels, answers, strict=False)
         if one.photos
     ][::-1]
@@ -57,9 +65,14 @@ def roll_up_sentences(tree: Mapping[str, Any], curve: PrecisionCurve) -> list[st
         return []
     answered = sure + sum(one.photos for one in answers)
     return [
-        f"Roll-up: where no label is sure, the answer is the deepest ancestor that is. Of "
-        f"{count(curve.total, 'held-out photo')} {sure:,} have a sure label, and "
-        f"{', '.join(found)}: {percent(answered / curve.total)} have an answer."
+        text(
+            "Roll-up: where no label is sure, the answer is the deepest ancestor that is. Of "
+            "{photos} {sure} have a sure label, and {levels}: {share} have an answer.",
+            photos=counted(curve.total, "held-out photo"),
+            sure=f"{sure:,}",
+            levels=", ".join(found),
+            share=percent(answered / curve.total),
+        )
     ]
 
 
@@ -80,13 +93,19 @@ def coverage_lines(curve: PrecisionCurve) -> list[str]:
     for precision in COVERAGES:
         claim = curve.claim(precision)
         if claim is None or not claim.is_met:
-            text = f"cannot be claimed from {count(curve.total, 'held-out photo')}"
-        else:
-            text = (
-                f"{percent(claim.coverage)} of the photos are sure ({claim.right:,} of "
-                f"{claim.photos:,} right)"
+            words = text(
+                "cannot be claimed from {photos}", photos=counted(curve.total, "held-out photo")
             )
-        lines.append(f"At {given_percent(precision)} precision: {text}")
+        else:
+            words = text(
+                "{share} of the photos are sure ({right} of {photos} right)",
+                share=percent(claim.coverage),
+                right=f"{claim.right:,}",
+                photos=f"{claim.photos:,}",
+            )
+        lines.append(
+            text("At {share} precision: {result}", share=given_percent(precision), result=words)
+        )
     return lines
 
 
@@ -119,43 +138,64 @@ def status_sentences(found: StatusMetrics) -> list[str]:
 
 
 def _claim(claim: Claim) -> str:
-    text = (
-        f"at least {given_percent(claim.precision)} right, from a probability "
-        f"of {given_percent(claim.threshold)} on ({claim.right:,} of {claim.photos:,} held-out "
-        f"photos, in {count(claim.groups, 'group')}; {percent(claim.coverage)} of all)"
+    words = text(
+        "at least {precision} right, from a probability of {threshold} on ({right} of {photos} "
+        "held-out photos, in {groups}; {share} of all)",
+        precision=given_percent(claim.precision),
+        threshold=given_percent(claim.threshold),
+        right=f"{claim.right:,}",
+        photos=f"{claim.photos:,}",
+        groups=counted(claim.groups, "group"),
+        share=percent(claim.coverage),
     )
     if claim.is_met:
-        return text
-    return (
-        f"{text}; the photos are too few, or too often mistaken, for {given_percent(claim.target)}"
+        return words
+    return text(
+        "{claim}; the photos are too few, or too often mistaken, for {target}",
+        claim=words,
+        target=given_percent(claim.target),
     )
 
 
 def _no_claim(precision: float) -> str:
-    text = f"Nothing is sure: the held-out photos allow no claim of {given_percent(precision)}"
     if precision > LOWEST_CLAIM:
-        return (
-            f"{text}, nor of {given_percent(LOWEST_CLAIM)}. More photos may; --precision 0.6 asks "
-            "for less."
+        return text(
+            "Nothing is sure: the held-out photos allow no claim of {precision}, nor of {lowest}. "
+            "More photos may; --precision 0.6 asks for less.",
+            precision=given_percent(precision),
+            lowest=given_percent(LOWEST_CLAIM),
         )
-    return f"{text}. More photos may."
+    return text(
+        "Nothing is sure: the held-out photos allow no claim of {precision}. More photos may.",
+        precision=given_percent(precision),
+    )
 
 
 def _power(unknown: Mapping[str, Any]) -> str:
     detector = UnknownDetector.from_dict({**unknown, "score": "max_logit"})
     share = unknown["false_alarms"]
     if detector.threshold(share) is None:
-        return (
-            f"No photo is taken for unknown: {count(detector.photos, 'held-out photo')} are too "
-            f"few to state {given_percent(share)} false alarms, which needs {needed_photos(share)}."
+        return text(
+            "No photo is taken for unknown: {photos} are too few to state {share} false alarms, "
+            "which needs {needed}.",
+            photos=counted(detector.photos, "held-out photo"),
+            share=given_percent(share),
+            needed=needed_photos(share),
         )
-    text = f"Unknown photos: flags {given_percent(share)} of photos of known labels"
+    words = text(
+        "Unknown photos: flags {share} of photos of known labels", share=given_percent(share)
+    )
     powers: Sequence[Any] = detector.power
     if not powers:
-        return f"{text}."
+        return text("{sentence}.", sentence=words)
     listed = "; ".join(
-        f"of {one.subject} it flagged {percent(one.detected / one.photos)} "
-        f"({one.detected:,} of {one.photos:,})"
+        text(
+            "of {subject} it flagged {share} ({flagged} of {photos})",
+            subject=text(one.subject),
+            share=percent(one.detected / one.photos),
+            flagged=f"{one.detected:,}",
+            photos=f"{one.photos:,}",
+        )
         for one in powers
     )
-    return f"{text}; {listed}."
+    return text("{sentence}.", sentence=f"{words}; {listed}")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from finetune.errors import RunError
 from finetune.evaluation.learning_curve import TANGIBLE, LearningCurve
 from finetune.formatting import interval, percent
+from finetune.messages import text
 from finetune.runs.folder import RunFolder
 
 MOST_NAMED = 3
@@ -38,35 +39,46 @@ def read_curve(run: RunFolder) -> LearningCurve | None:
 
 def curve_sentences(curve: LearningCurve, labels: Sequence[str]) -> list[str]:
     """Returns what more photos would bring, and for which labels; words before numbers."""
-    found = [f"{_verdict(curve)}: {_forecast(curve)}."]
+    found = [text("{verdict}: {forecast}.", verdict=_verdict(curve), forecast=_forecast(curve))]
     gaining = [one for one in curve.labels if one.fewer >= FEWER][:MOST_NAMED]
     parts = []
     if gaining and curve.gain[1] >= TANGIBLE:
         named = ", ".join(
-            f"{labels[one.label]} ({one.wrong} of {one.photos} wrong)" for one in gaining
+            text(
+                "{label} ({wrong} of {photos} wrong)",
+                label=labels[one.label],
+                wrong=one.wrong,
+                photos=one.photos,
+            )
+            for one in gaining
         )
-        parts.append(f"Most by photos of {named}")
+        parts.append(text("Most by photos of {labels}", labels=named))
     if curve.look_alikes:
         pairs = ", ".join(
-            f"{labels[pair.labels[0]]} and {labels[pair.labels[1]]}"
+            text(
+                "{first} and {second}", first=labels[pair.labels[0]], second=labels[pair.labels[1]]
+            )
             for pair in curve.look_alikes[:MOST_NAMED]
         )
-        parts.append(f"{pairs} look alike: more photos have not told them apart")
-    return [*found, f"{'. '.join(parts)}."] if parts else found
+        parts.append(text("{pairs} look alike: more photos have not told them apart", pairs=pairs))
+    sentences = " ".join(text("{sentence}.", sentence=part) for part in parts)
+    return [*found, sentences] if parts else found
 
 
 def _verdict(curve: LearningCurve) -> str:
     low, high = curve.gain
     if low >= TANGIBLE:
-        return "More photos would help"
+        return text("More photos would help")
     if high < TANGIBLE:
-        return "You have enough photos of this kind"
-    return "More photos may help"
+        return text("You have enough photos of this kind")
+    return text("More photos may help")
 
 
 def _forecast(curve: LearningCurve) -> str:
     now = curve.points[-1]
-    return (
-        f"{percent(now.accuracy)} are right now, and about {percent(curve.forecast)} "
-        f"({interval(curve.interval)}) with twice the photos"
+    return text(
+        "{now} are right now, and about {forecast} ({interval}) with twice the photos",
+        now=percent(now.accuracy),
+        forecast=percent(curve.forecast),
+        interval=interval(curve.interval),
     )

@@ -28,6 +28,7 @@ from finetune.evaluation.predictions import (
 from finetune.evaluation.probabilities import Floats, sigmoid
 from finetune.evaluation.thresholds import DEFAULT_THRESHOLD, NEVER, fit_thresholds
 from finetune.formatting import given_percent, interval, percent
+from finetune.messages import marked
 from finetune.photos.collection import Collection, Photo
 from finetune.photos.labels import merge_copies, multilabel_photos
 from finetune.tasks.base import Column, Objective, Task, number_text, weighted
@@ -51,14 +52,14 @@ class MultiLabel(Task):
     multi_label: ClassVar[bool] = True
     # Needs no thresholds, which are fitted after the training.
     score: ClassVar[str] = "mean_average_precision"
-    score_title: ClassVar[str] = "Mean average precision"
-    score_name: ClassVar[str] = "mAP"
-    score_note: ClassVar[str] = (
+    score_title: ClassVar[str] = marked("Mean average precision")
+    score_name: ClassVar[str] = marked("mAP")
+    score_note: ClassVar[str] = marked(
         "Average precision: of the photos ranked first by the probability of a label, the share "
         "that have it, averaged over the length of the ranking. The mean is over labels."
     )
     photo_score: ClassVar[str] = "exact_match"
-    photo_score_name: ClassVar[str] = "all labels right"
+    photo_score_name: ClassVar[str] = marked("all labels right")
     ranks_by_loss: ClassVar[bool] = False
     detects_unknown: ClassVar[bool] = False
     activation: ClassVar[Literal["softmax", "sigmoid"]] = "sigmoid"
@@ -67,8 +68,8 @@ class MultiLabel(Task):
         "share with every label right at 50 %."
     )
     trial_score_note: ClassVar[str] = "mAP: mean average precision on the validation photos."
-    labels_per_photo: ClassVar[str] = "several labels per photo"
-    comparison_note: ClassVar[str | None] = (
+    labels_per_photo: ClassVar[str] = marked("several labels per photo")
+    comparison_note: ClassVar[str | None] = marked(
         "A photo counts as right where exactly its labels are predicted: none missing, none extra."
     )
     prediction_attribute: ClassVar[str] = "labels"
@@ -89,53 +90,56 @@ class MultiLabel(Task):
     )
     key_figures: ClassVar[tuple[Column, ...]] = (
         Column(
-            title="All labels right",
+            title=marked("All labels right"),
             key="exact_match",
-            note="photos with no label missed and none wrongly predicted",
+            note=marked("photos with no label missed and none wrongly predicted"),
         ),
         Column(
-            title="Macro F1",
+            title=marked("Macro F1"),
             key="macro_f1",
-            note="mean F1 over labels, which combines precision and recall",
+            note=marked("mean F1 over labels, which combines precision and recall"),
         ),
-        Column(title="Micro F1", key="micro_f1", note="F1 of all labels taken together"),
         Column(
-            title="Wrong yes/no answers",
+            title=marked("Micro F1"), key="micro_f1", note=marked("F1 of all labels taken together")
+        ),
+        Column(
+            title=marked("Wrong yes/no answers"),
             key="hamming_loss",
-            note="share of wrong answers to all questions whether a photo has a label "
-            "(Hamming loss)",
+            note=marked(
+                "share of wrong answers to all questions whether a photo has a label (Hamming loss)"
+            ),
         ),
         Column(
-            title="Labels per photo",
+            title=marked("Labels per photo"),
             key="labels_a_photo",
             kind="number",
             decimals=2,
-            note="in truth",
+            note=marked("in truth"),
         ),
         Column(
-            title="Micro AP",
+            title=marked("Micro AP"),
             key="micro_average_precision",
-            note="average precision of all labels taken together",
+            note=marked("average precision of all labels taken together"),
         ),
         Column(
-            title="Calibration error",
+            title=marked("Calibration error"),
             key="ece",
-            note="mean gap between probability and frequency (ECE) of all yes/no answers",
+            note=marked("mean gap between probability and frequency (ECE) of all yes/no answers"),
         ),
         Column(
-            title="Log loss",
+            title=marked("Log loss"),
             key="log_loss",
             kind="number",
-            note="in nats per photo, over all labels; 0 is perfect",
+            note=marked("in nats per photo, over all labels; 0 is perfect"),
         ),
         Column(
-            title="Brier score",
+            title=marked("Brier score"),
             key="brier",
             kind="number",
-            note="per yes/no answer; 0 is perfect, 1 the worst",
+            note=marked("per yes/no answer; 0 is perfect, 1 the worst"),
         ),
     )
-    bin_unit: ClassVar[str] = "yes/no answers"
+    bin_unit: ClassVar[str] = marked("yes/no answers")
 
     temperature: float = 1.0
     thresholds: tuple[float, ...] | None = None

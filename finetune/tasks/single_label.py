@@ -18,6 +18,7 @@ from finetune.evaluation.metrics import evaluate_logits
 from finetune.evaluation.predictions import EvaluatedPhoto, Prediction, make_predictions
 from finetune.evaluation.probabilities import Floats, Integers, softmax
 from finetune.formatting import count, interval, percent
+from finetune.messages import marked
 from finetune.photos.collection import Collection, Photo
 from finetune.photos.labels import check_labels
 from finetune.tasks.base import Column, Objective, Task, number_text, weighted
@@ -32,16 +33,16 @@ class SingleLabel(Task):
 
     multi_label: ClassVar[bool] = False
     score: ClassVar[str] = "top1"
-    score_title: ClassVar[str] = "Accuracy"
-    score_name: ClassVar[str] = "right"
-    score_note: ClassVar[str] = "Accuracy is the share of photos with the correct label."
+    score_title: ClassVar[str] = marked("Accuracy")
+    score_name: ClassVar[str] = marked("right")
+    score_note: ClassVar[str] = marked("Accuracy is the share of photos with the correct label.")
     photo_score: ClassVar[str] = "top1"
-    photo_score_name: ClassVar[str] = "right"
+    photo_score_name: ClassVar[str] = marked("right")
     ranks_by_loss: ClassVar[bool] = True
     detects_unknown: ClassVar[bool] = True
     activation: ClassVar[Literal["softmax", "sigmoid"]] = "softmax"
     trial_score_note: ClassVar[str] = "Right: share of the validation photos."
-    labels_per_photo: ClassVar[str] = "one label per photo"
+    labels_per_photo: ClassVar[str] = marked("one label per photo")
     prediction_attribute: ClassVar[str] = "label"
     part_columns: ClassVar[tuple[Column, ...]] = (
         Column(title="right", key="top1"),
@@ -56,52 +57,66 @@ class SingleLabel(Task):
     )
     key_figures: ClassVar[tuple[Column, ...]] = (
         Column(
-            title="Top-5 accuracy",
+            title=marked("Top-5 accuracy"),
             key="top5",
-            note="the correct label is among the five most likely",
+            note=marked("the correct label is among the five most likely"),
         ),
         Column(
-            title="Balanced accuracy",
+            title=marked("Balanced accuracy"),
             key="balanced_accuracy",
-            note="mean recall over labels: each label counts the same",
+            note=marked("mean recall over labels: each label counts the same"),
         ),
         Column(
-            title="Macro F1",
+            title=marked("Macro F1"),
             key="macro_f1",
-            note="mean F1 over labels, which combines precision and recall",
+            note=marked("mean F1 over labels, which combines precision and recall"),
         ),
         Column(
-            title="Coverage at 95 %",
+            title=marked("Coverage at 95 %"),
             key="coverage/0.95",
-            note="share of photos it can label, most confident first, with 95 in 100 correct",
+            note=marked(
+                "share of photos it can label, most confident first, with 95 in 100 correct"
+            ),
         ),
         Column(
-            title="Calibration error",
+            title=marked("Calibration error"),
             key="ece",
-            note="mean gap between confidence and accuracy (ECE)",
+            note=marked("mean gap between confidence and accuracy (ECE)"),
         ),
-        Column(title="Log loss", key="log_loss", kind="number", note="in nats; 0 is perfect"),
-        Column(title="Brier score", key="brier", kind="number", note="0 is perfect, 2 the worst"),
         Column(
-            title="Cohen's kappa",
+            title=marked("Log loss"),
+            key="log_loss",
+            kind="number",
+            note=marked("in nats; 0 is perfect"),
+        ),
+        Column(
+            title=marked("Brier score"),
+            key="brier",
+            kind="number",
+            note=marked("0 is perfect, 2 the worst"),
+        ),
+        Column(
+            title=marked("Cohen's kappa"),
             key="kappa",
             kind="number",
-            note="agreement beyond chance; 1 is perfect",
+            note=marked("agreement beyond chance; 1 is perfect"),
         ),
         Column(
-            title="mAP",
+            title=marked("mAP"),
             key="mean_average_precision",
-            note="mean average precision over labels",
+            note=marked("mean average precision over labels"),
         ),
         Column(
-            title="AURC",
+            title=marked("AURC"),
             key="aurc",
             kind="number",
             decimals=4,
-            note="mean error rate if it labels only the most confident photos; 0 is perfect",
+            note=marked(
+                "mean error rate if it labels only the most confident photos; 0 is perfect"
+            ),
         ),
     )
-    bin_unit: ClassVar[str] = "photos"
+    bin_unit: ClassVar[str] = marked("photos")
 
     temperature: float = 1.0
 

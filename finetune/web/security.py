@@ -40,7 +40,7 @@ from starlette.responses import (
 )
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from finetune.web.messages import marked
+from finetune.messages import marked
 
 CONTENT_SECURITY_POLICY = "; ".join(
     (

@@ -26,7 +26,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from finetune.errors import ConfigError
 from finetune.formatting import visible_text
-from finetune.web.messages import marked
+from finetune.messages import marked
 
 if TYPE_CHECKING:
     from hypercorn.typing import ASGIFramework

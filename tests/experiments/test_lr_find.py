@@ -92,6 +92,18 @@ def test_a_tenth_of_the_edge_is_suggested_for_a_flat_loss() -> None:
     assert found.lr == pytest.approx(found.diverging / 10)
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_noise_of_a_trained_head_is_no_fall(seed: int) -> None:
+    rates = exponential_rates(100, 1e-6, 10.0)
+    noise = np.random.default_rng(seed).normal(0, 0.15, 100)
+    losses = [
+        0.6 + noise[k] + 5 * max(0.0, math.log10(rate / 1e-2)) for k, rate in enumerate(rates)
+    ]
+    found = suggest(Sweep(rates=tuple(rates), losses=tuple(losses), smoothed=tuple(smooth(losses))))
+    assert found.rule == "flat"
+    assert 3e-4 < found.lr < 3e-3
+
+
 class Blobs:
     """Data source of two clouds of points, with two micro-batches per step."""
 

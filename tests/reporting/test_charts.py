@@ -61,6 +61,9 @@ def test_runs_are_drawn_over_epochs_and_over_the_seconds_that_had_passed() -> No
     assert lines["slow"].points == [(50, 1), (100, 1 / 2), (150, 1 / 3)]
     assert lines["quick"].points == [(4, 0.7)]
     assert series_of(found["accuracy_epochs"])["quick"].points == [(1, 0.8)]
+    assert found["accuracy_epochs"].y.title == "Accuracy (validation)"
+    several = charts.run_curves({"slow": slow}, "Mean average precision")
+    assert several["accuracy_seconds"].y.title == "Mean average precision (validation)"
     assert (lines["slow"].color, lines["slow"].dash) != (lines["quick"].color, lines["quick"].dash)
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import io
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 from PIL import Image
@@ -97,9 +98,14 @@ def test_figures_are_of_photos_with_a_square_that_can_be_opened(
     photos = (*collection.photos[:1], gone, *collection.photos[2:])
     figures = crop_figures(collection, photos)
     assert [figure.caption for figure in figures] == [
-        (photos[3].path, "50% of the shorter side"),
-        (photos[5].path, "50% of the shorter side"),
+        (photos[3].path, "50\u202f% of the shorter side"),
+        (photos[5].path, "50\u202f% of the shorter side"),
     ]
+    page = write_picture_page(
+        tmp_path / "p.html", "p", [Section(heading="", figures=tuple(figures))]
+    )
+    link = f"http://127.0.0.1:8765/#path={quote(photos[3].path, safe='')}"
+    assert f'<a href="{link}"' in page.read_text("utf-8")
     for jpeg, words in figures[0].pictures:
         assert photos[3].path in words
         with Image.open(io.BytesIO(jpeg)) as image:

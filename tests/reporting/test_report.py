@@ -159,7 +159,7 @@ def test_a_leaking_split_is_reported(run_maker: RunMaker) -> None:
     one_group = [f"{head},same,{part}" for head, _, part in cells]
     (run.path / "split.csv").write_text("\n".join([lines[0], *one_group]), "utf-8")
     text = write_report(run.path).path.read_text("utf-8")
-    assert "1 group of photos that belong together is in more than one part" in text
+    assert "1 group of photos that belong together is in several parts" in text
 
 
 def test_report_needs_no_mistakes_log_or_split(run_maker: RunMaker) -> None:
@@ -213,7 +213,7 @@ def test_a_damaged_split_is_named(run_maker: RunMaker) -> None:
         (1.0, "The weights are those of epoch 12, the best on the validation photos."),
         (
             0.75,
-            "The weights are a mix, 75% of the way from the frozen backbone with its head to epoch "
+            "The weights are a mix, 75\u202f% of the way from the frozen backbone with its head to epoch "
             "12, the best on the validation photos.",
         ),
         (

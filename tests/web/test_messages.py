@@ -14,13 +14,14 @@ import pytest
 from starlette.requests import Request
 
 from finetune.errors import FinetuneError
+from finetune.messages import LOCALE_FOLDER, languages, script_messages, translations
 from finetune.photos.catalog.store import translated
 from finetune.web import messages
 from finetune.web.annotate.actions import BadRequestError, read_action, read_label
 from finetune.web.annotate.descriptions import ACTIONS, LABEL_EDITS, REFUSALS, localized
 from finetune.web.annotate.label_edits import read_label_edit, write_label_edit
 from finetune.web.annotate.session import Session
-from finetune.web.messages import LOCALE_FOLDER, language_of, languages, script_messages
+from finetune.web.messages import language_of
 
 WEB = Path(messages.__file__).parent
 STRING = r'"((?:[^"\\]|\\.)*)"'
@@ -118,12 +119,12 @@ def test_the_language_is_asked_for_or_the_browsers(query: str, header: str, lang
 
 
 def test_descriptions_of_the_journal_are_translated() -> None:
-    japanese = messages.translations("ja")
+    japanese = translations("ja")
     assert localized("label 1,200 photos as 'heron'", japanese) == "1,200枚に'heron'のラベル"
     assert localized("label 1 photo as none of the labels", japanese) == "1枚にどれでもないのラベル"
     assert localized("give 2 photos 3 stars", japanese) == "2枚に星3つ"
     assert localized("something else", japanese) == "something else"
-    assert localized("flag 3 photos", messages.translations("en")) == "flag 3 photos"
+    assert localized("flag 3 photos", translations("en")) == "flag 3 photos"
     values = {"photos": "2 photos", "names": "'a'", "stars": "1 star", "label": "'a'", "to": "'b'"}
     for template in (*ACTIONS.values(), *LABEL_EDITS.values()):
         assert localized(template.format(**values), japanese) != template.format(**values)
@@ -162,11 +163,11 @@ def _fail_in(path: Path, text: str) -> None:
 
 
 def test_refusals_of_the_server_are_translated(tmp_path: Path) -> None:
-    japanese = messages.translations("ja")
+    japanese = translations("ja")
     found = [str(error) for error in refusals(tmp_path / "photos")]
     jobs = ["No suggestions: damaged", "Photos could not be read; see the terminal."]
     for text in (*found, *jobs):
-        assert localized(text, messages.translations("en")) == text
+        assert localized(text, translations("en")) == text
         assert localized(text, japanese) != text, text
     assert localized("There is no label 'wren'.", japanese) == "ラベル'wren'はありません。"
     missing = localized(found[4], japanese)

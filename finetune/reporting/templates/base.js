@@ -13,7 +13,15 @@ const percent = (share) => {
   return `${value.toFixed(1)}\u202f%`;
 };
 
-const countPhotos = (count) => `${count.toLocaleString("en")} ${count === 1 ? "photo" : "photos"}`;
+// Texts in the language of the page; the English text is the key.
+const filled = (text, values) => text.replace(/\{(\w+)\}/g, (whole, name) => values[name] ?? whole);
+const t = (text, values = {}) => filled(data.messages[text] ?? text, values);
+const tn = (one, many, count, values = {}) => {
+  const forms = data.messages[one] ?? [one, many];
+  return filled(count === 1 ? forms[0] : forms[forms.length - 1], { count: count.toLocaleString("en"), ...values });
+};
+
+const countPhotos = (count) => tn("{count} photo", "{count} photos", count);
 
 const darkScheme = matchMedia("(prefers-color-scheme: dark)");
 document.getElementById("theme").addEventListener("click", () => {

@@ -11,9 +11,9 @@ function answer(run, predicted, probability, truth) {
 
 function disagreementCard(names, [path, truth, first, firstProbability, second, secondProbability]) {
   const picture = element("button", { type: "button", class: "picture" });
-  const words = `Photo of ${truth}`;
+  const words = t("Photo of {label}", { label: truth });
   fillPicture(picture, path, words, false);
-  picture.setAttribute("aria-label", `${words}: enlarge`);
+  picture.setAttribute("aria-label", t("{photo}: enlarge", { photo: words }));
   picture.addEventListener("click", () => viewer.picture(words, path));
   return element("article", { class: "card" }, picture,
     element("p", { class: "verdict" }, element("strong", {}, truth)),
@@ -41,19 +41,19 @@ function rankedAnswers(run, ranked, truth, correct) {
   }
   const mark = element("span", { class: "mark", "aria-hidden": "true" }, correct ? "✓ " : "✗ ");
   return element("div", { class: correct ? "answer is-right" : "answer is-wrong" },
-    element("p", { class: "run" }, mark, run, element("span", { class: "hidden" }, correct ? ", correct" : ", wrong")), list);
+    element("p", { class: "run" }, mark, run, element("span", { class: "hidden" }, correct ? t(", correct") : t(", wrong"))), list);
 }
 
 const followed = document.getElementById("followed-photos");
 if (followed) {
   fillGallery(followed, data.followed, ([path, truth, answers, correct]) => {
-    const words = `Photo of ${truth.join(" + ") || "none of the labels"}`;
+    const words = t("Photo of {label}", { label: truth.join(" + ") || t("none of the labels") });
     const picture = element("button", { type: "button", class: "picture" });
     fillPicture(picture, path, words, false);
-    picture.setAttribute("aria-label", `${words}: enlarge`);
+    picture.setAttribute("aria-label", t("{photo}: enlarge", { photo: words }));
     picture.addEventListener("click", () => viewer.picture(words, path));
     return element("article", { class: "card" }, picture,
-      element("p", { class: "verdict" }, element("strong", {}, truth.join(" + ") || "none of the labels")),
+      element("p", { class: "verdict" }, element("strong", {}, truth.join(" + ") || t("none of the labels"))),
       element("div", { class: "answers" }, ...answers.map((ranked, k) => rankedAnswers(data.runs[k], ranked, truth, correct[k]))),
       element("p", { class: "file" }, path));
   }, 24);

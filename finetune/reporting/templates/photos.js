@@ -3,9 +3,9 @@
 
 const PAGE = 48; // cards that a gallery shows before "Show more"
 
-const nameOf = (index) => (index >= 0 ? data.labels[index] : "another label");
+const nameOf = (index) => (index >= 0 ? data.labels[index] : t("another label"));
 
-const namesOf = (labels) => (labels.length ? labels.map(nameOf).join(" + ") : "none of the labels");
+const namesOf = (labels) => (labels.length ? labels.map(nameOf).join(" + ") : t("none of the labels"));
 
 // data.photos: [path, true labels, [[label, probability], ...], predicted labels, probability]
 const photos = data.photos.map(([path, truths, ranked, predicted, probability]) => {
@@ -15,6 +15,12 @@ const photos = data.photos.map(([path, truths, ranked, predicted, probability]) 
     path, truths, ranked, predicted, probability, missed, extra,
     correct: !missed.length && !extra.length,
   };
+});
+
+// The pieces of a text, with the values in bold.
+const rich = (text, values) => t(text).split(/(\{\w+\})/).filter(Boolean).map((piece) => {
+  const name = /^\{(\w+)\}$/.exec(piece)?.[1];
+  return name === undefined ? piece : element("strong", {}, values[name]);
 });
 
 function element(name, attributes = {}, ...children) {
@@ -33,21 +39,21 @@ function photoLinks(path) {
   const links = [];
   if (data.photos_url) {
     const file = new URL(data.photos_url + path.split("/").map(encodeURIComponent).join("/"), location.href);
-    links.push(element("a", { href: file.href, target: "_blank", rel: "noopener" }, "Open the file"));
-    const copy = element("button", { type: "button" }, "Copy path");
+    links.push(element("a", { href: file.href, target: "_blank", rel: "noopener" }, t("Open the file")));
+    const copy = element("button", { type: "button" }, t("Copy path"));
     const named = file.protocol === "file:" ? decodeURIComponent(file.pathname).replace(/^\/([A-Za-z]:)/, "$1") : path;
     copy.addEventListener("click", async () => {
       try {
         await navigator.clipboard.writeText(named);
-        copy.textContent = "Copied";
+        copy.textContent = t("Copied");
       } catch {
-        copy.replaceWith(element("input", { readonly: true, value: named, "aria-label": "Path" }));
+        copy.replaceWith(element("input", { readonly: true, value: named, "aria-label": t("Path") }));
       }
     });
     links.push(copy);
   }
   if (data.annotate_url) {
-    links.push(element("a", { href: data.annotate_url + encodeURIComponent(path), target: "_blank", rel: "noopener", title: "While finetune annotate is running" }, "Open in annotate"));
+    links.push(element("a", { href: data.annotate_url + encodeURIComponent(path), target: "_blank", rel: "noopener", title: t("While finetune annotate is running") }, t("Open in annotate")));
   }
   return element("p", { class: "links" }, ...links);
 }
@@ -56,8 +62,8 @@ const pictureOf = (path) => (data.thumbnails[path] ? `data:image/jpeg;base64,${d
 
 function describe(photo) {
   return photo.correct
-    ? `Photo of ${namesOf(photo.truths)}, correct`
-    : `Photo of ${namesOf(photo.truths)}, mistaken for ${namesOf(photo.predicted)}`;
+    ? t("Photo of {label}, correct", { label: namesOf(photo.truths) })
+    : t("Photo of {label}, mistaken for {other}", { label: namesOf(photo.truths), other: namesOf(photo.predicted) });
 }
 
 function bar(share) {
@@ -72,18 +78,18 @@ function rankItems(photo) {
   const items = photo.ranked.map(([label, probability]) => {
     const truth = photo.truths.includes(label);
     const name = element("span", { class: "name", title: nameOf(label) }, (truth ? "✓ " : "") + nameOf(label));
-    if (truth) name.append(element("span", { class: "hidden" }, " (correct label)"));
+    if (truth) name.append(element("span", { class: "hidden" }, t(" (correct label)")));
     const predicted = data.multi_label && photo.predicted.includes(label);
     const classes = [truth && "truth", predicted && "predicted"].filter(Boolean).join(" ");
     const share = element("span", { class: "share" }, percent(probability));
-    if (predicted) share.append(element("span", { class: "hidden" }, " (predicted)"));
+    if (predicted) share.append(element("span", { class: "hidden" }, t(" (predicted)")));
     return element("li", { class: classes }, name, share, bar(probability));
   });
   for (const truth of photo.truths) {
     if (photo.ranked.some(([label]) => label === truth)) continue;
     items.push(element("li", { class: "truth" },
       element("span", { class: "name", title: nameOf(truth) }, `✓ ${nameOf(truth)}`),
-      element("span", { class: "share" }, "less likely")));
+      element("span", { class: "share" }, t("less likely"))));
   }
   return items;
 }
@@ -92,22 +98,22 @@ function verdict(photo) {
   const mark = element("span", { class: "mark" }, photo.correct ? "✓ " : "✗ ");
   if (data.multi_label) {
     const wrong = [
-      ...(photo.missed.length ? [" missed ", element("strong", {}, namesOf(photo.missed))] : []),
+      ...(photo.missed.length ? [" ", ...rich("missed {label}", { label: namesOf(photo.missed) })] : []),
       ...(photo.missed.length && photo.extra.length ? [","] : []),
-      ...(photo.extra.length ? [" wrongly predicted ", element("strong", {}, namesOf(photo.extra))] : []),
+      ...(photo.extra.length ? [" ", ...rich("wrongly predicted {label}", { label: namesOf(photo.extra) })] : []),
     ];
     return [mark, ...(photo.correct ? [element("strong", {}, namesOf(photo.truths))] : wrong)];
   }
-  const truth = element("strong", {}, namesOf(photo.truths));
-  const mistake = photo.correct ? [] : [" mistaken for ", element("strong", {}, namesOf(photo.predicted))];
-  return [mark, truth, ...mistake, ` ${percent(photo.probability)}`];
+  const said = photo.correct ? [element("strong", {}, namesOf(photo.truths))]
+    : rich("{label} mistaken for {other}", { label: namesOf(photo.truths), other: namesOf(photo.predicted) });
+  return [mark, ...said, ` ${percent(photo.probability)}`];
 }
 
 function fillPicture(holder, path, alternative, overlay) {
   const source = (overlay && data.overlays[path]) || pictureOf(path);
   holder.replaceChildren(source
     ? element("img", { src: source, alt: alternative, decoding: "async" })
-    : element("span", { class: "no-picture" }, "No thumbnail in this file"));
+    : element("span", { class: "no-picture" }, t("No thumbnail in this file")));
 }
 
 function card(photo, { list, overlay = false, back = null } = {}) {
@@ -115,7 +121,7 @@ function card(photo, { list, overlay = false, back = null } = {}) {
   made.classList.add(photo.correct ? "is-right" : "is-wrong");
   const picture = made.querySelector(".picture");
   fillPicture(picture, photo.path, describe(photo), overlay);
-  picture.setAttribute("aria-label", `${describe(photo)}: enlarge`);
+  picture.setAttribute("aria-label", t("{photo}: enlarge", { photo: describe(photo) }));
   picture.addEventListener("click", () => viewer.one(list || [photo], photo, back));
   made.querySelector(".verdict").append(...verdict(photo));
   made.querySelector(".ranks").append(...rankItems(photo));
@@ -126,17 +132,17 @@ function card(photo, { list, overlay = false, back = null } = {}) {
 // Fills a gallery page by page; `makeCard` creates the element of an entry.
 function fillGallery(holder, entries, makeCard, shown = PAGE) {
   holder.replaceChildren(...entries.slice(0, shown).map(makeCard));
-  if (!entries.length) holder.append(element("p", { class: "none note" }, "No photos here."));
+  if (!entries.length) holder.append(element("p", { class: "none note" }, t("No photos here.")));
   if (entries.length > shown) {
     const rest = entries.length - shown;
-    const button = element("button", { type: "button" }, `Show ${Math.min(PAGE, rest)} more of ${rest.toLocaleString("en")}`);
+    const button = element("button", { type: "button" }, t("Show {some} more of {rest}", { some: Math.min(PAGE, rest), rest: rest.toLocaleString("en") }));
     button.addEventListener("click", () => {
       const next = entries.slice(shown, shown + PAGE).map(makeCard);
       holder.lastElementChild.before(...next);
       next[0].querySelector("button")?.focus();
       shown += PAGE;
       if (shown >= entries.length) holder.lastElementChild.remove();
-      else button.textContent = `Show ${Math.min(PAGE, entries.length - shown)} more of ${(entries.length - shown).toLocaleString("en")}`;
+      else button.textContent = t("Show {some} more of {rest}", { some: Math.min(PAGE, entries.length - shown), rest: (entries.length - shown).toLocaleString("en") });
     });
     holder.append(element("p", { class: "more" }, button));
   }
@@ -170,7 +176,7 @@ const viewer = (() => {
     title.textContent = heading;
     const source = pictureOf(path);
     body.replaceChildren(element("figure", { class: "shown" },
-      source ? element("img", { src: source, alt: heading }) : element("p", {}, "No thumbnail in this file."),
+      source ? element("img", { src: source, alt: heading }) : element("p", {}, t("No thumbnail in this file")),
       element("figcaption", {}, path)));
     open();
   }
@@ -189,13 +195,13 @@ const viewer = (() => {
         element("figcaption", {}, "Below: the regions that decided the prediction (Grad-CAM)"));
     }
     const move = (by) => { if (list[place + by]) one(list, list[place + by], back); };
-    const previous = element("button", { type: "button", disabled: place <= 0 }, "← Previous");
-    const next = element("button", { type: "button", disabled: place >= list.length - 1 }, "Next →");
+    const previous = element("button", { type: "button", disabled: place <= 0 }, t("← Previous"));
+    const next = element("button", { type: "button", disabled: place >= list.length - 1 }, t("Next →"));
     previous.addEventListener("click", () => move(-1));
     next.addEventListener("click", () => move(1));
     const steps = element("div", { class: "moves" }, previous, next);
     if (back) {
-      const all = element("button", { type: "button" }, "Show all");
+      const all = element("button", { type: "button" }, t("Show all"));
       all.addEventListener("click", back);
       steps.append(all);
     }

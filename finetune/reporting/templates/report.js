@@ -16,8 +16,8 @@ const mistakes = galleryOf("mistakes");
 if (mistakes) {
   const filter = document.querySelector('[data-filter="mistakes"]');
   const overlays = document.getElementById("overlays");
-  filter.append(element("option", { value: "" }, `all labels (${members.mistakes.length})`));
-  for (const [kind, words] of [["missed", "missed"], ["extra", "wrongly predicted"]]) {
+  filter.append(element("option", { value: "" }, t("all labels ({count})", { count: members.mistakes.length })));
+  for (const [kind, words] of [["missed", t("missed")], ["extra", t("wrongly predicted")]]) {
     const counts = new Map();
     for (const photo of members.mistakes) {
       for (const label of photo[kind]) counts.set(label, (counts.get(label) || 0) + 1);
@@ -51,10 +51,10 @@ function showConfusion(matrix) {
 
   function openCell(truth, predicted, count) {
     const list = cells.get(`${truth} ${predicted}`) || [];
-    const available = list.length < count ? `, ${list.length.toLocaleString("en")} of them in this file` : "";
+    const available = list.length < count ? t(", {count} of them in this file", { count: list.length.toLocaleString("en") }) : "";
     const heading = truth === predicted
-      ? `${nameOf(truth)}, correct: ${countPhotos(count)}${available}`
-      : `${nameOf(truth)} mistaken for ${nameOf(predicted)}: ${countPhotos(count)}${available}`;
+      ? `${t("{label}, correct: {photos}", { label: nameOf(truth), photos: countPhotos(count) })}${available}`
+      : `${t("{label} mistaken for {other}: {photos}", { label: nameOf(truth), other: nameOf(predicted), photos: countPhotos(count) })}${available}`;
     viewer.many(heading, list);
   }
 
@@ -135,8 +135,8 @@ function showConfusion(matrix) {
       if (full && full !== text) made.append(svg("title", {}, full));
       picture.append(made);
     };
-    write(left, 14, "Predicted", { fill: "var(--muted)", "font-size": 13 });
-    write(12, top + size * side / 2, "Correct label", { fill: "var(--muted)", "font-size": 13, "text-anchor": "middle", transform: `rotate(-90 12 ${top + size * side / 2})` });
+    write(left, 14, t("Predicted"), { fill: "var(--muted)", "font-size": 13 });
+    write(12, top + size * side / 2, t("Correct label"), { fill: "var(--muted)", "font-size": 13, "text-anchor": "middle", transform: `rotate(-90 12 ${top + size * side / 2})` });
     picture.append(svg("rect", { x: left, y: top, width: size * side, height: size * side, fill: "var(--page)" }));
     places.forEach((_, k) => {
       const middle = (k + 0.5) * side;
@@ -144,25 +144,25 @@ function showConfusion(matrix) {
       write(left + middle, top - 6, columns[k], narrow ? { class: "column", "text-anchor": "middle" } : { class: "column", transform: `rotate(${turn} ${left + middle} ${top - 6})` }, names[k]);
     });
     const gap = few ? 2 : 0.5;
-    for (let t = 0; t < size; t++) for (let p = 0; p < size; p++) {
-      const count = grid[t][p];
+    for (let row = 0; row < size; row++) for (let p = 0; p < size; p++) {
+      const count = grid[row][p];
       if (!count) continue;
-      const kind = t === p ? "right" : "wrong", strong = strength(t, p);
-      const truth = nameOf(matrix.labels[places[t]]), predicted = nameOf(matrix.labels[places[p]]);
-      const sum = `${count} of ${totals[t]} (${percent(share(t, p))})`;
-      const cell = svg("g", { class: "cell", "data-at": `${t} ${p}` },
-        svg("title", {}, t === p ? `${truth}, correct: ${sum}` : `${truth} mistaken for ${predicted}: ${sum}`),
+      const kind = row === p ? "right" : "wrong", strong = strength(row, p);
+      const truth = nameOf(matrix.labels[places[row]]), predicted = nameOf(matrix.labels[places[p]]);
+      const sum = `${count} / ${totals[row]} (${percent(share(row, p))})`;
+      const cell = svg("g", { class: "cell", "data-at": `${row} ${p}` },
+        svg("title", {}, row === p ? t("{label}, correct: {photos}", { label: truth, photos: sum }) : t("{label} mistaken for {other}: {photos}", { label: truth, other: predicted, photos: sum })),
         svg("rect", {
-          x: left + p * side, y: top + t * side, width: side - gap, height: side - gap, rx: few ? 3 : 0,
+          x: left + p * side, y: top + row * side, width: side - gap, height: side - gap, rx: few ? 3 : 0,
           style: `fill:color-mix(in srgb, var(--${kind}) ${Math.round(strong * 100)}%, var(--surface))`,
         }));
       if (few) {
         cell.append(svg("text", {
-          x: left + (p + 0.5) * side - gap / 2, y: top + (t + 0.5) * side + 4, "text-anchor": "middle",
+          x: left + (p + 0.5) * side - gap / 2, y: top + (row + 0.5) * side + 4, "text-anchor": "middle",
           "font-size": Math.min(13, side * 0.5), fill: strong > 0.6 ? "var(--page)" : "var(--text)",
-        }, asShares ? `${Math.round(share(t, p) * 100)}` : `${count}`));
+        }, asShares ? `${Math.round(share(row, p) * 100)}` : `${count}`));
       }
-      cell.addEventListener("click", () => openCell(matrix.labels[places[t]], matrix.labels[places[p]], count));
+      cell.addEventListener("click", () => openCell(matrix.labels[places[row]], matrix.labels[places[p]], count));
       picture.append(cell);
     }
     frame.replaceChildren(picture);
@@ -202,7 +202,7 @@ function showConfusion(matrix) {
     const more = document.getElementById("more-pairs");
     if (found.length > FIRST) {
       more.hidden = false;
-      more.textContent = `Show all ${found.length.toLocaleString("en")}`;
+      more.textContent = t("Show all {count}", { count: found.length.toLocaleString("en") });
       more.addEventListener("click", () => {
         pairs.append(...found.slice(FIRST).map(item));
         more.parentElement.remove();
@@ -236,7 +236,7 @@ table.addEventListener("click", (event) => {
   const label = Number(button.dataset.label);
   const list = photos.filter((photo) => photo.truths.includes(label))
     .sort((a, b) => a.correct - b.correct || b.probability - a.probability);
-  viewer.many(`${nameOf(label)}: mistakes first`, list);
+  viewer.many(t("{label}: mistakes first", { label: nameOf(label) }), list);
 });
 const find = document.getElementById("find-label");
 find.addEventListener("input", () => {
@@ -259,27 +259,26 @@ function doubted(gallery, rows, describe) {
     fillPicture(picture, path, words[0].toUpperCase() + words.slice(1), false);
     const made = element("article", { class: "card is-wrong" }, picture, verdict, element("p", { class: "file" }, path));
     if (data.annotate_url) {
-      made.lastElementChild.append(" ", element("a", { href: data.annotate_url + encodeURIComponent(path) }, "Annotate"));
+      made.lastElementChild.append(" ", element("a", { href: data.annotate_url + encodeURIComponent(path) }, t("Annotate")));
     }
     return made;
   });
 }
 
-const strong = (words) => element("strong", {}, words);
 const suspects = document.querySelector('[data-gallery="suspects"]');
 if (suspects) {
   doubted(suspects, data.suspects, ([, label, suggested, probability]) => ({
-    sentence: label === null ? ["not labeled ", strong(suggested), ", but looks like it"]
-      : suggested === null ? ["labeled ", strong(label), ", but does not look like it"]
-        : ["labeled ", strong(label), ", but looks like ", strong(suggested)],
+    sentence: label === null ? rich("not labeled {label}, but looks like it", { label: suggested })
+      : suggested === null ? rich("labeled {label}, but does not look like it", { label })
+        : rich("labeled {label}, but looks like {other}", { label, other: suggested }),
     figure: percent(probability),
   }));
 }
 const harmful = document.querySelector('[data-gallery="harmful"]');
 if (harmful) {
   doubted(harmful, data.harmful, ([, label, looksLike, harm]) => ({
-    sentence: looksLike === null ? ["labeled ", strong(label), ", as it looks"]
-      : ["labeled ", strong(label), ", but looks like ", strong(looksLike)],
-    figure: `(raises the error by ${percent(harm)})`,
+    sentence: looksLike === null ? rich("labeled {label}, as it looks", { label })
+      : rich("labeled {label}, but looks like {other}", { label, other: looksLike }),
+    figure: t("(raises the error by {share})", { share: percent(harm) }),
   }));
 }

@@ -18,6 +18,7 @@ from starlette.routing import Mount, Route
 
 from finetune.errors import CollectionError, DecodeError, FinetuneError
 from finetune.files import parse_json
+from finetune.messages import marked, script_messages, translations
 from finetune.photos.catalog.undo_log import StaleError
 from finetune.web.annotate.actions import BadRequestError, read_action
 from finetune.web.annotate.agreement import agreements
@@ -27,7 +28,7 @@ from finetune.web.annotate.metadata import entries
 from finetune.web.annotate.photo_state import PhotoState
 from finetune.web.annotate.session import ActionResult, Session
 from finetune.web.annotate.workers import SuggestionWorker
-from finetune.web.messages import language_of, marked, script_messages, translations
+from finetune.web.messages import language_of
 from finetune.web.security import Guard, Policy
 from finetune.web.server import (
     STATIC_FOLDER,

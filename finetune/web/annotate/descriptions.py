@@ -6,7 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from gettext import NullTranslations
 
-from finetune.web.messages import REASONS, marked
+from finetune.messages import marked
+from finetune.web.messages import REASONS
 
 ACTIONS: Mapping[str, str] = {
     "label": marked("label {photos} as {names}"),

@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import ExifTags, Image
 
-from finetune.web.messages import marked
+from finetune.messages import marked
 
 _FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "HEIF")
 

@@ -20,10 +20,11 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 
 from finetune.errors import ConfigError, DecodeError
+from finetune.messages import script_messages, translations
 from finetune.prediction.onnx_engine import OnnxEngine
 from finetune.prediction.predictions import PhotoPrediction
 from finetune.prediction.predictor import Predictor
-from finetune.web.messages import language_of, script_messages, translations
+from finetune.web.messages import language_of
 from finetune.web.security import Guard, Policy
 from finetune.web.serve.batching import Batcher, Limits, QueueFullError
 from finetune.web.serve.metrics import MEDIA_TYPE, Metrics, RequestMetrics

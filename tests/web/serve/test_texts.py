@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from finetune.messages import languages, script_messages
 from finetune.web import messages
-from finetune.web.messages import languages, script_messages
 
 WEB = Path(messages.__file__).parent
 STRING = r'"((?:[^"\\]|\\.)*)"'
