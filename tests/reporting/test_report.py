@@ -213,8 +213,8 @@ def test_a_damaged_split_is_named(run_maker: RunMaker) -> None:
         (1.0, "The weights are those of epoch 12, the best on the validation photos."),
         (
             0.75,
-            "The weights are a mix, 75\u202f% of the way from the frozen backbone with its head to epoch "
-            "12, the best on the validation photos.",
+            "The weights are a mix, 75\u202f% of the way from the frozen backbone with its head to "
+            "epoch 12, the best on the validation photos.",
         ),
         (
             0.0,
