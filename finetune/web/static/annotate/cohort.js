@@ -132,7 +132,7 @@ function tile(id, number) {
     },
     el("img", { src: imageOf(id, "thumb"), alt: "", draggable: false }),
     el("span", { className: "number", "aria-hidden": "true" }, String(number)),
-    el("span", { className: "tag dotted", "aria-hidden": "true", css: { "--hue": photos.hueOf(label) } }, nameOf(label)),
+    el("span", { className: label ? "tag dotted" : "tag", "aria-hidden": "true", css: { "--hue": photos.hueOf(label) } }, nameOf(label)),
   );
 }
 
