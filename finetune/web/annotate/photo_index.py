@@ -239,10 +239,7 @@ class PhotoIndex:
 
     def set_review(self, review: Review) -> int:
         """Marks the photos to review, and returns their number."""
-        found = {
-            state.id: state.digest in review.digests or state.path in review.paths
-            for state in self.states()
-        }
+        found = {state.id: review.includes(state.path, state.digest) for state in self.states()}
         self._update("review", found)
         return sum(found.values())
 

@@ -12,7 +12,7 @@ from finetune.spreadsheets import read_csv, unguard
 DOUBT = 0.6
 """A held-out photo whose prediction is less probable is reviewed although it is right."""
 
-_NAME_COLUMNS = ("photo", "path", "file")
+_NAME_COLUMNS = ("photo", "path", "file", "filename")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,10 +22,17 @@ class Review:
     Attributes:
         digests: Of their content.
         paths: Below the collection's root, for photos whose digest is not known.
+        names: File names without a folder, as in the review list of `finetune serve`.
     """
 
     digests: frozenset[str] = frozenset()
     paths: frozenset[str] = frozenset()
+    names: frozenset[str] = frozenset()
+
+    def includes(self, path: str, digest: str | None) -> bool:
+        """Returns whether a photo is to be reviewed."""
+        name = path.rpartition("/")[2]
+        return digest in self.digests or path in self.paths or name in self.names
 
 
 def read_review(source: str, root: Path) -> Review:
@@ -69,7 +76,8 @@ def _of_table(path: Path, root: Path) -> Review:
         if status is None or len(row) <= status or row[status] != "sure":
             name = unguard(row[column or 0]).strip()
             names.add(_below(name, root))
-    return Review(paths=frozenset(names))
+    bare = frozenset(name for name in names if "/" not in name and not (root / name).exists())
+    return Review(paths=frozenset(names), names=bare)
 
 
 def _below(name: str, root: Path) -> str:

@@ -8,6 +8,8 @@ import pytest
 
 from finetune.errors import CollectionError, RunError
 from finetune.evaluation.predictions import Prediction, write_predictions
+from finetune.photos.scan import find_photos
+from finetune.web.annotate.photo_index import PhotoIndex
 from finetune.web.annotate.review import Review, read_review
 
 
@@ -57,3 +59,16 @@ def test_errors_name_the_table_or_the_run(tmp_path: Path) -> None:
         read_review(str(tmp_path / "gone.csv"), tmp_path)
     with pytest.raises(RunError):
         read_review(str(tmp_path / "gone"), tmp_path)
+
+
+def test_the_review_list_of_serve_names_files_in_any_folder(tmp_path: Path) -> None:
+    (tmp_path / "heron").mkdir()
+    for path in ("heron/a.jpg", "heron/b.jpg", "c.jpg"):
+        (tmp_path / path).write_bytes(path.encode())
+    table = tmp_path / "review.csv"
+    table.write_text("filename,label\na.jpg,owl\nc.jpg,owl\n", encoding="utf-8")
+    review = read_review(str(table), tmp_path)
+    index = PhotoIndex(tmp_path)
+    index.add_files(find_photos(tmp_path).files)
+    assert index.set_review(review) == 2
+    assert [state.path for state in index.states() if state.review] == ["c.jpg", "heron/a.jpg"]
