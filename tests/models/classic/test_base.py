@@ -58,11 +58,11 @@ def test_the_head_can_be_replaced_and_left_out(name: str) -> None:
     with torch.device("meta"):
         net = make(name, num_classes=6)
         images = torch.zeros(1, *net.pretrained_cfg["input_size"])
-    net.reset_classifier(3)
-    assert net.num_classes == 3
-    assert net(images).shape == (1, 3)
-    net.reset_classifier(0)
-    assert net(images).shape == (1, net.num_features)
+        net.reset_classifier(3)
+        assert net.num_classes == 3
+        assert net(images).shape == (1, 3)
+        net.reset_classifier(0)
+        assert net(images).shape == (1, net.num_features)
 
 
 @pytest.mark.parametrize("name", NETS)
