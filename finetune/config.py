@@ -306,7 +306,7 @@ class OptimizationConfig:
         None,
         "Weights of the model: the best epoch's, the head on the frozen backbone, the average of "
         "both, or those between both with the lowest validation loss (interpolated); not set: the "
-        "better of the two, or the average where the evidence is weak.",
+        "average, unless one of the two is significantly better.",
     )
     soup: int = option(
         1, "Average up to this many best epochs, as long as validation improves.",

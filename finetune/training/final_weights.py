@@ -91,17 +91,19 @@ class Comparison:
 
     @property
     def kept(self) -> Choice:
-        """The better of the two where the evidence suffices, else their average.
+        """The average of both, unless the evidence is that one of them is better than it.
 
         Weights between the ends of a training are often better than both (Wortsman et al. 2022,
         arXiv 2109.01903, section 3), but not where the ends are in different valleys of the loss:
         an average that is clearly worse than the better end is not kept.
         """
+        average = self.scores["average"]
         better: Choice = min(("best", "head"), key=lambda end: self.scores[end].loss)
-        if self.p_value < EVIDENCE:
+        end = self.scores[better]
+        if average.loss > TOLERANCE * end.loss + SLACK:
             return better
-        most = TOLERANCE * self.scores[better].loss + SLACK
-        return "average" if self.scores["average"].loss <= most else better
+        surely = paired_t_test(end.losses, average.losses) < EVIDENCE
+        return better if surely and end.loss < average.loss else "average"
 
     def describe(self) -> str:
         """Returns a sentence on the evidence and the choice."""
