@@ -1,10 +1,10 @@
 """Full fine-tuning compared with a head on the frozen backbone, and with fastai's `fine_tune`.
 
+    python benchmarks/full.py --shared ../shared                       the default rate
     python benchmarks/full.py --shared ../shared --scales 0.03 0.1     rates of the backbone
-    python benchmarks/full.py --shared ../shared                     the default rate
-    python benchmarks/full.py --shared ../shared --fastai PYTHON     fastai, in its own environment
+    python benchmarks/full.py --shared ../shared --fastai PYTHON       fastai of an environment
 
-For each seed, two fifths of each set are held out as test photos (whole groups of near-duplicates).
+For each seed, two fifths of each set, whole groups of near-duplicates, are held out as test photos.
 `finetune train --mode head` and `--mode full` learn from the same other photos. A line of JSON is
 written per training: accuracy on the test photos of the kept model, of the trained network, of the
 average and of the head that it began with, the epochs' validation losses, and seconds. The table
