@@ -40,9 +40,9 @@ from finetune.training.optimizer import DEFAULT_OPTIMIZER, check_optimizer, defa
 DEFAULT_EPOCHS = {"head": 25, "full": 12, "gradual": 12}
 DEFAULT_RECIPE = {"head": "none", "full": "standard", "gradual": "standard"}
 DEFAULT_WARMUP = {"cosine": 0.1, "constant": 0.1, "one_cycle": 0.3}
-DEFAULT_BACKBONE_SHARE = 0.03
-"""Learning rate of a pretrained backbone as a share of the head's. With few photos a label, larger
-steps forget more than they learn."""
+DEFAULT_BACKBONE_SHARE = 0.1
+"""Learning rate of a pretrained backbone as a share of the head's. The average with the weights
+before training makes up for what larger steps forget."""
 
 DEFAULT_SMOOTHING = 0.1
 """Label smoothing where a randomly initialized head trains on photos. The penalty of a head on
