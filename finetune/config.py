@@ -195,7 +195,7 @@ class TrainingConfig:
     backbone_lr_scale: float | None = option(
         None,
         "Learning rate of the backbone as a share of the head's; "
-        "not set: 0.03, or 1 with --weights none.",
+        "not set: 0.1, or 1 with --weights none.",
         minimum=0,
     )
     weight_decay: float = option(

@@ -89,9 +89,9 @@ def test_without_pretrained_weights_the_full_network_trains() -> None:
 def test_settings_of_the_backbone_ask_for_it_to_train() -> None:
     config, notes = resolved(layer_decay=0.75, freeze_norm=True)
     assert config.training.mode == "full"
-    assert config.training.backbone_lr_scale == 0.03
+    assert config.training.backbone_lr_scale == 0.1
     assert notes == ["--layer-decay and --freeze-norm, 312 photos: the full network trains."]
-    assert resolved(mode="gradual")[0].training.backbone_lr_scale == 0.03
+    assert resolved(mode="gradual")[0].training.backbone_lr_scale == 0.1
     with pytest.raises(ConfigError) as error:
         resolved(mode="head", drop_path=0.1, progressive_size=32, layer_decay=0.5)
     assert str(error.value) == (
