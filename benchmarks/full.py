@@ -138,7 +138,7 @@ def measure(photos: Path, settings: dict[str, Any], name: str, runs: Path) -> di
             for event in result.run.read_log()
             if "validation_loss" in event
         ]
-        row["notes"] = [event.get("text") for event in result.run.read_log() if "text" in event]
+        row["notes"] = json.loads(result.run.config_file.read_text())["notes"]
         for choice in ("best", "average", "head"):
             choose_weights(result.run, choice)
             row[choice] = right(result.run)

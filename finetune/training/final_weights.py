@@ -38,7 +38,7 @@ EVIDENCE = 0.05
 """Largest p-value at which one network counts as better than the other."""
 
 TOLERANCE, SLACK = 1.1, 0.01
-"""Factor and nats by which the loss of a kept average may exceed that of the better end."""
+"""Factor and nats by which the loss of a kept average may exceed that of the worse end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,15 +95,18 @@ class Comparison:
 
         Weights between the ends of a training are often better than both (Wortsman et al. 2022,
         arXiv 2109.01903, section 3), but not where the ends are in different valleys of the loss:
-        an average that is clearly worse than the better end is not kept.
+        an average that is worse than both ends is not kept. That the better end has the lower loss
+        on a few dozen photos, of which its epoch is the best, says little.
         """
         average = self.scores["average"]
-        better: Choice = min(("best", "head"), key=lambda end: self.scores[end].loss)
-        end = self.scores[better]
-        if average.loss > TOLERANCE * end.loss + SLACK:
+        ends: tuple[Choice, Choice] = ("best", "head")
+        better, worse = sorted(ends, key=lambda end: self.scores[end].loss)
+        loss = self.scores[better].loss
+        surely = paired_t_test(self.scores[better].losses, average.losses) < EVIDENCE
+        if surely and loss < average.loss:
             return better
-        surely = paired_t_test(end.losses, average.losses) < EVIDENCE
-        return better if surely and end.loss < average.loss else "average"
+        other_valley = average.loss > TOLERANCE * self.scores[worse].loss + SLACK
+        return better if other_valley else "average"
 
     def describe(self) -> str:
         """Returns a sentence on the evidence and the choice."""
