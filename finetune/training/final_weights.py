@@ -38,7 +38,7 @@ EVIDENCE = 0.05
 """Largest p-value at which one network counts as better than the other."""
 
 TOLERANCE, SLACK = 1.1, 0.01
-"""Factor and nats by which the loss of a kept average may exceed that of the worse end."""
+"""Factor and nats by which the loss of a kept average may exceed the head's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,19 +94,18 @@ class Comparison:
         """The average of both, unless the evidence is that one of them is better than it.
 
         Weights between the ends of a training are often better than both (Wortsman et al. 2022,
-        arXiv 2109.01903, section 3), but not where the ends are in different valleys of the loss:
-        an average that is worse than both ends is not kept. That the better end has the lower loss
-        on a few dozen photos, of which its epoch is the best, says little.
+        arXiv 2109.01903, section 3), but not where training did harm or the ends are in different
+        valleys of the loss: an average that is worse than the head is not kept. That the trained
+        network has the lower loss says little on a few dozen photos, of which its epoch is the
+        best.
         """
-        average = self.scores["average"]
+        average, head = self.scores["average"], self.scores["head"]
         ends: tuple[Choice, Choice] = ("best", "head")
-        better, worse = sorted(ends, key=lambda end: self.scores[end].loss)
-        loss = self.scores[better].loss
+        better = min(ends, key=lambda end: self.scores[end].loss)
         surely = paired_t_test(self.scores[better].losses, average.losses) < EVIDENCE
-        if surely and loss < average.loss:
+        if surely and self.scores[better].loss < average.loss:
             return better
-        other_valley = average.loss > TOLERANCE * self.scores[worse].loss + SLACK
-        return better if other_valley else "average"
+        return "average" if average.loss <= TOLERANCE * head.loss + SLACK else better
 
     def describe(self) -> str:
         """Returns a sentence on the evidence and the choice."""
