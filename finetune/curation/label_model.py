@@ -24,8 +24,8 @@ NONE = ""
 """Name of the label of photos that none of the labels fits."""
 
 TEMPERATURE = 0.2
-"""Temperature of the softmax over cosines. At this one, photos of the same score are right equally
-often in different collections."""
+"""Temperature of the softmax over cosines. Of 0.05, 0.1 and 0.2, photos of the same score are right
+most equally often in different collections at this one."""
 
 CHUNK = 4096
 
