@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 PRIOR = np.array([1.4, 2.2])
-"""Intercept and slope: rounded means (1.38, 2.17) over eleven mixtures of flowers, pets, hand signs,
-CIFAR-10 and web photos, each with its near-duplicates left out."""
+"""Intercept and slope: rounded means (1.38, 2.17) over eleven mixtures of flowers, pets, hand
+signs, CIFAR-10 and web photos, each with its near-duplicates left out."""
 
 PRIOR_DEVIATION = np.array([0.7, 0.7])
 """About their standard deviations over these (0.69, 0.83)."""
