@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from finetune.photos.decode.decoder import is_photo_name
+from finetune.photos.decode.photo_names import is_photo_name
 
 
 def main() -> None:

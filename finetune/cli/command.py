@@ -263,7 +263,7 @@ ConfigFile = Annotated[
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps; default: the best.")]
 SurePrecision = Annotated[
     float,
-    typer.Option("--precision", help="Share of the sure labels that should be right."),
+    typer.Option("--precision", help="Share of sure labels that should be right."),
 ]
 FalseAlarms = Annotated[
     float,
@@ -273,7 +273,7 @@ SureThreshold = Annotated[
     float | None,
     typer.Option(
         "--threshold",
-        help="Probability from which a label is sure; default: by --precision.",
+        help="Probability of a sure label; default: by --precision.",
         show_default=False,
     ),
 ]

@@ -23,7 +23,7 @@ def doctor(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Check this installation, with a self-test of 11 seconds at most.
+    """Check this installation, with a short self-test.
 
     The output has no paths and no names of photos, so it can be pasted into a bug report. The exit
     code is 1 if the self-test fails.

@@ -69,7 +69,7 @@ def predict(
     by: Annotated[str, typer.Option(help="photo, or burst: one answer for its frames.")] = "photo",
     tta: Annotated[
         int,
-        typer.Option(help="Views to average: 1, 2 (mirror image) or 10."),
+        typer.Option(help="Views to average: 1, 2 (mirrored) or 10."),
     ] = 1,
     sort_into: Annotated[
         Path | None, typer.Option(help="Sort the photos into one folder per label.")
@@ -86,8 +86,7 @@ def predict(
     decode_margin: Annotated[
         float,
         typer.Option(
-            help="Decode large JPEGs at this many times the needed size, 1 to 2; less is faster, "
-            "and answers differ a little."
+            help="Decode large JPEGs at 1 (faster) to 2 times the input.", show_default=False
         ),
     ] = 2.0,
     batch_size: Annotated[int, typer.Option(help="Photos per batch.", min=1)] = 32,

@@ -168,7 +168,7 @@ def test_the_report_speaks_of_folds_and_not_of_epochs(
     page = write_report(result.run.path).path.read_text(encoding="utf-8")
     strength = result.run.read(result.run.config_file)["l2_strength"]
     assert f"with L2 strength {strength:g}" in page
-    assert "No file is in more than one fold." in page
+    assert "Each fold was predicted by a head that was fitted on the others." in page
     assert "Loss by epoch" not in page
 
 
