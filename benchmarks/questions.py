@@ -81,7 +81,7 @@ def collection(shared: Path, work: Path, seed: int, *, crops: bool) -> Path:
     fresh = not target.is_dir()
     draw(both, seed, target)
     if fresh and crops:
-        propose_crops(target, CropPolicyConfig())
+        propose_crops(target, CropPolicyConfig(method="saliency"))
     return target
 
 
