@@ -88,6 +88,12 @@ def script_messages(language: str, domain: str = DOMAIN) -> dict[str, str | list
     return result
 
 
+def check_language(language: str | None) -> None:
+    """Raises ConfigError if there are no texts of reports in a language."""
+    if language is not None and language not in languages(REPORT):
+        raise ConfigError(f"--language {language} is not one of {', '.join(languages(REPORT))}.")
+
+
 @contextmanager
 def in_language(language: str | None) -> Iterator[str]:
     """Lets `text`, `plural` and `counted` speak a language; None: the one they speak.
@@ -95,8 +101,7 @@ def in_language(language: str | None) -> Iterator[str]:
     Raises:
         ConfigError: There are no texts in it.
     """
-    if language is not None and language not in languages(REPORT):
-        raise ConfigError(f"--language {language} is not one of {', '.join(languages(REPORT))}.")
+    check_language(language)
     token = _language.set(language or _language.get())
     try:
         yield _language.get()

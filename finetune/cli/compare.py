@@ -13,7 +13,7 @@ from finetune.cli.command import Device, Language, Open, Seed, open_page, read_c
 from finetune.cli.console import Json, Quiet, make_table, output
 from finetune.errors import ConfigError
 from finetune.formatting import count, duration, interval, number, percent, signed
-from finetune.messages import in_language
+from finetune.messages import check_language, in_language
 
 if TYPE_CHECKING:
     from finetune.evaluation.predictions import Prediction
@@ -55,8 +55,7 @@ def compare(
 ) -> None:
     """Compare runs on the same photos."""
     output.json, output.quiet = json, quiet
-    with in_language(language):  # an unknown one, before any work
-        pass
+    check_language(language)
     if len(runs) < 2:
         raise ConfigError("finetune compare needs two runs or more. See your runs with: ls runs")
     if on is not None and part is not None:

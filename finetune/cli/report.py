@@ -11,7 +11,7 @@ from finetune.cli.command import Language, Open, open_page
 from finetune.cli.console import Json, Quiet, output
 from finetune.errors import ConfigError
 from finetune.formatting import count
-from finetune.messages import in_language
+from finetune.messages import check_language, in_language
 
 
 def report(
@@ -53,8 +53,7 @@ def report(
     from finetune.reporting.run_record import photos_root
     from finetune.runs.folder import find_run
 
-    with in_language(language):  # an unknown one, before any work
-        pass
+    check_language(language)
     if photos is not None and not photos.is_dir():
         raise ConfigError(f"--photos {photos} is not a folder.")
     if file is not None and file.is_dir():
